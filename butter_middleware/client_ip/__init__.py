@@ -1,0 +1,1 @@
+"""The shopper's IPv4 address, from the headers, unforgeable and inerasable."""

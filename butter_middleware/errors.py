@@ -1,0 +1,18 @@
+"""Every exception that leaves this package, drawn once.
+
+ButterError
+├── ConfigurationError   (also a ValueError) a mistake in what the merchant wrote, raised at import
+└── ExtractionError      a response that an extractor could not read; parks the capture
+"""
+
+
+class ButterError(Exception):
+    """Base of every exception that this package raises. Its text never holds personal data."""
+
+
+class ConfigurationError(ButterError, ValueError):
+    """A mistake in the configuration: what, where and the remedy, raised when the object is built."""
+
+
+class ExtractionError(ButterError):
+    """A response that could not be read as the extractor asked. The capture is parked, nothing is lost."""
