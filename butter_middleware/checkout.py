@@ -1,0 +1,152 @@
+"""The record: exactly what Butter's Data Collection API accepts, and nothing else."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Annotated, Any, Final, Literal, Self, TypedDict
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    EmailStr,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+Psp = Literal["stripe", "braintree", "adyen", "worldpay", "recurly", "recharge"]
+
+EVIDENCE_IDS: Final = (
+    "invoice_id",
+    "subscription_id",
+    "charge_id",
+    "transaction_id",
+    "network_transaction_id",
+)
+"""The fields of which a record carries at least one. The last counts only where the account has it."""
+
+
+def _email(value: object, check: Callable[[object], str]) -> str:
+    try:
+        return check(value)
+    except ValueError:
+        # The library's own text quotes parts of the address.
+        raise PydanticCustomError("email", "not a valid email address") from None
+
+
+def _dotted_quad(value: str) -> str:
+    try:
+        return str(IPv4Address(value))
+    except ValueError:
+        raise PydanticCustomError("ipv4", "not a dotted-quad IPv4 address") from None
+
+
+def _text(value: object) -> object:
+    """PSPs send IDs as strings or integers; an empty string stands for an absent one."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str):
+        return value.strip() or None
+    return value
+
+
+Identifier = Annotated[str | None, BeforeValidator(_text)]
+
+
+class CheckoutFields(TypedDict, total=False):
+    """What an extractor may return as a mapping, and what `annotate` takes. `None` and `""` mean absent."""
+
+    customer_email: str | None
+    customer_id: str | int | None
+    invoice_id: str | int | None
+    subscription_id: str | int | None
+    charge_id: str | int | None
+    transaction_id: str | int | None
+    network_transaction_id: str | int | None
+    user_agent: str | None
+
+
+class Checkout(BaseModel):
+    """One successful checkout, as Butter's `POST /v1/analytics` accepts it.
+
+    IDs are stripped, integers become strings, an empty string is an absent field. At least one of
+    `invoice_id`, `subscription_id`, `charge_id` and `transaction_id` is there (or `network_transaction_id`,
+    where the account has it). Its repr names the fields that are set and shows no value.
+
+    Raises:
+        pydantic.ValidationError: a field is missing, wrong or unknown. The text holds none of the input.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    customer_email: Annotated[EmailStr, BeforeValidator(_text), WrapValidator(_email)]
+    ipv4_address: Annotated[str, AfterValidator(_dotted_quad)]
+    psp: Psp
+    customer_id: Identifier = None
+    invoice_id: Identifier = None
+    subscription_id: Identifier = None
+    charge_id: Identifier = None
+    transaction_id: Identifier = None
+    network_transaction_id: Identifier = None
+    user_agent: Identifier = None
+
+    @model_validator(mode="after")
+    def _has_evidence(self) -> Self:
+        if all(getattr(self, name) is None for name in EVIDENCE_IDS):
+            reason = "none of invoice_id, subscription_id, charge_id, transaction_id is set"
+            raise PydanticCustomError("no_ids", reason)
+        return self
+
+    def payload(self) -> dict[str, str]:
+        """Return the JSON object to post: absent fields are left out, never null."""
+        return self.model_dump(exclude_none=True)
+
+    def __repr__(self) -> str:
+        return f"Checkout({', '.join(self.payload())})"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A checkout on its way to Butter, ready for any queue: `to_json` and `from_json` are its wire form."""
+
+    key: str
+    """Digest of the PSP and the IDs: two captures of one checkout have the same. Holds no personal data."""
+    payload: str
+    """The JSON text to post."""
+    captured_at: float
+    """Seconds since the epoch, when the checkout answered."""
+
+    @classmethod
+    def of(cls, checkout: Checkout, captured_at: float) -> Self:
+        """Make the record of a checkout that answered at `captured_at`."""
+        payload = checkout.payload()
+        identity = {k: v for k, v in payload.items() if k == "psp" or k.endswith("_id")}
+        digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16)
+        return cls(digest.hexdigest(), json.dumps(payload, ensure_ascii=False), captured_at)
+
+    def to_json(self) -> str:
+        """Return the record as JSON text, for a queue of the merchant's own."""
+        return json.dumps({"key": self.key, "payload": self.payload, "captured_at": self.captured_at})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the record that `to_json` wrote.
+
+        Raises:
+            ValueError: the text is not such a record.
+        """
+        fields: Any = json.loads(text)
+        try:
+            return cls(str(fields["key"]), str(fields["payload"]), float(fields["captured_at"]))
+        except (KeyError, TypeError, ValueError):
+            msg = "not a record: Record.from_json takes what Record.to_json gave"
+            raise ValueError(msg) from None
+
+    def __repr__(self) -> str:
+        return f"Record({self.key})"

@@ -1,0 +1,101 @@
+"""Content-Encoding undone, within a bound: a bomb costs no more than the cap."""
+
+import importlib
+import zlib
+from collections.abc import Callable
+from typing import Any, Final
+
+from butter_middleware.errors import ExtractionError
+
+MAX_CODINGS: Final = 3
+"""More layers than this is nobody's response."""
+
+
+def decode(body: bytes, content_encoding: str, limit: int) -> bytes:
+    """Undo a Content-Encoding (RFC 9110, section 8.4): the last named coding was applied last.
+
+    Raises:
+        ExtractionError: a coding is unknown here, the data is broken or ends early, or more than `limit` bytes come out.
+    """
+    codings = [coding for part in content_encoding.lower().split(",") if (coding := part.strip(" \t"))]
+    if len(codings) > MAX_CODINGS:
+        msg = f"more than {MAX_CODINGS} content codings"
+        raise ExtractionError(msg)
+    for coding in reversed(codings):
+        body = _decode_one(body, coding, limit)
+    return body
+
+
+def _decode_one(body: bytes, coding: str, limit: int) -> bytes:
+    decoder = _DECODERS.get(coding)
+    if decoder is None:
+        msg = "the response's content coding is none of gzip, deflate, br, zstd"
+        raise ExtractionError(msg)
+    try:
+        plain = decoder(body, limit)
+    except ImportError:
+        msg = f"no decoder for the content coding {coding}: install brotli or zstandard, or compress outside this middleware"
+        raise ExtractionError(msg) from None
+    except ExtractionError:
+        raise
+    except Exception as error:  # noqa: BLE001 - each decoder has an exception of its own
+        msg = f"the response's {coding} data is broken ({type(error).__name__})"
+        raise ExtractionError(msg) from None
+    if len(plain) > limit:
+        msg = f"the response's {coding} data is longer than max_body_bytes once decoded"
+        raise ExtractionError(msg)
+    return plain
+
+
+def _inflate(body: bytes, limit: int, wbits: int) -> bytes:
+    inflater = zlib.decompressobj(wbits)
+    plain = inflater.decompress(body, limit + 1)
+    if not inflater.eof and len(plain) <= limit:
+        msg = "the response's compressed data ends early"
+        raise ExtractionError(msg)
+    return plain
+
+
+def _gzip(body: bytes, limit: int) -> bytes:
+    return _inflate(body, limit, 16 + zlib.MAX_WBITS)
+
+
+def _deflate(body: bytes, limit: int) -> bytes:
+    # RFC 9110 says zlib; some servers send raw deflate, and clients accept both.
+    try:
+        return _inflate(body, limit, zlib.MAX_WBITS)
+    except zlib.error:
+        return _inflate(body, limit, -zlib.MAX_WBITS)
+
+
+def _brotli(body: bytes, limit: int) -> bytes:
+    decompressor: Any = importlib.import_module("brotli").Decompressor()
+    plain: bytes = decompressor.process(body, output_buffer_limit=limit + 1)
+    while len(plain) <= limit and not decompressor.is_finished():
+        more: bytes = decompressor.process(b"", output_buffer_limit=limit + 1)
+        if not more:
+            msg = "the response's compressed data ends early"
+            raise ExtractionError(msg)
+        plain += more
+    return plain
+
+
+def _zstd(body: bytes, limit: int) -> bytes:
+    try:
+        decompressor: Any = importlib.import_module("compression.zstd").ZstdDecompressor()
+    except ImportError:
+        reader: Any = importlib.import_module("zstandard").ZstdDecompressor().stream_reader(body)
+        plain: bytes = reader.read(limit + 1)
+        return plain
+    data: bytes = decompressor.decompress(body, limit + 1)
+    return data
+
+
+_DECODERS: Final[dict[str, Callable[[bytes, int], bytes]]] = {
+    "identity": lambda body, _limit: body,
+    "gzip": _gzip,
+    "x-gzip": _gzip,
+    "deflate": _deflate,
+    "br": _brotli,
+    "zstd": _zstd,
+}

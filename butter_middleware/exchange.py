@@ -1,0 +1,198 @@
+"""One request and its response: the raw capture, and the view of it that an extractor gets."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, Self, cast
+
+from starlette.datastructures import Headers, QueryParams
+
+from butter_middleware._asgi import RawHeaders
+from butter_middleware.decoding import decode
+from butter_middleware.errors import ExtractionError
+
+CREDENTIAL_HEADERS: Final = frozenset({b"cookie", b"authorization", b"proxy-authorization", b"set-cookie"})
+"""Never captured: no extractor needs them, and a capture may wait on disk."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Capture:
+    """What the tee saw of one checkout, raw: enough to resolve the address and to extract, now or after a restart."""
+
+    method: str
+    path: str
+    """Less `root_path`."""
+    query_string: bytes
+    headers: RawHeaders
+    client: tuple[str, int] | None
+    status_code: int
+    response_headers: RawHeaders
+    body: bytes
+    """As sent: still encoded as its Content-Encoding says. Empty where the route has no extractor."""
+    annotations: Mapping[str, Any]
+    captured_at: float
+    """Seconds since the epoch."""
+    request_body: bytes | None = None
+    """None where the route did not ask for it, or where it was over the cap."""
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The part of the ASGI scope from which an address is resolved."""
+        return {"type": "http", "headers": self.headers, "client": self.client}
+
+    def head(self) -> str:
+        """Return everything but the two bodies as JSON text; header bytes travel as latin-1."""
+        return json.dumps(
+            {
+                "method": self.method,
+                "path": self.path,
+                "query_string": self.query_string.decode("latin-1"),
+                "headers": _to_text(self.headers),
+                "client": self.client,
+                "status_code": self.status_code,
+                "response_headers": _to_text(self.response_headers),
+                "annotations": dict(self.annotations),
+                "captured_at": self.captured_at,
+            }
+        )
+
+    @classmethod
+    def from_head(cls, head: str, body: bytes, request_body: bytes | None) -> Self:
+        """Return the capture that `head` and its two bodies describe."""
+        data = cast("dict[str, Any]", json.loads(head))
+        client = data["client"]
+        return cls(
+            method=data["method"],
+            path=data["path"],
+            query_string=data["query_string"].encode("latin-1"),
+            headers=_to_bytes(data["headers"]),
+            client=None if client is None else (client[0], client[1]),
+            status_code=data["status_code"],
+            response_headers=_to_bytes(data["response_headers"]),
+            body=body,
+            annotations=data["annotations"],
+            captured_at=data["captured_at"],
+            request_body=request_body,
+        )
+
+    def __repr__(self) -> str:
+        return f"Capture({self.method}, {self.status_code}, {len(self.body)} bytes)"
+
+
+def _to_text(headers: RawHeaders) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+
+
+def _to_bytes(headers: list[list[str]]) -> RawHeaders:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+@dataclass(frozen=True, repr=False)
+class CheckoutRequest:
+    """The request of a checkout, as the middleware saw it before the app ran. Cookies and credentials are left out."""
+
+    method: str
+    path: str
+    """Less `root_path`: what the app itself calls the path."""
+    path_params: Mapping[str, Any]
+    """Converted, as the route's template says."""
+    query_params: QueryParams
+    headers: Headers
+    annotations: Mapping[str, Any]
+    """What the endpoint gave to `annotate`."""
+    ipv4_address: str
+    """The shopper's, resolved: for an extractor that returns a whole `Checkout`."""
+    _body: bytes | None = field(default=None)
+
+    @property
+    def body(self) -> bytes:
+        """The request's body, on a route with `capture_request_body=True`.
+
+        Raises:
+            ExtractionError: the route did not ask for it, or it was longer than `max_body_bytes`.
+        """
+        if self._body is None:
+            msg = "the request's body was not captured: set capture_request_body=True on the route, or raise max_body_bytes"
+            raise ExtractionError(msg)
+        return self._body
+
+    def json(self) -> Any:  # noqa: ANN401 - JSON is any type
+        """Return the request's body parsed as JSON.
+
+        Raises:
+            ExtractionError: it was not captured, or it is no JSON.
+        """
+        return parse_json(self.body, "request")
+
+    def __repr__(self) -> str:
+        return f"CheckoutRequest({self.method})"
+
+
+@dataclass(frozen=True, repr=False)
+class CheckoutResponse:
+    """The response of a checkout route, whole, with the request that it answers. Named as httpx names them."""
+
+    status_code: int
+    headers: Headers
+    request: CheckoutRequest
+    _raw: bytes
+    _max_body_bytes: int
+
+    @cached_property
+    def body(self) -> bytes:
+        """The body, decoded as its Content-Encoding says.
+
+        Raises:
+            ExtractionError: it ends early, or it cannot be decoded within `max_body_bytes`.
+        """
+        declared = self.headers.get("content-length", "")
+        if declared.isascii() and declared.isdigit() and len(self._raw) < int(declared):
+            msg = "the response's body ends before its Content-Length"
+            raise ExtractionError(msg)
+        return decode(self._raw, self.headers.get("content-encoding", ""), self._max_body_bytes)
+
+    def json(self) -> Any:  # noqa: ANN401 - JSON is any type
+        """Return the body parsed as JSON, the same object on each call.
+
+        Raises:
+            ExtractionError: the body cannot be decoded, or it is no JSON.
+        """
+        return self._json
+
+    @cached_property
+    def _json(self) -> Any:  # noqa: ANN401 - JSON is any type
+        return parse_json(self.body, "response")
+
+    def __repr__(self) -> str:
+        return f"CheckoutResponse({self.status_code}, {self.request!r})"
+
+
+def parse_json(body: bytes, whose: str) -> Any:  # noqa: ANN401 - JSON is any type
+    """Parse a body, telling no part of it in the error.
+
+    Raises:
+        ExtractionError: it is no JSON.
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        msg = f"the {whose}'s body is not JSON, or ends early"
+        raise ExtractionError(msg) from None
+
+
+def view(capture: Capture, path_params: Mapping[str, Any], ipv4_address: str, max_body_bytes: int) -> CheckoutResponse:
+    """Return a capture as an extractor sees it."""
+    request = CheckoutRequest(
+        method=capture.method,
+        path=capture.path,
+        path_params=path_params,
+        query_params=QueryParams(capture.query_string),
+        headers=Headers(raw=capture.headers),
+        annotations=capture.annotations,
+        ipv4_address=ipv4_address,
+        _body=capture.request_body,
+    )
+    return CheckoutResponse(
+        capture.status_code, Headers(raw=capture.response_headers), request, capture.body, max_body_bytes
+    )
