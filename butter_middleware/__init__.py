@@ -1,0 +1,31 @@
+"""ASGI middleware that tells Butter who paid, and from which IPv4 address, without touching the checkout."""
+
+from butter_middleware import client_ip, extract
+from butter_middleware.butter import Butter, Status
+from butter_middleware.checkout import Checkout, CheckoutFields, Record
+from butter_middleware.errors import ButterError, ConfigurationError, ExtractionError
+from butter_middleware.exchange import CheckoutRequest, CheckoutResponse
+from butter_middleware.middleware import ButterMiddleware
+from butter_middleware.notes import annotate
+from butter_middleware.outbox import MemoryOutbox, Outbox
+from butter_middleware.routes import CheckoutRoute
+
+__all__ = [
+    "Butter",
+    "ButterError",
+    "ButterMiddleware",
+    "Checkout",
+    "CheckoutFields",
+    "CheckoutRequest",
+    "CheckoutResponse",
+    "CheckoutRoute",
+    "ConfigurationError",
+    "ExtractionError",
+    "MemoryOutbox",
+    "Outbox",
+    "Record",
+    "Status",
+    "annotate",
+    "client_ip",
+    "extract",
+]

@@ -60,6 +60,7 @@ Identifier = Annotated[str | None, BeforeValidator(_text)]
 class CheckoutFields(TypedDict, total=False):
     """What an extractor may return as a mapping, and what `annotate` takes. `None` and `""` mean absent."""
 
+    psp: Psp
     customer_email: str | None
     customer_id: str | int | None
     invoice_id: str | int | None

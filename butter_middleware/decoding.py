@@ -15,7 +15,7 @@ def decode(body: bytes, content_encoding: str, limit: int) -> bytes:
     """Undo a Content-Encoding (RFC 9110, section 8.4): the last named coding was applied last.
 
     Raises:
-        ExtractionError: a coding is unknown here, the data is broken or ends early, or more than `limit` bytes come out.
+        ExtractionError: a coding is unknown, the data is broken or ends early, or more than `limit` bytes come out.
     """
     codings = [coding for part in content_encoding.lower().split(",") if (coding := part.strip(" \t"))]
     if len(codings) > MAX_CODINGS:
@@ -34,7 +34,7 @@ def _decode_one(body: bytes, coding: str, limit: int) -> bytes:
     try:
         plain = decoder(body, limit)
     except ImportError:
-        msg = f"no decoder for the content coding {coding}: install brotli or zstandard, or compress outside this middleware"
+        msg = f"no decoder for {coding}: install brotli or zstandard, or compress outside this middleware"
         raise ExtractionError(msg) from None
     except ExtractionError:
         raise

@@ -2,7 +2,9 @@
 
 ButterError
 ├── ConfigurationError   (also a ValueError) a mistake in what the merchant wrote, raised at import
-└── ExtractionError      a response that an extractor could not read; parks the capture
+├── ExtractionError      a response that an extractor could not read; parks the capture
+├── OutboxFullError      an outbox at its bound; the record is lost, counted and said
+└── OutboxClosedError    an outbox used before `open` or after `close`; the record is lost, counted and said
 """
 
 
@@ -16,3 +18,11 @@ class ConfigurationError(ButterError, ValueError):
 
 class ExtractionError(ButterError):
     """A response that could not be read as the extractor asked. The capture is parked, nothing is lost."""
+
+
+class OutboxFullError(ButterError):
+    """An outbox that has reached its bound and takes no more."""
+
+
+class OutboxClosedError(ButterError):
+    """An outbox that is not open in this process: before `open`, after `close`, or in a forked child."""

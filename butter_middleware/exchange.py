@@ -113,7 +113,7 @@ class CheckoutRequest:
             ExtractionError: the route did not ask for it, or it was longer than `max_body_bytes`.
         """
         if self._body is None:
-            msg = "the request's body was not captured: set capture_request_body=True on the route, or raise max_body_bytes"
+            msg = "the request's body was not captured: set capture_request_body=True, or raise max_body_bytes"
             raise ExtractionError(msg)
         return self._body
 

@@ -1,0 +1,51 @@
+# The two commands of the README, and their parts. Each sets up what it needs by itself.
+PYTHON ?= $(firstword $(foreach v,3.14 3.13 3.12 3.11,$(shell command -v python$(v))) python3)
+BIN := .venv/bin
+OLD := .venvs/oldest/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types unit oldest format clean
+
+help:  ## show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+
+demo: .venv/ready  ## a shop, a proxy and a Butter on this machine: checkouts, and what became of them
+	@$(BIN)/python examples/demo.py
+
+test: lint types unit oldest  ## everything that is checked
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+unit: .venv/ready
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+oldest: .venvs/oldest/ready
+	$(OLD)/python -m pytest -m "not proxy" -W "ignore::DeprecationWarning" $(OLDEST_TESTS)
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+.venvs/oldest/ready: pyproject.toml
+	$(PYTHON) -m venv .venvs/oldest
+	$(OLD)/python -m pip install --quiet --upgrade pip
+	$(OLD)/python -m pip install --quiet --editable . --group oldest
+	touch $@
+
+clean:
+	rm -rf .venv .venvs .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,140 @@
+"""What the middleware costs a request: microseconds, in process, from one interleaved run.
+
+Run it: python benchmarks/overhead.py [--rounds 40] [--requests 2000]
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
+from butter_middleware._asgi import ASGIApp, Message, Receive, Scope, Send
+from butter_middleware.testing import FakeButter
+
+ORDER = {"status": "paid", "customer": {"email": "shopper@example.com"}, "lines": [{"sku": "a", "n": 1}] * 20}
+HEADERS = [
+    (b"host", b"shop.example"),
+    (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+    (b"accept", b"application/json"),
+    (b"accept-language", b"en-GB,en;q=0.5"),
+    (b"accept-encoding", b"gzip, deflate, br, zstd"),
+    (b"content-type", b"application/json"),
+    (b"content-length", b"2"),
+    (b"origin", b"https://shop.example"),
+    (b"referer", b"https://shop.example/basket"),
+    (b"cookie", b"session=0123456789abcdef"),
+    (b"x-forwarded-for", b"81.2.69.142"),
+    (b"x-forwarded-proto", b"https"),
+]
+
+
+class PassThrough:
+    """The least that a middleware can be."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+async def dispatch(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    return await call_next(request)
+
+
+class Meter:
+    """Times one app, from the call to the last byte."""
+
+    def __init__(self, app: ASGIApp, invoice: Callable[[], str]) -> None:
+        self.app = app
+        self.times: list[float] = []
+        self._last = 0.0
+        self._count = 0
+        self._invoice = invoice
+
+    async def run(self, requests: int) -> None:
+        for _ in range(requests):
+            scope: dict[str, Any] = {
+                "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "https",
+                "path": f"/checkout/{self._invoice()}", "raw_path": b"/", "query_string": b"", "root_path": "",
+                "headers": HEADERS, "client": ("10.0.0.1", 4711), "server": ("127.0.0.1", 80), "state": {},
+            }  # fmt: skip
+            started = time.perf_counter()
+            await self.app(scope, self._receive, self._send)
+            self.times.append((self._last - started) * 1e6)
+
+    async def _receive(self) -> Message:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def _send(self, message: Message) -> None:
+        self._last = time.perf_counter()
+
+
+def shop() -> Starlette:
+    async def checkout(request: Request) -> JSONResponse:
+        return JSONResponse(ORDER | {"invoice": request.path_params["invoice"]})
+
+    return Starlette(routes=[Route("/checkout/{invoice}", checkout, methods=["POST"])])
+
+
+def butter(fake: FakeButter, path: str) -> Butter:
+    return Butter(
+        username="u",
+        password="p",  # noqa: S106 - loopback
+        client_ip=client_ip.TrustedHops(1),
+        transport=fake.transport(),
+        dry_run=True,
+        routes=[
+            CheckoutRoute(path, psp="stripe", extract=extract.json(customer_email="customer.email", invoice_id="invoice"))
+        ],
+    )
+
+
+async def measure(rounds: int, requests: int) -> dict[str, Meter]:
+    fake = FakeButter(username="u", password="p")  # noqa: S106 - loopback
+    matched, unmatched = butter(fake, "/checkout/{invoice}"), butter(fake, "/pay/{invoice}")
+    counter = iter(range(1 << 62))
+    apps: dict[str, ASGIApp] = {
+        "bare app": shop(),
+        "pass-through": PassThrough(shop()),
+        "ours, unmatched": ButterMiddleware(shop(), unmatched),
+        "ours, matched": ButterMiddleware(shop(), matched),
+        "BaseHTTPMiddleware": BaseHTTPMiddleware(shop(), dispatch),
+    }
+    meters = {name: Meter(app, lambda: f"in_{next(counter)}") for name, app in apps.items()}
+    for _ in range(rounds):
+        for meter in meters.values():
+            await meter.run(requests)
+            # What the matched app left to the worker is not charged to the next one.
+            await asyncio.to_thread(matched.flush, 30)
+    matched.close()
+    return meters
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--requests", type=int, default=500)
+    arguments = parser.parse_args()
+    meters = asyncio.run(measure(arguments.rounds, arguments.requests))
+    base = statistics.median(meters["pass-through"].times)
+    print(f"{arguments.rounds} interleaved rounds of {arguments.requests} requests; response {len(json.dumps(ORDER))} B")
+    print(f"{'us to the last byte':<22}{'p50':>9}{'p99':>9}{'mean':>9}{'p50 over pass-through':>24}")
+    for name, meter in meters.items():
+        median, high = statistics.median(meter.times), statistics.quantiles(meter.times, n=100)[98]
+        print(f"{name:<22}{median:>9.1f}{high:>9.1f}{statistics.fmean(meter.times):>9.1f}{median - base:>24.1f}")
+    print("The mean and p99 of the matched app hold the worker's share of the interpreter: requests follow without pause.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""`Butter`: the configuration, built at import, and the handle on what becomes of the records."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Final, Never, Self
+
+from butter_middleware import settings
+from butter_middleware.checkout import Checkout, Psp, Record
+from butter_middleware.client_ip import ClientIP, Strategy
+from butter_middleware.client_ip.diagnosis import Diagnosis
+from butter_middleware.counters import Counters, Skip
+from butter_middleware.delivery import Courier, Delivery
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.exchange import Capture
+from butter_middleware.outbox import LocalOutbox, MemoryOutbox
+from butter_middleware.reading import Reader, Reading
+from butter_middleware.routes import CheckoutRoute, Extractor, Gate, RouteTable
+from butter_middleware.waiting import wait_at_most
+from butter_middleware.worker import Worker
+
+if TYPE_CHECKING:
+    import httpx  # the core stays free of it until the first record is sent
+
+log = logging.getLogger("butter_middleware")
+
+DURABLE_CAP: Final = 0.025
+"""Seconds for which `durability="before_response"` holds back the last chunk at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How the collection of evidence goes. The first two are of this process, since it started."""
+
+    captured: int
+    """Responses on checkout routes that were captured."""
+    skipped: Mapping[str, int]
+    """Responses that became no record, by reason."""
+    pending: int
+    """Records that wait to be sent."""
+    delivered: int
+    """Records that Butter accepted, over the outbox's life."""
+    dead: int
+    """Records that Butter will never accept as they are."""
+    parked: int
+    """Captures that wait for a mended extractor or configuration."""
+    lost: int
+    """Captures and records that are gone for good."""
+    oldest_pending_age: float | None
+    """Seconds since the oldest pending record's checkout."""
+    endpoint: str
+    """What this process knows of Butter: ok, open, half_open, paused, hold; `unknown` before the first record."""
+    last_delivery_at: float | None
+    """Seconds since the epoch."""
+
+
+class Butter:
+    """What the middleware is to do, checked when it is built, and the handle on what becomes of the records.
+
+    Build it once, at import: a mistake then stops the start of the app, not a checkout. Building it opens no file and
+    no socket and starts no thread.
+
+    Args:
+        client_ip: How the shopper's address is found, such as `client_ip.aws_alb()`. There is no default.
+        routes: The checkout routes; `checkout_route` adds more.
+        username: Or the environment's `BUTTER_USERNAME`, or a file that `BUTTER_USERNAME_FILE` names.
+        password: Or `BUTTER_PASSWORD`, or `BUTTER_PASSWORD_FILE`.
+        environment: "production" or "staging"; or `BUTTER_ENVIRONMENT`. Staging admits addresses that are not public.
+        outbox: Path of an SQLite file, or an outbox. Left out, records are in memory only and die with the process.
+        durability: "after_response": nothing waits; a SIGKILL loses what was captured in the last milliseconds.
+            "before_response": the capture is on disk before the last chunk leaves (about a millisecond), or after 25 ms
+            the response goes out all the same, which is counted as `not_durable_in_time`.
+        base_url: Where Butter is, for tests and sandboxes.
+        dry_run: Read everything, keep and send nothing; needs no credentials.
+        max_body_bytes: Longer bodies are not captured.
+        drain_timeout: Seconds that a shutdown may take.
+        senders: How many records are sent at once, 1 to 8.
+        send_user_agent: Send the shopper's User-Agent; only where the account accepts it.
+        send_network_transaction_id: Send `network_transaction_id`; only where the account accepts it.
+        transport: Stands in for the network, in tests.
+        clock: Gives seconds since the epoch.
+
+    Raises:
+        ConfigurationError: something of it cannot work.
+    """
+
+    def __init__(  # noqa: PLR0913 - the options of the product, all by name
+        self,
+        *,
+        client_ip: Strategy | None = None,
+        routes: Iterable[CheckoutRoute] = (),
+        username: str | None = None,
+        password: str | None = None,
+        environment: settings.Environment | None = None,
+        outbox: str | PathLike[str] | LocalOutbox | None = None,
+        durability: settings.Durability = "after_response",
+        base_url: str = settings.BASE_URL,
+        dry_run: bool = False,
+        max_body_bytes: int = 1024 * 1024,
+        drain_timeout: float = 5.0,
+        senders: int = 4,
+        send_user_agent: bool = False,
+        send_network_transaction_id: bool = False,
+        transport: "httpx.AsyncBaseTransport | None" = None,
+        clock: Callable[[], float] = time.time,
+        **unknown: Never,
+    ) -> None:
+        settings.refuse_unknown(unknown, list(Butter.__init__.__kwdefaults__))
+        settings.number("max_body_bytes", max_body_bytes, 1, 1 << 30)
+        settings.number("drain_timeout", drain_timeout, 0, 600)
+        settings.number("senders", senders, 1, 8)
+        self.environment = settings.environment(environment)
+        self.routes = RouteTable(routes)
+        self.max_body_bytes = max_body_bytes
+        self.durability = settings.durability(durability)
+        self.dry_run = dry_run
+        self.clock = clock
+        self._drain_timeout = drain_timeout
+        self._strategy = _strategy(client_ip, self.environment)
+        self._counters = Counters()
+        self._diagnosis = Diagnosis(self._strategy)
+        make_courier = _courier(settings.base_url(base_url), username, password, transport, needed=not dry_run)
+        optional = {"user_agent": send_user_agent, "network_transaction_id": send_network_transaction_id}
+        self._reader = Reader(
+            self.routes,
+            self._strategy,
+            max_body_bytes,
+            frozenset(name for name, on in optional.items() if on),
+            self._observe,
+        )
+        self._outbox = _outbox(outbox, clock)
+        if dry_run:
+            self._outbox = MemoryOutbox(clock=clock)
+        self._worker = Worker(
+            self._outbox,
+            self._read,
+            partial(_delivery, make_courier, senders, clock),
+            self._counters,
+            drain_timeout,
+        )
+        if not self._outbox.durable and not dry_run:
+            log.warning(
+                "no durable outbox: records are kept in memory only, and those not yet delivered are lost when this "
+                "process ends. Set outbox= to the path of an SQLite file on a disk that lasts."
+            )
+
+    def checkout_route(
+        self,
+        path: str,
+        *,
+        psp: Psp,
+        when: Gate | None = None,
+        methods: Iterable[str] = ("POST",),
+        capture_request_body: bool = False,
+    ) -> Callable[[Extractor], Extractor]:
+        """Register the decorated function as the extractor of a route. The arguments are those of `CheckoutRoute`.
+
+        Raises:
+            ConfigurationError: as `CheckoutRoute`, or another route matches the same request.
+        """
+
+        def register(extract: Extractor) -> Extractor:
+            self.routes.add(CheckoutRoute(path, psp, extract, when, tuple(methods), capture_request_body))
+            return extract
+
+        return register
+
+    def record(self, checkout: Checkout) -> None:
+        """Take a checkout that happened outside a watched request, such as in a background task.
+
+        The record is on its way to the outbox when this returns; `flush` waits until it is safe.
+        """
+        if self.dry_run:
+            self._counters.skip(Skip.DRY_RUN)
+        else:
+            self._worker.add(Record.of(checkout, self.clock()))
+
+    def status(self) -> Status:
+        """Return how the collection goes: counts, and the endpoint's state."""
+        counts = self._worker.counts()
+        oldest = counts.oldest_pending_at
+        at_risk = counts.captured + counts.pending + counts.parked if self._worker.stopped else 0
+        return Status(
+            captured=self._counters.captured,
+            skipped=self._counters.skipped(),
+            pending=counts.pending,
+            delivered=counts.delivered,
+            dead=counts.dead,
+            parked=counts.parked,
+            lost=self._counters.lost + at_risk,
+            oldest_pending_age=None if oldest is None else max(0.0, self.clock() - oldest),
+            endpoint=self._worker.endpoint,
+            last_delivery_at=counts.last_delivered_at,
+        )
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait up to `timeout` seconds until all that was captured is delivered; say whether it is.
+
+        Returns early where waiting cannot help, since Butter does not answer. Blocks: not for the event loop.
+        """
+        return self._worker.flush(timeout)
+
+    def close(self) -> None:
+        """Deliver what can be delivered within `drain_timeout`, end the threads and let go of the outbox."""
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Butter({self.environment}, {len(self.routes.routes)} routes)"
+
+    # What the middleware calls. None of it raises.
+
+    def start(self) -> None:
+        """Start the worker of this process."""
+        try:
+            self._worker.start()
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the app must start
+            self.fault(error)
+
+    def shutdown(self) -> None:
+        """Bring to safety, within `drain_timeout`, what was captured; more may come afterwards."""
+        try:
+            self._worker.shutdown(self._drain_timeout)
+        except Exception as error:  # noqa: BLE001 - the app's own shutdown must go on
+            self.fault(error)
+
+    def capture(self, capture: Capture) -> "Future[None] | None":
+        """Take a capture; give what to wait for before the last chunk leaves, if anything."""
+        self._counters.capture()
+        future = self._worker.append(capture)
+        return future if self.durability == "before_response" else None
+
+    async def wait_until_durable(self, future: "Future[None]") -> None:
+        """Wait until the capture is on disk, 25 ms at most."""
+        if not await wait_at_most(future, DURABLE_CAP):
+            self._counters.skip("not_durable_in_time")
+
+    def skip(self, route: CheckoutRoute, reason: Skip) -> None:
+        """Count a response that is not captured."""
+        self._counters.skip(reason)
+        if reason in _REMEDIES:
+            self._counters.say_once(f"{reason}:{route}", logging.WARNING, "%s: %s", route, _REMEDIES[reason])
+
+    def fault(self, error: Exception) -> None:
+        """Count a fault of our own, and say it without what it may quote."""
+        self._counters.skip("fault")
+        name = type(error).__name__
+        self._counters.say_once(f"fault:{name}", logging.ERROR, "the middleware failed on a request: %s", name)
+
+    # What the worker calls.
+
+    def _read(self, capture: Capture) -> Reading:
+        reading = self._reader.read(capture)
+        if reading.skipped is not None:
+            self._counters.skip(reading.skipped)
+        elif reading.parked is not None:
+            self._counters.skip(f"parked:{reading.parked.reason}")
+        detail = reading.remedy if reading.parked is None else reading.parked.detail
+        if detail:
+            self._counters.say_once(detail, logging.WARNING, "%s", detail)
+        if not self.dry_run:
+            return reading
+        for _record in reading.records:
+            self._counters.skip(Skip.DRY_RUN)
+        return Reading(skipped=Skip.DRY_RUN)
+
+    def _observe(self, capture: Capture, address: ClientIP) -> None:
+        for finding in self._diagnosis.observe(capture.scope, address):
+            self._counters.say_once(f"diagnosis:{finding.code}", logging.WARNING, "%s", finding.message)
+
+
+_REMEDIES: Final = {
+    Skip.NOT_JSON: "the response is no JSON, so the extractor was not asked. Leave extract out and annotate instead.",
+    Skip.TOO_LARGE: "the response is longer than max_body_bytes and was not captured. Raise max_body_bytes.",
+    Skip.UNCAPTURABLE: "the response is a file sent by the server, whose body cannot be read. Annotate instead.",
+}
+
+
+def _strategy(given: Strategy | None, environment: settings.Environment) -> Strategy:
+    if not isinstance(given, Strategy):
+        msg = (
+            "Butter(client_ip=...) is no strategy, and there is no default: a wrong guess is worthless evidence. Say "
+            "what stands before the app, such as client_ip.aws_alb(), client_ip.nginx([...]) or client_ip.direct()."
+        )
+        raise ConfigurationError(msg)
+    return given.admitting_private() if environment == "staging" else given
+
+
+def _courier(
+    base_url: str,
+    username: str | None,
+    password: str | None,
+    transport: "httpx.AsyncBaseTransport | None",
+    *,
+    needed: bool,
+) -> Callable[[], Courier]:
+    user, secret = settings.credential("username", username), settings.credential("password", password)
+    if needed and (user is None or secret is None):
+        missing = "username" if user is None else "password"
+        msg = (
+            f"no {missing}: set BUTTER_{missing.upper()}, or BUTTER_{missing.upper()}_FILE to a mounted secret, "
+            f"or pass Butter({missing}=...). dry_run=True needs none."
+        )
+        raise ConfigurationError(msg)
+
+    def make() -> Courier:
+        from butter_middleware.api import ButterClient  # noqa: PLC0415 - httpx is loaded by the worker only
+
+        return ButterClient(base_url, user or "", secret or "", transport=transport)
+
+    return make
+
+
+def _delivery(
+    make_courier: Callable[[], Courier], senders: int, clock: Callable[[], float], settled: Callable[[], None]
+) -> Delivery:
+    return Delivery(make_courier, senders=senders, clock=clock, on_settled=lambda _settlements: settled())
+
+
+def _outbox(given: str | PathLike[str] | LocalOutbox | None, clock: Callable[[], float]) -> LocalOutbox:
+    if given is None:
+        return MemoryOutbox(clock=clock)
+    outbox = SQLiteOutbox(fspath(given), clock=clock) if isinstance(given, str | PathLike) else given
+    if isinstance(outbox, SQLiteOutbox):
+        for warning in outbox.validate():
+            log.warning("outbox: %s", warning)
+    return outbox

@@ -1,0 +1,190 @@
+"""One preset a platform: what stands before the app, in a word.
+
+Whatever lets shoppers reach the origin around the platform voids a preset that reads a header: hence the guards. The
+behaviour of each platform is as its public documentation, linked in each docstring, described it in November 2026.
+"""
+
+from collections.abc import Iterable
+
+from butter_middleware.client_ip.address import PRIVATE
+from butter_middleware.client_ip.cloudflare_ranges import RANGES
+from butter_middleware.client_ip.strategies import Peer, RightmostUntrusted, SingleHeader, TrustedHops
+
+
+def direct() -> Peer:
+    """No proxy: the shopper's own TCP connection reaches the server. Nothing that the shopper writes is read."""
+    return Peer()
+
+
+def nginx(trusted: Iterable[str]) -> RightmostUntrusted:
+    """Nginx with `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for`, at the `trusted` addresses.
+
+    It appends the peer it saw to what came. Forged only by who reaches the app from a trusted address.
+    https://nginx.org/en/docs/http/ngx_http_proxy_module.html#var_proxy_add_x_forwarded_for
+    """
+    return RightmostUntrusted(trusted)
+
+
+def haproxy(trusted: Iterable[str]) -> RightmostUntrusted:
+    """HAProxy with `option forwardfor`, at the `trusted` addresses.
+
+    It adds a header line of its own, below the client's. Unsafe with `if-none`, which keeps the client's line instead.
+    https://docs.haproxy.org/3.0/configuration.html#4-option%20forwardfor
+    """
+    return RightmostUntrusted(trusted)
+
+
+def traefik(trusted: Iterable[str]) -> RightmostUntrusted:
+    """Traefik, at the `trusted` addresses.
+
+    It appends the peer it saw; from peers outside `forwardedHeaders.trustedIPs` it discards what came.
+    https://doc.traefik.io/traefik/routing/entrypoints/#forwarded-headers
+    """
+    return RightmostUntrusted(trusted)
+
+
+def kubernetes_ingress(trusted: Iterable[str]) -> RightmostUntrusted:
+    """An ingress controller whose pods, and load balancer if it has one, are at the `trusted` addresses.
+
+    The controller sees the shopper only with `externalTrafficPolicy: Local` or the PROXY protocol; without either, what
+    arrives is a node's address, which is not public and gives no record.
+    https://kubernetes.io/docs/tasks/access-application-cluster/create-external-load-balancer/
+    """
+    return RightmostUntrusted(trusted)
+
+
+def aws_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
+    """AWS's Application Load Balancer in its default mode `append`, with or without the client's port.
+
+    Its element is the rightmost. Unsafe in mode `preserve`, or where targets can be reached directly: pass the VPC's
+    network as `peer_in`.
+    https://docs.aws.amazon.com/elasticloadbalancing/latest/application/x-forwarded-headers.html
+    """
+    return TrustedHops(1, peer_in=peer_in)
+
+
+def cloudfront_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
+    """CloudFront before an Application Load Balancer: it appends the shopper, the balancer appends CloudFront.
+
+    Forged by who reaches the balancer around CloudFront: admit only CloudFront's managed prefix list there.
+    https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/RequestAndResponseBehaviorCustomOrigin.html
+    """
+    return TrustedHops(2, peer_in=peer_in)
+
+
+def cloudflare(peer_in: Iterable[str] = RANGES) -> SingleHeader:
+    """Cloudflare, which replaces `CF-Connecting-IP` in each request.
+
+    Forged by who reaches the origin around Cloudflare: the peer must be one of Cloudflare's published addresses (as of
+    the date in `cloudflare_ranges.LAST_CHANGED`). Where a proxy of yours stands between, pass its addresses as `peer_in`, and
+    let only Cloudflare reach it. With Pseudo IPv4 in mode "Overwrite" the header holds a hash, which gives no record.
+    https://developers.cloudflare.com/fundamentals/reference/http-headers/
+    """
+    return SingleHeader("CF-Connecting-IP", peer_in=peer_in)
+
+
+def akamai(peer_in: Iterable[str]) -> SingleHeader:
+    """Akamai, which sends `True-Client-IP` where the property's behaviour of that name is on.
+
+    Safe only with "Allow Clients To Set" off, and only from Akamai's own peers: pass those of your Site Shield map, or
+    of your own proxy behind it.
+    https://techdocs.akamai.com/property-mgr/docs/origin-server
+    """
+    return SingleHeader("True-Client-IP", peer_in=peer_in)
+
+
+def fastly(peer_in: Iterable[str]) -> SingleHeader:
+    """Fastly, which sets `Fastly-Client-IP`.
+
+    By default a client may set it itself: safe only with VCL that sets it from `client.ip` at the edge. Pass Fastly's
+    published ranges (https://api.fastly.com/public-ip-list), or your own proxy's addresses, as `peer_in`.
+    https://www.fastly.com/documentation/reference/http/http-headers/Fastly-Client-IP/
+    """
+    return SingleHeader("Fastly-Client-IP", peer_in=peer_in)
+
+
+def gcp_lb(peer_in: Iterable[str] | None = None) -> TrustedHops:
+    """Google Cloud's external Application Load Balancer: it appends `client, load balancer`.
+
+    Unsafe where backends can be reached directly: pass 130.211.0.0/22 and 35.191.0.0/16 as `peer_in`.
+    https://cloud.google.com/load-balancing/docs/https#x-forwarded-for_header
+    """
+    return TrustedHops(2, peer_in=peer_in)
+
+
+def cloud_run() -> TrustedHops:
+    """Cloud Run without a load balancer of its own: Google's front end appends the client.
+
+    Behind a load balancer use `gcp_lb`, and set the ingress to "internal and load balancing".
+    https://cloud.google.com/run/docs/securing/ingress
+    """
+    return TrustedHops(1)
+
+
+def azure_front_door(fdid: str) -> SingleHeader:
+    """Azure Front Door, which sets `X-Azure-SocketIP` to its TCP peer, and `X-Azure-FDID` to the profile's ID, `fdid`.
+
+    The ID proves that the request came through your profile: anyone's Front Door has the same addresses.
+    `X-Azure-ClientIP` can be forged and is not read.
+    https://learn.microsoft.com/azure/frontdoor/front-door-http-headers-protocol
+    """
+    return SingleHeader("X-Azure-SocketIP", require=("X-Azure-FDID", fdid))
+
+
+def azure_app_gateway(peer_in: Iterable[str] | None = None) -> TrustedHops:
+    """Azure's Application Gateway, which appends `address:port`.
+
+    Unsafe where the app can be reached directly: pass the gateway's subnet as `peer_in`.
+    https://learn.microsoft.com/azure/application-gateway/how-application-gateway-works
+    """
+    return TrustedHops(1, peer_in=peer_in)
+
+
+def fly() -> SingleHeader:
+    """Fly.io, whose proxy sets `Fly-Client-IP`. The rightmost of X-Forwarded-For is the app's own address there.
+
+    Machines are reached through the proxy, or from the organisation's private network, which could forge it.
+    https://fly.io/docs/networking/request-headers/
+    """
+    return SingleHeader("Fly-Client-IP")
+
+
+def heroku() -> TrustedHops:
+    """Heroku, whose router appends its peer to X-Forwarded-For; dynos cannot be reached around it.
+
+    https://devcenter.heroku.com/articles/http-routing#heroku-headers
+    """
+    return TrustedHops(1)
+
+
+def render() -> RightmostUntrusted:
+    """Render, whose services stand behind Cloudflare and Render's own proxies, on private addresses.
+
+    https://render.com/docs/web-services
+    """
+    return RightmostUntrusted((*PRIVATE, *RANGES), on_untrusted_peer="none")
+
+
+def railway() -> SingleHeader:
+    """Railway, whose edge sets `X-Real-IP`.
+
+    Services without a public TCP proxy are reached through the edge, or from the project's private network.
+    https://docs.railway.com/networking/public-networking/specs-and-limits
+    """
+    return SingleHeader("X-Real-IP")
+
+
+def vercel() -> SingleHeader:
+    """Vercel, which sets `X-Vercel-Forwarded-For`, and does not let clients set it.
+
+    https://vercel.com/docs/headers/request-headers
+    """
+    return SingleHeader("X-Vercel-Forwarded-For")
+
+
+def digitalocean() -> SingleHeader:
+    """DigitalOcean's App Platform, whose edge sets `DO-Connecting-IP`.
+
+    https://docs.digitalocean.com/products/app-platform/
+    """
+    return SingleHeader("DO-Connecting-IP")

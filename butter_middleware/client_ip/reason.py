@@ -1,0 +1,72 @@
+"""Why a request has the address it has, or none; and what to do about it."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class Reason(StrEnum):
+    """The outcome of resolving one request's address."""
+
+    OK = "ok"
+    """There is a public IPv4 address."""
+    IPV6_CLIENT = "ipv6_client"
+    """The shopper came over IPv6, which Butter does not take."""
+    PRIVATE_ADDRESS = "private_address"
+    """The address found is not public unicast."""
+    PSEUDO_IPV4 = "pseudo_ipv4"
+    """The address is of class E: a CDN's hash of an IPv6 address, or nothing."""
+    UNTRUSTED_PEER = "untrusted_peer"
+    """The TCP peer is none of the proxies that may set the header."""
+    TOO_FEW_HOPS = "too_few_hops"
+    """The header has fewer elements than there are proxies."""
+    NO_UNTRUSTED_HOP = "no_untrusted_hop"
+    """Every element of the header is one of the trusted proxies."""
+    MALFORMED = "malformed"
+    """What the trusted proxy wrote is no address."""
+    HEADER_MISSING = "header_missing"
+    """The header that the platform sets is not there."""
+    DUPLICATE_HEADER = "duplicate_header"
+    """A header that the platform sets once came more than once."""
+    REQUIRED_HEADER = "required_header"
+    """The header that proves the platform is absent or wrong."""
+    SERVER_REWRITE_CONFLICT = "server_rewrite_conflict"
+    """The ASGI server replaced the peer by an address that the trusted proxies do not vouch for."""
+    NO_PEER = "no_peer"
+    """The server gave no peer, or none that is an address."""
+
+    @property
+    def mendable(self) -> bool:
+        """Whether another configuration could still find the address in the same request."""
+        return self in _MENDABLE
+
+    @property
+    def remedy(self) -> str:
+        """What a person can do, in a sentence."""
+        return _REMEDIES.get(self, "")
+
+
+_MENDABLE: Final = frozenset(
+    {
+        Reason.UNTRUSTED_PEER,
+        Reason.TOO_FEW_HOPS,
+        Reason.NO_UNTRUSTED_HOP,
+        Reason.HEADER_MISSING,
+        Reason.REQUIRED_HEADER,
+        Reason.SERVER_REWRITE_CONFLICT,
+        Reason.NO_PEER,
+    }
+)
+_REMEDIES: Final = {
+    Reason.IPV6_CLIENT: "Butter takes IPv4 only. Serve the checkout from a host with A records only, where you can.",
+    Reason.PRIVATE_ADDRESS: "A proxy of yours is taken for the shopper: add its network to the trusted ones.",
+    Reason.PSEUDO_IPV4: "Switch the CDN's Pseudo IPv4 off, or to 'Add header'.",
+    Reason.UNTRUSTED_PEER: "Add the proxy's network to trusted= or peer_in=; a Unix socket is 'unix:'.",
+    Reason.TOO_FEW_HOPS: "Fewer proxies append to the header than the configuration counts: lower the number of hops.",
+    Reason.NO_UNTRUSTED_HOP: "A trusted network holds the shoppers too, or the first proxy appends nothing.",
+    Reason.MALFORMED: "What the nearest proxy wrote is no address: look at how it sets the header.",
+    Reason.HEADER_MISSING: "The platform's header did not come: check which platform stands before the app.",
+    Reason.DUPLICATE_HEADER: "Let the platform replace the header instead of adding a second one.",
+    Reason.REQUIRED_HEADER: "The request did not come through the platform, or its ID is not the configured one.",
+    Reason.SERVER_REWRITE_CONFLICT: "Start uvicorn with --no-proxy-headers: it trusts what the shopper wrote.",
+    Reason.NO_PEER: "The server gives no peer address: use a strategy that reads a header.",
+}

@@ -1,0 +1,323 @@
+"""How the shopper's address is found: five small frozen objects with one method.
+
+Whatever the client writes neither chooses nor erases the answer: only what the trusted proxies appended is read. An
+anomaly there gives no address and a reason, never a guess.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from hmac import compare_digest
+from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
+
+from butter_middleware.client_ip.address import CLASS_E, NOT_PUBLIC, Address, Networks, TcpPeer, parse_node
+from butter_middleware.client_ip.headers import (
+    ELEMENTS,
+    elements,
+    forwarded_elements,
+    forwarded_for,
+    lines,
+    peer_of,
+)
+from butter_middleware.client_ip.reason import Reason
+from butter_middleware.errors import ConfigurationError
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ClientIP:
+    """What was resolved for one request. Its repr shows the reason alone: the rest is personal data."""
+
+    ipv4: str | None
+    """A canonical dotted quad, public unicast; or None."""
+    ipv6: str | None
+    """The shopper's address where it is IPv6."""
+    reason: Reason
+    peer: str | None
+    """The TCP peer as the server gave it; None for a Unix socket or what is no address."""
+
+    def __repr__(self) -> str:
+        return f"ClientIP({self.reason.value})"
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """A way to find the shopper's address."""
+
+    def resolve(self, scope: Mapping[str, Any]) -> ClientIP:
+        """Resolve the address from an ASGI scope's `headers` and `client`. Never raises."""
+        ...
+
+    def admitting_private(self) -> "Strategy":
+        """Return the same strategy for staging and tests, where shoppers have addresses that are not public."""
+        ...
+
+
+class _Base:
+    """What the strategies share: nothing of a scope makes them raise, and private addresses may be admitted."""
+
+    allow_private: bool
+
+    def resolve(self, scope: Mapping[str, Any]) -> ClientIP:
+        """Resolve the address from an ASGI scope's `headers` and `client`. Never raises."""
+        try:
+            peer = peer_of(scope)
+            return self._found(self._resolve(scope, peer), peer)
+        except Exception:  # noqa: BLE001 - a scope against the specification must not cost the capture
+            return ClientIP(None, None, Reason.MALFORMED, None)
+
+    def admitting_private(self) -> Self:
+        """Return the same strategy, admitting addresses that are not public."""
+        return replace(self, allow_private=True)  # type: ignore[type-var]
+
+    def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
+        raise NotImplementedError
+
+    def _found(self, found: Address | Reason, peer: TcpPeer) -> ClientIP:
+        source = None if peer.address is None else str(peer.address)
+        if isinstance(found, Reason):
+            return ClientIP(None, None, found, source)
+        if found.version == 6:  # noqa: PLR2004 - the protocol's version
+            return ClientIP(None, str(found), Reason.IPV6_CLIENT, source)
+        if not self.allow_private and found in NOT_PUBLIC:
+            return ClientIP(None, None, Reason.PSEUDO_IPV4 if found in CLASS_E else Reason.PRIVATE_ADDRESS, source)
+        return ClientIP(str(found), None, Reason.OK, source)
+
+
+@dataclass(frozen=True)
+class Peer(_Base):
+    """No proxy stands before the app: the TCP peer is the shopper.
+
+    A peer with port 0 was put there by the server, out of a header that the shopper may have written
+    (`server_rewrite_conflict`).
+    """
+
+    allow_private: bool = field(default=False, kw_only=True)
+
+    def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:  # noqa: ARG002 - as all of them
+        if peer.address is None:
+            return Reason.NO_PEER
+        return Reason.SERVER_REWRITE_CONFLICT if peer.port_zero else peer.address
+
+
+@dataclass(frozen=True)
+class RightmostUntrusted(_Base):
+    """The rightmost element that is none of the trusted proxies, read from the right.
+
+    Args:
+        trusted: Addresses and networks of the proxies, and `"unix:"` for a Unix socket.
+        header: A comma-separated header to which each proxy appends the peer it saw.
+        on_untrusted_peer: What a peer that is no proxy of ours is: "peer", the shopper; "none", no evidence.
+
+    Raises:
+        ConfigurationError: a network or the header's name is wrong.
+    """
+
+    trusted: Iterable[str]
+    header: str = "X-Forwarded-For"
+    on_untrusted_peer: Literal["peer", "none"] = "peer"
+    allow_private: bool = field(default=False, kw_only=True)
+    _networks: Networks = field(init=False, repr=False, compare=False)
+    _name: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_networks", Networks(self.trusted, f"{type(self).__name__}(trusted=...)"))
+        object.__setattr__(self, "_name", _header_name(self.header))
+        if self.on_untrusted_peer not in {"peer", "none"}:
+            msg = "on_untrusted_peer is neither 'peer' nor 'none'."
+            raise ConfigurationError(msg)
+
+    def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
+        if peer.within(self._networks):
+            return self._walk(scope)
+        if peer.port_zero and peer.address is not None:
+            return _vouched(self._walk(scope), peer.address)
+        if self.on_untrusted_peer == "none" or peer.address is None:
+            return Reason.UNTRUSTED_PEER
+        return peer.address
+
+    def _walk(self, scope: Mapping[str, Any]) -> Address | Reason:
+        outcome = Reason.HEADER_MISSING
+        for address in self._hops(scope):
+            if address is None:
+                return Reason.MALFORMED
+            if address not in self._networks:
+                return address
+            outcome = Reason.NO_UNTRUSTED_HOP
+        return outcome
+
+    def _hops(self, scope: Mapping[str, Any]) -> Iterator[Address | None]:
+        return map(parse_node, elements(lines(scope, self._name)))
+
+
+@dataclass(frozen=True)
+class TrustedHops(_Base):
+    """The n-th element from the right: n proxies stand before the app, and each appends one.
+
+    Args:
+        n: How many, from 1 to 32.
+        header: A comma-separated header to which each proxy appends the peer it saw.
+        peer_in: Addresses and networks from which a request may come at all; None lets any peer pass.
+
+    Raises:
+        ConfigurationError: the number, a network or the header's name is wrong.
+    """
+
+    n: int
+    header: str = "X-Forwarded-For"
+    peer_in: Iterable[str] | None = None
+    allow_private: bool = field(default=False, kw_only=True)
+    _networks: Networks | None = field(init=False, repr=False, compare=False)
+    _name: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_hops(self.n)
+        object.__setattr__(self, "_networks", _guard(self.peer_in, "TrustedHops"))
+        object.__setattr__(self, "_name", _header_name(self.header))
+
+    def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
+        header_lines = lines(scope, self._name)
+        found: Address | Reason = Reason.TOO_FEW_HOPS if header_lines else Reason.HEADER_MISSING
+        for count, element in enumerate(elements(header_lines), 1):
+            if count == self.n:
+                found = parse_node(element) or Reason.MALFORMED
+                break
+        return _guarded(found, peer, self._networks)
+
+
+@dataclass(frozen=True)
+class SingleHeader(_Base):
+    """A header that the platform sets to the shopper's address, exactly once.
+
+    Args:
+        name: The header's name.
+        peer_in: Addresses and networks of the platform; None lets any peer pass: whoever reaches the app then chooses.
+        require: A header's name and the value that proves the platform.
+
+    Raises:
+        ConfigurationError: a network or a header's name is wrong.
+    """
+
+    name: str
+    peer_in: Iterable[str] | None = None
+    require: tuple[str, str] | None = field(default=None, repr=False)
+    allow_private: bool = field(default=False, kw_only=True)
+    _networks: Networks | None = field(init=False, repr=False, compare=False)
+    _name: bytes = field(init=False, repr=False, compare=False)
+    _proof: tuple[bytes, bytes] | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_networks", _guard(self.peer_in, f"SingleHeader({self.name!r})"))
+        object.__setattr__(self, "_name", _header_name(self.name))
+        proof = None
+        if self.require is not None:
+            name, value = self.require
+            if not value.strip():
+                msg = f"SingleHeader({self.name!r}): the value required of {name} is empty."
+                raise ConfigurationError(msg)
+            proof = (_header_name(name), value.strip().encode())
+        object.__setattr__(self, "_proof", proof)
+
+    def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
+        if self._proof is not None:
+            proofs = lines(scope, self._proof[0])
+            if len(proofs) != 1 or not compare_digest(proofs[0].strip(b" \t"), self._proof[1]):
+                return Reason.REQUIRED_HEADER
+        header_lines = lines(scope, self._name)
+        found: Address | Reason
+        if not header_lines:
+            found = Reason.HEADER_MISSING
+        elif len(header_lines) > 1:
+            found = Reason.DUPLICATE_HEADER
+        else:
+            found = parse_node(header_lines[0].strip(b" \t")) or Reason.MALFORMED
+        return _guarded(found, peer, self._networks)
+
+
+@dataclass(frozen=True)
+class Forwarded(_Base):
+    """The `Forwarded` header of RFC 7239, by trusted proxies or by their number; exactly one of the two.
+
+    Args:
+        trusted: As `RightmostUntrusted`.
+        hops: As `TrustedHops`.
+
+    Raises:
+        ConfigurationError: neither or both are given, or one is wrong.
+    """
+
+    trusted: Iterable[str] | None = None
+    hops: int | None = None
+    allow_private: bool = field(default=False, kw_only=True)
+    _networks: Networks | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if (self.trusted is None) is (self.hops is None):
+            msg = "Forwarded() takes either trusted=[...] or hops=n."
+            raise ConfigurationError(msg)
+        if self.hops is not None:
+            _check_hops(self.hops)
+        object.__setattr__(self, "_networks", _guard(self.trusted, "Forwarded", "trusted"))
+
+    def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
+        if self._networks is None:
+            return self._counted(scope)
+        if peer.within(self._networks):
+            return self._walk(scope, self._networks)
+        if peer.port_zero and peer.address is not None:
+            return _vouched(self._walk(scope, self._networks), peer.address)
+        return Reason.UNTRUSTED_PEER if peer.address is None else peer.address
+
+    def _counted(self, scope: Mapping[str, Any]) -> Address | Reason:
+        header_lines = lines(scope, b"forwarded")
+        for count, element in enumerate(forwarded_elements(header_lines), 1):
+            if count == self.hops or element is None:
+                return forwarded_for(element) or Reason.MALFORMED
+        return Reason.TOO_FEW_HOPS if header_lines else Reason.HEADER_MISSING
+
+    def _walk(self, scope: Mapping[str, Any], networks: Networks) -> Address | Reason:
+        outcome = Reason.HEADER_MISSING
+        for element in forwarded_elements(lines(scope, b"forwarded")):
+            address = forwarded_for(element)
+            if address is None:
+                return Reason.MALFORMED
+            if address not in networks:
+                return address
+            outcome = Reason.NO_UNTRUSTED_HOP
+        return outcome
+
+
+def _vouched(found: Address | Reason, peer: Address) -> Address | Reason:
+    """Believe a server that replaced the peer only where the trusted proxies say the same.
+
+    uvicorn does it by default, and with `--forwarded-allow-ips '*'` takes what the shopper wrote.
+    """
+    return found if found == peer else Reason.SERVER_REWRITE_CONFLICT
+
+
+def _guarded(found: Address | Reason, peer: TcpPeer, networks: Networks | None) -> Address | Reason:
+    if networks is None:
+        return found
+    if peer.within(networks):
+        return Reason.NO_UNTRUSTED_HOP if found in networks else found
+    if peer.port_zero and peer.address is not None:
+        return _vouched(found, peer.address)
+    return Reason.UNTRUSTED_PEER
+
+
+def _guard(entries: Iterable[str] | None, where: str, option: str = "peer_in") -> Networks | None:
+    return None if entries is None else Networks(entries, f"{where}: {option}")
+
+
+def _header_name(name: str) -> bytes:
+    if not _TOKEN.fullmatch(name):
+        msg = f"{name!r} is no header name."
+        raise ConfigurationError(msg)
+    return name.lower().encode()
+
+
+def _check_hops(n: int) -> None:
+    if isinstance(n, bool) or not 1 <= n <= ELEMENTS:
+        msg = f"the number of hops is {n!r}: count the proxies that append to the header, from 1 to {ELEMENTS}."
+        raise ConfigurationError(msg)

@@ -1,0 +1,249 @@
+"""Claim, post, settle: how records leave an outbox."""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from typing import Final, Protocol, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from butter_middleware.answers import Answer, AnswerKind
+from butter_middleware.checkout import Record
+from butter_middleware.endpoint import Endpoint, EndpointState
+from butter_middleware.outbox.protocol import LocalOutbox, Pending, Settlement
+
+log = logging.getLogger("butter_middleware")
+T = TypeVar("T")
+
+CLAIM_AHEAD: Final = 64
+POLL_SECONDS: Final = 0.5
+"""Another process may have appended, or may have died as the leader."""
+
+
+class Courier(Protocol):
+    """Takes one record at a time to where it belongs. `ButterClient` is the one that posts to Butter."""
+
+    async def post(self, payload: str) -> Answer:
+        """Post one record, given as JSON text. Never raises."""
+        ...
+
+    async def ping(self) -> Answer:
+        """Ask whether records would be taken, sending none. Never raises."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of the connection."""
+        ...
+
+
+async def wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, but no longer than `seconds`."""
+    with anyio.move_on_after(seconds):
+        await event.wait()
+
+
+class Delivery:
+    """Sends records and settles them, as the endpoint's health allows.
+
+    `run` drains a local outbox. `deliver` sends one record, for the consumer of any other queue.
+
+    Args:
+        make_courier: Makes a courier; each sender has one of its own.
+        senders: The most records on their way at once.
+        on_settled: Called, on the loop's thread, after settlements are in the outbox.
+        clock: Seconds since the epoch.
+        monotonic: Seconds, for probes and pauses.
+        uniform: As `random.uniform`, for jitter.
+        wait: How `run` waits, for tests.
+    """
+
+    def __init__(
+        self,
+        make_courier: Callable[[], Courier],
+        *,
+        senders: int = 4,
+        on_settled: Callable[[Sequence[Settlement]], None] = lambda _settlements: None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+        wait: Callable[[asyncio.Event, float], Awaitable[None]] = wait,
+    ) -> None:
+        self._make_courier = make_courier
+        self._on_settled = on_settled
+        self._wait = wait
+        self._endpoint = Endpoint(senders, clock, monotonic, uniform)
+        self._couriers: list[Courier] = []
+        self._idle: list[Courier] = []
+        self._ahead: deque[Pending] = deque()
+        self._settlements: list[Settlement] = []
+        self._kept_hold: str | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = asyncio.Event()
+        self._settle_now = asyncio.Event()
+        self._in_flight = 0
+        self._writing = 0
+        self.paused = False
+        """Whether no further record is sent."""
+
+    # For any thread.
+
+    @property
+    def state(self) -> EndpointState:
+        """The endpoint's health."""
+        return self._endpoint.state
+
+    @property
+    def ill(self) -> bool:
+        """Whether waiting for a delivery is of no use now."""
+        return self._endpoint.ill
+
+    @property
+    def busy(self) -> bool:
+        """Whether a record is on its way, or its settlement not yet in the outbox."""
+        return bool(self._in_flight or self._settlements or self._writing)
+
+    def wake(self) -> None:
+        """Look at the outbox now."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+    def pause(self) -> None:
+        """Send nothing more; what is on its way is settled."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Send again."""
+        self.paused = False
+        self.wake()
+
+    # One record, for another queue.
+
+    async def deliver(self, record: Record, attempts: int = 0) -> Settlement:
+        """Send one record and say what became of it; the caller keeps it, or not, as `settled` says.
+
+        RETRY and RELEASED give `due_at`, seconds since the epoch; for RETRY count one more attempt. While the endpoint
+        is ill nothing is sent. Where other records cannot be tried beside it, no record dies of an ambiguous answer.
+        """
+        pending = Pending(0, record, attempts)
+        if self._in_flight >= self._endpoint.allowance():
+            return self._endpoint.not_now(pending)
+        self._in_flight += 1
+        courier = self._take_courier()
+        try:
+            answer = await courier.post(record.payload)
+        finally:
+            self._in_flight -= 1
+            self._idle.append(courier)
+        settled = self._endpoint.judge(pending, answer) or self._endpoint.alone()
+        return settled[0]
+
+    # A local outbox.
+
+    async def run(self, outbox: LocalOutbox) -> None:
+        """Drain an outbox until cancelled; wait for the lead where another process has it."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            while not outbox.lead():
+                await self._wait(self._fresh(), POLL_SECONDS)
+            self._kept_hold = await _result(outbox.hold())
+            if self._kept_hold is not None:
+                self._endpoint.resume_hold(self._kept_hold)
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._settle_all, outbox)
+                await self._dispatch_all(outbox, group)
+        finally:
+            with anyio.CancelScope(shield=True):
+                for courier in self._couriers:
+                    await courier.aclose()
+
+    async def aclose(self) -> None:
+        """Let go of the couriers, where `deliver` was used without `run`."""
+        for courier in self._couriers:
+            await courier.aclose()
+
+    async def _dispatch_all(self, outbox: LocalOutbox, group: TaskGroup) -> None:
+        while True:
+            changed = self._fresh()
+            try:
+                pending = await self._next(outbox)
+            except Exception as error:  # noqa: BLE001 - the outbox heals or not; this loop goes on
+                log.error("delivery: the outbox failed (%s); trying again", type(error).__name__)  # noqa: TRY400 - frames hold personal data
+                pending = None
+            if pending is None:
+                await self._wait(changed, max(self._endpoint.seconds_to_wait(), POLL_SECONDS))
+            else:
+                self._in_flight += 1
+                group.start_soon(self._send, pending)
+
+    async def _next(self, outbox: LocalOutbox) -> Pending | None:
+        """Return the record to send now, if there is one and it may be sent."""
+        if self.paused or self._in_flight >= self._endpoint.allowance():
+            return None
+        if not self._ahead:
+            self._ahead.extend(await _result(outbox.claim(CLAIM_AHEAD)))
+        if not self._ahead:
+            if self._endpoint.suspects and not self._in_flight:
+                self._settle(self._endpoint.alone())
+            return None
+        if self.state is EndpointState.HOLD and not await self._pinged():
+            return None
+        return self._ahead.popleft()
+
+    async def _pinged(self) -> bool:
+        courier = self._take_courier()
+        answer = await courier.ping()
+        self._idle.append(courier)
+        return not self._endpoint.ping_failed(answer)
+
+    async def _send(self, pending: Pending) -> None:
+        courier = self._take_courier()
+        try:
+            answer = await courier.post(pending.record.payload)
+        except Exception as error:  # noqa: BLE001 - a courier of the merchant's own may raise
+            answer = Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
+        self._idle.append(courier)
+        self._in_flight -= 1
+        self._settle(self._endpoint.judge(pending, answer))
+
+    def _settle(self, settlements: Sequence[Settlement]) -> None:
+        self._settlements += settlements
+        self._settle_now.set()
+        self._changed.set()
+
+    async def _settle_all(self, outbox: LocalOutbox) -> None:
+        """Settle in groups: whatever finished while the last group was written."""
+        while True:
+            await self._settle_now.wait()
+            self._settle_now.clear()
+            settlements, self._settlements = self._settlements, []
+            self._writing = len(settlements)
+            try:
+                await _result(outbox.settle(settlements))
+                if self._kept_hold != self._endpoint.hold_reason:
+                    self._kept_hold = self._endpoint.hold_reason
+                    await _result(outbox.set_hold(self._kept_hold))
+            except Exception as error:  # noqa: BLE001 - what is not settled is sent once more, after a restart
+                log.critical("delivery: the outbox could not settle (%s)", type(error).__name__)
+            self._writing = 0
+            self._changed.set()
+            self._on_settled(settlements)
+
+    def _take_courier(self) -> Courier:
+        if not self._idle:
+            self._idle.append(self._make_courier())
+            self._couriers += self._idle
+        return self._idle.pop()
+
+    def _fresh(self) -> asyncio.Event:
+        """Return the event that the next change sets."""
+        self._changed.clear()
+        return self._changed
+
+
+async def _result(future: "Future[T]") -> T:
+    return future.result() if future.done() else await asyncio.wrap_future(future)

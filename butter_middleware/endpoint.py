@@ -1,0 +1,272 @@
+"""The endpoint's health: what each answer says about Butter, about our configuration, and about the one record.
+
+A pure state machine: it sends nothing and reads no clock but those it is given.
+
+    ok ──SYSTEM x 5──► open ──time──► half_open ──accepted──► ok (concurrency 1, 2, 4 ...)
+    │ ▲                 ▲                  └──SYSTEM──► open, twice as long
+    │ └──accepted───────┼───────────────────────────────── hold (probes only; survives a restart)
+    ├──401, redirect, five 422 in a row, three strangers' answers ──► hold
+    └──429──► paused ──Retry-After──► ok, at half the concurrency
+"""
+
+import logging
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Final
+
+from butter_middleware.answers import Answer, AnswerKind
+from butter_middleware.outbox.protocol import Pending, Settled, Settlement
+
+log = logging.getLogger("butter_middleware")
+
+FAILURES_TO_OPEN: Final = 5
+INVALID_TO_HOLD: Final = 5
+IMPOSTORS_TO_HOLD: Final = 3
+PROBE_LEAST: Final = 5.0
+PROBE_MOST: Final = 300.0
+BACKOFF_MOST: Final = 3600.0
+THROTTLED_SECONDS: Final = 60.0
+_TRIES: Final = {
+    AnswerKind.REFUSED: (3, 3600.0),
+    AnswerKind.REJECTED: (3, 3600.0),
+    AnswerKind.FAILED: (12, 86400.0),
+}
+"""For an answer that may be the record's fault: tries, and seconds since the checkout, before it is dead."""
+
+
+class EndpointState(StrEnum):
+    """How the endpoint is, as this process knows it."""
+
+    OK = "ok"
+    OPEN = "open"
+    """The breaker is open: nothing is sent until the next probe."""
+    HALF_OPEN = "half_open"
+    """One record is the probe."""
+    PAUSED = "paused"
+    """429: nothing is sent for a while."""
+    HOLD = "hold"
+    """Our configuration is wrong: nothing is sent but probes, until one succeeds."""
+
+
+class Endpoint:
+    """Judges answers; says how many records may be on their way, and when to look again.
+
+    Args:
+        senders: The most records on their way at once.
+        clock: Seconds since the epoch, for due times.
+        monotonic: Seconds, for probes and pauses.
+        uniform: As `random.uniform`, for jitter.
+    """
+
+    def __init__(
+        self,
+        senders: int,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        uniform: Callable[[float, float], float],
+    ) -> None:
+        self.state = EndpointState.OK
+        self.hold_reason: str | None = None
+        self._senders = senders
+        self._clock = clock
+        self._monotonic = monotonic
+        self._uniform = uniform
+        self._limit = senders
+        self._wake_at = 0.0
+        self._probes = 0
+        self._failures = 0
+        self._invalid = 0
+        self._impostors = 0
+        self._suspects: list[tuple[Pending, Answer]] = []
+        self._shouted: set[str] = set()
+
+    # How much may be sent.
+
+    def allowance(self) -> int:
+        """How many records may be on their way now; 1 is a probe where the state is not ok."""
+        if self.state is EndpointState.OK:
+            return 1 if self._suspects else self._limit
+        if self._monotonic() < self._wake_at:
+            return 0
+        if self.state is EndpointState.PAUSED:
+            self.state = EndpointState.OK
+            return self._limit
+        if self.state is EndpointState.OPEN:
+            self.state = EndpointState.HALF_OPEN
+        return 1
+
+    def seconds_to_wait(self) -> float:
+        """Seconds until the allowance may change by itself."""
+        return 0.0 if self.state is EndpointState.OK else max(0.0, self._wake_at - self._monotonic())
+
+    def not_now(self, pending: Pending) -> Settlement:
+        """Put a record off until it may be sent."""
+        return Settlement(pending.id, Settled.RELEASED, self._clock() + max(1.0, self.seconds_to_wait()))
+
+    @property
+    def ill(self) -> bool:
+        """Whether waiting for a delivery is of no use now."""
+        return self.state is not EndpointState.OK
+
+    def resume_hold(self, reason: str) -> None:
+        """Go on with a hold that an earlier process began: probe at once."""
+        self._shouted.add("hold")
+        self.state, self.hold_reason, self._wake_at, self._limit = EndpointState.HOLD, reason, 0.0, 1
+        log.warning("Butter: still on hold (%s); probing", reason)
+
+    # What an answer means.
+
+    def ping_failed(self, answer: Answer) -> bool:
+        """Judge a ping during a hold: True where a record need not be tried yet."""
+        reached = answer.status is not None and answer.status < 500  # noqa: PLR2004 - RFC 9110, section 15.6
+        if reached and answer.kind not in {AnswerKind.UNAUTHORIZED, AnswerKind.REDIRECTED, AnswerKind.THROTTLED}:
+            return False
+        self._probe_later()
+        return True
+
+    def judge(self, pending: Pending, answer: Answer) -> list[Settlement]:
+        """Return what becomes of a record, and of those that waited for this answer; a suspect is not settled yet."""
+        kind = answer.kind
+        if kind is AnswerKind.DELIVERED:
+            return [Settlement(pending.id, Settled.DELIVERED), *self._accepted()]
+        if kind in _TRIES:
+            return self._doubt(pending, answer)
+        if kind is AnswerKind.INVALID:
+            return self._refuse(pending, answer)
+        if kind is AnswerKind.BUSY:
+            return [self._retry(pending, answer)]
+        if kind is AnswerKind.IMPOSTOR:
+            self._impostors += 1
+            if self._impostors >= IMPOSTORS_TO_HOLD:
+                self._hold(answer, "something else answers in Butter's place: check base_url, proxies and firewalls")
+            return [self._later(pending)]
+        if kind is AnswerKind.UNAUTHORIZED:
+            self._hold(answer, "Butter does not take the credentials: check username, password and environment")
+        elif kind is AnswerKind.REDIRECTED:
+            self._hold(answer, "Butter redirects elsewhere: check base_url")
+        elif kind is AnswerKind.THROTTLED:
+            self._pause(answer)
+        else:
+            self._fail(answer)
+        return [Settlement(pending.id, Settled.RELEASED), *self._release_suspects()]
+
+    def alone(self) -> list[Settlement]:
+        """Settle the suspects where no other record is there to tell whose fault it is: none of them dies of it."""
+        suspects, self._suspects = self._suspects, []
+        settlements: list[Settlement] = []
+        for pending, answer in suspects:
+            tries, _age = _TRIES[answer.kind]
+            if pending.attempts + 1 >= tries and answer.kind is not AnswerKind.FAILED:
+                self._hold(answer, "Butter refuses what we send: check base_url and the account's permissions")
+                settlements.append(self._later(pending))
+            else:
+                settlements.append(self._retry(pending, answer))
+        return settlements
+
+    @property
+    def suspects(self) -> int:
+        """How many records wait for another's answer."""
+        return len(self._suspects)
+
+    def _accepted(self) -> list[Settlement]:
+        if self.state is not EndpointState.OK:
+            log.info("Butter: records are accepted again")
+            self._limit = 1
+        else:
+            self._limit = min(self._senders, self._limit * 2)
+        self.state, self.hold_reason = EndpointState.OK, None
+        self._failures = self._invalid = self._impostors = self._probes = 0
+        self._shouted.clear()
+        suspects, self._suspects = self._suspects, []
+        return [self._charge(pending, answer) for pending, answer in suspects]
+
+    def _charge(self, pending: Pending, answer: Answer) -> Settlement:
+        """The canary rule: another record was accepted, so the fault is this record's."""
+        tries, age = _TRIES[answer.kind]
+        if pending.attempts + 1 >= tries and self._clock() - pending.record.captured_at >= age:
+            return self._bury(pending, answer)
+        return self._retry(pending, answer)
+
+    def _doubt(self, pending: Pending, answer: Answer) -> list[Settlement]:
+        probing = self.state is not EndpointState.OK
+        if not probing and not self._suspects:
+            self._suspects.append((pending, answer))
+            return []
+        if answer.kind is AnswerKind.FAILED:
+            self._open(answer)
+        else:
+            self._hold(answer, "Butter refuses every record: check base_url and the account's permissions")
+        # Due later, so that the next probe is another record: a bad one at the head cannot keep the state.
+        return [self._later(pending), *self._release_suspects()]
+
+    def _refuse(self, pending: Pending, answer: Answer) -> list[Settlement]:
+        self._invalid += 1
+        if self._invalid < INVALID_TO_HOLD:
+            return [self._bury(pending, answer)]
+        self._hold(answer, "Butter finds every record invalid: a bad deploy, or a changed contract")
+        return [self._later(pending)]
+
+    def _release_suspects(self) -> list[Settlement]:
+        suspects, self._suspects = self._suspects, []
+        return [self._later(pending) for pending, _answer in suspects]
+
+    def _bury(self, pending: Pending, answer: Answer) -> Settlement:
+        self._shout(
+            f"dead:{answer.label}", logging.ERROR, "a record is dead, Butter will not take it: %s", answer.label
+        )
+        return Settlement(pending.id, Settled.DEAD, reason=answer.label)
+
+    def _retry(self, pending: Pending, answer: Answer) -> Settlement:
+        backoff = min(BACKOFF_MOST, 5.0 * 2 ** min(pending.attempts, 20))
+        # Equal jitter: half is fixed, so that no retry comes at once.
+        seconds = max(backoff / 2 + self._uniform(0, backoff / 2), answer.retry_after or 0.0)
+        return Settlement(pending.id, Settled.RETRY, self._clock() + seconds, answer.label)
+
+    def _later(self, pending: Pending) -> Settlement:
+        return Settlement(pending.id, Settled.RELEASED, self._clock() + self._uniform(30, 60))
+
+    # The states.
+
+    def _fail(self, answer: Answer) -> None:
+        self._failures += 1
+        if answer.kind is AnswerKind.UNTRUSTED:
+            self._shout(
+                "tls", logging.CRITICAL, "Butter's certificate is not trusted: check the clock, CAs and proxies"
+            )
+            self._open(answer, least=PROBE_MOST)
+        elif self.state is EndpointState.HOLD:
+            self._probe_later()
+        elif self.state is not EndpointState.OK or self._failures >= FAILURES_TO_OPEN:
+            self._open(answer)
+
+    def _open(self, answer: Answer, least: float = 0.0) -> None:
+        if self.state is EndpointState.HOLD:
+            self._probe_later()
+            return
+        self._shout("open", logging.WARNING, "Butter does not answer (%s); records wait", answer.label)
+        self.state, self._limit = EndpointState.OPEN, 1
+        self._probe_later(max(least, answer.retry_after or 0.0))
+
+    def _hold(self, answer: Answer, remedy: str) -> None:
+        self._shout("hold", logging.CRITICAL, "Butter: on hold, answer %s: %s. Nothing is lost", answer.label, remedy)
+        if self.state is not EndpointState.HOLD:
+            self._probes = 0
+        self.state, self.hold_reason, self._limit = EndpointState.HOLD, answer.label, 1
+        self._probe_later()
+
+    def _pause(self, answer: Answer) -> None:
+        if self.state is EndpointState.HOLD:
+            self._probe_later(answer.retry_after or THROTTLED_SECONDS)
+            return
+        self.state, self._limit = EndpointState.PAUSED, max(1, self._limit // 2)
+        self._wake_at = self._monotonic() + (answer.retry_after or THROTTLED_SECONDS)
+
+    def _probe_later(self, least: float = 0.0) -> None:
+        seconds = min(PROBE_MOST, PROBE_LEAST * 2 ** min(self._probes, 10))
+        self._probes += 1
+        self._wake_at = self._monotonic() + max(least, seconds * self._uniform(0.9, 1.1))
+
+    def _shout(self, key: str, level: int, message: str, *args: object) -> None:
+        if key not in self._shouted:
+            self._shouted.add(key)
+            log.log(level, message, *args)

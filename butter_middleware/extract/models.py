@@ -1,0 +1,40 @@
+"""Extraction through a response model that the shop already has."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from butter_middleware.errors import ConfigurationError, ExtractionError
+from butter_middleware.exchange import CheckoutResponse
+from butter_middleware.routes import Extracted, check_function
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Callable[[CheckoutResponse], Extracted]:
+    """Return an extractor that parses the body as `model` and gives it to `function`.
+
+    Raises:
+        ConfigurationError: `model` is no pydantic model, or `function` is a coroutine function.
+    """
+    if not _is_model(model):
+        msg = "extract.model(): the first argument is no pydantic model class. Pass the endpoint's response model."
+        raise ConfigurationError(msg)
+    check_function("extract.model(): function", function)
+
+    def extract(response: CheckoutResponse) -> Extracted:
+        try:
+            parsed = model.model_validate_json(response.body)
+        except ValidationError as error:
+            # Only the model's own names: deeper down, a key of the body could be personal data.
+            wrong = sorted({str(e["loc"][0]) for e in error.errors() if e["loc"] and e["loc"][0] in model.model_fields})
+            msg = f"the response is no {model.__name__}: see {', '.join(wrong) or 'the body'}"
+            raise ExtractionError(msg) from None
+        return function(parsed)
+
+    return extract
+
+
+def _is_model(candidate: object) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)

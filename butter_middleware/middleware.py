@@ -1,0 +1,235 @@
+"""The tee: watches the responses of checkout routes, and changes none of them."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any, Final
+
+import anyio
+
+from butter_middleware._asgi import ASGIApp, Message, RawHeaders, Receive, Scope, Send, route_path
+from butter_middleware.butter import Butter
+from butter_middleware.counters import Skip
+from butter_middleware.exchange import CREDENTIAL_HEADERS, Capture
+from butter_middleware.notes import SCOPE_KEY, Notes
+from butter_middleware.routes import CheckoutRoute
+
+log = logging.getLogger("butter_middleware")
+
+_FILE_MESSAGES: Final = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
+_SHUTDOWN_ENDS: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
+
+
+class ButterMiddleware:
+    """ASGI middleware that captures successful checkouts for Butter.
+
+    Mount it once: `app.add_middleware(ButterMiddleware, butter=butter)`, or wrap any ASGI app with it. Between the app
+    and the client it copies bytes and awaits nothing of its own, unless `durability="before_response"` asks for it.
+    Exceptions of the app pass unchanged; its own never leave.
+    """
+
+    def __init__(self, app: ASGIApp, butter: Butter) -> None:
+        self.app = app
+        # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
+        self._butter = _checked(butter)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        butter = self._butter
+        if butter is not None:
+            if scope["type"] == "http":
+                route = _find(butter, scope)
+                if route is not None:
+                    await self._tee(butter, route, scope, receive, send)
+                    return
+            elif scope["type"] == "lifespan":
+                await self._watch_lifespan(butter, scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    async def _tee(self, butter: Butter, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        tee = _Tee(butter, route, scope, receive, send)
+        try:
+            await self.app(scope, tee.receive if route.capture_request_body else receive, tee.send)
+        finally:
+            tee.end()
+
+    async def _watch_lifespan(self, butter: Butter, scope: Scope, receive: Receive, send: Send) -> None:
+        async def watch(message: Message) -> None:
+            # After the app's own shutdown, which may still serve checkouts; before the server hears of its end.
+            if message["type"] in _SHUTDOWN_ENDS:
+                await anyio.to_thread.run_sync(
+                    butter.shutdown, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+                )
+            elif message["type"] == "lifespan.startup.complete":
+                butter.start()
+            await send(message)
+
+        await self.app(scope, receive, watch)
+
+
+def _checked(butter: object) -> Butter | None:
+    if isinstance(butter, Butter):
+        return butter
+    log.critical(
+        "ButterMiddleware(butter=...) got %s: nothing is captured. Pass the Butter object that you built at import.",
+        type(butter).__name__,
+    )
+    return None
+
+
+def _find(butter: Butter, scope: Scope) -> CheckoutRoute | None:
+    try:
+        route = butter.routes.find(scope["method"], route_path(scope))
+    except Exception as error:  # noqa: BLE001 - a scope against the specification is the app's to refuse
+        butter.fault(error)
+        return None
+    return None if SCOPE_KEY in scope else route
+
+
+class _Tee:
+    """The state of one matched request."""
+
+    def __init__(self, butter: Butter, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        self._butter = butter
+        self._route = route
+        self._receive = receive
+        self._send = send
+        self._notes = scope[SCOPE_KEY] = Notes()
+        self._open = True
+        self._status = 0
+        self._headers: RawHeaders = []
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._request_chunks: list[bytes] | None = []
+        self._request_size = 0
+        self._request: Mapping[str, Any] = _snapshot(butter, scope)
+
+    async def receive(self) -> Message:
+        """Pass the request on, keeping its body within the cap."""
+        message = await self._receive()
+        try:
+            if message["type"] == "http.request" and self._request_chunks is not None:
+                self._keep_request(bytes(message.get("body", b"")))
+        except Exception as error:  # noqa: BLE001 - ours never leave
+            self._butter.fault(error)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass the response on, capturing at its last message: the server may cancel or block from then on."""
+        durable = None
+        if self._open:
+            message = _with_listed_headers(message)
+            try:
+                if self._observe(message):
+                    durable = self._capture()
+            except Exception as error:  # noqa: BLE001 - ours never leave
+                self._open = False
+                self._butter.fault(error)
+        if durable is not None:
+            await self._butter.wait_until_durable(durable)
+        await self._send(message)
+
+    def end(self) -> None:
+        """The app is done: without a last message there was no whole response."""
+        if self._open:
+            self._skip(Skip.INCOMPLETE)
+        self._notes.closed = True
+
+    def _observe(self, message: Message) -> bool:
+        """Take what is needed from a message; True at the last one of a response to capture."""
+        kind = message["type"]
+        if kind == "http.response.body":
+            return self._keep_body(message)
+        if kind == "http.response.start":
+            self._start(message)
+        elif kind in _FILE_MESSAGES:
+            if not self._route.reads_body:
+                return not message.get("more_body", False)
+            self._skip(Skip.UNCAPTURABLE)
+        return False
+
+    def _start(self, message: Message) -> None:
+        self._status = message["status"]
+        # Copied: an outer GZipMiddleware changes both the message and its list after us.
+        self._headers = [
+            (bytes(name), bytes(value))
+            for name, value in message.get("headers", ())
+            if name.lower() not in CREDENTIAL_HEADERS
+        ]
+        if not 200 <= self._status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
+            self._skip(Skip.STATUS)
+        elif self._route.reads_body:
+            fields = {name.lower(): value for name, value in self._headers}
+            if not _is_json(fields.get(b"content-type", b"")):
+                self._skip(Skip.NOT_JSON)
+            elif _length(fields.get(b"content-length", b"")) > self._butter.max_body_bytes:
+                self._skip(Skip.TOO_LARGE)
+
+    def _keep_body(self, message: Message) -> bool:
+        if self._route.reads_body:
+            chunk = bytes(message.get("body", b""))
+            self._size += len(chunk)
+            if self._size > self._butter.max_body_bytes:
+                self._skip(Skip.TOO_LARGE)
+                return False
+            self._chunks.append(chunk)
+        return self._status != 0 and not message.get("more_body", False)
+
+    def _keep_request(self, chunk: bytes) -> None:
+        self._request_size += len(chunk)
+        if self._request_chunks is None or self._request_size > self._butter.max_body_bytes:
+            self._request_chunks = None
+        else:
+            self._request_chunks.append(chunk)
+
+    def _skip(self, reason: Skip) -> None:
+        self._open = False
+        self._chunks = []
+        self._butter.skip(self._route, reason)
+
+    def _capture(self) -> "Future[None] | None":
+        self._open = False
+        self._notes.closed = True
+        wanted = self._route.capture_request_body and self._request_chunks is not None
+        return self._butter.capture(
+            Capture(
+                **self._request,
+                status_code=self._status,
+                response_headers=self._headers,
+                body=b"".join(self._chunks),
+                annotations=self._notes.fields,
+                request_body=b"".join(self._request_chunks or ()) if wanted else None,
+            )
+        )
+
+
+def _snapshot(butter: Butter, scope: Scope) -> dict[str, Any]:
+    """Copy from the scope what the capture needs, before the app can change it."""
+    headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+    if isinstance(headers, Iterator):
+        headers = scope["headers"] = list(headers)
+    client = scope.get("client")
+    return {
+        "method": scope["method"],
+        "path": route_path(scope),
+        "query_string": scope.get("query_string", b""),
+        "headers": [(name, value) for name, value in headers if name.lower() not in CREDENTIAL_HEADERS],
+        "client": tuple(client) if isinstance(client, list) else client,
+        "captured_at": butter.clock(),
+    }
+
+
+def _with_listed_headers(message: Message) -> Message:
+    """Return the message with headers that can be read twice: a one-shot iterator is replaced by what it gave."""
+    headers = message.get("headers") if isinstance(message, dict) else None
+    return {**message, "headers": list(headers)} if isinstance(headers, Iterator) else message
+
+
+def _is_json(content_type: bytes) -> bool:
+    mime = content_type.partition(b";")[0].strip().lower()
+    return mime == b"application/json" or mime.endswith(b"+json")
+
+
+def _length(content_length: bytes) -> int:
+    return int(content_length) if content_length.isdigit() else 0

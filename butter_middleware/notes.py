@@ -1,0 +1,53 @@
+"""What the endpoint knows and the response does not show: `annotate`."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final, Unpack
+from uuid import UUID
+
+from butter_middleware.checkout import CheckoutFields
+
+log = logging.getLogger("butter_middleware")
+
+SCOPE_KEY: Final = "butter_middleware"
+"""Where the middleware keeps a request's notes. Its presence also tells a second middleware to step aside."""
+
+
+class Notes:
+    """The annotations of one request, open until the response's last byte."""
+
+    __slots__ = ("closed", "fields")
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Any] = {}
+        self.closed = False
+
+
+def annotate(request_or_scope: Mapping[str, Any], **fields: Unpack[CheckoutFields]) -> None:
+    """Tell what the response does not show, such as the shopper's e-mail, from inside the endpoint.
+
+    Takes a Starlette or FastAPI request (or the ASGI scope) and the fields of `Checkout`. May be called more than once:
+    the later value of a field holds, and an explicit value from the route's extractor wins over both. It never raises,
+    since it stands inside a checkout: a call that cannot take effect is logged as a warning, and a wrong field or value
+    parks the capture with the reason.
+    """
+    notes: Notes | None = request_or_scope.get(SCOPE_KEY)
+    if notes is None:
+        log.warning(
+            "annotate() had no effect: no checkout route matched this request. Add a CheckoutRoute for its path and "
+            "method, or mount ButterMiddleware round this app."
+        )
+    elif notes.closed:
+        log.warning(
+            "annotate() came too late: the response had already finished. Call it before the endpoint returns, "
+            "or use butter.record() from a background task."
+        )
+    else:
+        notes.fields.update((name, _plain(value)) for name, value in fields.items())
+
+
+def _plain(value: object) -> object:
+    """Return what JSON can carry; an object of another kind becomes one that no field accepts, so that it is seen."""
+    if value is None or isinstance(value, str | int):
+        return value
+    return str(value) if isinstance(value, UUID) else {"unusable": type(value).__name__}

@@ -1,0 +1,109 @@
+"""Byte locks on a file beside the outbox: who writes, who delivers, who is alive.
+
+Three traps of POSIX record locks shape this module. They belong to the process, so they do not part its threads: a
+table of holders does. Closing any descriptor of the file drops them all: there is one descriptor a process and path,
+opened here and nowhere else. A forked child has none of them: it must make a `LockFile` of its own.
+"""
+
+import fcntl
+import os
+from threading import Lock
+from typing import Final
+
+WRITE: Final = 0
+"""Held round every write transaction, open, close and checkpoint."""
+LEADER: Final = 1
+"""Held for life by the one that delivers."""
+ADOPTER: Final = 2
+"""Held for life by the one that tries again what is parked."""
+FIRST_SLOT: Final = 16
+"""From here on each byte is one living user of the file. The kernel frees it when the process dies."""
+
+
+class LockFile:
+    """The byte locks of one path in this process. A holder is any object, told apart by identity.
+
+    Every method may be called from any thread, blocks for no other process, and raises OSError where the file cannot
+    be opened or locked.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._guard = Lock()
+        self._descriptor: int | None = None
+        self._held: dict[int, object] = {}
+
+    def take(self, byte: int, holder: object) -> bool:
+        """Take a byte where it is free, and say whether `holder` has it now."""
+        with self._guard:
+            return self._take(byte, holder)
+
+    def take_slot(self, holder: object) -> int:
+        """Take the first free byte from `FIRST_SLOT` on."""
+        with self._guard:
+            byte = FIRST_SLOT
+            while byte in self._held or not self._take(byte, holder):
+                byte += 1
+            return byte
+
+    def is_free(self, byte: int) -> bool:
+        """Whether nobody holds a byte, in this process or another."""
+        probe = object()
+        with self._guard:
+            if byte in self._held or not self._take(byte, probe):
+                return False
+            self._release(byte)
+            return True
+
+    def release(self, byte: int, holder: object) -> None:
+        """Let go of a byte, where `holder` has it."""
+        with self._guard:
+            if self._held.get(byte) is holder:
+                self._release(byte)
+
+    def release_all(self, holder: object) -> None:
+        """Let go of all that `holder` has."""
+        with self._guard:
+            for byte in [byte for byte, other in self._held.items() if other is holder]:
+                self._release(byte)
+
+    def replaced(self) -> bool:
+        """Whether the file at the path is no longer the one that is locked: somebody removed it."""
+        with self._guard:
+            if self._descriptor is None:
+                return False
+            ours = os.fstat(self._descriptor)
+            try:
+                there = os.stat(self._path)
+            except FileNotFoundError:
+                return True
+            return (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino)
+
+    def close(self) -> None:
+        """Let go of everything; the next `take` opens the file anew."""
+        with self._guard:
+            self._held.clear()
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+    def _take(self, byte: int, holder: object) -> bool:
+        if byte in self._held:
+            return self._held[byte] is holder
+        try:
+            fcntl.lockf(self._opened(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError) as error:
+            if error.filename is not None:  # the open failed, not the lock
+                raise
+            return False
+        self._held[byte] = holder
+        return True
+
+    def _release(self, byte: int) -> None:
+        del self._held[byte]
+        fcntl.lockf(self._opened(), fcntl.LOCK_UN, 1, byte)
+
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return self._descriptor

@@ -1,0 +1,122 @@
+"""Which requests are checkouts, and how each is read."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from butter_middleware.checkout import Checkout, Psp
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.exchange import CheckoutResponse
+from butter_middleware.templates import Template
+
+Extracted = Checkout | Mapping[str, Any] | Iterable[Checkout | Mapping[str, Any]] | None
+Extractor = Callable[[CheckoutResponse], Extracted]
+Gate = Callable[[CheckoutResponse], bool]
+
+
+@dataclass(frozen=True)
+class CheckoutRoute:
+    """One route of the shop on which a checkout succeeds.
+
+    Args:
+        path: A template in Starlette's syntax, converters included, matched against the path less `root_path`.
+        psp: The payment service provider whose IDs this route gives.
+        extract: A plain function from `CheckoutResponse` to the record's fields: a mapping, a `Checkout`, several of
+            them, or None where this response is no checkout. Left out, the endpoint annotates what is needed, no body
+            is buffered and the response may be of any content type.
+        when: A further gate, asked before `extract`: False means that this response is no checkout.
+        methods: The request methods, POST unless said otherwise. GET does not imply HEAD.
+        capture_request_body: Keep the request's body too, for `response.request.json()`.
+
+    Raises:
+        ConfigurationError: the template, the PSP, a method or a function cannot work.
+    """
+
+    path: str
+    psp: Psp
+    extract: Extractor | None = None
+    when: Gate | None = None
+    methods: Sequence[str] = ("POST",)
+    capture_request_body: bool = False
+    template: Template = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.psp not in get_args(Psp):
+            msg = f"route {self.path!r}: psp is none that Butter knows. Use one of {', '.join(get_args(Psp))}."
+            raise ConfigurationError(msg)
+        if isinstance(self.methods, str) or not self.methods:
+            msg = f"route {self.path!r}: methods is no sequence of method names. Write methods=('POST',)."
+            raise ConfigurationError(msg)
+        for role, function in (("extract", self.extract), ("when", self.when)):
+            if function is not None:
+                check_function(f"route {self.path!r}: {role}", function)
+        object.__setattr__(self, "methods", tuple(method.upper() for method in self.methods))
+        object.__setattr__(self, "template", Template(self.path))
+
+    @property
+    def reads_body(self) -> bool:
+        """Whether the response's body is needed at all."""
+        return self.extract is not None or self.when is not None
+
+    def __str__(self) -> str:
+        return f"{'|'.join(self.methods)} {self.path}"
+
+
+def check_function(where: str, function: object) -> None:
+    """Refuse what cannot run on the worker's thread.
+
+    Raises:
+        ConfigurationError: `function` is not callable, or a coroutine function.
+    """
+    if not callable(function):
+        msg = f"{where} is not callable. Pass a function of one CheckoutResponse, or extract.json(...)."
+        raise ConfigurationError(msg)
+    call = function if inspect.isroutine(function) else type(function).__call__
+    if any(map(inspect.iscoroutinefunction, (function, call))) or inspect.isasyncgenfunction(function):
+        msg = (
+            f"{where} is a coroutine function. It runs on the worker's thread, outside the app's event loop, "
+            "so make it a plain function of what the response holds; what only the endpoint knows goes into annotate()."
+        )
+        raise ConfigurationError(msg)
+
+
+class RouteTable:
+    """The checkout routes of a shop, found by method and path.
+
+    Raises:
+        ConfigurationError: two routes could match the same request.
+    """
+
+    def __init__(self, routes: Iterable[CheckoutRoute]) -> None:
+        self.routes: tuple[CheckoutRoute, ...] = ()
+        self._literal: dict[tuple[str, str], CheckoutRoute] = {}
+        self._templates: dict[str, list[CheckoutRoute]] = {}
+        for route in routes:
+            self.add(route)
+
+    def add(self, route: CheckoutRoute) -> None:
+        """Add a route.
+
+        Raises:
+            ConfigurationError: it could match a request that another route matches.
+        """
+        for other in self.routes:
+            if set(route.methods) & set(other.methods) and route.template.overlaps(other.template):
+                msg = f"routes {other} and {route} could match the same request. Make their paths or methods differ."
+                raise ConfigurationError(msg)
+        self.routes += (route,)
+        for method in route.methods:
+            if route.template.literal:
+                self._literal[method, route.path] = route
+            else:
+                self._templates.setdefault(method, []).append(route)
+
+    def find(self, method: str, path: str) -> CheckoutRoute | None:
+        """Return the route that this request matches."""
+        route = self._literal.get((method, path))
+        if route is None:
+            for candidate in self._templates.get(method, ()):
+                if candidate.template.match(path):
+                    return candidate
+        return route

@@ -1,0 +1,118 @@
+"""The configuration's parts, each checked where it is written: what, where and the remedy."""
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final, Literal, get_args
+from urllib.parse import urlsplit
+
+from butter_middleware.errors import ConfigurationError
+
+Environment = Literal["production", "staging"]
+Durability = Literal["after_response", "before_response"]
+
+BASE_URL: Final = "https://api.disputes.services.butterpayments.com"
+
+
+def credential(name: str, given: str | None) -> str | None:
+    """Return a credential: the argument, or `BUTTER_<NAME>`, or what the file that `BUTTER_<NAME>_FILE` names holds.
+
+    Raises:
+        ConfigurationError: it is empty, or the file cannot be read. The text never holds the value.
+    """
+    variable = f"BUTTER_{name.upper()}"
+    path = os.environ.get(f"{variable}_FILE")
+    value = given if given is not None else os.environ.get(variable)
+    if value is None and path is not None:
+        try:
+            value = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            msg = f"{variable}_FILE names a file that cannot be read ({type(error).__name__}). Mount the secret there."
+            raise ConfigurationError(msg) from None
+    if value is not None and not value.strip():
+        msg = f"the {name} is empty. Set {variable} or Butter({name}=...) to what Butter gave you."
+        raise ConfigurationError(msg)
+    return value
+
+
+def environment(given: str | None) -> Environment:
+    """Return the environment: the argument, or `BUTTER_ENVIRONMENT`, or production.
+
+    Raises:
+        ConfigurationError: it is neither production nor staging.
+    """
+    value = given if given is not None else os.environ.get("BUTTER_ENVIRONMENT", "production")
+    for known in get_args(Environment):
+        if value == known:
+            return known
+    msg = f"environment={value!r}: use 'production' or 'staging' (or set BUTTER_ENVIRONMENT)."
+    raise ConfigurationError(msg)
+
+
+def durability(given: str) -> Durability:
+    """Return the durability.
+
+    Raises:
+        ConfigurationError: it is no mode there is.
+    """
+    for known in get_args(Durability):
+        if given == known:
+            return known
+    msg = f"durability={given!r}: use 'after_response' or 'before_response'."
+    raise ConfigurationError(msg)
+
+
+def base_url(given: str) -> str:
+    """Return the base URL without a trailing slash.
+
+    Raises:
+        ConfigurationError: it is no URL, carries credentials, or is http:// to a host that is not loopback.
+    """
+    try:
+        url = urlsplit(given)
+        host, _port = url.hostname, url.port
+    except ValueError:
+        url, host = urlsplit(""), None
+    if url.scheme not in {"http", "https"} or not host or url.query or url.fragment:
+        msg = f"base_url is no http(s) URL without query. Leave it out for {BASE_URL}."
+        raise ConfigurationError(msg)
+    if url.username is not None or url.password is not None:
+        msg = "base_url carries credentials. Pass them as username= and password=: they belong in no URL."
+        raise ConfigurationError(msg)
+    if url.scheme == "http" and not _is_loopback(host):
+        msg = f"base_url is http:// to {host}: credentials would travel in the clear. Use https://, or a loopback host."
+        raise ConfigurationError(msg)
+    return given.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def number(name: str, given: float, low: float, high: float) -> None:
+    """Check that an option lies within its bounds.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    if isinstance(given, bool) or not low <= given <= high:
+        msg = f"{name}={given!r}: use a number from {low:g} to {high:g}."
+        raise ConfigurationError(msg)
+
+
+def refuse_unknown(options: Mapping[str, object], known: list[str]) -> None:
+    """Refuse options that there are not.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    for name in options:
+        near = get_close_matches(name, known, 1)
+        meant = f"Did you mean {near[0]}?" if near else f"The options are {', '.join(sorted(known))}."
+        msg = f"Butter() has no option {name}. {meant}"
+        raise ConfigurationError(msg)

@@ -1,0 +1,35 @@
+"""Waiting, in the app's own event loop, for what another thread does."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import anyio
+
+
+async def wait_at_most(future: "Future[Any]", seconds: float) -> bool:
+    """Wait until `future` is done, but no longer than `seconds`; say whether it is. Works on asyncio and on trio."""
+    done = anyio.Event()
+    call_soon = _call_soon()
+
+    def wake(_future: "Future[Any]") -> None:
+        # The loop may be gone by then; nobody waits on it any more.
+        with contextlib.suppress(RuntimeError):
+            call_soon(done.set)
+
+    future.add_done_callback(wake)
+    with anyio.move_on_after(seconds):
+        await done.wait()
+    return future.done()
+
+
+def _call_soon() -> Callable[[Callable[[], object]], object]:
+    """Return the running loop's function that another thread may call."""
+    try:
+        return asyncio.get_running_loop().call_soon_threadsafe
+    except RuntimeError:
+        from trio.lowlevel import current_trio_token  # noqa: PLC0415 - only where the app itself runs on trio
+
+        return current_trio_token().run_sync_soon

@@ -1,0 +1,39 @@
+"""A shop that sells several subscriptions at once: its own function gives one record for each, or none.
+
+Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn custom_extractor:app
+"""
+
+from collections.abc import Iterator
+
+from fastapi import FastAPI
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutFields, CheckoutResponse, client_ip
+
+butter = Butter(client_ip=client_ip.cloudflare())
+
+
+@butter.checkout_route("/subscriptions", psp="recurly")
+def subscriptions(response: CheckoutResponse) -> Iterator[CheckoutFields]:
+    """Give one record for each subscription that was paid; a refused payment gives none."""
+    order = response.json()
+    if order["state"] == "paid":
+        for subscription in order["subscriptions"]:
+            yield {
+                "customer_email": order["account"]["email"],
+                "customer_id": order["account"]["code"],
+                "subscription_id": subscription["id"],
+            }
+
+
+app = FastAPI()
+app.add_middleware(ButterMiddleware, butter=butter)
+
+
+@app.post("/subscriptions")
+def subscribe() -> dict[str, object]:
+    """Stand for the endpoint that calls the PSP."""
+    return {
+        "state": "paid",
+        "account": {"email": "shopper@example.com", "code": 4711},
+        "subscriptions": [{"id": "sub-a"}, {"id": "sub-b"}],
+    }

@@ -1,0 +1,59 @@
+"""A shop for the tests to start under real servers. Configured by the environment, as a deployed one is."""
+
+import os
+import time
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, client_ip
+
+EXTRACTOR = os.environ.get("SHOP_EXTRACTOR", "good")
+
+
+def extract(response: CheckoutResponse) -> Any:
+    order = response.json()
+    if EXTRACTOR == "raises":
+        raise KeyError(order["email"])
+    if EXTRACTOR == "slow":
+        time.sleep(1)
+    if EXTRACTOR == "nonsense":
+        return 42
+    return {"customer_email": order["email"], "invoice_id": order["invoice"]}
+
+
+def checkout_body(invoice: str) -> dict[str, str]:
+    return {"invoice": invoice, "email": "shopper@example.com", "padding": "x" * int(os.environ.get("SHOP_PADDING", "10"))}
+
+
+api = FastAPI()
+
+
+@api.post("/checkout/{invoice}")
+async def checkout(invoice: str) -> dict[str, str]:
+    return checkout_body(invoice)
+
+
+async def trio_checkout(request: Request) -> JSONResponse:
+    return JSONResponse(checkout_body(request.path_params["invoice"]))
+
+
+plain = Starlette(routes=[Route("/checkout/{invoice}", trio_checkout, methods=["POST"])])
+
+if EXTRACTOR != "absent":
+    butter = Butter(
+        username="merchant",
+        password="s3cret-pass",
+        base_url=os.environ["SHOP_BUTTER"],
+        client_ip=client_ip.TrustedHops(1),
+        outbox=os.environ.get("SHOP_OUTBOX"),
+        durability="before_response" if "SHOP_BEFORE" in os.environ else "after_response",
+        max_body_bytes=int(os.environ.get("SHOP_CAP", "1048576")),
+        routes=[CheckoutRoute("/checkout/{invoice}", psp="stripe", extract=extract)],
+    )
+    api.add_middleware(ButterMiddleware, butter=butter)
+    plain.add_middleware(ButterMiddleware, butter=butter)

@@ -1,0 +1,95 @@
+"""The record is exactly what Butter accepts."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from butter_middleware import Checkout, Record
+
+WHOLE = {"customer_email": "a@example.com", "ipv4_address": "81.2.69.142", "psp": "stripe", "invoice_id": "in_1"}
+
+
+def checkout(**fields: Any) -> Checkout:
+    return Checkout.model_validate(WHOLE | fields)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("  in_2\n", "in_2"), (4711, "4711"), ("", None), ("   ", None), (None, None), (0, "0")],
+)
+def test_ids_are_normalised(given: object, kept: str | None) -> None:
+    """IDs are stripped, integers become strings, an empty string is absent."""
+    assert checkout(charge_id=given).charge_id == kept
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"customer_email": "shopper"},
+        {"customer_email": "a@b@c"},
+        {"customer_email": ""},
+        {"customer_email": 5},
+        {"ipv4_address": "81.2.69"},
+        {"ipv4_address": "081.2.69.142"},
+        {"ipv4_address": "2001:db8::1"},
+        {"ipv4_address": 1359103374},
+        {"psp": "paypal"},
+        {"psp": None},
+        {"invoice_id": None},
+        {"invoice_id": " "},
+        {"charge_id": True},
+        {"charge_id": 1.5},
+        {"charge_id": ["ch_1"]},
+        {"chargeid": "ch_1"},
+    ],
+)
+def test_what_butter_would_refuse_is_refused(wrong: dict[str, object]) -> None:
+    """A wrong, missing or unknown field is an error whose text holds none of the input."""
+    with pytest.raises(ValidationError) as caught:
+        checkout(**wrong)
+    for value in wrong.values():
+        assert not isinstance(value, str) or len(value) < 2 or f"'{value}'" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["customer_email", "ipv4_address", "psp"])
+def test_required_fields(name: str) -> None:
+    """Butter requires the e-mail, the address and the PSP."""
+    with pytest.raises(ValidationError, match="Field required"):
+        Checkout.model_validate({key: value for key, value in WHOLE.items() if key != name})
+
+
+def test_absent_fields_are_left_out() -> None:
+    """The payload never holds null or an empty string."""
+    assert checkout(charge_id="", customer_id=None).payload() == WHOLE
+
+
+def test_it_is_frozen() -> None:
+    """Evidence is not edited."""
+    with pytest.raises(ValidationError, match="frozen"):
+        checkout().psp = "adyen"  # type: ignore[misc]
+
+
+def test_reprs_show_no_value() -> None:
+    """A repr names the fields that are set."""
+    text = f"{checkout()!r} {checkout()} {Record.of(checkout(), 1.0)!r}"
+    assert "Checkout(customer_email, ipv4_address, psp, invoice_id)" in text
+    assert not any(value in text for value in ("a@example.com", "81.2.69.142", "in_1"))
+
+
+def test_the_key_is_of_the_psp_and_the_ids() -> None:
+    """A reload from another address is the same record; more IDs, or another PSP, make another."""
+    key = Record.of(checkout(), 1.0).key
+    assert Record.of(checkout(ipv4_address="81.2.69.143", user_agent="x"), 2.0).key == key
+    assert Record.of(checkout(charge_id="ch_1"), 1.0).key != key
+    assert Record.of(checkout(psp="adyen"), 1.0).key != key
+    assert Record.of(checkout(invoice_id=None, charge_id="in_1"), 1.0).key != key
+
+
+def test_a_record_travels_as_json() -> None:
+    """A queue of the merchant's own carries text; what is no record is refused without being shown."""
+    record = Record.of(checkout(), 1.5)
+    assert Record.from_json(record.to_json()) == record
+    for wrong in ("{}", "[]", '{"key": "k", "payload": "p", "captured_at": "soon"}', "null"):
+        with pytest.raises(ValueError, match="not a record"):
+            Record.from_json(wrong)

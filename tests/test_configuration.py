@@ -1,0 +1,147 @@
+"""`Butter` refuses at import what could not work at a checkout: what, where and the remedy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CREDENTIALS, ROUTE
+
+from butter_middleware import Butter, CheckoutResponse, CheckoutRoute, ConfigurationError, client_ip, extract
+
+DIRECT = {"client_ip": client_ip.direct()}
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("USERNAME", "PASSWORD", "USERNAME_FILE", "PASSWORD_FILE", "ENVIRONMENT"):
+        monkeypatch.delenv(f"BUTTER_{name}", raising=False)
+
+
+async def coroutine(_response: CheckoutResponse) -> None: ...
+
+
+class Callable_:  # noqa: N801 - a class that is called
+    async def __call__(self, _response: CheckoutResponse) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "Butter\\(client_ip=...\\).*no default.*client_ip.aws_alb"),
+        ({"client_ip": "10.0.0.0/8"}, "no strategy"),
+        (DIRECT | {"username": "a"}, "no password: set BUTTER_PASSWORD, or BUTTER_PASSWORD_FILE"),
+        (DIRECT | {"password": "a"}, "no username: set BUTTER_USERNAME"),
+        (DIRECT | {"username": " ", "password": "a"}, "username is empty"),
+        (DIRECT | CREDENTIALS | {"enviroment": "staging"}, "no option enviroment. Did you mean environment\\?"),
+        (DIRECT | CREDENTIALS | {"environment": "test"}, "'production' or 'staging'"),
+        (DIRECT | CREDENTIALS | {"durability": "never"}, "'after_response' or 'before_response'"),
+        (DIRECT | CREDENTIALS | {"base_url": "http://butter.example"}, "in the clear. Use https://"),
+        (DIRECT | CREDENTIALS | {"base_url": "https://u:p@butter.example"}, "belong in no URL"),
+        (DIRECT | CREDENTIALS | {"base_url": "butter.example"}, "no http\\(s\\) URL"),
+        (DIRECT | CREDENTIALS | {"base_url": "https://butter.example:port"}, "no http\\(s\\) URL"),
+        (DIRECT | CREDENTIALS | {"senders": 9}, "senders=9: use a number from 1 to 8"),
+        (DIRECT | CREDENTIALS | {"max_body_bytes": 0}, "max_body_bytes=0"),
+        (DIRECT | CREDENTIALS | {"drain_timeout": -1}, "drain_timeout=-1"),
+        (DIRECT | CREDENTIALS | {"outbox": "/no/such/directory/butter.db"}, "/no/such/directory"),
+    ],
+)
+def test_a_mistake_says_what_where_and_the_remedy(options: dict[str, Any], says: str) -> None:
+    """Each mistake in the options is a ConfigurationError that a person can act on."""
+    with pytest.raises(ConfigurationError, match=says):
+        Butter(**options)
+
+
+@pytest.mark.parametrize(
+    ("route", "says"),
+    [
+        ({"path": "checkout"}, "'checkout'.*Write a path"),
+        ({"path": "/checkout?x=1"}, "without query"),
+        ({"path": "/checkout/{id:guid}"}, "guid"),
+        ({"path": "/checkout/{id"}, "'/checkout/{id'"),
+        ({"path": "/checkout/{1d}"}, "'/checkout/{1d}'"),
+        ({"path": "/{id}/{id}"}, "Duplicated param name id"),
+        ({"psp": "paypal"}, "psp is none that Butter knows. Use one of stripe"),
+        ({"methods": "POST"}, r"Write methods=\('POST',\)"),
+        ({"methods": []}, "no sequence of method names"),
+        ({"extract": coroutine}, "coroutine function.*annotate"),
+        ({"extract": Callable_()}, "coroutine function"),
+        ({"when": coroutine}, "when is a coroutine function"),
+        ({"extract": "invoice"}, "not callable"),
+    ],
+)
+def test_a_route_that_cannot_work_is_refused(route: dict[str, Any], says: str) -> None:
+    """A route's mistakes are found when it is built."""
+    with pytest.raises(ConfigurationError, match=says):
+        CheckoutRoute(**({"path": "/checkout", "psp": "stripe"} | route))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: extract.json(), "has no field"),
+        (lambda: extract.json(invoice="id"), "invoice is no field of a checkout. Did you mean invoice_id"),
+        (lambda: extract.json(invoice_id="invoice.["), r"invoice_id='invoice.\['"),
+        (lambda: extract.json(invoice_id="nosuch("), "no JMESPath expression"),
+        (lambda: extract.json(invoice_id=7), "is no string"),
+        (lambda: extract.model(dict, lambda order: order), "no pydantic model"),  # type: ignore[type-var]
+    ],
+)
+def test_an_extractor_that_cannot_work_is_refused(make: Any, says: str) -> None:
+    """A wrong expression is shown when it is written, not at the first checkout."""
+    with pytest.raises(ConfigurationError, match=says):
+        make()
+
+
+def test_two_routes_for_one_request_are_refused() -> None:
+    """Two routes that could match the same request are a mistake, also where the decorator adds the second."""
+    other = CheckoutRoute("/checkout/new", psp="adyen")
+    with pytest.raises(ConfigurationError, match=r"POST /checkout/\{cart_id\} and POST /checkout/new"):
+        Butter(**DIRECT, **CREDENTIALS, routes=[ROUTE, other])
+    butter = Butter(**DIRECT, **CREDENTIALS, routes=[ROUTE])
+    with pytest.raises(ConfigurationError, match="could match the same request"):
+        butter.checkout_route("/checkout/{other}", psp="stripe")(lambda _response: None)
+    butter.checkout_route("/checkout/{other}", psp="stripe", methods=["PUT"])(lambda _response: None)
+
+
+def test_credentials_come_from_arguments_environment_or_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Arguments win over the environment, and the environment over mounted secrets."""
+    secret = tmp_path / "password"
+    secret.write_text("from-file\n")
+    monkeypatch.setenv("BUTTER_USERNAME", "from-environment")
+    monkeypatch.setenv("BUTTER_PASSWORD_FILE", str(secret))
+    Butter(**DIRECT)
+    monkeypatch.setenv("BUTTER_PASSWORD_FILE", str(tmp_path / "absent"))
+    with pytest.raises(ConfigurationError, match="BUTTER_PASSWORD_FILE names a file that cannot be read"):
+        Butter(**DIRECT)
+    Butter(**DIRECT, password="argument")
+
+
+def test_the_environment_comes_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BUTTER_ENVIRONMENT sets what the argument leaves open."""
+    monkeypatch.setenv("BUTTER_ENVIRONMENT", "staging")
+    assert Butter(**DIRECT, **CREDENTIALS).environment == "staging"
+    assert Butter(**DIRECT, **CREDENTIALS, environment="production").environment == "production"
+
+
+def test_no_repr_shows_a_secret() -> None:
+    """The credentials stand in no repr, however deep."""
+    butter = Butter(**DIRECT, **CREDENTIALS)
+    assert repr(butter) == "Butter(production, 0 routes)"
+    assert CREDENTIALS["password"] not in f"{butter!r}{butter!s}{vars(butter)!r}"
+
+
+def test_building_it_touches_nothing(tmp_path: Path) -> None:
+    """A constructor opens no file and starts no thread."""
+    Butter(**DIRECT, **CREDENTIALS, outbox=tmp_path / "butter.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_memory_outbox_says_what_it_means(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a durable outbox one warning says what is lost and when."""
+    Butter(**DIRECT, **CREDENTIALS)
+    assert "lost when this process ends" in caplog.text
+
+
+def test_a_dry_run_needs_no_credentials() -> None:
+    """dry_run sends nothing, so that it needs nothing to send with."""
+    Butter(**DIRECT, dry_run=True)

@@ -1,0 +1,81 @@
+"""Under real servers, with real signals: a checkout arrives, and a stop right after loses none."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import CREDENTIALS
+from processes import SERVERS, Shop, numbered, served, until
+
+from butter_middleware.testing import FakeButter
+
+pytestmark = pytest.mark.server
+FIVE = numbered(5)
+WITH_LIFESPAN = [server for server in SERVERS if "without" not in server]
+
+
+@pytest.fixture
+def fake() -> FakeButter:
+    return FakeButter(**CREDENTIALS)
+
+
+@pytest.fixture
+def url(fake: FakeButter) -> Iterator[str]:
+    with served(fake) as url:
+        yield url
+
+
+def arrived(fake: FakeButter) -> list[str]:
+    return sorted(record["invoice_id"] for record in fake.records)
+
+
+def buy_five(shop: Shop) -> None:
+    for invoice in FIVE:
+        assert shop.checkout(invoice)[0] == 200
+
+
+@pytest.mark.parametrize("server", WITH_LIFESPAN)
+def test_a_stop_right_after_five_checkouts_loses_none_in_memory(fake: FakeButter, url: str, server: str) -> None:
+    """SIGTERM right after the fifth answer: the lifespan's end delivers what is in memory."""
+    with Shop(server, url) as shop:
+        buy_five(shop)
+        output = shop.stop(signal.SIGTERM)
+    assert arrived(fake) == FIVE, output.decode()
+    assert b"Traceback" not in output
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_stop_right_after_five_checkouts_loses_none_on_disk(
+    fake: FakeButter, url: str, server: str, tmp_path: Path
+) -> None:
+    """With an outbox on disk what was not sent before the end is sent after the next start, lifespan or none."""
+    outbox = str(tmp_path / "butter.db")
+    with Shop(server, url, SHOP_OUTBOX=outbox) as shop:
+        buy_five(shop)
+        shop.stop(signal.SIGTERM)
+    if arrived(fake) != FIVE:
+        with Shop(server, url, SHOP_OUTBOX=outbox) as shop:
+            # A server without lifespan starts the worker with the first checkout.
+            shop.checkout("in_0")
+            until(lambda: arrived(fake) == FIVE, f"five records, not {arrived(fake)}")
+    assert arrived(fake) == FIVE
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_checkout_arrives_while_the_server_runs(fake: FakeButter, url: str, server: str) -> None:
+    """No stop is needed for a record to go out, under any server."""
+    with Shop(server, url) as shop:
+        assert shop.checkout("in_7")[0] == 200
+        until(lambda: arrived(fake) == ["in_7"], "the record")
+        assert fake.records[0]["ipv4_address"] == "81.2.69.142"
+
+
+def test_sigkill_after_before_response_loses_none(fake: FakeButter, url: str, tmp_path: Path) -> None:
+    """With durability="before_response" what was answered is on disk, and arrives after the next start."""
+    environment = {"SHOP_OUTBOX": str(tmp_path / "butter.db"), "SHOP_BEFORE": "1"}
+    with Shop("uvicorn", url, **environment) as shop:
+        buy_five(shop)
+        shop.kill()
+    with Shop("uvicorn", url, **environment):
+        until(lambda: arrived(fake) == FIVE, f"five records, not {arrived(fake)}")

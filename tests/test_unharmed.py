@@ -1,0 +1,134 @@
+"""Whatever Butter, the extractor or the client does, the shopper gets the very bytes, as soon."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+from conftest import CREDENTIALS
+from processes import Shop, free_port, in_time, served, until
+
+from butter_middleware.testing import FakeButter
+
+pytestmark = pytest.mark.server
+
+
+@contextmanager
+def silent_butter() -> Iterator[str]:
+    """Accept connections and never answer."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        held: list[socket.socket] = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    held.append(listener.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        for connection in held:
+            connection.close()
+
+
+@contextmanager
+def resetting_butter() -> Iterator[str]:
+    """Accept connections and reset each."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection = listener.accept()[0]
+                except OSError:
+                    return
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+                connection.close()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def failing_butter() -> Iterator[str]:
+    """Answer 500 to everything."""
+    fake = FakeButter(**CREDENTIALS)
+    fake.respond_with(*[500] * 1000)
+    with served(fake) as url:
+        yield url
+
+
+@contextmanager
+def absent_butter() -> Iterator[str]:
+    """Listen nowhere."""
+    yield f"http://127.0.0.1:{free_port()}"
+
+
+def without_date(answer: tuple[int, list[tuple[str, str]], bytes]) -> object:
+    status, headers, content = answer
+    return status, [(name, value) for name, value in headers if name.lower() != "date"], content
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[Shop]:
+    with Shop("uvicorn", "http://127.0.0.1:1", SHOP_EXTRACTOR="absent") as shop:
+        yield shop
+
+
+def unharmed(shop: Shop, bare: Shop) -> None:
+    """Ten checkouts: each byte-identical with and without us, none of them slow."""
+    shop.checkout("in_warm")
+    for number in range(10):
+        answers: list[object] = []
+        seconds = in_time(lambda n=number: answers.append(without_date(shop.checkout(f"in_{n}"))))  # type: ignore[misc]
+        assert answers == [without_date(bare.checkout(f"in_{number}"))]
+        # Far below every timeout and every sleep of the trouble; far above the noise of a busy machine.
+        assert seconds < 0.5
+
+
+@pytest.mark.parametrize("trouble", [silent_butter, resetting_butter, failing_butter, absent_butter])
+def test_a_butter_in_trouble(bare: Shop, trouble: object) -> None:
+    """A Butter that hangs, resets, fails or is absent is not noticed at the checkout."""
+    with trouble() as url, Shop("uvicorn", url) as shop:  # type: ignore[operator]
+        unharmed(shop, bare)
+
+
+@pytest.mark.parametrize("extractor", ["raises", "slow", "nonsense"])
+def test_an_extractor_in_trouble(bare: Shop, extractor: str) -> None:
+    """An extractor that raises, takes a second or returns nonsense is not noticed at the checkout."""
+    with served(FakeButter(**CREDENTIALS)) as url, Shop("uvicorn", url, SHOP_EXTRACTOR=extractor) as shop:
+        unharmed(shop, bare)
+
+
+def test_a_body_over_the_cap(bare: Shop) -> None:
+    """A body over the cap passes whole."""
+    with served(FakeButter(**CREDENTIALS)) as url, Shop("uvicorn", url, SHOP_CAP="20") as shop:
+        unharmed(shop, bare)
+
+
+def test_a_client_that_leaves() -> None:
+    """A shopper who leaves before the answer has paid all the same: the record arrives."""
+    fake = FakeButter(**CREDENTIALS)
+    with served(fake) as url, Shop("uvicorn", url, SHOP_PADDING="900000") as shop:
+        with socket.create_connection(("127.0.0.1", shop.port)) as client:
+            client.sendall(
+                b"POST /checkout/in_1 HTTP/1.1\r\nHost: shop\r\nX-Forwarded-For: 81.2.69.142\r\nContent-Length: 0\r\n\r\n"
+            )
+        until(lambda: [r["invoice_id"] for r in fake.records] == ["in_1"], "the record")
+
+
+def test_it_waits_on_nothing(bare: Shop) -> None:
+    """Checkouts in parallel, with a Butter that hangs, take no longer than without us."""
+    with silent_butter() as url, Shop("uvicorn", url) as shop:
+        shop.checkout("in_warm")
+        started = time.perf_counter()
+        threads = [threading.Thread(target=shop.checkout, args=(f"in_{n}",)) for n in range(50)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert time.perf_counter() - started < 5
