@@ -76,7 +76,7 @@ class Meter:
     async def _receive(self) -> Message:
         return {"type": "http.request", "body": b"{}", "more_body": False}
 
-    async def _send(self, message: Message) -> None:
+    async def _send(self, _message: Message) -> None:
         self._last = time.perf_counter()
 
 
@@ -95,7 +95,9 @@ def butter(fake: FakeButter, path: str) -> Butter:
         transport=fake.transport(),
         dry_run=True,
         routes=[
-            CheckoutRoute(path, psp="stripe", extract=extract.json(customer_email="customer.email", invoice_id="invoice"))
+            CheckoutRoute(
+                path, psp="stripe", extract=extract.json(customer_email="customer.email", invoice_id="invoice")
+            )
         ],
     )
 
@@ -128,12 +130,16 @@ def main() -> None:
     arguments = parser.parse_args()
     meters = asyncio.run(measure(arguments.rounds, arguments.requests))
     base = statistics.median(meters["pass-through"].times)
-    print(f"{arguments.rounds} interleaved rounds of {arguments.requests} requests; response {len(json.dumps(ORDER))} B")
+    print(
+        f"{arguments.rounds} interleaved rounds of {arguments.requests} requests; response {len(json.dumps(ORDER))} B"
+    )
     print(f"{'us to the last byte':<22}{'p50':>9}{'p99':>9}{'mean':>9}{'p50 over pass-through':>24}")
     for name, meter in meters.items():
         median, high = statistics.median(meter.times), statistics.quantiles(meter.times, n=100)[98]
         print(f"{name:<22}{median:>9.1f}{high:>9.1f}{statistics.fmean(meter.times):>9.1f}{median - base:>24.1f}")
-    print("The mean and p99 of the matched app hold the worker's share of the interpreter: requests follow without pause.")
+    print(
+        "The mean and p99 of the matched app hold the worker's share of the interpreter: requests follow without pause."
+    )
 
 
 if __name__ == "__main__":

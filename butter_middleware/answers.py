@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from butter_middleware.checkout import CheckoutFields
 
@@ -111,7 +111,7 @@ def _is_object(body: bytes) -> bool:
 def _wrong_fields(body: bytes) -> str:
     """Return the names of Butter's own fields that a `detail` in FastAPI's shape complains of, and no other text."""
     try:
-        detail: Any = cast("Any", json.loads(body))["detail"]
+        detail: Any = json.loads(body)["detail"]
         places = {str(place) for problem in detail for place in problem["loc"]}
     except (ValueError, TypeError, KeyError, RecursionError):
         return ""

@@ -9,6 +9,7 @@ import anyio
 import httpx
 
 from butter_middleware.answers import Answer, AnswerKind, classify
+from butter_middleware.checkout import Record
 
 PATH: Final = "/v1/analytics"
 ANSWER_BYTES: Final = 64 * 1024
@@ -53,10 +54,10 @@ class ButterClient:
             verify=_ssl_context(),
         )
 
-    async def post(self, payload: str) -> Answer:
-        """Post one record, given as JSON text."""
+    async def post(self, record: Record) -> Answer:
+        """Post one record."""
         request = self._http.build_request(
-            "POST", f"{self._base}{PATH}", content=payload.encode(), headers={"Content-Type": "application/json"}
+            "POST", f"{self._base}{PATH}", content=record.payload.encode(), headers={"Content-Type": "application/json"}
         )
         return await self._send(request)
 

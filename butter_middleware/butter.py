@@ -14,10 +14,10 @@ from butter_middleware.checkout import Checkout, Psp, Record
 from butter_middleware.client_ip import ClientIP, Strategy
 from butter_middleware.client_ip.diagnosis import Diagnosis
 from butter_middleware.counters import Counters, Skip
-from butter_middleware.delivery import Courier, Delivery
+from butter_middleware.delivery import Courier, Delivery, QueueCourier
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.exchange import Capture
-from butter_middleware.outbox import LocalOutbox, MemoryOutbox
+from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Outbox
 from butter_middleware.reading import Reader, Reading
 from butter_middleware.routes import CheckoutRoute, Extractor, Gate, RouteTable
 from butter_middleware.waiting import wait_at_most
@@ -70,7 +70,8 @@ class Butter:
         username: Or the environment's `BUTTER_USERNAME`, or a file that `BUTTER_USERNAME_FILE` names.
         password: Or `BUTTER_PASSWORD`, or `BUTTER_PASSWORD_FILE`.
         environment: "production" or "staging"; or `BUTTER_ENVIRONMENT`. Staging admits addresses that are not public.
-        outbox: Path of an SQLite file, or an outbox. Left out, records are in memory only and die with the process.
+        outbox: Path of an SQLite file, a `LocalOutbox`, or any queue with the one method of `Outbox`, whose consumer
+            then delivers. Left out, records are in memory only and die with the process.
         durability: "after_response": nothing waits; a SIGKILL loses what was captured in the last milliseconds.
             "before_response": the capture is on disk before the last chunk leaves (about a millisecond), or after 25 ms
             the response goes out all the same, which is counted as `not_durable_in_time`.
@@ -96,7 +97,7 @@ class Butter:
         username: str | None = None,
         password: str | None = None,
         environment: settings.Environment | None = None,
-        outbox: str | PathLike[str] | LocalOutbox | None = None,
+        outbox: str | PathLike[str] | LocalOutbox | Outbox | None = None,
         durability: settings.Durability = "after_response",
         base_url: str = settings.BASE_URL,
         dry_run: bool = False,
@@ -109,7 +110,7 @@ class Butter:
         clock: Callable[[], float] = time.time,
         **unknown: Never,
     ) -> None:
-        settings.refuse_unknown(unknown, list(Butter.__init__.__kwdefaults__))
+        settings.refuse_unknown(unknown, list(Butter.__init__.__kwdefaults__ or ()))
         settings.number("max_body_bytes", max_body_bytes, 1, 1 << 30)
         settings.number("drain_timeout", drain_timeout, 0, 600)
         settings.number("senders", senders, 1, 8)
@@ -132,9 +133,9 @@ class Butter:
             frozenset(name for name, on in optional.items() if on),
             self._observe,
         )
-        self._outbox = _outbox(outbox, clock)
-        if dry_run:
-            self._outbox = MemoryOutbox(clock=clock)
+        if isinstance(outbox, Outbox):
+            make_courier, outbox = partial(QueueCourier, outbox), None
+        self._outbox = _outbox(None if dry_run else outbox, clock)
         self._worker = Worker(
             self._outbox,
             self._read,
@@ -142,11 +143,8 @@ class Butter:
             self._counters,
             drain_timeout,
         )
-        if not self._outbox.durable and not dry_run:
-            log.warning(
-                "no durable outbox: records are kept in memory only, and those not yet delivered are lost when this "
-                "process ends. Set outbox= to the path of an SQLite file on a disk that lasts."
-            )
+        for warning in () if dry_run else self._outbox.validate():
+            log.warning("outbox: %s", warning)
 
     def checkout_route(
         self,
@@ -329,8 +327,4 @@ def _delivery(
 def _outbox(given: str | PathLike[str] | LocalOutbox | None, clock: Callable[[], float]) -> LocalOutbox:
     if given is None:
         return MemoryOutbox(clock=clock)
-    outbox = SQLiteOutbox(fspath(given), clock=clock) if isinstance(given, str | PathLike) else given
-    if isinstance(outbox, SQLiteOutbox):
-        for warning in outbox.validate():
-            log.warning("outbox: %s", warning)
-    return outbox
+    return SQLiteOutbox(fspath(given), clock=clock) if isinstance(given, str | PathLike) else given

@@ -38,6 +38,10 @@ class Counters:
     """Counts of one process, safe from any thread, and the memory of what was logged already."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: in a forked child, whose parent may have held the lock."""
         self._lock = Lock()
         self._skipped: Counter[str] = Counter()
         self._said: set[str] = set()
@@ -72,7 +76,3 @@ class Counters:
                 return
             self._said.add(key)
         log.log(level, message, *args)
-
-    def forked(self) -> None:
-        """Begin anew in a forked child, whose parent may have held the lock."""
-        self.__init__()

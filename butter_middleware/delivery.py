@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 from butter_middleware.answers import Answer, AnswerKind
 from butter_middleware.checkout import Record
 from butter_middleware.endpoint import Endpoint, EndpointState
-from butter_middleware.outbox.protocol import LocalOutbox, Pending, Settlement
+from butter_middleware.outbox.protocol import LocalOutbox, Outbox, Pending, Settlement
 
 log = logging.getLogger("butter_middleware")
 T = TypeVar("T")
@@ -28,8 +28,8 @@ POLL_SECONDS: Final = 0.5
 class Courier(Protocol):
     """Takes one record at a time to where it belongs. `ButterClient` is the one that posts to Butter."""
 
-    async def post(self, payload: str) -> Answer:
-        """Post one record, given as JSON text. Never raises."""
+    async def post(self, record: Record) -> Answer:
+        """Post one record. Never raises."""
         ...
 
     async def ping(self) -> Answer:
@@ -39,6 +39,28 @@ class Courier(Protocol):
     async def aclose(self) -> None:
         """Let go of the connection."""
         ...
+
+
+class QueueCourier:
+    """Hands records to a queue of the merchant's own; its consumer calls `Delivery.deliver`."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    async def post(self, record: Record) -> Answer:
+        """Enqueue one record; a queue that raises is one that is away."""
+        try:
+            await self._outbox.enqueue(record)
+        except Exception as error:  # noqa: BLE001 - each queue has exceptions of its own
+            return Answer(AnswerKind.UNREACHABLE, detail=type(error).__name__)
+        return Answer(AnswerKind.DELIVERED)
+
+    async def ping(self) -> Answer:
+        """Say yes: only a record tells whether the queue takes records."""
+        return Answer(AnswerKind.DELIVERED, 200)
+
+    async def aclose(self) -> None:
+        """Leave the queue to its owner."""
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
@@ -135,7 +157,7 @@ class Delivery:
         self._in_flight += 1
         courier = self._take_courier()
         try:
-            answer = await courier.post(record.payload)
+            answer = await courier.post(record)
         finally:
             self._in_flight -= 1
             self._idle.append(courier)
@@ -185,7 +207,8 @@ class Delivery:
         if self.paused or self._in_flight >= self._endpoint.allowance():
             return None
         if not self._ahead:
-            self._ahead.extend(await _result(outbox.claim(CLAIM_AHEAD)))
+            claimed = await _result(outbox.claim(CLAIM_AHEAD))
+            self._ahead.extend(claimed)
         if not self._ahead:
             if self._endpoint.suspects and not self._in_flight:
                 self._settle(self._endpoint.alone())
@@ -203,7 +226,7 @@ class Delivery:
     async def _send(self, pending: Pending) -> None:
         courier = self._take_courier()
         try:
-            answer = await courier.post(pending.record.payload)
+            answer = await courier.post(pending.record)
         except Exception as error:  # noqa: BLE001 - a courier of the merchant's own may raise
             answer = Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
         self._idle.append(courier)

@@ -25,7 +25,8 @@ class Capture:
     """Less `root_path`."""
     query_string: bytes
     headers: RawHeaders
-    client: tuple[str, int] | None
+    client: Any
+    """As the scope has it: None, or a host and a port."""
     status_code: int
     response_headers: RawHeaders
     body: bytes
@@ -61,13 +62,12 @@ class Capture:
     def from_head(cls, head: str, body: bytes, request_body: bytes | None) -> Self:
         """Return the capture that `head` and its two bodies describe."""
         data = cast("dict[str, Any]", json.loads(head))
-        client = data["client"]
         return cls(
             method=data["method"],
             path=data["path"],
             query_string=data["query_string"].encode("latin-1"),
             headers=_to_bytes(data["headers"]),
-            client=None if client is None else (client[0], client[1]),
+            client=data["client"],
             status_code=data["status_code"],
             response_headers=_to_bytes(data["response_headers"]),
             body=body,

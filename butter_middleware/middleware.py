@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 
@@ -48,7 +48,12 @@ class ButterMiddleware:
         await self.app(scope, receive, send)
 
     async def _tee(self, butter: Butter, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        tee = _Tee(butter, route, scope, receive, send)
+        try:
+            tee = _Tee(butter, route, scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - a scope against the specification is the app's to refuse
+            butter.fault(error)
+            await self.app(scope, receive, send)
+            return
         try:
             await self.app(scope, tee.receive if route.capture_request_body else receive, tee.send)
         finally:
@@ -208,22 +213,24 @@ def _snapshot(butter: Butter, scope: Scope) -> dict[str, Any]:
     """Copy from the scope what the capture needs, before the app can change it."""
     headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
     if isinstance(headers, Iterator):
-        headers = scope["headers"] = list(headers)
-    client = scope.get("client")
+        headers = scope["headers"] = [*cast("Iterator[tuple[bytes, bytes]]", headers)]
+    client: Any = scope.get("client")
     return {
         "method": scope["method"],
         "path": route_path(scope),
         "query_string": scope.get("query_string", b""),
         "headers": [(name, value) for name, value in headers if name.lower() not in CREDENTIAL_HEADERS],
-        "client": tuple(client) if isinstance(client, list) else client,
+        "client": client,
         "captured_at": butter.clock(),
     }
 
 
 def _with_listed_headers(message: Message) -> Message:
     """Return the message with headers that can be read twice: a one-shot iterator is replaced by what it gave."""
-    headers = message.get("headers") if isinstance(message, dict) else None
-    return {**message, "headers": list(headers)} if isinstance(headers, Iterator) else message
+    headers: Any = message.get("headers") if isinstance(message, dict) else None
+    if isinstance(headers, Iterator):
+        return {**message, "headers": [*cast("Iterator[object]", headers)]}
+    return message
 
 
 def _is_json(content_type: bytes) -> bool:

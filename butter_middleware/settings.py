@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 from butter_middleware.errors import ConfigurationError
@@ -44,9 +44,8 @@ def environment(given: str | None) -> Environment:
         ConfigurationError: it is neither production nor staging.
     """
     value = given if given is not None else os.environ.get("BUTTER_ENVIRONMENT", "production")
-    for known in get_args(Environment):
-        if value == known:
-            return known
+    if value in get_args(Environment):
+        return cast("Environment", value)
     msg = f"environment={value!r}: use 'production' or 'staging' (or set BUTTER_ENVIRONMENT)."
     raise ConfigurationError(msg)
 
@@ -57,9 +56,8 @@ def durability(given: str) -> Durability:
     Raises:
         ConfigurationError: it is no mode there is.
     """
-    for known in get_args(Durability):
-        if given == known:
-            return known
+    if given in get_args(Durability):
+        return cast("Durability", given)
     msg = f"durability={given!r}: use 'after_response' or 'before_response'."
     raise ConfigurationError(msg)
 

@@ -97,7 +97,7 @@ class Worker:
         def in_child() -> None:
             if (worker := me()) is not None:
                 worker._outbox.abandon()  # noqa: SLF001 - a closure of this class
-                worker._counters.forked()  # noqa: SLF001
+                worker._counters.forget()  # noqa: SLF001
                 worker._forget()  # noqa: SLF001
 
         def at_exit() -> None:
@@ -134,9 +134,6 @@ class Worker:
         if self._pid != os.getpid():
             return
         self.shutdown(self._drain_timeout)
-        if not self._outbox.durable:
-            counts = self.counts()
-            self._counters.lose(counts.captured + counts.pending + counts.parked)
         self._stopping.set()
         self._wake_reader.set()
         if self._cancel_delivery is not None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def wait_for(port: int, seconds: float = 30.0) -> None:
 
 
 @contextmanager
-def butter(fake: FakeButter) -> Iterator[str]:
+def butter(fake: FakeButter) -> Generator[str]:
     """Serve Butter's contract on loopback."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(fake, port=port, log_level="error", lifespan="off"))
@@ -61,11 +61,20 @@ def butter(fake: FakeButter) -> Iterator[str]:
 
 
 @contextmanager
-def shop(butter_url: str) -> Iterator[str]:
+def shop(butter_url: str) -> Generator[str]:
     """Serve the FastAPI example under uvicorn, in a process of its own; it ends with SIGTERM, as a deploy does."""
     port = free_port()
     process = subprocess.Popen(  # noqa: S603 - this interpreter, this example
-        [sys.executable, "-m", "uvicorn", "demo_shop:app", "--port", str(port), "--no-proxy-headers", "--no-access-log"],
+        [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "demo_shop:app",
+            "--port",
+            str(port),
+            "--no-proxy-headers",
+            "--no-access-log",
+        ],
         cwd=Path(__file__).parent,
         env=os.environ | CREDENTIALS | {"BUTTER_URL": butter_url},
     )
@@ -91,16 +100,18 @@ def main() -> int:
 def compare(answers: dict[str, dict[str, str]], records: dict[str, dict[str, str]], count: int) -> int:
     """Print both sides; 0 where each checkout is one record with the shopper's own address and IDs."""
     row = "{:<8} {:<22} {:<16} {:<12} │ {:<22} {:<16} {:<12} {}"
-    print(f"{'the shop':<61} │ Butter")  # noqa: T201 - the demo prints
-    print(row.format("cart", "shopper", "from", "invoice", "customer_email", "ipv4_address", "invoice_id", ""))  # noqa: T201
+    print(f"{'the shop':<61} │ Butter")
+    print(row.format("cart", "shopper", "from", "invoice", "customer_email", "ipv4_address", "invoice_id", ""))
     agree = count == len(answers)
     for cart, email, address, _claimed in SHOPPERS[: len(answers)]:
         got, want = records.get(email, {}), (address, answers[cart]["invoice"])
         same = (got.get("ipv4_address"), got.get("invoice_id")) == want
         agree = agree and same
         seen = (got.get("customer_email", "-"), got.get("ipv4_address", "-"), got.get("invoice_id", "-"))
-        print(row.format(cart, email, address, want[1], *seen, "same" if same else "DIFFERENT"))  # noqa: T201
-    print(f"{len(SHOPPERS)} checkouts, one of them a reload; {count} records.", "They agree." if agree else "They differ.")  # noqa: T201
+        print(row.format(cart, email, address, want[1], *seen, "same" if same else "DIFFERENT"))
+    print(
+        f"{len(SHOPPERS)} checkouts, one of them a reload; {count} records.", "They agree." if agree else "They differ."
+    )
     return 0 if agree else 1
 
 

@@ -4,18 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from shops import CREDENTIALS, ROUTE
 
-from butter_middleware import Butter, CheckoutRoute, client_ip, extract
+from butter_middleware import Butter, CheckoutRoute, client_ip
 from butter_middleware.testing import FakeButter
-
-CREDENTIALS = {"username": "merchant", "password": "s3cret-pass"}
-ROUTE = CheckoutRoute(
-    "/checkout/{cart_id}",
-    psp="stripe",
-    extract=extract.json(customer_email="customer.email", invoice_id="invoice.id || invoice"),
-)
-PAID = {"customer": {"email": "shopper@example.com"}, "invoice": {"id": "in_1"}}
-SHOPPER = "81.2.69.142"
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import uvicorn
 
@@ -54,7 +55,7 @@ def listening(port: int) -> bool:
 
 
 @contextmanager
-def served(app: ASGIApp) -> Iterator[str]:
+def served(app: ASGIApp) -> Generator[str]:
     """Serve an app on loopback from a thread of this process; give its base URL."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off", ws="none"))
@@ -85,8 +86,8 @@ class Shop:
         )
         self.output = b""
 
-    def ready(self) -> "Shop":
-        until(lambda: listening(self.port) or self.process.poll() is not None, f"{self.process.args} listens", 40)
+    def ready(self) -> Self:
+        until(lambda: listening(self.port) or self.process.poll() is not None, "the shop listens", 40)
         if self.process.poll() is not None:
             raise AssertionError(self.stop().decode())
         return self
@@ -120,18 +121,12 @@ class Shop:
         except ProcessLookupError:
             return
 
-    def __enter__(self) -> "Shop":
+    def __enter__(self) -> Self:
         return self.ready()
 
     def __exit__(self, *_exc: object) -> None:
+        self.kill()
         self.stop(signal.SIGKILL)
-
-
-def in_time(function: Callable[[], object]) -> float:
-    """Return the seconds that a call took."""
-    before = time.perf_counter()
-    function()
-    return time.perf_counter() - before
 
 
 def numbered(count: int) -> Sequence[str]:

@@ -1,12 +1,12 @@
 """In the frameworks: FastAPI, Starlette and a bare app; mounted, wrapped, and among other middlewares."""
 
 import gzip
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from conftest import PAID, ROUTE, SHOPPER
 from fastapi import APIRouter, Depends, FastAPI, Request
+from shops import PAID, ROUTE, SHOPPER
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -121,7 +121,7 @@ def test_a_stream_that_breaks_inside_a_base_middleware(butter: Butter) -> None:
     """A stream that dies midway is no checkout, whatever an inner middleware makes of its end."""
 
     async def broken(_request: StarletteRequest) -> Response:
-        async def chunks() -> Any:
+        async def chunks() -> AsyncIterator[bytes]:
             yield b'{"invoice": '
             raise RuntimeError
 
@@ -153,7 +153,8 @@ def test_an_already_compressed_body(butter: Butter, fake: FakeButter) -> None:
 
 
 def annotated(make_butter: Callable[..., Butter], **route: Any) -> tuple[FastAPI, Butter]:
-    butter = make_butter(CheckoutRoute(**({"path": "/checkout/{cart_id}", "psp": "stripe"} | route)))
+    options: dict[str, Any] = {"path": "/checkout/{cart_id}", "psp": "stripe"} | route
+    butter = make_butter(CheckoutRoute(**options))
     app = FastAPI()
     app.add_middleware(ButterMiddleware, butter=butter)
     return app, butter

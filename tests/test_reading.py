@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 import pytest
 from asgi import JSON, body, drive, http_scope, sends, start
-from conftest import SHOPPER
 from pydantic import BaseModel
+from shops import SHOPPER
 
 from butter_middleware import (
     Butter,
@@ -50,7 +50,7 @@ def test_what_an_extractor_may_return(
     make_butter: Callable[..., Butter], fake: FakeButter, gives: Any, records: int
 ) -> None:
     """A mapping, a Checkout, several of them lazily or not; None, or none of them, is no checkout."""
-    function = gives if callable(gives) else lambda _response: gives
+    function: Any = gives if callable(gives) else lambda _response: gives
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", function))
     read(butter)
     assert len(fake.records) == records
@@ -114,7 +114,7 @@ def fails_late(_response: CheckoutResponse) -> Iterator[Fields]:
         (extract.json(invoice_id="id"), b"{}", "invalid", r"Mend the expressions.*when="),
     ],
 )
-def test_what_cannot_be_read_is_parked_and_said(  # noqa: PLR0913 - parametrized
+def test_what_cannot_be_read_is_parked_and_said(
     make_butter: Callable[..., Butter],
     caplog: pytest.LogCaptureFixture,
     function: Any,
@@ -149,7 +149,9 @@ def test_good_records_of_a_bad_batch_go_out(make_butter: Callable[..., Butter], 
 
 def test_a_gate_is_asked_first(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """`when` decides before the extractor runs."""
-    route = CheckoutRoute("/checkout/{cart_id}", "stripe", extract.json(invoice_id="id"), lambda r: bool(r.json()["paid"]))
+    route = CheckoutRoute(
+        "/checkout/{cart_id}", "stripe", extract.json(invoice_id="id"), lambda r: bool(r.json()["paid"])
+    )
     butter = make_butter(route)
     read(butter, b'{"paid": false}')
     assert butter.status().skipped == {"gated": 1}
@@ -164,7 +166,9 @@ def test_an_address_in_the_body_is_never_taken(make_butter: Callable[..., Butter
 
 @pytest.mark.parametrize("on", [True, False])
 def test_newer_fields_go_out_only_where_switched_on(
-    make_butter: Callable[..., Butter], fake: FakeButter, on: bool  # noqa: FBT001 - parametrized
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    on: bool,  # noqa: FBT001 - parametrized
 ) -> None:
     """user_agent and network_transaction_id are sent only where the account accepts them."""
     route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _r: GOOD | {"network_transaction_id": "nt"})

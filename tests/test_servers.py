@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CREDENTIALS
 from processes import SERVERS, Shop, numbered, served, until
+from shops import CREDENTIALS
 
 from butter_middleware.testing import FakeButter
 

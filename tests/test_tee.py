@@ -8,10 +8,10 @@ from typing import Any
 import anyio
 import pytest
 from asgi import JSON, body, drive, http_scope, no_request, sends, start
-from conftest import PAID, ROUTE, SHOPPER
+from shops import PAID, ROUTE, SHOPPER
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate
-from butter_middleware._asgi import ASGIApp, Message, Receive, Scope, Send
+from butter_middleware._asgi import Message, Receive, Scope, Send
 from butter_middleware.testing import FakeButter
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +125,8 @@ async def test_a_reused_buffer_is_copied(butter: Butter, fake: FakeButter) -> No
 
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_body_over_the_cap_passes_and_is_counted(
-    make_butter: Callable[..., Butter], declared: bool  # noqa: FBT001 - parametrized
+    make_butter: Callable[..., Butter],
+    declared: bool,  # noqa: FBT001 - parametrized
 ) -> None:
     """A body over the cap is forwarded in full and not kept, whether its length was declared or not."""
     butter = make_butter(max_body_bytes=100)
@@ -159,7 +160,7 @@ async def test_capture_comes_before_the_last_send(butter: Butter, fake: FakeButt
         if message["type"] == "http.response.body":
             raise OSError
 
-    with pytest.raises(OSError, match="^$"):
+    with pytest.raises(OSError, match=r"^$"):
         await ButterMiddleware(sends(start(), body(PAID_BODY)), butter)(http_scope(), no_request, gone)
     await settled(butter)
     assert invoices(fake) == ["in_1"]
@@ -353,6 +354,15 @@ async def test_other_scopes_pass_as_they_are(butter: Butter, kind: str) -> None:
     assert list(scope) == ["type", "path"]
 
 
+@pytest.mark.parametrize("missing", ["headers", "method", "path"])
+async def test_a_scope_against_the_specification_reaches_the_app(butter: Butter, missing: str) -> None:
+    """A scope that lacks what ASGI requires is the app's to refuse, not ours."""
+    scope = http_scope()
+    del scope[missing]
+    sent = [start(), body(PAID_BODY)]
+    assert await drive(ButterMiddleware(sends(*sent), butter), scope) == sent
+
+
 async def test_installed_twice_captures_once(butter: Butter, fake: FakeButter) -> None:
     """The second of two middlewares steps aside."""
     app = ButterMiddleware(ButterMiddleware(sends(start(), body(PAID_BODY)), butter), butter)
@@ -434,5 +444,3 @@ async def test_mounted_paths_are_less_root_path(make_butter: Callable[..., Butte
     await drive(app, http_scope("/shop/checkout/7"))
     await settled(butter)
     assert butter.status().captured == 1
-
-

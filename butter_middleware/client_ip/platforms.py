@@ -67,7 +67,7 @@ def cloudfront_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
     """CloudFront before an Application Load Balancer: it appends the shopper, the balancer appends CloudFront.
 
     Forged by who reaches the balancer around CloudFront: admit only CloudFront's managed prefix list there.
-    https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/RequestAndResponseBehaviorCustomOrigin.html
+    https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/using-cloudfront-headers.html
     """
     return TrustedHops(2, peer_in=peer_in)
 

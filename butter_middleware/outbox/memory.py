@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import RLock
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from butter_middleware.checkout import Record
 from butter_middleware.errors import OutboxFullError
@@ -35,9 +35,8 @@ class MemoryOutbox:
     Its futures are done when they are given. `append` and `add` fail with `OutboxFullError` beyond the limit.
     """
 
-    durable: Final = False
-
     def __init__(self, limit: int = 10_000, *, clock: Callable[[], float] = time.time) -> None:
+        self.durable = False
         self._limit = limit
         self._clock = clock
         self._reset()
@@ -56,6 +55,14 @@ class MemoryOutbox:
         self._delivered = 0
         self._last_delivered_at: float | None = None
         self._hold: str | None = None
+
+    def validate(self) -> Sequence[str]:
+        """Give the one warning that there is."""
+        message = (
+            "no durable outbox: records are kept in memory only, and those not yet delivered are lost when this "
+            "process ends. Set outbox= to the path of an SQLite file on a disk that lasts."
+        )
+        return (message,)
 
     def open(self) -> None:
         """Do nothing: there is nothing to open."""
@@ -180,8 +187,8 @@ class MemoryOutbox:
         self._reset()
 
     def _full(self, more: int) -> bool:
-        kept = (self._captures, self._taken, self._parked, self._pending, self._dead)
-        return sum(map(len, kept)) + more > self._limit
+        captures = len(self._captures) + len(self._taken) + len(self._parked)
+        return captures + len(self._pending) + len(self._dead) + more > self._limit
 
     def _bury(self) -> None:
         oldest = self._clock() - TOMBSTONE_SECONDS
@@ -197,7 +204,7 @@ def _done(result: T) -> "Future[T]":
     return future
 
 
-def _failed() -> "Future[T]":
-    future: Future[T] = Future()
+def _failed() -> "Future[Any]":
+    future: Future[Any] = Future()
     future.set_exception(OutboxFullError("the memory outbox is full"))
     return future

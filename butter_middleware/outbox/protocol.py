@@ -121,6 +121,14 @@ class LocalOutbox(Protocol):
         """Whether what it took outlives the process."""
         ...
 
+    def validate(self) -> Sequence[str]:
+        """Check, when the app starts, that this outbox can work; give warnings about what it cannot keep safe.
+
+        Raises:
+            ConfigurationError: it cannot work. Nothing is opened or created.
+        """
+        ...
+
     def open(self) -> None:
         """Begin work in this process: open files, start threads. Called again after `close` or in a forked child."""
         ...

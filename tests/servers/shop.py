@@ -27,7 +27,11 @@ def extract(response: CheckoutResponse) -> Any:
 
 
 def checkout_body(invoice: str) -> dict[str, str]:
-    return {"invoice": invoice, "email": "shopper@example.com", "padding": "x" * int(os.environ.get("SHOP_PADDING", "10"))}
+    return {
+        "invoice": invoice,
+        "email": "shopper@example.com",
+        "padding": "x" * int(os.environ.get("SHOP_PADDING", "10")),
+    }
 
 
 api = FastAPI()

@@ -1,0 +1,86 @@
+"""Each example does what it says; the README and the docs run as they stand."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from shops import CREDENTIALS, SHOPPER
+from starlette.testclient import TestClient
+
+from butter_middleware import Butter
+from butter_middleware.testing import FakeButter
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def example(fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import an example with its Butter posting to `fake`; close it at the end."""
+    opened: list[Butter] = []
+    build = Butter.__init__
+
+    def init(self: Butter, **options: Any) -> None:
+        build(self, **options, **CREDENTIALS, transport=fake.transport())
+        opened.append(self)
+
+    def load(name: str) -> ModuleType:
+        monkeypatch.setattr(Butter, "__init__", init)
+        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    for butter in opened:
+        butter.close()
+
+
+def test_fastapi_checkout(example: Any, fake: FakeButter) -> None:
+    """IDs from the response, the e-mail from the order."""
+    shop = example("fastapi_checkout")
+    client = TestClient(shop.app, client=("10.0.0.9", 4711))
+    client.post("/checkout/7", json={"email": "ada@example.com"}, headers={"x-forwarded-for": SHOPPER})
+    assert shop.butter.flush()
+    (record,) = fake.records
+    assert record.pop("charge_id").startswith("ch_")
+    assert record == {
+        "customer_email": "ada@example.com",
+        "ipv4_address": SHOPPER,
+        "psp": "stripe",
+        "customer_id": "cus_7",
+        "invoice_id": "in_7",
+    }
+
+
+def test_starlette_checkout(example: Any, fake: FakeButter) -> None:
+    """An HTML page, annotated; a reload is no second record."""
+    shop = example("starlette_checkout")
+    client = TestClient(shop.app)
+    for _reload in range(2):
+        assert "Thank you" in client.get("/thanks/12", headers={"x-forwarded-for": SHOPPER}).text
+    assert shop.butter.flush()
+    assert [record["transaction_id"] for record in fake.records] == ["PSP12"]
+
+
+def test_custom_extractor(example: Any, fake: FakeButter) -> None:
+    """Several records from one response."""
+    shop = example("custom_extractor")
+    client = TestClient(shop.app, client=("173.245.48.9", 4711))
+    client.post("/subscriptions", headers={"cf-connecting-ip": SHOPPER})
+    assert shop.butter.flush()
+    assert sorted(record["subscription_id"] for record in fake.records) == ["sub-a", "sub-b"]
+    assert fake.records[0]["customer_id"] == "4711"
+
+
+@pytest.mark.server
+def test_demo() -> None:
+    """`make demo` ends well only if both sides agree."""
+    result = subprocess.run([sys.executable, EXAMPLES / "demo.py"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "They agree." in result.stdout

@@ -1,0 +1,198 @@
+"""The worker of a process: started on first use, drained at the end, aware of forks."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import pytest
+from asgi import body, drive, http_scope, sends, start
+from processes import until
+from shops import SHOPPER
+
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, MemoryOutbox
+from butter_middleware._asgi import Message, Receive, Scope, Send
+from butter_middleware.testing import FakeButter
+
+GOOD: dict[str, Any] = {"customer_email": "a@example.com", "invoice_id": "in_1"}
+
+
+def checkout(number: int) -> Checkout:
+    return Checkout(ipv4_address=SHOPPER, psp="stripe", customer_email="a@example.com", invoice_id=f"in_{number}")
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("butter")}
+
+
+def test_it_starts_on_first_use_and_ends_with_close(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """No thread runs before the first record, and none after close; a closed Butter may be used again."""
+    butter = make_butter()
+    assert threads() == set()
+    for number in range(2):
+        butter.record(checkout(number))
+        assert threads() == {"butter-read", "butter-deliver"}
+        butter.close()
+        assert threads() == set()
+    assert len(fake.records) == 2
+
+
+async def lifespan(app: Any) -> list[str]:
+    """Run an app's lifespan as a server does; return what the app answered."""
+    asked = iter(["lifespan.startup", "lifespan.shutdown"])
+    answered: list[str] = []
+
+    async def receive() -> Message:
+        return {"type": next(asked)}
+
+    async def send(message: Message) -> None:
+        answered.append(message["type"])
+
+    with suppress(RuntimeError):
+        await app({"type": "lifespan"}, receive, send)
+    return answered
+
+
+async def shop(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        for _twice in range(2):
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+    else:
+        await send(start())
+        await send(body(b"{}"))
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_end_of_the_lifespan_delivers_what_is_in_memory(
+    make_butter: Callable[..., Butter], fake: FakeButter, backend: str
+) -> None:
+    """Shutdown drains; it may come more than once, since some hosts run a lifespan around each request."""
+    counter = iter(range(100))
+    route = CheckoutRoute("/checkout/{x}", "stripe", lambda _r: GOOD | {"invoice_id": next(counter)})
+    app = ButterMiddleware(shop, make_butter(route))
+
+    async def invocation() -> None:
+        await drive(app, http_scope())
+        assert await lifespan(app) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+    for number in range(1, 4):
+        anyio.run(invocation, backend=backend)
+        assert len(fake.records) == number
+
+
+def test_a_lifespan_that_fails_passes_unchanged(butter: Butter) -> None:
+    """An app without lifespan raises, as it did without us."""
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise RuntimeError
+
+    assert anyio.run(lifespan, ButterMiddleware(app, butter)) == []
+
+
+def test_records_left_in_memory_are_said_and_counted(
+    make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A shutdown that leaves records in memory says how many, at ERROR, and the status counts them as lost."""
+    fake.respond_with(*[503] * 100)
+    butter = make_butter(drain_timeout=0.5)
+    for number in range(3):
+        butter.record(checkout(number))
+    butter.shutdown()
+    assert "3 records are only in memory" in caplog.text
+    assert butter.status().lost == 3
+    butter.close()
+    assert butter.status().lost == 3
+
+
+def test_flush_returns_early_where_waiting_cannot_help(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """With an endpoint that is ill, flush does not wait for its whole timeout."""
+    fake.respond_with(*[503] * 100)
+    butter = make_butter()
+    butter.record(checkout(1))
+    assert not butter.flush(timeout=60)
+    assert butter.status().endpoint == "open"
+    assert butter.status().pending == 1
+
+
+def test_flush_gives_up_on_time(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A Butter that hangs does not hold flush beyond its timeout."""
+    fake.respond_with("timeout")
+    butter = make_butter(drain_timeout=0.1)
+    butter.record(checkout(1))
+    assert not butter.flush(timeout=0.1)
+
+
+def test_a_hanging_extractor_stops_no_record(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Records are delivered while an extractor hangs, and a shutdown keeps its deadline."""
+    release = threading.Event()
+    route = CheckoutRoute("/checkout/{x}", "stripe", lambda _r: {} if release.wait(20) else None)
+    butter = make_butter(route, drain_timeout=0.2)
+    anyio.run(drive, ButterMiddleware(sends(start(), body(b"{}")), butter), http_scope())
+    butter.record(checkout(1))
+    assert not butter.flush(0.2)
+    assert len(fake.records) == 1
+    butter.shutdown()
+    release.set()
+
+
+def test_a_full_memory_outbox_loses_loudly(
+    make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beyond its bound the memory outbox refuses: counted as lost, said once at CRITICAL."""
+    fake.respond_with(*[503] * 100)
+    butter = make_butter(outbox=MemoryOutbox(3), drain_timeout=0.2)
+    for number in range(5):
+        butter.record(checkout(number))
+    assert butter.status().lost == 2
+    critical = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert len(critical) == 1
+    assert "OutboxFullError" in critical[0].getMessage()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_starts_anew(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A forked child has a worker of its own, and none of the parent's records; the parent goes on."""
+    fake.respond_with("timeout")
+    butter = make_butter(drain_timeout=0.1)
+    butter.record(checkout(1))
+    until(lambda: fake.requests == 1, "the parent's request")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            assert threads() == set()
+            assert butter.status().pending == 0
+            butter.record(checkout(2))
+            done = butter.flush(5) and [record["invoice_id"] for record in fake.records] == ["in_2"]
+            os.write(writing, b"1" if done else b"0")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    assert os.read(reading, 1) == b"1"
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert butter.status().pending == 1
+
+
+def test_many_threads_share_one_butter(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Records from any thread all arrive, each once."""
+    butter = make_butter()
+
+    def buy(first: int) -> None:
+        for number in range(50):
+            butter.record(checkout(first * 50 + number))
+
+    workers = [threading.Thread(target=buy, args=(first,)) for first in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert butter.flush(30)
+    assert sorted(record["invoice_id"] for record in fake.records) == sorted(f"in_{n}" for n in range(400))
+    status = butter.status()
+    assert (status.delivered, status.pending, status.lost) == (400, 0, 0)
+    assert status.last_delivery_at is not None
