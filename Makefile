@@ -1,5 +1,7 @@
 # The two commands of the README, and their parts. Each sets up what it needs by itself.
-PYTHON ?= $(firstword $(foreach v,3.14 3.13 3.12 3.11,$(shell command -v python$(v))) python3)
+# The newest Python that runs: what stands on the PATH may be a version manager's shim for one that is switched off.
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$python && break; done)
 BIN := .venv/bin
 OLD := .venvs/oldest/bin
 

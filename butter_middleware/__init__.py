@@ -7,7 +7,7 @@ from butter_middleware.errors import ButterError, ConfigurationError, Extraction
 from butter_middleware.exchange import CheckoutRequest, CheckoutResponse
 from butter_middleware.middleware import ButterMiddleware
 from butter_middleware.notes import annotate
-from butter_middleware.outbox import MemoryOutbox, Outbox
+from butter_middleware.outbox import MemoryOutbox, Outbox, SQLiteOutbox
 from butter_middleware.routes import CheckoutRoute
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "MemoryOutbox",
     "Outbox",
     "Record",
+    "SQLiteOutbox",
     "Status",
     "annotate",
     "client_ip",

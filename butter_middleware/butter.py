@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Final, Never, Self
 
 from butter_middleware import settings
@@ -17,7 +17,7 @@ from butter_middleware.counters import Counters, Skip
 from butter_middleware.delivery import Courier, Delivery, QueueCourier
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.exchange import Capture
-from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Outbox
+from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Outbox, SQLiteOutbox
 from butter_middleware.reading import Reader, Reading
 from butter_middleware.routes import CheckoutRoute, Extractor, Gate, RouteTable
 from butter_middleware.waiting import wait_at_most
@@ -327,4 +327,4 @@ def _delivery(
 def _outbox(given: str | PathLike[str] | LocalOutbox | None, clock: Callable[[], float]) -> LocalOutbox:
     if given is None:
         return MemoryOutbox(clock=clock)
-    return SQLiteOutbox(fspath(given), clock=clock) if isinstance(given, str | PathLike) else given
+    return SQLiteOutbox(given, clock=clock) if isinstance(given, str | PathLike) else given

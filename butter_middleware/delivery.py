@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 from butter_middleware.answers import Answer, AnswerKind
 from butter_middleware.checkout import Record
 from butter_middleware.endpoint import Endpoint, EndpointState
-from butter_middleware.outbox.protocol import LocalOutbox, Outbox, Pending, Settlement
+from butter_middleware.outbox.protocol import LocalOutbox, Outbox, Pending, Settled, Settlement
 
 log = logging.getLogger("butter_middleware")
 T = TypeVar("T")
@@ -169,6 +169,7 @@ class Delivery:
     async def run(self, outbox: LocalOutbox) -> None:
         """Drain an outbox until cancelled; wait for the lead where another process has it."""
         self._loop = asyncio.get_running_loop()
+        self._changed, self._settle_now = asyncio.Event(), asyncio.Event()
         try:
             while not outbox.lead():
                 await self._wait(self._fresh(), POLL_SECONDS)
@@ -179,13 +180,16 @@ class Delivery:
                 group.start_soon(self._settle_all, outbox)
                 await self._dispatch_all(outbox, group)
         finally:
+            self._in_flight = 0
             with anyio.CancelScope(shield=True):
-                for courier in self._couriers:
-                    await courier.aclose()
+                if self._settlements:
+                    await self._write(outbox)
+                await self.aclose()
 
     async def aclose(self) -> None:
-        """Let go of the couriers, where `deliver` was used without `run`."""
-        for courier in self._couriers:
+        """Let go of the couriers. `run` does it at its end."""
+        couriers, self._couriers, self._idle = self._couriers, [], []
+        for courier in couriers:
             await courier.aclose()
 
     async def _dispatch_all(self, outbox: LocalOutbox, group: TaskGroup) -> None:
@@ -227,11 +231,19 @@ class Delivery:
         courier = self._take_courier()
         try:
             answer = await courier.post(pending.record)
+        except asyncio.CancelledError:
+            self._ahead.appendleft(pending)
+            raise
         except Exception as error:  # noqa: BLE001 - a courier of the merchant's own may raise
             answer = Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
         self._idle.append(courier)
         self._in_flight -= 1
-        self._settle(self._endpoint.judge(pending, answer))
+        settlements = self._endpoint.judge(pending, answer)
+        if self._endpoint.ill:
+            # Unclaimed, so that the next probe is the oldest record there is.
+            settlements += [Settlement(ahead.id, Settled.RELEASED) for ahead in self._ahead]
+            self._ahead.clear()
+        self._settle(settlements)
 
     def _settle(self, settlements: Sequence[Settlement]) -> None:
         self._settlements += settlements
@@ -243,18 +255,21 @@ class Delivery:
         while True:
             await self._settle_now.wait()
             self._settle_now.clear()
-            settlements, self._settlements = self._settlements, []
-            self._writing = len(settlements)
-            try:
-                await _result(outbox.settle(settlements))
-                if self._kept_hold != self._endpoint.hold_reason:
-                    self._kept_hold = self._endpoint.hold_reason
-                    await _result(outbox.set_hold(self._kept_hold))
-            except Exception as error:  # noqa: BLE001 - what is not settled is sent once more, after a restart
-                log.critical("delivery: the outbox could not settle (%s)", type(error).__name__)
-            self._writing = 0
-            self._changed.set()
-            self._on_settled(settlements)
+            await self._write(outbox)
+
+    async def _write(self, outbox: LocalOutbox) -> None:
+        settlements, self._settlements = self._settlements, []
+        self._writing = len(settlements)
+        try:
+            await _result(outbox.settle(settlements))
+            if self._kept_hold != self._endpoint.hold_reason:
+                self._kept_hold = self._endpoint.hold_reason
+                await _result(outbox.set_hold(self._kept_hold))
+        except Exception as error:  # noqa: BLE001 - what is not settled is sent once more, after a restart
+            log.critical("delivery: the outbox could not settle (%s)", type(error).__name__)
+        self._writing = 0
+        self._changed.set()
+        self._on_settled(settlements)
 
     def _take_courier(self) -> Courier:
         if not self._idle:

@@ -262,9 +262,14 @@ class Endpoint:
         self._wake_at = self._monotonic() + (answer.retry_after or THROTTLED_SECONDS)
 
     def _probe_later(self, least: float = 0.0) -> None:
+        now = self._monotonic()
+        if now < self._wake_at:
+            # The answer to a record that was on its way when the trouble began: no probe, so no longer pause.
+            self._wake_at = max(self._wake_at, now + least)
+            return
         seconds = min(PROBE_MOST, PROBE_LEAST * 2 ** min(self._probes, 10))
         self._probes += 1
-        self._wake_at = self._monotonic() + max(least, seconds * self._uniform(0.9, 1.1))
+        self._wake_at = now + max(least, seconds * self._uniform(0.9, 1.1))
 
     def _shout(self, key: str, level: int, message: str, *args: object) -> None:
         if key not in self._shouted:

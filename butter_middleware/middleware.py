@@ -213,7 +213,7 @@ def _snapshot(butter: Butter, scope: Scope) -> dict[str, Any]:
     """Copy from the scope what the capture needs, before the app can change it."""
     headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
     if isinstance(headers, Iterator):
-        headers = scope["headers"] = [*cast("Iterator[tuple[bytes, bytes]]", headers)]
+        headers = scope["headers"] = [*headers]
     client: Any = scope.get("client")
     return {
         "method": scope["method"],

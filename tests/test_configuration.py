@@ -74,8 +74,9 @@ def test_a_mistake_says_what_where_and_the_remedy(options: dict[str, Any], says:
 )
 def test_a_route_that_cannot_work_is_refused(route: dict[str, Any], says: str) -> None:
     """A route's mistakes are found when it is built."""
+    options: dict[str, Any] = {"path": "/checkout", "psp": "stripe"} | route
     with pytest.raises(ConfigurationError, match=says):
-        CheckoutRoute(**({"path": "/checkout", "psp": "stripe"} | route))
+        CheckoutRoute(**options)
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,9 @@ def cloudflare(peer_in: Iterable[str] = RANGES) -> SingleHeader:
     """Cloudflare, which replaces `CF-Connecting-IP` in each request.
 
     Forged by who reaches the origin around Cloudflare: the peer must be one of Cloudflare's published addresses (as of
-    the date in `cloudflare_ranges.LAST_CHANGED`). Where a proxy of yours stands between, pass its addresses as `peer_in`, and
-    let only Cloudflare reach it. With Pseudo IPv4 in mode "Overwrite" the header holds a hash, which gives no record.
+    the date in `cloudflare_ranges.LAST_CHANGED`). Where a proxy of yours stands between, pass its addresses as
+    `peer_in`, and let only Cloudflare reach it. With Pseudo IPv4 in mode "Overwrite" the header holds a hash, which
+    gives no record.
     https://developers.cloudflare.com/fundamentals/reference/http-headers/
     """
     return SingleHeader("CF-Connecting-IP", peer_in=peer_in)

@@ -1,6 +1,32 @@
 """Where records wait: in memory, on disk, or in any queue that has one method."""
 
+from butter_middleware.outbox._listing import Entry, Waiting
 from butter_middleware.outbox.memory import MemoryOutbox
-from butter_middleware.outbox.protocol import LocalOutbox, Outbox
+from butter_middleware.outbox.protocol import (
+    Counts,
+    LocalOutbox,
+    Outbox,
+    Parked,
+    ParkReason,
+    Pending,
+    Settled,
+    Settlement,
+    StoredCapture,
+)
+from butter_middleware.outbox.sqlite import SQLiteOutbox
 
-__all__ = ["LocalOutbox", "MemoryOutbox", "Outbox"]
+__all__ = [
+    "Counts",
+    "Entry",
+    "LocalOutbox",
+    "MemoryOutbox",
+    "Outbox",
+    "ParkReason",
+    "Parked",
+    "Pending",
+    "SQLiteOutbox",
+    "Settled",
+    "Settlement",
+    "StoredCapture",
+    "Waiting",
+]

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from contextlib import suppress
 from enum import Enum
+from pathlib import Path
 from typing import Final
 
 from butter_middleware.errors import ConfigurationError
@@ -110,5 +111,5 @@ def set_aside(path: str) -> str:
         target = f"{path}.corrupt-{stamp}-{number}"
     for suffix in ("-wal", "-shm", ""):
         with suppress(FileNotFoundError):
-            os.rename(path + suffix, target + suffix)
+            Path(path + suffix).rename(target + suffix)
     return target

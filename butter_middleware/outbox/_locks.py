@@ -5,8 +5,11 @@ table of holders does. Closing any descriptor of the file drops them all: there 
 opened here and nowhere else. A forked child has none of them: it must make a `LockFile` of its own.
 """
 
+import errno
 import fcntl
 import os
+import time
+from pathlib import Path
 from threading import Lock
 from typing import Final
 
@@ -18,6 +21,8 @@ ADOPTER: Final = 2
 """Held for life by the one that tries again what is parked."""
 FIRST_SLOT: Final = 16
 """From here on each byte is one living user of the file. The kernel frees it when the process dies."""
+LOOK_SECONDS: Final = 0.25
+"""Between looks whether the file is still there."""
 
 
 class LockFile:
@@ -28,9 +33,11 @@ class LockFile:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self._path = Path(path)
         self._guard = Lock()
         self._descriptor: int | None = None
+        self._look_at = 0.0
+        self._closed = False
         self._held: dict[int, object] = {}
 
     def take(self, byte: int, holder: object) -> bool:
@@ -41,6 +48,8 @@ class LockFile:
     def take_slot(self, holder: object) -> int:
         """Take the first free byte from `FIRST_SLOT` on."""
         with self._guard:
+            if self._closed:
+                raise OSError(errno.EBADF, "the lock file is closed")
             byte = FIRST_SLOT
             while byte in self._held or not self._take(byte, holder):
                 byte += 1
@@ -68,18 +77,19 @@ class LockFile:
                 self._release(byte)
 
     def replaced(self) -> bool:
-        """Whether the file at the path is no longer the one that is locked: somebody removed it."""
+        """Whether the file at the path is no longer the one that is locked: somebody removed it. Looks now and then."""
         with self._guard:
-            if self._descriptor is None:
+            if self._descriptor is None or time.monotonic() < self._look_at:
                 return False
+            self._look_at = time.monotonic() + LOOK_SECONDS
             ours = os.fstat(self._descriptor)
             try:
-                there = os.stat(self._path)
+                there = self._path.stat()
             except FileNotFoundError:
                 return True
             return (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino)
 
-    def close(self) -> None:
+    def reset(self) -> None:
         """Let go of everything; the next `take` opens the file anew."""
         with self._guard:
             self._held.clear()
@@ -87,7 +97,14 @@ class LockFile:
                 os.close(self._descriptor)
                 self._descriptor = None
 
+    def close(self) -> None:
+        """Let go of everything for good: nothing can be taken any more."""
+        self._closed = True
+        self.reset()
+
     def _take(self, byte: int, holder: object) -> bool:
+        if self._closed:
+            return False
         if byte in self._held:
             return self._held[byte] is holder
         try:

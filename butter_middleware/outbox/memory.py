@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import RLock
+from threading import Lock
 from typing import Any, Final, TypeVar
 
 from butter_middleware.checkout import Record
-from butter_middleware.errors import OutboxFullError
+from butter_middleware.errors import ConfigurationError, OutboxFullError
 from butter_middleware.exchange import Capture
 from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settled, Settlement, StoredCapture
 
@@ -20,35 +20,52 @@ T = TypeVar("T")
 TOMBSTONE_SECONDS: Final = 7 * 86400.0
 """For how long a delivered record's key is remembered."""
 TOMBSTONES: Final = 100_000
+"""How many keys are remembered at most."""
+FAR_FUTURE: Final = 3700.0
+"""Seconds. No backoff is longer than an hour: what is due later than this was set under another clock, and is due."""
 
 
 @dataclass(slots=True)
 class _Entry:
     record: Record
+    due_at: float
     attempts: int = 0
-    due_at: float = 0.0
 
 
 class MemoryOutbox:
     """Keeps up to `limit` captures and records in memory; all of them are lost with the process.
 
-    Its futures are done when they are given. `append` and `add` fail with `OutboxFullError` beyond the limit.
+    Its futures are done when they are given. `append` and `add` fail with `OutboxFullError` beyond the limit, in which
+    parked and dead count too. What one checkout resolves to is always taken.
+
+    Args:
+        limit: Captures and records in all.
+        clock: Seconds since the epoch.
+
+    Raises:
+        ConfigurationError: the limit is below 1.
     """
 
+    durable: bool = False
+
     def __init__(self, limit: int = 10_000, *, clock: Callable[[], float] = time.time) -> None:
-        self.durable = False
+        if limit < 1:
+            msg = f"MemoryOutbox(limit={limit}): give it room for one record at least; the default is 10,000."
+            raise ConfigurationError(msg)
         self._limit = limit
         self._clock = clock
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = RLock()
+        self._lock = Lock()
         self._ids = itertools.count(1)
         self._captures: OrderedDict[int, Capture] = OrderedDict()
-        self._taken: dict[int, Capture] = {}
+        self._given: dict[int, Capture] = {}
         self._parked: dict[int, tuple[Capture, Parked]] = {}
         self._pending: dict[int, _Entry] = {}
+        self._claimed: set[int] = set()
         self._due: list[tuple[float, int]] = []
+        self._seen_at = self._clock()
         self._dead: dict[int, Record] = {}
         self._keys: set[str] = set()
         self._tombstones: OrderedDict[str, float] = OrderedDict()
@@ -56,13 +73,16 @@ class MemoryOutbox:
         self._last_delivered_at: float | None = None
         self._hold: str | None = None
 
+    def __repr__(self) -> str:
+        return f"MemoryOutbox(limit={self._limit})"
+
     def validate(self) -> Sequence[str]:
-        """Give the one warning that there is."""
-        message = (
-            "no durable outbox: records are kept in memory only, and those not yet delivered are lost when this "
-            "process ends. Set outbox= to the path of an SQLite file on a disk that lasts."
+        """Warn of what memory cannot keep."""
+        warning = (
+            "records are kept in memory only: what is not yet delivered is lost when this process is killed, and after "
+            "drain_timeout when it stops. Set outbox= to the path of an SQLite file to keep them."
         )
-        return (message,)
+        return (warning,)
 
     def open(self) -> None:
         """Do nothing: there is nothing to open."""
@@ -70,46 +90,56 @@ class MemoryOutbox:
     def append(self, capture: Capture) -> "Future[None]":
         """Take a capture."""
         with self._lock:
-            if self._full(1):
+            if self._size() >= self._limit:
                 return _failed()
             self._captures[next(self._ids)] = capture
         return _done(None)
 
     def captures(self, limit: int) -> "Future[Sequence[StoredCapture]]":
-        """Give captures, none of them twice."""
+        """Give captures, oldest first, none of them twice."""
         with self._lock:
             given: list[StoredCapture] = []
             while self._captures and len(given) < limit:
                 number, capture = self._captures.popitem(last=False)
-                self._taken[number] = capture
+                self._given[number] = capture
                 given.append(StoredCapture(number, capture))
         return _done(given)
 
     def resolve(self, capture_id: int, outcome: Sequence[Record] | Parked) -> "Future[int]":
-        """Replace a capture by its records, or park it."""
+        """Replace a capture by its records, or park it; gives how many were known."""
         with self._lock:
-            capture = self._taken.pop(capture_id)
+            capture = self._given.pop(capture_id, None)
             if isinstance(outcome, Parked):
-                self._parked[capture_id] = (capture, outcome)
+                if capture is not None:
+                    self._parked[capture_id] = (capture, outcome)
                 return _done(0)
-            return self.add(outcome)
+            return _done(self._add(outcome))
 
     def add(self, records: Sequence[Record]) -> "Future[int]":
         """Add records; gives how many were known."""
-        known = 0
         with self._lock:
-            if self._full(len(records)):
+            if self._size() + len(records) > self._limit:
                 return _failed()
-            self._bury()
-            for record in records:
-                if record.key in self._keys or record.key in self._tombstones:
-                    known += 1
-                    continue
-                number = next(self._ids)
-                self._keys.add(record.key)
-                self._pending[number] = _Entry(record)
-                heapq.heappush(self._due, (0.0, number))
-        return _done(known)
+            return _done(self._add(records))
+
+    def _add(self, records: Sequence[Record]) -> int:
+        now, known = self._clock(), 0
+        self._forget_tombstones(now - TOMBSTONE_SECONDS)
+        for record in records:
+            if record.key in self._keys or record.key in self._tombstones:
+                known += 1
+                continue
+            number = next(self._ids)
+            self._keys.add(record.key)
+            self._pending[number] = _Entry(record, min(record.captured_at, now))
+            self._make_due(number)
+        return known
+
+    def _forget_tombstones(self, before: float) -> None:
+        while self._tombstones and (
+            len(self._tombstones) > TOMBSTONES or next(iter(self._tombstones.values())) <= before
+        ):
+            self._tombstones.popitem(last=False)
 
     def adopt(self) -> "Future[int]":
         """Give 0: nobody can leave anything behind in memory."""
@@ -121,38 +151,56 @@ class MemoryOutbox:
 
     def claim(self, limit: int) -> "Future[Sequence[Pending]]":
         """Give due records, those due longest first."""
-        now = self._clock()
         claimed: list[Pending] = []
         with self._lock:
+            now = self._clock()
+            self._clamp(now)
             while self._due and len(claimed) < limit and self._due[0][0] <= now:
-                _due_at, number = heapq.heappop(self._due)
+                number = heapq.heappop(self._due)[1]
                 entry = self._pending[number]
+                self._claimed.add(number)
                 claimed.append(Pending(number, entry.record, entry.attempts))
         return _done(claimed)
+
+    def _clamp(self, now: float) -> None:
+        """Where the clock went back, bring back from the far future what was to be due soon."""
+        if now < self._seen_at:
+            self._due = [(due if due <= now + FAR_FUTURE else now, number) for due, number in self._due]
+            heapq.heapify(self._due)
+        self._seen_at = now
+
+    def _make_due(self, number: int) -> None:
+        heapq.heappush(self._due, (self._pending[number].due_at, number))
 
     def settle(self, settlements: Sequence[Settlement]) -> "Future[None]":
         """End claims."""
         with self._lock:
+            now = self._clock()
             for settlement in settlements:
-                self._settle(settlement)
+                if settlement.id in self._claimed:
+                    self._claimed.remove(settlement.id)
+                    self._settle(settlement, now)
         return _done(None)
 
-    def _settle(self, settlement: Settlement) -> None:
-        number, now = settlement.id, self._clock()
+    def _settle(self, settlement: Settlement, now: float) -> None:
+        number = settlement.id
         entry = self._pending[number]
-        if settlement.settled in {Settled.RETRY, Settled.RELEASED}:
-            entry.attempts += settlement.settled is Settled.RETRY
-            entry.due_at = settlement.due_at
-            heapq.heappush(self._due, (settlement.due_at, number))
-            return
-        del self._pending[number]
-        if settlement.settled is Settled.DEAD:
-            self._dead[number] = entry.record
-            return
-        self._keys.discard(entry.record.key)
-        self._tombstones[entry.record.key] = now
-        self._delivered += 1
-        self._last_delivered_at = now
+        match settlement.settled:
+            case Settled.RETRY | Settled.RELEASED:
+                retried = settlement.settled is Settled.RETRY
+                due_at = settlement.due_at or (now if retried else entry.due_at)
+                entry.due_at = due_at if due_at <= now + FAR_FUTURE else now
+                entry.attempts += retried
+                self._make_due(number)
+            case Settled.DEAD:
+                self._dead[number] = self._pending.pop(number).record
+            case Settled.DELIVERED:
+                key = self._pending.pop(number).record.key
+                self._keys.discard(key)
+                self._tombstones[key] = now
+                self._tombstones.move_to_end(key)
+                self._delivered += 1
+                self._last_delivered_at = now
 
     def set_hold(self, reason: str | None) -> "Future[None]":
         """Keep the hold's reason while the process lives."""
@@ -167,35 +215,33 @@ class MemoryOutbox:
         """Count."""
         with self._lock:
             oldest = next(iter(self._pending.values()), None)
-            return _done(
-                Counts(
-                    captured=len(self._captures) + len(self._taken),
-                    pending=len(self._pending),
-                    parked=len(self._parked),
-                    dead=len(self._dead),
-                    delivered=self._delivered,
-                    oldest_pending_at=None if oldest is None else oldest.record.captured_at,
-                    last_delivered_at=self._last_delivered_at,
-                )
+            counts = Counts(
+                captured=len(self._captures) + len(self._given),
+                pending=len(self._pending),
+                parked=len(self._parked),
+                dead=len(self._dead),
+                delivered=self._delivered,
+                oldest_pending_at=None if oldest is None else oldest.record.captured_at,
+                last_delivered_at=self._last_delivered_at,
             )
+        return _done(counts)
 
     def close(self) -> None:
-        """Do nothing: what lies here lies here until the object goes."""
+        """Give up what was given and claimed: after the next `open` it is given again. The rest lies here as before."""
+        with self._lock:
+            self._captures = OrderedDict(sorted([*self._given.items(), *self._captures.items()]))
+            self._given = {}
+            for number in sorted(self._claimed):
+                self._make_due(number)
+            self._claimed = set()
 
     def abandon(self) -> None:
         """Forget, in a forked child, what the parent is going to deliver."""
         self._reset()
 
-    def _full(self, more: int) -> bool:
-        captures = len(self._captures) + len(self._taken) + len(self._parked)
-        return captures + len(self._pending) + len(self._dead) + more > self._limit
-
-    def _bury(self) -> None:
-        oldest = self._clock() - TOMBSTONE_SECONDS
-        while self._tombstones and (
-            len(self._tombstones) > TOMBSTONES or next(iter(self._tombstones.values())) < oldest
-        ):
-            self._tombstones.popitem(last=False)
+    def _size(self) -> int:
+        captures = len(self._captures) + len(self._given) + len(self._parked)
+        return captures + len(self._pending) + len(self._dead)
 
 
 def _done(result: T) -> "Future[T]":

@@ -2,15 +2,15 @@
 
 import os
 import sqlite3
-import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from butter_middleware.checkout import Record
 from butter_middleware.errors import ConfigurationError, OutboxClosedError
@@ -20,7 +20,7 @@ from butter_middleware.outbox._committer import Committer
 from butter_middleware.outbox._database import Settings
 from butter_middleware.outbox._listing import Entry, Waiting
 from butter_middleware.outbox._locks import LEADER
-from butter_middleware.outbox._operations import Kind, Operation
+from butter_middleware.outbox._operations import Append, Kind, Operation
 from butter_middleware.outbox._registry import registry
 from butter_middleware.outbox._statements import Seat
 from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settlement, StoredCapture
@@ -40,6 +40,11 @@ class _Link:
     pid: int
     committer: Committer
     seat: Seat
+
+    def put(self, operation: Operation[T]) -> "Future[T]":
+        """Have an operation done, and return its future."""
+        self.committer.put(operation)
+        return operation.future
 
 
 class SQLiteOutbox:
@@ -63,7 +68,7 @@ class SQLiteOutbox:
         ConfigurationError: an argument is out of its bounds.
     """
 
-    durable: Final = True
+    durable: bool = True
 
     def __init__(
         self,
@@ -87,7 +92,7 @@ class SQLiteOutbox:
         self._clock = clock
         self._lock = Lock()
         self._link: _Link | None = None
-        self._tried = False
+        self._to_retry: deque[int] | None = None
 
     @property
     def path(self) -> str:
@@ -113,9 +118,9 @@ class SQLiteOutbox:
         return _places.warnings(path, mounts.read_text() if mounts.exists() else "", os.environ)
 
     def open(self) -> None:
-        """Start this process's committer for the file, or share it. Blocks for nothing; the file is opened by its thread.
+        """Start this process's committer for the file, or share it. Blocks for nothing: its thread opens the file.
 
-        A file that is a newer version's fails every operation with `ConfigurationError`: `validate` finds it beforehand.
+        Where the file is a newer version's, every operation fails with `ConfigurationError`: call `validate` before.
         """
         with self._lock:
             if self._link is not None and self._link.pid == os.getpid():
@@ -127,5 +132,171 @@ class SQLiteOutbox:
                 retention_seconds=self._retention_seconds,
                 clock=self._clock,
             )
-            seat = Seat(parked=self._tried)
+            seat = Seat(parked=self._to_retry)
             self._link = _Link(os.getpid(), registry.enter(settings, seat), seat)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Wait up to `timeout` seconds until all is committed, then let go of the file.
+
+        What could not be committed by then fails with `OutboxClosedError`. Captures that were not resolved are
+        adopted by another process, or at the next start.
+        """
+        with self._lock:
+            link, self._link = self._link, None
+        if link is None or link.pid != os.getpid():
+            return
+        deadline = time.monotonic() + timeout
+        last: Operation[None] = Operation(Kind.GROW, lambda _connection: None)
+        link.committer.put_last(last)
+        with suppress(Exception):
+            last.future.result(timeout)
+        self._to_retry = link.seat.parked
+        if registry.leave(link.committer, link.seat):
+            link.committer.join(max(STOPPING_SECONDS, deadline - time.monotonic()))
+
+    def abandon(self) -> None:
+        """Forget the parent's committer; the next `open` makes this process's own. In the parent itself do nothing."""
+        if self._link is not None and self._link.pid == os.getpid():
+            return
+        self._lock = Lock()
+        self._link = None
+        self._to_retry = None
+
+    # Captures.
+
+    def append(self, capture: Capture) -> "Future[None]":
+        """Take a capture; done once it is on the disk."""
+        link = self._here()
+        return _closed() if link is None else link.put(Append(link.seat, capture))
+
+    def captures(self, limit: int) -> "Future[Sequence[StoredCapture]]":
+        """Give captures of this process, oldest first, after them the parked ones that it adopted; none twice."""
+        return self._submit(Kind.READ, lambda db, seat: _statements.captures(db, seat, limit))
+
+    def resolve(self, capture_id: int, outcome: Sequence[Record] | Parked) -> "Future[int]":
+        """Replace a capture by its records, or park it, in one transaction; gives how many were known."""
+
+        def run(db: sqlite3.Connection, _seat: Seat) -> int:
+            now = self._clock()
+            return _statements.resolve(db, capture_id, outcome, now, now - self._tombstone_seconds)
+
+        return self._submit(Kind.SETTLE, run, lambda seat: seat.given.discard(capture_id))
+
+    def adopt(self) -> "Future[int]":
+        """Take over what dead processes left captured and, once an outbox and by one at a time, what is parked."""
+        link = self._link
+
+        def run(db: sqlite3.Connection, seat: Seat) -> int:
+            return 0 if link is None else _statements.adopt(db, seat, link.committer.locks)
+
+        return self._submit(Kind.SETTLE, run)
+
+    # Records.
+
+    def add(self, records: Sequence[Record]) -> "Future[int]":
+        """Add records; gives how many were known."""
+
+        def run(db: sqlite3.Connection, _seat: Seat) -> int:
+            now = self._clock()
+            return _statements.add(db, records, now, now - self._tombstone_seconds)
+
+        return self._submit(Kind.GROW, run, size=sum(len(record.payload) for record in records))
+
+    def lead(self) -> bool:
+        """Whether this outbox is the one that delivers from the file, among all processes. The kernel passes it on."""
+        link = self._here()
+        if link is None:
+            return False
+        try:
+            return link.committer.locks.take(LEADER, link.seat)
+        except OSError:
+            return False  # the committer meets the same fault, and says it
+
+    def claim(self, limit: int) -> "Future[Sequence[Pending]]":
+        """Give due records, those due longest first; none unless this outbox leads."""
+
+        def run(db: sqlite3.Connection, seat: Seat) -> Sequence[Pending]:
+            return _statements.claim(db, seat, limit, self._clock()) if self.lead() else ()
+
+        return self._submit(Kind.READ, run)
+
+    def settle(self, settlements: Sequence[Settlement]) -> "Future[None]":
+        """End claims; goes through even where the file is full."""
+        numbers = [settlement.id for settlement in settlements]
+        return self._submit(
+            Kind.SETTLE,
+            lambda db, _seat: _statements.settle(db, settlements, self._clock()),
+            lambda seat: seat.claimed.difference_update(numbers),
+        )
+
+    def set_hold(self, reason: str | None) -> "Future[None]":
+        """Keep the hold's reason in the file."""
+        return self._submit(Kind.SETTLE, lambda db, _seat: _statements.set_hold(db, reason))
+
+    def hold(self) -> "Future[str | None]":
+        """Give the hold's reason."""
+        return self._submit(Kind.READ, lambda db, _seat: _statements.hold(db))
+
+    def counts(self) -> "Future[Counts]":
+        """Count what lies in the file."""
+        return self._submit(Kind.READ, lambda db, _seat: _statements.counts(db))
+
+    # For people.
+
+    def entries(self, state: Waiting, limit: int = 100, after: int = 0) -> "Future[Sequence[Entry]]":
+        """List what waits for a person, up to `limit` with a number above `after`, without personal data."""
+        return self._submit(Kind.READ, lambda db, _seat: _listing.entries(db, state, limit, after))
+
+    def show(self, state: Waiting, number: int) -> "Future[tuple[str, bytes] | None]":
+        """Give what an entry stores: its JSON text, and a capture's body as sent. Both are personal data."""
+        return self._submit(Kind.READ, lambda db, _seat: _listing.content(db, state, number))
+
+    def retry(self, state: Waiting, numbers: Sequence[int]) -> "Future[int]":
+        """Have entries tried once more by a running process, or at the next start; gives how many there were."""
+        return self._submit(Kind.SETTLE, lambda db, _seat: _listing.retry(db, state, numbers, self._clock()))
+
+    def drop(self, state: Waiting, numbers: Sequence[int]) -> "Future[int]":
+        """Delete entries for good; gives how many there were."""
+        return self._submit(Kind.SETTLE, lambda db, _seat: _listing.drop(db, state, numbers))
+
+    def _submit(
+        self,
+        kind: Kind,
+        run: Callable[[sqlite3.Connection, Seat], T],
+        after: Callable[[Seat], None] | None = None,
+        size: int = 0,
+    ) -> "Future[T]":
+        link = self._here()
+        if link is None:
+            return _closed()
+        seat = link.seat
+        operation = Operation(
+            kind,
+            lambda connection: run(connection, seat),
+            None if after is None else lambda: after(seat),
+            size,
+        )
+        return link.put(operation)
+
+    def _here(self) -> _Link | None:
+        """Return the link, where it is this process's."""
+        link = self._link
+        return link if link is not None and link.pid == os.getpid() else None
+
+
+def _closed() -> "Future[Any]":
+    future: Future[Any] = Future()
+    future.set_exception(OutboxClosedError("the outbox is not open in this process"))
+    return future
+
+
+def _absolute(path: str) -> str:
+    """Return the path as it is meant now: a later change of the working directory moves no outbox.
+
+    Raises:
+        ConfigurationError: it names no file.
+    """
+    if not path or path == ":memory:" or path.startswith("file:") or "\0" in path or path.endswith(os.sep):
+        msg = f"outbox={path!r} names no file. Give a plain path; leave outbox= out to keep records in memory only."
+        raise ConfigurationError(msg)
+    return str(Path(path).absolute())

@@ -1,0 +1,260 @@
+"""What is done to the file, each in the transaction that its caller began. States are those of `protocol`."""
+
+import dataclasses
+import logging
+import sqlite3
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final
+
+from butter_middleware._asgi import RawHeaders
+from butter_middleware.checkout import Record
+from butter_middleware.exchange import CREDENTIAL_HEADERS, Capture
+from butter_middleware.outbox._locks import ADOPTER, LockFile
+from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settled, Settlement, StoredCapture
+
+log = logging.getLogger("butter_middleware.outbox")
+
+FAR_FUTURE: Final = 3700.0
+"""Seconds. No backoff is longer than an hour: what is due later was written under another clock, and is due."""
+PRUNE_STEP: Final = 500
+"""Rows a transaction."""
+MOST_ROWS: Final = 64
+"""Captures a statement; SQLite may take no more than 999 values."""
+
+CaptureRow = tuple[float, str, bytes, bytes | None]
+"""`captured_at`, `head`, `body`, `request_body`."""
+
+
+@dataclass(eq=False, slots=True)
+class Seat:
+    """One open outbox at a file: to the others it is what a process is, whichever process they are in."""
+
+    slot: int | None = None
+    """The lock byte that says that it lives."""
+    pile: int | None = None
+    """Where its captures lie."""
+    given: set[int] = field(default_factory=set[int])
+    claimed: set[int] = field(default_factory=set[int])
+    parked: deque[int] | None = None
+    """The parked captures that it still is to try; None where it has not been their turn."""
+
+    def stand_up(self) -> None:
+        """Forget the place, since its lock is gone."""
+        self.slot = self.pile = None
+
+
+def new_pile(connection: sqlite3.Connection, slot: int) -> int | None:
+    """Insert the pile of whoever holds a slot. Whoever had it before is dead, or the byte could not have been taken."""
+    connection.execute("UPDATE piles SET slot = NULL WHERE slot = ?", (slot,))
+    return connection.execute("INSERT INTO piles (slot) VALUES (?)", (slot,)).lastrowid
+
+
+def row_of(capture: Capture) -> CaptureRow:
+    """Return a capture as it is stored. What waits on disk holds no credential, whoever made the capture.
+
+    Raises:
+        TypeError, ValueError: an annotation is no JSON.
+    """
+    headers, response_headers = _harmless(capture.headers), _harmless(capture.response_headers)
+    if len(headers) + len(response_headers) < len(capture.headers) + len(capture.response_headers):
+        capture = dataclasses.replace(capture, headers=headers, response_headers=response_headers)
+    return capture.captured_at, capture.head(), capture.body, capture.request_body
+
+
+def _harmless(headers: RawHeaders) -> RawHeaders:
+    return [header for header in headers if header[0].lower() not in CREDENTIAL_HEADERS]
+
+
+def append(connection: sqlite3.Connection, rows: Sequence[tuple[int | None, CaptureRow]]) -> None:
+    """Insert captures, each with its pile.
+
+    Many rows a statement, since each statement lets go of the interpreter's lock and has to wait for it again. The
+    numbers of rows are powers of two, so that few statements are prepared.
+    """
+    start = 0
+    while start < len(rows):
+        count = min(1 << ((len(rows) - start).bit_length() - 1), MOST_ROWS)
+        values = [value for pile, row in rows[start : start + count] for value in (pile, *row)]
+        connection.execute(_insert(count), values)
+        start += count
+
+
+@cache
+def _insert(count: int) -> str:
+    places = ", ".join(["(?, ?, ?, ?, ?)"] * count)
+    return f"INSERT INTO captures (pile, captured_at, head, body, request_body) VALUES {places}"  # noqa: S608 - a constant
+
+
+def captures(connection: sqlite3.Connection, seat: Seat, limit: int) -> list[StoredCapture]:
+    """Give captures of the seat's piles, oldest first, then parked ones that it has not tried."""
+    numbers = _captured(connection, seat, limit)
+    while seat.parked and len(numbers) < limit:
+        numbers.append(seat.parked.popleft())
+    stored = [found for number in numbers if (found := _load(connection, number)) is not None]
+    seat.given.update(numbers)
+    return stored
+
+
+def _captured(connection: sqlite3.Connection, seat: Seat, limit: int) -> list[int]:
+    numbers: list[int] = []
+    piles = connection.execute("SELECT id FROM piles WHERE slot = ? ORDER BY id", (seat.slot,)).fetchall()
+    sql = "SELECT id FROM captures WHERE pile = ? AND reason IS NULL ORDER BY id LIMIT ?"
+    for (pile,) in piles:
+        wanted = limit - len(numbers)
+        if wanted <= 0:
+            break
+        rows = connection.execute(sql, (pile, wanted + len(seat.given)))
+        numbers += [number for (number,) in rows if number not in seat.given][:wanted]
+    return numbers
+
+
+def _load(connection: sqlite3.Connection, number: int) -> StoredCapture | None:
+    row = connection.execute("SELECT head, body, request_body FROM captures WHERE id = ?", (number,)).fetchone()
+    if row is None:
+        return None
+    try:
+        return StoredCapture(number, Capture.from_head(*row))
+    except (KeyError, TypeError, ValueError) as error:
+        log.error("capture %d cannot be read by this version (%s); it stays", number, type(error).__name__)  # noqa: TRY400 - the text may quote it
+        return None
+
+
+def resolve(
+    connection: sqlite3.Connection, capture_id: int, outcome: Sequence[Record] | Parked, now: float, since: float
+) -> int:
+    """Park a capture, or replace it by its records; gives how many were known."""
+    if isinstance(outcome, Parked):
+        row = (outcome.reason, outcome.detail, capture_id)
+        connection.execute("UPDATE captures SET reason = ?, detail = ? WHERE id = ?", row)
+        return 0
+    connection.execute("DELETE FROM captures WHERE id = ?", (capture_id,))
+    return add(connection, outcome, now, since)
+
+
+def add(connection: sqlite3.Connection, records: Iterable[Record], now: float, since: float) -> int:
+    """Insert records that are unknown by key here and among those delivered after `since`; gives how many were known.
+
+    A record is due at once; what was captured first goes first.
+    """
+    sql = """INSERT OR IGNORE INTO records (key, captured_at, due_at, payload)
+        SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE key = ?1 AND delivered_at > ?5)"""
+    known = 0
+    for record in records:
+        row = (record.key, record.captured_at, min(record.captured_at, now), record.payload, since)
+        known += not connection.execute(sql, row).rowcount
+    return known
+
+
+def adopt(connection: sqlite3.Connection, seat: Seat, locks: LockFile) -> int:
+    """Take over the piles of the dead and, once and where it is this seat's turn, what is parked; gives how many."""
+    adopted = 0
+    for pile, slot in connection.execute("SELECT id, slot FROM piles WHERE slot IS NOT ?", (seat.slot,)).fetchall():
+        if slot is not None and not locks.is_free(slot):
+            continue
+        sql = "SELECT count(*) FROM captures WHERE pile = ? AND reason IS NULL"
+        left = int(connection.execute(sql, (pile,)).fetchone()[0])
+        if left:
+            connection.execute("UPDATE piles SET slot = ? WHERE id = ?", (seat.slot, pile))
+        else:
+            connection.execute("DELETE FROM piles WHERE id = ?", (pile,))
+        adopted += left
+    if seat.parked is None and locks.take(ADOPTER, seat):
+        rows = connection.execute("SELECT id FROM captures WHERE reason IS NOT NULL ORDER BY id")
+        seat.parked = deque(number for (number,) in rows)
+        adopted += len(seat.parked)
+    return adopted
+
+
+def claim(connection: sqlite3.Connection, seat: Seat, limit: int, now: float) -> list[Pending]:
+    """Give records that are due and not claimed, those due longest first, those of another clock's future last."""
+    wanted = limit + len(seat.claimed)
+    due = _due(connection, "due_at <= ?", now, wanted)
+    if len(due) < wanted:
+        due += _due(connection, "due_at > ?", now + FAR_FUTURE, wanted - len(due))
+    claimed = [pending for pending in due if pending.id not in seat.claimed][:limit]
+    seat.claimed.update(pending.id for pending in claimed)
+    return claimed
+
+
+def _due(connection: sqlite3.Connection, condition: str, bound: float, limit: int) -> list[Pending]:
+    sql = f"""SELECT id, attempts, key, payload, captured_at FROM records
+        WHERE dead_at IS NULL AND {condition} ORDER BY due_at, id LIMIT ?"""  # noqa: S608 - a constant of `claim`
+    rows = connection.execute(sql, (bound, limit))
+    return [Pending(number, Record(*record), attempts) for number, attempts, *record in rows]
+
+
+def settle(connection: sqlite3.Connection, settlements: Iterable[Settlement], now: float) -> None:
+    """End claims. What a person dropped meanwhile is passed over."""
+    delivered = 0
+    for settlement in settlements:
+        delivered += _settle(connection, settlement, now)
+    if delivered:
+        connection.execute("UPDATE meta SET value = value + ? WHERE name = 'delivered'", (delivered,))
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'last_delivered_at'", (now,))
+
+
+def _settle(connection: sqlite3.Connection, settlement: Settlement, now: float) -> int:
+    number = settlement.id
+    match settlement.settled:
+        case Settled.DELIVERED:
+            connection.execute(
+                "INSERT OR REPLACE INTO tombstones SELECT key, ? FROM records WHERE id = ?", (now, number)
+            )
+            return connection.execute("DELETE FROM records WHERE id = ?", (number,)).rowcount
+        case Settled.DEAD:
+            sql = "UPDATE records SET dead_at = ?, reason = ?, attempts = attempts + 1 WHERE id = ?"
+            connection.execute(sql, (now, settlement.reason, number))
+        case Settled.RETRY:
+            sql = "UPDATE records SET due_at = ?, reason = ?, attempts = attempts + 1 WHERE id = ?"
+            connection.execute(sql, (settlement.due_at or now, settlement.reason, number))
+        case Settled.RELEASED:
+            if settlement.due_at:
+                connection.execute("UPDATE records SET due_at = ? WHERE id = ?", (settlement.due_at, number))
+    return 0
+
+
+def set_hold(connection: sqlite3.Connection, reason: str | None) -> None:
+    """Keep why nothing is sent."""
+    connection.execute("UPDATE meta SET value = ? WHERE name = 'hold'", (reason,))
+
+
+def hold(connection: sqlite3.Connection) -> str | None:
+    """Give why nothing is sent."""
+    reason = connection.execute("SELECT value FROM meta WHERE name = 'hold'").fetchone()[0]
+    return None if reason is None else str(reason)
+
+
+def counts(connection: sqlite3.Connection) -> Counts:
+    """Count."""
+    meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    captured, parked, dead = connection.execute(
+        """SELECT (SELECT count(*) FROM captures WHERE reason IS NULL),
+            (SELECT count(*) FROM captures WHERE reason IS NOT NULL),
+            (SELECT count(*) FROM records WHERE dead_at IS NOT NULL)"""
+    ).fetchone()
+    oldest = connection.execute("SELECT captured_at FROM records WHERE dead_at IS NULL ORDER BY id LIMIT 1").fetchone()
+    return Counts(
+        captured=captured,
+        pending=meta["pending"],
+        parked=parked,
+        dead=dead,
+        delivered=meta["delivered"],
+        oldest_pending_at=None if oldest is None else oldest[0],
+        last_delivered_at=meta["last_delivered_at"],
+    )
+
+
+def prune(connection: sqlite3.Connection, buried_before: float, kept_since: float | None) -> bool:
+    """Delete a step of old tombstones and, where there is a retention, of parked and dead; say if there is more."""
+    steps = ["DELETE FROM tombstones WHERE key IN (SELECT key FROM tombstones WHERE delivered_at < ?1 LIMIT ?2)"]
+    bounds = [buried_before]
+    if kept_since is not None:
+        for table, state in (("captures", "reason IS NOT NULL"), ("records", "dead_at IS NOT NULL")):
+            old = f"SELECT id FROM {table} WHERE {state} AND captured_at < ?1 LIMIT ?2"  # noqa: S608 - constants
+            steps.append(f"DELETE FROM {table} WHERE id IN ({old})")  # noqa: S608 - constants
+            bounds.append(kept_since)
+    deleted = [connection.execute(sql, (bound, PRUNE_STEP)).rowcount for sql, bound in zip(steps, bounds, strict=True)]
+    return PRUNE_STEP in deleted
