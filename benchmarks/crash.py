@@ -1,0 +1,413 @@
+"""kill -9, again and again: is every checkout that was answered 200 delivered, and how many more than once?
+
+    python benchmarks/crash.py --rounds 100 [--durability before_response|after_response|both] [--workers 1|2]
+
+A round is one SIGKILL at a random moment, while buyers check out at a real uvicorn with an SQLite outbox. With one
+worker the whole process group dies and a new shop starts on the same file; with two, one worker dies: in turn the one
+that delivers and a random one. At the end a last shop drains each file. Each answer carries what the shop knew when its
+last chunk left: `durable`, `late` (the 25 ms were over first) or `unwaited` (after_response), and the time.
+
+The exit code is 1 where something is lost that must not be: what was durable, and what left long before the kill.
+"""
+
+import argparse
+import os
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from itertools import count
+from pathlib import Path
+from typing import Self
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
+from butter_middleware._asgi import ASGIApp, Message, Receive, Scope, Send
+from butter_middleware.outbox import SQLiteOutbox
+from butter_middleware.testing import FakeButter
+
+USERNAME, PASSWORD = "merchant", secrets.token_urlsafe()
+LANES = 2
+"""Shops in flight at once, each on a file of its own."""
+BUYERS = 6
+"""At each shop."""
+LONGEST_LIFE = 0.8
+"""Seconds after which a shop is killed at most."""
+INSTANTS = (0.005, 0.02, 0.1, 1.0)
+"""Seconds before the kill; what left earlier than the last of them must not be lost in any mode."""
+
+
+# The shop: what uvicorn runs in the processes that are killed.
+
+outcome: ContextVar[str] = ContextVar("outcome", default="unwaited")
+
+
+class WatchedButter(Butter):
+    """Notes, for the one request, whether its capture was on the disk in time."""
+
+    async def wait_until_durable(self, future: "Future[None]") -> None:
+        await super().wait_until_durable(future)
+        outcome.set("durable" if future.done() and future.exception() is None else "late")
+
+
+class Stamp:
+    """Stands before the middleware and ends each answer with the outcome and the time of its last chunk."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [pair for pair in message["headers"] if pair[0] != b"content-length"]
+            elif message["type"] == "http.response.body" and not message.get("more_body", False):
+                mark = f"\n{outcome.get()} {time.monotonic()}"
+                message = {**message, "body": message.get("body", b"") + mark.encode()}
+            await send(message)
+
+        await self.app(scope, receive, stamped if scope["type"] == "http" else send)
+
+
+def shop() -> ASGIApp:
+    """Build the shop, configured by the environment as a deployed one is."""
+
+    async def checkout(request: Request) -> JSONResponse:
+        return JSONResponse({"email": "shopper@example.com", "invoice": request.path_params["invoice"]})
+
+    butter = WatchedButter(
+        base_url=os.environ["CRASH_BUTTER"],
+        client_ip=client_ip.TrustedHops(1),
+        outbox=os.environ["CRASH_OUTBOX"],
+        durability="before_response" if os.environ["CRASH_DURABILITY"] == "before_response" else "after_response",
+        routes=[
+            CheckoutRoute(
+                "/checkout/{invoice}",
+                psp="stripe",
+                extract=extract.json(customer_email="email", invoice_id="invoice"),
+            )
+        ],
+    )
+    app = Starlette(routes=[Route("/checkout/{invoice}", checkout, methods=["POST"])])
+    return Stamp(ButterMiddleware(app, butter))
+
+
+# The campaign.
+
+
+def until(done: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            msg = f"not within {seconds} s: {what}"
+            raise TimeoutError(msg)
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def stand_in(fake: FakeButter) -> Generator[str]:
+    """Serve Butter's stand-in on loopback, from a thread; give its base URL."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(fake, port=port, log_level="error", lifespan="off", ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started, "the stand-in listens")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+class Shop:
+    """A shop's processes, in a group of their own."""
+
+    def __init__(self, environment: dict[str, str], workers: int, log: Path) -> None:
+        self.port = free_port()
+        self._workers = workers
+        command = ["uvicorn", "crash:shop", "--factory", "--port", f"{self.port}", "--workers", f"{workers}"]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *command, "--no-access-log", "--log-level", "error"],
+                cwd=Path(__file__).parent,
+                env=os.environ | environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._log = log
+
+    def __enter__(self) -> Self:
+        until(lambda: self._dead or listening(self.port), "the shop listens")
+        if self._dead:
+            raise RuntimeError(self._log.read_text())
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.kill()
+
+    @property
+    def _dead(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        """Kill the whole group."""
+        if not self._dead:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def kill_worker(self, lock_file: Path, *, leader: bool) -> None:
+        """Kill one worker; the supervisor starts another."""
+        until(lambda: len(self._living()) == self._workers, "all workers live")
+        living = self._living()
+        leading = [pid for pid in living if leader and pid in leaders(lock_file)]
+        os.kill(random.choice(leading or living), signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Stop it as a deploy does."""
+        self._process.terminate()
+        self._process.wait(timeout=60)
+
+    def _living(self) -> list[int]:
+        found: list[int] = []
+        for pid in Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split():
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:
+                continue  # it died meanwhile
+            if b"spawn_main" in command:
+                found.append(int(pid))
+        return found
+
+
+def leaders(lock_file: Path) -> list[int]:
+    """Return who holds the byte of the one that delivers, as the kernel tells it."""
+    inode = str(lock_file.stat().st_ino)
+    rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return [int(row[4]) for row in rows if row[5].rpartition(":")[2] == inode and row[6:] == ["1", "1"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A checkout that was answered 200, whole."""
+
+    invoice: str
+    outcome: str
+    left_at: float
+    """On the machine's monotonic clock, when the last chunk left the middleware."""
+
+
+@dataclass(slots=True)
+class Killed:
+    """What one round's buyers were answered, and when the kill came."""
+
+    at: float = 0.0
+    answers: list[Answer] = field(default_factory=list[Answer])
+
+
+def buy(port: int, buyer: str, over: threading.Event, answers: list[Answer]) -> None:
+    """Check out again and again, over connections that break."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    for number in count():
+        if over.wait(random.uniform(0, 0.01)):
+            break
+        invoice = f"{buyer}-{number}"
+        try:
+            connection.request("POST", f"/checkout/{invoice}", headers={"X-Forwarded-For": "81.2.69.142"})
+            response = connection.getresponse()
+            body = response.read()
+        except (OSError, HTTPException):
+            connection.close()
+            continue
+        if response.status == 200:
+            outcome, left_at = body.decode().rpartition("\n")[2].split()
+            answers.append(Answer(invoice, outcome, float(left_at)))
+    connection.close()
+
+
+class Lane:
+    """A file, and the shops that live and die on it."""
+
+    def __init__(self, name: str, directory: Path, butter: str, durability: str, workers: int) -> None:
+        self._name = name
+        self._file = directory / f"{name}.db"
+        self._log = directory / f"{name}.log"
+        self._environment = {
+            "BUTTER_USERNAME": USERNAME,
+            "BUTTER_PASSWORD": PASSWORD,
+            "CRASH_BUTTER": butter,
+            "CRASH_OUTBOX": str(self._file),
+            "CRASH_DURABILITY": durability,
+        }
+        self._workers = workers
+        self._shop: Shop | None = None
+
+    def round(self, number: int) -> Killed:
+        """Have buyers check out, and kill in their midst."""
+        killed, over = Killed(), threading.Event()
+        shop = self._shop or Shop(self._environment, self._workers, self._log).__enter__()
+        names = [f"in-{self._name}-{number}-{buyer}" for buyer in range(BUYERS)]
+        buyers = [
+            threading.Thread(target=buy, args=(shop.port, name, over, killed.answers), daemon=True) for name in names
+        ]
+        for buyer in buyers:
+            buyer.start()
+        time.sleep(random.uniform(0, LONGEST_LIFE))
+        if self._workers == 1:
+            killed.at = time.monotonic()
+            shop.kill()
+        else:
+            self._shop = shop
+            shop.kill_worker(Path(f"{self._file}.lock"), leader=number % 2 == 0)
+            killed.at = time.monotonic()
+            time.sleep(random.uniform(0, LONGEST_LIFE))  # the survivor goes on selling
+        over.set()
+        for buyer in buyers:
+            buyer.join()
+        return killed
+
+    def drain(self) -> str:
+        """Let a last shop deliver what is left; say what cannot be delivered."""
+        self.kill()
+        outbox = SQLiteOutbox(self._file)
+        with Shop(self._environment, self._workers, self._log) as last:
+            outbox.open()
+            try:
+                until(lambda: _empty(outbox), f"{self._file.name} is drained", 300)
+                counts = outbox.counts().result()
+            finally:
+                outbox.close()
+            last.stop()
+        return f"{counts.dead} dead, {counts.parked} parked" if counts.dead or counts.parked else ""
+
+    def kill(self) -> None:
+        """End whatever still runs."""
+        if self._shop is not None:
+            self._shop.kill()
+            self._shop = None
+
+
+def _empty(outbox: SQLiteOutbox) -> bool:
+    time.sleep(0.1)
+    counts = outbox.counts().result()
+    return not (counts.captured or counts.pending)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a campaign found."""
+
+    durability: str
+    workers: int
+    rounds: list[Killed]
+    arrived: Counter[str]
+
+    def lost(self, outcome: str) -> list[float]:
+        """Return the lost answers of an outcome: seconds from their last chunk to the kill."""
+        return [
+            max(0.0, killed.at - answer.left_at)
+            for killed in self.rounds
+            for answer in killed.answers
+            if answer.outcome == outcome and answer.invoice not in self.arrived
+        ]
+
+    @property
+    def broken(self) -> bool:
+        """Whether a promise is."""
+        others = self.lost("late") + self.lost("unwaited")
+        return bool(self.lost("durable")) or any(age > INSTANTS[-1] for age in others)
+
+    def table(self) -> str:
+        """Return all the numbers, one a line."""
+        answers = [answer for killed in self.rounds for answer in killed.answers]
+        known = {answer.invoice for answer in answers}
+        outcomes = Counter(answer.outcome for answer in answers)
+        again = [times - 1 for times in self.arrived.values() if times > 1]
+        rows: list[tuple[str, object]] = [
+            ("rounds (kills)", len(self.rounds)),
+            ("checkouts answered 200", len(answers)),
+            ("records arrived", len(self.arrived)),
+            ("  of checkouts never answered", len(self.arrived.keys() - known)),
+            ("arrived more than once", f"{len(again)} ({sum(again)} extra posts)"),
+        ]
+        for outcome in sorted(outcomes):
+            lost = self.lost(outcome)
+            rows += [(f"answered {outcome}", outcomes[outcome]), ("  of these lost", len(lost))]
+            if lost:
+                within = ", ".join(f"{sum(age <= most for age in lost)} in {1000 * most:g} ms" for most in INSTANTS)
+                rows.append(("  left before the kill", f"{within}; the oldest {1000 * max(lost):.1f} ms"))
+        return "\n".join(f"  {name:<32}{value}" for name, value in rows)
+
+
+def campaign(durability: str, workers: int, rounds: int, directory: Path) -> Outcome:
+    """Run rounds in all lanes at once, drain, and count."""
+    fake = FakeButter(username=USERNAME, password=PASSWORD)
+    killed: list[Killed] = []
+    with stand_in(fake) as butter, ExitStack() as stack:
+        lanes = [Lane(f"{durability}-{number}", directory, butter, durability, workers) for number in range(LANES)]
+        for lane in lanes:
+            stack.callback(lane.kill)
+
+        def run(lane: Lane, first: int) -> None:
+            for number in range(first, rounds, LANES):
+                one = lane.round(number)
+                killed.append(one)
+                print(
+                    f"{durability} round {number}: {len(one.answers)} answered, {len(fake.records)} arrived", flush=True
+                )
+
+        with ThreadPoolExecutor(LANES) as pool:
+            for done in [pool.submit(run, lane, first) for first, lane in enumerate(lanes)]:
+                done.result()
+            for stuck in filter(None, pool.map(Lane.drain, lanes)):
+                print(f"not deliverable: {stuck}")
+    return Outcome(durability, workers, killed, Counter(record["invoice_id"] for record in fake.records))
+
+
+def main() -> None:
+    """Parse the arguments, run the campaigns, print what they found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--durability", choices=["before_response", "after_response", "both"], default="both")
+    parser.add_argument("--workers", type=int, choices=[1, 2], default=1)
+    options = parser.parse_args()
+    modes = ["before_response", "after_response"] if options.durability == "both" else [options.durability]
+    outcomes: list[Outcome] = []
+    for durability in modes:
+        with tempfile.TemporaryDirectory() as directory:
+            outcomes.append(campaign(durability, options.workers, options.rounds, Path(directory)))
+    for found in outcomes:
+        print(f"\n{found.durability}, {found.workers} worker(s): {'BROKEN' if found.broken else 'kept'}")
+        print(found.table())
+    sys.exit(any(found.broken for found in outcomes))
+
+
+if __name__ == "__main__":
+    main()
