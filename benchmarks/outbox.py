@@ -1,27 +1,39 @@
-"""How fast the SQLite outbox takes captures: one process and four on one file, beside a transaction for each insert.
+"""How fast the SQLite outbox takes captures, and how fast a backlog of records leaves it.
 
-    python benchmarks/outbox.py [--seconds 3] [--directory DIR]
+    python benchmarks/outbox.py [--seconds 3] [--rounds 3] [--only append|drain] [--directory DIR]
 
-A producer appends one capture, waits until it is on the disk, and appends the next.
+Append: one process and four on one file, beside a transaction for each insert. A producer appends one capture, waits
+until it is on the disk, and appends the next. Drain: to a server in a process of its own, at once and after 100 ms,
+beside one httpx client shared by as many tasks.
 """
 
 import argparse
 import asyncio
 import multiprocessing
 import os
+import secrets
 import sqlite3
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Thread
 
+import httpx
+from sink import Sink, sink
+
+from butter_middleware import Butter, Checkout, client_ip
+from butter_middleware.checkout import Record
 from butter_middleware.exchange import Capture
 from butter_middleware.outbox import SQLiteOutbox
 
 PRODUCERS = (1, 8, 32)
 PROCESSES = (1, 4)
+SENDERS = (1, 4, 8)
+LATENCIES = (0.0, 0.1)
 WARM_UP_SECONDS = 0.5
 
 
@@ -167,15 +179,116 @@ def append_table(seconds: float, directory: Path) -> None:
                 print(result.row(name, processes, producers), flush=True)
 
 
+def records(count: int) -> list[Record]:
+    """Return records that are all different."""
+    checkouts = (
+        Checkout(
+            customer_email="shopper@example.com",
+            ipv4_address="81.2.69.142",
+            psp="stripe",
+            invoice_id=f"in_{number}",
+            charge_id=f"ch_{number}",
+        )
+        for number in range(count)
+    )
+    return [Record.of(checkout, time.time()) for checkout in checkouts]
+
+
+def fill(path: str, count: int) -> None:
+    """Put records into an outbox, due now."""
+    outbox = SQLiteOutbox(path)
+    outbox.open()
+    outbox.add(records(count)).result()
+    outbox.close()
+
+
+def drain_ours(sink: Sink, senders: int, count: int, directory: Path) -> list[float]:
+    """Send a backlog as the package does; give when each record arrived."""
+    path = directory / f"drain-{secrets.token_hex(4)}.db"
+    fill(str(path), count)
+    butter = Butter(
+        username="u",
+        password=secrets.token_hex(),
+        client_ip=client_ip.direct(),
+        outbox=path,
+        base_url=sink.url,
+        senders=senders,
+    )
+    arrivals: list[float] = []
+    with butter:
+        butter.start()
+        while len(arrivals) < count:
+            time.sleep(0.05)
+            arrivals += sink.arrivals()
+    return arrivals
+
+
+def drain_httpx(sink: Sink, concurrency: int, count: int, _directory: Path) -> list[float]:
+    """Post the same records with one httpx client that all tasks share; give when each arrived."""
+    waiting = iter(records(count))
+
+    async def sender(http: httpx.AsyncClient) -> None:
+        for record in waiting:
+            headers = {"Content-Type": "application/json"}
+            response = await http.post(f"{sink.url}/v1/analytics", content=record.payload.encode(), headers=headers)
+            response.raise_for_status()
+
+    async def main() -> None:
+        async with httpx.AsyncClient(auth=httpx.BasicAuth("u", secrets.token_hex())) as http:
+            await asyncio.gather(*(sender(http) for _ in range(concurrency)))
+
+    asyncio.run(main())
+    return sink.arrivals()
+
+
+def rate(arrivals: list[float], concurrency: int) -> float:
+    """Return records a second: from the first to the last, less the first lot, which came at once."""
+    return (len(arrivals) - concurrency) / (max(arrivals) - min(arrivals))
+
+
+Drain = Callable[[Sink, int, int, Path], list[float]]
+
+
+def drain_table(seconds: float, rounds: int, directory: Path) -> None:
+    """Print how fast a backlog leaves, beside what httpx does; all of them in turn, `rounds` times."""
+    raw, ours = "one httpx client", "ours"
+    cases: list[tuple[str, Drain, float, int]] = [
+        (name, drain, latency, concurrency)
+        for latency in LATENCIES
+        for name, drain, concurrencies in ((ours, drain_ours, SENDERS), (raw, drain_httpx, (*SENDERS, 32)))
+        for concurrency in concurrencies
+    ]
+    rates: dict[tuple[str, float, int], list[float]] = {}
+    with ExitStack() as stack:
+        sinks = {latency: stack.enter_context(sink(latency)) for latency in LATENCIES}
+        for _ in range(rounds):
+            for name, drain, latency, concurrency in cases:
+                most = concurrency / latency if latency else 1000
+                count = max(3 * concurrency, int(seconds * most))
+                found = rate(drain(sinks[latency], concurrency, count, directory), concurrency)
+                rates.setdefault((name, latency, concurrency), []).append(found)
+    medians = {key: statistics.median(found) for key, found in rates.items()}
+    print(f"\n{'drain':24} {'latency ms':>10} {'at once':>9} {'per s':>10} {'of most':>9} {'of httpx at 32':>15}")
+    for (name, latency, concurrency), found in medians.items():
+        most = f"{found * latency / concurrency:.2f}" if latency else ""
+        share = f"{found / medians[raw, latency, 32]:.2f}"
+        print(f"{name:24} {1000 * latency:10g} {concurrency:9} {found:10,.0f} {most:>9} {share:>15}")
+
+
 def main() -> None:
     """Parse the arguments and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="of the drain's measurements")
+    parser.add_argument("--only", choices=["append", "drain"], help="one of the two tables")
     parser.add_argument("--directory", type=Path, default=None, help="where the files lie meanwhile")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         print(f"Python's SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, {options.seconds:g} s each\n")
-        append_table(options.seconds, Path(directory))
+        if options.only != "drain":
+            append_table(options.seconds, Path(directory))
+        if options.only != "append":
+            drain_table(options.seconds, options.rounds, Path(directory))
 
 
 if __name__ == "__main__":
