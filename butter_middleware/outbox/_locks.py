@@ -81,13 +81,15 @@ class LockFile:
         with self._guard:
             if self._descriptor is None or time.monotonic() < self._look_at:
                 return False
-            self._look_at = time.monotonic() + LOOK_SECONDS
             ours = os.fstat(self._descriptor)
             try:
                 there = self._path.stat()
             except FileNotFoundError:
                 return True
-            return (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino)
+            if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
+                return True  # and again, until somebody acts on it
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            return False
 
     def reset(self) -> None:
         """Let go of everything; the next `take` opens the file anew."""

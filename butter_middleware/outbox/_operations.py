@@ -75,7 +75,9 @@ class Operation(Generic[T]):
             self.after()
 
     def publish(self) -> None:
-        """Tell whoever waits; callbacks run here."""
+        """Tell whoever waits; callbacks run here. A read may have been cancelled meanwhile: then nobody waits."""
+        if self.future.cancelled() or not self.start():
+            return
         if self._error is not None:
             self.future.set_exception(self._error)
         else:
@@ -96,15 +98,15 @@ class Append(Operation[None]):
         self._row: CaptureRow | None = None
 
     @property
-    def row(self) -> tuple[int | None, CaptureRow]:
-        """The pile that it goes to now, and the row.
+    def row(self) -> tuple[int, CaptureRow]:
+        """The pile that it goes to now, and the row. Pile 0 is nobody's: of an outbox that closed before its place.
 
         Raises:
             TypeError, ValueError: the capture cannot be stored.
         """
         if self._row is None:
             self._row = row_of(self._capture)
-        return self._seat.pile, self._row
+        return self._seat.pile or 0, self._row
 
     def _insert(self, connection: sqlite3.Connection) -> None:
         append(connection, [self.row])

@@ -1,6 +1,7 @@
 """Whether a path can hold an outbox, and whether what lies there lasts. Nothing here creates or opens the database."""
 
 import os
+import re
 import stat
 import struct
 import tempfile
@@ -28,6 +29,8 @@ _FUNCTIONS: Final = {
 }
 _LASTING: Final = "Name a file on a disk that lasts (a volume, a host's own disk)."
 
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+"""How `/proc/mounts` writes a space, a tab, a newline and a backslash."""
 _HEADER_BYTES: Final = 72
 _MAGIC: Final = b"SQLite format 3\x00"
 
@@ -125,7 +128,7 @@ def _file_system(path: str, mounts: str) -> str:
         fields = line.split()
         if len(fields) < 3:  # noqa: PLR2004 - device, mount point, type
             continue
-        point = fields[1].encode().decode("unicode_escape")
+        point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[1])
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= longest:
             longest, found = len(point), fields[2]

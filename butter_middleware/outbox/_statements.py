@@ -68,7 +68,7 @@ def _harmless(headers: RawHeaders) -> RawHeaders:
     return [header for header in headers if header[0].lower() not in CREDENTIAL_HEADERS]
 
 
-def append(connection: sqlite3.Connection, rows: Sequence[tuple[int | None, CaptureRow]]) -> None:
+def append(connection: sqlite3.Connection, rows: Sequence[tuple[int, CaptureRow]]) -> None:
     """Insert captures, each with its pile.
 
     Many rows a statement, since each statement lets go of the interpreter's lock and has to wait for it again. The
@@ -92,7 +92,9 @@ def captures(connection: sqlite3.Connection, seat: Seat, limit: int) -> list[Sto
     """Give captures of the seat's piles, oldest first, then parked ones that it has not tried."""
     numbers = _captured(connection, seat, limit)
     while seat.parked and len(numbers) < limit:
-        numbers.append(seat.parked.popleft())
+        number = seat.parked.popleft()
+        if number not in seat.given and number not in numbers:  # a person may have had it tried already
+            numbers.append(number)
     stored = [found for number in numbers if (found := _load(connection, number)) is not None]
     seat.given.update(numbers)
     return stored
@@ -151,6 +153,11 @@ def add(connection: sqlite3.Connection, records: Iterable[Record], now: float, s
 def adopt(connection: sqlite3.Connection, seat: Seat, locks: LockFile) -> int:
     """Take over the piles of the dead and, once and where it is this seat's turn, what is parked; gives how many."""
     adopted = 0
+    # Who was slow to see that the lock file was replaced may have added to a pile that looked dead and was deleted.
+    connection.execute(
+        """INSERT INTO piles (id, slot) SELECT DISTINCT pile, NULL FROM captures
+            WHERE reason IS NULL AND pile NOT IN (SELECT id FROM piles)"""
+    )
     for pile, slot in connection.execute("SELECT id, slot FROM piles WHERE slot IS NOT ?", (seat.slot,)).fetchall():
         if slot is not None and not locks.is_free(slot):
             continue
