@@ -48,7 +48,7 @@ LANES = 2
 """Shops in flight at once, each on a file of its own."""
 BUYERS = 6
 """At each shop."""
-LONGEST_LIFE = 0.8
+LONGEST_LIFE = 1.5
 """Seconds after which a shop is killed at most."""
 INSTANTS = (0.005, 0.02, 0.1, 1.0)
 """Seconds before the kill; what left earlier than the last of them must not be lost in any mode."""
@@ -307,6 +307,10 @@ class Lane:
             last.stop()
         return f"{counts.dead} dead, {counts.parked} parked" if counts.dead or counts.parked else ""
 
+    def said(self) -> list[str]:
+        """Return what the shops logged."""
+        return self._log.read_text(errors="replace").splitlines()
+
     def kill(self) -> None:
         """End whatever still runs."""
         if self._shop is not None:
@@ -388,6 +392,8 @@ def campaign(durability: str, workers: int, rounds: int, directory: Path) -> Out
                 done.result()
             for stuck in filter(None, pool.map(Lane.drain, lanes)):
                 print(f"not deliverable: {stuck}")
+        for line, times in Counter(line for lane in lanes for line in lane.said()).most_common(20):
+            print(f"the shops said {times} times: {line}")
     return Outcome(durability, workers, killed, Counter(record["invoice_id"] for record in fake.records))
 
 
