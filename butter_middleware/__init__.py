@@ -1,6 +1,7 @@
 """ASGI middleware that tells Butter who paid, and from which IPv4 address, without touching the checkout."""
 
 from butter_middleware import client_ip, extract
+from butter_middleware.beacon import Beacon
 from butter_middleware.butter import Butter, Status
 from butter_middleware.checkout import Checkout, CheckoutFields, Record
 from butter_middleware.errors import ButterError, ConfigurationError, ExtractionError
@@ -11,6 +12,7 @@ from butter_middleware.outbox import MemoryOutbox, Outbox, SQLiteOutbox
 from butter_middleware.routes import CheckoutRoute
 
 __all__ = [
+    "Beacon",
     "Butter",
     "ButterError",
     "ButterMiddleware",

@@ -10,6 +10,8 @@ from os import PathLike
 from typing import TYPE_CHECKING, Final, Never, Self
 
 from butter_middleware import settings
+from butter_middleware.beacon import Beacon, Redeemer, fitting
+from butter_middleware.beacon_app import BeaconApp
 from butter_middleware.checkout import Checkout, Psp, Record
 from butter_middleware.client_ip import ClientIP, Strategy
 from butter_middleware.client_ip.diagnosis import Diagnosis
@@ -75,6 +77,7 @@ class Butter:
         durability: "after_response": nothing waits; a SIGKILL loses what was captured in the last milliseconds.
             "before_response": the capture is on disk before the last chunk leaves (about a millisecond), or after 25 ms
             the response goes out all the same, which is counted as `not_durable_in_time`.
+        ipv4_beacon: How shoppers on IPv6 prove their IPv4 address, with the app that this puts at `ipv4_beacon`.
         base_url: Where Butter is, for tests and sandboxes.
         dry_run: Read everything, keep and send nothing; needs no credentials.
         max_body_bytes: Longer bodies are not captured.
@@ -99,6 +102,7 @@ class Butter:
         environment: settings.Environment | None = None,
         outbox: str | PathLike[str] | LocalOutbox | Outbox | None = None,
         durability: settings.Durability = "after_response",
+        ipv4_beacon: Beacon | None = None,
         base_url: str = settings.BASE_URL,
         dry_run: bool = False,
         max_body_bytes: int = 1024 * 1024,
@@ -122,6 +126,7 @@ class Butter:
         self.clock = clock
         self._drain_timeout = drain_timeout
         self._strategy = _strategy(client_ip, self.environment)
+        self.beacon = fitting(ipv4_beacon, self.routes.routes, staging=self.environment == "staging")
         self._counters = Counters()
         self._diagnosis = Diagnosis(self._strategy)
         make_courier = _courier(settings.base_url(base_url), username, password, transport, needed=not dry_run)
@@ -132,6 +137,7 @@ class Butter:
             max_body_bytes,
             frozenset(name for name, on in optional.items() if on),
             self._observe,
+            None if self.beacon is None else Redeemer(self.beacon),
         )
         if isinstance(outbox, Outbox):
             make_courier, outbox = partial(QueueCourier, outbox), None
@@ -162,10 +168,21 @@ class Butter:
         """
 
         def register(extract: Extractor) -> Extractor:
-            self.routes.add(CheckoutRoute(path, psp, extract, when, tuple(methods), capture_request_body))
+            route = CheckoutRoute(path, psp, extract, when, tuple(methods), capture_request_body)
+            fitting(self.beacon, [route])
+            self.routes.add(route)
             return extract
 
         return register
+
+    @property
+    def ipv4_beacon(self) -> BeaconApp:
+        """The ASGI app for a host with A records only, which tells a shopper's browser its IPv4 address, signed.
+
+        Raises:
+            ConfigurationError: `Butter(ipv4_beacon=...)` was left out.
+        """
+        return BeaconApp(self.beacon, self._strategy, self.clock, self._counters)
 
     def record(self, checkout: Checkout) -> None:
         """Take a checkout that happened outside a watched request, such as in a background task.

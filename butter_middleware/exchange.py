@@ -36,6 +36,8 @@ class Capture:
     """Seconds since the epoch."""
     request_body: bytes | None = None
     """None where the route did not ask for it, or where it was over the cap."""
+    cookies: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What `Beacon.cookies` picked: a token, and the digest of a session key. Of the Cookie header, nothing else."""
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class Capture:
                 "response_headers": _to_text(self.response_headers),
                 "annotations": dict(self.annotations),
                 "captured_at": self.captured_at,
+                "cookies": dict(self.cookies),
             }
         )
 
@@ -74,6 +77,7 @@ class Capture:
             annotations=data["annotations"],
             captured_at=data["captured_at"],
             request_body=request_body,
+            cookies=data.get("cookies", {}),
         )
 
     def __repr__(self) -> str:

@@ -222,6 +222,7 @@ def _snapshot(butter: Butter, scope: Scope) -> dict[str, Any]:
         "headers": [(name, value) for name, value in headers if name.lower() not in CREDENTIAL_HEADERS],
         "client": client,
         "captured_at": butter.clock(),
+        "cookies": {} if butter.beacon is None else butter.beacon.cookies(scope["headers"]),
     }
 
 

@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any, Final, cast
 
 from pydantic import ValidationError
 
+from butter_middleware.beacon import Redeemer
 from butter_middleware.checkout import EVIDENCE_IDS, Checkout, Record
-from butter_middleware.client_ip import ClientIP, Strategy
+from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.counters import Skip
 from butter_middleware.errors import ExtractionError
 from butter_middleware.exchange import Capture, view
@@ -43,14 +44,15 @@ class Reader:
     """Those of `user_agent` and `network_transaction_id` that the merchant's account accepts."""
     observe: Callable[[Capture, ClientIP], None]
     """Sees each address as it was resolved."""
+    redeemer: Redeemer | None = None
+    """Takes the tokens of shoppers on IPv6, where there is a beacon."""
 
     def read(self, capture: Capture) -> Reading:
         """Read one capture."""
         route = self.routes.find(capture.method, capture.path)
         if route is None:
             return Reading(parked=Parked(ParkReason.NO_ROUTE, "no route matches this request any more. Add it again."))
-        address = self.strategy.resolve(capture.scope)
-        self.observe(capture, address)
+        address = self._resolve(route, capture)
         if address.ipv4 is None:
             return _without_address(route, address)
         try:
@@ -61,7 +63,20 @@ class Reader:
             return Reading(parked=Parked(ParkReason.EXTRACTOR_ERROR, _describe(route, error)))
         if isinstance(extracted, Skip):
             return Reading(skipped=extracted)
-        return self._merge(route, capture, address.ipv4, extracted)
+        reading = self._merge(route, capture, address.ipv4, extracted)
+        return self._once(route, capture, address, reading)
+
+    def _resolve(self, route: CheckoutRoute, capture: Capture) -> ClientIP:
+        address = self.strategy.resolve(capture.scope)
+        self.observe(capture, address)
+        return address if self.redeemer is None else self.redeemer.resolve(address, capture, route)
+
+    def _once(self, route: CheckoutRoute, capture: Capture, address: ClientIP, reading: Reading) -> Reading:
+        # Only a token gives an IPv4 address beside the shopper's IPv6.
+        by_token = self.redeemer if address.ipv6 is not None else None
+        if by_token is None or not by_token.replayed(capture, route, reading.records):
+            return reading
+        return _without_address(route, replace(address, ipv4=None, reason=Reason.TOKEN_REPLAYED))
 
     def _extract(self, route: CheckoutRoute, capture: Capture, ipv4_address: str) -> list[Mapping[str, Any]] | Skip:
         response = view(capture, route.template.params(capture.path), ipv4_address, self.max_body_bytes)

@@ -23,17 +23,26 @@ def credential(name: str, given: str | None) -> str | None:
         ConfigurationError: it is empty, or the file cannot be read. The text never holds the value.
     """
     variable = f"BUTTER_{name.upper()}"
-    path = os.environ.get(f"{variable}_FILE")
-    value = given if given is not None else os.environ.get(variable)
+    value = given if given is not None else from_environment(variable)
+    if value is not None and not value.strip():
+        msg = f"the {name} is empty. Set {variable} or Butter({name}=...) to what Butter gave you."
+        raise ConfigurationError(msg)
+    return value
+
+
+def from_environment(variable: str) -> str | None:
+    """Return a secret: a variable of the environment, or what the file that `<variable>_FILE` names holds.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    value, path = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
     if value is None and path is not None:
         try:
             value = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             msg = f"{variable}_FILE names a file that cannot be read ({type(error).__name__}). Mount the secret there."
             raise ConfigurationError(msg) from None
-    if value is not None and not value.strip():
-        msg = f"the {name} is empty. Set {variable} or Butter({name}=...) to what Butter gave you."
-        raise ConfigurationError(msg)
     return value
 
 

@@ -33,6 +33,18 @@ class Reason(StrEnum):
     """The ASGI server replaced the peer by an address that the trusted proxies do not vouch for."""
     NO_PEER = "no_peer"
     """The server gave no peer, or none that is an address."""
+    TOKEN_MALFORMED = "token_malformed"
+    """The shopper came over IPv6, with something that is no token of the beacon."""
+    TOKEN_FORGED = "token_forged"
+    """The token is signed with none of the beacon's keys."""
+    TOKEN_STALE = "token_stale"
+    """The token had expired by the time of the checkout, or the beacon's clock is ahead."""
+    TOKEN_UNBOUND = "token_unbound"
+    """The checkout request has no key to which a token could be bound."""
+    TOKEN_FOREIGN = "token_foreign"
+    """The token was given for another checkout."""
+    TOKEN_REPLAYED = "token_replayed"
+    """The token made another record before."""
 
     @property
     def mendable(self) -> bool:
@@ -54,10 +66,12 @@ _MENDABLE: Final = frozenset(
         Reason.REQUIRED_HEADER,
         Reason.SERVER_REWRITE_CONFLICT,
         Reason.NO_PEER,
+        Reason.TOKEN_FORGED,
+        Reason.TOKEN_UNBOUND,
     }
 )
 _REMEDIES: Final = {
-    Reason.IPV6_CLIENT: "Butter takes IPv4 only. Serve the checkout from a host with A records only, where you can.",
+    Reason.IPV6_CLIENT: "Butter takes IPv4 only. Let the checkout page call butter.ipv4_beacon: see docs/ipv6.md.",
     Reason.PRIVATE_ADDRESS: "A proxy of yours is taken for the shopper: add its network to the trusted ones.",
     Reason.PSEUDO_IPV4: "Switch the CDN's Pseudo IPv4 off, or to 'Add header'.",
     Reason.UNTRUSTED_PEER: "Add the proxy's network to trusted= or peer_in=; a Unix socket is 'unix:'.",
@@ -69,4 +83,10 @@ _REMEDIES: Final = {
     Reason.REQUIRED_HEADER: "The request did not come through the platform, or its ID is not the configured one.",
     Reason.SERVER_REWRITE_CONFLICT: "Start uvicorn with --no-proxy-headers: it trusts what the shopper wrote.",
     Reason.NO_PEER: "The server gives no peer address: use a strategy that reads a header.",
+    Reason.TOKEN_MALFORMED: "Send the beacon's token as it came, whole, and only once.",
+    Reason.TOKEN_FORGED: "Give the beacon and the shop the same keys; an old key goes when its last token has expired.",
+    Reason.TOKEN_STALE: "Let the page ask for the token when the shopper pays, raise ttl=, and set the hosts' clocks.",
+    Reason.TOKEN_UNBOUND: "The checkout's key is not where Beacon(bind=...) says that it stands in the request.",
+    Reason.TOKEN_FOREIGN: "Let the page give the beacon the very key that the checkout request carries.",
+    Reason.TOKEN_REPLAYED: "Let the page ask for a new token for each payment.",
 }
