@@ -4,10 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from shops import CREDENTIALS, ROUTE
 
 from butter_middleware import Butter, CheckoutRoute, client_ip
 from butter_middleware.testing import FakeButter
+
+settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture

@@ -1,78 +1,86 @@
-"""Addresses as they stand in headers: read strictly, as bytes, once."""
+"""Addresses as they stand in headers: read strictly, once, and kept as numbers."""
 
 import re
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Network, IPv6Address, IPv6Network, NetmaskValueError, ip_network
-from typing import Any, Final, NamedTuple
+from contextlib import suppress
+from ipaddress import IPv6Address, IPv6Network, ip_network
+from socket import AF_INET, AF_INET6, inet_ntoa, inet_pton
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from butter_middleware.errors import ConfigurationError
+
+Address: TypeAlias = int
+"""128 bits. IPv4 is where IPv6 maps it, ::ffff:0:0/96: the two spellings of one address are one number."""
 
 NODE_BYTES: Final = 128
 """A longer element is no address."""
 
-_V4: Final = re.compile(rb"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?::(\d{1,5}|_[\w.-]+))?")
-_V6: Final = re.compile(rb"\[([0-9a-fA-F:.]+)(?:%[\w.-]+)?\](?::(\d{1,5}|_[\w.-]+))?|([0-9a-fA-F:.]+)(?:%[\w.-]+)?")
-_MAPPED: Final = IPv6Network("::ffff:0:0/96")
-_LINK_LOCAL: Final = IPv6Network("fe80::/10")
+_MAPPED: Final = 0xFFFF << 32
+_LINK_LOCAL: Final = 0xFE80 >> 6
+_ZONED: Final = re.compile(r"([^%]+)(%[\w.-]+)?", re.ASCII)
+_PORT: Final = re.compile(r"\d{1,5}", re.ASCII)
+_OBFUSCATED_PORT: Final = re.compile(r"_[\w.-]+", re.ASCII)
 
 
-class Address(NamedTuple):
-    """An address as a number; IPv4-mapped IPv6 is folded to IPv4."""
-
-    version: int
-    value: int
-
-    def __str__(self) -> str:
-        if self.version == 4:  # noqa: PLR2004 - the protocol's version
-            return ".".join(map(str, self.value.to_bytes(4, "big")))
-        return str(IPv6Address(self.value))
+def is_v4(address: Address) -> bool:
+    """Whether it is IPv4, in either spelling."""
+    return address >> 32 == 0xFFFF  # noqa: PLR2004 - the prefix of ::ffff:0:0/96
 
 
-def parse_node(text: bytes) -> Address | None:
+def text_of(address: Address) -> str:
+    """Return the canonical text: a dotted quad, or IPv6 as RFC 5952 has it."""
+    return inet_ntoa((address & 0xFFFFFFFF).to_bytes(4)) if is_v4(address) else str(IPv6Address(address))
+
+
+def parse_node(element: bytes) -> Address | None:
     """Read `v4`, `v4:port`, `v6`, `[v6]` or `[v6]:port`; None for anything else, such as leading zeros or a mask."""
-    if len(text) > NODE_BYTES:
+    if len(element) > NODE_BYTES:
         return None
-    found = _V4.fullmatch(text)
-    if found is None:
-        return _parse_v6(text)
-    a, b, c, d, port = found.groups()
-    for octet in (a, b, c, d):
-        if octet[0] == 48 and len(octet) > 1:  # noqa: PLR2004 - the digit 0
-            return None
-    w, x, y, z = int(a), int(b), int(c), int(d)
-    if (w | x | y | z) > 255 or not _is_port(port):  # noqa: PLR2004 - an octet
-        return None
-    return Address(4, w << 24 | x << 16 | y << 8 | z)
+    text = element.decode("latin-1")
+    if ":" not in text:
+        return parse_host(text)
+    host, port = _split(text)
+    return _parse_bracketed(host) if port is None or _is_port(port) else None
 
 
-def _parse_v6(text: bytes) -> Address | None:
-    found = _V6.fullmatch(text)
-    if found is None:
+def parse_forwarded_node(element: bytes) -> Address | None:
+    """Read a node of RFC 7239, section 6: as `parse_node`, and the port may be an obfuscated one, such as `_web`."""
+    if len(element) > NODE_BYTES:
         return None
-    bracketed, port, bare = found.groups()
+    host, port = _split(element.decode("latin-1"))
+    return _parse_bracketed(host) if port is None or _is_port(port) or _OBFUSCATED_PORT.fullmatch(port) else None
+
+
+def parse_host(text: str) -> Address | None:
+    """Read an address alone, without brackets or port, as it stands in `scope["client"]`."""
     try:
-        address = IPv6Address((bracketed or bare).decode("ascii"))
-    except (AddressValueError, ValueError):
+        if ":" not in text:
+            # Refuses leading zeros, which some readers take for octal, and anything but four octets.
+            return _MAPPED | int.from_bytes(inet_pton(AF_INET, text))
+        zoned = _ZONED.fullmatch(text)
+        if zoned is None:
+            return None
+        address = int.from_bytes(inet_pton(AF_INET6, zoned[1]))
+    except (OSError, ValueError):
         return None
-    if not _is_port(port) or (b"%" in text and address not in _LINK_LOCAL):
-        return None
-    mapped = address.ipv4_mapped
-    return Address(6, int(address)) if mapped is None else Address(4, int(mapped))
+    return None if zoned[2] and address >> 118 != _LINK_LOCAL else address
 
 
-def _is_port(port: bytes | None) -> bool:
-    # An obfuscated port (RFC 7239, section 6.3) begins with an underscore.
-    return port is None or port[0] == 95 or int(port) <= 65535  # noqa: PLR2004
+def _parse_bracketed(text: str) -> Address | None:
+    if not text.startswith("["):
+        return parse_host(text)
+    return parse_host(text[1:-1]) if text.endswith("]") and ":" in text else None
 
 
-def parse_host(host: object) -> Address | None:
-    """Read the host of `scope["client"]`: an address without port."""
-    if not isinstance(host, str) or not host.isascii():
-        return None
-    text = host.encode()
-    return None if b"]" in text or (b"." in text and b":" in text and b"::" not in text) else parse_node(text)
+def _split(text: str) -> tuple[str, str | None]:
+    """Split a port off. What stands in brackets keeps them."""
+    head, colon, port = text.rpartition(":")
+    return (head, port) if colon and (head.endswith("]") or ":" not in head) else (text, None)
+
+
+def _is_port(port: str) -> bool:
+    return bool(_PORT.fullmatch(port)) and int(port) <= 65535  # noqa: PLR2004 - the largest port
 
 
 class Networks:
@@ -83,25 +91,30 @@ class Networks:
     """
 
     def __init__(self, entries: Iterable[str], where: str) -> None:
-        if isinstance(entries, str):
-            msg = f"{where} is one string. Write a list, such as ['10.0.0.0/8']."
-            raise ConfigurationError(msg)
         self.unix = False
-        ranges: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+        ranges: list[tuple[int, int]] = []
         for entry in entries:
             if entry == "unix:":
                 self.unix = True
-                continue
-            network = _fold(_network(entry, where))
-            ranges[network.version].append((int(network[0]), int(network[-1])))
-        self._bounds = {version: _merge(found) for version, found in ranges.items()}
+            else:
+                ranges.append(_range(entry, where))
+        self._bounds = _merge(ranges)
 
-    def __contains__(self, address: object) -> bool:
-        if not isinstance(address, Address):
-            return False
-        bounds = self._bounds[address.version]
+    def __contains__(self, address: Address | None) -> bool:
         # Starts and ends alternate: an odd place lies inside.
-        return bool(bisect_right(bounds, address.value) & 1)
+        return address is not None and bisect_right(self._bounds, address) & 1 == 1
+
+
+def listed(entries: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401 - the user may write anything
+    """Return what was given for a set of networks as a tuple: an iterator would be empty when it is read again.
+
+    Raises:
+        ConfigurationError: it is one string, or nothing that can be listed.
+    """
+    if isinstance(entries, str) or not isinstance(entries, Iterable):
+        msg = f"{where} is {'one string' if isinstance(entries, str) else 'no list'}. Write it as ['10.0.0.0/8']."
+        raise ConfigurationError(msg)
+    return tuple(cast("Iterable[str]", entries))
 
 
 def _merge(ranges: list[tuple[int, int]]) -> list[int]:
@@ -114,26 +127,18 @@ def _merge(ranges: list[tuple[int, int]]) -> list[int]:
     return bounds
 
 
-def _network(entry: Any, where: str) -> IPv4Network | IPv6Network:  # noqa: ANN401 - the user may write anything
-    if not isinstance(entry, str):
-        msg = f"{where}: an entry is no string. Write addresses, networks such as '10.0.0.0/8', or 'unix:'."
-        raise ConfigurationError(msg)
+def _range(entry: Any, where: str) -> tuple[int, int]:  # noqa: ANN401 - the user may write anything
+    """Return the first and the last address of a network."""
+    meant = "Write addresses, networks such as '10.0.0.0/8', or 'unix:'."
     try:
-        return ip_network(entry)
-    except (AddressValueError, NetmaskValueError, ValueError):
-        pass
-    try:
-        meant = f" Did you mean {ip_network(entry, strict=False)}?"
+        network = ip_network(entry if isinstance(entry, str) else "")
     except ValueError:
-        meant = " Write addresses, networks such as '10.0.0.0/8', or 'unix:'."
-    msg = f"{where}: {entry!r} is no network.{meant}"
-    raise ConfigurationError(msg)
-
-
-def _fold(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
-    return network
+        with suppress(ValueError):
+            meant = f"Did you mean {ip_network(entry, strict=False)}?"
+        msg = f"{where}: {entry!r} is no network. {meant}"
+        raise ConfigurationError(msg) from None
+    base = 0 if isinstance(network, IPv6Network) else _MAPPED
+    return base + int(network.network_address), base + int(network.broadcast_address)
 
 
 NOT_PUBLIC: Final = Networks(
@@ -151,14 +156,13 @@ PRIVATE: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8"
 """Where a platform's own proxies live."""
 
 
-@dataclass(frozen=True, slots=True)
-class TcpPeer:
+class TcpPeer(NamedTuple):
     """Who holds the connection, as the server says: an address, a Unix socket, or neither."""
 
     address: Address | None
-    unix: bool
-    port_zero: bool
-    """The mark of a server that replaced the peer by what a header said."""
+    unix: bool = False
+    client: Any = None
+    """As the server wrote it: a host and a port."""
 
     def within(self, networks: Networks) -> bool:
         """Whether this peer is in the set."""

@@ -4,34 +4,76 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
-from butter_middleware.client_ip.address import Address, TcpPeer, parse_host, parse_node
+from butter_middleware.client_ip.address import Address, TcpPeer, parse_forwarded_node, parse_host
 
 ELEMENTS: Final = 32
 """More elements are never looked at."""
-FORWARDED_BYTES: Final = 512
-"""A longer element of a Forwarded header is never parsed."""
 
 _PAIR: Final = re.compile(
-    rb'[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([^ \t";,]*))[ \t]*', re.DOTALL
+    rb'[ \t;]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*+)"|([^ \t";,]*+))[ \t]*(?=;|\Z)', re.DOTALL
 )
+_QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
 
 
 def peer_of(scope: Mapping[str, Any]) -> TcpPeer:
     """Read `scope["client"]`. Only None is a Unix socket: into a string, servers copy what an attacker wrote."""
     client: Any = scope.get("client", "")
     if client is None:
-        return TcpPeer(None, unix=True, port_zero=False)
-    if not isinstance(client, list | tuple):
-        return TcpPeer(None, unix=False, port_zero=False)
-    parts = cast("list[object] | tuple[object, ...]", client)
-    port = parts[1] if len(parts) > 1 else None
-    return TcpPeer(parse_host(parts[0] if parts else None), unix=False, port_zero=port in {0, "0"})
+        return TcpPeer(None, unix=True)
+    if not isinstance(client, list | tuple) or not client or not isinstance(client[0], str):
+        return TcpPeer(None)
+    return TcpPeer(parse_host(client[0]), False, cast("list[Any]", client))  # noqa: FBT003 - the faster call
+
+
+def has_port_zero(peer: TcpPeer) -> bool:
+    """Whether the server replaced the peer by what a header says, without a port: no client connects from port 0."""
+    return peer.address is not None and _port_of(peer) == 0
+
+
+def rewritten(scope: Mapping[str, Any], peer: TcpPeer) -> bool:
+    """Whether the server looks to have replaced the peer by an element of X-Forwarded-For, as uvicorn does by default.
+
+    It then gives the port 0, or the one that the element has. So an element counts only with the very port of the peer:
+    were the host enough, a shopper who comes without a proxy could look rewritten by writing his own address.
+    """
+    port = _port_of(peer)
+    if peer.address is None or port is None:
+        return False
+    if port == 0:
+        return True
+    header_lines = lines(scope, b"x-forwarded-for")
+    if not header_lines:
+        return False
+    first = header_lines[0]
+    comma = first.find(b",")
+    # With --forwarded-allow-ips '*' it is the leftmost, which may lie beyond the elements that are looked at.
+    leftmost = first if comma < 0 else first[:comma]
+    host = peer.client[0]
+    return any(_says(element, host, port) for element in (leftmost, *elements(header_lines)))
+
+
+def _says(element: bytes, host: str, port: int) -> bool:
+    # Read as the servers read it, who are laxer than we: int() takes "+80", "8_0" and white space.
+    said, _, said_port = element.decode("latin-1").strip().rpartition(":")
+    return said in {host, f"[{host}]"} and _number(said_port) == port
+
+
+def _port_of(peer: TcpPeer) -> int | None:
+    return _number(peer.client[1]) if peer.client is not None and len(peer.client) > 1 else None
+
+
+def _number(port: Any) -> int | None:  # noqa: ANN401 - a server may put there what it likes
+    try:
+        return int(port)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def lines(scope: Mapping[str, Any], name: bytes) -> list[bytes]:
     """Return every line of a header, in order; `name` is in lower case."""
     headers: Any = scope.get("headers") or ()
-    return [value for key, value in headers if key == name or key.lower() == name]
+    length = len(name)
+    return [value for key, value in headers if len(key) == length and key.lower() == name]
 
 
 def elements(header_lines: list[bytes]) -> Iterator[bytes]:
@@ -47,7 +89,7 @@ def elements(header_lines: list[bytes]) -> Iterator[bytes]:
 
 
 def forwarded_elements(header_lines: list[bytes]) -> Iterator[bytes | None]:
-    """Give the elements of a Forwarded header (RFC 7239) from the right; None for one that never ends.
+    """Give the elements of a Forwarded header (RFC 7239) from the right; None for one whose quotes never open.
 
     Lines are independent. Within one, a comma counts outside quotes only; quotes are paired from the right, so that
     an unclosed quote, which the client may have written, stays left of what the proxy appended.
@@ -63,24 +105,27 @@ def forwarded_elements(header_lines: list[bytes]) -> Iterator[bytes | None]:
 
 
 def _comma_before(line: bytes, end: int) -> int | None:
-    """Return the place of the last comma outside quotes before `end`, -1 for none; None where a quote never opens."""
-    floor = max(0, end - FORWARDED_BYTES)
-    comma = line.rfind(b",", floor, end)
-    if line.find(b'"', max(comma, floor), end) < 0:
-        return comma if comma >= 0 or floor == 0 else None
-    quoted = False
-    for place in range(end - 1, floor - 1, -1):
-        byte = line[place]
-        if byte == 34 and not (quoted and _escaped(line, place, floor)):  # noqa: PLR2004 - the quote
-            quoted = not quoted
-        elif byte == 44 and not quoted:  # noqa: PLR2004 - the comma
-            return place
-    return -1 if floor == 0 and not quoted else None
+    """Return the place of the last comma outside quotes before `end`, -1 for none; None where a quote never opens.
+
+    There is no cap on the way: the Host that a proxy quotes is as long as the client likes. Each byte is seen once.
+    """
+    comma = line.rfind(b",", 0, end)
+    while (quote := line.rfind(b'"', comma + 1, end)) >= 0:
+        opening = line.rfind(b'"', 0, quote)
+        while opening > 0 and _escaped(line, opening):
+            opening = line.rfind(b'"', 0, opening)
+        if opening < 0:
+            return None
+        end = opening
+        if comma >= end:
+            comma = line.rfind(b",", 0, end)
+    return comma
 
 
-def _escaped(line: bytes, place: int, floor: int) -> bool:
+def _escaped(line: bytes, place: int) -> bool:
+    """Whether an odd number of backslashes stands before it."""
     start = place
-    while start > floor and line[start - 1] == 92:  # noqa: PLR2004 - the backslash
+    while start and line[start - 1] == 92:  # noqa: PLR2004 - the backslash
         start -= 1
     return bool((place - start) & 1)
 
@@ -91,18 +136,11 @@ def forwarded_for(element: bytes | None) -> Address | None:
         return None
     parameters: dict[bytes, bytes] = {}
     place = 0
-    while place <= len(element):
-        found = _PAIR.match(element, place)
-        if found is None:
-            if element[place:].strip(b" \t"):
-                return None
-            break
+    while found := _PAIR.match(element, place):
         name = found[1].lower()
         if name in parameters:
             return None
         quoted = found[2]
-        parameters[name] = found[3] if quoted is None else re.sub(rb"\\(.)", rb"\1", quoted, flags=re.DOTALL)
-        place = found.end() + 1
-        if found.end() < len(element) and element[found.end()] != 59:  # noqa: PLR2004 - the semicolon
-            return None
-    return parse_node(parameters.get(b"for", b""))
+        parameters[name] = found[3] if quoted is None else _QUOTED_PAIR.sub(rb"\1", quoted)
+        place = found.end()
+    return None if element[place:].strip(b" \t;") else parse_forwarded_node(parameters.get(b"for", b""))

@@ -5,19 +5,31 @@ anomaly there gives no address and a reason, never a guess.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
 
-from butter_middleware.client_ip.address import CLASS_E, NOT_PUBLIC, Address, Networks, TcpPeer, parse_node
+from butter_middleware.client_ip.address import (
+    CLASS_E,
+    NOT_PUBLIC,
+    Address,
+    Networks,
+    TcpPeer,
+    is_v4,
+    listed,
+    parse_node,
+    text_of,
+)
 from butter_middleware.client_ip.headers import (
     ELEMENTS,
     elements,
     forwarded_elements,
     forwarded_for,
+    has_port_zero,
     lines,
     peer_of,
+    rewritten,
 )
 from butter_middleware.client_ip.reason import Reason
 from butter_middleware.errors import ConfigurationError
@@ -75,14 +87,14 @@ class _Base:
         raise NotImplementedError
 
     def _found(self, found: Address | Reason, peer: TcpPeer) -> ClientIP:
-        source = None if peer.address is None else str(peer.address)
+        source = None if peer.address is None else text_of(peer.address)
         if isinstance(found, Reason):
             return ClientIP(None, None, found, source)
-        if found.version == 6:  # noqa: PLR2004 - the protocol's version
-            return ClientIP(None, str(found), Reason.IPV6_CLIENT, source)
-        if not self.allow_private and found in NOT_PUBLIC:
+        if not is_v4(found):
+            return ClientIP(None, text_of(found), Reason.IPV6_CLIENT, source)
+        if found in NOT_PUBLIC and not self.allow_private:
             return ClientIP(None, None, Reason.PSEUDO_IPV4 if found in CLASS_E else Reason.PRIVATE_ADDRESS, source)
-        return ClientIP(str(found), None, Reason.OK, source)
+        return ClientIP(text_of(found), None, Reason.OK, source)
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ class Peer(_Base):
     """No proxy stands before the app: the TCP peer is the shopper.
 
     A peer with port 0 was put there by the server, out of a header that the shopper may have written
-    (`server_rewrite_conflict`).
+    (`server_rewrite_conflict`). No header is read: start uvicorn with --no-proxy-headers, so that it reads none either.
     """
 
     allow_private: bool = field(default=False, kw_only=True)
@@ -98,7 +110,7 @@ class Peer(_Base):
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:  # noqa: ARG002 - as all of them
         if peer.address is None:
             return Reason.NO_PEER
-        return Reason.SERVER_REWRITE_CONFLICT if peer.port_zero else peer.address
+        return Reason.SERVER_REWRITE_CONFLICT if has_port_zero(peer) else peer.address
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,7 @@ class RightmostUntrusted(_Base):
     _name: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_networks", Networks(self.trusted, f"{type(self).__name__}(trusted=...)"))
+        _set_networks(self, "trusted", listed(self.trusted, "RightmostUntrusted(trusted=...)"))
         object.__setattr__(self, "_name", _header_name(self.header))
         if self.on_untrusted_peer not in {"peer", "none"}:
             msg = "on_untrusted_peer is neither 'peer' nor 'none'."
@@ -131,24 +143,22 @@ class RightmostUntrusted(_Base):
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         if peer.within(self._networks):
             return self._walk(scope)
-        if peer.port_zero and peer.address is not None:
-            return _vouched(self._walk(scope), peer.address)
+        if rewritten(scope, peer):
+            return _vouched(self._walk(scope), peer)
         if self.on_untrusted_peer == "none" or peer.address is None:
             return Reason.UNTRUSTED_PEER
         return peer.address
 
     def _walk(self, scope: Mapping[str, Any]) -> Address | Reason:
         outcome = Reason.HEADER_MISSING
-        for address in self._hops(scope):
+        for element in elements(lines(scope, self._name)):
+            address = parse_node(element)
             if address is None:
                 return Reason.MALFORMED
             if address not in self._networks:
                 return address
             outcome = Reason.NO_UNTRUSTED_HOP
         return outcome
-
-    def _hops(self, scope: Mapping[str, Any]) -> Iterator[Address | None]:
-        return map(parse_node, elements(lines(scope, self._name)))
 
 
 @dataclass(frozen=True)
@@ -173,7 +183,7 @@ class TrustedHops(_Base):
 
     def __post_init__(self) -> None:
         _check_hops(self.n)
-        object.__setattr__(self, "_networks", _guard(self.peer_in, "TrustedHops"))
+        _set_networks(self, "peer_in", self.peer_in)
         object.__setattr__(self, "_name", _header_name(self.header))
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
@@ -181,9 +191,9 @@ class TrustedHops(_Base):
         found: Address | Reason = Reason.TOO_FEW_HOPS if header_lines else Reason.HEADER_MISSING
         for count, element in enumerate(elements(header_lines), 1):
             if count == self.n:
-                found = parse_node(element) or Reason.MALFORMED
+                found = _or_malformed(parse_node(element))
                 break
-        return _guarded(found, peer, self._networks)
+        return _guarded(found, scope, peer, self._networks)
 
 
 @dataclass(frozen=True)
@@ -208,16 +218,9 @@ class SingleHeader(_Base):
     _proof: tuple[bytes, bytes] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_networks", _guard(self.peer_in, f"SingleHeader({self.name!r})"))
+        _set_networks(self, "peer_in", self.peer_in)
         object.__setattr__(self, "_name", _header_name(self.name))
-        proof = None
-        if self.require is not None:
-            name, value = self.require
-            if not value.strip():
-                msg = f"SingleHeader({self.name!r}): the value required of {name} is empty."
-                raise ConfigurationError(msg)
-            proof = (_header_name(name), value.strip().encode())
-        object.__setattr__(self, "_proof", proof)
+        object.__setattr__(self, "_proof", None if self.require is None else _proof(self.require))
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         if self._proof is not None:
@@ -231,8 +234,8 @@ class SingleHeader(_Base):
         elif len(header_lines) > 1:
             found = Reason.DUPLICATE_HEADER
         else:
-            found = parse_node(header_lines[0].strip(b" \t")) or Reason.MALFORMED
-        return _guarded(found, peer, self._networks)
+            found = _or_malformed(parse_node(header_lines[0].strip(b" \t")))
+        return _guarded(found, scope, peer, self._networks)
 
 
 @dataclass(frozen=True)
@@ -258,22 +261,22 @@ class Forwarded(_Base):
             raise ConfigurationError(msg)
         if self.hops is not None:
             _check_hops(self.hops)
-        object.__setattr__(self, "_networks", _guard(self.trusted, "Forwarded", "trusted"))
+        _set_networks(self, "trusted", self.trusted)
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         if self._networks is None:
             return self._counted(scope)
         if peer.within(self._networks):
             return self._walk(scope, self._networks)
-        if peer.port_zero and peer.address is not None:
-            return _vouched(self._walk(scope, self._networks), peer.address)
+        if rewritten(scope, peer):
+            return _vouched(self._walk(scope, self._networks), peer)
         return Reason.UNTRUSTED_PEER if peer.address is None else peer.address
 
     def _counted(self, scope: Mapping[str, Any]) -> Address | Reason:
         header_lines = lines(scope, b"forwarded")
         for count, element in enumerate(forwarded_elements(header_lines), 1):
             if count == self.hops or element is None:
-                return forwarded_for(element) or Reason.MALFORMED
+                return _or_malformed(forwarded_for(element))
         return Reason.TOO_FEW_HOPS if header_lines else Reason.HEADER_MISSING
 
     def _walk(self, scope: Mapping[str, Any], networks: Networks) -> Address | Reason:
@@ -288,36 +291,55 @@ class Forwarded(_Base):
         return outcome
 
 
-def _vouched(found: Address | Reason, peer: Address) -> Address | Reason:
+def _or_malformed(address: Address | None) -> Address | Reason:
+    return Reason.MALFORMED if address is None else address
+
+
+def _vouched(found: Address | Reason, peer: TcpPeer) -> Address | Reason:
     """Believe a server that replaced the peer only where the trusted proxies say the same.
 
     uvicorn does it by default, and with `--forwarded-allow-ips '*'` takes what the shopper wrote.
     """
-    return found if found == peer else Reason.SERVER_REWRITE_CONFLICT
+    return found if found == peer.address else Reason.SERVER_REWRITE_CONFLICT
 
 
-def _guarded(found: Address | Reason, peer: TcpPeer, networks: Networks | None) -> Address | Reason:
+def _guarded(
+    found: Address | Reason, scope: Mapping[str, Any], peer: TcpPeer, networks: Networks | None
+) -> Address | Reason:
     if networks is None:
         return found
     if peer.within(networks):
-        return Reason.NO_UNTRUSTED_HOP if found in networks else found
-    if peer.port_zero and peer.address is not None:
-        return _vouched(found, peer.address)
-    return Reason.UNTRUSTED_PEER
+        return Reason.NO_UNTRUSTED_HOP if not isinstance(found, Reason) and found in networks else found
+    return _vouched(found, peer) if rewritten(scope, peer) else Reason.UNTRUSTED_PEER
 
 
-def _guard(entries: Iterable[str] | None, where: str, option: str = "peer_in") -> Networks | None:
-    return None if entries is None else Networks(entries, f"{where}: {option}")
+def _set_networks(strategy: object, option: str, entries: Iterable[str] | None) -> None:
+    networks = None
+    if entries is not None:
+        where = f"{type(strategy).__name__}({option}=...)"
+        entries = listed(entries, where)
+        networks = Networks(entries, where)
+    object.__setattr__(strategy, option, entries)
+    object.__setattr__(strategy, "_networks", networks)
 
 
-def _header_name(name: str) -> bytes:
-    if not _TOKEN.fullmatch(name):
+def _proof(require: tuple[str, str]) -> tuple[bytes, bytes]:
+    match require:
+        case (str(name), str(value)) if value.strip():
+            return _header_name(name), value.strip().encode()
+        case _:
+            msg = "SingleHeader(require=...) is a header's name and the value that proves the platform, as two strings."
+            raise ConfigurationError(msg)
+
+
+def _header_name(name: object) -> bytes:
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
         msg = f"{name!r} is no header name."
         raise ConfigurationError(msg)
     return name.lower().encode()
 
 
-def _check_hops(n: int) -> None:
-    if isinstance(n, bool) or not 1 <= n <= ELEMENTS:
+def _check_hops(n: object) -> None:
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= ELEMENTS:
         msg = f"the number of hops is {n!r}: count the proxies that append to the header, from 1 to {ELEMENTS}."
         raise ConfigurationError(msg)
