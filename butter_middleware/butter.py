@@ -138,6 +138,7 @@ class Butter:
             frozenset(name for name, on in optional.items() if on),
             self._observe,
             None if self.beacon is None else Redeemer(self.beacon),
+            staging=self.environment == "staging",
         )
         if isinstance(outbox, Outbox):
             make_courier, outbox = partial(QueueCourier, outbox), None
@@ -275,6 +276,7 @@ class Butter:
 
     def _read(self, capture: Capture) -> Reading:
         reading = self._reader.read(capture)
+        self._counters.conflict(reading.conflicts)
         if reading.skipped is not None:
             self._counters.skip(reading.skipped)
         elif reading.parked is not None:

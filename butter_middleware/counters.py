@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from threading import Lock
 
@@ -26,6 +26,12 @@ class Skip(StrEnum):
     """The extractor gave None."""
     GATED = "gated"
     """The route's `when` said no."""
+    NOT_PAID = "not_paid"
+    """A preset found an object of its PSP, and none that is paid: refused, redirected, a draft, a link, an error."""
+    UNRECOGNISED = "unrecognised"
+    """A preset found no object of its PSP."""
+    TEST_MODE = "test_mode"
+    """The object is of the PSP's test mode, and this is production."""
     NOT_ANNOTATED = "not_annotated"
     """The route has no extractor, and the endpoint annotated nothing."""
     DUPLICATE = "duplicate"
@@ -58,6 +64,13 @@ class Counters:
         if times:
             with self._lock:
                 self._skipped[reason] += times
+
+    def conflict(self, fields: Iterable[str]) -> None:
+        """Count the fields of one capture of which annotation and extractor said different values."""
+        for name in fields:
+            self.skip(f"conflict:{name}")
+            said = "annotate() gave another %s than the extractor, whose value holds. Leave one of them out."
+            self.say_once(f"conflict:{name}", logging.WARNING, said, name)
 
     def lose(self, times: int = 1) -> None:
         """Count what no process will ever see again."""

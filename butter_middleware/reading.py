@@ -14,8 +14,11 @@ from butter_middleware.checkout import EVIDENCE_IDS, Checkout, Record
 from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.counters import Skip
 from butter_middleware.errors import ExtractionError
-from butter_middleware.exchange import Capture, view
+from butter_middleware.exchange import Capture, CheckoutResponse, view
+from butter_middleware.extract import explain
+from butter_middleware.extract.explanation import NOTHING_TRIED
 from butter_middleware.outbox.protocol import Parked, ParkReason
+from butter_middleware.payments import Payments
 from butter_middleware.routes import CheckoutRoute, RouteTable
 
 _NAME: Final = re.compile(r"[a-z_]{1,40}")
@@ -31,6 +34,8 @@ class Reading:
     """A `Skip`, or `no_address:<reason>`."""
     remedy: str = ""
     """For a person, where something can be done about `skipped`."""
+    conflicts: tuple[str, ...] = ()
+    """The fields of which an annotation said another value than the extractor, which holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Reader:
     """Sees each address as it was resolved."""
     redeemer: Redeemer | None = None
     """Takes the tokens of shoppers on IPv6, where there is a beacon."""
+    staging: bool = False
+    """Whether objects of a PSP's test mode are evidence."""
 
     def read(self, capture: Capture) -> Reading:
         """Read one capture."""
@@ -55,15 +62,16 @@ class Reader:
         address = self._resolve(route, capture)
         if address.ipv4 is None:
             return _without_address(route, address)
+        response = view(capture, route.template.params(capture.path), address.ipv4, self.max_body_bytes)
         try:
-            extracted = self._extract(route, capture, address.ipv4)
+            extracted = self._extract(route, response)
         except ExtractionError as error:
             return Reading(parked=Parked(ParkReason.UNREADABLE, f"{route}: {error}"))
         except Exception as error:  # noqa: BLE001 - the merchant's function may raise anything
             return Reading(parked=Parked(ParkReason.EXTRACTOR_ERROR, _describe(route, error)))
-        if isinstance(extracted, Skip):
-            return Reading(skipped=extracted)
-        reading = self._merge(route, capture, address.ipv4, extracted)
+        if isinstance(extracted, Reading):
+            return extracted
+        reading = self._merge(route, capture, response, extracted)
         return self._once(route, capture, address, reading)
 
     def _resolve(self, route: CheckoutRoute, capture: Capture) -> ClientIP:
@@ -78,18 +86,34 @@ class Reader:
             return reading
         return _without_address(route, replace(address, ipv4=None, reason=Reason.TOKEN_REPLAYED))
 
-    def _extract(self, route: CheckoutRoute, capture: Capture, ipv4_address: str) -> list[Mapping[str, Any]] | Skip:
-        response = view(capture, route.template.params(capture.path), ipv4_address, self.max_body_bytes)
+    def _extract(self, route: CheckoutRoute, response: CheckoutResponse) -> list[Mapping[str, Any]] | Reading:
         if route.when is not None and not route.when(response):
-            return Skip.GATED
+            return Reading(skipped=Skip.GATED)
         if route.extract is None:
-            return [{}] if capture.annotations else Skip.NOT_ANNOTATED
+            return [{}] if response.request.annotations else Reading(skipped=Skip.NOT_ANNOTATED)
         extracted = route.extract(response)
         results = [] if extracted is None else list(_each(extracted))
-        return results or Skip.NOT_A_CHECKOUT
+        if isinstance(extracted, Payments):
+            return self._judge(route, extracted) or results
+        return results or Reading(skipped=Skip.NOT_A_CHECKOUT)
+
+    def _judge(self, route: CheckoutRoute, payments: Payments) -> Reading | None:
+        if not payments.fields:
+            return Reading(skipped=payments.skip, remedy=payments.remedy and f"{route}: {payments.remedy}")
+        if payments.test_mode and not self.staging:
+            remedy = (
+                f"{route}: a payment of the PSP's test mode, which is no evidence in production. Use the PSP's live "
+                "keys here, or Butter(environment='staging')."
+            )
+            return Reading(skipped=Skip.TEST_MODE, remedy=remedy)
+        return None
 
     def _merge(
-        self, route: CheckoutRoute, capture: Capture, ipv4_address: str, extracted: list[Mapping[str, Any]]
+        self,
+        route: CheckoutRoute,
+        capture: Capture,
+        response: CheckoutResponse,
+        extracted: list[Mapping[str, Any]],
     ) -> Reading:
         agent = dict(capture.headers).get(b"user-agent", b"").decode("latin-1")
         records: list[Record] = []
@@ -100,7 +124,7 @@ class Reader:
                 | _given(capture.annotations)
                 | _given(result)
                 # Never from a body: whoever writes the body would choose the evidence.
-                | {"ipv4_address": ipv4_address}
+                | {"ipv4_address": response.request.ipv4_address}
             )
             for name in ("user_agent", "network_transaction_id"):
                 if name not in self.optional_fields:
@@ -108,8 +132,9 @@ class Reader:
             try:
                 records.append(Record.of(Checkout.model_validate(fields), capture.captured_at))
             except ValidationError as error:
-                parked = _invalid(route, fields, error)
-        return Reading(tuple(records), parked)
+                parked = _invalid(route, response, fields, error)
+        conflicts = {name for result in extracted for name in _conflicts(capture.annotations, result)}
+        return Reading(tuple(records), parked, conflicts=tuple(sorted(conflicts)))
 
 
 def _each(extracted: object) -> Iterator[Mapping[str, Any]]:
@@ -132,6 +157,13 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None and value != ""}
 
 
+def _conflicts(annotations: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
+    given = _given(result)
+    for name, value in _given(annotations).items():
+        if name in given and str(value).strip() != str(given[name]).strip():
+            yield name
+
+
 def _without_address(route: CheckoutRoute, address: ClientIP) -> Reading:
     remedy = f"{route}: no address ({address.reason.value}). {address.reason.remedy}"
     if address.reason.mendable:
@@ -139,22 +171,37 @@ def _without_address(route: CheckoutRoute, address: ClientIP) -> Reading:
     return Reading(skipped=f"no_address:{address.reason.value}", remedy=remedy)
 
 
-def _invalid(route: CheckoutRoute, fields: Mapping[str, Any], error: ValidationError) -> Parked:
+def _invalid(
+    route: CheckoutRoute, response: CheckoutResponse, fields: Mapping[str, Any], error: ValidationError
+) -> Parked:
     if not any(name in fields for name in EVIDENCE_IDS):
         detail = (
-            f"no ID for {route}: neither the extractor nor annotate() gave one of {', '.join(EVIDENCE_IDS[:4])}. "
-            "Mend the expressions; where this response is no paid checkout, say so with when=."
+            f"no ID for {route}: {_tried(route, response, *EVIDENCE_IDS[:4])}neither the extractor nor annotate() gave "
+            f"one of {', '.join(EVIDENCE_IDS[:4])}. Fix: annotate what the endpoint knows, or mend the expressions; "
+            "where this response is no paid checkout, say so with when=."
         )
         return Parked(ParkReason.INVALID, detail)
     wrong = {_place(e["loc"]): e["type"] for e in error.errors(include_url=False, include_input=False)}
     if wrong == {"customer_email": "missing"}:
         detail = (
-            f"no customer e-mail for {route}: the extractor gave none and nothing was annotated. "
-            "Call annotate(request, customer_email=...) in the endpoint."
+            f"no customer e-mail for {route}: {_tried(route, response, 'customer_email')}nothing was annotated. "
+            "Fix: call annotate(request, customer_email=...) in the endpoint."
         )
         return Parked(ParkReason.NO_EMAIL, detail)
     places = ", ".join(f"{place} ({kind})" for place, kind in sorted(wrong.items()))
     return Parked(ParkReason.INVALID, f"the record of {route} is not what Butter accepts: {places}")
+
+
+def _tried(route: CheckoutRoute, response: CheckoutResponse, *names: str) -> str:
+    """Say what the extractor tried for these fields, and why nothing came of it."""
+    if route.extract is None:
+        return ""
+    explanation = explain(response, route.extract)
+    if not explanation.fields:
+        return "the extractor gave none; "
+    tried = [explanation[name].tried for name in names if explanation[name].given_by is None]
+    several = [text for text in tried if text != NOTHING_TRIED]
+    return f"{explanation.extractor} {'; '.join(several or [NOTHING_TRIED])}; "
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -106,12 +106,12 @@ def fails_late(_response: CheckoutResponse) -> Iterator[Fields]:
         (lambda _r: SECRET, b"{}", "unreadable", "returned str"),
         (extract.json(invoice_id="id"), b"{", "unreadable", "is not JSON, or ends early"),
         (extract.json(invoice_id="abs(id)"), b'{"id": "%s"}' % SECRET.encode(), "unreadable", "JMESPathTypeError"),
-        (lambda _r: {"invoice_id": "in_1"}, b"{}", "no_email", r"Call annotate\(request, customer_email=\.\.\.\)"),
+        (lambda _r: {"invoice_id": "in_1"}, b"{}", "no_email", r"call annotate\(request, customer_email=\.\.\.\)"),
         (lambda _r: GOOD | {"customer_email": "nobody"}, b"{}", "invalid", r"customer_email \(email\)"),
         (lambda _r: {"customer_email": SECRET}, b"{}", "invalid", "no ID .* neither the extractor nor"),
         (lambda _r: GOOD | {SECRET: 1}, b"{}", "invalid", r"a field \(extra_forbidden\)"),
         (lambda _r: GOOD | {"psp": SECRET}, b"{}", "invalid", r"psp \(literal_error\)"),
-        (extract.json(invoice_id="id"), b"{}", "invalid", r"Mend the expressions.*when="),
+        (extract.json(invoice_id="id"), b"{}", "invalid", r"mend the expressions.*when="),
     ],
 )
 def test_what_cannot_be_read_is_parked_and_said(

@@ -1,20 +1,44 @@
 """Declarative extraction: one JMESPath expression a field (https://jmespath.org/specification.html)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
 
-import jmespath
 from jmespath.exceptions import JMESPathError
 
 from butter_middleware.checkout import CheckoutFields
 from butter_middleware.errors import ConfigurationError, ExtractionError
 from butter_middleware.exchange import CheckoutResponse
+from butter_middleware.extract.explanation import Explanation, Field
+from butter_middleware.extract.paths import attempts, path
 
 FIELDS: Final = tuple(sorted(CheckoutFields.__annotations__))
 
 
-def json(**fields: str) -> Callable[[CheckoutResponse], Mapping[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Expressions:
+    """The extractor that `json` returns."""
+
+    fields: Mapping[str, str]
+
+    def __call__(self, response: CheckoutResponse) -> Mapping[str, Any]:
+        """Read a response.
+
+        Raises:
+            ExtractionError: the body is no JSON, or an expression failed on it.
+        """
+        body = response.json()
+        return {name: _search(name, expression, body) for name, expression in self.fields.items()}
+
+    def explain(self, response: CheckoutResponse) -> Explanation:
+        """Say what was tried."""
+        body = response.json()
+        fields = (Field(name, tuple(attempts(text, body))) for name, text in self.fields.items())
+        return Explanation("extract.json()", f"{len(self.fields)} expressions", tuple(fields))
+
+
+def json(**fields: str) -> Expressions:
     """Return an extractor that reads each field by a JMESPath expression, such as `invoice_id="invoice.id || invoice"`.
 
     An expression that finds nothing leaves its field to the annotations.
@@ -27,16 +51,12 @@ def json(**fields: str) -> Callable[[CheckoutResponse], Mapping[str, Any]]:
             "extract.json() has no field. Write extract.json(customer_email='customer.email', invoice_id='invoice.id')."
         )
         raise ConfigurationError(msg)
-    compiled = {name: _compile(name, expression) for name, expression in fields.items()}
-
-    def extract(response: CheckoutResponse) -> Mapping[str, Any]:
-        body = response.json()
-        return {name: _search(name, expression, body) for name, expression in compiled.items()}
-
-    return extract
+    for name, expression in fields.items():
+        _check(name, expression)
+    return Expressions(fields)
 
 
-def _compile(name: str, expression: object) -> Any:  # noqa: ANN401 - jmespath's parsed result has no public type
+def _check(name: str, expression: object) -> None:
     if name not in FIELDS:
         near = get_close_matches(name, FIELDS, 1)
         meant = f" Did you mean {near[0]}?" if near else ""
@@ -46,16 +66,16 @@ def _compile(name: str, expression: object) -> Any:  # noqa: ANN401 - jmespath's
         msg = f"extract.json(): {name} is no string. Write a JMESPath expression, such as 'invoice.id || invoice'."
         raise ConfigurationError(msg)
     try:
-        return jmespath.compile(expression)
+        path(expression)
     except JMESPathError as error:
         reason = str(error).splitlines()[0]
         msg = f"extract.json(): {name}={expression!r} is no JMESPath expression: {reason}"
         raise ConfigurationError(msg) from None
 
 
-def _search(name: str, expression: Any, body: Any) -> Any:  # noqa: ANN401 - JSON is any type
+def _search(name: str, expression: str, body: Any) -> Any:  # noqa: ANN401 - JSON is any type
     try:
-        return expression.search(body)
+        return path(expression).parsed.search(body)
     except JMESPathError as error:
         # The library's own text quotes the value that a function refused.
         msg = f"the expression of {name} failed on this body ({type(error).__name__})"

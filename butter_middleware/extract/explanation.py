@@ -1,0 +1,99 @@
+"""Where each field came from, or why nothing gave it: expressions and kinds of nothing, never a value."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol, runtime_checkable
+
+from butter_middleware.exchange import CheckoutResponse
+from butter_middleware.routes import Extractor
+
+NOTHING_TRIED: Final = "has no expression for it"
+
+
+class Outcome(StrEnum):
+    """What an expression gave."""
+
+    GAVE = "gave it"
+    ABSENT = "absent"
+    NULL = "null"
+    EMPTY = "empty"
+    NOT_A_STRING = "not a string"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One alternative of an expression, and what it gave."""
+
+    expression: str
+    outcome: Outcome
+
+    def __str__(self) -> str:
+        return f"{self.expression} ({self.outcome})"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of the record: the alternatives that were tried, in their order, up to the one that gave it."""
+
+    name: str
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def given_by(self) -> str | None:
+        """The expression that gave it."""
+        last = self.attempts[-1] if self.attempts else None
+        return last.expression if last is not None and last.outcome is Outcome.GAVE else None
+
+    @property
+    def tried(self) -> str:
+        """Why nothing gave it, such as "tried customer_details.email, customer_email, both null"."""
+        outcomes = {attempt.outcome for attempt in self.attempts}
+        if not self.attempts:
+            return NOTHING_TRIED
+        if len(outcomes) > 1:
+            return f"tried {', '.join(map(str, self.attempts))}"
+        every = {1: "", 2: "both "}.get(len(self.attempts), "all ")
+        return f"tried {', '.join(attempt.expression for attempt in self.attempts)}, {every}{outcomes.pop()}"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.given_by or self.tried}"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What an extractor saw in a response. `str()` is for a person; it holds no value of the response."""
+
+    extractor: str
+    saw: str
+    """Such as "payment_intent, paid"."""
+    fields: tuple[Field, ...] = ()
+
+    def __getitem__(self, name: str) -> Field:
+        return next((field for field in self.fields if field.name == name), Field(name))
+
+    def __str__(self) -> str:
+        return "\n  ".join([f"{self.extractor}: {self.saw}", *map(str, self.fields)])
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """An extractor that can say what it tried."""
+
+    def explain(self, response: CheckoutResponse) -> Explanation:
+        """Say it, for this response."""
+        ...
+
+
+def explain(response: CheckoutResponse, extractor: Extractor | Explains) -> Explanation:
+    """Say for every field which expression of `extractor` gave it, or what was tried and why it gave nothing.
+
+    Works for `extract.json` and the presets; of a function of your own it says that it cannot look inside.
+
+    Raises:
+        ExtractionError: the body cannot be decoded, or it is no JSON.
+    """
+    if isinstance(extractor, Explains):
+        return extractor.explain(response)
+    name = getattr(extractor, "__name__", type(extractor).__name__)
+    return Explanation(name, "a function, whose expressions cannot be seen")

@@ -1,0 +1,111 @@
+"""JMESPath (https://jmespath.org/specification.html), searched alternative by alternative, so that it never raises."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, cast
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+from jmespath.lexer import Lexer
+
+from butter_middleware.extract.explanation import Attempt, Outcome
+
+_OPENING: Final = frozenset({"lparen", "lbracket", "lbrace", "filter"})
+_CLOSING: Final = frozenset({"rparen", "rbracket", "rbrace"})
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One alternative: an expression without `||` at its top."""
+
+    text: str
+    parsed: Any
+
+    def search(self, body: object) -> Any:  # noqa: ANN401 - JSON is any type
+        """Return what the expression finds; None where it finds nothing or cannot be applied."""
+        try:
+            return self.parsed.search(body)
+        except JMESPathError:
+            return None
+
+
+@cache
+def path(expression: str) -> Path:
+    """Compile an expression whole.
+
+    Raises:
+        JMESPathError: it is none.
+    """
+    return Path(expression, jmespath.compile(expression))
+
+
+@cache
+def alternatives(expression: str) -> tuple[Path, ...]:
+    """Split `a || b` into its alternatives.
+
+    Raises:
+        JMESPathError: it is no expression.
+    """
+    path(expression)
+    cuts = [0]
+    depth = 0
+    for token in Lexer().tokenize(expression):
+        depth += (token["type"] in _OPENING) - (token["type"] in _CLOSING)
+        if depth == 0 and token["type"] == "pipe":
+            return (path(expression),)  # binds weaker than ||: what stands before it is no alternative
+        if depth == 0 and token["type"] == "or":
+            cuts += [token["start"], token["start"] + len("||")]
+    cuts.append(len(expression))
+    return tuple(path(expression[start:end].strip()) for start, end in zip(cuts[::2], cuts[1::2], strict=True))
+
+
+def text(value: object) -> str | None:
+    """Return an ID or an address as a record carries it: stripped, an integer as a string; None where it is neither."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def first(expression: str, body: object) -> str | None:
+    """Return the first alternative's value that is one."""
+    return next((found for one in alternatives(expression) if (found := text(one.search(body))) is not None), None)
+
+
+def holds(condition: str, body: object) -> bool:
+    """Say whether a condition is true of a body; an empty condition is not."""
+    return bool(condition) and path(condition).search(body) not in (None, False, "", [], {})
+
+
+def attempts(expression: str, body: object) -> Iterator[Attempt]:
+    """Try the alternatives in their order, up to the one that gives a value."""
+    for one in alternatives(expression):
+        outcome = _outcome(one, body)
+        yield Attempt(one.text, outcome)
+        if outcome is Outcome.GAVE:
+            return
+
+
+def _outcome(one: Path, body: object) -> Outcome:
+    try:
+        value = one.parsed.search(body)
+    except JMESPathError:
+        return Outcome.FAILED
+    if value is None:
+        return Outcome.NULL if _is_there(one.parsed.parsed, body) else Outcome.ABSENT
+    if text(value) is not None:
+        return Outcome.GAVE
+    empty = value in ([], {}) or (isinstance(value, str) and not value.strip())
+    return Outcome.EMPTY if empty else Outcome.NOT_A_STRING
+
+
+def _is_there(node: dict[str, Any], body: object) -> bool:
+    """Say whether a null stands in the body; only of a key, or keys of keys, is it known where it would be."""
+    steps: list[dict[str, Any]] = node["children"] if node["type"] == "subexpression" else [node]
+    if any(step["type"] != "field" for step in steps):
+        return True
+    for step in steps:
+        if not isinstance(body, dict) or step["value"] not in body:
+            return False
+        body = cast("dict[str, Any]", body)[step["value"]]
+    return True

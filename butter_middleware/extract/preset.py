@@ -1,0 +1,218 @@
+"""How a PSP's objects are found in a response and read: the machine behind the tables in `tables/`."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from jmespath.exceptions import JMESPathError
+
+from butter_middleware.checkout import EVIDENCE_IDS
+from butter_middleware.counters import Skip
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.exchange import CheckoutResponse
+from butter_middleware.extract.explanation import Attempt, Explanation, Field, Outcome
+from butter_middleware.extract.expressions import FIELDS
+from butter_middleware.extract.paths import attempts, first, holds, path
+from butter_middleware.payments import Payments
+
+Object = dict[str, Any]
+_READ: Final = tuple(name for name in FIELDS if name not in {"psp", "user_agent"})
+NEVER: Final = "`true`"
+"""For `Shape.unpaid`: such an object is no payment in any state."""
+
+WRAPPERS: Final = frozenset(
+    {
+        *("body", "content", "data", "object", "payload", "response", "result", "results"),
+        *("charge", "charges", "checkout", "checkoutSession", "checkout_session", "session"),
+        *("intent", "paymentIntent", "payment_intent", "payment", "payments", "paymentResponse", "payment_response"),
+        *("invoice", "invoices", "order", "orders", "purchase"),
+        *("subscription", "subscriptions", "transaction", "transactions"),
+    }
+)
+"""Keys under which shops hand a PSP's object on. Others, such as `customer`, hold objects of other purchases."""
+_DEEPEST: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One kind of object of a PSP. All expressions are JMESPath; an alternative that gives no ID gives way to the next.
+
+    Words are compared without case, spaces and underscores: PSPs spell one state in several ways.
+    """
+
+    name: str
+    when: str
+    """True of an object of this shape, and of no other that a shop might send."""
+    fields: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The record's fields, each with the expression that gives it."""
+    paid: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    """The gate: each expression's value is one of its words."""
+    unpaid: str = ""
+    """True where it is no payment all the same."""
+    each: str = ""
+    """A list within the object: one record for each of its items..."""
+    of_each: Mapping[str, str] = field(default_factory=dict[str, str])
+    """...with these fields, which the item gives."""
+    test: str = ""
+    """True of an object of the PSP's test mode."""
+    under: tuple[str, ...] = ()
+    """Keys that say what stands under them..."""
+    when_under: str = ""
+    """...so that this is enough, there or where the merchant points by `at`."""
+
+    def fits(self, node: Object, key: str | None) -> bool:
+        """Say whether an object, standing under `key`, is of this shape; None is where the merchant points."""
+        return holds(self.when, node) or ((key is None or key in self.under) and holds(self.when_under, node))
+
+    def barrier(self, node: Object) -> str:
+        """Return the expression because of which it is not paid; empty where it is paid."""
+        if holds(self.unpaid, node):
+            return self.unpaid
+        for expression, words in self.paid.items():
+            if _word(first(expression, node)) not in map(_word, words):
+                return expression
+        return ""
+
+    def records(self, node: Object) -> list[dict[str, str]]:
+        """Return the fields of each record that an object gives."""
+        common = _fields(self.fields, node)
+        rows = [row for item in self._items(node) if (row := _fields(self.of_each, item))]
+        return [common | row for row in rows] or [common]
+
+    def explain(self, node: Object) -> Iterator[Field]:
+        """Say for each field of a record what was tried."""
+        for name in _READ:
+            tried = list(attempts(self.fields[name], node)) if name in self.fields else []
+            if name in self.of_each and not (tried and tried[-1].outcome is Outcome.GAVE):
+                tried += self._explain_each(self.of_each[name], node)
+            yield Field(name, tuple(tried))
+
+    def _explain_each(self, expression: str, node: Object) -> Iterator[Attempt]:
+        items = self._items(node)
+        for item in items[:1]:
+            yield from (Attempt(f"{self.each}[].{one.expression}", one.outcome) for one in attempts(expression, item))
+        if not items:
+            yield Attempt(self.each, Outcome.EMPTY)
+
+    def _items(self, node: Object) -> list[object]:
+        items: object = path(self.each).search(node) if self.each else None
+        return cast("list[object]", items) if isinstance(items, list) else []
+
+
+REFUSED: Final = Shape("refusal", when="success == `false` || is_success == `false`", unpaid=NEVER)
+STEP: Final = Shape(
+    "error, link or step",
+    when=(
+        "error || errors || client_secret || clientSecret || client_token || clientToken || requires_action || "
+        "requiresAction || redirect_url || redirectUrl || (url && length(keys(@)) <= `2`)"
+    ),
+    unpaid=NEVER,
+)
+"""What a shop answers before, or instead of, the payment. Asked last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """An extractor for one PSP's objects, wherever in a response they stand."""
+
+    name: str
+    shapes: tuple[Shape, ...]
+    at: str | None = None
+    """Where the object stands, as JMESPath; None looks through the usual wrappers."""
+    wrappers: frozenset[str] = WRAPPERS
+
+    def __post_init__(self) -> None:
+        try:
+            path(self.at or "@")
+        except (JMESPathError, TypeError, AttributeError):
+            msg = f"{self}: at={self.at!r} is no JMESPath expression. Write the place of the object, such as 'payment'."
+            raise ConfigurationError(msg) from None
+
+    def __call__(self, response: CheckoutResponse) -> Payments:
+        """Read a response.
+
+        Raises:
+            ExtractionError: the body cannot be decoded, or it is no JSON.
+        """
+        found = self._found(response)
+        if not found:
+            return Payments(skip=Skip.UNRECOGNISED, remedy=self._remedy())
+        paid = [(shape, node) for shape, node in found if not shape.barrier(node)]
+        records = _joined([shape.records(node) for shape, node in paid])
+        return Payments(tuple(records), test_mode=any(holds(shape.test, node) for shape, node in paid))
+
+    def explain(self, response: CheckoutResponse) -> Explanation:
+        """Say what was tried, on the first object that is paid, or the first."""
+        found = self._found(response)
+        if not found:
+            return Explanation(str(self), f"nothing that it knows. {self._remedy()}")
+        shape, node = next(((shape, node) for shape, node in found if not shape.barrier(node)), found[0])
+        barrier = shape.barrier(node)
+        state = f"not paid, by {barrier}" if barrier else "paid"
+        more = f", the first of {len(found)}" if len(found) > 1 else ""
+        return Explanation(str(self), f"{shape.name}{more}, {state}", tuple(shape.explain(node)))
+
+    def __str__(self) -> str:
+        return f"extract.{self.name}()"
+
+    def _remedy(self) -> str:
+        return (
+            f"{self} found none of {', '.join(shape.name for shape in self.shapes)} in this response. Say where it "
+            f"stands, as in extract.{self.name}(at='payment.intent'); where the response is your own, use extract.json."
+        )
+
+    def _found(self, response: CheckoutResponse) -> list[tuple[Shape, Object]]:
+        body = response.json()
+        return list(self._find(body, "") if self.at is None else self._find(path(self.at).search(body), None))
+
+    def _find(self, node: object, key: str | None, depth: int = 0) -> Iterator[tuple[Shape, Object]]:
+        if depth > _DEEPEST:
+            return
+        if isinstance(node, list):
+            for item in cast("list[object]", node):
+                yield from self._find(item, key, depth + 1)
+        elif isinstance(node, dict):
+            yield from self._within(cast("Object", node), key, depth)
+
+    def _within(self, node: Object, key: str | None, depth: int) -> Iterator[tuple[Shape, Object]]:
+        for shape in (*self.shapes, REFUSED):
+            if shape.fits(node, key):
+                yield shape, node
+                return
+        nothing = True
+        for name in self.wrappers & node.keys():
+            for found in self._find(node[name], name, depth + 1):
+                nothing = False
+                yield found
+        if nothing and STEP.fits(node, key):
+            yield STEP, node
+
+
+def _word(value: str | None) -> str:
+    return re.sub(r"[\W_]", "", value or "").casefold()
+
+
+def _fields(table: Mapping[str, str], node: object) -> dict[str, str]:
+    return {name: value for name, expression in table.items() if (value := first(expression, node)) is not None}
+
+
+def _joined(groups: list[list[dict[str, str]]]) -> list[dict[str, str]]:
+    """Join the records of objects that name one another, such as an invoice and its charge; leave others apart."""
+    joined: list[dict[str, str]] = []
+    for group in groups:
+        if len(group) > 1:
+            joined += group
+            continue
+        (record,) = group
+        other = next((other for other in joined if _are_of_one_checkout(record, other)), None)
+        if other is None:
+            joined.append(record)
+        else:
+            other.update(record)
+    return joined
+
+
+def _are_of_one_checkout(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    shared = one.keys() & other.keys()
+    return all(one[name] == other[name] for name in shared) and any(name in shared for name in EVIDENCE_IDS)
