@@ -182,8 +182,8 @@ class Delivery:
         finally:
             self._in_flight = 0
             with anyio.CancelScope(shield=True):
-                if self._settlements:
-                    await self._write(outbox)
+                self._settle(self._released())
+                await self._write(outbox)
                 await self.aclose()
 
     async def aclose(self) -> None:
@@ -240,10 +240,13 @@ class Delivery:
         self._in_flight -= 1
         settlements = self._endpoint.judge(pending, answer)
         if self._endpoint.ill:
-            # Unclaimed, so that the next probe is the oldest record there is.
-            settlements += [Settlement(ahead.id, Settled.RELEASED) for ahead in self._ahead]
-            self._ahead.clear()
+            settlements += self._released()  # so that the next probe is the oldest record there is
         self._settle(settlements)
+
+    def _released(self) -> list[Settlement]:
+        """Give up what was claimed ahead."""
+        ahead, self._ahead = self._ahead, deque()
+        return [Settlement(pending.id, Settled.RELEASED) for pending in ahead]
 
     def _settle(self, settlements: Sequence[Settlement]) -> None:
         self._settlements += settlements

@@ -74,9 +74,11 @@ class Endpoint:
         self._limit = senders
         self._wake_at = 0.0
         self._probes = 0
+        self._good = 0
         self._failures = 0
         self._invalid = 0
         self._impostors = 0
+        self._accepted_at: float | None = None
         self._suspects: list[tuple[Pending, Answer]] = []
         self._shouted: set[str] = set()
 
@@ -156,7 +158,9 @@ class Endpoint:
         settlements: list[Settlement] = []
         for pending, answer in suspects:
             tries, _age = _TRIES[answer.kind]
-            if pending.attempts + 1 >= tries and answer.kind is not AnswerKind.FAILED:
+            if self._overtaken(pending):
+                settlements.append(self._charge(pending, answer))
+            elif pending.attempts + 1 >= tries and answer.kind is not AnswerKind.FAILED:
                 self._hold(answer, "Butter refuses what we send: check base_url and the account's permissions")
                 settlements.append(self._later(pending))
             else:
@@ -171,14 +175,23 @@ class Endpoint:
     def _accepted(self) -> list[Settlement]:
         if self.state is not EndpointState.OK:
             log.info("Butter: records are accepted again")
-            self._limit = 1
+            self._limit, self._good = 1, 0
         else:
-            self._limit = min(self._senders, self._limit * 2)
+            self._good += 1
+        if self._good >= self._limit:
+            self._limit, self._good = min(self._senders, self._limit * 2), 0
         self.state, self.hold_reason = EndpointState.OK, None
         self._failures = self._invalid = self._impostors = self._probes = 0
         self._shouted.clear()
+        self._accepted_at = self._monotonic()
         suspects, self._suspects = self._suspects, []
         return [self._charge(pending, answer) for pending, answer in suspects]
+
+    def _overtaken(self, pending: Pending) -> bool:
+        """Whether others were accepted while this record, which had failed before, waited for its next try."""
+        if not pending.attempts or self._accepted_at is None:
+            return False
+        return self._monotonic() - self._accepted_at < _backoff(pending.attempts - 1) / 2
 
     def _charge(self, pending: Pending, answer: Answer) -> Settlement:
         """The canary rule: another record was accepted, so the fault is this record's."""
@@ -188,10 +201,12 @@ class Endpoint:
         return self._retry(pending, answer)
 
     def _doubt(self, pending: Pending, answer: Answer) -> list[Settlement]:
-        probing = self.state is not EndpointState.OK
-        if not probing and not self._suspects:
-            self._suspects.append((pending, answer))
-            return []
+        if self.state is EndpointState.OK:
+            if not self._suspects:
+                self._suspects.append((pending, answer))
+                return []
+            if self._overtaken(pending):
+                return [self._retry(pending, answer)]
         if answer.kind is AnswerKind.FAILED:
             self._open(answer)
         else:
@@ -217,7 +232,7 @@ class Endpoint:
         return Settlement(pending.id, Settled.DEAD, reason=answer.label)
 
     def _retry(self, pending: Pending, answer: Answer) -> Settlement:
-        backoff = min(BACKOFF_MOST, 5.0 * 2 ** min(pending.attempts, 20))
+        backoff = _backoff(pending.attempts)
         # Equal jitter: half is fixed, so that no retry comes at once.
         seconds = max(backoff / 2 + self._uniform(0, backoff / 2), answer.retry_after or 0.0)
         return Settlement(pending.id, Settled.RETRY, self._clock() + seconds, answer.label)
@@ -258,8 +273,9 @@ class Endpoint:
         if self.state is EndpointState.HOLD:
             self._probe_later(answer.retry_after or THROTTLED_SECONDS)
             return
-        self.state, self._limit = EndpointState.PAUSED, max(1, self._limit // 2)
-        self._wake_at = self._monotonic() + (answer.retry_after or THROTTLED_SECONDS)
+        if self.state is not EndpointState.PAUSED:
+            self.state, self._limit = EndpointState.PAUSED, max(1, self._limit // 2)
+        self._wake_at = max(self._wake_at, self._monotonic() + (answer.retry_after or THROTTLED_SECONDS))
 
     def _probe_later(self, least: float = 0.0) -> None:
         now = self._monotonic()
@@ -275,3 +291,8 @@ class Endpoint:
         if key not in self._shouted:
             self._shouted.add(key)
             log.log(level, message, *args)
+
+
+def _backoff(attempts: int) -> float:
+    """Seconds for which a record waits after it has failed `attempts` times before, jitter not counted."""
+    return min(BACKOFF_MOST, 5.0 * 2 ** min(attempts, 20))
