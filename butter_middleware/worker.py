@@ -16,6 +16,7 @@ import anyio
 from butter_middleware.checkout import Record
 from butter_middleware.counters import Counters, Skip
 from butter_middleware.delivery import Delivery
+from butter_middleware.errors import ButterError
 from butter_middleware.exchange import Capture
 from butter_middleware.outbox.protocol import Counts, LocalOutbox, StoredCapture
 from butter_middleware.reading import Reading
@@ -48,6 +49,7 @@ class Worker:
         self._counters = counters
         self._drain_timeout = drain_timeout
         self._hooked = False
+        self._counted = Counts()
         self._forget()
 
     def _forget(self) -> None:
@@ -177,7 +179,7 @@ class Worker:
                 if delivery.paused:
                     if not delivery.busy:
                         return True
-                elif not self.counts().pending:
+                elif self._count() and not self._counted.pending:
                     return True
                 elif delivery.ill:
                     return False
@@ -189,8 +191,16 @@ class Worker:
                     self._changed.wait(min(remaining, 0.25))
 
     def counts(self) -> Counts:
-        """Count what lies in the outbox; waits a second at most, then raises TimeoutError."""
-        return self._outbox.counts().result(1.0)
+        """Count what lies in the outbox. Where it does not answer within a second, or is closed, as it last was."""
+        self._count()
+        return self._counted
+
+    def _count(self) -> bool:
+        try:
+            self._counted = self._outbox.counts().result(1.0)
+        except (ButterError, TimeoutError):
+            return False
+        return True
 
     @property
     def endpoint(self) -> str:

@@ -1,6 +1,7 @@
 """What the tests of the outboxes have in common: captures, records, a clock, and short waits."""
 
 import json
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from butter_middleware.outbox import LocalOutbox, Pending, Settled, Settlement, 
 T = TypeVar("T")
 
 NOW = 1_750_000_000.0
-PERSONAL = ["shopper@example.com", "81.2.69.142", "in_", "sesame"]
+PERSONAL = ["shopper@example.com", "81.2.69.142", "coupon", "caf", "sesame"]
 """What no log line may hold, of the captures and records below."""
 
 
@@ -73,3 +74,8 @@ def settle_all(outbox: LocalOutbox, settled: Settled, limit: int = 100) -> int:
     claimed = result(outbox.claim(limit))
     result(outbox.settle([Settlement(pending.id, settled) for pending in claimed]))
     return len(claimed)
+
+
+def committers() -> int:
+    """Return how many files this process has open."""
+    return sum(thread.name == "butter-commit" for thread in threading.enumerate())

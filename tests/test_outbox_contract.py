@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from outboxes import NOW, Clock, bodies, capture, invoices, record, result, settle_all
 
-from butter_middleware import MemoryOutbox, SQLiteOutbox
+from butter_middleware import Checkout, MemoryOutbox, SQLiteOutbox
+from butter_middleware.checkout import Record
 from butter_middleware.outbox import Counts, LocalOutbox, Parked, ParkReason, Pending, Settled, Settlement
 
 HOUR = 3600.0
@@ -104,8 +105,8 @@ def test_what_was_given_and_not_resolved_is_given_after_a_reopening(outbox: Loca
     """A stop in the midst of reading loses nothing: what was not resolved is read again."""
     for number in range(3):
         result(outbox.append(capture(number)))
-    first, *_ = result(outbox.captures(2))
-    result(outbox.resolve(first.id, [record(0)]))
+    given = result(outbox.captures(2))
+    result(outbox.resolve(given[0].id, [record(0)]))
     outbox.close()
     outbox.open()
     result(outbox.adopt())
@@ -138,9 +139,6 @@ def test_it_is_known_in_every_state(outbox: LocalOutbox, state: str) -> None:
 
 def test_more_ids_make_another_record(outbox: LocalOutbox) -> None:
     """A later capture that brings more IDs of the same checkout is a new record: it matches better."""
-    from butter_middleware import Checkout  # noqa: PLC0415 - the one place
-    from butter_middleware.checkout import Record  # noqa: PLC0415
-
     more = Checkout(
         ipv4_address="81.2.69.142",
         psp="stripe",

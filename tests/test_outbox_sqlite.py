@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outboxes import NOW, PERSONAL, Clock, bodies, capture, invoices, record, result, settle_all
+from outboxes import NOW, PERSONAL, Clock, bodies, capture, committers, invoices, record, result, settle_all
 from processes import until
 
 from butter_middleware import SQLiteOutbox
@@ -44,10 +44,6 @@ def opened(path: Path, clock: Clock) -> Iterator[Callable[..., SQLiteOutbox]]:
     yield make
     for outbox in made:
         outbox.close()
-
-
-def committers() -> int:
-    return sum(thread.name == "butter-commit" for thread in threading.enumerate())
 
 
 def ask(path: Path, question: str) -> Any:

@@ -38,6 +38,7 @@ class Database:
         self._alarm = alarm
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
+        self._last_inode: tuple[int, int] | None = None
         self._suspect: tuple[tuple[int, int], str] | None = None
         self.seats: list[Seat] = []
         self.reserved = False
@@ -77,15 +78,11 @@ class Database:
             self._set_aside(*self._suspect)
             self._suspect = None
         if self._connection is not None and self._inode != self._inode_at_path():
-            self._alarm.ring(
-                "replaced", "the file was removed or replaced while it was open. Going on with the one there"
-            )
             self.drop()
         if self._connection is None:
             self._connect()
         if any(seat.pile is None for seat in self.seats):
             self._seat_all()
-        self._alarm.clear("replaced")
 
     def transact(self, operations: Sequence[AnyOperation]) -> None:
         """Run operations in one transaction: all of them, or none.
@@ -146,6 +143,10 @@ class Database:
         path = self._settings.path
         self._connection = connect(path, self._settings.max_bytes)
         self._inode = self._inode_at_path()
+        if self._last_inode not in {None, self._inode}:
+            text = "the file was removed or replaced while it was in use. Going on with the one there"
+            self._alarm.ring(f"replaced {self._inode}", text)
+        self._last_inode = self._inode
         # In a new file no pile is known. Numbers of piles are small, so that one could be mistaken for another's.
         slots = dict(self._connection.execute("SELECT id, slot FROM piles").fetchall())
         for seat in self.seats:
@@ -170,6 +171,7 @@ class Database:
                 f"its content is broken ({reason}). It was set aside as {name} and a new one begun. What waited in the "
                 "old one is not sent: keep it, and mend the disk",
             )
+            self._last_inode = None
         self.drop()
 
     def _inode_at_path(self) -> tuple[int, int] | None:

@@ -92,8 +92,9 @@ def connect(path: str, max_bytes: int) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
     try:
+        found = _identity(connection, path)
         _set_up(connection)
-        _migrate(connection, path)
+        _migrate(connection, found)
         set_bound(connection, max_bytes)
     except BaseException:
         connection.close()
@@ -104,6 +105,19 @@ def connect(path: str, max_bytes: int) -> sqlite3.Connection:
 def set_bound(connection: sqlite3.Connection, max_bytes: int, reserve_pages: int = 0) -> None:
     """Set how large the file may grow; beyond it INSERT fails with SQLITE_FULL."""
     connection.execute(f"PRAGMA max_page_count = {max_bytes // PAGE_BYTES + reserve_pages}").close()
+
+
+def _identity(connection: sqlite3.Connection, path: str) -> Identity | None:
+    """Read whose file it is before anything is written to it; None where there is nothing in it.
+
+    Raises:
+        ConfigurationError: it is another program's, or a newer version's.
+    """
+    found = Identity(_number(connection, "PRAGMA application_id"), _number(connection, "PRAGMA user_version"))
+    if found.version == 0 and not _number(connection, "SELECT count(*) FROM sqlite_master"):
+        return None
+    refuse_foreign(path, found)
+    return found
 
 
 def _set_up(connection: sqlite3.Connection) -> None:
@@ -120,18 +134,15 @@ def _set_up(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA {pragma}").close()
 
 
-def _migrate(connection: sqlite3.Connection, path: str) -> None:
-    identity = Identity(_number(connection, "PRAGMA application_id"), _number(connection, "PRAGMA user_version"))
-    fresh = identity.version == 0 and not _number(connection, "SELECT count(*) FROM sqlite_master")
-    if not fresh:
-        refuse_foreign(path, identity)
-    if identity.version == len(MIGRATIONS):
+def _migrate(connection: sqlite3.Connection, found: Identity | None) -> None:
+    version = 0 if found is None else found.version
+    if version == len(MIGRATIONS):
         return
     connection.execute("BEGIN IMMEDIATE")
-    for statements in MIGRATIONS[identity.version :]:
+    for statements in MIGRATIONS[version:]:
         for statement in statements:
             connection.execute(statement)
-    if fresh:
+    if found is None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         _seed_ids(connection)
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
