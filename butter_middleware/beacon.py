@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from hmac import compare_digest, digest
+from ipaddress import AddressValueError, IPv4Address
 from struct import Struct
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from butter_middleware import settings
 from butter_middleware._asgi import RawHeaders
 from butter_middleware.checkout import Record
 from butter_middleware.client_ip import ClientIP, Reason, Strategy
-from butter_middleware.client_ip.address import NOT_PUBLIC, Address, parse_host
+from butter_middleware.client_ip.address import NOT_PUBLIC, parse_host
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.exchange import Capture
 from butter_middleware.places import Place, cookie_jar, place
@@ -132,11 +133,12 @@ class Beacon:
         Raises:
             ValueError: `ipv4` is no dotted quad.
         """
-        address = parse_host(ipv4)
-        if address is None or address.version != 4:  # noqa: PLR2004 - the protocol's version
+        try:
+            value = int(IPv4Address(ipv4))
+        except AddressValueError:
             msg = "not an IPv4 address"
-            raise ValueError(msg)
-        claim = _CLAIM.pack(_VERSION, address.value, int(now) + self.ttl, _digest(key))
+            raise ValueError(msg) from None
+        claim = _CLAIM.pack(_VERSION, value, int(now) + self.ttl, _digest(key))
         return urlsafe_b64encode(claim + _sign(self._secrets[0], claim)).decode()
 
     def verify(self, token: str, key: str, at: float) -> str | Reason:
@@ -148,14 +150,14 @@ class Beacon:
         if not any(compare_digest(_sign(secret, claim), signature) for secret in self._secrets):
             return Reason.TOKEN_FORGED
         version, value, expiry, bound_to = _CLAIM.unpack(claim)
-        address = Address(4, value)
-        if version != _VERSION or (address in NOT_PUBLIC and not self.allow_private):
+        ipv4 = str(IPv4Address(value))
+        if version != _VERSION or (parse_host(ipv4) in NOT_PUBLIC and not self.allow_private):
             return Reason.TOKEN_FORGED
         if not at <= expiry <= at + self.ttl + SKEW:
             return Reason.TOKEN_STALE
         if not key:
             return Reason.TOKEN_UNBOUND
-        return str(address) if compare_digest(_digest(key), bound_to) else Reason.TOKEN_FOREIGN
+        return ipv4 if compare_digest(_digest(key), bound_to) else Reason.TOKEN_FOREIGN
 
     def token_of(self, capture: Capture, route: CheckoutRoute) -> str:
         """Return the token that came with a checkout, unverified; empty for none."""

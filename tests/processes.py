@@ -55,15 +55,15 @@ def listening(port: int) -> bool:
 
 
 @contextmanager
-def served(app: ASGIApp) -> Generator[str]:
+def served(app: ASGIApp, host: str = "127.0.0.1") -> Generator[str]:
     """Serve an app on loopback from a thread of this process; give its base URL."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, log_level="error", lifespan="off", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         until(lambda: server.started, "the server in this process")
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     finally:
         server.should_exit = True
         thread.join()

@@ -78,6 +78,21 @@ def test_custom_extractor(example: Any, fake: FakeButter) -> None:
     assert fake.records[0]["customer_id"] == "4711"
 
 
+def test_ipv6_beacon(example: Any, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page calls the beacon over IPv4, and the checkout of the same cart comes over IPv6 with the token."""
+    monkeypatch.setenv("BUTTER_BEACON_KEYS", "a-key-of-the-merchant-of-32-bytes-or-more")
+    shop = example("ipv6_beacon")
+    page = TestClient(shop.app).get("/cart/7").text
+    assert shop.BEACON in page
+    token = TestClient(shop.beacon, client=(SHOPPER, 4711)).post("/", content="7").json()["token"]
+    for cart in (7, 8):
+        TestClient(shop.app, client=("2001:db8::1", 4711)).post(
+            f"/checkout/{cart}", json={"email": "ada@example.com"}, headers={"X-Butter-Token": token}
+        )
+    assert shop.butter.flush()
+    assert [(record["invoice_id"], record["ipv4_address"]) for record in fake.records] == [("in_7", SHOPPER)]
+
+
 @pytest.mark.server
 def test_demo() -> None:
     """`make demo` ends well only if both sides agree."""
