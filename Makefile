@@ -4,6 +4,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	$$python -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$python && break; done)
 BIN := .venv/bin
 OLD := .venvs/oldest/bin
+OLDEST_TESTS := $(addprefix tests/test_,checkout.py configuration.py frameworks.py reading.py routes.py tee.py worker.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types unit oldest format clean
@@ -31,7 +32,7 @@ unit: .venv/ready
 	$(BIN)/coverage report
 
 oldest: .venvs/oldest/ready
-	$(OLD)/python -m pytest -m "not proxy" -W "ignore::DeprecationWarning" $(OLDEST_TESTS)
+	$(OLD)/python -m pytest -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning $(OLDEST_TESTS)
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -143,7 +143,7 @@ def test_building_it_touches_nothing(tmp_path: Path) -> None:
 def test_a_memory_outbox_says_what_it_means(caplog: pytest.LogCaptureFixture) -> None:
     """Without a durable outbox one warning says what is lost and when."""
     Butter(**DIRECT, **CREDENTIALS)
-    assert "lost when this process ends" in caplog.text
+    assert "lost when this process is killed" in caplog.text
 
 
 def test_a_dry_run_needs_no_credentials() -> None:
