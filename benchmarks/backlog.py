@@ -1,0 +1,178 @@
+"""What a draining backlog costs the checkouts of its process: their latency with and without one, in turn.
+
+    python benchmarks/backlog.py [--seconds 5] [--rounds 3] [--rate 100] [--pending 20000]
+
+A real uvicorn serves a FastAPI checkout at a steady rate of requests from this process, which start whether or not the
+last one was answered. Its outbox is empty, or holds a backlog that goes out to a server that answers at once, or after
+100 ms.
+"""
+
+import argparse
+import asyncio
+import os
+import secrets
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import FastAPI
+from outbox import fill
+from sink import Sink, sink
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
+
+WARM_UP_SECONDS = 1.0
+CONNECTIONS = 16
+"""Between the load and the shop, kept open."""
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    pending: int
+    latency: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One shop's life: the latencies of its checkouts, in seconds, and how fast its backlog left."""
+
+    latencies: list[float]
+    drained: float
+
+    def quantile(self, share: float) -> float:
+        return sorted(self.latencies)[int(len(self.latencies) * share)]
+
+
+def shop() -> FastAPI:
+    """Build the shop that uvicorn runs, configured by the environment."""
+    butter = Butter(
+        client_ip=client_ip.TrustedHops(1),
+        outbox=os.environ["BACKLOG_OUTBOX"],
+        base_url=os.environ["BACKLOG_BUTTER"],
+        routes=[
+            CheckoutRoute(
+                "/checkout/{invoice}",
+                psp="stripe",
+                extract=extract.json(customer_email="email", invoice_id="invoice"),
+            )
+        ],
+    )
+    app = FastAPI()
+    app.add_middleware(ButterMiddleware, butter=butter)
+
+    @app.post("/checkout/{invoice}")
+    async def checkout(invoice: str) -> dict[str, str]:  # pyright: ignore[reportUnusedFunction] - FastAPI uses it
+        return {"invoice": invoice, "email": "shopper@example.com"}
+
+    return app
+
+
+@contextmanager
+def serving(path: Path, butter: str) -> Generator[int]:
+    """Run the shop under uvicorn; give its port."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        command = ["uvicorn", "backlog:shop", "--factory", "--fd", str(listener.fileno()), "--no-access-log"]
+        credentials = {"BUTTER_USERNAME": "u", "BUTTER_PASSWORD": secrets.token_hex()}
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command, "--log-level", "error"],
+            cwd=Path(__file__).parent,
+            env=os.environ | credentials | {"BACKLOG_OUTBOX": str(path), "BACKLOG_BUTTER": butter},
+            pass_fds=[listener.fileno()],
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def load(port: int, rate: float, seconds: float) -> list[float]:
+    """Check out at a steady rate; give how long each took, from its sending to its last byte."""
+    idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+    for _ in range(CONNECTIONS):
+        idle.put_nowait(await asyncio.open_connection("127.0.0.1", port))
+    latencies: list[float] = []
+
+    async def one() -> None:
+        reader, writer = await idle.get()
+        started = time.perf_counter()
+        head = f"POST /checkout/in-{secrets.token_hex(8)} HTTP/1.1\r\nHost: shop\r\nX-Forwarded-For: 81.2.69.142\r\n"
+        writer.write(f"{head}Content-Length: 0\r\n\r\n".encode())
+        answer = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+        latencies.append(time.perf_counter() - started)
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        idle.put_nowait((reader, writer))
+
+    begin = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number in range(max(1, int(rate * seconds))):
+            await asyncio.sleep(max(0.0, begin + number / rate - time.perf_counter()))
+            group.create_task(one())
+    while not idle.empty():
+        idle.get_nowait()[1].close()
+    return latencies
+
+
+def run(case: Case, butter: Sink, filled: Path, rate: float, seconds: float) -> Run:
+    """Serve one case: wait until the backlog is moving, warm up, measure."""
+    path = filled.with_name(f"{secrets.token_hex(4)}.db")
+    if case.pending:
+        shutil.copy(filled, path)
+    butter.arrivals()
+    with serving(path, butter.url) as port:
+        asyncio.run(load(port, rate, WARM_UP_SECONDS))
+        while case.pending and not butter.arrivals():
+            time.sleep(0.05)
+        butter.arrivals()
+        begin = time.monotonic()
+        latencies = asyncio.run(load(port, rate, seconds))
+        return Run(latencies, len(butter.arrivals()) / (time.monotonic() - begin))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=100.0, help="checkouts a second")
+    parser.add_argument("--pending", type=int, default=20_000, help="records of the backlog")
+    options = parser.parse_args()
+    cases = [
+        Case("no backlog", 0, 0.0),
+        Case("backlog, answers at once", options.pending, 0.0),
+        Case("backlog, answers in 100 ms", options.pending, 0.1),
+    ]
+    runs: dict[Case, list[Run]] = {case: [] for case in cases}
+    with tempfile.TemporaryDirectory() as directory, sink(0.0) as at_once, sink(0.1) as later:
+        filled = Path(directory) / "filled.db"
+        fill(str(filled), options.pending)
+        for _ in range(options.rounds):
+            for case in cases:
+                butter = later if case.latency else at_once
+                runs[case].append(run(case, butter, filled, options.rate, options.seconds))
+    print(f"{options.rounds} rounds in turn, {options.rate:g} checkouts/s, {options.pending} records pending\n")
+    print(f"{'checkouts beside':28}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'p99, x':>9}{'drained/s':>11}")
+    alone = runs[cases[0]]
+    for case, found in runs.items():
+        pooled = Run(
+            [latency for one in found for latency in one.latencies], statistics.fmean(r.drained for r in found)
+        )
+        ratio = statistics.median(
+            one.quantile(0.99) / base.quantile(0.99) for one, base in zip(found, alone, strict=True)
+        )
+        p50, p99, most = (1000 * pooled.quantile(share) for share in (0.5, 0.99, 1 - 1e-9))
+        print(f"{case.name:28}{p50:9.2f}{p99:9.2f}{most:9.1f}{ratio:9.2f}{pooled.drained:11.0f}")
+
+
+if __name__ == "__main__":
+    main()
