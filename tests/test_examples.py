@@ -83,7 +83,8 @@ def test_ipv6_beacon(example: Any, fake: FakeButter, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("BUTTER_BEACON_KEYS", "a-key-of-the-merchant-of-32-bytes-or-more")
     shop = example("ipv6_beacon")
     page = TestClient(shop.app).get("/cart/7").text
-    assert shop.BEACON in page
+    documented = (EXAMPLES.parent / "docs/ipv6.md").read_text().split("```js\n")[1].split("```")[0]
+    assert documented.replace("https://v4.shop.example/", shop.BEACON) in page
     token = TestClient(shop.beacon, client=(SHOPPER, 4711)).post("/", content="7").json()["token"]
     for cart in (7, 8):
         TestClient(shop.app, client=("2001:db8::1", 4711)).post(
