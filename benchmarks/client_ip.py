@@ -6,6 +6,7 @@ Each is asked from a cold cache, as it is by a shop whose shoppers are all diffe
 """
 
 import argparse
+import importlib
 import random
 import statistics
 import sys
@@ -16,11 +17,6 @@ from typing import Any, Protocol
 from uvicorn.middleware.proxy_headers import _TrustedHosts  # pyright: ignore[reportPrivateUsage]
 
 from butter_middleware import client_ip
-
-try:
-    from python_ipware import IpWare
-except ImportError:
-    sys.exit("The comparison needs python-ipware: pip install python-ipware")
 
 TRUSTED = ["10.0.0.0/8"]
 Scope = dict[str, Any]
@@ -52,7 +48,11 @@ def uvicorn() -> Resolver:
 
 def ipware() -> Resolver:
     """python-ipware, told to take the rightmost public address."""
-    resolver = IpWare(precedence=("X_FORWARDED_FOR",), leftmost=False)
+    try:
+        module: Any = importlib.import_module("python_ipware")
+    except ImportError:
+        sys.exit("The comparison needs python-ipware: pip install python-ipware")
+    resolver = module.IpWare(precedence=("X_FORWARDED_FOR",), leftmost=False)
 
     def resolve(scope: Scope) -> str | None:
         values = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
@@ -120,6 +120,7 @@ def main() -> None:
         source = scopes(header)
         calls = options.calls if case != "1000 elements" else max(1, options.calls // 20)
         times: dict[str, list[float]] = {name: [] for name in resolvers}
+        batch: list[tuple[Scope, str]] = []
         for _ in range(options.rounds):
             batch = [next(source) for _ in range(calls)]
             for name, resolve in resolvers.items():

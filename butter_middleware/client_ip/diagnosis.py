@@ -1,17 +1,18 @@
 """The commonest failure is a silent misconfiguration, found out a year later: evidence against it, said early."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final
 
-from butter_middleware.client_ip.address import Networks, parse_host
+from butter_middleware.client_ip.address import Networks, parse_host, parse_node, text_of
 from butter_middleware.client_ip.cloudflare_ranges import RANGES
+from butter_middleware.client_ip.headers import lines
 from butter_middleware.client_ip.reason import Reason
-from butter_middleware.client_ip.strategies import ClientIP, SingleHeader, Strategy
+from butter_middleware.client_ip.strategies import ClientIP, Strategy, came_around
 
 WATCHED: Final = 1_000
-"""Requests after which nothing more is looked at."""
+"""Checkouts after which nothing more is looked at."""
 ALIKE: Final = 50
 """So many checkouts from one address are no accident."""
 FEW: Final = 20
@@ -19,7 +20,7 @@ FEW: Final = 20
 _PLATFORMS: Final = {
     b"cf-connecting-ip": ("Cloudflare", "client_ip.cloudflare()"),
     b"fly-client-ip": ("Fly.io", "client_ip.fly()"),
-    b"x-azure-fdid": ("Azure Front Door", "client_ip.azure_front_door(fdid)"),
+    b"x-azure-socketip": ("Azure Front Door", "client_ip.azure_front_door(fdid)"),
     b"fastly-client-ip": ("Fastly", "client_ip.fastly(peer_in)"),
     b"true-client-ip": ("Akamai", "client_ip.akamai(peer_in)"),
     b"x-vercel-forwarded-for": ("Vercel", "client_ip.vercel()"),
@@ -38,63 +39,63 @@ class Finding:
 
 
 class Diagnosis:
-    """Watches the first thousand captures; gives each finding once. Remembers one address, and that only."""
+    """Watches the first thousand checkouts; gives each finding once. Remembers one address, and that only."""
 
     def __init__(self, strategy: Strategy) -> None:
+        self._strategy = strategy
         self._lock = Lock()
-        self._own = {strategy.name.lower().encode()} if isinstance(strategy, SingleHeader) else set[bytes]()
-        if isinstance(strategy, SingleHeader) and strategy.require is not None:
-            self._own.add(strategy.require[0].lower().encode())
         self._said: set[str] = set()
-        self._seen = self._alike = self._resolved = self._in_cdn = self._untrusted = 0
+        self._seen = self._alike = self._resolved = self._in_cdn = self._around = 0
         self._last: str | None = None
 
     def observe(self, scope: Mapping[str, Any], result: ClientIP) -> list[Finding]:
-        """Take in one request and what was resolved for it. Never raises."""
+        """Take in one request and what was resolved for it. Raises nothing on a scope that keeps to ASGI."""
         with self._lock:
             if self._seen >= WATCHED:
                 return []
             self._seen += 1
-            self._count(result)
-            found = [*self._platform(scope), *self._patterns(result)]
+            self._count(scope, result)
+            found = [*_unused(scope, result), *self._patterns(result)]
             new = [finding for finding in found if finding.code not in self._said]
             self._said.update(finding.code for finding in new)
             return new
 
-    def _count(self, result: ClientIP) -> None:
-        self._untrusted += result.reason is Reason.UNTRUSTED_PEER
+    def _count(self, scope: Mapping[str, Any], result: ClientIP) -> None:
+        self._around += came_around(self._strategy, scope)
         if result.ipv4 is not None:
             self._resolved += 1
             self._in_cdn += parse_host(result.ipv4) in _CLOUDFLARE
             self._alike = self._alike + 1 if result.ipv4 == self._last else 1
             self._last = result.ipv4
 
-    def _platform(self, scope: Mapping[str, Any]) -> list[Finding]:
-        names = {name.lower() for name, _value in scope["headers"]}
-        return [
-            Finding(
-                f"header:{header.decode()}",
-                f"{platform}'s header {header.decode()} comes with the requests but is not used for the address: "
-                f"if {platform} stands before the app, set client_ip={preset}.",
-            )
-            for header, (platform, preset) in _PLATFORMS.items()
-            if header in names and header not in self._own
-        ]
-
-    def _patterns(self, result: ClientIP) -> list[Finding]:
-        found: list[Finding] = []
-        if self._alike == ALIKE and self._resolved == ALIKE:
+    def _patterns(self, result: ClientIP) -> Iterator[Finding]:
+        if self._alike == ALIKE == self._resolved:
             message = (
                 f"the first {ALIKE} checkouts all have the same address: a proxy of yours is taken for the shopper."
             )
-            found.append(Finding("alike", f"{message} Name it in client_ip=, with the preset of your platform."))
+            yield Finding("alike", f"{message} Name it in client_ip=, with the preset of your platform.")
         if self._resolved == FEW == self._in_cdn:
             message = "every address is one of Cloudflare's own: the CDN is taken for the shopper."
-            found.append(Finding("cdn", f"{message} Set client_ip=client_ip.cloudflare()."))
-        if self._seen == FEW == self._untrusted:
+            yield Finding("cdn", f"{message} Set client_ip=client_ip.cloudflare().")
+        if self._seen == FEW == self._around:
             message = "no request came from a trusted proxy: trusted= or peer_in= does not hold the proxy's address."
-            found.append(Finding("never_trusted", f"{message} Add its network; a Unix socket is 'unix:'."))
+            yield Finding("never_trusted", f"{message} Add its network; a Unix socket is 'unix:'.")
         if result.reason is Reason.SERVER_REWRITE_CONFLICT:
             message = "the server replaces the peer by what the shopper wrote (uvicorn's --forwarded-allow-ips '*')."
-            found.append(Finding("rewrite", f"{message} Start it with --no-proxy-headers."))
-        return found
+            yield Finding("rewrite", f"{message} Start it with --no-proxy-headers.")
+
+
+def _unused(scope: Mapping[str, Any], result: ClientIP) -> Iterator[Finding]:
+    """Find the platforms' headers that say another address than the one that was resolved."""
+    for name, (platform, preset) in _PLATFORMS.items():
+        header_lines = lines(scope, name)
+        if not header_lines:
+            continue
+        address = parse_node(header_lines[-1].strip(b" \t"))
+        if address is None or text_of(address) not in {result.ipv4, result.ipv6}:
+            header = name.decode()
+            yield Finding(
+                f"header:{header}",
+                f"{platform}'s header {header} comes with the requests but is not used for the address: "
+                f"if {platform} stands before the app, set client_ip={preset}.",
+            )

@@ -6,7 +6,7 @@ from typing import Any
 
 from butter_middleware.client_ip import platforms
 from butter_middleware.client_ip.address import PRIVATE
-from butter_middleware.client_ip.strategies import ClientIP, Forwarded, Strategy, TrustedHops
+from butter_middleware.client_ip.strategies import ClientIP, Forwarded, SingleHeader, Strategy, TrustedHops
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +21,23 @@ class Explanation:
 
 
 def explain(scope: Mapping[str, Any], configured: Strategy | None = None) -> list[Explanation]:
-    """Resolve one request's address in every way there is; `configured` comes first. Never raises."""
+    """Resolve one request's address in every way there is; `configured` comes first. Never raises.
+
+    An answer proves nothing by itself: a header that is there may be the client's own.
+    """
     candidates: dict[str, Strategy] = {} if configured is None else {"configured": configured}
     candidates |= {
         "client_ip.direct()": platforms.direct(),
-        "client_ip.nginx(private networks)": platforms.nginx([*PRIVATE, "unix:"]),
-        "client_ip.Forwarded(private networks)": Forwarded([*PRIVATE, "unix:"]),
+        "client_ip.nginx(private networks)": platforms.nginx((*PRIVATE, "unix:")),
+        "client_ip.Forwarded(private networks)": Forwarded((*PRIVATE, "unix:")),
         "client_ip.aws_alb()": platforms.aws_alb(),
         "client_ip.cloudfront_alb()": platforms.cloudfront_alb(),
         "client_ip.TrustedHops(3)": TrustedHops(3),
         "client_ip.cloudflare()": platforms.cloudflare(),
         "client_ip.fly()": platforms.fly(),
+        "client_ip.SingleHeader('True-Client-IP')": SingleHeader("True-Client-IP"),
+        "client_ip.SingleHeader('Fastly-Client-IP')": SingleHeader("Fastly-Client-IP"),
+        "client_ip.SingleHeader('X-Azure-SocketIP')": SingleHeader("X-Azure-SocketIP"),
         "client_ip.railway()": platforms.railway(),
         "client_ip.vercel()": platforms.vercel(),
         "client_ip.digitalocean()": platforms.digitalocean(),

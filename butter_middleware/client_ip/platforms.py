@@ -1,7 +1,7 @@
 """One preset a platform: what stands before the app, in a word.
 
-Whatever lets shoppers reach the origin around the platform voids a preset that reads a header: hence the guards. The
-behaviour of each platform is as its public documentation, linked in each docstring, described it in November 2026.
+Whatever lets shoppers reach the origin around the platform voids a preset that reads a header: hence the guards. Each
+docstring says how the platform sets the header, when it can be forged, and where and when that was checked.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,12 @@ from butter_middleware.client_ip.strategies import Peer, RightmostUntrusted, Sin
 
 
 def direct() -> Peer:
-    """No proxy: the shopper's own TCP connection reaches the server. Nothing that the shopper writes is read."""
+    """No proxy: the shopper's own TCP connection reaches the server.
+
+    Nothing that the shopper writes is read. Forged only where the server itself replaces the peer: start uvicorn with
+    `--no-proxy-headers`. With `--forwarded-allow-ips '*'`, whoever writes `address:port` into X-Forwarded-For chooses.
+    Checked 2026-11: https://uvicorn.dev/settings/#http
+    """
     return Peer()
 
 
@@ -20,7 +25,7 @@ def nginx(trusted: Iterable[str]) -> RightmostUntrusted:
     """Nginx with `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for`, at the `trusted` addresses.
 
     It appends the peer it saw to what came. Forged only by who reaches the app from a trusted address.
-    https://nginx.org/en/docs/http/ngx_http_proxy_module.html#var_proxy_add_x_forwarded_for
+    Checked 2026-11: https://nginx.org/en/docs/http/ngx_http_proxy_module.html#var_proxy_add_x_forwarded_for
     """
     return RightmostUntrusted(trusted)
 
@@ -28,8 +33,9 @@ def nginx(trusted: Iterable[str]) -> RightmostUntrusted:
 def haproxy(trusted: Iterable[str]) -> RightmostUntrusted:
     """HAProxy with `option forwardfor`, at the `trusted` addresses.
 
-    It adds a header line of its own, below the client's. Unsafe with `if-none`, which keeps the client's line instead.
-    https://docs.haproxy.org/3.0/configuration.html#4-option%20forwardfor
+    It adds a header line of its own, below the client's. Forged with `if-none`, which keeps the client's line instead.
+    With `option forwarded`, use `client_ip.Forwarded(trusted=...)`.
+    Checked 2026-11: https://docs.haproxy.org/3.0/configuration.html#4-option%20forwardfor
     """
     return RightmostUntrusted(trusted)
 
@@ -37,8 +43,9 @@ def haproxy(trusted: Iterable[str]) -> RightmostUntrusted:
 def traefik(trusted: Iterable[str]) -> RightmostUntrusted:
     """Traefik, at the `trusted` addresses.
 
-    It appends the peer it saw; from peers outside `forwardedHeaders.trustedIPs` it discards what came.
-    https://doc.traefik.io/traefik/routing/entrypoints/#forwarded-headers
+    It appends the peer it saw, and discards what came from peers outside `forwardedHeaders.trustedIPs`. With
+    `forwardedHeaders.insecure` it keeps what came, left of its own. Forged only by who reaches the app around it.
+    Checked 2026-11: https://doc.traefik.io/traefik/routing/entrypoints/#forwarded-headers
     """
     return RightmostUntrusted(trusted)
 
@@ -47,8 +54,8 @@ def kubernetes_ingress(trusted: Iterable[str]) -> RightmostUntrusted:
     """An ingress controller whose pods, and load balancer if it has one, are at the `trusted` addresses.
 
     The controller sees the shopper only with `externalTrafficPolicy: Local` or the PROXY protocol; without either, what
-    arrives is a node's address, which is not public and gives no record.
-    https://kubernetes.io/docs/tasks/access-application-cluster/create-external-load-balancer/
+    arrives is a node's address, which is not public and gives no record. Forged by who reaches the app's pods directly.
+    Checked 2026-11: https://kubernetes.io/docs/tutorials/services/source-ip/
     """
     return RightmostUntrusted(trusted)
 
@@ -56,9 +63,9 @@ def kubernetes_ingress(trusted: Iterable[str]) -> RightmostUntrusted:
 def aws_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
     """AWS's Application Load Balancer in its default mode `append`, with or without the client's port.
 
-    Its element is the rightmost. Unsafe in mode `preserve`, or where targets can be reached directly: pass the VPC's
-    network as `peer_in`.
-    https://docs.aws.amazon.com/elasticloadbalancing/latest/application/x-forwarded-headers.html
+    Its element is the rightmost. Forged in mode `preserve`, which keeps what came, and where targets can be reached
+    directly: pass the VPC's network as `peer_in`.
+    Checked 2026-11: https://docs.aws.amazon.com/elasticloadbalancing/latest/application/x-forwarded-headers.html
     """
     return TrustedHops(1, peer_in=peer_in)
 
@@ -66,8 +73,10 @@ def aws_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
 def cloudfront_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
     """CloudFront before an Application Load Balancer: it appends the shopper, the balancer appends CloudFront.
 
-    Forged by who reaches the balancer around CloudFront: admit only CloudFront's managed prefix list there.
-    https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/using-cloudfront-headers.html
+    Forged by who reaches the balancer around CloudFront: admit only CloudFront's managed prefix list there, and pass
+    the VPC's network as `peer_in`. (`CloudFront-Viewer-Address` is `address:port`, with IPv6 unbracketed.)
+    Checked 2026-11: https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/
+    RequestAndResponseBehaviorCustomOrigin.html#RequestCustomIPAddresses
     """
     return TrustedHops(2, peer_in=peer_in)
 
@@ -75,31 +84,32 @@ def cloudfront_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
 def cloudflare(peer_in: Iterable[str] = RANGES) -> SingleHeader:
     """Cloudflare, which replaces `CF-Connecting-IP` in each request.
 
-    Forged by who reaches the origin around Cloudflare: the peer must be one of Cloudflare's published addresses (as of
-    the date in `cloudflare_ranges.LAST_CHANGED`). Where a proxy of yours stands between, pass its addresses as
-    `peer_in`, and let only Cloudflare reach it. With Pseudo IPv4 in mode "Overwrite" the header holds a hash, which
-    gives no record.
-    https://developers.cloudflare.com/fundamentals/reference/http-headers/
+    Forged by who reaches the origin around Cloudflare: the peer must be one of Cloudflare's published addresses, as of
+    the date in `cloudflare_ranges.LAST_CHANGED`. Pass `peer_in` to replace them; where a proxy of yours stands between,
+    pass its addresses, and let only Cloudflare reach it. With Pseudo IPv4 in mode "Overwrite" the header holds a hash
+    of class E, which gives no record (`pseudo_ipv4`).
+    Checked 2026-11: https://developers.cloudflare.com/fundamentals/reference/http-headers/
     """
     return SingleHeader("CF-Connecting-IP", peer_in=peer_in)
 
 
 def akamai(peer_in: Iterable[str]) -> SingleHeader:
-    """Akamai, which sends `True-Client-IP` where the property's behaviour of that name is on.
+    """Akamai, which sends `True-Client-IP` where "Send True Client IP Header" of the origin's behaviour is on.
 
-    Safe only with "Allow Clients To Set" off, and only from Akamai's own peers: pass those of your Site Shield map, or
-    of your own proxy behind it.
-    https://techdocs.akamai.com/property-mgr/docs/origin-server
+    Forged where "Allow Clients To Set True Client IP Header" is on, and by who reaches the origin around Akamai: pass
+    the addresses of your Site Shield map, or of your own proxy behind it, as `peer_in`.
+    Checked 2026-11: https://techdocs.akamai.com/property-mgr/docs/origin-server
     """
     return SingleHeader("True-Client-IP", peer_in=peer_in)
 
 
 def fastly(peer_in: Iterable[str]) -> SingleHeader:
-    """Fastly, which sets `Fastly-Client-IP`.
+    """Fastly, which sets `Fastly-Client-IP` where the request has none.
 
-    By default a client may set it itself: safe only with VCL that sets it from `client.ip` at the edge. Pass Fastly's
-    published ranges (https://api.fastly.com/public-ip-list), or your own proxy's addresses, as `peer_in`.
-    https://www.fastly.com/documentation/reference/http/http-headers/Fastly-Client-IP/
+    Forged by default: a client's own value is kept. Safe only with VCL that sets it from `client.ip` at the edge
+    (`fastly.ff.visits_this_service == 0 && req.restarts == 0`), and only from Fastly's peers: pass its published ranges
+    (https://api.fastly.com/public-ip-list), or your own proxy's addresses, as `peer_in`.
+    Checked 2026-11: https://www.fastly.com/documentation/reference/http/http-headers/Fastly-Client-IP/
     """
     return SingleHeader("Fastly-Client-IP", peer_in=peer_in)
 
@@ -107,17 +117,19 @@ def fastly(peer_in: Iterable[str]) -> SingleHeader:
 def gcp_lb(peer_in: Iterable[str] | None = None) -> TrustedHops:
     """Google Cloud's external Application Load Balancer: it appends `client, load balancer`.
 
-    Unsafe where backends can be reached directly: pass 130.211.0.0/22 and 35.191.0.0/16 as `peer_in`.
-    https://cloud.google.com/load-balancing/docs/https#x-forwarded-for_header
+    Forged where backends can be reached directly: pass 130.211.0.0/22 and 35.191.0.0/16 (regional balancers: your
+    proxy-only subnet) as `peer_in`.
+    Checked 2026-11: https://cloud.google.com/load-balancing/docs/https#x-forwarded-for_header
     """
     return TrustedHops(2, peer_in=peer_in)
 
 
 def cloud_run() -> TrustedHops:
-    """Cloud Run without a load balancer of its own: Google's front end appends the client.
+    """Cloud Run without a load balancer of its own: Google's front end appends the client, as the rightmost.
 
-    Behind a load balancer use `gcp_lb`, and set the ingress to "internal and load balancing".
-    https://cloud.google.com/run/docs/securing/ingress
+    Containers cannot be reached around it. Behind a load balancer use `gcp_lb`, and set the ingress to "internal and
+    load balancing": the public run.app address would else reach the app with an element less.
+    Checked 2026-11: https://cloud.google.com/run/docs/securing/ingress
     """
     return TrustedHops(1)
 
@@ -125,9 +137,10 @@ def cloud_run() -> TrustedHops:
 def azure_front_door(fdid: str) -> SingleHeader:
     """Azure Front Door, which sets `X-Azure-SocketIP` to its TCP peer, and `X-Azure-FDID` to the profile's ID, `fdid`.
 
-    The ID proves that the request came through your profile: anyone's Front Door has the same addresses.
-    `X-Azure-ClientIP` can be forged and is not read.
-    https://learn.microsoft.com/azure/frontdoor/front-door-http-headers-protocol
+    The ID proves that the request came through your profile: anyone's Front Door has the same addresses. Forged by who
+    knows the ID and reaches the origin: admit the service tag AzureFrontDoor.Backend only. `X-Azure-ClientIP` follows
+    what the client wrote into X-Forwarded-For, and is not read.
+    Checked 2026-11: https://learn.microsoft.com/azure/frontdoor/front-door-http-headers-protocol
     """
     return SingleHeader("X-Azure-SocketIP", require=("X-Azure-FDID", fdid))
 
@@ -135,8 +148,9 @@ def azure_front_door(fdid: str) -> SingleHeader:
 def azure_app_gateway(peer_in: Iterable[str] | None = None) -> TrustedHops:
     """Azure's Application Gateway, which appends `address:port`.
 
-    Unsafe where the app can be reached directly: pass the gateway's subnet as `peer_in`.
-    https://learn.microsoft.com/azure/application-gateway/how-application-gateway-works
+    Forged where the app can be reached directly: pass the gateway's subnet as `peer_in`; and where a rewrite rule sets
+    X-Forwarded-For from what came.
+    Checked 2026-11: https://learn.microsoft.com/azure/application-gateway/how-application-gateway-works
     """
     return TrustedHops(1, peer_in=peer_in)
 
@@ -144,16 +158,19 @@ def azure_app_gateway(peer_in: Iterable[str] | None = None) -> TrustedHops:
 def fly() -> SingleHeader:
     """Fly.io, whose proxy sets `Fly-Client-IP`. The rightmost of X-Forwarded-For is the app's own address there.
 
-    Machines are reached through the proxy, or from the organisation's private network, which could forge it.
-    https://fly.io/docs/networking/request-headers/
+    Machines are reached through the proxy, or from the organisation's private network, which could forge it. Behind
+    another proxy or CDN, it is that one's address.
+    Checked 2026-11: https://fly.io/docs/networking/request-headers/
     """
     return SingleHeader("Fly-Client-IP")
 
 
 def heroku() -> TrustedHops:
-    """Heroku, whose router appends its peer to X-Forwarded-For; dynos cannot be reached around it.
+    """Heroku, whose router appends its peer to X-Forwarded-For.
 
-    https://devcenter.heroku.com/articles/http-routing#heroku-headers
+    Dynos cannot be reached around it. The retired router appended to the first of several header lines, so that a
+    second one of the client's was the rightmost: Router 2.0 mended that.
+    Checked 2026-11: https://devcenter.heroku.com/articles/http-routing#heroku-headers
     """
     return TrustedHops(1)
 
@@ -161,7 +178,9 @@ def heroku() -> TrustedHops:
 def render() -> RightmostUntrusted:
     """Render, whose services stand behind Cloudflare and Render's own proxies, on private addresses.
 
-    https://render.com/docs/web-services
+    X-Forwarded-For is `shopper, Cloudflare[, Render]`. Services cannot be reached around them. Forged by who calls from
+    within Cloudflare's ranges, such as from a Worker.
+    Checked 2026-11: https://render.com/docs/web-services, https://rohitpaulk.com/articles/render-rails-remote-ip
     """
     return RightmostUntrusted((*PRIVATE, *RANGES), on_untrusted_peer="none")
 
@@ -169,16 +188,18 @@ def render() -> RightmostUntrusted:
 def railway() -> SingleHeader:
     """Railway, whose edge sets `X-Real-IP`.
 
-    Services without a public TCP proxy are reached through the edge, or from the project's private network.
-    https://docs.railway.com/networking/public-networking/specs-and-limits
+    Services without a public TCP proxy are reached through the edge, or from the project's private network, which could
+    forge it. Behind another CDN, it is that one's address.
+    Checked 2026-11: https://docs.railway.com/networking/public-networking/specs-and-limits
     """
     return SingleHeader("X-Real-IP")
 
 
 def vercel() -> SingleHeader:
-    """Vercel, which sets `X-Vercel-Forwarded-For`, and does not let clients set it.
+    """Vercel, which sets `X-Vercel-Forwarded-For` and overwrites X-Forwarded-For, so that clients set neither.
 
-    https://vercel.com/docs/headers/request-headers
+    Functions cannot be reached around it. Behind another proxy, it is that one's address.
+    Checked 2026-11: https://vercel.com/docs/headers/request-headers
     """
     return SingleHeader("X-Vercel-Forwarded-For")
 
@@ -186,6 +207,7 @@ def vercel() -> SingleHeader:
 def digitalocean() -> SingleHeader:
     """DigitalOcean's App Platform, whose edge sets `DO-Connecting-IP`.
 
-    https://docs.digitalocean.com/products/app-platform/
+    Components with an HTTP route are reached through the edge, or from the app's private network, which could forge it.
+    Checked 2026-11: https://docs.digitalocean.com/products/app-platform/
     """
     return SingleHeader("DO-Connecting-IP")

@@ -4,11 +4,10 @@ Whatever the client writes neither chooses nor erases the answer: only what the 
 anomaly there gives no address and a reason, never a guess.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hmac import compare_digest
-from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from butter_middleware.client_ip.address import (
     CLASS_E,
@@ -21,8 +20,8 @@ from butter_middleware.client_ip.address import (
     parse_node,
     text_of,
 )
+from butter_middleware.client_ip.checks import check_hops, header_name, proof, set_networks
 from butter_middleware.client_ip.headers import (
-    ELEMENTS,
     elements,
     forwarded_elements,
     forwarded_for,
@@ -33,8 +32,6 @@ from butter_middleware.client_ip.headers import (
 )
 from butter_middleware.client_ip.reason import Reason
 from butter_middleware.errors import ConfigurationError
-
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -134,8 +131,8 @@ class RightmostUntrusted(_Base):
     _name: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _set_networks(self, "trusted", listed(self.trusted, "RightmostUntrusted(trusted=...)"))
-        object.__setattr__(self, "_name", _header_name(self.header))
+        set_networks(self, "trusted", listed(self.trusted, "RightmostUntrusted(trusted=...)"))
+        object.__setattr__(self, "_name", header_name(self.header))
         if self.on_untrusted_peer not in {"peer", "none"}:
             msg = "on_untrusted_peer is neither 'peer' nor 'none'."
             raise ConfigurationError(msg)
@@ -182,9 +179,9 @@ class TrustedHops(_Base):
     _name: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_hops(self.n)
-        _set_networks(self, "peer_in", self.peer_in)
-        object.__setattr__(self, "_name", _header_name(self.header))
+        check_hops(self.n)
+        set_networks(self, "peer_in", self.peer_in)
+        object.__setattr__(self, "_name", header_name(self.header))
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         header_lines = lines(scope, self._name)
@@ -218,9 +215,9 @@ class SingleHeader(_Base):
     _proof: tuple[bytes, bytes] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _set_networks(self, "peer_in", self.peer_in)
-        object.__setattr__(self, "_name", _header_name(self.name))
-        object.__setattr__(self, "_proof", None if self.require is None else _proof(self.require))
+        set_networks(self, "peer_in", self.peer_in)
+        object.__setattr__(self, "_name", header_name(self.name))
+        object.__setattr__(self, "_proof", None if self.require is None else proof(self.require))
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         if self._proof is not None:
@@ -260,8 +257,8 @@ class Forwarded(_Base):
             msg = "Forwarded() takes either trusted=[...] or hops=n."
             raise ConfigurationError(msg)
         if self.hops is not None:
-            _check_hops(self.hops)
-        _set_networks(self, "trusted", self.trusted)
+            check_hops(self.hops)
+        set_networks(self, "trusted", self.trusted)
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         if self._networks is None:
@@ -291,6 +288,15 @@ class Forwarded(_Base):
         return outcome
 
 
+def came_around(strategy: Strategy, scope: Mapping[str, Any]) -> bool:
+    """Whether the request's peer is none of the proxies that the strategy names, though it forwards for someone."""
+    networks: Networks | None = getattr(strategy, "_networks", None)
+    peer = peer_of(scope)
+    if networks is None or peer.within(networks) or rewritten(scope, peer):
+        return False
+    return any(lines(scope, name) for name in (getattr(strategy, "_name", b""), b"x-forwarded-for", b"forwarded"))
+
+
 def _or_malformed(address: Address | None) -> Address | Reason:
     return Reason.MALFORMED if address is None else address
 
@@ -311,35 +317,3 @@ def _guarded(
     if peer.within(networks):
         return Reason.NO_UNTRUSTED_HOP if not isinstance(found, Reason) and found in networks else found
     return _vouched(found, peer) if rewritten(scope, peer) else Reason.UNTRUSTED_PEER
-
-
-def _set_networks(strategy: object, option: str, entries: Iterable[str] | None) -> None:
-    networks = None
-    if entries is not None:
-        where = f"{type(strategy).__name__}({option}=...)"
-        entries = listed(entries, where)
-        networks = Networks(entries, where)
-    object.__setattr__(strategy, option, entries)
-    object.__setattr__(strategy, "_networks", networks)
-
-
-def _proof(require: tuple[str, str]) -> tuple[bytes, bytes]:
-    match require:
-        case (str(name), str(value)) if value.strip():
-            return _header_name(name), value.strip().encode()
-        case _:
-            msg = "SingleHeader(require=...) is a header's name and the value that proves the platform, as two strings."
-            raise ConfigurationError(msg)
-
-
-def _header_name(name: object) -> bytes:
-    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-        msg = f"{name!r} is no header name."
-        raise ConfigurationError(msg)
-    return name.lower().encode()
-
-
-def _check_hops(n: object) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= ELEMENTS:
-        msg = f"the number of hops is {n!r}: count the proxies that append to the header, from 1 to {ELEMENTS}."
-        raise ConfigurationError(msg)
