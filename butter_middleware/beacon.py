@@ -13,7 +13,6 @@ from hmac import compare_digest, digest
 from ipaddress import AddressValueError, IPv4Address
 from struct import Struct
 from typing import Final, Self
-from urllib.parse import urlsplit
 
 from butter_middleware import settings
 from butter_middleware._asgi import RawHeaders
@@ -39,6 +38,9 @@ _CLAIM: Final = Struct(">BII16s")
 _VERSION: Final = 1
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{76}")
 """The claim's 25 bytes and the HMAC's 32 in base64url: no padding, and no two spellings of one token."""
+_HOST: Final = r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])"
+_ORIGIN: Final = re.compile(rf"(?:https://{_HOST}(?!:443\b)|http://{_HOST}(?!:80\b))(?::[0-9]{{1,5}})?")
+"""RFC 6454, section 6.2: the scheme's own port is left out."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Beacon:
         except AddressValueError:
             msg = "not an IPv4 address"
             raise ValueError(msg) from None
-        claim = _CLAIM.pack(_VERSION, value, int(now) + self.ttl, _digest(key))
+        claim = _CLAIM.pack(_VERSION, value, int(now + self.ttl), _digest(key))
         return urlsafe_b64encode(claim + _sign(self._secrets[0], claim)).decode()
 
     def verify(self, token: str, key: str, at: float) -> str | Reason:
@@ -250,8 +252,7 @@ def _secrets(given: Sequence[str | bytes] | None) -> tuple[bytes, ...]:
 def _origins(given: Iterable[str]) -> tuple[str, ...]:
     origins = () if isinstance(given, str) else tuple(given)
     for origin in origins:
-        url = urlsplit(origin)
-        if url.scheme not in {"http", "https"} or origin != f"{url.scheme}://{url.netloc}".lower() or not url.netloc:
+        if not _ORIGIN.fullmatch(origin):
             msg = (
                 f"Beacon: {origin!r} is no origin as browsers send it. Write scheme, host and, unless it is the usual "
                 "one, port, in lower case and without a slash at the end: 'https://shop.example'."

@@ -148,6 +148,10 @@ def test_a_token_is_of_ipv4_only(address: str) -> None:
         ({"origins": ["*"]}, "is no origin"),
         ({"origins": ["https://Shop.example"]}, "is no origin"),
         ({"origins": ["shop.example"]}, "is no origin"),
+        ({"origins": ["https://["]}, "is no origin"),
+        ({"origins": ["https://k\u00e4se.example"]}, "is no origin"),
+        ({"origins": [f"{ORIGIN}:443"]}, "is no origin"),
+        ({"origins": ["http://localhost:80"]}, "is no origin"),
         ({"bind": "cart_id"}, "bind='cart_id' is no place"),
         ({"bind": "cookie:"}, "is no place"),
         ({"token": "path:cart_id"}, "token='path:cart_id' is no place"),
@@ -179,6 +183,16 @@ def test_every_route_must_be_able_to_carry_it(make_butter: MakeButter, options: 
     later = make_butter(routes=(), ipv4_beacon=make_beacon(**options))
     with pytest.raises(ConfigurationError, match=says):
         later.checkout_route("/checkout/{cart_id}", psp="stripe")(lambda _response: None)
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://shop.example:8443", "https://shop.example:4430", "http://localhost:8000", "http://[::1]:443"]
+)
+def test_an_origin_may_have_a_port(shop: Butter, make_butter: MakeButter, origin: str) -> None:
+    """Any but the scheme's own, which browsers leave out."""
+    butter = make_butter(ROUTE, ipv4_beacon=make_beacon(origins=[origin]))
+    assert ask(butter, headers=[(b"origin", origin.encode())])[0] == 200
+    assert ask(shop, headers=[(b"origin", origin.encode())])[0] == 403
 
 
 def test_no_beacon_and_no_true_beacon(make_butter: MakeButter) -> None:
