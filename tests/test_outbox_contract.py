@@ -85,7 +85,8 @@ def test_a_capture_is_replaced_by_its_records(outbox: LocalOutbox) -> None:
     """Resolved, a capture is gone and its records are pending, none of them, one or several."""
     for number in range(3):
         result(outbox.append(capture(number)))
-    for number, stored in enumerate(result(outbox.captures(10))):
+    given = result(outbox.captures(10))
+    for number, stored in enumerate(given):
         records = [record(10 * number + which) for which in range(number)]
         assert result(outbox.resolve(stored.id, records)) == 0
     assert counted(outbox) == (0, 3, 0, 0, 0)
