@@ -1,14 +1,16 @@
 """A shop whose shoppers may come over IPv6: its page asks a host with A records only for a token of the IPv4 address.
 
-Make a key: python -c 'import secrets; print(secrets.token_urlsafe(32))'
-Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... BUTTER_ENVIRONMENT=staging BUTTER_BEACON_KEYS=... python ipv6_beacon.py
-Open http://[::1]:8000/cart/7: this machine stands for both hosts, ::1 for the shop's, 127.0.0.1 for the beacon's.
+This machine stands for both hosts: the shop is at ::1, the beacon at 127.0.0.1.
+
+Set:  BUTTER_USERNAME, BUTTER_PASSWORD, BUTTER_ENVIRONMENT=staging, and BUTTER_BEACON_KEYS, such as what this prints:
+      python -c 'import secrets; print(secrets.token_urlsafe(32))'
+Run:  uvicorn ipv6_beacon:app --host ::1 --no-proxy-headers
+      uvicorn ipv6_beacon:beacon --host 127.0.0.1 --port 8001 --no-proxy-headers
+Open: http://[::1]:8000/cart/7
 """
 
-import asyncio
 import os
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, EmailStr
@@ -23,7 +25,7 @@ butter = Butter(
     ipv4_beacon=Beacon(origins=[SHOP], bind="path:cart_id"),
     routes=[CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=extract.json(invoice_id="invoice"))],
 )
-beacon = butter.ipv4_beacon  # on a port of its own here; within one app: app.host("v4.shop.example", beacon)
+beacon = butter.ipv4_beacon  # in a process of its own here; within one app: app.host("v4.shop.example", beacon)
 
 app = FastAPI()
 app.add_middleware(ButterMiddleware, butter=butter)
@@ -65,14 +67,3 @@ def checkout(cart_id: str, order: Order, request: Request) -> dict[str, str]:
     """Charge the cart."""
     annotate(request, customer_email=order.email)
     return {"status": "paid", "invoice": f"in_{cart_id}"}
-
-
-async def serve() -> None:
-    """Serve the shop over IPv6 and the beacon over IPv4."""
-    shop = uvicorn.Config(app, host="::1", port=8000, proxy_headers=False)
-    v4 = uvicorn.Config(beacon, host="127.0.0.1", port=8001, proxy_headers=False)
-    await asyncio.gather(uvicorn.Server(shop).serve(), uvicorn.Server(v4).serve())
-
-
-if __name__ == "__main__":
-    asyncio.run(serve())
