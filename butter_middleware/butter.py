@@ -2,26 +2,25 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Final, Never, Self
 
-from butter_middleware import settings
+from butter_middleware import assembly, settings
 from butter_middleware.beacon import Beacon, Redeemer, fitting
 from butter_middleware.beacon_app import BeaconApp
 from butter_middleware.checkout import Checkout, Psp, Record
 from butter_middleware.client_ip import ClientIP, Strategy
 from butter_middleware.client_ip.diagnosis import Diagnosis
 from butter_middleware.counters import Counters, Skip
-from butter_middleware.delivery import Courier, Delivery, QueueCourier
-from butter_middleware.errors import ConfigurationError
+from butter_middleware.delivery import Delivery, QueueCourier
 from butter_middleware.exchange import Capture
-from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Outbox, SQLiteOutbox
+from butter_middleware.outbox import LocalOutbox, Outbox
 from butter_middleware.reading import Reader, Reading
 from butter_middleware.routes import CheckoutRoute, Extractor, Gate, RouteTable
+from butter_middleware.status import Status
 from butter_middleware.waiting import wait_at_most
 from butter_middleware.worker import Worker
 
@@ -32,32 +31,6 @@ log = logging.getLogger("butter_middleware")
 
 DURABLE_CAP: Final = 0.025
 """Seconds for which `durability="before_response"` holds back the last chunk at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How the collection of evidence goes. The first two are of this process, since it started."""
-
-    captured: int
-    """Responses on checkout routes that were captured."""
-    skipped: Mapping[str, int]
-    """Responses that became no record, by reason."""
-    pending: int
-    """Records that wait to be sent."""
-    delivered: int
-    """Records that Butter accepted, over the outbox's life."""
-    dead: int
-    """Records that Butter will never accept as they are."""
-    parked: int
-    """Captures that wait for a mended extractor or configuration."""
-    lost: int
-    """Captures and records that are gone for good."""
-    oldest_pending_age: float | None
-    """Seconds since the oldest pending record's checkout."""
-    endpoint: str
-    """What this process knows of Butter: ok, open, half_open, paused, hold; `unknown` before the first record."""
-    last_delivery_at: float | None
-    """Seconds since the epoch."""
 
 
 class Butter:
@@ -125,11 +98,14 @@ class Butter:
         self.dry_run = dry_run
         self.clock = clock
         self._drain_timeout = drain_timeout
-        self._strategy = _strategy(client_ip, self.environment)
+        self._strategy = assembly.strategy(client_ip, self.environment)
         self.beacon = fitting(ipv4_beacon, self.routes.routes, staging=self.environment == "staging")
         self._counters = Counters()
         self._diagnosis = Diagnosis(self._strategy)
-        make_courier = _courier(settings.base_url(base_url), username, password, transport, needed=not dry_run)
+        self._senders = senders
+        self._make_client = assembly.courier(
+            settings.base_url(base_url), username, password, transport, needed=not dry_run
+        )
         optional = {"user_agent": send_user_agent, "network_transaction_id": send_network_transaction_id}
         self._reader = Reader(
             self.routes,
@@ -140,13 +116,14 @@ class Butter:
             None if self.beacon is None else Redeemer(self.beacon),
             staging=self.environment == "staging",
         )
+        make_courier = self._make_client
         if isinstance(outbox, Outbox):
             make_courier, outbox = partial(QueueCourier, outbox), None
-        self._outbox = _outbox(None if dry_run else outbox, clock)
+        self._outbox = assembly.local_outbox(None if dry_run else outbox, clock)
         self._worker = Worker(
             self._outbox,
             self._read,
-            partial(_delivery, make_courier, senders, clock),
+            lambda settled: Delivery(make_courier, senders=senders, clock=clock, on_settled=lambda _: settled()),
             self._counters,
             drain_timeout,
         )
@@ -194,6 +171,14 @@ class Butter:
             self._counters.skip(Skip.DRY_RUN)
         else:
             self._worker.add(Record.of(checkout, self.clock()))
+
+    def delivery(self) -> Delivery:
+        """Return what sends records to Butter one by one, for the consumer of a queue of your own.
+
+        Make one for each consumer, in its event loop, and keep it: it knows the endpoint's health. Then
+        `await delivery.deliver(Record.from_json(text))`.
+        """
+        return Delivery(self._make_client, senders=self._senders, clock=self.clock)
 
     def status(self) -> Status:
         """Return how the collection goes: counts, and the endpoint's state."""
@@ -300,50 +285,3 @@ _REMEDIES: Final = {
     Skip.TOO_LARGE: "the response is longer than max_body_bytes and was not captured. Raise max_body_bytes.",
     Skip.UNCAPTURABLE: "the response is a file sent by the server, whose body cannot be read. Annotate instead.",
 }
-
-
-def _strategy(given: Strategy | None, environment: settings.Environment) -> Strategy:
-    if not isinstance(given, Strategy):
-        msg = (
-            "Butter(client_ip=...) is no strategy, and there is no default: a wrong guess is worthless evidence. Say "
-            "what stands before the app, such as client_ip.aws_alb(), client_ip.nginx([...]) or client_ip.direct()."
-        )
-        raise ConfigurationError(msg)
-    return given.admitting_private() if environment == "staging" else given
-
-
-def _courier(
-    base_url: str,
-    username: str | None,
-    password: str | None,
-    transport: "httpx.AsyncBaseTransport | None",
-    *,
-    needed: bool,
-) -> Callable[[], Courier]:
-    user, secret = settings.credential("username", username), settings.credential("password", password)
-    if needed and (user is None or secret is None):
-        missing = "username" if user is None else "password"
-        msg = (
-            f"no {missing}: set BUTTER_{missing.upper()}, or BUTTER_{missing.upper()}_FILE to a mounted secret, "
-            f"or pass Butter({missing}=...). dry_run=True needs none."
-        )
-        raise ConfigurationError(msg)
-
-    def make() -> Courier:
-        from butter_middleware.api import ButterClient  # noqa: PLC0415 - httpx is loaded by the worker only
-
-        return ButterClient(base_url, user or "", secret or "", transport=transport)
-
-    return make
-
-
-def _delivery(
-    make_courier: Callable[[], Courier], senders: int, clock: Callable[[], float], settled: Callable[[], None]
-) -> Delivery:
-    return Delivery(make_courier, senders=senders, clock=clock, on_settled=lambda _settlements: settled())
-
-
-def _outbox(given: str | PathLike[str] | LocalOutbox | None, clock: Callable[[], float]) -> LocalOutbox:
-    if given is None:
-        return MemoryOutbox(clock=clock)
-    return SQLiteOutbox(given, clock=clock) if isinstance(given, str | PathLike) else given

@@ -295,4 +295,4 @@ class Endpoint:
 
 def _backoff(attempts: int) -> float:
     """Seconds for which a record waits after it has failed `attempts` times before, jitter not counted."""
-    return min(BACKOFF_MOST, 5.0 * 2 ** min(attempts, 20))
+    return min(BACKOFF_MOST, 5.0 * 2.0 ** min(attempts, 20))

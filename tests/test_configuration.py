@@ -45,6 +45,7 @@ class Callable_:  # noqa: N801 - a class that is called
         (DIRECT | CREDENTIALS | {"senders": 9}, "senders=9: use a number from 1 to 8"),
         (DIRECT | CREDENTIALS | {"max_body_bytes": 0}, "max_body_bytes=0"),
         (DIRECT | CREDENTIALS | {"drain_timeout": -1}, "drain_timeout=-1"),
+        (DIRECT | CREDENTIALS | {"outbox": 42}, "outbox=int is no outbox"),
         (DIRECT | CREDENTIALS | {"outbox": "/no/such/directory/butter.db"}, "/no/such/directory"),
     ],
 )

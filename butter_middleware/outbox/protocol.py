@@ -108,6 +108,7 @@ class Counts:
     last_delivered_at: float | None = None
 
 
+@runtime_checkable
 class LocalOutbox(Protocol):
     """An outbox that lives in the process or on its disk, and from which the worker delivers by itself.
 

@@ -1,0 +1,78 @@
+"""The parts of a `Butter` that its options name, made."""
+
+from collections.abc import Callable
+from os import PathLike
+from typing import TYPE_CHECKING, cast
+
+from butter_middleware import settings
+from butter_middleware.client_ip import Strategy
+from butter_middleware.delivery import Courier
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.outbox import LocalOutbox, MemoryOutbox, SQLiteOutbox
+
+if TYPE_CHECKING:
+    import httpx  # the core stays free of it until the first record is sent
+
+
+def strategy(given: Strategy | None, environment: settings.Environment) -> Strategy:
+    """Return the strategy, admitting private addresses in staging.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not isinstance(given, Strategy):
+        msg = (
+            "Butter(client_ip=...) is no strategy, and there is no default: a wrong guess is worthless evidence. Say "
+            "what stands before the app, such as client_ip.aws_alb(), client_ip.nginx([...]) or client_ip.direct()."
+        )
+        raise ConfigurationError(msg)
+    return given.admitting_private() if environment == "staging" else given
+
+
+def courier(
+    base_url: str,
+    username: str | None,
+    password: str | None,
+    transport: "httpx.AsyncBaseTransport | None",
+    *,
+    needed: bool,
+) -> Callable[[], Courier]:
+    """Return what makes a client of Butter.
+
+    Raises:
+        ConfigurationError: the credentials are missing.
+    """
+    user, secret = settings.credential("username", username), settings.credential("password", password)
+    if needed and (user is None or secret is None):
+        missing = "username" if user is None else "password"
+        msg = (
+            f"no {missing}: set BUTTER_{missing.upper()}, or BUTTER_{missing.upper()}_FILE to a mounted secret, "
+            f"or pass Butter({missing}=...). dry_run=True needs none."
+        )
+        raise ConfigurationError(msg)
+
+    def make() -> Courier:
+        from butter_middleware.api import ButterClient  # noqa: PLC0415 - httpx is loaded by the worker only
+
+        return ButterClient(base_url, user or "", secret or "", transport=transport)
+
+    return make
+
+
+def local_outbox(given: object, clock: Callable[[], float]) -> LocalOutbox:
+    """Return the outbox that this process delivers from.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if given is None:
+        return MemoryOutbox(clock=clock)
+    if isinstance(given, str | PathLike):
+        return SQLiteOutbox(cast("str | PathLike[str]", given), clock=clock)
+    if isinstance(given, LocalOutbox):
+        return given
+    msg = (
+        f"outbox={type(given).__name__} is no outbox. Give the path of an SQLite file, or an object with the method "
+        "async enqueue(record); leave it out to keep records in memory only."
+    )
+    raise ConfigurationError(msg)
