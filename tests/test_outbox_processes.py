@@ -25,6 +25,7 @@ from butter_middleware import Butter, ButterMiddleware, SQLiteOutbox
 from butter_middleware.testing import FakeButter
 
 pytestmark = pytest.mark.server
+TABLES = ["captures", "records", "tombstones"]
 
 
 class User:
@@ -274,7 +275,7 @@ def test_before_response_is_on_disk_when_the_last_chunk_leaves(make_butter: Call
 
 def count(path: Path) -> int:
     """Count what is in the file, whatever state it is in, as another process sees it."""
-    tables = " + ".join(f"(SELECT count(*) FROM {table})" for table in ("captures", "records", "tombstones"))  # noqa: S608 - constants
+    tables = " + ".join(f"(SELECT count(*) FROM {name})" for name in TABLES)  # noqa: S608 - constants
     code = f"import sqlite3; print(sqlite3.connect({str(path)!r}).execute({f'SELECT {tables}'!r}).fetchone()[0])"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
 
