@@ -1,7 +1,7 @@
 """How a PSP's objects are found in a response and read: the machine behind the tables in `tables/`."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -121,6 +121,8 @@ class Preset:
     at: str | None = None
     """Where the object stands, as JMESPath; None looks through the usual wrappers."""
     wrappers: frozenset[str] = WRAPPERS
+    prepare: Callable[[object], object] = lambda body: body
+    """Undoes what a framework makes of the SDK's own objects."""
 
     def __post_init__(self) -> None:
         try:
@@ -163,7 +165,7 @@ class Preset:
         )
 
     def _found(self, response: CheckoutResponse) -> list[tuple[Shape, Object]]:
-        body = response.json()
+        body = self.prepare(response.json())
         return list(self._find(body, "") if self.at is None else self._find(path(self.at).search(body), None))
 
     def _find(self, node: object, key: str | None, depth: int = 0) -> Iterator[tuple[Shape, Object]]:

@@ -41,10 +41,9 @@ SHAPES: Final = (
     ),
     Shape(
         "session or payment link",
-        when=(
-            "sessionData || (id && merchantAccount && (url || returnUrl || expiresAt)) || "
-            "(id && contains(['active', 'canceled', 'expired', 'paymentPending', 'refused'], status))"
-        ),
+        when="sessionData || (id && merchantAccount && (url || returnUrl || expiresAt))",
+        under=("session",),
+        when_under="id && status && status != 'completed'",
         unpaid=NEVER,
     ),
     Shape("refusal by the API", when="errorCode && errorType", unpaid=NEVER),

@@ -21,7 +21,7 @@ SHAPES: Final = (
     Shape(
         "transaction",
         when=(
-            "status && (id || legacyId) && !plan_id && !planId && "
+            "status && (id || legacyId) && !plan_id && !planId && !transaction && "
             "(legacyId || merchant_account_id || merchantAccountId || customer_details || "
             "payment_instrument_type || paymentInstrumentType || processor_response_code || processorResponseCode || "
             "graphql_id || graphqlId || global_id || globalId || paymentMethodSnapshot)"
@@ -42,10 +42,13 @@ SHAPES: Final = (
     Shape(
         "subscription",
         when=(
-            "id && status && (plan_id || planId || transactions) && "
-            "(transactions || payment_method_token || paymentMethodToken || billing_day_of_month || billingDayOfMonth)"
+            "id && status && (plan_id || planId) && (transactions || payment_method_token || paymentMethodToken || "
+            "billing_day_of_month || billingDayOfMonth)"
         ),
-        paid={"status": ("Active",)},
+        under=("subscription",),
+        when_under="id && contains(keys(@), 'transactions')",
+        # A webhook leaves the state out.
+        paid={f"status || {_LATEST}.status": ("Active", *_PAID)},
         unpaid=f"transactions && !{_LATEST}",
         fields={
             "customer_email": f"{_LATEST}.customer_details.email || {_LATEST}.customer.email",

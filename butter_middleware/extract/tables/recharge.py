@@ -27,7 +27,9 @@ _ITEM: Final = {"subscription_id": "purchase_item_id || subscription_id"}
 SHAPES: Final = (
     Shape(
         "checkout",
-        when="contains(keys(@), 'completed_at') && (token || line_items || email)",
+        when="contains(keys(@), 'completed_at') && token && line_items",
+        under=("checkout",),
+        when_under="contains(keys(@), 'completed_at')",
         unpaid="!completed_at",
         fields={"customer_email": "email", "charge_id": "charge_id", "customer_id": "customer_id"},
     ),

@@ -16,7 +16,7 @@ No prefix of an ID is checked: Stripe calls changing them compatible (https://do
 Not mapped: `balance_transaction`, `three_d_secure.transaction_id`, an address in `billing_details.name`.
 """
 
-from typing import Final
+from typing import Final, cast
 
 from butter_middleware.extract.preset import NEVER, Preset, Shape
 
@@ -24,6 +24,9 @@ _CUSTOMER: Final = "customer.id || customer || customer_account"
 _TEST: Final = "livemode == `false`"
 _CHARGE_OF_A: Final = "(charges.data[?!status || status == 'succeeded'] | [0])"
 """Shape A lists a payment intent's charges, the refused ones too."""
+
+_DEEPEST: Final = 20
+"""Levels of a body that are looked at, far below what an interpreter can nest."""
 
 SHAPES: Final = (
     Shape(
@@ -131,4 +134,18 @@ def stripe(*, at: str | None = None) -> Preset:
     Raises:
         ConfigurationError: `at` is no JMESPath expression.
     """
-    return Preset("stripe", SHAPES, at)
+    return Preset("stripe", SHAPES, at, prepare=_plain)
+
+
+def _plain(node: object, depth: int = 0) -> object:
+    """Undo what FastAPI makes of an object of Stripe's SDK (v15 and later) that is returned as it stands: `_data`."""
+    if depth > _DEEPEST:
+        return node
+    if isinstance(node, list):
+        return [_plain(item, depth + 1) for item in cast("list[object]", node)]
+    if isinstance(node, dict):
+        fields = cast("dict[str, object]", node)
+        data = fields.get("_data")
+        fields = cast("dict[str, object]", data) if isinstance(data, dict) else fields
+        return {name: _plain(value, depth + 1) for name, value in fields.items()}
+    return node

@@ -18,8 +18,8 @@ from butter_middleware.extract.preset import WRAPPERS, Preset, Shape
 Reference = Literal["transactionReference", "paymentId"]
 
 _TEST: Final = (
-    "[_links, _actions][].*[].href[] | [?type(@) == 'string' && contains(@, '//try.access.worldpay.com')] "
-    "|| (environment == 'TEST')"
+    "([_links, _actions][].*[].href[] | [?type(@) == 'string' && contains(@, '//try.access.worldpay.com')]) "
+    "|| environment == 'TEST'"
 )
 
 

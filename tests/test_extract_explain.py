@@ -1,0 +1,125 @@
+"""What `explain` says: expressions and kinds of nothing, never a value."""
+
+from typing import Any
+
+import pytest
+from psp_objects import CHARGE, INTENT, PAID, PRESETS, SESSION, UNPAID, Case, respond
+from pydantic import BaseModel
+
+from butter_middleware import CheckoutResponse, ExtractionError, extract
+from butter_middleware.extract import Outcome
+
+SECRET = "shopper-secret@example.com"
+
+
+@pytest.mark.parametrize(
+    ("body", "outcomes"),
+    [
+        ({}, [Outcome.ABSENT, Outcome.ABSENT]),
+        ({"a": None}, [Outcome.ABSENT, Outcome.NULL]),
+        ({"a": {"b": None}}, [Outcome.NULL, Outcome.NOT_A_STRING]),
+        ({"a": {"b": ""}}, [Outcome.EMPTY, Outcome.NOT_A_STRING]),
+        ({"a": {"b": "  "}}, [Outcome.EMPTY, Outcome.NOT_A_STRING]),
+        ({"a": []}, [Outcome.ABSENT, Outcome.EMPTY]),
+        ({"a": {"b": True}}, [Outcome.NOT_A_STRING, Outcome.NOT_A_STRING]),
+        ({"a": {"b": 1.5}}, [Outcome.NOT_A_STRING, Outcome.NOT_A_STRING]),
+        ({"a": {"b": 0}}, [Outcome.GAVE]),
+        ({"a": "x"}, [Outcome.ABSENT, Outcome.GAVE]),
+        ([1], [Outcome.ABSENT, Outcome.ABSENT]),
+    ],
+)
+def test_each_kind_of_nothing_is_told_apart(body: Any, outcomes: list[Outcome]) -> None:
+    """The alternatives are tried in their order, up to the one that gives the field."""
+    field = extract.explain(respond(body), extract.json(invoice_id="a.b || a"))["invoice_id"]
+    assert [attempt.outcome for attempt in field.attempts] == outcomes
+    assert field.given_by == ({1: "a.b", 2: "a"}[len(outcomes)] if Outcome.GAVE in outcomes else None)
+
+
+@pytest.mark.parametrize(
+    ("expression", "tried"),
+    [
+        ("a || b", "tried a, b, both absent"),
+        ("a || b || c", "tried a, b, c, all absent"),
+        ("a", "tried a, absent"),
+        ("(a || b).c", "tried (a || b).c, null"),
+        ("[a || b, c][?@] | [0]", "tried [a || b, c][?@] | [0], null"),
+        ("a || b | [0]", "tried a || b | [0], null"),
+        ("items[?x || y].id | [0]", "tried items[?x || y].id | [0], null"),
+        ('"a || b" || a', 'tried "a || b", a, both absent'),
+        ("a || n", "tried a (absent), n (null)"),
+        ("abs(s) || a", "tried abs(s) (failed), a (absent)"),
+    ],
+)
+def test_alternatives_are_those_at_the_top(expression: str, tried: str) -> None:
+    """Only `||` outside brackets, quotes and pipes makes alternatives, as JMESPath itself reads it."""
+    body = {"n": None, "s": SECRET}
+    assert extract.explain(respond(body), extract.json(invoice_id=expression))["invoice_id"].tried == tried
+
+
+def test_it_reads_well() -> None:
+    """`str()` is for a person: what was seen, and a line a field."""
+    said = str(
+        extract.explain(respond({"data": SESSION | {"customer": "", "invoice": {"id": "in_1"}}}), PRESETS["stripe"])
+    )
+    assert said.splitlines()[0] == "extract.stripe(): checkout.session, paid"
+    assert "  customer_email: customer_details.email" in said
+    assert "  invoice_id: invoice.id" in said
+    assert "  customer_id: tried customer.id (absent), customer (empty), customer_account (absent)" in said
+
+
+@pytest.mark.parametrize(
+    ("body", "saw"),
+    [
+        ([CHARGE, CHARGE], "charge, the first of 2, paid"),
+        ([INTENT | {"status": "canceled"}, CHARGE], "charge, the first of 2, paid"),
+        (INTENT | {"status": "canceled"}, "payment_intent, not paid, by status"),
+        (SESSION | {"payment_status": "unpaid"}, "checkout.session, not paid, by payment_status"),
+        ({"a": 1}, "nothing that it knows. extract.stripe() found none of checkout.session"),
+    ],
+)
+def test_it_says_what_was_seen(body: Any, saw: str) -> None:
+    """The object, its state, and the expression of the gate that says so."""
+    assert extract.explain(respond(body), PRESETS["stripe"]).saw.startswith(saw)
+
+
+def test_parts_of_an_object_are_explained() -> None:
+    """What the items of a list give is explained by the first."""
+    bodies: dict[str, Any] = {case.name: case.body for case in PAID}
+    invoice = extract.explain(respond(bodies["stripe C invoice, paid in two parts"]), PRESETS["stripe"])
+    item = "payments.data[?!status || status == 'paid'][].payment.payment_intent"
+    assert invoice["transaction_id"].given_by == item
+    purchase = extract.explain(respond(bodies["recurly invoice"] | {"subscription_ids": []}), PRESETS["recurly"])
+    assert purchase["subscription_id"].tried == "tried subscription_ids, empty"
+
+
+class Order(BaseModel):
+    id: str
+
+
+def test_a_function_cannot_be_seen_through() -> None:
+    """Of a plain function, and of `extract.model`, it says that it cannot tell."""
+
+    def mine(_response: CheckoutResponse) -> None: ...
+
+    assert str(extract.explain(respond({}), mine)) == "mine: a function, whose expressions cannot be seen"
+    model = extract.model(Order, lambda order: {"invoice_id": order.id})
+    assert extract.explain(respond({}), model).fields == ()
+
+
+def test_a_body_that_is_no_json_is_said() -> None:
+    """There is nothing to explain then."""
+    with pytest.raises(ExtractionError, match="not JSON"):
+        extract.explain(respond(b"<html>"), PRESETS["stripe"])
+
+
+@pytest.mark.parametrize("case", PAID + UNPAID, ids=lambda case: case.name)
+def test_it_agrees_with_the_extractor_and_shows_no_value(case: Case) -> None:
+    """A field is given by an expression exactly where a record has it; no value of the body is in the text."""
+    preset = PRESETS[case.psp]
+    explanation = extract.explain(respond(case.body), preset)
+    if case.records:
+        given = {field.name for field in explanation.fields if field.given_by is not None}
+        assert given == set(case.records[0])
+    for value in {value for record in case.records for value in record.values() if len(value) > 3}:
+        assert value not in str(explanation)
+        assert value not in repr(explanation)
