@@ -237,7 +237,11 @@ class Butter:
     def capture(self, capture: Capture) -> "Future[None] | None":
         """Take a capture; give what to wait for before the last chunk leaves, if anything."""
         self._counters.capture()
-        future = self._worker.append(capture)
+        try:
+            future = self._worker.append(capture)
+        except BaseException:
+            self._counters.lose()
+            raise
         return future if self.durability == "before_response" else None
 
     async def wait_until_durable(self, future: "Future[None]") -> None:
