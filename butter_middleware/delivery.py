@@ -23,6 +23,12 @@ T = TypeVar("T")
 CLAIM_AHEAD: Final = 64
 POLL_SECONDS: Final = 0.5
 """Another process may have appended, or may have died as the leader."""
+SHARE: Final = 0.5
+"""Of a core, for sending while checkouts are served: the interpreter runs one thread at a time."""
+CONSIDERATE_SECONDS: Final = 60.0
+"""After each checkout."""
+GAP_MOST: Final = 0.1
+"""Seconds between two records, whatever the first cost."""
 
 
 class Courier(Protocol):
@@ -80,6 +86,7 @@ class Delivery:
         on_settled: Called, on the loop's thread, after settlements are in the outbox.
         clock: Seconds since the epoch.
         monotonic: Seconds, for probes and pauses.
+        cpu: Seconds of a core that the calling thread has had.
         uniform: As `random.uniform`, for jitter.
         wait: How `run` waits, for tests.
     """
@@ -92,12 +99,17 @@ class Delivery:
         on_settled: Callable[[Sequence[Settlement]], None] = lambda _settlements: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        cpu: Callable[[], float] = time.thread_time,
         uniform: Callable[[float, float], float] = random.uniform,
         wait: Callable[[asyncio.Event, float], Awaitable[None]] = wait,
     ) -> None:
         self._make_courier = make_courier
         self._on_settled = on_settled
         self._wait = wait
+        self._monotonic = monotonic
+        self._cpu = cpu
+        self._cpu_before = 0.0
+        self._considerate_until = 0.0
         self._endpoint = Endpoint(senders, clock, monotonic, uniform)
         self._couriers: list[Courier] = []
         self._idle: list[Courier] = []
@@ -133,6 +145,19 @@ class Delivery:
         """Look at the outbox now."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._changed.set)
+
+    def give_way(self) -> None:
+        """A checkout is served here: for a minute, leave the interpreter to the next ones for half of the time."""
+        self._considerate_until = self._monotonic() + CONSIDERATE_SECONDS
+
+    @property
+    def considerate(self) -> bool:
+        """Whether it gives way now."""
+        return self._monotonic() < self._considerate_until
+
+    def hurry(self) -> None:
+        """No more checkouts come."""
+        self._considerate_until = 0.0
 
     def pause(self) -> None:
         """Send nothing more; what is on its way is settled."""
@@ -205,6 +230,13 @@ class Delivery:
             else:
                 self._in_flight += 1
                 group.start_soon(self._send, pending)
+                await self._leave_gap()
+
+    async def _leave_gap(self) -> None:
+        """Wait in proportion to what sending has cost since the last gap; a server that takes its time costs little."""
+        before, self._cpu_before = self._cpu_before, self._cpu()
+        if self.considerate:
+            await self._wait(asyncio.Event(), min((self._cpu_before - before) / SHARE, GAP_MOST))
 
     async def _next(self, outbox: LocalOutbox) -> Pending | None:
         """Return the record to send now, if there is one and it may be sent."""

@@ -118,6 +118,7 @@ class Worker:
             return
         if self._outbox.durable:
             self._delivery.pause()
+        self._delivery.hurry()
         self.flush(timeout)
         self._running = False
         counts = self.counts()
@@ -152,6 +153,8 @@ class Worker:
         self.start()
         with self._changed:
             self._unread += 1
+        if self._delivery is not None:
+            self._delivery.give_way()
         future = self._outbox.append(capture)
         future.add_done_callback(self._appended)
         return future
