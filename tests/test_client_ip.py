@@ -553,9 +553,11 @@ def test_a_platform(
     assert outcome(strategy, *headers, client=None if peer is None else (peer, 40000)) == expected
 
 
-PRESETS = ["direct", "nginx", "haproxy", "traefik", "kubernetes_ingress", "aws_alb", "cloudfront_alb", "cloudflare"]
-PRESETS += ["akamai", "fastly", "gcp_lb", "cloud_run", "azure_front_door", "azure_app_gateway", "fly", "heroku"]
-PRESETS += ["render", "railway", "vercel", "digitalocean"]
+PRESETS = [
+    *("direct", "nginx", "haproxy", "traefik", "kubernetes_ingress", "aws_alb", "cloudfront_alb", "cloudflare"),
+    *("akamai", "fastly", "gcp_lb", "cloud_run", "azure_front_door", "azure_app_gateway", "fly", "heroku", "render"),
+    *("railway", "vercel", "digitalocean"),
+]
 
 
 @pytest.mark.parametrize("name", PRESETS)
