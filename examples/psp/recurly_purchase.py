@@ -1,0 +1,51 @@
+"""A shop that subscribes by Recurly, two plans at once: one record for each subscription.
+
+Recurly's answer holds all that a record needs.
+
+Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn recurly_purchase:app
+"""
+
+from fastapi import FastAPI
+from pydantic import BaseModel, EmailStr
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
+
+butter = Butter(
+    client_ip=client_ip.aws_alb(),
+    routes=[
+        CheckoutRoute("/subscribe", psp="recurly", extract=extract.recurly()),
+    ],
+)
+
+app = FastAPI()
+app.add_middleware(ButterMiddleware, butter=butter)
+
+
+class Order(BaseModel):
+    """What the shopper sends."""
+
+    number: str
+    email: EmailStr
+
+
+@app.post("/subscribe")
+def subscribe(order: Order) -> dict[str, object]:
+    """Purchase, and hand on the invoice collection."""
+    return purchase(order)
+
+
+def purchase(order: Order) -> dict[str, object]:
+    """Stand for `client.create_purchase({...})`, which FastAPI serialises as it is."""
+    return {
+        "object": "invoice_collection",
+        "charge_invoice": {
+            "object": "invoice",
+            "id": "inv7",
+            "number": "1007",
+            "state": "paid",
+            "account": {"id": "acc7", "code": order.number, "email": order.email},
+            "subscription_ids": ["sub7", "sub8"],
+            "transactions": [{"object": "transaction", "id": "tr7", "status": "success", "type": "purchase"}],
+        },
+        "credit_invoices": [],
+    }

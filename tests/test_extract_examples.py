@@ -1,0 +1,110 @@
+"""Each example of a PSP does what it says."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from shops import CREDENTIALS, SHOPPER
+from starlette.testclient import TestClient
+
+from butter_middleware import Butter
+from butter_middleware.testing import FakeButter
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "psp"
+ORDER = {"number": "order-7", "email": "ada@example.com"}
+ADA = {"customer_email": "ada@example.com", "ipv4_address": SHOPPER}
+Load = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def load(fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """Import an example with its Butter posting to `fake`; close it at the end."""
+    opened: list[Butter] = []
+    build = Butter.__init__
+
+    def init(self: Butter, **options: Any) -> None:
+        build(self, **options, **CREDENTIALS, transport=fake.transport())
+        opened.append(self)
+
+    def run(name: str) -> ModuleType:
+        monkeypatch.setattr(Butter, "__init__", init)
+        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield run
+    for butter in opened:
+        butter.close()
+
+
+RUNS: list[tuple[str, str, list[dict[str, str]]]] = [
+    (
+        "stripe_session",
+        "GET /success?session_id=cs_7",
+        [{"psp": "stripe", "customer_id": "cus_7", "invoice_id": "in_7", "subscription_id": "sub_7"}],
+    ),
+    ("braintree_sale", "POST /pay", [{"psp": "braintree", "transaction_id": "7k3x"}]),
+    ("adyen_payment", "POST /payments", [{"psp": "adyen", "customer_id": "shopper-7", "transaction_id": "PSP7"}]),
+    ("worldpay_payment", "POST /orders", [{"psp": "worldpay", "transaction_id": "pay7"}]),
+    (
+        "recurly_purchase",
+        "POST /subscribe",
+        [
+            {
+                "psp": "recurly",
+                "customer_id": "acc7",
+                "invoice_id": "inv7",
+                "subscription_id": subscription,
+                "transaction_id": "tr7",
+            }
+            for subscription in ("sub7", "sub8")
+        ],
+    ),
+    (
+        "recharge_charge",
+        "POST /charge",
+        [
+            {
+                "psp": "recharge",
+                "customer_id": "7",
+                "charge_id": "4007",
+                "subscription_id": "11",
+                "transaction_id": "ch_7",
+            }
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "request_line", "records"), RUNS, ids=[name for name, *_ in RUNS])
+def test_example(load: Load, fake: FakeButter, name: str, request_line: str, records: list[dict[str, str]]) -> None:
+    """One checkout gives the records that the example promises."""
+    shop = load(name)
+    method, path = request_line.split()
+    client = TestClient(shop.app)
+    content = {"json": ORDER} if method == "POST" else {}
+    answer = client.request(method, path, headers={"x-forwarded-for": SHOPPER}, **content)  # type: ignore[arg-type]
+    assert answer.status_code == 200
+    assert shop.butter.flush()
+    assert sorted(fake.records, key=str) == sorted((ADA | record for record in records), key=str)
+
+
+def test_adyen_refused_and_redirected(load: Load, fake: FakeButter) -> None:
+    """The same route answers what is no payment: nothing is sent."""
+    shop = load("adyen_payment")
+    for card in ("refused", "3ds"):
+        TestClient(shop.app).post("/payments", json=ORDER | {"card": card}, headers={"x-forwarded-for": SHOPPER})
+    assert shop.butter.flush()
+    assert fake.records == []
+    assert shop.butter.status().skipped == {"not_paid": 2}
+
+
+def test_every_example_is_run() -> None:
+    """A file beside these has its test here."""
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {name for name, *_ in RUNS}
