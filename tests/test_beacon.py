@@ -119,6 +119,14 @@ def test_a_signature_of_the_same_key_for_another_purpose_is_forged() -> None:
     assert make_beacon().verify(token, "7", NOW) is Reason.TOKEN_FORGED
 
 
+def test_a_token_of_a_version_to_come_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes may mean something else, though the keys are the same."""
+    with monkeypatch.context() as patched:
+        patched.setattr("butter_middleware.beacon._VERSION", 2)
+        token = make_beacon().issue(SHOPPER, "7", NOW)
+    assert make_beacon().verify(token, "7", NOW) is Reason.TOKEN_FORGED
+
+
 def test_a_private_address_is_staging_s_alone() -> None:
     """A staging beacon with production's keys makes no evidence."""
     token = make_beacon().issue("10.0.0.9", "7", NOW)
@@ -429,6 +437,15 @@ def test_a_checkout_redeems_its_token(
     assert [record["ipv4_address"] for record in fake.records] == [SHOPPER]
 
 
+def test_the_key_is_the_path_as_it_is_written(make_butter: MakeButter, fake: FakeButter) -> None:
+    """Not what a converter makes of it: the page knows no converters."""
+    route = replace(ROUTE, path="/checkout/{cart_id:int}")
+    butter = make_butter(route, ipv4_beacon=make_beacon(), clock=lambda: NOW)
+    token = make_beacon().issue(SHOPPER, "007", NOW)
+    check_out(butter, (b"x-butter-token", token.encode()), path="/checkout/007")
+    assert [record["ipv4_address"] for record in fake.records] == [SHOPPER]
+
+
 def test_a_token_bound_to_a_session(make_butter: MakeButter, fake: FakeButter) -> None:
     """By a digest of the cookie, which the page may know where the cookie is hidden from scripts."""
     beacon = make_beacon(bind="cookie:session")
@@ -488,17 +505,17 @@ def test_without_a_beacon_a_token_is_nothing(make_butter: MakeButter, fake: Fake
 
 
 def test_a_token_makes_one_record(make_butter: MakeButter, fake: FakeButter) -> None:
-    """Another payment with the same token is refused; a payment that failed first, and a reload, are no replays."""
+    """Another payment with the same token is refused; one that failed or was parked first, and a reload, are none."""
     butter = make_butter(
         CheckoutRoute("/checkout/{cart_id}", "stripe", ROUTE.extract, when=lambda r: r.json()["invoice"] != "declined"),
         ipv4_beacon=make_beacon(),
         clock=iter(range(int(NOW), int(NOW) + 500)).__next__,
     )
-    for invoice in ("declined", "in_1", "in_1", "in_2"):
+    for invoice in ("declined", "", "in_1", "in_1", "in_2"):
         check_out(butter, (b"x-butter-token", TOKEN.encode()), invoice=invoice)
     assert [record["invoice_id"] for record in fake.records] == ["in_1"]
     skipped = butter.status().skipped
-    assert (skipped["gated"], skipped["no_address:token_replayed"]) == (1, 1)
+    assert (skipped["gated"], skipped["parked:invalid"], skipped["no_address:token_replayed"]) == (1, 1, 1)
 
 
 def test_the_memory_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,6 +535,7 @@ def test_the_memory_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [replayed(n, "a", NOW) for n in range(3)] == [False, False, False]
     assert replayed(2, "b", NOW + 1)
     assert not replayed(0, "b", NOW + 1)
+    assert not replayed(0, "c", NOW + 1), "the same capture, read again after its extractor was mended"
 
 
 def test_a_capture_read_days_later_reads_the_same(make_butter: MakeButter, fake: FakeButter, tmp_path: Path) -> None:
@@ -557,6 +575,12 @@ def test_no_cookie_header_raises(lines: list[bytes]) -> None:
     """The snapshot is taken within the checkout."""
     picked = make_beacon(token="cookie:a", bind="cookie:b").cookies([(b"Cookie", line) for line in lines])
     assert set(picked) <= {"a", "b"}
+
+
+def test_of_a_long_cookie_little_is_kept() -> None:
+    """No token is that long, and a capture may wait on disk."""
+    picked = make_beacon(token="cookie:a").cookies([(b"cookie", b"a=" + b"x" * 9000)])
+    assert picked == {"a": "x" * 128}
 
 
 @given(content=st.binary(max_size=80), kind=st.sampled_from([b"application/json", FORM[1]]))
