@@ -9,6 +9,7 @@ beside one httpx client shared by as many tasks.
 
 import argparse
 import asyncio
+import math
 import multiprocessing
 import os
 import secrets
@@ -63,9 +64,9 @@ class Result:
 
     def row(self, name: str, processes: int, producers: int) -> str:
         """Return one line of the table."""
-        ordered = sorted(self.latencies)
+        ordered = sorted(self.latencies) or [math.nan]
         p50, p99 = (1000 * ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
-        rate = len(ordered) / self.seconds
+        rate = len(self.latencies) / self.seconds
         return f"{name:24} {processes:9} {producers:9} {rate:10,.0f} {p50:9.2f} {p99:9.2f} {1000 * ordered[-1]:9.1f}"
 
 

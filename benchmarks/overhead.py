@@ -1,6 +1,6 @@
 """What the middleware costs a request: microseconds, in process, from one interleaved run.
 
-Run it: python benchmarks/overhead.py [--rounds 40] [--requests 2000]
+Run it: python benchmarks/overhead.py [--rounds 40] [--requests 500]
 """
 
 import argparse

@@ -1,0 +1,62 @@
+"""The benchmarks run: each with the least of everything, its numbers printed, its own checks passed."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.server
+
+
+def run(name: str, *arguments: str, directory: Path) -> str:
+    """Run a benchmark and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / f"{name}.py", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | {"TMPDIR": str(directory)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_overhead(tmp_path: Path) -> None:
+    """Each app has its line in the table."""
+    output = run("overhead", "--rounds", "1", "--requests", "5", directory=tmp_path)
+    for name in ("bare app", "pass-through", "ours, unmatched", "ours, matched", "BaseHTTPMiddleware"):
+        assert re.search(rf"^{name} +\d+\.\d", output, re.MULTILINE), output
+
+
+def test_appends(tmp_path: Path) -> None:
+    """Each way of appending has a line for every number of processes and producers."""
+    output = run("outbox", "--only", "append", "--seconds", "0.2", directory=tmp_path)
+    assert len(re.findall(r"^outbox, (?:tasks|threads) +[14] +(?:1|8|32) +\d", output, re.MULTILINE)) == 12
+
+
+def test_drains(tmp_path: Path) -> None:
+    """Each number of senders has a line, beside one httpx client, at both latencies."""
+    output = run("outbox", "--only", "drain", "--seconds", "0.05", "--rounds", "1", directory=tmp_path)
+    assert len(re.findall(r"^ours +(?:0|100) +[148] +\d", output, re.MULTILINE)) == 6
+    assert len(re.findall(r"^one httpx client +(?:0|100) +(?:1|4|8|32) +\d", output, re.MULTILINE)) == 8
+
+
+def test_backlog(tmp_path: Path) -> None:
+    """Checkouts are timed without a backlog and beside two."""
+    arguments = ("--rounds", "1", "--seconds", "0.2", "--rate", "20", "--pending", "200")
+    output = run("backlog", *arguments, directory=tmp_path)
+    assert len(re.findall(r"^(?:no )?backlog.* +\d+\.\d+ +\d+$", output, re.MULTILINE)) == 3
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_crash(tmp_path: Path, workers: str) -> None:
+    """Two kills in each mode, of a shop and of a worker: checkouts are answered, and nothing durable is lost."""
+    output = run("crash", "--rounds", "2", "--workers", workers, directory=tmp_path)
+    assert output.count(f"{workers} worker(s): kept") == 2
+    assert len(re.findall(r"rounds \(kills\) +2$", output, re.MULTILINE)) == 2
+    assert re.search(r"checkouts answered 200 +[1-9]", output)
