@@ -201,7 +201,7 @@ def test_a_function_is_told_to_flush(variable: str, platform: str) -> None:
     assert warnings("/data/butter.db", DISK, {variable: ""}) == []
 
 
-FIELD = st.text(st.characters(codec="utf-8", exclude_characters=" "), max_size=8) | st.sampled_from(
+FIELD = st.text("/\\0129aä", max_size=8)
     ["/", "\\777", "\\9"]
 )
 
