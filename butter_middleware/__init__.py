@@ -8,7 +8,7 @@ from butter_middleware.delivery import Delivery
 from butter_middleware.errors import ButterError, ConfigurationError, ExtractionError
 from butter_middleware.exchange import CheckoutRequest, CheckoutResponse
 from butter_middleware.middleware import ButterMiddleware
-from butter_middleware.notes import annotate
+from butter_middleware.notes import CheckoutNote, annotate
 from butter_middleware.outbox import MemoryOutbox, Outbox, Settled, Settlement, SQLiteOutbox
 from butter_middleware.routes import CheckoutRoute
 from butter_middleware.status import Status
@@ -20,6 +20,7 @@ __all__ = [
     "ButterMiddleware",
     "Checkout",
     "CheckoutFields",
+    "CheckoutNote",
     "CheckoutRequest",
     "CheckoutResponse",
     "CheckoutRoute",

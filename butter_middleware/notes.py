@@ -1,9 +1,11 @@
-"""What the endpoint knows and the response does not show: `annotate`."""
+"""What the endpoint knows and the response does not show: `annotate`, and the same as a dependency of FastAPI."""
 
 import logging
 from collections.abc import Mapping
 from typing import Any, Final, Unpack
 from uuid import UUID
+
+from starlette.requests import HTTPConnection
 
 from butter_middleware.checkout import CheckoutFields
 
@@ -44,6 +46,21 @@ def annotate(request_or_scope: Mapping[str, Any], **fields: Unpack[CheckoutField
         )
     else:
         notes.fields.update((name, _plain(value)) for name, value in fields.items())
+
+
+class CheckoutNote:
+    """`annotate` as a dependency of FastAPI: `note: Annotated[CheckoutNote, Depends()]`, then `note.annotate(...)`.
+
+    For endpoints, dependencies and services that should not know the request. Where a dependency and its endpoint both
+    ask for it, they write the notes of one request.
+    """
+
+    def __init__(self, connection: HTTPConnection) -> None:
+        self._connection = connection
+
+    def annotate(self, **fields: Unpack[CheckoutFields]) -> None:
+        """Tell what the response does not show, as the function `annotate` does; it never raises."""
+        annotate(self._connection, **fields)
 
 
 def _plain(value: object) -> object:

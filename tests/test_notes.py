@@ -1,0 +1,103 @@
+"""`CheckoutNote`: what the endpoint knows, said by FastAPI's dependencies."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import anyio
+import pytest
+from asgi import drive, http_scope
+from fastapi import Depends, FastAPI
+from shops import SHOPPER
+from starlette.testclient import TestClient
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutNote, CheckoutRoute
+from butter_middleware.testing import FakeButter
+
+HEADERS = {"x-forwarded-for": SHOPPER}
+WHOLE = {
+    "customer_email": "a@example.com",
+    "ipv4_address": SHOPPER,
+    "psp": "stripe",
+    "charge_id": "ch_1",
+    "invoice_id": "in_1",
+}
+
+
+class Payments:
+    """A service of the shop, three dependencies deep, that knows the charge and no request."""
+
+    def __init__(self, note: Annotated[CheckoutNote, Depends()]) -> None:
+        self._note = note
+
+    async def charge(self) -> None:
+        self._note.annotate(charge_id="ch_1")
+
+
+def customer(note: Annotated[CheckoutNote, Depends()], payments: Annotated[Payments, Depends()]) -> Payments:
+    note.annotate(customer_email="a@example.com")
+    return payments
+
+
+@pytest.fixture
+def shop(make_butter: Callable[..., Butter]) -> tuple[FastAPI, Butter]:
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe"))
+    app = FastAPI()
+    app.add_middleware(ButterMiddleware, butter=butter)
+
+    @app.post("/checkout/{cart_id}")
+    async def pay(
+        cart_id: str,
+        payments: Annotated[Payments, Depends(customer)],
+        note: Annotated[CheckoutNote, Depends()],
+    ) -> dict[str, str]:
+        await payments.charge()
+        note.annotate(invoice_id=f"in_{cart_id}")
+        return {"status": "paid"}
+
+    @app.post("/basket")
+    def basket(note: Annotated[CheckoutNote, Depends()]) -> dict[str, str]:
+        note.annotate(customer_email="a@example.com")
+        return {}
+
+    return app, butter
+
+
+def test_dependencies_and_endpoint_write_one_note(shop: tuple[FastAPI, Butter], fake: FakeButter) -> None:
+    """A threaded dependency, an asynchronous service below it and the endpoint together make the record."""
+    app, butter = shop
+    assert TestClient(app).post("/checkout/1", headers=HEADERS).json() == {"status": "paid"}
+    assert butter.flush()
+    assert fake.records == [WHOLE]
+
+
+def test_checkouts_at_once_do_not_mix(shop: tuple[FastAPI, Butter], fake: FakeButter) -> None:
+    """Under asyncio, each of many requests at once keeps its own note."""
+    app, butter = shop
+
+    async def buy() -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                headers = [(b"x-forwarded-for", f"81.2.69.{number + 1}".encode())]
+                scope: Any = http_scope(f"/checkout/{number}", headers=headers)
+                group.start_soon(drive, app, scope)
+
+    anyio.run(buy)
+    assert butter.flush()
+    found = {record["invoice_id"]: record["ipv4_address"] for record in fake.records}
+    assert found == {f"in_{number}": f"81.2.69.{number + 1}" for number in range(20)}
+
+
+def test_outside_a_checkout_it_harms_nothing(shop: tuple[FastAPI, Butter], caplog: pytest.LogCaptureFixture) -> None:
+    """On a route that is no checkout, the note has no effect, and says so with the remedy."""
+    app, _butter = shop
+    assert TestClient(app).post("/basket").status_code == 200
+    assert "no checkout route matched" in caplog.text
+    assert "a@example.com" not in caplog.text
+
+
+def test_it_asks_the_client_for_nothing(shop: tuple[FastAPI, Butter]) -> None:
+    """The dependency adds no parameter, body or query, to the endpoint's API."""
+    app, _butter = shop
+    operation = app.openapi()["paths"]["/checkout/{cart_id}"]["post"]
+    assert [parameter["name"] for parameter in operation["parameters"]] == ["cart_id"]
+    assert "requestBody" not in operation
