@@ -559,3 +559,16 @@ def test_butter_stops_in_the_midst_of_a_fault(
     assert butter.status().delivered == 1
     assert committers() == 0
     assert len([line for line in criticals(caplog) if "cannot be used (ENOENT)" in line]) == 1
+
+
+def test_what_one_outbox_left_behind_another_takes_on(opened: Callable[..., SQLiteOutbox], folder: Path) -> None:
+    """Closed before its volume came, an outbox leaves its captures in the queue to the other one on the file."""
+    folder.rmdir()
+    first, second = opened(), opened()
+    future = first.append(capture(1))
+    first.close(0.1)
+    assert not future.done()
+    folder.mkdir()
+    result(future)
+    assert result(second.adopt()) == 1
+    assert bodies(result(second.captures(10))) == ["in_1"]

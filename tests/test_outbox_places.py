@@ -202,8 +202,6 @@ def test_a_function_is_told_to_flush(variable: str, platform: str) -> None:
 
 
 FIELD = st.text("/\\0129aä", max_size=8)
-    ["/", "\\777", "\\9"]
-)
 
 
 @settings(max_examples=50, deadline=None)
