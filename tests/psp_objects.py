@@ -477,6 +477,9 @@ UNPAID = [
         for status in ("requires_payment_method", "requires_action", "processing", "canceled", None)
     ),
     Case("stripe session open", SESSION | {"status": "open", "payment_status": "unpaid"}, []),
+    Case(
+        "stripe session open, nothing to pay", SESSION | {"status": "open", "payment_status": "no_payment_required"}, []
+    ),
     Case("stripe session complete, payment under way", SESSION | {"payment_status": "unpaid"}, []),
     Case(
         "stripe session that kept a card",
@@ -492,6 +495,8 @@ UNPAID = [
         "stripe subscription to be paid by mail", SUBSCRIPTION | {"latest_invoice": {"id": "i", "status": "open"}}, []
     ),
     *(Case(f"stripe charge {status}", CHARGE | {"status": status}, []) for status in ("pending", "failed")),
+    Case("stripe kept card", {"object": "setup_intent", "id": "seti_1", "status": "succeeded"}, []),
+    Case("stripe payment link", {"object": "payment_link", "id": "plink_1", "active": True}, []),
     Case("stripe client secret", {"client_secret": "x", "requires_action": True}, []),
     Case("stripe link", {"url": "https://example.com/pay"}, []),
     Case("stripe error", {"error": {"type": "card_error", "payment_intent": "pi_1"}}, []),
@@ -511,6 +516,11 @@ UNPAID = [
         {"subject": {"subscription": {"id": "s1", "transactions": [{"id": "t1", "status": "failed"}]}}},
         [],
     ),
+    Case(
+        "braintree subscription whose sale was declined",
+        {"subscription": {"id": "s1", "status": "Active", "transactions": [SALE | {"status": "processor_declined"}]}},
+        [],
+    ),
     Case("braintree subscription to come", {"subscription": {"id": "s1", "status": "Pending", "transactions": []}}, []),
     *(
         Case(f"adyen {code}", {"resultCode": code, "pspReference": "P1"}, [])
@@ -526,6 +536,20 @@ UNPAID = [
     ),
     Case("adyen session", {"id": "CS1", "sessionData": "x", "merchantAccount": "m", "returnUrl": "u"}, []),
     Case("adyen session refused", {"session": {"id": "CS1", "status": "refused"}}, []),
+    Case(
+        "adyen session under way",
+        {"id": "CS1", "status": "paymentPending", "payments": [{"pspReference": "P1", "resultCode": "Authorised"}]},
+        [],
+    ),
+    Case(
+        "adyen session completed without authorisation",
+        {"id": "CS1", "status": "completed", "payments": [{"pspReference": "P1", "resultCode": "Received"}]},
+        [],
+    ),
+    Case("adyen capture", {"status": "received", "pspReference": "P2", "paymentPspReference": "P1"}, []),
+    Case(
+        "adyen API error", {"status": 422, "errorCode": "14_006", "errorType": "validation", "pspReference": "P1"}, []
+    ),
     Case("adyen payment link", {"id": "PL1", "merchantAccount": "m", "url": "u", "status": "active"}, []),
     *(
         Case(f"worldpay {outcome}", {"outcome": outcome, "transactionReference": "R1"}, [])
@@ -537,9 +561,17 @@ UNPAID = [
     Case("recurly invoice by mail", PURCHASED | {"state": "pending", "transactions": []}, []),
     Case("recurly past due", PURCHASED | {"state": "past_due", "transactions": ATTEMPTS[:1]}, []),
     Case("recurly preview", {"object": "invoice_collection", "charge_invoice": PURCHASED | {"id": None}}, []),
+    Case("recurly declined transaction", {"object": "transaction", "id": "t1", "status": "declined"}, []),
+    Case("recurly credit", PURCHASED | {"type": "credit"}, []),
     Case("recurly refund", {"object": "transaction", "id": "t1", "status": "success", "type": "refund"}, []),
     Case("recurly subscription to come", {"object": "subscription", "id": "s1", "state": "future"}, []),
     *(Case(f"recharge charge {s}", RECHARGED | {"status": s}, []) for s in ("queued", "error", "skipped", "refunded")),
     Case("recharge checkout open", {"checkout": {"token": "k", "email": EMAIL, "completed_at": None}}, []),
+    Case("recharge order queued", RECHARGED | {"status": "queued", "charge": {"id": 1, "status": "success"}}, []),
+    Case(
+        "recharge subscription ended",
+        {"id": 11, "status": "cancelled", "customer_id": 2, "order_interval_frequency": 30},
+        [],
+    ),
     Case("recharge order unpaid", RECHARGED | {"charge": {"id": 1, "status": "error"}}, []),
 ]

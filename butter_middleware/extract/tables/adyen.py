@@ -34,7 +34,7 @@ SHAPES: Final = (
         "result of a session",
         when="id && status && payments[?resultCode] && !sessionData",
         paid={"status": ("completed",)},
-        unpaid="!payments[?resultCode == 'Authorised']",
+        unpaid="!(payments[?resultCode == 'Authorised'])",
         fields=_ADDITIONAL,
         each="payments[?resultCode == 'Authorised']",
         of_each={"transaction_id": "pspReference"},
@@ -46,6 +46,7 @@ SHAPES: Final = (
         when_under="id && status && status != 'completed'",
         unpaid=NEVER,
     ),
+    Shape("capture, cancellation or refund", when="paymentPspReference && status", unpaid=NEVER),
     Shape("refusal by the API", when="errorCode && errorType", unpaid=NEVER),
 )
 

@@ -32,7 +32,10 @@ SHAPES: Final = (
     Shape(
         "checkout.session",
         when="object == 'checkout.session'",
-        paid={"status": ("complete",), "payment_status": ("paid", "no_payment_required")},
+        paid={
+            "status || (payment_status == 'paid' && 'complete')": ("complete",),  # the oldest have no status
+            "payment_status": ("paid", "no_payment_required"),
+        },
         # A card was kept for later, or the price was nothing: no money, and no ID either.
         unpaid="payment_status == 'no_payment_required' && !(payment_intent || invoice || subscription)",
         test=_TEST,
