@@ -45,6 +45,9 @@ class CheckoutRoute:
         if self.psp not in get_args(Psp):
             msg = f"route {self.path!r}: psp is none that Butter knows. Use one of {', '.join(get_args(Psp))}."
             raise ConfigurationError(msg)
+        if (whose := getattr(self.extract, "psp", self.psp)) != self.psp:
+            msg = f"route {self.path!r}: psp={self.psp!r}, and extract reads the objects of {whose}. Make them agree."
+            raise ConfigurationError(msg)
         if isinstance(self.methods, str) or not self.methods:
             msg = f"route {self.path!r}: methods is no sequence of method names. Write methods=('POST',)."
             raise ConfigurationError(msg)

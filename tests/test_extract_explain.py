@@ -48,11 +48,12 @@ def test_each_kind_of_nothing_is_told_apart(body: Any, outcomes: list[Outcome]) 
         ('"a || b" || a', 'tried "a || b", a, both absent'),
         ("a || n", "tried a (absent), n (null)"),
         ("abs(s) || a", "tried abs(s) (failed), a (absent)"),
+        ("ceil(big) || contains(s, one)", "tried ceil(big), contains(s, one), both failed"),
     ],
 )
 def test_alternatives_are_those_at_the_top(expression: str, tried: str) -> None:
     """Only `||` outside brackets, quotes and pipes makes alternatives, as JMESPath itself reads it."""
-    body = {"n": None, "s": SECRET}
+    body = {"n": None, "s": SECRET, "big": float("inf"), "one": 1}
     assert extract.explain(respond(body), extract.json(invoice_id=expression))["invoice_id"].tried == tried
 
 

@@ -91,6 +91,12 @@ def test_a_wrong_option_is_refused(make: Callable[[], object], says: str) -> Non
         make()
 
 
+def test_a_preset_stands_on_a_route_of_its_psp() -> None:
+    """A record with the IDs of one PSP and the name of another matches nothing."""
+    with pytest.raises(ConfigurationError, match="psp='adyen', and extract reads the objects of stripe"):
+        CheckoutRoute("/pay", "adyen", extract.stripe())
+
+
 def test_worldpay_prefers_what_it_is_told() -> None:
     """Which reference Butter matches on is the merchant's to say; the other one stands in."""
     preset = extract.worldpay(prefer="paymentId")

@@ -3,6 +3,7 @@
 import copy
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psp_objects import PAID, PRESETS, UNPAID, Case, respond
 
-from butter_middleware import extract
+from butter_middleware import ExtractionError, extract
 
 WORDS = sorted(
     {"id", "object", "status", "data", "transaction", "payments", "charge", "invoice", "customer", "email", "state"}
@@ -92,3 +93,15 @@ def test_depth_is_no_fault(psp: str) -> None:
     for opening, closing in (("[", "]"), ('{"data":', "}"), ('{"_data":', "}")):
         body = opening * 800 + "1" + closing * 800
         assert len(PRESETS[psp](respond(body.encode()))) == 0
+
+
+@pytest.mark.parametrize("function", ["ceil(id)", "contains(object, id)", "sort(status)", "to_array(id) | abs(@)"])
+@settings(max_examples=40, deadline=None)
+@given(body=documents)
+def test_no_function_of_an_expression_gets_out(function: str, body: object) -> None:
+    """Whatever a merchant's expression does to a body, it is read, or it is an ExtractionError, and it is explained."""
+    extractor = extract.json(invoice_id=f"status || {function}")
+    response = respond(body)
+    with suppress(ExtractionError):
+        extractor(response)
+    assert extract.explain(response, extractor)["invoice_id"].attempts

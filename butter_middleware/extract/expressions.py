@@ -76,7 +76,7 @@ def _check(name: str, expression: object) -> None:
 def _search(name: str, expression: str, body: Any) -> Any:  # noqa: ANN401 - JSON is any type
     try:
         return path(expression).parsed.search(body)
-    except JMESPathError as error:
-        # The library's own text quotes the value that a function refused.
+    except Exception as error:  # noqa: BLE001 - JMESPath's functions raise whatever Python does with what they are given
+        # The error's own text may quote the value that a function refused.
         msg = f"the expression of {name} failed on this body ({type(error).__name__})"
         raise ExtractionError(msg) from None

@@ -6,7 +6,6 @@ from functools import cache
 from typing import Any, Final, cast
 
 import jmespath
-from jmespath.exceptions import JMESPathError
 from jmespath.lexer import Lexer
 
 from butter_middleware.extract.explanation import Attempt, Outcome
@@ -26,7 +25,7 @@ class Path:
         """Return what the expression finds; None where it finds nothing or cannot be applied."""
         try:
             return self.parsed.search(body)
-        except JMESPathError:
+        except Exception:  # noqa: BLE001 - JMESPath's functions raise whatever Python does with what they are given
             return None
 
 
@@ -89,7 +88,7 @@ def attempts(expression: str, body: object) -> Iterator[Attempt]:
 def _outcome(one: Path, body: object) -> Outcome:
     try:
         value = one.parsed.search(body)
-    except JMESPathError:
+    except Exception:  # noqa: BLE001 - as in `Path.search`
         return Outcome.FAILED
     if value is None:
         return Outcome.NULL if _is_there(one.parsed.parsed, body) else Outcome.ABSENT

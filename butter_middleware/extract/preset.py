@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 from jmespath.exceptions import JMESPathError
 
-from butter_middleware.checkout import EVIDENCE_IDS
+from butter_middleware.checkout import EVIDENCE_IDS, Psp
 from butter_middleware.counters import Skip
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.exchange import CheckoutResponse
@@ -32,6 +32,8 @@ WRAPPERS: Final = frozenset(
 )
 """Keys under which shops hand a PSP's object on. Others, such as `customer`, hold objects of other purchases."""
 _DEEPEST: Final = 6
+_MOST: Final = 100
+"""Items of a list that are looked at: a response with more is a report, no checkout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ STEP: Final = Shape(
     "error, link or step",
     when=(
         "error || errors || client_secret || clientSecret || client_token || clientToken || requires_action || "
-        "requiresAction || redirect_url || redirectUrl || (url && length(keys(@)) <= `2`)"
+        "requiresAction || errorName || redirect_url || redirectUrl || (url && length(keys(@)) <= `2`)"
     ),
     unpaid=NEVER,
 )
@@ -116,7 +118,7 @@ STEP: Final = Shape(
 class Preset:
     """An extractor for one PSP's objects, wherever in a response they stand."""
 
-    name: str
+    psp: Psp
     shapes: tuple[Shape, ...]
     at: str | None = None
     """Where the object stands, as JMESPath; None looks through the usual wrappers."""
@@ -156,12 +158,12 @@ class Preset:
         return Explanation(str(self), f"{shape.name}{more}, {state}", tuple(shape.explain(node)))
 
     def __str__(self) -> str:
-        return f"extract.{self.name}()"
+        return f"extract.{self.psp}()"
 
     def _remedy(self) -> str:
         return (
             f"{self} found none of {', '.join(shape.name for shape in self.shapes)} in this response. Say where it "
-            f"stands, as in extract.{self.name}(at='payment.intent'); where the response is your own, use extract.json."
+            f"stands, as in extract.{self.psp}(at='payment.intent'); where the response is your own, use extract.json."
         )
 
     def _found(self, response: CheckoutResponse) -> list[tuple[Shape, Object]]:
@@ -172,7 +174,7 @@ class Preset:
         if depth > _DEEPEST:
             return
         if isinstance(node, list):
-            for item in cast("list[object]", node):
+            for item in cast("list[object]", node)[:_MOST]:
                 yield from self._find(item, key, depth + 1)
         elif isinstance(node, dict):
             yield from self._within(cast("Object", node), key, depth)
@@ -183,7 +185,7 @@ class Preset:
                 yield shape, node
                 return
         nothing = True
-        for name in self.wrappers & node.keys():
+        for name in filter(self.wrappers.__contains__, node):
             for found in self._find(node[name], name, depth + 1):
                 nothing = False
                 yield found
