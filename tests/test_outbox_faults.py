@@ -273,10 +273,11 @@ def test_a_folder_that_comes_late_is_waited_for(opened: Callable[..., SQLiteOutb
 def test_a_removed_file_is_begun_anew(
     opened: Callable[..., SQLiteOutbox], path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that somebody removed is not written to any more: its successor at the path is."""
+    """A file that somebody removed is neither read nor written any more: its successor at the path is."""
     outbox = opened()
     result(outbox.append(capture(1)))
     path.unlink()
+    assert result(outbox.counts()).captured == 0
     result(outbox.append(capture(2)))
     assert bodies(result(outbox.captures(10))) == ["in_2"]
     assert path.exists()
