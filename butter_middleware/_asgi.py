@@ -1,6 +1,6 @@
 """ASGI's shapes, as the specification at https://asgi.readthedocs.io names them."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -11,7 +11,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 
 
-def route_path(scope: Scope) -> str:
+def route_path(scope: Mapping[str, Any]) -> str:
     """Return the path less `root_path`: what a mounted app calls its own path.
 
     The rule is Starlette's `get_route_path`: a `root_path` that is no prefix on a segment boundary is ignored.

@@ -2,21 +2,22 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Final, Never, Self
+from typing import TYPE_CHECKING, Any, Final, Never, Self, Unpack, overload
 
 from butter_middleware import assembly, settings
 from butter_middleware.beacon import Beacon, Redeemer, fitting
 from butter_middleware.beacon_app import BeaconApp
-from butter_middleware.checkout import Checkout, Psp, Record
+from butter_middleware.checkout import Checkout, CheckoutFields, Psp, Record
 from butter_middleware.client_ip import ClientIP, Strategy
 from butter_middleware.client_ip.diagnosis import Diagnosis
 from butter_middleware.counters import Counters, Skip
 from butter_middleware.delivery import Delivery, QueueCourier
-from butter_middleware.exchange import Capture
+from butter_middleware.exchange import Capture, snapshot
+from butter_middleware.notes import SCOPE_KEY, Notes, plain
 from butter_middleware.outbox import LocalOutbox, Outbox
 from butter_middleware.reading import Reader, Reading
 from butter_middleware.routes import CheckoutRoute, Extractor, Gate, RouteTable
@@ -162,12 +163,31 @@ class Butter:
         """
         return BeaconApp(self.beacon, self._strategy, self.clock, self._counters)
 
-    def record(self, checkout: Checkout) -> None:
-        """Take a checkout that happened outside a watched request, such as in a background task.
+    @overload
+    def record(self, checkout: Checkout, /) -> None: ...
+
+    @overload
+    def record(self, request: Mapping[str, Any], /, **fields: Unpack[CheckoutFields]) -> None: ...
+
+    def record(self, checkout: Checkout | Mapping[str, Any], /, **fields: Unpack[CheckoutFields]) -> None:
+        """Take a checkout that no response of a watched route shows.
+
+        Either a whole `Checkout`, or the shopper's request (Starlette's or FastAPI's, or the ASGI scope) with the
+        fields, for a background task that learns the IDs when the response has gone. The address is then the request's,
+        found and proven as that of a captured response, at the request's time; the PSP is that of the route which the
+        request matches, unless `psp` says it. Wrong fields park the record with the reason; none of it raises.
 
         The record is on its way to the outbox when this returns; `flush` waits until it is safe.
+
+        Raises:
+            TypeError: the first argument is neither, or fields came beside a `Checkout`.
         """
-        if self.dry_run:
+        if isinstance(checkout, Mapping):
+            self._record(checkout, fields)
+        elif not isinstance(checkout, Checkout) or fields:  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = "butter.record() takes a Checkout alone, or a request (or its scope) with the fields by name"
+            raise TypeError(msg)
+        elif self.dry_run:
             self._counters.skip(Skip.DRY_RUN)
         else:
             self._worker.add(Record.of(checkout, self.clock()))
@@ -218,7 +238,17 @@ class Butter:
     def __repr__(self) -> str:
         return f"Butter({self.environment}, {len(self.routes.routes)} routes)"
 
-    # What the middleware calls. None of it raises.
+    def _record(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> None:
+        try:
+            notes: Notes | None = request.get(SCOPE_KEY)
+            seen = self.snapshot(request) if notes is None else notes.request
+            self.capture(
+                Capture(**seen, status_code=0, response_headers=[], body=b"", annotations=plain(fields), recorded=True)
+            )
+        except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
+            self.fault(error)
+
+    # What the middleware calls. None of it raises, but `snapshot`.
 
     def start(self) -> None:
         """Start the worker of this process."""
@@ -233,6 +263,10 @@ class Butter:
             self._worker.shutdown(self._drain_timeout)
         except Exception as error:  # noqa: BLE001 - the app's own shutdown must go on
             self.fault(error)
+
+    def snapshot(self, scope: Mapping[str, Any]) -> dict[str, Any]:
+        """Copy from the scope what a capture needs, before the app can change it. Raises on a scope that is none."""
+        return snapshot(scope, self.clock(), None if self.beacon is None else self.beacon.cookies)
 
     def capture(self, capture: Capture) -> "Future[None] | None":
         """Take a capture; give what to wait for before the last chunk leaves, if anything."""

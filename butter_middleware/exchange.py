@@ -1,14 +1,14 @@
 """One request and its response: the raw capture, and the view of it that an extractor gets."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Self, cast
 
 from starlette.datastructures import Headers, QueryParams
 
-from butter_middleware._asgi import RawHeaders
+from butter_middleware._asgi import RawHeaders, route_path
 from butter_middleware.decoding import decode
 from butter_middleware.errors import ExtractionError
 
@@ -38,6 +38,8 @@ class Capture:
     """None where the route did not ask for it, or where it was over the cap."""
     cookies: Mapping[str, str] = field(default_factory=dict[str, str])
     """What `Beacon.cookies` picked: a token, and the digest of a session key. Of the Cookie header, nothing else."""
+    recorded: bool = False
+    """It came from `butter.record(request, ...)`: there is no response, and the annotations are the whole record."""
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -58,6 +60,7 @@ class Capture:
                 "annotations": dict(self.annotations),
                 "captured_at": self.captured_at,
                 "cookies": dict(self.cookies),
+                "recorded": self.recorded,
             }
         )
 
@@ -78,10 +81,27 @@ class Capture:
             captured_at=data["captured_at"],
             request_body=request_body,
             cookies=data.get("cookies", {}),
+            recorded=data.get("recorded", False),
         )
 
     def __repr__(self) -> str:
         return f"Capture({self.method}, {self.status_code}, {len(self.body)} bytes)"
+
+
+def snapshot(
+    scope: Mapping[str, Any], captured_at: float, pick: Callable[[RawHeaders], Mapping[str, str]] | None
+) -> dict[str, Any]:
+    """Copy from a scope the request's part of a `Capture`. `pick` takes out of the headers the cookies to keep."""
+    headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+    return {
+        "method": scope["method"],
+        "path": route_path(scope),
+        "query_string": scope.get("query_string", b""),
+        "headers": [(name, value) for name, value in headers if name.lower() not in CREDENTIAL_HEADERS],
+        "client": scope.get("client"),
+        "captured_at": captured_at,
+        "cookies": {} if pick is None else pick(scope["headers"]),
+    }
 
 
 def _to_text(headers: RawHeaders) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """The tee: watches the responses of checkout routes, and changes none of them."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any, Final, cast
 
@@ -100,7 +100,6 @@ class _Tee:
         self._route = route
         self._receive = receive
         self._send = send
-        self._notes = scope[SCOPE_KEY] = Notes()
         self._open = True
         self._status = 0
         self._headers: RawHeaders = []
@@ -108,7 +107,10 @@ class _Tee:
         self._size = 0
         self._request_chunks: list[bytes] | None = []
         self._request_size = 0
-        self._request: Mapping[str, Any] = _snapshot(butter, scope)
+        if isinstance(scope["headers"], Iterator):
+            scope["headers"] = [*cast("Iterator[tuple[bytes, bytes]]", scope["headers"])]
+        self._request = butter.snapshot(scope)
+        self._notes = scope[SCOPE_KEY] = Notes(self._request)
 
     async def receive(self) -> Message:
         """Pass the request on, keeping its body within the cap."""
@@ -116,6 +118,8 @@ class _Tee:
         try:
             if message["type"] == "http.request" and self._request_chunks is not None:
                 self._keep_request(bytes(message.get("body", b"")))
+                if not message.get("more_body", False):
+                    self._request["request_body"] = self._request_body()
         except Exception as error:  # noqa: BLE001 - ours never leave
             self._butter.fault(error)
         return message
@@ -196,7 +200,7 @@ class _Tee:
     def _capture(self) -> "Future[None] | None":
         self._open = False
         self._notes.closed = True
-        wanted = self._route.capture_request_body and self._request_chunks is not None
+        self._request["request_body"] = self._request_body()
         return self._butter.capture(
             Capture(
                 **self._request,
@@ -204,26 +208,12 @@ class _Tee:
                 response_headers=self._headers,
                 body=b"".join(self._chunks),
                 annotations=self._notes.fields,
-                request_body=b"".join(self._request_chunks or ()) if wanted else None,
             )
         )
 
-
-def _snapshot(butter: Butter, scope: Scope) -> dict[str, Any]:
-    """Copy from the scope what the capture needs, before the app can change it."""
-    headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
-    if isinstance(headers, Iterator):
-        headers = scope["headers"] = [*headers]
-    client: Any = scope.get("client")
-    return {
-        "method": scope["method"],
-        "path": route_path(scope),
-        "query_string": scope.get("query_string", b""),
-        "headers": [(name, value) for name, value in headers if name.lower() not in CREDENTIAL_HEADERS],
-        "client": client,
-        "captured_at": butter.clock(),
-        "cookies": {} if butter.beacon is None else butter.beacon.cookies(scope["headers"]),
-    }
+    def _request_body(self) -> bytes | None:
+        wanted = self._route.capture_request_body and self._request_chunks is not None
+        return b"".join(self._request_chunks or ()) if wanted else None
 
 
 def _with_listed_headers(message: Message) -> Message:

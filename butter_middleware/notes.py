@@ -18,9 +18,11 @@ SCOPE_KEY: Final = "butter_middleware"
 class Notes:
     """The annotations of one request, open until the response's last byte."""
 
-    __slots__ = ("closed", "fields")
+    __slots__ = ("closed", "fields", "request")
 
-    def __init__(self) -> None:
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.request = request
+        """The request's part of a `Capture`, as it was before the app ran."""
         self.fields: dict[str, Any] = {}
         self.closed = False
 
@@ -42,10 +44,10 @@ def annotate(request_or_scope: Mapping[str, Any], **fields: Unpack[CheckoutField
     elif notes.closed:
         log.warning(
             "annotate() came too late: the response had already finished. Call it before the endpoint returns, "
-            "or use butter.record() from a background task."
+            "or use butter.record(request, ...) from a background task."
         )
     else:
-        notes.fields.update((name, _plain(value)) for name, value in fields.items())
+        notes.fields.update(plain(fields))
 
 
 class CheckoutNote:
@@ -61,6 +63,11 @@ class CheckoutNote:
     def annotate(self, **fields: Unpack[CheckoutFields]) -> None:
         """Tell what the response does not show, as the function `annotate` does; it never raises."""
         annotate(self._connection, **fields)
+
+
+def plain(fields: Mapping[str, object]) -> dict[str, Any]:
+    """Return the fields as JSON can carry them, whatever they are."""
+    return {name: _plain(value) for name, value in fields.items()}
 
 
 def _plain(value: object) -> object:

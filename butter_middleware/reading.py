@@ -24,6 +24,15 @@ from butter_middleware.routes import CheckoutRoute, RouteTable
 _NAME: Final = re.compile(r"[a-z_]{1,40}")
 
 
+class _Unrouted(CheckoutRoute):
+    def __str__(self) -> str:
+        return "a request that no checkout route matches"
+
+
+_UNROUTED: Final = _Unrouted("/{path:path}", psp="stripe")
+"""Stands for the route of a recorded request that matches none. Its PSP counts for nothing: the fields say it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a capture holds: records, or why there are none. Records beside `parked` are good ones of several."""
@@ -57,6 +66,8 @@ class Reader:
     def read(self, capture: Capture) -> Reading:
         """Read one capture."""
         route = self.routes.find(capture.method, capture.path)
+        if capture.recorded:
+            route = _UNROUTED if route is None else replace(route, extract=None, when=None)
         if route is None:
             return Reading(parked=Parked(ParkReason.NO_ROUTE, "no route matches this request any more. Add it again."))
         address = self._resolve(route, capture)
@@ -64,7 +75,7 @@ class Reader:
             return _without_address(route, address)
         response = view(capture, route.template.params(capture.path), address.ipv4, self.max_body_bytes)
         try:
-            extracted = self._extract(route, response)
+            extracted = self._extract(route, response, recorded=capture.recorded)
         except ExtractionError as error:
             return Reading(parked=Parked(ParkReason.UNREADABLE, f"{route}: {error}"))
         except Exception as error:  # noqa: BLE001 - the merchant's function may raise anything
@@ -86,11 +97,13 @@ class Reader:
             return reading
         return _without_address(route, replace(address, ipv4=None, reason=Reason.TOKEN_REPLAYED))
 
-    def _extract(self, route: CheckoutRoute, response: CheckoutResponse) -> list[Mapping[str, Any]] | Reading:
+    def _extract(
+        self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
+    ) -> list[Mapping[str, Any]] | Reading:
         if route.when is not None and not route.when(response):
             return Reading(skipped=Skip.GATED)
         if route.extract is None:
-            return [{}] if response.request.annotations else Reading(skipped=Skip.NOT_ANNOTATED)
+            return [{}] if recorded or response.request.annotations else Reading(skipped=Skip.NOT_ANNOTATED)
         extracted = route.extract(response)
         results = [] if extracted is None else list(_each(extracted))
         if isinstance(extracted, Payments):
@@ -120,7 +133,7 @@ class Reader:
         parked: Parked | None = None
         for result in extracted:
             fields = (
-                {"psp": route.psp, "user_agent": agent}
+                _given({"psp": None if route is _UNROUTED else route.psp, "user_agent": agent})
                 | _given(capture.annotations)
                 | _given(result)
                 # Never from a body: whoever writes the body would choose the evidence.
@@ -132,7 +145,9 @@ class Reader:
             try:
                 records.append(Record.of(Checkout.model_validate(fields), capture.captured_at))
             except ValidationError as error:
-                parked = _invalid(route, response, fields, error)
+                parked = (
+                    _misrecorded(route, fields, error) if capture.recorded else _invalid(route, response, fields, error)
+                )
         conflicts = {name for result in extracted for name in _conflicts(capture.annotations, result)}
         return Reading(tuple(records), parked, conflicts=tuple(sorted(conflicts)))
 
@@ -181,15 +196,37 @@ def _invalid(
             "where this response is no paid checkout, say so with when=."
         )
         return Parked(ParkReason.INVALID, detail)
-    wrong = {_place(e["loc"]): e["type"] for e in error.errors(include_url=False, include_input=False)}
+    wrong = _wrong(error)
     if wrong == {"customer_email": "missing"}:
         detail = (
             f"no customer e-mail for {route}: {_tried(route, response, 'customer_email')}nothing was annotated. "
             "Fix: call annotate(request, customer_email=...) in the endpoint."
         )
         return Parked(ParkReason.NO_EMAIL, detail)
-    places = ", ".join(f"{place} ({kind})" for place, kind in sorted(wrong.items()))
-    return Parked(ParkReason.INVALID, f"the record of {route} is not what Butter accepts: {places}")
+    return Parked(ParkReason.INVALID, f"the record of {route} is not what Butter accepts: {_listed(wrong)}")
+
+
+def _misrecorded(route: CheckoutRoute, fields: Mapping[str, Any], error: ValidationError) -> Parked:
+    """Say what `butter.record(request, ...)` should have been given."""
+    wrong = _wrong(error)
+    where = f"butter.record() on {route}"
+    if wrong.get("psp") == "missing":
+        return Parked(
+            ParkReason.INVALID, f"{where}: nothing says the PSP. Fix: pass psp='stripe', or whose IDs it has."
+        )
+    if not any(name in fields for name in EVIDENCE_IDS):
+        return Parked(ParkReason.INVALID, f"{where}: no ID. Fix: pass one of {', '.join(EVIDENCE_IDS[:4])}.")
+    if wrong == {"customer_email": "missing"}:
+        return Parked(ParkReason.NO_EMAIL, f"{where}: no customer e-mail. Fix: pass customer_email=... to it.")
+    return Parked(ParkReason.INVALID, f"{where}: not what Butter accepts: {_listed(wrong)}")
+
+
+def _wrong(error: ValidationError) -> dict[str, str]:
+    return {_place(e["loc"]): e["type"] for e in error.errors(include_url=False, include_input=False)}
+
+
+def _listed(wrong: Mapping[str, str]) -> str:
+    return ", ".join(f"{place} ({kind})" for place, kind in sorted(wrong.items()))
 
 
 def _tried(route: CheckoutRoute, response: CheckoutResponse, *names: str) -> str:

@@ -9,7 +9,7 @@ class Status:
     """How the collection of evidence goes. The first two are of this process, since it started."""
 
     captured: int
-    """Responses on checkout routes that were captured."""
+    """Responses on checkout routes that were captured, and requests that were given to `record`."""
     skipped: Mapping[str, int]
     """Responses that became no record, by reason."""
     pending: int
