@@ -136,6 +136,12 @@ def test_objects_that_name_one_another_are_one_checkout() -> None:
     assert [record["charge_id"] for record in extract.stripe()(respond(listed))] == ["ch_1", "ch_2"]
 
 
+def test_a_response_beyond_reason_is_read_in_part() -> None:
+    """What one response holds is bounded in the work that it makes."""
+    many = [CHARGE | {"id": f"ch_{n}", "payment_intent": None, "invoice": None} for n in range(3000)]
+    assert len(extract.stripe()(respond({"charges": many}))) == 998
+
+
 def test_each_record_of_a_response_is_sent(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """Several subscriptions in one response reach Butter as several records, each with its own ID."""
     case = next(case for case in PAID if case.name == "recurly invoice of two subscriptions")

@@ -14,6 +14,7 @@ from butter_middleware.extract.explanation import Explanation, Field
 from butter_middleware.extract.paths import attempts, path
 
 FIELDS: Final = tuple(sorted(CheckoutFields.__annotations__))
+_KNOWN: Final = (*FIELDS, "ipv4_address")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Expressions:
 def json(**fields: str) -> Expressions:
     """Return an extractor that reads each field by a JMESPath expression, such as `invoice_id="invoice.id || invoice"`.
 
-    An expression that finds nothing leaves its field to the annotations.
+    An expression that finds nothing leaves its field to the annotations. `ipv4_address` is for routes with
+    `address_from_body=True`.
 
     Raises:
         ConfigurationError: no field, an unknown field, or an expression that does not compile, which is shown.
@@ -57,8 +59,8 @@ def json(**fields: str) -> Expressions:
 
 
 def _check(name: str, expression: object) -> None:
-    if name not in FIELDS:
-        near = get_close_matches(name, FIELDS, 1)
+    if name not in _KNOWN:
+        near = get_close_matches(name, _KNOWN, 1)
         meant = f" Did you mean {near[0]}?" if near else ""
         msg = f"extract.json(): {name} is no field of a checkout.{meant} The fields are {', '.join(FIELDS)}."
         raise ConfigurationError(msg)

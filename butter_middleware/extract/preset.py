@@ -18,6 +18,8 @@ from butter_middleware.payments import Payments
 
 Object = dict[str, Any]
 _READ: Final = tuple(name for name in FIELDS if name not in {"psp", "user_agent"})
+ADDRESS: Final = "ipv4_address"
+"""For `Shape.fields`: the shopper's address as the PSP saw it."""
 NEVER: Final = "`true`"
 """For `Shape.unpaid`: such an object is no payment in any state."""
 
@@ -32,8 +34,8 @@ WRAPPERS: Final = frozenset(
 )
 """Keys under which shops hand a PSP's object on. Others, such as `customer`, hold objects of other purchases."""
 _DEEPEST: Final = 6
-_MOST: Final = 100
-"""Items of a list that are looked at: a response with more is a report, no checkout."""
+_MOST: Final = 1000
+"""Objects of a response that are looked at, a fraction of a millisecond each: one with more is no checkout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,10 @@ class Preset:
             return Payments(skip=Skip.UNRECOGNISED, remedy=self._remedy())
         paid = [(shape, node) for shape, node in found if not shape.barrier(node)]
         records = _joined([shape.records(node) for shape, node in paid])
-        return Payments(tuple(records), test_mode=any(holds(shape.test, node) for shape, node in paid))
+        # Apart from the fields, so that nobody takes it for the shopper's address without having said so.
+        addresses = tuple(record.pop(ADDRESS, "") for record in records)
+        test_mode = any(holds(shape.test, node) for shape, node in paid)
+        return Payments(tuple(records), test_mode=test_mode, addresses=addresses)
 
     def explain(self, response: CheckoutResponse) -> Explanation:
         """Say what was tried, on the first object that is paid, or the first."""
@@ -168,25 +173,32 @@ class Preset:
 
     def _found(self, response: CheckoutResponse) -> list[tuple[Shape, Object]]:
         body = self.prepare(response.json())
-        return list(self._find(body, "") if self.at is None else self._find(path(self.at).search(body), None))
+        budget = iter(range(_MOST))
+        if self.at is None:
+            return list(self._find(body, "", budget))
+        return list(self._find(path(self.at).search(body), None, budget))
 
-    def _find(self, node: object, key: str | None, depth: int = 0) -> Iterator[tuple[Shape, Object]]:
-        if depth > _DEEPEST:
+    def _find(
+        self, node: object, key: str | None, budget: Iterator[int], depth: int = 0
+    ) -> Iterator[tuple[Shape, Object]]:
+        if depth > _DEEPEST or next(budget, None) is None:
             return
         if isinstance(node, list):
-            for item in cast("list[object]", node)[:_MOST]:
-                yield from self._find(item, key, depth + 1)
+            for item in cast("list[object]", node):
+                yield from self._find(item, key, budget, depth + 1)
         elif isinstance(node, dict):
-            yield from self._within(cast("Object", node), key, depth)
+            yield from self._within(cast("Object", node), key, budget, depth)
 
-    def _within(self, node: Object, key: str | None, depth: int) -> Iterator[tuple[Shape, Object]]:
+    def _within(
+        self, node: Object, key: str | None, budget: Iterator[int], depth: int
+    ) -> Iterator[tuple[Shape, Object]]:
         for shape in (*self.shapes, REFUSED):
             if shape.fits(node, key):
                 yield shape, node
                 return
         nothing = True
         for name in filter(self.wrappers.__contains__, node):
-            for found in self._find(node[name], name, depth + 1):
+            for found in self._find(node[name], name, budget, depth + 1):
                 nothing = False
                 yield found
         if nothing and STEP.fits(node, key):
@@ -219,4 +231,5 @@ def _joined(groups: list[list[dict[str, str]]]) -> list[dict[str, str]]:
 
 def _are_of_one_checkout(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     shared = one.keys() & other.keys()
-    return all(one[name] == other[name] for name in shared) and any(name in shared for name in EVIDENCE_IDS)
+    same = all(one[name] == other[name] for name in shared if name != ADDRESS)
+    return same and any(name in shared for name in EVIDENCE_IDS)

@@ -9,15 +9,16 @@ Sources:
     https://developer.rechargepayments.com/2021-01/orders/order_object
 
 Not mapped: `external_order_id` and `external_customer_id`, which are the shop system's; a one-time line item; an
-order's own `id`; `client_details.browser_ip`, since an address is taken from the request alone.
+order's own `id`. `client_details.browser_ip` counts only on a route with `address_from_body=True`.
 """
 
 from typing import Final
 
-from butter_middleware.extract.preset import Preset, Shape
+from butter_middleware.extract.preset import ADDRESS, Preset, Shape
 
 _CUSTOMER: Final = {"customer_email": "customer.email || email", "customer_id": "customer.id || customer_id"}
 _TRANSACTION: Final = "external_transaction_id.payment_processor || transaction_id"
+_BROWSER: Final = {ADDRESS: "client_details.browser_ip"}
 _ITEMS: Final = (
     "line_items[?purchase_item_type == 'subscription' || (!purchase_item_type && subscription_id && "
     "type != 'ONETIME' && type != 'onetime')]"
@@ -40,6 +41,7 @@ SHAPES: Final = (
         paid={"status": ("success",), "charge.status || charge_status || 'success'": ("success",)},
         fields={
             **_CUSTOMER,
+            **_BROWSER,
             "charge_id": "charge.id || charge_id",
             "transaction_id": f"charge.external_transaction_id.payment_processor || {_TRANSACTION}",
         },
@@ -53,7 +55,7 @@ SHAPES: Final = (
             "(line_items && (address_id || processor_name || scheduled_at || transaction_id)))"
         ),
         paid={"status": ("success",)},
-        fields={**_CUSTOMER, "charge_id": "id", "transaction_id": _TRANSACTION},
+        fields={**_CUSTOMER, **_BROWSER, "charge_id": "id", "transaction_id": _TRANSACTION},
         each=_ITEMS,
         of_each=_ITEM,
     ),
