@@ -59,7 +59,7 @@ def test_what_is_not_paid_gives_nothing(case: Case) -> None:
     assert (list(payments), payments.skip) == ([], Skip.NOT_PAID)
 
 
-@pytest.mark.parametrize("wrap", ["data", "result", "payment", "order", "response"])
+@pytest.mark.parametrize("wrap", ["data", "result", "payment", "order", "success", "stripe"])
 @pytest.mark.parametrize("case", [PAID[0], PAID[13], PAID[20], PAID[23]], ids=lambda case: case.name)
 def test_the_usual_wrappers_are_looked_through(case: Case, wrap: str) -> None:
     """An object may stand in a wrapper, or in two, beside the shop's own fields."""
@@ -159,6 +159,19 @@ def test_the_network_id_goes_out_where_it_is_switched_on(
     """A preset reads the card network's ID; it is sent where the account accepts it."""
     read(make_butter(route("stripe"), send_network_transaction_id=on), CHARGE)
     assert ("network_transaction_id" in fake.records[0]) is on
+
+
+def test_a_function_may_build_upon_a_preset(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Its result is iterated as mappings, and passed on as it is it keeps its reason."""
+    preset = extract.braintree()
+    built = CheckoutRoute("/checkout/{cart_id}", "braintree", lambda r: [{**f, "customer_id": "c9"} for f in preset(r)])
+    read(make_butter(built), {"transaction": SALE}, customer_email=EMAIL)
+    assert fake.records[0]["customer_id"] == "c9"
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "braintree", lambda response: preset(response)))  # noqa: PLW0108
+    read(butter, {"transaction": SALE | {"status": "voided"}})
+    assert butter.status().skipped == {"not_paid": 1}
+    assert repr(preset(respond(SALE))) == "Payments(1)"
+    assert repr(preset(respond({}))) == "Payments(unrecognised)"
 
 
 def test_what_is_not_paid_is_counted_and_never_parked(make_butter: Callable[..., Butter], fake: FakeButter) -> None:

@@ -112,6 +112,7 @@ SPELLINGS: list[tuple[str, dict[str, Any], Fields]] = [
     ("worldpay", {"orderCode": "O", "paymentStatus": "SUCCESS"}, {"transaction_id": "O"}),
     ("recurly", PURCHASED | {"account": {"code": "k"}}, {"customer_id": "k"}),
     ("recurly", PURCHASED | {"transactions": None}, {"invoice_id": "inv1"}),
+    ("recurly", PURCHASED | {"transactions": [{"id": "t9"}]}, {"transaction_id": "t9"}),
     ("recurly", PURCHASED | {"transactions": None, "state": None}, {"invoice_id": "inv1"}),
     ("recurly", {"charge_invoice": {"id": "i", "account": ACCOUNT}}, {"invoice_id": "i"}),
     ("recurly", {"object": "transaction", "id": "t", "status": "success", "account": ACCOUNT}, {"customer_id": "acc1"}),

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 from jmespath.exceptions import JMESPathError
 
@@ -25,7 +25,8 @@ NEVER: Final = "`true`"
 
 WRAPPERS: Final = frozenset(
     {
-        *("body", "content", "data", "object", "payload", "response", "result", "results"),
+        *("body", "content", "data", "object", "payload", "psp", "response", "result", "results", "success"),
+        *get_args(Psp),
         *("charge", "charges", "checkout", "checkoutSession", "checkout_session", "session"),
         *("intent", "paymentIntent", "payment_intent", "payment", "payments", "paymentResponse", "payment_response"),
         *("invoice", "invoices", "order", "orders", "purchase"),

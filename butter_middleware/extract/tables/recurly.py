@@ -7,7 +7,8 @@ Sources:
     https://recurly.com/developers/api/v2021-02-25/#operation/get_subscription
 
 Not mapped: an invoice's `number`, which is the printed one; `gateway_reference`. A transaction's `ip_address_v4` counts
-only on a route with `address_from_body=True`. The preview of a purchase has no ID. Webhooks carry IDs only, and are no checkouts.
+only on a route with `address_from_body=True`. The preview of a purchase has no ID. Webhooks carry IDs only, and are no
+checkouts.
 """
 
 from typing import Final
@@ -15,7 +16,7 @@ from typing import Final
 from butter_middleware.extract.preset import ADDRESS, NEVER, WRAPPERS, Preset, Shape
 
 _ACCOUNT: Final = {"customer_email": "account.email", "customer_id": "account.id || account.code"}
-_SUCCESS: Final = "(transactions[?status == 'success' && type != 'refund' && type != 'verify'] | [0])"
+_SUCCESS: Final = "(transactions[?(!status || status == 'success') && type != 'refund' && type != 'verify'] | [0])"
 """An invoice lists its attempts, the declined ones too."""
 
 SHAPES: Final = (
@@ -28,7 +29,12 @@ SHAPES: Final = (
         # An invoice sent by mail is pending. A shop may leave the state out.
         paid={f"{_SUCCESS}.status || state || 'paid'": ("success", "paid")},
         unpaid="type == 'credit' || !id",  # money going back; a preview
-        fields={**_ACCOUNT, "invoice_id": "id", "transaction_id": f"{_SUCCESS}.id", ADDRESS: f"{_SUCCESS}.ip_address_v4"},
+        fields={
+            **_ACCOUNT,
+            "invoice_id": "id",
+            "transaction_id": f"{_SUCCESS}.id",
+            ADDRESS: f"{_SUCCESS}.ip_address_v4",
+        },
         each="subscription_ids",
         of_each={"subscription_id": "@"},
     ),
