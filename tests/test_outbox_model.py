@@ -82,8 +82,9 @@ class Life:
             number = number_of(bodies([stored])[0])
             if outcome == "skipped":
                 self.tell(f"skipped {number}")
-            ends = {"record": [record(number)], "skipped": [], "parked": Parked(ParkReason.EXTRACTOR_ERROR, "")}
-            self.done(self.outboxes[seat].resolve(stored.id, ends[outcome]))
+            records = [record(number)] if outcome == "record" else []
+            end = Parked(ParkReason.EXTRACTOR_ERROR, "") if outcome == "parked" else records
+            self.done(self.outboxes[seat].resolve(stored.id, end))
 
     def add(self, seat: int, number: int) -> None:
         self.tell(f"tried {number}")
@@ -94,7 +95,8 @@ class Life:
 
     def claim(self, seat: int, limit: int) -> None:
         if self.outboxes[seat].lead():
-            self.claimed[seat] += result(self.outboxes[seat].claim(limit))
+            claimed = result(self.outboxes[seat].claim(limit))
+            self.claimed[seat] += claimed
 
     def settle(self, seat: int, settled: Settled) -> None:
         claimed, self.claimed[seat] = self.claimed[seat], []

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,10 @@ def buy(butter: Butter, content: bytes, encoding: bytes = b"identity") -> None:
 def numbers(butter: Butter) -> tuple[int, int, int, int, int, int]:
     status = butter.status()
     return status.captured, status.parked, status.pending, status.delivered, status.dead, status.lost
+
+
+def has_parked(butter: Butter, reason: str) -> bool:
+    return f"parked:{reason}" in butter.status().skipped
 
 
 def on_disk(path: Path) -> tuple[str, str, bytes]:
@@ -149,7 +154,7 @@ def test_what_stays_broken_stays_parked(make_butter: Callable[..., Butter], fake
         butter.close()
         butter = make_butter(made, outbox=path)
         butter.start()
-        until(lambda butter=butter, reason=reason: f"parked:{reason}" in butter.status().skipped, f"read: {reason}")
+        until(partial(has_parked, butter, reason), f"read: {reason}")
         assert butter.flush()
         assert butter.status().parked == 1
     assert fake.records == []

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -125,7 +126,7 @@ def test_what_a_killed_process_had_captured_is_delivered(
 def test_no_acknowledged_capture_is_lost(outbox: SQLiteOutbox, path: Path) -> None:
     """Processes that are killed in the midst of writing lose nothing that they had acknowledged."""
     acknowledged: list[int] = []
-    for round_number in range(3):
+    for round_number in range(2):
         users = [User(path) for _ in range(2)]
         for number, user in enumerate(users):
             user.ask("open")
@@ -139,7 +140,7 @@ def test_no_acknowledged_capture_is_lost(outbox: SQLiteOutbox, path: Path) -> No
     assert len(set(there)) == len(there)
     assert {f"in_{number}" for number in acknowledged} <= set(there)
     # What was on its way to be acknowledged: one in each process.
-    assert len(there) - len(acknowledged) <= 6
+    assert len(there) - len(acknowledged) <= 4
 
 
 def test_the_lead_passes_within_a_second(make_butter: Callable[..., Butter], fake: FakeButter, path: Path) -> None:
@@ -155,7 +156,7 @@ def test_the_lead_passes_within_a_second(make_butter: Callable[..., Butter], fak
         user.kill()
         begun = time.monotonic()
         until(lambda: len(fake.records) == 3, "three records")
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 2.0
 
 
 def test_a_claim_dies_with_its_process(outbox: SQLiteOutbox, path: Path) -> None:
@@ -244,7 +245,7 @@ def test_a_checkout_is_answered_while_the_lock_is_held(
         messages = anyio.run(drive, app, http_scope())
         took = time.monotonic() - begun
         assert [message["type"] for message in messages] == ["http.response.start", "http.response.body"]
-        assert least <= took < least + 0.4
+        assert least <= took < 1.0
         assert butter.status().skipped.get("not_durable_in_time", 0) == (durability == "before_response")
         assert fake.records == []
         user.signal(signal.SIGCONT)
@@ -326,7 +327,7 @@ def test_a_fork_in_the_midst_of_writing_harms_neither(outbox: SQLiteOutbox, path
 
     writer = threading.Thread(target=write)
     writer.start()
-    children = [fork(lambda number=number: use_in_child(outbox, number)) for number in range(1, 4)]
+    children = [fork(partial(use_in_child, outbox, number)) for number in range(1, 4)]
     for child in children:
         assert os.waitpid(child, 0)[1] == 0
     stop.set()

@@ -53,7 +53,8 @@ class SQLiteOutbox:
     The constructor opens nothing. The file, its `-wal` and `-shm` are made with mode 0600; beside them lies a `.lock`
     that must stay. A fault of the file at run time never raises here: operations wait in a bounded queue in memory, the
     log says so once at CRITICAL, and everything goes on by itself when the fault is mended. A broken file is renamed to
-    `<name>.corrupt-<UTC time>` and a new one begun.
+    `<name>.corrupt-<UTC time>` and a new one begun. Of several outboxes on one file in a process the first one's bounds
+    hold for all.
 
     Args:
         path: The file; its directory must exist.
