@@ -271,9 +271,9 @@ def drain_table(seconds: float, rounds: int, directory: Path) -> None:
     medians = {key: statistics.median(found) for key, found in rates.items()}
     print(f"\n{'drain':24} {'latency ms':>10} {'at once':>9} {'per s':>10} {'of most':>9} {'of httpx at 32':>15}")
     for (name, latency, concurrency), found in medians.items():
-        most = f"{found * latency / concurrency:.2f}" if latency else ""
+        reached = f"{found * latency / concurrency:.2f}" if latency else ""
         share = f"{found / medians[raw, latency, 32]:.2f}"
-        print(f"{name:24} {1000 * latency:10g} {concurrency:9} {found:10,.0f} {most:>9} {share:>15}")
+        print(f"{name:24} {1000 * latency:10g} {concurrency:9} {found:10,.0f} {reached:>9} {share:>15}")
 
 
 def main() -> None:
