@@ -139,6 +139,7 @@ class Butter:
         when: Gate | None = None,
         methods: Iterable[str] = ("POST",),
         capture_request_body: bool = False,
+        address_from_body: bool = False,
     ) -> Callable[[Extractor], Extractor]:
         """Register the decorated function as the extractor of a route. The arguments are those of `CheckoutRoute`.
 
@@ -147,7 +148,7 @@ class Butter:
         """
 
         def register(extract: Extractor) -> Extractor:
-            route = CheckoutRoute(path, psp, extract, when, tuple(methods), capture_request_body)
+            route = CheckoutRoute(path, psp, extract, when, tuple(methods), capture_request_body, address_from_body)
             fitting(self.beacon, [route])
             self.routes.add(route)
             return extract

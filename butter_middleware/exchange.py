@@ -126,7 +126,7 @@ class CheckoutRequest:
     annotations: Mapping[str, Any]
     """What the endpoint gave to `annotate`."""
     ipv4_address: str
-    """The shopper's, resolved: for an extractor that returns a whole `Checkout`."""
+    """The shopper's, resolved: for an extractor that returns a whole `Checkout`. Empty with `address_from_body`."""
     _body: bytes | None = field(default=None)
 
     @property

@@ -20,6 +20,13 @@ class Payments:
     """For a person, where something can be done about `skip`."""
     test_mode: bool = False
     """The PSP says that no money moved: no evidence in production."""
+    addresses: tuple[str, ...] = ()
+    """The shopper's address as the PSP saw it, of each of `fields`; empty where the object has none."""
+
+    def with_addresses(self) -> Iterator[Mapping[str, str]]:
+        """Give the fields with `ipv4_address`, which counts on a route with `address_from_body=True` only."""
+        for number, fields in enumerate(self.fields):
+            yield {**fields, "ipv4_address": "".join(self.addresses[number : number + 1])}
 
     def __iter__(self) -> Iterator[Mapping[str, str]]:
         return iter(self.fields)

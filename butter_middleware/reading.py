@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 from pydantic import ValidationError
 
 from butter_middleware.beacon import Redeemer
+from butter_middleware.body_address import BodyReason, in_body
 from butter_middleware.checkout import EVIDENCE_IDS, Checkout, Record
 from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.counters import Skip
@@ -66,14 +67,15 @@ class Reader:
     def read(self, capture: Capture) -> Reading:
         """Read one capture."""
         route = self.routes.find(capture.method, capture.path)
-        if capture.recorded:
-            route = _UNROUTED if route is None else replace(route, extract=None, when=None)
+        if route is None and capture.recorded:
+            route = _UNROUTED
         if route is None:
             return Reading(parked=Parked(ParkReason.NO_ROUTE, "no route matches this request any more. Add it again."))
-        address = self._resolve(route, capture)
-        if address.ipv4 is None:
-            return _without_address(route, address)
-        response = view(capture, route.template.params(capture.path), address.ipv4, self.max_body_bytes)
+        address = None if route.address_from_body else self._resolve(route, capture)
+        if address is not None and address.ipv4 is None:
+            return _without_address(route, address.reason)
+        ipv4 = "" if address is None else address.ipv4 or ""
+        response = view(capture, route.template.params(capture.path), ipv4, self.max_body_bytes)
         try:
             extracted = self._extract(route, response, recorded=capture.recorded)
         except ExtractionError as error:
@@ -83,7 +85,7 @@ class Reader:
         if isinstance(extracted, Reading):
             return extracted
         reading = self._merge(route, capture, response, extracted)
-        return self._once(route, capture, address, reading)
+        return reading if address is None else self._once(route, capture, address, reading)
 
     def _resolve(self, route: CheckoutRoute, capture: Capture) -> ClientIP:
         address = self.strategy.resolve(capture.scope)
@@ -95,19 +97,22 @@ class Reader:
         by_token = self.redeemer if address.ipv6 is not None else None
         if by_token is None or not by_token.replayed(capture, route, reading.records):
             return reading
-        return _without_address(route, replace(address, ipv4=None, reason=Reason.TOKEN_REPLAYED))
+        return _without_address(route, Reason.TOKEN_REPLAYED)
 
     def _extract(
         self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
     ) -> list[Mapping[str, Any]] | Reading:
+        if recorded:
+            return [{}]
         if route.when is not None and not route.when(response):
             return Reading(skipped=Skip.GATED)
         if route.extract is None:
-            return [{}] if recorded or response.request.annotations else Reading(skipped=Skip.NOT_ANNOTATED)
+            return [{}] if response.request.annotations else Reading(skipped=Skip.NOT_ANNOTATED)
         extracted = route.extract(response)
-        results = [] if extracted is None else list(_each(extracted))
         if isinstance(extracted, Payments):
-            return self._judge(route, extracted) or results
+            located = extracted.with_addresses() if route.address_from_body else extracted
+            return self._judge(route, extracted) or list(located)
+        results = [] if extracted is None else list(_each(extracted))
         return results or Reading(skipped=Skip.NOT_A_CHECKOUT)
 
     def _judge(self, route: CheckoutRoute, payments: Payments) -> Reading | None:
@@ -128,16 +133,24 @@ class Reader:
         response: CheckoutResponse,
         extracted: list[Mapping[str, Any]],
     ) -> Reading:
-        agent = dict(capture.headers).get(b"user-agent", b"").decode("latin-1")
+        # A server that calls has a name of its own, which is not the shopper's.
+        agent = b"" if route.address_from_body else dict(capture.headers).get(b"user-agent", b"")
         records: list[Record] = []
+        unlocated = Reading()
         parked: Parked | None = None
         for result in extracted:
+            # Never from a body unless the route says so: whoever writes the body would choose the evidence.
+            ipv4: str | BodyReason = response.request.ipv4_address
+            if route.address_from_body:
+                ipv4 = in_body(result.get("ipv4_address"), staging=self.staging)
+            if isinstance(ipv4, BodyReason):
+                unlocated = _without_address(route, ipv4)
+                continue
             fields = (
-                _given({"psp": None if route is _UNROUTED else route.psp, "user_agent": agent})
+                _given({"psp": None if route is _UNROUTED else route.psp, "user_agent": agent.decode("latin-1")})
                 | _given(capture.annotations)
                 | _given(result)
-                # Never from a body: whoever writes the body would choose the evidence.
-                | {"ipv4_address": response.request.ipv4_address}
+                | {"ipv4_address": ipv4}
             )
             for name in ("user_agent", "network_transaction_id"):
                 if name not in self.optional_fields:
@@ -149,7 +162,8 @@ class Reader:
                     _misrecorded(route, fields, error) if capture.recorded else _invalid(route, response, fields, error)
                 )
         conflicts = {name for result in extracted for name in _conflicts(capture.annotations, result)}
-        return Reading(tuple(records), parked, conflicts=tuple(sorted(conflicts)))
+        reading = replace(unlocated, records=tuple(records), conflicts=tuple(sorted(conflicts)))
+        return reading if parked is None else replace(reading, parked=parked, skipped=None)
 
 
 def _each(extracted: object) -> Iterator[Mapping[str, Any]]:
@@ -179,11 +193,11 @@ def _conflicts(annotations: Mapping[str, Any], result: Mapping[str, Any]) -> Ite
             yield name
 
 
-def _without_address(route: CheckoutRoute, address: ClientIP) -> Reading:
-    remedy = f"{route}: no address ({address.reason.value}). {address.reason.remedy}"
-    if address.reason.mendable:
+def _without_address(route: CheckoutRoute, reason: Reason | BodyReason) -> Reading:
+    remedy = f"{route}: no address ({reason.value}). {reason.remedy}"
+    if reason.mendable:
         return Reading(parked=Parked(ParkReason.NO_ADDRESS, remedy))
-    return Reading(skipped=f"no_address:{address.reason.value}", remedy=remedy)
+    return Reading(skipped=f"no_address:{reason.value}", remedy=remedy)
 
 
 def _invalid(

@@ -28,6 +28,10 @@ class CheckoutRoute:
         when: A further gate, asked before `extract`: False means that this response is no checkout.
         methods: The request methods, POST unless said otherwise. GET does not imply HEAD.
         capture_request_body: Keep the request's body too, for `response.request.json()`.
+        address_from_body: The caller of this route is a server, not the shopper, so that the request's address is never
+            used: the shopper's is what the extractor gives as `ipv4_address`, or what Recharge and Recurly, read by
+            their presets, say that they saw. Only a public IPv4 address counts. On every other route no address of a
+            body is used, whatever an extractor gives.
 
     Raises:
         ConfigurationError: the template, the PSP, a method or a function cannot work.
@@ -39,6 +43,7 @@ class CheckoutRoute:
     when: Gate | None = None
     methods: Sequence[str] = ("POST",)
     capture_request_body: bool = False
+    address_from_body: bool = False
     template: Template = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -47,6 +52,12 @@ class CheckoutRoute:
             raise ConfigurationError(msg)
         if (whose := getattr(self.extract, "psp", self.psp)) != self.psp:
             msg = f"route {self.path!r}: psp={self.psp!r}, and extract reads the objects of {whose}. Make them agree."
+            raise ConfigurationError(msg)
+        if not self.address_from_body and "ipv4_address" in getattr(self.extract, "fields", ()):
+            msg = (
+                f"route {self.path!r}: extract gives ipv4_address; whoever writes the body would choose the evidence. "
+                "Leave it out, or, where the caller of this route is a server, say address_from_body=True."
+            )
             raise ConfigurationError(msg)
         if isinstance(self.methods, str) or not self.methods:
             msg = f"route {self.path!r}: methods is no sequence of method names. Write methods=('POST',)."
