@@ -167,9 +167,10 @@ class Preset:
         return f"extract.{self.psp}()"
 
     def _remedy(self) -> str:
+        known = ", ".join(shape.name for shape in self.shapes if shape.unpaid != NEVER)
         return (
-            f"{self} found none of {', '.join(shape.name for shape in self.shapes)} in this response. Say where it "
-            f"stands, as in extract.{self.psp}(at='payment.intent'); where the response is your own, use extract.json."
+            f"{self} found none of {known} in this response. Say where it stands, as in "
+            f"extract.{self.psp}(at='payment.intent'); where the response is your own, use extract.json."
         )
 
     def _found(self, response: CheckoutResponse) -> list[tuple[Shape, Object]]:
