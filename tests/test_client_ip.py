@@ -102,6 +102,8 @@ def outcome(strategy: client_ip.Strategy, *headers: tuple[str, str | bytes], cli
         (b"0123456789abcdef", "malformed"),
         # Longer than any address.
         ("0" * 129, "malformed"),
+        ("fe80::1%" + "a" * 120, "ipv6_client"),
+        ("fe80::1%" + "a" * 121, "malformed"),
         ("81.2.69.142" + " " * 400, SHOPPER),
         # Not public unicast: IANA's registry, multicast, class E; first and last of each, and the neighbours.
         ("0.0.0.0", "private_address"),

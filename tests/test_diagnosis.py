@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, client_ip
+from butter_middleware.client_ip.diagnosis import Diagnosis
 from butter_middleware.testing import FakeButter
 
 MakeButter = Callable[..., Butter]
@@ -71,6 +72,17 @@ def test_a_platforms_header_that_is_not_used(
     assert f"client_ip={preset}" in said[0]
     assert SHOPPER not in caplog.text
     assert "104.22.17.40" not in caplog.text
+
+
+def test_a_finding_comes_once() -> None:
+    """A diagnosis gives each finding once, and looks at a thousand checkouts, no more."""
+    strategy = client_ip.TrustedHops(1)
+    diagnosis = Diagnosis(strategy)
+    found: list[str] = []
+    for header in [b"cf-connecting-ip"] * 999 + [b"fly-client-ip"] * 2 + [b"true-client-ip"]:
+        scope = {"headers": [(b"x-forwarded-for", b"81.2.69.1"), (header, b"9.9.9.9")], "client": PROXY}
+        found += [finding.code for finding in diagnosis.observe(scope, strategy.resolve(scope))]
+    assert sorted(found) == ["alike", "header:cf-connecting-ip", "header:fly-client-ip"]
 
 
 def test_a_platforms_header_that_agrees(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:

@@ -84,7 +84,7 @@ class _Base:
         raise NotImplementedError
 
     def _found(self, found: Address | Reason, peer: TcpPeer) -> ClientIP:
-        source = None if peer.address is None else text_of(peer.address)
+        source = None if peer.address is None else peer.client[0]
         if isinstance(found, Reason):
             return ClientIP(None, None, found, source)
         if not is_v4(found):
