@@ -22,6 +22,7 @@ from butter_middleware.outbox import LocalOutbox, Outbox
 from butter_middleware.reading import Reader, Reading
 from butter_middleware.routes import CheckoutRoute, Extractor, Gate, RouteTable
 from butter_middleware.status import Status
+from butter_middleware.strength import carried
 from butter_middleware.waiting import wait_at_most
 from butter_middleware.worker import Worker
 
@@ -188,10 +189,13 @@ class Butter:
         elif not isinstance(checkout, Checkout) or fields:  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = "butter.record() takes a Checkout alone, or a request (or its scope) with the fields by name"
             raise TypeError(msg)
-        elif self.dry_run:
-            self._counters.skip(Skip.DRY_RUN)
         else:
-            self._worker.add(Record.of(checkout, self.clock()))
+            record = Record.of(checkout, self.clock())
+            self._counters.carry(carried(record))
+            if self.dry_run:
+                self._counters.skip(Skip.DRY_RUN)
+            else:
+                self._worker.add(record)
 
     def delivery(self) -> Delivery:
         """Return what sends records to Butter one by one, for the consumer of a queue of your own.
@@ -209,6 +213,7 @@ class Butter:
         return Status(
             captured=self._counters.captured,
             skipped=self._counters.skipped(),
+            strength=self._counters.strength(),
             pending=counts.pending,
             delivered=counts.delivered,
             dead=counts.dead,
@@ -308,6 +313,8 @@ class Butter:
         detail = reading.remedy if reading.parked is None else reading.parked.detail
         if detail:
             self._counters.say_once(detail, logging.WARNING, "%s", detail)
+        for record in reading.records:
+            self._counters.carry(carried(record))
         if not self.dry_run:
             return reading
         for _record in reading.records:

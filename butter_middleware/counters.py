@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from threading import Lock
 
@@ -50,6 +51,7 @@ class Counters:
         """Begin anew: in a forked child, whose parent may have held the lock."""
         self._lock = Lock()
         self._skipped: Counter[str] = Counter()
+        self._strength: Counter[str] = Counter()
         self._said: set[str] = set()
         self.captured = 0
         self.lost = 0
@@ -72,6 +74,11 @@ class Counters:
             said = "annotate() gave another %s than the extractor, whose value holds. Leave one of them out."
             self.say_once(f"conflict:{name}", logging.WARNING, said, name)
 
+    def carry(self, ids: str) -> None:
+        """Count a record by the IDs that it carries."""
+        with self._lock:
+            self._strength[ids] += 1
+
     def lose(self, times: int = 1) -> None:
         """Count what no process will ever see again."""
         with self._lock:
@@ -82,10 +89,16 @@ class Counters:
         with self._lock:
             return dict(self._skipped)
 
+    def strength(self) -> Mapping[str, int]:
+        """Return how many records carried which IDs, the most frequent first."""
+        with self._lock:
+            return dict(self._strength.most_common())
+
     def say_once(self, key: str, level: int, message: str, *args: object) -> None:
         """Log a message the first time that its key comes up in this process."""
         with self._lock:
             if key in self._said:
                 return
             self._said.add(key)
-        log.log(level, message, *args)
+        with suppress(Exception):  # a handler of the merchant's may raise, and this may stand inside a checkout
+            log.log(level, message, *args)

@@ -21,6 +21,7 @@ from butter_middleware.extract.explanation import NOTHING_TRIED
 from butter_middleware.outbox.protocol import Parked, ParkReason
 from butter_middleware.payments import Payments
 from butter_middleware.routes import CheckoutRoute, RouteTable
+from butter_middleware.strength import weakness
 
 _NAME: Final = re.compile(r"[a-z_]{1,40}")
 
@@ -43,7 +44,7 @@ class Reading:
     skipped: str | None = None
     """A `Skip`, or `no_address:<reason>`."""
     remedy: str = ""
-    """For a person, where something can be done about `skipped`."""
+    """For a person, where something can be done about `skipped`, or about weak records."""
     conflicts: tuple[str, ...] = ()
     """The fields of which an annotation said another value than the extractor, which holds."""
 
@@ -85,6 +86,9 @@ class Reader:
         if isinstance(extracted, Reading):
             return extracted
         reading = self._merge(route, capture, response, extracted)
+        if reading.records and not reading.remedy:
+            weak = weakness(route, response, reading.records, recorded=capture.recorded)
+            reading = replace(reading, remedy=weak)
         return reading if address is None else self._once(route, capture, address, reading)
 
     def _resolve(self, route: CheckoutRoute, capture: Capture) -> ClientIP:

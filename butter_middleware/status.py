@@ -6,12 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How the collection of evidence goes. The first two are of this process, since it started."""
+    """How the collection of evidence goes. The first three are of this process, since it started."""
 
     captured: int
     """Responses on checkout routes that were captured, and requests that were given to `record`."""
     skipped: Mapping[str, int]
     """Responses that became no record, by reason."""
+    strength: Mapping[str, int]
+    """Records made (in a dry run too), by the IDs that they carry, such as `{"invoice_id+charge_id": 5, ...}`.
+
+    The more IDs, the better Butter matches a dispute; of Stripe's, `invoice_id` and `charge_id` count most.
+    """
     pending: int
     """Records that wait to be sent."""
     delivered: int

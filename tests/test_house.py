@@ -20,6 +20,7 @@ LAYERS = [
     {"beacon"},
     {"beacon_app"},
     {"extract"},
+    {"strength"},
     {"reading", "endpoint"},
     {"delivery"},
     {"worker", "assembly"},
