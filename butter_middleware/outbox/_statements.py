@@ -1,6 +1,5 @@
 """What is done to the file, each in the transaction that its caller began. States are those of `protocol`."""
 
-import dataclasses
 import logging
 import sqlite3
 from collections import deque
@@ -60,7 +59,7 @@ def row_of(capture: Capture) -> CaptureRow:
     """
     headers, response_headers = _harmless(capture.headers), _harmless(capture.response_headers)
     if len(headers) + len(response_headers) < len(capture.headers) + len(capture.response_headers):
-        capture = dataclasses.replace(capture, headers=headers, response_headers=response_headers)
+        capture = capture._replace(headers=headers, response_headers=response_headers)
     return capture.captured_at, capture.head(), capture.body, capture.request_body
 
 
