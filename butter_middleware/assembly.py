@@ -20,7 +20,7 @@ def strategy(given: Strategy | None, environment: settings.Environment) -> Strat
     Raises:
         ConfigurationError: it is none.
     """
-    if not isinstance(given, Strategy):
+    if isinstance(given, type) or not isinstance(given, Strategy):
         msg = (
             "Butter(client_ip=...) is no strategy, and there is no default: a wrong guess is worthless evidence. Say "
             "what stands before the app, such as client_ip.aws_alb(), client_ip.nginx([...]) or client_ip.direct()."

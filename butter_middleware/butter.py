@@ -90,9 +90,9 @@ class Butter:
         **unknown: Never,
     ) -> None:
         settings.refuse_unknown(unknown, list(Butter.__init__.__kwdefaults__ or ()))
-        settings.number("max_body_bytes", max_body_bytes, 1, 1 << 30)
+        settings.whole_number("max_body_bytes", max_body_bytes, 1, 1 << 30)
         settings.number("drain_timeout", drain_timeout, 0, 600)
-        settings.number("senders", senders, 1, 8)
+        settings.whole_number("senders", senders, 1, 8)
         self.environment = settings.environment(environment)
         self.routes = RouteTable(routes)
         self.max_body_bytes = max_body_bytes

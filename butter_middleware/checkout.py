@@ -50,6 +50,9 @@ def _text(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str):
+        if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
+            reason = "a lone surrogate, which no encoding can carry"
+            raise PydanticCustomError("surrogate", reason)
         return value.strip() or None
     return value
 

@@ -180,12 +180,10 @@ class Delivery:
         if self._in_flight >= self._endpoint.allowance():
             return self._endpoint.not_now(pending)
         self._in_flight += 1
-        courier = self._take_courier()
         try:
-            answer = await courier.post(record)
+            answer = await self._ask(lambda courier: courier.post(record))
         finally:
             self._in_flight -= 1
-            self._idle.append(courier)
         settled = self._endpoint.judge(pending, answer) or self._endpoint.alone()
         return settled[0]
 
@@ -254,21 +252,14 @@ class Delivery:
         return self._ahead.popleft()
 
     async def _pinged(self) -> bool:
-        courier = self._take_courier()
-        answer = await courier.ping()
-        self._idle.append(courier)
-        return not self._endpoint.ping_failed(answer)
+        return not self._endpoint.ping_failed(await self._ask(lambda courier: courier.ping()))
 
     async def _send(self, pending: Pending) -> None:
-        courier = self._take_courier()
         try:
-            answer = await courier.post(pending.record)
+            answer = await self._ask(lambda courier: courier.post(pending.record))
         except asyncio.CancelledError:
             self._ahead.appendleft(pending)
             raise
-        except Exception as error:  # noqa: BLE001 - a courier of the merchant's own may raise
-            answer = Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
-        self._idle.append(courier)
         self._in_flight -= 1
         settlements = self._endpoint.judge(pending, answer)
         if self._endpoint.ill:
@@ -305,6 +296,18 @@ class Delivery:
         self._writing = 0
         self._changed.set()
         self._on_settled(settlements)
+
+    async def _ask(self, question: Callable[[Courier], Awaitable[Answer]]) -> Answer:
+        try:
+            courier = self._take_courier()
+        except Exception as error:  # noqa: BLE001 - SSL_CERT_FILE or a proxy's variable of the environment may be wrong
+            return Answer(AnswerKind.UNREACHABLE, detail=f"no client: {type(error).__name__}")
+        try:
+            return await question(courier)
+        except Exception as error:  # noqa: BLE001 - a courier of the merchant's own may raise
+            return Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
+        finally:
+            self._idle.append(courier)
 
     def _take_courier(self) -> Courier:
         if not self._idle:

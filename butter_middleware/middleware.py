@@ -28,7 +28,7 @@ class ButterMiddleware:
     Exceptions of the app pass unchanged; its own never leave.
     """
 
-    def __init__(self, app: ASGIApp, butter: Butter) -> None:
+    def __init__(self, app: ASGIApp, butter: Butter | None = None) -> None:
         self.app = app
         # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
         self._butter = _checked(butter)
@@ -62,12 +62,15 @@ class ButterMiddleware:
     async def _watch_lifespan(self, butter: Butter, scope: Scope, receive: Receive, send: Send) -> None:
         async def watch(message: Message) -> None:
             # After the app's own shutdown, which may still serve checkouts; before the server hears of its end.
-            if message["type"] in _SHUTDOWN_ENDS:
-                await anyio.to_thread.run_sync(
-                    butter.shutdown, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
-                )
-            elif message["type"] == "lifespan.startup.complete":
-                butter.start()
+            try:
+                if message["type"] in _SHUTDOWN_ENDS:
+                    await anyio.to_thread.run_sync(
+                        butter.shutdown, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+                    )
+                elif message["type"] == "lifespan.startup.complete":
+                    butter.start()
+            except Exception as error:  # noqa: BLE001 - ours never leave
+                butter.fault(error)
             await send(message)
 
         await self.app(scope, receive, watch)
@@ -117,7 +120,7 @@ class _Tee:
         message = await self._receive()
         try:
             if message["type"] == "http.request" and self._request_chunks is not None:
-                self._keep_request(bytes(message.get("body", b"")))
+                self._keep_request(message.get("body", b""))
                 if not message.get("more_body", False):
                     self._request["request_body"] = self._request_body()
         except Exception as error:  # noqa: BLE001 - ours never leave
@@ -136,8 +139,14 @@ class _Tee:
                 self._open = False
                 self._butter.fault(error)
         if durable is not None:
-            await self._butter.wait_until_durable(durable)
+            await self._wait(durable)
         await self._send(message)
+
+    async def _wait(self, durable: "Future[None]") -> None:
+        try:
+            await self._butter.wait_until_durable(durable)
+        except Exception as error:  # noqa: BLE001 - ours never leave
+            self._butter.fault(error)
 
     def end(self) -> None:
         """The app is done: without a last message there was no whole response."""
@@ -177,20 +186,20 @@ class _Tee:
 
     def _keep_body(self, message: Message) -> bool:
         if self._route.reads_body:
-            chunk = bytes(message.get("body", b""))
-            self._size += len(chunk)
+            chunk = message.get("body", b"")
+            self._size += _size(chunk)
             if self._size > self._butter.max_body_bytes:
                 self._skip(Skip.TOO_LARGE)
                 return False
-            self._chunks.append(chunk)
+            self._chunks.append(bytes(chunk))
         return self._status != 0 and not message.get("more_body", False)
 
     def _keep_request(self, chunk: bytes) -> None:
-        self._request_size += len(chunk)
+        self._request_size += _size(chunk)
         if self._request_chunks is None or self._request_size > self._butter.max_body_bytes:
             self._request_chunks = None
         else:
-            self._request_chunks.append(chunk)
+            self._request_chunks.append(bytes(chunk))
 
     def _skip(self, reason: Skip) -> None:
         self._open = False
@@ -222,6 +231,11 @@ def _with_listed_headers(message: Message) -> Message:
     if isinstance(headers, Iterator):
         return {**message, "headers": [*cast("Iterator[object]", headers)]}
     return message
+
+
+def _size(chunk: bytes | memoryview) -> int:
+    """Return its bytes, before any is copied."""
+    return chunk.nbytes if isinstance(chunk, memoryview) else len(chunk)
 
 
 def _is_json(content_type: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, Unpack
 from uuid import UUID
 
@@ -37,12 +38,12 @@ def annotate(request_or_scope: Mapping[str, Any], **fields: Unpack[CheckoutField
     """
     notes: Notes | None = request_or_scope.get(SCOPE_KEY)
     if notes is None:
-        log.warning(
+        _warn(
             "annotate() had no effect: no checkout route matched this request. Add a CheckoutRoute for its path and "
             "method, or mount ButterMiddleware round this app."
         )
     elif notes.closed:
-        log.warning(
+        _warn(
             "annotate() came too late: the response had already finished. Call it before the endpoint returns, "
             "or use butter.record(request, ...) from a background task."
         )
@@ -63,6 +64,11 @@ class CheckoutNote:
     def annotate(self, **fields: Unpack[CheckoutFields]) -> None:
         """Tell what the response does not show, as the function `annotate` does; it never raises."""
         annotate(self._connection, **fields)
+
+
+def _warn(message: str) -> None:
+    with suppress(Exception):  # a handler of the merchant's may raise
+        log.warning(message)
 
 
 def plain(fields: Mapping[str, object]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from butter_middleware.checkout import Checkout, Psp
 from butter_middleware.errors import ConfigurationError
@@ -13,6 +13,8 @@ from butter_middleware.templates import Template
 Extracted = Checkout | Mapping[str, Any] | Iterable[Checkout | Mapping[str, Any]] | None
 Extractor = Callable[[CheckoutResponse], Extracted]
 Gate = Callable[[CheckoutResponse], bool]
+
+_NO_ROUTES: Final = "routes= holds what is no CheckoutRoute. Write routes=[CheckoutRoute('/checkout', psp='stripe')]."
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,15 @@ class CheckoutRoute:
                 "Leave it out, or, where the caller of this route is a server, say address_from_body=True."
             )
             raise ConfigurationError(msg)
-        if isinstance(self.methods, str) or not self.methods:
+        given: object = self.methods
+        methods = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else ()  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not methods or not all(map(_is_method, methods)):
             msg = f"route {self.path!r}: methods is no sequence of method names. Write methods=('POST',)."
             raise ConfigurationError(msg)
         for role, function in (("extract", self.extract), ("when", self.when)):
             if function is not None:
                 check_function(f"route {self.path!r}: {role}", function)
-        object.__setattr__(self, "methods", tuple(method.upper() for method in self.methods))
+        object.__setattr__(self, "methods", tuple(method.upper() for method in methods))
         object.__setattr__(self, "template", Template(self.path))
 
     @property
@@ -75,6 +79,10 @@ class CheckoutRoute:
 
     def __str__(self) -> str:
         return f"{'|'.join(self.methods)} {self.path}"
+
+
+def _is_method(name: object) -> bool:
+    return isinstance(name, str) and name.isascii() and name.isalpha()
 
 
 def check_function(where: str, function: object) -> None:
@@ -106,6 +114,8 @@ class RouteTable:
         self.routes: tuple[CheckoutRoute, ...] = ()
         self._literal: dict[tuple[str, str], CheckoutRoute] = {}
         self._templates: dict[str, list[CheckoutRoute]] = {}
+        if not isinstance(routes, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(_NO_ROUTES)
         for route in routes:
             self.add(route)
 
@@ -115,6 +125,8 @@ class RouteTable:
         Raises:
             ConfigurationError: it could match a request that another route matches.
         """
+        if not isinstance(route, CheckoutRoute):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(_NO_ROUTES)
         for other in self.routes:
             if set(route.methods) & set(other.methods) and route.template.overlaps(other.template):
                 msg = f"routes {other} and {route} could match the same request. Make their paths or methods differ."

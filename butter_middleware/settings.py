@@ -16,7 +16,7 @@ Durability = Literal["after_response", "before_response"]
 BASE_URL: Final = "https://api.disputes.services.butterpayments.com"
 
 
-def credential(name: str, given: str | None) -> str | None:
+def credential(name: str, given: object) -> str | None:
     """Return a credential: the argument, or `BUTTER_<NAME>`, or what the file that `BUTTER_<NAME>_FILE` names holds.
 
     Raises:
@@ -24,8 +24,11 @@ def credential(name: str, given: str | None) -> str | None:
     """
     variable = f"BUTTER_{name.upper()}"
     value = given if given is not None else from_environment(variable)
-    if value is not None and not value.strip():
-        msg = f"the {name} is empty. Set {variable} or Butter({name}=...) to what Butter gave you."
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        msg = f"the {name} is empty, or no string. Set {variable} or Butter({name}=...) to what Butter gave you."
+        raise ConfigurationError(msg)
+    if value is not None and (not value.isprintable() or (name == "username" and ":" in value)):
+        msg = f"the {name} holds a character that HTTP Basic cannot carry. Set {variable} to what Butter gave you."
         raise ConfigurationError(msg)
     return value
 
@@ -80,8 +83,11 @@ def base_url(given: str) -> str:
     try:
         url = urlsplit(given)
         host, _port = url.hostname, url.port
-    except ValueError:
+    except (ValueError, AttributeError):
         url, host = urlsplit(""), None
+    # urlsplit drops line feeds, and an HTTP client refuses what it lets pass.
+    if not str(given).isprintable() or " " in str(given):
+        host = None
     if url.scheme not in {"http", "https"} or not host or url.query or url.fragment:
         msg = f"base_url is no http(s) URL without query. Leave it out for {BASE_URL}."
         raise ConfigurationError(msg)
@@ -101,14 +107,26 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def number(name: str, given: float, low: float, high: float) -> None:
+def number(name: str, given: object, low: float, high: float) -> None:
     """Check that an option lies within its bounds.
 
     Raises:
         ConfigurationError: it does not.
     """
-    if isinstance(given, bool) or not low <= given <= high:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not low <= given <= high:
         msg = f"{name}={given!r}: use a number from {low:g} to {high:g}."
+        raise ConfigurationError(msg)
+
+
+def whole_number(name: str, given: object, low: int, high: int) -> None:
+    """Check that an option is a whole number within its bounds.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    number(name, given, low, high)
+    if not isinstance(given, int):
+        msg = f"{name}={given!r}: use a whole number from {low} to {high}."
         raise ConfigurationError(msg)
 
 

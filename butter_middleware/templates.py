@@ -25,7 +25,8 @@ class Template:
 
     def __init__(self, path: str) -> None:
         remedy = "Write a path as Starlette does, such as '/checkout/{cart_id}'."
-        if not path.startswith("/") or any(c in path for c in "?# "):
+        is_text = isinstance(path, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_text or not path.startswith("/") or any(c in path for c in "?# \n"):
             msg = f"path template {path!r}: it is no absolute path without query. {remedy}"
             raise ConfigurationError(msg)
         try:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from threading import Condition, Event, Thread
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 
@@ -18,10 +18,12 @@ from butter_middleware.counters import Counters, Skip
 from butter_middleware.delivery import Delivery
 from butter_middleware.errors import ButterError
 from butter_middleware.exchange import Capture
-from butter_middleware.outbox.protocol import Counts, LocalOutbox, StoredCapture
+from butter_middleware.outbox.protocol import Counts, LocalOutbox, Parked, ParkReason, StoredCapture
 from butter_middleware.reading import Reading
 
 log = logging.getLogger("butter_middleware")
+
+T = TypeVar("T")
 
 READ_AHEAD: Final = 32
 ADOPT_EVERY: Final = 5.0
@@ -85,8 +87,14 @@ class Worker:
                 Thread(target=self._read_all, args=(self._stopping,), name="butter-read", daemon=True),
                 Thread(target=self._deliver_all, args=(self._delivery,), name="butter-deliver", daemon=True),
             ]
-            for thread in self._threads:
-                thread.start()
+            try:
+                for thread in self._threads:
+                    thread.start()
+            except RuntimeError:  # the system gives no more threads: the next use tries anew
+                self._stopping.set()
+                self._wake_reader.set()
+                self._threads = []
+                raise
             self._running = True
 
     def _hook(self) -> None:
@@ -150,21 +158,29 @@ class Worker:
 
     def append(self, capture: Capture) -> "Future[None]":
         """Hand over a capture. Never blocks once the threads run."""
-        self.start()
         with self._changed:
             self._unread += 1
+        future = self._begin(lambda: self._outbox.append(capture))
         if self._delivery is not None:
             self._delivery.give_way()
-        future = self._outbox.append(capture)
         future.add_done_callback(self._appended)
         return future
 
     def add(self, record: Record) -> "Future[int]":
         """Hand over a record made outside a request."""
-        self.start()
-        future = self._outbox.add([record])
+        future = self._begin(lambda: self._outbox.add([record]))
         future.add_done_callback(self._added)
         return future
+
+    def _begin(self, operation: Callable[[], "Future[T]"]) -> "Future[T]":
+        """Begin an operation of the outbox; what it raises, or the start of the threads, is the future's."""
+        try:
+            self.start()
+            return operation()
+        except Exception as error:  # noqa: BLE001 - it may stand inside a checkout; the loss is counted and said
+            failed: Future[T] = Future()
+            failed.set_exception(error)
+            return failed
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was captured has been read, and delivered where delivery is not paused.
@@ -270,7 +286,10 @@ class Worker:
                 self._wake_reader.wait(ADOPT_EVERY)
 
     def _read_one(self, stored: StoredCapture) -> None:
-        reading = self._read(stored.capture)
+        try:
+            reading = self._read(stored.capture)
+        except BaseException as error:  # noqa: BLE001 - the merchant's code runs in it, which may even call sys.exit()
+            reading = Reading(parked=self._unreadable(error))
         if reading.parked is None:
             future = self._outbox.resolve(stored.id, reading.records)
         else:
@@ -279,9 +298,28 @@ class Worker:
             future = self._outbox.resolve(stored.id, reading.parked)
         future.add_done_callback(self._resolved)
 
+    def _unreadable(self, error: BaseException) -> Parked:
+        """Say what broke, once a kind. The error's own text may quote what it read, so it is left out."""
+        name = type(error).__name__
+        detail = (
+            f"reading a capture raised {name}, in the extractor, in what it returned, or in the client_ip strategy. "
+            "Mend it: the capture is read again at the next start where the outbox is durable."
+        )
+        self._counters.skip(f"parked:{ParkReason.EXTRACTOR_ERROR}")
+        self._counters.say_once(f"read:{name}", logging.WARNING, "%s", detail)
+        return Parked(ParkReason.EXTRACTOR_ERROR, detail)
+
     def _resolved(self, future: "Future[int]") -> None:
         self._added(future)
         self._notify(unread=1)
+
+    async def _keep_delivering(self, delivery: Delivery) -> None:
+        while True:
+            try:
+                await delivery.run(self._outbox)
+            except Exception as error:  # noqa: BLE001 - this thread must outlive any fault
+                self._counters.say_once("deliverer", logging.CRITICAL, "delivering failed: %s", type(error).__name__)
+            await anyio.sleep(ADOPT_EVERY)
 
     def _deliver_all(self, delivery: Delivery) -> None:
         """Run the delivery on a loop of its own until it is cancelled."""
@@ -293,7 +331,7 @@ class Worker:
             if self._stopping.is_set():
                 return
             async with anyio.create_task_group() as group:
-                group.start_soon(delivery.run, self._outbox)
+                group.start_soon(self._keep_delivering, delivery)
                 await stop.wait()
                 group.cancel_scope.cancel()
 
