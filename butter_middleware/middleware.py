@@ -98,6 +98,11 @@ def _find(butter: Butter, scope: Scope) -> CheckoutRoute | None:
 class _Tee:
     """The state of one matched request."""
 
+    __slots__ = (
+        *("_butter", "_chunks", "_headers", "_notes", "_open", "_receive", "_request", "_request_chunks"),
+        *("_request_size", "_route", "_send", "_size", "_status"),
+    )
+
     def __init__(self, butter: Butter, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send) -> None:
         self._butter = butter
         self._route = route
@@ -169,16 +174,14 @@ class _Tee:
 
     def _start(self, message: Message) -> None:
         self._status = message["status"]
-        # Copied: an outer GZipMiddleware changes both the message and its list after us.
-        self._headers = [
-            (bytes(name), bytes(value))
-            for name, value in message.get("headers", ())
-            if name.lower() not in CREDENTIAL_HEADERS
-        ]
         if not 200 <= self._status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
             self._skip(Skip.STATUS)
-        elif self._route.reads_body:
-            fields = {name.lower(): value for name, value in self._headers}
+            return
+        # Copied: an outer GZipMiddleware changes both the message and its list after us.
+        headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
+        self._headers = [header for header in headers if header[0] not in CREDENTIAL_HEADERS]
+        if self._route.reads_body:
+            fields = dict(headers)
             if not _is_json(fields.get(b"content-type", b"")):
                 self._skip(Skip.NOT_JSON)
             elif _length(fields.get(b"content-length", b"")) > self._butter.max_body_bytes:
@@ -228,7 +231,7 @@ class _Tee:
 def _with_listed_headers(message: Message) -> Message:
     """Return the message with headers that can be read twice: a one-shot iterator is replaced by what it gave."""
     headers: Any = message.get("headers") if isinstance(message, dict) else None
-    if isinstance(headers, Iterator):
+    if not isinstance(headers, list | tuple) and isinstance(headers, Iterator):
         return {**message, "headers": [*cast("Iterator[object]", headers)]}
     return message
 

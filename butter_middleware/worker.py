@@ -242,7 +242,7 @@ class Worker:
     def _appended(self, future: "Future[None]") -> None:
         if self._failed(future):
             self._notify(unread=1)
-        else:
+        elif not self._wake_reader.is_set():
             self._wake_reader.set()
 
     def _added(self, future: "Future[int]") -> None:
@@ -253,8 +253,8 @@ class Worker:
         self._notify()
 
     def _failed(self, future: "Future[None] | Future[int]") -> bool:
-        error = None if future.cancelled() else future.exception()
-        if error is None and not future.cancelled():
+        error = CancelledError() if future.cancelled() else future.exception()
+        if error is None:
             return False
         self._counters.lose()
         self._counters.say_once(
