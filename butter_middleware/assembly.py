@@ -1,6 +1,6 @@
 """The parts of a `Butter` that its options name, made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, cast
 
@@ -9,6 +9,7 @@ from butter_middleware.client_ip import Strategy
 from butter_middleware.delivery import Courier
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, SQLiteOutbox
+from butter_middleware.routes import CheckoutRoute
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent
@@ -57,6 +58,20 @@ def courier(
         return ButterClient(base_url, user or "", secret or "", transport=transport)
 
     return make
+
+
+def warnings(outbox: LocalOutbox, routes: Iterable[CheckoutRoute]) -> Iterator[str]:
+    """Give what this outbox cannot keep safe, of these routes.
+
+    Raises:
+        ConfigurationError: it cannot work.
+    """
+    yield from outbox.validate()
+    if not outbox.durable and any(route.join is not None for route in routes):
+        yield (
+            "the parts of a checkout (CheckoutRoute(join=...)) meet in memory: within one process only, and not across "
+            "restarts. Set outbox= to the path of an SQLite file."
+        )
 
 
 def local_outbox(given: object, clock: Callable[[], float]) -> LocalOutbox:

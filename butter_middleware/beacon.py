@@ -99,7 +99,7 @@ class Beacon:
         Raises:
             ConfigurationError: the path has no such parameter, or the request's body is not captured.
         """
-        if route.address_from_body:
+        if not route.from_shopper:
             return  # a server calls it, with no token
         if self._bind.kind == "path" and self._bind.name not in {name for _literal, name in route.template.parts}:
             msg = (

@@ -20,7 +20,7 @@ from butter_middleware.exchange import Capture, snapshot
 from butter_middleware.notes import SCOPE_KEY, Notes, plain
 from butter_middleware.outbox import LocalOutbox, Outbox
 from butter_middleware.reading import Reader, Reading
-from butter_middleware.routes import CheckoutRoute, Extractor, Gate, RouteTable
+from butter_middleware.routes import CheckoutRoute, Extractor, Gate, Join, RouteTable, Source
 from butter_middleware.status import Status
 from butter_middleware.strength import carried
 from butter_middleware.waiting import wait_at_most
@@ -57,6 +57,7 @@ class Butter:
         dry_run: Read everything, keep and send nothing; needs no credentials.
         max_body_bytes: Longer bodies are not captured.
         drain_timeout: Seconds that a shutdown may take.
+        join_ttl: Seconds for which one part of a checkout in two parts waits for the other (`CheckoutRoute(join=...)`).
         senders: How many records are sent at once, 1 to 8.
         send_user_agent: Send the shopper's User-Agent; only where the account accepts it.
         send_network_transaction_id: Send `network_transaction_id`; only where the account accepts it.
@@ -82,6 +83,7 @@ class Butter:
         dry_run: bool = False,
         max_body_bytes: int = 1024 * 1024,
         drain_timeout: float = 5.0,
+        join_ttl: float = 7 * 86400.0,
         senders: int = 4,
         send_user_agent: bool = False,
         send_network_transaction_id: bool = False,
@@ -92,6 +94,7 @@ class Butter:
         settings.refuse_unknown(unknown, list(Butter.__init__.__kwdefaults__ or ()))
         settings.whole_number("max_body_bytes", max_body_bytes, 1, 1 << 30)
         settings.number("drain_timeout", drain_timeout, 0, 600)
+        settings.number("join_ttl", join_ttl, 60, 366 * 86400)
         settings.whole_number("senders", senders, 1, 8)
         self.environment = settings.environment(environment)
         self.routes = RouteTable(routes)
@@ -128,11 +131,12 @@ class Butter:
             lambda settled: Delivery(make_courier, senders=senders, clock=clock, on_settled=lambda _: settled()),
             self._counters,
             drain_timeout,
+            lambda: clock() - join_ttl,
         )
-        for warning in () if dry_run else self._outbox.validate():
+        for warning in () if dry_run else assembly.warnings(self._outbox, self.routes.routes):
             log.warning("outbox: %s", warning)
 
-    def checkout_route(
+    def checkout_route(  # noqa: PLR0913 - as CheckoutRoute, all by name
         self,
         path: str,
         *,
@@ -141,6 +145,9 @@ class Butter:
         methods: Iterable[str] = ("POST",),
         capture_request_body: bool = False,
         address_from_body: bool = False,
+        join: str | Join | None = None,
+        address: bool = True,
+        source: Source = "response",
     ) -> Callable[[Extractor], Extractor]:
         """Register the decorated function as the extractor of a route. The arguments are those of `CheckoutRoute`.
 
@@ -149,7 +156,9 @@ class Butter:
         """
 
         def register(extract: Extractor) -> Extractor:
-            route = CheckoutRoute(path, psp, extract, when, tuple(methods), capture_request_body, address_from_body)
+            route = CheckoutRoute(
+                path, psp, extract, when, tuple(methods), capture_request_body, address_from_body, join, address, source
+            )
             fitting(self.beacon, [route])
             self.routes.add(route)
             return extract
@@ -209,7 +218,7 @@ class Butter:
         """Return how the collection goes: counts, and the endpoint's state."""
         counts = self._worker.counts()
         oldest = counts.oldest_pending_at
-        at_risk = counts.captured + counts.pending + counts.parked if self._worker.stopped else 0
+        at_risk = counts.captured + counts.pending + counts.parked + counts.parts if self._worker.stopped else 0
         return Status(
             captured=self._counters.captured,
             skipped=self._counters.skipped(),
@@ -218,6 +227,7 @@ class Butter:
             delivered=counts.delivered,
             dead=counts.dead,
             parked=counts.parked,
+            parts=counts.parts,
             lost=self._counters.lost + at_risk,
             oldest_pending_age=None if oldest is None else max(0.0, self.clock() - oldest),
             endpoint=self._worker.endpoint,
@@ -317,8 +327,7 @@ class Butter:
             self._counters.carry(carried(record))
         if not self.dry_run:
             return reading
-        for _record in reading.records:
-            self._counters.skip(Skip.DRY_RUN)
+        self._counters.skip(Skip.DRY_RUN, len(reading.records) + (reading.part is not None))
         return Reading(skipped=Skip.DRY_RUN)
 
     def _observe(self, capture: Capture, address: ClientIP) -> None:

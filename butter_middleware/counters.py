@@ -35,6 +35,8 @@ class Skip(StrEnum):
     """The object is of the PSP's test mode, and this is production."""
     NOT_ANNOTATED = "not_annotated"
     """The route has no extractor, and the endpoint annotated nothing."""
+    JOIN_EXPIRED = "join_expired"
+    """A part of a checkout in two parts stayed alone for `join_ttl`."""
     DUPLICATE = "duplicate"
     """A record with the same PSP and IDs was taken before."""
     DRY_RUN = "dry_run"

@@ -164,8 +164,10 @@ class CheckoutResponse:
     status_code: int
     headers: Headers
     request: CheckoutRequest
-    _raw: bytes
+    _raw: bytes | None
     _max_body_bytes: int
+    _described_by: Headers
+    """The headers that belong to `_raw`: its length and its coding."""
 
     @cached_property
     def body(self) -> bytes:
@@ -174,11 +176,14 @@ class CheckoutResponse:
         Raises:
             ExtractionError: it ends early, or it cannot be decoded within `max_body_bytes`.
         """
-        declared = self.headers.get("content-length", "")
+        if self._raw is None:
+            msg = "the request's body was not captured: it is longer than max_body_bytes, or the app did not read it"
+            raise ExtractionError(msg)
+        declared = self._described_by.get("content-length", "")
         if declared.isascii() and declared.isdigit() and len(self._raw) < int(declared):
             msg = "the response's body ends before its Content-Length"
             raise ExtractionError(msg)
-        return decode(self._raw, self.headers.get("content-encoding", ""), self._max_body_bytes)
+        return decode(self._raw, self._described_by.get("content-encoding", ""), self._max_body_bytes)
 
     def json(self) -> Any:  # noqa: ANN401 - JSON is any type
         """Return the body parsed as JSON, the same object on each call.
@@ -209,8 +214,15 @@ def parse_json(body: bytes, whose: str) -> Any:  # noqa: ANN401 - JSON is any ty
         raise ExtractionError(msg) from None
 
 
-def view(capture: Capture, path_params: Mapping[str, Any], ipv4_address: str, max_body_bytes: int) -> CheckoutResponse:
-    """Return a capture as an extractor sees it."""
+def view(
+    capture: Capture,
+    path_params: Mapping[str, Any],
+    ipv4_address: str,
+    max_body_bytes: int,
+    *,
+    of_request: bool = False,
+) -> CheckoutResponse:
+    """Return a capture as an extractor sees it, `of_request` with the request's body in the place of the response's."""
     request = CheckoutRequest(
         method=capture.method,
         path=capture.path,
@@ -221,6 +233,6 @@ def view(capture: Capture, path_params: Mapping[str, Any], ipv4_address: str, ma
         ipv4_address=ipv4_address,
         _body=capture.request_body,
     )
-    return CheckoutResponse(
-        capture.status_code, Headers(raw=capture.response_headers), request, capture.body, max_body_bytes
-    )
+    headers = Headers(raw=capture.response_headers)
+    raw, described_by = (capture.request_body, request.headers) if of_request else (capture.body, headers)
+    return CheckoutResponse(capture.status_code, headers, request, raw, max_body_bytes, described_by)

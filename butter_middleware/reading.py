@@ -18,7 +18,9 @@ from butter_middleware.errors import ExtractionError
 from butter_middleware.exchange import Capture, CheckoutResponse, view
 from butter_middleware.extract import explain
 from butter_middleware.extract.explanation import NOTHING_TRIED
+from butter_middleware.extract.paths import text
 from butter_middleware.outbox.protocol import Parked, ParkReason
+from butter_middleware.parts import Part
 from butter_middleware.payments import Payments
 from butter_middleware.routes import CheckoutRoute, RouteTable
 from butter_middleware.strength import weakness
@@ -41,6 +43,8 @@ class Reading:
 
     records: tuple[Record, ...] = ()
     parked: Parked | None = None
+    part: Part | None = None
+    """Instead of records, where the route joins."""
     skipped: str | None = None
     """A `Skip`, or `no_address:<reason>`."""
     remedy: str = ""
@@ -72,20 +76,25 @@ class Reader:
             route = _UNROUTED
         if route is None:
             return Reading(parked=Parked(ParkReason.NO_ROUTE, "no route matches this request any more. Add it again."))
-        address = None if route.address_from_body else self._resolve(route, capture)
+        address = self._resolve(route, capture) if route.from_shopper else None
         if address is not None and address.ipv4 is None:
             return _without_address(route, address.reason)
         ipv4 = "" if address is None else address.ipv4 or ""
-        response = view(capture, route.template.params(capture.path), ipv4, self.max_body_bytes)
+        params, of_request = route.template.params(capture.path), route.source == "request"
+        response = view(capture, params, ipv4, self.max_body_bytes, of_request=of_request)
         try:
-            extracted = self._extract(route, response, recorded=capture.recorded)
+            gate = "" if capture.recorded else self._gate(route, response)
+            extracted = gate if isinstance(gate, Reading) else self._extract(route, response, recorded=capture.recorded)
         except ExtractionError as error:
             return Reading(parked=Parked(ParkReason.UNREADABLE, f"{route}: {error}"))
         except Exception as error:  # noqa: BLE001 - the merchant's function may raise anything
             return Reading(parked=Parked(ParkReason.EXTRACTOR_ERROR, _describe(route, error)))
         if isinstance(extracted, Reading):
             return extracted
-        reading = self._merge(route, capture, response, extracted)
+        if gate:
+            reading = self._part(route, capture, Part.key_of(route.psp, str(gate)), ipv4, extracted)
+        else:
+            reading = self._merge(route, capture, response, extracted)
         if reading.records and not reading.remedy:
             weak = weakness(route, response, reading.records, recorded=capture.recorded)
             reading = replace(reading, remedy=weak)
@@ -99,21 +108,30 @@ class Reader:
     def _once(self, route: CheckoutRoute, capture: Capture, address: ClientIP, reading: Reading) -> Reading:
         # Only a token gives an IPv4 address beside the shopper's IPv6.
         by_token = self.redeemer if address.ipv6 is not None else None
-        if by_token is None or not by_token.replayed(capture, route, reading.records):
+        parts = () if reading.part is None else (Record(reading.part.key, "", capture.captured_at),)
+        if by_token is None or not by_token.replayed(capture, route, reading.records or parts):
             return reading
         return _without_address(route, Reason.TOKEN_REPLAYED)
+
+    def _gate(self, route: CheckoutRoute, response: CheckoutResponse) -> str | Reading:
+        """Give what its parts have in common, and nothing for a checkout that is whole; or say why it is none."""
+        if route.when is not None and not route.when(response):
+            return Reading(skipped=Skip.GATED)
+        if route.key_of is None:
+            return ""
+        return text(route.key_of(response)) or Reading(skipped=Skip.NOT_A_CHECKOUT)
 
     def _extract(
         self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
     ) -> list[Mapping[str, Any]] | Reading:
         if recorded:
             return [{}]
-        if route.when is not None and not route.when(response):
-            return Reading(skipped=Skip.GATED)
         if route.extract is None:
-            return [{}] if response.request.annotations else Reading(skipped=Skip.NOT_ANNOTATED)
+            return [{}] if response.request.annotations or route.begins else Reading(skipped=Skip.NOT_ANNOTATED)
         extracted = route.extract(response)
         if isinstance(extracted, Payments):
+            if route.begins and not extracted:
+                return [{}]  # the shopper has yet to pay
             located = extracted.with_addresses() if route.address_from_body else extracted
             return self._judge(route, extracted) or list(located)
         results = [] if extracted is None else list(_each(extracted))
@@ -137,8 +155,6 @@ class Reader:
         response: CheckoutResponse,
         extracted: list[Mapping[str, Any]],
     ) -> Reading:
-        # A server that calls has a name of its own, which is not the shopper's.
-        agent = b"" if route.address_from_body else dict(capture.headers).get(b"user-agent", b"")
         records: list[Record] = []
         unlocated = Reading()
         parked: Parked | None = None
@@ -150,15 +166,7 @@ class Reader:
             if isinstance(ipv4, BodyReason):
                 unlocated = _without_address(route, ipv4)
                 continue
-            fields = (
-                _given({"psp": None if route is _UNROUTED else route.psp, "user_agent": agent.decode("latin-1")})
-                | _given(capture.annotations)
-                | _given(result)
-                | {"ipv4_address": ipv4}
-            )
-            for name in ("user_agent", "network_transaction_id"):
-                if name not in self.optional_fields:
-                    fields.pop(name, None)
+            fields = self._fields(route, capture, result, ipv4)
             try:
                 records.append(Record.of(Checkout.model_validate(fields), capture.captured_at))
             except ValidationError as error:
@@ -168,6 +176,42 @@ class Reader:
         conflicts = {name for result in extracted for name in _conflicts(capture.annotations, result)}
         reading = replace(unlocated, records=tuple(records), conflicts=tuple(sorted(conflicts)))
         return reading if parked is None else replace(reading, parked=parked, skipped=None)
+
+    def _part(
+        self, route: CheckoutRoute, capture: Capture, key: str, ipv4: str, extracted: list[Mapping[str, Any]]
+    ) -> Reading:
+        if len(extracted) > 1:
+            detail = (
+                f"{route}: the extractor gave {len(extracted)} records for one join key. Give the one that it names."
+            )
+            return Reading(parked=Parked(ParkReason.INVALID, detail))
+        fields = self._fields(route, capture, extracted[0], ipv4)
+        try:
+            Checkout.model_validate(fields)
+        except ValidationError as error:
+            # Both parts together must be whole; what is there must be right already.
+            wrong = {name: kind for name, kind in _wrong(error).items() if kind not in {"missing", "no_ids"}}
+            if wrong:
+                detail = f"the part of {route} is not what Butter accepts: {_listed(wrong)}"
+                return Reading(parked=Parked(ParkReason.INVALID, detail))
+        part = Part(key, route.address, fields, capture.captured_at)
+        return Reading(part=part, conflicts=tuple(sorted(_conflicts(capture.annotations, extracted[0]))))
+
+    def _fields(self, route: CheckoutRoute, capture: Capture, result: Mapping[str, Any], ipv4: str) -> dict[str, Any]:
+        # A server that calls has a name of its own, which is not the shopper's.
+        agent = dict(capture.headers).get(b"user-agent", b"") if route.from_shopper else b""
+        fields = (
+            _given({"psp": None if route is _UNROUTED else route.psp, "user_agent": agent.decode("latin-1")})
+            | _given(capture.annotations)
+            | _given(result)
+            | {"ipv4_address": ipv4}
+        )
+        if not route.address:
+            del fields["ipv4_address"]
+        for name in ("user_agent", "network_transaction_id"):
+            if name not in self.optional_fields:
+                fields.pop(name, None)
+        return fields
 
 
 def _each(extracted: object) -> Iterator[Mapping[str, Any]]:
@@ -232,6 +276,9 @@ def _misrecorded(route: CheckoutRoute, fields: Mapping[str, Any], error: Validat
         return Parked(
             ParkReason.INVALID, f"{where}: nothing says the PSP. Fix: pass psp='stripe', or whose IDs it has."
         )
+    if wrong.get("ipv4_address") == "missing":
+        detail = f"{where}: a server calls it, whose address is not the shopper's. Fix: record a whole Checkout."
+        return Parked(ParkReason.INVALID, detail)
     if not any(name in fields for name in EVIDENCE_IDS):
         return Parked(ParkReason.INVALID, f"{where}: no ID. Fix: pass one of {', '.join(EVIDENCE_IDS[:4])}.")
     if wrong == {"customer_email": "missing"}:

@@ -3,7 +3,10 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args
+
+import jmespath
+from jmespath.exceptions import JMESPathError
 
 from butter_middleware.checkout import Checkout, Psp
 from butter_middleware.errors import ConfigurationError
@@ -13,6 +16,8 @@ from butter_middleware.templates import Template
 Extracted = Checkout | Mapping[str, Any] | Iterable[Checkout | Mapping[str, Any]] | None
 Extractor = Callable[[CheckoutResponse], Extracted]
 Gate = Callable[[CheckoutResponse], bool]
+Join = Callable[[CheckoutResponse], str | int | None]
+Source = Literal["response", "request"]
 
 _NO_ROUTES: Final = "routes= holds what is no CheckoutRoute. Write routes=[CheckoutRoute('/checkout', psp='stripe')]."
 
@@ -34,6 +39,16 @@ class CheckoutRoute:
             used: the shopper's is what the extractor gives as `ipv4_address`, or what Recharge and Recurly, read by
             their presets, say that they saw. Only a public IPv4 address counts. On every other route no address of a
             body is used, whatever an extractor gives.
+        join: Makes this route's captures *parts* of checkouts whose payment is confirmed apart from the shopper's
+            request, as with a payment page that the PSP hosts: what both have in common, such as the session's ID, as a
+            JMESPath expression over the JSON, or a function of `CheckoutResponse`. Where it gives None or an empty
+            string, this is no checkout, and `extract` is not asked.
+        address: Of a route with `join`, whose request it is. True: the shopper's, who begins the checkout. It gives the
+            address and may lack everything else; a preset's "not paid" is no obstacle. False: a server's, which tells
+            of the payment; extractor and gate decide as ever, and no address is looked for. A record needs one of each,
+            in either order, within `join_ttl`. See `butter_middleware.parts`.
+        source: Whose body `extract`, `when` and `join` read as `.body` and `.json()`: with "request" it is the
+            request's, as a webhook brings it, and the response may be of any content type.
 
     Raises:
         ConfigurationError: the template, the PSP, a method or a function cannot work.
@@ -46,7 +61,11 @@ class CheckoutRoute:
     methods: Sequence[str] = ("POST",)
     capture_request_body: bool = False
     address_from_body: bool = False
+    join: str | Join | None = None
+    address: bool = True
+    source: Source = "response"
     template: Template = field(init=False, repr=False, compare=False)
+    key_of: Join | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.psp not in get_args(Psp):
@@ -66,16 +85,45 @@ class CheckoutRoute:
         if not methods or not all(map(_is_method, methods)):
             msg = f"route {self.path!r}: methods is no sequence of method names. Write methods=('POST',)."
             raise ConfigurationError(msg)
-        for role, function in (("extract", self.extract), ("when", self.when)):
+        self._check_parts()
+        join = _compiled(f"route {self.path!r}", self.join) if isinstance(self.join, str) else self.join
+        for role, function in (("extract", self.extract), ("when", self.when), ("join", join)):
             if function is not None:
                 check_function(f"route {self.path!r}: {role}", function)
         object.__setattr__(self, "methods", tuple(method.upper() for method in methods))
         object.__setattr__(self, "template", Template(self.path))
+        object.__setattr__(self, "key_of", join)
+        object.__setattr__(self, "capture_request_body", self.capture_request_body or self.source == "request")
+
+    def _check_parts(self) -> None:
+        if self.source not in get_args(Source):
+            msg = f"route {self.path!r}: source={self.source!r}. Use 'response', or 'request' for a webhook."
+            raise ConfigurationError(msg)
+        if not self.address and self.join is None:
+            msg = (
+                f"route {self.path!r}: address=False leaves its records without an address. Say by join= which route's "
+                "request has it, or use address_from_body=True."
+            )
+            raise ConfigurationError(msg)
+        if self.join is not None and self.address_from_body:
+            msg = f"route {self.path!r}: join= takes the address from the shopper's part. Leave address_from_body out."
+            raise ConfigurationError(msg)
 
     @property
     def reads_body(self) -> bool:
         """Whether the response's body is needed at all."""
-        return self.extract is not None or self.when is not None
+        reads = self.extract is not None or self.when is not None or self.join is not None
+        return reads and self.source == "response"
+
+    @property
+    def from_shopper(self) -> bool:
+        """Whether its requests are the shopper's, whose address is evidence."""
+        return self.address and not self.address_from_body
+
+    @property
+    def begins(self) -> bool:
+        """Whether it takes the shopper's part of a checkout that is paid apart."""
+        return self.join is not None and self.address
 
     def __str__(self) -> str:
         return f"{'|'.join(self.methods)} {self.path}"
@@ -101,6 +149,19 @@ def check_function(where: str, function: object) -> None:
             "so make it a plain function of what the response holds; what only the endpoint knows goes into annotate()."
         )
         raise ConfigurationError(msg)
+
+
+def _compiled(where: str, join: str) -> Join:
+    try:
+        expression: Any = jmespath.compile(join)
+    except JMESPathError as error:
+        msg = f"{where}: join={join!r} is no JMESPath expression: {str(error).splitlines()[0]}"
+        raise ConfigurationError(msg) from None
+
+    def key_of(response: CheckoutResponse) -> Any:  # noqa: ANN401 - JSON is any type
+        return expression.search(response.json())
+
+    return key_of
 
 
 class RouteTable:

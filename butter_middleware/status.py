@@ -19,6 +19,8 @@ class Status:
     """
     pending: int
     """Records that wait to be sent."""
+    parts: int
+    """Of checkouts in two parts, what waits for its counterpart. Such records are not in `strength`."""
     delivered: int
     """Records that Butter accepted, over the outbox's life."""
     dead: int

@@ -19,6 +19,7 @@ from butter_middleware.delivery import Delivery
 from butter_middleware.errors import ButterError
 from butter_middleware.exchange import Capture
 from butter_middleware.outbox.protocol import Counts, LocalOutbox, Parked, ParkReason, StoredCapture
+from butter_middleware.parts import EXPIRED
 from butter_middleware.reading import Reading
 
 log = logging.getLogger("butter_middleware")
@@ -44,12 +45,14 @@ class Worker:
         make_delivery: Callable[[Callable[[], None]], Delivery],
         counters: Counters,
         drain_timeout: float,
+        expire_before: Callable[[], float],
     ) -> None:
         self._outbox = outbox
         self._read = read
         self._make_delivery = make_delivery
         self._counters = counters
         self._drain_timeout = drain_timeout
+        self._expire_before = expire_before
         self._hooked = False
         self._counted = Counts()
         self._forget()
@@ -130,7 +133,7 @@ class Worker:
         self.flush(timeout)
         self._running = False
         counts = self.counts()
-        left = counts.captured + counts.pending + counts.parked
+        left = counts.captured + counts.pending + counts.parked + counts.parts
         if left and not self._outbox.durable:
             log.error(
                 "%d records are only in memory and are lost when this process ends. "
@@ -275,6 +278,7 @@ class Worker:
                     look_again = time.monotonic() + ADOPT_EVERY
                     adopted = self._outbox.adopt().result()
                     self._notify(unread=-adopted)
+                    self._expire()
                 captures: Sequence[StoredCapture] = self._outbox.captures(READ_AHEAD).result()
                 for stored in captures:
                     self._read_one(stored)
@@ -285,13 +289,20 @@ class Worker:
             if not captures:
                 self._wake_reader.wait(ADOPT_EVERY)
 
+    def _expire(self) -> None:
+        expired = self._outbox.expire(self._expire_before()).result()
+        self._counters.skip(Skip.JOIN_EXPIRED, expired)
+        if expired:
+            self._counters.say_once("join_expired", logging.WARNING, EXPIRED)
+
     def _read_one(self, stored: StoredCapture) -> None:
         try:
             reading = self._read(stored.capture)
         except BaseException as error:  # noqa: BLE001 - the merchant's code runs in it, which may even call sys.exit()
             reading = Reading(parked=self._unreadable(error))
         if reading.parked is None:
-            future = self._outbox.resolve(stored.id, reading.records)
+            outcome = reading.records if reading.part is None else reading.part
+            future = self._outbox.resolve(stored.id, outcome)
         else:
             if reading.records:
                 self._outbox.add(reading.records).add_done_callback(self._added)

@@ -1,6 +1,8 @@
 """Each example of a PSP does what it says."""
 
+import hmac
 import importlib.util
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -107,4 +109,42 @@ def test_adyen_refused_and_redirected(load: Load, fake: FakeButter) -> None:
 
 def test_every_example_is_run() -> None:
     """A file beside these has its test here."""
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {name for name, *_ in RUNS}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {name for name, *_ in RUNS} | {"stripe_hosted_page"}
+
+
+def test_stripe_hosted_page(load: Load, fake: FakeButter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The shopper's address and Stripe's confirmation meet, webhook first or last; a forged one is nothing."""
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "whsec_of_the_shop")
+    monkeypatch.setenv("BUTTER_OUTBOX", str(tmp_path / "butter.db"))
+    shop = load("stripe_hosted_page")
+    shopper = TestClient(shop.app, client=("10.0.0.9", 4711))
+    stripe = TestClient(shop.app, client=("54.187.174.169", 443))
+
+    def confirm(session: str, key: bytes = b"whsec_of_the_shop") -> int:
+        paid = {
+            "id": session,
+            "object": "checkout.session",
+            "livemode": True,
+            "status": "complete",
+            "payment_status": "paid",
+            "customer_details": {"email": "ada@example.com"},
+            "invoice": f"in_{session}",
+        }
+        event = json.dumps({"object": "event", "type": "checkout.session.completed", "data": {"object": paid}})
+        digest = hmac.new(key, f"1700000000.{event}".encode(), "sha256").hexdigest()
+        headers = {"stripe-signature": f"t=1700000000,v1={digest}", "content-type": "application/json"}
+        return stripe.post("/stripe/webhook", content=event, headers=headers).status_code
+
+    sessions = [shopper.post("/sessions", headers={"x-forwarded-for": SHOPPER}).json()["id"] for _ in range(3)]
+    assert shop.butter.flush()
+    assert shop.butter.status().parts == 3
+    assert [confirm(session) for session in sessions[:2]] == [200, 200]
+    assert confirm(sessions[2], key=b"guessed") == 400
+    assert shop.butter.flush()
+    assert sorted(record["invoice_id"] for record in fake.records) == sorted(
+        f"in_{session}" for session in sessions[:2]
+    )
+    assert {(record["customer_email"], record["ipv4_address"]) for record in fake.records} == {
+        ("ada@example.com", SHOPPER)
+    }
+    assert shop.butter.status().parts == 1

@@ -13,7 +13,7 @@ ROOT = Path(butter_middleware.__file__).parent
 LAYERS = [
     {"errors", "_asgi"},
     {"checkout", "decoding", "client_ip", "counters", "settings", "status", "templates", "waiting"},
-    {"exchange", "answers", "body_address", "notes", "payments"},
+    {"exchange", "answers", "body_address", "notes", "parts", "payments"},
     {"outbox", "api"},
     {"routes"},
     {"places"},

@@ -9,6 +9,7 @@ from outboxes import NOW, Clock, bodies, capture, invoices, record, result, sett
 from butter_middleware import Checkout, MemoryOutbox, SQLiteOutbox
 from butter_middleware.checkout import Record
 from butter_middleware.outbox import Counts, LocalOutbox, Parked, ParkReason, Pending, Settled, Settlement
+from butter_middleware.parts import Part
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -254,6 +255,89 @@ def test_settling_what_is_not_there_changes_nothing(outbox: LocalOutbox) -> None
     result(outbox.add([record(1)]))
     result(outbox.settle([Settlement(987654321, settled) for settled in Settled]))
     assert counted(outbox) == (0, 1, 0, 0, 0)
+
+
+# The parts of a checkout.
+
+
+def part(number: int, *, shopper: bool, at: float = NOW, **fields: str) -> Part:
+    whole = {"ipv4_address": "81.2.69.142"} if shopper else {"customer_email": "shopper@example.com"}
+    ids = {} if shopper else {"invoice_id": f"in_{number}"}
+    return Part(Part.key_of("stripe", f"cs_{number}"), shopper, {"psp": "stripe"} | whole | ids | fields, at)
+
+
+def take(outbox: LocalOutbox, given: Part) -> int:
+    """Resolve a capture to a part; give how many were known."""
+    result(outbox.append(capture(1)))
+    (stored,) = result(outbox.captures(1))
+    return result(outbox.resolve(stored.id, given))
+
+
+@pytest.mark.parametrize("shopper_first", [True, False])
+@pytest.mark.parametrize("reopened", [True, False])
+def test_two_parts_become_a_record(outbox: LocalOutbox, *, shopper_first: bool, reopened: bool) -> None:
+    """In either order, and across a restart, the second part makes the record, whole and once."""
+    assert take(outbox, part(1, shopper=shopper_first)) == 0
+    assert result(outbox.counts()) == Counts(parts=1)
+    if reopened:
+        outbox.close()
+        outbox.open()
+        assert outbox.lead()
+    assert take(outbox, part(1, shopper=not shopper_first)) == 0
+    assert result(outbox.counts()) == Counts(pending=1, oldest_pending_at=NOW)
+    assert claim_one(outbox).record == record(1)
+
+
+def test_only_parts_of_one_key_and_of_both_kinds_meet(outbox: LocalOutbox) -> None:
+    """Neither two shoppers' parts nor two payments', nor parts of two sessions, are a checkout."""
+    for number, shopper in [(1, True), (1, True), (2, False), (2, False)]:
+        assert take(outbox, part(number, shopper=shopper, customer_email="a@example.com", invoice_id="in_1")) == 0
+    assert result(outbox.counts()) == Counts(parts=2)
+
+
+def test_parts_that_lack_something_wait_for_more(outbox: LocalOutbox) -> None:
+    """Without an e-mail both parts wait; a further one of either kind completes them, and the address stays."""
+    assert take(outbox, part(1, shopper=True)) == 0
+    assert take(outbox, part(1, shopper=False, customer_email="")) == 0
+    assert counted(outbox) == (0, 0, 0, 0, 0)
+    later = part(1, shopper=True, customer_email="shopper@example.com", ipv4_address="9.9.9.9")
+    assert take(outbox, later) == 0
+    assert result(outbox.counts()).parts == 2  # the payment's own e-mail is empty, and holds
+    assert take(outbox, part(1, shopper=False)) == 0
+    assert claim_one(outbox).record == record(1)
+
+
+def test_what_was_joined_is_known_for_a_week(outbox: LocalOutbox, clock: Clock) -> None:
+    """A webhook that comes again, or a reloaded page, makes no part that waits for nothing."""
+    take(outbox, part(1, shopper=True))
+    take(outbox, part(1, shopper=False))
+    assert take(outbox, part(1, shopper=False)) == 1
+    assert take(outbox, part(1, shopper=True)) == 1
+    assert result(outbox.counts()).parts == 0
+    clock.now += 7 * DAY + 1
+    assert take(outbox, part(1, shopper=False)) == 0
+    assert result(outbox.counts()).parts == 1
+
+
+def test_a_joined_record_is_known_by_its_key(outbox: LocalOutbox) -> None:
+    """A record that came whole and the same one in parts are one."""
+    result(outbox.add([record(1)]))
+    take(outbox, part(1, shopper=True))
+    assert take(outbox, part(1, shopper=False)) == 1
+    assert counted(outbox) == (0, 1, 0, 0, 0)
+
+
+def test_a_lonely_part_expires(outbox: LocalOutbox) -> None:
+    """Parts older than that are gone and counted, younger ones stay."""
+    take(outbox, part(1, shopper=True, at=NOW - 10))
+    take(outbox, part(2, shopper=False, at=NOW - 5))
+    assert result(outbox.expire(NOW - 10)) == 0
+    assert result(outbox.expire(NOW - 5)) == 1
+    assert result(outbox.expire(NOW - 5)) == 0
+    assert take(outbox, part(1, shopper=False)) == 0
+    assert take(outbox, part(2, shopper=True)) == 0
+    assert result(outbox.counts()).parts == 1
+    assert invoices(result(outbox.claim(10))) == ["in_2"]
 
 
 # The rest.

@@ -92,7 +92,7 @@ def test_the_file_says_whose_it_is(opened: Callable[..., SQLiteOutbox], path: Pa
     result(opened().counts())
     header = path.read_bytes()[:72]
     assert header[68:72] == b"Butr"
-    assert int.from_bytes(header[60:64], "big") == 1
+    assert int.from_bytes(header[60:64], "big") == 2
 
 
 def test_a_delivered_address_is_not_left_on_the_disk(opened: Callable[..., SQLiteOutbox], path: Path) -> None:

@@ -49,6 +49,12 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             BEGIN UPDATE meta SET value = value + CASE WHEN NEW.dead_at IS NULL THEN 1 ELSE -1 END
                 WHERE name = 'pending'; END""",
     ),
+    (
+        # What waits for its counterpart: of each key, one part of the shopper's and one of the payment's, as JSON.
+        """CREATE TABLE parts (key TEXT NOT NULL, shopper INTEGER NOT NULL, fields TEXT NOT NULL,
+            captured_at REAL NOT NULL, PRIMARY KEY (key, shopper)) WITHOUT ROWID""",
+        "CREATE INDEX lonely ON parts (captured_at)",
+    ),
 )
 """One tuple of statements a version; the file's `user_version` says how many of them it has had."""
 

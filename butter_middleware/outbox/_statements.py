@@ -1,5 +1,6 @@
 """What is done to the file, each in the transaction that its caller began. States are those of `protocol`."""
 
+import json
 import logging
 import sqlite3
 from collections import deque
@@ -13,6 +14,7 @@ from butter_middleware.checkout import Record
 from butter_middleware.exchange import CREDENTIAL_HEADERS, Capture
 from butter_middleware.outbox._locks import ADOPTER, LockFile
 from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settled, Settlement, StoredCapture
+from butter_middleware.parts import Part, joined
 
 log = logging.getLogger("butter_middleware.outbox")
 
@@ -124,15 +126,39 @@ def _load(connection: sqlite3.Connection, number: int) -> StoredCapture | None:
 
 
 def resolve(
-    connection: sqlite3.Connection, capture_id: int, outcome: Sequence[Record] | Parked, now: float, since: float
+    connection: sqlite3.Connection, capture_id: int, outcome: Sequence[Record] | Parked | Part, now: float, since: float
 ) -> int:
-    """Park a capture, or replace it by its records; gives how many were known."""
+    """Park a capture, or replace it by its records or a part; gives how many were known."""
     if isinstance(outcome, Parked):
         row = (outcome.reason, outcome.detail, capture_id)
         connection.execute("UPDATE captures SET reason = ?, detail = ? WHERE id = ?", row)
         return 0
     connection.execute("DELETE FROM captures WHERE id = ?", (capture_id,))
-    return add(connection, outcome, now, since)
+    return join(connection, outcome, now, since) if isinstance(outcome, Part) else add(connection, outcome, now, since)
+
+
+def join(connection: sqlite3.Connection, part: Part, now: float, since: float) -> int:
+    """Keep a part, or make the record that it completes; gives how many were known."""
+    sql = "SELECT 1 FROM tombstones WHERE key = ? AND delivered_at > ?"
+    if connection.execute(sql, (part.key, since)).fetchone():
+        return 1
+    sql = "SELECT shopper, fields, captured_at FROM parts WHERE key = ?"
+    rows = connection.execute(sql, (part.key,)).fetchall()
+    parts = {bool(shopper): Part(part.key, bool(shopper), json.loads(fields), at) for shopper, fields, at in rows}
+    parts[part.shopper] = kept = part.after(parts.get(part.shopper))
+    record = joined(parts.get(True), parts.get(False))
+    if record is None:
+        row = (kept.key, kept.shopper, json.dumps(dict(kept.fields)), kept.captured_at)
+        connection.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)", row)
+        return 0
+    connection.execute("DELETE FROM parts WHERE key = ?", (part.key,))
+    connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", (part.key, now))
+    return add(connection, [record], now, since)
+
+
+def expire(connection: sqlite3.Connection, before: float) -> int:
+    """Delete old parts; gives how many there were."""
+    return connection.execute("DELETE FROM parts WHERE captured_at < ?", (before,)).rowcount
 
 
 def add(connection: sqlite3.Connection, records: Iterable[Record], now: float, since: float) -> int:
@@ -236,10 +262,11 @@ def hold(connection: sqlite3.Connection) -> str | None:
 def counts(connection: sqlite3.Connection) -> Counts:
     """Count."""
     meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
-    captured, parked, dead = connection.execute(
+    captured, parked, dead, parts = connection.execute(
         """SELECT (SELECT count(*) FROM captures WHERE reason IS NULL),
             (SELECT count(*) FROM captures WHERE reason IS NOT NULL),
-            (SELECT count(*) FROM records WHERE dead_at IS NOT NULL)"""
+            (SELECT count(*) FROM records WHERE dead_at IS NOT NULL),
+            (SELECT count(*) FROM parts)"""
     ).fetchone()
     oldest = connection.execute("SELECT captured_at FROM records WHERE dead_at IS NULL ORDER BY id LIMIT 1").fetchone()
     return Counts(
@@ -247,6 +274,7 @@ def counts(connection: sqlite3.Connection) -> Counts:
         pending=meta["pending"],
         parked=parked,
         dead=dead,
+        parts=parts,
         delivered=meta["delivered"],
         oldest_pending_at=None if oldest is None else oldest[0],
         last_delivered_at=meta["last_delivered_at"],

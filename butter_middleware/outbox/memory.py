@@ -14,6 +14,7 @@ from butter_middleware.checkout import Record
 from butter_middleware.errors import ConfigurationError, OutboxFullError
 from butter_middleware.exchange import Capture
 from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settled, Settlement, StoredCapture
+from butter_middleware.parts import Part, joined
 
 T = TypeVar("T")
 
@@ -62,6 +63,7 @@ class MemoryOutbox:
         self._captures: OrderedDict[int, Capture] = OrderedDict()
         self._given: dict[int, Capture] = {}
         self._parked: dict[int, tuple[Capture, Parked]] = {}
+        self._parts: dict[tuple[str, bool], Part] = {}
         self._pending: dict[int, _Entry] = {}
         self._claimed: set[int] = set()
         self._due: list[tuple[float, int]] = []
@@ -105,15 +107,38 @@ class MemoryOutbox:
                 given.append(StoredCapture(number, capture))
         return _done(given)
 
-    def resolve(self, capture_id: int, outcome: Sequence[Record] | Parked) -> "Future[int]":
-        """Replace a capture by its records, or park it; gives how many were known."""
+    def resolve(self, capture_id: int, outcome: Sequence[Record] | Parked | Part) -> "Future[int]":
+        """Replace a capture by its records or a part, or park it; gives how many were known."""
         with self._lock:
             capture = self._given.pop(capture_id, None)
             if isinstance(outcome, Parked):
                 if capture is not None:
                     self._parked[capture_id] = (capture, outcome)
                 return _done(0)
-            return _done(self._add(outcome))
+            return _done(self._join(outcome) if isinstance(outcome, Part) else self._add(outcome))
+
+    def _join(self, part: Part) -> int:
+        now = self._clock()
+        self._forget_tombstones(now - TOMBSTONE_SECONDS)
+        if part.key in self._tombstones:
+            return 1
+        place = part.key, part.shopper
+        self._parts[place] = part.after(self._parts.get(place))
+        record = joined(self._parts.get((part.key, True)), self._parts.get((part.key, False)))
+        if record is None:
+            return 0
+        for shopper in (True, False):
+            del self._parts[part.key, shopper]
+        self._tombstones[part.key] = now
+        return self._add([record])
+
+    def expire(self, before: float) -> "Future[int]":
+        """Delete old parts; gives how many there were."""
+        with self._lock:
+            old = [place for place, part in self._parts.items() if part.captured_at < before]
+            for place in old:
+                del self._parts[place]
+        return _done(len(old))
 
     def add(self, records: Sequence[Record]) -> "Future[int]":
         """Add records; gives how many were known."""
@@ -218,6 +243,7 @@ class MemoryOutbox:
             counts = Counts(
                 captured=len(self._captures) + len(self._given),
                 pending=len(self._pending),
+                parts=len(self._parts),
                 parked=len(self._parked),
                 dead=len(self._dead),
                 delivered=self._delivered,
@@ -241,7 +267,7 @@ class MemoryOutbox:
 
     def _size(self) -> int:
         captures = len(self._captures) + len(self._given) + len(self._parked)
-        return captures + len(self._pending) + len(self._dead)
+        return captures + len(self._parts) + len(self._pending) + len(self._dead)
 
 
 def _done(result: T) -> "Future[T]":

@@ -7,7 +7,8 @@
        │ └──c──► skipped    │
        └────────────g───────┘
 
-a  The extractor gave records; each is added once, by its key.
+a  The extractor gave records; each is added once, by its key. Of a checkout in two parts (`parts`) the capture becomes
+   a part, and the one that completes it adds the record in the same transaction; a part that stays alone expires.
 b  The capture could not be read as it should (`ParkReason`); it waits for a mended configuration.
 c  It was no paid checkout; the capture is deleted.
 d  Butter accepted the record; it is deleted and its key kept for a while, so that no reload sends it again.
@@ -24,6 +25,7 @@ from typing import Protocol, runtime_checkable
 
 from butter_middleware.checkout import Record
 from butter_middleware.exchange import Capture
+from butter_middleware.parts import Part
 
 
 @runtime_checkable
@@ -106,6 +108,8 @@ class Counts:
     """Over the outbox's life."""
     oldest_pending_at: float | None = None
     last_delivered_at: float | None = None
+    parts: int = 0
+    """Of checkouts in two parts, what waits for its counterpart."""
 
 
 @runtime_checkable
@@ -142,11 +146,16 @@ class LocalOutbox(Protocol):
         """Give up to `limit` captures of this process, oldest first, none of them twice."""
         ...
 
-    def resolve(self, capture_id: int, outcome: Sequence[Record] | Parked) -> "Future[int]":
-        """End a capture: replace it by its records (none: it was skipped), or park it, in one transaction.
+    def resolve(self, capture_id: int, outcome: Sequence[Record] | Parked | Part) -> "Future[int]":
+        """End a capture: replace it by its records (none: it was skipped) or a part, or park it, in one transaction.
 
-        Gives how many records were known already by their key and therefore left out.
+        A part that completes its checkout adds the record, as `parts.joined` makes it, and both parts are gone. Gives
+        how many records were known already by their key and therefore left out; 1 for a part of a joined checkout.
         """
+        ...
+
+    def expire(self, before: float) -> "Future[int]":
+        """Delete the parts that were captured before then, in seconds since the epoch; gives how many there were."""
         ...
 
     def add(self, records: Sequence[Record]) -> "Future[int]":

@@ -24,6 +24,7 @@ from butter_middleware.outbox._operations import Append, Kind, Operation
 from butter_middleware.outbox._registry import registry
 from butter_middleware.outbox._statements import Seat
 from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settlement, StoredCapture
+from butter_middleware.parts import Part
 
 T = TypeVar("T")
 
@@ -174,14 +175,18 @@ class SQLiteOutbox:
         """Give captures of this process, oldest first, after them the parked ones that it adopted; none twice."""
         return self._submit(Kind.READ, lambda db, seat: _statements.captures(db, seat, limit))
 
-    def resolve(self, capture_id: int, outcome: Sequence[Record] | Parked) -> "Future[int]":
-        """Replace a capture by its records, or park it, in one transaction; gives how many were known."""
+    def resolve(self, capture_id: int, outcome: Sequence[Record] | Parked | Part) -> "Future[int]":
+        """Replace a capture by its records or a part, or park it, in one transaction; gives how many were known."""
 
         def run(db: sqlite3.Connection, _seat: Seat) -> int:
             now = self._clock()
             return _statements.resolve(db, capture_id, outcome, now, now - self._tombstone_seconds)
 
         return self._submit(Kind.SETTLE, run, lambda seat: seat.given.discard(capture_id))
+
+    def expire(self, before: float) -> "Future[int]":
+        """Delete old parts; gives how many there were."""
+        return self._submit(Kind.SETTLE, lambda db, _seat: _statements.expire(db, before))
 
     def adopt(self) -> "Future[int]":
         """Take over what dead processes left captured and, once an outbox and by one at a time, what is parked."""

@@ -1,0 +1,70 @@
+"""A shop whose shoppers pay on Stripe's own page: the shop makes the session, and a webhook tells when it is paid.
+
+The shopper's request has the address and no payment; the webhook has the payment, and its sender is Stripe. Both name
+the session, by which they meet in the outbox, in whichever worker and order they come.
+
+Set: BUTTER_USERNAME, BUTTER_PASSWORD, STRIPE_WEBHOOK_SECRET, and BUTTER_OUTBOX: a file, on a disk that lasts.
+Run: uvicorn stripe_hosted_page:app
+"""
+
+import hashlib
+import hmac
+import os
+from uuid import uuid4
+
+from fastapi import FastAPI, HTTPException, Request
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
+
+SECRET = os.environ["STRIPE_WEBHOOK_SECRET"]
+
+butter = Butter(
+    client_ip=client_ip.aws_alb(),
+    outbox=os.environ["BUTTER_OUTBOX"],
+    routes=[
+        # The shopper begins: the answer is the session, whose ID is what both parts have in common.
+        CheckoutRoute("/sessions", psp="stripe", join="id"),
+        # Stripe tells of the payment. Of the events at this URL, only this one names a session that is complete.
+        CheckoutRoute(
+            "/stripe/webhook",
+            psp="stripe",
+            extract=extract.stripe(),
+            source="request",
+            join="type == 'checkout.session.completed' && data.object.id",
+            address=False,
+        ),
+    ],
+)
+
+app = FastAPI()
+app.add_middleware(ButterMiddleware, butter=butter)
+
+
+@app.post("/sessions")
+def begin() -> dict[str, str]:
+    """Make a session, and send the page where the shopper pays. Answer with JSON: a redirect is not captured."""
+    session = create_session()
+    return {"id": session["id"], "url": session["url"]}
+
+
+@app.post("/stripe/webhook")
+async def webhook(request: Request) -> dict[str, bool]:
+    """Believe Stripe only. What is answered by an error is no payment for Butter either."""
+    if not is_signed(await request.body(), request.headers.get("stripe-signature", "")):
+        raise HTTPException(400)
+    return {"received": True}
+
+
+def is_signed(payload: bytes, header: str) -> bool:
+    """Stand for `stripe.Webhook.construct_event`, which looks at the age too (https://docs.stripe.com/webhooks)."""
+    fields = {name: value for name, _equals, value in (part.partition("=") for part in header.split(","))}
+    signed = f"{fields.get('t', '')}.".encode() + payload
+    expected = hmac.new(SECRET.encode(), signed, hashlib.sha256).hexdigest()
+    return hmac.compare_digest(expected, fields.get("v1", ""))
+
+
+def create_session() -> dict[str, str]:
+    """Stand for `client.v1.checkout.sessions.create(...).to_dict()`: made, and neither complete nor paid."""
+    number = uuid4().hex
+    session = {"id": f"cs_{number}", "object": "checkout.session", "status": "open", "payment_status": "unpaid"}
+    return session | {"url": f"https://checkout.stripe.com/c/pay/cs_{number}"}
