@@ -64,9 +64,7 @@ class ButterMiddleware:
             # After the app's own shutdown, which may still serve checkouts; before the server hears of its end.
             try:
                 if message["type"] in _SHUTDOWN_ENDS:
-                    await anyio.to_thread.run_sync(
-                        butter.shutdown, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
-                    )
+                    await _drain(butter)
                 elif message["type"] == "lifespan.startup.complete":
                     butter.start()
             except Exception as error:  # noqa: BLE001 - ours never leave
@@ -84,6 +82,14 @@ def _checked(butter: object) -> Butter | None:
         type(butter).__name__,
     )
     return None
+
+
+async def _drain(butter: Butter) -> None:
+    try:
+        await anyio.to_thread.run_sync(butter.shutdown, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+    except RuntimeError:
+        # No further thread, or a loop that anyio does not know, as of granian --task-impl rust: it serves no more.
+        butter.shutdown()
 
 
 def _find(butter: Butter, scope: Scope) -> CheckoutRoute | None:

@@ -54,10 +54,12 @@ def butter(fake: FakeButter) -> Generator[str]:
     server = uvicorn.Server(uvicorn.Config(fake, port=port, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    wait_for(port)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    try:
+        wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @contextmanager
@@ -76,19 +78,24 @@ def shop(butter_url: str) -> Generator[str]:
             "--no-access-log",
         ],
         cwd=Path(__file__).parent,
-        env=os.environ | CREDENTIALS | {"BUTTER_URL": butter_url},
+        # A proxy to the Internet is of no use for what is on this machine.
+        env={name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        | CREDENTIALS
+        | {"BUTTER_URL": butter_url},
     )
-    wait_for(port)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait()
+    try:
+        wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def main() -> int:
     """Buy, stop the shop at once, and compare what the shoppers got with what Butter got."""
     fake = FakeButter(username=CREDENTIALS["BUTTER_USERNAME"], password=CREDENTIALS["BUTTER_PASSWORD"])
     answers: dict[str, dict[str, str]] = {}
-    with butter(fake) as butter_url, shop(butter_url) as shop_url, httpx.Client(base_url=shop_url) as browser:
+    with butter(fake) as butter_url, shop(butter_url) as url, httpx.Client(base_url=url, trust_env=False) as browser:
         for cart, email, address, claimed in SHOPPERS:
             header = f"{claimed}, {address}" if claimed else address
             order = {"email": email}

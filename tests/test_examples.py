@@ -1,6 +1,7 @@
 """Each example does what it says; the README and the docs run as they stand."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,35 @@ def test_demo() -> None:
     result = subprocess.run([sys.executable, EXAMPLES / "demo.py"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "They agree." in result.stdout
+
+
+@pytest.mark.server
+def test_the_demo_needs_no_proxy() -> None:
+    """A newcomer behind a company's proxy sees the same."""
+    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "socks5://127.0.0.1:9")
+    command = [sys.executable, str(EXAMPLES / "demo.py")]
+    result = subprocess.run(command, env=os.environ | proxies, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def demo(argument: str) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); import demo; {argument}; sys.exit(demo.main())"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        # A shopper's address that the shop is not told: the record has another.
+        ("demo.SHOPPERS[0] = ('cart-1', 'ada@example.com', '9.9.9.9, 81.2.69.142', '')", "DIFFERENT"),
+        ("fake = demo.FakeButter; demo.FakeButter = lambda **_: fake(username='a', password='b')", "They differ."),
+        ("demo.SHOPPERS[0] = ('', 'ada@example.com', '81.2.69.142', '')", "404 Not Found"),
+    ],
+    ids=["another address", "wrong credentials", "a checkout that fails"],
+)
+def test_the_demo_fails_where_the_sides_differ(change: str, says: str) -> None:
+    """A demo that could not fail would show nothing; and one that fails ends, with 1."""
+    result = demo(change)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert says in result.stdout + result.stderr

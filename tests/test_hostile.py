@@ -316,6 +316,24 @@ def test_waiting_that_fails_does_not_reach_the_app(
     assert butter.flush()
 
 
+def test_a_shutdown_outside_any_known_loop_drains_all_the_same(
+    make_butter: Callable[..., Butter], fake: FakeButter
+) -> None:
+    """Where there is no loop that could lend a thread, the end of the lifespan itself waits for the records."""
+    butter = make_butter()
+    butter.record(RECORD)
+    sent: list[str] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    app = ButterMiddleware(sends({"type": "lifespan.shutdown.complete"}), butter)
+    with suppress(StopIteration):
+        app({"type": "lifespan"}, no_request, send).__await__().send(None)
+    assert sent == ["lifespan.shutdown.complete"]
+    assert (butter.status().delivered, dict(butter.status().skipped)) == (1, {})
+
+
 # No repr and no error shows personal data.
 
 
