@@ -2,7 +2,10 @@
 
 import json
 import logging
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -108,6 +111,35 @@ def test_two_parts_make_one_record(
     assert second.flush()
     assert fake.records == [RECORD]
     assert (second.status().parts, dict(second.status().skipped)) == (0, {})
+
+
+DYING_WORKER = """
+import os, signal, sys
+from test_parts import BEGIN, CONFIRM, begin
+from shops import CREDENTIALS
+from butter_middleware import Butter, client_ip
+
+butter = Butter(**CREDENTIALS, client_ip=client_ip.TrustedHops(1), outbox=sys.argv[1], routes=[BEGIN, CONFIRM])
+begin(butter)
+assert butter.status().parts == 1
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_part_outlives_the_worker_that_took_it(
+    serve: Callable[..., Butter], fake: FakeButter, tmp_path: Path
+) -> None:
+    """A process that is killed after the shopper's request leaves the part to the one that gets the webhook."""
+    died = subprocess.run(
+        [sys.executable, "-c", DYING_WORKER, tmp_path / "butter.db"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    confirm(serve())
+    assert fake.records == [RECORD]
 
 
 def test_what_comes_again_is_no_further_checkout(serve: Callable[..., Butter], fake: FakeButter) -> None:

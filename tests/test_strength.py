@@ -47,7 +47,7 @@ def test_records_are_counted_by_their_ids(make_butter: Callable[..., Butter]) ->
     for number in range(3):
         read(butter, {"charge_id": number, "invoice_id": number, "customer_id": "c"})
     butter.record(Checkout(ipv4_address=SHOPPER, psp="adyen", customer_email="a@example.com", transaction_id="T1"))
-    butter.record(http_scope("/pay"), **EMAIL, subscription_id="s")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    butter.record(http_scope("/pay"), customer_email="a@example.com", subscription_id="s")
     read(butter, {})
     assert butter.flush()
     strength = butter.status().strength
