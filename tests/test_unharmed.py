@@ -98,9 +98,9 @@ def test_a_butter_in_trouble(bare: Shop, trouble: object) -> None:
         unharmed(shop, bare)
 
 
-@pytest.mark.parametrize("extractor", ["raises", "slow", "nonsense"])
+@pytest.mark.parametrize("extractor", ["raises", "slow", "loops", "nonsense"])
 def test_an_extractor_in_trouble(bare: Shop, extractor: str) -> None:
-    """An extractor that raises, takes a second or returns nonsense is not noticed at the checkout."""
+    """An extractor that raises, takes a second or loops for one, or returns nonsense is not noticed at the checkout."""
     with served(FakeButter(**CREDENTIALS)) as url, Shop("uvicorn", url, SHOP_EXTRACTOR=extractor) as shop:
         unharmed(shop, bare)
 

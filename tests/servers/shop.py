@@ -21,6 +21,10 @@ def extract(response: CheckoutResponse) -> Any:
         raise KeyError(order["email"])
     if EXTRACTOR == "slow":
         time.sleep(1)
+    if EXTRACTOR == "loops":
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            pass
     if EXTRACTOR == "nonsense":
         return 42
     return {"customer_email": order["email"], "invoice_id": order["invoice"]}
