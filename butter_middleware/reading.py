@@ -312,6 +312,15 @@ def _place(location: tuple[int | str, ...]) -> str:
     return name if _NAME.fullmatch(name) else "a field"
 
 
+def unreadable(error: BaseException) -> Parked:
+    """Say that reading itself broke. The error's own text may quote what it read, so it is left out."""
+    detail = (
+        f"reading a capture raised {type(error).__name__}, in the extractor, in what it returned, or in the client_ip "
+        "strategy. Mend it: the capture is read again at the next start where the outbox is durable."
+    )
+    return Parked(ParkReason.EXTRACTOR_ERROR, detail)
+
+
 def _describe(route: CheckoutRoute, error: Exception) -> str:
     """Say where the extractor failed. The error's own text may quote what it read, so it is left out."""
     frames = extract_tb(error.__traceback__)

@@ -18,15 +18,17 @@ from butter_middleware.counters import Counters, Skip
 from butter_middleware.delivery import Delivery
 from butter_middleware.errors import ButterError
 from butter_middleware.exchange import Capture
-from butter_middleware.outbox.protocol import Counts, LocalOutbox, Parked, ParkReason, StoredCapture
+from butter_middleware.outbox.protocol import Counts, LocalOutbox, StoredCapture
 from butter_middleware.parts import EXPIRED
-from butter_middleware.reading import Reading
+from butter_middleware.reading import Reading, unreadable
 
 log = logging.getLogger("butter_middleware")
 
 T = TypeVar("T")
 
 READ_AHEAD: Final = 32
+STOPPING_SECONDS: Final = 0.5
+"""For a thread to end after the drain took all of its time; one that hangs in an extractor dies with the process."""
 ADOPT_EVERY: Final = 5.0
 """Seconds between looks for what dead processes left behind."""
 
@@ -147,13 +149,14 @@ class Worker:
         """Shut down, then end the threads and let go of the outbox."""
         if self._pid != os.getpid():
             return
+        deadline = time.monotonic() + self._drain_timeout
         self.shutdown(self._drain_timeout)
         self._stopping.set()
         self._wake_reader.set()
         if self._cancel_delivery is not None:
             self._cancel_delivery()
         for thread in self._threads:
-            thread.join(self._drain_timeout)
+            thread.join(max(STOPPING_SECONDS, deadline - time.monotonic()))
         self._outbox.close()
         self._forget()
 
@@ -299,7 +302,10 @@ class Worker:
         try:
             reading = self._read(stored.capture)
         except BaseException as error:  # noqa: BLE001 - the merchant's code runs in it, which may even call sys.exit()
-            reading = Reading(parked=self._unreadable(error))
+            parked = unreadable(error)
+            reading = Reading(parked=parked)
+            self._counters.skip(f"parked:{parked.reason}")
+            self._counters.say_once(parked.detail, logging.WARNING, "%s", parked.detail)
         if reading.parked is None:
             outcome = reading.records if reading.part is None else reading.part
             future = self._outbox.resolve(stored.id, outcome)
@@ -308,17 +314,6 @@ class Worker:
                 self._outbox.add(reading.records).add_done_callback(self._added)
             future = self._outbox.resolve(stored.id, reading.parked)
         future.add_done_callback(self._resolved)
-
-    def _unreadable(self, error: BaseException) -> Parked:
-        """Say what broke, once a kind. The error's own text may quote what it read, so it is left out."""
-        name = type(error).__name__
-        detail = (
-            f"reading a capture raised {name}, in the extractor, in what it returned, or in the client_ip strategy. "
-            "Mend it: the capture is read again at the next start where the outbox is durable."
-        )
-        self._counters.skip(f"parked:{ParkReason.EXTRACTOR_ERROR}")
-        self._counters.say_once(f"read:{name}", logging.WARNING, "%s", detail)
-        return Parked(ParkReason.EXTRACTOR_ERROR, detail)
 
     def _resolved(self, future: "Future[int]") -> None:
         self._added(future)

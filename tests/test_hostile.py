@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -142,6 +143,18 @@ def test_an_id_that_no_encoding_carries_is_refused() -> None:
     assert "in_secret" not in str(caught.value)
     told = Checkout(ipv4_address=SHOPPER, psp="stripe", customer_email="a@example.com", invoice_id="Ünïcode\u200d😀")
     assert told.invoice_id == "Ünïcode\u200d😀"
+
+
+def test_an_extractor_that_hangs_costs_the_exit_its_deadline_once(make_butter: Callable[..., Butter]) -> None:
+    """What closes at the end of a process has `drain_timeout` for all of it, not for each thread."""
+    release = threading.Event()
+    route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _response: {} if release.wait(30) else None)
+    butter = make_butter(route, drain_timeout=2.0)
+    buy(butter)
+    before = time.monotonic()
+    butter.close()
+    assert time.monotonic() - before < 3.5
+    release.set()
 
 
 # What the log's handlers may do.
