@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any, Final, cast
@@ -25,6 +26,8 @@ from butter_middleware.payments import Payments
 from butter_middleware.routes import CheckoutRoute, RouteTable
 from butter_middleware.strength import weakness
 
+MOST_RECORDS: Final = 1000
+"""A response with more is none: an iterator without end would take all of the process's memory."""
 _NAME: Final = re.compile(r"[a-z_]{1,40}")
 
 
@@ -134,7 +137,10 @@ class Reader:
                 return [{}]  # the shopper has yet to pay
             located = extracted.with_addresses() if route.address_from_body else extracted
             return self._judge(route, extracted) or list(located)
-        results = [] if extracted is None else list(_each(extracted))
+        results = [] if extracted is None else list(islice(_each(extracted), MOST_RECORDS + 1))
+        if len(results) > MOST_RECORDS:
+            msg = f"the extractor gives more than {MOST_RECORDS} records for one response. Let it end."
+            raise ExtractionError(msg)
         return results or Reading(skipped=Skip.NOT_A_CHECKOUT)
 
     def _judge(self, route: CheckoutRoute, payments: Payments) -> Reading | None:

@@ -1,6 +1,7 @@
 """What the merchant's code, the system or the environment does wrong ends no thread, leaks nothing, harms nobody."""
 
 import asyncio
+import itertools
 import json
 import logging
 import threading
@@ -99,6 +100,7 @@ def raising(error: BaseException) -> Callable[[], Any]:
         lambda: {"invoice_id": "in_secret", "customer_email": "grace@example.com\nsesame"},
         lambda: "grace@example.com",
         lambda: ["grace@example.com"],
+        lambda: itertools.repeat({"invoice_id": "in_secret"}),
     ],
 )
 def test_one_bad_capture_costs_no_other(
