@@ -135,8 +135,7 @@ class Reader:
         if isinstance(extracted, Payments):
             if route.begins and not extracted:
                 return [{}]  # the shopper has yet to pay
-            located = extracted.with_addresses() if route.address_from_body else extracted
-            return self._judge(route, extracted) or list(located)
+            return self._judge(route, extracted) or list(extracted.with_addresses())
         results = [] if extracted is None else list(islice(_each(extracted), MOST_RECORDS + 1))
         if len(results) > MOST_RECORDS:
             msg = f"the extractor gives more than {MOST_RECORDS} records for one response. Let it end."

@@ -288,6 +288,13 @@ def test_two_parts_become_a_record(outbox: LocalOutbox, *, shopper_first: bool, 
     assert claim_one(outbox).record == record(1)
 
 
+def test_a_payment_gives_no_address(outbox: LocalOutbox) -> None:
+    """Whatever a payment's part says of the shopper's address and browser, the shopper's own part holds."""
+    take(outbox, part(1, shopper=True))
+    take(outbox, part(1, shopper=False, ipv4_address="9.9.9.9", user_agent="Stripe/1.0"))
+    assert claim_one(outbox).record == record(1)
+
+
 def test_only_parts_of_one_key_and_of_both_kinds_meet(outbox: LocalOutbox) -> None:
     """Neither two shoppers' parts nor two payments', nor parts of two sessions, are a checkout."""
     for number, shopper in [(1, True), (1, True), (2, False), (2, False)]:

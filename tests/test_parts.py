@@ -21,6 +21,7 @@ from butter_middleware import (
     Beacon,
     Butter,
     ButterMiddleware,
+    CheckoutResponse,
     CheckoutRoute,
     ConfigurationError,
     SQLiteOutbox,
@@ -290,6 +291,20 @@ def test_a_function_may_give_the_key(serve: Callable[..., Butter], fake: FakeBut
     confirm(butter, PAID | {"client_reference_id": "7"})
     assert fake.records == [RECORD]
     assert butter.status().skipped == {"not_a_checkout": 1}
+
+
+def test_the_decorator_takes_a_webhook_too(serve: Callable[..., Butter], fake: FakeButter) -> None:
+    """`butter.checkout_route` has the options of `CheckoutRoute`."""
+    butter = serve(BEGIN)
+
+    @butter.checkout_route("/webhook", psp="stripe", join="data.object.id", address=False, source="request")
+    def paid(response: CheckoutResponse) -> Fields:
+        session = response.json()["data"]["object"]
+        return {"customer_email": session["customer_details"]["email"], "invoice_id": session["invoice"]}
+
+    begin(butter)
+    confirm(butter)
+    assert [(record["invoice_id"], record["ipv4_address"]) for record in fake.records] == [("in_1", SHOPPER)]
 
 
 def test_a_webhook_alone_may_be_read_by_its_request(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
