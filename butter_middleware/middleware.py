@@ -180,13 +180,13 @@ class _Tee:
 
     def _start(self, message: Message) -> None:
         self._status = message["status"]
-        if not 200 <= self._status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
+        if not self._route.takes(self._status):
             self._skip(Skip.STATUS)
             return
         # Copied: an outer GZipMiddleware changes both the message and its list after us.
         headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
         self._headers = [header for header in headers if header[0] not in CREDENTIAL_HEADERS]
-        if self._route.reads_body:
+        if self._route.reads_body and not self._route.redirects(self._status):
             fields = dict(headers)
             if not _is_json(fields.get(b"content-type", b"")):
                 self._skip(Skip.NOT_JSON)

@@ -44,9 +44,10 @@ class CheckoutRoute:
             JMESPath expression over the JSON, or a function of `CheckoutResponse`. Where it gives None or an empty
             string, this is no checkout, and `extract` is not asked.
         address: Of a route with `join`, whose request it is. True: the shopper's, who begins the checkout. It gives the
-            address and may lack everything else; a preset's "not paid" is no obstacle. False: a server's, which tells
-            of the payment; extractor and gate decide as ever, and no address is looked for. A record needs one of each,
-            in either order, within `join_ttl`. See `butter_middleware.parts`.
+            address and may lack everything else; a preset's "not paid" is no obstacle, and where `join` is a function a
+            redirect to the PSP's page is captured like a 2xx. False: a server's, which tells of the payment; extractor
+            and gate decide as ever, and no address is looked for. A record needs one of each, in either order, within
+            `join_ttl`. See `butter_middleware.parts`.
         source: Whose body `extract`, `when` and `join` read as `.body` and `.json()`: with "request" it is the
             request's, as a webhook brings it, and the response may be of any content type.
 
@@ -124,6 +125,15 @@ class CheckoutRoute:
     def begins(self) -> bool:
         """Whether it takes the shopper's part of a checkout that is paid apart."""
         return self.join is not None and self.address
+
+    def takes(self, status: int) -> bool:
+        """Whether a response with this status may be a checkout (RFC 9110, section 15.3)."""
+        return 200 <= status < 300 or self.redirects(status)  # noqa: PLR2004 - as the section says
+
+    def redirects(self, status: int) -> bool:
+        """Whether it sends a shopper who begins a checkout on to the PSP's page, with no JSON."""
+        no_json = self.begins and not isinstance(self.join, str)
+        return no_json and 300 <= status < 400  # noqa: PLR2004 - RFC 9110, section 15.4
 
     def __str__(self) -> str:
         return f"{'|'.join(self.methods)} {self.path}"

@@ -293,6 +293,40 @@ def test_a_function_may_give_the_key(serve: Callable[..., Butter], fake: FakeBut
     assert butter.status().skipped == {"not_a_checkout": 1}
 
 
+@pytest.mark.parametrize(
+    "join", [lambda r: r.request.path_params["order"], lambda r: r.headers["location"].rpartition("=")[2]]
+)
+def test_a_redirect_to_the_psp_s_page_begins_a_checkout(
+    serve: Callable[..., Butter], fake: FakeButter, join: Any
+) -> None:
+    """A shop may answer with a redirect: the key is then the order's in the path, or stands in the location."""
+    confirms = CheckoutRoute(
+        "/webhook",
+        "stripe",
+        extract.stripe(),
+        join="data.object.client_reference_id",
+        address=False,
+        source="request",
+    )
+    butter = serve(CheckoutRoute("/orders/{order}/pay", "stripe", join=join), confirms)
+    location = [(b"location", b"https://pay.example/?order=o7")]
+    redirect = ButterMiddleware(sends(start(303, headers=location), body()), butter)
+    anyio.run(drive, redirect, http_scope("/orders/o7/pay"))
+    confirm(butter, PAID | {"client_reference_id": "o7"})
+    assert fake.records == [RECORD]
+    confirm(butter, PAID | {"client_reference_id": "o8"}, status=303)
+    assert butter.status().skipped == {"status": 1}
+
+
+def test_a_redirect_is_none_for_an_expression(serve: Callable[..., Butter]) -> None:
+    """A redirect has no JSON: such as one to the login, where `join` is an expression over it."""
+    butter = serve()
+    redirect = ButterMiddleware(sends(start(303), body()), butter)
+    anyio.run(drive, redirect, http_scope("/sessions"))
+    assert butter.flush()
+    assert (butter.status().skipped, butter.status().parked) == ({"status": 1}, 0)
+
+
 def test_the_decorator_takes_a_webhook_too(serve: Callable[..., Butter], fake: FakeButter) -> None:
     """`butter.checkout_route` has the options of `CheckoutRoute`."""
     butter = serve(BEGIN)

@@ -42,7 +42,7 @@ app.add_middleware(ButterMiddleware, butter=butter)
 
 @app.post("/sessions")
 def begin() -> dict[str, str]:
-    """Make a session, and send the page where the shopper pays. Answer with JSON: a redirect is not captured."""
+    """Make a session, and name the page where the shopper pays."""
     session = create_session()
     return {"id": session["id"], "url": session["url"]}
 
