@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from inspect import isawaitable
 from itertools import islice
 from pathlib import Path
 from traceback import extract_tb
@@ -49,7 +50,7 @@ class Reading:
     part: Part | None = None
     """Instead of records, where the route joins."""
     skipped: str | None = None
-    """A `Skip`, or `no_address:<reason>`."""
+    """A `Skip`; or `no_address:<reason>`, beside `parked` where another configuration could find the address."""
     remedy: str = ""
     """For a person, where something can be done about `skipped`, or about weak records."""
     conflicts: tuple[str, ...] = ()
@@ -118,7 +119,7 @@ class Reader:
 
     def _gate(self, route: CheckoutRoute, response: CheckoutResponse) -> str | Reading:
         """Give what its parts have in common, and nothing for a checkout that is whole; or say why it is none."""
-        if route.when is not None and not route.when(response):
+        if route.when is not None and not _verdict(route.when(response)):
             return Reading(skipped=Skip.GATED)
         if route.key_of is None:
             return ""
@@ -235,6 +236,13 @@ def _each(extracted: object) -> Iterator[Mapping[str, Any]]:
         raise ExtractionError(msg)
 
 
+def _verdict(given: object) -> bool:
+    if isawaitable(given):
+        msg = "when= gave something to await, which is no answer: make it a plain function"
+        raise ExtractionError(msg)
+    return bool(given)
+
+
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None and value != ""}
 
@@ -248,9 +256,8 @@ def _conflicts(annotations: Mapping[str, Any], result: Mapping[str, Any]) -> Ite
 
 def _without_address(route: CheckoutRoute, reason: Reason | BodyReason) -> Reading:
     remedy = f"{route}: no address ({reason.value}). {reason.remedy}"
-    if reason.mendable:
-        return Reading(parked=Parked(ParkReason.NO_ADDRESS, remedy))
-    return Reading(skipped=f"no_address:{reason.value}", remedy=remedy)
+    parked = Parked(ParkReason.NO_ADDRESS, remedy) if reason.mendable else None
+    return Reading(parked=parked, skipped=f"no_address:{reason.value}", remedy=remedy)
 
 
 def _invalid(

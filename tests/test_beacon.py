@@ -455,7 +455,7 @@ def test_a_token_bound_to_a_session(make_butter: MakeButter, fake: FakeButter) -
     check_out(butter, (b"cookie", b"session=0th3r"), (b"x-butter-token", token), invoice="in_2")
     check_out(butter, (b"x-butter-token", token), invoice="in_3")
     assert [record["invoice_id"] for record in fake.records] == ["in_1"]
-    assert butter.status().skipped == {"no_address:token_foreign": 1, "parked:no_address": 1}
+    assert butter.status().skipped == {"no_address:token_foreign": 1, "no_address:token_unbound": 1}
 
 
 @pytest.mark.parametrize(
@@ -467,7 +467,7 @@ def test_a_token_bound_to_a_session(make_butter: MakeButter, fake: FakeButter) -
         (make_beacon().issue(SHOPPER, "7", NOW - 601), "/checkout/7", "no_address:token_stale"),
         (TOKEN, "/checkout/8", "no_address:token_foreign"),
         # With another key it may still be read, after a deploy.
-        (make_beacon(keys=[OLD_KEY]).issue(SHOPPER, "7", NOW), "/checkout/7", "parked:no_address"),
+        (make_beacon(keys=[OLD_KEY]).issue(SHOPPER, "7", NOW), "/checkout/7", "no_address:token_forged"),
     ],
 )
 def test_a_bad_token_gives_no_record_and_a_reason(

@@ -107,7 +107,7 @@ def test_without_the_flag_it_stands_in_for_no_missing_address(
     read(butter, content, headers=[(b"x-forwarded-for", b"2a00:1450:4009:81a::200e")])
     read(butter, content, headers=[])
     assert fake.records == []
-    assert butter.status().skipped == {"no_address:ipv6_client": 1, "parked:no_address": 1}
+    assert butter.status().skipped == {"no_address:ipv6_client": 1, "no_address:header_missing": 1}
 
 
 def test_expressions_give_it_too(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
@@ -123,13 +123,13 @@ def test_expressions_give_it_too(make_butter: Callable[..., Butter], fake: FakeB
 @pytest.mark.parametrize(
     ("value", "environment", "counted"),
     [
-        (None, "production", "parked:no_address"),
-        ("", "production", "parked:no_address"),
-        ("shopper", "production", "parked:no_address"),
-        (f"{PSPS}:443", "production", "parked:no_address"),
-        ("175.016.199.037", "production", "parked:no_address"),
-        (2948646693, "production", "parked:no_address"),
-        ({"ip": PSPS}, "production", "parked:no_address"),
+        (None, "production", "no_address:body_missing"),
+        ("", "production", "no_address:body_missing"),
+        ("shopper", "production", "no_address:body_malformed"),
+        (f"{PSPS}:443", "production", "no_address:body_malformed"),
+        ("175.016.199.037", "production", "no_address:body_malformed"),
+        (2948646693, "production", "no_address:body_malformed"),
+        ({"ip": PSPS}, "production", "no_address:body_malformed"),
         ("2a00:1450:4009:81a::200e", "production", "no_address:body_ipv6"),
         ("10.0.0.1", "production", "no_address:body_private"),
         ("240.0.0.1", "production", "no_address:body_private"),
@@ -201,7 +201,7 @@ def test_a_recorded_request_of_such_a_route_has_no_address(
     untyped(http_scope("/pay"), customer_email="a@example.com", charge_id="ch_1", ipv4_address=PSPS)
     assert butter.flush()
     assert fake.records == []
-    assert butter.status().skipped == {"parked:no_address": 2}
+    assert butter.status().skipped == {"no_address:body_missing": 2}
 
 
 def test_a_parked_address_is_found_by_the_mended_extractor(

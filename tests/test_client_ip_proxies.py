@@ -315,4 +315,4 @@ def test_no_proxy_and_a_server_that_trusts_everybody(make_butter: MakeButter, fa
         checkout(port, ("X-Forwarded-For", "1.2.3.4"))
         butter.flush()
     assert fake.records == []
-    assert butter.status().skipped == {"parked:no_address": 1}
+    assert butter.status().skipped == {"no_address:server_rewrite_conflict": 1}

@@ -189,7 +189,7 @@ def test_without_an_address_nothing_is_posted(
     assert butter.status().skipped == {"no_address:ipv6_client": 2}
     assert caplog.text.count("ipv6_client") == 1
     read(butter, headers=[])
-    assert butter.status().skipped["parked:no_address"] == 1
+    assert butter.status().skipped["no_address:header_missing"] == 1
     assert butter.status().parked == 1
     assert fake.records == []
 
@@ -253,3 +253,22 @@ def test_json_headers_without_a_body_are_unreadable(make_butter: Callable[..., B
     anyio.run(drive, app, http_scope())
     assert butter.flush()
     assert butter.status().parked == 1
+
+
+def test_a_gate_that_gives_something_to_await_is_no_gate(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A coroutine is true whatever it would say: the capture is parked until the gate is mended."""
+
+    async def paid() -> bool:
+        return False
+
+    given: list[Any] = []
+
+    def gate(_response: Any) -> Any:
+        given.append(paid())
+        return given[-1]
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _r: GOOD, when=gate))
+    read(butter)
+    given[0].close()
+    assert butter.status().skipped == {"parked:unreadable": 1}
+    assert fake.records == []

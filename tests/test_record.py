@@ -102,7 +102,7 @@ def test_an_address_that_a_mended_configuration_finds(
     """It is parked with the remedy of a captured response, and goes out once the configuration is mended."""
     wrong = watched(make=make_butter, outbox=tmp_path / "butter.db", client_ip=client_ip.TrustedHops(2))
     record(wrong, FIELDS)
-    assert (wrong.status().parked, wrong.status().skipped["parked:no_address"]) == (1, 1)
+    assert (wrong.status().parked, wrong.status().skipped["no_address:too_few_hops"]) == (1, 1)
     assert "lower the number of hops" in caplog.text
     wrong.close()
     mended = watched(make=make_butter, outbox=tmp_path / "butter.db")
