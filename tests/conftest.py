@@ -1,6 +1,9 @@
 """What the tests share: a Butter that answers in the process, and one that answers on a real socket."""
 
+import importlib.util
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,6 +14,9 @@ from butter_middleware import Butter, CheckoutRoute, client_ip
 from butter_middleware.testing import FakeButter
 
 settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture
@@ -42,3 +48,28 @@ def make_butter(fake: FakeButter) -> Iterator[Callable[..., Butter]]:
 @pytest.fixture
 def butter(make_butter: Callable[..., Butter]) -> Butter:
     return make_butter()
+
+
+@pytest.fixture
+def example(fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Import an example, named by its path below `examples/`, with its Butter posting to `fake`; close it after."""
+    opened: list[Butter] = []
+    build = Butter.__init__
+
+    def init(self: Butter, **options: Any) -> None:
+        build(self, **options, **CREDENTIALS, transport=fake.transport())
+        opened.append(self)
+
+    def load(name: str) -> ModuleType:
+        monkeypatch.setattr(Butter, "__init__", init)
+        path = EXAMPLES / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    for butter in opened:
+        butter.close()

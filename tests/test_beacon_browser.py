@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from processes import free_port, served
-from test_examples import example as example  # noqa: PLC0414 - a fixture, used by its name
 
 from butter_middleware._asgi import ASGIApp, Receive, Scope, Send
 from butter_middleware.testing import FakeButter

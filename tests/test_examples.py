@@ -1,45 +1,18 @@
 """Each example does what it says; the README and the docs run as they stand."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from shops import CREDENTIALS, SHOPPER
+from shops import SHOPPER
 from starlette.testclient import TestClient
 
-from butter_middleware import Butter
 from butter_middleware.testing import FakeButter
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-@pytest.fixture
-def example(fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import an example with its Butter posting to `fake`; close it at the end."""
-    opened: list[Butter] = []
-    build = Butter.__init__
-
-    def init(self: Butter, **options: Any) -> None:
-        build(self, **options, **CREDENTIALS, transport=fake.transport())
-        opened.append(self)
-
-    def load(name: str) -> ModuleType:
-        monkeypatch.setattr(Butter, "__init__", init)
-        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    yield load
-    for butter in opened:
-        butter.close()
 
 
 def test_fastapi_checkout(example: Any, fake: FakeButter) -> None:

@@ -1,18 +1,15 @@
 """Each example of a PSP does what it says."""
 
 import hmac
-import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
-from shops import CREDENTIALS, SHOPPER
+from shops import SHOPPER
 from starlette.testclient import TestClient
 
-from butter_middleware import Butter
 from butter_middleware.testing import FakeButter
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "psp"
@@ -22,27 +19,8 @@ Load = Callable[[str], ModuleType]
 
 
 @pytest.fixture
-def load(fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
-    """Import an example with its Butter posting to `fake`; close it at the end."""
-    opened: list[Butter] = []
-    build = Butter.__init__
-
-    def init(self: Butter, **options: Any) -> None:
-        build(self, **options, **CREDENTIALS, transport=fake.transport())
-        opened.append(self)
-
-    def run(name: str) -> ModuleType:
-        monkeypatch.setattr(Butter, "__init__", init)
-        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    yield run
-    for butter in opened:
-        butter.close()
+def load(example: Load) -> Load:
+    return lambda name: example(f"psp/{name}")
 
 
 RUNS: list[tuple[str, str, list[dict[str, str]]]] = [
