@@ -217,7 +217,7 @@ def drain_ours(sink: Sink, senders: int, count: int, directory: Path) -> list[fl
     )
     arrivals: list[float] = []
     with butter:
-        butter.start()
+        butter.collector.start()
         while len(arrivals) < count:
             time.sleep(0.05)
             arrivals += sink.arrivals()

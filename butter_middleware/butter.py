@@ -3,36 +3,25 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Final, Never, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Never, Self, Unpack, overload
 
 from butter_middleware import assembly, settings
-from butter_middleware.beacon import Beacon, Redeemer, fitting
+from butter_middleware.beacon import Beacon, fitting
 from butter_middleware.beacon_app import BeaconApp
-from butter_middleware.checkout import Checkout, CheckoutFields, Psp, Record
-from butter_middleware.client_ip import ClientIP, Strategy
-from butter_middleware.client_ip.diagnosis import Diagnosis
-from butter_middleware.counters import Counters, Skip
+from butter_middleware.checkout import Checkout, CheckoutFields, Psp
+from butter_middleware.client_ip import Strategy
+from butter_middleware.collector import Collector
 from butter_middleware.delivery import Delivery, QueueCourier
-from butter_middleware.exchange import Capture, snapshot
-from butter_middleware.notes import SCOPE_KEY, Notes, plain
 from butter_middleware.outbox import LocalOutbox, Outbox
-from butter_middleware.reading import Reader, Reading
 from butter_middleware.routes import CheckoutRoute, Extractor, Gate, Join, RouteTable, Source
 from butter_middleware.status import Status
-from butter_middleware.strength import carried
-from butter_middleware.waiting import wait_at_most
-from butter_middleware.worker import Worker
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent
 
 log = logging.getLogger("butter_middleware")
-
-DURABLE_CAP: Final = 0.025
-"""Seconds for which `durability="before_response"` holds back the last chunk at most."""
 
 
 class Butter:
@@ -98,40 +87,33 @@ class Butter:
         settings.whole_number("senders", senders, 1, 8)
         self.environment = settings.environment(environment)
         self.routes = RouteTable(routes)
-        self.max_body_bytes = max_body_bytes
-        self.durability = settings.durability(durability)
         self.dry_run = dry_run
         self.clock = clock
-        self._drain_timeout = drain_timeout
         self._strategy = assembly.strategy(client_ip, self.environment)
         self.beacon = fitting(ipv4_beacon, self.routes.routes, staging=self.environment == "staging")
-        self._counters = Counters()
-        self._diagnosis = Diagnosis(self._strategy)
         self._senders = senders
         self._make_client = assembly.courier(
             settings.base_url(base_url), username, password, transport, needed=not dry_run
-        )
-        optional = {"user_agent": send_user_agent, "network_transaction_id": send_network_transaction_id}
-        self._reader = Reader(
-            self.routes,
-            self._strategy,
-            max_body_bytes,
-            frozenset(name for name, on in optional.items() if on),
-            self._observe,
-            None if self.beacon is None else Redeemer(self.beacon),
-            staging=self.environment == "staging",
         )
         make_courier = self._make_client
         if isinstance(outbox, Outbox):
             make_courier, outbox = partial(QueueCourier, outbox), None
         self._outbox = assembly.local_outbox(None if dry_run else outbox, clock)
-        self._worker = Worker(
+        optional = {"user_agent": send_user_agent, "network_transaction_id": send_network_transaction_id}
+        self.collector = Collector(
+            self.routes,
+            self._strategy,
+            self.beacon,
             self._outbox,
-            self._read,
             lambda settled: Delivery(make_courier, senders=senders, clock=clock, on_settled=lambda _: settled()),
-            self._counters,
-            drain_timeout,
-            lambda: clock() - join_ttl,
+            optional_fields=frozenset(name for name, on in optional.items() if on),
+            max_body_bytes=max_body_bytes,
+            durability=settings.durability(durability),
+            staging=self.environment == "staging",
+            dry_run=dry_run,
+            drain_timeout=drain_timeout,
+            join_ttl=join_ttl,
+            clock=clock,
         )
         for warning in () if dry_run else assembly.warnings(self._outbox, self.routes.routes):
             log.warning("outbox: %s", warning)
@@ -172,7 +154,7 @@ class Butter:
         Raises:
             ConfigurationError: `Butter(ipv4_beacon=...)` was left out.
         """
-        return BeaconApp(self.beacon, self._strategy, self.clock, self._counters)
+        return BeaconApp(self.beacon, self._strategy, self.clock, self.collector.counters)
 
     @overload
     def record(self, checkout: Checkout, /) -> None: ...
@@ -194,17 +176,12 @@ class Butter:
             TypeError: the first argument is neither, or fields came beside a `Checkout`.
         """
         if isinstance(checkout, Mapping):
-            self._record(checkout, fields)
+            self.collector.record(checkout, fields)
         elif not isinstance(checkout, Checkout) or fields:  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = "butter.record() takes a Checkout alone, or a request (or its scope) with the fields by name"
             raise TypeError(msg)
         else:
-            record = Record.of(checkout, self.clock())
-            self._counters.carry(carried(record))
-            if self.dry_run:
-                self._counters.skip(Skip.DRY_RUN)
-            else:
-                self._worker.add(record)
+            self.collector.add(checkout)
 
     def delivery(self) -> Delivery:
         """Return what sends records to Butter one by one, for the consumer of a queue of your own.
@@ -216,34 +193,18 @@ class Butter:
 
     def status(self) -> Status:
         """Return how the collection goes: counts, and the endpoint's state."""
-        counts = self._worker.counts()
-        oldest = counts.oldest_pending_at
-        at_risk = counts.captured + counts.pending + counts.parked + counts.parts if self._worker.stopped else 0
-        return Status(
-            captured=self._counters.captured,
-            skipped=self._counters.skipped(),
-            strength=self._counters.strength(),
-            pending=counts.pending,
-            delivered=counts.delivered,
-            dead=counts.dead,
-            parked=counts.parked,
-            parts=counts.parts,
-            lost=self._counters.lost + at_risk,
-            oldest_pending_age=None if oldest is None else max(0.0, self.clock() - oldest),
-            endpoint=self._worker.endpoint,
-            last_delivery_at=counts.last_delivered_at,
-        )
+        return self.collector.status()
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait up to `timeout` seconds until all that was captured is delivered; say whether it is.
 
         Returns early where waiting cannot help, since Butter does not answer. Blocks: not for the event loop.
         """
-        return self._worker.flush(timeout)
+        return self.collector.worker.flush(timeout)
 
     def close(self) -> None:
         """Deliver what can be delivered within `drain_timeout`, end the threads and let go of the outbox."""
-        self._worker.close()
+        self.collector.worker.close()
 
     def __enter__(self) -> Self:
         return self
@@ -253,90 +214,3 @@ class Butter:
 
     def __repr__(self) -> str:
         return f"Butter({self.environment}, {len(self.routes.routes)} routes)"
-
-    def _record(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> None:
-        try:
-            notes: Notes | None = request.get(SCOPE_KEY)
-            seen = self.snapshot(request) if notes is None else notes.request
-            self.capture(
-                Capture(**seen, status_code=0, response_headers=[], body=b"", annotations=plain(fields), recorded=True)
-            )
-        except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
-            self.fault(error)
-
-    # What the middleware calls. None of it raises, but `snapshot`.
-
-    def start(self) -> None:
-        """Start the worker of this process."""
-        try:
-            self._worker.start()
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the app must start
-            self.fault(error)
-
-    def shutdown(self) -> None:
-        """Bring to safety, within `drain_timeout`, what was captured; more may come afterwards."""
-        try:
-            self._worker.shutdown(self._drain_timeout)
-        except Exception as error:  # noqa: BLE001 - the app's own shutdown must go on
-            self.fault(error)
-
-    def snapshot(self, scope: Mapping[str, Any]) -> dict[str, Any]:
-        """Copy from the scope what a capture needs, before the app can change it. Raises on a scope that is none."""
-        return snapshot(scope, self.clock(), None if self.beacon is None else self.beacon.cookies)
-
-    def capture(self, capture: Capture) -> "Future[None] | None":
-        """Take a capture; give what to wait for before the last chunk leaves, if anything."""
-        self._counters.capture()
-        try:
-            future = self._worker.append(capture)
-        except BaseException:
-            self._counters.lose()
-            raise
-        return future if self.durability == "before_response" else None
-
-    async def wait_until_durable(self, future: "Future[None]") -> None:
-        """Wait until the capture is on disk, 25 ms at most."""
-        if not await wait_at_most(future, DURABLE_CAP):
-            self._counters.skip("not_durable_in_time")
-
-    def skip(self, route: CheckoutRoute, reason: Skip) -> None:
-        """Count a response that is not captured."""
-        self._counters.skip(reason)
-        if reason in _REMEDIES:
-            self._counters.say_once(f"{reason}:{route}", logging.WARNING, "%s: %s", route, _REMEDIES[reason])
-
-    def fault(self, error: Exception) -> None:
-        """Count a fault of our own, and say it without what it may quote."""
-        self._counters.skip("fault")
-        name = type(error).__name__
-        self._counters.say_once(f"fault:{name}", logging.ERROR, "the middleware failed on a request: %s", name)
-
-    # What the worker calls.
-
-    def _read(self, capture: Capture) -> Reading:
-        reading = self._reader.read(capture)
-        self._counters.conflict(reading.conflicts)
-        if reading.skipped is not None:
-            self._counters.skip(reading.skipped)
-        elif reading.parked is not None:
-            self._counters.skip(f"parked:{reading.parked.reason}")
-        detail = reading.remedy if reading.parked is None else reading.parked.detail
-        if detail:
-            self._counters.say_once(detail, logging.WARNING, "%s", detail)
-        for record in reading.records:
-            self._counters.carry(carried(record))
-        if not self.dry_run:
-            return reading
-        self._counters.skip(Skip.DRY_RUN, len(reading.records) + (reading.part is not None))
-        return Reading(skipped=Skip.DRY_RUN)
-
-    def _observe(self, capture: Capture, address: ClientIP) -> None:
-        for finding in self._diagnosis.observe(capture.scope, address):
-            self._counters.say_once(f"diagnosis:{finding.code}", logging.WARNING, "%s", finding.message)
-
-
-_REMEDIES: Final = {
-    Skip.NOT_JSON: "the response is no JSON, so the extractor was not asked. Leave extract out and annotate instead.",
-    Skip.TOO_LARGE: "the response is longer than max_body_bytes and was not captured. Raise max_body_bytes.",
-    Skip.UNCAPTURABLE: "the response is a file sent by the server, whose body cannot be read. Annotate instead.",
-}

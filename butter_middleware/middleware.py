@@ -9,6 +9,7 @@ import anyio
 
 from butter_middleware._asgi import ASGIApp, Message, RawHeaders, Receive, Scope, Send, route_path
 from butter_middleware.butter import Butter
+from butter_middleware.collector import Collector
 from butter_middleware.counters import Skip
 from butter_middleware.exchange import CREDENTIAL_HEADERS, Capture
 from butter_middleware.notes import SCOPE_KEY, Notes
@@ -31,27 +32,29 @@ class ButterMiddleware:
     def __init__(self, app: ASGIApp, butter: Butter | None = None) -> None:
         self.app = app
         # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
-        self._butter = _checked(butter)
+        self._collector = _checked(butter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        butter = self._butter
-        if butter is not None:
+        collector = self._collector
+        if collector is not None:
             if scope["type"] == "http":
-                route = _find(butter, scope)
+                route = _find(collector, scope)
                 if route is not None:
-                    await self._tee(butter, route, scope, receive, send)
+                    await self._tee(collector, route, scope, receive, send)
                     return
             elif scope["type"] == "lifespan":
-                await self._watch_lifespan(butter, scope, receive, send)
+                await self._watch_lifespan(collector, scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    async def _tee(self, butter: Butter, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _tee(
+        self, collector: Collector, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         try:
-            tee = _Tee(butter, route, scope, receive, send)
+            tee = _Tee(collector, route, scope, receive, send)
         except Exception as error:  # noqa: BLE001 - a scope against the specification is the app's to refuse
-            butter.fault(error)
+            collector.fault(error)
             await self.app(scope, receive, send)
             return
         try:
@@ -59,24 +62,24 @@ class ButterMiddleware:
         finally:
             tee.end()
 
-    async def _watch_lifespan(self, butter: Butter, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _watch_lifespan(self, collector: Collector, scope: Scope, receive: Receive, send: Send) -> None:
         async def watch(message: Message) -> None:
             # After the app's own shutdown, which may still serve checkouts; before the server hears of its end.
             try:
                 if message["type"] in _SHUTDOWN_ENDS:
-                    await _drain(butter)
+                    await _drain(collector)
                 elif message["type"] == "lifespan.startup.complete":
-                    butter.start()
+                    collector.start()
             except Exception as error:  # noqa: BLE001 - ours never leave
-                butter.fault(error)
+                collector.fault(error)
             await send(message)
 
         await self.app(scope, receive, watch)
 
 
-def _checked(butter: object) -> Butter | None:
+def _checked(butter: object) -> Collector | None:
     if isinstance(butter, Butter):
-        return butter
+        return butter.collector
     log.critical(
         "ButterMiddleware(butter=...) got %s: nothing is captured. Pass the Butter object that you built at import.",
         type(butter).__name__,
@@ -84,19 +87,19 @@ def _checked(butter: object) -> Butter | None:
     return None
 
 
-async def _drain(butter: Butter) -> None:
+async def _drain(collector: Collector) -> None:
     try:
-        await anyio.to_thread.run_sync(butter.shutdown, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+        await anyio.to_thread.run_sync(collector.shutdown, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
     except RuntimeError:
         # No further thread, or a loop that anyio does not know, as of granian --task-impl rust: it serves no more.
-        butter.shutdown()
+        collector.shutdown()
 
 
-def _find(butter: Butter, scope: Scope) -> CheckoutRoute | None:
+def _find(collector: Collector, scope: Scope) -> CheckoutRoute | None:
     try:
-        route = butter.routes.find(scope["method"], route_path(scope))
+        route = collector.routes.find(scope["method"], route_path(scope))
     except Exception as error:  # noqa: BLE001 - a scope against the specification is the app's to refuse
-        butter.fault(error)
+        collector.fault(error)
         return None
     return None if SCOPE_KEY in scope else route
 
@@ -105,12 +108,12 @@ class _Tee:
     """The state of one matched request."""
 
     __slots__ = (
-        *("_butter", "_chunks", "_headers", "_notes", "_open", "_receive", "_request", "_request_chunks"),
+        *("_chunks", "_collector", "_headers", "_notes", "_open", "_receive", "_request", "_request_chunks"),
         *("_request_size", "_route", "_send", "_size", "_status"),
     )
 
-    def __init__(self, butter: Butter, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send) -> None:
-        self._butter = butter
+    def __init__(self, collector: Collector, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        self._collector = collector
         self._route = route
         self._receive = receive
         self._send = send
@@ -123,7 +126,7 @@ class _Tee:
         self._request_size = 0
         if isinstance(scope["headers"], Iterator):
             scope["headers"] = [*cast("Iterator[tuple[bytes, bytes]]", scope["headers"])]
-        self._request = butter.snapshot(scope)
+        self._request = collector.snapshot(scope)
         self._notes = scope[SCOPE_KEY] = Notes(self._request)
 
     async def receive(self) -> Message:
@@ -135,7 +138,7 @@ class _Tee:
                 if not message.get("more_body", False):
                     self._request["request_body"] = self._request_body()
         except Exception as error:  # noqa: BLE001 - ours never leave
-            self._butter.fault(error)
+            self._collector.fault(error)
         return message
 
     async def send(self, message: Message) -> None:
@@ -148,16 +151,16 @@ class _Tee:
                     durable = self._capture()
             except Exception as error:  # noqa: BLE001 - ours never leave
                 self._open = False
-                self._butter.fault(error)
+                self._collector.fault(error)
         if durable is not None:
             await self._wait(durable)
         await self._send(message)
 
     async def _wait(self, durable: "Future[None]") -> None:
         try:
-            await self._butter.wait_until_durable(durable)
+            await self._collector.wait_until_durable(durable)
         except Exception as error:  # noqa: BLE001 - ours never leave
-            self._butter.fault(error)
+            self._collector.fault(error)
 
     def end(self) -> None:
         """The app is done: without a last message there was no whole response."""
@@ -190,14 +193,14 @@ class _Tee:
             fields = dict(headers)
             if not _is_json(fields.get(b"content-type", b"")):
                 self._skip(Skip.NOT_JSON)
-            elif _length(fields.get(b"content-length", b"")) > self._butter.max_body_bytes:
+            elif _length(fields.get(b"content-length", b"")) > self._collector.max_body_bytes:
                 self._skip(Skip.TOO_LARGE)
 
     def _keep_body(self, message: Message) -> bool:
         if self._route.reads_body:
             chunk = message.get("body", b"")
             self._size += _size(chunk)
-            if self._size > self._butter.max_body_bytes:
+            if self._size > self._collector.max_body_bytes:
                 self._skip(Skip.TOO_LARGE)
                 return False
             self._chunks.append(bytes(chunk))
@@ -205,7 +208,7 @@ class _Tee:
 
     def _keep_request(self, chunk: bytes) -> None:
         self._request_size += _size(chunk)
-        if self._request_chunks is None or self._request_size > self._butter.max_body_bytes:
+        if self._request_chunks is None or self._request_size > self._collector.max_body_bytes:
             self._request_chunks = None
         else:
             self._request_chunks.append(bytes(chunk))
@@ -213,13 +216,13 @@ class _Tee:
     def _skip(self, reason: Skip) -> None:
         self._open = False
         self._chunks = []
-        self._butter.skip(self._route, reason)
+        self._collector.skip(self._route, reason)
 
     def _capture(self) -> "Future[None] | None":
         self._open = False
         self._notes.closed = True
         self._request["request_body"] = self._request_body()
-        return self._butter.capture(
+        return self._collector.capture(
             Capture(
                 **self._request,
                 status_code=self._status,

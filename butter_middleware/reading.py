@@ -1,35 +1,30 @@
 """From a capture to its records: the address, the extractor, the merge, the check."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from inspect import isawaitable
 from itertools import islice
-from pathlib import Path
-from traceback import extract_tb
 from typing import Any, Final, cast
 
 from pydantic import ValidationError
 
 from butter_middleware.beacon import Redeemer
 from butter_middleware.body_address import BodyReason, in_body
-from butter_middleware.checkout import EVIDENCE_IDS, Checkout, Record
+from butter_middleware.checkout import Checkout, Record
 from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.counters import Skip
 from butter_middleware.errors import ExtractionError
 from butter_middleware.exchange import Capture, CheckoutResponse, view
-from butter_middleware.extract import explain
-from butter_middleware.extract.explanation import NOTHING_TRIED
 from butter_middleware.extract.paths import text
 from butter_middleware.outbox.protocol import Parked, ParkReason
 from butter_middleware.parts import Part
 from butter_middleware.payments import Payments
+from butter_middleware.remedies import broken_extractor, invalid, listed, misrecorded, wrong_fields
 from butter_middleware.routes import CheckoutRoute, RouteTable
 from butter_middleware.strength import weakness
 
 MOST_RECORDS: Final = 1000
 """A response with more is none: an iterator without end would take all of the process's memory."""
-_NAME: Final = re.compile(r"[a-z_]{1,40}")
 
 
 class _Unrouted(CheckoutRoute):
@@ -92,7 +87,7 @@ class Reader:
         except ExtractionError as error:
             return Reading(parked=Parked(ParkReason.UNREADABLE, f"{route}: {error}"))
         except Exception as error:  # noqa: BLE001 - the merchant's function may raise anything
-            return Reading(parked=Parked(ParkReason.EXTRACTOR_ERROR, _describe(route, error)))
+            return Reading(parked=Parked(ParkReason.EXTRACTOR_ERROR, broken_extractor(route, error)))
         if isinstance(extracted, Reading):
             return extracted
         if gate:
@@ -177,7 +172,7 @@ class Reader:
                 records.append(Record.of(Checkout.model_validate(fields), capture.captured_at))
             except ValidationError as error:
                 parked = (
-                    _misrecorded(route, fields, error) if capture.recorded else _invalid(route, response, fields, error)
+                    misrecorded(route, fields, error) if capture.recorded else invalid(route, response, fields, error)
                 )
         conflicts = {name for result in extracted for name in _conflicts(capture.annotations, result)}
         reading = replace(unlocated, records=tuple(records), conflicts=tuple(sorted(conflicts)))
@@ -196,9 +191,9 @@ class Reader:
             Checkout.model_validate(fields)
         except ValidationError as error:
             # Both parts together must be whole; what is there must be right already.
-            wrong = {name: kind for name, kind in _wrong(error).items() if kind not in {"missing", "no_ids"}}
+            wrong = {name: kind for name, kind in wrong_fields(error).items() if kind not in {"missing", "no_ids"}}
             if wrong:
-                detail = f"the part of {route} is not what Butter accepts: {_listed(wrong)}"
+                detail = f"the part of {route} is not what Butter accepts: {listed(wrong)}"
                 return Reading(parked=Parked(ParkReason.INVALID, detail))
         part = Part(key, route.address, fields, capture.captured_at)
         return Reading(part=part, conflicts=tuple(sorted(_conflicts(capture.annotations, extracted[0]))))
@@ -258,86 +253,3 @@ def _without_address(route: CheckoutRoute, reason: Reason | BodyReason) -> Readi
     remedy = f"{route}: no address ({reason.value}). {reason.remedy}"
     parked = Parked(ParkReason.NO_ADDRESS, remedy) if reason.mendable else None
     return Reading(parked=parked, skipped=f"no_address:{reason.value}", remedy=remedy)
-
-
-def _invalid(
-    route: CheckoutRoute, response: CheckoutResponse, fields: Mapping[str, Any], error: ValidationError
-) -> Parked:
-    if not any(name in fields for name in EVIDENCE_IDS):
-        detail = (
-            f"no ID for {route}: {_tried(route, response, *EVIDENCE_IDS[:4])}neither the extractor nor annotate() gave "
-            f"one of {', '.join(EVIDENCE_IDS[:4])}. Fix: annotate what the endpoint knows, or mend the expressions; "
-            "where this response is no paid checkout, say so with when=."
-        )
-        return Parked(ParkReason.INVALID, detail)
-    wrong = _wrong(error)
-    if wrong == {"customer_email": "missing"}:
-        detail = (
-            f"no customer e-mail for {route}: {_tried(route, response, 'customer_email')}nothing was annotated. "
-            "Fix: call annotate(request, customer_email=...) in the endpoint."
-        )
-        return Parked(ParkReason.NO_EMAIL, detail)
-    return Parked(ParkReason.INVALID, f"the record of {route} is not what Butter accepts: {_listed(wrong)}")
-
-
-def _misrecorded(route: CheckoutRoute, fields: Mapping[str, Any], error: ValidationError) -> Parked:
-    """Say what `butter.record(request, ...)` should have been given."""
-    wrong = _wrong(error)
-    where = f"butter.record() on {route}"
-    if wrong.get("psp") == "missing":
-        return Parked(
-            ParkReason.INVALID, f"{where}: nothing says the PSP. Fix: pass psp='stripe', or whose IDs it has."
-        )
-    if wrong.get("ipv4_address") == "missing":
-        detail = f"{where}: a server calls it, whose address is not the shopper's. Fix: record a whole Checkout."
-        return Parked(ParkReason.INVALID, detail)
-    if not any(name in fields for name in EVIDENCE_IDS):
-        return Parked(ParkReason.INVALID, f"{where}: no ID. Fix: pass one of {', '.join(EVIDENCE_IDS[:4])}.")
-    if wrong == {"customer_email": "missing"}:
-        return Parked(ParkReason.NO_EMAIL, f"{where}: no customer e-mail. Fix: pass customer_email=... to it.")
-    return Parked(ParkReason.INVALID, f"{where}: not what Butter accepts: {_listed(wrong)}")
-
-
-def _wrong(error: ValidationError) -> dict[str, str]:
-    return {_place(e["loc"]): e["type"] for e in error.errors(include_url=False, include_input=False)}
-
-
-def _listed(wrong: Mapping[str, str]) -> str:
-    return ", ".join(f"{place} ({kind})" for place, kind in sorted(wrong.items()))
-
-
-def _tried(route: CheckoutRoute, response: CheckoutResponse, *names: str) -> str:
-    """Say what the extractor tried for these fields, and why nothing came of it."""
-    if route.extract is None:
-        return ""
-    explanation = explain(response, route.extract)
-    if not explanation.fields:
-        return "the extractor gave none; "
-    tried = [explanation[name].tried for name in names if explanation[name].given_by is None]
-    several = [text for text in tried if text != NOTHING_TRIED]
-    return f"{explanation.extractor} {'; '.join(several or [NOTHING_TRIED])}; "
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    """Name the field; a name that does not look like one could be anything, personal data included."""
-    name = str(location[0]) if location else "record"
-    return name if _NAME.fullmatch(name) else "a field"
-
-
-def unreadable(error: BaseException) -> Parked:
-    """Say that reading itself broke. The error's own text may quote what it read, so it is left out."""
-    detail = (
-        f"reading a capture raised {type(error).__name__}, in the extractor, in what it returned, or in the client_ip "
-        "strategy. Mend it: the capture is read again at the next start where the outbox is durable."
-    )
-    return Parked(ParkReason.EXTRACTOR_ERROR, detail)
-
-
-def _describe(route: CheckoutRoute, error: Exception) -> str:
-    """Say where the extractor failed. The error's own text may quote what it read, so it is left out."""
-    frames = extract_tb(error.__traceback__)
-    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return (
-        f"the extractor of {route} raised {type(error).__name__}{where}. Mend it: the capture is read again at the "
-        "next start where the outbox is durable."
-    )

@@ -20,7 +20,8 @@ from butter_middleware.errors import ButterError
 from butter_middleware.exchange import Capture
 from butter_middleware.outbox.protocol import Counts, LocalOutbox, StoredCapture
 from butter_middleware.parts import EXPIRED
-from butter_middleware.reading import Reading, unreadable
+from butter_middleware.reading import Reading
+from butter_middleware.remedies import unreadable
 
 log = logging.getLogger("butter_middleware")
 

@@ -556,7 +556,7 @@ def test_a_capture_read_days_later_reads_the_same(make_butter: MakeButter, fake:
     before.close()
 
     after = make_butter(ROUTE, ipv4_beacon=beacon, outbox=file, clock=lambda: NOW + 5 * 86_400)
-    after.start()
+    after.collector.start()
     until(lambda: len(fake.records) == 1, "the mended extractor's record")
     assert fake.records[0]["ipv4_address"] == SHOPPER
 

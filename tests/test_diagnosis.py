@@ -222,7 +222,7 @@ def test_a_mended_configuration_finds_the_address(make_butter: MakeButter, fake:
     wrong.close()
     assert fake.records == []
     mended = make_butter(client_ip=client_ip.cloudflare(["10.0.0.0/8"]), **options)
-    mended.start()
+    mended.collector.start()
     until(lambda: len(fake.records) == 1, "the parked checkout is delivered")
     assert fake.records[0]["ipv4_address"] == SHOPPER
     until(lambda: mended.status().parked == 0, "nothing is parked any more")

@@ -107,8 +107,8 @@ def test_a_captured_checkout_asks_for_it(butter: Butter) -> None:
         return JSONResponse(PAID)
 
     app = Starlette(routes=[Route("/checkout/{cart_id}", checkout, methods=["POST"])])
-    butter.start()
-    delivery = butter._worker._delivery
+    butter.collector.start()
+    delivery = butter.collector.worker._delivery
     assert delivery is not None
     seen = [delivery.considerate]
     with TestClient(ButterMiddleware(app, butter)) as client:

@@ -20,10 +20,11 @@ LAYERS = [
     {"beacon"},
     {"beacon_app"},
     {"extract"},
-    {"strength"},
+    {"strength", "remedies"},
     {"reading", "endpoint"},
     {"delivery"},
     {"worker", "assembly"},
+    {"collector"},
     {"butter"},
     {"middleware", "testing"},
 ]

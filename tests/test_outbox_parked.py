@@ -120,7 +120,7 @@ def test_a_deploy_that_brings_the_fix_delivers_it(
     assert content in stored
     assert b"sesame" not in path.read_bytes()
     fixed = make_butter(route(mended), outbox=path)
-    fixed.start()
+    fixed.collector.start()
     until(lambda: fixed.status().delivered == 1, "the record")
     assert numbers(fixed) == (0, 0, 0, 1, 0, 0)
     assert fake.records == [SENT]
@@ -137,7 +137,7 @@ def test_an_address_is_found_by_a_mended_strategy(
     wrong.close()
     assert on_disk(path)[0] == "no_address"
     right = make_butter(route(good), outbox=path)
-    right.start()
+    right.collector.start()
     until(lambda: fake.records == [SENT], "the record")
 
 
@@ -153,7 +153,7 @@ def test_what_stays_broken_stays_parked(make_butter: Callable[..., Butter], fake
     ]:
         butter.close()
         butter = make_butter(made, outbox=path)
-        butter.start()
+        butter.collector.start()
         until(partial(has_parked, butter, reason), f"read: {reason}")
         assert butter.flush()
         assert butter.status().parked == 1
@@ -171,7 +171,7 @@ def test_a_capture_that_turns_out_to_be_no_checkout_is_dropped(
     buy(broken, json.dumps(ORDER).encode())
     broken.close()
     fixed = make_butter(route(lambda _response: None), outbox=path)
-    fixed.start()
+    fixed.collector.start()
     until(lambda: fixed.status().parked == 0, "the end of the capture")
     assert fixed.status().skipped == {"not_a_checkout": 1}
     assert fake.records == []
@@ -192,7 +192,7 @@ def test_good_records_go_out_beside_a_parked_one(
     broken.close()
     whole = [half | {"customer_email": "shopper@example.com"} for half in halves]
     fixed = make_butter(route(lambda _response: whole), outbox=path)
-    fixed.start()
+    fixed.collector.start()
     until(lambda: fixed.status().delivered == 2, "the other record")
     assert [sent["invoice_id"] for sent in fake.records] == ["in_1", "in_2"]
     assert fixed.status().skipped == {"duplicate": 1}

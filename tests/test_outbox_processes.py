@@ -117,7 +117,7 @@ def test_what_a_killed_process_had_captured_is_delivered(
         user.ask("append 0 5")
         user.kill()
     butter = make_butter(outbox=path)
-    butter.start()
+    butter.collector.start()
     until(lambda: butter.status().delivered == 5, "five records")
     assert sorted(sent["invoice_id"] for sent in fake.records) == numbered(0, 5)
     assert butter.status().lost == 0
@@ -150,7 +150,7 @@ def test_the_lead_passes_within_a_second(make_butter: Callable[..., Butter], fak
         assert user.ask("lead") is True
         user.ask("add 0 3")
         butter = make_butter(outbox=path)
-        butter.start()
+        butter.collector.start()
         assert not butter.flush(0.7)
         assert fake.records == []
         user.kill()
@@ -236,7 +236,7 @@ def test_a_checkout_is_answered_while_the_lock_is_held(
     """A stopped process delays a response by 25 ms at most, which is counted; its record is delivered afterwards."""
     butter = make_butter(outbox=path, durability=durability)
     app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
-    butter.start()
+    butter.collector.start()
     butter.status()
     with User(path) as user:
         until(lambda: user.ask("lock"), "the lock")
@@ -267,7 +267,7 @@ def test_before_response_is_on_disk_when_the_last_chunk_leaves(make_butter: Call
         return {"type": "http.request"}
 
     app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
-    butter.start()
+    butter.collector.start()
     butter.status()
     anyio.run(app, http_scope(), receive, send)
     assert seen == [1]

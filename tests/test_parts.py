@@ -391,7 +391,7 @@ def test_memory_is_said_to_be_too_short(make_butter: Callable[..., Butter], capl
     butter = make_butter(BEGIN, CONFIRM)
     assert "the parts of a checkout (CheckoutRoute(join=...)) meet in memory" in caplog.text
     begin(butter)
-    butter.shutdown()
+    butter.collector.shutdown()
     assert butter.status().lost == 1
 
 

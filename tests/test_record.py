@@ -106,7 +106,7 @@ def test_an_address_that_a_mended_configuration_finds(
     assert "lower the number of hops" in caplog.text
     wrong.close()
     mended = watched(make=make_butter, outbox=tmp_path / "butter.db")
-    mended.start()
+    mended.collector.start()
     record(mended, FIELDS | {"charge_id": "ch_2"})
     assert {found["charge_id"]: found["ipv4_address"] for found in fake.records} == {"ch_1": SHOPPER, "ch_2": SHOPPER}
 

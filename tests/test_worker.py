@@ -101,7 +101,7 @@ def test_records_left_in_memory_are_said_and_counted(
     butter = make_butter(drain_timeout=0.5)
     for number in range(3):
         butter.record(checkout(number))
-    butter.shutdown()
+    butter.collector.shutdown()
     assert "3 records are only in memory" in caplog.text
     assert butter.status().lost == 3
     butter.close()
@@ -135,7 +135,7 @@ def test_a_hanging_extractor_stops_no_record(make_butter: Callable[..., Butter],
     butter.record(checkout(1))
     assert not butter.flush(0.2)
     assert len(fake.records) == 1
-    butter.shutdown()
+    butter.collector.shutdown()
     release.set()
 
 
