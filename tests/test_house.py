@@ -27,6 +27,9 @@ LAYERS = [
     {"collector"},
     {"butter"},
     {"middleware", "testing"},
+    {"sandbox"},
+    {"cli"},
+    {"__main__"},
 ]
 LAYER_OF = {module: layer for layer, modules in enumerate(LAYERS) for module in modules}
 HEAVY = ["httpx", "httpx2", "click", "rich", "uvicorn", "opentelemetry.sdk", "trio", "fastapi", "sqlalchemy"]
