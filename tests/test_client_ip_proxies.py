@@ -132,9 +132,9 @@ def haproxy(folder: Path, upstream: str, setting: str = "option forwardfor") -> 
     timeout server 20s
 frontend shop
     bind 127.0.0.1:{port}
-    {setting}
     default_backend app
 backend app
+    {setting}
     server app {upstream}
 """
     )
