@@ -55,11 +55,10 @@ def environment(given: str | None) -> Environment:
     Raises:
         ConfigurationError: it is neither production nor staging.
     """
-    value = given if given is not None else os.environ.get("BUTTER_ENVIRONMENT", "production")
-    if value in get_args(Environment):
-        return cast("Environment", value)
-    msg = f"environment={value!r}: use 'production' or 'staging' (or set BUTTER_ENVIRONMENT)."
-    raise ConfigurationError(msg)
+    name, value = "environment", given
+    if given is None:
+        name, value = "BUTTER_ENVIRONMENT", os.environ.get("BUTTER_ENVIRONMENT", "production")
+    return cast("Environment", one_of(name, value, get_args(Environment)))
 
 
 def durability(given: str) -> Durability:
@@ -68,9 +67,18 @@ def durability(given: str) -> Durability:
     Raises:
         ConfigurationError: it is no mode there is.
     """
-    if given in get_args(Durability):
-        return cast("Durability", given)
-    msg = f"durability={given!r}: use 'after_response' or 'before_response'."
+    return cast("Durability", one_of("durability", given, get_args(Durability)))
+
+
+def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
+    """Return the choice that was given.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if given in choices:
+        return given
+    msg = f"{name}={given!r}: use {' or '.join(map(repr, choices))}."
     raise ConfigurationError(msg)
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -131,3 +131,26 @@ class Shop:
 
 def numbered(count: int) -> Sequence[str]:
     return [f"in_{number}" for number in range(count)]
+
+
+@contextmanager
+def misbehaving(behave: Callable[[socket.socket], None]) -> Generator[str]:
+    """Listen on loopback, read each request, and let `behave` do what it does."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection = listener.accept()[0]
+                except OSError:
+                    return
+                with closing(connection):
+                    connection.recv(65536)
+                    try:
+                        behave(connection)
+                    except OSError:
+                        continue
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -5,8 +5,7 @@ import socket
 import ssl
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -14,7 +13,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import free_port, served
+from processes import free_port, misbehaving, served
 from shops import CREDENTIALS, SHOPPER
 
 from butter_middleware import Checkout, Record
@@ -218,29 +217,6 @@ def test_an_untrusted_certificate_is_told_apart() -> None:
 
 
 # A real server that misbehaves
-
-
-@contextmanager
-def misbehaving(behave: Callable[[socket.socket], None]) -> Generator[str]:
-    """Listen on loopback, read each request, and let `behave` do what it does."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-
-        def accept() -> None:
-            while True:
-                try:
-                    connection = listener.accept()[0]
-                except OSError:
-                    return
-                with closing(connection):
-                    connection.recv(65536)
-                    try:
-                        behave(connection)
-                    except OSError:
-                        continue
-
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 
 import pytest
-from processes import Shop, free_port, served, until
+from processes import Shop, free_port, misbehaving, served, until
 from shops import CREDENTIALS
 
 from butter_middleware.testing import FakeButter
@@ -38,19 +38,12 @@ def silent_butter() -> Generator[str]:
 @contextmanager
 def resetting_butter() -> Generator[str]:
     """Accept connections and reset each."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
 
-        def accept() -> None:
-            while True:
-                try:
-                    connection = listener.accept()[0]
-                except OSError:
-                    return
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-                connection.close()
+    def reset(connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
 
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with misbehaving(reset) as url:
+        yield url
 
 
 @contextmanager
