@@ -1,9 +1,12 @@
 """The command line, `butter-middleware`. Each command is loaded when it is asked for."""
 
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import click
+
+from butter_middleware.cli.failure import EXIT_CODES, Failure
+from butter_middleware.errors import ButterError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {}
 """By name: the module and the name of the command in it."""
@@ -22,8 +25,15 @@ class _Lazy(click.Group):
         command: click.Command = getattr(import_module(module), name)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Run a command; an error of ours is one line, and no traceback."""
+        try:
+            return super().invoke(ctx)
+        except ButterError as error:
+            raise Failure(str(error)) from error
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(package_name="butter-middleware")
 def cli() -> None:
     """Look after the evidence of your checkouts: see what was sent, mend what got stuck, send what is old."""

@@ -1,0 +1,226 @@
+"""What a command tells, and to whom: tables on a terminal, plain lines elsewhere, JSON for programs.
+
+All that goes to standard output passes here, where e-mail and IP addresses are masked unless `--reveal` was given.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import wraps
+from time import monotonic
+from typing import Any, Concatenate, Final, ParamSpec, TextIO, TypeVar, cast
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from butter_middleware.cli.masking import mask
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Cell = str | int | float | None
+Row = Mapping[str, Cell]
+
+LINE_SECONDS: Final = 10.0
+"""Between two lines of progress, where there is no terminal."""
+
+
+class Mark(StrEnum):
+    """How something stands; coloured on a terminal."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+_STYLES: Final = {Mark.OK: "green", Mark.WARNING: "yellow", Mark.FAILED: "bold red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one command tells. With `as_json`, standard output gets exactly one JSON document and nothing else."""
+
+    as_json: bool = False
+    reveal: bool = False
+    """Whether personal data is shown."""
+
+    def table(self, rows: Sequence[Row], columns: Mapping[str, str], empty: str) -> None:
+        """Show rows, of which `columns` names the keys and their headings; where there are none, `empty`.
+
+        JSON gets the list of the rows with all of their keys, and never `empty`.
+        """
+        if self.as_json:
+            self._document([dict(row) for row in rows])
+        elif not rows:
+            self.say(empty)
+        else:
+            self._grid(list(columns.values()), [[self._cell(row.get(key)) for key in columns] for row in rows])
+
+    def fields(self, fields: Mapping[str, Any]) -> None:
+        """Show one thing by its fields. A value may be any JSON; JSON gets the object."""
+        if self.as_json:
+            self._document(dict(fields))
+            return
+        width = max(map(len, fields), default=0)
+        for name, value in fields.items():
+            text = self._cell(value) if _is_cell(value) else self.safe(json.dumps(value, indent=2, ensure_ascii=False))
+            self._line(f"{name:<{width}}  " + text.replace("\n", "\n" + " " * (width + 2)), mark=value)
+
+    def result(self, fields: Mapping[str, Any], text: str) -> None:
+        """Say what was done: `text` to people, `fields` to programs."""
+        if self.as_json:
+            self._document(dict(fields))
+        else:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Tell people something; programs do not get it."""
+        if not self.as_json:
+            self._line(self.safe(text))
+
+    def note(self, text: str) -> None:
+        """Remark something beside the result: on standard error, whoever reads the result."""
+        click.echo(printable(self._masked(text), sys.stderr), err=True)
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Generator[Callable[[int, int], None]]:
+        """Give a function to be told how many of how many are done: a bar on a terminal, else a line now and then."""
+        console = Console(stderr=True)
+        if not console.is_terminal or console.is_dumb_terminal or self.as_json:
+            yield _Lines(what, self.note)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done, of: bar.update(task, completed=done, total=of)
+
+    def safe(self, text: str) -> str:
+        """Return text as it may be shown: masked, and without what a terminal would obey."""
+        return printable(self._masked(text), sys.stdout)
+
+    def renderable_table(self, rows: Sequence[Row], columns: Mapping[str, str]) -> Table:
+        """Return the table that `table` shows on a terminal, for a live display."""
+        return _rich_table(list(columns.values()), [[self._cell(row.get(key)) for key in columns] for row in rows])
+
+    def _masked(self, text: str) -> str:
+        return text if self.reveal else mask(text)
+
+    def _cell(self, value: object) -> str:
+        if isinstance(value, Mark):
+            return value
+        if value is None:
+            return "-"
+        return self.safe(f"{value:.1f}" if isinstance(value, float) else str(value))
+
+    def _document(self, data: object) -> None:
+        click.echo(json.dumps(data if self.reveal else _mask_all(data), indent=2))
+
+    def _line(self, text: str, mark: object = None) -> None:
+        console = Console(soft_wrap=True)
+        if console.is_terminal:
+            console.print(_colored(text, mark), highlight=False)
+        else:
+            click.echo(text)
+
+    def _grid(self, headings: list[str], cells: list[list[str]]) -> None:
+        console = Console()
+        if console.is_terminal:
+            console.print(_rich_table(headings, cells))
+            return
+        # Whole, whatever the width: what reads it here is grep.
+        widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+        for line in [headings, *cells]:
+            click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+class _Lines:
+    """Progress where there is no terminal: a line every ten seconds."""
+
+    def __init__(self, what: str, note: Callable[[str], None]) -> None:
+        self._what = what
+        self._note = note
+        self._last = monotonic()
+
+    def __call__(self, done: int, of: int) -> None:
+        if monotonic() - self._last >= LINE_SECONDS:
+            self._last = monotonic()
+            self._note(f"{self._what}: {done} of {of}")
+
+
+def output_options(*, reveal: bool = False) -> Callable[[Callable[Concatenate[Output, P], R]], Callable[P, R]]:
+    """Give a command `--json`, with `reveal` also `--reveal`, and the `Output` that they mean as first argument."""
+
+    def decorate(command: Callable[Concatenate[Output, P], R]) -> Callable[P, R]:
+        @wraps(command)
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+            output = Output(bool(kwargs.pop("as_json")), bool(kwargs.pop("reveal", False)))
+            return command(output, *args, **kwargs)
+
+        if reveal:
+            help_ = "Show personal data: e-mail and IP addresses, and what a shopper's request and response held."
+            wrapped = click.option("--reveal", is_flag=True, help=help_)(wrapped)
+        return click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for programs.")(wrapped)
+
+    return decorate
+
+
+def moment(seconds: float | None) -> str | None:
+    """Return a time, in seconds since the epoch, as `2026-11-24T08:00:00Z`."""
+    if seconds is None:
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):  # a clock that was far off
+        return None
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: `45 s`, `12 min`, `3 h`, `9 days`."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def printable(text: str, stream: TextIO) -> str:
+    """Return text without control characters, which a terminal obeys, and with what the stream can encode."""
+    shown = "".join(
+        character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
+    )
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _rich_table(headings: list[str], cells: list[list[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(Text(heading), overflow="fold")
+    for line in cells:
+        table.add_row(*(_colored(cell, cell) for cell in line))
+    return table
+
+
+def _colored(text: str, value: object) -> Text:
+    # Text, not markup: square brackets in a path mean nothing.
+    return Text(text, style=_STYLES[value] if isinstance(value, Mark) else "")
+
+
+def _is_cell(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _mask_all(data: object) -> object:
+    if isinstance(data, str):
+        return mask(data)
+    if isinstance(data, Mapping):
+        return {mask(str(key)): _mask_all(value) for key, value in cast("Mapping[object, object]", data).items()}
+    if isinstance(data, list | tuple):
+        return [_mask_all(value) for value in cast("Sequence[object]", data)]
+    return data
