@@ -70,8 +70,12 @@ class Answer:
     @property
     def label(self) -> str:
         """The answer in a few words, for a log line or a dead letter."""
-        what = self.kind.name.lower() if self.status is None else str(self.status)
-        return f"{what} ({self.detail})" if self.detail else what
+        return f"{self.code} ({self.detail})" if self.detail else self.code
+
+    @property
+    def code(self) -> str:
+        """The answer in a word."""
+        return self.kind.name.lower() if self.status is None else str(self.status)
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> Answer:

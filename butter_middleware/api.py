@@ -10,6 +10,7 @@ import httpx
 
 from butter_middleware.answers import Answer, AnswerKind, classify
 from butter_middleware.checkout import Record
+from butter_middleware.telemetry import untraced
 
 PATH: Final = "/v1/analytics"
 ANSWER_BYTES: Final = 64 * 1024
@@ -19,6 +20,13 @@ TOTAL_SECONDS: Final = 20.0
 _TIMEOUT: Final = httpx.Timeout(connect=5.0, write=10.0, read=15.0, pool=5.0)
 _LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
 _FOLLOWED: Final = frozenset({307, 308})
+_OURS: Final = frozenset(
+    {
+        *("accept", "accept-encoding", "authorization", "connection", "content-length", "content-type", "host"),
+        *("transfer-encoding", "user-agent"),
+    }
+)
+"""What leaves. Tracers that wrap the client add headers of the merchant's traces to each request."""
 
 
 @cache
@@ -53,6 +61,7 @@ class ButterClient:
             limits=_LIMITS,
             transport=transport,
             verify=_ssl_context(),
+            event_hooks={"request": [_strip]},
         )
 
     async def post(self, record: Record) -> Answer:
@@ -81,7 +90,7 @@ class ButterClient:
 
     async def _send(self, request: httpx.Request) -> Answer:
         try:
-            with anyio.fail_after(self._total_seconds):
+            with untraced(), anyio.fail_after(self._total_seconds):
                 return await self._exchange(request, follow=True)
         except TimeoutError:
             return Answer(AnswerKind.INTERRUPTED, detail="TotalTimeout")
@@ -105,6 +114,11 @@ class ButterClient:
             request.method, target, content=request.content, headers={"Content-Type": "application/json"}
         )
         return await self._exchange(again, follow=False)
+
+
+async def _strip(request: httpx.Request) -> None:
+    for name in [name for name in request.headers if name not in _OURS]:
+        del request.headers[name]
 
 
 async def _read(response: httpx.Response) -> bytes:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from butter_middleware import settings
 from butter_middleware.client_ip import Strategy
-from butter_middleware.delivery import Courier
+from butter_middleware.courier import Courier
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, SQLiteOutbox
 from butter_middleware.routes import CheckoutRoute

@@ -1,7 +1,6 @@
 """The app for a host with A records only, which tells a shopper's browser its IPv4 address, signed."""
 
 import json
-import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -11,8 +10,8 @@ from butter_middleware._asgi import Receive, Scope, Send
 from butter_middleware.beacon import Beacon
 from butter_middleware.client_ip import Reason, Strategy
 from butter_middleware.client_ip.headers import lines
-from butter_middleware.counters import Counters
 from butter_middleware.errors import ConfigurationError
+from butter_middleware.events import Diagnosed, Event
 
 CHECKOUT_BYTES: Final = 512
 """A longer checkout or session key is refused."""
@@ -30,7 +29,7 @@ class BeaconApp:
     """
 
     def __init__(
-        self, beacon: Beacon | None, strategy: Strategy, clock: Callable[[], float], counters: Counters
+        self, beacon: Beacon | None, strategy: Strategy, clock: Callable[[], float], tell: Callable[[Event], object]
     ) -> None:
         if beacon is None:
             msg = "butter.ipv4_beacon: there is none. Pass Butter(ipv4_beacon=Beacon(...)) first; see docs/ipv6.md."
@@ -38,7 +37,7 @@ class BeaconApp:
         self._beacon = beacon
         self._strategy = beacon.client_ip or strategy
         self._clock = clock
-        self._counters = counters
+        self._tell = tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -80,9 +79,8 @@ class BeaconApp:
 
     def _say(self, reason: Reason) -> None:
         remedy = _NOT_V4_ONLY if reason is Reason.IPV6_CLIENT else reason.remedy
-        self._counters.say_once(
-            f"beacon:{reason}", logging.WARNING, "ipv4_beacon: no token (%s). %s", reason.value, remedy
-        )
+        message = f"ipv4_beacon: no token ({reason.value}). {remedy}"
+        self._tell(Diagnosed(reason=f"beacon:{reason.value}", message=message))
 
 
 _NOT_V4_ONLY: Final = "It was reached over IPv6: let its host have A records only, and no CDN that adds AAAA records."

@@ -2,21 +2,26 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Never, Self, Unpack, overload
 
-from butter_middleware import assembly, settings
+from butter_middleware import apart, assembly, settings
 from butter_middleware.beacon import Beacon, fitting
 from butter_middleware.beacon_app import BeaconApp
 from butter_middleware.checkout import Checkout, CheckoutFields, Psp
 from butter_middleware.client_ip import Strategy
 from butter_middleware.collector import Collector
-from butter_middleware.delivery import Delivery, QueueCourier
-from butter_middleware.outbox import LocalOutbox, Outbox
+from butter_middleware.courier import Courier, QueueCourier
+from butter_middleware.delivery import Delivery
+from butter_middleware.events import Event
+from butter_middleware.health_app import HealthApp
+from butter_middleware.notices import Notices
+from butter_middleware.outbox import LocalOutbox, Outbox, Settlement
 from butter_middleware.routes import CheckoutRoute, Extractor, Gate, Join, RouteTable, Source
 from butter_middleware.status import Status
+from butter_middleware.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent
@@ -50,6 +55,9 @@ class Butter:
         senders: How many records are sent at once, 1 to 8.
         send_user_agent: Send the shopper's User-Agent; only where the account accepts it.
         send_network_transaction_id: Send `network_transaction_id`; only where the account accepts it.
+        on_event: A plain function that gets each event (`butter_middleware.events`), on a thread of its own.
+        telemetry: Tell OpenTelemetry, where its API is installed (FastAPI brings it), of counts and deliveries.
+        coverage_threshold: The least share of the checkouts, 0 to 1, that must become records for all to be well.
         transport: Stands in for the network, in tests.
         clock: Gives seconds since the epoch.
 
@@ -76,6 +84,9 @@ class Butter:
         senders: int = 4,
         send_user_agent: bool = False,
         send_network_transaction_id: bool = False,
+        on_event: Callable[[Event], object] | None = None,
+        telemetry: bool = True,
+        coverage_threshold: float = 0.9,
         transport: "httpx.AsyncBaseTransport | None" = None,
         clock: Callable[[], float] = time.time,
         **unknown: Never,
@@ -85,6 +96,8 @@ class Butter:
         settings.number("drain_timeout", drain_timeout, 0, 600)
         settings.number("join_ttl", join_ttl, 60, 366 * 86400)
         settings.whole_number("senders", senders, 1, 8)
+        settings.number("coverage_threshold", coverage_threshold, 0, 1)
+        settings.callback("on_event", on_event)
         self.environment = settings.environment(environment)
         self.routes = RouteTable(routes)
         self.dry_run = dry_run
@@ -99,13 +112,15 @@ class Butter:
         if isinstance(outbox, Outbox):
             make_courier, outbox = partial(QueueCourier, outbox), None
         self._outbox = assembly.local_outbox(None if dry_run else outbox, clock)
+        self._telemetry = Telemetry(enabled=telemetry)
+        self._notices = Notices(clock, on_event, self._telemetry.observe)
         optional = {"user_agent": send_user_agent, "network_transaction_id": send_network_transaction_id}
         self.collector = Collector(
             self.routes,
             self._strategy,
             self.beacon,
             self._outbox,
-            lambda settled: Delivery(make_courier, senders=senders, clock=clock, on_settled=lambda _: settled()),
+            lambda settled: self._delivery(make_courier, lambda _: settled()),
             optional_fields=frozenset(name for name, on in optional.items() if on),
             max_body_bytes=max_body_bytes,
             durability=settings.durability(durability),
@@ -114,9 +129,24 @@ class Butter:
             drain_timeout=drain_timeout,
             join_ttl=join_ttl,
             clock=clock,
+            notices=self._notices,
+            telemetry=self._telemetry,
+            coverage_threshold=coverage_threshold,
         )
         for warning in () if dry_run else assembly.warnings(self._outbox, self.routes.routes):
-            log.warning("outbox: %s", warning)
+            log.warning("outbox: %s", warning, extra={"butter_event": "configuration"})
+
+    def _delivery(
+        self, make_courier: Callable[[], Courier], on_settled: Callable[[Sequence[Settlement]], None]
+    ) -> Delivery:
+        return Delivery(
+            make_courier,
+            senders=self._senders,
+            clock=self.clock,
+            on_settled=on_settled,
+            tell=self._notices.tell,
+            telemetry=self._telemetry,
+        )
 
     def checkout_route(  # noqa: PLR0913 - as CheckoutRoute, all by name
         self,
@@ -154,7 +184,12 @@ class Butter:
         Raises:
             ConfigurationError: `Butter(ipv4_beacon=...)` was left out.
         """
-        return BeaconApp(self.beacon, self._strategy, self.clock, self.collector.counters)
+        return BeaconApp(self.beacon, self._strategy, self.clock, self._notices.tell)
+
+    @property
+    def health_app(self) -> HealthApp:
+        """The ASGI app for a health route, which says whether evidence is being collected, and what to do if not."""
+        return HealthApp(self.collector.health)
 
     @overload
     def record(self, checkout: Checkout, /) -> None: ...
@@ -189,7 +224,8 @@ class Butter:
         Make one for each consumer, in its event loop, and keep it: it knows the endpoint's health. Then
         `await delivery.deliver(Record.from_json(text))`.
         """
-        return Delivery(self._make_client, senders=self._senders, clock=self.clock)
+        self._telemetry.load(self.collector)
+        return self._delivery(self._make_client, lambda _: None)
 
     def status(self) -> Status:
         """Return how the collection goes: counts, and the endpoint's state."""
@@ -198,13 +234,17 @@ class Butter:
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait up to `timeout` seconds until all that was captured is delivered; say whether it is.
 
-        Returns early where waiting cannot help, since Butter does not answer. Blocks: not for the event loop.
+        Returns early where waiting cannot help, since Butter does not answer. `on_event` has then been told of all that
+        became of it. Blocks: not for the event loop.
         """
-        return self.collector.worker.flush(timeout)
+        deadline = time.monotonic() + timeout
+        delivered = self.collector.worker.flush(timeout)
+        apart.settle(max(0.0, deadline - time.monotonic()))
+        return delivered
 
     def close(self) -> None:
         """Deliver what can be delivered within `drain_timeout`, end the threads and let go of the outbox."""
-        self.collector.worker.close()
+        self.collector.close()
 
     def __enter__(self) -> Self:
         return self

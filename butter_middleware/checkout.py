@@ -125,18 +125,21 @@ class Record:
     """The JSON text to post."""
     captured_at: float
     """Seconds since the epoch, when the checkout answered."""
+    traceparent: str = ""
+    """Of the span in which it answered, where there is one."""
 
     @classmethod
-    def of(cls, checkout: Checkout, captured_at: float) -> Self:
+    def of(cls, checkout: Checkout, captured_at: float, traceparent: str = "") -> Self:
         """Make the record of a checkout that answered at `captured_at`."""
         payload = checkout.payload()
         identity = {k: v for k, v in payload.items() if k == "psp" or k.endswith("_id")}
         digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16)
-        return cls(digest.hexdigest(), json.dumps(payload, ensure_ascii=False), captured_at)
+        return cls(digest.hexdigest(), json.dumps(payload, ensure_ascii=False), captured_at, traceparent)
 
     def to_json(self) -> str:
         """Return the record as JSON text, for a queue of the merchant's own."""
-        return json.dumps({"key": self.key, "payload": self.payload, "captured_at": self.captured_at})
+        traced = {"traceparent": self.traceparent} if self.traceparent else {}
+        return json.dumps({"key": self.key, "payload": self.payload, "captured_at": self.captured_at, **traced})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -147,8 +150,9 @@ class Record:
         """
         fields: Any = json.loads(text)
         try:
-            return cls(str(fields["key"]), str(fields["payload"]), float(fields["captured_at"]))
-        except (KeyError, TypeError, ValueError):
+            traceparent = str(fields.get("traceparent", ""))
+            return cls(str(fields["key"]), str(fields["payload"]), float(fields["captured_at"]), traceparent)
+        except (AttributeError, KeyError, TypeError, ValueError):
             msg = "not a record: Record.from_json takes what Record.to_json gave"
             raise ValueError(msg) from None
 

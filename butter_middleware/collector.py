@@ -10,20 +10,40 @@ from butter_middleware.beacon import Beacon, Redeemer
 from butter_middleware.checkout import Checkout, Record
 from butter_middleware.client_ip import ClientIP, Strategy
 from butter_middleware.client_ip.diagnosis import Diagnosis
-from butter_middleware.counters import Counters, Skip
+from butter_middleware.counters import Skip
+from butter_middleware.coverage import Coverage, Watch
 from butter_middleware.delivery import Delivery
+from butter_middleware.events import (
+    Captured,
+    Conflicting,
+    Covered,
+    Diagnosed,
+    Faulted,
+    Lost,
+    NotDurableInTime,
+    Parked,
+    Recorded,
+    Skipped,
+)
 from butter_middleware.exchange import Capture, snapshot
+from butter_middleware.health import Health, Signs, diagnose
 from butter_middleware.notes import SCOPE_KEY, Notes, plain
-from butter_middleware.outbox import LocalOutbox
+from butter_middleware.notices import Notices
+from butter_middleware.outbox import Counts, LocalOutbox
 from butter_middleware.reading import Reader, Reading
 from butter_middleware.routes import CheckoutRoute, RouteTable
 from butter_middleware.status import Status
 from butter_middleware.strength import carried
+from butter_middleware.telemetry import Levels, Telemetry
 from butter_middleware.waiting import wait_at_most
 from butter_middleware.worker import Worker
 
 DURABLE_CAP: Final = 0.025
 """Seconds for which `durability="before_response"` holds back the last chunk at most."""
+OUTBOX_SECONDS: Final = 1.0
+"""For which a health check waits for the outbox."""
+LEVELS_SECONDS: Final = 0.05
+"""For which a metric waits for it; it takes a millisecond, unless the file fails: then the metric is as it last was."""
 
 
 class Collector:
@@ -48,10 +68,17 @@ class Collector:
         drain_timeout: float,
         join_ttl: float,
         clock: Callable[[], float],
+        notices: Notices,
+        telemetry: Telemetry,
+        coverage_threshold: float,
     ) -> None:
         self.routes = routes
         self.max_body_bytes = max_body_bytes
-        self.counters = Counters()
+        self.traceparent = telemetry.traceparent
+        self._notices = notices
+        self._telemetry = telemetry
+        self._coverage_threshold = coverage_threshold
+        self._outbox = outbox
         self._diagnosis = Diagnosis(strategy)
         self._cookies = None if beacon is None else beacon.cookies
         self._waits = durability == "before_response"
@@ -67,18 +94,34 @@ class Collector:
             None if beacon is None else Redeemer(beacon),
             staging=staging,
         )
+        self._watch = self._new_watch()
         self.worker = Worker(
-            outbox, self._read, make_delivery, self.counters, drain_timeout, lambda: clock() - join_ttl
+            outbox,
+            self._read,
+            make_delivery,
+            notices,
+            drain_timeout,
+            lambda: clock() - join_ttl,
+            lambda: self._watch.look(),  # noqa: PLW0108 - a fork has one of its own
+            self._begin,
         )
+
+    def _new_watch(self) -> Watch:
+        return Watch(self._notices, self._clock, self._coverage_threshold)
+
+    def _begin(self) -> None:
+        """On the worker's own thread, before it delivers."""
+        self._watch = self._new_watch()
+        self._telemetry.load(self)
 
     # What `Butter` calls.
 
     def add(self, checkout: Checkout) -> None:
         """Take a whole checkout."""
         record = Record.of(checkout, self._clock())
-        self.counters.carry(carried(record))
+        self._notices.tell(Recorded(reason=carried(record)))
         if self._dry_run:
-            self.counters.skip(Skip.DRY_RUN)
+            self._notices.tell(Skipped(reason=Skip.DRY_RUN))
         else:
             self.worker.add(record)
 
@@ -87,31 +130,94 @@ class Collector:
         try:
             notes: Notes | None = request.get(SCOPE_KEY)
             seen = self.snapshot(request) if notes is None else notes.request
-            self.capture(
-                Capture(**seen, status_code=0, response_headers=[], body=b"", annotations=plain(fields), recorded=True)
+            capture = Capture(
+                **seen,
+                status_code=0,
+                response_headers=[],
+                body=b"",
+                annotations=plain(fields),
+                recorded=True,
+                traceparent=self.traceparent(),
             )
+            self.capture(self.routes.find(capture.method, capture.path), capture)
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
             self.fault(error)
 
     def status(self) -> Status:
         """Return how the collection goes."""
-        counts = self.worker.counts()
-        oldest = counts.oldest_pending_at
-        at_risk = counts.captured + counts.pending + counts.parked + counts.parts if self.worker.stopped else 0
+        counters, counts = self._notices.counters, self.worker.counts()
         return Status(
-            captured=self.counters.captured,
-            skipped=self.counters.skipped(),
-            strength=self.counters.strength(),
+            captured=counters.total("captured"),
+            skipped=counters.skipped(),
+            strength=counters.by_reason("recorded"),
             pending=counts.pending,
             delivered=counts.delivered,
             dead=counts.dead,
             parked=counts.parked,
             parts=counts.parts,
-            lost=self.counters.lost + at_risk,
-            oldest_pending_age=None if oldest is None else max(0.0, self._clock() - oldest),
+            lost=counters.total("lost") + self._at_risk(counts),
+            oldest_pending_age=self._age(counts.oldest_pending_at),
             endpoint=self.worker.endpoint,
             last_delivery_at=counts.last_delivered_at,
+            coverage=Coverage.of(counters),
+            conflicts=counters.by_reason("conflicting"),
+            faults=counters.by_reason("faulted"),
+            not_durable_in_time=counters.total("not_durable_in_time"),
         )
+
+    def _at_risk(self, counts: Counts) -> int:
+        return counts.captured + counts.pending + counts.parked + counts.parts if self.worker.stopped else 0
+
+    def _age(self, since: float | None) -> float | None:
+        return None if since is None else max(0.0, self._clock() - since)
+
+    async def health(self) -> Health:
+        """Say whether evidence is being collected. Waits for the outbox, but no event loop waits for it."""
+        future = self._outbox.counts()
+        answered = await wait_at_most(future, OUTBOX_SECONDS) and future.exception() is None
+        counts = future.result() if answered else Counts()
+        changed = self._age(self.worker.endpoint_changed_at)
+        signs = Signs(
+            running=self.worker.running,
+            answered=answered,
+            counts=counts,
+            lost=self._notices.counters.total("lost") + self._at_risk(counts),
+            oldest_pending_age=self._age(counts.oldest_pending_at),
+            endpoint=self.worker.endpoint,
+            ill_for=changed if changed is not None and self.worker.endpoint != "ok" else 0.0,
+            low_coverage=self._watch.recent if self._watch.low else None,
+            outbox_faults=self.worker.faults,
+            dead_threads=self.worker.dead_threads,
+            reading_for=self.worker.reading_for,
+        )
+        return diagnose(signs)
+
+    # What telemetry asks.
+
+    def counts(self) -> Mapping[tuple[str, str, str], int]:
+        """Return all that was counted, by name, route and reason."""
+        return self._notices.counters.counts()
+
+    def levels(self) -> Levels:
+        """Return how it stands."""
+        coverage = self._watch.recent.ratio
+        if not self.worker.leads:
+            return Levels(coverage)
+        counts = self.worker.counts(LEVELS_SECONDS)
+        return Levels(
+            coverage,
+            leads=True,
+            endpoint=self.worker.endpoint,
+            pending=counts.pending,
+            parked=counts.parked,
+            dead=counts.dead,
+            oldest_pending_age=self._age(counts.oldest_pending_at),
+        )
+
+    def close(self) -> None:
+        """End the threads, let go of the outbox, and tell telemetry no more."""
+        self.worker.close()
+        self._telemetry.forget(self)
 
     # What the middleware calls.
 
@@ -133,55 +239,67 @@ class Collector:
         """Copy from the scope what a capture needs, before the app can change it. Raises on a scope that is none."""
         return snapshot(scope, self._clock(), self._cookies)
 
-    def capture(self, capture: Capture) -> "Future[None] | None":
+    def capture(self, route: CheckoutRoute | None, capture: Capture) -> "Future[None] | None":
         """Take a capture; give what to wait for before the last chunk leaves, if anything."""
-        self.counters.capture()
+        where = "" if route is None else str(route)
+        if self._notices.heard:
+            self._notices.tell(Captured(route=where))
+        else:
+            self._notices.counters.add("captured", where)
         try:
             future = self.worker.append(capture)
-        except BaseException:
-            self.counters.lose()
+        except BaseException as error:
+            self._notices.tell(Lost(route=where, reason=type(error).__name__))
             raise
         return future if self._waits else None
 
     async def wait_until_durable(self, future: "Future[None]") -> None:
         """Wait until the capture is on disk, 25 ms at most."""
         if not await wait_at_most(future, DURABLE_CAP):
-            self.counters.skip("not_durable_in_time")
+            self._notices.tell(NotDurableInTime())
 
     def skip(self, route: CheckoutRoute, reason: Skip) -> None:
         """Count a response that is not captured."""
-        self.counters.skip(reason)
-        if reason in _REMEDIES:
-            self.counters.say_once(f"{reason}:{route}", logging.WARNING, "%s: %s", route, _REMEDIES[reason])
+        remedy = _REMEDIES.get(reason)
+        self._notices.tell(Skipped(route=str(route), reason=reason, message=f"{route}: {remedy}" if remedy else ""))
 
     def fault(self, error: Exception) -> None:
         """Count a fault of our own, and say it without what it may quote."""
-        self.counters.skip("fault")
         name = type(error).__name__
-        self.counters.say_once(f"fault:{name}", logging.ERROR, "the middleware failed on a request: %s", name)
+        message = f"the middleware failed on a request: {name}"
+        self._notices.tell(Faulted(reason=f"request:{name}", message=message, level=logging.ERROR))
 
     # What the worker calls.
 
     def _read(self, capture: Capture) -> Reading:
         reading = self._reader.read(capture)
-        self.counters.conflict(reading.conflicts)
-        if reading.skipped is not None:
-            self.counters.skip(reading.skipped)
-        elif reading.parked is not None:
-            self.counters.skip(f"parked:{reading.parked.reason}")
-        detail = reading.remedy if reading.parked is None else reading.parked.detail
-        if detail:
-            self.counters.say_once(detail, logging.WARNING, "%s", detail)
-        for record in reading.records:
-            self.counters.carry(carried(record))
+        route = self.routes.find(capture.method, capture.path)
+        self._tell("" if route is None else str(route), reading)
         if not self._dry_run:
             return reading
-        self.counters.skip(Skip.DRY_RUN, len(reading.records) + (reading.part is not None))
+        kept = len(reading.records) + (reading.part is not None)
+        if kept:
+            self._notices.tell(Skipped(reason=Skip.DRY_RUN, times=kept))
         return Reading(skipped=Skip.DRY_RUN)
+
+    def _tell(self, route: str, reading: Reading) -> None:
+        for field in reading.conflicts:
+            said = f"annotate() gave another {field} than the extractor, whose value holds. Leave one of them out."
+            self._notices.tell(Conflicting(route=route, reason=field, message=said))
+        remedy = reading.remedy
+        if reading.parked is not None:
+            reason = reading.skipped or reading.parked.reason
+            self._notices.tell(Parked(route=route, reason=reason, message=reading.parked.detail))
+        elif reading.skipped is not None:
+            self._notices.tell(Skipped(route=route, reason=reading.skipped, message=remedy))
+        else:
+            self._notices.tell(Covered(route=route, message=remedy))
+        for record in reading.records:
+            self._notices.tell(Recorded(route=route, reason=carried(record)))
 
     def _observe(self, capture: Capture, address: ClientIP) -> None:
         for finding in self._diagnosis.observe(capture.scope, address):
-            self.counters.say_once(f"diagnosis:{finding.code}", logging.WARNING, "%s", finding.message)
+            self._notices.tell(Diagnosed(reason=finding.code, message=finding.message))
 
 
 _REMEDIES: Final = {

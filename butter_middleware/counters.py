@@ -1,26 +1,25 @@
-"""What happened in this process, counted, and said once."""
+"""What happened in this process, counted."""
 
-import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from enum import StrEnum
 from threading import Lock
-
-log = logging.getLogger("butter_middleware")
+from typing import Final
 
 
 class Skip(StrEnum):
-    """Why a response on a checkout route became no record, and needs none."""
+    """Why a response on a checkout route became no record."""
 
     STATUS = "status"
     """It is no 2xx."""
+    UNANSWERED = "unanswered"
+    """The app raised, or ended, before it began a response."""
     NOT_JSON = "not_json"
     """The route has an extractor, and the content type is no JSON."""
     TOO_LARGE = "too_large"
     """The body is longer than `max_body_bytes`."""
     INCOMPLETE = "incomplete"
-    """The app never finished it."""
+    """It is a 2xx, and the app never finished it."""
     UNCAPTURABLE = "uncapturable"
     """The server sends a file by itself: the body never passes by."""
     NOT_A_CHECKOUT = "not_a_checkout"
@@ -43,8 +42,24 @@ class Skip(StrEnum):
     """It would have been sent."""
 
 
+NO_CHECKOUT: Final = frozenset(
+    {
+        Skip.STATUS,
+        Skip.UNANSWERED,
+        Skip.NOT_A_CHECKOUT,
+        Skip.GATED,
+        Skip.NOT_PAID,
+        Skip.TEST_MODE,
+        Skip.JOIN_EXPIRED,  # nearly always a shopper who began and never paid
+        Skip.DUPLICATE,
+        Skip.DRY_RUN,
+    }
+)
+"""What needs no record. All other reasons are evidence that is missing."""
+
+
 class Counters:
-    """Counts of one process, safe from any thread, and the memory of what was logged already."""
+    """Counts of one process by name, route and reason; safe from any thread."""
 
     def __init__(self) -> None:
         self.forget()
@@ -52,55 +67,47 @@ class Counters:
     def forget(self) -> None:
         """Begin anew: in a forked child, whose parent may have held the lock."""
         self._lock = Lock()
-        self._skipped: Counter[str] = Counter()
-        self._strength: Counter[str] = Counter()
-        self._said: set[str] = set()
-        self.captured = 0
-        self.lost = 0
+        self._counts: Counter[tuple[str, str, str]] = Counter()
 
-    def capture(self) -> None:
-        """Count a response that was captured."""
+    def add(self, name: str, route: str = "", reason: str = "", times: int = 1) -> None:
+        """Count."""
         with self._lock:
-            self.captured += 1
+            self._counts[name, route, reason] += times
 
-    def skip(self, reason: str, times: int = 1) -> None:
-        """Count what was skipped, or has no address."""
-        if times:
-            with self._lock:
-                self._skipped[reason] += times
-
-    def conflict(self, fields: Iterable[str]) -> None:
-        """Count the fields of one capture of which annotation and extractor said different values."""
-        for name in fields:
-            self.skip(f"conflict:{name}")
-            said = "annotate() gave another %s than the extractor, whose value holds. Leave one of them out."
-            self.say_once(f"conflict:{name}", logging.WARNING, said, name)
-
-    def carry(self, ids: str) -> None:
-        """Count a record by the IDs that it carries."""
+    def counts(self) -> Mapping[tuple[str, str, str], int]:
+        """Return all counts, by name, route and reason."""
         with self._lock:
-            self._strength[ids] += 1
+            return dict(self._counts)
 
-    def lose(self, times: int = 1) -> None:
-        """Count what no process will ever see again."""
-        with self._lock:
-            self.lost += times
+    def total(self, name: str) -> int:
+        """Return how often something happened."""
+        return sum(self.by_reason(name).values())
+
+    def by_reason(self, name: str) -> Mapping[str, int]:
+        """Return how often something happened by its reason, the most frequent first."""
+        return self._by(name, 2)
+
+    def by_route(self, name: str) -> Mapping[str, int]:
+        """Return how often something happened by its route, the most frequent first."""
+        return self._by(name, 1)
+
+    def _by(self, name: str, part: int) -> Mapping[str, int]:
+        found: Counter[str] = Counter()
+        for key, count in self.counts().items():
+            if key[0] == name:
+                found[key[part]] += count
+        return dict(found.most_common())
 
     def skipped(self) -> Mapping[str, int]:
-        """Return how much was skipped, by reason."""
-        with self._lock:
-            return dict(self._skipped)
+        """Return how many responses became no record, by reason: parked ones too."""
+        parked = {_parked(reason): count for reason, count in self.by_reason("parked").items()}
+        return dict(Counter(self.by_reason("skipped")) + Counter(parked))
 
-    def strength(self) -> Mapping[str, int]:
-        """Return how many records carried which IDs, the most frequent first."""
-        with self._lock:
-            return dict(self._strength.most_common())
 
-    def say_once(self, key: str, level: int, message: str, *args: object) -> None:
-        """Log a message the first time that its key comes up in this process."""
-        with self._lock:
-            if key in self._said:
-                return
-            self._said.add(key)
-        with suppress(Exception):  # a handler of the merchant's may raise, and this may stand inside a checkout
-            log.log(level, message, *args)
+def missed(reason: str) -> bool:
+    """Whether a response that became no record for this reason is evidence that is missing."""
+    return reason not in NO_CHECKOUT
+
+
+def _parked(reason: str) -> str:
+    return reason if reason.startswith("no_address:") else f"parked:{reason}"

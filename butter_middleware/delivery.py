@@ -7,17 +7,20 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
 from butter_middleware.answers import Answer, AnswerKind
 from butter_middleware.checkout import Record
+from butter_middleware.courier import Courier
 from butter_middleware.endpoint import Endpoint, EndpointState
-from butter_middleware.outbox.protocol import LocalOutbox, Outbox, Pending, Settled, Settlement
+from butter_middleware.events import Delivered, Died, Event, Faulted, Retried
+from butter_middleware.notices import Notices
+from butter_middleware.outbox.protocol import LocalOutbox, Pending, Settled, Settlement
+from butter_middleware.telemetry import Telemetry
 
-log = logging.getLogger("butter_middleware")
 T = TypeVar("T")
 
 CLAIM_AHEAD: Final = 64
@@ -29,44 +32,6 @@ CONSIDERATE_SECONDS: Final = 60.0
 """After each checkout."""
 GAP_MOST: Final = 0.1
 """Seconds between two records, whatever the first cost."""
-
-
-class Courier(Protocol):
-    """Takes one record at a time to where it belongs. `ButterClient` is the one that posts to Butter."""
-
-    async def post(self, record: Record) -> Answer:
-        """Post one record. Never raises."""
-        ...
-
-    async def ping(self) -> Answer:
-        """Ask whether records would be taken, sending none. Never raises."""
-        ...
-
-    async def aclose(self) -> None:
-        """Let go of the connection."""
-        ...
-
-
-class QueueCourier:
-    """Hands records to a queue of the merchant's own; its consumer calls `Delivery.deliver`."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-
-    async def post(self, record: Record) -> Answer:
-        """Enqueue one record; a queue that raises is one that is away."""
-        try:
-            await self._outbox.enqueue(record)
-        except Exception as error:  # noqa: BLE001 - each queue has exceptions of its own
-            return Answer(AnswerKind.UNREACHABLE, detail=type(error).__name__)
-        return Answer(AnswerKind.DELIVERED)
-
-    async def ping(self) -> Answer:
-        """Say yes: only a record tells whether the queue takes records."""
-        return Answer(AnswerKind.DELIVERED, 200)
-
-    async def aclose(self) -> None:
-        """Leave the queue to its owner."""
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
@@ -89,9 +54,11 @@ class Delivery:
         cpu: Seconds of a core that the calling thread has had.
         uniform: As `random.uniform`, for jitter.
         wait: How `run` waits, for tests.
+        tell: Takes what happens; left out, it is logged.
+        telemetry: Traces each sending.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as the class says, most of them for tests
         self,
         make_courier: Callable[[], Courier],
         *,
@@ -102,6 +69,8 @@ class Delivery:
         cpu: Callable[[], float] = time.thread_time,
         uniform: Callable[[float, float], float] = random.uniform,
         wait: Callable[[asyncio.Event, float], Awaitable[None]] = wait,
+        tell: Callable[[Event], object] | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._make_courier = make_courier
         self._on_settled = on_settled
@@ -110,7 +79,10 @@ class Delivery:
         self._cpu = cpu
         self._cpu_before = 0.0
         self._considerate_until = 0.0
-        self._endpoint = Endpoint(senders, clock, monotonic, uniform)
+        self._clock = clock
+        self._tell = tell or Notices(clock).tell
+        self._telemetry = telemetry or Telemetry(enabled=False)
+        self._endpoint = Endpoint(senders, clock, monotonic, uniform, self._tell)
         self._couriers: list[Courier] = []
         self._idle: list[Courier] = []
         self._ahead: deque[Pending] = deque()
@@ -121,6 +93,8 @@ class Delivery:
         self._settle_now = asyncio.Event()
         self._in_flight = 0
         self._writing = 0
+        self.leads = False
+        """Whether it is this one, of all processes, that drains the outbox."""
         self.paused = False
         """Whether no further record is sent."""
 
@@ -130,6 +104,11 @@ class Delivery:
     def state(self) -> EndpointState:
         """The endpoint's health."""
         return self._endpoint.state
+
+    @property
+    def changed_at(self) -> float | None:
+        """Seconds since the epoch, when the endpoint became well or ill."""
+        return self._endpoint.changed_at
 
     @property
     def ill(self) -> bool:
@@ -181,10 +160,11 @@ class Delivery:
             return self._endpoint.not_now(pending)
         self._in_flight += 1
         try:
-            answer = await self._ask(lambda courier: courier.post(record))
+            answer = await self._post(pending)
         finally:
             self._in_flight -= 1
         settled = self._endpoint.judge(pending, answer) or self._endpoint.alone()
+        self._tell_of(settled)
         return settled[0]
 
     # A local outbox.
@@ -196,6 +176,7 @@ class Delivery:
         try:
             while not outbox.lead():
                 await self._wait(self._fresh(), POLL_SECONDS)
+            self.leads = True
             self._kept_hold = await _result(outbox.hold())
             if self._kept_hold is not None:
                 self._endpoint.resume_hold(self._kept_hold)
@@ -204,6 +185,7 @@ class Delivery:
                 await self._dispatch_all(outbox, group)
         finally:
             self._in_flight = 0
+            self.leads = False
             with anyio.CancelScope(shield=True):
                 self._settle(self._released())
                 await self._write(outbox)
@@ -221,7 +203,8 @@ class Delivery:
             try:
                 pending = await self._next(outbox)
             except Exception as error:  # noqa: BLE001 - the outbox heals or not; this loop goes on
-                log.error("delivery: the outbox failed (%s); trying again", type(error).__name__)  # noqa: TRY400 - frames hold personal data
+                said = f"delivery: the outbox failed ({type(error).__name__}); trying again"
+                self._tell(Faulted(reason=f"delivery:{type(error).__name__}", message=said, level=logging.ERROR))
                 pending = None
             if pending is None:
                 await self._wait(changed, max(self._endpoint.seconds_to_wait(), POLL_SECONDS))
@@ -256,7 +239,7 @@ class Delivery:
 
     async def _send(self, pending: Pending) -> None:
         try:
-            answer = await self._ask(lambda courier: courier.post(pending.record))
+            answer = await self._post(pending)
         except asyncio.CancelledError:
             self._ahead.appendleft(pending)
             raise
@@ -272,6 +255,7 @@ class Delivery:
         return [Settlement(pending.id, Settled.RELEASED) for pending in ahead]
 
     def _settle(self, settlements: Sequence[Settlement]) -> None:
+        self._tell_of(settlements)
         self._settlements += settlements
         self._settle_now.set()
         self._changed.set()
@@ -292,10 +276,28 @@ class Delivery:
                 self._kept_hold = self._endpoint.hold_reason
                 await _result(outbox.set_hold(self._kept_hold))
         except Exception as error:  # noqa: BLE001 - what is not settled is sent once more, after a restart
-            log.critical("delivery: the outbox could not settle (%s)", type(error).__name__)
+            said = f"delivery: the outbox could not settle ({type(error).__name__})"
+            self._tell(Faulted(reason=f"delivery:{type(error).__name__}", message=said, level=logging.CRITICAL))
         self._writing = 0
         self._changed.set()
         self._on_settled(settlements)
+
+    async def _post(self, pending: Pending) -> Answer:
+        with self._telemetry.sending(pending.record, pending.attempts) as answered:
+            answer = await self._ask(lambda courier: courier.post(pending.record))
+            answered(answer)
+        if answer.kind is AnswerKind.DELIVERED:
+            self._tell(Delivered(seconds=max(0.0, self._clock() - pending.record.captured_at)))
+        return answer
+
+    def _tell_of(self, settlements: Sequence[Settlement]) -> None:
+        for settlement in settlements:
+            code = settlement.reason.partition(" ")[0]
+            if settlement.settled is Settled.DEAD:
+                said = f"a record is dead, Butter will not take it: {settlement.reason}"
+                self._tell(Died(reason=code, message=said, level=logging.ERROR))
+            elif settlement.settled is Settled.RETRY:
+                self._tell(Retried(reason=code))
 
     async def _ask(self, question: Callable[[Courier], Awaitable[Answer]]) -> Answer:
         try:

@@ -1,6 +1,6 @@
 """The endpoint's health: what each answer says about Butter, about our configuration, and about the one record.
 
-A pure state machine: it sends nothing and reads no clock but those it is given.
+A pure state machine: it sends nothing, reads no clock but those it is given, and tells what changes.
 
     ok ──SYSTEM x 5──► open ──time──► half_open ──accepted──► ok (concurrency 1, 2, 4 ...)
     │ ▲                 ▲                  └──SYSTEM──► open, twice as long
@@ -15,9 +15,8 @@ from enum import StrEnum
 from typing import Final
 
 from butter_middleware.answers import Answer, AnswerKind
+from butter_middleware.events import EndpointChanged
 from butter_middleware.outbox.protocol import Pending, Settled, Settlement
-
-log = logging.getLogger("butter_middleware")
 
 FAILURES_TO_OPEN: Final = 5
 INVALID_TO_HOLD: Final = 5
@@ -56,6 +55,7 @@ class Endpoint:
         clock: Seconds since the epoch, for due times.
         monotonic: Seconds, for probes and pauses.
         uniform: As `random.uniform`, for jitter.
+        tell: Takes each change.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Endpoint:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         uniform: Callable[[float, float], float],
+        tell: Callable[[EndpointChanged], object],
     ) -> None:
         self.state = EndpointState.OK
         self.hold_reason: str | None = None
@@ -71,6 +72,11 @@ class Endpoint:
         self._clock = clock
         self._monotonic = monotonic
         self._uniform = uniform
+        self._tell = tell
+        self._told = EndpointState.OK
+        self._worst = logging.INFO
+        self.changed_at: float | None = None
+        """Seconds since the epoch, when it became well or ill."""
         self._limit = senders
         self._wake_at = 0.0
         self._probes = 0
@@ -80,7 +86,6 @@ class Endpoint:
         self._impostors = 0
         self._accepted_at: float | None = None
         self._suspects: list[tuple[Pending, Answer]] = []
-        self._shouted: set[str] = set()
 
     # How much may be sent.
 
@@ -91,7 +96,7 @@ class Endpoint:
         if self._monotonic() < self._wake_at:
             return 0
         if self.state is EndpointState.PAUSED:
-            self.state = EndpointState.OK
+            self._become(EndpointState.OK)
             return self._limit
         if self.state is EndpointState.OPEN:
             self.state = EndpointState.HALF_OPEN
@@ -112,9 +117,10 @@ class Endpoint:
 
     def resume_hold(self, reason: str) -> None:
         """Go on with a hold that an earlier process began: probe at once."""
-        self._shouted.add("hold")
-        self.state, self.hold_reason, self._wake_at, self._limit = EndpointState.HOLD, reason, 0.0, 1
-        log.warning("Butter: still on hold (%s); probing", reason)
+        self.hold_reason, self._wake_at, self._limit = reason, 0.0, 1
+        said = f"Butter: still on hold ({reason}); probing"
+        self._become(EndpointState.HOLD, reason.partition(" ")[0], said, logging.WARNING)
+        self._worst = logging.CRITICAL  # the earlier process said it
 
     # What an answer means.
 
@@ -174,15 +180,14 @@ class Endpoint:
 
     def _accepted(self) -> list[Settlement]:
         if self.state is not EndpointState.OK:
-            log.info("Butter: records are accepted again")
             self._limit, self._good = 1, 0
         else:
             self._good += 1
         if self._good >= self._limit:
             self._limit, self._good = min(self._senders, self._limit * 2), 0
-        self.state, self.hold_reason = EndpointState.OK, None
+        self._become(EndpointState.OK, said="Butter: records are accepted again", level=logging.INFO)
+        self.hold_reason = None
         self._failures = self._invalid = self._impostors = self._probes = 0
-        self._shouted.clear()
         self._accepted_at = self._monotonic()
         suspects, self._suspects = self._suspects, []
         return [self._charge(pending, answer) for pending, answer in suspects]
@@ -226,9 +231,6 @@ class Endpoint:
         return [self._later(pending) for pending, _answer in suspects]
 
     def _bury(self, pending: Pending, answer: Answer) -> Settlement:
-        self._shout(
-            f"dead:{answer.label}", logging.ERROR, "a record is dead, Butter will not take it: %s", answer.label
-        )
         return Settlement(pending.id, Settled.DEAD, reason=answer.label)
 
     def _retry(self, pending: Pending, answer: Answer) -> Settlement:
@@ -245,28 +247,28 @@ class Endpoint:
     def _fail(self, answer: Answer) -> None:
         self._failures += 1
         if answer.kind is AnswerKind.UNTRUSTED:
-            self._shout(
-                "tls", logging.CRITICAL, "Butter's certificate is not trusted: check the clock, CAs and proxies"
-            )
-            self._open(answer, least=PROBE_MOST)
+            self._open(answer, PROBE_MOST, logging.CRITICAL, _UNTRUSTED)
         elif self.state is EndpointState.HOLD:
             self._probe_later()
         elif self.state is not EndpointState.OK or self._failures >= FAILURES_TO_OPEN:
             self._open(answer)
 
-    def _open(self, answer: Answer, least: float = 0.0) -> None:
+    def _open(self, answer: Answer, least: float = 0.0, level: int = logging.WARNING, said: str = "") -> None:
         if self.state is EndpointState.HOLD:
             self._probe_later()
             return
-        self._shout("open", logging.WARNING, "Butter does not answer (%s); records wait", answer.label)
-        self.state, self._limit = EndpointState.OPEN, 1
+        self._become(
+            EndpointState.OPEN, answer.code, said or f"Butter does not answer ({answer.label}); records wait", level
+        )
+        self._limit = 1
         self._probe_later(max(least, answer.retry_after or 0.0))
 
     def _hold(self, answer: Answer, remedy: str) -> None:
-        self._shout("hold", logging.CRITICAL, "Butter: on hold, answer %s: %s. Nothing is lost", answer.label, remedy)
         if self.state is not EndpointState.HOLD:
             self._probes = 0
-        self.state, self.hold_reason, self._limit = EndpointState.HOLD, answer.label, 1
+        said = f"Butter: on hold, answer {answer.label}: {remedy}. Nothing is lost"
+        self._become(EndpointState.HOLD, answer.code, said, logging.CRITICAL)
+        self.hold_reason, self._limit = answer.label, 1
         self._probe_later()
 
     def _pause(self, answer: Answer) -> None:
@@ -274,7 +276,8 @@ class Endpoint:
             self._probe_later(answer.retry_after or THROTTLED_SECONDS)
             return
         if self.state is not EndpointState.PAUSED:
-            self.state, self._limit = EndpointState.PAUSED, max(1, self._limit // 2)
+            self._limit = max(1, self._limit // 2)
+            self._become(EndpointState.PAUSED, answer.code)
         self._wake_at = max(self._wake_at, self._monotonic() + (answer.retry_after or THROTTLED_SECONDS))
 
     def _probe_later(self, least: float = 0.0) -> None:
@@ -287,10 +290,18 @@ class Endpoint:
         self._probes += 1
         self._wake_at = now + max(least, seconds * self._uniform(0.9, 1.1))
 
-    def _shout(self, key: str, level: int, message: str, *args: object) -> None:
-        if key not in self._shouted:
-            self._shouted.add(key)
-            log.log(level, message, *args)
+    def _become(self, state: EndpointState, reason: str = "", said: str = "", level: int = logging.INFO) -> None:
+        """Take a state, and tell where it is another than was told, or worse. Half-open is not told."""
+        self.state, before = state, self._told
+        if state is before and level <= self._worst:
+            return
+        self._told, self._worst = state, level
+        if state is not before:
+            self.changed_at = self._clock()
+        self._tell(EndpointChanged(state=state.value, before=before.value, reason=reason, message=said, level=level))
+
+
+_UNTRUSTED: Final = "Butter's certificate is not trusted: check the clock, CAs and proxies"
 
 
 def _backoff(attempts: int) -> float:

@@ -43,6 +43,8 @@ class Capture(NamedTuple):
     """What `Beacon.cookies` picked: a token, and the digest of a session key. Of the Cookie header, nothing else."""
     recorded: bool = False
     """It came from `butter.record(request, ...)`: there is no response, and the annotations are the whole record."""
+    traceparent: str = ""
+    """W3C's, of the span in which the checkout answered; empty where nothing traces."""
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -64,6 +66,7 @@ class Capture(NamedTuple):
                 "captured_at": self.captured_at,
                 "cookies": dict(self.cookies),
                 "recorded": self.recorded,
+                "traceparent": self.traceparent,
             }
         )
 
@@ -85,6 +88,7 @@ class Capture(NamedTuple):
             request_body=request_body,
             cookies=data.get("cookies", {}),
             recorded=data.get("recorded", False),
+            traceparent=data.get("traceparent", ""),
         )
 
     def __repr__(self) -> str:

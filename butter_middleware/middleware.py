@@ -7,6 +7,7 @@ from typing import Any, Final, cast
 
 import anyio
 
+from butter_middleware import apart
 from butter_middleware._asgi import ASGIApp, Message, RawHeaders, Receive, Scope, Send, route_path
 from butter_middleware.butter import Butter
 from butter_middleware.collector import Collector
@@ -14,8 +15,6 @@ from butter_middleware.counters import Skip
 from butter_middleware.exchange import CREDENTIAL_HEADERS, Capture
 from butter_middleware.notes import SCOPE_KEY, Notes
 from butter_middleware.routes import CheckoutRoute
-
-log = logging.getLogger("butter_middleware")
 
 _FILE_MESSAGES: Final = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 _SHUTDOWN_ENDS: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
@@ -80,10 +79,11 @@ class ButterMiddleware:
 def _checked(butter: object) -> Collector | None:
     if isinstance(butter, Butter):
         return butter.collector
-    log.critical(
-        "ButterMiddleware(butter=...) got %s: nothing is captured. Pass the Butter object that you built at import.",
-        type(butter).__name__,
+    got = type(butter).__name__
+    message = (
+        f"ButterMiddleware(butter=...) got {got}: nothing is captured. Pass the Butter object that you built at import."
     )
+    apart.say(logging.CRITICAL, message, event="configuration")
     return None
 
 
@@ -165,7 +165,7 @@ class _Tee:
     def end(self) -> None:
         """The app is done: without a last message there was no whole response."""
         if self._open:
-            self._skip(Skip.INCOMPLETE)
+            self._skip(Skip.INCOMPLETE if self._status else Skip.UNANSWERED)
         self._notes.closed = True
 
     def _observe(self, message: Message) -> bool:
@@ -223,13 +223,15 @@ class _Tee:
         self._notes.closed = True
         self._request["request_body"] = self._request_body()
         return self._collector.capture(
+            self._route,
             Capture(
                 **self._request,
                 status_code=self._status,
                 response_headers=self._headers,
                 body=b"".join(self._chunks),
                 annotations=self._notes.fields,
-            )
+                traceparent=self._collector.traceparent(),
+            ),
         )
 
     def _request_body(self) -> bytes | None:

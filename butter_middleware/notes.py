@@ -1,16 +1,15 @@
 """What the endpoint knows and the response does not show: `annotate`, and the same as a dependency of FastAPI."""
 
 import logging
+import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Final, Unpack
 from uuid import UUID
 
 from starlette.requests import HTTPConnection
 
+from butter_middleware import apart
 from butter_middleware.checkout import CheckoutFields
-
-log = logging.getLogger("butter_middleware")
 
 SCOPE_KEY: Final = "butter_middleware"
 """Where the middleware keeps a request's notes. Its presence also tells a second middleware to step aside."""
@@ -66,9 +65,13 @@ class CheckoutNote:
         annotate(self._connection, **fields)
 
 
+hourly: Final = apart.Hourly(time.monotonic)
+
+
 def _warn(message: str) -> None:
-    with suppress(Exception):  # a handler of the merchant's may raise
-        log.warning(message)
+    times = hourly.due(message)
+    if times is not None:
+        apart.say(logging.WARNING, message, times, event="annotate")
 
 
 def plain(fields: Mapping[str, object]) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class Part:
     """Of a record, as far as they are known; the shopper's part has `ipv4_address`."""
     captured_at: float
     """Seconds since the epoch."""
+    traceparent: str = ""
+    """Of the checkout's span; the record is linked to that of the part which completes it."""
 
     @classmethod
     def key_of(cls, psp: Psp, value: str) -> str:
@@ -66,4 +68,5 @@ def joined(shopper: Part | None, payment: Part | None) -> Record | None:
         checkout = Checkout.model_validate({**shopper.fields, **theirs})
     except ValidationError:
         return None
-    return Record.of(checkout, max(shopper.captured_at, payment.captured_at))
+    last = max(shopper.captured_at, payment.captured_at)
+    return Record.of(checkout, last, payment.traceparent or shopper.traceparent)

@@ -169,7 +169,7 @@ class Reader:
                 continue
             fields = self._fields(route, capture, result, ipv4)
             try:
-                records.append(Record.of(Checkout.model_validate(fields), capture.captured_at))
+                records.append(Record.of(Checkout.model_validate(fields), capture.captured_at, capture.traceparent))
             except ValidationError as error:
                 parked = (
                     misrecorded(route, fields, error) if capture.recorded else invalid(route, response, fields, error)
@@ -195,7 +195,7 @@ class Reader:
             if wrong:
                 detail = f"the part of {route} is not what Butter accepts: {listed(wrong)}"
                 return Reading(parked=Parked(ParkReason.INVALID, detail))
-        part = Part(key, route.address, fields, capture.captured_at)
+        part = Part(key, route.address, fields, capture.captured_at, capture.traceparent)
         return Reading(part=part, conflicts=tuple(sorted(_conflicts(capture.annotations, extracted[0]))))
 
     def _fields(self, route: CheckoutRoute, capture: Capture, result: Mapping[str, Any], ipv4: str) -> dict[str, Any]:

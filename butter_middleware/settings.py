@@ -1,5 +1,6 @@
 """The configuration's parts, each checked where it is written: what, where and the remedy."""
 
+import inspect
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -135,6 +136,18 @@ def whole_number(name: str, given: object, low: int, high: int) -> None:
     number(name, given, low, high)
     if not isinstance(given, int):
         msg = f"{name}={given!r}: use a whole number from {low} to {high}."
+        raise ConfigurationError(msg)
+
+
+def callback(name: str, given: object) -> None:
+    """Check that an option is left out, or a plain function.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    call = given if inspect.isroutine(given) else type(given).__call__
+    if given is not None and (not callable(given) or inspect.iscoroutinefunction(call)):
+        msg = f"{name}: use a plain function of one event. It runs on a thread of its own, outside any event loop."
         raise ConfigurationError(msg)
 
 

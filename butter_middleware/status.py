@@ -3,15 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from butter_middleware.coverage import Coverage
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How the collection of evidence goes. The first three are of this process, since it started."""
+    """How the collection of evidence goes.
+
+    Of this process, since it started: `captured`, `skipped`, `strength`, `coverage`, `conflicts`, `faults`,
+    `not_durable_in_time`; and of it alone too: `lost`, `endpoint`. The others are of the outbox, whatever shares it.
+    """
 
     captured: int
     """Responses on checkout routes that were captured, and requests that were given to `record`."""
     skipped: Mapping[str, int]
-    """Responses that became no record, by reason."""
+    """Responses that became no record, by reason: a `Skip`, `no_address:` and why, or `parked:` and why."""
     strength: Mapping[str, int]
     """Records made (in a dry run too), by the IDs that they carry, such as `{"invoice_id+charge_id": 5, ...}`.
 
@@ -35,3 +41,11 @@ class Status:
     """What this process knows of Butter: ok, open, half_open, paused, hold; `unknown` before the first record."""
     last_delivery_at: float | None
     """Seconds since the epoch."""
+    coverage: Coverage
+    """Of the checkouts, how many became records, and why the others did not."""
+    conflicts: Mapping[str, int]
+    """Captures in which annotation and extractor said different values of a field, by the field."""
+    faults: Mapping[str, int]
+    """Failures, by place and exception: of this package's own (`request:`, `reading:` ...), and of `on_event:`."""
+    not_durable_in_time: int
+    """With `durability="before_response"`, responses that went out before their capture was on the disk."""

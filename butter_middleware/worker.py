@@ -6,32 +6,32 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
-from threading import Condition, Event, Thread
-from typing import Final, TypeVar
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from threading import Condition, Thread
+from typing import Any, Final, TypeVar
 
 import anyio
 
+from butter_middleware import apart
 from butter_middleware.checkout import Record
-from butter_middleware.counters import Counters, Skip
 from butter_middleware.delivery import Delivery
 from butter_middleware.errors import ButterError
+from butter_middleware.events import Faulted, OutboxChanged
 from butter_middleware.exchange import Capture
-from butter_middleware.outbox.protocol import Counts, LocalOutbox, StoredCapture
-from butter_middleware.parts import EXPIRED
+from butter_middleware.notices import Notices
+from butter_middleware.outbox.protocol import Counts, LocalOutbox
 from butter_middleware.reading import Reading
-from butter_middleware.remedies import unreadable
-
-log = logging.getLogger("butter_middleware")
+from butter_middleware.readloop import ReadLoop
 
 T = TypeVar("T")
 
-READ_AHEAD: Final = 32
 STOPPING_SECONDS: Final = 0.5
 """For a thread to end after the drain took all of its time; one that hangs in an extractor dies with the process."""
-ADOPT_EVERY: Final = 5.0
-"""Seconds between looks for what dead processes left behind."""
+RESTART_SECONDS: Final = 5.0
+LOOK_EVERY: Final = 1.0
+SAYING_SECONDS: Final = 1.0
+"""For what is still to be said when the threads end."""
 
 
 class Worker:
@@ -46,16 +46,20 @@ class Worker:
         outbox: LocalOutbox,
         read: Callable[[Capture], Reading],
         make_delivery: Callable[[Callable[[], None]], Delivery],
-        counters: Counters,
+        notices: Notices,
         drain_timeout: float,
         expire_before: Callable[[], float],
+        look: Callable[[], object],
+        started: Callable[[], object],
     ) -> None:
         self._outbox = outbox
         self._read = read
         self._make_delivery = make_delivery
-        self._counters = counters
+        self._notices = notices
         self._drain_timeout = drain_timeout
         self._expire_before = expire_before
+        self._look = look
+        self._started = started
         self._hooked = False
         self._counted = Counts()
         self._forget()
@@ -66,8 +70,9 @@ class Worker:
         self._changed = Condition()
         self._changes = 0
         self._unread = 0
-        self._wake_reader = Event()
-        self._stopping = Event()
+        self._faults: tuple[str, ...] = ()
+        self._read_loop = self._make_read_loop()
+        self._stopping = False
         self._cancel_delivery: Callable[[], object] | None = None
         self._threads: list[Thread] = []
         self._delivery: Delivery | None = None
@@ -86,22 +91,24 @@ class Worker:
                 return
             self._hook()
             self._pid = os.getpid()
-            self._stopping = Event()
+            self._read_loop = self._make_read_loop()
             self._delivery = self._make_delivery(self._notify)
             self._outbox.open()
             self._threads = [
-                Thread(target=self._read_all, args=(self._stopping,), name="butter-read", daemon=True),
+                Thread(target=self._read_all, args=(self._read_loop,), name="butter-read", daemon=True),
                 Thread(target=self._deliver_all, args=(self._delivery,), name="butter-deliver", daemon=True),
             ]
             try:
                 for thread in self._threads:
-                    thread.start()
+                    apart.start(thread)
             except RuntimeError:  # the system gives no more threads: the next use tries anew
-                self._stopping.set()
-                self._wake_reader.set()
+                self._read_loop.stop()
                 self._threads = []
                 raise
             self._running = True
+
+    def _make_read_loop(self) -> ReadLoop:
+        return ReadLoop(self._outbox, self._read, self._notices, self._expire_before, self._notify, self._wake)
 
     def _hook(self) -> None:
         """Once a worker: a fork forgets the parent's threads, and the exit of the interpreter drains what it can."""
@@ -113,7 +120,7 @@ class Worker:
         def in_child() -> None:
             if (worker := me()) is not None:
                 worker._outbox.abandon()  # noqa: SLF001 - a closure of this class
-                worker._counters.forget()  # noqa: SLF001
+                worker._notices.forget()  # noqa: SLF001
                 worker._forget()  # noqa: SLF001
 
         def at_exit() -> None:
@@ -138,13 +145,14 @@ class Worker:
         counts = self.counts()
         left = counts.captured + counts.pending + counts.parked + counts.parts
         if left and not self._outbox.durable:
-            log.error(
-                "%d records are only in memory and are lost when this process ends. "
-                "Set outbox= to the path of an SQLite file: it keeps them for the next start.",
-                left,
+            said = (
+                f"{left} records are only in memory and are lost when this process ends. Set outbox= to the path of an "
+                "SQLite file: it keeps them for the next start."
             )
+            apart.say(logging.ERROR, said, event="shutdown")
         else:
-            log.info("Butter: %d records delivered, %d pending on disk", counts.delivered, counts.pending)
+            said = f"Butter: {counts.delivered} records delivered, {counts.pending} pending on disk"
+            apart.say(logging.INFO, said, event="shutdown")
 
     def close(self) -> None:
         """Shut down, then end the threads and let go of the outbox."""
@@ -152,13 +160,14 @@ class Worker:
             return
         deadline = time.monotonic() + self._drain_timeout
         self.shutdown(self._drain_timeout)
-        self._stopping.set()
-        self._wake_reader.set()
+        self._stopping = True
+        self._read_loop.stop()
         if self._cancel_delivery is not None:
             self._cancel_delivery()
         for thread in self._threads:
             thread.join(max(STOPPING_SECONDS, deadline - time.monotonic()))
         self._outbox.close()
+        apart.settle(SAYING_SECONDS)
         self._forget()
 
     # What the rest of the package calls.
@@ -170,13 +179,13 @@ class Worker:
         future = self._begin(lambda: self._outbox.append(capture))
         if self._delivery is not None:
             self._delivery.give_way()
-        future.add_done_callback(self._appended)
+        future.add_done_callback(self._read_loop.appended)
         return future
 
     def add(self, record: Record) -> "Future[int]":
         """Hand over a record made outside a request."""
         future = self._begin(lambda: self._outbox.add([record]))
-        future.add_done_callback(self._added)
+        future.add_done_callback(self._read_loop.took)
         return future
 
     def _begin(self, operation: Callable[[], "Future[T]"]) -> "Future[T]":
@@ -216,22 +225,52 @@ class Worker:
                 if changes == self._changes:
                     self._changed.wait(min(remaining, 0.25))
 
-    def counts(self) -> Counts:
-        """Count what lies in the outbox. Where it does not answer within a second, or is closed, as it last was."""
-        self._count()
+    def counts(self, seconds: float = 1.0) -> Counts:
+        """Count what lies in the outbox. Where it does not answer within `seconds`, or is closed, as it last was."""
+        self._count(seconds)
         return self._counted
 
-    def _count(self) -> bool:
+    def _count(self, seconds: float = 1.0) -> bool:
         try:
-            self._counted = self._outbox.counts().result(1.0)
+            self._counted = self._outbox.counts().result(seconds)
         except (ButterError, TimeoutError):
             return False
         return True
 
     @property
+    def running(self) -> bool:
+        """Whether its threads have been started in this process, and no shutdown has come since."""
+        return self._running and self._pid == os.getpid()
+
+    @property
     def endpoint(self) -> str:
         """The state of the endpoint as this process knows it."""
         return "unknown" if self._delivery is None else self._delivery.state
+
+    @property
+    def endpoint_changed_at(self) -> float | None:
+        """Seconds since the epoch, when the endpoint became well or ill."""
+        return None if self._delivery is None else self._delivery.changed_at
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process delivers what all that share the outbox took."""
+        return self._delivery is not None and self._delivery.leads
+
+    @property
+    def dead_threads(self) -> list[str]:
+        """The threads that have ended, which they never do while they are needed."""
+        return [thread.name for thread in self._threads if not thread.is_alive()] if self._running else []
+
+    @property
+    def reading_for(self) -> float:
+        """Seconds for which one capture is being read."""
+        return self._read_loop.busy_for
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What ails the outbox, where it can say so."""
+        return tuple(getattr(self._outbox, "faults", ()))
 
     @property
     def stopped(self) -> bool:
@@ -246,87 +285,38 @@ class Worker:
             self._unread -= unread
             self._changed.notify_all()
 
-    def _appended(self, future: "Future[None]") -> None:
-        if self._failed(future):
-            self._notify(unread=1)
-        elif not self._wake_reader.is_set():
-            self._wake_reader.set()
+    def _wake(self) -> None:
+        if self._delivery is not None:
+            self._delivery.wake()
 
-    def _added(self, future: "Future[int]") -> None:
-        if not self._failed(future):
-            self._counters.skip(Skip.DUPLICATE, future.result())
-            if self._delivery is not None:
-                self._delivery.wake()
-        self._notify()
-
-    def _failed(self, future: "Future[None] | Future[int]") -> bool:
-        error = CancelledError() if future.cancelled() else future.exception()
-        if error is None:
-            return False
-        self._counters.lose()
-        self._counters.say_once(
-            f"lost:{type(error).__name__}",
-            logging.CRITICAL,
-            "a record is lost: the outbox could not take it (%s). See status().lost.",
-            type(error).__name__,
-        )
-        return True
-
-    def _read_all(self, stopping: Event) -> None:
-        """Read captures until `stopping`."""
-        look_again = 0.0
-        while not stopping.is_set():
-            self._wake_reader.clear()
-            try:
-                if time.monotonic() >= look_again:
-                    look_again = time.monotonic() + ADOPT_EVERY
-                    adopted = self._outbox.adopt().result()
-                    self._notify(unread=-adopted)
-                    self._expire()
-                captures: Sequence[StoredCapture] = self._outbox.captures(READ_AHEAD).result()
-                for stored in captures:
-                    self._read_one(stored)
-            except (Exception, CancelledError) as error:  # noqa: BLE001 - this thread must outlive any fault
-                self._counters.say_once("reader", logging.CRITICAL, "reading failed: %s", type(error).__name__)
-                stopping.wait(1.0)
-                continue
-            if not captures:
-                self._wake_reader.wait(ADOPT_EVERY)
-
-    def _expire(self) -> None:
-        expired = self._outbox.expire(self._expire_before()).result()
-        self._counters.skip(Skip.JOIN_EXPIRED, expired)
-        if expired:
-            self._counters.say_once("join_expired", logging.WARNING, EXPIRED)
-
-    def _read_one(self, stored: StoredCapture) -> None:
+    def _read_all(self, loop: ReadLoop) -> None:
         try:
-            reading = self._read(stored.capture)
-        except BaseException as error:  # noqa: BLE001 - the merchant's code runs in it, which may even call sys.exit()
-            parked = unreadable(error)
-            reading = Reading(parked=parked)
-            self._counters.skip(f"parked:{parked.reason}")
-            self._counters.say_once(parked.detail, logging.WARNING, "%s", parked.detail)
-        if reading.parked is None:
-            outcome = reading.records if reading.part is None else reading.part
-            future = self._outbox.resolve(stored.id, outcome)
-        else:
-            if reading.records:
-                self._outbox.add(reading.records).add_done_callback(self._added)
-            future = self._outbox.resolve(stored.id, reading.parked)
-        future.add_done_callback(self._resolved)
-
-    def _resolved(self, future: "Future[int]") -> None:
-        self._added(future)
-        self._notify(unread=1)
+            loop.run()
+        except BaseException as error:  # noqa: BLE001 - what ends a thread would be shown with its frames
+            self._fault("reading", error)
 
     async def _keep_delivering(self, delivery: Delivery) -> None:
         while True:
             try:
                 await delivery.run(self._outbox)
             except Exception as error:  # noqa: BLE001 - this thread must outlive any fault
-                self._counters.say_once("deliverer", logging.CRITICAL, "delivering failed: %s", type(error).__name__)
-            await anyio.sleep(ADOPT_EVERY)
+                self._fault("delivering", error)
+            await anyio.sleep(RESTART_SECONDS)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            try:
+                self._look()
+                if self._faults != self.faults:
+                    self._faults = self.faults
+                    self._notices.tell(OutboxChanged(reason="+".join(self._faults)))
+            except Exception as error:  # noqa: BLE001 - a clock of the merchant's
+                self._fault("watching", error)
+            await anyio.sleep(LOOK_EVERY)
+
+    def _fault(self, what: str, error: BaseException) -> None:
+        kind = type(error).__name__
+        self._notices.tell(Faulted(reason=f"{what}:{kind}", message=f"{what} failed: {kind}", level=logging.CRITICAL))
 
     def _deliver_all(self, delivery: Delivery) -> None:
         """Run the delivery on a loop of its own until it is cancelled."""
@@ -334,12 +324,24 @@ class Worker:
         async def main() -> None:
             stop = asyncio.Event()
             loop = asyncio.get_running_loop()
+            # By its own account asyncio would log an exception with its frames.
+            loop.set_exception_handler(lambda _loop, context: self._fault("delivering", _error_of(context)))
             self._cancel_delivery = lambda: loop.call_soon_threadsafe(stop.set)
-            if self._stopping.is_set():
+            if self._stopping:
                 return
             async with anyio.create_task_group() as group:
                 group.start_soon(self._keep_delivering, delivery)
+                group.start_soon(self._keep_looking)
                 await stop.wait()
                 group.cancel_scope.cancel()
 
-        asyncio.run(main())
+        try:
+            self._started()
+            asyncio.run(main())
+        except BaseException as error:  # noqa: BLE001 - what ends a thread would be shown with its frames
+            self._fault("delivering", error)
+
+
+def _error_of(context: Mapping[str, Any]) -> BaseException:
+    error = context.get("exception")
+    return error if isinstance(error, BaseException) else RuntimeError()

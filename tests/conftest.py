@@ -4,19 +4,37 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
 from shops import CREDENTIALS, ROUTE
 
-from butter_middleware import Butter, CheckoutRoute, client_ip
+from butter_middleware import Butter, CheckoutRoute, apart, client_ip, notes
 from butter_middleware.testing import FakeButter
 
 settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+class _Patient:
+    """Waits, before it looks at the log, for what is still to be said: that is said on a thread of its own."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+
+    def __getattr__(self, name: str) -> Any:
+        apart.settle(10)
+        return getattr(self._caplog, name)
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    notes.hourly.forget()
+    yield cast("pytest.LogCaptureFixture", _Patient(caplog))
+    apart.settle(10)
 
 
 @pytest.fixture

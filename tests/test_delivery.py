@@ -17,7 +17,8 @@ from shops import SHOPPER
 
 from butter_middleware import Checkout, MemoryOutbox, Record
 from butter_middleware.answers import Answer, AnswerKind
-from butter_middleware.delivery import Delivery, QueueCourier
+from butter_middleware.courier import QueueCourier
+from butter_middleware.delivery import Delivery
 from butter_middleware.endpoint import EndpointState
 from butter_middleware.outbox.protocol import LocalOutbox, Settled
 

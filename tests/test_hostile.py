@@ -259,7 +259,7 @@ def test_delivery_goes_on_after_a_fault(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A fault that ends the delivery is said, and it begins anew."""
-    monkeypatch.setattr(worker, "ADOPT_EVERY", 0.05)
+    monkeypatch.setattr(worker, "RESTART_SECONDS", 0.05)
     butter = make_butter(outbox=_Unled())
     butter.record(RECORD)
     assert butter.flush()
@@ -327,7 +327,7 @@ def test_waiting_that_fails_does_not_reach_the_app(
     with suppress(StopIteration):
         app(http_scope(), no_request, send).__await__().send(None)
     assert [message["type"] for message in seen] == ["http.response.start", "http.response.body"]
-    assert butter.status().skipped == {"fault": 1}
+    assert butter.status().faults == {"request:RuntimeError": 1}
     assert butter.flush()
 
 

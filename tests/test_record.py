@@ -163,7 +163,7 @@ def test_what_is_no_request(make_butter: Callable[..., Butter]) -> None:
     """A scope of which nothing can be taken is a counted fault; what is no request at all is the caller's error."""
     butter = watched(make=make_butter)
     butter.record({}, **FIELDS)
-    assert butter.status().skipped == {"fault": 1}
+    assert butter.status().faults == {"request:KeyError": 1}
     wrong: Any = butter.record
     for arguments, fields in [(("/checkout/7",), FIELDS), ((None,), {})]:
         with pytest.raises(TypeError, match="takes a Checkout alone, or a request"):

@@ -4,11 +4,12 @@ A fault of the file keeps what waits in the bounded queue, and is tried again un
 """
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Event, Lock, Thread
 from typing import Final
 
+from butter_middleware import apart
 from butter_middleware.errors import OutboxClosedError
 from butter_middleware.outbox._database import Database, Settings
 from butter_middleware.outbox._faults import Alarm, Fault, describe, fault_of
@@ -63,9 +64,14 @@ class Committer:
 
     # For other threads.
 
+    @property
+    def faults(self) -> Sequence[str]:
+        """What ails the file now."""
+        return self._alarm.ringing
+
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        apart.start(self._thread)
 
     def admit(self, seat: Seat) -> None:
         """Let an outbox use the file."""

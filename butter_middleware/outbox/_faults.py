@@ -5,14 +5,14 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from butter_middleware import apart
 from butter_middleware.errors import ConfigurationError
-
-log = logging.getLogger("butter_middleware.outbox")
 
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _UNUSABLE: Final = frozenset(
@@ -86,13 +86,21 @@ class Alarm:
         """Say, unless it rings already, what is wrong and what to do about it."""
         if kind not in self._raised:
             self._raised.add(kind)
-            log.critical("outbox %s: %s", self._path, text)
+            self._say(logging.CRITICAL, text, kind)
 
     def clear(self, kind: str) -> None:
         """Say that it is over, where it rang."""
         if kind in self._raised:
             self._raised.discard(kind)
-            log.warning("outbox %s: works again (%s is over)", self._path, kind)
+            self._say(logging.WARNING, f"works again ({kind} is over)", kind)
+
+    @property
+    def ringing(self) -> Sequence[str]:
+        """What lasts; a file that was broken is broken until the process ends."""
+        return sorted({kind.partition(" ")[0] for kind in self._raised} - {"replaced"})
+
+    def _say(self, level: int, text: str, kind: str) -> None:
+        apart.say(level, f"outbox {self._path}: {text}", name="outbox", event="outbox", reason=kind.partition(" ")[0])
 
 
 def set_aside(path: str) -> str:

@@ -57,6 +57,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     ),
 )
 """One tuple of statements a version; the file's `user_version` says how many of them it has had."""
+ADDED: Final = {("records", "traceparent"): "ALTER TABLE records ADD COLUMN traceparent TEXT"}
+"""Columns without which an earlier version of the package does as well: they make no new version of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def connect(path: str, max_bytes: int) -> sqlite3.Connection:
         found = _identity(connection, path)
         _set_up(connection)
         _migrate(connection, found)
+        _add_columns(connection)
         set_bound(connection, max_bytes)
     except BaseException:
         connection.close()
@@ -155,6 +158,12 @@ def _migrate(connection: sqlite3.Connection, found: Identity | None) -> None:
     connection.execute("COMMIT")
     # So that the header tells the version to whoever reads it without opening the database.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _add_columns(connection: sqlite3.Connection) -> None:
+    for (table, column), statement in ADDED.items():
+        if not _number(connection, f"SELECT count(*) FROM pragma_table_info('{table}') WHERE name = '{column}'"):  # noqa: S608 - constants
+            connection.execute(statement)
 
 
 def _seed_ids(connection: sqlite3.Connection) -> None:

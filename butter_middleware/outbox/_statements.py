@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
 
+from butter_middleware import apart
 from butter_middleware._asgi import RawHeaders
 from butter_middleware.checkout import Record
 from butter_middleware.exchange import CREDENTIAL_HEADERS, Capture
 from butter_middleware.outbox._locks import ADOPTER, LockFile
 from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settled, Settlement, StoredCapture
 from butter_middleware.parts import Part, joined
-
-log = logging.getLogger("butter_middleware.outbox")
 
 FAR_FUTURE: Final = 3700.0
 """Seconds. No backoff is longer than an hour: what is due later was written under another clock, and is due."""
@@ -121,7 +120,8 @@ def _load(connection: sqlite3.Connection, number: int) -> StoredCapture | None:
     try:
         return StoredCapture(number, Capture.from_head(*row))
     except (KeyError, TypeError, ValueError) as error:
-        log.error("capture %d cannot be read by this version (%s); it stays", number, type(error).__name__)  # noqa: TRY400 - the text may quote it
+        message = f"capture {number} cannot be read by this version ({type(error).__name__}); it stays"
+        apart.say(logging.ERROR, message, name="outbox", event="outbox", reason="capture_unreadable")
         return None
 
 
@@ -166,11 +166,11 @@ def add(connection: sqlite3.Connection, records: Iterable[Record], now: float, s
 
     A record is due at once; what was captured first goes first.
     """
-    sql = """INSERT OR IGNORE INTO records (key, captured_at, due_at, payload)
-        SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE key = ?1 AND delivered_at > ?5)"""
+    sql = """INSERT OR IGNORE INTO records (key, captured_at, due_at, payload, traceparent)
+        SELECT ?1, ?2, ?3, ?4, ?6 WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE key = ?1 AND delivered_at > ?5)"""
     known = 0
     for record in records:
-        row = (record.key, record.captured_at, min(record.captured_at, now), record.payload, since)
+        row = (record.key, record.captured_at, min(record.captured_at, now), record.payload, since, record.traceparent)
         known += not connection.execute(sql, row).rowcount
     return known
 
@@ -212,7 +212,7 @@ def claim(connection: sqlite3.Connection, seat: Seat, limit: int, now: float) ->
 
 
 def _due(connection: sqlite3.Connection, condition: str, bound: float, limit: int) -> list[Pending]:
-    sql = f"""SELECT id, attempts, key, payload, captured_at FROM records
+    sql = f"""SELECT id, attempts, key, payload, captured_at, coalesce(traceparent, '') FROM records
         WHERE dead_at IS NULL AND {condition} ORDER BY due_at, id LIMIT ?"""  # noqa: S608 - a constant of `claim`
     rows = connection.execute(sql, (bound, limit))
     return [Pending(number, Record(*record), attempts) for number, attempts, *record in rows]
@@ -278,6 +278,7 @@ def counts(connection: sqlite3.Connection) -> Counts:
         delivered=meta["delivered"],
         oldest_pending_at=None if oldest is None else oldest[0],
         last_delivered_at=meta["last_delivered_at"],
+        hold=meta["hold"],
     )
 
 

@@ -249,6 +249,7 @@ class MemoryOutbox:
                 delivered=self._delivered,
                 oldest_pending_at=None if oldest is None else oldest.record.captured_at,
                 last_delivered_at=self._last_delivered_at,
+                hold=self._hold,
             )
         return _done(counts)
 

@@ -110,6 +110,8 @@ class Counts:
     last_delivered_at: float | None = None
     parts: int = 0
     """Of checkouts in two parts, what waits for its counterpart."""
+    hold: str | None = None
+    """As `LocalOutbox.hold` gives it: whichever process began it."""
 
 
 @runtime_checkable

@@ -101,6 +101,12 @@ class SQLiteOutbox:
         """The file, absolute."""
         return self._path
 
+    @property
+    def faults(self) -> Sequence[str]:
+        """What ails the file now, as this process sees it: `fault`, `full`, `lock` or `broken`."""
+        link = self._here()
+        return () if link is None else link.committer.faults
+
     def __repr__(self) -> str:
         return f"SQLiteOutbox({self._path!r})"
 

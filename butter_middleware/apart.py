@@ -1,0 +1,160 @@
+"""A thread of its own for what is said and told: the log's lines, and the merchant's `on_event`.
+
+Log handlers and `on_event` are the merchant's code: here neither delays nor breaks a checkout, a reading or a delivery.
+And an error tracker adds to a log line what is round it: the stack with its local variables, and what it knows of the
+request in whose context the line came up. Here there is no request, and nothing on the stack holds personal data.
+"""
+
+import atexit
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
+from threading import Condition, Thread, current_thread
+from typing import Final
+
+log = logging.getLogger("butter_middleware")
+
+MOST_WAITING: Final = 10_000
+"""Calls; what comes while so many wait, behind a handler that hangs, is not said."""
+HOUR: Final = 3600.0
+EXIT_SECONDS: Final = 1.0
+"""For what is still to be said when the interpreter exits."""
+MOST_KEYS: Final = 1000
+
+
+def start(thread: Thread) -> None:
+    """Start a thread in an empty context: that of the checkout which happens to come first is nobody else's.
+
+    Raises:
+        RuntimeError: the system gives no more threads.
+    """
+    Context().run(thread.start)
+
+
+class _Apart:
+    def __init__(self) -> None:
+        self._hooked = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child: what waited is the parent's to say."""
+        self._changed = Condition()
+        self._calls: deque[Callable[[], object]] = deque()
+        self._begun = 0
+        self._done = 0
+        self._thread: Thread | None = None
+
+    def run(self, call: Callable[[], object]) -> bool:
+        with self._changed:
+            if len(self._calls) >= MOST_WAITING:
+                return False
+            self._calls.append(call)
+            self._begun += 1
+            self._changed.notify_all()
+            if self._thread is None:
+                self._start()
+            return True
+
+    def _start(self) -> None:
+        if not self._hooked:
+            self._hooked = True
+            os.register_at_fork(after_in_child=self.forget)
+            atexit.register(self.settle, EXIT_SECONDS)
+        thread = Thread(target=self._work, name="butter-say", daemon=True)
+        with suppress(RuntimeError):  # the system gives no more threads: the next call tries anew
+            start(thread)
+            self._thread = thread
+
+    def settle(self, seconds: float) -> bool:
+        if self._thread is None:
+            self._work_off()
+        with self._changed:
+            begun = self._begun
+            if current_thread() is self._thread:
+                return False
+            return self._changed.wait_for(lambda: self._done >= begun, seconds)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._calls)
+            self._work_off()
+
+    def _work_off(self) -> None:
+        while True:
+            with self._changed:
+                if not self._calls:
+                    return
+                call = self._calls.popleft()
+            with suppress(BaseException):  # the merchant's code may even call sys.exit()
+                call()
+            with self._changed:
+                self._done += 1
+                self._changed.notify_all()
+
+
+_apart: Final = _Apart()
+
+
+def run(call: Callable[[], object]) -> bool:
+    """Have a call made on the thread, after those before it; say whether it will be. What it raises is lost.
+
+    Never raises, never waits.
+    """
+    return _apart.run(call)
+
+
+def settle(seconds: float) -> bool:
+    """Wait up to `seconds` until all calls of before are done; say whether they are."""
+    return _apart.settle(seconds)
+
+
+def say(level: int, message: str, times: int = 0, *, name: str = "", **extra: str) -> None:
+    """Log a line, on the thread, with `butter_event` and the like for a structured log.
+
+    Args:
+        level: As in `logging`.
+        message: The line as it is; no `%` in it stands for anything.
+        times: How often the same came up since it was last said.
+        name: Below the logger `butter_middleware`.
+        extra: What a structured log is to find under `butter_<key>`.
+    """
+    fields = {f"butter_{key}": value for key, value in extra.items()}
+    logger = log.getChild(name) if name else log
+    if times:
+        message = message.replace("%", "%%") + " (%d more times since this was last said)"
+        run(partial(logger.log, level, message, times, extra=fields))
+    else:
+        run(partial(logger.log, level, message, extra=fields))
+
+
+class Hourly:
+    """Lets through once an hour what recurs.
+
+    Args:
+        clock: Seconds; one that is set back silences nothing.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Let everything through once more."""
+        self._said: dict[Hashable, tuple[float, int]] = {}
+
+    def due(self, key: Hashable) -> int | None:
+        """Return how often it came up since it was last let through, or None where that is no hour ago."""
+        now = self._clock()
+        said_at, times = self._said.get(key, (None, 0))
+        if said_at is not None and abs(now - said_at) < HOUR:
+            self._said[key] = (said_at, times + 1)
+            return None
+        if len(self._said) >= MOST_KEYS:
+            self._said.clear()
+        self._said[key] = (now, 0)
+        return times

@@ -1,0 +1,175 @@
+"""What happens to the evidence, as data: for `Butter(on_event=...)`, and all that is counted and logged.
+
+No event holds personal data: no address, no e-mail, no ID, nothing of a body, a header or a path that a shopper chose.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    name: ClassVar[str]
+    """As the log's `butter_event` has it, and the counts."""
+    route: str = ""
+    """The checkout route, such as `POST /checkout/{cart_id}`, where one is known."""
+    reason: str = ""
+    """From a short list, or the name of an exception's type."""
+    message: str = ""
+    """What a person should know, with the remedy: the log's line. Empty where nothing is to be said."""
+    level: int = logging.WARNING
+    """Of that line."""
+    times: int = 1
+    """How many of them this event tells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captured(_Told):
+    """A response on a checkout route was captured, or a request was given to `record`."""
+
+    name = "captured"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped(_Told):
+    """A response became no record; `reason` is a `Skip`, or `no_address:` and why."""
+
+    name = "skipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked(_Told):
+    """A capture waits for a mended extractor or configuration; `reason` is a `ParkReason`."""
+
+    name = "parked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Covered(_Told):
+    """A response became what it should: its records, or its part of a record."""
+
+    name = "covered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded(_Told):
+    """A record was made; `reason` is the IDs that it carries, such as `invoice_id+charge_id`."""
+
+    name = "recorded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflicting(_Told):
+    """Annotation and extractor said different values of a field, which is the `reason`; the extractor's holds."""
+
+    name = "conflicting"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotDurableInTime(_Told):
+    """With `durability="before_response"`, a response went out before its capture was on the disk."""
+
+    name = "not_durable_in_time"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faulted(_Told):
+    """Something of this package failed; `reason` is the exception's type."""
+
+    name = "faulted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosed(_Told):
+    """The requests say that `client_ip` does not fit what stands before the app; `reason` is the finding's code."""
+
+    name = "diagnosed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered(_Told):
+    """A record was accepted."""
+
+    name = "delivered"
+    seconds: float
+    """Since its checkout answered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried(_Told):
+    """A record was not accepted, and will be sent again; `reason` is the answer, such as `409`."""
+
+    name = "retried"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Died(_Told):
+    """Butter will never accept a record as it is; `reason` is the answer, such as `422`."""
+
+    name = "died"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost(_Told):
+    """A capture or a record is gone for good; `reason` is the exception's type."""
+
+    name = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointChanged(_Told):
+    """Butter, as this process knows it, is now `state`; `reason` is the answer that tells so.
+
+    A hold begins with `state="hold"`, an outage with `state="open"`, and both end with `state="ok"`.
+    """
+
+    name = "endpoint"
+    state: str
+    """ok, open, paused or hold."""
+    before: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxChanged(_Told):
+    """The outbox's file fails in a new way, or works again; `reason` is what ails it, or nothing."""
+
+    name = "outbox"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageFell(_Told):
+    """Of the checkouts of the last hour or two too few became records."""
+
+    name = "coverage"
+    ratio: float
+    """0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteFellSilent(_Told):
+    """A route that gave records before has given none for a day."""
+
+    name = "silent"
+
+
+Event = (
+    Captured
+    | Skipped
+    | Parked
+    | Covered
+    | Recorded
+    | Conflicting
+    | NotDurableInTime
+    | Faulted
+    | Diagnosed
+    | Delivered
+    | Retried
+    | Died
+    | Lost
+    | EndpointChanged
+    | OutboxChanged
+    | CoverageFell
+    | RouteFellSilent
+)
+"""Any of them."""

@@ -1,0 +1,144 @@
+"""The thread that reads captures, where the merchant's extractors run."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from threading import Event
+from typing import Final
+
+from butter_middleware.counters import Skip
+from butter_middleware.events import Faulted, Lost, Parked, Skipped
+from butter_middleware.exchange import Capture
+from butter_middleware.notices import Notices
+from butter_middleware.outbox.protocol import LocalOutbox, StoredCapture
+from butter_middleware.parts import EXPIRED
+from butter_middleware.reading import Reading
+from butter_middleware.remedies import unreadable
+
+READ_AHEAD: Final = 32
+ADOPT_EVERY: Final = 5.0
+"""Seconds between looks for what dead processes left behind."""
+
+
+class ReadLoop:
+    """Reads what is captured, puts the records into the outbox, and tells what could not be.
+
+    Args:
+        outbox: Where captures lie, and records go.
+        read: Reads one capture.
+        notices: Is told.
+        expire_before: Seconds since the epoch: older parts of checkouts are deleted.
+        changed: Called on any thread when something was read or taken, with how many captures fewer are unread.
+        added: Called on any thread when records are in the outbox.
+    """
+
+    def __init__(
+        self,
+        outbox: LocalOutbox,
+        read: Callable[[Capture], Reading],
+        notices: Notices,
+        expire_before: Callable[[], float],
+        changed: Callable[[int], object],
+        added: Callable[[], object],
+    ) -> None:
+        self._outbox = outbox
+        self._read = read
+        self._notices = notices
+        self._expire_before = expire_before
+        self._changed = changed
+        self._added = added
+        self._wake = Event()
+        self._stopping = Event()
+        self._since: float | None = None
+
+    @property
+    def busy_for(self) -> float:
+        """Seconds for which one capture is being read; an extractor that hangs stops all reading."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def stop(self) -> None:
+        """End `run` after the capture that it reads now."""
+        self._stopping.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        """Read captures until `stop`."""
+        look_again = 0.0
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                if time.monotonic() >= look_again:
+                    look_again = time.monotonic() + ADOPT_EVERY
+                    self._look_round()
+                found = self._read_some()
+            except (Exception, CancelledError) as error:  # noqa: BLE001 - this thread must outlive any fault
+                kind = type(error).__name__
+                said = f"reading failed: {kind}"
+                self._notices.tell(Faulted(reason=f"reading:{kind}", message=said, level=logging.CRITICAL))
+                self._stopping.wait(1.0)
+                continue
+            if not found:
+                self._wake.wait(ADOPT_EVERY)
+
+    def _look_round(self) -> None:
+        self._changed(-self._outbox.adopt().result())
+        expired = self._outbox.expire(self._expire_before()).result()
+        if expired:
+            self._notices.tell(Skipped(reason=Skip.JOIN_EXPIRED, times=expired, message=EXPIRED))
+
+    def _read_some(self) -> int:
+        captures: Sequence[StoredCapture] = self._outbox.captures(READ_AHEAD).result()
+        for stored in captures:
+            self._since = time.monotonic()
+            try:
+                self._read_one(stored)
+            finally:
+                self._since = None
+        return len(captures)
+
+    def _read_one(self, stored: StoredCapture) -> None:
+        try:
+            reading = self._read(stored.capture)
+        except BaseException as error:  # noqa: BLE001 - the merchant's code runs in it, which may even call sys.exit()
+            reading = Reading(parked=unreadable(error))
+            self._notices.tell(Parked(reason=unreadable(error).reason, message=unreadable(error).detail))
+        if reading.parked is None:
+            outcome = reading.records if reading.part is None else reading.part
+            future = self._outbox.resolve(stored.id, outcome)
+        else:
+            if reading.records:
+                self._outbox.add(reading.records).add_done_callback(self.took)
+            future = self._outbox.resolve(stored.id, reading.parked)
+        future.add_done_callback(self._resolved)
+
+    # Callbacks of the outbox's futures, on its thread.
+
+    def appended(self, future: "Future[None]") -> None:
+        """Read a capture that is in the outbox, or tell that it is lost."""
+        if self._failed(future):
+            self._changed(1)
+        elif not self._wake.is_set():
+            self._wake.set()
+
+    def took(self, future: "Future[int]") -> None:
+        """Have records sent that are in the outbox, or tell that they are lost."""
+        if not self._failed(future):
+            if known := future.result():
+                self._notices.tell(Skipped(reason=Skip.DUPLICATE, times=known))
+            self._added()
+        self._changed(0)
+
+    def _resolved(self, future: "Future[int]") -> None:
+        self.took(future)
+        self._changed(1)
+
+    def _failed(self, future: "Future[None] | Future[int]") -> bool:
+        error = CancelledError() if future.cancelled() else future.exception()
+        if error is None:
+            return False
+        kind = type(error).__name__
+        said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
+        self._notices.tell(Lost(reason=kind, message=said, level=logging.CRITICAL))
+        return True
