@@ -7,7 +7,7 @@ OLD := .venvs/oldest/bin
 OLDEST_TESTS := $(addprefix tests/test_,checkout.py configuration.py frameworks.py reading.py routes.py tee.py worker.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit oldest format clean
+.PHONY: help demo test lint types unit oldest docs format clean
 
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -15,7 +15,7 @@ help:  ## show this
 demo: .venv/ready  ## a shop, a proxy and a Butter on this machine: checkouts, and what became of them
 	@$(BIN)/python examples/demo.py
 
-test: lint types unit oldest  ## everything that is checked
+test: lint types unit oldest docs  ## everything that is checked
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -33,6 +33,9 @@ unit: .venv/ready
 
 oldest: .venvs/oldest/ready
 	$(OLD)/python -m pytest -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning $(OLDEST_TESTS)
+
+docs: .venv/ready  ## build the documentation: build/docs/index.html
+	$(BIN)/sphinx-build -W --keep-going -E -a -q -d build/doctrees docs build/docs
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -47,9 +47,9 @@ class CheckoutRoute:
             address and may lack everything else; a preset's "not paid" is no obstacle, and where `join` is a function a
             redirect to the PSP's page is captured like a 2xx. False: a server's, which tells of the payment; extractor
             and gate decide as ever, and no address is looked for. A record needs one of each, in either order, within
-            `join_ttl`. See `butter_middleware.parts`.
-        source: Whose body `extract`, `when` and `join` read as `.body` and `.json()`: with "request" it is the
-            request's, as a webhook brings it, and the response may be of any content type.
+            `join_ttl`.
+        source: Whose body `extract`, `when` and `join` read: with "request" it is the request's, as a webhook brings
+            it, and the response may be of any content type.
 
     Raises:
         ConfigurationError: the template, the PSP, a method or a function cannot work.

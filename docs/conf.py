@@ -1,0 +1,78 @@
+"""How the documentation is built. Nothing is fetched: no inventories, no fonts, no scripts of others."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import version as installed
+from typing import Final
+
+from docutils.nodes import Element
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+project = "butter-middleware"
+author = "the butter-middleware maintainers"
+release = version = installed(project)
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+nitpicky = True
+# What users may import must be found. Other projects have no inventory here, and types of our private modules no page.
+nitpick_ignore_regex = [(r"py:.*", r"(?!butter_middleware(\.(client_ip|extract|outbox|testing))?\.\w+$).*")]
+
+myst_heading_anchors = 3
+
+default_role = "py:obj"
+autodoc_default_options = {
+    "members": True,
+    "undoc-members": True,
+    "exclude-members": "model_config, allow_private, admitting_private",
+}
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_preserve_defaults = True
+add_module_names = False
+python_use_unqualified_type_names = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = "butter-middleware"
+html_copy_source = False
+html_show_copyright = False
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+
+PUBLIC: Final = ("", ".client_ip", ".extract", ".outbox", ".testing")
+
+
+def _aliases() -> Iterator[tuple[str, str]]:
+    """Give where each public name is defined, and where users import it from."""
+    for suffix in reversed(PUBLIC):
+        module = import_module(f"butter_middleware{suffix}")
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if hasattr(thing, "__qualname__"):
+                yield f"{thing.__module__}.{thing.__qualname__}", f"{module.__name__}.{name}"
+
+
+ALIASES: Final = dict(_aliases())
+
+
+def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Element) -> Element | None:
+    """Link a name that an annotation gives by the module it is defined in."""
+    public = ALIASES.get(node["reftarget"])
+    if public is None:
+        return None
+    return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "obj", public, node, content)
+
+
+def _begin(_app: Sphinx, what: str, _name: str, _thing: object, _options: object, lines: list[str]) -> None:
+    """Keep napoleon from taking the words before an attribute's first colon for its type: an empty comment has none."""
+    if what in {"attribute", "property"}:
+        lines[:0] = ["..", ""]
+
+
+def setup(app: Sphinx) -> None:
+    """Add what Sphinx cannot know."""
+    app.connect("missing-reference", _resolve)
+    app.connect("autodoc-process-docstring", _begin, priority=400)  # before napoleon's 500

@@ -1,0 +1,179 @@
+"""The documentation names what there is: links, commands, tests, versions, public names. Its Python runs by itself."""
+
+import ast
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import butter_middleware
+from butter_middleware import Butter
+from butter_middleware.endpoint import Endpoint
+from butter_middleware.outbox import protocol
+
+ROOT = Path(butter_middleware.__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def blocks(language: str) -> Iterator[tuple[Path, str]]:
+    """Give the code blocks of a language, with their pages."""
+    for page in PAGES:
+        for block in re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            yield page, block
+
+
+# Links. Those between the pages are Sphinx's to check.
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
+def test_links_of_the_front_page_resolve(page: Path) -> None:
+    """Whoever reads the README where the code lies comes to every page that it names."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        target, _, anchor = link.partition("#")
+        if not target.startswith("https://"):
+            assert (ROOT / target).exists(), link
+            assert not anchor or anchor in anchors(ROOT / target if target else page), link
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    """A page that nobody finds is none: the README names the first one, and that one's menu every other."""
+    assert "(docs/index.md)" in PAGES[0].read_text()
+
+
+# Commands.
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """Give each command that a console block shows, less its comment."""
+    for _page, block in blocks("console"):
+        for line in re.sub(r"\\\n\s*", "", block).splitlines():
+            if line.startswith("$ "):
+                yield tuple(shlex.split(line[2:], comments=True))
+
+
+@cache
+def help_of(*command: str) -> str:
+    """Return what a program says of its options."""
+    run = subprocess.run([sys.executable, "-m", *command, "--help"], capture_output=True, text=True, check=True)
+    return run.stdout
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())), ids=" ".join)
+def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) -> None:
+    """What can be copied into a terminal is a command that there is: target, extra, subcommand and options."""
+    program, *arguments = command
+    options = [argument.split("=")[0] for argument in arguments if argument.startswith("-")]
+    match program:
+        case "make":
+            assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text()
+        case "pip":
+            extras = re.findall(r"\[(.*)\]", arguments[-1])
+            assert set(",".join(extras).split(",")) <= {"", *PROJECT["project"]["optional-dependencies"]}
+        case "python":
+            subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        case "butter-middleware":
+            told = help_of("butter_middleware", arguments[0])
+            assert [option for option in options if option not in told] == []
+        case "uvicorn" | "gunicorn" | "hypercorn" | "granian":
+            told = help_of(program)
+            assert [option for option in options if not re.search(rf"{option}\b", told)] == []
+        case _:
+            assert program in {"curl", "cd", "pytest"}, f"{program}: say here how it is checked"
+
+
+def test_gunicorn_leaves_the_peer_alone() -> None:
+    """The empty option that the deployment page names reaches uvicorn as a list of no trusted proxy."""
+    code = (
+        "import sys; from gunicorn.app.wsgiapp import WSGIApplication as App; "
+        f"sys.argv = {[*next(command for command in commands() if command[0] == 'gunicorn')]}; "
+        "print(App().cfg.forwarded_allow_ips)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_pod_has_time_to_end() -> None:
+    """The manifest is YAML, and its grace is longer than the server's and the drain's together."""
+    (manifest,) = [yaml.safe_load(block) for _page, block in blocks("yaml")]
+    pod: dict[str, Any] = manifest["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    arguments: list[str] = container["args"]
+    for option in (argument for argument in arguments if argument.startswith("--")):
+        assert option in help_of("uvicorn")
+    grace = float(arguments[arguments.index("--timeout-graceful-shutdown") + 1])
+    drain = inspect.signature(Butter).parameters["drain_timeout"].default
+    assert pod["terminationGracePeriodSeconds"] > grace + drain
+
+
+# What the pages say of the code.
+
+
+def written() -> set[str]:
+    """Return the names of all tests, with their files."""
+    return {
+        f"{path.name}::{node.name}"
+        for path in Path(__file__).parent.glob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    }
+
+
+def test_each_cell_of_what_can_be_lost_has_a_test() -> None:
+    """A promise that nothing defends is none."""
+    page = (ROOT / "docs/losses.md").read_text()
+    rows = [row.strip("|").split("|") for row in page.splitlines() if row.startswith("| ")][2:]
+    assert len(rows) > 5
+    for event, *cells in rows:
+        for cell in cells:
+            assert not cell.strip() or "<!-- test_" in cell, f"{event}: {cell}"
+    named = set(re.findall(r"test_\w+\.py::test_\w+", page))
+    assert named - written() == set()
+
+
+@pytest.mark.parametrize("where", [protocol, Endpoint.__module__], ids=["record", "endpoint"])
+def test_the_diagrams_are_those_of_the_code(where: Any) -> None:
+    """The states are drawn once, where they are made; the architecture shows the same."""
+    module = sys.modules[where] if isinstance(where, str) else where
+    diagram = re.search(r"(?:^    .*\n)+", module.__doc__ or "", re.MULTILINE)
+    assert diagram is not None
+    assert diagram[0] in (ROOT / "docs/architecture.md").read_text()
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """What users may import has its place there."""
+    reference = (ROOT / "docs/reference/index.md").read_text()
+    for name in butter_middleware.__all__:
+        assert re.search(rf":: {name}$|`{name}`|^{name}$", reference, re.MULTILINE), name
+
+
+def test_the_oldest_versions_are_those_that_are_run() -> None:
+    """The table names what `make oldest` installs, and the lower bounds are not below it."""
+    page = (ROOT / "docs/compatibility.md").read_text()
+    table = {name.lower(): oldest for name, oldest in re.findall(r"^\| (\w+) \| ([\d.]+) \|", page, re.MULTILINE)}
+    pins = dict(
+        re.findall(
+            r"^([a-z]+)(?:\[.*\])?==([\d.]+)$",
+            "\n".join(map(str, PROJECT["dependency-groups"]["oldest"])),
+            re.MULTILINE,
+        )
+    )
+    assert table == pins
+    for bound in PROJECT["project"]["dependencies"]:
+        name, low = re.split(r"(?:\[.*\])?>=", bound)
+        assert pins[name] == low or pins[name] == f"{low}.0"
