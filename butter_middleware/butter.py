@@ -109,6 +109,7 @@ class Butter:
             settings.base_url(base_url), username, password, transport, needed=not dry_run
         )
         make_courier = self._make_client
+        self._queue = outbox if isinstance(outbox, Outbox) else None
         if isinstance(outbox, Outbox):
             make_courier, outbox = partial(QueueCourier, outbox), None
         self._outbox = assembly.local_outbox(None if dry_run else outbox, clock)
@@ -176,6 +177,11 @@ class Butter:
             return extract
 
         return register
+
+    @property
+    def outbox(self) -> LocalOutbox | Outbox:
+        """Where records wait: the outbox of this process, or the queue of your own."""
+        return self._queue or self._outbox
 
     @property
     def ipv4_beacon(self) -> BeaconApp:

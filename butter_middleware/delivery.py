@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -26,6 +27,8 @@ T = TypeVar("T")
 CLAIM_AHEAD: Final = 64
 POLL_SECONDS: Final = 0.5
 """Another process may have appended, or may have died as the leader."""
+HOLD_SECONDS: Final = 5.0
+"""Between looks, during a hold, whether a person ended it: `butter-middleware resume`."""
 SHARE: Final = 0.5
 """Of a core, for sending while checkouts are served: the interpreter runs one thread at a time."""
 CONSIDERATE_SECONDS: Final = 60.0
@@ -201,17 +204,26 @@ class Delivery:
         while True:
             changed = self._fresh()
             try:
+                await self._heed(outbox)
                 pending = await self._next(outbox)
             except Exception as error:  # noqa: BLE001 - the outbox heals or not; this loop goes on
                 said = f"delivery: the outbox failed ({type(error).__name__}); trying again"
                 self._tell(Faulted(reason=f"delivery:{type(error).__name__}", message=said, level=logging.ERROR))
                 pending = None
             if pending is None:
-                await self._wait(changed, max(self._endpoint.seconds_to_wait(), POLL_SECONDS))
+                longest = math.inf if self._kept_hold is None else HOLD_SECONDS
+                await self._wait(changed, min(longest, max(self._endpoint.seconds_to_wait(), POLL_SECONDS)))
             else:
                 self._in_flight += 1
                 group.start_soon(self._send, pending)
                 await self._leave_gap()
+
+    async def _heed(self, outbox: LocalOutbox) -> None:
+        """Probe at once where a person ended the hold in the outbox; the outbox keeps it until a probe succeeds."""
+        if self._kept_hold is not None and self.state is EndpointState.HOLD and await _result(outbox.hold()) is None:
+            self._kept_hold = None
+            self._endpoint.probe_now()
+            self._settle([])
 
     async def _leave_gap(self) -> None:
         """Wait in proportion to what sending has cost since the last gap; a server that takes its time costs little."""
@@ -273,8 +285,9 @@ class Delivery:
         try:
             await _result(outbox.settle(settlements))
             if self._kept_hold != self._endpoint.hold_reason:
-                self._kept_hold = self._endpoint.hold_reason
-                await _result(outbox.set_hold(self._kept_hold))
+                kept = self._endpoint.hold_reason
+                await _result(outbox.set_hold(kept))
+                self._kept_hold = kept
         except Exception as error:  # noqa: BLE001 - what is not settled is sent once more, after a restart
             said = f"delivery: the outbox could not settle ({type(error).__name__})"
             self._tell(Faulted(reason=f"delivery:{type(error).__name__}", message=said, level=logging.CRITICAL))

@@ -4,7 +4,9 @@ ButterError
 ├── ConfigurationError   (also a ValueError) a mistake in what the merchant wrote, raised at import
 ├── ExtractionError      a response that an extractor could not read; parks the capture
 ├── OutboxFullError      an outbox at its bound; the record is lost, counted and said
-└── OutboxClosedError    an outbox used before `open` or after `close`; the record is lost, counted and said
+├── OutboxClosedError    an outbox used before `open` or after `close`; the record is lost, counted and said
+├── OutboxBusyError      an outbox's file that another process does not let go of; for the command line
+└── OutboxBrokenError    an outbox's file that cannot be read or written now; for the command line
 """
 
 
@@ -26,3 +28,11 @@ class OutboxFullError(ButterError):
 
 class OutboxClosedError(ButterError):
     """An outbox that is not open in this process: before `open`, after `close`, or in a forked child."""
+
+
+class OutboxBusyError(ButterError):
+    """An outbox's file whose lock another process has held for too long. Nothing was done."""
+
+
+class OutboxBrokenError(ButterError):
+    """An outbox's file that cannot be read or written now: its content, or the disk."""

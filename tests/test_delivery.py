@@ -191,6 +191,37 @@ def test_a_hold_survives_a_restart() -> None:
     assert outbox.hold().result() is None
 
 
+def test_a_person_ends_a_hold() -> None:
+    """Ended in the outbox, a hold is probed within seconds; where the probe fails it goes on, and is kept as before."""
+    wrong = ANSWERS[401]
+    world = World(lambda _world, _invoice: wrong)
+    outbox = world.outbox(range(3))
+    probed: list[float] = []
+    ended: list[int] = []
+
+    def ping(world: World) -> Answer:
+        probed.append(world.now)
+        return wrong if len(ended) < 2 else OK
+
+    def until() -> bool:
+        """End it twice, each time in the midst of a pause of minutes; the second time its cause is mended."""
+        if len(ended) < 2 and probed and world.now - probed[-1] > 60 and outbox.hold().result() is not None:
+            ended.append(len(probed))
+            if len(ended) == 2:
+                world.answer = lambda _world, _invoice: OK
+            outbox.set_hold(None).result()
+            begun.append(world.now)
+        return done(outbox)() or world.now > 1_000_000 + DAY
+
+    begun: list[float] = []
+    world.ping_answer = ping
+    world.run(outbox, until)
+    assert len(ended) == 2
+    assert all(probed[number] - at <= 6 for number, at in zip(ended, begun, strict=True))
+    assert outbox.counts().result().delivered == 3
+    assert outbox.hold().result() is None
+
+
 def _reopened(outbox: MemoryOutbox) -> MemoryOutbox:
     """Return an outbox as a new process finds it: what was claimed is pending again."""
     fresh = MemoryOutbox(clock=outbox._clock)

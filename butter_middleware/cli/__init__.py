@@ -5,10 +5,16 @@ from typing import Any, Final
 
 import click
 
-from butter_middleware.cli.failure import EXIT_CODES, Failure
-from butter_middleware.errors import ButterError
+from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.errors import ButterError, OutboxBusyError
 
-COMMANDS: Final[dict[str, tuple[str, str]]] = {}
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "status": ("butter_middleware.cli.status", "status"),
+    "parked": ("butter_middleware.cli.entries", "parked"),
+    "dead": ("butter_middleware.cli.entries", "dead"),
+    "resume": ("butter_middleware.cli.status", "resume"),
+    "erase": ("butter_middleware.cli.erase", "erase"),
+}
 """By name: the module and the name of the command in it."""
 
 
@@ -29,6 +35,8 @@ class _Lazy(click.Group):
         """Run a command; an error of ours is one line, and no traceback."""
         try:
             return super().invoke(ctx)
+        except OutboxBusyError as error:
+            raise Failure(str(error), ExitCode.BUSY) from error
         except ButterError as error:
             raise Failure(str(error)) from error
 

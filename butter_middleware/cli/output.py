@@ -28,6 +28,8 @@ R = TypeVar("R")
 Cell = str | int | float | None
 Row = Mapping[str, Cell]
 
+SHORT: Final = 24
+"""Columns up to this width are not narrowed for the sake of others."""
 LINE_SECONDS: Final = 10.0
 """Between two lines of progress, where there is no terminal."""
 
@@ -68,10 +70,19 @@ class Output:
         if self.as_json:
             self._document(dict(fields))
             return
-        width = max(map(len, fields), default=0)
-        for name, value in fields.items():
-            text = self._cell(value) if _is_cell(value) else self.safe(json.dumps(value, indent=2, ensure_ascii=False))
-            self._line(f"{name:<{width}}  " + text.replace("\n", "\n" + " " * (width + 2)), mark=value)
+        shown = {name: self._value(value) for name, value in fields.items()}
+        console = Console()
+        if console.is_terminal:
+            grid = Table.grid(padding=(0, 2))
+            grid.add_column(no_wrap=True)
+            grid.add_column(overflow="fold")
+            for name, text in shown.items():
+                grid.add_row(Text(name, style="bold"), _colored(text, text))
+            console.print(grid)
+            return
+        width = max(map(len, shown), default=0)
+        for name, text in shown.items():
+            click.echo(f"{name:<{width}}  " + text.replace("\n", "\n" + " " * (width + 2)))
 
     def result(self, fields: Mapping[str, Any], text: str) -> None:
         """Say what was done: `text` to people, `fields` to programs."""
@@ -83,7 +94,7 @@ class Output:
     def say(self, text: str) -> None:
         """Tell people something; programs do not get it."""
         if not self.as_json:
-            self._line(self.safe(text))
+            click.echo(self.safe(text))
 
     def note(self, text: str) -> None:
         """Remark something beside the result: on standard error, whoever reads the result."""
@@ -119,15 +130,12 @@ class Output:
             return "-"
         return self.safe(f"{value:.1f}" if isinstance(value, float) else str(value))
 
+    def _value(self, value: object) -> str:
+        is_cell = value is None or isinstance(value, str | int | float)
+        return self._cell(value) if is_cell else self.safe(json.dumps(value, indent=2, ensure_ascii=False))
+
     def _document(self, data: object) -> None:
         click.echo(json.dumps(data if self.reveal else _mask_all(data), indent=2))
-
-    def _line(self, text: str, mark: object = None) -> None:
-        console = Console(soft_wrap=True)
-        if console.is_terminal:
-            console.print(_colored(text, mark), highlight=False)
-        else:
-            click.echo(text)
 
     def _grid(self, headings: list[str], cells: list[list[str]]) -> None:
         console = Console()
@@ -200,8 +208,10 @@ def printable(text: str, stream: TextIO) -> str:
 
 def _rich_table(headings: list[str], cells: list[list[str]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(Text(heading), overflow="fold")
+    for heading, *column in zip(headings, *cells, strict=True):
+        # What wraps is the long text, not the date beside it.
+        widest = max(map(len, [heading, *column]))
+        table.add_column(Text(heading), overflow="fold", min_width=min(widest, SHORT))
     for line in cells:
         table.add_row(*(_colored(cell, cell) for cell in line))
     return table
@@ -210,10 +220,6 @@ def _rich_table(headings: list[str], cells: list[list[str]]) -> Table:
 def _colored(text: str, value: object) -> Text:
     # Text, not markup: square brackets in a path mean nothing.
     return Text(text, style=_STYLES[value] if isinstance(value, Mark) else "")
-
-
-def _is_cell(value: object) -> bool:
-    return value is None or isinstance(value, str | int | float)
 
 
 def _mask_all(data: object) -> object:

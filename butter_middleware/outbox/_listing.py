@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from butter_middleware.exchange import Capture
+
 
 class Waiting(StrEnum):
     """What waits for a person."""
@@ -54,6 +56,22 @@ def content(connection: sqlite3.Connection, state: Waiting, number: int) -> tupl
     """Give an entry's stored JSON text and its body: personal data. None where it is not there."""
     row = connection.execute(_SHOW[state], (number,)).fetchone()
     return None if row is None else (str(row[0]), bytes(row[1]))
+
+
+def numbers(connection: sqlite3.Connection, state: Waiting) -> list[int]:
+    """Give the numbers of all entries."""
+    rows = connection.execute(_LIST[state], (0, -1))
+    return [row[0] for row in rows]
+
+
+def capture(connection: sqlite3.Connection, number: int) -> Capture | None:
+    """Give a parked capture, with both of its bodies; None where it is not there, or another version's."""
+    sql = "SELECT head, body, request_body FROM captures WHERE reason IS NOT NULL AND id = ?"
+    row = connection.execute(sql, (number,)).fetchone()
+    try:
+        return None if row is None else Capture.from_head(*row)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def drop(connection: sqlite3.Connection, state: Waiting, numbers: Iterable[int]) -> int:

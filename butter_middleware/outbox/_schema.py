@@ -100,7 +100,7 @@ def connect(path: str, max_bytes: int) -> sqlite3.Connection:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
     try:
-        found = _identity(connection, path)
+        found = identity(connection, path)
         _set_up(connection)
         _migrate(connection, found)
         _add_columns(connection)
@@ -116,7 +116,7 @@ def set_bound(connection: sqlite3.Connection, max_bytes: int, reserve_pages: int
     connection.execute(f"PRAGMA max_page_count = {max_bytes // PAGE_BYTES + reserve_pages}").close()
 
 
-def _identity(connection: sqlite3.Connection, path: str) -> Identity | None:
+def identity(connection: sqlite3.Connection, path: str) -> Identity | None:
     """Read whose file it is before anything is written to it; None where there is nothing in it.
 
     Raises:

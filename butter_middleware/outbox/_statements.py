@@ -133,8 +133,15 @@ def resolve(
         row = (outcome.reason, outcome.detail, capture_id)
         connection.execute("UPDATE captures SET reason = ?, detail = ? WHERE id = ?", row)
         return 0
-    connection.execute("DELETE FROM captures WHERE id = ?", (capture_id,))
+    gone = not connection.execute("DELETE FROM captures WHERE id = ?", (capture_id,)).rowcount
+    if gone and connection.execute("SELECT 1 FROM tombstones WHERE key = ?", (erased(capture_id),)).fetchone():
+        return 0
     return join(connection, outcome, now, since) if isinstance(outcome, Part) else add(connection, outcome, now, since)
+
+
+def erased(capture_id: int) -> str:
+    """Return the tombstone's key of a capture that a person deleted: who was just reading it makes no record of it."""
+    return f"capture:{capture_id}"
 
 
 def join(connection: sqlite3.Connection, part: Part, now: float, since: float) -> int:

@@ -1,0 +1,272 @@
+"""`butter-middleware dead` and `parked`: what waits for a person, listed, shown, tried again or dropped."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
+
+import click
+
+from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.cli.output import Output, moment, output_options
+from butter_middleware.cli.target import app_option, outbox_option, outbox_path
+from butter_middleware.decoding import decode
+from butter_middleware.errors import ExtractionError
+from butter_middleware.exchange import Capture
+from butter_middleware.outbox import _listing
+from butter_middleware.outbox._listing import Waiting
+from butter_middleware.outbox._overview import overview
+from butter_middleware.outbox.visit import Visit
+
+SHOWN_BYTES: Final = 64 * 1024
+"""Of a body, with --reveal."""
+SHOWN_ITEMS: Final = 5
+"""Of a list in a body, where only its shape is shown."""
+STEP: Final = 200
+"""Entries a transaction."""
+
+_THINGS: Final = {Waiting.DEAD: ("dead record", "dead records"), Waiting.PARKED: ("parked capture", "parked captures")}
+_MEANINGS: Final = {
+    "422": "Butter finds these fields invalid. Mend what gives them; this one never goes out as it is.",
+    "500": "Butter failed on it again and again, while it took others. Ask Butter, then retry.",
+    **dict.fromkeys(("400", "413", "415"), "Butter cannot read it, while it took others. Ask Butter, then retry."),
+    **dict.fromkeys(("403", "404", "405", "410"), "Butter refuses it, while it took others. Ask Butter, then retry."),
+}
+"""By the answer that a record died of."""
+_INTRODUCTIONS: Final = {
+    Waiting.DEAD: "Records that Butter will not accept as they are. Nothing sends them again until you say so.",
+    Waiting.PARKED: (
+        "Captures that could not be read as they should: the extractor raised, there was no e-mail or no address. They "
+        "are read again whenever the app starts; retry does it now."
+    ),
+}
+
+
+def _named(state: Waiting, count: int) -> str:
+    return f"{count} {_THINGS[state][count != 1]}"
+
+
+def _group(state: Waiting) -> click.Group:
+    """Return the commands for one kind of entry."""
+
+    @click.group(name=state.value, help=_INTRODUCTIONS[state], epilog=EXIT_CODES)
+    def group() -> None: ...
+
+    @group.command("list", help=f"List the {_THINGS[state][1]}, oldest first, without personal data.")
+    @outbox_option
+    @app_option
+    @click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many at most.")
+    @click.option("--after", type=int, default=0, help="Only those with a number above this one, for the next page.")
+    @output_options()
+    def list_(output: Output, *, outbox: str | None, app: str | None, limit: int, after: int) -> None:
+        with Visit(outbox_path(outbox, app)) as visit:
+            found = visit.read(lambda db: _listing.entries(db, state, limit + 1, after))
+        rows = [
+            {
+                "id": entry.id,
+                "captured_at": moment(entry.captured_at),
+                "reason": entry.reason,
+                "attempts": entry.attempts,
+                "detail": entry.detail,
+                "meaning": _MEANINGS.get(entry.reason[:3], "") if state is Waiting.DEAD else "",
+            }
+            for entry in found[:limit]
+        ]
+        columns = {"id": "ID", "captured_at": "Checkout at", "reason": "Reason"}
+        columns |= {"detail": "What to do"} if state is Waiting.PARKED else {"meaning": "What it means"}
+        output.table(rows, columns, f"There is no {_THINGS[state][0]}.")
+        if len(found) > limit:
+            output.note(f"There are more. The next page: --after {found[limit - 1].id}")
+
+    @group.command("show", help=f"Show one {_THINGS[state][0]}, with what is stored of it.")
+    @click.argument("number", metavar="ID", type=int)
+    @outbox_option
+    @app_option
+    @output_options(reveal=True)
+    def show(output: Output, *, number: int, outbox: str | None, app: str | None) -> None:
+        with Visit(outbox_path(outbox, app)) as visit:
+            found = visit.read(lambda db: _details(db, state, number, reveal=output.reveal))
+        if found is None:
+            msg = f"there is no {_THINGS[state][0]} {number}. `butter-middleware {state} list` names them."
+            raise Failure(msg, ExitCode.ATTENTION)
+        output.fields(found)
+
+    @group.command("retry", help=_RETRY[state])
+    @_chosen
+    @output_options()
+    def retry(output: Output, *, numbers: Sequence[int], all_: bool, outbox: str | None, app: str | None) -> None:
+        with Visit(outbox_path(outbox, app)) as visit:
+            chosen = _choose(visit, state, numbers, all_=all_)
+            done = _in_steps(chosen, lambda few: visit.write(lambda db: _listing.retry(db, state, few, time.time())))
+            view = visit.read(lambda db: overview(db, visit.locks))
+        now = _retried_now(state, readers=view.readers, delivers=view.deliverer is not None)
+        _finish(output, state, "to be tried again", numbers, done, now)
+
+    @group.command("drop", help=f"Delete {_THINGS[state][1]} for good. Their evidence is lost.")
+    @_chosen
+    @click.option("--yes", is_flag=True, help="Do not ask.")
+    @output_options()
+    def drop(
+        output: Output, *, numbers: Sequence[int], all_: bool, yes: bool, outbox: str | None, app: str | None
+    ) -> None:
+        with Visit(outbox_path(outbox, app)) as visit:
+            chosen = _choose(visit, state, numbers, all_=all_)
+            if chosen and not yes:
+                confirm(f"Delete {_named(state, len(chosen))} for good?", output)
+            done = _in_steps(chosen, lambda few: visit.write(lambda db: _listing.drop(db, state, few)))
+        _finish(output, state, "deleted", numbers, done, "")
+
+    return group
+
+
+_RETRY: Final = {
+    Waiting.DEAD: "Send dead records once more, with all of their tries. For when Butter, or the account, was mended.",
+    Waiting.PARKED: (
+        "Read parked captures once more, with the extractors that the app runs now. For when a deploy brought the fix; "
+        "a start of the app does it for all of them by itself."
+    ),
+}
+
+
+def _chosen(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the arguments that choose entries."""
+    command = app_option(outbox_option(command))
+    command = click.option("--all", "all_", is_flag=True, help="All that there are.")(command)
+    return click.argument("numbers", metavar="ID...", type=int, nargs=-1)(command)
+
+
+def _choose(visit: Visit, state: Waiting, numbers: Sequence[int], *, all_: bool) -> Sequence[int]:
+    if bool(numbers) == all_:
+        msg = "Which ones? Give the IDs that `list` shows, or --all."
+        raise Failure(msg, ExitCode.USAGE)
+    return visit.read(lambda db: _listing.numbers(db, state)) if all_ else list(dict.fromkeys(numbers))
+
+
+def _in_steps(chosen: Sequence[int], change: Callable[[Sequence[int]], int]) -> int:
+    """Change a few at a time, so that checkouts in the app never wait long for the file."""
+    return sum(change(chosen[start : start + STEP]) for start in range(0, len(chosen), STEP))
+
+
+def is_interactive() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty()
+
+
+def confirm(question: str, output: Output) -> None:
+    """Ask before something that cannot be undone.
+
+    Raises:
+        Failure: nobody is there to ask.
+        click.Abort: the answer is no.
+    """
+    if output.as_json or not is_interactive():
+        msg = "This cannot be undone, and there is no terminal to ask on. Say --yes where you mean it."
+        raise Failure(msg, ExitCode.USAGE)
+    click.confirm(question, abort=True, err=True)
+
+
+def _retried_now(state: Waiting, *, readers: int, delivers: bool) -> str:
+    if state is Waiting.PARKED:
+        return (
+            "A running process reads them within seconds."
+            if readers
+            else "No process with the app's extractors runs now: they are read at its next start."
+        )
+    return (
+        "They are sent as soon as Butter takes them."
+        if delivers
+        else "No process delivers now: start the app, or run `butter-middleware deliver`."
+    )
+
+
+def _finish(output: Output, state: Waiting, what: str, numbers: Sequence[int], done: int, then: str) -> None:
+    absent = max(0, len(set(numbers)) - done)
+    text = f"{_named(state, done)} {what}." + (f" {then}" if then and done else "")
+    output.result({"done": done, "absent": absent}, text)
+    if absent:
+        output.note(f"{absent} of the IDs given {'is' if absent == 1 else 'are'} not there (any more).")
+        raise click.exceptions.Exit(ExitCode.ATTENTION)
+
+
+def _details(db: Any, state: Waiting, number: int, *, reveal: bool) -> dict[str, Any] | None:  # noqa: ANN401 - sqlite3.Connection
+    entry = next((found for found in _listing.entries(db, state, 1, number - 1) if found.id == number), None)
+    if entry is None:
+        return None
+    fields: dict[str, Any] = {
+        "id": entry.id,
+        "captured_at": moment(entry.captured_at),
+        "reason": entry.reason,
+    }
+    if state is Waiting.DEAD:
+        payload, _body = _listing.content(db, state, number) or ("{}", b"")
+        meaning = _MEANINGS.get(entry.reason[:3], "")
+        return fields | {
+            "meaning": meaning,
+            "attempts": entry.attempts,
+            "key": entry.detail,
+            "record": json.loads(payload),
+        }
+    capture = _listing.capture(db, number)
+    return fields | {"what_to_do": entry.detail} | ({} if capture is None else _described(capture, reveal=reveal))
+
+
+def _described(capture: Capture, *, reveal: bool) -> dict[str, Any]:
+    """Say what a capture holds; without `reveal` its shape only, since a shopper's name looks like any other text."""
+    response, request = dict(capture.response_headers), dict(capture.headers)
+    query = capture.query_string.decode("latin-1")
+    fields: dict[str, Any] = {
+        "request": f"{capture.method} {capture.path}",
+        "query": query if reveal else ("(hidden)" if query else ""),
+        "status": capture.status_code,
+        "content_type": response.get(b"content-type", b"").decode("latin-1"),
+        "content_encoding": response.get(b"content-encoding", b"").decode("latin-1"),
+        "annotations": dict(capture.annotations) if reveal else shape(dict(capture.annotations)),
+    }
+    if reveal:
+        fields["client"] = capture.client
+        fields["headers"] = [f"{name.decode('latin-1')}: {value.decode('latin-1')}" for name, value in capture.headers]
+    fields["body"] = _body(capture.body, response, reveal=reveal)
+    if capture.request_body is not None:
+        fields["request_body"] = _body(capture.request_body, request, reveal=reveal)
+    if not reveal:
+        fields["hidden"] = "Values are hidden, since they may be personal data: --reveal shows them."
+    return fields
+
+
+def _body(body: bytes, headers: Mapping[bytes, bytes], *, reveal: bool) -> object:
+    try:
+        plain = decode(body, headers.get(b"content-encoding", b"").decode("latin-1"), 1 << 26)
+    except ExtractionError as error:
+        return f"({len(body)} bytes that cannot be decoded: {error})"
+    try:
+        data = json.loads(plain)
+    except (ValueError, RecursionError):
+        return plain[:SHOWN_BYTES].decode("utf-8", "replace") if reveal else f"({len(plain)} bytes, no JSON)"
+    return data if reveal else shape(data)
+
+
+def shape(value: object) -> object:
+    """Return JSON with its keys and without its texts and numbers; an e-mail address shows as one."""
+    match value:
+        case dict():
+            return {key: shape(item) for key, item in cast("dict[str, object]", value).items()}
+        case list():
+            items = cast("list[object]", value)
+            more = [f"({len(items) - SHOWN_ITEMS} more)"] if len(items) > SHOWN_ITEMS else []
+            return [*map(shape, items[:SHOWN_ITEMS]), *more]
+        case bool() | None:
+            return value
+        case str():
+            return value if _is_email(value) else f"(text of {len(value)})"
+        case _:
+            return "(number)"
+
+
+def _is_email(text: str) -> bool:
+    local, at, domain = text.strip().partition("@")
+    return bool(local and at and "." in domain) and not any(map(str.isspace, text.strip()))
+
+
+dead = _group(Waiting.DEAD)
+parked = _group(Waiting.PARKED)

@@ -1,0 +1,104 @@
+"""`butter-middleware erase`: a person's request to be forgotten."""
+
+import sys
+import time
+from glob import escape
+from pathlib import Path
+from typing import Final
+
+import click
+
+from butter_middleware.cli.entries import confirm
+from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.cli.masking import mask
+from butter_middleware.cli.output import Output, output_options
+from butter_middleware.cli.target import app_option, outbox_option, outbox_path
+from butter_middleware.outbox._erasure import Found, Person, remove, search
+from butter_middleware.outbox._overview import overview
+from butter_middleware.outbox.visit import Visit
+
+MOST_ROUNDS: Final = 20
+SETTLING_SECONDS: Final = 1.0
+"""Between the rounds: for what a process was just reading or writing."""
+_NAMES: Final = {
+    "pending": ("record to be sent", "records to be sent"),
+    "dead": ("dead record", "dead records"),
+    "captured": ("capture to be read", "captures to be read"),
+    "parked": ("parked capture", "parked captures"),
+    "parts": ("part of a checkout", "parts of checkouts"),
+}
+
+
+@click.command(epilog=EXIT_CODES)
+@click.option("--email", required=True, help="The person's e-mail address; `-` reads it from standard input.")
+@outbox_option
+@app_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@output_options()
+def erase(output: Output, *, email: str, outbox: str | None, app: str | None, yes: bool) -> None:
+    """Delete for good what the outbox holds of a person: a request to be forgotten.
+
+    Looks through records, parts and captures, bodies that are compressed included, whatever the case of the address and
+    however it is escaped. Then the file is written anew, so that no copy stays in its free space; what the app captures
+    meanwhile waits in its memory. With `--email -` the address stands in no shell history.
+
+    Not reached: what Butter was sent already (ask Butter), backups and snapshots of the disk, and broken files that
+    were set aside; those are named.
+    """
+    person = _person(email)
+    path = outbox_path(outbox, app)
+    with Visit(path) as visit:
+        found = _search(output, visit, person)
+        if len(found) and not yes:
+            confirm(f"Delete {_words(found.counts())} of {mask(email.strip())} for good?", output)
+        counts, left = _remove(visit, person, found)
+        visit.rewrite()
+    file = Path(visit.path)
+    aside = sorted(map(str, file.parent.glob(f"{escape(file.name)}.corrupt-*")))
+    document = {"erased": counts, "not_looked_into": left.unreadable, "still_there": len(left), "set_aside": aside}
+    text = f"Deleted: {_words(counts)}." if any(counts.values()) else "The outbox holds nothing of this person."
+    output.result(document, f"{text} The file was written anew.")
+    if len(left):
+        output.note(f"More keeps coming: {_words(left.counts())}. Run this again.")
+    if left.unreadable:
+        output.note(
+            f"{len(left.unreadable)} captures could not be looked into, since their bodies cannot be decoded here "
+            "(install brotli or zstandard where the app has them). Look at them, and drop them: `parked list`, `show`."
+        )
+    if aside:
+        output.note(f"Broken files that were set aside may hold data of this person; delete them: {', '.join(aside)}")
+    if len(left) or left.unreadable or aside:
+        raise click.exceptions.Exit(ExitCode.ATTENTION)
+
+
+def _person(email: str) -> Person:
+    given = sys.stdin.readline() if email == "-" else email
+    try:
+        return Person(given)
+    except ValueError:
+        msg = "--email is no e-mail address. Give one whole address, such as shopper@example.com."
+        raise Failure(msg, ExitCode.USAGE) from None
+
+
+def _search(output: Output, visit: Visit, person: Person) -> Found:
+    counts = visit.read(lambda db: overview(db, visit.locks)).counts
+    rows = counts.captured + counts.parked + counts.pending + counts.dead
+    with output.progress("Looking", rows) as tell:
+        return search(visit.read, person, lambda looked_at: tell(min(looked_at, rows), rows))
+
+
+def _remove(visit: Visit, person: Person, found: Found) -> tuple[dict[str, int], Found]:
+    """Delete until nothing is found any more: a capture may become a record meanwhile, and a new one may come."""
+    total = dict.fromkeys(_NAMES, 0)
+    for _round in range(MOST_ROUNDS):
+        if not len(found):
+            break
+        for kind, count in remove(visit.write, found, time.time()).items():
+            total[kind] += count
+        time.sleep(SETTLING_SECONDS)
+        found = search(visit.read, person)
+    return total, found
+
+
+def _words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {_NAMES[kind][count != 1]}" for kind, count in counts.items() if count)

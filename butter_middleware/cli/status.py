@@ -1,0 +1,184 @@
+"""`butter-middleware status` and `resume`: how the outbox stands, and on with it after a hold."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.cli.output import Mark, Output, Row, duration, moment, output_options
+from butter_middleware.cli.target import app_option, outbox_option, outbox_path
+from butter_middleware.errors import ButterError
+from butter_middleware.outbox import _statements
+from butter_middleware.outbox._overview import Overview, overview
+from butter_middleware.outbox.visit import Visit
+
+COLUMNS: Final = {"what": "State", "count": "Number", "note": ""}
+
+
+@click.command(epilog=EXIT_CODES)
+@outbox_option
+@app_option
+@click.option("--watch", is_flag=True, help="Show it anew every --every seconds, until Ctrl-C.")
+@click.option("--every", type=click.FloatRange(0.2, 3600), default=2.0, show_default=True, help="Seconds.")
+@output_options()
+def status(output: Output, *, outbox: str | None, app: str | None, watch: bool, every: float) -> None:
+    """Show what waits in the outbox, what was sent, and who sends.
+
+    \b
+    captured   responses that the app's extractors have yet to read
+    parts      halves of checkouts whose payment is confirmed apart
+    pending    records that are to be sent
+    parked     captures that wait for a mended extractor: `parked list`
+    dead       records that Butter will not accept: `dead list`
+    """  # noqa: D301 - click's mark
+    path = outbox_path(outbox, app)
+    if watch:
+        _watch(output, path, every)
+        return
+    view = _look(path)
+    if output.as_json:
+        output.fields(_document(path, view, time.time()))
+        return
+    output.say(f"Outbox {path} ({_size(path)})\n")
+    output.table(_rows(view, time.time()), COLUMNS, "")
+
+
+@click.command(epilog=EXIT_CODES)
+@outbox_option
+@app_option
+@output_options()
+def resume(output: Output, *, outbox: str | None, app: str | None) -> None:
+    """Try Butter again now, after a hold.
+
+    A hold begins where Butter refuses all of what is sent, such as by wrong credentials: nothing is sent then but a
+    probe, at first after seconds, later every five minutes, and it ends by itself when a probe succeeds. This command
+    has the running app probe within seconds; where the cause is not mended, the hold goes on. Nothing is lost either
+    way.
+    """
+    with Visit(outbox_path(outbox, app)) as visit:
+        reason = visit.read(_statements.hold)
+        if reason is not None:
+            visit.write(lambda db: _statements.set_hold(db, None))
+        delivers = visit.read(lambda db: overview(db, visit.locks)).deliverer is not None
+    if reason is None:
+        output.result({"resumed": False, "hold": None}, "There is no hold.")
+        return
+    then = "Butter is tried again within seconds" if delivers else "Butter is tried again when a process next delivers"
+    text = f"{then}; the hold was for: {reason}. See `butter-middleware status` in a moment."
+    output.result({"resumed": True, "hold": reason, "delivered_now": delivers}, text)
+
+
+def _look(path: str) -> Overview:
+    with Visit(path) as visit:
+        return visit.read(lambda db: overview(db, visit.locks))
+
+
+def _watch(output: Output, path: str, every: float) -> None:
+    console = Console()
+    if output.as_json or not console.is_terminal:
+        msg = "--watch needs a terminal. For programs: `status --json`, as often as you like."
+        raise Failure(msg, ExitCode.USAGE)
+    _look(path)  # what is wrong with the path is an error, not a display
+    with Live(console=console, auto_refresh=False, screen=False) as live:
+        try:
+            while True:
+                live.update(_screen(output, path), refresh=True)
+                time.sleep(every)
+        except KeyboardInterrupt:
+            return
+
+
+def _screen(output: Output, path: str) -> Group:
+    now = time.time()
+    try:
+        table = output.renderable_table(_rows(_look(path), now), COLUMNS)
+    except ButterError as error:  # it may pass: somebody holds the lock, the disk is away
+        return Group(Text(output.safe(str(error)), style="yellow"))
+    return Group(Text(output.safe(f"Outbox {path} ({_size(path)})  {moment(now)}\n")), table)
+
+
+def _rows(view: Overview, now: float) -> list[Row]:
+    counts = view.counts
+    rows: list[Row] = [
+        {"what": "captured", "count": counts.captured, "note": _captured_note(view, now)},
+        {"what": "parts", "count": counts.parts, "note": ""},
+        {"what": "pending", "count": counts.pending, "note": _pending_note(view, now)},
+        {"what": "parked", "count": counts.parked, "note": _reasons(view.parked)},
+        {"what": "dead", "count": counts.dead, "note": _reasons(view.dead)},
+        {"what": "delivered", "count": counts.delivered, "note": _ago("the last one", counts.last_delivered_at, now)},
+    ]
+    return [*rows, {"what": "delivery", "count": _delivery_mark(view), "note": _delivery_note(view)}]
+
+
+def _captured_note(view: Overview, now: float) -> str:
+    if view.unread:
+        return f"{view.unread} of them nobody reads now: start the app, or `deliver --app`"
+    return _ago("the oldest", view.oldest_captured_at, now) if view.counts.captured else ""
+
+
+def _pending_note(view: Overview, now: float) -> str:
+    if not view.counts.pending:
+        return ""
+    oldest = _ago("the oldest checkout", view.counts.oldest_pending_at, now)
+    wait = (view.next_due_at or 0.0) - now
+    return f"{oldest}, the next try in {duration(wait)}" if wait > 1 else oldest
+
+
+def _delivery_mark(view: Overview) -> str:
+    if view.counts.hold is not None:
+        return Mark.FAILED
+    waits = view.counts.pending or view.counts.captured
+    return Mark.WARNING if view.deliverer is None and waits else Mark.OK
+
+
+def _delivery_note(view: Overview) -> str:
+    held = "" if view.counts.hold is None else f"on hold: {view.counts.hold}. `check` tells more. "
+    if view.deliverer is None:
+        return f"{held}no process delivers now"
+    return f"{held}process {view.deliverer} delivers" if view.deliverer else f"{held}another process delivers"
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+
+
+def _ago(what: str, at: float | None, now: float) -> str:
+    return "" if at is None else f"{what} {duration(max(0.0, now - at))} ago"
+
+
+def _size(path: str) -> str:
+    total = sum(Path(path + suffix).stat().st_size for suffix in ("", "-wal") if os.path.exists(path + suffix))  # noqa: PTH110 - text
+    return f"{total / 1024**2:.1f} MiB"
+
+
+def _document(path: str, view: Overview, now: float) -> dict[str, Any]:
+    counts = view.counts
+    oldest = counts.oldest_pending_at
+    return {
+        "outbox": path,
+        "captured": counts.captured,
+        "unread": view.unread,
+        "oldest_captured_at": moment(view.oldest_captured_at),
+        "parts": counts.parts,
+        "pending": counts.pending,
+        "oldest_pending_at": moment(oldest),
+        "oldest_pending_age": None if oldest is None else round(max(0.0, now - oldest), 1),
+        "next_due_at": moment(view.next_due_at),
+        "parked": counts.parked,
+        "parked_by_reason": dict(view.parked),
+        "dead": counts.dead,
+        "dead_by_reason": dict(view.dead),
+        "delivered": counts.delivered,
+        "last_delivered_at": moment(counts.last_delivered_at),
+        "hold": view.counts.hold,
+        "delivers": view.deliverer is not None,
+        "delivering_process": view.deliverer or None,
+        "readers": view.readers,
+    }
