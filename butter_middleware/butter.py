@@ -134,6 +134,7 @@ class Butter:
             telemetry=self._telemetry,
             coverage_threshold=coverage_threshold,
         )
+        del username, password  # an error tracker adds the variables of this frame to the lines that follow
         for warning in () if dry_run else assembly.warnings(self._outbox, self.routes.routes):
             log.warning("outbox: %s", warning, extra={"butter_event": "configuration"})
 

@@ -119,7 +119,7 @@ class Collector:
     def add(self, checkout: Checkout) -> None:
         """Take a whole checkout."""
         record = Record.of(checkout, self._clock())
-        self._notices.tell(Recorded(reason=carried(record)))
+        self._notices.note(Recorded, "", carried(record))
         if self._dry_run:
             self._notices.tell(Skipped(reason=Skip.DRY_RUN))
         else:
@@ -241,11 +241,8 @@ class Collector:
 
     def capture(self, route: CheckoutRoute | None, capture: Capture) -> "Future[None] | None":
         """Take a capture; give what to wait for before the last chunk leaves, if anything."""
-        where = "" if route is None else str(route)
-        if self._notices.heard:
-            self._notices.tell(Captured(route=where))
-        else:
-            self._notices.counters.add("captured", where)
+        where = "" if route is None else route.name
+        self._notices.note(Captured, where)
         try:
             future = self.worker.append(capture)
         except BaseException as error:
@@ -261,7 +258,10 @@ class Collector:
     def skip(self, route: CheckoutRoute, reason: Skip) -> None:
         """Count a response that is not captured."""
         remedy = _REMEDIES.get(reason)
-        self._notices.tell(Skipped(route=str(route), reason=reason, message=f"{route}: {remedy}" if remedy else ""))
+        if remedy is None:
+            self._notices.note(Skipped, route.name, reason)
+        else:
+            self._notices.tell(Skipped(route=route.name, reason=reason, message=f"{route}: {remedy}"))
 
     def fault(self, error: Exception) -> None:
         """Count a fault of our own, and say it without what it may quote."""
@@ -273,13 +273,13 @@ class Collector:
 
     def _read(self, capture: Capture) -> Reading:
         reading = self._reader.read(capture)
-        route = self.routes.find(capture.method, capture.path)
-        self._tell("" if route is None else str(route), reading)
+        matched = self.routes.find(capture.method, capture.path)
+        route = "" if matched is None else matched.name
+        self._tell(route, reading)
         if not self._dry_run:
             return reading
-        kept = len(reading.records) + (reading.part is not None)
-        if kept:
-            self._notices.tell(Skipped(reason=Skip.DRY_RUN, times=kept))
+        for _kept in range(len(reading.records) + (reading.part is not None)):
+            self._notices.note(Skipped, route, Skip.DRY_RUN)
         return Reading(skipped=Skip.DRY_RUN)
 
     def _tell(self, route: str, reading: Reading) -> None:
@@ -292,10 +292,12 @@ class Collector:
             self._notices.tell(Parked(route=route, reason=reason, message=reading.parked.detail))
         elif reading.skipped is not None:
             self._notices.tell(Skipped(route=route, reason=reading.skipped, message=remedy))
-        else:
+        elif remedy:
             self._notices.tell(Covered(route=route, message=remedy))
+        else:
+            self._notices.note(Covered, route)
         for record in reading.records:
-            self._notices.tell(Recorded(route=route, reason=carried(record)))
+            self._notices.note(Recorded, route, carried(record))
 
     def _observe(self, capture: Capture, address: ClientIP) -> None:
         for finding in self._diagnosis.observe(capture.scope, address):

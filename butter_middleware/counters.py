@@ -67,12 +67,13 @@ class Counters:
     def forget(self) -> None:
         """Begin anew: in a forked child, whose parent may have held the lock."""
         self._lock = Lock()
-        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._counts: dict[tuple[str, str, str], int] = {}
 
     def add(self, name: str, route: str = "", reason: str = "", times: int = 1) -> None:
         """Count."""
+        key = name, route, reason
         with self._lock:
-            self._counts[name, route, reason] += times
+            self._counts[key] = self._counts.get(key, 0) + times
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
         """Return all counts, by name, route and reason."""

@@ -6,7 +6,7 @@ from functools import partial
 
 from butter_middleware import apart
 from butter_middleware.counters import Counters
-from butter_middleware.events import Event
+from butter_middleware.events import Captured, Covered, Event, Recorded, Skipped
 
 
 class Notices:
@@ -29,11 +29,6 @@ class Notices:
         self._observe = observe
         self._hourly = apart.Hourly(clock)
 
-    @property
-    def heard(self) -> bool:
-        """Whether an event that says nothing is more than its count."""
-        return self._on_event is not None
-
     def forget(self) -> None:
         """Begin anew, in a forked child."""
         self.counters.forget()
@@ -48,6 +43,13 @@ class Notices:
             self._say(event.name, event.level, event.message, event.route, event.reason)
         if self._on_event is not None and not apart.run(partial(self._call, self._on_event, event)):
             self.counters.add("faulted", reason="on_event:overrun")
+
+    def note(self, event: type[Captured | Covered | Recorded | Skipped], route: str = "", reason: str = "") -> None:
+        """Take one of the events that every checkout brings, with nothing to be said; it is made if heard only."""
+        if self._on_event is None:
+            self.counters.add(event.name, route, reason)
+        else:
+            self.tell(event(route=route, reason=reason))
 
     def _say(self, name: str, level: int, message: str, route: str, reason: str) -> None:
         times = self._hourly.due((name, message))

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
 import jmespath
@@ -135,8 +136,13 @@ class CheckoutRoute:
         no_json = self.begins and not isinstance(self.join, str)
         return no_json and 300 <= status < 400  # noqa: PLR2004 - RFC 9110, section 15.4
 
-    def __str__(self) -> str:
+    @cached_property
+    def name(self) -> str:
+        """As it is counted and logged."""
         return f"{'|'.join(self.methods)} {self.path}"
+
+    def __str__(self) -> str:
+        return self.name
 
 
 def _is_method(name: object) -> bool:

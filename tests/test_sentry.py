@@ -1,0 +1,53 @@
+"""An error tracker at its most curious learns nothing of a shopper from what goes wrong here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "servers"))
+SHOP = Path(__file__).parent / "servers" / "sentry_shop.py"
+SAID = [
+    "on_event raised RuntimeError",
+    "raised ValueError at sentry_shop.py",
+    "raised SystemExit",
+    "no customer e-mail",
+    "is not what Butter accepts: customer_email (email)",
+    "the extractor returned str",
+    "the response is no JSON",
+    "annotate() gave another invoice_id",
+    "annotate() had no effect",
+    "a record is dead",
+    "on hold, answer 401",
+    "something else answers in Butter's place",
+    "are lost when this process ends",
+    "a record is lost: the outbox could not take it (OperationalError)",
+    "the middleware failed on a request: TypeError",
+    "the middleware failed on a request: KeyError",
+    "cannot be read by this version (KeyError)",
+    "cannot be used (ENOENT)",
+    "got RouteTable: nothing is captured",
+]
+
+
+@pytest.mark.server
+def test_no_personal_datum_reaches_sentry(tmp_path: Path) -> None:
+    """With each line an event, its stack, local variables, breadcrumbs and request: no e-mail, address, ID or body."""
+    from sentry_shop import SECRETS  # noqa: PLC0415 - it loads Sentry's SDK
+
+    folder = tmp_path / "outbox"
+    folder.mkdir()
+    ran = subprocess.run(
+        [sys.executable, str(SHOP), str(folder)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    envelopes: list[dict[str, Any]] = [json.loads(line) for line in ran.stdout.splitlines()]
+    items = [item for envelope in envelopes for item in envelope["items"]]
+    ours = [item for item in items if "butter_middleware" in json.dumps(item)]
+    assert [text for text in SAID if text not in json.dumps(ours)] == []
+    assert [(secret, item) for item in items for secret in SECRETS if secret in json.dumps(item)] == []
+    assert all(item["extra"]["butter_event"] for item in ours if "logentry" in item)
+    assert not any("exception" in item for item in ours)
