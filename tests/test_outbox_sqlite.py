@@ -444,3 +444,68 @@ def test_a_capture_of_a_later_format_stays(
     assert bodies(result(again.captures(10))) == ["in_2"]
     assert result(again.counts()).captured == 2
     assert "cannot be read by this version (KeyError)" in caplog.text
+
+
+# Those who only append.
+
+
+def test_what_is_only_appended_is_anothers_to_read(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
+    """Whoever reads gets at once, and once, what living processes only append; they themselves read nothing."""
+    reader = opened()
+    first, second = SQLiteOutbox(path), SQLiteOutbox(path)
+    for outbox in (first, second):
+        outbox.open(appends_only=True)
+    result(first.append(capture(1)))
+    result(second.append(capture(2)))
+    assert result(reader.captures(10)) == []
+    assert result(reader.adopt()) == 0
+    assert result(first.adopt()) == 0
+    found = result(reader.captures(10))
+    assert (bodies(found), [stored.shared for stored in found]) == (["in_1", "in_2"], [True, True])
+    for stored in found:
+        result(reader.resolve(stored.id, []))
+    assert result(reader.adopt()) == 0
+    result(first.append(capture(3)))
+    assert bodies(result(reader.captures(10))) == ["in_3"]
+    assert result(first.captures(10)) == []
+    for outbox in (first, second):
+        outbox.close()
+
+
+def test_the_next_reader_takes_the_shared_pile_over(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
+    """When the reader goes, another one gets what it left and what comes, whether or not the pile was empty."""
+    appender = SQLiteOutbox(path)
+    appender.open(appends_only=True)
+    for number in range(3):
+        reader = opened()
+        result(appender.append(capture(number)))
+        result(reader.adopt())
+        (stored,) = result(reader.captures(10))
+        assert bodies([stored]) == [f"in_{number}"]
+        result(reader.resolve(stored.id, []))
+        reader.close()
+    appender.close()
+
+
+def test_an_appender_outlives_its_file(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
+    """Where the file is replaced under an appender, it goes on with the one there, and is read."""
+    appender = SQLiteOutbox(path)
+    appender.open(appends_only=True)
+    result(appender.append(capture(1)))
+    path.rename(path.with_suffix(".old"))
+    result(appender.append(capture(2)))
+    reader = opened()
+    result(reader.adopt())
+    assert bodies(result(reader.captures(10))) == ["in_2"]
+    appender.close()
+
+
+def test_when_the_next_record_is_due(opened: Callable[..., SQLiteOutbox]) -> None:
+    """The earliest due time of what is pending; None where nothing is."""
+    outbox = opened()
+    assert outbox.lead()
+    assert result(outbox.next_due()) is None
+    result(outbox.add([record(1), record(2, NOW - 5)]))
+    assert result(outbox.next_due()) == NOW - 5
+    settle_all(outbox, Settled.DEAD)
+    assert result(outbox.next_due()) is None

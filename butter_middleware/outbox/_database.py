@@ -150,7 +150,7 @@ class Database:
         # In a new file no pile is known. Numbers of piles are small, so that one could be mistaken for another's.
         slots = dict(self._connection.execute("SELECT id, slot FROM piles").fetchall())
         for seat in self.seats:
-            if seat.pile is not None and slots.get(seat.pile) != seat.slot:
+            if not seat.appends_only and seat.pile is not None and slots.get(seat.pile) != seat.slot:
                 seat.pile = None
 
     def _seat_all(self) -> None:

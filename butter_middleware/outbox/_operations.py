@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from butter_middleware.errors import OutboxClosedError, OutboxFullError
 from butter_middleware.exchange import Capture
-from butter_middleware.outbox._statements import CaptureRow, Seat, append, row_of
+from butter_middleware.outbox._statements import SHARED, CaptureRow, Seat, append, row_of
 
 T = TypeVar("T")
 
@@ -99,14 +99,14 @@ class Append(Operation[None]):
 
     @property
     def row(self) -> tuple[int, CaptureRow]:
-        """The pile that it goes to now, and the row. Pile 0 is nobody's: of an outbox that closed before its place.
+        """The pile that it goes to now, and the row. An outbox that closed before its place has the shared pile.
 
         Raises:
             TypeError, ValueError: the capture cannot be stored.
         """
         if self._row is None:
             self._row = row_of(self._capture)
-        return self._seat.pile or 0, self._row
+        return self._seat.pile or SHARED, self._row
 
     def _insert(self, connection: sqlite3.Connection) -> None:
         append(connection, [self.row])

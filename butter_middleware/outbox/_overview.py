@@ -44,8 +44,8 @@ def overview(connection: sqlite3.Connection, locks: LockFile) -> Overview:
         counts=_statements.counts(connection),
         parked=_by_reason(connection, "captures WHERE reason IS NOT NULL"),
         dead=_by_reason(connection, "records WHERE dead_at IS NOT NULL"),
-        oldest_captured_at=_first(connection, "SELECT captured_at FROM captures WHERE id = ?", oldest),
-        next_due_at=_first(connection, "SELECT min(due_at) FROM records WHERE dead_at IS NULL"),
+        oldest_captured_at=_captured_at(connection, oldest),
+        next_due_at=_statements.next_due(connection),
         unread=sum(count for pile, count, _number in piles if pile not in living),
         readers=len(set(living.values())),
         deliverer=locks.owner(LEADER),
@@ -57,6 +57,6 @@ def _by_reason(connection: sqlite3.Connection, source: str) -> dict[str, int]:
     return dict(connection.execute(sql).fetchall())
 
 
-def _first(connection: sqlite3.Connection, sql: str, *values: int) -> float | None:
-    row = connection.execute(sql, values).fetchone()
-    return None if row is None or row[0] is None else float(row[0])
+def _captured_at(connection: sqlite3.Connection, number: int) -> float | None:
+    row = connection.execute("SELECT captured_at FROM captures WHERE id = ?", (number,)).fetchone()
+    return None if row is None else float(row[0])

@@ -28,10 +28,18 @@ CaptureRow = tuple[float, str, bytes, bytes | None]
 """`captured_at`, `head`, `body`, `request_body`."""
 
 
+SHARED: Final = 0
+"""The pile of those who only append. It is nobody's from the start, so that whoever reads adopts it, and keeps it."""
+
+
 @dataclass(eq=False, slots=True)
 class Seat:
-    """One open outbox at a file: to the others it is what a process is, whichever process they are in."""
+    """One open outbox at a file: to the others it is what a process is, whichever process they are in.
 
+    One that only appends needs no place: what it captures is not its own to read.
+    """
+
+    appends_only: bool = False
     slot: int | None = None
     """The lock byte that says that it lives."""
     pile: int | None = None
@@ -41,9 +49,12 @@ class Seat:
     parked: deque[int] | None = None
     """The parked captures that it still is to try; None where it has not been their turn."""
 
+    def __post_init__(self) -> None:
+        self.stand_up()
+
     def stand_up(self) -> None:
         """Forget the place, since its lock is gone."""
-        self.slot = self.pile = None
+        self.slot, self.pile = None, SHARED if self.appends_only else None
 
 
 def new_pile(connection: sqlite3.Connection, slot: int) -> int | None:
@@ -90,18 +101,21 @@ def _insert(count: int) -> str:
 
 def captures(connection: sqlite3.Connection, seat: Seat, limit: int) -> list[StoredCapture]:
     """Give captures of the seat's piles, oldest first, then parked ones that it has not tried."""
-    numbers = _captured(connection, seat, limit)
+    found = _captured(connection, seat, limit)
+    shared = {number for number, pile in found if pile == SHARED}
+    numbers = [number for number, _pile in found]
     while seat.parked and len(numbers) < limit:
         number = seat.parked.popleft()
         if number not in seat.given and number not in numbers:  # a person may have had it tried already
             numbers.append(number)
-    stored = [found for number in numbers if (found := _load(connection, number)) is not None]
+    stored = [one for number in numbers if (one := _load(connection, number, shared=number in shared)) is not None]
     seat.given.update(numbers)
     return stored
 
 
-def _captured(connection: sqlite3.Connection, seat: Seat, limit: int) -> list[int]:
-    numbers: list[int] = []
+def _captured(connection: sqlite3.Connection, seat: Seat, limit: int) -> list[tuple[int, int]]:
+    """Give numbers of captures, each with its pile."""
+    numbers: list[tuple[int, int]] = []
     piles = connection.execute("SELECT id FROM piles WHERE slot = ? ORDER BY id", (seat.slot,)).fetchall()
     sql = "SELECT id FROM captures WHERE pile = ? AND reason IS NULL ORDER BY id LIMIT ?"
     for (pile,) in piles:
@@ -109,16 +123,16 @@ def _captured(connection: sqlite3.Connection, seat: Seat, limit: int) -> list[in
         if wanted <= 0:
             break
         rows = connection.execute(sql, (pile, wanted + len(seat.given)))
-        numbers += [number for (number,) in rows if number not in seat.given][:wanted]
+        numbers += [(number, pile) for (number,) in rows if number not in seat.given][:wanted]
     return numbers
 
 
-def _load(connection: sqlite3.Connection, number: int) -> StoredCapture | None:
+def _load(connection: sqlite3.Connection, number: int, *, shared: bool) -> StoredCapture | None:
     row = connection.execute("SELECT head, body, request_body FROM captures WHERE id = ?", (number,)).fetchone()
     if row is None:
         return None
     try:
-        return StoredCapture(number, Capture.from_head(*row))
+        return StoredCapture(number, Capture.from_head(*row), shared)
     except (KeyError, TypeError, ValueError) as error:
         message = f"capture {number} cannot be read by this version ({type(error).__name__}); it stays"
         apart.say(logging.ERROR, message, name="outbox", event="outbox", reason="capture_unreadable")
@@ -199,7 +213,8 @@ def adopt(connection: sqlite3.Connection, seat: Seat, locks: LockFile) -> int:
             connection.execute("UPDATE piles SET slot = ? WHERE id = ?", (seat.slot, pile))
         else:
             connection.execute("DELETE FROM piles WHERE id = ?", (pile,))
-        adopted += left
+        # To the shared pile more is added while it is read: what is there counts when it is given.
+        adopted += 0 if pile == SHARED else left
     if seat.parked is None and locks.take(ADOPTER, seat):
         rows = connection.execute("SELECT id FROM captures WHERE reason IS NOT NULL ORDER BY id")
         seat.parked = deque(number for (number,) in rows)
@@ -264,6 +279,12 @@ def hold(connection: sqlite3.Connection) -> str | None:
     """Give why nothing is sent."""
     reason = connection.execute("SELECT value FROM meta WHERE name = 'hold'").fetchone()[0]
     return None if reason is None else str(reason)
+
+
+def next_due(connection: sqlite3.Connection) -> float | None:
+    """Give when the next record is due."""
+    due = connection.execute("SELECT min(due_at) FROM records WHERE dead_at IS NULL").fetchone()[0]
+    return None if due is None else float(due)
 
 
 def counts(connection: sqlite3.Connection) -> Counts:

@@ -64,6 +64,8 @@ class StoredCapture:
 
     id: int
     capture: Capture
+    shared: bool = False
+    """A process that only appends took it: neither `append` nor `adopt` of this one has counted it."""
 
 
 @dataclass(frozen=True, slots=True)

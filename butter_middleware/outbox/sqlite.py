@@ -125,8 +125,10 @@ class SQLiteOutbox:
         mounts = Path("/proc/self/mounts")
         return _places.warnings(path, mounts.read_text(errors="surrogateescape") if mounts.exists() else "", os.environ)
 
-    def open(self) -> None:
+    def open(self, *, appends_only: bool = False) -> None:
         """Start this process's committer for the file, or share it. Blocks for nothing: its thread opens the file.
+
+        With `appends_only` what this process captures is for others to read, at once, and it adopts nothing.
 
         Where the file is a newer version's, every operation fails with `ConfigurationError`: call `validate` before.
         """
@@ -140,7 +142,7 @@ class SQLiteOutbox:
                 retention_seconds=self._retention_seconds,
                 clock=self._clock,
             )
-            seat = Seat(parked=self._to_retry)
+            seat = Seat(appends_only, parked=self._to_retry)
             self._link = _Link(os.getpid(), registry.enter(settings, seat), seat)
 
     def close(self, timeout: float = 5.0) -> None:
@@ -199,7 +201,7 @@ class SQLiteOutbox:
         link = self._link
 
         def run(db: sqlite3.Connection, seat: Seat) -> int:
-            return 0 if link is None else _statements.adopt(db, seat, link.committer.locks)
+            return 0 if link is None or seat.appends_only else _statements.adopt(db, seat, link.committer.locks)
 
         return self._submit(Kind.SETTLE, run)
 
@@ -252,6 +254,10 @@ class SQLiteOutbox:
     def counts(self) -> "Future[Counts]":
         """Count what lies in the file."""
         return self._submit(Kind.READ, lambda db, _seat: _statements.counts(db))
+
+    def next_due(self) -> "Future[float | None]":
+        """Give when the next record is due, seconds since the epoch; None where none waits."""
+        return self._submit(Kind.READ, lambda db, _seat: _statements.next_due(db))
 
     # For people.
 
