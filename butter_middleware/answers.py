@@ -66,11 +66,21 @@ class Answer:
     """Seconds, from 1 to 3600."""
     detail: str = ""
     """For a person: an exception's name, a redirect's target, the fields of a 422. Never personal data."""
+    date: str = ""
+    """The answer's own, as it came."""
 
     @property
     def label(self) -> str:
         """The answer in a few words, for a log line or a dead letter."""
         return f"{self.code} ({self.detail})" if self.detail else self.code
+
+    @property
+    def answered_at(self) -> float | None:
+        """When it answered by its own clock, in seconds since the epoch."""
+        try:
+            return parsedate_to_datetime(self.date).timestamp()
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
 
     @property
     def code(self) -> str:
@@ -80,13 +90,14 @@ class Answer:
 
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
     """Return what a response means. `headers` is read by lower-case names. Never raises."""
+    date = headers.get("date", "")
     if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
-        return Answer(AnswerKind.DELIVERED if _is_object(body) else AnswerKind.IMPOSTOR, status)
+        return Answer(AnswerKind.DELIVERED if _is_object(body) else AnswerKind.IMPOSTOR, status, date=date)
     if status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4; a 1xx or worse is no answer to a POST either
-        return Answer(AnswerKind.REDIRECTED, status)
+        return Answer(AnswerKind.REDIRECTED, status, date=date)
     kind = _KINDS.get(status, AnswerKind.REJECTED if status < 500 else AnswerKind.UNAVAILABLE)  # noqa: PLR2004
     detail = _wrong_fields(body) if kind is AnswerKind.INVALID else ""
-    return Answer(kind, status, retry_after(headers), detail)
+    return Answer(kind, status, retry_after(headers), detail, date)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

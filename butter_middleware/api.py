@@ -30,7 +30,7 @@ _OURS: Final = frozenset(
 
 
 @cache
-def _ssl_context() -> ssl.SSLContext:
+def ssl_context() -> ssl.SSLContext:
     """Return one context for all clients: making one reads every certificate authority."""
     return httpx.create_ssl_context()
 
@@ -60,7 +60,7 @@ class ButterClient:
             timeout=_TIMEOUT,
             limits=_LIMITS,
             transport=transport,
-            verify=_ssl_context(),
+            verify=ssl_context(),
             event_hooks={"request": [_strip]},
         )
 

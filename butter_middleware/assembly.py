@@ -38,26 +38,32 @@ def courier(
     *,
     needed: bool,
 ) -> Callable[[], Courier]:
-    """Return what makes a client of Butter.
+    """Return what makes a client of Butter. Where the credentials are missing and not `needed` here, making one fails.
 
     Raises:
         ConfigurationError: the credentials are missing.
     """
     user, secret = settings.credential("username", username), settings.credential("password", password)
-    if needed and (user is None or secret is None):
+    if needed:
+        _refuse_missing(user, secret)
+
+    def make() -> Courier:
+        from butter_middleware.api import ButterClient  # noqa: PLC0415 - httpx is loaded by the worker only
+
+        _refuse_missing(user, secret)
+        return ButterClient(base_url, user or "", secret or "", transport=transport)
+
+    return make
+
+
+def _refuse_missing(user: str | None, secret: str | None) -> None:
+    if user is None or secret is None:
         missing = "username" if user is None else "password"
         msg = (
             f"no {missing}: set BUTTER_{missing.upper()}, or BUTTER_{missing.upper()}_FILE to a mounted secret, "
             f"or pass Butter({missing}=...). dry_run=True needs none."
         )
         raise ConfigurationError(msg)
-
-    def make() -> Courier:
-        from butter_middleware.api import ButterClient  # noqa: PLC0415 - httpx is loaded by the worker only
-
-        return ButterClient(base_url, user or "", secret or "", transport=transport)
-
-    return make
 
 
 def warnings(outbox: LocalOutbox, routes: Iterable[CheckoutRoute]) -> Iterator[str]:

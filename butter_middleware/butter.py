@@ -102,12 +102,11 @@ class Butter:
         self.routes = RouteTable(routes)
         self.dry_run = dry_run
         self.clock = clock
-        self._strategy = assembly.strategy(client_ip, self.environment)
+        self.strategy = assembly.strategy(client_ip, self.environment)
         self.beacon = fitting(ipv4_beacon, self.routes.routes, staging=self.environment == "staging")
         self._senders = senders
-        self._make_client = assembly.courier(
-            settings.base_url(base_url), username, password, transport, needed=not dry_run
-        )
+        self.base_url = settings.base_url(base_url)
+        self._make_client = assembly.courier(self.base_url, username, password, transport, needed=not dry_run)
         make_courier = self._make_client
         self._queue = outbox if isinstance(outbox, Outbox) else None
         if isinstance(outbox, Outbox):
@@ -118,7 +117,7 @@ class Butter:
         optional = {"user_agent": send_user_agent, "network_transaction_id": send_network_transaction_id}
         self.collector = Collector(
             self.routes,
-            self._strategy,
+            self.strategy,
             self.beacon,
             self._outbox,
             lambda settled: self._delivery(make_courier, lambda _: settled()),
@@ -191,7 +190,7 @@ class Butter:
         Raises:
             ConfigurationError: `Butter(ipv4_beacon=...)` was left out.
         """
-        return BeaconApp(self.beacon, self._strategy, self.clock, self._notices.tell)
+        return BeaconApp(self.beacon, self.strategy, self.clock, self._notices.tell)
 
     @property
     def health_app(self) -> HealthApp:
@@ -224,6 +223,14 @@ class Butter:
             raise TypeError(msg)
         else:
             self.collector.add(checkout)
+
+    def client(self) -> Courier:
+        """Return a client of Butter, such as for `await client.ping()`; close it after use.
+
+        Raises:
+            ConfigurationError: the credentials are missing.
+        """
+        return self._make_client()
 
     def delivery(self) -> Delivery:
         """Return what sends records to Butter one by one, for the consumer of a queue of your own.

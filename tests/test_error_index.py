@@ -32,7 +32,7 @@ TOLD = {
     *("EXPIRED", "_NO_ROUTES", "_UNTRUSTED"),
 }
 """The names of what holds one."""
-INTERNAL = {"not an IPv4 address", "the file is not open"}
+INTERNAL = {"not an IPv4 address", "not an e-mail address", "the file is not open"}
 """Nobody but the package itself sees them."""
 LEAST = 12
 """Characters of a text that tell it from others."""

@@ -179,6 +179,11 @@ def output_options(*, reveal: bool = False) -> Callable[[Callable[Concatenate[Ou
     return decorate
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return `1 record`, `2 records`."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def moment(seconds: float | None) -> str | None:
     """Return a time, in seconds since the epoch, as `2026-11-24T08:00:00Z`."""
     if seconds is None:

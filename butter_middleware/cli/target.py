@@ -1,8 +1,9 @@
 """Which outbox, and which app: `--outbox`, `BUTTER_OUTBOX` and `--app`, the same for every command."""
 
+import logging
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -75,8 +76,11 @@ def path_of(butter: Butter, app: str) -> str:
     raise Failure(msg)
 
 
-def load(app: str) -> Butter:
+def load(app: str, said: list[str] | None = None) -> Butter:
     """Import an app and return its Butter. What the app prints goes to standard error.
+
+    What this package warns of meanwhile is added to `said`; where that is left out, a command that is about something
+    else does not repeat it.
 
     Raises:
         Failure: there is none, or the import fails; where, and the remedy.
@@ -85,7 +89,7 @@ def load(app: str) -> Butter:
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), _listening([] if said is None else said):
         module = _import(name, app)
     if not attribute:
         return _only_one(module, app)
@@ -105,6 +109,28 @@ def load(app: str) -> Butter:
         )
         raise Failure(msg)
     return butter
+
+
+class _Listener(logging.Handler):
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._said.append(record.getMessage())
+
+
+@contextmanager
+def _listening(said: list[str]) -> Generator[None]:
+    log = logging.getLogger("butter_middleware")
+    listener = _Listener(said)
+    propagates, log.propagate = log.propagate, False
+    log.addHandler(listener)
+    try:
+        yield
+    finally:
+        log.removeHandler(listener)
+        log.propagate = propagates
 
 
 def _import(name: str, app: str) -> ModuleType:

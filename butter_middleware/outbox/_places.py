@@ -94,7 +94,7 @@ def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> list[str]:
         mounts: The text of `/proc/mounts`; empty where there is none.
         environ: The process's environment.
     """
-    return list(_warnings(path, _file_system(path, mounts), environ))
+    return list(_warnings(path, file_system(path, mounts), environ))
 
 
 def _warnings(path: str, file_system: str, environ: Mapping[str, str]) -> Iterator[str]:
@@ -121,7 +121,13 @@ def _temporary_folders() -> set[str]:
     return {os.path.realpath(folder) for folder in ("/tmp", "/var/tmp", tempfile.gettempdir())}  # noqa: S108 - compared with
 
 
-def _file_system(path: str, mounts: str) -> str:
+def mounted() -> str:
+    """Return the text of `/proc/mounts`; empty where there is none."""
+    mounts = Path("/proc/self/mounts")
+    return mounts.read_text(errors="surrogateescape") if mounts.exists() else ""
+
+
+def file_system(path: str, mounts: str) -> str:
     """Return the type of the file system at a path: that of the longest mount point above it, the last one mounted."""
     longest, found = -1, ""
     for line in mounts.splitlines():

@@ -122,8 +122,7 @@ class SQLiteOutbox:
         _places.refuse_unusable(path)
         if not registry.has(path):
             _places.refuse_not_ours(path)
-        mounts = Path("/proc/self/mounts")
-        return _places.warnings(path, mounts.read_text(errors="surrogateescape") if mounts.exists() else "", os.environ)
+        return _places.warnings(path, _places.mounted(), os.environ)
 
     def open(self, *, appends_only: bool = False) -> None:
         """Start this process's committer for the file, or share it. Blocks for nothing: its thread opens the file.

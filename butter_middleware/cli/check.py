@@ -1,0 +1,262 @@
+"""`butter-middleware check`: whether evidence can be collected and sent from here, before a checkout depends on it."""
+
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import click
+
+from butter_middleware import assembly, settings
+from butter_middleware.butter import Butter
+from butter_middleware.cli.failure import ExitCode, Failure
+from butter_middleware.cli.output import Mark, Output, counted, output_options
+from butter_middleware.cli.reaching import Finding, reach
+from butter_middleware.cli.target import app_option, load, outbox_option
+from butter_middleware.courier import Courier
+from butter_middleware.errors import ButterError, ConfigurationError
+from butter_middleware.extract.expressions import Expressions
+from butter_middleware.health import Signs, diagnose
+from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox, _places
+from butter_middleware.outbox._overview import Overview, overview
+from butter_middleware.outbox.visit import Visit, refuse_absent
+from butter_middleware.routes import CheckoutRoute
+
+LEAST_FREE: Final = 256 * 1024**2
+WAL_RESET: Final = ((3, 7, 0), (3, 51, 2))
+"""The versions of SQLite in which two that write or checkpoint at once can corrupt the log."""
+OLDEST_SQLITE: Final = (3, 8, 2)
+COLUMNS: Final = {"check": "Check", "state": "State", "text": "What was found, and what to do"}
+_COMMANDS: Final = {"dead": "See `dead list`.", "parked": "See `parked list`.", "hold": "Then `resume` probes at once."}
+
+EPILOG: Final = (
+    "Exit codes: 0 nothing failed (there may be warnings); 1 something failed; 2 the command line is wrong. "
+    "Nothing is created, changed or sent but one ping, which records nothing."
+)
+
+
+@click.command(epilog=EPILOG)
+@outbox_option
+@app_option
+@click.option("--offline", is_flag=True, help="Ask nothing over the network.")
+@output_options()
+def check(output: Output, *, outbox: str | None, app: str | None, offline: bool) -> None:
+    """Check that evidence can be collected and sent from here.
+
+    With --app: imports your app, and checks its configuration, its outbox and its credentials. Without: the credentials
+    of the environment (BUTTER_USERNAME, BUTTER_PASSWORD) and the outbox that --outbox names. Each line is ok, warning
+    or failed, with what to do. Run it where the app runs, as the user that it runs as.
+    """
+    findings = list(_findings(outbox, app, offline=offline))
+    rows = [
+        {
+            "check": each.check,
+            "state": each.state,
+            "detail": each.detail,
+            "remedy": each.remedy,
+            "text": f"{each.detail}. {each.remedy}" if each.remedy else each.detail,
+        }
+        for each in findings
+    ]
+    output.table(rows, COLUMNS, "")
+    failed = sum(each.state is Mark.FAILED for each in findings)
+    warned = sum(each.state is Mark.WARNING for each in findings)
+    output.say(f"\n{failed} failed, {warned} to look at." if failed or warned else "\nAll is well.")
+    if failed:
+        raise click.exceptions.Exit(ExitCode.ATTENTION)
+
+
+def _findings(outbox: str | None, app: str | None, *, offline: bool) -> Iterator[Finding]:
+    butter, said = None, list[str]()
+    if app is not None:
+        try:
+            butter = load(app, said)
+        except Failure as error:
+            yield Finding("app", Mark.FAILED, error.message)
+        else:
+            yield from _configured(butter, app)
+            # What is said of the outbox is found again below.
+            yield from (Finding("app", Mark.WARNING, text) for text in said if not text.startswith("outbox: "))
+    yield _sqlite(sqlite3.sqlite_version_info)
+    if outbox is not None or butter is not None:
+        yield from _outbox(outbox, butter)
+    elif app is None:
+        yield Finding("outbox", Mark.WARNING, "not looked at", "Name it: --outbox PATH, or --app shop.main:butter.")
+    if not offline and (butter is not None or app is None):
+        yield from _network(butter)
+
+
+# What the app says.
+
+
+def _configured(butter: Butter, app: str) -> Iterator[Finding]:
+    routes = butter.routes.routes
+    if butter.dry_run:
+        yield Finding("app", Mark.WARNING, f"{app}: dry_run=True, nothing is kept or sent", "Take it out when you are.")
+    else:
+        yield Finding("app", Mark.OK, f"{app}: {butter.environment}, {counted(len(routes), 'checkout route')}")
+    if butter.environment == "staging":
+        text = "staging: addresses that are not public and payments of test mode count as evidence"
+        yield Finding("environment", Mark.WARNING, text, "Right for tests. In production set BUTTER_ENVIRONMENT.")
+    yield Finding("client_ip", Mark.OK, repr(butter.strategy))
+    if not routes:
+        remedy = "Add CheckoutRoute(...) to Butter(routes=[...]), or @butter.checkout_route."
+        yield Finding("routes", Mark.FAILED, "none: no checkout is captured", remedy)
+    for route in routes:
+        yield Finding("route", Mark.OK, f"{route}: {route.psp}, {_extractor(route)}")
+
+
+def _extractor(route: CheckoutRoute) -> str:
+    """Say how a route is read."""
+    extract = route.extract
+    if extract is None:
+        return "by annotate() alone"
+    if isinstance(extract, Expressions):
+        return "by extract.json"
+    if isinstance(psp := getattr(extract, "psp", None), str):
+        return f"by extract.{psp}"
+    name = getattr(extract, "__qualname__", type(extract).__qualname__)
+    return f"by {getattr(extract, '__module__', '')}.{name}"
+
+
+# The outbox.
+
+
+def _sqlite(version: tuple[int, int, int]) -> Finding:
+    text = ".".join(map(str, version))
+    if version < OLDEST_SQLITE:
+        return Finding("sqlite", Mark.FAILED, f"SQLite {text} is too old", "Use a Python with SQLite 3.8.2 or newer.")
+    if WAL_RESET[0] <= version <= WAL_RESET[1]:
+        why = (
+            f"SQLite {text}. It has the WAL-reset bug (3.7.0 to 3.51.2), which corrupts a file that two write at once; "
+            "the outbox's own lock never lets two. Keep the .lock file, and other programs away from the file"
+        )
+        return Finding("sqlite", Mark.OK, why)
+    return Finding("sqlite", Mark.OK, f"SQLite {text}, in which the WAL-reset bug is mended")
+
+
+def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
+    if given is not None:
+        outbox: object = SQLiteOutbox(given)
+    else:
+        outbox = None if butter is None else butter.outbox
+    if not isinstance(outbox, SQLiteOutbox):
+        yield _elsewhere(outbox, butter)
+        return
+    try:
+        if given is not None:
+            refuse_absent(os.path.realpath(given))
+        warnings = list(assembly.warnings(outbox, () if butter is None else butter.routes.routes))
+    except ConfigurationError as error:
+        yield Finding("outbox", Mark.FAILED, str(error))
+        return
+    yield from (Finding("outbox", Mark.WARNING, warning) for warning in warnings)
+    path = os.path.realpath(outbox.path)
+    yield _disk(path)
+    if not os.path.exists(path):  # noqa: PTH110 - text
+        yield Finding("outbox", Mark.OK, f"{path} is not there yet: the app makes it at its first start or checkout")
+        return
+    yield from _owner(path)
+    try:
+        with Visit(path) as visit:
+            view = visit.read(partial(_view, visit))
+    except ButterError as error:
+        yield Finding("outbox", Mark.FAILED, str(error))
+        return
+    yield from _content(view)
+
+
+def _view(visit: Visit, connection: sqlite3.Connection) -> Overview:
+    return overview(connection, visit.locks)
+
+
+def _elsewhere(outbox: object, butter: Butter | None) -> Finding:
+    if butter is not None and butter.dry_run:
+        return Finding("outbox", Mark.OK, "none: a dry run keeps nothing")
+    if isinstance(outbox, MemoryOutbox):
+        return Finding("outbox", Mark.WARNING, *_MEMORY)
+    return Finding("outbox", Mark.OK, f"a queue of your own ({type(outbox).__name__}), whose consumer delivers")
+
+
+_MEMORY: Final = (
+    "memory only: what is not yet delivered is lost when the process is killed",
+    "Set outbox= to the path of an SQLite file on a disk that lasts.",
+)
+
+
+def _disk(path: str) -> Finding:
+    folder = Path(path).parent
+    free = shutil.disk_usage(folder).free
+    kind = _places.file_system(path, _places.mounted()) or "a file system of unknown type"
+    text = f"{folder} is on {kind}, {free / 1024**3:.1f} GiB free"
+    if free < LEAST_FREE:
+        return Finding("disk", Mark.WARNING, text, "Make room: what a full disk cannot take waits in memory.")
+    return Finding("disk", Mark.OK, text)
+
+
+def _owner(path: str) -> Iterator[Finding]:
+    owner = Path(path).stat().st_uid
+    if owner != os.geteuid():
+        text = f"{path} belongs to user {owner}, and you are {os.geteuid()}"
+        yield Finding(
+            "outbox", Mark.WARNING, text, "Check as the user that the app runs as: its rights are what counts."
+        )
+
+
+def _content(view: Overview) -> Iterator[Finding]:
+    counts = view.counts
+    now = time.time()
+    signs = Signs(
+        running=False,
+        answered=True,
+        counts=counts,
+        lost=0,
+        oldest_pending_age=None if counts.oldest_pending_at is None else max(0.0, now - counts.oldest_pending_at),
+        endpoint="unknown",
+        ill_for=0.0,
+        low_coverage=None,
+        outbox_faults=(),
+        dead_threads=(),
+        reading_for=0.0,
+    )
+    reasons = diagnose(signs).reasons
+    for reason in reasons:
+        state = Mark.FAILED if reason.code == "hold" else Mark.WARNING
+        remedy = f"{reason.remedy} {_COMMANDS.get(reason.code, '')}".strip()
+        yield Finding("outbox", state, reason.detail, remedy)
+    if not reasons:
+        yield Finding(
+            "outbox", Mark.OK, f"{counted(counts.pending, 'record')} to be sent, {counts.delivered} delivered"
+        )
+    yield _delivering(view)
+
+
+def _delivering(view: Overview) -> Finding:
+    if view.unread:
+        text = f"captured and read by no process that runs now: {view.unread}"
+        return Finding("delivery", Mark.WARNING, text, "Start the app, or `deliver --app ... --follow`.")
+    if view.deliverer is None:
+        state = Mark.WARNING if view.counts.pending else Mark.OK
+        return Finding("delivery", state, "no process delivers from this file now", "Start the app." * (state != "ok"))
+    who = f"process {view.deliverer}" if view.deliverer else "another process"
+    return Finding("delivery", Mark.OK, f"{who} delivers")
+
+
+# The network.
+
+
+def _network(butter: Butter | None) -> Iterator[Finding]:
+    if butter is not None and butter.dry_run:
+        yield Finding("credentials", Mark.OK, "not looked at: a dry run needs none")
+        return
+    try:
+        url = settings.base_url(settings.BASE_URL) if butter is None else butter.base_url
+        client: Courier = assembly.courier(url, None, None, None, needed=True)() if butter is None else butter.client()
+    except ConfigurationError as error:
+        yield Finding("credentials", Mark.FAILED, str(error))
+        return
+    yield from reach(url, client)
