@@ -7,7 +7,8 @@ OLD := .venvs/oldest/bin
 OLDEST_TESTS := $(addprefix tests/test_,checkout.py configuration.py frameworks.py reading.py routes.py tee.py worker.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit oldest docs format clean
+.PHONY: help demo test lint types unit oldest docs fuzz format clean
+MINUTES ?= 10
 
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -36,6 +37,9 @@ oldest: .venvs/oldest/ready
 
 docs: .venv/ready  ## build the documentation: build/docs/index.html
 	$(BIN)/sphinx-build -W --keep-going -E -a -q -d build/doctrees docs build/docs
+
+fuzz: .venv/ready  ## the property tests, with new examples for MINUTES=10
+	$(BIN)/python benchmarks/fuzz.py --minutes $(MINUTES)
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

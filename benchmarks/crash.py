@@ -153,8 +153,8 @@ def stand_in(fake: FakeButter) -> Generator[str]:
 class Shop:
     """A shop's processes, in a group of their own."""
 
-    def __init__(self, environment: dict[str, str], workers: int, log: Path) -> None:
-        self.port = free_port()
+    def __init__(self, environment: dict[str, str], workers: int, log: Path, port: int | None = None) -> None:
+        self.port = port or free_port()
         self._workers = workers
         command = ["uvicorn", "crash:shop", "--factory", "--port", f"{self.port}", "--workers", f"{workers}"]
         with log.open("ab") as output:
@@ -176,6 +176,11 @@ class Shop:
 
     def __exit__(self, *_exc: object) -> None:
         self.kill()
+
+    @property
+    def pid(self) -> int:
+        """The server's, or with two workers the supervisor's."""
+        return self._process.pid
 
     @property
     def _dead(self) -> bool:

@@ -1,14 +1,19 @@
 """Content-Encoding undone, within a bound: a bomb costs no more than the cap."""
 
+import gzip
 import importlib
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any, Final
 
 from butter_middleware.errors import ExtractionError
 
 MAX_CODINGS: Final = 3
 """More layers than this is nobody's response."""
+ZSTD_WINDOW_LOG: Final = 23
+"""RFC 9659: no decoder of this coding need have more than 8 MiB for its window."""
+_EARLY: Final = "the compressed data ends early"
 
 
 def decode(body: bytes, content_encoding: str, limit: int) -> bytes:
@@ -34,10 +39,8 @@ def _decode_one(body: bytes, coding: str, limit: int) -> bytes:
     try:
         plain = decoder(body, limit)
     except ImportError:
-        msg = f"no decoder for {coding}: install brotli or zstandard, or compress outside this middleware"
+        msg = f"no decoder for {coding}: install brotli 1.2 or backports.zstd, or compress outside this middleware"
         raise ExtractionError(msg) from None
-    except ExtractionError:
-        raise
     except Exception as error:  # noqa: BLE001 - each decoder has an exception of its own
         msg = f"the response's {coding} data is broken ({type(error).__name__})"
         raise ExtractionError(msg) from None
@@ -47,17 +50,10 @@ def _decode_one(body: bytes, coding: str, limit: int) -> bytes:
     return plain
 
 
-def _inflate(body: bytes, limit: int, wbits: int) -> bytes:
-    inflater = zlib.decompressobj(wbits)
-    plain = inflater.decompress(body, limit + 1)
-    if not inflater.eof and len(plain) <= limit:
-        msg = "the response's compressed data ends early"
-        raise ExtractionError(msg)
-    return plain
-
-
 def _gzip(body: bytes, limit: int) -> bytes:
-    return _inflate(body, limit, 16 + zlib.MAX_WBITS)
+    # RFC 1952, section 2.2: a file is a series of members, one after the other.
+    with gzip.GzipFile(fileobj=BytesIO(body)) as file:
+        return file.read(limit + 1)
 
 
 def _deflate(body: bytes, limit: int) -> bytes:
@@ -68,27 +64,36 @@ def _deflate(body: bytes, limit: int) -> bytes:
         return _inflate(body, limit, -zlib.MAX_WBITS)
 
 
+def _inflate(body: bytes, limit: int, wbits: int) -> bytes:
+    inflater = zlib.decompressobj(wbits)
+    plain = inflater.decompress(body, limit + 1)
+    if not inflater.eof and len(plain) <= limit:
+        raise zlib.error(_EARLY)
+    return plain
+
+
 def _brotli(body: bytes, limit: int) -> bytes:
     decompressor: Any = importlib.import_module("brotli").Decompressor()
+    if not hasattr(decompressor, "can_accept_more_data"):  # before 1.2: what comes out cannot be bounded
+        raise ImportError
     plain: bytes = decompressor.process(body, output_buffer_limit=limit + 1)
     while len(plain) <= limit and not decompressor.is_finished():
         more: bytes = decompressor.process(b"", output_buffer_limit=limit + 1)
         if not more:
-            msg = "the response's compressed data ends early"
-            raise ExtractionError(msg)
+            raise EOFError(_EARLY)
         plain += more
     return plain
 
 
 def _zstd(body: bytes, limit: int) -> bytes:
     try:
-        decompressor: Any = importlib.import_module("compression.zstd").ZstdDecompressor()
+        zstd: Any = importlib.import_module("compression.zstd")
     except ImportError:
-        reader: Any = importlib.import_module("zstandard").ZstdDecompressor().stream_reader(body)
-        plain: bytes = reader.read(limit + 1)
-        return plain
-    data: bytes = decompressor.decompress(body, limit + 1)
-    return data
+        zstd = importlib.import_module("backports.zstd")
+    window = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
+    with zstd.ZstdFile(BytesIO(body), options=window) as file:
+        plain: bytes = file.read(limit + 1)
+    return plain
 
 
 _DECODERS: Final[dict[str, Callable[[bytes, int], bytes]]] = {

@@ -14,6 +14,7 @@ from butter_middleware import Butter, CheckoutRoute, apart, client_ip, notes
 from butter_middleware.testing import FakeButter
 
 settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fuzz", max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -60,3 +60,30 @@ def test_crash(tmp_path: Path, workers: str) -> None:
     assert output.count(f"{workers} worker(s): kept") == 2
     assert len(re.findall(r"rounds \(kills\) +2$", output, re.MULTILINE)) == 2
     assert re.search(r"checkouts answered 200 +[1-9]", output)
+
+
+def test_peers(tmp_path: Path) -> None:
+    """Each shop has its line in each table, checkouts reach the recipients, and the document keeps its other words."""
+    document = tmp_path / "benchmarks.md"
+    document.write_text("before\n<!-- measured: cost -->\nold\n<!-- end: cost -->\nafter\n")
+    least = ("--rounds", "1", "--requests", "5", "--rate", "20", "--seconds", "0.2", "--repeats", "1")
+    output = run("peers", "--only", "bare", "after", "sentry", "--cases", "SIGTERM", *least, directory=tmp_path)
+    assert re.search(r"^\| bare app +\| +\d+ \| +1\.00 \|", output, re.MULTILINE), output
+    for name in ("ours, SQLite, after_response", "Sentry"):
+        assert re.search(rf"^\| {name} +\| +\d+ \| +\d+\.\d+ \| +\d+ \| +\d+ \|$", output, re.MULTILINE), output
+        assert re.search(rf"^\| {name} +\|(?: +\d+\.\d+ \|){{4}} +100 % \|$", output, re.MULTILINE), output
+    assert re.search(r"^\| ours, SQLite, after_response +\| +5 \|$", output, re.MULTILINE), output
+    run("peers", "--only", "bare", "--tables", "cost", *least, "--write", str(document), directory=tmp_path)
+    written = document.read_text()
+    assert re.fullmatch(r"before\n<!-- measured: cost -->\n\n\| .*\n\n<!-- end: cost -->\nafter\n", written, re.DOTALL)
+    assert "old" not in written
+    assert "bare app" in written
+
+
+def test_soak(tmp_path: Path) -> None:
+    """Through an outage, wrong credentials, a kill and a deploy, every checkout that was answered arrives."""
+    arguments = ("--minutes", "0.15", "--rate", "20", "--well-seconds", "2", "--ill-seconds", "1")
+    output = run("soak", *arguments, "--restart-every", "2.5", directory=tmp_path)
+    assert re.search(r"^\| kills, deploys +\| +[1-9]\d*, [1-9]\d* \|$", output, re.MULTILINE), output
+    assert re.search(r"^\| checkouts answered 200 +\| +[1-9]\d* \|$", output, re.MULTILINE), output
+    assert re.search(r"^\| verdict +\| +kept \|$", output, re.MULTILINE), output

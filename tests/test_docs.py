@@ -85,6 +85,9 @@ def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) ->
         case "pip":
             extras = re.findall(r"\[(.*)\]", arguments[-1])
             assert set(",".join(extras).split(",")) <= {"", *PROJECT["project"]["optional-dependencies"]}
+        case "python" if arguments[0].endswith(".py"):
+            run = subprocess.run([sys.executable, ROOT / arguments[0], "--help"], capture_output=True, check=True)
+            assert [option for option in options if option not in run.stdout.decode()] == []
         case "python":
             subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
         case "butter-middleware":

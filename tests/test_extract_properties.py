@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from fuzzing import tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psp_objects import PAID, PRESETS, UNPAID, Case, respond
@@ -51,7 +52,7 @@ def check(psp: str, body: object) -> None:
 
 
 @pytest.mark.parametrize("psp", PRESETS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=tries(100), deadline=None)
 @given(body=documents)
 def test_any_json_is_read_without_fault(psp: str, body: object) -> None:
     """Whatever a route answers, a preset gives only values that stand in it, each a string that is not empty."""
@@ -66,7 +67,7 @@ def places(node: object) -> Iterator[tuple[Any, Any]]:
             yield from places(node[key])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=tries(600), deadline=None)
 @given(
     case=st.sampled_from(PAID + UNPAID),
     seed=st.integers(0, 2**32),
@@ -96,7 +97,7 @@ def test_depth_is_no_fault(psp: str) -> None:
 
 
 @pytest.mark.parametrize("function", ["ceil(id)", "contains(object, id)", "sort(status)", "to_array(id) | abs(@)"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=tries(40), deadline=None)
 @given(body=documents)
 def test_no_function_of_an_expression_gets_out(function: str, body: object) -> None:
     """Whatever a merchant's expression does to a body, it is read, or it is an ExtractionError, and it is explained."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fuzzing import tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -204,7 +205,7 @@ def test_a_function_is_told_to_flush(variable: str, platform: str) -> None:
 FIELD = st.text("/\\0129aä", max_size=8)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=tries(50), deadline=None)
 @given(st.lists(st.lists(FIELD, max_size=5)))
 def test_whatever_the_kernel_says_it_starts(table: list[list[str]]) -> None:
     """A table of mounts that nobody foresaw stops no start."""

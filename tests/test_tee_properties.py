@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from asgi import http_scope
+from fuzzing import tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shops import CREDENTIALS, PAID
@@ -178,7 +179,7 @@ def app_of(messages: list[Make], ending: type[BaseException] | None, reads: int)
     return app
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=tries(400), deadline=None)
 @given(sequences, endings, st.integers(0, 4), refusals, st.sampled_from(PATHS), st.booleans())
 def test_the_server_gets_what_the_app_sent(
     butters: list[Butter],
@@ -199,7 +200,7 @@ def test_the_server_gets_what_the_app_sent(
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=tries(200), deadline=None)
 @given(
     st.dictionaries(
         one_of(*["headers", "method", "path", "root_path", "client", "query_string", "raw_path", "state"]),
@@ -224,7 +225,7 @@ def test_any_scope_reaches_the_app(butters: list[Butter], changed: dict[str, Any
     assert seen == [given_scope]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=tries(100), deadline=None)
 @given(st.lists(st.one_of(message("lifespan.startup.complete"), anything), max_size=4), endings)
 def test_a_lifespan_is_only_watched(
     butters: list[Butter], messages: list[Make], ending: type[BaseException] | None

@@ -1,0 +1,76 @@
+"""An open load: checkouts that start when they are due, whether or not the ones before them were answered.
+
+A latency counts from when the checkout was due, not from when it was sent: what a server that stalls keeps waiting
+counts too, where a closed loop would leave it out (coordinated omission). Threads send, since they sleep to within a
+tenth of a millisecond where an event loop sleeps whole ones.
+"""
+
+import random
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from itertools import count
+
+LANES = 16
+"""Checkouts that can be under way at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one checkout."""
+
+    checkout: str
+    status: int
+    """0 where there was no whole answer."""
+    latency: float
+    """Seconds from when it was due to its last byte."""
+    body: bytes
+
+
+def checkout_id() -> str:
+    """Return an ID that recipients find in whatever they are sent."""
+    return f"chk-{secrets.token_hex(8)}"
+
+
+def check_out(connection: HTTPConnection, checkout: str) -> tuple[int, bytes]:
+    """Check out once, from an address of its own; give the status, 0 where the connection broke, and the body."""
+    shopper = f"81.2.{random.randrange(256)}.{random.randrange(1, 255)}"
+    try:
+        connection.request("POST", f"/checkout/{checkout}", b"{}", {"X-Forwarded-For": shopper})
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, HTTPException):
+        connection.close()
+        return 0, b""
+
+
+def load(port: int, rate: float, seconds: float, each: Callable[[Answer], object]) -> None:
+    """Check out at a fixed rate, in checkouts a second; hand over each answer, from the thread that got it."""
+    begin = time.perf_counter()
+    numbers, last = count(), int(rate * seconds)
+
+    def lane() -> None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=20)
+        while (number := next(numbers)) < last:
+            due = begin + number / rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+            checkout = checkout_id()
+            status, body = check_out(connection, checkout)
+            each(Answer(checkout, status, time.perf_counter() - due, body))
+        connection.close()
+
+    lanes = [threading.Thread(target=lane, daemon=True) for _ in range(LANES)]
+    for one in lanes:
+        one.start()
+    for one in lanes:
+        one.join()
+
+
+def listening(port: int) -> bool:
+    """Whether a server accepts connections."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

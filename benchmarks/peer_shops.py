@@ -1,0 +1,162 @@
+"""One shop, as each peer's users would have it, and as ours would: what `peers.py` measures.
+
+    python benchmarks/peer_shops.py NAME
+
+The shop is built by its name, and configured by the environment: PEERS_SINK is where records go, PEERS_SECRET the
+credentials, PEERS_OUTBOX a file. Run as a script it meters the shop in this process: for each number on a line of
+the standard input so many requests, answered by a line of JSON.
+"""
+
+import asyncio
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from openloop import checkout_id
+from overhead import Meter, PassThrough, dispatch, shop
+from recipient import USERNAME
+from starlette.middleware.base import BaseHTTPMiddleware
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
+from butter_middleware._asgi import ASGIApp
+
+
+def sink() -> str:
+    return os.environ["PEERS_SINK"]
+
+
+def secret() -> str:
+    return os.environ["PEERS_SECRET"]
+
+
+def ours(path: str, outbox: str | None, durability: Literal["after_response", "before_response"]) -> ASGIApp:
+    butter = Butter(
+        username=USERNAME,
+        password=secret(),
+        base_url=sink(),
+        client_ip=client_ip.TrustedHops(1),
+        outbox=outbox,
+        durability=durability,
+        routes=[
+            CheckoutRoute(
+                path, psp="stripe", extract=extract.json(customer_email="customer.email", invoice_id="invoice")
+            )
+        ],
+    )
+    return ButterMiddleware(shop(), butter)
+
+
+def ours_unmatched() -> ASGIApp:
+    return ours("/pay/{invoice}", None, "after_response")
+
+
+def ours_memory() -> ASGIApp:
+    return ours("/checkout/{invoice}", None, "after_response")
+
+
+def ours_after_response() -> ASGIApp:
+    return ours("/checkout/{invoice}", os.environ["PEERS_OUTBOX"], "after_response")
+
+
+def ours_before_response() -> ASGIApp:
+    return ours("/checkout/{invoice}", os.environ["PEERS_OUTBOX"], "before_response")
+
+
+def moesif() -> ASGIApp:
+    """Build it as its README does: bodies logged, a batch a second."""
+    module: Any = importlib.import_module("moesifasgi")
+    return module.MoesifMiddleware(shop(), settings={"APPLICATION_ID": secret(), "BASE_URI": sink()})  # type: ignore[no-any-return]
+
+
+def apitally() -> ASGIApp:
+    """Build it as its set-up guide does."""
+    module: Any = importlib.import_module("apitally.starlette")
+    app = shop()
+    module.init(app, write_token=secret(), env="prod", otlp_endpoint=sink())
+    return app
+
+
+def sentry() -> ASGIApp:
+    """Build it with a transaction for each request."""
+    module: Any = importlib.import_module("sentry_sdk")
+    scheme, _, host = sink().partition("://")
+    module.init(dsn=f"{scheme}://{secret()}@{host}/1", traces_sample_rate=1.0)
+    return shop()
+
+
+def opentelemetry() -> ASGIApp:
+    """Build it with the SDK's batches, exported over HTTP; all else as it comes."""
+    trace: Any = importlib.import_module("opentelemetry.sdk.trace")
+    export: Any = importlib.import_module("opentelemetry.sdk.trace.export")
+    otlp: Any = importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    asgi: Any = importlib.import_module("opentelemetry.instrumentation.asgi")
+    provider = trace.TracerProvider()
+    exporter = otlp.OTLPSpanExporter(f"{sink()}/v1/traces", headers={"authorization": secret()})
+    provider.add_span_processor(export.BatchSpanProcessor(exporter))
+    return asgi.OpenTelemetryMiddleware(shop(), tracer_provider=provider)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way of having the shop."""
+
+    title: str
+    build: Callable[[], ASGIApp]
+    packages: tuple[str, ...] = ()
+    """That it needs beside ours, by their names on PyPI."""
+    delivers: bool = True
+    """Whether checkouts leave the shop for a recipient."""
+
+
+KINDS = {
+    "bare": Kind("bare app", shop, delivers=False),
+    "pass-through": Kind("pass-through middleware", lambda: PassThrough(shop()), delivers=False),
+    "unmatched": Kind("ours, another route", ours_unmatched, delivers=False),
+    "memory": Kind("ours, memory", ours_memory),
+    "after": Kind("ours, SQLite, after_response", ours_after_response),
+    "before": Kind("ours, SQLite, before_response", ours_before_response),
+    "base-http": Kind("one BaseHTTPMiddleware", lambda: BaseHTTPMiddleware(shop(), dispatch), delivers=False),
+    "sentry": Kind("Sentry", sentry, ("sentry-sdk",)),
+    "opentelemetry": Kind(
+        "OpenTelemetry ASGI",
+        opentelemetry,
+        ("opentelemetry-instrumentation-asgi", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"),
+    ),
+    "apitally": Kind("Apitally", apitally, ("apitally",)),
+    "moesif": Kind("Moesif ASGI", moesif, ("moesifasgi",)),
+}
+
+
+def app() -> ASGIApp:
+    """Build the shop that uvicorn runs, named by the environment."""
+    return KINDS[os.environ["PEERS_KIND"]].build()
+
+
+async def idle() -> None:
+    """Wait until this process's threads have nothing more to do, ten seconds at most."""
+    for _ in range(100):
+        before = time.process_time()
+        await asyncio.sleep(0.1)
+        if time.process_time() - before < 0.002:
+            return
+
+
+async def meter(name: str) -> None:
+    """Answer each number with the microseconds of so many requests, and the processor's for all that they caused."""
+    metered = Meter(KINDS[name].build(), checkout_id)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        metered.times.clear()
+        began = time.process_time()
+        await metered.run(int(line))
+        await idle()
+        answer = {"times": metered.times, "processor": 1e6 * (time.process_time() - began) / int(line)}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(meter(sys.argv[1]))
