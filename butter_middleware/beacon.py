@@ -237,7 +237,7 @@ def _digest(key: str) -> bytes:
 def _secrets(given: Sequence[str | bytes] | None) -> tuple[bytes, ...]:
     keys = given if given is not None else (settings.from_environment("BUTTER_BEACON_KEYS") or "").split()
     remedy = "Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'."
-    if isinstance(keys, str | bytes) or not keys:
+    if not _is_list(keys) or not all(isinstance(key, str | bytes) for key in keys):
         msg = (
             "Beacon has no list of keys: set BUTTER_BEACON_KEYS, or BUTTER_BEACON_KEYS_FILE to a mounted secret, or "
             f"pass Beacon(keys=[...]), the newest first. {remedy}"
@@ -251,10 +251,15 @@ def _secrets(given: Sequence[str | bytes] | None) -> tuple[bytes, ...]:
     return secrets
 
 
+def _is_list(given: object) -> bool:
+    """Whether an option is a list with something in it, and not one text, which is a series of characters."""
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes) and bool(given)
+
+
 def _origins(given: Iterable[str]) -> tuple[str, ...]:
-    origins = () if isinstance(given, str) else tuple(given)
+    origins = () if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
     for origin in origins:
-        if not _ORIGIN.fullmatch(origin):
+        if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
             msg = (
                 f"Beacon: {origin!r} is no origin as browsers send it. Write scheme, host and, unless it is the usual "
                 "one, port, in lower case and without a slash at the end: 'https://shop.example'."

@@ -33,7 +33,7 @@ def place(option: str, text: str, kinds: Sequence[str]) -> Place:
     Raises:
         ConfigurationError: it is none of these kinds, or the name cannot be one.
     """
-    kind, _colon, name = text.partition(":")
+    kind, _colon, name = str(text).partition(":")
     if kind not in kinds or not _NAME.fullmatch(name):
         forms = ", ".join(f"'{kind}:...'" for kind in kinds)
         msg = f"Beacon: {option}={text!r} is no place in a request. Write one of {forms}, with a name."

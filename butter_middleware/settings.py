@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from ipaddress import ip_address
@@ -15,6 +16,10 @@ Environment = Literal["production", "staging"]
 Durability = Literal["after_response", "before_response"]
 
 BASE_URL: Final = "https://api.disputes.services.butterpayments.com"
+
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?|[0-9a-f:.]+")
+"""A name as DNS has it, or an address."""
 
 
 def credential(name: str, given: object) -> str | None:
@@ -92,12 +97,12 @@ def base_url(given: str) -> str:
     try:
         url = urlsplit(given)
         host, _port = url.hostname, url.port
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError):
         url, host = urlsplit(""), None
-    # urlsplit drops line feeds, and an HTTP client refuses what it lets pass.
-    if not str(given).isprintable() or " " in str(given):
+    # urlsplit lets pass, or drops, what an HTTP client refuses, or takes for a query: line feeds, hosts, a lone "?".
+    if host is None or not _HOST.fullmatch(host) or not given.isprintable() or {*given} & {*" ?#\\"}:
         host = None
-    if url.scheme not in {"http", "https"} or not host or url.query or url.fragment:
+    if url.scheme not in {"http", "https"} or host is None:
         msg = f"base_url is no http(s) URL without query. Leave it out for {BASE_URL}."
         raise ConfigurationError(msg)
     if url.username is not None or url.password is not None:

@@ -18,7 +18,7 @@ def run(name: str, *arguments: str, directory: Path) -> str:
         [sys.executable, BENCHMARKS / f"{name}.py", *arguments],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         env=os.environ | {"TMPDIR": str(directory)},
         check=False,
     )
