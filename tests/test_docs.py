@@ -7,16 +7,18 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
 import butter_middleware
 from butter_middleware import Butter
+from butter_middleware.cli import cli
 from butter_middleware.endpoint import Endpoint
 from butter_middleware.outbox import protocol
 
@@ -74,11 +76,21 @@ def help_of(*command: str) -> str:
     return run.stdout
 
 
+def options_of(command: click.Command, arguments: Sequence[str]) -> set[str]:
+    """Return the options of a command, or of its subcommand that the arguments name."""
+    for name in arguments:
+        if isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), name)
+            assert found is not None, f"there is no command {name}"
+            command = found
+    return {option for parameter in command.params for option in parameter.opts} | {"--help"}
+
+
 @pytest.mark.parametrize("command", sorted(set(commands())), ids=" ".join)
 def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) -> None:
     """What can be copied into a terminal is a command that there is: target, extra, subcommand and options."""
     program, *arguments = command
-    options = [argument.split("=")[0] for argument in arguments if argument.startswith("-")]
+    options = [argument.split("=")[0] for argument in arguments if re.match("--?[a-z]", argument)]
     match program:
         case "make":
             assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text()
@@ -91,8 +103,7 @@ def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) ->
         case "python":
             subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
         case "butter-middleware":
-            told = help_of("butter_middleware", arguments[0])
-            assert [option for option in options if option not in told] == []
+            assert [option for option in options if option not in options_of(cli, arguments)] == []
         case "uvicorn" | "gunicorn" | "hypercorn" | "granian":
             told = help_of(program)
             assert [option for option in options if not re.search(rf"{option}\b", told)] == []
