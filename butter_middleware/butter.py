@@ -138,11 +138,14 @@ class Butter:
             log.warning("outbox: %s", warning, extra={"butter_event": "configuration"})
 
     def _delivery(
-        self, make_courier: Callable[[], Courier], on_settled: Callable[[Sequence[Settlement]], None]
+        self,
+        make_courier: Callable[[], Courier],
+        on_settled: Callable[[Sequence[Settlement]], None],
+        senders: int | None = None,
     ) -> Delivery:
         return Delivery(
             make_courier,
-            senders=self._senders,
+            senders=senders or self._senders,
             clock=self.clock,
             on_settled=on_settled,
             tell=self._notices.tell,
@@ -232,14 +235,19 @@ class Butter:
         """
         return self._make_client()
 
-    def delivery(self) -> Delivery:
+    def delivery(self, senders: int | None = None) -> Delivery:
         """Return what sends records to Butter one by one, for the consumer of a queue of your own.
 
         Make one for each consumer, in its event loop, and keep it: it knows the endpoint's health. Then
-        `await delivery.deliver(Record.from_json(text))`.
+        `await delivery.deliver(Record.from_json(text))`, of up to `senders` records at once.
         """
         self._telemetry.load(self.collector)
-        return self._delivery(self._make_client, lambda _: None)
+        return self._delivery(self._make_client, lambda _: None, senders)
+
+    @property
+    def queue(self) -> Outbox | None:
+        """The queue that `outbox=` gave, where it gave one."""
+        return self._queue
 
     def status(self) -> Status:
         """Return how the collection goes: counts, and the endpoint's state."""

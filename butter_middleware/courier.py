@@ -1,5 +1,6 @@
 """What takes records to where they belong, one at a time."""
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from butter_middleware.answers import Answer, AnswerKind
@@ -42,4 +43,7 @@ class QueueCourier:
         return Answer(AnswerKind.DELIVERED, 200)
 
     async def aclose(self) -> None:
-        """Leave the queue to its owner."""
+        """Tell the queue that this loop ends, where it wants to know: it has an `aclose` too."""
+        close: Callable[[], Awaitable[None]] | None = getattr(self._outbox, "aclose", None)
+        if close is not None:
+            await close()

@@ -119,6 +119,11 @@ class Delivery:
         return self._endpoint.ill
 
     @property
+    def seconds_to_wait(self) -> float:
+        """Until something may be sent again; 0 where it may be now."""
+        return self._endpoint.seconds_to_wait()
+
+    @property
     def busy(self) -> bool:
         """Whether a record is on its way, or its settlement not yet in the outbox."""
         return bool(self._in_flight or self._settlements or self._writing)

@@ -1,6 +1,7 @@
 """What the tests share: a Butter that answers in the process, and one that answers on a real socket."""
 
 import importlib.util
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
+from postgres_server import PostgresServer, why_not
 from shops import CREDENTIALS, ROUTE
 
 from butter_middleware import Butter, CheckoutRoute, apart, client_ip, notes
@@ -92,3 +94,28 @@ def example(fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     yield load
     for butter in opened:
         butter.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL that all tests share; one that stops it starts it again."""
+    if reason := why_not():
+        pytest.skip(reason)
+    server = PostgresServer()
+    try:
+        yield server.start()
+    finally:
+        server.destroy()
+
+
+@pytest.fixture
+def database(postgres: PostgresServer) -> Iterator[str]:
+    """The DSN of a database of the test's own, with the queue's schema in it."""
+    from butter_middleware.postgres.names import Names  # noqa: PLC0415 - an extra, and the oldest tests run without it
+    from butter_middleware.postgres.schema import migrate  # noqa: PLC0415
+
+    name = f"shop_{secrets.token_hex(4)}"
+    postgres.execute(f"CREATE DATABASE {name}")
+    migrate(postgres.dsn(name), Names())
+    yield postgres.dsn(name)
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")

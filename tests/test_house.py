@@ -24,7 +24,7 @@ LAYERS = [
     {"strength", "remedies"},
     {"reading", "endpoint"},
     {"delivery", "readloop"},
-    {"worker", "assembly"},
+    {"worker", "assembly", "postgres"},
     {"collector"},
     {"butter"},
     {"middleware", "testing"},

@@ -15,6 +15,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "dead": ("butter_middleware.cli.entries", "dead"),
     "resume": ("butter_middleware.cli.status", "resume"),
     "erase": ("butter_middleware.cli.erase", "erase"),
+    "postgres": ("butter_middleware.cli.queue", "postgres_command"),
+    "worker": ("butter_middleware.cli.queue", "worker_command"),
 }
 """By name: the module and the name of the command in it."""
 

@@ -1,0 +1,131 @@
+"""`worker`, and `postgres`: the queue that many machines share."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from butter_middleware.butter import Butter
+from butter_middleware.cli.failure import Failure
+from butter_middleware.cli.output import Output, output_options
+from butter_middleware.client_ip import direct
+from butter_middleware.settings import BASE_URL
+
+_DSN: Final = "BUTTER_POSTGRES_DSN"
+_dsn: Final = click.option("--dsn", envvar=_DSN, help=f"Of the database; or {_DSN}.")
+_schema: Final = click.option("--schema", default="butter", show_default=True, help="In which the queue is.")
+_engine: Final = click.option(
+    "--procrastinate-schema", default="", help="Of a procrastinate that you run anyway; else it is in --schema too."
+)
+_web: Final = click.option("--web", multiple=True, metavar="ROLE", help="May enqueue, and nothing else. Repeatable.")
+_workers: Final = click.option("--worker", multiple=True, metavar="ROLE", help="May work the queue. Repeatable.")
+
+
+@click.command("worker")
+@click.argument("app", required=False)
+@_dsn
+@_schema
+@_engine
+@click.option("--queue", default="butter", show_default=True, help="The queue's name.")
+@click.option("--base-url", help="Where Butter is, for tests and sandboxes.")
+@click.option("--concurrency", type=click.IntRange(1, 32), default=4, show_default=True, help="Records sent at once.")
+@click.option(
+    "--slots", type=click.IntRange(1, 64), default=8, show_default=True, help="And from all workers together."
+)
+@click.option(
+    "--stop-timeout", type=click.FloatRange(0, 600), default=25.0, show_default=True, help="Seconds, after SIGTERM."
+)
+def worker_command(app: str | None, dsn: str | None, base_url: str | None, **options: Any) -> None:  # noqa: ANN401
+    """Send what is in the queue to Butter, until SIGTERM.
+
+    APP is your Butter, as `shop.main:butter`: its credentials, its environment and its PostgresOutbox are used. Without
+    it the credentials are BUTTER_USERNAME's and BUTTER_PASSWORD's. Run as many as you like: they share --slots.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("procrastinate").setLevel(logging.WARNING)
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # one line each time that PostgreSQL is not there
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    butter = _butter(app, base_url)
+    asyncio.run(_work(butter, dsn, options))
+
+
+async def _work(butter: Butter, dsn: str | None, options: dict[str, Any]) -> None:
+    from butter_middleware.postgres import Names, Pace, PostgresOutbox, Worker  # noqa: PLC0415 - an extra
+
+    queue = butter.queue
+    names = Names(options["schema"], options["procrastinate_schema"], options["queue"])
+    if isinstance(queue, PostgresOutbox):
+        names, dsn = queue.names, dsn or queue.dsn
+    pace = Pace(options["concurrency"], options["slots"], options["stop_timeout"])
+    worker = Worker(_needed(dsn), names, butter.delivery, pace)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    await worker.run()
+
+
+def _butter(app: str | None, base_url: str | None) -> Butter:
+    if app is None:
+        return Butter(client_ip=direct(), base_url=base_url or BASE_URL)
+    module, _colon, attribute = app.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: object = getattr(import_module(module), attribute or "butter")
+    except (ImportError, AttributeError, ValueError) as error:
+        msg = (
+            f"{app} cannot be imported ({type(error).__name__}). Give your Butter as module:name, in your app's folder."
+        )
+        raise Failure(msg) from error
+    if not isinstance(found, Butter):
+        msg = f"{app} is a {type(found).__name__}, and no Butter. Give your Butter as module:name."
+        raise Failure(msg)
+    return found
+
+
+@click.group("postgres")
+def postgres_command() -> None:
+    """Set up the queue in PostgreSQL that many machines share."""
+
+
+@postgres_command.command("schema")
+@_schema
+@_engine
+@_web
+@_workers
+def schema_command(schema: str, procrastinate_schema: str, web: Sequence[str], worker: Sequence[str]) -> None:
+    """Print the SQL for a database that has none of it, for those who apply SQL by themselves."""
+    from butter_middleware.postgres import Names  # noqa: PLC0415 - an extra
+    from butter_middleware.postgres.schema import fresh_sql  # noqa: PLC0415
+
+    click.echo(fresh_sql(Names(schema, procrastinate_schema), web, worker))
+
+
+@postgres_command.command("migrate")
+@output_options()
+@_dsn
+@_schema
+@_engine
+@_web
+@_workers
+def migrate_command(
+    output: Output, dsn: str | None, schema: str, procrastinate_schema: str, web: Sequence[str], worker: Sequence[str]
+) -> None:
+    """Make the queue, or bring it up to date, as its owner, in one transaction; and grant its use to roles."""
+    from butter_middleware.postgres import Names  # noqa: PLC0415 - an extra
+    from butter_middleware.postgres.schema import migrate  # noqa: PLC0415
+
+    done = migrate(_needed(dsn), Names(schema, procrastinate_schema), web, worker)
+    output.result({"done": done}, "; ".join(done))
+
+
+def _needed(dsn: str | None) -> str:
+    if not dsn:
+        msg = f"no database: pass --dsn postgresql://..., or set {_DSN}."
+        raise Failure(msg)
+    return dsn

@@ -1,0 +1,89 @@
+"""procrastinate's connection to PostgreSQL, which outlasts PostgreSQL's absence."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, TypeVar
+
+import psycopg
+from procrastinate import PsycopgConnector, exceptions
+from procrastinate.connector import Notify
+from psycopg import errors
+from psycopg_pool import AsyncConnectionPool
+
+from butter_middleware.postgres.names import Names
+
+T = TypeVar("T")
+
+AGAIN_SECONDS: Final = 0.5
+POOL_SECONDS: Final = 2.0
+"""For a connection of the pool. The pool's own patience is worse: it doubles its pauses, so that it comes back long
+after PostgreSQL did, and past its `reconnect_timeout` it leaves those who wait, waiting for ever."""
+
+_AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction)
+"""A server that is gone, is starting, or has become another's standby."""
+
+
+class PatientConnector(PsycopgConnector):
+    """Asks again, while PostgreSQL is away, instead of raising: a job's end is written down however long that takes.
+
+    Otherwise a job that was sent while PostgreSQL went away would stay `doing` under a worker that lives. What is asked
+    twice may have been done already; whatever uses this must bear that.
+    """
+
+    def __init__(self, dsn: str, names: Names, connections: int) -> None:
+        async def configure(connection: "psycopg.AsyncConnection[Any]") -> None:
+            await connection.execute(f"SET search_path = {names.search_path}".encode())
+            await connection.commit()
+
+        self._make_pool: Callable[[], AsyncConnectionPool[Any]] = lambda: AsyncConnectionPool(
+            dsn,
+            min_size=1,
+            max_size=connections,
+            timeout=POOL_SECONDS,
+            reconnect_timeout=POOL_SECONDS,
+            configure=configure,
+            open=False,
+            kwargs={"application_name": "butter-middleware worker", "keepalives_idle": 30},
+        )
+        super().__init__(configure=configure)  # pyright: ignore[reportUnknownMemberType] - as procrastinate has it
+        self._own: AsyncConnectionPool[Any] | None = None
+
+    async def open_async(self, pool: "AsyncConnectionPool[Any] | None" = None) -> None:
+        """Open the pool; connecting is left to the first query."""
+        if pool is None:
+            pool = self._own = self._make_pool()
+            await pool.open(wait=False)
+        await super().open_async(pool)
+
+    async def close_async(self) -> None:
+        """Close the pool."""
+        own, self._own, self._async_pool = self._own, None, None
+        if own is not None:
+            await own.close(timeout=1.0)
+
+    async def execute_query_async(self, query: Any, **arguments: Any) -> None:  # noqa: ANN401 - procrastinate's types
+        """Run a query."""
+        await _patiently(lambda: super(PatientConnector, self).execute_query_async(query, **arguments))
+
+    async def execute_query_one_async(self, query: Any, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
+        """Give its one row."""
+        return await _patiently(lambda: super(PatientConnector, self).execute_query_one_async(query, **arguments))
+
+    async def execute_query_all_async(self, query: Any, **arguments: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+        """Give its rows."""
+        return await _patiently(lambda: super(PatientConnector, self).execute_query_all_async(query, **arguments))
+
+    async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
+        """Listen, and listen again."""
+        names = list(channels)
+        await _patiently(lambda: super(PatientConnector, self).listen_notify(on_notification, names))
+
+
+async def _patiently(question: Callable[[], Awaitable[T]]) -> T:
+    while True:
+        try:
+            return await question()
+        except exceptions.ConnectorException as error:
+            if not isinstance(error.__cause__, _AWAY):
+                raise
+        await asyncio.sleep(AGAIN_SECONDS)

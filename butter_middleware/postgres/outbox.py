@@ -1,0 +1,212 @@
+"""The web process's side: it puts records into the queue, and may do nothing else there."""
+
+import asyncio
+import os
+from collections.abc import Awaitable
+from typing import Any, Final, TypeVar
+
+import anyio.to_thread
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool import ConnectionPool
+
+from butter_middleware.checkout import Record
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.postgres.names import Names, quoted
+
+Connection = TypeVar("Connection", psycopg.Connection[Any], psycopg.AsyncConnection[Any])
+Statement = tuple[str, dict[str, str]]
+
+ENQUEUE_SECONDS: Final = 0.25
+"""For one record, connecting included. A later one finds out whether PostgreSQL is there again."""
+
+
+class PostgresOutbox:
+    """Records in one queue for all machines, in PostgreSQL; `butter-middleware worker` sends them from there.
+
+    Building it connects to nothing. A thread of its own enqueues, never a checkout; while PostgreSQL is away, records
+    wait in a bounded queue in memory (`status().pending`) and die with the process. The one mode without any loss is
+    `butter.record(checkout, connection=...)`, within the transaction of the order itself.
+
+    Args:
+        dsn: A connection string such as `postgresql://shop@db/shop`; or BUTTER_POSTGRES_DSN. Its role needs no more
+            than what `butter-middleware postgres migrate --web ROLE` grants.
+        pool: Instead of `dsn`, an open `psycopg_pool.ConnectionPool` of the app.
+        queue: The queue's name in procrastinate.
+        schema: The schema that `butter-middleware postgres migrate` has made.
+
+    Raises:
+        ConfigurationError: neither or both of `dsn` and `pool` are given, or one of them cannot be.
+    """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        pool: "ConnectionPool[Any] | None" = None,
+        queue: str = "butter",
+        schema: str = "butter",
+    ) -> None:
+        self.names = Names(schema, queue=queue)
+        self.dsn = _dsn(dsn, pool)
+        self._pool = pool
+        self._idle: list[psycopg.AsyncConnection[Any]] = []
+        self._late: set[asyncio.Task[None]] = set()
+        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
+
+    def __repr__(self) -> str:
+        return f"PostgresOutbox(queue={self.names.queue!r}, schema={self.names.schema!r})"
+
+    # As `Outbox` has it.
+
+    async def enqueue(self, record: Record) -> None:
+        """Put a record into the queue, unless its key is known there; raises when that took 0.25 seconds."""
+        task = asyncio.ensure_future(self._enqueue(record))
+        done, _ = await asyncio.wait({task}, timeout=ENQUEUE_SECONDS)
+        if not done:
+            # Cancelling asks the server, which may not answer either: nobody waits for that.
+            task.cancel()
+            self._late.add(task)
+            task.add_done_callback(self._forget_late)
+            msg = "PostgreSQL did not take a record in time"
+            raise TimeoutError(msg)
+        task.result()
+
+    async def aclose(self) -> None:
+        """Let go of this loop's connections; the next record opens one anew."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.close()
+
+    # Within a transaction of the merchant's.
+
+    def statement(self, record: Record) -> Statement:
+        """Return SQL and its parameters, to be executed within a transaction of any driver's."""
+        sql = f"SELECT {quoted(self.names.schema)}.enqueue(%(key)s, %(record)s, %(queue)s)"
+        return sql, {"key": record.key, "record": record.to_json(), "queue": self.names.queue}
+
+    def enqueue_in(self, connection: object, record: Record) -> "Awaitable[None] | None":
+        """Put a record into the queue within the transaction that is open on a psycopg connection.
+
+        Gives something to await where the connection is asynchronous. What the database refuses is raised, with the
+        transaction as it was before.
+
+        Raises:
+            TypeError: it is no connection of psycopg's.
+            ValueError: no transaction is open and none would begin: the record would be committed alone.
+        """
+        given: Any = connection
+        if isinstance(connection, psycopg.AsyncConnection):
+            return self._enqueue_in(_transactional(given), record)
+        if isinstance(connection, psycopg.Connection):
+            self._enqueue_in_sync(_transactional(given), record)
+            return None
+        msg = (
+            f"connection= is a {type(connection).__name__}, and no psycopg connection. SQLAlchemy gives its own as "
+            "session.connection().connection.driver_connection; for other drivers see PostgresOutbox.statement."
+        )
+        raise TypeError(msg)
+
+    def _enqueue_in_sync(self, connection: "psycopg.Connection[Any]", record: Record) -> None:
+        connection.execute("")  # begins the transaction, so that the next is a savepoint in it and commits nothing
+        with connection.transaction():
+            connection.execute(*_encoded(self.statement(record)))
+
+    async def _enqueue_in(self, connection: "psycopg.AsyncConnection[Any]", record: Record) -> None:
+        await connection.execute("")
+        async with connection.transaction():
+            await connection.execute(*_encoded(self.statement(record)))
+
+    # On connections of its own.
+
+    async def _enqueue(self, record: Record) -> None:
+        query, values = _encoded(self.statement(record))
+        if self._pool is not None:
+            pool = self._pool
+
+            def run() -> None:
+                with pool.connection(timeout=ENQUEUE_SECONDS) as connection:
+                    connection.execute(query, values)
+
+            await anyio.to_thread.run_sync(run, abandon_on_cancel=True)
+            return
+        connection = self._take_idle()
+        if connection is not None:
+            try:
+                await self._execute(connection, query, values)
+            except psycopg.OperationalError:
+                # It may have been cut long ago, as by a restart of the server; then the others were too.
+                self._idle = []
+            else:
+                return
+        await self._execute(await self._connect(), query, values)
+
+    async def _execute(self, connection: "psycopg.AsyncConnection[Any]", query: bytes, values: dict[str, str]) -> None:
+        try:
+            await connection.execute(query, values)
+        except BaseException:
+            await connection.close()
+            raise
+        self._idle.append(connection)
+
+    async def _connect(self) -> "psycopg.AsyncConnection[Any]":
+        return await psycopg.AsyncConnection.connect(
+            self.dsn, autocommit=True, application_name="butter-middleware web", prepare_threshold=None
+        )
+
+    def _take_idle(self) -> "psycopg.AsyncConnection[Any] | None":
+        """Return a connection that belongs to this process and loop."""
+        home = (os.getpid(), asyncio.get_running_loop())
+        if self._home != home:
+            # The old ones are another loop's, or the parent's: closing them here would tell its server.
+            self._idle, self._late, self._home = [], set(), home
+        return self._idle.pop() if self._idle else None
+
+    def _forget_late(self, task: "asyncio.Task[None]") -> None:
+        self._late.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+
+def _encoded(statement: Statement) -> tuple[bytes, dict[str, str]]:
+    sql, values = statement
+    return sql.encode(), values
+
+
+def _dsn(dsn: str | None, pool: object) -> str:
+    if pool is not None:
+        if dsn is not None:
+            msg = "PostgresOutbox got both dsn and pool: give one of them."
+            raise ConfigurationError(msg)
+        if not isinstance(pool, ConnectionPool):
+            msg = (
+                f"PostgresOutbox(pool=...) is a {type(pool).__name__}. Give a psycopg_pool.ConnectionPool, or a dsn: "
+                "an asynchronous pool belongs to the app's event loop, which records must not keep busy."
+            )
+            raise ConfigurationError(msg)
+        return ""
+    given = dsn if dsn is not None else os.environ.get("BUTTER_POSTGRES_DSN", "")
+    try:
+        conninfo_to_dict(given)
+    except psycopg.Error:
+        given = ""
+    if not given:
+        msg = "PostgresOutbox needs a dsn such as postgresql://shop@db/shop; or set BUTTER_POSTGRES_DSN to it."
+        raise ConfigurationError(msg)
+    return given
+
+
+def _transactional(connection: Connection) -> Connection:
+    """Return the connection, which has a transaction or begins one with its next statement.
+
+    Raises:
+        ValueError: it does not.
+    """
+    idle = connection.info.transaction_status is psycopg.pq.TransactionStatus.IDLE
+    if connection.autocommit and idle:
+        msg = (
+            "connection= commits each statement by itself, so the record would be committed without the order. Call "
+            "record() within `with connection.transaction():`."
+        )
+        raise ValueError(msg)
+    return connection

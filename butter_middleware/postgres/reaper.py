@@ -1,0 +1,75 @@
+"""Brings back jobs that nobody works on: their worker was killed, or PostgreSQL's answer to it got lost."""
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from procrastinate import App, exceptions
+
+from butter_middleware.postgres.names import TASK, Names, quoted
+from butter_middleware.postgres.schema import REMEMBERED
+
+log = logging.getLogger("butter_middleware")
+
+STALLED_SECONDS: Final = 30.0
+"""Since a worker's last heartbeat, which comes every ten seconds."""
+LONGEST_SECONDS: Final = 120.0
+"""For one job: a record takes 20 s at most, and what is left is for PostgreSQL."""
+
+
+class Reaper:
+    """Looks for such jobs.
+
+    Args:
+        app: procrastinate's, open.
+        names: Where in the database everything is.
+        stalled: Seconds since its last heartbeat, after which a worker counts as dead.
+        longest: Seconds that a job can take; one that takes longer was forgotten by a worker that lives.
+    """
+
+    def __init__(
+        self, app: App, names: Names, stalled: float = STALLED_SECONDS, longest: float = LONGEST_SECONDS
+    ) -> None:
+        self._app = app
+        self._names = names
+        self._stalled = stalled
+        self._longest = longest
+
+    async def reap(self) -> int:
+        """Have them done again; give how many there were."""
+        dead = await self._app.job_manager.get_stalled_jobs(
+            queue=self._names.queue, task_name=TASK, seconds_since_heartbeat=self._stalled
+        )
+        jobs = {job.id for job in dead if job.id is not None} | {*await self._forgotten()}
+        for job in jobs:
+            try:
+                await self._app.job_manager.retry_job_by_id_async(job, retry_at=datetime.now(UTC))
+            except exceptions.ConnectorException:
+                log.debug("job %d was ended, or brought back, meanwhile", job)
+        if jobs:
+            log.warning("brought back %d jobs that nobody worked on", len(jobs))
+        return len(jobs)
+
+    async def _forgotten(self) -> Iterable[int]:
+        engine = quoted(self._names.engine)
+        query: Any = (
+            f"SELECT id FROM {engine}.procrastinate_jobs AS job "
+            "WHERE status = 'doing' AND queue_name = %(queue)s AND task_name = %(task)s AND now() - "
+            f"make_interval(secs => %(longest)s) > (SELECT max(at) FROM {engine}.procrastinate_events "
+            "WHERE job_id = job.id AND type = 'started')"
+        )
+        rows = await self._app.connector.execute_query_all_async(
+            query, queue=self._names.queue, task=TASK, longest=self._longest
+        )
+        return [row["id"] for row in rows]
+
+    async def forget(self) -> None:
+        """Forget the keys that need not be known any more: long delivered, or of jobs that a person deleted."""
+        schema, engine = quoted(self._names.schema), quoted(self._names.engine)
+        query: Any = (
+            f"DELETE FROM {schema}.seen AS known WHERE delivered_at < now() - interval '{REMEMBERED}' "
+            "OR (delivered_at IS NULL AND job IS NOT NULL AND NOT EXISTS "
+            f"(SELECT 1 FROM {engine}.procrastinate_jobs WHERE id = known.job))"
+        )
+        await self._app.connector.execute_query_async(query)

@@ -1,0 +1,180 @@
+"""What must be in the database: made, brought up to date, and granted, by its owner.
+
+    seen        each record once, by its key: its text until Butter has it, then for a week its key alone
+    migrations  which of procrastinate's changes have been applied, and ours
+    enqueue()   puts a record into both `seen` and procrastinate's queue; all that a web process may call
+
+Which record is due, who has it and when it is tried again: that is in procrastinate's tables only.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from procrastinate.schema import SchemaManager
+
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.postgres.names import TASK, Names, quoted
+
+REMEMBERED: Final = "7 days"
+"""For which the key of a delivered record is known, so that a reloaded page sends nothing."""
+
+_OURS: Final = """
+CREATE TABLE IF NOT EXISTS {schema}.seen (
+    key text PRIMARY KEY,
+    record text,
+    attempts integer NOT NULL DEFAULT 0,
+    reason text,
+    job bigint,
+    delivered_at timestamptz
+);
+CREATE INDEX IF NOT EXISTS seen_delivered_at ON {schema}.seen (delivered_at) WHERE delivered_at IS NOT NULL;
+CREATE OR REPLACE FUNCTION {schema}.enqueue(_key text, _record text, _queue text DEFAULT 'butter') RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {search_path} AS $$
+BEGIN
+    INSERT INTO {schema}.seen AS known (key, record) VALUES (_key, _record)
+    ON CONFLICT (key) DO UPDATE SET record = _record, attempts = 0, reason = NULL, delivered_at = NULL
+        WHERE known.delivered_at < now() - interval '{remembered}';
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE {schema}.seen SET job = ({engine}.procrastinate_defer_jobs_v1(ARRAY[
+        ROW(_queue, '{task}', 0, NULL, NULL, jsonb_build_object('key', _key), NULL)
+        ::{engine}.procrastinate_job_to_defer_v1
+    ]))[1] WHERE key = _key;
+    RETURN true;
+END;
+$$;
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC;
+"""
+
+_GRANTS_WEB: Final = """
+GRANT USAGE ON SCHEMA {schema} TO {role};
+GRANT EXECUTE ON FUNCTION {schema}.enqueue(text, text, text) TO {role};
+"""
+
+_GRANTS_WORKER: Final = """
+GRANT USAGE ON SCHEMA {schema}, {engine} TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.seen TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON {engine}.procrastinate_jobs, {engine}.procrastinate_events,
+    {engine}.procrastinate_workers, {engine}.procrastinate_periodic_defers TO {role};
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA {engine} TO {role};
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {engine} TO {role};
+"""
+
+
+def _filled(text: str, names: Names, **more: str) -> str:
+    return text.format(
+        schema=quoted(names.schema),
+        engine=quoted(names.engine),
+        search_path=names.search_path,
+        remembered=REMEMBERED,
+        task=TASK,
+        **more,
+    )
+
+
+def migrations() -> list[Path]:
+    """Return procrastinate's changes, in their order. Its whole schema holds all of them."""
+    files = Path(SchemaManager.get_migrations_path()).glob("*.sql")
+    return sorted(file for file in files if re.fullmatch(r"\d\d\.\d\d\.\d\d_\d\d_.+", file.stem))
+
+
+def fresh_sql(names: Names, web: Iterable[str] = (), workers: Iterable[str] = ()) -> str:
+    """Return the whole as one script, for a database that has none of it, for those who apply SQL by themselves."""
+    make = _filled("BEGIN;\nCREATE SCHEMA {schema};\nSET LOCAL search_path = {search_path};\n", names)
+    return "".join([make, *_fresh(names, web, workers), "COMMIT;\n"])
+
+
+def _fresh(names: Names, web: Iterable[str], workers: Iterable[str]) -> Iterator[str]:
+    yield _MIGRATIONS.format(schema=quoted(names.schema))
+    if not names.procrastinate:
+        yield SchemaManager.get_schema()
+        yield "".join(_applied(names, file.stem) for file in migrations())
+    yield _filled(_OURS, names)
+    yield from _grants(names, web, workers)
+
+
+_MIGRATIONS: Final = """
+CREATE TABLE IF NOT EXISTS {schema}.migrations (name text PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());
+"""
+
+
+def _applied(names: Names, name: str) -> str:
+    return f"INSERT INTO {quoted(names.schema)}.migrations (name) VALUES ('{name}');\n"
+
+
+def _grants(names: Names, web: Iterable[str], workers: Iterable[str]) -> Iterator[str]:
+    yield from (_filled(_GRANTS_WEB, names, role=quoted(role)) for role in web)
+    yield from (_filled(_GRANTS_WORKER, names, role=quoted(role)) for role in workers)
+
+
+def migrate(dsn: str, names: Names, web: Iterable[str] = (), workers: Iterable[str] = ()) -> list[str]:
+    """Make or update all of it, and grant; give what was done, in words.
+
+    Making it is one transaction. Of an update each of procrastinate's changes is one, as procrastinate has it, since
+    what one of them adds the next may use.
+
+    Raises:
+        ConfigurationError: it cannot be: what is wrong, and the remedy.
+    """
+    done: list[str] = []
+    try:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_advisory_lock(hashtext('butter-middleware migrate'))")
+            for name, script in _steps(connection, names, web, workers):
+                with connection.transaction():
+                    connection.execute(f"SET LOCAL search_path = {names.search_path}".encode())
+                    connection.execute(script.encode())
+                done.append(name)
+    except psycopg.Error as error:
+        before = f"What was done before stays so: {'; '.join(done)}." if done else "Nothing was changed."
+        msg = f"PostgreSQL refused ({type(error).__name__}: {_first_line(error)}). {before}"
+        raise ConfigurationError(msg) from None
+    return done
+
+
+def _steps(
+    connection: "psycopg.Connection[Any]", names: Names, web: Iterable[str], workers: Iterable[str]
+) -> Iterator[tuple[str, str]]:
+    """Give what is to be done, each in words and in SQL."""
+    if not _has(connection, f"{quoted(names.schema)}.migrations"):
+        if names.procrastinate and not _has(connection, f"{quoted(names.engine)}.procrastinate_jobs"):
+            msg = f"there is no procrastinate in the schema {names.engine}: apply procrastinate's own schema first."
+            raise ConfigurationError(msg)
+        make = "" if _exists(connection, names.schema) else f"CREATE SCHEMA {quoted(names.schema)};\n"
+        yield f"made the schema {names.schema}", make + "".join(_fresh(names, web, workers))
+        return
+    known = {name for (name,) in connection.execute(f"SELECT name FROM {quoted(names.schema)}.migrations".encode())}
+    missing = [] if names.procrastinate else [file for file in migrations() if file.stem not in known]
+    if missing and (alive := _workers_alive(connection, names)):
+        msg = f"{alive} workers are running, which cannot go on with procrastinate's changed tables. Stop them first."
+        raise ConfigurationError(msg)
+    for file in missing:
+        yield f"applied procrastinate's {file.stem}", file.read_text() + _applied(names, file.stem)
+    yield "everything is up to date", "".join([_filled(_OURS, names), *_grants(names, web, workers)])
+
+
+def _exists(connection: "psycopg.Connection[Any]", schema: str) -> bool:
+    found = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone()
+    return found is not None
+
+
+def _has(connection: "psycopg.Connection[Any]", relation: str) -> bool:
+    (found,) = connection.execute("SELECT to_regclass(%s)", (relation,)).fetchone() or (None,)
+    return found is not None
+
+
+def _workers_alive(connection: "psycopg.Connection[Any]", names: Names) -> int:
+    table = f"{quoted(names.engine)}.procrastinate_workers"
+    if not _has(connection, table):
+        return 0
+    query = f"SELECT count(*) FROM {table} WHERE last_heartbeat > now() - interval '30 seconds'"
+    (alive,) = connection.execute(query.encode()).fetchone() or (0,)
+    return int(alive)
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return str(error.diag.message_primary or error).partition("\n")[0]

@@ -1,0 +1,64 @@
+"""How many records are on their way to Butter at once, from all workers together: advisory locks, one a record.
+
+A lock ends with its connection, so a worker that is killed gives back what it had, with no clock and no lease.
+"""
+
+from typing import Any, Final
+
+import psycopg
+
+CHECK: Final = "SELECT 1"
+
+
+class Slots:
+    """What this worker holds of the places that all workers share.
+
+    Args:
+        dsn: The database.
+        name: The workers that share have the same.
+        total: How many places there are.
+    """
+
+    def __init__(self, dsn: str, name: str, total: int) -> None:
+        self._dsn = dsn
+        self._name = name
+        self._total = total
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._held: set[int] = set()
+
+    async def hold(self, wanted: int) -> int:
+        """Take as many of the places as are free, up to `wanted`; give how many this worker has now.
+
+        Whatever befalls the connection: the places are given up with it, and taken anew.
+        """
+        try:
+            connection = await self._connected()
+            for place in range(self._total):
+                if len(self._held) >= wanted:
+                    break
+                if place not in self._held and await self._take(connection, place):
+                    self._held.add(place)
+        except psycopg.Error:
+            await self.give_up()
+        return len(self._held)
+
+    async def give_up(self) -> None:
+        """Let go of all."""
+        connection, self._connection = self._connection, None
+        self._held = set()
+        if connection is not None:
+            await connection.close()
+
+    async def _connected(self) -> "psycopg.AsyncConnection[Any]":
+        if self._connection is None:
+            self._connection = await psycopg.AsyncConnection.connect(
+                self._dsn, autocommit=True, application_name="butter-middleware slots", connect_timeout=5
+            )
+        else:
+            await self._connection.execute(CHECK)
+        return self._connection
+
+    async def _take(self, connection: "psycopg.AsyncConnection[Any]", place: int) -> bool:
+        cursor = await connection.execute("SELECT pg_try_advisory_lock(hashtext(%s), %s)", (self._name, place))
+        (taken,) = await cursor.fetchone() or (False,)
+        return bool(taken)

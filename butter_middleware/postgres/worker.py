@@ -1,0 +1,172 @@
+"""The worker: procrastinate's, held back while Butter is ill, and started anew after whatever ends it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+from procrastinate import App
+from procrastinate.worker import Worker as Engine
+
+from butter_middleware.delivery import Delivery
+from butter_middleware.postgres.connector import PatientConnector
+from butter_middleware.postgres.names import TASK, Names
+from butter_middleware.postgres.reaper import STALLED_SECONDS, Reaper
+from butter_middleware.postgres.slots import Slots
+from butter_middleware.postgres.tasks import Deliverer, tasks_of
+
+log = logging.getLogger("butter_middleware")
+
+LOOK_SECONDS: Final = 2.0
+"""Between looks at the slots, and at the queue where no notification came."""
+FORGET_SECONDS: Final = 3600.0
+LAST_SECONDS: Final = 5.0
+"""For writing down what became of the jobs that were cut off."""
+OTHER_CONNECTIONS: Final = 3
+"""Of the pool, beside one a job: heartbeat, the next job, the reaper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much a worker does at once, and how long it waits."""
+
+    concurrency: int = 4
+    """Records on their way at once from this worker."""
+    slots: int = 8
+    """And from all workers together."""
+    stop_seconds: float = 25.0
+    """For the jobs in flight, after SIGTERM. One record takes 20 s at most."""
+    stalled_seconds: float = STALLED_SECONDS
+    """Since a worker's last heartbeat, after which its jobs are another's."""
+
+
+class Worker:
+    """Delivers the records of a queue until it is told to stop.
+
+    Args:
+        dsn: The database; the role is one that `butter-middleware postgres migrate --worker ROLE` has granted.
+        names: Where in it everything is.
+        make_delivery: Makes the `Delivery`, for as many records at once as it is told.
+        pace: How much at once.
+    """
+
+    def __init__(
+        self, dsn: str, names: Names, make_delivery: Callable[[int], Delivery], pace: Pace | None = None
+    ) -> None:
+        self._pace = pace or Pace()
+        self._names = names
+        self._deliverer = Deliverer(names, lambda: make_delivery(self._pace.concurrency), self._settled)
+        self._slots = Slots(dsn, f"butter-middleware {names.schema} {names.queue}", self._pace.slots)
+        self._app = App(connector=PatientConnector(dsn, names, self._pace.concurrency + OTHER_CONNECTIONS))
+        self._app.add_tasks_from(tasks_of(self._deliverer), namespace=TASK.partition(":")[0])
+        self._stop = asyncio.Event()
+        self._engine: Any = None  # procrastinate's, which is not typed throughout
+        self._concurrency = self._held = 0
+
+    def stop(self) -> None:
+        """Take no more jobs; `run` ends when those in flight have, or `stop_seconds` are over."""
+        self._stop.set()
+        self._stop_engine()
+
+    async def run(self) -> None:
+        """Work until `stop`. What befalls PostgreSQL or Butter ends nothing."""
+        async with self._app.open_async():
+            try:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._forever, self._reap)
+                    group.start_soon(self._cut_off, group.cancel_scope)
+                    await self._forever(self._work)
+                    group.cancel_scope.cancel()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._slots.give_up()
+                    await self._deliverer.aclose()
+
+    async def _cut_off(self, scope: anyio.CancelScope) -> None:
+        await self._stop.wait()
+        await anyio.sleep(self._pace.stop_seconds + LAST_SECONDS)
+        log.error("stopping took more than %g s: jobs in flight are another worker's to end", self._pace.stop_seconds)
+        scope.cancel()
+
+    async def _forever(self, what: Callable[[], Awaitable[None]]) -> None:
+        while not self._stop.is_set():
+            try:
+                await what()
+            except Exception as error:  # noqa: BLE001 - this process must outlive any fault
+                log.error("the worker failed (%s); going on", type(error).__name__)  # noqa: TRY400 - frames hold personal data
+            await self._wait(LOOK_SECONDS)
+
+    # Sending.
+
+    async def _work(self) -> None:
+        """Run procrastinate's worker, while there is something to hold and Butter may be asked."""
+        held = await self._slots.hold(self._pace.concurrency)
+        delivery = self._deliverer.delivery
+        pause = delivery.seconds_to_wait
+        while not self._stop.is_set() and held and pause:
+            # Nothing is fetched meanwhile: each job would be put off, in millions of writes.
+            await self._wait(min(pause, LOOK_SECONDS))
+            held, pause = await self._slots.hold(self._pace.concurrency), delivery.seconds_to_wait
+        if held and not self._stop.is_set():
+            self._concurrency, self._held = 1 if delivery.ill else held, held
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._watch_slots, held)
+                await self._run_engine()
+                group.cancel_scope.cancel()
+
+    async def _run_engine(self) -> None:
+        self._engine = Engine(
+            self._app,
+            queues=[self._names.queue],
+            name="butter",
+            concurrency=self._concurrency,
+            fetch_job_polling_interval=LOOK_SECONDS,
+            shutdown_graceful_timeout=self._pace.stop_seconds,
+            delete_jobs="successful",
+            install_signal_handlers=False,
+            update_heartbeat_interval=self._pace.stalled_seconds / 3,
+            stalled_worker_timeout=self._pace.stalled_seconds,
+        )
+        try:
+            await self._engine.run()
+        finally:
+            self._engine = None
+
+    async def _watch_slots(self, held: int) -> None:
+        while True:
+            await anyio.sleep(LOOK_SECONDS)
+            if await self._slots.hold(self._pace.concurrency) != held:
+                break
+        self._stop_engine()  # fewer, or more than before: begin anew with what there is
+
+    def _settled(self) -> None:
+        """After each job: an ill Butter gets no more of them, and one that is well again gets all that it may."""
+        ill = self._deliverer.delivery.ill
+        if (ill and self._deliverer.delivery.seconds_to_wait) or (not ill and self._held_back):
+            self._stop_engine()
+
+    @property
+    def _held_back(self) -> bool:
+        return self._concurrency < self._held
+
+    def _stop_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.stop()
+
+    # Bringing back.
+
+    async def _reap(self) -> None:
+        reaper = Reaper(self._app, self._names, self._pace.stalled_seconds, 4 * self._pace.stalled_seconds)
+        forget_at = anyio.current_time()
+        while not self._stop.is_set():
+            await reaper.reap()
+            if anyio.current_time() >= forget_at:
+                forget_at = anyio.current_time() + FORGET_SECONDS
+                await reaper.forget()
+            await self._wait(self._pace.stalled_seconds / 3)
+
+    async def _wait(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await self._stop.wait()

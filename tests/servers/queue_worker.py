@@ -1,0 +1,27 @@
+"""A worker of the queue in PostgreSQL, as the command runs it, at the tests' pace."""
+
+import asyncio
+import os
+import signal
+import sys
+
+from butter_middleware import Butter, client_ip
+from butter_middleware.postgres import Names, Pace, Worker
+
+
+async def main() -> None:
+    butter = Butter(
+        username="merchant", password="s3cret-pass", base_url=os.environ["SHOP_BUTTER"], client_ip=client_ip.direct()
+    )
+    pace = Pace(concurrency=int(os.environ.get("CONCURRENCY", "4")), stalled_seconds=3.0, stop_seconds=10.0)
+    worker = Worker(os.environ["BUTTER_POSTGRES_DSN"], Names(), butter.delivery, pace)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, worker.stop)
+    await worker.run()
+
+
+if __name__ == "__main__":
+    import logging
+
+    logging.basicConfig(level=os.environ.get("LOG", "WARNING"), stream=sys.stdout)
+    asyncio.run(main())

@@ -1,0 +1,343 @@
+"""One queue on a real PostgreSQL: what is enqueued arrives, once, by roles that may do no more than they must."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from postgres_server import PostgresServer
+from processes import free_port, served, until
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from butter_middleware import Butter, Checkout, ConfigurationError
+from butter_middleware.checkout import Record
+from butter_middleware.cli import cli
+from butter_middleware.postgres import Names, PostgresOutbox, Worker
+from butter_middleware.postgres.schema import fresh_sql, migrate, migrations
+from butter_middleware.testing import FakeButter
+
+pytestmark = pytest.mark.postgres
+
+Shop = Callable[..., Butter]
+
+
+def checkout(number: int) -> Checkout:
+    return Checkout(
+        customer_email="shopper@example.com", ipv4_address="81.2.69.142", psp="stripe", invoice_id=f"in_{number}"
+    )
+
+
+def record(number: int) -> Record:
+    return Record.of(checkout(number), time.time())
+
+
+def arrived(fake: FakeButter) -> list[str]:
+    return sorted(record["invoice_id"] for record in fake.records)
+
+
+def rows(dsn: str, sql: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(sql.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def work(butter: Butter, dsn: str, done: Callable[[], bool], names: Names | None = None) -> None:
+    """Run a worker until something is so."""
+
+    async def main() -> None:
+        worker = Worker(dsn, names or Names(), butter.delivery)
+        running = asyncio.create_task(worker.run())
+        await asyncio.to_thread(until, done, "what the worker does")
+        worker.stop()
+        async with asyncio.timeout(20):
+            await running
+
+    asyncio.run(main())
+
+
+def enqueue(outbox: PostgresOutbox, *records: Record) -> None:
+    """Put records into the queue, as the shop's thread does: a try that took too long is made again."""
+
+    async def main() -> None:
+        for one in records:
+            for _ in range(20):
+                with contextlib.suppress(TimeoutError, psycopg.OperationalError):
+                    await outbox.enqueue(one)
+                    break
+        await outbox.aclose()
+
+    asyncio.run(main())
+
+
+# The way of a record.
+
+
+def test_a_checkout_goes_through_the_queue(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """The shop's process enqueues, a worker sends; nothing is left but the key."""
+    shop = make_butter(outbox=PostgresOutbox(database))
+    for number in (1, 2, 1):
+        shop.record(checkout(number))
+    assert shop.flush(10)
+    assert fake.records == []
+    work(shop, database, lambda: len(fake.records) == 2)
+    assert arrived(fake) == ["in_1", "in_2"]
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(0,)]
+    assert rows(database, "SELECT count(*), count(record), count(delivered_at) FROM butter.seen") == [(2, 0, 2)]
+
+
+def test_what_was_delivered_is_not_sent_again(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """The page is reloaded on another machine, before the delivery, after it, and after more than a week."""
+    outbox = PostgresOutbox(database)
+    enqueue(outbox, record(1))
+    enqueue(PostgresOutbox(database), record(1))
+    work(make_butter(), database, lambda: len(fake.records) == 1)
+    enqueue(outbox, record(1), record(2))
+    work(make_butter(), database, lambda: len(fake.records) == 2)
+    assert arrived(fake) == ["in_1", "in_2"]
+    rows(database, "UPDATE butter.seen SET delivered_at = now() - interval '8 days'")
+    enqueue(outbox, record(1))
+    work(make_butter(), database, lambda: len(fake.records) == 3)
+    assert arrived(fake) == ["in_1", "in_1", "in_2"]
+
+
+def test_no_personal_data_is_in_the_engines_tables(database: str) -> None:
+    """Procrastinate logs a job's arguments: they are the record's key."""
+    enqueue(PostgresOutbox(database), record(1))
+    assert rows(database, "SELECT args FROM butter.procrastinate_jobs") == [({"key": record(1).key},)]
+
+
+def test_a_pool_of_the_apps_own(database: str) -> None:
+    """The app's pool is used, and its connection given back."""
+    with ConnectionPool[Any](database, min_size=1, max_size=1, kwargs={"autocommit": True}) as pool:
+        outbox = PostgresOutbox(pool=pool)
+        enqueue(outbox, record(1), record(2))
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(2,)]
+
+
+def test_what_butter_refuses_is_kept_as_failed(
+    database: str, fake: FakeButter, make_butter: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """422 and its like: the job stays as procrastinate's failed one, its record with the reason, for a person."""
+    fake.respond_with(422)
+    enqueue(PostgresOutbox(database), record(1))
+    failed = "SELECT status::text FROM butter.procrastinate_jobs"
+    with caplog.at_level("DEBUG"):
+        work(make_butter(), database, lambda: rows(database, failed) == [("failed",)])
+    assert rows(database, "SELECT reason, attempts, record IS NOT NULL FROM butter.seen") == [("422", 1, True)]
+    assert not [text for text in ("shopper@", "81.2.69.142") if text in caplog.text]
+
+
+def test_what_comes_again_is_counted_and_due_later(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """409: this record again, after its own backoff, which its own attempts lengthen."""
+    fake.respond_with(409)
+    enqueue(PostgresOutbox(database), record(1))
+    due = "SELECT scheduled_at - now() FROM butter.procrastinate_jobs WHERE status = 'todo' AND attempts > 0"
+    work(make_butter(), database, lambda: len(rows(database, due)) == 1)
+    ((wait,),) = rows(database, due)
+    assert 0 < wait.total_seconds() <= 5
+    assert rows(database, "SELECT reason, attempts FROM butter.seen") == [("409", 1)]
+
+
+def test_an_ill_butter_is_not_asked_for_each_record(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """After five failures nothing is fetched but a probe; no record is charged with it, and all arrive afterwards."""
+    fake.respond_with(*[503] * 6)
+    enqueue(PostgresOutbox(database), *map(record, range(40)))
+    moved = "SELECT count(*) FROM butter.procrastinate_events WHERE type = 'started'"
+    work(make_butter(), database, lambda: rows(database, moved) >= [(5,)])
+    assert rows(database, moved) <= [(9,)]
+    assert rows(database, "SELECT max(attempts) FROM butter.seen") == [(0,)]
+    work(make_butter(), database, lambda: len(fake.records) == 40)
+
+
+# PostgreSQL away.
+
+
+def test_a_database_that_is_away_takes_no_longer_than_a_quarter_second(fake: FakeButter, make_butter: Shop) -> None:
+    """Each try is bounded, whether the address refuses or never answers; records wait in memory, counted."""
+    outbox = PostgresOutbox(f"postgresql://postgres@127.0.0.1:{free_port()}/none")
+    began = time.monotonic()
+    with pytest.raises((psycopg.OperationalError, TimeoutError)):
+        asyncio.run(outbox.enqueue(record(1)))
+    assert time.monotonic() - began < 0.5
+    shop = make_butter(outbox=outbox, drain_timeout=0.2)
+    shop.record(checkout(1))
+    until(lambda: shop.status().endpoint == "open", "the queue counts as away")
+    assert shop.status().pending == 1
+
+
+def test_a_stopped_server_takes_no_longer_than_a_quarter_second(postgres: PostgresServer, database: str) -> None:
+    """SIGSTOP: the connection is there, and nothing comes over it."""
+    outbox = PostgresOutbox(database)
+
+    async def main() -> float:
+        await outbox.enqueue(record(1))
+        postgres.signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                await outbox.enqueue(record(2))
+            return time.monotonic() - began
+        finally:
+            postgres.signal(signal.SIGCONT)
+
+    assert asyncio.run(main()) < 0.5
+
+
+# Who may do what.
+
+
+def test_a_web_role_may_enqueue_and_nothing_else(postgres: PostgresServer, database: str) -> None:
+    """Whoever gets into the shop reads no shopper's record from the queue, and deletes none."""
+    rows(database, "DROP ROLE IF EXISTS web; CREATE ROLE web LOGIN")
+    try:
+        migrate(database, Names(), web=["web"])
+        web = postgres.dsn(database.rpartition("/")[2], "web")
+        enqueue(PostgresOutbox(web), record(1))
+        assert rows(database, "SELECT count(*) FROM butter.seen") == [(1,)]
+        for sql in (
+            "SELECT * FROM butter.seen",
+            "SELECT * FROM butter.procrastinate_jobs",
+            "DELETE FROM butter.procrastinate_jobs",
+            "SELECT butter.procrastinate_finish_job_v1(1, 'succeeded', true)",
+            "CREATE TABLE butter.mine (id int)",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                rows(web, sql)
+    finally:
+        rows(database, "DROP OWNED BY web; DROP ROLE web")
+
+
+def test_a_worker_role_may_work_and_change_no_table(
+    postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop
+) -> None:
+    """The worker needs no owner's rights."""
+    rows(database, "DROP ROLE IF EXISTS worker; CREATE ROLE worker LOGIN")
+    try:
+        migrate(database, Names(), workers=["worker"])
+        role = postgres.dsn(database.rpartition("/")[2], "worker")
+        enqueue(PostgresOutbox(database), record(1))
+        work(make_butter(), role, lambda: len(fake.records) == 1)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            rows(role, "DROP TABLE butter.seen")
+    finally:
+        rows(database, "DROP OWNED BY worker; DROP ROLE worker")
+
+
+# Setting up.
+
+
+def test_the_printed_schema_is_what_migrate_makes(postgres: PostgresServer, database: str) -> None:
+    """Those who apply SQL by themselves get the same, and `migrate` finds nothing to do there."""
+    postgres.execute("CREATE DATABASE by_hand")
+    by_hand = postgres.dsn("by_hand")
+    try:
+        printed = CliRunner().invoke(cli, ["postgres", "schema"]).output
+        assert printed.strip() == fresh_sql(Names()).strip()
+        rows(by_hand, printed)
+        tables = (
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'butter' ORDER BY 1, 2"
+        )
+        assert rows(by_hand, tables) == rows(database, tables)
+        assert migrate(by_hand, Names()) == ["everything is up to date"]
+    finally:
+        postgres.execute("DROP DATABASE by_hand WITH (FORCE)")
+
+
+def test_a_newer_procrastinate_is_migrated(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """What procrastinate has changed since is applied once, and not beside workers that run."""
+    rows(database, "DROP SCHEMA butter CASCADE; CREATE SCHEMA butter")
+    rows(database, "CREATE TABLE butter.migrations (name text PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")
+    old = [file for file in migrations() if file.stem < "03.03"]
+    for file in old:
+        rows(database, "SET search_path = butter; " + file.read_text())
+        rows(database, f"INSERT INTO butter.migrations (name) VALUES ('{file.stem}')")  # noqa: S608 - a file's name
+    rows(database, "INSERT INTO butter.procrastinate_workers DEFAULT VALUES")
+    with pytest.raises(ConfigurationError, match="1 workers are running"):
+        migrate(database, Names())
+    rows(database, "DELETE FROM butter.procrastinate_workers")
+    done = CliRunner().invoke(cli, ["postgres", "migrate", "--dsn", database, "--json"]).output
+    assert done.count("applied procrastinate's 03.0") == len(migrations()) - len(old)
+    assert migrate(database, Names()) == ["everything is up to date"]
+    enqueue(PostgresOutbox(database), record(1))
+    work(make_butter(), database, lambda: len(fake.records) == 1)
+
+
+def test_a_procrastinate_of_the_merchants_own(
+    postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop
+) -> None:
+    """Its tables are elsewhere and its workers run; ours stay in a schema of ours."""
+    rows(database, "DROP SCHEMA butter CASCADE")
+    names = Names(procrastinate="public")
+    with pytest.raises(ConfigurationError, match="no procrastinate in the schema public"):
+        migrate(database, names)
+    from procrastinate.schema import SchemaManager  # noqa: PLC0415 - for this test only
+
+    rows(database, SchemaManager.get_schema())
+    migrate(database, names)
+    enqueue(PostgresOutbox(database), record(1))
+    assert rows(database, "SELECT count(*) FROM public.procrastinate_jobs") == [(1,)]
+    work(make_butter(), database, lambda: len(fake.records) == 1, names)
+
+
+def test_commands_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, with the remedy."""
+    monkeypatch.delenv("BUTTER_POSTGRES_DSN", raising=False)
+    monkeypatch.setenv("BUTTER_USERNAME", "merchant")
+    monkeypatch.setenv("BUTTER_PASSWORD", "s3cret-pass")
+    for arguments, says in (
+        (["worker"], "no database"),
+        (["worker", "no_such_module:butter"], "cannot be imported"),
+        (["worker", "os:name"], "no Butter"),
+        (["postgres", "migrate", "--dsn", f"postgresql://127.0.0.1:{free_port()}/x"], "PostgreSQL refused"),
+        (["postgres", "schema", "--schema", "a-b"], "lower-case letters"),
+    ):
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 3, result.output
+        assert says in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "BUTTER_POSTGRES_DSN"),
+        ({"dsn": "postgresql://[half"}, "BUTTER_POSTGRES_DSN"),
+        ({"dsn": "postgresql://a/b", "pool": object()}, "both"),
+        ({"pool": AsyncConnectionPool("", open=False)}, "event loop"),
+        ({"dsn": "postgresql://a/b", "queue": 'a"b'}, "queue="),
+        ({"dsn": "postgresql://a/b", "schema": "Shop"}, "schema="),
+    ],
+)
+def test_a_wrong_outbox_stops_the_start(options: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be is refused where it is written."""
+    monkeypatch.delenv("BUTTER_POSTGRES_DSN", raising=False)
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        PostgresOutbox(**options)
+
+
+# The command.
+
+
+def test_the_worker_command(database: str, fake: FakeButter) -> None:
+    """A process of its own sends, and SIGTERM ends it with 0 and no traceback."""
+    with served(fake) as url:
+        environment = {"BUTTER_USERNAME": "merchant", "BUTTER_PASSWORD": "s3cret-pass", "BUTTER_POSTGRES_DSN": database}
+        command = [sys.executable, "-m", "butter_middleware", "worker", "--base-url", url]
+        process = subprocess.Popen(
+            command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        enqueue(PostgresOutbox(database), record(1))
+        until(lambda: len(fake.records) == 1, "the record")
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output.decode()
+    assert b"Traceback" not in output
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_workers") == [(0,)]
