@@ -66,13 +66,14 @@ def _refuse_missing(user: str | None, secret: str | None) -> None:
         raise ConfigurationError(msg)
 
 
-def warnings(outbox: LocalOutbox, routes: Iterable[CheckoutRoute]) -> Iterator[str]:
-    """Give what this outbox cannot keep safe, of these routes.
+def warnings(outbox: LocalOutbox, routes: Iterable[CheckoutRoute], *, queue: bool) -> Iterator[str]:
+    """Give what this outbox cannot keep safe, of these routes; of a `queue` it is the waiting room only.
 
     Raises:
         ConfigurationError: it cannot work.
     """
-    yield from outbox.validate()
+    if not queue:
+        yield from outbox.validate()
     if not outbox.durable and any(route.join is not None for route in routes):
         yield (
             "the parts of a checkout (CheckoutRoute(join=...)) meet in memory: within one process only, and not across "

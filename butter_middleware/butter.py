@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Never, Self, Unpack, overload
@@ -15,16 +15,19 @@ from butter_middleware.client_ip import Strategy
 from butter_middleware.collector import Collector
 from butter_middleware.courier import Courier, QueueCourier
 from butter_middleware.delivery import Delivery
+from butter_middleware.endpoint import BUTTER, QUEUE, Target
+from butter_middleware.errors import ConfigurationError
 from butter_middleware.events import Event
 from butter_middleware.health_app import HealthApp
 from butter_middleware.notices import Notices
-from butter_middleware.outbox import LocalOutbox, Outbox, Settlement
+from butter_middleware.outbox import LocalOutbox, Outbox, Settlement, TransactionalOutbox
 from butter_middleware.routes import CheckoutRoute, Extractor, Gate, Join, RouteTable, Source
 from butter_middleware.status import Status
 from butter_middleware.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent
+    import psycopg  # an extra
 
 log = logging.getLogger("butter_middleware")
 
@@ -120,7 +123,9 @@ class Butter:
             self.strategy,
             self.beacon,
             self._outbox,
-            lambda settled: self._delivery(make_courier, lambda _: settled()),
+            lambda settled: self._delivery(
+                make_courier, lambda _: settled(), target=BUTTER if self._queue is None else QUEUE
+            ),
             optional_fields=frozenset(name for name, on in optional.items() if on),
             max_body_bytes=max_body_bytes,
             durability=settings.durability(durability),
@@ -134,7 +139,8 @@ class Butter:
             coverage_threshold=coverage_threshold,
         )
         del username, password  # an error tracker adds the variables of this frame to the lines that follow
-        for warning in () if dry_run else assembly.warnings(self._outbox, self.routes.routes):
+        queued = self._queue is not None
+        for warning in () if dry_run else assembly.warnings(self._outbox, self.routes.routes, queue=queued):
             log.warning("outbox: %s", warning, extra={"butter_event": "configuration"})
 
     def _delivery(
@@ -142,9 +148,11 @@ class Butter:
         make_courier: Callable[[], Courier],
         on_settled: Callable[[Sequence[Settlement]], None],
         senders: int | None = None,
+        target: Target = BUTTER,
     ) -> Delivery:
         return Delivery(
             make_courier,
+            target=target,
             senders=senders or self._senders,
             clock=self.clock,
             on_settled=on_settled,
@@ -201,12 +209,33 @@ class Butter:
         return HealthApp(self.collector.health)
 
     @overload
-    def record(self, checkout: Checkout, /) -> None: ...
+    def record(
+        self,
+        checkout: Checkout | Mapping[str, Any],
+        /,
+        *,
+        connection: "psycopg.AsyncConnection[Any]",
+        **fields: Unpack[CheckoutFields],
+    ) -> Awaitable[None]: ...
 
     @overload
-    def record(self, request: Mapping[str, Any], /, **fields: Unpack[CheckoutFields]) -> None: ...
+    def record(
+        self,
+        checkout: Checkout | Mapping[str, Any],
+        /,
+        *,
+        connection: "psycopg.Connection[Any] | None" = None,
+        **fields: Unpack[CheckoutFields],
+    ) -> None: ...
 
-    def record(self, checkout: Checkout | Mapping[str, Any], /, **fields: Unpack[CheckoutFields]) -> None:
+    def record(
+        self,
+        checkout: Checkout | Mapping[str, Any],
+        /,
+        *,
+        connection: object = None,
+        **fields: Unpack[CheckoutFields],
+    ) -> Awaitable[None] | None:
         """Take a checkout that no response of a watched route shows.
 
         Either a whole `Checkout`, or the shopper's request (Starlette's or FastAPI's, or the ASGI scope) with the
@@ -216,16 +245,37 @@ class Butter:
 
         The record is on its way to the outbox when this returns; `flush` waits until it is safe.
 
+        With `connection`, a psycopg connection, and `outbox=PostgresOutbox(...)`, the record is written within the
+        transaction that is open there: it commits with the order, or not at all, and no moment is left in which it
+        could be lost. Then what the database refuses is raised, with the transaction as it was before; and on an
+        asynchronous connection this gives something that must be awaited.
+
         Raises:
-            TypeError: the first argument is neither, or fields came beside a `Checkout`.
+            TypeError: the first argument is neither, or fields came beside a `Checkout`; or `connection` is none.
+            ValueError: no transaction is open on `connection`: the record would be committed alone.
+            ConfigurationError: there is a `connection`, and no `PostgresOutbox`.
         """
-        if isinstance(checkout, Mapping):
-            self.collector.record(checkout, fields)
-        elif not isinstance(checkout, Checkout) or fields:  # pyright: ignore[reportUnnecessaryIsInstance]
+        whole = isinstance(checkout, Checkout)
+        if (whole and fields) or not (whole or isinstance(checkout, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = "butter.record() takes a Checkout alone, or a request (or its scope) with the fields by name"
             raise TypeError(msg)
-        else:
+        if connection is not None:
+            return self._record_in(connection, checkout, fields)
+        if isinstance(checkout, Checkout):
             self.collector.add(checkout)
+        else:
+            self.collector.record(checkout, fields)
+        return None
+
+    def _record_in(
+        self, connection: object, checkout: Checkout | Mapping[str, Any], fields: Mapping[str, Any]
+    ) -> Awaitable[None] | None:
+        if not isinstance(self._queue, TransactionalOutbox):
+            msg = "butter.record(connection=...) writes into PostgreSQL: it needs Butter(outbox=PostgresOutbox(...))."
+            raise ConfigurationError(msg)
+        if isinstance(checkout, Checkout):
+            return self._queue.enqueue_in(connection, self.collector.record_of(checkout))
+        return self._queue.enqueue_in(connection, self.collector.records(checkout, fields))
 
     def client(self) -> Courier:
         """Return a client of Butter, such as for `await client.ping()`; close it after use.

@@ -1,7 +1,7 @@
 """`Collector`: what the middleware tells, what the worker asks, and the counts of it."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -118,30 +118,58 @@ class Collector:
 
     def add(self, checkout: Checkout) -> None:
         """Take a whole checkout."""
-        record = Record.of(checkout, self._clock())
-        self._notices.note(Recorded, "", carried(record))
-        if self._dry_run:
-            self._notices.tell(Skipped(reason=Skip.DRY_RUN))
-        else:
+        for record in self.record_of(checkout):
             self.worker.add(record)
 
     def record(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> None:
         """Take the fields of a checkout, and the shopper's request."""
         try:
-            notes: Notes | None = request.get(SCOPE_KEY)
-            seen = self.snapshot(request) if notes is None else notes.request
-            capture = Capture(
-                **seen,
-                status_code=0,
-                response_headers=[],
-                body=b"",
-                annotations=plain(fields),
-                recorded=True,
-                traceparent=self.traceparent(),
-            )
+            capture = self._recorded(request, fields)
             self.capture(self.routes.find(capture.method, capture.path), capture)
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
             self.fault(error)
+
+    def records(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> Sequence[Record]:
+        """Return the records of a checkout that is recorded in a transaction; what makes none is as with `record`."""
+        try:
+            capture = self._recorded(request, fields)
+            reading = self._reader.read(capture)
+            route = self.routes.find(capture.method, capture.path)
+            if reading.parked is not None or not reading.records:
+                self.capture(route, capture)
+                return ()
+            where = "" if route is None else route.name
+            self._notices.note(Captured, where)
+            self._tell(where, reading)
+        except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
+            self.fault(error)
+            return ()
+        return self._wet(reading.records)
+
+    def record_of(self, checkout: Checkout) -> Sequence[Record]:
+        """Return the record of a whole checkout; none in a dry run."""
+        record = Record.of(checkout, self._clock())
+        self._notices.note(Recorded, "", carried(record))
+        return self._wet([record])
+
+    def _wet(self, records: Sequence[Record]) -> Sequence[Record]:
+        if not self._dry_run:
+            return records
+        self._notices.tell(Skipped(reason=Skip.DRY_RUN, times=len(records)))
+        return ()
+
+    def _recorded(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> Capture:
+        notes: Notes | None = request.get(SCOPE_KEY)
+        seen = self.snapshot(request) if notes is None else notes.request
+        return Capture(
+            **seen,
+            status_code=0,
+            response_headers=[],
+            body=b"",
+            annotations=plain(fields),
+            recorded=True,
+            traceparent=self.traceparent(),
+        )
 
     def status(self) -> Status:
         """Return how the collection goes."""

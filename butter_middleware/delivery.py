@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 from butter_middleware.answers import Answer, AnswerKind
 from butter_middleware.checkout import Record
 from butter_middleware.courier import Courier
-from butter_middleware.endpoint import Endpoint, EndpointState
+from butter_middleware.endpoint import BUTTER, Endpoint, EndpointState, Target
 from butter_middleware.events import Delivered, Died, Event, Faulted, Retried
 from butter_middleware.notices import Notices
 from butter_middleware.outbox.protocol import LocalOutbox, Pending, Settled, Settlement
@@ -59,6 +59,7 @@ class Delivery:
         wait: How `run` waits, for tests.
         tell: Takes what happens; left out, it is logged.
         telemetry: Traces each sending.
+        target: Who takes the records.
     """
 
     def __init__(  # noqa: PLR0913 - as the class says, most of them for tests
@@ -74,6 +75,7 @@ class Delivery:
         wait: Callable[[asyncio.Event, float], Awaitable[None]] = wait,
         tell: Callable[[Event], object] | None = None,
         telemetry: Telemetry | None = None,
+        target: Target = BUTTER,
     ) -> None:
         self._make_courier = make_courier
         self._on_settled = on_settled
@@ -85,7 +87,7 @@ class Delivery:
         self._clock = clock
         self._tell = tell or Notices(clock).tell
         self._telemetry = telemetry or Telemetry(enabled=False)
-        self._endpoint = Endpoint(senders, clock, monotonic, uniform, self._tell)
+        self._endpoint = Endpoint(senders, clock, monotonic, uniform, self._tell, target)
         self._couriers: list[Courier] = []
         self._idle: list[Courier] = []
         self._ahead: deque[Pending] = deque()

@@ -11,6 +11,7 @@ A pure state machine: it sends nothing, reads no clock but those it is given, an
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -31,6 +32,21 @@ _TRIES: Final = {
     AnswerKind.FAILED: (12, 86400.0),
 }
 """For an answer that may be the record's fault: tries, and seconds since the checkout, before it is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who takes the records, and how soon after a failure it is asked again."""
+
+    name: str
+    probe_least: float
+    probe_most: float
+    """Seconds."""
+
+
+BUTTER: Final = Target("Butter", PROBE_LEAST, PROBE_MOST)
+QUEUE: Final = Target("the queue", 1.0, 5.0)
+"""Nearby and ours. Meanwhile records are in memory only."""
 
 
 class EndpointState(StrEnum):
@@ -56,6 +72,7 @@ class Endpoint:
         monotonic: Seconds, for probes and pauses.
         uniform: As `random.uniform`, for jitter.
         tell: Takes each change.
+        target: Who takes the records.
     """
 
     def __init__(
@@ -65,6 +82,7 @@ class Endpoint:
         monotonic: Callable[[], float],
         uniform: Callable[[float, float], float],
         tell: Callable[[EndpointChanged], object],
+        target: Target = BUTTER,
     ) -> None:
         self.state = EndpointState.OK
         self.hold_reason: str | None = None
@@ -73,6 +91,7 @@ class Endpoint:
         self._monotonic = monotonic
         self._uniform = uniform
         self._tell = tell
+        self._target = target
         self._told = EndpointState.OK
         self._worst = logging.INFO
         self.changed_at: float | None = None
@@ -189,7 +208,7 @@ class Endpoint:
             self._good += 1
         if self._good >= self._limit:
             self._limit, self._good = min(self._senders, self._limit * 2), 0
-        self._become(EndpointState.OK, said="Butter: records are accepted again", level=logging.INFO)
+        self._become(EndpointState.OK, said=f"{self._target.name}: records are accepted again", level=logging.INFO)
         self.hold_reason = None
         self._failures = self._invalid = self._impostors = self._probes = 0
         self._accepted_at = self._monotonic()
@@ -261,9 +280,8 @@ class Endpoint:
         if self.state is EndpointState.HOLD:
             self._probe_later()
             return
-        self._become(
-            EndpointState.OPEN, answer.code, said or f"Butter does not answer ({answer.label}); records wait", level
-        )
+        said = said or f"{self._target.name} does not answer ({answer.label}); records wait"
+        self._become(EndpointState.OPEN, answer.code, said, level)
         self._limit = 1
         self._probe_later(max(least, answer.retry_after or 0.0))
 
@@ -290,7 +308,7 @@ class Endpoint:
             # The answer to a record that was on its way when the trouble began: no probe, so no longer pause.
             self._wake_at = max(self._wake_at, now + least)
             return
-        seconds = min(PROBE_MOST, PROBE_LEAST * 2 ** min(self._probes, 10))
+        seconds = min(self._target.probe_most, self._target.probe_least * 2 ** min(self._probes, 10))
         self._probes += 1
         self._wake_at = now + max(least, seconds * self._uniform(0.9, 1.1))
 

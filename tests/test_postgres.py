@@ -1,14 +1,12 @@
 """One queue on a real PostgreSQL: what is enqueued arrives, once, by roles that may do no more than they must."""
 
 import asyncio
-import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -17,66 +15,15 @@ from click.testing import CliRunner
 from postgres_server import PostgresServer
 from processes import free_port, served, until
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from queues import Shop, arrived, checkout, enqueue, record, rows, work
 
-from butter_middleware import Butter, Checkout, ConfigurationError
-from butter_middleware.checkout import Record
+from butter_middleware import ConfigurationError
 from butter_middleware.cli import cli
-from butter_middleware.postgres import Names, PostgresOutbox, Worker
+from butter_middleware.postgres import Names, PostgresOutbox
 from butter_middleware.postgres.schema import fresh_sql, migrate, migrations
 from butter_middleware.testing import FakeButter
 
 pytestmark = pytest.mark.postgres
-
-Shop = Callable[..., Butter]
-
-
-def checkout(number: int) -> Checkout:
-    return Checkout(
-        customer_email="shopper@example.com", ipv4_address="81.2.69.142", psp="stripe", invoice_id=f"in_{number}"
-    )
-
-
-def record(number: int) -> Record:
-    return Record.of(checkout(number), time.time())
-
-
-def arrived(fake: FakeButter) -> list[str]:
-    return sorted(record["invoice_id"] for record in fake.records)
-
-
-def rows(dsn: str, sql: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        cursor = connection.execute(sql.encode())
-        return cursor.fetchall() if cursor.description else []
-
-
-def work(butter: Butter, dsn: str, done: Callable[[], bool], names: Names | None = None) -> None:
-    """Run a worker until something is so."""
-
-    async def main() -> None:
-        worker = Worker(dsn, names or Names(), butter.delivery)
-        running = asyncio.create_task(worker.run())
-        await asyncio.to_thread(until, done, "what the worker does")
-        worker.stop()
-        async with asyncio.timeout(20):
-            await running
-
-    asyncio.run(main())
-
-
-def enqueue(outbox: PostgresOutbox, *records: Record) -> None:
-    """Put records into the queue, as the shop's thread does: a try that took too long is made again."""
-
-    async def main() -> None:
-        for one in records:
-            for _ in range(20):
-                with contextlib.suppress(TimeoutError, psycopg.OperationalError):
-                    await outbox.enqueue(one)
-                    break
-        await outbox.aclose()
-
-    asyncio.run(main())
-
 
 # The way of a record.
 

@@ -12,6 +12,7 @@ from butter_middleware.outbox.protocol import (
     Settled,
     Settlement,
     StoredCapture,
+    TransactionalOutbox,
 )
 from butter_middleware.outbox.sqlite import SQLiteOutbox
 
@@ -28,5 +29,6 @@ __all__ = [
     "Settled",
     "Settlement",
     "StoredCapture",
+    "TransactionalOutbox",
     "Waiting",
 ]

@@ -17,7 +17,7 @@ f  Butter will never accept this record as it is; a person decides.
 g  A process that starts anew tries what is parked, and what a dead process left captured, once more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,6 +34,18 @@ class Outbox(Protocol):
 
     async def enqueue(self, record: Record) -> None:
         """Take the record durably, or raise: the worker then keeps it in memory and tries again."""
+        ...
+
+
+@runtime_checkable
+class TransactionalOutbox(Outbox, Protocol):
+    """A queue that can take records within a transaction of the merchant's, so that both commit, or neither does."""
+
+    def enqueue_in(self, connection: object, records: Sequence[Record]) -> Awaitable[None] | None:
+        """Take records within the transaction that is open on a connection; raises what the database refuses.
+
+        Gives something to await where the connection is asynchronous.
+        """
         ...
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final, TypeVar
 
 import anyio.to_thread
@@ -85,21 +85,23 @@ class PostgresOutbox:
         sql = f"SELECT {quoted(self.names.schema)}.enqueue(%(key)s, %(record)s, %(queue)s)"
         return sql, {"key": record.key, "record": record.to_json(), "queue": self.names.queue}
 
-    def enqueue_in(self, connection: object, record: Record) -> "Awaitable[None] | None":
-        """Put a record into the queue within the transaction that is open on a psycopg connection.
+    def enqueue_in(self, connection: object, records: Sequence[Record]) -> "Awaitable[None] | None":
+        """Put records into the queue within the transaction of a psycopg connection, which commits, or does not, later.
 
         Gives something to await where the connection is asynchronous. What the database refuses is raised, with the
-        transaction as it was before.
+        transaction as it was before. The same checkout in another open transaction is waited for.
 
         Raises:
             TypeError: it is no connection of psycopg's.
             ValueError: no transaction is open and none would begin: the record would be committed alone.
         """
         given: Any = connection
+        # In one order, so that two transactions with the same records do not wait for each other.
+        ordered = sorted(records, key=lambda record: record.key)
         if isinstance(connection, psycopg.AsyncConnection):
-            return self._enqueue_in(_transactional(given), record)
+            return self._enqueue_in(_transactional(given), ordered)
         if isinstance(connection, psycopg.Connection):
-            self._enqueue_in_sync(_transactional(given), record)
+            self._enqueue_in_sync(_transactional(given), ordered)
             return None
         msg = (
             f"connection= is a {type(connection).__name__}, and no psycopg connection. SQLAlchemy gives its own as "
@@ -107,15 +109,17 @@ class PostgresOutbox:
         )
         raise TypeError(msg)
 
-    def _enqueue_in_sync(self, connection: "psycopg.Connection[Any]", record: Record) -> None:
-        connection.execute("")  # begins the transaction, so that the next is a savepoint in it and commits nothing
+    def _enqueue_in_sync(self, connection: "psycopg.Connection[Any]", records: Sequence[Record]) -> None:
+        connection.execute("")  # begins the transaction, so that what follows is a savepoint in it and commits nothing
         with connection.transaction():
-            connection.execute(*_encoded(self.statement(record)))
+            for record in records:
+                connection.execute(*_encoded(self.statement(record)))
 
-    async def _enqueue_in(self, connection: "psycopg.AsyncConnection[Any]", record: Record) -> None:
+    async def _enqueue_in(self, connection: "psycopg.AsyncConnection[Any]", records: Sequence[Record]) -> None:
         await connection.execute("")
         async with connection.transaction():
-            await connection.execute(*_encoded(self.statement(record)))
+            for record in records:
+                await connection.execute(*_encoded(self.statement(record)))
 
     # On connections of its own.
 

@@ -1,0 +1,161 @@
+"""`butter.record(..., connection=...)`: the order and its evidence commit together, or neither is there."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from fastapi import FastAPI, Request
+from queues import Shop, arrived, checkout, queued, rows, work
+from shops import SHOPPER
+from starlette.testclient import TestClient
+
+from butter_middleware import Butter, CheckoutRoute, ConfigurationError
+from butter_middleware.postgres import PostgresOutbox
+from butter_middleware.testing import FakeButter
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+def shop(database: str, make_butter: Shop) -> Butter:
+    rows(database, "CREATE TABLE orders (id int PRIMARY KEY)")
+    return make_butter(CheckoutRoute("/pay/{cart}", psp="stripe"), outbox=PostgresOutbox(database))
+
+
+def sync_order(shop: Butter, dsn: str, number: int, *, fails: bool = False) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute("INSERT INTO orders VALUES (%s)", [number])
+        shop.record(checkout(number), connection=connection)
+        if fails:
+            raise KeyError(number)
+
+
+def async_order(shop: Butter, dsn: str, number: int, *, fails: bool = False) -> None:
+    async def main() -> None:
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            await connection.execute("INSERT INTO orders VALUES (%s)", [number])
+            await shop.record(checkout(number), connection=connection)
+            if fails:
+                raise KeyError(number)
+
+    asyncio.run(main())
+
+
+Order = Callable[..., None]
+
+
+@pytest.mark.parametrize("order", [sync_order, async_order])
+def test_the_order_and_its_evidence_commit_together(
+    order: Order, shop: Butter, database: str, fake: FakeButter
+) -> None:
+    """One transaction: an order that is rolled back leaves nothing, one that commits has its record in the queue."""
+    with pytest.raises(KeyError):
+        order(shop, database, 1, fails=True)
+    assert (rows(database, "SELECT count(*) FROM orders"), queued(database)) == ([(0,)], 0)
+    assert rows(database, "SELECT count(*) FROM butter.seen") == [(0,)]
+    order(shop, database, 1)
+    order(shop, database, 2)
+    assert (rows(database, "SELECT count(*) FROM orders"), queued(database)) == ([(2,)], 2)
+    work(shop, database, lambda: len(fake.records) == 2)
+    assert arrived(fake) == ["in_1", "in_2"]
+
+
+def test_the_same_checkout_in_two_transactions_is_one(shop: Butter, database: str) -> None:
+    """The page was sent twice: the second transaction waits for the first, and then knows."""
+    waiting = threading.Event()
+    with psycopg.connect(database) as first:
+        shop.record(checkout(1), connection=first)
+
+        def second() -> None:
+            with psycopg.connect(database) as connection:
+                waiting.set()
+                shop.record(checkout(1), connection=connection)
+
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waiting.wait(20)
+    thread.join(20)
+    assert queued(database) == 1
+
+
+def test_what_was_rolled_back_can_come_again(shop: Butter, database: str) -> None:
+    """The key of a record that was rolled back is not known."""
+    with psycopg.connect(database) as connection:
+        shop.record(checkout(1), connection=connection)
+        connection.rollback()
+    sync_order(shop, database, 1)
+    assert queued(database) == 1
+
+
+def test_a_refusal_leaves_the_transaction_usable(database: str, make_butter: Shop) -> None:
+    """There is no such schema: the error is raised, and who catches it still commits the order."""
+    rows(database, "CREATE TABLE orders (id int PRIMARY KEY)")
+    shop = make_butter(outbox=PostgresOutbox(database, schema="elsewhere"))
+    with psycopg.connect(database) as connection:
+        connection.execute("INSERT INTO orders VALUES (1)")
+        with pytest.raises(psycopg.errors.InvalidSchemaName):
+            shop.record(checkout(1), connection=connection)
+    assert rows(database, "SELECT count(*) FROM orders") == [(1,)]
+
+
+def test_a_connection_without_a_transaction_is_refused(shop: Butter, database: str) -> None:
+    """With autocommit the record would be there without the order; within a transaction block all is well."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        with pytest.raises(ValueError, match="committed without the order"):
+            shop.record(checkout(1), connection=connection)
+        assert queued(database) == 0
+        with connection.transaction():
+            shop.record(checkout(1), connection=connection)
+    assert queued(database) == 1
+
+
+def test_misuse_is_said(shop: Butter, make_butter: Shop, database: str) -> None:
+    """Another kind of connection, another kind of outbox, and fields beside a whole checkout."""
+    wrong: Any = object()
+    with pytest.raises(TypeError, match="no psycopg connection"):
+        shop.record(checkout(1), connection=wrong)
+    with psycopg.connect(database) as connection:
+        with pytest.raises(ConfigurationError, match="PostgresOutbox"):
+            make_butter().record(checkout(1), connection=connection)
+        with pytest.raises(TypeError, match="a Checkout alone"):
+            shop.record(checkout(1), connection=connection, invoice_id="in_2")
+    assert queued(database) == 0
+
+
+def test_a_dry_run_writes_nothing(database: str, make_butter: Shop) -> None:
+    """The same code, in a rehearsal."""
+    shop = make_butter(outbox=PostgresOutbox(database), dry_run=True)
+    with psycopg.connect(database) as connection:
+        shop.record(checkout(1), connection=connection)
+    assert queued(database) == 0
+    assert shop.status().skipped == {"dry_run": 1}
+
+
+@pytest.mark.parametrize("address", [SHOPPER, "2001:db8::1"])
+def test_an_endpoint_records_its_own_request(shop: Butter, database: str, fake: FakeButter, address: str) -> None:
+    """The address is found as ever; where there is none, the order commits without a record, and it is counted."""
+    app = FastAPI()
+
+    @app.post("/order/{number}")
+    def order(number: int, request: Request) -> None:
+        with psycopg.connect(database) as connection:
+            connection.execute("INSERT INTO orders VALUES (%s)", [number])
+            shop.record(
+                request,
+                connection=connection,
+                psp="stripe",
+                customer_email="shopper@example.com",
+                invoice_id=f"in_{number}",
+            )
+
+    assert TestClient(app).post("/order/7", headers={"x-forwarded-for": address}).status_code == 200
+    assert rows(database, "SELECT count(*) FROM orders") == [(1,)]
+    if address == SHOPPER:
+        work(shop, database, lambda: len(fake.records) == 1)
+        assert fake.records[0]["ipv4_address"] == SHOPPER
+    else:
+        shop.flush()
+        assert (queued(database), shop.status().skipped) == (0, {"no_address:ipv6_client": 1})
