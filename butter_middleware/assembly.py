@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from butter_middleware import settings
 from butter_middleware.client_ip import Strategy
@@ -10,6 +10,7 @@ from butter_middleware.courier import Courier
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, SQLiteOutbox
 from butter_middleware.routes import CheckoutRoute
+from butter_middleware.worker import HoldBack
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent
@@ -64,6 +65,26 @@ def _refuse_missing(user: str | None, secret: str | None) -> None:
             f"or pass Butter({missing}=...). dry_run=True needs none."
         )
         raise ConfigurationError(msg)
+
+
+DISK_SECONDS: Final = 0.025
+QUEUE_SECONDS: Final = 0.25
+"""For which `durability="before_response"` holds back the last chunk at most: for a disk, for a queue."""
+
+
+def hold_back(delivery: str, durability: str, inline_timeout: float, *, queue: bool) -> HoldBack:
+    """Return what the last chunk of a captured response waits for.
+
+    Raises:
+        ConfigurationError: there is no such mode, or the time is out of its bounds.
+    """
+    settings.number("inline_timeout", inline_timeout, 0.05, 30)
+    waits = settings.durability(durability) == "before_response"
+    if settings.delivery(delivery) == "inline":
+        return HoldBack("butter", inline_timeout + (QUEUE_SECONDS if queue else 0.0))
+    if queue:
+        return HoldBack("queue", QUEUE_SECONDS) if waits else HoldBack()
+    return HoldBack("disk", DISK_SECONDS) if waits else HoldBack()
 
 
 def warnings(outbox: LocalOutbox, routes: Iterable[CheckoutRoute], *, queue: bool) -> Iterator[str]:

@@ -13,7 +13,7 @@ from butter_middleware.beacon_app import BeaconApp
 from butter_middleware.checkout import Checkout, CheckoutFields, Psp
 from butter_middleware.client_ip import Strategy
 from butter_middleware.collector import Collector
-from butter_middleware.courier import Courier, QueueCourier
+from butter_middleware.courier import Courier, InlineCourier, QueueCourier
 from butter_middleware.delivery import Delivery
 from butter_middleware.endpoint import BUTTER, QUEUE, Target
 from butter_middleware.errors import ConfigurationError
@@ -48,7 +48,11 @@ class Butter:
             then delivers. Left out, records are in memory only and die with the process.
         durability: "after_response": nothing waits; a SIGKILL loses what was captured in the last milliseconds.
             "before_response": the capture is on disk before the last chunk leaves (about a millisecond), or after 25 ms
-            the response goes out all the same, which is counted as `not_durable_in_time`.
+            the response goes out all the same, which is counted as `not_durable_in_time`. With a queue as outbox: its
+            record is in the queue before the last chunk leaves, or after 250 ms.
+        delivery: "embedded": a thread of this process sends. "inline", where the platform freezes the process after the
+            response: it sends too, and the last chunk waits until Butter has the record, or for `inline_timeout`.
+        inline_timeout: Seconds, 0.05 to 30. What took longer stays in the outbox, and is sent as ever.
         ipv4_beacon: How shoppers on IPv6 prove their IPv4 address, with the app that this puts at `ipv4_beacon`.
         base_url: Where Butter is, for tests and sandboxes.
         dry_run: Read everything, keep and send nothing; needs no credentials.
@@ -78,6 +82,8 @@ class Butter:
         environment: settings.Environment | None = None,
         outbox: str | PathLike[str] | LocalOutbox | Outbox | None = None,
         durability: settings.Durability = "after_response",
+        delivery: settings.DeliveryMode = "embedded",
+        inline_timeout: float = 1.0,
         ipv4_beacon: Beacon | None = None,
         base_url: str = settings.BASE_URL,
         dry_run: bool = False,
@@ -113,7 +119,9 @@ class Butter:
         make_courier = self._make_client
         self._queue = outbox if isinstance(outbox, Outbox) else None
         if isinstance(outbox, Outbox):
-            make_courier, outbox = partial(QueueCourier, outbox), None
+            inline = settings.delivery(delivery) == "inline"
+            direct = partial(InlineCourier, self._make_client, outbox, inline_timeout)
+            make_courier, outbox = direct if inline else partial(QueueCourier, outbox), None
         self._outbox = assembly.local_outbox(None if dry_run else outbox, clock)
         self._telemetry = Telemetry(enabled=telemetry)
         self._notices = Notices(clock, on_event, self._telemetry.observe)
@@ -123,12 +131,10 @@ class Butter:
             self.strategy,
             self.beacon,
             self._outbox,
-            lambda settled: self._delivery(
-                make_courier, lambda _: settled(), target=BUTTER if self._queue is None else QUEUE
-            ),
+            lambda settled: self._delivery(make_courier, settled, target=BUTTER if self._queue is None else QUEUE),
             optional_fields=frozenset(name for name, on in optional.items() if on),
             max_body_bytes=max_body_bytes,
-            durability=settings.durability(durability),
+            hold_back=assembly.hold_back(delivery, durability, inline_timeout, queue=self._queue is not None),
             staging=self.environment == "staging",
             dry_run=dry_run,
             drain_timeout=drain_timeout,

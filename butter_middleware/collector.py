@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
-from butter_middleware import settings
 from butter_middleware.beacon import Beacon, Redeemer
 from butter_middleware.checkout import Checkout, Record
 from butter_middleware.client_ip import ClientIP, Strategy
@@ -29,17 +28,15 @@ from butter_middleware.exchange import Capture, snapshot
 from butter_middleware.health import Health, Signs, diagnose
 from butter_middleware.notes import SCOPE_KEY, Notes, plain
 from butter_middleware.notices import Notices
-from butter_middleware.outbox import Counts, LocalOutbox
+from butter_middleware.outbox import Counts, LocalOutbox, Settlement
 from butter_middleware.reading import Reader, Reading
 from butter_middleware.routes import CheckoutRoute, RouteTable
 from butter_middleware.status import Status
 from butter_middleware.strength import carried
 from butter_middleware.telemetry import Levels, Telemetry
-from butter_middleware.waiting import wait_at_most
-from butter_middleware.worker import Worker
+from butter_middleware.waiting import Patience, wait_at_most
+from butter_middleware.worker import HoldBack, Worker
 
-DURABLE_CAP: Final = 0.025
-"""Seconds for which `durability="before_response"` holds back the last chunk at most."""
 OUTBOX_SECONDS: Final = 1.0
 """For which a health check waits for the outbox."""
 LEVELS_SECONDS: Final = 0.05
@@ -58,11 +55,11 @@ class Collector:
         strategy: Strategy,
         beacon: Beacon | None,
         outbox: LocalOutbox,
-        make_delivery: Callable[[Callable[[], None]], Delivery],
+        make_delivery: Callable[[Callable[[Sequence[Settlement]], None]], Delivery],
         *,
         optional_fields: frozenset[str],
         max_body_bytes: int,
-        durability: settings.Durability,
+        hold_back: HoldBack,
         staging: bool,
         dry_run: bool,
         drain_timeout: float,
@@ -81,7 +78,8 @@ class Collector:
         self._outbox = outbox
         self._diagnosis = Diagnosis(strategy)
         self._cookies = None if beacon is None else beacon.cookies
-        self._waits = durability == "before_response"
+        self._hold_back = hold_back
+        self._patience = Patience()
         self._dry_run = dry_run
         self._drain_timeout = drain_timeout
         self._clock = clock
@@ -272,16 +270,17 @@ class Collector:
         where = "" if route is None else route.name
         self._notices.note(Captured, where)
         try:
-            future = self.worker.append(capture)
+            return self.worker.append(capture, self._hold_back if self._patience.left else HoldBack())
         except BaseException as error:
             self._notices.tell(Lost(route=where, reason=type(error).__name__))
             raise
-        return future if self._waits else None
 
     async def wait_until_durable(self, future: "Future[None]") -> None:
-        """Wait until the capture is on disk, 25 ms at most."""
-        if not await wait_at_most(future, DURABLE_CAP):
-            self._notices.tell(NotDurableInTime())
+        """Wait until a capture is where `hold_back` has it, but no longer than that says."""
+        done = await wait_at_most(future, self._hold_back.seconds)
+        self._patience.ended(well=done or self._hold_back.until == "disk")
+        if not done:
+            self._notices.tell(NotDurableInTime(reason=self._hold_back.until))
 
     def skip(self, route: CheckoutRoute, reason: Skip) -> None:
         """Count a response that is not captured."""

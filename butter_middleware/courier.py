@@ -1,7 +1,10 @@
 """What takes records to where they belong, one at a time."""
 
+import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
+
+import anyio
 
 from butter_middleware.answers import Answer, AnswerKind
 from butter_middleware.checkout import Record
@@ -47,3 +50,50 @@ class QueueCourier:
         close: Callable[[], Awaitable[None]] | None = getattr(self._outbox, "aclose", None)
         if close is not None:
             await close()
+
+
+DIRECT_AGAIN_SECONDS: Final = 30.0
+"""After Butter did not take a record, for which all go to the queue at once."""
+
+
+class InlineCourier:
+    """Hands a record to Butter itself, while the response waits for it, and to the queue where Butter does not take it.
+
+    Args:
+        make_client: Makes the client of Butter.
+        outbox: The queue; its consumer delivers what went there.
+        seconds: For Butter's answer.
+        monotonic: Seconds.
+    """
+
+    def __init__(
+        self,
+        make_client: Callable[[], Courier],
+        outbox: Outbox,
+        seconds: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = make_client()
+        self._queue = QueueCourier(outbox)
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._direct_at = 0.0
+
+    async def post(self, record: Record) -> Answer:
+        """Take a record to one of the two."""
+        if self._monotonic() >= self._direct_at:
+            with anyio.move_on_after(self._seconds):
+                answer = await self._client.post(record)
+                if answer.kind is AnswerKind.DELIVERED:
+                    return answer
+            self._direct_at = self._monotonic() + DIRECT_AGAIN_SECONDS
+        return await self._queue.post(record)
+
+    async def ping(self) -> Answer:
+        """Ask the queue, which has the last word."""
+        return await self._queue.ping()
+
+    async def aclose(self) -> None:
+        """Let go of both."""
+        await self._client.aclose()
+        await self._queue.aclose()

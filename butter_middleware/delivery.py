@@ -271,7 +271,7 @@ class Delivery:
     def _released(self) -> list[Settlement]:
         """Give up what was claimed ahead."""
         ahead, self._ahead = self._ahead, deque()
-        return [Settlement(pending.id, Settled.RELEASED) for pending in ahead]
+        return [Settlement(pending.id, Settled.RELEASED, key=pending.record.key) for pending in ahead]
 
     def _settle(self, settlements: Sequence[Settlement]) -> None:
         self._tell_of(settlements)

@@ -127,7 +127,9 @@ class Endpoint:
 
     def not_now(self, pending: Pending) -> Settlement:
         """Put a record off until it may be sent."""
-        return Settlement(pending.id, Settled.RELEASED, self._clock() + max(1.0, self.seconds_to_wait()))
+        return Settlement(
+            pending.id, Settled.RELEASED, self._clock() + max(1.0, self.seconds_to_wait()), key=pending.record.key
+        )
 
     @property
     def ill(self) -> bool:
@@ -159,7 +161,7 @@ class Endpoint:
         """Return what becomes of a record, and of those that waited for this answer; a suspect is not settled yet."""
         kind = answer.kind
         if kind is AnswerKind.DELIVERED:
-            return [Settlement(pending.id, Settled.DELIVERED), *self._accepted()]
+            return [Settlement(pending.id, Settled.DELIVERED, key=pending.record.key), *self._accepted()]
         if kind in _TRIES:
             return self._doubt(pending, answer)
         if kind is AnswerKind.INVALID:
@@ -179,7 +181,7 @@ class Endpoint:
             self._pause(answer)
         else:
             self._fail(answer)
-        return [Settlement(pending.id, Settled.RELEASED), *self._release_suspects()]
+        return [Settlement(pending.id, Settled.RELEASED, key=pending.record.key), *self._release_suspects()]
 
     def alone(self) -> list[Settlement]:
         """Settle the suspects where no other record is there to tell whose fault it is: none of them dies of it."""
@@ -254,16 +256,16 @@ class Endpoint:
         return [self._later(pending) for pending, _answer in suspects]
 
     def _bury(self, pending: Pending, answer: Answer) -> Settlement:
-        return Settlement(pending.id, Settled.DEAD, reason=answer.label)
+        return Settlement(pending.id, Settled.DEAD, reason=answer.label, key=pending.record.key)
 
     def _retry(self, pending: Pending, answer: Answer) -> Settlement:
         backoff = _backoff(pending.attempts)
         # Equal jitter: half is fixed, so that no retry comes at once.
         seconds = max(backoff / 2 + self._uniform(0, backoff / 2), answer.retry_after or 0.0)
-        return Settlement(pending.id, Settled.RETRY, self._clock() + seconds, answer.label)
+        return Settlement(pending.id, Settled.RETRY, self._clock() + seconds, answer.label, pending.record.key)
 
     def _later(self, pending: Pending) -> Settlement:
-        return Settlement(pending.id, Settled.RELEASED, self._clock() + self._uniform(30, 60))
+        return Settlement(pending.id, Settled.RELEASED, self._clock() + self._uniform(30, 60), key=pending.record.key)
 
     # The states.
 

@@ -68,7 +68,10 @@ class Conflicting(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotDurableInTime(_Told):
-    """With `durability="before_response"`, a response went out before its capture was on the disk."""
+    """A response that was to wait went out before its capture was on the disk, in the queue or with Butter.
+
+    `reason` is `disk`, `queue` or `butter`.
+    """
 
     name = "not_durable_in_time"
 

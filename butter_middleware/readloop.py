@@ -7,6 +7,7 @@ from concurrent.futures import CancelledError, Future
 from threading import Event
 from typing import Final
 
+from butter_middleware.awaited import Awaited
 from butter_middleware.counters import Skip
 from butter_middleware.events import Faulted, Lost, Parked, Skipped
 from butter_middleware.exchange import Capture
@@ -31,6 +32,7 @@ class ReadLoop:
         expire_before: Seconds since the epoch: older parts of checkouts are deleted.
         changed: Called on any thread when something was read or taken, with how many captures fewer are unread.
         added: Called on any thread when records are in the outbox.
+        awaited: Is told which records a capture has.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ReadLoop:
         expire_before: Callable[[], float],
         changed: Callable[[int], object],
         added: Callable[[], object],
+        awaited: Awaited,
     ) -> None:
         self._outbox = outbox
         self._read = read
@@ -48,6 +51,7 @@ class ReadLoop:
         self._expire_before = expire_before
         self._changed = changed
         self._added = added
+        self._awaited = awaited
         self._wake = Event()
         self._stopping = Event()
         self._since: float | None = None
@@ -104,6 +108,8 @@ class ReadLoop:
         except BaseException as error:  # noqa: BLE001 - the merchant's code runs in it, which may even call sys.exit()
             reading = Reading(parked=unreadable(error))
             self._notices.tell(Parked(reason=unreadable(error).reason, message=unreadable(error).detail))
+        keys = [record.key for record in reading.records]
+        self._awaited.read(stored.capture, keys)
         if reading.parked is None:
             outcome = reading.records if reading.part is None else reading.part
             future = self._outbox.resolve(stored.id, outcome)
@@ -111,7 +117,7 @@ class ReadLoop:
             if reading.records:
                 self._outbox.add(reading.records).add_done_callback(self.took)
             future = self._outbox.resolve(stored.id, reading.parked)
-        future.add_done_callback(self._resolved)
+        future.add_done_callback(lambda done: self._resolved(done, keys))
 
     # Callbacks of the outbox's futures, on its thread.
 
@@ -130,7 +136,9 @@ class ReadLoop:
             self._added()
         self._changed(0)
 
-    def _resolved(self, future: "Future[int]") -> None:
+    def _resolved(self, future: "Future[int]", keys: Sequence[str]) -> None:
+        if future.cancelled() or future.exception() is not None or future.result():
+            self._awaited.over(keys)  # lost, or known: which of them is not, and comes, nobody waits for
         self.took(future)
         self._changed(1)
 

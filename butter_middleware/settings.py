@@ -14,6 +14,7 @@ from butter_middleware.errors import ConfigurationError
 
 Environment = Literal["production", "staging"]
 Durability = Literal["after_response", "before_response"]
+DeliveryMode = Literal["embedded", "inline"]
 
 BASE_URL: Final = "https://api.disputes.services.butterpayments.com"
 
@@ -86,6 +87,15 @@ def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
         return given
     msg = f"{name}={given!r}: use {' or '.join(map(repr, choices))}."
     raise ConfigurationError(msg)
+
+
+def delivery(given: str) -> DeliveryMode:
+    """Return who delivers, and when.
+
+    Raises:
+        ConfigurationError: it is no mode there is.
+    """
+    return cast("DeliveryMode", one_of("delivery", given, get_args(DeliveryMode)))
 
 
 def base_url(given: str) -> str:

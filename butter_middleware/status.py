@@ -48,4 +48,7 @@ class Status:
     faults: Mapping[str, int]
     """Failures, by place and exception: of this package's own (`request:`, `reading:` ...), and of `on_event:`."""
     not_durable_in_time: int
-    """With `durability="before_response"`, responses that went out before their capture was on the disk."""
+    """With `durability="before_response"`, responses that went out before their capture was on the disk, or queued.
+
+    With `delivery="inline"`, those that went out before Butter had answered.
+    """

@@ -2,11 +2,39 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Final
 
 import anyio
+
+TRIES: Final = 3
+TIRED_SECONDS: Final = 30.0
+
+
+class Patience:
+    """Whether waiting is worth it: after three waits in a row that came to nothing nobody waits for half a minute.
+
+    Args:
+        monotonic: Seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._failed = 0
+        self._until = 0.0
+
+    @property
+    def left(self) -> bool:
+        """Whether there is any."""
+        return self._monotonic() >= self._until
+
+    def ended(self, *, well: bool) -> None:
+        """A wait has ended."""
+        self._failed = 0 if well else self._failed + 1
+        if self._failed >= TRIES:
+            self._failed, self._until = 0, self._monotonic() + TIRED_SECONDS
 
 
 async def wait_at_most(future: "Future[Any]", seconds: float) -> bool:

@@ -6,21 +6,23 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from threading import Condition, Thread
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import anyio
 
 from butter_middleware import apart
+from butter_middleware.awaited import Awaited
 from butter_middleware.checkout import Record
 from butter_middleware.delivery import Delivery
 from butter_middleware.errors import ButterError
 from butter_middleware.events import Faulted, OutboxChanged
 from butter_middleware.exchange import Capture
 from butter_middleware.notices import Notices
-from butter_middleware.outbox.protocol import Counts, LocalOutbox
+from butter_middleware.outbox.protocol import Counts, LocalOutbox, Settlement
 from butter_middleware.reading import Reading
 from butter_middleware.readloop import ReadLoop
 
@@ -34,6 +36,16 @@ SAYING_SECONDS: Final = 1.0
 """For what is still to be said when the threads end."""
 
 
+@dataclass(frozen=True, slots=True)
+class HoldBack:
+    """For what the last chunk of a captured response is held back."""
+
+    until: Literal["", "disk", "queue", "butter"] = ""
+    """Empty: for nothing. `disk`: the capture is there. Else its records are in the queue, or with Butter."""
+    seconds: float = 0.0
+    """And no longer than that."""
+
+
 class Worker:
     """Owns an outbox's work in this process: one thread reads captures, another delivers records.
 
@@ -45,7 +57,7 @@ class Worker:
         self,
         outbox: LocalOutbox,
         read: Callable[[Capture], Reading],
-        make_delivery: Callable[[Callable[[], None]], Delivery],
+        make_delivery: Callable[[Callable[[Sequence[Settlement]], None]], Delivery],
         notices: Notices,
         drain_timeout: float,
         expire_before: Callable[[], float],
@@ -60,11 +72,13 @@ class Worker:
         self._expire_before = expire_before
         self._look = look
         self._started = started
+        self._awaited = Awaited()
         self._hooked = False
         self._counted = Counts()
         self._forget()
 
     def _forget(self) -> None:
+        self._awaited.forget()
         self._pid: int | None = None
         self._running = False
         self._changed = Condition()
@@ -92,7 +106,7 @@ class Worker:
             self._hook()
             self._pid = os.getpid()
             self._read_loop = self._make_read_loop()
-            self._delivery = self._make_delivery(self._notify)
+            self._delivery = self._make_delivery(self._settled)
             self._outbox.open()
             self._threads = [
                 Thread(target=self._read_all, args=(self._read_loop,), name="butter-read", daemon=True),
@@ -108,7 +122,9 @@ class Worker:
             self._running = True
 
     def _make_read_loop(self) -> ReadLoop:
-        return ReadLoop(self._outbox, self._read, self._notices, self._expire_before, self._notify, self._wake)
+        return ReadLoop(
+            self._outbox, self._read, self._notices, self._expire_before, self._notify, self._wake, self._awaited
+        )
 
     def _hook(self) -> None:
         """Once a worker: a fork forgets the parent's threads, and the exit of the interpreter drains what it can."""
@@ -172,15 +188,17 @@ class Worker:
 
     # What the rest of the package calls.
 
-    def append(self, capture: Capture) -> "Future[None]":
-        """Hand over a capture. Never blocks once the threads run."""
+    def append(self, capture: Capture, hold_back: HoldBack = HoldBack()) -> "Future[None] | None":
+        """Hand over a capture; give what its response waits for, if anything. Never blocks once the threads run."""
         with self._changed:
             self._unread += 1
+        sending = hold_back.until in {"queue", "butter"}
+        awaited = self._awaited.expect(capture) if sending and self._delivers else None
         future = self._begin(lambda: self._outbox.append(capture))
         if self._delivery is not None:
             self._delivery.give_way()
         future.add_done_callback(self._read_loop.appended)
-        return future
+        return future if hold_back.until == "disk" else awaited
 
     def add(self, record: Record) -> "Future[int]":
         """Hand over a record made outside a request."""
@@ -278,6 +296,19 @@ class Worker:
         return not self._running and not self._outbox.durable
 
     # What happens on other threads.
+
+    @property
+    def _delivers(self) -> bool:
+        """Whether this process will send, soon, what it takes now."""
+        if self._delivery is None or not self.running:
+            return True  # it will have started by then
+        return not self._delivery.ill and (self._delivery.leads or not self._outbox.durable)
+
+    def _settled(self, settlements: Sequence[Settlement]) -> None:
+        self._awaited.settled(settlements)
+        if not self._delivers:
+            self._awaited.release()
+        self._notify()
 
     def _notify(self, unread: int = 0) -> None:
         with self._changed:

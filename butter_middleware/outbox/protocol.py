@@ -19,7 +19,7 @@ g  A process that starts anew tries what is parked, and what a dead process left
 
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -108,6 +108,8 @@ class Settlement:
     """For RETRY and RELEASED: seconds since the epoch; 0 is at once."""
     reason: str = ""
     """For DEAD and RETRY: the answer, such as `422`, never its body."""
+    key: str = field(default="", compare=False)
+    """The record's."""
 
 
 @dataclass(frozen=True, slots=True)
