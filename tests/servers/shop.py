@@ -30,6 +30,16 @@ def extract(response: CheckoutResponse) -> Any:
     return {"customer_email": order["email"], "invoice_id": order["invoice"]}
 
 
+def outbox() -> Any:
+    """Return a path, or the queue whose DSN it is."""
+    where = os.environ.get("SHOP_OUTBOX")
+    if where is None or not where.startswith("postgresql:"):
+        return where
+    from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
+
+    return PostgresOutbox(where)
+
+
 def checkout_body(invoice: str) -> dict[str, str]:
     return {
         "invoice": invoice,
@@ -58,7 +68,7 @@ if EXTRACTOR != "absent":
         password="s3cret-pass",
         base_url=os.environ["SHOP_BUTTER"],
         client_ip=client_ip.TrustedHops(1),
-        outbox=os.environ.get("SHOP_OUTBOX"),
+        outbox=outbox(),
         durability="before_response" if "SHOP_BEFORE" in os.environ else "after_response",
         max_body_bytes=int(os.environ.get("SHOP_CAP", "1048576")),
         routes=[CheckoutRoute("/checkout/{invoice}", psp="stripe", extract=extract)],

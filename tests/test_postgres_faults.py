@@ -1,0 +1,192 @@
+"""Two shops, two workers and one PostgreSQL, while each of them fails in turn: everything arrives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, Self
+
+import pytest
+from postgres_server import PostgresServer
+from processes import HERE, Shop, served, until
+from queues import rows
+from shops import CREDENTIALS
+
+from butter_middleware.testing import FakeButter
+
+pytestmark = [pytest.mark.postgres, pytest.mark.server]
+OUTAGE = float(os.environ.get("BUTTER_TEST_OUTAGE", "5"))
+"""Seconds for which PostgreSQL is away; longer ones are for a person with time."""
+CONCURRENCY = 4
+"""Of each worker's."""
+PATIENCE = 90.0
+
+
+class QueueWorker:
+    """A worker in a process of its own."""
+
+    def __init__(self, dsn: str, butter: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "servers" / "queue_worker.py")],
+            env=os.environ | {"BUTTER_POSTGRES_DSN": dsn, "SHOP_BUTTER": butter, "CONCURRENCY": f"{CONCURRENCY}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def end(self, number: signal.Signals) -> bytes:
+        self.process.send_signal(number)
+        output, _ = self.process.communicate(timeout=60)
+        return output
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self.process.poll() is None:
+            self.end(signal.SIGKILL)
+
+
+class Shopping(threading.Thread):
+    """Shoppers who buy, one after the other, in both shops; what was answered 200 is in `paid`."""
+
+    def __init__(self, shops: list[Shop]) -> None:
+        super().__init__(daemon=True)
+        self.shops = shops
+        self.paid: list[str] = []
+        self.slowest = 0.0
+        self._over = threading.Event()
+        self._open = threading.Event()
+        self._open.set()
+        self._number = 0
+
+    def run(self) -> None:
+        while not self._over.wait(0.1):
+            self._open.wait()
+            self._buy(self.shops[self._number % 2])
+            self._number += 1
+
+    def _buy(self, shop: Shop) -> None:
+        invoice = f"in_{self._number}"
+        began = time.monotonic()
+        try:
+            status, _headers, _body = shop.checkout(invoice)
+        except OSError:
+            return  # this shop was killed
+        assert status == 200
+        self.slowest = max(self.slowest, time.monotonic() - began)
+        self.paid.append(invoice)
+
+    def pause(self, *, paused: bool) -> None:
+        if paused:
+            self._open.clear()
+        else:
+            self._open.set()
+
+    def end(self) -> None:
+        self._over.set()
+        self.pause(paused=False)
+        self.join(30)
+
+
+class Town:
+    """All of them."""
+
+    def __init__(self, postgres: PostgresServer, dsn: str, fake: FakeButter, stack: ExitStack) -> None:
+        self.postgres, self.dsn, self.fake, self._stack = postgres, dsn, fake, stack
+        self._url = stack.enter_context(served(fake))
+        self.shops = [self._shop() for _ in range(2)]
+        self.workers = [self._worker() for _ in range(2)]
+        self.shopping = Shopping(self.shops)
+        self.shopping.start()
+        stack.callback(self.shopping.end)
+
+    def _shop(self) -> Shop:
+        return self._stack.enter_context(Shop("uvicorn", self._url, SHOP_OUTBOX=self.dsn))
+
+    def _worker(self) -> QueueWorker:
+        return self._stack.enter_context(QueueWorker(self.dsn, self._url))
+
+    def goes_on(self) -> None:
+        """Wait until what is bought now arrives."""
+        before = len(self.shopping.paid)
+        until(lambda: len(self.shopping.paid) >= before + 10, "shoppers buy", PATIENCE)
+        wanted = set(self.shopping.paid)
+        until(lambda: wanted <= set(self.arrived()), "what they bought arrives", PATIENCE)
+
+    def kill_worker(self, number: int) -> None:
+        self.workers[number].end(signal.SIGKILL)
+        self.workers[number] = self._worker()
+
+    def kill_shop(self, number: int) -> None:
+        """Kill a shop whose records are all in the queue: what is only in its memory dies with it, as documented."""
+        self.shopping.pause(paused=True)
+        until(lambda: set(self.shopping.paid) <= self.known(), "all is in the queue", PATIENCE)
+        self.shops[number].kill()
+        self.shopping.pause(paused=False)
+        self.shops[number] = self._shop()
+
+    def stop_postgres(self) -> None:
+        self.postgres.stop("immediate")
+        time.sleep(OUTAGE)
+        self.postgres.start()
+
+    def cut_connections(self) -> None:
+        self.postgres.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'butter%'"
+        )
+
+    def arrived(self) -> Counter[str]:
+        return Counter(record["invoice_id"] for record in list(self.fake.records))
+
+    def known(self) -> set[str]:
+        """Return what is, or was, in the queue."""
+        waiting = rows(self.dsn, "SELECT record::json->>'payload' FROM butter.seen WHERE record IS NOT NULL")
+        return {json.loads(text)["invoice_id"] for (text,) in waiting} | set(self.arrived())
+
+    def left(self) -> list[tuple[Any, ...]]:
+        return rows(self.dsn, "SELECT status::text, count(*) FROM butter.procrastinate_jobs GROUP BY 1")
+
+
+@pytest.fixture
+def town(postgres: PostgresServer, database: str) -> Iterator[Town]:
+    fake = FakeButter(**CREDENTIALS, delay=0.1)
+    with ExitStack() as stack:
+        yield Town(postgres, database, fake, stack)
+
+
+FAULTS: dict[str, tuple[Callable[[Town], None], int]] = {
+    "a worker is killed": (lambda town: town.kill_worker(0), CONCURRENCY),
+    "the other worker is killed": (lambda town: town.kill_worker(1), CONCURRENCY),
+    "a shop is killed": (lambda town: town.kill_shop(0), 0),
+    "the other shop is killed": (lambda town: town.kill_shop(1), 0),
+    "the connections are cut": (Town.cut_connections, 2 * CONCURRENCY),
+    "PostgreSQL is away": (Town.stop_postgres, 2 * CONCURRENCY),
+    "PostgreSQL fails over": (lambda town: town.postgres.move(), 2 * CONCURRENCY),
+}
+"""What happens, and how many records are in flight then, of which each may arrive once more."""
+
+
+def test_everything_arrives_whatever_fails(town: Town) -> None:
+    """One fault after the other under a steady stream of checkouts; none is left behind, and few come twice."""
+    town.goes_on()
+    allowed = 0
+    for name, (fault, in_flight) in FAULTS.items():
+        before = len(town.shopping.paid)
+        fault(town)
+        town.goes_on()
+        allowed += in_flight
+        twice = sum(number - 1 for number in town.arrived().values())
+        print(f"{name}: {len(town.shopping.paid) - before} bought, {twice} twice so far")  # noqa: T201
+        assert twice <= allowed, name
+    town.shopping.end()
+    until(lambda: set(town.shopping.paid) == set(town.arrived()), "all of it arrives", PATIENCE)
+    until(lambda: town.left() == [], "no job is left", PATIENCE)
+    assert rows(town.dsn, "SELECT count(*) FROM butter.seen WHERE record IS NOT NULL") == [(0,)]
+    outputs = [worker.end(signal.SIGTERM) for worker in town.workers]
+    assert [worker.process.returncode for worker in town.workers] == [0, 0], outputs
