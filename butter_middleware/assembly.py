@@ -5,12 +5,12 @@ from os import PathLike
 from typing import TYPE_CHECKING, Final, cast
 
 from butter_middleware import settings
+from butter_middleware.awaited import HoldBack
 from butter_middleware.client_ip import Strategy
 from butter_middleware.courier import Courier
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, SQLiteOutbox
 from butter_middleware.routes import CheckoutRoute
-from butter_middleware.worker import HoldBack
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent

@@ -2,20 +2,36 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from threading import Lock
+from typing import Final, Literal
 
 from butter_middleware.exchange import Capture
 from butter_middleware.outbox.protocol import Settled, Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class HoldBack:
+    """For what the last chunk of a captured response is held back."""
+
+    until: Literal["", "disk", "queue", "butter"] = ""
+    """Empty: for nothing. `disk`: the capture is there. Else its records are in the queue, or with Butter."""
+    seconds: float = 0.0
+    """And no longer than that."""
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether more is waited for than an outbox of this process."""
+        return self.until in {"queue", "butter"}
+
+
+NOTHING: Final = HoldBack()
 
 
 class Awaited:
     """Knows what each of them waits for. Safe from any thread; each wait has its own deadline elsewhere."""
 
     def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew: in a forked child, whose parent may have held the lock."""
         self._lock = Lock()
         self._unread: dict[tuple[float, str], list[Future[None]]] = {}
         self._sent: dict[str, list[Future[None]]] = {}
@@ -39,9 +55,12 @@ class Awaited:
         if not keys:
             _finish(futures)
 
-    def settled(self, settlements: Iterable[Settlement]) -> None:
-        """Claims have ended; those that are claimed again at once are not over."""
-        self.over([one.key for one in settlements if one.settled is not Settled.RELEASED or one.due_at])
+    def settled(self, settlements: Iterable[Settlement], *, go_on: bool) -> None:
+        """Claims have ended; those that are claimed again at once are not over, unless sending does not `go_on`."""
+        if go_on:
+            self.over([one.key for one in settlements if one.settled is not Settled.RELEASED or one.due_at])
+        else:
+            self._release()
 
     def over(self, keys: Iterable[str]) -> None:
         """Nothing more is to be expected of these records now."""
@@ -55,8 +74,7 @@ class Awaited:
                         done.append(future)
         _finish(done)
 
-    def release(self) -> None:
-        """Nothing more is to be expected of any record now: who takes them is ill."""
+    def _release(self) -> None:
         with self._lock:
             done, self._left, self._sent = list(self._left), {}, {}
         _finish(done)

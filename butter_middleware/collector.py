@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
+from butter_middleware.awaited import NOTHING, HoldBack
 from butter_middleware.beacon import Beacon, Redeemer
 from butter_middleware.checkout import Checkout, Record
 from butter_middleware.client_ip import ClientIP, Strategy
@@ -35,7 +36,7 @@ from butter_middleware.status import Status
 from butter_middleware.strength import carried
 from butter_middleware.telemetry import Levels, Telemetry
 from butter_middleware.waiting import Patience, wait_at_most
-from butter_middleware.worker import HoldBack, Worker
+from butter_middleware.worker import Worker
 
 OUTBOX_SECONDS: Final = 1.0
 """For which a health check waits for the outbox."""
@@ -270,7 +271,7 @@ class Collector:
         where = "" if route is None else route.name
         self._notices.note(Captured, where)
         try:
-            return self.worker.append(capture, self._hold_back if self._patience.left else HoldBack())
+            return self.worker.append(capture, self._hold_back if self._patience.left else NOTHING)
         except BaseException as error:
             self._notices.tell(Lost(route=where, reason=type(error).__name__))
             raise

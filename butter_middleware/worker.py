@@ -1,21 +1,18 @@
 """The threads of one process that read captures and deliver records, started on first use, aware of forks."""
 
 import asyncio
-import atexit
 import logging
 import os
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from threading import Condition, Thread
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
-from butter_middleware import apart
-from butter_middleware.awaited import Awaited
+from butter_middleware import apart, forks
+from butter_middleware.awaited import NOTHING, Awaited, HoldBack
 from butter_middleware.checkout import Record
 from butter_middleware.delivery import Delivery
 from butter_middleware.errors import ButterError
@@ -34,16 +31,6 @@ RESTART_SECONDS: Final = 5.0
 LOOK_EVERY: Final = 1.0
 SAYING_SECONDS: Final = 1.0
 """For what is still to be said when the threads end."""
-
-
-@dataclass(frozen=True, slots=True)
-class HoldBack:
-    """For what the last chunk of a captured response is held back."""
-
-    until: Literal["", "disk", "queue", "butter"] = ""
-    """Empty: for nothing. `disk`: the capture is there. Else its records are in the queue, or with Butter."""
-    seconds: float = 0.0
-    """And no longer than that."""
 
 
 class Worker:
@@ -72,13 +59,11 @@ class Worker:
         self._expire_before = expire_before
         self._look = look
         self._started = started
-        self._awaited = Awaited()
-        self._hooked = False
-        self._counted = Counts()
+        self._hooked, self._counted = False, Counts()
         self._forget()
 
     def _forget(self) -> None:
-        self._awaited.forget()
+        self._awaited = Awaited()
         self._pid: int | None = None
         self._running = False
         self._changed = Condition()
@@ -122,29 +107,19 @@ class Worker:
             self._running = True
 
     def _make_read_loop(self) -> ReadLoop:
-        return ReadLoop(
-            self._outbox, self._read, self._notices, self._expire_before, self._notify, self._wake, self._awaited
-        )
+        told = (self._notify, self._wake, self._awaited)
+        return ReadLoop(self._outbox, self._read, self._notices, self._expire_before, *told)
 
     def _hook(self) -> None:
         """Once a worker: a fork forgets the parent's threads, and the exit of the interpreter drains what it can."""
-        if self._hooked:
-            return
-        self._hooked = True
-        me = weakref.ref(self)
+        if not self._hooked:
+            self._hooked = True
+            forks.watch(self, Worker._begin_anew, Worker.close)
 
-        def in_child() -> None:
-            if (worker := me()) is not None:
-                worker._outbox.abandon()  # noqa: SLF001 - a closure of this class
-                worker._notices.forget()  # noqa: SLF001
-                worker._forget()  # noqa: SLF001
-
-        def at_exit() -> None:
-            if (worker := me()) is not None:
-                worker.close()
-
-        os.register_at_fork(after_in_child=in_child)
-        atexit.register(at_exit)
+    def _begin_anew(self) -> None:
+        self._outbox.abandon()
+        self._notices.forget()
+        self._forget()
 
     def shutdown(self, timeout: float) -> None:
         """Bring to safety within `timeout` seconds what was captured; the threads stay, since a next request may come.
@@ -188,12 +163,11 @@ class Worker:
 
     # What the rest of the package calls.
 
-    def append(self, capture: Capture, hold_back: HoldBack = HoldBack()) -> "Future[None] | None":
+    def append(self, capture: Capture, hold_back: HoldBack = NOTHING) -> "Future[None] | None":
         """Hand over a capture; give what its response waits for, if anything. Never blocks once the threads run."""
         with self._changed:
             self._unread += 1
-        sending = hold_back.until in {"queue", "butter"}
-        awaited = self._awaited.expect(capture) if sending and self._delivers else None
+        awaited = self._awaited.expect(capture) if hold_back.is_sending and self._delivers else None
         future = self._begin(lambda: self._outbox.append(capture))
         if self._delivery is not None:
             self._delivery.give_way()
@@ -305,9 +279,7 @@ class Worker:
         return not self._delivery.ill and (self._delivery.leads or not self._outbox.durable)
 
     def _settled(self, settlements: Sequence[Settlement]) -> None:
-        self._awaited.settled(settlements)
-        if not self._delivers:
-            self._awaited.release()
+        self._awaited.settled(settlements, go_on=self._delivers)
         self._notify()
 
     def _notify(self, unread: int = 0) -> None:

@@ -11,7 +11,7 @@ import butter_middleware
 
 ROOT = Path(butter_middleware.__file__).parent
 LAYERS = [
-    {"errors", "_asgi", "apart"},
+    {"errors", "_asgi", "forks", "apart"},
     {"checkout", "decoding", "client_ip", "counters", "settings", "templates", "waiting"},
     {"exchange", "answers", "body_address", "events", "notes", "parts", "payments"},
     {"notices", "telemetry"},

@@ -109,7 +109,7 @@ def test_what_gives_no_record_is_not_waited_for(
     """No checkout, a reload, a capture without e-mail, a broken extractor: nothing will come, so nobody waits."""
     route = {
         "gated": ROUTE.__class__("/checkout/{cart_id}", "stripe", ROUTE.extract, when=lambda _response: False),
-        "raising": ROUTE.__class__("/checkout/{cart_id}", "stripe", lambda _response: {}["nothing"]),
+        "raising": ROUTE.__class__("/checkout/{cart_id}", "stripe", lambda response: response.json()["nothing"]),
     }.get(why, ROUTE)
     butter = make_butter(route, delivery="inline", inline_timeout=20)
     app = ButterMiddleware(sends(start(), body(b"{}" if why == "parked" else json.dumps(PAID).encode())), butter)
@@ -211,12 +211,13 @@ def test_a_lambda_function(make_butter: Shop, fake: FakeButter, anyio_backend: s
         for message in (start(headers=JSON), body(json.dumps(PAID | {"invoice": {"id": next(numbers)}}).encode())):
             await send(message)
 
+    context: Any = None
     numbers = iter(["in_1", "in_2", "in_3"])
     asyncio.set_event_loop(loop := asyncio.new_event_loop())
     try:
         handler = Mangum(ButterMiddleware(app, butter), lifespan=lifespan)
         for invocation in (1, 2, 3):
-            assert handler(EVENT, object())["statusCode"] == 200
+            assert handler(EVENT, context)["statusCode"] == 200
             assert len(fake.records) == invocation
     finally:
         asyncio.set_event_loop(None)

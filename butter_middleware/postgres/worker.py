@@ -87,7 +87,7 @@ class Worker:
     async def _cut_off(self, scope: anyio.CancelScope) -> None:
         await self._stop.wait()
         await anyio.sleep(self._pace.stop_seconds + LAST_SECONDS)
-        log.error("stopping took more than %g s: jobs in flight are another worker's to end", self._pace.stop_seconds)
+        log.error("jobs in flight are another worker's to end: stopping took more than %g s", self._pace.stop_seconds)
         scope.cancel()
 
     async def _forever(self, what: Callable[[], Awaitable[None]]) -> None:

@@ -1,0 +1,21 @@
+"""What an object with threads does in a forked child, and when the interpreter ends."""
+
+import atexit
+import os
+import weakref
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def watch(owner: T, in_child: Callable[[T], object], at_exit: Callable[[T], object]) -> None:
+    """Call these with `owner`, while it is there: one in each forked child, the other at the interpreter's exit."""
+    me = weakref.ref(owner)
+
+    def call(what: Callable[[T], object]) -> None:
+        if (it := me()) is not None:
+            what(it)
+
+    os.register_at_fork(after_in_child=lambda: call(in_child))
+    atexit.register(lambda: call(at_exit))
