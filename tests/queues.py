@@ -32,7 +32,8 @@ def arrived(fake: FakeButter) -> list[str]:
 
 
 def rows(dsn: str, sql: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    # What is done by hand to procrastinate's tables needs the path: their triggers name each other without a schema.
+    with psycopg.connect(dsn, autocommit=True, options="-c search_path=public,butter") as connection:
         cursor = connection.execute(sql.encode())
         return cursor.fetchall() if cursor.description else []
 

@@ -1,0 +1,241 @@
+"""The worker of the queue: how much it does at once, what it brings back, and how it ends."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from postgres_server import PostgresServer
+from processes import until
+from procrastinate import App, PsycopgConnector
+from queues import Shop, arrived, enqueue, queued, record, rows, work
+
+from butter_middleware import Butter
+from butter_middleware.postgres import Names, Pace, PostgresOutbox, Worker, blueprint
+from butter_middleware.postgres.slots import Slots
+from butter_middleware.testing import FakeButter
+
+pytestmark = pytest.mark.postgres
+
+
+class Counting(httpx.AsyncBaseTransport):
+    """Counts how many requests are under way at once."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+        self._now = 0
+        self.most = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self._now += 1
+        self.most = max(self.most, self._now)
+        try:
+            return await self._inner.handle_async_request(request)
+        finally:
+            self._now -= 1
+
+
+@asynccontextmanager
+async def working(butter: Butter, dsn: str, pace: Pace | None = None) -> AsyncIterator[Worker]:
+    """Run a worker; it ends by being told to."""
+    worker = Worker(dsn, Names(), butter.delivery, pace)
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        async with asyncio.timeout(40):
+            await running
+
+
+async def wait_for(done: Callable[[], bool], what: str) -> None:
+    await asyncio.to_thread(until, done, what, 40)
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    async def begin() -> None:
+        await main()
+
+    asyncio.run(begin())
+
+
+# How much at once.
+
+
+def test_slots_are_shared_and_given_back(postgres: PostgresServer, database: str) -> None:
+    """No more than there are; those of a connection that is cut are another's at once, and taken anew."""
+
+    async def main() -> None:
+        one, other = (Slots(database, "slots", 3) for _ in range(2))
+        assert (await one.hold(2), await other.hold(2)) == (2, 1)
+        assert (await one.hold(4), await other.hold(4)) == (2, 1)
+        postgres.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 GROUP BY pid "
+            "HAVING count(*) = 2"
+        )
+        await wait_for(lambda: locks(database) == 1, "the locks of the cut connection are free")
+        assert await other.hold(4) == 3
+        assert await one.hold(2) == 0
+        await other.give_up()
+        assert await one.hold(2) == 2
+        await one.give_up()
+
+    run(main)
+
+
+def locks(dsn: str) -> int:
+    return int(rows(dsn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2")[0][0])
+
+
+def test_butter_sees_the_same_concurrency_however_many_work(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """Three workers of four with four places between them: four at once, and all of it is sent."""
+    fake.delay = 0.05
+    counting = Counting(fake.transport())
+    butter = make_butter(transport=counting)
+    enqueue(PostgresOutbox(database), *map(record, range(40)))
+    pace = Pace(concurrency=4, slots=4)
+
+    async def main() -> None:
+        async with (
+            working(butter, database, pace),
+            working(butter, database, pace),
+            working(butter, database, pace),
+        ):
+            await wait_for(lambda: len(fake.records) >= 40, "all records")
+
+    run(main)
+    assert len(arrived(fake)) == 40
+    assert 1 < counting.most <= 4
+
+
+# What is brought back.
+
+
+@pytest.mark.parametrize(
+    ("worker", "started"),
+    [
+        ("INSERT INTO butter.procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 minute')", "0"),
+        ("INSERT INTO butter.procrastinate_workers (last_heartbeat) VALUES (now() + interval '1 hour')", "10 minutes"),
+        ("SELECT NULL::bigint AS id", "0"),
+    ],
+    ids=["killed", "forgotten by one that lives", "unregistered"],
+)
+def test_a_job_that_nobody_works_on_is_brought_back(
+    database: str, fake: FakeButter, make_butter: Shop, worker: str, started: str
+) -> None:
+    """A worker was killed; or it lives, and PostgreSQL's answer with the job did not reach it."""
+    enqueue(PostgresOutbox(database), record(1))
+    if worker.startswith("INSERT"):
+        worker += " RETURNING id"
+    rows(
+        database,
+        f"WITH worker AS ({worker}) UPDATE butter.procrastinate_jobs SET status = 'doing', "  # noqa: S608 - as above
+        "worker_id = (SELECT id FROM worker)",
+    )
+    rows(database, f"UPDATE butter.procrastinate_events SET at = now() - interval '{started}'")  # noqa: S608
+    work(make_butter(), database, lambda: len(fake.records) == 1)
+    assert queued(database) == 0
+
+
+def test_what_was_sent_and_not_written_down_is_not_sent_again(
+    database: str, fake: FakeButter, make_butter: Shop
+) -> None:
+    """The worker was killed between Butter's answer, which `seen` has, and the end of the job."""
+    enqueue(PostgresOutbox(database), record(1))
+    rows(database, "UPDATE butter.seen SET record = NULL, delivered_at = now()")
+    work(make_butter(), database, lambda: queued(database) == 0)
+    assert fake.records == []
+
+
+def test_keys_are_forgotten_when_they_need_not_be_known(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """Delivered more than a week ago; or a person deleted the job."""
+    enqueue(PostgresOutbox(database), *map(record, range(4)))
+    old = "UPDATE butter.seen SET record = NULL, delivered_at = now() - interval '8 days'"
+    rows(database, f"{old} WHERE key = '{record(0).key}'")
+    rows(database, f"DELETE FROM butter.procrastinate_jobs WHERE args->>'key' = '{record(1).key}'")  # noqa: S608
+    wanted = sorted([(record(2).key,), (record(3).key,)])
+    kept = "SELECT key FROM butter.seen ORDER BY key"
+    work(make_butter(), database, lambda: len(fake.records) == 2 and rows(database, kept) == wanted)
+    assert arrived(fake) == ["in_2", "in_3"]
+
+
+# How it ends.
+
+
+def test_a_stop_finishes_what_is_on_its_way(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """SIGTERM in the midst of a record: it arrives, once, and no other is begun."""
+    fake.delay = 1.0
+    enqueue(PostgresOutbox(database), *map(record, range(8)))
+    doing = "SELECT count(*) FROM butter.procrastinate_jobs WHERE status = 'doing'"
+
+    async def main() -> None:
+        async with working(make_butter(), database, Pace(concurrency=2)):
+            await wait_for(lambda: fake.requests >= 2, "records on their way")
+
+    run(main)
+    assert len(fake.records) == 2
+    assert (queued(database), rows(database, doing)) == (6, [(0,)])
+
+
+def test_a_stop_waits_no_longer_than_it_should(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """Butter does not answer: the record is cut off, and stays in the queue."""
+    fake.delay = 60.0
+    enqueue(PostgresOutbox(database), record(1))
+
+    async def main() -> None:
+        async with working(make_butter(), database, Pace(stop_seconds=0.2)):
+            await wait_for(lambda: fake.requests == 1, "a record on its way")
+
+    began = time.monotonic()
+    run(main)
+    assert time.monotonic() - began < 20
+    assert rows(database, "SELECT status::text FROM butter.procrastinate_jobs") == [("todo",)]
+
+
+def test_a_stop_while_postgresql_is_away_ends(
+    postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing can be written down: the worker ends all the same, and its job is brought back later."""
+    caplog.set_level(logging.CRITICAL, "psycopg")
+    enqueue(PostgresOutbox(database), record(1))
+    fake.delay = 0.5
+
+    async def main() -> None:
+        async with working(make_butter(), database, Pace(stop_seconds=0.5)):
+            await wait_for(lambda: fake.requests == 1, "a record on its way")
+            await asyncio.to_thread(postgres.stop)
+
+    try:
+        run(main)
+    finally:
+        postgres.start()
+        postgres.wait()
+    assert rows(database, "SELECT status::text FROM butter.procrastinate_jobs") == [("doing",)]
+    rows(database, "UPDATE butter.procrastinate_workers SET last_heartbeat = now() - interval '1 minute'")
+    work(make_butter(), database, lambda: queued(database) == 0)
+    assert set(arrived(fake)) == {"in_1"}
+
+
+# A procrastinate of one's own.
+
+
+def test_the_task_in_an_app_of_ones_own(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """The merchant's workers send, with the same judgement."""
+    enqueue(PostgresOutbox(database), record(1), record(2))
+    fake.respond_with(200, 422)
+    kwargs: dict[str, Any] = {"options": "-c search_path=butter"}
+
+    async def main() -> None:
+        app = App(connector=PsycopgConnector(conninfo=database, kwargs=kwargs))
+        app.add_tasks_from(blueprint(make_butter().delivery), namespace="butter")
+        async with app.open_async():
+            await app.run_worker_async(queues=["butter"], wait=False, install_signal_handlers=False)
+
+    run(main)
+    assert rows(database, "SELECT count(*) FROM butter.seen WHERE delivered_at IS NOT NULL") == [(1,)]
+    statuses = "SELECT status::text FROM butter.procrastinate_jobs ORDER BY 1"
+    assert rows(database, statuses) == [("failed",), ("succeeded",)]
