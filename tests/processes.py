@@ -85,6 +85,7 @@ class Shop:
             start_new_session=True,
         )
         self.output = b""
+        self._over = False
 
     def ready(self) -> Self:
         until(lambda: listening(self.port) or self.process.poll() is not None, "the shop listens", 40)
@@ -112,10 +113,13 @@ class Shop:
             output, _ = self.process.communicate()
         self.output += output
         self.kill()
+        self._over = True
         return self.output
 
     def kill(self) -> None:
-        """Kill the whole process group: server, workers and all."""
+        """Kill the whole process group: server, workers and all. Once it is over, its number may be another's."""
+        if self._over:
+            return
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:

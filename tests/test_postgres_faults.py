@@ -128,6 +128,7 @@ class Town:
         self.shopping.pause(paused=True)
         until(lambda: set(self.shopping.paid) <= self.known(), "all is in the queue", PATIENCE)
         self.shops[number].kill()
+        self.shops[number].stop(signal.SIGKILL)
         self.shopping.pause(paused=False)
         self.shops[number] = self._shop()
 
