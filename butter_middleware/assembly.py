@@ -87,7 +87,7 @@ def hold_back(delivery: str, durability: str, inline_timeout: float, *, queue: b
     return HoldBack("disk", DISK_SECONDS) if waits else HoldBack()
 
 
-def warnings(outbox: LocalOutbox, routes: Iterable[CheckoutRoute], *, queue: bool) -> Iterator[str]:
+def warnings(outbox: LocalOutbox, routes: Iterable[CheckoutRoute], *, queue: bool = False) -> Iterator[str]:
     """Give what this outbox cannot keep safe, of these routes; of a `queue` it is the waiting room only.
 
     Raises:

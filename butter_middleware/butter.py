@@ -300,11 +300,6 @@ class Butter:
         self._telemetry.load(self.collector)
         return self._delivery(self._make_client, lambda _: None, senders)
 
-    @property
-    def queue(self) -> Outbox | None:
-        """The queue that `outbox=` gave, where it gave one."""
-        return self._queue
-
     def status(self) -> Status:
         """Return how the collection goes: counts, and the endpoint's state."""
         return self.collector.status()

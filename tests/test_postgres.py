@@ -242,8 +242,8 @@ def test_commands_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUTTER_PASSWORD", "s3cret-pass")
     for arguments, says in (
         (["worker"], "no database"),
-        (["worker", "no_such_module:butter"], "cannot be imported"),
-        (["worker", "os:name"], "no Butter"),
+        (["worker", "--app", "no_such_module:butter"], "there is no module"),
+        (["worker", "--app", "os:name"], "no Butter"),
         (["postgres", "migrate", "--dsn", f"postgresql://127.0.0.1:{free_port()}/x"], "PostgreSQL refused"),
         (["postgres", "schema", "--schema", "a-b"], "lower-case letters"),
     ):

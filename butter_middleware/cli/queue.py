@@ -3,10 +3,7 @@
 import asyncio
 import logging
 import signal
-import sys
 from collections.abc import Sequence
-from importlib import import_module
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -14,6 +11,7 @@ import click
 from butter_middleware.butter import Butter
 from butter_middleware.cli.failure import Failure
 from butter_middleware.cli.output import Output, output_options
+from butter_middleware.cli.target import app_option, load
 from butter_middleware.client_ip import direct
 from butter_middleware.settings import BASE_URL
 
@@ -28,7 +26,7 @@ _workers: Final = click.option("--worker", multiple=True, metavar="ROLE", help="
 
 
 @click.command("worker")
-@click.argument("app", required=False)
+@app_option
 @_dsn
 @_schema
 @_engine
@@ -44,21 +42,21 @@ _workers: Final = click.option("--worker", multiple=True, metavar="ROLE", help="
 def worker_command(app: str | None, dsn: str | None, base_url: str | None, **options: Any) -> None:  # noqa: ANN401
     """Send what is in the queue to Butter, until SIGTERM.
 
-    APP is your Butter, as `shop.main:butter`: its credentials, its environment and its PostgresOutbox are used. Without
-    it the credentials are BUTTER_USERNAME's and BUTTER_PASSWORD's. Run as many as you like: they share --slots.
+    With --app: your Butter's credentials, environment and PostgresOutbox are used. Without: BUTTER_USERNAME and
+    BUTTER_PASSWORD of the environment. Run as many as you like: they share --slots.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # one line each time that PostgreSQL is not there
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    butter = _butter(app, base_url)
+    butter = Butter(client_ip=direct(), base_url=base_url or BASE_URL) if app is None else load(app)
     asyncio.run(_work(butter, dsn, options))
 
 
 async def _work(butter: Butter, dsn: str | None, options: dict[str, Any]) -> None:
     from butter_middleware.postgres import Names, Pace, PostgresOutbox, Worker  # noqa: PLC0415 - an extra
 
-    queue = butter.queue
+    queue = butter.outbox
     names = Names(options["schema"], options["procrastinate_schema"], options["queue"])
     if isinstance(queue, PostgresOutbox):
         names, dsn = queue.names, dsn or queue.dsn
@@ -68,24 +66,6 @@ async def _work(butter: Butter, dsn: str | None, options: dict[str, Any]) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
     await worker.run()
-
-
-def _butter(app: str | None, base_url: str | None) -> Butter:
-    if app is None:
-        return Butter(client_ip=direct(), base_url=base_url or BASE_URL)
-    module, _colon, attribute = app.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        found: object = getattr(import_module(module), attribute or "butter")
-    except (ImportError, AttributeError, ValueError) as error:
-        msg = (
-            f"{app} cannot be imported ({type(error).__name__}). Give your Butter as module:name, in your app's folder."
-        )
-        raise Failure(msg) from error
-    if not isinstance(found, Butter):
-        msg = f"{app} is a {type(found).__name__}, and no Butter. Give your Butter as module:name."
-        raise Failure(msg)
-    return found
 
 
 @click.group("postgres")
