@@ -13,8 +13,8 @@ MINUTES ?= 10
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
-demo: .venv/ready  ## a shop, a proxy and a Butter on this machine: checkouts, and what became of them
-	@$(BIN)/python examples/demo.py
+demo: .venv/ready  ## a shop, a proxy and the sandbox on this machine: checkouts, and a page of what arrived; ONCE=1 ends by itself
+	@$(BIN)/python examples/demo.py $(if $(ONCE),--once)
 
 test: lint types unit oldest docs  ## everything that is checked
 

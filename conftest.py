@@ -1,6 +1,5 @@
 """Whatever can be copied from the README and the docs is run, each document in a folder of its own."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,11 +9,12 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 @pytest.fixture(scope="module")
 def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Work in an empty folder, where the document's outbox files may lie."""
-    before = os.getcwd()  # noqa: PTH109 - to go back to
-    os.chdir(tmp_path_factory.mktemp("document"))
-    yield
-    os.chdir(before)
+    """Work in an empty folder, where the document's outbox files may lie, with credentials in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("document"))
+        for name in ("BUTTER_USERNAME", "BUTTER_PASSWORD"):
+            patch.setenv(name, "any")
+        yield
 
 
 pytest_collect_file = Sybil(

@@ -1,6 +1,7 @@
 """Butter's Data Collection API over HTTP. The only module that knows an HTTP client."""
 
 import ssl
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from typing import Final, Self
@@ -13,6 +14,8 @@ from butter_middleware.checkout import Record
 from butter_middleware.telemetry import untraced
 
 PATH: Final = "/v1/analytics"
+SOURCES: Final = "Butter-Sandbox-Sources"
+"""The header that tells a sandbox on this machine what gave each field; Butter itself never gets it."""
 ANSWER_BYTES: Final = 64 * 1024
 """More of an answer's body is never read."""
 TOTAL_SECONDS: Final = 20.0
@@ -23,10 +26,10 @@ _FOLLOWED: Final = frozenset({307, 308})
 _OURS: Final = frozenset(
     {
         *("accept", "accept-encoding", "authorization", "connection", "content-length", "content-type", "host"),
-        *("transfer-encoding", "user-agent"),
+        *("transfer-encoding", "user-agent", SOURCES.lower()),
     }
 )
-"""What leaves. Tracers that wrap the client add headers of the merchant's traces to each request."""
+"""What leaves; the last one to a sandbox only. Tracers that wrap the client add headers of the merchant's traces."""
 
 
 @cache
@@ -38,8 +41,9 @@ def ssl_context() -> ssl.SSLContext:
 class ButterClient:
     """One connection to Butter. httpx slows down as its pool grows: each sender has a client of its own.
 
-    Proxies are taken from the environment, as httpx does; credentials never are (`.netrc` is not read, since the
-    Authorization header is set here, and only here). Every failure is an `Answer`; no method raises.
+    Proxies are taken from the environment, as httpx does, but for a sandbox on this machine; credentials never are
+    (`.netrc` is not read, since the Authorization header is set here, and only here). Every failure is an `Answer`; no
+    method raises. `tell` gives, for a record's key, what a sandbox is told beside it.
     """
 
     def __init__(
@@ -50,8 +54,11 @@ class ButterClient:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         total_seconds: float = TOTAL_SECONDS,
+        tell: Callable[[str], str | None] | None = None,
     ) -> None:
         self._base = httpx.URL(base_url)
+        local = self._base.scheme == "http"  # plain http goes to loopback only, as `settings` checks
+        self._tell = tell if local else None
         self._records = httpx.URL(f"{self._base}{PATH}")  # parsed once: parsing is 7 % of a request
         self._total_seconds = total_seconds
         self._http = httpx.AsyncClient(
@@ -60,15 +67,17 @@ class ButterClient:
             timeout=_TIMEOUT,
             limits=_LIMITS,
             transport=transport,
+            trust_env=not local,  # no proxy: its loopback is another machine
             verify=ssl_context(),
             event_hooks={"request": [_strip]},
         )
 
     async def post(self, record: Record) -> Answer:
         """Post one record."""
-        request = self._http.build_request(
-            "POST", self._records, content=record.payload.encode(), headers={"Content-Type": "application/json"}
-        )
+        headers = {"Content-Type": "application/json"}
+        if self._tell is not None and (sources := self._tell(record.key)):
+            headers[SOURCES] = sources
+        request = self._http.build_request("POST", self._records, content=record.payload.encode(), headers=headers)
         return await self._send(request)
 
     async def ping(self) -> Answer:

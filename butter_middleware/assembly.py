@@ -11,6 +11,7 @@ from butter_middleware.courier import Courier
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, SQLiteOutbox
 from butter_middleware.routes import CheckoutRoute
+from butter_middleware.sources import Sources
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent
@@ -38,8 +39,11 @@ def courier(
     transport: "httpx.AsyncBaseTransport | None",
     *,
     needed: bool,
+    sources: Sources | None = None,
 ) -> Callable[[], Courier]:
     """Return what makes a client of Butter. Where the credentials are missing and not `needed` here, making one fails.
+
+    `sources` is what a sandbox is told beside the records.
 
     Raises:
         ConfigurationError: the credentials are missing.
@@ -47,12 +51,13 @@ def courier(
     user, secret = settings.credential("username", username), settings.credential("password", password)
     if needed:
         _refuse_missing(user, secret)
+    tell = None if sources is None else sources.text
 
     def make() -> Courier:
         from butter_middleware.api import ButterClient  # noqa: PLC0415 - httpx is loaded by the worker only
 
         _refuse_missing(user, secret)
-        return ButterClient(base_url, user or "", secret or "", transport=transport)
+        return ButterClient(base_url, user or "", secret or "", transport=transport, tell=tell)
 
     return make
 

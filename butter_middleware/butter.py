@@ -22,6 +22,7 @@ from butter_middleware.health_app import HealthApp
 from butter_middleware.notices import Notices
 from butter_middleware.outbox import LocalOutbox, Outbox, Settlement, TransactionalOutbox
 from butter_middleware.routes import CheckoutRoute, Extractor, Gate, Join, RouteTable, Source
+from butter_middleware.sources import Sources
 from butter_middleware.status import Status
 from butter_middleware.telemetry import Telemetry
 
@@ -54,7 +55,7 @@ class Butter:
             response: it sends too, and the last chunk waits until Butter has the record, or for `inline_timeout`.
         inline_timeout: Seconds, 0.05 to 30. What took longer stays in the outbox, and is sent as ever.
         ipv4_beacon: How shoppers on IPv6 prove their IPv4 address, with the app that this puts at `ipv4_beacon`.
-        base_url: Where Butter is, for tests and sandboxes.
+        base_url: Where Butter is, or `BUTTER_BASE_URL`: for tests and the sandbox, `http://127.0.0.1:8025`.
         dry_run: Read everything, keep and send nothing; needs no credentials.
         max_body_bytes: Longer bodies are not captured.
         drain_timeout: Seconds that a shutdown may take.
@@ -85,7 +86,7 @@ class Butter:
         delivery: settings.DeliveryMode = "embedded",
         inline_timeout: float = 1.0,
         ipv4_beacon: Beacon | None = None,
-        base_url: str = settings.BASE_URL,
+        base_url: str | None = None,
         dry_run: bool = False,
         max_body_bytes: int = 1024 * 1024,
         drain_timeout: float = 5.0,
@@ -115,7 +116,10 @@ class Butter:
         self.beacon = fitting(ipv4_beacon, self.routes.routes, staging=self.environment == "staging")
         self._senders = senders
         self.base_url = settings.base_url(base_url)
-        self._make_client = assembly.courier(self.base_url, username, password, transport, needed=not dry_run)
+        sources = Sources() if settings.is_sandbox(self.base_url) else None
+        self._make_client = assembly.courier(
+            self.base_url, username, password, transport, needed=not dry_run, sources=sources
+        )
         make_courier = self._make_client
         self._queue = outbox if isinstance(outbox, Outbox) else None
         if isinstance(outbox, Outbox):
@@ -143,6 +147,7 @@ class Butter:
             notices=self._notices,
             telemetry=self._telemetry,
             coverage_threshold=coverage_threshold,
+            sources=sources,
         )
         del username, password  # an error tracker adds the variables of this frame to the lines that follow
         queued = self._queue is not None

@@ -32,6 +32,7 @@ from butter_middleware.notices import Notices
 from butter_middleware.outbox import Counts, LocalOutbox, Settlement
 from butter_middleware.reading import Reader, Reading
 from butter_middleware.routes import CheckoutRoute, RouteTable
+from butter_middleware.sources import Sources
 from butter_middleware.status import Status
 from butter_middleware.strength import carried
 from butter_middleware.telemetry import Levels, Telemetry
@@ -69,6 +70,7 @@ class Collector:
         notices: Notices,
         telemetry: Telemetry,
         coverage_threshold: float,
+        sources: Sources | None = None,
     ) -> None:
         self.routes = routes
         self.max_body_bytes = max_body_bytes
@@ -92,8 +94,10 @@ class Collector:
             self._observe,
             None if beacon is None else Redeemer(beacon),
             staging=staging,
+            sources=sources,
         )
         self._watch = self._new_watch()
+        self._sources = sources
         self.worker = Worker(
             outbox,
             self._read,
@@ -149,6 +153,8 @@ class Collector:
         """Return the record of a whole checkout; none in a dry run."""
         record = Record.of(checkout, self._clock())
         self._notices.note(Recorded, "", carried(record))
+        if self._sources is not None:
+            self._sources.note(record.key, "butter.record()", dict.fromkeys(checkout.payload(), "the Checkout"))
         return self._wet([record])
 
     def _wet(self, records: Sequence[Record]) -> Sequence[Record]:

@@ -21,6 +21,7 @@ from butter_middleware.parts import Part
 from butter_middleware.payments import Payments
 from butter_middleware.remedies import broken_extractor, invalid, listed, misrecorded, wrong_fields
 from butter_middleware.routes import CheckoutRoute, RouteTable
+from butter_middleware.sources import Sources, origins
 from butter_middleware.strength import weakness
 
 MOST_RECORDS: Final = 1000
@@ -67,6 +68,8 @@ class Reader:
     """Takes the tokens of shoppers on IPv6, where there is a beacon."""
     staging: bool = False
     """Whether objects of a PSP's test mode are evidence."""
+    sources: Sources | None = None
+    """Remembers what gave each field, where a sandbox is told."""
 
     def read(self, capture: Capture) -> Reading:
         """Read one capture."""
@@ -91,7 +94,7 @@ class Reader:
         if isinstance(extracted, Reading):
             return extracted
         if gate:
-            reading = self._part(route, capture, Part.key_of(route.psp, str(gate)), ipv4, extracted)
+            reading = self._part(route, capture, response, Part.key_of(route.psp, str(gate)), extracted)
         else:
             reading = self._merge(route, capture, response, extracted)
         if reading.records and not reading.remedy:
@@ -169,7 +172,11 @@ class Reader:
                 continue
             fields = self._fields(route, capture, result, ipv4)
             try:
-                records.append(Record.of(Checkout.model_validate(fields), capture.captured_at, capture.traceparent))
+                record = Record.of(Checkout.model_validate(fields), capture.captured_at, capture.traceparent)
+                records.append(record)
+                if self.sources is not None:
+                    told = origins(route, capture, response, result, fields, self.strategy)
+                    self.sources.note(record.key, str(route), told)
             except ValidationError as error:
                 parked = (
                     misrecorded(route, fields, error) if capture.recorded else invalid(route, response, fields, error)
@@ -179,14 +186,19 @@ class Reader:
         return reading if parked is None else replace(reading, parked=parked, skipped=None)
 
     def _part(
-        self, route: CheckoutRoute, capture: Capture, key: str, ipv4: str, extracted: list[Mapping[str, Any]]
+        self,
+        route: CheckoutRoute,
+        capture: Capture,
+        response: CheckoutResponse,
+        key: str,
+        extracted: list[Mapping[str, Any]],
     ) -> Reading:
         if len(extracted) > 1:
             detail = (
                 f"{route}: the extractor gave {len(extracted)} records for one join key. Give the one that it names."
             )
             return Reading(parked=Parked(ParkReason.INVALID, detail))
-        fields = self._fields(route, capture, extracted[0], ipv4)
+        fields = self._fields(route, capture, extracted[0], response.request.ipv4_address)
         try:
             Checkout.model_validate(fields)
         except ValidationError as error:
@@ -196,6 +208,9 @@ class Reader:
                 detail = f"the part of {route} is not what Butter accepts: {listed(wrong)}"
                 return Reading(parked=Parked(ParkReason.INVALID, detail))
         part = Part(key, route.address, fields, capture.captured_at, capture.traceparent)
+        if self.sources is not None:
+            told = origins(route, capture, response, extracted[0], fields, self.strategy)
+            self.sources.note_part(part, str(route), told)
         return Reading(part=part, conflicts=tuple(sorted(_conflicts(capture.annotations, extracted[0]))))
 
     def _fields(self, route: CheckoutRoute, capture: Capture, result: Mapping[str, Any], ipv4: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The configuration's parts, each checked where it is written: what, where and the remedy."""
 
 import inspect
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ Durability = Literal["after_response", "before_response"]
 DeliveryMode = Literal["embedded", "inline"]
 
 BASE_URL: Final = "https://api.disputes.services.butterpayments.com"
+_SANDBOX: Final = "BUTTER_BASE_URL: records go to %s, a sandbox, and not to Butter. Unset it in production."
+log = logging.getLogger("butter_middleware")
 
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?|[0-9a-f:.]+")
@@ -98,8 +101,30 @@ def delivery(given: str) -> DeliveryMode:
     return cast("DeliveryMode", one_of("delivery", given, get_args(DeliveryMode)))
 
 
-def base_url(given: str) -> str:
-    """Return the base URL without a trailing slash.
+def base_url(given: str | None) -> str:
+    """Return the base URL: the argument, or `BUTTER_BASE_URL`, or Butter's own.
+
+    Raises:
+        ConfigurationError: as `checked_url`.
+    """
+    if given is not None:
+        return checked_url("base_url", given)
+    value = os.environ.get("BUTTER_BASE_URL")
+    if value is None:
+        return BASE_URL
+    url = checked_url("BUTTER_BASE_URL", value)
+    if is_sandbox(url):
+        log.warning(_SANDBOX, url, extra={"butter_event": "configuration"})
+    return url
+
+
+def is_sandbox(url: str) -> bool:
+    """Whether a checked URL stays on this machine: plain http goes to loopback only."""
+    return urlsplit(url).scheme == "http"
+
+
+def checked_url(name: str, given: str) -> str:
+    """Return a URL without a trailing slash. `name` is how the user set it.
 
     Raises:
         ConfigurationError: it is no URL, carries credentials, or is http:// to a host that is not loopback.
@@ -113,18 +138,19 @@ def base_url(given: str) -> str:
     if host is None or not _HOST.fullmatch(host) or not given.isprintable() or {*given} & {*" ?#\\"}:
         host = None
     if url.scheme not in {"http", "https"} or host is None:
-        msg = f"base_url is no http(s) URL without query. Leave it out for {BASE_URL}."
+        msg = f"{name} is no http(s) URL without query. Leave it out for {BASE_URL}."
         raise ConfigurationError(msg)
     if url.username is not None or url.password is not None:
-        msg = "base_url carries credentials. Pass them as username= and password=: they belong in no URL."
+        msg = f"{name} carries credentials. Pass them as username= and password=: they belong in no URL."
         raise ConfigurationError(msg)
-    if url.scheme == "http" and not _is_loopback(host):
-        msg = f"base_url is http:// to {host}: credentials would travel in the clear. Use https://, or a loopback host."
+    if url.scheme == "http" and not is_loopback(host):
+        msg = f"{name} is http:// to {host}: credentials would travel in the clear. Use https://, or a loopback host."
         raise ConfigurationError(msg)
     return given.rstrip("/")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its address or by the name `localhost`."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -1,6 +1,4 @@
-"""The shop of `demo.py`: the FastAPI example, with a Butter on this machine and a proxy at 127.0.0.1."""
-
-import os
+"""The shop of `demo.py`: the FastAPI example, behind a proxy at 127.0.0.1. Where Butter is, the environment says."""
 
 from fastapi import FastAPI, Request
 from pydantic import BaseModel
@@ -8,7 +6,6 @@ from pydantic import BaseModel
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip, extract
 
 butter = Butter(
-    base_url=os.environ["BUTTER_URL"],
     client_ip=client_ip.nginx(["127.0.0.1"]),
     routes=[CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=extract.json(invoice_id="invoice"))],
 )

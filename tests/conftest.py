@@ -8,8 +8,10 @@ from types import ModuleType
 from typing import Any, cast
 
 import pytest
+from browsers import CHROMIUM, FLAGS
 from hypothesis import HealthCheck, settings
 from postgres_server import PostgresServer, why_not
+from processes import Late, served
 from shops import CREDENTIALS, ROUTE
 
 from butter_middleware import Butter, CheckoutRoute, apart, client_ip, notes
@@ -17,6 +19,24 @@ from butter_middleware.testing import FakeButter
 
 settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start a real Chromium. Of a module: while Playwright runs, no other test of this thread can have a loop."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def late_server() -> Iterator[tuple[Late, str]]:
+    """Serve an app that each test sets: starting a server takes longer than most tests."""
+    late = Late()
+    with served(late) as url:
+        yield late, url
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -15,7 +15,7 @@ from typing import Self
 
 import uvicorn
 
-from butter_middleware._asgi import ASGIApp
+from butter_middleware._asgi import ASGIApp, Receive, Scope, Send
 
 SHOPPER = "81.2.69.142"
 HERE = Path(__file__).parent
@@ -67,6 +67,15 @@ def served(app: ASGIApp, host: str = "127.0.0.1") -> Generator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+class Late:
+    """An app that is set, or replaced, while it is served."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
 
 
 class Shop:

@@ -1,42 +1,18 @@
 """The IPv6 beacon in a real browser: the example's checkout page at ::1, the beacon at 127.0.0.1."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from processes import free_port, served
+from browsers import IN_BROWSER
+from processes import Late, free_port, served
 
-from butter_middleware._asgi import ASGIApp, Receive, Scope, Send
 from butter_middleware.testing import FakeButter
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or ""
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no chromium here")]
+pytestmark = IN_BROWSER
 
 Visit = Callable[..., Any]
-
-
-class Late:
-    """An app whose address is known before it is made."""
-
-    app: ASGIApp
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(scope, receive, send)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

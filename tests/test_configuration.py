@@ -4,16 +4,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import served
 from shops import CREDENTIALS, ROUTE
 
-from butter_middleware import Butter, CheckoutResponse, CheckoutRoute, ConfigurationError, client_ip, extract
+from butter_middleware import (
+    Butter,
+    Checkout,
+    CheckoutResponse,
+    CheckoutRoute,
+    ConfigurationError,
+    client_ip,
+    extract,
+)
+from butter_middleware.testing import FakeButter
 
 DIRECT: dict[str, Any] = {"client_ip": client_ip.direct()}
 
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("USERNAME", "PASSWORD", "USERNAME_FILE", "PASSWORD_FILE", "ENVIRONMENT"):
+    for name in ("USERNAME", "PASSWORD", "USERNAME_FILE", "PASSWORD_FILE", "ENVIRONMENT", "BASE_URL"):
         monkeypatch.delenv(f"BUTTER_{name}", raising=False)
 
 
@@ -126,6 +136,52 @@ def test_the_environment_comes_from_its_variable(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("BUTTER_ENVIRONMENT", "staging")
     assert Butter(**DIRECT, **CREDENTIALS).environment == "staging"
     assert Butter(**DIRECT, **CREDENTIALS, environment="production").environment == "production"
+
+
+def test_the_base_url_comes_from_its_variable(
+    monkeypatch: pytest.MonkeyPatch, make_butter: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """BUTTER_BASE_URL points at a sandbox without a change of code, and the log warns; the argument wins over it."""
+    elsewhere, sandbox = FakeButter(**CREDENTIALS), FakeButter(**CREDENTIALS)
+    with served(sandbox) as url, served(elsewhere) as other:
+        monkeypatch.setenv("BUTTER_BASE_URL", f"{url}/")
+        for options in ({}, {"base_url": other}):
+            butter = make_butter(transport=None, **options)
+            butter.record(Checkout(customer_email="a@example.com", ipv4_address="1.1.1.1", psp="adyen", invoice_id="1"))
+            assert butter.flush()
+    assert (len(sandbox.records), len(elsewhere.records)) == (1, 1)
+    assert caplog.text.count("a sandbox, and not to Butter. Unset it in production") == 1
+
+
+def test_a_base_url_beside_production_is_no_sandbox(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a proxy of the merchant's own there is nothing to warn."""
+    monkeypatch.setenv("BUTTER_BASE_URL", "https://butter.internal.example")
+    Butter(**DIRECT, **CREDENTIALS)
+    assert "sandbox" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("", "BUTTER_BASE_URL is no http"),
+        ("127.0.0.1:8025", "BUTTER_BASE_URL is no http"),
+        (
+            "http://butter.example",
+            "BUTTER_BASE_URL is http:// to butter.example: credentials would travel in the clear",
+        ),
+        ("http://127.0.0.1.nip.example", "in the clear"),
+        ("https://u:p@butter.example", "BUTTER_BASE_URL carries credentials"),
+    ],
+)
+def test_the_base_urls_variable_is_checked_like_the_argument(
+    monkeypatch: pytest.MonkeyPatch, value: str, says: str
+) -> None:
+    """And the variable is named, not the argument."""
+    monkeypatch.setenv("BUTTER_BASE_URL", value)
+    with pytest.raises(ConfigurationError, match=says):
+        Butter(**DIRECT, **CREDENTIALS)
 
 
 def test_no_repr_shows_a_secret() -> None:

@@ -107,6 +107,9 @@ def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) ->
         case "uvicorn" | "gunicorn" | "hypercorn" | "granian":
             told = help_of(program)
             assert [option for option in options if not re.search(rf"{option}\b", told)] == []
+        case "export":
+            read = {f"BUTTER_{name}" for name in ("BASE_URL", "USERNAME", "PASSWORD", "ENVIRONMENT")}
+            assert {argument.partition("=")[0] for argument in arguments} <= read
         case _:
             assert program in {"curl", "cd", "pytest"}, f"{program}: say here how it is checked"
 

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import logging
+import socket
 import threading
 import time
 import tracemalloc
@@ -15,7 +16,6 @@ from typing import Any
 import anyio
 import pytest
 from asgi import body, drive, http_scope, no_request, sends, start
-from processes import served, until
 from shops import CREDENTIALS, PAID, ROUTE, SHOPPER
 
 from butter_middleware import (
@@ -269,20 +269,18 @@ def test_delivery_goes_on_after_a_fault(
 
 
 def test_a_wrong_proxy_variable_is_mended_in_time(
-    make_butter: Callable[..., Butter],
-    fake: FakeButter,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the environment keeps the HTTP client from being made, records wait, and it is said."""
-    monkeypatch.setenv("HTTP_PROXY", "nonsense://grace:sesame@10.0.0.1")
-    with served(fake) as url:
-        butter = make_butter(base_url=url, transport=None)
+    """Where the environment keeps the HTTP client from being made, records wait, and it is said; then one is made."""
+    monkeypatch.setenv("HTTPS_PROXY", "nonsense://grace:sesame@10.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        butter = make_butter(base_url=f"https://127.0.0.1:{listener.getsockname()[1]}", transport=None)
         butter.record(RECORD)
         assert not butter.flush()
         assert (butter.status().pending, butter.status().endpoint) == (1, "open")
-        monkeypatch.delenv("HTTP_PROXY")
-        until(lambda: len(fake.records) == 1, "the record", 40)
+        monkeypatch.delenv("HTTPS_PROXY")
+        listener.settimeout(40)
+        listener.accept()[0].close()  # the next probe
     assert "no client: ValueError" in caplog.text
     assert leaked(caplog) == []
 
@@ -397,7 +395,7 @@ ANY: Any = None
         ({"max_body_bytes": 1e6}, "max_body_bytes=1000000.0: use a whole number"),
         ({"drain_timeout": None}, "drain_timeout=None: use a number"),
         ({"drain_timeout": float("nan")}, "drain_timeout=nan"),
-        ({"base_url": None}, "base_url is no http"),
+        ({"base_url": 7}, "base_url is no http"),
         ({"base_url": "https://butter.example\n"}, "base_url is no http"),
         ({"base_url": "https://butter example"}, "base_url is no http"),
         ({"client_ip": client_ip.TrustedHops}, "client_ip=...\\) is no strategy"),

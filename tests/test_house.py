@@ -21,7 +21,7 @@ LAYERS = [
     {"beacon"},
     {"beacon_app"},
     {"extract"},
-    {"strength", "remedies"},
+    {"strength", "remedies", "sources"},
     {"reading", "endpoint"},
     {"delivery", "awaited"},
     {"readloop"},

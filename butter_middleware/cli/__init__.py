@@ -9,6 +9,7 @@ from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
 from butter_middleware.errors import ButterError, OutboxBusyError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "sandbox": ("butter_middleware.cli.sandbox", "sandbox"),
     "check": ("butter_middleware.cli.check", "check"),
     "status": ("butter_middleware.cli.status", "status"),
     "parked": ("butter_middleware.cli.entries", "parked"),

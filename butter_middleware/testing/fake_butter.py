@@ -1,6 +1,7 @@
 """Butter's contract, as an ASGI app and as an httpx transport."""
 
 import json
+import re
 from base64 import b64encode
 from collections import deque
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from butter_middleware.checkout import Checkout
 
 Fault = Literal["reset", "timeout"]
 PATHS: Final = ("/v1/analytics", "/v1/analytics/")
+_BASIC: Final = re.compile(rb"(?i:basic) +[A-Za-z0-9+/]+=*")
 
 
 class FakeButter:
@@ -25,17 +27,17 @@ class FakeButter:
     answers: a status, "reset" (the connection breaks) or "timeout" (no answer, for as long as the client waits).
 
     Args:
-        username: The one that is accepted.
+        username: The one that is accepted; None accepts any credentials that HTTP Basic can carry.
         password: The one that is accepted.
         delay: Seconds before each answer.
     """
 
-    def __init__(self, *, username: str, password: str, delay: float = 0.0) -> None:
+    def __init__(self, *, username: str | None, password: str | None, delay: float = 0.0) -> None:
         self.records: list[dict[str, str]] = []
         self.rejected = 0
         self.requests = 0
         self.delay = delay
-        self._expected = b"Basic " + b64encode(f"{username}:{password}".encode())
+        self._expected = None if username is None else b"Basic " + b64encode(f"{username}:{password}".encode())
         self._next: deque[int | Fault] = deque()
 
     def respond_with(self, *answers: int | Fault) -> None:
@@ -87,7 +89,7 @@ class FakeButter:
         if isinstance(forced, int):
             self.rejected += method == "POST"
             return forced, {"detail": "set by respond_with"}
-        if not compare_digest(headers.get(b"authorization", b""), self._expected):
+        if not self._knows(headers.get(b"authorization", b"")):
             return 401, {"detail": "unauthorized"}
         if path == "/":
             return 200, {"status": "ok"}
@@ -96,6 +98,11 @@ class FakeButter:
         if method != "POST":
             return 405, {"detail": "Method Not Allowed"}
         return self._take(headers, body)
+
+    def _knows(self, authorization: bytes) -> bool:
+        if self._expected is None:
+            return bool(_BASIC.fullmatch(authorization))
+        return compare_digest(authorization, self._expected)
 
     def _take(self, headers: Mapping[bytes, bytes], body: bytes) -> tuple[int, dict[str, Any]]:
         problems = _problems(headers.get(b"content-type", b""), body)
@@ -112,17 +119,17 @@ class FakeButter:
 def _problems(content_type: bytes, body: bytes) -> list[dict[str, Any]]:
     """Return what Butter would complain of, in the shape that FastAPI gives it."""
     if content_type.partition(b";")[0].strip() != b"application/json":
-        return [{"loc": ["header", "content-type"], "type": "content_type"}]
+        return [{"loc": ["header", "content-type"], "msg": "not application/json", "type": "content_type"}]
     try:
         record = json.loads(body)
         Checkout.model_validate(record)
     except ValidationError as error:
-        return [{"loc": ["body", *e["loc"]], "type": e["type"]} for e in error.errors(include_url=False)]
-    except ValueError:
-        return [{"loc": ["body"], "type": "json_invalid"}]
+        return [{"loc": ["body", *e["loc"]], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
+    except (ValueError, RecursionError):
+        return [{"loc": ["body"], "msg": "not JSON", "type": "json_invalid"}]
     # The model mends what Butter would refuse: absent fields are left out, never null or empty.
     return [
-        {"loc": ["body", name], "type": "string_type"}
+        {"loc": ["body", name], "msg": "not a string, or empty: leave an absent field out", "type": "string_type"}
         for name, value in record.items()
         if not isinstance(value, str) or not value.strip()
     ]

@@ -1,0 +1,111 @@
+"""`butter-middleware sandbox`: Butter's contract on this machine, and a page that shows what arrives."""
+
+import errno
+import shlex
+import socket
+from typing import Final
+
+import click
+
+from butter_middleware.cli.failure import ExitCode
+from butter_middleware.settings import is_loopback
+
+PORT: Final = 8025
+
+
+class _Unusable(click.ClickException):
+    exit_code = ExitCode.UNUSABLE
+
+
+class _Busy(click.ClickException):
+    exit_code = ExitCode.BUSY
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Where to listen. Others than loopback need --expose."
+)
+@click.option("--expose", is_flag=True, help="Let other machines read the records. Goes with --host.")
+@click.option("--username", help="Accept only this one. Without it any credentials are accepted.")
+@click.option("--password", help="Goes with --username.")
+@click.option(
+    "--keep",
+    type=click.IntRange(1, 1_000_000),
+    default=10_000,
+    show_default=True,
+    help="How many of the newest records are kept, in memory.",
+)
+def sandbox(*, port: int, host: str, expose: bool, username: str | None, password: str | None, keep: int) -> None:
+    """Serve Butter's contract on this machine, with a page that shows each record the moment it arrives.
+
+    Point a shop at it by BUTTER_BASE_URL, and check out. Nothing leaves this machine.
+    """
+    _check_exposure(host, expose=expose)
+    if (username is None) is not (password is None):
+        msg = "--username and --password go together. Leave both out to accept any credentials."
+        raise click.UsageError(msg)
+    try:
+        from butter_middleware.sandbox.server import listen, serve  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        if error.name not in {"uvicorn", "h11"}:
+            raise
+        msg = "the sandbox is an extra. Run: pip install 'butter-middleware[sandbox]'"
+        raise _Unusable(msg) from error
+    from butter_middleware.sandbox import Sandbox  # noqa: PLC0415 - not for --help
+
+    try:
+        listener = listen(host, port)
+    except OSError as error:
+        raise _unlistenable(error, host, port) from error
+    names = () if is_loopback(host) else (host, socket.gethostname())
+    app = Sandbox(username=username, password=password, keep=keep, exposed=not is_loopback(host), names=names)
+    serve(app, listener, lambda: _introduce(listener, host, username))
+    click.echo(f"\nStopped. Arrived: {app.inbox.arrived}.")
+
+
+def _check_exposure(host: str, *, expose: bool) -> None:
+    if expose and is_loopback(host):
+        msg = "--expose alone changes nothing. Say where to listen too: --host 0.0.0.0 --expose"
+        raise click.UsageError(msg)
+    if not expose and not is_loopback(host):
+        msg = (
+            f"--host {host} would let other machines read the records and set the switches. If that is what you want, "
+            f"say it twice: --host {host} --expose"
+        )
+        raise click.UsageError(msg)
+
+
+def _introduce(listener: socket.socket, host: str, username: str | None) -> None:
+    """Say where the page is, and what to set in the shop."""
+    port = listener.getsockname()[1]
+    here = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - asked for twice
+    url = f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
+    credentials = "BUTTER_USERNAME=sandbox BUTTER_PASSWORD=sandbox   # any will do"
+    if username is not None:
+        credentials = f"BUTTER_USERNAME={shlex.quote(username)} BUTTER_PASSWORD=..."
+    click.echo(
+        f"The inbox:    {url}\n"
+        f"For scripts:  {url}/api/records\n\n"
+        "In the shell that starts the shop:\n\n"
+        f"  export BUTTER_BASE_URL={url}\n"
+        f"  export {credentials}\n"
+        "  export BUTTER_ENVIRONMENT=staging   # so that this machine's own address counts\n"
+    )
+    if not is_loopback(host):
+        click.echo(f"Exposed: whoever reaches port {port} of this machine reads the records.\n", err=True)
+    if not is_loopback(here):
+        click.echo("The middleware sends plain http to loopback only: listen at 0.0.0.0 for a shop here.\n", err=True)
+    click.echo("Ctrl-C ends it.")
+
+
+def _unlistenable(error: OSError, host: str, port: int) -> click.ClickException:
+    if error.errno == errno.EADDRINUSE:
+        other = port + 1 if port < 65535 else PORT  # noqa: PLR2004 - the largest port
+        return _Busy(
+            f"port {port} is in use, perhaps by another sandbox. Stop that one, or take another port: "
+            f"butter-middleware sandbox --port {other}"
+        )
+    if error.errno == errno.EACCES:
+        return _Unusable(f"port {port} is not for this user. Take one above 1023: --port {PORT}")
+    return _Unusable(f"cannot listen at {host} ({error.strerror}). Use an address of this machine: --host 127.0.0.1")

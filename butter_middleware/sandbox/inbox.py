@@ -1,0 +1,198 @@
+"""What arrived, in memory and bounded: the newest entries whole, all of them counted."""
+
+import json
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from itertools import islice
+from typing import Any, Final, cast
+
+from butter_middleware.checkout import Checkout, Record
+
+KEEP: Final = 10_000
+"""Entries that are kept unless told otherwise."""
+KEEP_CHARACTERS: Final = 64 * 1024**2
+"""Of all entries together. One takes some 600; only what is no record comes near."""
+KNOWN_KEYS: Final = 250_000
+"""Records that are known when they come again, whether they are kept or not."""
+SHOWN_BODY: Final = 4096
+"""Characters of a body that is no record."""
+MOST_FIELDS: Final = 64
+"""Fields, and problems, of a body that is no record."""
+
+
+class Outcome(StrEnum):
+    """What became of a POST."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    """Accepted, and the same PSP and IDs were accepted before: Butter has no idempotency key."""
+    REJECTED = "rejected"
+    """It is no valid record."""
+    REFUSED = "refused"
+    """The credentials, or a switch of the sandbox, stood against it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One POST, and what it was answered."""
+
+    body: bytes
+    status: int | None
+    """None where the connection was broken off."""
+    detail: object = None
+    """The answer's, where it is an error: a text, or a list of problems in FastAPI's shape."""
+    switched: bool = False
+    """Whether a switch chose the answer."""
+    told: str = ""
+    """JSON text: what the middleware tells beside the record (`butter_middleware.sources`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is kept of an arrival, ready for whoever asks."""
+
+    seq: int
+    """Counted from 1."""
+    json: str
+    """An object in ASCII: `seq`, `at`, `outcome`, `status`, `switched`, `record`, `problems`, `body`, `duplicate_of`,
+    `route` and `sources`."""
+
+    def __repr__(self) -> str:
+        return f"Entry({self.seq})"
+
+
+class Inbox:
+    """Keeps the newest entries. For one thread.
+
+    Args:
+        keep: How many; the oldest are dropped for new ones.
+    """
+
+    def __init__(self, keep: int = KEEP) -> None:
+        self.keep = keep
+        self.arrived = 0
+        """Since the start, cleared or not."""
+        self._entries: deque[Entry] = deque()
+        self._characters = 0
+        self._keys: OrderedDict[str, int] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+        self._dropped = 0
+
+    @property
+    def first(self) -> int:
+        """The number of the oldest entry that is kept; of the next one, where none is."""
+        return self._entries[0].seq if self._entries else self.arrived + 1
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many arrivals had which outcome since the inbox was cleared, and how many of them were dropped."""
+        return {**{outcome.value: self._counts[outcome.value] for outcome in Outcome}, "dropped": self._dropped}
+
+    def take(self, arrival: Arrival) -> Entry:
+        """Take in what arrived."""
+        self.arrived += 1
+        parsed = _parsed(arrival.body)
+        accepted = arrival.status is not None and arrival.status < 300  # noqa: PLR2004 - RFC 9110, section 15.3
+        duplicate_of = self._known(parsed) if accepted else None
+        if accepted:
+            outcome = Outcome.ACCEPTED if duplicate_of is None else Outcome.DUPLICATE
+        else:
+            outcome = Outcome.REFUSED if arrival.switched or arrival.status == 401 else Outcome.REJECTED  # noqa: PLR2004 - RFC 9110, section 15.5.2
+        fields = dict(islice(parsed.items(), MOST_FIELDS))
+        route, sources = _told(arrival.told, fields)
+        entry = Entry(
+            self.arrived,
+            json.dumps(
+                {
+                    "seq": self.arrived,
+                    "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                    "outcome": outcome,
+                    "status": arrival.status,
+                    "switched": arrival.switched,
+                    # No NaN, which JSON.parse refuses.
+                    "record": {name: _text(value) for name, value in fields.items()},
+                    "problems": [] if accepted else list(_problems(arrival.detail)),
+                    "body": arrival.body.decode("utf-8", "replace")[:SHOWN_BODY] if outcome is Outcome.REJECTED else "",
+                    "duplicate_of": duplicate_of,
+                    "route": route,
+                    "sources": sources,
+                }
+            ),
+        )
+        self._counts[outcome.value] += 1
+        self._keep(entry)
+        return entry
+
+    def since(self, seq: int, characters: int) -> list[Entry]:
+        """Give the entries after number `seq`, the oldest first, until they have so many characters."""
+        given: list[Entry] = []
+        for entry in islice(self._entries, max(0, seq + 1 - self.first), None):
+            given.append(entry)
+            characters -= len(entry.json)
+            if characters <= 0:
+                break
+        return given
+
+    def clear(self) -> None:
+        """Forget all entries and counts; the numbers go on, and what comes again is no duplicate."""
+        self._entries.clear()
+        self._keys.clear()
+        self._counts.clear()
+        self._characters = self._dropped = 0
+
+    def _known(self, record: object) -> int | None:
+        """Give the number of the arrival that brought this record first, where it is not this one."""
+        key = Record.of(Checkout.model_validate(record), 0.0).key
+        first = self._keys.setdefault(key, self.arrived)
+        if len(self._keys) > KNOWN_KEYS:
+            self._keys.popitem(last=False)
+        return None if first == self.arrived else first
+
+    def _keep(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self._characters += len(entry.json)
+        while len(self._entries) > self.keep or self._characters > KEEP_CHARACTERS:
+            self._characters -= len(self._entries.popleft().json)
+            self._dropped += 1
+
+
+def _parsed(text: bytes | str) -> dict[str, Any]:
+    """Return a JSON object; an empty one for anything else."""
+    try:
+        parsed: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {}
+
+
+def _text(value: object) -> str:
+    """Return a value to show: a string as it is, and anything else, which is wrong in a record, as JSON text."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)[:SHOWN_BODY]
+    except RecursionError:
+        return "…"
+
+
+def _problems(detail: object) -> Iterator[dict[str, str]]:
+    if isinstance(detail, str):
+        yield {"field": "", "message": detail}
+    elif isinstance(detail, list):
+        for problem in cast("list[dict[str, Any]]", detail)[:MOST_FIELDS]:
+            place = ".".join(str(part) for part in problem["loc"] if part != "body")
+            yield {"field": place, "message": str(problem["msg"])}
+
+
+def _told(text: str, record: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """Read what the middleware tells of the fields that the record has. Anybody may have sent it."""
+    told = _parsed(text)
+    route, fields = told.get("route"), told.get("fields")
+    sources = cast("dict[str, Any]", fields) if isinstance(fields, dict) else {}
+    return (
+        route if isinstance(route, str) else "",
+        {name: source for name, source in sources.items() if name in record and isinstance(source, str)},
+    )

@@ -1,0 +1,103 @@
+"""The sandbox under uvicorn. The only module that knows a server."""
+
+import asyncio
+import signal
+import socket
+import struct
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from butter_middleware._asgi import Receive, Scope, Send
+from butter_middleware.sandbox.app import RESET, Sandbox
+
+GRACE_SECONDS: Final = 3
+"""For requests to end after a signal."""
+_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Protocol(H11Protocol):
+    """Lets the app break its connection, as a network does: the extension `butter.reset`."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        app: Any = self.app
+
+        def reset() -> None:
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+            transport.abort()
+
+        async def with_reset(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["extensions"] = {**scope.get("extensions", {}), RESET: reset}
+            await app(scope, receive, send)
+
+        self.app = with_reset
+
+
+class _Server(uvicorn.Server):
+    """Ends at a signal, without raising it anew: who stops the sandbox wants no failure."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+        self._stop = stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+            self._stop()
+
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, end)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound.
+
+    Raises:
+        OSError: it cannot be: the port is in use, or the host is no address of this machine.
+    """
+    family, kind, protocol, _name, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def serve(sandbox: Sandbox, listener: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM. `ready` is called when it serves, and a signal ends it."""
+    config = uvicorn.Config(
+        sandbox,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    asyncio.run(_Server(config, ready, sandbox.close).serve(sockets=[listener]))
