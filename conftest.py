@@ -20,5 +20,6 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()],
     patterns=["README.md", "docs/*.md"],
+    excludes=["docs/tutorial.md"],  # files to save and commands to type: tests/test_tutorial.py does both
     fixtures=["own_folder"],
 ).pytest()
