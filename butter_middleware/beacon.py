@@ -12,7 +12,7 @@ from hashlib import sha256
 from hmac import compare_digest, digest
 from ipaddress import AddressValueError, IPv4Address
 from struct import Struct
-from typing import Final, Self
+from typing import Final, Self, cast
 
 from butter_middleware import settings
 from butter_middleware._asgi import RawHeaders
@@ -235,15 +235,15 @@ def _digest(key: str) -> bytes:
 
 
 def _secrets(given: Sequence[str | bytes] | None) -> tuple[bytes, ...]:
-    keys = given if given is not None else (settings.from_environment("BUTTER_BEACON_KEYS") or "").split()
+    keys: object = given if given is not None else (settings.from_environment("BUTTER_BEACON_KEYS") or "").split()
     remedy = "Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'."
-    if not _is_list(keys) or not all(isinstance(key, str | bytes) for key in keys):
+    if not _is_list(keys) or not all(isinstance(key, str | bytes) for key in cast("Sequence[object]", keys)):
         msg = (
             "Beacon has no list of keys: set BUTTER_BEACON_KEYS, or BUTTER_BEACON_KEYS_FILE to a mounted secret, or "
             f"pass Beacon(keys=[...]), the newest first. {remedy}"
         )
         raise ConfigurationError(msg)
-    secrets = tuple(key.encode() if isinstance(key, str) else key for key in keys)
+    secrets = tuple(key.encode() if isinstance(key, str) else key for key in cast("Sequence[str | bytes]", keys))
     for number, secret in enumerate(secrets, 1):
         if len(secret) < KEY_BYTES:
             msg = f"Beacon: key {number} has {len(secret)} bytes; at least {KEY_BYTES} are needed. {remedy}"
@@ -253,11 +253,12 @@ def _secrets(given: Sequence[str | bytes] | None) -> tuple[bytes, ...]:
 
 def _is_list(given: object) -> bool:
     """Whether an option is a list with something in it, and not one text, which is a series of characters."""
-    return isinstance(given, Sequence) and not isinstance(given, str | bytes) and bool(given)
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes) and bool(cast("Sequence[object]", given))
 
 
-def _origins(given: Iterable[str]) -> tuple[str, ...]:
-    origins = () if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+def _origins(given: object) -> tuple[str, ...]:
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    origins = tuple(cast("Iterable[object]", given)) if several else ()
     for origin in origins:
         if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
             msg = (
@@ -268,4 +269,4 @@ def _origins(given: Iterable[str]) -> tuple[str, ...]:
     if not origins:
         msg = "Beacon(origins=...) is no list of origins. Name the pages that may ask: ['https://shop.example']."
         raise ConfigurationError(msg)
-    return origins
+    return cast("tuple[str, ...]", origins)

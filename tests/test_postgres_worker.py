@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -40,7 +40,7 @@ class Counting(httpx.AsyncBaseTransport):
 
 
 @asynccontextmanager
-async def working(butter: Butter, dsn: str, pace: Pace | None = None) -> AsyncIterator[Worker]:
+async def working(butter: Butter, dsn: str, pace: Pace | None = None) -> AsyncGenerator[Worker]:
     """Run a worker; it ends by being told to."""
     worker = Worker(dsn, Names(), butter.delivery, pace)
     running = asyncio.create_task(worker.run())

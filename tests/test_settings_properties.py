@@ -120,8 +120,10 @@ odd = st.one_of(
     st.builds(object),
     st.sampled_from([int, len, "production", "before_response", "https://butter.example", client_ip.direct]),
 )
-OPTIONS = ["client_ip", "routes", "username", "password", "environment", "durability", "ipv4_beacon", "base_url"]
-OPTIONS += ["max_body_bytes", "drain_timeout", "join_ttl", "senders", "no_such_option"]
+OPTIONS = [
+    *("client_ip", "routes", "username", "password", "environment", "durability", "ipv4_beacon", "base_url"),
+    *("max_body_bytes", "drain_timeout", "join_ttl", "senders", "no_such_option"),
+]
 
 
 @settings(max_examples=tries(400), deadline=None)
