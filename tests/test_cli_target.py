@@ -32,6 +32,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
     def write(name: str, text: str) -> None:
         Path(name).parent.mkdir(exist_ok=True)
+        (Path(name).parent / "__init__.py").touch()  # else a module of this name anywhere on the path comes first
         Path(name).write_text(text)
 
     yield write
