@@ -1,20 +1,132 @@
 """The parts of a `Butter` that its options name, made."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Final, cast
 
-from butter_middleware import settings
+from butter_middleware import rehearsal, settings
 from butter_middleware.awaited import HoldBack
+from butter_middleware.beacon import Beacon
 from butter_middleware.client_ip import Strategy
-from butter_middleware.courier import Courier
+from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, Networks
+from butter_middleware.collector import Collector, Read
+from butter_middleware.courier import Courier, InlineCourier, QueueCourier
+from butter_middleware.delivery import Delivery
+from butter_middleware.endpoint import BUTTER, QUEUE, Target
 from butter_middleware.errors import ConfigurationError
-from butter_middleware.outbox import LocalOutbox, MemoryOutbox, SQLiteOutbox
+from butter_middleware.notices import Notices
+from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Outbox, Settlement, SQLiteOutbox
 from butter_middleware.routes import CheckoutRoute
 from butter_middleware.sources import Sources
+from butter_middleware.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Options:
+    """What a `Butter` was given for its dealings with the world outside, checked as far as it can be by itself."""
+
+    strategy: Strategy
+    beacon: Beacon | None
+    base_url: str
+    username: str | None
+    password: str | None
+    transport: "httpx.AsyncBaseTransport | None"
+    outbox: str | PathLike[str] | LocalOutbox | Outbox | None
+    inline: bool
+    inline_timeout: float
+    staging: bool
+    dry_run: bool
+    senders: int
+    clock: Callable[[], float]
+    notices: Notices
+    telemetry: Telemetry
+    sources: Sources | None
+
+    def delivery(
+        self,
+        make_courier: Callable[[], Courier],
+        on_settled: Callable[[Sequence[Settlement]], None] = lambda _: None,
+        senders: int | None = None,
+        target: Target = BUTTER,
+    ) -> Delivery:
+        """Return what sends records by these couriers."""
+        return Delivery(
+            make_courier,
+            target=target,
+            senders=senders or self.senders,
+            clock=self.clock,
+            on_settled=on_settled,
+            tell=self.notices.tell,
+            telemetry=self.telemetry,
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Equipment:
+    """What a `Butter` meets of the world outside: the shoppers' addresses, the disk, a queue, and Butter itself."""
+
+    strategy: Strategy
+    beacon: Beacon | None
+    admitted: Networks
+    """Addresses in bodies that are not public and count all the same."""
+    outbox: LocalOutbox
+    queue: Outbox | None
+    make_client: Callable[[], Courier]
+    make_delivery: Callable[[Callable[[Sequence[Settlement]], None]], Delivery]
+    """From the outbox; takes what is to be called after settlements."""
+    make_consumer: Callable[[int | None], Delivery]
+    """From the queue; takes how many records are sent at once."""
+    witness: Callable[[Read], Read] = lambda read: read
+    """Stands round the reading of each capture."""
+    built: Callable[[Collector], object] = lambda _collector: None
+    """Hears of the collector, once."""
+
+
+def equip(options: Options) -> Equipment:
+    """Return the equipment of production; or, while tests run, what they put in its place.
+
+    Raises:
+        ConfigurationError: something of the options cannot work.
+    """
+    rehearsed = rehearsal.current()
+    return produced(options) if rehearsed is None else rehearsed.equip(options)
+
+
+def produced(options: Options) -> Equipment:
+    """Return the equipment of production.
+
+    Raises:
+        ConfigurationError: something of the options cannot work.
+    """
+    make_client = courier(
+        options.base_url,
+        options.username,
+        options.password,
+        options.transport,
+        needed=not options.dry_run,
+        sources=options.sources,
+    )
+    make_courier, outbox, queue = make_client, options.outbox, None
+    if isinstance(outbox, Outbox):
+        queue, outbox = outbox, None
+        direct = partial(InlineCourier, make_client, queue, options.inline_timeout)
+        make_courier = direct if options.inline else partial(QueueCourier, queue)
+    target = BUTTER if queue is None else QUEUE
+    return Equipment(
+        strategy=options.strategy,
+        beacon=options.beacon,
+        admitted=ANYWHERE if options.staging else NOWHERE,
+        outbox=local_outbox(None if options.dry_run else outbox, options.clock),
+        queue=queue,
+        make_client=make_client,
+        make_delivery=lambda settled: options.delivery(make_courier, settled, target=target),
+        make_consumer=lambda senders: options.delivery(make_client, senders=senders),
+    )
 
 
 def strategy(given: Strategy | None, environment: settings.Environment) -> Strategy:

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Final
 
-from butter_middleware.client_ip.address import NOT_PUBLIC, is_v4, parse_host, text_of
+from butter_middleware.client_ip.address import NOT_PUBLIC, Networks, is_v4, parse_host, text_of
 
 
 class BodyReason(StrEnum):
@@ -37,8 +37,8 @@ _REMEDIES: Final = {
 }
 
 
-def in_body(value: object, *, staging: bool) -> str | BodyReason:
-    """Return a public IPv4 address as a dotted quad, or why there is none. Staging admits private ones."""
+def in_body(value: object, admitted: Networks) -> str | BodyReason:
+    """Return an IPv4 address that is public, or admitted all the same, as a dotted quad; or why there is none."""
     if value is None or value == "":
         return BodyReason.MISSING
     address = parse_host(value.strip()) if isinstance(value, str) else None
@@ -46,4 +46,4 @@ def in_body(value: object, *, staging: bool) -> str | BodyReason:
         return BodyReason.MALFORMED
     if not is_v4(address):
         return BodyReason.IPV6
-    return BodyReason.PRIVATE if address in NOT_PUBLIC and not staging else text_of(address)
+    return BodyReason.PRIVATE if address in NOT_PUBLIC and address not in admitted else text_of(address)

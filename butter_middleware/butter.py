@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Never, Self, Unpack, overload
 
@@ -13,14 +12,13 @@ from butter_middleware.beacon_app import BeaconApp
 from butter_middleware.checkout import Checkout, CheckoutFields, Psp
 from butter_middleware.client_ip import Strategy
 from butter_middleware.collector import Collector
-from butter_middleware.courier import Courier, InlineCourier, QueueCourier
+from butter_middleware.courier import Courier
 from butter_middleware.delivery import Delivery
-from butter_middleware.endpoint import BUTTER, QUEUE, Target
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.events import Event
 from butter_middleware.health_app import HealthApp
 from butter_middleware.notices import Notices
-from butter_middleware.outbox import LocalOutbox, Outbox, Settlement, TransactionalOutbox
+from butter_middleware.outbox import LocalOutbox, Outbox, TransactionalOutbox
 from butter_middleware.routes import CheckoutRoute, Extractor, Gate, Join, RouteTable, Source
 from butter_middleware.sources import Sources
 from butter_middleware.status import Status
@@ -112,34 +110,45 @@ class Butter:
         self.routes = RouteTable(routes)
         self.dry_run = dry_run
         self.clock = clock
-        self.strategy = assembly.strategy(client_ip, self.environment)
-        self.beacon = fitting(ipv4_beacon, self.routes.routes, staging=self.environment == "staging")
-        self._senders = senders
         self.base_url = settings.base_url(base_url)
-        sources = Sources() if settings.is_sandbox(self.base_url) else None
-        self._make_client = assembly.courier(
-            self.base_url, username, password, transport, needed=not dry_run, sources=sources
-        )
-        make_courier = self._make_client
-        self._queue = outbox if isinstance(outbox, Outbox) else None
-        if isinstance(outbox, Outbox):
-            inline = settings.delivery(delivery) == "inline"
-            direct = partial(InlineCourier, self._make_client, outbox, inline_timeout)
-            make_courier, outbox = direct if inline else partial(QueueCourier, outbox), None
-        self._outbox = assembly.local_outbox(None if dry_run else outbox, clock)
         self._telemetry = Telemetry(enabled=telemetry)
         self._notices = Notices(clock, on_event, self._telemetry.observe)
+        staging = self.environment == "staging"
+        sources = Sources() if settings.is_sandbox(self.base_url) else None
+        equipment = assembly.equip(
+            assembly.Options(
+                strategy=assembly.strategy(client_ip, self.environment),
+                beacon=fitting(ipv4_beacon, self.routes.routes, staging=staging),
+                base_url=self.base_url,
+                username=username,
+                password=password,
+                transport=transport,
+                outbox=outbox,
+                inline=settings.delivery(delivery) == "inline",
+                inline_timeout=inline_timeout,
+                staging=staging,
+                dry_run=dry_run,
+                senders=senders,
+                clock=clock,
+                notices=self._notices,
+                telemetry=self._telemetry,
+                sources=sources,
+            )
+        )
+        self.strategy, self.beacon = equipment.strategy, equipment.beacon
+        self._equipment = equipment
+        queued = equipment.queue is not None
         optional = {"user_agent": send_user_agent, "network_transaction_id": send_network_transaction_id}
         self.collector = Collector(
             self.routes,
-            self.strategy,
-            self.beacon,
-            self._outbox,
-            lambda settled: self._delivery(make_courier, settled, target=BUTTER if self._queue is None else QUEUE),
+            equipment.strategy,
+            equipment.beacon,
+            equipment.outbox,
+            equipment.make_delivery,
             optional_fields=frozenset(name for name, on in optional.items() if on),
             max_body_bytes=max_body_bytes,
-            hold_back=assembly.hold_back(delivery, durability, inline_timeout, queue=self._queue is not None),
-            staging=self.environment == "staging",
+            hold_back=assembly.hold_back(delivery, durability, inline_timeout, queue=queued),
+            staging=staging,
             dry_run=dry_run,
             drain_timeout=drain_timeout,
             join_ttl=join_ttl,
@@ -147,29 +156,14 @@ class Butter:
             notices=self._notices,
             telemetry=self._telemetry,
             coverage_threshold=coverage_threshold,
+            admitted=equipment.admitted,
+            witness=equipment.witness,
             sources=sources,
         )
+        equipment.built(self.collector)
         del username, password  # an error tracker adds the variables of this frame to the lines that follow
-        queued = self._queue is not None
-        for warning in () if dry_run else assembly.warnings(self._outbox, self.routes.routes, queue=queued):
+        for warning in () if dry_run else assembly.warnings(equipment.outbox, self.routes.routes, queue=queued):
             log.warning("outbox: %s", warning, extra={"butter_event": "configuration"})
-
-    def _delivery(
-        self,
-        make_courier: Callable[[], Courier],
-        on_settled: Callable[[Sequence[Settlement]], None],
-        senders: int | None = None,
-        target: Target = BUTTER,
-    ) -> Delivery:
-        return Delivery(
-            make_courier,
-            target=target,
-            senders=senders or self._senders,
-            clock=self.clock,
-            on_settled=on_settled,
-            tell=self._notices.tell,
-            telemetry=self._telemetry,
-        )
 
     def checkout_route(  # noqa: PLR0913 - as CheckoutRoute, all by name
         self,
@@ -203,7 +197,7 @@ class Butter:
     @property
     def outbox(self) -> LocalOutbox | Outbox:
         """Where records wait: the outbox of this process, or the queue of your own."""
-        return self._queue or self._outbox
+        return self._equipment.queue or self.collector.outbox
 
     @property
     def ipv4_beacon(self) -> BeaconApp:
@@ -281,12 +275,13 @@ class Butter:
     def _record_in(
         self, connection: object, checkout: Checkout | Mapping[str, Any], fields: Mapping[str, Any]
     ) -> Awaitable[None] | None:
-        if not isinstance(self._queue, TransactionalOutbox):
+        queue = self._equipment.queue
+        if not isinstance(queue, TransactionalOutbox):
             msg = "butter.record(connection=...) writes into PostgreSQL: it needs Butter(outbox=PostgresOutbox(...))."
             raise ConfigurationError(msg)
         if isinstance(checkout, Checkout):
-            return self._queue.enqueue_in(connection, self.collector.record_of(checkout))
-        return self._queue.enqueue_in(connection, self.collector.records(checkout, fields))
+            return queue.enqueue_in(connection, self.collector.record_of(checkout))
+        return queue.enqueue_in(connection, self.collector.records(checkout, fields))
 
     def client(self) -> Courier:
         """Return a client of Butter, such as for `await client.ping()`; close it after use.
@@ -294,7 +289,7 @@ class Butter:
         Raises:
             ConfigurationError: the credentials are missing.
         """
-        return self._make_client()
+        return self._equipment.make_client()
 
     def delivery(self, senders: int | None = None) -> Delivery:
         """Return what sends records to Butter one by one, for the consumer of a queue of your own.
@@ -303,7 +298,7 @@ class Butter:
         `await delivery.deliver(Record.from_json(text))`, of up to `senders` records at once.
         """
         self._telemetry.load(self.collector)
-        return self._delivery(self._make_client, lambda _: None, senders)
+        return self._equipment.make_consumer(senders)
 
     def status(self) -> Status:
         """Return how the collection goes: counts, and the endpoint's state."""

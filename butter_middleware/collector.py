@@ -3,28 +3,20 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final
 
+from butter_middleware import tidings
 from butter_middleware.awaited import NOTHING, HoldBack
 from butter_middleware.beacon import Beacon, Redeemer
 from butter_middleware.checkout import Checkout, Record
 from butter_middleware.client_ip import ClientIP, Strategy
+from butter_middleware.client_ip.address import Networks
 from butter_middleware.client_ip.diagnosis import Diagnosis
 from butter_middleware.counters import Skip
 from butter_middleware.coverage import Coverage, Watch
 from butter_middleware.delivery import Delivery
-from butter_middleware.events import (
-    Captured,
-    Conflicting,
-    Covered,
-    Diagnosed,
-    Faulted,
-    Lost,
-    NotDurableInTime,
-    Parked,
-    Recorded,
-    Skipped,
-)
+from butter_middleware.events import Captured, Diagnosed, Faulted, Lost, NotDurableInTime, Recorded, Skipped
 from butter_middleware.exchange import Capture, snapshot
 from butter_middleware.health import Health, Signs, diagnose
 from butter_middleware.notes import SCOPE_KEY, Notes, plain
@@ -43,6 +35,9 @@ OUTBOX_SECONDS: Final = 1.0
 """For which a health check waits for the outbox."""
 LEVELS_SECONDS: Final = 0.05
 """For which a metric waits for it; it takes a millisecond, unless the file fails: then the metric is as it last was."""
+
+
+Read = Callable[[Capture], Reading]
 
 
 class Collector:
@@ -70,6 +65,8 @@ class Collector:
         notices: Notices,
         telemetry: Telemetry,
         coverage_threshold: float,
+        admitted: Networks,
+        witness: Callable[[Read], Read],
         sources: Sources | None = None,
     ) -> None:
         self.routes = routes
@@ -78,36 +75,55 @@ class Collector:
         self._notices = notices
         self._telemetry = telemetry
         self._coverage_threshold = coverage_threshold
-        self._outbox = outbox
-        self._diagnosis = Diagnosis(strategy)
+        self._make_diagnosis = partial(Diagnosis, strategy)
         self._cookies = None if beacon is None else beacon.cookies
         self._hold_back = hold_back
-        self._patience = Patience()
         self._dry_run = dry_run
         self._drain_timeout = drain_timeout
         self._clock = clock
-        self._reader = Reader(
+        self._make_reader: Callable[[], Reader] = lambda: Reader(
             routes,
             strategy,
             max_body_bytes,
             optional_fields,
             self._observe,
+            admitted,
             None if beacon is None else Redeemer(beacon),
             staging=staging,
             sources=sources,
         )
-        self._watch = self._new_watch()
+        self._witness = witness
         self._sources = sources
-        self.worker = Worker(
-            outbox,
-            self._read,
-            make_delivery,
-            notices,
-            drain_timeout,
-            lambda: clock() - join_ttl,
-            lambda: self._watch.look(),  # noqa: PLW0108 - a fork has one of its own
-            self._begin,
+        self._make_worker = partial(
+            Worker,
+            read=self._read,
+            make_delivery=make_delivery,
+            notices=notices,
+            drain_timeout=drain_timeout,
+            expire_before=lambda: clock() - join_ttl,
+            look=lambda: self._watch.look(),  # noqa: PLW0108 - a fork has one of its own
+            started=self._begin,
         )
+        self._fit_out(outbox)
+
+    def _fit_out(self, outbox: LocalOutbox) -> None:
+        self.outbox = outbox
+        self._patience = Patience()
+        self._watch = self._new_watch()
+        self._diagnosis = self._make_diagnosis()
+        self._reader = self._make_reader()
+        self._read_capture = self._witness(self._reader.read)
+        self.worker = self._make_worker(outbox)
+
+    def begin_anew(self, outbox: LocalOutbox) -> None:
+        """Go on as a process that has just started, with another outbox: for tests, since one `Butter` serves many.
+
+        What was not delivered is left behind, and with it a thread that does not end, in an extractor that hangs.
+        """
+        self.worker.abandon()
+        self._telemetry.forget(self)
+        self._notices.forget()
+        self._fit_out(outbox)
 
     def _new_watch(self) -> Watch:
         return Watch(self._notices, self._clock, self._coverage_threshold)
@@ -143,7 +159,7 @@ class Collector:
                 return ()
             where = "" if route is None else route.name
             self._notices.note(Captured, where)
-            self._tell(where, reading)
+            tidings.tell(self._notices, where, reading)
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
             self.fault(error)
             return ()
@@ -206,7 +222,7 @@ class Collector:
 
     async def health(self) -> Health:
         """Say whether evidence is being collected. Waits for the outbox, but no event loop waits for it."""
-        future = self._outbox.counts()
+        future = self.outbox.counts()
         answered = await wait_at_most(future, OUTBOX_SECONDS) and future.exception() is None
         counts = future.result() if answered else Counts()
         changed = self._age(self.worker.endpoint_changed_at)
@@ -306,32 +322,15 @@ class Collector:
     # What the worker calls.
 
     def _read(self, capture: Capture) -> Reading:
-        reading = self._reader.read(capture)
+        reading = self._read_capture(capture)
         matched = self.routes.find(capture.method, capture.path)
         route = "" if matched is None else matched.name
-        self._tell(route, reading)
+        tidings.tell(self._notices, route, reading)
         if not self._dry_run:
             return reading
         for _kept in range(len(reading.records) + (reading.part is not None)):
             self._notices.note(Skipped, route, Skip.DRY_RUN)
         return Reading(skipped=Skip.DRY_RUN)
-
-    def _tell(self, route: str, reading: Reading) -> None:
-        for field in reading.conflicts:
-            said = f"annotate() gave another {field} than the extractor, whose value holds. Leave one of them out."
-            self._notices.tell(Conflicting(route=route, reason=field, message=said))
-        remedy = reading.remedy
-        if reading.parked is not None:
-            reason = reading.skipped or reading.parked.reason
-            self._notices.tell(Parked(route=route, reason=reason, message=reading.parked.detail))
-        elif reading.skipped is not None:
-            self._notices.tell(Skipped(route=route, reason=reading.skipped, message=remedy))
-        elif remedy:
-            self._notices.tell(Covered(route=route, message=remedy))
-        else:
-            self._notices.note(Covered, route)
-        for record in reading.records:
-            self._notices.note(Recorded, route, carried(record))
 
     def _observe(self, capture: Capture, address: ClientIP) -> None:
         for finding in self._diagnosis.observe(capture.scope, address):

@@ -12,6 +12,7 @@ from butter_middleware.beacon import Redeemer
 from butter_middleware.body_address import BodyReason, in_body
 from butter_middleware.checkout import Checkout, Record
 from butter_middleware.client_ip import ClientIP, Reason, Strategy
+from butter_middleware.client_ip.address import Networks
 from butter_middleware.counters import Skip
 from butter_middleware.errors import ExtractionError
 from butter_middleware.exchange import Capture, CheckoutResponse, view
@@ -51,6 +52,8 @@ class Reading:
     """For a person, where something can be done about `skipped`, or about weak records."""
     conflicts: tuple[str, ...] = ()
     """The fields of which an annotation said another value than the extractor, which holds."""
+    error: BaseException | None = None
+    """What the merchant's code raised, for tests: it may quote what it read, so that it is neither logged nor kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class Reader:
     """Those of `user_agent` and `network_transaction_id` that the merchant's account accepts."""
     observe: Callable[[Capture, ClientIP], None]
     """Sees each address as it was resolved."""
+    admitted: Networks
+    """Addresses of bodies that are not public and count all the same."""
     redeemer: Redeemer | None = None
     """Takes the tokens of shoppers on IPv6, where there is a beacon."""
     staging: bool = False
@@ -88,9 +93,9 @@ class Reader:
             gate = "" if capture.recorded else self._gate(route, response)
             extracted = gate if isinstance(gate, Reading) else self._extract(route, response, recorded=capture.recorded)
         except ExtractionError as error:
-            return Reading(parked=Parked(ParkReason.UNREADABLE, f"{route}: {error}"))
+            return Reading(parked=Parked(ParkReason.UNREADABLE, f"{route}: {error}"), error=error)
         except Exception as error:  # noqa: BLE001 - the merchant's function may raise anything
-            return Reading(parked=Parked(ParkReason.EXTRACTOR_ERROR, broken_extractor(route, error)))
+            return Reading(parked=Parked(ParkReason.EXTRACTOR_ERROR, broken_extractor(route, error)), error=error)
         if isinstance(extracted, Reading):
             return extracted
         if gate:
@@ -166,7 +171,7 @@ class Reader:
             # Never from a body unless the route says so: whoever writes the body would choose the evidence.
             ipv4: str | BodyReason = response.request.ipv4_address
             if route.address_from_body:
-                ipv4 = in_body(result.get("ipv4_address"), staging=self.staging)
+                ipv4 = in_body(result.get("ipv4_address"), self.admitted)
             if isinstance(ipv4, BodyReason):
                 unlocated = _without_address(route, ipv4)
                 continue

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal, cast, get_args
 from urllib.parse import urlsplit
 
+from butter_middleware import rehearsal
 from butter_middleware.errors import ConfigurationError
 
 Environment = Literal["production", "staging"]
@@ -50,6 +51,8 @@ def from_environment(variable: str) -> str | None:
         ConfigurationError: the file cannot be read.
     """
     value, path = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
+    if not value and (rehearsed := rehearsal.current()) is not None:
+        return rehearsed.secret
     if value is None and path is not None:
         try:
             value = Path(path).read_text(encoding="utf-8").strip()

@@ -6,7 +6,8 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from threading import Condition, Thread
+from contextlib import suppress
+from threading import RLock, Thread
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -20,6 +21,7 @@ from butter_middleware.events import Faulted, OutboxChanged
 from butter_middleware.exchange import Capture
 from butter_middleware.notices import Notices
 from butter_middleware.outbox.protocol import Counts, LocalOutbox, Settlement
+from butter_middleware.progress import Progress
 from butter_middleware.reading import Reading
 from butter_middleware.readloop import ReadLoop
 
@@ -66,9 +68,8 @@ class Worker:
         self._awaited = Awaited()
         self._pid: int | None = None
         self._running = False
-        self._changed = Condition()
-        self._changes = 0
-        self._unread = 0
+        self._starting = RLock()
+        self._progress = Progress()
         self._faults: tuple[str, ...] = ()
         self._read_loop = self._make_read_loop()
         self._stopping = False
@@ -82,7 +83,7 @@ class Worker:
         """Start the threads of this process, or wake them after `shutdown`. Cheap where they run."""
         if self._running and self._pid == os.getpid():
             return
-        with self._changed:
+        with self._starting:
             if self._threads:
                 self._running = True
                 if self._delivery is not None:
@@ -107,7 +108,7 @@ class Worker:
             self._running = True
 
     def _make_read_loop(self) -> ReadLoop:
-        told = (self._notify, self._wake, self._awaited)
+        told = (self._progress.ring, self._wake, self._awaited)
         return ReadLoop(self._outbox, self._read, self._notices, self._expire_before, *told)
 
     def _hook(self) -> None:
@@ -151,10 +152,19 @@ class Worker:
             return
         deadline = time.monotonic() + self._drain_timeout
         self.shutdown(self._drain_timeout)
+        self._end(deadline)
+
+    def abandon(self) -> None:
+        """End the threads as they are, and let go of the outbox."""
+        if self._pid == os.getpid():
+            self._end(time.monotonic())
+
+    def _end(self, deadline: float) -> None:
         self._stopping = True
         self._read_loop.stop()
         if self._cancel_delivery is not None:
-            self._cancel_delivery()
+            with suppress(RuntimeError):  # its loop has ended by itself
+                self._cancel_delivery()
         for thread in self._threads:
             thread.join(max(STOPPING_SECONDS, deadline - time.monotonic()))
         self._outbox.close()
@@ -165,8 +175,7 @@ class Worker:
 
     def append(self, capture: Capture, hold_back: HoldBack = NOTHING) -> "Future[None] | None":
         """Hand over a capture; give what its response waits for, if anything. Never blocks once the threads run."""
-        with self._changed:
-            self._unread += 1
+        self._progress.expect(1)
         awaited = self._awaited.expect(capture) if hold_back.is_sending and self._delivers else None
         future = self._begin(lambda: self._outbox.append(capture))
         if self._delivery is not None:
@@ -198,24 +207,19 @@ class Worker:
         delivery = self._delivery
         if delivery is None or self._pid != os.getpid():
             return True
-        deadline = time.monotonic() + timeout
-        while True:
-            with self._changed:
-                changes, unread = self._changes, self._unread
-            if not unread:
-                if delivery.paused:
-                    if not delivery.busy:
-                        return True
-                elif self._count() and not self._counted.pending:
-                    return True
-                elif delivery.ill:
-                    return False
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                return False
-            with self._changed:
-                if changes == self._changes:
-                    self._changed.wait(min(remaining, 0.25))
+
+        def verdict() -> bool | None:
+            if delivery.paused:
+                return None if delivery.busy else True
+            if self._count() and not self._counted.pending:
+                return True
+            return False if delivery.ill else None
+
+        return self._progress.wait(verdict, timeout)
+
+    def finish_reading(self, timeout: float) -> bool:
+        """Wait until all that was captured has been read, delivered or not; say whether it is."""
+        return self._pid != os.getpid() or self._progress.wait(lambda: True, timeout)
 
     def counts(self, seconds: float = 1.0) -> Counts:
         """Count what lies in the outbox. Where it does not answer within `seconds`, or is closed, as it last was."""
@@ -280,13 +284,7 @@ class Worker:
 
     def _settled(self, settlements: Sequence[Settlement]) -> None:
         self._awaited.settled(settlements, go_on=self._delivers)
-        self._notify()
-
-    def _notify(self, unread: int = 0) -> None:
-        with self._changed:
-            self._changes += 1
-            self._unread -= unread
-            self._changed.notify_all()
+        self._progress.ring()
 
     def _wake(self) -> None:
         if self._delivery is not None:

@@ -12,6 +12,7 @@ from browsers import CHROMIUM, FLAGS
 from hypothesis import HealthCheck, settings
 from postgres_server import PostgresServer, why_not
 from processes import Late, served
+from rehearsals import Rehearsal
 from shops import CREDENTIALS, ROUTE
 
 from butter_middleware import Butter, CheckoutRoute, apart, client_ip, notes
@@ -139,3 +140,8 @@ def database(postgres: PostgresServer) -> Iterator[str]:
     migrate(postgres.dsn(name), Names())
     yield postgres.dsn(name)
     postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def rehearsal(pytester: pytest.Pytester) -> Rehearsal:
+    return Rehearsal(pytester)

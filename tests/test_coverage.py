@@ -152,9 +152,7 @@ def test_the_worker_looks(make_butter: Callable[..., Butter], caplog: pytest.Log
         butter.flush(0.1)
         if any(isinstance(event, CoverageFell) for event in heard):
             break
-        butter.collector.worker._changed.acquire()
-        butter.collector.worker._changed.wait(0.1)
-        butter.collector.worker._changed.release()
+        butter.collector.worker._progress.wait(lambda: None, 0.1)
     assert "evidence is missing: in the last hour 0 of 1 checkouts became records" in caplog.text
 
 

@@ -13,7 +13,7 @@ from asgi import body, drive, http_scope, sends, start
 from processes import until
 from shops import SHOPPER
 
-from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, MemoryOutbox
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, MemoryOutbox, Record
 from butter_middleware._asgi import Message, Receive, Scope, Send
 from butter_middleware.testing import FakeButter
 
@@ -39,6 +39,20 @@ def test_it_starts_on_first_use_and_ends_with_close(make_butter: Callable[..., B
         butter.close()
         assert threads() == set()
     assert len(fake.records) == 2
+
+
+class Exit:
+    async def enqueue(self, _record: Record) -> None:
+        raise SystemExit
+
+
+def test_close_needs_no_thread_that_lives(make_butter: Callable[..., Butter]) -> None:
+    """A queue that even ends the thread of the delivery does not break the end of the app."""
+    butter = make_butter(outbox=Exit(), drain_timeout=0.1)
+    butter.record(checkout(1))
+    until(lambda: "butter-deliver" not in threads(), "the end of the thread")
+    butter.close()
+    assert threads() == set()
 
 
 async def lifespan(app: Any) -> list[str]:

@@ -151,6 +151,8 @@ NOT_PUBLIC: Final = Networks(
     "not public",
 )  # fmt: skip
 """IANA's special-purpose IPv4 registry, multicast and class E."""
+NOWHERE: Final = Networks((), "nowhere")
+ANYWHERE: Final = Networks(("0.0.0.0/0",), "anywhere")
 CLASS_E: Final = Networks(("240.0.0.0/4",), "class E")
 PRIVATE: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "100.64.0.0/10", "fc00::/7", "::1")
 """Where a platform's own proxies live."""

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool
 
+from butter_middleware import rehearsal
 from butter_middleware.checkout import Record
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.postgres.names import Names, quoted
@@ -190,6 +191,8 @@ def _dsn(dsn: str | None, pool: object) -> str:
             raise ConfigurationError(msg)
         return ""
     given = dsn if dsn is not None else os.environ.get("BUTTER_POSTGRES_DSN", "")
+    if not given and rehearsal.current() is not None:
+        return "postgresql://nobody.invalid"  # nobody connects to it
     try:
         conninfo_to_dict(given)
     except psycopg.Error:

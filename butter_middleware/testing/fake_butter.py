@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections import deque
 from collections.abc import Mapping
 from hmac import compare_digest
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import anyio
 import httpx
@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from butter_middleware._asgi import Message, Receive, Scope, Send
 from butter_middleware.checkout import Checkout
+from butter_middleware.testing.responses import Fault, accepts, checked
 
-Fault = Literal["reset", "timeout"]
 PATHS: Final = ("/v1/analytics", "/v1/analytics/")
 _BASIC: Final = re.compile(rb"(?i:basic) +[A-Za-z0-9+/]+=*")
 
@@ -23,8 +23,11 @@ _BASIC: Final = re.compile(rb"(?i:basic) +[A-Za-z0-9+/]+=*")
 class FakeButter:
     """A stand-in for Butter that checks what Butter checks: credentials, method, content type and each field.
 
-    `records` are the accepted records in their order, `rejected` how many were refused. `respond_with` sets the next
-    answers: a status, "reset" (the connection breaks) or "timeout" (no answer, for as long as the client waits).
+    `Butter(transport=fake.transport())` sends its records here without a socket; as an ASGI app it can be served, to
+    processes that know it as `base_url`. With pytest, `butter_inbox` needs neither.
+
+    `records` are the accepted records in their order, `rejected` how many were refused, `requests` how many requests
+    came. `respond_with` sets the next answers.
 
     Args:
         username: The one that is accepted; None accepts any credentials that HTTP Basic can carry.
@@ -41,17 +44,27 @@ class FakeButter:
         self._next: deque[int | Fault] = deque()
 
     def respond_with(self, *answers: int | Fault) -> None:
-        """Set the next answers, one a request; afterwards the contract holds again."""
-        self._next.extend(answers)
+        """Set the next answers, one a request; afterwards the contract holds again, as it does for a 2xx.
+
+        A status, "reset" (the connection breaks) or "timeout" (no answer, for as long as the client waits).
+
+        Raises:
+            ValueError: one is no answer that there is.
+        """
+        self._next.extend(checked(answers))
 
     def transport(self) -> httpx.AsyncBaseTransport:
         """Return what `Butter(transport=...)` takes: requests come here, and nothing leaves the process."""
         return _Transport(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, as an ASGI app."""
-        if scope["type"] != "http":
-            return
+        """Serve one connection, as an ASGI app."""
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = b""
         more = True
         while more:
@@ -86,7 +99,7 @@ class FakeButter:
             raise ConnectionResetError
         if forced == "timeout":
             await anyio.sleep_forever()
-        if isinstance(forced, int):
+        if isinstance(forced, int) and not accepts(forced):
             self.rejected += method == "POST"
             return forced, {"detail": "set by respond_with"}
         if not self._knows(headers.get(b"authorization", b"")):
@@ -114,6 +127,12 @@ class FakeButter:
 
     def __repr__(self) -> str:
         return f"FakeButter({len(self.records)} records)"
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    for event in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{event}.complete"})
 
 
 def _problems(content_type: bytes, body: bytes) -> list[dict[str, Any]]:

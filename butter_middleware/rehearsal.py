@@ -1,0 +1,33 @@
+"""What tests put in the place of the network, the disk and the secrets. In production nothing ever is.
+
+It loads nothing, and stands below everything: `testing` says here what it will do before the rest is loaded.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rehearsal:
+    """What is different for every `Butter` that is built while tests run."""
+
+    equip: Callable[..., Any]
+    """In the place of `assembly.produced`: from its `Options` to its `Equipment`."""
+    secret: str
+    """Stands for each secret that the environment does not hold."""
+
+
+_rehearsals: list[Rehearsal] = []
+
+
+def begin(rehearsal: Rehearsal) -> Callable[[], None]:
+    """Have it hold for whatever is built from now on in this process; what is returned ends it."""
+    _rehearsals.append(rehearsal)
+    return partial(_rehearsals.remove, rehearsal)
+
+
+def current() -> Rehearsal | None:
+    """Return the rehearsal that was begun last, if one is going on."""
+    return _rehearsals[-1] if _rehearsals else None

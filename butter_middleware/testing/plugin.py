@@ -1,0 +1,130 @@
+"""The plugin of pytest: under it nothing leaves the process, and `butter_inbox` shows what would have.
+
+It loads nothing else of this package before a `Butter` is built, or the inbox asked for.
+"""
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from butter_middleware import rehearsal
+
+if TYPE_CHECKING:
+    from butter_middleware.assembly import Equipment, Options
+    from butter_middleware.testing import ButterInbox
+    from butter_middleware.testing.ledger import Ledger
+    from butter_middleware.testing.stage import Stage
+
+_SECRET: Final = "a-secret-of-no-account-for-tests-only"  # noqa: S105 - it opens nothing
+_MARKER: Final = "butter"
+_USAGE: Final = '@pytest.mark.butter(respond_with=[503, "timeout"])'
+
+
+class _Rehearsals:
+    """One run of pytest."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._stage: Stage | None = None
+        end = rehearsal.begin(rehearsal.Rehearsal(self._equip, _SECRET))
+        config.add_cleanup(end)
+        config.add_cleanup(self._close)
+
+    @property
+    def stage(self) -> "Stage":
+        """The stage, which is made when it is first needed."""
+        if self._stage is None:
+            from butter_middleware.testing.stage import Stage  # noqa: PLC0415 - most runs never need it
+
+            self._stage = Stage()
+        return self._stage
+
+    @property
+    def begun(self) -> "Stage | None":
+        """The stage, where anything needed it."""
+        return self._stage
+
+    def _equip(self, options: "Options") -> "Equipment":
+        return self.stage.equip(options)
+
+    def _close(self) -> None:
+        if self._stage is not None:
+            self._stage.begin()
+
+
+_KEY: Final = pytest.StashKey[_Rehearsals]()
+
+
+def _rehearsals(config: pytest.Config) -> _Rehearsals:
+    if _KEY not in config.stash:
+        config.stash[_KEY] = _Rehearsals(config)
+    return config.stash[_KEY]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Be there before any conftest.py, which may build a `Butter`."""
+    _rehearsals(early_config)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Be there where a conftest.py names this plugin, and say what the marker is."""
+    _rehearsals(config)
+    config.addinivalue_line(
+        "markers",
+        f"{_MARKER}(respond_with=[...]): what Butter answers to the records of this test, one after the other, as "
+        'butter_inbox.respond_with() has it: a status, "reset" or "timeout"; afterwards it accepts.',
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin each test with every `Butter` as if it had just been built."""
+    rehearsals, marker = _rehearsals(item.config), item.get_closest_marker(_MARKER)
+    if rehearsals.begun is not None or marker is not None:
+        rehearsals.stage.begin()
+    if marker is not None:
+        _respond(rehearsals.stage.ledger, marker)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Fail a test that has passed so far, where a checkout of it became no record and it did not look."""
+    _check(item)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Look once more: the end of a fixture may have sent requests."""
+    _check(item)
+
+
+def _check(item: pytest.Item) -> None:
+    stage = _rehearsals(item.config).begun
+    unseen = "" if stage is None else stage.unseen()
+    if stage is not None and unseen:
+        if stage.ledger.asked_for:
+            pytest.fail(unseen, pytrace=False)
+        from butter_middleware.testing import ParkedWarning  # noqa: PLC0415 - most runs never need it
+
+        item.warn(ParkedWarning(unseen))
+
+
+def _respond(ledger: "Ledger", marker: pytest.Mark) -> None:
+    if marker.args or set(marker.kwargs) != {"respond_with"}:
+        pytest.fail(f"the marker is written {_USAGE}", pytrace=False)
+    given: Any = marker.kwargs["respond_with"]
+    answers: Any = [given] if isinstance(given, int | str) else given
+    try:
+        ledger.respond_with(answers)
+    except (TypeError, ValueError) as error:
+        pytest.fail(f"{error} The marker is written {_USAGE}", pytrace=False)
+
+
+@pytest.fixture
+def butter_inbox(request: pytest.FixtureRequest) -> "ButterInbox":
+    """What reached Butter in this test: `.sent`, `.assert_sent(invoice_id=...)`, `.skipped`, `.parked`, `.pending`.
+
+    `.respond_with(503, "timeout")` sets what Butter answers, `.retry_now()` tries again what is pending. Nothing leaves
+    the process, with or without this fixture. A checkout whose extractor fails fails the test that uses it.
+    """
+    return _rehearsals(request.config).stage.inbox()
