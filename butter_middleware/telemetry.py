@@ -114,9 +114,12 @@ class Telemetry:
     def traceparent(self) -> str:
         """Return the current span as W3C's traceparent, or nothing. For a checkout: it loads nothing."""
         current = sys.modules.get("opentelemetry.context") if self._enabled else None
-        if current is None or not current.get_current():  # the costly part is for those who trace
+        if current is None:
             return ""
-        with suppress(Exception):  # a tracer of the merchant's, inside a checkout
+        # A tracer of the merchant's, inside a checkout; or a module that a worker's thread is still loading.
+        with suppress(Exception):
+            if not current.get_current():  # the costly part is for those who trace
+                return ""
             context: trace.SpanContext = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
             if context.is_valid:
                 return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"

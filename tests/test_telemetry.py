@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -304,3 +305,14 @@ def test_suppression_needs_no_instrumentation(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delitem(sys.modules, "opentelemetry.instrumentation.utils", raising=False)
     with untraced():
         pass
+
+
+def test_a_checkout_does_not_mind_a_half_loaded_api(
+    make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker's thread loads OpenTelemetry while the first checkout answers: its record is made all the same."""
+    butter = make_butter()
+    with monkeypatch.context() as half:
+        half.setitem(sys.modules, "opentelemetry.context", ModuleType("opentelemetry.context"))
+        buy(butter, "1")
+    assert len(fake.records) == 1
