@@ -7,7 +7,7 @@ OLD := .venvs/oldest/bin
 OLDEST_TESTS := $(addprefix tests/test_,checkout.py configuration.py frameworks.py reading.py routes.py tee.py worker.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit oldest docs fuzz format clean
+.PHONY: help demo test lint types unit benchmarks coverage oldest docs fuzz format clean
 MINUTES ?= 10
 
 help:  ## show this
@@ -27,6 +27,12 @@ types: .venv/ready
 	$(BIN)/pyright
 
 unit: .venv/ready
+	$(BIN)/python -m pytest --ignore=tests/test_benchmarks.py
+
+benchmarks: .venv/ready  ## each benchmark, in small
+	$(BIN)/python -m pytest tests/test_benchmarks.py
+
+coverage: .venv/ready  ## all tests, and which lines they reach: some 15 minutes
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine -q
