@@ -143,5 +143,7 @@ def database(postgres: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def rehearsal(pytester: pytest.Pytester) -> Rehearsal:
+def rehearsal(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Rehearsal:
+    for name in ("CI", "BUILD_NUMBER"):  # in which pytest says each failure twice in full
+        monkeypatch.delenv(name, raising=False)
     return Rehearsal(pytester)
