@@ -297,7 +297,7 @@ class Butter:
         Make one for each consumer, in its event loop, and keep it: it knows the endpoint's health. Then
         `await delivery.deliver(Record.from_json(text))`, of up to `senders` records at once.
         """
-        self._telemetry.load(self.collector)
+        self._telemetry.load(self.collector, self._notices.tell)
         return self._equipment.make_consumer(senders)
 
     def status(self) -> Status:

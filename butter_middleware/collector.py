@@ -131,7 +131,7 @@ class Collector:
     def _begin(self) -> None:
         """On the worker's own thread, before it delivers."""
         self._watch = self._new_watch()
-        self._telemetry.load(self)
+        self._telemetry.load(self, self._notices.tell)
 
     # What `Butter` calls.
 

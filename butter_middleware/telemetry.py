@@ -16,7 +16,7 @@ from weakref import WeakSet
 from butter_middleware.answers import Answer, AnswerKind
 from butter_middleware.checkout import Record
 from butter_middleware.counters import missed
-from butter_middleware.events import Delivered, Event
+from butter_middleware.events import Delivered, Event, Faulted
 
 if TYPE_CHECKING:
     from opentelemetry import metrics, trace
@@ -79,27 +79,34 @@ class Telemetry:
         self._tracer: trace.Tracer | None = None
         self._delay: metrics.Histogram | None = None
 
-    def load(self, source: Source | None = None) -> None:
-        """Load the API, and tell of `source` until `forget`. Takes a moment the first time."""
+    def load(self, source: Source, tell: Callable[[Faulted], object]) -> None:
+        """Load the API, and tell of `source` until `forget`; `tell` hears of a failure. At first it takes a moment."""
         if not self._enabled:
             return
         try:
             from opentelemetry import metrics, trace  # noqa: PLC0415 - loaded by a worker's thread only
+
+            own = version("butter-middleware")
+            with _lock:
+                meter = metrics.get_meter(_SCOPE, own)
+                self._tracer = trace.get_tracer(_SCOPE, own)
+                self._delay = meter.create_histogram(
+                    "butter.delivery.delay",
+                    "s",
+                    "From a checkout's answer to the acceptance of its record",
+                    explicit_bucket_boundaries_advisory=_DELAYS,
+                )
+                _observe(meter, metrics.Observation)
+                _sources.add(source)
         except ImportError:
             return
-        own = version("butter-middleware")
-        with _lock:
-            meter = metrics.get_meter(_SCOPE, own)
-            self._tracer = trace.get_tracer(_SCOPE, own)
-            self._delay = meter.create_histogram(
-                "butter.delivery.delay",
-                "s",
-                "From a checkout's answer to the acceptance of its record",
-                explicit_bucket_boundaries_advisory=_DELAYS,
+        except Exception as error:  # noqa: BLE001 - another version of the API, or an SDK of the merchant's
+            kind = type(error).__name__
+            said = (
+                f"OpenTelemetry cannot be told: {kind}. Bring opentelemetry-api up to date, or set "
+                "Butter(telemetry=False). Records are sent all the same."
             )
-            _observe(meter, metrics.Observation)
-            if source is not None:
-                _sources.add(source)
+            tell(Faulted(reason=f"telemetry:{kind}", message=said))
 
     def forget(self, source: Source) -> None:
         """Tell no more of it."""
@@ -116,13 +123,14 @@ class Telemetry:
         current = sys.modules.get("opentelemetry.context") if self._enabled else None
         if current is None:
             return ""
-        # A tracer of the merchant's, inside a checkout; or a module that a worker's thread is still loading.
-        with suppress(Exception):
+        try:
             if not current.get_current():  # the costly part is for those who trace
                 return ""
             context: trace.SpanContext = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
             if context.is_valid:
                 return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        except Exception:  # noqa: BLE001, S110 - a tracer of the merchant's, or a module that is still being loaded
+            pass
         return ""
 
     def sending(self, record: Record, attempts: int) -> "AbstractContextManager[Callable[[Answer], None]]":
@@ -136,11 +144,9 @@ class Telemetry:
 def untraced() -> Generator[None]:
     """Have the instrumentations of HTTP clients neither see a request nor add to its headers."""
     instrumentation = sys.modules.get("opentelemetry.instrumentation.utils")  # loaded with each of them
-    if instrumentation is None:
+    # An old one has no such function, nor has one that another thread is still loading.
+    with getattr(instrumentation, "suppress_instrumentation", nullcontext)():
         yield
-    else:
-        with instrumentation.suppress_instrumentation():
-            yield
 
 
 def _ignore(_answer: Answer) -> None: ...
@@ -150,25 +156,30 @@ def _ignore(_answer: Answer) -> None: ...
 def _span(tracer: "trace.Tracer", record: Record, attempts: int) -> Generator[Callable[[Answer], None]]:
     from opentelemetry import trace  # noqa: PLC0415 - loaded already
 
-    span = tracer.start_span(
-        "butter.deliver",
-        kind=trace.SpanKind.CLIENT,
-        links=[trace.Link(context) for context in _contexts(record.traceparent)],
-        attributes={"butter.attempts": attempts},
-    )
+    span: trace.Span = trace.INVALID_SPAN
+    # A sampler or a processor of the merchant's may raise; what was sent is to be settled all the same.
+    with suppress(Exception):
+        span = tracer.start_span(
+            "butter.deliver",
+            kind=trace.SpanKind.CLIENT,
+            links=[trace.Link(context) for context in _contexts(record.traceparent)],
+            attributes={"butter.attempts": attempts},
+        )
 
     def answered(answer: Answer) -> None:
-        span.set_attribute("butter.answer", answer.kind.name.lower())
-        if answer.status is not None:
-            span.set_attribute("http.response.status_code", answer.status)
-        if answer.kind is not AnswerKind.DELIVERED:
-            span.set_attribute("error.type", answer.code)
-            span.set_status(trace.StatusCode.ERROR)
+        with suppress(Exception):
+            span.set_attribute("butter.answer", answer.kind.name.lower())
+            if answer.status is not None:
+                span.set_attribute("http.response.status_code", answer.status)
+            if answer.kind is not AnswerKind.DELIVERED:
+                span.set_attribute("error.type", answer.code)
+                span.set_status(trace.StatusCode.ERROR)
 
     try:
         yield answered
     finally:
-        span.end()
+        with suppress(Exception):
+            span.end()
 
 
 def _contexts(traceparent: str) -> "Iterator[trace.SpanContext]":

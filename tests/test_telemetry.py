@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import pytest
 from opentelemetry import metrics, trace
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from outboxes import capture
@@ -46,7 +47,9 @@ class Reader:
         self.exporter = InMemorySpanExporter()
         metrics.set_meter_provider(MeterProvider([self.metrics]))
         provider = TracerProvider()
+        self.broken = Broken()
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        provider.add_span_processor(self.broken)
         trace.set_tracer_provider(provider)
 
     def points(self) -> Points:
@@ -315,4 +318,65 @@ def test_a_checkout_does_not_mind_a_half_loaded_api(
     with monkeypatch.context() as half:
         half.setitem(sys.modules, "opentelemetry.context", ModuleType("opentelemetry.context"))
         buy(butter, "1")
+    assert len(fake.records) == 1
+
+
+class Broken(SpanProcessor):
+    """A span processor of the merchant's that raises, for our spans, where it is told to."""
+
+    where = ""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002 - the SDK's signature
+        self._fail("start", span.name)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self._fail("end", span.name)
+
+    def _fail(self, where: str, name: str) -> None:
+        if (where, name) == (self.where, "butter.deliver"):
+            raise RuntimeError
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+def test_a_tracer_that_raises_stops_no_delivery(
+    reader: Reader, make_butter: Callable[..., Butter], fake: FakeButter, where: str
+) -> None:
+    """The record is sent, once, and settled."""
+    reader.broken.where = where
+    try:
+        butter = make_butter()
+        butter.record(CHECKOUT)
+        assert butter.flush()
+    finally:
+        reader.broken.where = ""
+    assert len(fake.records) == 1
+    assert (butter.status().delivered, butter.status().faults) == (1, {})
+
+
+def test_an_api_that_is_too_old_stops_no_delivery(
+    make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 1.31 a histogram took no boundaries: records are sent all the same, and the fault is counted."""
+
+    class Old(metrics.NoOpMeter):
+        def create_histogram(self, name: str, unit: str = "", description: str = "") -> Any:  # type: ignore[override]
+            return super().create_histogram(name, unit, description)
+
+    monkeypatch.setattr(metrics, "get_meter", lambda name, _version: Old(name))
+    butter = make_butter()
+    butter.record(CHECKOUT)
+    assert butter.flush()
+    assert len(fake.records) == 1
+    assert butter.status().faults == {"telemetry:TypeError": 1}
+    assert butter.collector.worker.dead_threads == []
+
+
+def test_an_instrumentation_without_suppression_stops_no_delivery(
+    make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old one, or one that another thread is still loading: the record is sent."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.utils", ModuleType("utils"))
+    butter = make_butter()
+    butter.record(CHECKOUT)
+    assert butter.flush()
     assert len(fake.records) == 1
