@@ -1,7 +1,10 @@
 """Butter's Data Collection API over HTTP. The only module that knows an HTTP client."""
 
+import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import version
 from typing import Final, Self
@@ -30,6 +33,26 @@ _OURS: Final = frozenset(
     }
 )
 """What leaves; the last one to a sandbox only. Tracers that wrap the client add headers of the merchant's traces."""
+
+_sending: Final = ContextVar("butter_sending", default=False)
+
+
+def _not_ours(_record: logging.LogRecord) -> bool:
+    return not _sending.get()
+
+
+for _name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
+    logging.getLogger(_name).addFilter(_not_ours)
+
+
+@contextmanager
+def _unlogged() -> Generator[None]:
+    """Have the HTTP client log nothing: a log handler that raises would turn Butter's acceptance into a failure."""
+    token = _sending.set(True)
+    try:
+        yield
+    finally:
+        _sending.reset(token)
 
 
 @cache
@@ -99,7 +122,7 @@ class ButterClient:
 
     async def _send(self, request: httpx.Request) -> Answer:
         try:
-            with untraced(), anyio.fail_after(self._total_seconds):
+            with untraced(), _unlogged(), anyio.fail_after(self._total_seconds):
                 return await self._exchange(request, follow=True)
         except TimeoutError:
             return Answer(AnswerKind.INTERRUPTED, detail="TotalTimeout")

@@ -1,6 +1,7 @@
 """Every answer is classified, every error is translated at one seam, and the credentials go nowhere else."""
 
 import json
+import logging
 import socket
 import ssl
 import threading
@@ -253,6 +254,29 @@ def test_a_server_that_misbehaves(behave: Any, kind: AnswerKind) -> None:
     """A server that hangs, drips, resets, closes early or never ends costs bounded time and memory."""
     with misbehaving(behave) as url:
         assert ask(url=url, total_seconds=0.5).kind is kind
+
+
+def test_a_log_handler_that_raises_changes_no_answer() -> None:
+    """Such as one whose filter asks for the current request: what the HTTP client says by itself never gets there."""
+
+    def no_request(_record: logging.LogRecord) -> bool:
+        raise LookupError
+
+    root, handler = logging.getLogger(), logging.Handler()
+    handler.addFilter(no_request)
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    logging.getLogger("asyncio").setLevel(logging.INFO)
+    try:
+        with misbehaving(lambda c: c.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")) as url:
+            assert ask(url=url).kind is AnswerKind.DELIVERED
+        with pytest.raises(LookupError):
+            logging.getLogger("httpx").info("of the shop's own requests")
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        logging.getLogger("asyncio").setLevel(logging.NOTSET)
 
 
 def test_nobody_listens() -> None:
