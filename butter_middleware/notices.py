@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from butter_middleware import apart
@@ -52,7 +53,9 @@ class Notices:
             self.tell(event(route=route, reason=reason))
 
     def _say(self, name: str, level: int, message: str, route: str, reason: str) -> None:
-        times = self._hourly.due((name, message))
+        times: int | None = 0
+        with suppress(Exception):  # a clock of the merchant's
+            times = self._hourly.due((name, message))
         if times is not None:
             apart.say(level, message, times, event=name, route=route, reason=reason)
 

@@ -200,6 +200,22 @@ def test_a_log_handler_that_raises_harms_no_checkout(
     assert anyio.run(drive, ButterMiddleware(app, butter), http_scope()) == list(sent)
 
 
+def test_a_clock_that_raises_harms_no_checkout(make_butter: Callable[..., Butter]) -> None:
+    """Not even what is said of it needs the clock: the response goes out, and the fault is counted."""
+    broken = False
+
+    def clock() -> float:
+        if broken:
+            raise LookupError
+        return time.time()
+
+    butter = make_butter(clock=clock)
+    broken = True
+    buy(butter)
+    broken = False
+    assert butter.status().faults["request:LookupError"] == 1
+
+
 # What the system may do.
 
 
