@@ -37,7 +37,7 @@ LEVELS_SECONDS: Final = 0.05
 """For which a metric waits for it; it takes a millisecond, unless the file fails: then the metric is as it last was."""
 
 
-Read = Callable[[Capture], Reading]
+Read = Callable[[Capture, CheckoutRoute | None], Reading]
 
 
 class Collector:
@@ -82,7 +82,6 @@ class Collector:
         self._drain_timeout = drain_timeout
         self._clock = clock
         self._make_reader: Callable[[], Reader] = lambda: Reader(
-            routes,
             strategy,
             max_body_bytes,
             optional_fields,
@@ -152,8 +151,8 @@ class Collector:
         """Return the records of a checkout that is recorded in a transaction; what makes none is as with `record`."""
         try:
             capture = self._recorded(request, fields)
-            reading = self._reader.read(capture)
             route = self.routes.find(capture.method, capture.path)
+            reading = self._reader.read(capture, route)
             if reading.parked is not None or not reading.records:
                 self.capture(route, capture)
                 return ()
@@ -322,8 +321,8 @@ class Collector:
     # What the worker calls.
 
     def _read(self, capture: Capture) -> Reading:
-        reading = self._read_capture(capture)
         matched = self.routes.find(capture.method, capture.path)
+        reading = self._read_capture(capture, matched)
         route = "" if matched is None else matched.name
         tidings.tell(self._notices, route, reading)
         if not self._dry_run:

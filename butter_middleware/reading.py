@@ -21,7 +21,7 @@ from butter_middleware.outbox.protocol import Parked, ParkReason
 from butter_middleware.parts import Part
 from butter_middleware.payments import Payments
 from butter_middleware.remedies import broken_extractor, invalid, listed, misrecorded, wrong_fields
-from butter_middleware.routes import CheckoutRoute, RouteTable
+from butter_middleware.routes import CheckoutRoute
 from butter_middleware.sources import Sources, origins
 from butter_middleware.strength import weakness
 
@@ -58,9 +58,8 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads captures as the routes say. Pure but for the merchant's own extractors; it never raises."""
+    """Reads captures as their routes say. Pure but for the merchant's own extractors; it never raises."""
 
-    routes: RouteTable
     strategy: Strategy
     max_body_bytes: int
     optional_fields: frozenset[str]
@@ -76,9 +75,8 @@ class Reader:
     sources: Sources | None = None
     """Remembers what gave each field, where a sandbox is told."""
 
-    def read(self, capture: Capture) -> Reading:
-        """Read one capture."""
-        route = self.routes.find(capture.method, capture.path)
+    def read(self, capture: Capture, route: CheckoutRoute | None) -> Reading:
+        """Read one capture as the route says that its request matches, if any."""
         if route is None and capture.recorded:
             route = _UNROUTED
         if route is None:

@@ -18,6 +18,7 @@ from butter_middleware.exchange import Capture
 from butter_middleware.outbox import LocalOutbox, Settlement, SQLiteOutbox, TransactionalOutbox
 from butter_middleware.reading import Reading
 from butter_middleware.remedies import unreadable
+from butter_middleware.routes import CheckoutRoute
 from butter_middleware.testing.inbox import ButterInbox
 from butter_middleware.testing.ledger import Ledger
 from butter_middleware.testing.parked import traces, unexpected
@@ -49,12 +50,6 @@ class _Seat:
         """Put a record into the outbox."""
         if (collector := self.collector()) is not None:
             collector.worker.add(record)
-
-    def route_of(self, capture: Capture) -> str | None:
-        """Name the route of a capture, where one matches."""
-        collector = self.collector()
-        route = None if collector is None else collector.routes.find(capture.method, capture.path)
-        return None if route is None else str(route)
 
 
 class Stage:
@@ -99,7 +94,7 @@ class Stage:
             beacon=rehearsed_beacon(produced.beacon),
             admitted=ANYWHERE if options.staging else DOCUMENTATION,
             outbox=make_outbox(),
-            witness=partial(self._witness, seat),
+            witness=self._witness,
             built=partial(self._seat, seat),
         )
         return self._delivering_here(rehearsed, options, seat) if delivers_here else rehearsed
@@ -129,19 +124,19 @@ class Stage:
         seat.collector = ref(collector)
         self._seats[collector] = seat
 
-    def _witness(self, seat: _Seat, read: Read) -> Read:
+    def _witness(self, read: Read) -> Read:
         ledger = self.ledger
 
-        def witnessed(capture: Capture) -> Reading:
+        def witnessed(capture: Capture, route: CheckoutRoute | None) -> Reading:
             number = ledger.begin(capture)
             reading = Reading()
             try:
-                reading = read(capture)
+                reading = read(capture, route)
             except BaseException as error:
                 reading = Reading(parked=unreadable(error), error=error)
                 raise
             finally:
-                ledger.end(number, capture, seat.route_of(capture), reading)
+                ledger.end(number, capture, None if route is None else route.name, reading)
             return reading
 
         return witnessed
