@@ -242,9 +242,9 @@ class _Tee:
 def _with_listed_headers(message: Message) -> Message:
     """Return the message with headers that can be read twice: a one-shot iterator is replaced by what it gave."""
     headers: Any = message.get("headers") if isinstance(message, dict) else None
-    if not isinstance(headers, list | tuple) and isinstance(headers, Iterator):
-        return {**message, "headers": [*cast("Iterator[object]", headers)]}
-    return message
+    if headers is None or isinstance(headers, list) or not isinstance(headers, Iterator):
+        return message
+    return {**message, "headers": [*cast("Iterator[object]", headers)]}
 
 
 def _size(chunk: bytes | memoryview) -> int:
