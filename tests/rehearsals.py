@@ -62,7 +62,7 @@ LOADED = ("-p", "no:butter_middleware", "-p", "butter_middleware.testing.plugin"
 
 
 STAGE = Stage
-"""Loaded here once, so that its classes are the same in each run."""
+"""Named, so that all of it is loaded here and its classes are the same in each run."""
 
 
 class Rehearsal:

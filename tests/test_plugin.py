@@ -189,6 +189,17 @@ def test_no_file_is_opened(tmp_path, make):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_retry_is_not_for_it(butter_inbox):
+    away = FakeButter(**CREDENTIALS)
+    away.respond_with(*[503] * 100)
+    butter = Butter(**CREDENTIALS, client_ip=client_ip.direct(), transport=away.transport())
+    butter.record(CHECKOUT)
+    butter.close()
+    asked = away.requests
+    butter_inbox.retry_now()
+    assert (away.requests, butter.status().endpoint, butter.status().pending) == (asked, "unknown", 1)
+
+
 class Queue:
     def __init__(self):
         self.records = []
@@ -228,7 +239,7 @@ async def test_the_consumer_of_a_queue_delivers_to_the_inbox(butter_inbox):
     assert settlement.settled == "delivered"
     butter_inbox.assert_sent(transaction_id="PSP1")
 """
-    rehearsal.run(tests).assert_outcomes(passed=9)
+    rehearsal.run(tests).assert_outcomes(passed=10)
 
 
 def test_the_inbox_is_complete_whichever_client_is_used(rehearsal: Rehearsal) -> None:

@@ -187,8 +187,8 @@ class Stage:
     def retry(self) -> None:
         """Let an hour pass for what is pending."""
         self.ledger.seconds_ahead += RETRY_SECONDS
-        for collector in list(self._seats):
-            if collector.worker.counts().pending:
+        for collector, seat in list(self._seats.items()):
+            if seat.delivers_here and collector.worker.counts().pending:
                 collector.start()  # it may have been closed with the app
         for delivery in list(self._deliveries):
             delivery.retry()
