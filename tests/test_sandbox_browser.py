@@ -6,6 +6,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from textwrap import indent
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 from browsers import IN_BROWSER
 from fastapi import FastAPI, Request
 from processes import Late, until
+from rehearsals import Rehearsal
 from shops import SHOPPER
 from starlette.testclient import TestClient
 
@@ -227,8 +229,8 @@ def test_every_switch_is_set_by_keyboard(page: Any, sandbox: Sandbox) -> None:
     for _key in range(7):
         page.keyboard.press("ArrowRight")
     until(lambda: sandbox.answer == "reset", "the last one")
-    page.wait_for_function("() => document.querySelector('[name=answer]:checked').value === 'reset'")
-    assert "five in a row" in page.locator("#answer-hint").inner_text()
+    page.wait_for_selector("#answer-hint:has-text('five in a row')")  # what the sandbox has told the page
+    assert page.evaluate("document.querySelector('[name=answer]:checked').value") == "reset"
     sandbox.switch("contract")
 
 
@@ -299,6 +301,35 @@ def test_what_is_copied_is_python_whatever_it_holds(page: Any, http: httpx.Clien
     code, fields = copied(page)
     assert fields == GOOD | {"invoice_id": odd, "charge_id": "'"}
     assert all(character.isprintable() or character == "\n" for character in code)
+
+
+def test_what_is_copied_passes_in_a_test(page: Any, http: httpx.Client, rehearsal: Rehearsal) -> None:
+    """As it is, with the plugin's own `butter_inbox`, where the checkout is the same; and fails where it is not."""
+    odd = GOOD | {"charge_id": "\"'\\\n\u2028\u202e\x00é😀", "user_agent": "Mozilla/5.0 (X11; Linux x86_64)"}
+    tests = """
+from butter_middleware import Butter, Checkout, client_ip
+
+butter = Butter(client_ip=client_ip.direct())
+"""
+    for number, record in enumerate((GOOD, odd)):
+        http.post("/v1/analytics", json=record)
+        wait_for_rows(page, number + 1)
+        page.locator("tr.record").first.click()
+        code, _fields = copied(page)
+        page.locator("tr.record").first.click()
+        tests += f"""
+
+def test_{number}(butter_inbox):
+    butter.record(Checkout(**{record}))
+{indent(code, " " * 4)}
+
+
+def test_other_than_{number}(butter_inbox):
+    butter.record(Checkout(**{record | {"invoice_id": "in_2"}}))
+    with pytest.raises(AssertionError, match="expected 'in_1'"):
+{indent(code, " " * 8)}
+"""
+    rehearsal.run(tests, head="import pytest\n").assert_outcomes(passed=4)
 
 
 def test_pause_holds_the_list_still(page: Any, http: httpx.Client) -> None:
@@ -433,7 +464,7 @@ def test_it_is_readable(open_page: Open, http: httpx.Client, size: dict[str, int
     wait_for_rows(page, 5)
     page.wait_for_selector("#switches[data-switched]")
     page.evaluate("[...document.querySelectorAll('.disclose')].forEach((one) => one.click())")
-    page.wait_for_timeout(1800)  # until what is new no longer glows
+    page.evaluate("document.getAnimations().forEach((one) => one.finish())")  # what is new no longer glows
     assert page.evaluate(CONTRAST) == []
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     page.fill("#search", "no such")
@@ -493,7 +524,10 @@ def test_the_policy_would_stop_what_the_page_does_not_do(browser: Any, url: str,
             "window.seen = []; addEventListener('securitypolicyviolation', (e) => seen.push(e.violatedDirective))"
         )
         page.evaluate(f"(() => {{ try {{ {attempt} }} catch {{ }} }})()")
-        page.wait_for_timeout(300)
+        if violated:
+            page.wait_for_function("() => seen.length > 0")
+        else:
+            page.wait_for_timeout(300)
         seen = page.evaluate("seen.join()")
         assert any(part in seen for part in violated.split("|")) if violated else seen == ""
     finally:
