@@ -417,6 +417,15 @@ def test_a_link_may_lead_to_the_page(client: Client) -> None:
     """A browser that follows one says so, and whoever links to it sees nothing of it."""
     link = {"accept": "text/html", "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     assert client.http.get("/", headers=link).status_code == 200
+    assert client.http.get("/", headers=link | {"sec-fetch-dest": "document"}).status_code == 200
+
+
+def test_a_form_and_a_frame_are_no_links(client: Client) -> None:
+    """Navigations too, which may come without an Origin: a frame would hold a stream, a form would be shown."""
+    elsewhere = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert client.http.get("/api/events", headers=elsewhere | {"sec-fetch-dest": "iframe"}).status_code == 403
+    assert client.post(**elsewhere, **{"sec-fetch-dest": "document"}).status_code == 403
+    assert client.sandbox.inbox.arrived == 0
 
 
 def test_no_other_page_can_read_by_cors(client: Client) -> None:

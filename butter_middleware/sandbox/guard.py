@@ -68,7 +68,7 @@ class Guard:
         if not self._is_ours(host):
             names = "an IP address" if self._exposed else "a loopback address"
             return 421, f"This sandbox answers to {names} and to localhost, in the Host header.\n"
-        if not _same_origin(headers, f"http://{host}".lower()):
+        if not _same_origin(scope["method"], headers, f"http://{host}".lower()):
             return 403, "This sandbox takes no requests of other sites' pages.\n"
         return 0, ""
 
@@ -82,12 +82,13 @@ class Guard:
         return self._exposed and _is_address(name)
 
 
-def _same_origin(headers: Mapping[str, str], own: str) -> bool:
+def _same_origin(method: str, headers: Mapping[str, str], own: str) -> bool:
     origin = headers.get("origin")
     if origin is not None:
         return origin.lower() == own
     if headers.get("sec-fetch-mode") == "navigate":
-        return True  # a link to the page, which shows nothing to whoever links to it
+        # A link to the page shows nothing to whoever links to it; a form and a frame are none.
+        return method == "GET" and headers.get("sec-fetch-dest", "document") == "document"
     return headers.get("sec-fetch-site", "none") in {"same-origin", "none"}
 
 
