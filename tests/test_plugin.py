@@ -512,7 +512,7 @@ async def paid(scope, receive, send):
     {"delivery": "inline", "inline_timeout": 30}, {"delivery": "inline", "inline_timeout": 30, "outbox": Queue()},
     {"durability": "before_response"}, {"durability": "before_response", "outbox": "/var/lib/no-such-shop/butter.db"},
 ])
-@pytest.mark.parametrize("answer", [200, 503, 401, 422])
+@pytest.mark.parametrize("answer", [200, 503, 401, 422, 429, 403])
 def test_it(butter_inbox, options, answer):
     route = CheckoutRoute("/pay", "adyen", lambda _: {"customer_email": "a@example.com", "transaction_id": "PSP1"})
     shop = Butter(client_ip=client_ip.aws_alb(), routes=[route], **options)
@@ -522,7 +522,7 @@ def test_it(butter_inbox, options, answer):
     assert time.monotonic() - before < 20
     assert len([*butter_inbox.sent, *butter_inbox.pending, *butter_inbox.dead]) == 1
 """
-    rehearsal.run(tests).assert_outcomes(passed=16)
+    rehearsal.run(tests).assert_outcomes(passed=24)
 
 
 def test_a_failing_test_shows_the_nearest_record(rehearsal: Rehearsal) -> None:

@@ -1,16 +1,20 @@
 """The sandbox: the contract, what its inbox keeps, what scripts and the page ask, and who may not."""
 
+import asyncio
 import json
+import tracemalloc
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from asgi import drive, http_scope
 from processes import Late, until
 from shops import SHOPPER
 
 from butter_middleware import Butter, Checkout, client_ip
+from butter_middleware._asgi import Message
 from butter_middleware.api import SOURCES
 from butter_middleware.sandbox import Sandbox
 from butter_middleware.sandbox import inbox as inboxes
@@ -19,6 +23,7 @@ from butter_middleware.sandbox.events import MOST_STREAMS
 from butter_middleware.sandbox.inbox import Arrival, Inbox
 
 ANY = {"authorization": "Basic " + b64encode(b"any:thing").decode()}
+JSON_TYPE = (b"content-type", b"application/json")
 GOOD = {"customer_email": "ada@example.com", "ipv4_address": SHOPPER, "psp": "stripe", "invoice_id": "in_1"}
 
 
@@ -275,6 +280,55 @@ def test_large_bodies_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> N
         inbox.take(Arrival(json.dumps({"psp": "x" * 6000}).encode(), 422))
     assert sum(len(entry.json) for entry in inbox.since(0, 1 << 30)) <= 20_000
     assert inbox.counts["dropped"] > 6
+
+
+def test_what_was_cleared_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is for what is there."""
+    monkeypatch.setattr(inboxes, "KEEP_CHARACTERS", 15_000)
+    inbox = Inbox()
+    for _time in range(3):
+        inbox.take(Arrival(json.dumps({"psp": "x" * 6000}).encode(), 422))
+        assert (len(inbox.since(0, 1 << 30)), inbox.counts["dropped"]) == (1, 0)
+        inbox.clear()
+
+
+@pytest.fixture
+def taken() -> Iterator[Callable[[], tuple[int, int]]]:
+    """Measure what memory is taken now, and what was at most."""
+    tracemalloc.start()
+    yield tracemalloc.get_traced_memory
+    tracemalloc.stop()
+
+
+def posted(sandbox: Sandbox, chunk: bytes, chunks: int) -> int:
+    """Post a body in so many equal chunks; return the status."""
+    left = iter(range(chunks - 1, -1, -1))
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": chunk, "more_body": next(left) > 0}
+
+    headers = [(b"host", b"localhost"), (b"authorization", ANY["authorization"].encode()), JSON_TYPE]
+    messages = asyncio.run(drive(sandbox, http_scope("/v1/analytics", headers=headers), receive))
+    return int(messages[0]["status"])
+
+
+def test_records_that_are_no_longer_kept_take_no_room(taken: Callable[[], tuple[int, int]]) -> None:
+    """Neither in the inbox nor in the Butter behind it."""
+    sandbox, body = Sandbox(keep=1), json.dumps(GOOD | {"user_agent": "x" * 50_000}).encode()
+    assert posted(sandbox, body, 1) == 200
+    before, _most = taken()
+    assert {posted(sandbox, body, 1) for _time in range(100)} == {200}
+    now, _most = taken()
+    assert now - before < 1_000_000
+
+
+def test_a_body_without_an_end_takes_no_room(taken: Callable[[], tuple[int, int]]) -> None:
+    """It is read, so that its sender gets the answer, and let go."""
+    sandbox, chunk = Sandbox(), b"x" * MOST_BYTES
+    before, _most = taken()
+    assert posted(sandbox, chunk, 100) == 413
+    _now, most = taken()
+    assert most - before < 20 * MOST_BYTES
 
 
 def test_a_message_of_the_stream_is_of_bearable_size() -> None:
