@@ -201,6 +201,27 @@ def test_a_signal_ends_it_whoever_listens(start: Start, number: signal.Signals) 
 
 
 @pytest.mark.server
+def test_a_page_that_reads_nothing_does_not_keep_it_up(start: Start) -> None:
+    """As one does that its browser has frozen: it ends within its time, and without a word."""
+    process = start()
+    url = httpx.URL(process.url)
+    with httpx.Client(base_url=url, auth=ANY) as http, socket.socket() as page:
+        for number in range(150):  # more than the buffers of both ends take
+            record = GOOD | {"invoice_id": f"in_{number}", "user_agent": "x" * 50_000}
+            assert http.post("/v1/analytics", json=record).status_code == 200
+        page.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        page.settimeout(10)
+        page.connect(("127.0.0.1", url.port or 0))
+        page.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = b""
+        while b"event: records" not in received:
+            received += page.recv(1024)
+        code, out, err = process.end(signal.SIGTERM)
+    assert (code, err) == (0, "")
+    assert out.endswith("Stopped. Arrived: 150.\n")
+
+
+@pytest.mark.server
 def test_reset_breaks_the_connection(start: Start) -> None:
     """TCP's RST, before a byte of an answer; the record that was on its way is shown."""
     url = httpx.URL(start().url)

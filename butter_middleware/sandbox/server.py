@@ -16,6 +16,8 @@ from butter_middleware.sandbox.app import RESET, Sandbox
 
 GRACE_SECONDS: Final = 3
 """For requests to end after a signal."""
+UNREAD_SECONDS: Final = 1
+"""For those to end whose clients read nothing any more, such as a page that its browser has frozen."""
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -59,6 +61,7 @@ class _Server(uvicorn.Server):
             self.force_exit = self.should_exit
             self.should_exit = True
             self._stop()
+            loop.call_later(UNREAD_SECONDS, self._abort_unread)
 
         for number in _SIGNALS:
             loop.add_signal_handler(number, end)
@@ -67,6 +70,13 @@ class _Server(uvicorn.Server):
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+
+    def _abort_unread(self) -> None:
+        """Break what waits for its client to read: uvicorn would cancel it in the end, with a traceback for each."""
+        connections: Any = self.server_state.connections
+        for connection in list(connections):
+            if connection.flow.write_paused:
+                connection.transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:
