@@ -114,6 +114,27 @@ def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) ->
             assert program in {"curl", "cd", "pytest"}, f"{program}: say here how it is checked"
 
 
+NAMED = r"`butter-middleware ([a-z]+)(?: ([a-z]+))?"
+OF_ITSELF = r"`([a-z]+) (?:--[a-z][^`\n]*|(list|show|retry|drop))`"
+"""How the command line names its own commands."""
+
+
+@pytest.mark.parametrize(
+    ("pages", "pattern"),
+    [
+        ([*PAGES, *(ROOT / "butter_middleware").rglob("*.py")], NAMED),
+        ([*(ROOT / "butter_middleware/cli").glob("*.py")], OF_ITSELF),
+    ],
+    ids=["everywhere", "command line"],
+)
+def test_a_command_that_a_sentence_names_is_there(pages: list[Path], pattern: str) -> None:
+    """Whoever is told to run something can: a remedy that is no command is none."""
+    found = {names for page in pages for names in re.findall(pattern, page.read_text())}
+    assert len(found) > 2
+    for names in sorted(found):
+        options_of(cli, [name for name in names if name])
+
+
 def test_gunicorn_leaves_the_peer_alone() -> None:
     """The empty option that the deployment page names reaches uvicorn as a list of no trusted proxy."""
     code = (

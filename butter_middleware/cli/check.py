@@ -238,7 +238,7 @@ def _content(view: Overview) -> Iterator[Finding]:
 def _delivering(view: Overview) -> Finding:
     if view.unread:
         text = f"captured and read by no process that runs now: {view.unread}"
-        return Finding("delivery", Mark.WARNING, text, "Start the app, or `deliver --app ... --follow`.")
+        return Finding("delivery", Mark.WARNING, text, "Start the app.")
     if view.deliverer is None:
         state = Mark.WARNING if view.counts.pending else Mark.OK
         return Finding("delivery", state, "no process delivers from this file now", "Start the app." * (state != "ok"))
