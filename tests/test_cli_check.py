@@ -70,7 +70,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Iterator[
     monkeypatch.setattr("butter_middleware.outbox._places.mounted", lambda: f"x {tmp_path} ext4 rw 0 0")
     for name, value in {"URL": url, "PASSWORD": CREDENTIALS["password"], "PATH_OF": str(path)}.items():
         monkeypatch.setenv(name, value)
-    for name in ("BUTTER_OUTBOX", "BUTTER_USERNAME", "BUTTER_PASSWORD", "BUTTER_ENVIRONMENT"):
+    for name in ("BUTTER_OUTBOX", "BUTTER_USERNAME", "BUTTER_PASSWORD", "BUTTER_ENVIRONMENT", "BUTTER_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     yield path
     sys.modules.pop("shop_to_check", None)
@@ -321,12 +321,18 @@ def test_the_owner_of_the_file_is_looked_at(shop: Path) -> None:
 
 
 def test_without_an_app_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch, shop: Path, url: str) -> None:
-    """The credentials are those of the environment; where they are missing, which."""
-    monkeypatch.setattr("butter_middleware.settings.BASE_URL", url)
+    """The credentials and the place are those of the environment; where they are missing, which."""
+    monkeypatch.setenv("BUTTER_BASE_URL", url)
     lines = found()
     assert lines["credentials"][0][:2] == ("failed", lines["credentials"][0][1])
     assert "no username: set BUTTER_USERNAME" in lines["credentials"][0][1]
     assert lines["outbox"][0][0] == "warning"
     monkeypatch.setenv("BUTTER_USERNAME", CREDENTIALS["username"])
     monkeypatch.setenv("BUTTER_PASSWORD", CREDENTIALS["password"])
-    assert found()["credentials"][0][0] == "ok"
+    lines = found()
+    assert lines["credentials"][0][0] == "ok"
+    assert lines["environment"] == [
+        ("warning", f"BUTTER_BASE_URL: records go to {url}, a sandbox, and not to Butter. Unset it in production.", "")
+    ]
+    monkeypatch.setenv("BUTTER_BASE_URL", "http://shop.example")
+    assert "BUTTER_BASE_URL is http:// to shop.example" in found()["credentials"][0][1]

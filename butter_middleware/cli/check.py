@@ -16,7 +16,7 @@ from butter_middleware.butter import Butter
 from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.output import Mark, Output, counted, output_options
 from butter_middleware.cli.reaching import Finding, reach
-from butter_middleware.cli.target import app_option, load, outbox_option
+from butter_middleware.cli.target import app_option, listening, load, outbox_option
 from butter_middleware.courier import Courier
 from butter_middleware.errors import ButterError, ConfigurationError
 from butter_middleware.extract.expressions import Expressions
@@ -47,9 +47,9 @@ EPILOG: Final = (
 def check(output: Output, *, outbox: str | None, app: str | None, offline: bool) -> None:
     """Check that evidence can be collected and sent from here.
 
-    With --app: imports your app, and checks its configuration, its outbox and its credentials. Without: the credentials
-    of the environment (BUTTER_USERNAME, BUTTER_PASSWORD) and the outbox that --outbox names. Each line is ok, warning
-    or failed, with what to do. Run it where the app runs, as the user that it runs as.
+    With --app: imports your app, and checks its configuration, its outbox and its credentials. Without: what the
+    environment says (BUTTER_USERNAME, BUTTER_PASSWORD, BUTTER_BASE_URL), and the outbox that --outbox names. Each line
+    is ok, warning or failed, with what to do. Run it where the app runs, as the user that it runs as.
     """
     findings = list(_findings(outbox, app, offline=offline))
     rows = [
@@ -253,10 +253,13 @@ def _network(butter: Butter | None) -> Iterator[Finding]:
     if butter is not None and butter.dry_run:
         yield Finding("credentials", Mark.OK, "not looked at: a dry run needs none")
         return
+    said = list[str]()
     try:
-        url = settings.base_url(settings.BASE_URL) if butter is None else butter.base_url
+        with listening(said):
+            url = settings.base_url(None) if butter is None else butter.base_url
         client: Courier = assembly.courier(url, None, None, None, needed=True)() if butter is None else butter.client()
     except ConfigurationError as error:
         yield Finding("credentials", Mark.FAILED, str(error))
         return
+    yield from (Finding("environment", Mark.WARNING, text) for text in said)
     yield from reach(url, client)

@@ -89,7 +89,7 @@ def load(app: str, said: list[str] | None = None) -> Butter:
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    with redirect_stdout(sys.stderr), _listening([] if said is None else said):
+    with redirect_stdout(sys.stderr), listening([] if said is None else said):
         module = _import(name, app)
     if not attribute:
         return _only_one(module, app)
@@ -121,7 +121,8 @@ class _Listener(logging.Handler):
 
 
 @contextmanager
-def _listening(said: list[str]) -> Generator[None]:
+def listening(said: list[str]) -> Generator[None]:
+    """Add what this package warns of meanwhile to `said`, and let it go nowhere else."""
     log = logging.getLogger("butter_middleware")
     listener = _Listener(said)
     propagates, log.propagate = log.propagate, False
