@@ -297,6 +297,13 @@ def test_a_wrong_path_fails_and_makes_nothing(shop: Path) -> None:
     assert list(shop.parent.iterdir()) == []
 
 
+def test_a_path_that_names_no_file_is_one_of_the_findings(shop: Path) -> None:
+    """What cannot be a path at all fails its own line; the others are there."""
+    lines = found("--outbox", ":memory:", "--offline")
+    assert (lines["outbox"][0][0], "names no file" in lines["outbox"][0][1]) == ("failed", True)
+    assert "sqlite" in lines
+
+
 def test_places_that_do_not_last_are_warned_of(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network file system, a container's layer, a full disk: each is named with the remedy."""
     made(shop, lambda outbox: result(outbox.counts()))

@@ -1,5 +1,6 @@
 """What people see of an outbox and do to it by the command line, beside an app that runs and without one."""
 
+import errno
 import gzip
 import json
 import os
@@ -222,6 +223,23 @@ def test_a_file_that_is_no_outbox_stays_as_it_is(path: Path, spoil: Callable[[Pa
     assert said in found.stderr
     assert (path.read_bytes() if path.is_file() else b"") == content
     assert not [name for name in path.parent.iterdir() if "corrupt" in name.name]
+
+
+def test_a_folder_that_is_closed_to_this_user_is_said(
+    path: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether there is a file cannot be known then: that is said, and no traceback."""
+    stat = Path.stat
+
+    def closed_to_us(file: Path, **options: Any) -> os.stat_result:
+        if file == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return stat(file, **options)
+
+    monkeypatch.setattr(Path, "stat", closed_to_us)
+    found = run("status")
+    assert (found.exit_code, found.stdout) == (3, "")
+    assert f"(user {os.geteuid()}) may not look into its directory. Run this as the user" in found.stderr
 
 
 def test_a_lock_that_is_not_let_go_is_an_error_that_names_its_holder(

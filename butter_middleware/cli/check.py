@@ -140,16 +140,15 @@ def _sqlite(version: tuple[int, int, int]) -> Finding:
 
 
 def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
-    if given is not None:
-        outbox: object = SQLiteOutbox(given)
-    else:
-        outbox = None if butter is None else butter.outbox
-    if not isinstance(outbox, SQLiteOutbox):
-        yield _elsewhere(outbox, butter)
-        return
     try:
         if given is not None:
+            outbox: object = SQLiteOutbox(given)
             refuse_absent(os.path.realpath(given))
+        else:
+            outbox = None if butter is None else butter.outbox
+        if not isinstance(outbox, SQLiteOutbox):
+            yield _elsewhere(outbox, butter)
+            return
         warnings = list(assembly.warnings(outbox, () if butter is None else butter.routes.routes))
     except ConfigurationError as error:
         yield Finding("outbox", Mark.FAILED, str(error))

@@ -1,8 +1,8 @@
 """`butter-middleware status` and `resume`: how the outbox stands, and on with it after a hold."""
 
-import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -154,7 +154,10 @@ def _ago(what: str, at: float | None, now: float) -> str:
 
 
 def _size(path: str) -> str:
-    total = sum(Path(path + suffix).stat().st_size for suffix in ("", "-wal") if os.path.exists(path + suffix))  # noqa: PTH110 - text
+    total = 0
+    for suffix in ("", "-wal"):
+        with suppress(FileNotFoundError):  # whoever closes the file last takes the log away, perhaps just now
+            total += Path(path + suffix).stat().st_size
     return f"{total / 1024**2:.1f} MiB"
 
 

@@ -178,10 +178,20 @@ def refuse_absent(path: str) -> None:
     """Refuse a path at which there is no file.
 
     Raises:
-        ConfigurationError: there is none; it names the outboxes that lie beside it.
+        ConfigurationError: there is none; it names the outboxes that lie beside it. Or nobody may know.
     """
     file = Path(path)
-    if file.exists():
+    try:
+        file.stat()
+    except PermissionError:
+        msg = (
+            f"outbox={path!r}: this process (user {os.geteuid()}) may not look into its directory. Run this as the "
+            "user that the app runs as."
+        )
+        raise ConfigurationError(msg) from None
+    except OSError:
+        pass
+    else:
         return
     with suppress(OSError):
         others = sorted(lock.name.removesuffix(".lock") for lock in file.parent.glob("*.lock"))
