@@ -15,7 +15,7 @@ from processes import Late, served
 from rehearsals import Rehearsal
 from shops import CREDENTIALS, ROUTE
 
-from butter_middleware import Butter, CheckoutRoute, apart, client_ip, notes
+from butter_middleware import Butter, CheckoutRoute, SQLiteOutbox, apart, client_ip, notes
 from butter_middleware.testing import FakeButter
 
 settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -64,6 +64,28 @@ def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixtur
 @pytest.fixture
 def fake() -> FakeButter:
     return FakeButter(**CREDENTIALS)
+
+
+@pytest.fixture
+def url(fake: FakeButter) -> Iterator[str]:
+    """Serve `fake` on a real socket."""
+    with served(fake) as url:
+        yield url
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Name an outbox's file, which is not there yet."""
+    return tmp_path / "butter.db"
+
+
+@pytest.fixture
+def outbox(path: Path) -> Iterator[SQLiteOutbox]:
+    """Open an outbox at `path`."""
+    outbox = SQLiteOutbox(path)
+    outbox.open()
+    yield outbox
+    outbox.close()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from outboxes import capture, committers, record, result
-from processes import free_port, served, until
+from processes import free_port, until
 from shops import CREDENTIALS
 
 from butter_middleware import SQLiteOutbox
@@ -44,17 +44,6 @@ butter = Butter(
     ],
 )
 """
-
-
-@pytest.fixture
-def fake() -> FakeButter:
-    return FakeButter(**CREDENTIALS)
-
-
-@pytest.fixture
-def url(fake: FakeButter) -> Iterator[str]:
-    with served(fake) as url:
-        yield url
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -74,19 +74,6 @@ class User:
     def __exit__(self, *_exc: object) -> None:
         if self.process.returncode is None:
             self.kill()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "butter.db"
-
-
-@pytest.fixture
-def outbox(path: Path) -> Iterator[SQLiteOutbox]:
-    outbox = SQLiteOutbox(path)
-    outbox.open()
-    yield outbox
-    outbox.close()
 
 
 def numbered(first: int, last: int) -> list[str]:

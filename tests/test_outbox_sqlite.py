@@ -26,11 +26,6 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "butter.db"
-
-
-@pytest.fixture
 def opened(path: Path, clock: Clock) -> Iterator[Callable[..., SQLiteOutbox]]:
     """Open an outbox on `path`; each is closed at the end."""
     made: list[SQLiteOutbox] = []

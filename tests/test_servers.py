@@ -1,29 +1,16 @@
 """Under real servers, with real signals: a checkout arrives, and a stop right after loses none."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import SERVERS, Shop, numbered, served, until
-from shops import CREDENTIALS
+from processes import SERVERS, Shop, numbered, until
 
 from butter_middleware.testing import FakeButter
 
 pytestmark = pytest.mark.server
 FIVE = numbered(5)
 WITH_LIFESPAN = [server for server in SERVERS if "without" not in server]
-
-
-@pytest.fixture
-def fake() -> FakeButter:
-    return FakeButter(**CREDENTIALS)
-
-
-@pytest.fixture
-def url(fake: FakeButter) -> Iterator[str]:
-    with served(fake) as url:
-        yield url
 
 
 def arrived(fake: FakeButter) -> list[str]:
