@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
@@ -26,25 +26,13 @@ from butter_middleware import Checkout, SQLiteOutbox
 from butter_middleware.checkout import Record
 from butter_middleware.cli import cli
 from butter_middleware.cli.entries import shape
-from butter_middleware.outbox import Parked, ParkReason, Settled, Waiting
+from butter_middleware.delivery import CLAIM_AHEAD
+from butter_middleware.outbox import Parked, ParkReason, Settled, Settlement, Waiting
 from butter_middleware.outbox._schema import connect
 from butter_middleware.outbox.visit import Visit
 from butter_middleware.parts import Part
 
 DETAIL = "no customer e-mail for POST /checkout/{cart_id}. Fix: call annotate(request, customer_email=...)."
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "butter.db"
-
-
-@pytest.fixture
-def outbox(path: Path) -> Iterator[SQLiteOutbox]:
-    outbox = SQLiteOutbox(path)
-    outbox.open()
-    yield outbox
-    closed(outbox)
 
 
 def closed(outbox: SQLiteOutbox) -> None:
@@ -592,6 +580,23 @@ def test_beside_an_app_that_runs_a_person_is_erased(
     assert outbox.lead()
     closed(outbox)
     assert remains(path, b"ann.lee") == []
+
+
+def test_what_an_app_has_taken_to_send_is_out_of_reach(
+    outbox: SQLiteOutbox, beside: Callable[..., tuple[int, str, str]], run: Callable[..., Result]
+) -> None:
+    """A claimed record goes out once more at most: its end finds nothing in the file. Help and page say how many."""
+    assert outbox.lead()
+    result(outbox.add([of("ann.lee@example.com", 1), of("ann.lee@example.com", 2)]))
+    retried, delivered = result(outbox.claim(10))
+    code, output, _errors = beside("erase", "--email", ANN, "--yes", "--json")
+    assert (code, json.loads(output)["erased"]["pending"]) == (0, 2)
+    result(outbox.settle([Settlement(retried.id, Settled.RETRY), Settlement(delivered.id, Settled.DELIVERED)]))
+    counts = result(outbox.counts())
+    assert (counts.pending, counts.dead, counts.delivered) == (0, 0, 0)
+    page = (Path(__file__).parents[1] / "docs/data.md").read_text()
+    assert f"up to {CLAIM_AHEAD} records" in " ".join(run("erase", "--help").stdout.split())
+    assert f"({CLAIM_AHEAD} at most" in page
 
 
 def test_erasing_asks_with_the_numbers_first(

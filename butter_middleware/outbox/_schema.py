@@ -134,7 +134,7 @@ def _set_up(connection: sqlite3.Connection) -> None:
         f"page_size = {PAGE_BYTES}",
         "journal_mode = WAL",
         "synchronous = FULL",
-        "secure_delete = ON",  # a delivered record's address does not linger in a free page
+        "secure_delete = ON",  # overwrites most of what is deleted; what it leaves only `Visit.rewrite` removes
         "trusted_schema = OFF",
         "temp_store = MEMORY",
         f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
