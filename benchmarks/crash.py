@@ -15,16 +15,14 @@ import os
 import random
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
@@ -32,11 +30,14 @@ from itertools import count
 from pathlib import Path
 from typing import Self
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from processes import free_port, listening, served, until
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
 from butter_middleware._asgi import ASGIApp, Message, Receive, Scope, Send
@@ -115,41 +116,6 @@ def shop() -> ASGIApp:
 # The campaign.
 
 
-def until(done: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > deadline:
-            msg = f"not within {seconds} s: {what}"
-            raise TimeoutError(msg)
-        time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@contextmanager
-def stand_in(fake: FakeButter) -> Generator[str]:
-    """Serve Butter's stand-in on loopback, from a thread; give its base URL."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(fake, port=port, log_level="error", lifespan="off", ws="none"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        until(lambda: server.started, "the stand-in listens")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 class Shop:
     """A shop's processes, in a group of their own."""
 
@@ -169,7 +135,7 @@ class Shop:
         self._log = log
 
     def __enter__(self) -> Self:
-        until(lambda: self._dead or listening(self.port), "the shop listens")
+        until(lambda: self._dead or listening(self.port), "the shop listens", 60)
         if self._dead:
             raise RuntimeError(self._log.read_text())
         return self
@@ -194,7 +160,7 @@ class Shop:
 
     def kill_worker(self, lock_file: Path, *, leader: bool) -> None:
         """Kill one worker; the supervisor starts another."""
-        until(lambda: len(self._living()) == self._workers, "all workers live")
+        until(lambda: len(self._living()) == self._workers, "all workers live", 60)
         living = self._living()
         leading = [pid for pid in living if leader and pid in leaders(lock_file)]
         os.kill(random.choice(leading or living), signal.SIGKILL)
@@ -385,7 +351,7 @@ def campaign(durability: str, workers: int, rounds: int, directory: Path) -> Out
     """Run rounds in all lanes at once, drain, and count."""
     fake = FakeButter(username=USERNAME, password=PASSWORD)
     killed: list[Killed] = []
-    with stand_in(fake) as butter, ExitStack() as stack:
+    with served(fake) as butter, ExitStack() as stack:
         lanes = [Lane(f"{durability}-{number}", directory, butter, durability, workers) for number in range(LANES)]
         for lane in lanes:
             stack.callback(lane.kill)

@@ -13,8 +13,6 @@ import json
 import re
 import socket
 import struct
-import subprocess
-import sys
 import time
 import zlib
 from base64 import b64encode
@@ -24,10 +22,11 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from typing import Any, cast
 
+from stand_in import Requests, serve, started
+
 CHECKOUT = re.compile(rb"chk-[0-9a-f]{16}")
 """What a checkout's ID looks like, wherever it stands in what a peer sends."""
 USERNAME = "merchant"
-LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 GZIPPED = re.compile(rb"\r\ncontent-encoding: *(?:gzip|deflate)", re.IGNORECASE)
 REASONS = {200: "OK", 401: "Unauthorized", 429: "Too Many Requests", 503: "Service Unavailable"}
 FAULTS = ("", "401", "429", "503", "reset", "hang", "cut")
@@ -61,38 +60,29 @@ class Book:
                 self.cut.add(checkout)
 
 
-class Protocol(asyncio.Protocol):
-    """One connection: whole requests in, answers out."""
+class Protocol(Requests):
+    """One connection to a recipient."""
 
     def __init__(self, book: Book) -> None:
+        super().__init__()
         self._book = book
-        self._received = bytearray()
-        self._transport: asyncio.Transport | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        while (end := self._received.find(b"\r\n\r\n")) >= 0:
-            length = LENGTH.search(self._received, 0, end + 2)
-            whole = end + 4 + (int(length[1]) if length else 0)
-            if len(self._received) < whole:
-                return
-            head, body = bytes(self._received[: end + 2]), bytes(self._received[end + 4 : whole])
-            del self._received[:whole]
-            self._control(head, body) if b" /-/" in head.partition(b"\r\n")[0] else self._answer(head, body)
+    def request(self, head: bytes, body: bytes) -> None:
+        if b" /-/" in head.partition(b"\r\n")[0]:
+            self._control(head, body)
+        else:
+            self._answer(head, body)
 
     def _control(self, head: bytes, body: bytes) -> None:
         book = self._book
         if head.startswith(b"POST"):
             told = json.loads(body)
             book.fault, book.latency = told["fault"], told["latency"]
-            self._write(200, b"{}")
+            self.write(b"{}")
         elif b" /-/count" in head:
-            self._write(200, json.dumps(len(book.seen)).encode())
+            self.write(json.dumps(len(book.seen)).encode())
         else:
-            self._write(200, json.dumps({"seen": book.seen, "cut": sorted(book.cut)}).encode())
+            self.write(json.dumps({"seen": book.seen, "cut": sorted(book.cut)}).encode())
 
     def _answer(self, head: bytes, body: bytes) -> None:
         book = self._book
@@ -104,25 +94,20 @@ class Protocol(asyncio.Protocol):
         if book.fault in ("reset", "cut"):
             self._break()
         elif book.latency:
-            asyncio.get_running_loop().call_later(book.latency, self._write, status, b'{"status":"ok"}')
+            asyncio.get_running_loop().call_later(book.latency, self._say, status)
         else:
-            self._write(status, b'{"status":"ok"}' if status == 200 else b'{"detail":"no"}')
+            self._say(status)
 
     def _break(self) -> None:
-        if self._transport is not None:
-            raw = self._transport.get_extra_info("socket")
+        if self.transport is not None:
+            raw = self.transport.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
-            self._transport.abort()
+            self.transport.abort()
 
-    def _write(self, status: int, body: bytes) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        head = (
-            f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        )
-        if status == 429:
-            head += f"retry-after: {RETRY_AFTER}\r\n"
-        self._transport.write(head.encode() + b"\r\n" + body)
+    def _say(self, status: int) -> None:
+        said = b'{"status":"ok"}' if status == 200 else b'{"detail":"no"}'
+        more = f"retry-after: {RETRY_AFTER}\r\n" if status == 429 else ""
+        self.write(said, f"{status} {REASONS[status]}", more)
 
 
 @dataclass(frozen=True)
@@ -163,27 +148,15 @@ class Recipient:
 @contextmanager
 def recipient(secret: str = "") -> Generator[Recipient]:
     """Start one and end it."""
-    command = [sys.executable, __file__, "--secret", secret]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield Recipient(int(process.stdout.readline()))
-    finally:
-        process.kill()
-        process.communicate()
-
-
-async def serve(secret: str) -> None:
-    book = Book(secret.encode())
-    server = await asyncio.get_running_loop().create_server(lambda: Protocol(book), "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    with started(__file__, "--secret", secret) as port:
+        yield Recipient(port)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--secret", default="", help="what requests must carry to be accepted")
-    asyncio.run(serve(parser.parse_args().secret))
+    book = Book(parser.parse_args().secret.encode())
+    asyncio.run(serve(lambda: Protocol(book)))
 
 
 if __name__ == "__main__":

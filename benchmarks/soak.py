@@ -141,10 +141,10 @@ class Soak:
             "CRASH_OUTBOX": str(self._file),
             "CRASH_DURABILITY": options.durability,
         }
-        self._port = crash.free_port()
         self._lives = 0
         self._over = threading.Event()
         self._shop = self._start()
+        self._port = self._shop.port
 
     def run(self) -> None:
         """Soak, then wait for the rest."""
@@ -176,8 +176,8 @@ class Soak:
         """Return what the shop logged."""
         return Counter(self._log.read_text(errors="replace").splitlines())
 
-    def _start(self) -> crash.Shop:
-        return crash.Shop(self._environment, 1, self._log, self._port).__enter__()
+    def _start(self, port: int | None = None) -> crash.Shop:
+        return crash.Shop(self._environment, 1, self._log, port).__enter__()
 
     def _restart(self) -> None:
         """Kill the process or deploy it anew, in turn."""
@@ -187,7 +187,7 @@ class Soak:
             self._shop.kill()
         else:
             self._shop.stop()
-        self._shop = self._start()
+        self._shop = self._start(self._port)
         self._lives += 1
         self.journal.outages.append(Outage(begin, time.monotonic(), number))
 
