@@ -252,6 +252,17 @@ def test_commands_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         assert says in result.output
 
 
+@pytest.mark.parametrize("command", [["worker"], ["postgres", "migrate"]])
+def test_a_dsn_that_cannot_be_read_is_not_shown(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Psycopg's own error quotes it, with the password; and a worker would wait for such a database for ever."""
+    monkeypatch.setenv("BUTTER_USERNAME", "merchant")
+    monkeypatch.setenv("BUTTER_PASSWORD", "s3cret-pass")
+    result = CliRunner().invoke(cli, [*command, "--dsn", "postgresql://shop:hush@[half"])
+    assert result.exit_code == 3, result.output
+    assert "BUTTER_POSTGRES_DSN" in result.output
+    assert "hush" not in result.output
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -220,6 +220,32 @@ def test_a_stop_while_postgresql_is_away_ends(
     assert set(arrived(fake)) == {"in_1"}
 
 
+# What it says.
+
+
+@pytest.mark.parametrize(
+    ("done", "says"),
+    [
+        ("DROP SCHEMA butter CASCADE", "postgres migrate --worker ROLE"),
+        ("ALTER DATABASE {name} ALLOW_CONNECTIONS false", "PostgreSQL is away (connection"),
+    ],
+    ids=["no schema", "away"],
+)
+def test_a_worker_that_cannot_work_says_why(
+    postgres: PostgresServer, database: str, make_butter: Shop, caplog: pytest.LogCaptureFixture, done: str, says: str
+) -> None:
+    """It goes on, since it may be mended meanwhile: a person must see what is to be."""
+    name = database.rpartition("/")[2]
+    postgres.execute(done.format(name=name), name if "SCHEMA" in done else "postgres")
+
+    async def main() -> None:
+        async with working(make_butter(), database, Pace(stop_seconds=0.2)):
+            await wait_for(lambda: says in caplog.text, "the reason")
+
+    run(main)
+    assert caplog.text.count("PostgreSQL is away") <= 1
+
+
 # A procrastinate of one's own.
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import click
@@ -49,8 +50,15 @@ def worker_command(app: str | None, dsn: str | None, base_url: str | None, **opt
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # one line each time that PostgreSQL is not there
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    butter = Butter(client_ip=direct(), base_url=base_url or BASE_URL) if app is None else load(app)
+    butter = _bare(_needed(dsn), base_url or BASE_URL, options) if app is None else load(app)
     asyncio.run(_work(butter, dsn, options))
+
+
+def _bare(dsn: str, base_url: str, options: dict[str, Any]) -> Butter:
+    from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
+
+    queue = PostgresOutbox(dsn, queue=options["queue"], schema=options["schema"])
+    return Butter(client_ip=direct(), base_url=base_url, outbox=queue)
 
 
 async def _work(butter: Butter, dsn: str | None, options: dict[str, Any]) -> None:
@@ -59,7 +67,8 @@ async def _work(butter: Butter, dsn: str | None, options: dict[str, Any]) -> Non
     queue = butter.outbox
     names = Names(options["schema"], options["procrastinate_schema"], options["queue"])
     if isinstance(queue, PostgresOutbox):
-        names, dsn = queue.names, dsn or queue.dsn
+        names = replace(names, schema=queue.names.schema, queue=queue.names.queue)
+        dsn = dsn or queue.dsn
     pace = Pace(options["concurrency"], options["slots"], options["stop_timeout"])
     worker = Worker(_needed(dsn), names, butter.delivery, pace)
     loop = asyncio.get_running_loop()

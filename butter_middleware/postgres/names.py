@@ -4,6 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
 from butter_middleware.errors import ConfigurationError
 
 TASK: Final = "butter:deliver"
@@ -56,3 +59,27 @@ def plain(option: str, name: str) -> str:
 def quoted(name: str) -> str:
     """Return an identifier for SQL; role names may be anything."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def readable(dsn: str) -> str:
+    """Return a connection string that PostgreSQL's library can read.
+
+    Raises:
+        ConfigurationError: it is none. psycopg's own error would quote it, and the password in it.
+    """
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.Error:
+        pass
+    else:
+        return dsn
+    msg = (
+        "dsn is no connection string of PostgreSQL's (not shown: a password may be in it). Write one such as "
+        "postgresql://shop@db/shop, or set BUTTER_POSTGRES_DSN to it."
+    )
+    raise ConfigurationError(msg)
+
+
+def first_line(error: psycopg.Error) -> str:
+    """Return what PostgreSQL says is wrong, without the statement."""
+    return str(error.diag.message_primary or error).partition("\n")[0]

@@ -7,13 +7,12 @@ from typing import Any, Final, TypeVar
 
 import anyio.to_thread
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool
 
 from butter_middleware import rehearsal
 from butter_middleware.checkout import Record
 from butter_middleware.errors import ConfigurationError
-from butter_middleware.postgres.names import Names, quoted
+from butter_middleware.postgres.names import Names, quoted, readable
 
 Connection = TypeVar("Connection", psycopg.Connection[Any], psycopg.AsyncConnection[Any])
 Statement = tuple[str, dict[str, str]]
@@ -193,14 +192,10 @@ def _dsn(dsn: str | None, pool: object) -> str:
     given = dsn if dsn is not None else os.environ.get("BUTTER_POSTGRES_DSN", "")
     if not given and rehearsal.current() is not None:
         return "postgresql://nobody.invalid"  # nobody connects to it
-    try:
-        conninfo_to_dict(given)
-    except psycopg.Error:
-        given = ""
     if not given:
         msg = "PostgresOutbox needs a dsn such as postgresql://shop@db/shop; or set BUTTER_POSTGRES_DSN to it."
         raise ConfigurationError(msg)
-    return given
+    return readable(given)
 
 
 def _transactional(connection: Connection) -> Connection:

@@ -16,7 +16,7 @@ import psycopg
 from procrastinate.schema import SchemaManager
 
 from butter_middleware.errors import ConfigurationError
-from butter_middleware.postgres.names import TASK, Names, quoted
+from butter_middleware.postgres.names import TASK, Names, first_line, quoted, readable
 
 REMEMBERED: Final = "7 days"
 """For which the key of a delivered record is known, so that a reloaded page sends nothing."""
@@ -122,7 +122,7 @@ def migrate(dsn: str, names: Names, web: Iterable[str] = (), workers: Iterable[s
     """
     done: list[str] = []
     try:
-        with psycopg.connect(dsn, autocommit=True) as connection:
+        with psycopg.connect(readable(dsn), autocommit=True) as connection:
             connection.execute("SELECT pg_advisory_lock(hashtext('butter-middleware migrate'))")
             for name, script in _steps(connection, names, web, workers):
                 with connection.transaction():
@@ -131,7 +131,7 @@ def migrate(dsn: str, names: Names, web: Iterable[str] = (), workers: Iterable[s
                 done.append(name)
     except psycopg.Error as error:
         before = f"What was done before stays so: {'; '.join(done)}." if done else "Nothing was changed."
-        msg = f"PostgreSQL refused ({type(error).__name__}: {_first_line(error)}). {before}"
+        msg = f"PostgreSQL refused ({type(error).__name__}: {first_line(error)}). {before}"
         raise ConfigurationError(msg) from None
     return done
 
@@ -174,7 +174,3 @@ def _workers_alive(connection: "psycopg.Connection[Any]", names: Names) -> int:
     query = f"SELECT count(*) FROM {table} WHERE last_heartbeat > now() - interval '30 seconds'"
     (alive,) = connection.execute(query.encode()).fetchone() or (0,)
     return int(alive)
-
-
-def _first_line(error: psycopg.Error) -> str:
-    return str(error.diag.message_primary or error).partition("\n")[0]

@@ -3,9 +3,14 @@
 A lock ends with its connection, so a worker that is killed gives back what it had, with no clock and no lease.
 """
 
+import logging
 from typing import Any, Final
 
 import psycopg
+
+from butter_middleware.postgres.names import first_line
+
+log = logging.getLogger("butter_middleware")
 
 CHECK: Final = "SELECT 1"
 
@@ -25,6 +30,7 @@ class Slots:
         self._total = total
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._held: set[int] = set()
+        self._away = False
 
     async def hold(self, wanted: int) -> int:
         """Take as many of the places as are free, up to `wanted`; give how many this worker has now.
@@ -38,8 +44,13 @@ class Slots:
                     break
                 if place not in self._held and await self._take(connection, place):
                     self._held.add(place)
-        except psycopg.Error:
+        except psycopg.Error as error:
+            if not self._away:
+                log.warning("PostgreSQL is away (%s); the worker waits for it", first_line(error))
+            self._away = True
             await self.give_up()
+        else:
+            self._away = False
         return len(self._held)
 
     async def give_up(self) -> None:

@@ -9,10 +9,11 @@ from typing import Any, Final
 import anyio
 from procrastinate import App
 from procrastinate.worker import Worker as Engine
+from psycopg import errors
 
 from butter_middleware.delivery import Delivery
 from butter_middleware.postgres.connector import PatientConnector
-from butter_middleware.postgres.names import TASK, Names
+from butter_middleware.postgres.names import TASK, Names, readable
 from butter_middleware.postgres.reaper import STALLED_SECONDS, Reaper
 from butter_middleware.postgres.slots import Slots
 from butter_middleware.postgres.tasks import Deliverer, tasks_of
@@ -26,6 +27,14 @@ LAST_SECONDS: Final = 5.0
 """For writing down what became of the jobs that were cut off."""
 OTHER_CONNECTIONS: Final = 3
 """Of the pool, beside one a job: heartbeat, the next job, the reaper."""
+
+_UNGRANTED: Final = (
+    errors.InvalidSchemaName,
+    errors.UndefinedTable,
+    errors.UndefinedFunction,
+    errors.InsufficientPrivilege,
+)
+_UNGRANTED_REMEDY: Final = ". The database's owner runs `butter-middleware postgres migrate --worker ROLE`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,7 @@ class Worker:
     ) -> None:
         self._pace = pace or Pace()
         self._names = names
+        readable(dsn)
         self._deliverer = Deliverer(names, lambda: make_delivery(self._pace.concurrency), self._settled)
         self._slots = Slots(dsn, f"butter-middleware {names.schema} {names.queue}", self._pace.slots)
         self._app = App(connector=PatientConnector(dsn, names, self._pace.concurrency + OTHER_CONNECTIONS))
@@ -95,7 +105,9 @@ class Worker:
             try:
                 await what()
             except Exception as error:  # noqa: BLE001 - this process must outlive any fault
-                log.error("the worker failed (%s); going on", type(error).__name__)  # noqa: TRY400 - frames hold personal data
+                root = _root(error)
+                remedy = _UNGRANTED_REMEDY if isinstance(root, _UNGRANTED) else ""
+                log.error("the worker failed (%s); going on%s", type(root).__name__, remedy)  # noqa: TRY400 - frames hold personal data
             await self._wait(LOOK_SECONDS)
 
     # Sending.
@@ -170,3 +182,10 @@ class Worker:
     async def _wait(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):
             await self._stop.wait()
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what a group, or procrastinate's exception, stands for."""
+    while inner := error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__:
+        error = inner
+    return error
