@@ -162,6 +162,7 @@ def test_wrong_credentials_hold_everything_and_lose_nothing(caplog: pytest.LogCa
     wrong = ANSWERS[401]
     world = World(lambda world, _invoice: wrong if world.now < repaired else OK)
     world.ping_answer = lambda world: wrong if world.now < repaired else OK
+    world.stride = 30.0
     outbox = world.outbox(range(1000))
     world.run(outbox, done(outbox))
     counts = outbox.counts().result()

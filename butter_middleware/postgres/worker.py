@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 from procrastinate import App
@@ -186,6 +186,6 @@ class Worker:
 
 def _root(error: BaseException) -> BaseException:
     """Return what a group, or procrastinate's exception, stands for."""
-    while inner := error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__:
-        error = inner
-    return error
+    several = cast("BaseExceptionGroup[BaseException]", error).exceptions if hasattr(error, "exceptions") else ()
+    inner = several[0] if several else error.__cause__
+    return error if inner is None else _root(inner)
