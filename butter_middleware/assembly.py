@@ -46,6 +46,8 @@ class Options:
     notices: Notices
     telemetry: Telemetry
     sources: Sources | None
+    external: bool = False
+    """Whether another process reads and delivers."""
 
     def delivery(
         self,
@@ -83,6 +85,8 @@ class Equipment:
     """From the queue; takes how many records are sent at once."""
     witness: Callable[[Read], Read] = lambda read: read
     """Stands round the reading of each capture."""
+    appends_to: SQLiteOutbox | None = None
+    """The outbox, where this process only appends to its file."""
     built: Callable[[Collector], object] = lambda _collector: None
     """Hears of the collector, once."""
 
@@ -108,7 +112,7 @@ def produced(options: Options) -> Equipment:
         options.username,
         options.password,
         options.transport,
-        needed=not options.dry_run,
+        needed=not (options.dry_run or options.external),
         sources=options.sources,
     )
     make_courier, outbox, queue = make_client, options.outbox, None
@@ -117,11 +121,13 @@ def produced(options: Options) -> Equipment:
         direct = partial(InlineCourier, make_client, queue, options.inline_timeout)
         make_courier = direct if options.inline else partial(QueueCourier, queue)
     target = BUTTER if queue is None else QUEUE
+    local = local_outbox(None if options.dry_run else outbox, options.clock)
     return Equipment(
         strategy=options.strategy,
         beacon=options.beacon,
         admitted=ANYWHERE if options.staging else NOWHERE,
-        outbox=local_outbox(None if options.dry_run else outbox, options.clock),
+        outbox=local,
+        appends_to=shared_file(local, queue) if options.external and not options.dry_run else None,
         queue=queue,
         make_client=make_client,
         make_delivery=lambda settled: options.delivery(make_courier, settled, target=target),
@@ -202,6 +208,27 @@ def hold_back(delivery: str, durability: str, inline_timeout: float, *, queue: b
     if queue:
         return HoldBack("queue", QUEUE_SECONDS) if waits else HoldBack()
     return HoldBack("disk", DISK_SECONDS) if waits else HoldBack()
+
+
+def shared_file(outbox: LocalOutbox, queue: Outbox | None) -> SQLiteOutbox:
+    """Return the outbox as the file that another process reads and delivers from.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if queue is not None:
+        msg = (
+            f"delivery='external' and outbox={type(queue).__name__}: a queue of your own has no file, and its consumer "
+            "delivers already. Leave delivery out."
+        )
+        raise ConfigurationError(msg)
+    if not isinstance(outbox, SQLiteOutbox):
+        msg = (
+            "delivery='external' leaves reading and sending to another process, which shares the outbox's file: set "
+            "outbox= to the path of an SQLite file, and run butter-middleware deliver --app shop.main:butter --follow."
+        )
+        raise ConfigurationError(msg)
+    return outbox
 
 
 def warnings(outbox: LocalOutbox, routes: Iterable[CheckoutRoute], *, queue: bool = False) -> Iterator[str]:

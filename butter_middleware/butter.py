@@ -51,6 +51,8 @@ class Butter:
             record is in the queue before the last chunk leaves, or after 250 ms.
         delivery: "embedded": a thread of this process sends. "inline", where the platform freezes the process after the
             response: it sends too, and the last chunk waits until Butter has the record, or for `inline_timeout`.
+            "external": this process only appends to the outbox's file, and needs no credentials;
+            `butter-middleware deliver --app shop.main:butter --follow` beside it reads and sends.
         inline_timeout: Seconds, 0.05 to 30. What took longer stays in the outbox, and is sent as ever.
         ipv4_beacon: How shoppers on IPv6 prove their IPv4 address, with the app that this puts at `ipv4_beacon`.
         base_url: Where Butter is, or `BUTTER_BASE_URL`: for tests and the sandbox, `http://127.0.0.1:8025`.
@@ -133,6 +135,7 @@ class Butter:
                 notices=self._notices,
                 telemetry=self._telemetry,
                 sources=sources,
+                external=settings.delivery(delivery) == "external",
             )
         )
         self.strategy, self.beacon = equipment.strategy, equipment.beacon
@@ -159,6 +162,7 @@ class Butter:
             admitted=equipment.admitted,
             witness=equipment.witness,
             sources=sources,
+            appends_to=equipment.appends_to,
         )
         equipment.built(self.collector)
         del username, password  # an error tracker adds the variables of this frame to the lines that follow
@@ -211,7 +215,7 @@ class Butter:
     @property
     def health_app(self) -> HealthApp:
         """The ASGI app for a health route, which says whether evidence is being collected, and what to do if not."""
-        return HealthApp(self.collector.health)
+        return HealthApp(self.collector.standing.health)
 
     @overload
     def record(
@@ -297,12 +301,12 @@ class Butter:
         Make one for each consumer, in its event loop, and keep it: it knows the endpoint's health. Then
         `await delivery.deliver(Record.from_json(text))`, of up to `senders` records at once.
         """
-        self._telemetry.load(self.collector, self._notices.tell)
+        self._telemetry.load(self.collector.standing, self._notices.tell)
         return self._equipment.make_consumer(senders)
 
     def status(self) -> Status:
         """Return how the collection goes: counts, and the endpoint's state."""
-        return self.collector.status()
+        return self.collector.standing.status()
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait up to `timeout` seconds until all that was captured is delivered; say whether it is.

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from butter_middleware import tidings
+from butter_middleware.appender import Appender
 from butter_middleware.awaited import NOTHING, HoldBack
 from butter_middleware.beacon import Beacon, Redeemer
 from butter_middleware.checkout import Checkout, Record
@@ -14,28 +15,20 @@ from butter_middleware.client_ip import ClientIP, Strategy
 from butter_middleware.client_ip.address import Networks
 from butter_middleware.client_ip.diagnosis import Diagnosis
 from butter_middleware.counters import Skip
-from butter_middleware.coverage import Coverage, Watch
 from butter_middleware.delivery import Delivery
 from butter_middleware.events import Captured, Diagnosed, Faulted, Lost, NotDurableInTime, Recorded, Skipped
 from butter_middleware.exchange import Capture, snapshot
-from butter_middleware.health import Health, Signs, diagnose
 from butter_middleware.notes import SCOPE_KEY, Notes, plain
 from butter_middleware.notices import Notices
-from butter_middleware.outbox import Counts, LocalOutbox, Settlement
+from butter_middleware.outbox import LocalOutbox, Settlement, SQLiteOutbox
 from butter_middleware.reading import Reader, Reading
 from butter_middleware.routes import CheckoutRoute, RouteTable
 from butter_middleware.sources import Sources
-from butter_middleware.status import Status
+from butter_middleware.standing import Standing
 from butter_middleware.strength import carried
-from butter_middleware.telemetry import Levels, Telemetry
+from butter_middleware.telemetry import Telemetry
 from butter_middleware.waiting import Patience, wait_at_most
 from butter_middleware.worker import Worker
-
-OUTBOX_SECONDS: Final = 1.0
-"""For which a health check waits for the outbox."""
-LEVELS_SECONDS: Final = 0.05
-"""For which a metric waits for it; it takes a millisecond, unless the file fails: then the metric is as it last was."""
-
 
 Read = Callable[[Capture, CheckoutRoute | None], Reading]
 
@@ -68,6 +61,7 @@ class Collector:
         admitted: Networks,
         witness: Callable[[Read], Read],
         sources: Sources | None = None,
+        appends_to: SQLiteOutbox | None = None,
     ) -> None:
         self.routes = routes
         self.max_body_bytes = max_body_bytes
@@ -100,19 +94,29 @@ class Collector:
             notices=notices,
             drain_timeout=drain_timeout,
             expire_before=lambda: clock() - join_ttl,
-            look=lambda: self._watch.look(),  # noqa: PLW0108 - a fork has one of its own
+            look=lambda: self.standing.look(),  # noqa: PLW0108 - another one after `begin_anew`
             started=self._begin,
         )
-        self._fit_out(outbox)
+        self._fit_out(outbox, appends_to)
 
-    def _fit_out(self, outbox: LocalOutbox) -> None:
+    def _fit_out(self, outbox: LocalOutbox, appends_to: SQLiteOutbox | None = None) -> None:
         self.outbox = outbox
         self._patience = Patience()
-        self._watch = self._new_watch()
+        self.standing = Standing(self._notices, outbox, lambda: self.worker, self._clock, self._coverage_threshold)
         self._diagnosis = self._make_diagnosis()
         self._reader = self._make_reader()
         self._read_capture = self._witness(self._reader.read)
-        self.worker = self._make_worker(outbox)
+        self.worker: Worker | Appender = (
+            self._make_worker(outbox)
+            if appends_to is None
+            else Appender(appends_to, self._notices, self._drain_timeout, self._begin)
+        )
+
+    def take_over(self) -> Worker:
+        """Read and deliver here from now on, whoever appended. For the command `deliver`."""
+        self.worker.close()
+        self.worker = worker = self._make_worker(self.outbox)
+        return worker
 
     def begin_anew(self, outbox: LocalOutbox) -> None:
         """Go on as a process that has just started, with another outbox: for tests, since one `Butter` serves many.
@@ -120,17 +124,14 @@ class Collector:
         What was not delivered is left behind, and with it a thread that does not end, in an extractor that hangs.
         """
         self.worker.abandon()
-        self._telemetry.forget(self)
+        self._telemetry.forget(self.standing)
         self._notices.forget()
         self._fit_out(outbox)
 
-    def _new_watch(self) -> Watch:
-        return Watch(self._notices, self._clock, self._coverage_threshold)
-
     def _begin(self) -> None:
-        """On the worker's own thread, before it delivers."""
-        self._watch = self._new_watch()
-        self._telemetry.load(self, self._notices.tell)
+        """On another thread than the checkouts', before anything is delivered."""
+        self.standing.begin()
+        self._telemetry.load(self.standing, self._notices.tell)
 
     # What `Butter` calls.
 
@@ -191,81 +192,10 @@ class Collector:
             traceparent=self.traceparent(),
         )
 
-    def status(self) -> Status:
-        """Return how the collection goes."""
-        counters, counts = self._notices.counters, self.worker.counts()
-        return Status(
-            captured=counters.total("captured"),
-            skipped=counters.skipped(),
-            strength=counters.by_reason("recorded"),
-            pending=counts.pending,
-            delivered=counts.delivered,
-            dead=counts.dead,
-            parked=counts.parked,
-            parts=counts.parts,
-            lost=counters.total("lost") + self._at_risk(counts),
-            oldest_pending_age=self._age(counts.oldest_pending_at),
-            endpoint=self.worker.endpoint,
-            last_delivery_at=counts.last_delivered_at,
-            coverage=Coverage.of(counters),
-            conflicts=counters.by_reason("conflicting"),
-            faults=counters.by_reason("faulted"),
-            not_durable_in_time=counters.total("not_durable_in_time"),
-        )
-
-    def _at_risk(self, counts: Counts) -> int:
-        return counts.captured + counts.pending + counts.parked + counts.parts if self.worker.stopped else 0
-
-    def _age(self, since: float | None) -> float | None:
-        return None if since is None else max(0.0, self._clock() - since)
-
-    async def health(self) -> Health:
-        """Say whether evidence is being collected. Waits for the outbox, but no event loop waits for it."""
-        future = self.outbox.counts()
-        answered = await wait_at_most(future, OUTBOX_SECONDS) and future.exception() is None
-        counts = future.result() if answered else Counts()
-        changed = self._age(self.worker.endpoint_changed_at)
-        signs = Signs(
-            running=self.worker.running,
-            answered=answered,
-            counts=counts,
-            lost=self._notices.counters.total("lost") + self._at_risk(counts),
-            oldest_pending_age=self._age(counts.oldest_pending_at),
-            endpoint=self.worker.endpoint,
-            ill_for=changed if changed is not None and self.worker.endpoint != "ok" else 0.0,
-            low_coverage=self._watch.recent if self._watch.low else None,
-            outbox_faults=self.worker.faults,
-            dead_threads=self.worker.dead_threads,
-            reading_for=self.worker.reading_for,
-        )
-        return diagnose(signs)
-
-    # What telemetry asks.
-
-    def counts(self) -> Mapping[tuple[str, str, str], int]:
-        """Return all that was counted, by name, route and reason."""
-        return self._notices.counters.counts()
-
-    def levels(self) -> Levels:
-        """Return how it stands."""
-        coverage = self._watch.recent.ratio
-        if not self.worker.leads:
-            return Levels(coverage)
-        counts = self.worker.counts(LEVELS_SECONDS)
-        return Levels(
-            coverage,
-            leads=True,
-            endpoint=self.worker.endpoint,
-            pending=counts.pending,
-            parked=counts.parked,
-            dead=counts.dead,
-            oldest_pending_age=self._age(counts.oldest_pending_at),
-        )
-
     def close(self) -> None:
         """End the threads, let go of the outbox, and tell telemetry no more."""
         self.worker.close()
-        self._telemetry.forget(self)
+        self._telemetry.forget(self.standing)
 
     # What the middleware calls.
 

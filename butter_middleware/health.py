@@ -32,6 +32,8 @@ class Signs:
     outbox_faults: Sequence[str]
     dead_threads: Sequence[str]
     reading_for: float
+    unattended: bool = False
+    """Whether this process only appends, and none reads and delivers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,12 @@ def _machinery(signs: Signs) -> Iterator[Reason]:
     for name in signs.dead_threads:
         yield Reason(
             "thread_dead", f"the thread {name} has ended", "Restart the process, and report it with the log's lines."
+        )
+    if signs.unattended and (signs.counts.captured or signs.counts.pending):
+        yield Reason(
+            "no_deliverer",
+            f"{signs.counts.captured} captures and {signs.counts.pending} records wait, and no process delivers them",
+            "Run beside the app: butter-middleware deliver --app shop.main:butter --follow.",
         )
     if signs.reading_for > HANGING_SECONDS:
         yield Reason(

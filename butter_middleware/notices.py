@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
 
 from butter_middleware import apart
 from butter_middleware.counters import Counters
-from butter_middleware.events import Captured, Covered, Event, Recorded, Skipped
+from butter_middleware.events import Captured, Covered, Event, Lost, Recorded, Skipped
 
 
 class Notices:
@@ -51,6 +52,16 @@ class Notices:
             self.counters.add(event.name, route, reason)
         else:
             self.tell(event(route=route, reason=reason))
+
+    def lost(self, future: "Future[None] | Future[int]") -> bool:
+        """Tell that a record is lost, where the outbox could not take it; say whether."""
+        error = CancelledError() if future.cancelled() else future.exception()
+        if error is None:
+            return False
+        kind = type(error).__name__
+        said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
+        self.tell(Lost(reason=kind, message=said, level=logging.CRITICAL))
+        return True
 
     def _say(self, name: str, level: int, message: str, route: str, reason: str) -> None:
         times: int | None = 0

@@ -9,7 +9,7 @@ from typing import Final
 
 from butter_middleware.awaited import Awaited
 from butter_middleware.counters import Skip
-from butter_middleware.events import Faulted, Lost, Parked, Skipped
+from butter_middleware.events import Faulted, Parked, Skipped
 from butter_middleware.exchange import Capture
 from butter_middleware.notices import Notices
 from butter_middleware.outbox.protocol import LocalOutbox, StoredCapture
@@ -20,6 +20,8 @@ from butter_middleware.remedies import unreadable
 READ_AHEAD: Final = 32
 ADOPT_EVERY: Final = 5.0
 """Seconds between looks for what dead processes left behind."""
+SHARED_SECONDS: Final = 0.5
+"""Between looks where others only append to what this process reads: nobody here knows when."""
 
 
 class ReadLoop:
@@ -55,6 +57,7 @@ class ReadLoop:
         self._wake = Event()
         self._stopping = Event()
         self._since: float | None = None
+        self._idle_seconds = ADOPT_EVERY
 
     @property
     def busy_for(self) -> float:
@@ -84,7 +87,7 @@ class ReadLoop:
                 self._stopping.wait(1.0)
                 continue
             if not found:
-                self._wake.wait(ADOPT_EVERY)
+                self._wake.wait(self._idle_seconds)
 
     def _look_round(self) -> None:
         self._changed(-self._outbox.adopt().result())
@@ -94,6 +97,10 @@ class ReadLoop:
 
     def _read_some(self) -> int:
         captures: Sequence[StoredCapture] = self._outbox.captures(READ_AHEAD).result()
+        shared = sum(stored.shared for stored in captures)
+        if shared:
+            self._idle_seconds = SHARED_SECONDS
+            self._changed(-shared)
         for stored in captures:
             self._since = time.monotonic()
             try:
@@ -123,14 +130,14 @@ class ReadLoop:
 
     def appended(self, future: "Future[None]") -> None:
         """Read a capture that is in the outbox, or tell that it is lost."""
-        if self._failed(future):
+        if self._notices.lost(future):
             self._changed(1)
         elif not self._wake.is_set():
             self._wake.set()
 
     def took(self, future: "Future[int]") -> None:
         """Have records sent that are in the outbox, or tell that they are lost."""
-        if not self._failed(future):
+        if not self._notices.lost(future):
             if known := future.result():
                 self._notices.tell(Skipped(reason=Skip.DUPLICATE, times=known))
             self._added()
@@ -141,12 +148,3 @@ class ReadLoop:
             self._awaited.over(keys)  # lost, or known: which of them is not, and comes, nobody waits for
         self.took(future)
         self._changed(1)
-
-    def _failed(self, future: "Future[None] | Future[int]") -> bool:
-        error = CancelledError() if future.cancelled() else future.exception()
-        if error is None:
-            return False
-        kind = type(error).__name__
-        said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
-        self._notices.tell(Lost(reason=kind, message=said, level=logging.CRITICAL))
-        return True

@@ -16,7 +16,7 @@ from butter_middleware.errors import ConfigurationError
 
 Environment = Literal["production", "staging"]
 Durability = Literal["after_response", "before_response"]
-DeliveryMode = Literal["embedded", "inline"]
+DeliveryMode = Literal["embedded", "external", "inline"]
 
 BASE_URL: Final = "https://api.disputes.services.butterpayments.com"
 _SANDBOX: Final = "BUTTER_BASE_URL: records go to %s, a sandbox, and not to Butter. Unset it in production."

@@ -19,6 +19,7 @@ from butter_middleware.answers import Answer, AnswerKind
 from butter_middleware.checkout import Record
 from butter_middleware.delivery import GAP_MOST, POLL_SECONDS, Delivery
 from butter_middleware.outbox import MemoryOutbox, Settlement
+from butter_middleware.worker import Worker
 
 RECORDS = 5
 
@@ -108,6 +109,7 @@ def test_a_captured_checkout_asks_for_it(butter: Butter) -> None:
 
     app = Starlette(routes=[Route("/checkout/{cart_id}", checkout, methods=["POST"])])
     butter.collector.start()
+    assert isinstance(butter.collector.worker, Worker)
     delivery = butter.collector.worker._delivery
     assert delivery is not None
     seen = [delivery.considerate]

@@ -495,12 +495,24 @@ def test_an_appender_outlives_its_file(opened: Callable[..., SQLiteOutbox], path
     appender.close()
 
 
-def test_when_the_next_record_is_due(opened: Callable[..., SQLiteOutbox]) -> None:
-    """The earliest due time of what is pending; None where nothing is."""
+def test_the_backlog_is_what_this_outbox_is_to_do(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
+    """Its own captures, the shared ones, and the parked while it tries them; and when the next record is due."""
     outbox = opened()
     assert outbox.lead()
-    assert result(outbox.next_due()) is None
+    assert outbox.deliverer() == os.getpid()
+    assert result(outbox.backlog()) == (0, None)
     result(outbox.add([record(1), record(2, NOW - 5)]))
-    assert result(outbox.next_due()) == NOW - 5
+    assert result(outbox.backlog()) == (0, NOW - 5)
     settle_all(outbox, Settled.DEAD)
-    assert result(outbox.next_due()) is None
+    park(outbox, 1)
+    result(outbox.append(capture(2)))
+    appender = SQLiteOutbox(path)
+    appender.open(appends_only=True)
+    result(appender.append(capture(3)))
+    appender.close()
+    assert result(outbox.backlog()) == (2, None)
+    result(outbox.adopt())
+    assert result(outbox.backlog()) == (3, None)
+    for stored in result(outbox.captures(10)):
+        result(outbox.resolve(stored.id, []))
+    assert result(outbox.backlog()) == (0, None)

@@ -11,6 +11,7 @@ from butter_middleware.errors import ButterError, OutboxBusyError
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "sandbox": ("butter_middleware.cli.sandbox", "sandbox"),
     "check": ("butter_middleware.cli.check", "check"),
+    "deliver": ("butter_middleware.cli.deliver", "deliver"),
     "status": ("butter_middleware.cli.status", "status"),
     "parked": ("butter_middleware.cli.entries", "parked"),
     "dead": ("butter_middleware.cli.entries", "dead"),

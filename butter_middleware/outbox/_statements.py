@@ -46,6 +46,8 @@ class Seat:
     """Where its captures lie."""
     given: set[int] = field(default_factory=set[int])
     claimed: set[int] = field(default_factory=set[int])
+    unreadable: set[int] = field(default_factory=set[int])
+    """Those that were given in vain: another version's."""
     parked: deque[int] | None = None
     """The parked captures that it still is to try; None where it has not been their turn."""
 
@@ -110,6 +112,7 @@ def captures(connection: sqlite3.Connection, seat: Seat, limit: int) -> list[Sto
             numbers.append(number)
     stored = [one for number in numbers if (one := _load(connection, number, shared=number in shared)) is not None]
     seat.given.update(numbers)
+    seat.unreadable |= set(numbers) - {one.id for one in stored}
     return stored
 
 
@@ -279,6 +282,14 @@ def hold(connection: sqlite3.Connection) -> str | None:
     """Give why nothing is sent."""
     reason = connection.execute("SELECT value FROM meta WHERE name = 'hold'").fetchone()[0]
     return None if reason is None else str(reason)
+
+
+def to_read(connection: sqlite3.Connection, seat: Seat) -> int:
+    """Count what a seat is to read now, or could adopt where nobody lived; parked captures while it tries them."""
+    sql = """SELECT count(*) FROM captures WHERE reason IS NULL
+        AND pile NOT IN (SELECT id FROM piles WHERE slot IS NOT NULL AND slot IS NOT ?)"""
+    waiting = int(connection.execute(sql, (seat.slot,)).fetchone()[0])
+    return max(0, waiting - len(seat.unreadable)) + len(seat.parked or ())
 
 
 def next_due(connection: sqlite3.Connection) -> float | None:

@@ -254,9 +254,19 @@ class SQLiteOutbox:
         """Count what lies in the file."""
         return self._submit(Kind.READ, lambda db, _seat: _statements.counts(db))
 
-    def next_due(self) -> "Future[float | None]":
-        """Give when the next record is due, seconds since the epoch; None where none waits."""
-        return self._submit(Kind.READ, lambda db, _seat: _statements.next_due(db))
+    # For who drains the file.
+
+    def backlog(self) -> "Future[tuple[int, float | None]]":
+        """Give how many captures this outbox has to read, and when the next record is due (None: none is pending)."""
+        return self._submit(Kind.READ, lambda db, seat: (_statements.to_read(db, seat), _statements.next_due(db)))
+
+    def deliverer(self) -> int | None:
+        """Return the process that delivers from the file; 0 where it cannot be told which; None where there is none."""
+        link = self._here()
+        try:
+            return None if link is None else link.committer.locks.owner(LEADER)
+        except OSError:
+            return None
 
     # For people.
 

@@ -94,6 +94,7 @@ class Stage:
             beacon=rehearsed_beacon(produced.beacon),
             admitted=ANYWHERE if options.staging else DOCUMENTATION,
             outbox=make_outbox(),
+            appends_to=None,  # what another process would read is read here, so that a test sees it
             witness=self._witness,
             built=partial(self._seat, seat),
         )

@@ -69,6 +69,7 @@ if EXTRACTOR != "absent":
         base_url=os.environ["SHOP_BUTTER"],
         client_ip=client_ip.TrustedHops(1),
         outbox=outbox(),
+        delivery=os.environ.get("SHOP_DELIVERY", "embedded"),  # type: ignore[arg-type]
         durability="before_response" if "SHOP_BEFORE" in os.environ else "after_response",
         max_body_bytes=int(os.environ.get("SHOP_CAP", "1048576")),
         routes=[CheckoutRoute("/checkout/{invoice}", psp="stripe", extract=extract)],

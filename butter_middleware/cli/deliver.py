@@ -1,0 +1,349 @@
+"""`butter-middleware deliver`: reads and sends what lies in an outbox's file, beside the app or in its place."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import Final
+
+import anyio
+import click
+
+from butter_middleware import assembly, settings
+from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.cli.output import Output, counted, duration, moment, output_options
+from butter_middleware.cli.target import NO_OUTBOX, app_option, load, outbox_option, path_of
+from butter_middleware.delivery import Delivery
+from butter_middleware.exchange import Capture
+from butter_middleware.notices import Notices
+from butter_middleware.outbox import Counts, SQLiteOutbox
+from butter_middleware.outbox._locks import LEADER, LockFile
+from butter_middleware.outbox.visit import refuse_absent
+from butter_middleware.reading import Reading
+from butter_middleware.worker import Worker
+
+POLL_SECONDS: Final = 0.2
+LEAD_SECONDS: Final = 3.0
+"""For the lead to be had where nobody had it a moment ago."""
+RETRY_SECONDS: Final = 60.0
+"""For which a record that is to be tried again is waited for, without --follow."""
+PATIENCE_SECONDS: Final = 60.0
+"""For which Butter may be away, without --follow."""
+HOLD_SECONDS: Final = 15.0
+STILL: Final = 3
+"""Looks in a row that find nothing to do."""
+DRAIN_SECONDS: Final = 5.0
+OPEN_SECONDS: Final = 30.0
+"""For a file to be opened, and brought up to this version."""
+
+UNREAD: Final = (
+    "{} to be read: responses as the app gave them. Only your extractors make records of them: "
+    "add --app shop.main:butter."
+)
+
+
+@click.command(epilog=EXIT_CODES)
+@outbox_option
+@app_option
+@click.option("--follow", is_flag=True, help="Go on until SIGTERM: a sidecar of the app, or its stand-in.")
+@output_options()
+def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool) -> None:
+    """Read and send what waits in the outbox, without the app.
+
+    \b
+    deliver --app shop.main:butter            drain the file once, then end
+    deliver --app shop.main:butter --follow   a sidecar, for Butter(delivery="external")
+    deliver --outbox butter.db                send records only; read nothing
+
+    What waits is of two kinds. Records are ready to be sent: any process with the credentials can do that
+    (BUTTER_USERNAME, BUTTER_PASSWORD). Captures are responses as the app gave them: only your extractors make records
+    of them. That takes --app, which imports your app as its server does, and serves nothing.
+
+    One process at a time delivers from a file. Where an app delivers already, this says so and ends with 4; with
+    --follow it stands by, and takes over within a second when that one ends. SIGTERM and Ctrl-C end it: what is on its
+    way is settled, the rest stays in the file.
+    """  # noqa: D301 - click's mark
+    with _stopped() as stop:
+        if app is None:
+            work = _records_only(outbox)
+        elif outbox is not None and _given_by_hand():
+            msg = "--outbox and --app name two outboxes, maybe. Leave --outbox out: the app names its own."
+            raise Failure(msg, ExitCode.USAGE)
+        else:
+            work = _with_app(output, app, stop, follow=follow)
+        if stop.is_set():
+            return
+        if follow:
+            with _running(work):
+                _follow(output, work, stop)
+        else:
+            _refuse_another(work.outbox.path)
+            with _opened(work):
+                first = work.outbox.counts().result(OPEN_SECONDS)
+                with _running(work):
+                    _drain(output, work, first, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is to be done, and by whom."""
+
+    outbox: SQLiteOutbox
+    worker: Worker
+    reads: bool
+    """Whether it has extractors."""
+
+
+def _given_by_hand() -> bool:
+    """Whether --outbox stands on the command line, and not in the environment."""
+    source = click.get_current_context().get_parameter_source("outbox")
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> _Work:
+    said: list[str] = []
+    butter = load(app, said)
+    for text in said:
+        output.note(text)
+    path_of(butter, app)  # refuses an outbox elsewhere
+    outbox = butter.outbox
+    assert isinstance(outbox, SQLiteOutbox)  # noqa: S101 - as path_of says
+    if follow:
+        _await_file(output, outbox.path, stop)
+    else:
+        refuse_absent(outbox.path)
+    anyio.run(butter.client().aclose)  # which says where credentials are missing
+    return _Work(outbox, butter.collector.take_over(), reads=True)
+
+
+def _await_file(output: Output, path: str, stop: Event) -> None:
+    """Wait until the app has made its file: a sidecar may start before it."""
+    if not Path(path).exists():
+        SQLiteOutbox(path).validate()
+        output.note(f"{path} is not there yet: the app makes it at its first checkout. Waiting for it.")
+    while not Path(path).exists() and not stop.is_set():
+        stop.wait(POLL_SECONDS)
+
+
+def _records_only(path: str | None) -> _Work:
+    if path is None:
+        raise Failure(NO_OUTBOX, ExitCode.USAGE)
+    outbox = SQLiteOutbox(path)
+    refuse_absent(outbox.path)
+    outbox.validate()
+    make_client = assembly.courier(settings.base_url(None), None, None, None, needed=True)
+    notices = Notices(time.time)
+
+    def read(_capture: Capture) -> Reading:
+        raise AssertionError  # what only appends adopts nothing, so that there is nothing to read
+
+    worker = Worker(
+        outbox,
+        read,
+        lambda settled: Delivery(make_client, on_settled=settled, tell=notices.tell),
+        notices,
+        DRAIN_SECONDS,
+        lambda: 0.0,  # how long the parts of a checkout wait is the app's to say
+        lambda: None,
+        lambda: None,
+    )
+    return _Work(outbox, worker, reads=False)
+
+
+def _refuse_another(path: str) -> None:
+    """Refuse where a process delivers from the file already, before anything is opened."""
+    locks = LockFile(f"{os.path.realpath(path)}.lock")
+    try:
+        process = locks.owner(LEADER)
+    finally:
+        locks.close()
+    if process is not None:
+        msg = (
+            f"{_who(process)} delivers from {path} already, and sends what waits. `status` shows how it goes; --follow "
+            "stands by, and takes over when it ends."
+        )
+        raise Failure(msg, ExitCode.BUSY)
+
+
+def _who(process: int | None) -> str:
+    return f"process {process}" if process else "another process"
+
+
+@contextmanager
+def _stopped() -> Generator[Event]:
+    """Give an event that SIGTERM and Ctrl-C set; a second one ends the process at once."""
+    stop = Event()
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _opened(work: _Work) -> Generator[None]:
+    """Open the file; what has no extractors takes no captures over."""
+    work.outbox.open(appends_only=not work.reads)
+    try:
+        yield
+    finally:
+        work.outbox.close()
+
+
+@contextmanager
+def _running(work: _Work) -> Generator[None]:
+    """Read and send meanwhile; at the end settle what is on its way, and let another process take over."""
+    _log_to_stderr()
+    with _opened(work):
+        work.worker.start()
+        try:
+            yield
+        finally:
+            work.worker.close()
+
+
+def _log_to_stderr() -> None:
+    """Show the package's own log, unless the app has set up logging."""
+    log = logging.getLogger("butter_middleware")
+    if not log.hasHandlers():
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+
+
+# A sidecar.
+
+
+def _follow(output: Output, work: _Work, stop: Event) -> None:
+    led: bool | None = None
+    while not stop.is_set():
+        if work.worker.leads != led:
+            stood_by = led
+            led = work.worker.leads
+            if led:
+                output.note(f"Delivering from {work.outbox.path}. SIGTERM or Ctrl-C ends it.")
+                _say_unread(output, work)
+            elif stood_by is None:
+                stop.wait(1.0)
+                if not work.worker.leads:
+                    who = _who(work.outbox.deliverer())
+                    output.note(f"{who} delivers from {work.outbox.path}. Standing by, to take over when it ends.")
+        stop.wait(POLL_SECONDS)
+    output.note("Stopping: what is on its way is settled, the rest stays in the file.")
+
+
+def _say_unread(output: Output, work: _Work) -> None:
+    if not work.reads and (waiting := work.worker.counts().captured):
+        output.note(UNREAD.format(counted(waiting, "capture waits", "captures wait")))
+
+
+# Draining once.
+
+
+def _drain(output: Output, work: _Work, first: Counts, stop: Event) -> None:
+    _await_lead(work, stop)
+    _say_unread(output, work)
+    end = _Draining(work, first)
+    with output.progress("Delivering", end.total) as tell:
+        while not stop.is_set() and not end.over():
+            tell(end.done, end.total)
+            stop.wait(POLL_SECONDS)
+        tell(end.done, end.total)
+    work.worker.shutdown(DRAIN_SECONDS)
+    _finish(output, work, first, end.why)
+
+
+def _await_lead(work: _Work, stop: Event) -> None:
+    deadline = time.monotonic() + LEAD_SECONDS
+    while not work.worker.leads and not stop.is_set():
+        if time.monotonic() > deadline:
+            msg = f"another process has just begun to deliver from {work.outbox.path}. See `status`."
+            raise Failure(msg, ExitCode.BUSY)
+        stop.wait(POLL_SECONDS / 4)
+
+
+class _Draining:
+    """Whether there is still something to do, and worth waiting for."""
+
+    def __init__(self, work: _Work, first: Counts) -> None:
+        self._work = work
+        self._first = first
+        self._still = 0
+        self._ill_since: float | None = None
+        self.done = 0
+        self.total = first.pending + (first.captured if work.reads else 0)
+        self.why = ""
+        """Why it ended with something left."""
+
+    def over(self) -> bool:
+        """Look, and say whether it is over."""
+        counts = self._work.outbox.counts().result(DRAIN_SECONDS)
+        to_read, due = self._work.outbox.backlog().result(DRAIN_SECONDS)
+        to_read = to_read if self._work.reads else 0
+        self.done = counts.delivered - self._first.delivered
+        self.total = self.done + counts.pending + to_read
+        if self._gives_up():
+            return True
+        waits = due is not None and due - time.time() <= RETRY_SECONDS
+        self._still = 0 if to_read or waits else self._still + 1
+        return self._still >= STILL
+
+    def _gives_up(self) -> bool:
+        state, now = self._work.worker.endpoint, time.monotonic()
+        if state not in {"open", "half_open", "hold"}:
+            self._ill_since = None
+            return False
+        since = self._ill_since = now if self._ill_since is None else self._ill_since
+        if now - since < (HOLD_SECONDS if state == "hold" else PATIENCE_SECONDS):
+            return False
+        self.why = (
+            "Butter refuses what is sent: `check` says why, and `resume` tries again once it is mended."
+            if state == "hold"
+            else "Butter does not answer: try again later, or with --follow."
+        )
+        return True
+
+
+def _finish(output: Output, work: _Work, first: Counts, why: str) -> None:
+    counts = work.outbox.counts().result(DRAIN_SECONDS)
+    _to_read, due = work.outbox.backlog().result(DRAIN_SECONDS)
+    delivered = counts.delivered - first.delivered
+    document = {
+        "delivered": delivered,
+        "pending": counts.pending,
+        "captured": counts.captured,
+        "dead": counts.dead,
+        "parked": counts.parked,
+        "next_due_at": moment(due),
+        "gave_up": why or None,
+    }
+    left = [
+        counted(counts.pending, "record is still to be sent", "records are still to be sent") * bool(counts.pending),
+        counted(counts.captured, "capture is still to be read", "captures are still to be read")
+        * bool(counts.captured),
+    ]
+    text = f"Delivered {counted(delivered, 'record')}."
+    if any(left):
+        text += f" {', '.join(filter(None, left))}."
+    if counts.pending and not why and due is not None and due > time.time():
+        text += f" The next try is due in {duration(due - time.time())}."
+    people = [f"{counts.parked} parked" * bool(counts.parked), f"{counts.dead} dead" * bool(counts.dead)]
+    if any(people):
+        text += f" For you: {', '.join(filter(None, people))}."
+    output.result(document, f"{text} {why}".rstrip())
+    if counts.pending or counts.captured:
+        raise click.exceptions.Exit(ExitCode.ATTENTION)
