@@ -80,6 +80,7 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
             work = _with_app(output, app, stop, follow=follow)
         if stop.is_set():
             return
+        _log_to_stderr(logging.INFO if follow else logging.WARNING)
         if follow:
             with _running(work):
                 _follow(output, work, stop)
@@ -206,7 +207,6 @@ def _opened(work: _Work) -> Generator[None]:
 @contextmanager
 def _running(work: _Work) -> Generator[None]:
     """Read and send meanwhile; at the end settle what is on its way, and let another process take over."""
-    _log_to_stderr()
     with _opened(work):
         work.worker.start()
         try:
@@ -215,35 +215,38 @@ def _running(work: _Work) -> Generator[None]:
             work.worker.close()
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(level: int) -> None:
     """Show the package's own log, unless the app has set up logging."""
     log = logging.getLogger("butter_middleware")
     if not log.hasHandlers():
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
-        log.setLevel(logging.INFO)
+        log.setLevel(level)
 
 
 # A sidecar.
 
 
 def _follow(output: Output, work: _Work, stop: Event) -> None:
-    led: bool | None = None
+    if not _leads_within(LEAD_SECONDS, work, stop) and not stop.is_set():
+        who = _who(work.outbox.deliverer())
+        output.note(f"{who} delivers from {work.outbox.path}. Standing by, to take over when it ends.")
+    led = False
     while not stop.is_set():
-        if work.worker.leads != led:
-            stood_by = led
-            led = work.worker.leads
-            if led:
-                output.note(f"Delivering from {work.outbox.path}. SIGTERM or Ctrl-C ends it.")
-                _say_unread(output, work)
-            elif stood_by is None:
-                stop.wait(1.0)
-                if not work.worker.leads:
-                    who = _who(work.outbox.deliverer())
-                    output.note(f"{who} delivers from {work.outbox.path}. Standing by, to take over when it ends.")
+        if work.worker.leads and not led:
+            output.note(f"Delivering from {work.outbox.path}. SIGTERM or Ctrl-C ends it.")
+            _say_unread(output, work)
+        led = work.worker.leads
         stop.wait(POLL_SECONDS)
     output.note("Stopping: what is on its way is settled, the rest stays in the file.")
+
+
+def _leads_within(seconds: float, work: _Work, stop: Event) -> bool:
+    deadline = time.monotonic() + seconds
+    while not work.worker.leads and not stop.is_set() and time.monotonic() < deadline:
+        stop.wait(POLL_SECONDS / 4)
+    return work.worker.leads
 
 
 def _say_unread(output: Output, work: _Work) -> None:
@@ -255,7 +258,9 @@ def _say_unread(output: Output, work: _Work) -> None:
 
 
 def _drain(output: Output, work: _Work, first: Counts, stop: Event) -> None:
-    _await_lead(work, stop)
+    if not _leads_within(LEAD_SECONDS, work, stop) and not stop.is_set():
+        msg = f"another process has just begun to deliver from {work.outbox.path}. See `status`."
+        raise Failure(msg, ExitCode.BUSY)
     _say_unread(output, work)
     end = _Draining(work, first)
     with output.progress("Delivering", end.total) as tell:
@@ -265,15 +270,6 @@ def _drain(output: Output, work: _Work, first: Counts, stop: Event) -> None:
         tell(end.done, end.total)
     work.worker.shutdown(DRAIN_SECONDS)
     _finish(output, work, first, end.why)
-
-
-def _await_lead(work: _Work, stop: Event) -> None:
-    deadline = time.monotonic() + LEAD_SECONDS
-    while not work.worker.leads and not stop.is_set():
-        if time.monotonic() > deadline:
-            msg = f"another process has just begun to deliver from {work.outbox.path}. See `status`."
-            raise Failure(msg, ExitCode.BUSY)
-        stop.wait(POLL_SECONDS / 4)
 
 
 class _Draining:

@@ -101,7 +101,7 @@ def _screen(output: Output, path: str) -> Group:
         table = output.renderable_table(_rows(_look(path), now), COLUMNS)
     except ButterError as error:  # it may pass: somebody holds the lock, the disk is away
         return Group(Text(output.safe(str(error)), style="yellow"))
-    return Group(Text(output.safe(f"Outbox {path} ({_size(path)})  {moment(now)}\n")), table)
+    return Group(Text(output.safe(f"Outbox {path} ({_size(path)})  {moment(now)}")), Text(), table)
 
 
 def _rows(view: Overview, now: float) -> list[Row]:
