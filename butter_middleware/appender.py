@@ -117,6 +117,10 @@ class Appender:
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, timeout)
 
+    def finish_reading(self, timeout: float) -> bool:
+        """Wait as `flush`: reading is another process's."""
+        return self.flush(timeout)
+
     def counts(self, seconds: float = 1.0) -> Counts:
         """Count what lies in the outbox. Where it does not answer within `seconds`, or is closed, as it last was."""
         try:

@@ -13,6 +13,7 @@ from butter_middleware.counters import NO_CHECKOUT, Skip
 from butter_middleware.coverage import Coverage, Watch
 from butter_middleware.events import CoverageFell, Event, RouteFellSilent
 from butter_middleware.notices import Notices
+from butter_middleware.worker import Worker
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -146,6 +147,7 @@ def test_the_worker_looks(make_butter: Callable[..., Butter], caplog: pytest.Log
     clock = Clock()
     heard: list[Event] = []
     butter = make_butter(ROUTE, clock=clock, on_event=heard.append)
+    assert isinstance(butter.collector.worker, Worker)
     buy(butter, "free")
     clock.now += HOUR
     for _ in range(100):

@@ -198,7 +198,7 @@ class Stage:
         """Return what became of the checkouts of a test."""
         skipped: Counter[str] = Counter()
         for collector in list(self._seats):
-            for (name, _route, reason), count in collector.counts().items():
+            for (name, _route, reason), count in collector.standing.counts().items():
                 skipped[reason] += count if name == "skipped" else 0
         return Whereabouts(
             sent=ledger.sent(),
