@@ -385,7 +385,7 @@ def test_nobody_is_there_to_take_it_up(outbox: SQLiteOutbox, run: Callable[..., 
     filled(outbox)
     closed(outbox)
     assert "at its next start" in run("parked", "retry", "--all").stdout
-    assert "No process delivers now: start the app." in run("dead", "retry", "--all").stdout
+    assert "start the app, or run `butter-middleware deliver`." in run("dead", "retry", "--all").stdout
 
 
 # Resume.

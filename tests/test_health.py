@@ -214,7 +214,7 @@ def test_no_event_loop_waits_for_it(
     make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     """An outbox that does not answer is said after a moment, in which the loop serves others."""
-    monkeypatch.setattr("butter_middleware.collector.OUTBOX_SECONDS", 0.3)
+    monkeypatch.setattr("butter_middleware.standing.OUTBOX_SECONDS", 0.3)
     butter = make_butter(outbox=Slow())
     butter.collector.start()
     gaps: list[float] = []

@@ -49,4 +49,4 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(package_name="butter-middleware")
 def cli() -> None:
-    """Look after the evidence of your checkouts: see what was sent, and mend what got stuck."""
+    """Look after the evidence of your checkouts: see what was sent, mend what got stuck, send without the app."""

@@ -31,6 +31,7 @@ WAL_RESET: Final = ((3, 7, 0), (3, 51, 2))
 """The versions of SQLite in which two that write or checkpoint at once can corrupt the log."""
 OLDEST_SQLITE: Final = (3, 8, 2)
 COLUMNS: Final = {"check": "Check", "state": "State", "text": "What was found, and what to do"}
+NOBODY_DELIVERS: Final = "Start the app; or beside it, or in its place, `butter-middleware deliver --app ... --follow`."
 _COMMANDS: Final = {"dead": "See `dead list`.", "parked": "See `parked list`.", "hold": "Then `resume` probes at once."}
 
 EPILOG: Final = (
@@ -237,10 +238,10 @@ def _content(view: Overview) -> Iterator[Finding]:
 def _delivering(view: Overview) -> Finding:
     if view.unread:
         text = f"captured and read by no process that runs now: {view.unread}"
-        return Finding("delivery", Mark.WARNING, text, "Start the app.")
+        return Finding("delivery", Mark.WARNING, text, NOBODY_DELIVERS)
     if view.deliverer is None:
         state = Mark.WARNING if view.counts.pending else Mark.OK
-        return Finding("delivery", state, "no process delivers from this file now", "Start the app." * (state != "ok"))
+        return Finding("delivery", state, "no process delivers from this file now", NOBODY_DELIVERS * (state != "ok"))
     who = f"process {view.deliverer}" if view.deliverer else "another process"
     return Finding("delivery", Mark.OK, f"{who} delivers")
 

@@ -52,7 +52,7 @@ UNREAD: Final = (
 @click.command(epilog=EXIT_CODES)
 @outbox_option
 @app_option
-@click.option("--follow", is_flag=True, help="Go on until SIGTERM: a sidecar of the app, or its stand-in.")
+@click.option("--follow", is_flag=True, help="Go on until SIGTERM or Ctrl-C: a sidecar of the app, or its stand-in.")
 @output_options()
 def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool) -> None:
     """Read and send what waits in the outbox, without the app.
@@ -116,11 +116,11 @@ def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> _Work:
     path_of(butter, app)  # refuses an outbox elsewhere
     outbox = butter.outbox
     assert isinstance(outbox, SQLiteOutbox)  # noqa: S101 - as path_of says
+    anyio.run(butter.client().aclose)  # which says where credentials are missing
     if follow:
         _await_file(output, outbox.path, stop)
     else:
         refuse_absent(outbox.path)
-    anyio.run(butter.client().aclose)  # which says where credentials are missing
     return _Work(outbox, butter.collector.take_over(), reads=True)
 
 
@@ -128,7 +128,7 @@ def _await_file(output: Output, path: str, stop: Event) -> None:
     """Wait until the app has made its file: a sidecar may start before it."""
     if not Path(path).exists():
         SQLiteOutbox(path).validate()
-        output.note(f"{path} is not there yet: the app makes it at its first checkout. Waiting for it.")
+        output.note(f"{path} is not there yet: the app makes it when it starts. Waiting for it.")
     while not Path(path).exists() and not stop.is_set():
         stop.wait(POLL_SECONDS)
 

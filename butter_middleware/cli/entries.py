@@ -173,7 +173,11 @@ def _retried_now(state: Waiting, *, readers: int, delivers: bool) -> str:
             if readers
             else "No process with the app's extractors runs now: they are read at its next start."
         )
-    return "They are sent as soon as Butter takes them." if delivers else "No process delivers now: start the app."
+    return (
+        "They are sent as soon as Butter takes them."
+        if delivers
+        else "No process delivers now: start the app, or run `butter-middleware deliver`."
+    )
 
 
 def _finish(output: Output, state: Waiting, what: str, numbers: Sequence[int], done: int, then: str) -> None:

@@ -119,7 +119,7 @@ def _rows(view: Overview, now: float) -> list[Row]:
 
 def _captured_note(view: Overview, now: float) -> str:
     if view.unread:
-        return f"{view.unread} of them nobody reads now: start the app"
+        return f"{view.unread} of them nobody reads now: start the app, or `deliver --app ...`"
     return _ago("the oldest", view.oldest_captured_at, now) if view.counts.captured else ""
 
 
