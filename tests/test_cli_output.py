@@ -216,7 +216,7 @@ def test_no_color_is_respected() -> None:
 
 
 PROGRESS = """from butter_middleware.cli.output import Output
-with Output().progress("Sending", 4) as tell: tell(1, 4); tell(4, 4)"""
+with Output().progress("Sending", 4) as tell: tell(1, 4); Output().note("Aside."); tell(3, 4, "next try in 9 s")"""
 
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
@@ -225,14 +225,15 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     """The bar and the lines go to standard error, so that a result can be piped."""
     shown = on_terminal(PROGRESS)
     assert "Sending" in shown
-    assert "4/4" in shown
+    assert re.search(r"3/4.*next try in 9 s", shown)
+    assert "\x1b[2KAside.\r\n" in shown, "a line of its own, where the bar was"
     monkeypatch.setattr("butter_middleware.cli.output.LINE_SECONDS", 0.0)
     with Output(as_json=True).progress("Sending", 4) as tell:
         tell(1, 4)
-        tell(2, 5)
+        tell(2, 5, "Butter is away")
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "Sending: 1 of 4\nSending: 2 of 5\n"
+    assert captured.err == "Sending: 1 of 4\nSending: 2 of 5 (Butter is away)\n"
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,9 @@
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -17,36 +15,29 @@ import anyio
 import click
 
 from butter_middleware import assembly, settings
+from butter_middleware.cli.draining import (
+    DRAIN_SECONDS,
+    LEAD_SECONDS,
+    POLL_SECONDS,
+    Work,
+    drain,
+    leads_within,
+    say_unread,
+)
 from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
-from butter_middleware.cli.output import Output, counted, duration, moment, output_options
+from butter_middleware.cli.output import Output, output_options
 from butter_middleware.cli.target import NO_OUTBOX, app_option, load, outbox_option, path_of
 from butter_middleware.delivery import Delivery
 from butter_middleware.exchange import Capture
 from butter_middleware.notices import Notices
-from butter_middleware.outbox import Counts, SQLiteOutbox
+from butter_middleware.outbox import SQLiteOutbox
 from butter_middleware.outbox._locks import LEADER, LockFile
 from butter_middleware.outbox.visit import refuse_absent
 from butter_middleware.reading import Reading
 from butter_middleware.worker import Worker
 
-POLL_SECONDS: Final = 0.2
-LEAD_SECONDS: Final = 3.0
-"""For the lead to be had where nobody had it a moment ago."""
-RETRY_SECONDS: Final = 60.0
-"""For which a record that is to be tried again is waited for, without --follow."""
-PATIENCE_SECONDS: Final = 60.0
-"""For which Butter may be away, without --follow."""
-HOLD_SECONDS: Final = 15.0
-STILL: Final = 3
-"""Looks in a row that find nothing to do."""
-DRAIN_SECONDS: Final = 5.0
 OPEN_SECONDS: Final = 30.0
 """For a file to be opened, and brought up to this version."""
-
-UNREAD: Final = (
-    "{} to be read: responses as the app gave them. Only your extractors make records of them: "
-    "add --app shop.main:butter."
-)
 
 
 @click.command(epilog=EXIT_CODES)
@@ -80,7 +71,7 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
             work = _with_app(output, app, stop, follow=follow)
         if stop.is_set():
             return
-        _log_to_stderr(logging.INFO if follow else logging.WARNING)
+        _log_to_stderr(output, logging.INFO if follow else logging.WARNING)
         if follow:
             with _running(work):
                 _follow(output, work, stop)
@@ -89,17 +80,7 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
             with _opened(work):
                 first = work.outbox.counts().result(OPEN_SECONDS)
                 with _running(work):
-                    _drain(output, work, first, stop)
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What is to be done, and by whom."""
-
-    outbox: SQLiteOutbox
-    worker: Worker
-    reads: bool
-    """Whether it has extractors."""
+                    drain(output, work, first, stop)
 
 
 def _given_by_hand() -> bool:
@@ -108,7 +89,7 @@ def _given_by_hand() -> bool:
     return source is click.core.ParameterSource.COMMANDLINE
 
 
-def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> _Work:
+def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> Work:
     said: list[str] = []
     butter = load(app, said)
     for text in said:
@@ -121,7 +102,7 @@ def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> _Work:
         _await_file(output, outbox.path, stop)
     else:
         refuse_absent(outbox.path)
-    return _Work(outbox, butter.collector.take_over(), reads=True)
+    return Work(outbox, butter.collector.take_over(), reads=True)
 
 
 def _await_file(output: Output, path: str, stop: Event) -> None:
@@ -133,7 +114,7 @@ def _await_file(output: Output, path: str, stop: Event) -> None:
         stop.wait(POLL_SECONDS)
 
 
-def _records_only(path: str | None) -> _Work:
+def _records_only(path: str | None) -> Work:
     if path is None:
         raise Failure(NO_OUTBOX, ExitCode.USAGE)
     outbox = SQLiteOutbox(path)
@@ -155,7 +136,7 @@ def _records_only(path: str | None) -> _Work:
         lambda: None,
         lambda: None,
     )
-    return _Work(outbox, worker, reads=False)
+    return Work(outbox, worker, reads=False)
 
 
 def _refuse_another(path: str) -> None:
@@ -195,7 +176,7 @@ def _stopped() -> Generator[Event]:
 
 
 @contextmanager
-def _opened(work: _Work) -> Generator[None]:
+def _opened(work: Work) -> Generator[None]:
     """Open the file; what has no extractors takes no captures over."""
     work.outbox.open(appends_only=not work.reads)
     try:
@@ -205,7 +186,7 @@ def _opened(work: _Work) -> Generator[None]:
 
 
 @contextmanager
-def _running(work: _Work) -> Generator[None]:
+def _running(work: Work) -> Generator[None]:
     """Read and send meanwhile; at the end settle what is on its way, and let another process take over."""
     with _opened(work):
         work.worker.start()
@@ -215,11 +196,25 @@ def _running(work: _Work) -> Generator[None]:
             work.worker.close()
 
 
-def _log_to_stderr(level: int) -> None:
+class _Noting(logging.Handler):
+    """Writes where standard error is at the moment: while a bar is shown, above it."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._output.note(self.format(record))
+        except OSError:  # nobody reads it any more
+            self.handleError(record)
+
+
+def _log_to_stderr(output: Output, level: int) -> None:
     """Show the package's own log, unless the app has set up logging."""
     log = logging.getLogger("butter_middleware")
     if not log.hasHandlers():
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _Noting(output)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(level)
@@ -228,118 +223,15 @@ def _log_to_stderr(level: int) -> None:
 # A sidecar.
 
 
-def _follow(output: Output, work: _Work, stop: Event) -> None:
-    if not _leads_within(LEAD_SECONDS, work, stop) and not stop.is_set():
+def _follow(output: Output, work: Work, stop: Event) -> None:
+    if not leads_within(LEAD_SECONDS, work, stop) and not stop.is_set():
         who = _who(work.outbox.deliverer())
         output.note(f"{who} delivers from {work.outbox.path}. Standing by, to take over when it ends.")
     led = False
     while not stop.is_set():
         if work.worker.leads and not led:
             output.note(f"Delivering from {work.outbox.path}. SIGTERM or Ctrl-C ends it.")
-            _say_unread(output, work)
+            say_unread(output, work)
         led = work.worker.leads
         stop.wait(POLL_SECONDS)
     output.note("Stopping: what is on its way is settled, the rest stays in the file.")
-
-
-def _leads_within(seconds: float, work: _Work, stop: Event) -> bool:
-    deadline = time.monotonic() + seconds
-    while not work.worker.leads and not stop.is_set() and time.monotonic() < deadline:
-        stop.wait(POLL_SECONDS / 4)
-    return work.worker.leads
-
-
-def _say_unread(output: Output, work: _Work) -> None:
-    if not work.reads and (waiting := work.worker.counts().captured):
-        output.note(UNREAD.format(counted(waiting, "capture waits", "captures wait")))
-
-
-# Draining once.
-
-
-def _drain(output: Output, work: _Work, first: Counts, stop: Event) -> None:
-    if not _leads_within(LEAD_SECONDS, work, stop) and not stop.is_set():
-        msg = f"another process has just begun to deliver from {work.outbox.path}. See `status`."
-        raise Failure(msg, ExitCode.BUSY)
-    _say_unread(output, work)
-    end = _Draining(work, first)
-    with output.progress("Delivering", end.total) as tell:
-        while not stop.is_set() and not end.over():
-            tell(end.done, end.total)
-            stop.wait(POLL_SECONDS)
-        tell(end.done, end.total)
-    work.worker.shutdown(DRAIN_SECONDS)
-    _finish(output, work, first, end.why)
-
-
-class _Draining:
-    """Whether there is still something to do, and worth waiting for."""
-
-    def __init__(self, work: _Work, first: Counts) -> None:
-        self._work = work
-        self._first = first
-        self._still = 0
-        self._ill_since: float | None = None
-        self.done = 0
-        self.total = first.pending + (first.captured if work.reads else 0)
-        self.why = ""
-        """Why it ended with something left."""
-
-    def over(self) -> bool:
-        """Look, and say whether it is over."""
-        counts = self._work.outbox.counts().result(DRAIN_SECONDS)
-        to_read, due = self._work.outbox.backlog().result(DRAIN_SECONDS)
-        to_read = to_read if self._work.reads else 0
-        self.done = counts.delivered - self._first.delivered
-        self.total = self.done + counts.pending + to_read
-        if self._gives_up():
-            return True
-        waits = due is not None and due - time.time() <= RETRY_SECONDS
-        self._still = 0 if to_read or waits else self._still + 1
-        return self._still >= STILL
-
-    def _gives_up(self) -> bool:
-        state, now = self._work.worker.endpoint, time.monotonic()
-        if state not in {"open", "half_open", "hold"}:
-            self._ill_since = None
-            return False
-        since = self._ill_since = now if self._ill_since is None else self._ill_since
-        if now - since < (HOLD_SECONDS if state == "hold" else PATIENCE_SECONDS):
-            return False
-        self.why = (
-            "Butter refuses what is sent: `check` says why, and `resume` tries again once it is mended."
-            if state == "hold"
-            else "Butter does not answer: try again later, or with --follow."
-        )
-        return True
-
-
-def _finish(output: Output, work: _Work, first: Counts, why: str) -> None:
-    counts = work.outbox.counts().result(DRAIN_SECONDS)
-    _to_read, due = work.outbox.backlog().result(DRAIN_SECONDS)
-    delivered = counts.delivered - first.delivered
-    document = {
-        "delivered": delivered,
-        "pending": counts.pending,
-        "captured": counts.captured,
-        "dead": counts.dead,
-        "parked": counts.parked,
-        "next_due_at": moment(due),
-        "gave_up": why or None,
-    }
-    left = [
-        counted(counts.pending, "record is still to be sent", "records are still to be sent") * bool(counts.pending),
-        counted(counts.captured, "capture is still to be read", "captures are still to be read")
-        * bool(counts.captured),
-    ]
-    text = f"Delivered {counted(delivered, 'record')}."
-    if any(left):
-        text += f" {', '.join(filter(None, left))}."
-    if counts.pending and not why and due is not None and due > time.time():
-        text += f" The next try is due in {duration(due - time.time())}."
-    people = [f"{counts.parked} parked" * bool(counts.parked), f"{counts.dead} dead" * bool(counts.dead)]
-    if any(people):
-        text += f" For you: {', '.join(filter(None, people))}."
-    output.result(document, f"{text} {why}".rstrip())
-    if counts.pending or counts.captured:
-        raise click.exceptions.Exit(ExitCode.ATTENTION)

@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import wraps
 from time import monotonic
-from typing import Any, Concatenate, Final, ParamSpec, TextIO, TypeVar, cast
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TextIO, TypeVar, cast
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -98,19 +98,21 @@ class Output:
 
     def note(self, text: str) -> None:
         """Remark something beside the result: on standard error, whoever reads the result."""
-        click.echo(printable(self._masked(text), sys.stderr), err=True)
+        # Not by click, which would write to the terminal itself, through the bar that rich shows on it.
+        sys.stderr.write(printable(self._masked(text), sys.stderr) + "\n")
+        sys.stderr.flush()
 
     @contextmanager
-    def progress(self, what: str, total: int) -> Generator[Callable[[int, int], None]]:
-        """Give a function to be told how many of how many are done: a bar on a terminal, else a line now and then."""
+    def progress(self, what: str, total: int) -> Generator["Tell"]:
+        """Give a function to be told how far it is: a bar on a terminal, else a line now and then."""
         console = Console(stderr=True)
         if not console.is_terminal or console.is_dumb_terminal or self.as_json:
             yield _Lines(what, self.note)
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Remaining())
         with Progress(*columns, console=console) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda done, of: bar.update(task, completed=done, total=of)
+            task = bar.add_task(what, total=total, why="")
+            yield lambda done, of, why="": bar.update(task, completed=done, total=of, why=why)
 
     def safe(self, text: str) -> str:
         """Return text as it may be shown: masked, and without what a terminal would obey."""
@@ -148,6 +150,21 @@ class Output:
             click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+class Tell(Protocol):
+    """How far it is."""
+
+    def __call__(self, done: int, of: int, why: str = "", /) -> None:
+        """Say how many of how many are done; where it waits, `why`, in a few words."""
+
+
+class _Remaining(TimeRemainingColumn):
+    """The time that remains; where it waits for something else, for what."""
+
+    def render(self, task: Task) -> Text:
+        why = str(task.fields["why"])
+        return Text(why, style="yellow") if why else super().render(task)
+
+
 class _Lines:
     """Progress where there is no terminal: a line every ten seconds."""
 
@@ -156,10 +173,10 @@ class _Lines:
         self._note = note
         self._last = monotonic()
 
-    def __call__(self, done: int, of: int) -> None:
+    def __call__(self, done: int, of: int, why: str = "", /) -> None:
         if monotonic() - self._last >= LINE_SECONDS:
             self._last = monotonic()
-            self._note(f"{self._what}: {done} of {of}")
+            self._note(f"{self._what}: {done} of {of}" + (f" ({why})" if why else ""))
 
 
 def output_options(*, reveal: bool = False) -> Callable[[Callable[Concatenate[Output, P], R]], Callable[P, R]]:

@@ -256,9 +256,13 @@ class SQLiteOutbox:
 
     # For who drains the file.
 
-    def backlog(self) -> "Future[tuple[int, float | None]]":
-        """Give how many captures this outbox has to read, and when the next record is due (None: none is pending)."""
-        return self._submit(Kind.READ, lambda db, seat: (_statements.to_read(db, seat), _statements.next_due(db)))
+    def backlog(self) -> "Future[tuple[Counts, int, float | None]]":
+        """Count, and give how many captures this outbox has to read, and when the next record is due, if one is."""
+
+        def look(db: sqlite3.Connection, seat: Seat) -> tuple[Counts, int, float | None]:
+            return _statements.counts(db), _statements.to_read(db, seat), _statements.next_due(db)
+
+        return self._submit(Kind.READ, look)
 
     def deliverer(self) -> int | None:
         """Return the process that delivers from the file; 0 where it cannot be told which; None where there is none."""
