@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from test_cli_output import on_terminal
 from butter_middleware import Butter, ButterMiddleware, ConfigurationError, SQLiteOutbox
 from butter_middleware.awaited import HoldBack
 from butter_middleware.cli import cli
+from butter_middleware.cli.deliver import SAME_SECONDS
 from butter_middleware.testing import FakeButter
 
 USER = {"BUTTER_USERNAME": CREDENTIALS["username"], "BUTTER_PASSWORD": CREDENTIALS["password"]}
@@ -259,7 +261,8 @@ def test_a_stop_settles_what_is_on_its_way(fake: FakeButter, url: str, path: Pat
     fake.delay = 0.5
     with Sidecar(url, path) as first:
         until(lambda: len(fake.records) >= 4, "some records")
-        assert first.end() == 0
+        first.process.send_signal(signal.SIGTERM)
+        assert first.end() == 0, "twice at once, as `timeout` does it, is once"
     sent = len(fake.records)
     assert sent < 40
     assert stored(path)["delivered"] == sent
@@ -267,6 +270,24 @@ def test_a_stop_settles_what_is_on_its_way(fake: FakeButter, url: str, path: Pat
     with Sidecar(url, path, "--app", "shop:butter") as once:
         assert once.wait() == 0
     assert arrived(fake) == sorted(f"in_{number}" for number in range(40))
+
+
+@pytest.mark.server
+def test_a_second_signal_ends_it_at_once(path: Path) -> None:
+    """Who will not wait for an answer that does not come says so a second time."""
+    filled(path, 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(40)
+        with Sidecar(f"http://127.0.0.1:{silent.getsockname()[1]}", path) as sidecar:
+            on_its_way, _peer = silent.accept()
+            with on_its_way:
+                assert on_its_way.recv(1) == b"P"
+                sidecar.process.send_signal(signal.SIGTERM)
+                sidecar.says("Stopping")
+                began = time.monotonic()
+                until(lambda: time.monotonic() - began > SAME_SECONDS, "more than a moment")
+                assert sidecar.end() == -signal.SIGTERM
+    assert stored(path)["pending"] == 1
 
 
 @pytest.mark.server

@@ -1,6 +1,7 @@
 """`butter-middleware deliver`: reads and sends what lies in an outbox's file, beside the app or in its place."""
 
 import logging
+import math
 import os
 import signal
 import time
@@ -36,6 +37,8 @@ from butter_middleware.outbox.visit import refuse_absent
 from butter_middleware.reading import Reading
 from butter_middleware.worker import Worker
 
+SAME_SECONDS: Final = 1.0
+"""In which a second signal to stop is the first one, told twice."""
 OPEN_SECONDS: Final = 30.0
 """For a file to be opened, and brought up to this version."""
 
@@ -160,12 +163,21 @@ def _who(process: int | None) -> str:
 
 @contextmanager
 def _stopped() -> Generator[Event]:
-    """Give an event that SIGTERM and Ctrl-C set; a second one ends the process at once."""
+    """Give an event that SIGTERM and Ctrl-C set; a second one ends the process at once.
+
+    Within a moment it is the same one: `timeout` tells a process, then its group.
+    """
     stop = Event()
+    again_from = math.inf
 
     def end(number: int, _frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
+        nonlocal again_from
+        if time.monotonic() >= again_from:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        elif not stop.is_set():
+            again_from = time.monotonic() + SAME_SECONDS
+            stop.set()
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

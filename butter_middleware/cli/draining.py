@@ -117,7 +117,7 @@ class _Draining:
         if now - since < (HOLD_SECONDS if state == "hold" else PATIENCE_SECONDS):
             return False
         self.why = (
-            "Butter refuses what is sent: `check` says why, and `resume` tries again once it is mended."
+            "Butter refuses what is sent: `check` says why. Once that is mended, run this again."
             if state == "hold"
             else "Butter does not answer: try again later, or with --follow."
         )

@@ -139,14 +139,14 @@ def _delivery_mark(view: Overview) -> str:
 
 
 def _delivery_note(view: Overview) -> str:
-    held = "" if view.counts.hold is None else f"on hold: {view.counts.hold}. `check` tells more. "
+    held = "" if view.counts.hold is None else f"on hold: {view.counts.hold} (`check` tells more); "
     if view.deliverer is None:
         return f"{held}no process delivers now"
     return f"{held}process {view.deliverer} delivers" if view.deliverer else f"{held}another process delivers"
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    return ", ".join(f"{reason}: {count}" for reason, count in counts.items())
 
 
 def _ago(what: str, at: float | None, now: float) -> str:
