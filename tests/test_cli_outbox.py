@@ -293,6 +293,22 @@ def test_entries_are_listed_without_personal_data(outbox: SQLiteOutbox, run: Cal
     assert documents(run("dead", "list", "--json", "--after", dead[0]["id"]))[0]["id"] == dead[1]["id"]
 
 
+def test_what_many_entries_say_alike_is_said_once(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+    """One bad deploy parks many for one reason: people read the remedy once, programs find it with each."""
+    for number in range(4):
+        result(outbox.append(capture(number)))
+    for number, stored in enumerate(result(outbox.captures(4))):
+        result(
+            outbox.resolve(
+                stored.id, Parked(ParkReason.INVALID, "other") if number == 2 else Parked(ParkReason.NO_EMAIL, DETAIL)
+            )
+        )
+    closed(outbox)
+    assert [entry["detail"] for entry in listed(run, Waiting.PARKED)] == [DETAIL, DETAIL, "other", DETAIL]
+    lines = run("parked", "list").stdout.splitlines()[1:]
+    assert [line.endswith("as above") for line in lines] == [False, True, False, False]
+
+
 def test_one_entry_is_shown_masked_unless_revealed(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
     """Of a record the addresses are masked; of a capture only the shape is shown, and what a person needs to mend."""
     filled(outbox)
@@ -360,6 +376,8 @@ def test_dropping_asks_first(outbox: SQLiteOutbox, run: Callable[..., Result], m
     assert (refused.exit_code, "--yes" in refused.stderr) == (2, True)
     monkeypatch.setattr("butter_middleware.cli.entries.is_interactive", lambda: True)
     assert run("dead", "drop", "--all", text="n\n").exit_code == 1
+    one = str(listed(run, Waiting.DEAD)[0]["id"])
+    assert "Delete 1 dead record for good?" in run("dead", "drop", one, "5", text="n\n").output
     assert len(listed(run, Waiting.DEAD)) == 2
     assert "2 dead records deleted" in run("dead", "drop", "--all", text="y\n").stdout
     assert listed(run, Waiting.DEAD) == []

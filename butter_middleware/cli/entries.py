@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import click
 
 from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
-from butter_middleware.cli.output import Output, moment, output_options
+from butter_middleware.cli.output import Output, Row, moment, output_options
 from butter_middleware.cli.target import app_option, outbox_option, outbox_path
 from butter_middleware.decoding import decode
 from butter_middleware.errors import ExtractionError
@@ -43,6 +43,14 @@ _INTRODUCTIONS: Final = {
 }
 
 
+def _said_once(rows: Sequence[Row], column: str) -> Sequence[Row]:
+    """Return rows of which only the first says what those after it would repeat."""
+    return [
+        {**row, column: "as above"} if before and row[column] and row[column] == before[column] else row
+        for before, row in zip([None, *rows], rows, strict=False)
+    ]
+
+
 def _named(state: Waiting, count: int) -> str:
     return f"{count} {_THINGS[state][count != 1]}"
 
@@ -62,7 +70,7 @@ def _group(state: Waiting) -> click.Group:
     def list_(output: Output, *, outbox: str | None, app: str | None, limit: int, after: int) -> None:
         with Visit(outbox_path(outbox, app)) as visit:
             found = visit.read(lambda db: _listing.entries(db, state, limit + 1, after))
-        rows = [
+        rows: list[Row] = [
             {
                 "id": entry.id,
                 "captured_at": moment(entry.captured_at),
@@ -74,8 +82,9 @@ def _group(state: Waiting) -> click.Group:
             for entry in found[:limit]
         ]
         columns = {"id": "ID", "captured_at": "Checkout at", "reason": "Reason"}
-        columns |= {"detail": "What to do"} if state is Waiting.PARKED else {"meaning": "What it means"}
-        output.table(rows, columns, f"There is no {_THINGS[state][0]}.")
+        told = "detail" if state is Waiting.PARKED else "meaning"
+        columns[told] = "What to do" if state is Waiting.PARKED else "What it means"
+        output.table(rows if output.as_json else _said_once(rows, told), columns, f"There is no {_THINGS[state][0]}.")
         if len(found) > limit:
             output.note(f"There are more. The next page: --after {found[limit - 1].id}")
 
@@ -112,8 +121,9 @@ def _group(state: Waiting) -> click.Group:
     ) -> None:
         with Visit(outbox_path(outbox, app)) as visit:
             chosen = _choose(visit, state, numbers, all_=all_)
-            if chosen and not yes:
-                confirm(f"Delete {_named(state, len(chosen))} for good?", output)
+            there = len({*chosen} & {*visit.read(lambda db: _listing.numbers(db, state))})
+            if there and not yes:
+                confirm(f"Delete {_named(state, there)} for good?", output)
             done = _in_steps(chosen, lambda few: visit.write(lambda db: _listing.drop(db, state, few)))
         _finish(output, state, "deleted", numbers, done, "")
 
