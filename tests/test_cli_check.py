@@ -34,8 +34,9 @@ from butter_middleware import Butter, CheckoutRoute, client_ip, extract
 def own(response): return None
 
 butter = Butter(
-    username="merchant", password=os.environ["PASSWORD"], base_url=os.environ["URL"], client_ip=client_ip.aws_alb(),
-    outbox=os.environ["PATH_OF"],
+    username=os.environ["NAME"] or None, password=os.environ["PASSWORD"], base_url=os.environ["URL"],
+    client_ip=client_ip.aws_alb(),
+    outbox=os.environ["PATH_OF"], delivery=os.environ.get("DELIVERY", "embedded"),
     routes=[
         CheckoutRoute("/a", psp="stripe", extract=extract.stripe()),
         CheckoutRoute("/b", psp="adyen", extract=own),
@@ -57,7 +58,12 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Iterator[
     monkeypatch.setattr(module, "LEAST_FREE", 0)
     monkeypatch.setattr("butter_middleware.outbox._places._temporary_folders", set)
     monkeypatch.setattr("butter_middleware.outbox._places.mounted", lambda: f"x {tmp_path} ext4 rw 0 0")
-    for name, value in {"URL": url, "PASSWORD": CREDENTIALS["password"], "PATH_OF": str(path)}.items():
+    for name, value in {
+        "URL": url,
+        "NAME": CREDENTIALS["username"],
+        "PASSWORD": CREDENTIALS["password"],
+        "PATH_OF": str(path),
+    }.items():
         monkeypatch.setenv(name, value)
     for name in ("BUTTER_OUTBOX", "BUTTER_USERNAME", "BUTTER_PASSWORD", "BUTTER_ENVIRONMENT", "BUTTER_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -103,6 +109,23 @@ def test_all_is_well(shop: Path, fake: FakeButter) -> None:
     ]
     assert list(shop.parent.iterdir()) == []
     assert (fake.requests, fake.records) == (2, [])
+
+
+def test_an_app_that_only_appends_needs_a_sidecar_and_no_credentials(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeButter
+) -> None:
+    """Where the web processes run nothing fails; whether somebody delivers, and with what, is to be looked at."""
+    made(shop, lambda _outbox: None)
+    monkeypatch.setenv("DELIVERY", "external")
+    monkeypatch.setenv("NAME", "")
+    outcome = found("--app", "shop_to_check:butter")
+    assert outcome["app"][0][1].endswith("delivery='external'")
+    ((state, _detail, remedy),) = outcome["delivery"]
+    assert (state, "butter-middleware deliver" in remedy) == ("warning", True)
+    ((state, detail, remedy),) = outcome["credentials"]
+    assert (state, "no username" in detail, "as `deliver` runs" in remedy) == ("warning", True, True)
+    assert run("--app", "shop_to_check:butter").exit_code == 0
+    assert fake.requests == 0
 
 
 def test_wrong_credentials_fail(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

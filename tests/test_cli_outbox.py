@@ -297,7 +297,8 @@ def test_what_many_entries_say_alike_is_said_once(outbox: SQLiteOutbox, run: Cal
     """One bad deploy parks many for one reason: people read the remedy once, programs find it with each."""
     for number in range(4):
         result(outbox.append(capture(number)))
-    for number, stored in enumerate(result(outbox.captures(4))):
+    captures = result(outbox.captures(4))
+    for number, stored in enumerate(captures):
         result(
             outbox.resolve(
                 stored.id, Parked(ParkReason.INVALID, "other") if number == 2 else Parked(ParkReason.NO_EMAIL, DETAIL)

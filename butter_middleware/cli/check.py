@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from butter_middleware import assembly, settings
+from butter_middleware.appender import Appender
 from butter_middleware.butter import Butter
 from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.output import Mark, Output, counted, output_options
@@ -32,6 +33,7 @@ WAL_RESET: Final = ((3, 7, 0), (3, 51, 2))
 OLDEST_SQLITE: Final = (3, 8, 2)
 COLUMNS: Final = {"check": "Check", "state": "State", "text": "What was found, and what to do"}
 NOBODY_DELIVERS: Final = "Start the app; or beside it, or in its place, `butter-middleware deliver --app ... --follow`."
+_SIDECAR: Final = "Check once more as `deliver` runs, with its environment."
 _COMMANDS: Final = {"dead": "See `dead list`.", "parked": "See `parked list`.", "hold": "Then `resume` probes at once."}
 
 EPILOG: Final = (
@@ -94,12 +96,17 @@ def _findings(outbox: str | None, app: str | None, *, offline: bool) -> Iterator
 # What the app says.
 
 
+def _only_appends(butter: Butter | None) -> bool:
+    return butter is not None and isinstance(butter.collector.worker, Appender)
+
+
 def _configured(butter: Butter, app: str) -> Iterator[Finding]:
     routes = butter.routes.routes
     if butter.dry_run:
         yield Finding("app", Mark.WARNING, f"{app}: dry_run=True, nothing is kept or sent", "Take it out when you are.")
     else:
-        yield Finding("app", Mark.OK, f"{app}: {butter.environment}, {counted(len(routes), 'checkout route')}")
+        text = f"{app}: {butter.environment}, {counted(len(routes), 'checkout route')}"
+        yield Finding("app", Mark.OK, text + ", delivery='external'" * _only_appends(butter))
     if butter.environment == "staging":
         text = "staging: addresses that are not public and payments of test mode count as evidence"
         yield Finding("environment", Mark.WARNING, text, "Right for tests. In production set BUTTER_ENVIRONMENT.")
@@ -168,6 +175,7 @@ def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
         yield Finding("outbox", Mark.FAILED, str(error))
         return
     yield from _content(view)
+    yield _delivering(view, external=_only_appends(butter))
 
 
 def _view(visit: Visit, connection: sqlite3.Connection) -> Overview:
@@ -232,15 +240,14 @@ def _content(view: Overview) -> Iterator[Finding]:
         yield Finding(
             "outbox", Mark.OK, f"{counted(counts.pending, 'record')} to be sent, {counts.delivered} delivered"
         )
-    yield _delivering(view)
 
 
-def _delivering(view: Overview) -> Finding:
+def _delivering(view: Overview, *, external: bool) -> Finding:
     if view.unread:
         text = f"captured and read by no process that runs now: {view.unread}"
         return Finding("delivery", Mark.WARNING, text, NOBODY_DELIVERS)
     if view.deliverer is None:
-        state = Mark.WARNING if view.counts.pending else Mark.OK
+        state = Mark.WARNING if view.counts.pending or external else Mark.OK
         return Finding("delivery", state, "no process delivers from this file now", NOBODY_DELIVERS * (state != "ok"))
     who = f"process {view.deliverer}" if view.deliverer else "another process"
     return Finding("delivery", Mark.OK, f"{who} delivers")
@@ -259,7 +266,10 @@ def _network(butter: Butter | None) -> Iterator[Finding]:
             url = settings.base_url(None) if butter is None else butter.base_url
         client: Courier = assembly.courier(url, None, None, None, needed=True)() if butter is None else butter.client()
     except ConfigurationError as error:
-        yield Finding("credentials", Mark.FAILED, str(error))
+        if _only_appends(butter):
+            yield Finding("credentials", Mark.WARNING, f"for what delivers, not for this app: {error}", _SIDECAR)
+        else:
+            yield Finding("credentials", Mark.FAILED, str(error))
         return
     yield from (Finding("environment", Mark.WARNING, text) for text in said)
     yield from reach(url, client)
