@@ -312,7 +312,7 @@ class Butter:
         """Wait up to `timeout` seconds until all that was captured is delivered; say whether it is.
 
         Returns early where waiting cannot help, since Butter does not answer. `on_event` has then been told of all that
-        became of it. Blocks: not for the event loop.
+        became of it. With `delivery="external"` it waits for the disk only. Blocks: not for the event loop.
         """
         deadline = time.monotonic() + timeout
         delivered = self.collector.worker.flush(timeout)

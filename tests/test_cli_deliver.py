@@ -445,12 +445,28 @@ def test_credentials_are_needed(
     assert (found.exit_code, said in found.stderr) == (3, True)
 
 
+@pytest.mark.server
+def test_credentials_are_asked_for_before_the_file(path: Path) -> None:
+    """A sidecar that could never send does not wait for the app to make the file first."""
+    with Sidecar("http://127.0.0.1:1", path, SHOP_BARE="1") as sidecar:
+        assert sidecar.wait() == 3
+        assert "no username" in sidecar.errors.decode()
+        assert b"Waiting for it" not in sidecar.errors
+
+
 def test_a_wrong_path_is_an_error(run: Callable[..., Result], path: Path) -> None:
     """No file is made where there is none, with --follow neither."""
     for arguments in ((), ("--follow",)):
         found = run(*arguments)
         assert (found.exit_code, "there is no such file" in found.stderr) == (3, True)
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_sidecar_has_no_document_to_print(run: Callable[..., Result], path: Path) -> None:
+    """What never ends has no result; programs are told where to look."""
+    filled(path, 1)
+    found = run("--follow", "--json")
+    assert (found.exit_code, "`status --json`" in found.stderr) == (2, True)
 
 
 def test_an_app_names_its_own_outbox(run: Callable[..., Result], path: Path) -> None:

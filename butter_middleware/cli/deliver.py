@@ -64,6 +64,9 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
     --follow it stands by, and takes over within a second when that one ends. SIGTERM and Ctrl-C end it: what is on its
     way is settled, the rest stays in the file.
     """  # noqa: D301 - click's mark
+    if follow and output.as_json:
+        msg = "--json is for one drain. Beside --follow, for programs: `status --json`, as often as you like."
+        raise Failure(msg, ExitCode.USAGE)
     with _stopped() as stop:
         if app is None:
             work = _records_only(outbox)

@@ -61,7 +61,9 @@ def _group(state: Waiting) -> click.Group:
     @click.group(name=state.value, help=_INTRODUCTIONS[state], epilog=EXIT_CODES)
     def group() -> None: ...
 
-    @group.command("list", help=f"List the {_THINGS[state][1]}, oldest first, without personal data.")
+    @group.command(
+        "list", help=f"List the {_THINGS[state][1]}, oldest first, without personal data.", epilog=EXIT_CODES
+    )
     @outbox_option
     @app_option
     @click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many at most.")
@@ -88,7 +90,7 @@ def _group(state: Waiting) -> click.Group:
         if len(found) > limit:
             output.note(f"There are more. The next page: --after {found[limit - 1].id}")
 
-    @group.command("show", help=f"Show one {_THINGS[state][0]}, with what is stored of it.")
+    @group.command("show", help=f"Show one {_THINGS[state][0]}, with what is stored of it.", epilog=EXIT_CODES)
     @click.argument("number", metavar="ID", type=int)
     @outbox_option
     @app_option
@@ -101,7 +103,7 @@ def _group(state: Waiting) -> click.Group:
             raise Failure(msg, ExitCode.ATTENTION)
         output.fields(found)
 
-    @group.command("retry", help=_RETRY[state])
+    @group.command("retry", help=_RETRY[state], epilog=EXIT_CODES)
     @_chosen
     @output_options()
     def retry(output: Output, *, numbers: Sequence[int], all_: bool, outbox: str | None, app: str | None) -> None:
@@ -112,7 +114,7 @@ def _group(state: Waiting) -> click.Group:
         now = _retried_now(state, readers=view.readers, delivers=view.deliverer is not None)
         _finish(output, state, "to be tried again", numbers, done, now)
 
-    @group.command("drop", help=f"Delete {_THINGS[state][1]} for good. Their evidence is lost.")
+    @group.command("drop", help=f"Delete {_THINGS[state][1]} for good. Their evidence is lost.", epilog=EXIT_CODES)
     @_chosen
     @click.option("--yes", is_flag=True, help="Do not ask.")
     @output_options()
