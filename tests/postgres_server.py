@@ -41,14 +41,15 @@ def _postgres_user() -> pwd.struct_passwd | None:
 class PostgresServer:
     """A cluster in a folder of its own under /tmp, which its user can reach whatever pytest's folders allow."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fsync: bool = False) -> None:
         bin_directory = binaries()
         assert bin_directory is not None
         self._bin = bin_directory
         self._user = _postgres_user() if os.getuid() == 0 else None
-        self._folder = Path(tempfile.mkdtemp(prefix="butter-postgres-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="butter-postgres-", dir="/tmp"))
         self.data = self._folder / "data"
         self.port = free_port()
+        self._fsync = "on" if fsync else "off"
         if self._user is not None:
             os.chown(self._folder, self._user.pw_uid, self._user.pw_gid)
         self._run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
@@ -57,7 +58,7 @@ class PostgresServer:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> Self:
-        options = f"-p {self.port} -h 127.0.0.1 -k {self._folder} -c fsync=off -c max_connections=200"
+        options = f"-p {self.port} -h 127.0.0.1 -k {self._folder} -c fsync={self._fsync} -c max_connections=200"
         self._run(
             "pg_ctl", "-D", str(self.data), "-w", "-t", "60", "-l", str(self._folder / "log"), "-o", options, "start"
         )

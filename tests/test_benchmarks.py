@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from postgres_server import why_not
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.server
@@ -51,6 +52,16 @@ def test_backlog(tmp_path: Path) -> None:
     arguments = ("--rounds", "1", "--seconds", "0.2", "--rate", "20", "--pending", "200")
     output = run("backlog", *arguments, directory=tmp_path)
     assert len(re.findall(r"^(?:no )?backlog.* +\d+\.\d+ +\d+$", output, re.MULTILINE)) == 3
+
+
+@pytest.mark.postgres
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_postgres(tmp_path: Path) -> None:
+    """Each table has its lines: what a record costs, how fast a backlog leaves, and how both grow."""
+    output = run("postgres", "--seconds", "0.2", "--pending", "10,100", directory=tmp_path)
+    assert len(re.findall(r"^(?:into|an order).* +\d+\.\d+ +\d+\.\d+ +\d+$", output, re.MULTILINE)) == 4
+    assert len(re.findall(r"^(?:the embedded outbox|[124] workers) +\d+ +\d+ +\d\.\d+$", output, re.MULTILINE)) == 5
+    assert len(re.findall(r"^ +100?: .* +\d+\.\d+ +\d+\.\d+ +\d+$", output, re.MULTILINE)) == 6
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -60,7 +60,11 @@ class Deliverer:
         self._delivery: Delivery | None = None
         seen = f"{quoted(names.schema)}.seen"
         self._find: Any = f"SELECT record, attempts FROM {seen} WHERE key = %(key)s"
-        self._delivered: Any = f"UPDATE {seen} SET record = NULL, job = NULL, delivered_at = now() WHERE key = %(key)s"
+        # The one durable commit of a worker: while it stands, an undone start or end of the job sends nothing twice.
+        self._delivered: Any = (
+            f"UPDATE {seen} SET record = NULL, job = NULL, delivered_at = now() "
+            "FROM (SELECT set_config('synchronous_commit', 'on', true)) AS durable WHERE key = %(key)s"
+        )
         self._failed: Any = f"UPDATE {seen} SET attempts = attempts + 1, reason = %(reason)s WHERE key = %(key)s"
 
     @property
