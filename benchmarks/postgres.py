@@ -1,6 +1,7 @@
 """What the queue in PostgreSQL costs, beside the embedded outbox, in one run.
 
-    python benchmarks/postgres.py [--seconds 3] [--pending 1000,10000,100000,1000000] [--only enqueue|send|growth]
+    python benchmarks/postgres.py [--write docs/benchmarks.md] [--tables enqueue send growth] [--seconds 3]
+                                  [--pending 1000 10000 100000 1000000]
 
 Enqueue: one record after the other, until it is committed (fsync on). Send: a backlog leaves for a server that answers
 after 100 ms, by 1, 2 and 4 workers of four records at once. Growth: the same queue with more and more pending records:
@@ -9,19 +10,22 @@ one enqueued, one job fetched and ended; and one fetched where each record has o
 
 import argparse
 import asyncio
+import itertools
 import os
 import secrets
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import psycopg
+from machine import machine
 from sink import Sink, sink
+from written import table, write
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -33,34 +37,37 @@ from butter_middleware.postgres.schema import migrate
 
 LATENCY = 0.1
 CONCURRENCY = 4
+SENDERS = (4, 8)
 WORKERS = (1, 2, 4)
 LOCKS = 8
+WARM_UP = 20
+CYCLES = 500
+LOCKED = 10_000
+"""Pending records, beyond which procrastinate's lock takes minutes."""
 
 
-def records(count: int) -> list[Record]:
-    """Return records that are all different, in this run and others."""
+def records() -> Iterator[Record]:
+    """Give records that are all different, in this run and others."""
     run = secrets.token_hex(4)
-    checkouts = (
-        Checkout(
+    for number in itertools.count():
+        checkout = Checkout(
             customer_email="shopper@example.com",
             ipv4_address="81.2.69.142",
             psp="stripe",
             invoice_id=f"in_{run}_{number}",
             charge_id=f"ch_{run}_{number}",
         )
-        for number in range(count)
-    )
-    return [Record.of(checkout, time.time()) for checkout in checkouts]
+        yield Record.of(checkout, time.time())
 
 
 def timed(step: Callable[[Record], object], seconds: float) -> list[float]:
     """Return how long each call took, for `seconds`, after a few to warm up."""
-    some = records(20_000)
-    for one in some[:20]:
-        step(one)
     latencies: list[float] = []
+    some = records()
+    for one in itertools.islice(some, WARM_UP):
+        step(one)
     end = time.perf_counter() + seconds
-    for one in some[20:]:
+    for one in some:
         began = time.perf_counter()
         if began > end:
             break
@@ -69,15 +76,18 @@ def timed(step: Callable[[Record], object], seconds: float) -> list[float]:
     return latencies
 
 
-def row(name: str, latencies: list[float]) -> None:
-    """Print one line of a table of latencies."""
+def row(name: str, latencies: list[float]) -> list[str]:
+    """Return one line of a table of latencies."""
     ordered = sorted(latencies)
     p50, p99 = (1000 * ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
-    print(f"{name:44} {p50:9.2f} {p99:9.2f} {len(ordered):8}", flush=True)
+    return [name, f"{p50:.2f}", f"{p99:.2f}", f"{len(ordered)}"]
+
+
+LATENCIES = ("p50, ms", "p99, ms", "of")
 
 
 @contextmanager
-def database(server: PostgresServer) -> Iterator[str]:
+def database(server: PostgresServer) -> Generator[str]:
     """Give the DSN of a database with the queue in it."""
     name = f"bench_{secrets.token_hex(4)}"
     server.execute(f"CREATE DATABASE {name}")
@@ -89,7 +99,7 @@ def database(server: PostgresServer) -> Iterator[str]:
 
 
 @contextmanager
-def enqueuer(dsn: str) -> Iterator[Callable[[Record], None]]:
+def enqueuer(dsn: str) -> Generator[Callable[[Record], None]]:
     """Give what enqueues one record on a connection that is open."""
     outbox = PostgresOutbox(dsn)
     with asyncio.Runner() as runner:
@@ -97,17 +107,18 @@ def enqueuer(dsn: str) -> Iterator[Callable[[Record], None]]:
         runner.run(outbox.aclose())
 
 
-def enqueue_table(server: PostgresServer, seconds: float, directory: Path) -> None:
-    """Print how long a record takes to be safe."""
-    print(f"{'one record':44} {'p50 ms':>9} {'p99 ms':>9} {'of':>8}")
+# How long a record takes to be safe.
+
+
+def enqueue_table(server: PostgresServer, seconds: float, directory: Path) -> str:
     embedded = SQLiteOutbox(directory / "embedded.db")
     embedded.open()
     embedded.counts().result()
-    row("into the embedded outbox, a file", timed(lambda one: embedded.add([one]).result(), seconds))
+    rows = [row("into the embedded outbox, a file", timed(lambda one: embedded.add([one]).result(), seconds))]
     embedded.close()
     with database(server) as dsn:
         with enqueuer(dsn) as enqueue:
-            row("into PostgreSQL, committed", timed(enqueue, seconds))
+            rows.append(row("into PostgreSQL, committed", timed(enqueue, seconds)))
         outbox = PostgresOutbox(dsn)
         with psycopg.connect(dsn) as connection:
             connection.execute("CREATE TABLE orders (number text)")
@@ -125,8 +136,12 @@ def enqueue_table(server: PostgresServer, seconds: float, directory: Path) -> No
                 outbox.enqueue_in(connection, [one])
                 connection.commit()
 
-            row("an order alone, in a transaction", timed(alone, seconds))
-            row("an order and its record, in one transaction", timed(together, seconds))
+            rows.append(row("an order alone, in a transaction", timed(alone, seconds)))
+            rows.append(row("an order and its record, in one transaction", timed(together, seconds)))
+    return table(["one record", *LATENCIES], rows)
+
+
+# How fast a backlog leaves for a server that takes its time.
 
 
 def rate(arrivals: list[float], at_once: int) -> float:
@@ -134,56 +149,69 @@ def rate(arrivals: list[float], at_once: int) -> float:
     return (len(arrivals) - at_once) / (max(arrivals) - min(arrivals))
 
 
-def arrived(there: Sink, count: int) -> list[float]:
+def arrived(there: Sink, number: int) -> list[float]:
     """Wait for records; give when each of them came."""
     arrivals: list[float] = []
-    while len(arrivals) < count:
+    while len(arrivals) < number:
         time.sleep(0.05)
         arrivals += there.arrivals()
     return arrivals
 
 
+def processor(pids: Sequence[int]) -> float:
+    """Return the seconds of a core that processes have had."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def workers(dsn: str, there: Sink, count: int) -> Iterator[None]:
-    """Run workers, each in a process of its own."""
+def workers(dsn: str, there: Sink, number: int) -> Generator[list[int]]:
+    """Run workers, each in a process of its own; give their numbers."""
     environment = os.environ | {
         "BUTTER_USERNAME": "u",
         "BUTTER_PASSWORD": secrets.token_hex(),
         "BUTTER_POSTGRES_DSN": dsn,
     }
-    options = ["--base-url", there.url, "--concurrency", f"{CONCURRENCY}", "--slots", f"{CONCURRENCY * count}"]
+    options = ["--base-url", there.url, "--concurrency", f"{CONCURRENCY}", "--slots", f"{CONCURRENCY * number}"]
     command = [sys.executable, "-m", "butter_middleware", "worker", *options]
     with ExitStack() as stack:
-        for _ in range(count):
+        processes: list[subprocess.Popen[bytes]] = []
+        for _ in range(number):
             process = stack.enter_context(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
             stack.callback(process.terminate)
-        yield
+            processes.append(process)
+        while running(dsn) < number:
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.1)
+        yield [process.pid for process in processes]
 
 
 def running(dsn: str) -> int:
-    """Return how many workers run."""
     with psycopg.connect(dsn) as connection:
         (found,) = connection.execute("SELECT count(*) FROM butter.procrastinate_workers").fetchone() or (0,)
         return int(found)
 
 
-def send_by_workers(server: PostgresServer, there: Sink, count: int, seconds: float) -> float:
-    """Return how many records a second workers send."""
-    number = int(seconds * count * CONCURRENCY / LATENCY)
-    with database(server) as dsn, workers(dsn, there, count):
-        while running(dsn) < count:
-            time.sleep(0.1)
-        fill(dsn, number)
-        return rate(arrived(there, number), CONCURRENCY * count)
+def send_by_workers(server: PostgresServer, there: Sink, number: int, seconds: float) -> tuple[float, float]:
+    """Return how many records a second workers send, and their seconds of a core for one."""
+    pending = int(seconds * number * CONCURRENCY / LATENCY)
+    with database(server) as dsn, workers(dsn, there, number) as pids:
+        before = processor(pids)
+        fill(dsn, pending)
+        arrivals = arrived(there, pending)
+        return rate(arrivals, CONCURRENCY * number), (processor(pids) - before) / pending
 
 
-def send_embedded(there: Sink, senders: int, seconds: float, directory: Path) -> float:
-    """Return how many records a second the embedded outbox sends."""
-    number = int(seconds * senders / LATENCY)
+def send_embedded(there: Sink, senders: int, seconds: float, directory: Path) -> tuple[float, float]:
+    """Return how many records a second the embedded outbox sends, and its seconds of a core for one."""
+    pending = int(seconds * senders / LATENCY)
     path = directory / f"{secrets.token_hex(4)}.db"
     outbox = SQLiteOutbox(path)
     outbox.open()
-    outbox.add(records(number)).result()
+    outbox.add(list(itertools.islice(records(), pending))).result()
     outbox.close()
     butter = Butter(
         username="u",
@@ -194,42 +222,50 @@ def send_embedded(there: Sink, senders: int, seconds: float, directory: Path) ->
         senders=senders,
     )
     with butter:
+        before = processor([os.getpid()])
         butter.collector.start()
-        return rate(arrived(there, number), senders)
+        arrivals = arrived(there, pending)
+        return rate(arrivals, senders), (processor([os.getpid()]) - before) / pending
 
 
-def send_table(server: PostgresServer, seconds: float, directory: Path) -> None:
-    """Print how fast a backlog leaves for a server that takes its time."""
-    print(f"\n{'to a server of 100 ms':44} {'at once':>9} {'per s':>9} {'of most':>8}")
+def send_table(server: PostgresServer, seconds: float, directory: Path) -> str:
+    rows: list[list[str]] = []
+
+    def add(name: str, most: int, measured: tuple[float, float]) -> None:
+        found, core = measured
+        rows.append([name, f"{most}", f"{found:.0f}", f"{found * LATENCY / most:.2f}", f"{1000 * core:.1f}"])
+
     with sink(LATENCY) as there:
-        for senders in (4, 8):
-            found = send_embedded(there, senders, seconds, directory)
-            print(f"{'the embedded outbox':44} {senders:9} {found:9,.0f} {found * LATENCY / senders:8.2f}", flush=True)
-        for count in WORKERS:
-            found, most = send_by_workers(server, there, count, seconds), CONCURRENCY * count
-            print(f"{f'{count} workers':44} {most:9} {found:9,.0f} {found * LATENCY / most:8.2f}", flush=True)
+        for senders in SENDERS:
+            add("the embedded outbox", senders, send_embedded(there, senders, seconds, directory))
+        for number in WORKERS:
+            name = f"{number} worker{'s' * (number > 1)}"
+            add(name, CONCURRENCY * number, send_by_workers(server, there, number, seconds))
+    return table(["to a server of 100 ms", "at once", "records/s", "of most", "processor, ms"], rows)
 
+
+# What one record costs among more and more that wait.
 
 FILL = """
 SET session_replication_role = replica;  -- without a notification and an event for each
 INSERT INTO butter.seen (key, record)
     SELECT md5(i::text || %(run)s), json_build_object('key', md5(i::text || %(run)s), 'captured_at', 0, 'payload',
         '{"customer_email": "shopper@example.com", "ipv4_address": "81.2.69.142", "psp": "stripe", "charge_id": "ch"}')
-    FROM generate_series(1, %(count)s) AS i;
+    FROM generate_series(1, %(pending)s) AS i;
 INSERT INTO butter.procrastinate_jobs (queue_name, task_name, args, lock)
     SELECT 'butter', 'butter:deliver', jsonb_build_object('key', md5(i::text || %(run)s)),
         CASE WHEN %(locks)s > 0 THEN 'lock' || i %% greatest(%(locks)s, 1) END
-    FROM generate_series(1, %(count)s) AS i;
+    FROM generate_series(1, %(pending)s) AS i;
 INSERT INTO butter.procrastinate_events (job_id, type)
     SELECT id, 'deferred' FROM butter.procrastinate_jobs;
 SET session_replication_role = DEFAULT;
 """
 
 
-def fill(dsn: str, count: int, locks: int = 0) -> None:
+def fill(dsn: str, pending: int, locks: int = 0) -> None:
     """Put pending records into the queue."""
     with psycopg.connect(dsn, cursor_factory=psycopg.ClientCursor, autocommit=True) as connection:
-        connection.execute(FILL.encode(), {"run": secrets.token_hex(4), "count": count, "locks": locks})
+        connection.execute(FILL.encode(), {"run": secrets.token_hex(4), "pending": pending, "locks": locks})
         connection.execute("ANALYZE")
 
 
@@ -248,41 +284,51 @@ def cycles(dsn: str, most: int) -> list[float]:
     return latencies
 
 
-def growth_table(server: PostgresServer, seconds: float, sizes: list[int]) -> None:
-    """Print what one record costs among more and more that wait."""
-    print(f"\n{'among pending records':44} {'p50 ms':>9} {'p99 ms':>9} {'of':>8}")
+def growth_table(server: PostgresServer, seconds: float, sizes: Sequence[int]) -> str:
+    rows: list[list[str]] = []
     for size in sizes:
         with database(server) as dsn:
             fill(dsn, size)
             with enqueuer(dsn) as enqueue:
-                row(f"{size:9,}: one enqueued", timed(enqueue, seconds))
-            row(f"{size:9,}: one fetched and ended", cycles(dsn, 500))
-    for size in [size for size in sizes if size <= 10_000]:  # beyond that it takes minutes
+                rows.append(row(f"{size:9,}: one enqueued", timed(enqueue, seconds)))
+            rows.append(row(f"{size:9,}: one fetched and ended", cycles(dsn, CYCLES)))
+    for size in [size for size in sizes if size <= LOCKED]:
         with database(server) as dsn:
             fill(dsn, size, LOCKS)
-            row(f"{size:9,}: the same, with procrastinate's lock", cycles(dsn, 20))
+            rows.append(row(f"{size:9,}: the same, with procrastinate's lock", cycles(dsn, WARM_UP)))
+    return table(["among pending records", *LATENCIES], rows)
 
 
 def main() -> None:
-    """Parse the arguments and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="where the tables stand between markers")
+    names = ["enqueue", "send", "growth"]
+    parser.add_argument("--tables", nargs="+", choices=names, default=names)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
-    parser.add_argument("--pending", default="1000,10000,100000,1000000", help="how many records wait")
-    parser.add_argument("--only", choices=["enqueue", "send", "growth"], help="one of the tables")
+    sizes = [1000, 10_000, 100_000, 1_000_000]
+    parser.add_argument("--pending", nargs="+", type=int, default=sizes, metavar="RECORDS", help="how many wait")
     options = parser.parse_args()
     if reason := why_not():
         sys.exit(reason)
     server = PostgresServer(fsync=True)
+
+    def tell(name: str, measured: str) -> None:
+        ((version_of_server,),) = server.execute("SHOW server_version")
+        versions = f"PostgreSQL {version_of_server}, procrastinate {version('procrastinate')}"
+        said = f"{options.seconds:g} s each, fsync on.\n{machine()}; {versions}, psycopg {version('psycopg')}."
+        print(f"\n{measured}\n\n{said}", flush=True)
+        if options.write:
+            write(options.write, f"queue {name}", f"{measured}\n\n{said}")
+
     try:
         server.start()
         with tempfile.TemporaryDirectory() as directory:
-            print(f"{os.cpu_count()} cores, load {statistics.fmean(os.getloadavg()):.1f}\n")
-            if options.only in {None, "enqueue"}:
-                enqueue_table(server, options.seconds, Path(directory))
-            if options.only in {None, "send"}:
-                send_table(server, options.seconds, Path(directory))
-            if options.only in {None, "growth"}:
-                growth_table(server, options.seconds, [int(size) for size in options.pending.split(",")])
+            if "enqueue" in options.tables:
+                tell("enqueue", enqueue_table(server, options.seconds, Path(directory)))
+            if "send" in options.tables:
+                tell("send", send_table(server, options.seconds, Path(directory)))
+            if "growth" in options.tables:
+                tell("growth", growth_table(server, options.seconds, options.pending))
     finally:
         server.destroy()
 

@@ -58,10 +58,18 @@ def test_backlog(tmp_path: Path) -> None:
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 def test_postgres(tmp_path: Path) -> None:
     """Each table has its lines: what a record costs, how fast a backlog leaves, and how both grow."""
-    output = run("postgres", "--seconds", "0.2", "--pending", "10,100", directory=tmp_path)
-    assert len(re.findall(r"^(?:into|an order).* +\d+\.\d+ +\d+\.\d+ +\d+$", output, re.MULTILINE)) == 4
-    assert len(re.findall(r"^(?:the embedded outbox|[124] workers) +\d+ +\d+ +\d\.\d+$", output, re.MULTILINE)) == 5
-    assert len(re.findall(r"^ +100?: .* +\d+\.\d+ +\d+\.\d+ +\d+$", output, re.MULTILINE)) == 6
+    document = tmp_path / "benchmarks.md"
+    places = "".join(
+        f"<!-- measured: queue {name} -->\n<!-- end: queue {name} -->\n" for name in ("enqueue", "send", "growth")
+    )
+    document.write_text(places)
+    output = run("postgres", "--seconds", "0.2", "--pending", "10", "100", "--write", str(document), directory=tmp_path)
+    assert len(re.findall(r"^\| (?:into|an order).* \| +\d+\.\d+ \| +\d+\.\d+ \| +\d+ \|$", output, re.MULTILINE)) == 4
+    senders = r"^\| (?:the embedded outbox|[124] workers?) +\| +\d+ \| +[1-9]\d* \| +\d\.\d+ \| +\d+\.\d \|$"
+    assert len(re.findall(senders, output, re.MULTILINE)) == 5
+    assert len(re.findall(r"^\| +100?: .* \| +\d+\.\d+ \| +\d+\.\d+ \| +[1-9]\d* \|$", output, re.MULTILINE)) == 6
+    lines = [line for line in output.splitlines() if line.startswith("|")]
+    assert [line for line in lines if line not in document.read_text()] == []
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
