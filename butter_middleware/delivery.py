@@ -7,8 +7,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
-from typing import Final, TypeVar
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -21,8 +20,7 @@ from butter_middleware.events import Delivered, Died, Event, Faulted, Retried
 from butter_middleware.notices import Notices
 from butter_middleware.outbox.protocol import LocalOutbox, Pending, Settled, Settlement
 from butter_middleware.telemetry import Telemetry
-
-T = TypeVar("T")
+from butter_middleware.waiting import result_of, wait
 
 CLAIM_AHEAD: Final = 64
 POLL_SECONDS: Final = 0.5
@@ -35,12 +33,6 @@ CONSIDERATE_SECONDS: Final = 60.0
 """After each checkout."""
 GAP_MOST: Final = 0.1
 """Seconds between two records, whatever the first cost."""
-
-
-async def wait(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, but no longer than `seconds`."""
-    with anyio.move_on_after(seconds):
-        await event.wait()
 
 
 class Delivery:
@@ -121,6 +113,15 @@ class Delivery:
         return self._endpoint.ill
 
     @property
+    def hold_reason(self) -> str | None:
+        """Why nothing but probes is sent, until one succeeds; whoever calls `deliver` may keep it over a restart."""
+        return self._endpoint.hold_reason
+
+    def resume_hold(self, reason: str) -> None:
+        """Go on with a hold that an earlier process began: send nothing but a probe."""
+        self._endpoint.resume_hold(reason)
+
+    @property
     def seconds_to_wait(self) -> float:
         """Until something may be sent again; 0 where it may be now."""
         return self._endpoint.seconds_to_wait()
@@ -187,7 +188,7 @@ class Delivery:
             while not outbox.lead():
                 await self._wait(self._fresh(), POLL_SECONDS)
             self.leads = True
-            self._kept_hold = await _result(outbox.hold())
+            self._kept_hold = await result_of(outbox.hold())
             if self._kept_hold is not None:
                 self._endpoint.resume_hold(self._kept_hold)
             async with anyio.create_task_group() as group:
@@ -227,7 +228,7 @@ class Delivery:
 
     async def _heed(self, outbox: LocalOutbox) -> None:
         """Probe at once where a person ended the hold in the outbox; the outbox keeps it until a probe succeeds."""
-        if self._kept_hold is not None and self.state is EndpointState.HOLD and await _result(outbox.hold()) is None:
+        if self._kept_hold is not None and self.state is EndpointState.HOLD and await result_of(outbox.hold()) is None:
             self._kept_hold = None
             self._endpoint.probe_now()
             self._settle([])
@@ -243,7 +244,7 @@ class Delivery:
         if self.paused or self._in_flight >= self._endpoint.allowance():
             return None
         if not self._ahead:
-            claimed = await _result(outbox.claim(CLAIM_AHEAD))
+            claimed = await result_of(outbox.claim(CLAIM_AHEAD))
             self._ahead.extend(claimed)
         if not self._ahead:
             if self._endpoint.suspects and not self._in_flight:
@@ -290,10 +291,10 @@ class Delivery:
         settlements, self._settlements = self._settlements, []
         self._writing = len(settlements)
         try:
-            await _result(outbox.settle(settlements))
+            await result_of(outbox.settle(settlements))
             if self._kept_hold != self._endpoint.hold_reason:
                 kept = self._endpoint.hold_reason
-                await _result(outbox.set_hold(kept))
+                await result_of(outbox.set_hold(kept))
                 self._kept_hold = kept
         except Exception as error:  # noqa: BLE001 - what is not settled is sent once more, after a restart
             said = f"delivery: the outbox could not settle ({type(error).__name__})"
@@ -341,7 +342,3 @@ class Delivery:
         """Return the event that the next change sets."""
         self._changed.clear()
         return self._changed
-
-
-async def _result(future: "Future[T]") -> T:
-    return future.result() if future.done() else await asyncio.wrap_future(future)

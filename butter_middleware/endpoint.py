@@ -105,6 +105,8 @@ class Endpoint:
         self._impostors = 0
         self._accepted_at: float | None = None
         self._suspects: list[tuple[Pending, Answer]] = []
+        self._doubted: set[str] = set()
+        """Keys of records with an ambiguous answer, none accepted since."""
 
     # How much may be sent.
 
@@ -139,8 +141,11 @@ class Endpoint:
     def resume_hold(self, reason: str) -> None:
         """Go on with a hold that an earlier process began: probe at once."""
         self.hold_reason, self._wake_at, self._limit = reason, 0.0, 1
+        code = reason.partition(" ")[0]
+        if code == "422":
+            self._invalid = INVALID_TO_HOLD - 1  # no start buries four more
         said = f"Butter: still on hold ({reason}); probing"
-        self._become(EndpointState.HOLD, reason.partition(" ")[0], said, logging.WARNING)
+        self._become(EndpointState.HOLD, code, said, logging.WARNING)
         self._worst = logging.CRITICAL  # the earlier process said it
 
     def probe_now(self) -> None:
@@ -184,13 +189,19 @@ class Endpoint:
         return [Settlement(pending.id, Settled.RELEASED, key=pending.record.key), *self._release_suspects()]
 
     def alone(self) -> list[Settlement]:
-        """Settle the suspects where no other record is there to tell whose fault it is: none of them dies of it."""
+        """Settle the suspects where no other record is there to tell whose fault it is: none of them dies of it.
+
+        Where one after the other is suspected, and none accepted, it is the system's.
+        """
         suspects, self._suspects = self._suspects, []
         settlements: list[Settlement] = []
         for pending, answer in suspects:
             tries, _age = _TRIES[answer.kind]
+            self._doubted.add(pending.record.key)
             if self._overtaken(pending):
                 settlements.append(self._charge(pending, answer))
+            elif len(self._doubted) >= FAILURES_TO_OPEN:
+                settlements += self._blame_the_system(pending, answer)
             elif pending.attempts + 1 >= tries and answer.kind is not AnswerKind.FAILED:
                 self._hold(answer, "Butter refuses what we send: check base_url and the account's permissions")
                 settlements.append(self._later(pending))
@@ -213,6 +224,7 @@ class Endpoint:
         self._become(EndpointState.OK, said=f"{self._target.name}: records are accepted again", level=logging.INFO)
         self.hold_reason = None
         self._failures = self._invalid = self._impostors = self._probes = 0
+        self._doubted.clear()
         self._accepted_at = self._monotonic()
         suspects, self._suspects = self._suspects, []
         return [self._charge(pending, answer) for pending, answer in suspects]
@@ -237,6 +249,10 @@ class Endpoint:
                 return []
             if self._overtaken(pending):
                 return [self._retry(pending, answer)]
+        return self._blame_the_system(pending, answer)
+
+    def _blame_the_system(self, pending: Pending, answer: Answer) -> list[Settlement]:
+        self._doubted.clear()
         if answer.kind is AnswerKind.FAILED:
             self._open(answer)
         else:

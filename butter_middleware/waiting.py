@@ -1,13 +1,15 @@
-"""Waiting, in the app's own event loop, for what another thread does."""
+"""Waiting: in the app's own event loop, and in the delivery's, for what another thread does."""
 
 import asyncio
 import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
+
+T = TypeVar("T")
 
 TRIES: Final = 3
 TIRED_SECONDS: Final = 30.0
@@ -61,3 +63,14 @@ def _call_soon() -> Callable[[Callable[[], object]], object]:
         from trio.lowlevel import current_trio_token  # noqa: PLC0415 - only where the app itself runs on trio
 
         return current_trio_token().run_sync_soon
+
+
+async def wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, but no longer than `seconds`."""
+    with anyio.move_on_after(seconds):
+        await event.wait()
+
+
+async def result_of(future: "Future[T]") -> T:
+    """Wait for what another thread does, in asyncio."""
+    return future.result() if future.done() else await asyncio.wrap_future(future)

@@ -420,6 +420,36 @@ def test_a_consumer_delivers_one_record() -> None:
     assert (later.settled, later.due_at > world.now, len(world.posts)) == (Settled.RELEASED, True, sent)
 
 
+@pytest.mark.parametrize(
+    ("status", "state"), [(500, EndpointState.OPEN), (400, EndpointState.HOLD), (403, EndpointState.HOLD)]
+)
+def test_a_consumer_stops_where_one_record_after_the_other_is_refused(status: int, state: EndpointState) -> None:
+    """Five different records and none accepted: it is not theirs. The same one again and again tells nothing."""
+    world = World(lambda _world, invoice: OK if invoice == "in_0" else ANSWERS[status])
+    delivery = world.delivery()
+
+    def deliver(*numbers: int) -> list[Settled]:
+        return [asyncio.run(delivery.deliver(record(number))).settled for number in numbers]
+
+    assert set(deliver(1, 2, 3, 4, 1, 2, 3, 4)) == {Settled.RETRY}
+    assert deliver(0, 5, 6, 7, 8) == [Settled.DELIVERED, *[Settled.RETRY] * 4]
+    assert delivery.state is EndpointState.OK
+    assert deliver(9) == [Settled.RELEASED]
+    assert delivery.state is state
+
+
+@pytest.mark.parametrize("kept", [None, "422"])
+def test_a_hold_of_invalid_records_buries_no_more_after_a_restart(kept: str | None) -> None:
+    """Four die before it is clear that the fault is ours; the next process knows it."""
+    world = World(lambda _world, _invoice: ANSWERS[422])
+    delivery = world.delivery()
+    if kept is not None:
+        delivery.resume_hold(kept)
+    settled = asyncio.run(delivery.deliver(record(1))).settled
+    assert settled is (Settled.DEAD if kept is None else Settled.RELEASED)
+    assert (delivery.hold_reason, delivery.ill) == (kept, kept is not None)
+
+
 def test_butter_hands_records_to_a_queue(make_butter: Callable[..., Any]) -> None:
     """Any object with `enqueue` may be the outbox of a Butter."""
     queue = Queue()

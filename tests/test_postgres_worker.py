@@ -13,6 +13,7 @@ from postgres_server import PostgresServer
 from processes import until
 from procrastinate import App, PsycopgConnector
 from queues import Shop, arrived, enqueue, queued, record, rows, work
+from shops import CREDENTIALS
 
 from butter_middleware import Butter
 from butter_middleware.postgres import Names, Pace, PostgresOutbox, Worker, blueprint
@@ -110,6 +111,31 @@ def test_butter_sees_the_same_concurrency_however_many_work(database: str, fake:
     run(main)
     assert len(arrived(fake)) == 40
     assert 1 < counting.most <= 4
+
+
+# When Butter refuses everything.
+
+
+@pytest.mark.parametrize(("status", "dead"), [(401, 0), (403, 0), (422, 4)])
+def test_a_hold_outlasts_the_worker(database: str, fake: FakeButter, make_butter: Shop, status: int, dead: int) -> None:
+    """Each start asks Butter with one record, and no record is charged with it; all are sent once Butter takes one."""
+    refusing = FakeButter(**CREDENTIALS, delay=0.2)
+    refusing.respond_with(*[status] * 100)
+    enqueue(PostgresOutbox(database), *map(record, range(40)))
+    hold = "SELECT reason LIKE '{}%' FROM butter.holds"
+    charges = "SELECT sum(attempts), count(*) FILTER (WHERE reason IS NOT NULL) FROM butter.seen"
+    work(make_butter(transport=refusing.transport()), database, lambda: bool(rows(database, hold.format(status))))
+    assert refusing.requests <= 12
+    charged = rows(database, charges)
+    for _start in range(2):
+        asked = refusing.requests
+        work(make_butter(transport=refusing.transport()), database, lambda asked=asked: refusing.requests > asked)
+        assert refusing.requests == asked + 1
+    assert rows(database, charges) == charged
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs WHERE status = 'failed'") == [(dead,)]
+    rows(database, "UPDATE butter.procrastinate_jobs SET scheduled_at = NULL")
+    work(make_butter(), database, lambda: len(fake.records) == 40 - dead)
+    assert rows(database, "SELECT * FROM butter.holds") == []
 
 
 # What is brought back.

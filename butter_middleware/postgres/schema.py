@@ -1,6 +1,7 @@
 """What must be in the database: made, brought up to date, and granted, by its owner.
 
     seen        each record once, by its key: its text until Butter has it, then for a week its key alone
+    holds       why nothing but probes is sent, a queue each, so that no restart of a worker forgets it
     migrations  which of procrastinate's changes have been applied, and ours
     enqueue()   puts a record into both `seen` and procrastinate's queue; all that a web process may call
 
@@ -31,6 +32,11 @@ CREATE TABLE IF NOT EXISTS {schema}.seen (
     delivered_at timestamptz
 );
 CREATE INDEX IF NOT EXISTS seen_delivered_at ON {schema}.seen (delivered_at) WHERE delivered_at IS NOT NULL;
+CREATE TABLE IF NOT EXISTS {schema}.holds (
+    queue text PRIMARY KEY,
+    reason text NOT NULL,
+    since timestamptz NOT NULL DEFAULT now()
+);
 CREATE OR REPLACE FUNCTION {schema}.enqueue(_key text, _record text, _queue text DEFAULT 'butter') RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {search_path} AS $$
 BEGIN
@@ -57,7 +63,7 @@ GRANT EXECUTE ON FUNCTION {schema}.enqueue(text, text, text) TO {role};
 
 _GRANTS_WORKER: Final = """
 GRANT USAGE ON SCHEMA {schema}, {engine} TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.seen TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.seen, {schema}.holds TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {engine}.procrastinate_jobs, {engine}.procrastinate_events,
     {engine}.procrastinate_workers, {engine}.procrastinate_periodic_defers TO {role};
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA {engine} TO {role};

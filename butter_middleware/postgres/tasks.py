@@ -1,10 +1,12 @@
 """What procrastinate's workers do with a record: the one task, and how it comes again."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from procrastinate import BaseRetryStrategy, Blueprint, JobContext, RetryDecision
+from procrastinate.connector import BaseConnector
 from procrastinate.jobs import Job
 
 from butter_middleware.checkout import Record
@@ -22,6 +24,10 @@ class NotYetError(Exception):
     def __init__(self, due_at: float) -> None:
         super().__init__("the record is not delivered yet")
         self.due_at = due_at
+
+
+class FaultError(Exception):
+    """Ends a job that failed otherwise than by Butter's answer; its text is the fault's type."""
 
 
 class DeadRecordError(Exception):
@@ -57,8 +63,12 @@ class Deliverer:
     ) -> None:
         self._make_delivery = make_delivery
         self._on_settled = on_settled
+        self._queue = names.queue
         self._delivery: Delivery | None = None
-        seen = f"{quoted(names.schema)}.seen"
+        self._kept_hold: str | None = None
+        self._recalled = False
+        self._recalling = asyncio.Lock()
+        seen, holds = f"{quoted(names.schema)}.seen", f"{quoted(names.schema)}.holds"
         self._find: Any = f"SELECT record, attempts FROM {seen} WHERE key = %(key)s"
         # The one durable commit of a worker: while it stands, an undone start or end of the job sends nothing twice.
         self._delivered: Any = (
@@ -66,6 +76,12 @@ class Deliverer:
             "FROM (SELECT set_config('synchronous_commit', 'on', true)) AS durable WHERE key = %(key)s"
         )
         self._failed: Any = f"UPDATE {seen} SET attempts = attempts + 1, reason = %(reason)s WHERE key = %(key)s"
+        self._hold: Any = f"SELECT reason FROM {holds} WHERE queue = %(queue)s"
+        self._keep_hold: Any = (
+            f"INSERT INTO {holds} (queue, reason) VALUES (%(queue)s, %(reason)s) "
+            "ON CONFLICT (queue) DO UPDATE SET reason = %(reason)s"
+        )
+        self._lift_hold: Any = f"DELETE FROM {holds} WHERE queue = %(queue)s"
 
     @property
     def delivery(self) -> Delivery:
@@ -80,18 +96,45 @@ class Deliverer:
         Raises:
             NotYetError: the job comes again.
             DeadRecordError: it does not.
+            FaultError: the job comes again; what went wrong is not shown, since its frames hold personal data, and
+                procrastinate logs them.
         """
-        connector = context.app.connector
+        try:
+            settlement = await self._deliver(context.app.connector, key)
+        except asyncio.CancelledError as error:
+            raise asyncio.CancelledError(*error.args) from None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the record is kept
+            raise FaultError(type(error.__cause__ or error).__name__) from None
+        if settlement is not None:
+            self._on_settled()
+            _raise_unless_delivered(settlement)
+
+    async def _deliver(self, connector: BaseConnector, key: str) -> Settlement | None:
+        await self.recall_hold(connector)
         rows = await connector.execute_query_all_async(self._find, key=key)
         if not rows or rows[0]["record"] is None:
-            return
+            return None
         settlement = await self.delivery.deliver(Record.from_json(rows[0]["record"]), rows[0]["attempts"])
         if settlement.settled is Settled.DELIVERED:
             await connector.execute_query_async(self._delivered, key=key)
         elif settlement.settled is not Settled.RELEASED:
             await connector.execute_query_async(self._failed, key=key, reason=settlement.reason)
-        self._on_settled()
-        _raise_unless_delivered(settlement)
+        hold = self.delivery.hold_reason
+        if hold != self._kept_hold:
+            self._kept_hold = hold
+            query = self._lift_hold if hold is None else self._keep_hold
+            await connector.execute_query_async(query, queue=self._queue, reason=hold)
+        return settlement
+
+    async def recall_hold(self, connector: BaseConnector) -> None:
+        """Go on, once, with the hold of an earlier process, or of another that works this queue."""
+        async with self._recalling:
+            if self._recalled:
+                return
+            for row in await connector.execute_query_all_async(self._hold, queue=self._queue):
+                self._kept_hold = row["reason"]
+                self.delivery.resume_hold(row["reason"])
+            self._recalled = True
 
     async def aclose(self) -> None:
         """Let go of the connections to Butter."""

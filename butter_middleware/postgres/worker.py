@@ -115,6 +115,8 @@ class Worker:
     async def _work(self) -> None:
         """Run procrastinate's worker, while there is something to hold and Butter may be asked."""
         held = await self._slots.hold(self._pace.concurrency)
+        if held:
+            await self._deliverer.recall_hold(self._app.connector)
         delivery = self._deliverer.delivery
         pause = delivery.seconds_to_wait
         while not self._stop.is_set() and held and pause:
