@@ -20,6 +20,7 @@ from queues import Shop, arrived, checkout, enqueue, record, rows, work
 from butter_middleware import ConfigurationError
 from butter_middleware.cli import cli
 from butter_middleware.postgres import Names, PostgresOutbox
+from butter_middleware.postgres.names import literal, quoted
 from butter_middleware.postgres.schema import fresh_sql, migrate, migrations
 from butter_middleware.testing import FakeButter
 
@@ -139,6 +140,20 @@ def test_a_stopped_server_takes_no_longer_than_a_quarter_second(postgres: Postgr
     assert asyncio.run(main()) < 0.5
 
 
+def test_what_was_committed_is_there_after_a_crash(postgres: PostgresServer, database: str) -> None:
+    """Whatever the database's default: with `synchronous_commit = off` a crash undoes what was acknowledged."""
+    name = database.rpartition("/")[2]
+    rows(database, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    outbox = PostgresOutbox(database)
+    enqueue(outbox, record(0))
+    with psycopg.connect(database) as connection:
+        outbox.enqueue_in(connection, [record(1)])
+    postgres.stop()
+    postgres.start()
+    postgres.wait()
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(2,)]
+
+
 # Who may do what.
 
 
@@ -164,19 +179,50 @@ def test_a_web_role_may_enqueue_and_nothing_else(postgres: PostgresServer, datab
 
 
 def test_a_worker_role_may_work_and_change_no_table(
-    postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop
+    postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The worker needs no owner's rights."""
+    """All that a worker does, it may: send, bury, hold, bring back, forget. It needs no owner's rights."""
     rows(database, "DROP ROLE IF EXISTS worker; CREATE ROLE worker LOGIN")
     try:
         migrate(database, Names(), workers=["worker"])
         role = postgres.dsn(database.rpartition("/")[2], "worker")
-        enqueue(PostgresOutbox(database), record(1))
-        work(make_butter(), role, lambda: len(fake.records) == 1)
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            rows(role, "DROP TABLE butter.seen")
+        enqueue(PostgresOutbox(database), *map(record, range(3)))
+        rows(database, "UPDATE butter.procrastinate_jobs SET status = 'doing' WHERE id = 1")
+        rows(database, "INSERT INTO butter.seen (key, delivered_at) VALUES ('old', now() - interval '8 days')")
+        rows(database, "INSERT INTO butter.holds (queue, reason) VALUES ('butter', '401')")
+        fake.respond_with(200, 422)
+        done = (
+            "SELECT (SELECT count(*) FROM butter.procrastinate_jobs WHERE status = 'failed'), "
+            "(SELECT count(*) FROM butter.seen WHERE delivered_at IS NOT NULL), (SELECT count(*) FROM butter.holds)"
+        )
+        work(make_butter(), role, lambda: rows(database, done) == [(1, 2, 0)])
+        assert "failed (" not in caplog.text
+        for sql in ("DROP TABLE butter.seen", "TRUNCATE butter.seen", "CREATE TABLE butter.mine (id int)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                rows(role, sql)
     finally:
         rows(database, "DROP OWNED BY worker; DROP ROLE worker")
+
+
+def test_what_else_is_in_the_schemas_keeps_its_rights(postgres: PostgresServer, database: str) -> None:
+    """The merchant's own functions, beside the queue and beside their procrastinate, are none of ours."""
+    from procrastinate.schema import SchemaManager  # noqa: PLC0415 - for this test only
+
+    role = """o'brien's "worker\""""
+    rows(database, f"DROP SCHEMA butter CASCADE; CREATE ROLE {quoted(role)} LOGIN")
+    try:
+        rows(database, SchemaManager.get_schema())
+        for schema, rights in (("public", "REVOKE EXECUTE"), ("mine", "GRANT EXECUTE")):
+            rows(database, f"CREATE SCHEMA IF NOT EXISTS {schema}")
+            rows(database, f"CREATE FUNCTION {schema}.secret() RETURNS int LANGUAGE sql AS 'SELECT 7'")
+            way = "FROM" if rights.startswith("REVOKE") else "TO"
+            rows(database, f"{rights} ON FUNCTION {schema}.secret() {way} PUBLIC")
+        migrate(database, Names("mine", procrastinate="public"), web=[role], workers=[role])
+        may = "SELECT has_function_privilege({}, '{}.secret()', 'EXECUTE')"
+        assert rows(database, may.format(literal(role), "public")) == [(False,)]
+        assert rows(database, may.format(literal(role), "mine")) == [(True,)]
+    finally:
+        rows(database, f"DROP OWNED BY {quoted(role)}; DROP ROLE {quoted(role)}")
 
 
 # Setting up.

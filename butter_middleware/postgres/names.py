@@ -61,6 +61,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    """Return a text for SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def readable(dsn: str) -> str:
     """Return a connection string that PostgreSQL's library can read.
 

@@ -17,7 +17,7 @@ import psycopg
 from procrastinate.schema import SchemaManager
 
 from butter_middleware.errors import ConfigurationError
-from butter_middleware.postgres.names import TASK, Names, first_line, quoted, readable
+from butter_middleware.postgres.names import TASK, Names, first_line, literal, quoted, readable
 
 REMEMBERED: Final = "7 days"
 """For which the key of a delivered record is known, so that a reloaded page sends nothing."""
@@ -40,6 +40,8 @@ CREATE TABLE IF NOT EXISTS {schema}.holds (
 CREATE OR REPLACE FUNCTION {schema}.enqueue(_key text, _record text, _queue text DEFAULT 'butter') RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {search_path} AS $$
 BEGIN
+    -- Until the transaction ends, whatever the database's default: a record that was committed is there after a crash.
+    PERFORM set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
     INSERT INTO {schema}.seen AS known (key, record) VALUES (_key, _record)
     ON CONFLICT (key) DO UPDATE SET record = _record, attempts = 0, reason = NULL, delivered_at = NULL
         WHERE known.delivered_at < now() - interval '{remembered}';
@@ -53,7 +55,21 @@ BEGIN
     RETURN true;
 END;
 $$;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC;
+"""
+
+# By name: an older schema of the merchant's own may hold other functions, whose rights are none of ours.
+_REVOKE: Final = """
+DO $do$
+DECLARE _each regprocedure;
+BEGIN
+    FOR _each IN
+        SELECT oid FROM pg_proc WHERE pronamespace = '{schema}'::regnamespace
+        AND (proname = 'enqueue' OR starts_with(proname, 'procrastinate_'))
+    LOOP
+        EXECUTE 'REVOKE ALL ON FUNCTION ' || _each || ' FROM PUBLIC';
+    END LOOP;
+END;
+$do$;
 """
 
 _GRANTS_WEB: Final = """
@@ -66,8 +82,20 @@ GRANT USAGE ON SCHEMA {schema}, {engine} TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.seen, {schema}.holds TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {engine}.procrastinate_jobs, {engine}.procrastinate_events,
     {engine}.procrastinate_workers, {engine}.procrastinate_periodic_defers TO {role};
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA {engine} TO {role};
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {engine} TO {role};
+DO $do$
+DECLARE _each text;
+BEGIN
+    FOR _each IN
+        SELECT 'EXECUTE ON FUNCTION ' || oid::regprocedure FROM pg_proc
+        WHERE pronamespace = '{engine}'::regnamespace AND starts_with(proname, 'procrastinate_')
+        UNION ALL
+        SELECT 'USAGE ON SEQUENCE ' || oid::regclass FROM pg_class
+        WHERE relnamespace = '{engine}'::regnamespace AND starts_with(relname, 'procrastinate_') AND relkind = 'S'
+    LOOP
+        EXECUTE format('GRANT %s TO %I', _each, {role_name});
+    END LOOP;
+END;
+$do$;
 """
 
 
@@ -100,6 +128,7 @@ def _fresh(names: Names, web: Iterable[str], workers: Iterable[str]) -> Iterator
         yield SchemaManager.get_schema()
         yield "".join(_applied(names, file.stem) for file in migrations())
     yield _filled(_OURS, names)
+    yield _filled(_REVOKE, names)
     yield from _grants(names, web, workers)
 
 
@@ -114,7 +143,7 @@ def _applied(names: Names, name: str) -> str:
 
 def _grants(names: Names, web: Iterable[str], workers: Iterable[str]) -> Iterator[str]:
     yield from (_filled(_GRANTS_WEB, names, role=quoted(role)) for role in web)
-    yield from (_filled(_GRANTS_WORKER, names, role=quoted(role)) for role in workers)
+    yield from (_filled(_GRANTS_WORKER, names, role=quoted(role), role_name=literal(role)) for role in workers)
 
 
 def migrate(dsn: str, names: Names, web: Iterable[str] = (), workers: Iterable[str] = ()) -> list[str]:
@@ -160,7 +189,10 @@ def _steps(
         raise ConfigurationError(msg)
     for file in missing:
         yield f"applied procrastinate's {file.stem}", file.read_text() + _applied(names, file.stem)
-    yield "everything is up to date", "".join([_filled(_OURS, names), *_grants(names, web, workers)])
+    yield (
+        "everything is up to date",
+        "".join([_filled(_OURS, names), _filled(_REVOKE, names), *_grants(names, web, workers)]),
+    )
 
 
 def _exists(connection: "psycopg.Connection[Any]", schema: str) -> bool:
