@@ -15,6 +15,7 @@ import anyio
 from butter_middleware import apart, forks
 from butter_middleware.awaited import NOTHING, Awaited, HoldBack
 from butter_middleware.checkout import Record
+from butter_middleware.daemons import Daemons
 from butter_middleware.delivery import Delivery
 from butter_middleware.errors import ButterError
 from butter_middleware.events import Faulted, OutboxChanged
@@ -325,6 +326,7 @@ class Worker:
         async def main() -> None:
             stop = asyncio.Event()
             loop = asyncio.get_running_loop()
+            loop.set_default_executor(Daemons())
             # By its own account asyncio would log an exception with its frames.
             loop.set_exception_handler(lambda _loop, context: self._fault("delivering", _error_of(context)))
             self._cancel_delivery = lambda: loop.call_soon_threadsafe(stop.set)

@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
+import anyio
 import psycopg
-from processes import until
+from anyio.abc import SocketStream
+from processes import free_port, listening, until
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from butter_middleware import Butter, Checkout
 from butter_middleware.checkout import Record
@@ -54,6 +58,44 @@ def work(butter: Butter, dsn: str, done: Callable[[], bool], names: Names | None
             await running
 
     asyncio.run(main())
+
+
+@contextlib.contextmanager
+def far(dsn: str, seconds: float) -> Generator[str]:
+    """Give the DSN of the same database, with each message on its way for so long."""
+    host, port, over = conninfo_to_dict(dsn), free_port(), threading.Event()
+
+    async def carry(source: SocketStream, sink: SocketStream, scope: anyio.CancelScope) -> None:
+        with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            async for data in source:
+                await anyio.sleep(seconds)
+                await sink.send(data)
+        scope.cancel()
+
+    async def accept(here: SocketStream) -> None:
+        async with (
+            here,
+            await anyio.connect_tcp(str(host["host"]), int(str(host["port"]))) as there,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(carry, here, there, group.cancel_scope)
+            group.start_soon(carry, there, here, group.cancel_scope)
+
+    async def main() -> None:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
+        async with listener, anyio.create_task_group() as group:
+            group.start_soon(listener.serve, accept)
+            await anyio.to_thread.run_sync(over.wait)
+            group.cancel_scope.cancel()
+
+    thread = threading.Thread(target=anyio.run, args=(main,))
+    thread.start()
+    try:
+        until(lambda: listening(port), "the way to the server")
+        yield make_conninfo(dsn, port=port)
+    finally:
+        over.set()
+        thread.join()
 
 
 def enqueue(outbox: PostgresOutbox, *records: Record) -> None:

@@ -12,7 +12,7 @@ import butter_middleware
 ROOT = Path(butter_middleware.__file__).parent
 LAYERS = [
     {"errors", "_asgi", "_lazy", "apart", "forks", "rehearsal"},
-    {"checkout", "decoding", "client_ip", "counters", "progress", "settings", "templates", "waiting"},
+    {"checkout", "daemons", "decoding", "client_ip", "counters", "progress", "settings", "templates", "waiting"},
     {"exchange", "answers", "body_address", "events", "notes", "parts", "payments"},
     {"notices", "telemetry"},
     {"outbox", "api", "coverage"},

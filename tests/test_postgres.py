@@ -13,9 +13,9 @@ import psycopg
 import pytest
 from click.testing import CliRunner
 from postgres_server import PostgresServer
-from processes import free_port, served, until
+from processes import HERE, free_port, served, until
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
-from queues import Shop, arrived, checkout, enqueue, record, rows, work
+from queues import Shop, arrived, checkout, enqueue, far, record, rows, work
 
 from butter_middleware import ConfigurationError
 from butter_middleware.cli import cli
@@ -152,6 +152,76 @@ def test_what_was_committed_is_there_after_a_crash(postgres: PostgresServer, dat
     postgres.start()
     postgres.wait()
     assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(2,)]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("where", ["dsn", "pool"])
+def test_a_stopped_server_keeps_no_shop_alive(postgres: PostgresServer, database: str, where: str) -> None:
+    """A deploy waits for `drain_timeout`, and not for PostgreSQL."""
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "servers" / "ending_shop.py"), where],
+        env=os.environ | {"BUTTER_POSTGRES_DSN": database},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"flushed\n", process.communicate()
+    postgres.signal(signal.SIGSTOP)
+    try:
+        _, said = process.communicate(b"go on\n", timeout=20)
+    finally:
+        postgres.signal(signal.SIGCONT)
+    assert process.returncode == 0, said
+    assert b"only in memory" in said
+
+
+def test_a_stopped_server_takes_one_connection_of_the_apps_pool(postgres: PostgresServer, database: str) -> None:
+    """What the app's own checkouts need, as soon as PostgreSQL is back, is not all taken by records."""
+    with ConnectionPool[Any](database, min_size=4, max_size=4) as pool:
+        pool.wait(20)
+        outbox = PostgresOutbox(pool=pool)
+
+        async def main() -> None:
+            await outbox.enqueue(record(0))
+            postgres.signal(signal.SIGSTOP)
+            try:
+                for number in range(1, 7):
+                    with pytest.raises(TimeoutError):
+                        await outbox.enqueue(record(number))
+                assert pool.get_stats()["pool_available"] == 3
+            finally:
+                postgres.signal(signal.SIGCONT)
+            await asyncio.to_thread(until, lambda: pool.get_stats()["pool_available"] == 4, "it is given back")
+            await outbox.enqueue(record(9))
+
+        asyncio.run(main())
+    known = [(record(number).key,) for number in (0, 1, 9)]
+    assert rows(database, "SELECT key FROM butter.seen ORDER BY key") == sorted(known)
+
+
+def test_a_full_disk_keeps_the_records_in_memory(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """PostgreSQL answers, and takes nothing; once there is room, all of it is in the queue."""
+    refuse = (
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE USING ERRCODE = '53100'; END $$"
+    )
+    rows(database, f"{refuse}; CREATE TRIGGER disk BEFORE INSERT ON butter.seen EXECUTE FUNCTION refuse()")
+    shop = make_butter(outbox=PostgresOutbox(database))
+    for number in range(10):
+        shop.record(checkout(number))
+    until(lambda: shop.status().endpoint == "open", "the queue counts as away")
+    assert (shop.status().pending, shop.status().lost) == (10, 0)
+    rows(database, "DROP TRIGGER disk ON butter.seen")
+    until(lambda: shop.status().pending == 0, "all are in the queue")
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(10,)]
+
+
+def test_a_far_server_is_reached(database: str) -> None:
+    """Connecting takes some messages there and back, and so longer than one try: the next one has the connection."""
+    with far(database, 0.08) as dsn:
+        outbox = PostgresOutbox(dsn)
+        enqueue(outbox, record(1))
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(1,)]
 
 
 # Who may do what.

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -84,6 +86,25 @@ def test_slots_are_shared_and_given_back(postgres: PostgresServer, database: str
         await other.give_up()
         assert await one.hold(2) == 2
         await one.give_up()
+
+    run(main)
+
+
+def test_places_of_a_machine_that_is_gone_are_free_within_a_minute(postgres: PostgresServer, database: str) -> None:
+    """It says no goodbye: both sides ask the other one, and what the dsn says comes first."""
+
+    async def main() -> None:
+        slots = Slots(f"{database}?keepalives_idle=7", "slots", 1)
+        assert await slots.hold(1) == 1
+        connection = slots._connection
+        assert connection is not None
+        names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
+        cursor = await connection.execute("SELECT current_setting(unnest(%s::text[]))", [list(names)])
+        assert [value for (value,) in await cursor.fetchall()] == ["30", "10", "3", "30000"]
+        with socket.socket(fileno=os.dup(connection.fileno())) as ours:
+            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+            assert [ours.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [7, 10, 3, 30_000]
+        await slots.give_up()
 
     run(main)
 

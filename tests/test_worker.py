@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
-from processes import until
+from processes import HERE, until
 from shops import SHOPPER
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, MemoryOutbox, Record
@@ -211,3 +213,14 @@ def test_many_threads_share_one_butter(make_butter: Callable[..., Butter], fake:
     status = butter.status()
     assert (status.delivered, status.pending, status.lost) == (400, 0, 0)
     assert status.last_delivery_at is not None
+
+
+@pytest.mark.server
+def test_a_name_that_is_looked_up_for_ever_keeps_no_process_alive() -> None:
+    """The system's resolver may hang for half a minute; a deploy does not wait for it."""
+    script = str(HERE / "servers" / "ending_shop.py")
+    process = subprocess.Popen([sys.executable, script, "name"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ends\n", process.communicate()
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 0, said

@@ -10,7 +10,7 @@ from procrastinate.connector import Notify
 from psycopg import errors
 from psycopg_pool import AsyncConnectionPool
 
-from butter_middleware.postgres.names import Names
+from butter_middleware.postgres.names import Names, link
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class PatientConnector(PsycopgConnector):
             reconnect_timeout=POOL_SECONDS,
             configure=configure,
             open=False,
-            kwargs={"application_name": "butter-middleware worker", "keepalives_idle": 30},
+            kwargs={"application_name": "butter-middleware worker", **link(dsn)},
         )
         super().__init__(configure=configure)  # pyright: ignore[reportUnknownMemberType] - as procrastinate has it
         self._own: AsyncConnectionPool[Any] | None = None

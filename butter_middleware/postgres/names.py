@@ -1,8 +1,9 @@
 """Where in the database everything is: the schema of ours, procrastinate's, and the queue."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -11,6 +12,15 @@ from butter_middleware.errors import ConfigurationError
 
 TASK: Final = "butter:deliver"
 """The name under which a worker knows the task, in whatever process."""
+
+LINK: Final[Mapping[str, Any]] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""So that a server which is gone without a word, as with its machine, is noticed. Seconds, and milliseconds."""
 
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
@@ -83,6 +93,12 @@ def readable(dsn: str) -> str:
         "postgresql://shop@db/shop, or set BUTTER_POSTGRES_DSN to it."
     )
     raise ConfigurationError(msg)
+
+
+def link(dsn: str) -> dict[str, Any]:
+    """Return the options of `LINK` for a connection: what the dsn says comes first."""
+    said = conninfo_to_dict(dsn)
+    return {option: said.get(option, value) for option, value in LINK.items()}
 
 
 def first_line(error: psycopg.Error) -> str:

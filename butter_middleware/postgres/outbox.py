@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -12,13 +13,15 @@ from psycopg_pool import ConnectionPool
 from butter_middleware import rehearsal
 from butter_middleware.checkout import Record
 from butter_middleware.errors import ConfigurationError
-from butter_middleware.postgres.names import Names, quoted, readable
+from butter_middleware.postgres.names import Names, link, quoted, readable
 
 Connection = TypeVar("Connection", psycopg.Connection[Any], psycopg.AsyncConnection[Any])
 Statement = tuple[str, dict[str, str]]
 
 ENQUEUE_SECONDS: Final = 0.25
-"""For one record, connecting included. A later one finds out whether PostgreSQL is there again."""
+"""For one try. Where connecting takes longer, as to a far server, the record's next try goes on with it."""
+LATE_SECONDS: Final = 5.0
+"""After which a record's next try begins anew."""
 
 
 class PostgresOutbox:
@@ -51,7 +54,8 @@ class PostgresOutbox:
         self.dsn = _dsn(dsn, pool)
         self._pool = pool
         self._idle: list[psycopg.AsyncConnection[Any]] = []
-        self._late: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._late: dict[str, tuple[asyncio.Task[None], float]] = {}
         self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
 
     def __repr__(self) -> str:
@@ -61,15 +65,14 @@ class PostgresOutbox:
 
     async def enqueue(self, record: Record) -> None:
         """Put a record into the queue, unless its key is known there; raises when that took 0.25 seconds."""
-        task = asyncio.ensure_future(self._enqueue(record))
+        self._come_home()
+        task = self._late_try(record.key) or self._begin(record)
         done, _ = await asyncio.wait({task}, timeout=ENQUEUE_SECONDS)
         if not done:
-            # Cancelling asks the server, which may not answer either: nobody waits for that.
-            task.cancel()
-            self._late.add(task)
-            task.add_done_callback(self._forget_late)
+            self._late.setdefault(record.key, (task, time.monotonic()))
             msg = "PostgreSQL did not take a record in time"
             raise TimeoutError(msg)
+        self._late.pop(record.key, None)
         task.result()
 
     async def aclose(self) -> None:
@@ -121,7 +124,34 @@ class PostgresOutbox:
             for record in records:
                 await connection.execute(*_encoded(self.statement(record)))
 
-    # On connections of its own.
+    # On connections of its own, or of the app's pool.
+
+    def _late_try(self, key: str) -> "asyncio.Task[None] | None":
+        """Return the last try of a record, if it is still under way."""
+        task, since = self._late.get(key, (None, 0.0))
+        if task is None:
+            return None
+        fresh = self._pool is not None or time.monotonic() - since <= LATE_SECONDS
+        if fresh and not task.done():
+            return task
+        # Cancelling asks the server, which may not answer either: nobody waits for that.
+        task.cancel()
+        del self._late[key]
+        return None
+
+    def _begin(self, record: Record) -> "asyncio.Task[None]":
+        if self._pool is not None and any(not task.done() for task, _since in self._late.values()):
+            msg = "an earlier record still has its connection, and the app needs the rest of its pool"
+            raise TimeoutError(msg)
+        task = asyncio.ensure_future(self._enqueue(record))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     async def _enqueue(self, record: Record) -> None:
         query, values = _encoded(self.statement(record))
@@ -134,10 +164,9 @@ class PostgresOutbox:
 
             await anyio.to_thread.run_sync(run, abandon_on_cancel=True)
             return
-        connection = self._take_idle()
-        if connection is not None:
+        if self._idle:
             try:
-                await self._execute(connection, query, values)
+                await self._execute(self._idle.pop(), query, values)
             except psycopg.OperationalError:
                 # It may have been cut long ago, as by a restart of the server; then the others were too.
                 self._idle = []
@@ -155,21 +184,19 @@ class PostgresOutbox:
 
     async def _connect(self) -> "psycopg.AsyncConnection[Any]":
         return await psycopg.AsyncConnection.connect(
-            self.dsn, autocommit=True, application_name="butter-middleware web", prepare_threshold=None
+            self.dsn,
+            autocommit=True,
+            application_name="butter-middleware web",
+            prepare_threshold=None,
+            **link(self.dsn),
         )
 
-    def _take_idle(self) -> "psycopg.AsyncConnection[Any] | None":
-        """Return a connection that belongs to this process and loop."""
+    def _come_home(self) -> None:
+        """Forget what belongs to another process or loop."""
         home = (os.getpid(), asyncio.get_running_loop())
         if self._home != home:
-            # The old ones are another loop's, or the parent's: closing them here would tell its server.
-            self._idle, self._late, self._home = [], set(), home
-        return self._idle.pop() if self._idle else None
-
-    def _forget_late(self, task: "asyncio.Task[None]") -> None:
-        self._late.discard(task)
-        if not task.cancelled():
-            task.exception()
+            # The connections are another loop's, or the parent's: closing them here would tell its server.
+            self._idle, self._tasks, self._late, self._home = [], set(), {}, home
 
 
 def _encoded(statement: Statement) -> tuple[bytes, dict[str, str]]:

@@ -8,11 +8,16 @@ from typing import Any, Final
 
 import psycopg
 
-from butter_middleware.postgres.names import first_line
+from butter_middleware.postgres.names import first_line, link
 
 log = logging.getLogger("butter_middleware")
 
 CHECK: Final = "SELECT 1"
+NOTICE: Final = (
+    "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; "
+    "SET tcp_user_timeout = 30000"
+)
+"""PostgreSQL's side, which keeps the locks of a worker whose machine is gone for two hours otherwise."""
 
 
 class Slots:
@@ -63,8 +68,9 @@ class Slots:
     async def _connected(self) -> "psycopg.AsyncConnection[Any]":
         if self._connection is None:
             self._connection = await psycopg.AsyncConnection.connect(
-                self._dsn, autocommit=True, application_name="butter-middleware slots", connect_timeout=5
+                self._dsn, autocommit=True, application_name="butter-middleware slots", **link(self._dsn)
             )
+            await self._connection.execute(NOTICE)
         else:
             await self._connection.execute(CHECK)
         return self._connection
