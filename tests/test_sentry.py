@@ -1,12 +1,16 @@
 """An error tracker at its most curious learns nothing of a shopper from what goes wrong here."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import until
+
+from butter_middleware import Checkout, Record
 
 sys.path.insert(0, str(Path(__file__).parent / "servers"))
 SHOP = Path(__file__).parent / "servers" / "sentry_shop.py"
@@ -51,3 +55,41 @@ def test_no_personal_datum_reaches_sentry(tmp_path: Path) -> None:
     assert [(secret, item) for item in items for secret in SECRETS if secret in json.dumps(item)] == []
     assert all(item["extra"]["butter_event"] for item in ours if "logentry" in item)
     assert not any("exception" in item for item in ours)
+
+
+@pytest.mark.server
+@pytest.mark.postgres
+def test_no_personal_datum_reaches_sentry_from_a_worker(database: str, tmp_path: Path) -> None:
+    """Procrastinate logs what ended a job with its frames: an answer, a text that is none of ours, a stop."""
+    from queues import enqueue, rows  # noqa: PLC0415 - an extra
+    from sentry_shop import SECRETS  # noqa: PLC0415 - as above
+
+    from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - as above
+
+    for number in range(5):
+        checkout = Checkout(
+            customer_email="grace@example.com",
+            ipv4_address="81.2.69.142",
+            psp="stripe",
+            charge_id=f"in_secret_{number}",
+        )
+        enqueue(PostgresOutbox(database), Record.of(checkout, 0.0))
+    rows(database, "UPDATE butter.seen SET record = 'grace@example.com' || record WHERE job = 4")
+    doing = "SELECT id FROM butter.procrastinate_jobs WHERE status = 'doing'"
+    said = tmp_path / "said"  # no pipe: it would be full before it is read
+    with said.open("wb") as file:
+        worker = subprocess.Popen(
+            [sys.executable, str(SHOP.with_name("sentry_worker.py"))],
+            env=os.environ | {"BUTTER_POSTGRES_DSN": database},
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            until(lambda: rows(database, doing) == [(5,)], "the last record is on its way", 40)
+        finally:
+            worker.communicate(b"stop\n", timeout=60)
+    text = said.read_text().replace("graceful", "")  # an option of procrastinate's
+    assert worker.returncode == 0, text
+    assert [name for name in ("DeadRecordError", "NotYetError", "FaultError", "Aborted") if name not in text] == []
+    assert [secret for secret in SECRETS if secret in text] == []
