@@ -14,10 +14,11 @@ from typing import Any, Self
 
 import pytest
 from postgres_server import PostgresServer
-from processes import HERE, Shop, served, until
+from processes import HERE, Shop, numbered, served, until
 from queues import rows
 from shops import CREDENTIALS
 
+from butter_middleware.postgres.outbox import ENQUEUE_SECONDS
 from butter_middleware.testing import FakeButter
 
 pytestmark = [pytest.mark.postgres, pytest.mark.server]
@@ -26,6 +27,12 @@ OUTAGE = float(os.environ.get("BUTTER_TEST_OUTAGE", "5"))
 CONCURRENCY = 4
 """Of each worker's."""
 PATIENCE = 90.0
+
+
+def waiting(dsn: str) -> set[str]:
+    """Return the invoices whose records are in the queue."""
+    found = rows(dsn, "SELECT record::json->>'payload' FROM butter.seen WHERE record IS NOT NULL")
+    return {json.loads(text)["invoice_id"] for (text,) in found}
 
 
 class QueueWorker:
@@ -147,8 +154,7 @@ class Town:
 
     def known(self) -> set[str]:
         """Return what is, or was, in the queue."""
-        waiting = rows(self.dsn, "SELECT record::json->>'payload' FROM butter.seen WHERE record IS NOT NULL")
-        return {json.loads(text)["invoice_id"] for (text,) in waiting} | set(self.arrived())
+        return waiting(self.dsn) | set(self.arrived())
 
     def left(self) -> list[tuple[Any, ...]]:
         return rows(self.dsn, "SELECT status::text, count(*) FROM butter.procrastinate_jobs GROUP BY 1")
@@ -191,3 +197,26 @@ def test_everything_arrives_whatever_fails(town: Town) -> None:
     assert rows(town.dsn, "SELECT count(*) FROM butter.seen WHERE record IS NOT NULL") == [(0,)]
     outputs = [worker.end(signal.SIGTERM) for worker in town.workers]
     assert [worker.process.returncode for worker in town.workers] == [0, 0], outputs
+
+
+def test_a_stop_right_after_five_checkouts_loses_none(database: str) -> None:
+    """SIGTERM right after the fifth answer: the lifespan's end brings into the queue what is in memory."""
+    with Shop("uvicorn", "http://127.0.0.1:9", SHOP_OUTBOX=database) as shop:
+        for invoice in numbered(5):
+            assert shop.checkout(invoice)[0] == 200
+        output = shop.stop(signal.SIGTERM)
+    assert waiting(database) == set(numbered(5)), output.decode()
+
+
+def test_sigkill_after_before_response_loses_none(database: str) -> None:
+    """What was answered before the 250 ms were over is in the queue."""
+    answered: set[str] = set()
+    with Shop("uvicorn", "http://127.0.0.1:9", SHOP_OUTBOX=database, SHOP_BEFORE="1") as shop:
+        for invoice in numbered(20):
+            began = time.monotonic()
+            assert shop.checkout(invoice)[0] == 200
+            if time.monotonic() - began < ENQUEUE_SECONDS:
+                answered.add(invoice)
+        shop.kill()
+    assert answered
+    assert answered - waiting(database) == set()

@@ -101,6 +101,17 @@ def test_a_refusal_leaves_the_transaction_usable(database: str, make_butter: Sho
     assert rows(database, "SELECT count(*) FROM orders") == [(1,)]
 
 
+def test_a_connection_that_is_cut_leaves_neither(shop: Butter, database: str) -> None:
+    """PostgreSQL goes away in the midst of the order."""
+    with psycopg.connect(database) as connection:
+        connection.execute("INSERT INTO orders VALUES (1)")
+        shop.record(checkout(1), connection=connection)
+        rows(database, f"SELECT pg_terminate_backend({connection.info.backend_pid})")
+        with pytest.raises(psycopg.OperationalError):
+            connection.commit()
+    assert (rows(database, "SELECT count(*) FROM orders"), queued(database)) == ([(0,)], 0)
+
+
 def test_a_connection_without_a_transaction_is_refused(shop: Butter, database: str) -> None:
     """With autocommit the record would be there without the order; within a transaction block all is well."""
     with psycopg.connect(database, autocommit=True) as connection:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -289,6 +290,27 @@ def test_a_stop_while_postgresql_is_away_ends(
     # As it was left; or as it was before, where the crash undid the fetching.
     left = rows(database, "SELECT status::text FROM butter.procrastinate_jobs")
     assert left in ([("doing",)], [("todo",)])
+    rows(database, "UPDATE butter.procrastinate_workers SET last_heartbeat = now() - interval '1 minute'")
+    work(make_butter(), database, lambda: queued(database) == 0)
+    assert set(arrived(fake)) == {"in_1"}
+
+
+def test_a_stop_while_postgresql_is_frozen_ends(
+    postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop
+) -> None:
+    """No connection is cut, and nothing comes over one: the worker ends all the same, and its job is brought back."""
+    enqueue(PostgresOutbox(database), record(1))
+    fake.delay = 0.5
+
+    async def main() -> None:
+        async with working(make_butter(), database, Pace(stop_seconds=0.2)):
+            await wait_for(lambda: fake.requests == 1, "a record on its way")
+            postgres.signal(signal.SIGSTOP)
+
+    try:
+        run(main)
+    finally:
+        postgres.signal(signal.SIGCONT)
     rows(database, "UPDATE butter.procrastinate_workers SET last_heartbeat = now() - interval '1 minute'")
     work(make_butter(), database, lambda: queued(database) == 0)
     assert set(arrived(fake)) == {"in_1"}
