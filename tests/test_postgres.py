@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from queues import Shop, arrived, checkout, enqueue, far, record, rows, work
 
 from butter_middleware import ConfigurationError
+from butter_middleware.checkout import Record
 from butter_middleware.cli import cli
 from butter_middleware.postgres import Names, PostgresOutbox
 from butter_middleware.postgres.names import literal, quoted
@@ -222,6 +223,18 @@ def test_a_far_server_is_reached(database: str) -> None:
         outbox = PostgresOutbox(dsn)
         enqueue(outbox, record(1))
     assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(1,)]
+
+
+def test_a_shopper_is_erased(database: str) -> None:
+    """By the statement of the data map: what waits, and what is dead, of that shopper alone; not what is on its way."""
+    (sql,) = re.findall(r"```sql\n(.*?)```", (HERE.parent / "docs" / "data.md").read_text(), re.DOTALL)
+    other = Record.of(checkout(4).model_copy(update={"customer_email": "other@example.com"}), time.time())
+    enqueue(PostgresOutbox(database), *map(record, range(1, 4)), other)
+    rows(database, "UPDATE butter.procrastinate_jobs SET status = 'failed' WHERE id = 2")
+    rows(database, "UPDATE butter.procrastinate_jobs SET status = 'doing' WHERE id = 3")
+    rows(database, sql.replace("shopper@example.com", "Shopper@Example.com"))
+    assert rows(database, "SELECT id FROM butter.procrastinate_jobs ORDER BY id") == [(3,), (4,)]
+    assert rows(database, "SELECT job FROM butter.seen ORDER BY job") == [(3,), (4,)]
 
 
 # Who may do what.
