@@ -197,10 +197,11 @@ class Endpoint:
         settlements: list[Settlement] = []
         for pending, answer in suspects:
             tries, _age = _TRIES[answer.kind]
-            self._doubted.add(pending.record.key)
             if self._overtaken(pending):
                 settlements.append(self._charge(pending, answer))
-            elif len(self._doubted) >= FAILURES_TO_OPEN:
+                continue
+            self._doubted.add(pending.record.key)
+            if len(self._doubted) >= FAILURES_TO_OPEN:
                 settlements += self._blame_the_system(pending, answer)
             elif pending.attempts + 1 >= tries and answer.kind is not AnswerKind.FAILED:
                 self._hold(answer, "Butter refuses what we send: check base_url and the account's permissions")

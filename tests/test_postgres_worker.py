@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -138,6 +139,10 @@ def test_butter_sees_the_same_concurrency_however_many_work(database: str, fake:
 # When Butter refuses everything.
 
 
+def asked_more_than(fake: FakeButter, times: int) -> bool:
+    return fake.requests > times
+
+
 @pytest.mark.parametrize(("status", "dead"), [(401, 0), (403, 0), (422, 4)])
 def test_a_hold_outlasts_the_worker(database: str, fake: FakeButter, make_butter: Shop, status: int, dead: int) -> None:
     """Each start asks Butter with one record, and no record is charged with it; all are sent once Butter takes one."""
@@ -149,10 +154,12 @@ def test_a_hold_outlasts_the_worker(database: str, fake: FakeButter, make_butter
     work(make_butter(transport=refusing.transport()), database, lambda: bool(rows(database, hold.format(status))))
     assert refusing.requests <= 12
     charged = rows(database, charges)
-    for _start in range(2):
-        asked = refusing.requests
-        work(make_butter(transport=refusing.transport()), database, lambda asked=asked: refusing.requests > asked)
-        assert refusing.requests == asked + 1
+    asked = refusing.requests
+    for start in (1, 2):
+        work(
+            make_butter(transport=refusing.transport()), database, partial(asked_more_than, refusing, asked + start - 1)
+        )
+        assert refusing.requests == asked + start
     assert rows(database, charges) == charged
     assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs WHERE status = 'failed'") == [(dead,)]
     rows(database, "UPDATE butter.procrastinate_jobs SET scheduled_at = NULL")

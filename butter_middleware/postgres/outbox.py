@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio.to_thread
@@ -72,7 +73,6 @@ class PostgresOutbox:
             self._late.setdefault(record.key, (task, time.monotonic()))
             msg = "PostgreSQL did not take a record in time"
             raise TimeoutError(msg)
-        self._late.pop(record.key, None)
         task.result()
 
     async def aclose(self) -> None:
@@ -131,8 +131,7 @@ class PostgresOutbox:
         task, since = self._late.get(key, (None, 0.0))
         if task is None:
             return None
-        fresh = self._pool is not None or time.monotonic() - since <= LATE_SECONDS
-        if fresh and not task.done():
+        if self._pool is not None or time.monotonic() - since <= LATE_SECONDS:
             return task
         # Cancelling asks the server, which may not answer either: nobody waits for that.
         task.cancel()
@@ -140,16 +139,18 @@ class PostgresOutbox:
         return None
 
     def _begin(self, record: Record) -> "asyncio.Task[None]":
-        if self._pool is not None and any(not task.done() for task, _since in self._late.values()):
+        if self._pool is not None and self._late:
             msg = "an earlier record still has its connection, and the app needs the rest of its pool"
             raise TimeoutError(msg)
         task = asyncio.ensure_future(self._enqueue(record))
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, record.key))
         return task
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, key: str, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
+        if key in self._late and self._late[key][0] is task:
+            del self._late[key]
         if not task.cancelled():
             task.exception()
 
