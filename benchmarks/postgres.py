@@ -42,8 +42,6 @@ WORKERS = (1, 2, 4)
 LOCKS = 8
 WARM_UP = 20
 CYCLES = 500
-LOCKED = 10_000
-"""Pending records, beyond which procrastinate's lock takes minutes."""
 
 
 def records() -> Iterator[Record]:
@@ -292,7 +290,7 @@ def growth_table(server: PostgresServer, seconds: float, sizes: Sequence[int]) -
             with enqueuer(dsn) as enqueue:
                 rows.append(row(f"{size:9,}: one enqueued", timed(enqueue, seconds)))
             rows.append(row(f"{size:9,}: one fetched and ended", cycles(dsn, CYCLES)))
-    for size in [size for size in sizes if size <= LOCKED]:
+    for size in sizes:
         with database(server) as dsn:
             fill(dsn, size, LOCKS)
             rows.append(row(f"{size:9,}: the same, with procrastinate's lock", cycles(dsn, WARM_UP)))
