@@ -18,7 +18,7 @@ from butter_middleware.courier import Courier
 from butter_middleware.endpoint import BUTTER, Endpoint, EndpointState, Target
 from butter_middleware.events import Delivered, Died, Event, Faulted, Retried
 from butter_middleware.notices import Notices
-from butter_middleware.outbox.protocol import LocalOutbox, Pending, Settled, Settlement
+from butter_middleware.outbox.protocol import Backlog, Pending, Settled, Settlement
 from butter_middleware.telemetry import Telemetry
 from butter_middleware.waiting import result_of, wait
 
@@ -180,7 +180,7 @@ class Delivery:
 
     # A local outbox.
 
-    async def run(self, outbox: LocalOutbox) -> None:
+    async def run(self, outbox: Backlog) -> None:
         """Drain an outbox until cancelled; wait for the lead where another process has it."""
         self._loop = asyncio.get_running_loop()
         self._changed, self._settle_now = asyncio.Event(), asyncio.Event()
@@ -208,7 +208,7 @@ class Delivery:
         for courier in couriers:
             await courier.aclose()
 
-    async def _dispatch_all(self, outbox: LocalOutbox, group: TaskGroup) -> None:
+    async def _dispatch_all(self, outbox: Backlog, group: TaskGroup) -> None:
         while True:
             changed = self._fresh()
             try:
@@ -226,7 +226,7 @@ class Delivery:
                 group.start_soon(self._send, pending)
                 await self._leave_gap()
 
-    async def _heed(self, outbox: LocalOutbox) -> None:
+    async def _heed(self, outbox: Backlog) -> None:
         """Probe at once where a person ended the hold in the outbox; the outbox keeps it until a probe succeeds."""
         if self._kept_hold is not None and self.state is EndpointState.HOLD and await result_of(outbox.hold()) is None:
             self._kept_hold = None
@@ -239,7 +239,7 @@ class Delivery:
         if self.considerate:
             await self._wait(asyncio.Event(), min((self._cpu_before - before) / SHARE, GAP_MOST))
 
-    async def _next(self, outbox: LocalOutbox) -> Pending | None:
+    async def _next(self, outbox: Backlog) -> Pending | None:
         """Return the record to send now, if there is one and it may be sent."""
         if self.paused or self._in_flight >= self._endpoint.allowance():
             return None
@@ -280,14 +280,14 @@ class Delivery:
         self._settle_now.set()
         self._changed.set()
 
-    async def _settle_all(self, outbox: LocalOutbox) -> None:
+    async def _settle_all(self, outbox: Backlog) -> None:
         """Settle in groups: whatever finished while the last group was written."""
         while True:
             await self._settle_now.wait()
             self._settle_now.clear()
             await self._write(outbox)
 
-    async def _write(self, outbox: LocalOutbox) -> None:
+    async def _write(self, outbox: Backlog) -> None:
         settlements, self._settlements = self._settlements, []
         self._writing = len(settlements)
         try:

@@ -130,8 +130,32 @@ class Counts:
     """As `LocalOutbox.hold` gives it: whichever process began it."""
 
 
+class Backlog(Protocol):
+    """What `Delivery.run` drains. Its methods keep to the rules of `LocalOutbox`."""
+
+    def lead(self) -> bool:
+        """Whether this process is the one that delivers, taking the part where it is free. Never blocks."""
+        ...
+
+    def claim(self, limit: int) -> "Future[Sequence[Pending]]":
+        """Give up to `limit` due records, those due longest first, none that is claimed and unsettled."""
+        ...
+
+    def settle(self, settlements: Sequence[Settlement]) -> "Future[None]":
+        """End claims."""
+        ...
+
+    def set_hold(self, reason: str | None) -> "Future[None]":
+        """Keep the reason for which nothing is sent but probes, across restarts; None ends it."""
+        ...
+
+    def hold(self) -> "Future[str | None]":
+        """Give what `set_hold` kept."""
+        ...
+
+
 @runtime_checkable
-class LocalOutbox(Protocol):
+class LocalOutbox(Backlog, Protocol):
     """An outbox that lives in the process or on its disk, and from which the worker delivers by itself.
 
     Every method may be called from any thread, at once with any other. A method that returns a Future never blocks;
@@ -182,26 +206,6 @@ class LocalOutbox(Protocol):
 
     def adopt(self) -> "Future[int]":
         """Take over what dead processes left captured, and what is parked, once a process; gives how many."""
-        ...
-
-    def lead(self) -> bool:
-        """Whether this process is the one that delivers, taking the part where it is free. Never blocks."""
-        ...
-
-    def claim(self, limit: int) -> "Future[Sequence[Pending]]":
-        """Give up to `limit` due records, those due longest first, none that is claimed and unsettled."""
-        ...
-
-    def settle(self, settlements: Sequence[Settlement]) -> "Future[None]":
-        """End claims."""
-        ...
-
-    def set_hold(self, reason: str | None) -> "Future[None]":
-        """Keep the reason for which nothing is sent but probes, across restarts; None ends it."""
-        ...
-
-    def hold(self) -> "Future[str | None]":
-        """Give what `set_hold` kept."""
         ...
 
     def counts(self) -> "Future[Counts]":

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import iscoroutinefunction
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from butter_middleware.answers import Answer
 from butter_middleware.assembly import Options
@@ -16,6 +16,7 @@ from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.client_ip.address import Networks, parse_host
 from butter_middleware.delivery import CLAIM_AHEAD, Delivery
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Pending, Settled, Settlement
+from butter_middleware.outbox.protocol import Backlog
 from butter_middleware.testing.ledger import ACCEPTED, Ledger
 
 DOCUMENTATION: Final = Networks(("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"), "documentation")
@@ -141,9 +142,9 @@ class RehearsedDelivery(Delivery):
             self._outbox.settle([Settlement(number, settled) for number, settled in held.items()])
             self.wake()
 
-    async def run(self, outbox: LocalOutbox) -> None:
+    async def run(self, outbox: Backlog) -> None:
         """Try whatever comes, each record once, until cancelled."""
-        self._outbox = outbox
+        self._outbox = cast("LocalOutbox", outbox)  # a Butter's
         self.leads = True
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
@@ -154,7 +155,7 @@ class RehearsedDelivery(Delivery):
                     self._take(outbox, pending, await self.deliver(pending.record, pending.attempts))
             await changed.wait()
 
-    def _take(self, outbox: LocalOutbox, pending: Pending, settlement: Settlement) -> None:
+    def _take(self, outbox: Backlog, pending: Pending, settlement: Settlement) -> None:
         settlement = replace(settlement, id=pending.id, key=pending.record.key)
         if settlement.settled in {Settled.DELIVERED, Settled.DEAD}:
             if settlement.settled is Settled.DEAD:
