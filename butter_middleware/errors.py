@@ -6,7 +6,8 @@ ButterError
 ├── OutboxFullError      an outbox at its bound; the record is lost, counted and said
 ├── OutboxClosedError    an outbox used before `open` or after `close`; the record is lost, counted and said
 ├── OutboxBusyError      an outbox's file that another process does not let go of; for the command line
-└── OutboxBrokenError    an outbox's file that cannot be read or written now; for the command line
+├── OutboxBrokenError    an outbox's file that cannot be read or written now; for the command line
+└── InputError           a file of past checkouts that cannot be read on; what was sent stays sent
 """
 
 
@@ -36,3 +37,7 @@ class OutboxBusyError(ButterError):
 
 class OutboxBrokenError(ButterError):
     """An outbox's file that cannot be read or written now: its content, or the disk."""
+
+
+class InputError(ButterError):
+    """A file of past checkouts that cannot be read, or not beyond a line: where, and the remedy."""

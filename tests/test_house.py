@@ -30,6 +30,7 @@ LAYERS = [
     {"collector"},
     {"assembly"},
     {"butter"},
+    {"backfill"},
     {"middleware", "testing"},
     {"sandbox"},
     {"cli"},

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import click
 
-from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
-from butter_middleware.errors import ButterError, OutboxBusyError
+from butter_middleware.cli.failure import EXIT_CODES, failure_of
+from butter_middleware.errors import ButterError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "sandbox": ("butter_middleware.cli.sandbox", "sandbox"),
@@ -19,6 +19,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "erase": ("butter_middleware.cli.erase", "erase"),
     "postgres": ("butter_middleware.cli.queue", "postgres_command"),
     "worker": ("butter_middleware.cli.queue", "worker_command"),
+    "backfill": ("butter_middleware.cli.backfill", "backfill"),
+    "explain": ("butter_middleware.cli.explain", "explain"),
+    "explain-ip": ("butter_middleware.cli.explain_ip", "explain_ip"),
 }
 """By name: the module and the name of the command in it."""
 
@@ -40,13 +43,11 @@ class _Lazy(click.Group):
         """Run a command; an error of ours is one line, and no traceback."""
         try:
             return super().invoke(ctx)
-        except OutboxBusyError as error:
-            raise Failure(str(error), ExitCode.BUSY) from error
         except ButterError as error:
-            raise Failure(str(error)) from error
+            raise failure_of(error) from error
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(package_name="butter-middleware")
 def cli() -> None:
-    """Look after the evidence of your checkouts: see what was sent, mend what got stuck, send without the app."""
+    """Look after the evidence of your checkouts: see what was sent, mend what got stuck, send what is old."""

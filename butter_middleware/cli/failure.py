@@ -8,6 +8,7 @@ import click
 
 from butter_middleware.cli.masking import mask
 from butter_middleware.cli.output import printable
+from butter_middleware.errors import ButterError, OutboxBusyError
 
 
 class ExitCode(IntEnum):
@@ -48,3 +49,8 @@ class Failure(click.ClickException):
         """Print it, masked, in one line."""
         text = " ".join(mask(self.format_message()).split())
         click.echo(printable(f"Error: {text}", sys.stderr), file=file, err=True)
+
+
+def failure_of(error: ButterError) -> Failure:
+    """Return how a command ends that meets an error of ours."""
+    return Failure(str(error), ExitCode.BUSY if isinstance(error, OutboxBusyError) else ExitCode.UNUSABLE)

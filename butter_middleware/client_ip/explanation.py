@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from butter_middleware.client_ip import platforms
 from butter_middleware.client_ip.address import PRIVATE
 from butter_middleware.client_ip.strategies import ClientIP, Forwarded, SingleHeader, Strategy, TrustedHops
+
+CONFIGURED: Final = "configured"
+"""The name of the strategy that was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ def explain(scope: Mapping[str, Any], configured: Strategy | None = None) -> lis
 
     An answer proves nothing by itself: a header that is there may be the client's own.
     """
-    candidates: dict[str, Strategy] = {} if configured is None else {"configured": configured}
+    candidates: dict[str, Strategy] = {} if configured is None else {CONFIGURED: configured}
     candidates |= {
         "client_ip.direct()": platforms.direct(),
         "client_ip.nginx(private networks)": platforms.nginx((*PRIVATE, "unix:")),

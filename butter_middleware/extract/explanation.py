@@ -1,8 +1,9 @@
 """Where each field came from, or why nothing gave it: expressions and kinds of nothing, never a value."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from butter_middleware.exchange import CheckoutResponse
 from butter_middleware.routes import Extractor
@@ -84,6 +85,10 @@ class Explains(Protocol):
         """Say it, for this response."""
         ...
 
+    def values(self, response: CheckoutResponse) -> Mapping[str, Any]:
+        """Give what the fields of `explain` hold, where the gate lets nothing through, too: personal data."""
+        ...
+
 
 def explain(response: CheckoutResponse, extractor: Extractor | Explains) -> Explanation:
     """Say for every field which expression of `extractor` gave it, or what was tried and why it gave nothing.
@@ -97,3 +102,12 @@ def explain(response: CheckoutResponse, extractor: Extractor | Explains) -> Expl
         return extractor.explain(response)
     name = getattr(extractor, "__name__", type(extractor).__name__)
     return Explanation(name, "a function, whose expressions cannot be seen")
+
+
+def values(response: CheckoutResponse, extractor: Extractor | Explains) -> Mapping[str, Any]:
+    """Give what the fields of `explain` hold, those of an unpaid object too: personal data. Of a function, nothing.
+
+    Raises:
+        ExtractionError: the body cannot be decoded, it is no JSON, or an expression failed on it.
+    """
+    return extractor.values(response) if isinstance(extractor, Explains) else {}

@@ -32,6 +32,10 @@ class Expressions:
         body = response.json()
         return {name: _search(name, expression, body) for name, expression in self.fields.items()}
 
+    def values(self, response: CheckoutResponse) -> Mapping[str, Any]:
+        """Return what a call gives: personal data."""
+        return self(response)
+
     def explain(self, response: CheckoutResponse) -> Explanation:
         """Say what was tried."""
         body = response.json()

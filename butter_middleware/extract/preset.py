@@ -157,11 +157,19 @@ class Preset:
         found = self._found(response)
         if not found:
             return Explanation(str(self), f"nothing that it knows. {self._remedy()}")
-        shape, node = next(((shape, node) for shape, node in found if not shape.barrier(node)), found[0])
+        shape, node = _telling(found)
         barrier = shape.barrier(node)
         state = f"not paid, by {barrier}" if barrier else "paid"
         more = f", the first of {len(found)}" if len(found) > 1 else ""
         return Explanation(str(self), f"{shape.name}{more}, {state}", tuple(shape.explain(node)))
+
+    def values(self, response: CheckoutResponse) -> dict[str, str]:
+        """Return what the object that `explain` is about gives, paid or not: personal data."""
+        found = self._found(response)
+        if not found:
+            return {}
+        shape, node = _telling(found)
+        return shape.records(node)[0]
 
     def __str__(self) -> str:
         return f"extract.{self.psp}()"
@@ -205,6 +213,11 @@ class Preset:
                 yield found
         if nothing and STEP.fits(node, key):
             yield STEP, node
+
+
+def _telling(found: list[tuple[Shape, Object]]) -> tuple[Shape, Object]:
+    """Return the first object that is paid, or else the first."""
+    return next(((shape, node) for shape, node in found if not shape.barrier(node)), found[0])
 
 
 def _word(value: str | None) -> str:

@@ -1,0 +1,195 @@
+"""Which column is which field of a record, and what a line is as one."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Final, get_args
+
+from jmespath.exceptions import JMESPathError
+from pydantic import ValidationError
+
+from butter_middleware.body_address import BodyReason, in_body
+from butter_middleware.checkout import EVIDENCE_IDS, Checkout, Psp, Record
+from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, parse_host
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.extract.paths import path
+from butter_middleware.remedies import wrong_fields
+
+REASONS_APART: Final = "; "
+FIELDS: Final = tuple(Checkout.model_fields)
+ON_REQUEST: Final = frozenset({"user_agent", "network_transaction_id"})
+"""Not every account may send them: only what `--map` or `--set` names is."""
+_REQUIRED: Final = ("customer_email", "ipv4_address", "psp")
+_IDS: Final = EVIDENCE_IDS[:4]
+_ALIASES: Final[dict[str, tuple[str, ...]]] = {
+    "customer_email": ("email", "e-mail", "email address", "customer email address", "shopper email", "billing email"),
+    "ipv4_address": (
+        *("ip", "ip address", "ipv4", "client ip", "customer ip", "shopper ip", "user ip", "remote ip", "remote addr"),
+        *("client ip address", "customer ip address", "shopper ip address"),
+    ),
+    "psp": ("provider", "payment provider", "payment service provider", "processor", "gateway", "payment gateway"),
+    "customer_id": ("customer", "shopper reference"),
+    "invoice_id": ("invoice", "invoice number"),
+    "subscription_id": ("subscription",),
+    "charge_id": ("charge",),
+    "transaction_id": ("transaction", "psp reference"),
+}
+"""Other names that leave no doubt; case, spaces, hyphens and underscores do not count."""
+_ADDRESS: Final = {
+    BodyReason.MISSING: "missing",
+    BodyReason.MALFORMED: "no address",
+    BodyReason.IPV6: "IPv6, which Butter does not take",
+    BodyReason.PRIVATE: "not public: a server's or a proxy's, not the shopper's",
+}
+_PSPS: Final = get_args(Psp)
+_KINDS: Final = {
+    "email": "no e-mail address",
+    "literal_error": f"none of {', '.join(_PSPS)}",
+    "string_type": "no text",
+}
+_PLACEHOLDER: Final = "192.0.2.1"
+"""Stands for an address that is wrong, so that all else that is wrong is found too. It is never sent."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a record is made of a line.
+
+    Args:
+        given: By field, the column or key that was named for it; of JSON it may be a JMESPath expression.
+        constants: By field, the value for all lines.
+        staging: Admit addresses that are not public.
+
+    Raises:
+        ConfigurationError: a field is unknown, or has both; there is no such PSP.
+    """
+
+    given: Mapping[str, str]
+    constants: Mapping[str, str]
+    staging: bool = False
+    _by_names: dict[tuple[str, ...], dict[str, str]] = field(
+        default_factory=dict[tuple[str, ...], dict[str, str]], repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        for name in (*self.given, *self.constants):
+            if name not in FIELDS:
+                near = get_close_matches(name, FIELDS, 1)
+                meant = f"Did you mean {near[0]}?" if near else f"The fields are {', '.join(FIELDS)}."
+                msg = f"{name} is no field of a checkout. {meant}"
+                raise ConfigurationError(msg)
+            if name in self.given and name in self.constants:
+                msg = f"{name} has both a column (--map) and a value for all lines (--set). Leave one of them out."
+                raise ConfigurationError(msg)
+        if (psp := self.constants.get("psp", "stripe").strip().lower()) not in _PSPS:
+            msg = f"--set psp={psp}: {_KINDS['literal_error']}."
+            raise ConfigurationError(msg)
+
+    def check_header(self, names: Iterable[str]) -> None:
+        """Refuse a header from which no line could become a record.
+
+        Raises:
+            ConfigurationError: what is missing, or which columns could be meant.
+        """
+        names = list(names)
+        if any("@" in name or parse_host(name.strip()) is not None for name in names):
+            msg = (
+                "the first line is no header of columns, but somebody's checkout. Put one before it, such as "
+                "customer_email,ipv4_address,invoice_id."
+            )
+            raise ConfigurationError(msg)
+        for column in self.given.values():
+            if column not in names:
+                near = get_close_matches(column, names, 1, 0.4)
+                meant = f"Did you mean {near[0]!r}?" if near else f"The columns are {', '.join(names)}."
+                msg = f"there is no column {column!r}. {meant}"
+                raise ConfigurationError(msg)
+        mapped = self.mapped(names)
+        there = {*mapped, *self.constants}
+        missing = [name for name in _REQUIRED if name not in there]
+        missing += [] if there & {*EVIDENCE_IDS} else [" or ".join(_IDS)]
+        if missing:
+            name = missing[0].partition(" ")[0]
+            value = ", or give all lines one value: --set psp=stripe" if "psp" in missing else ""
+            unused = [column for column in names if column not in mapped.values()]
+            msg = (
+                f"no column is {', nor '.join(missing)}. Say which is, as in --map {name}=COLUMN{value}. "
+                f"Not used yet: {', '.join(unused) or 'none'}."
+            )
+            raise ConfigurationError(msg)
+
+    def mapped(self, names: Iterable[str]) -> Mapping[str, str]:
+        """Return by field the column that gives it.
+
+        Raises:
+            ConfigurationError: two columns could be the same field.
+        """
+        key = tuple(names)
+        found = self._by_names.get(key)
+        if found is None:
+            if len(self._by_names) > 100:  # noqa: PLR2004 - objects with keys of their own, such as IDs
+                self._by_names.clear()
+            found = self._by_names[key] = self._mapped(key)
+        return found
+
+    def _mapped(self, names: tuple[str, ...]) -> dict[str, str]:
+        mapped = dict(self.given)
+        for name, aliases in _ALIASES.items():
+            if name in mapped or name in self.constants:
+                continue
+            own = [column for column in names if _plain(column) == _plain(name)]
+            found = own or [column for column in names if _plain(column) in map(_plain, aliases)]
+            if len(found) > 1:
+                columns = ", ".join(found)
+                msg = f"more than one column could be {name}: {columns}. Say which: --map {name}={found[0]!r}"
+                raise ConfigurationError(msg)
+            mapped |= dict.fromkeys([name], *found) if found else {}
+        return mapped
+
+    def fields(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the record's fields, those that are there."""
+        found = {name: self._value(values, column) for name, column in self.mapped(values).items()} | {**self.constants}
+        if isinstance(psp := found.get("psp"), str):
+            found["psp"] = psp.strip().lower()
+        return {name: value for name, value in found.items() if value is not None and value != ""}
+
+    def _value(self, values: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401 - JSON is any type
+        if column in values:
+            value = values[column]
+            if column not in self.given.values() and isinstance(value, dict | list):
+                return None  # a key that nobody named and that holds an object, such as `customer`, is no ID
+            return value
+        try:
+            return path(column).search(values)
+        except JMESPathError:
+            return None
+
+    def record(self, values: Mapping[str, Any]) -> Record | str:
+        """Return the record of a line, or what is wrong with it, without its values."""
+        try:
+            fields = self.fields(values)
+        except ConfigurationError as error:
+            return str(error)
+        wrong: dict[str, str] = {}
+        address = in_body(fields.get("ipv4_address"), ANYWHERE if self.staging else NOWHERE)
+        if isinstance(address, BodyReason):
+            wrong["ipv4_address"], address = _ADDRESS[address], _PLACEHOLDER
+        try:
+            checkout = Checkout.model_validate(fields | {"ipv4_address": address})
+        except ValidationError as error:
+            kinds = wrong_fields(error)
+            if not fields.keys() & {*EVIDENCE_IDS}:
+                kinds["record"] = "no_ids"  # found by pydantic only where all else is well
+            wrong |= {name: _KINDS.get(kind, kind) for name, kind in kinds.items()}
+        else:
+            if not wrong:
+                # Of the past: a record that Butter fails on is given up after its tries, without waiting for a day.
+                return Record.of(checkout, 0.0)
+        if wrong.pop("record", None) is not None:
+            wrong["an ID"] = f"none of {', '.join(_IDS)}"
+        return REASONS_APART.join(f"{name}: {what}" for name, what in wrong.items())
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold()

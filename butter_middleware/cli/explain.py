@@ -1,0 +1,254 @@
+"""`butter-middleware explain`: what an extractor makes of one response."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self, get_args
+
+import click
+from click.exceptions import Exit
+
+from butter_middleware import extract, settings
+from butter_middleware.checkout import CheckoutFields, Psp, Record
+from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.cli.output import Output, Row, output_options
+from butter_middleware.cli.target import app_option, load
+from butter_middleware.client_ip import ClientIP, Reason, Strategy
+from butter_middleware.client_ip.address import ANYWHERE, NOWHERE
+from butter_middleware.counters import Skip
+from butter_middleware.errors import ExtractionError
+from butter_middleware.exchange import Capture, CheckoutResponse, view
+from butter_middleware.extract.explanation import Explanation
+from butter_middleware.extract.explanation import values as values_of
+from butter_middleware.reading import Reader, Reading
+from butter_middleware.routes import CheckoutRoute, RouteTable
+from butter_middleware.strength import carried
+
+MOST_BYTES: Final = 16 * 1024**2
+_PRESETS: Final = {name: getattr(extract, name) for name in get_args(Psp)}
+_OPTIONAL: Final = frozenset({"user_agent", "network_transaction_id"})
+_RESPONSE: Final = "this response"
+_ADDRESS: Final = "192.0.2.1"
+"""For documentation (RFC 5737): stands for the shopper's, about which a response says nothing."""
+
+
+_SKIPPED: Final[dict[str, str]] = {
+    Skip.NOT_PAID: "No paid checkout",
+    Skip.UNRECOGNISED: "Not recognised",
+    Skip.GATED: "No checkout, says the route's when=",
+    Skip.NOT_A_CHECKOUT: "No checkout",
+    Skip.NOT_ANNOTATED: "No record without annotate(), here --annotate",
+}
+
+
+class _Response(CheckoutRoute):
+    def __str__(self) -> str:
+        return _RESPONSE
+
+
+class _Somebody:
+    """A strategy that has the address."""
+
+    def resolve(self, scope: Mapping[str, Any]) -> ClientIP:  # noqa: ARG002 - as `Strategy`
+        """Give a placeholder."""
+        return ClientIP(_ADDRESS, None, Reason.OK, None)
+
+    def admitting_private(self) -> Strategy:
+        """Give the same."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What becomes of the response."""
+
+    verdict: str
+    """record, part, parked or skipped."""
+    reason: str
+    text: str
+    payloads: list[dict[str, str]]
+    """Personal data."""
+
+    @classmethod
+    def of(cls, reading: Reading, explanation: Explanation, *, address: bool) -> Self:
+        """Say it in a sentence."""
+        remedy = reading.remedy.removeprefix(f"{_RESPONSE}: ")
+        remedy = remedy[:1].upper() + remedy[1:]
+        if reading.records:
+            ids = " and ".join(dict.fromkeys(map(carried, reading.records)))
+            count = len(reading.records)
+            text = f"{'A record' if count == 1 else f'{count} records'}, matched to a dispute by {ids}. {remedy}"
+            return cls("record", "", text, [_payload(record, address=address) for record in reading.records])
+        if reading.part is not None:
+            text = "A part of a checkout: it becomes a record together with its counterpart (join=)."
+            return cls("part", "", text, [])
+        if reading.parked is not None:
+            text = f"No record yet, it would be parked: {reading.parked.detail}"
+            return cls("parked", reading.parked.reason, text, [])
+        reason = reading.skipped or ""
+        said = _SKIPPED.get(reason, "No record")
+        why = remedy if reason == Skip.TEST_MODE else f"{said} ({explanation.saw}). {remedy}"
+        return cls("skipped", reason, why, [])
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("file")
+@click.option(
+    "--psp",
+    type=click.Choice(list(_PRESETS)),
+    help="Read FILE by this PSP's preset, such as extract.stripe(). BUTTER_ENVIRONMENT=staging admits its test mode.",
+)
+@click.option("--at", metavar="JMESPATH", help="With --psp: where in the response its object stands.")
+@app_option
+@click.option("--path", help="With --app: the path of the checkout request, such as /checkout/7.")
+@click.option("--method", default="POST", show_default=True, help="With --app: its method.")
+@click.option(
+    "--annotate",
+    "notes",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="What the endpoint would annotate, such as customer_email=a@example.com. Again for each field.",
+)
+@output_options(reveal=True)
+def explain(
+    output: Output,
+    /,
+    file: str,
+    psp: Psp | None,
+    at: str | None,
+    app: str | None,
+    path: str | None,
+    method: str,
+    notes: Sequence[str],
+) -> None:
+    """Show what an extractor finds in FILE, the JSON body of a checkout's response; '-' is standard input.
+
+    For each field of the record: its value, and the expression that gave it, or what was tried and why it gave nothing.
+    Then what would become of the response: a record, or why it is no paid checkout. Nothing is sent.
+
+    \b
+      butter-middleware explain session.json --psp stripe
+      butter-middleware explain answer.json --app shop.main:butter --path /checkout/7
+    """  # noqa: D301 - click's mark
+    routes, method, path, staging = _routes(psp, at, app, path, method.upper())
+    route = routes.find(method, path)
+    if route is None:
+        known = ", ".join(map(str, routes.routes)) or "none"
+        message = f"{method} {path} is no checkout route of {app}. Its routes: {known}."
+        raise Failure(message)
+    body = _body(file)
+    capture = _capture(route, method, path, body, _annotations(notes))
+    response = view(capture, route.template.params(path), _ADDRESS, MOST_BYTES, of_request=route.source == "request")
+    explanation, values = _explained(route, response)
+    admitted = ANYWHERE if staging else NOWHERE
+    reader = Reader(_Somebody(), MOST_BYTES, _OPTIONAL, lambda _capture, _ip: None, admitted, staging=staging)
+    found = Found.of(reader.read(capture, route), explanation, address=route.address_from_body)
+    _tell(output, explanation, _rows(route, explanation, values, capture.annotations, found), found)
+    raise Exit(ExitCode.OK if found.verdict in {"record", "part"} else ExitCode.ATTENTION)
+
+
+def _routes(
+    psp: Psp | None, at: str | None, app: str | None, path: str | None, method: str
+) -> tuple[RouteTable, str, str, bool]:
+    """Return the routes that are meant, and the request of which the response is."""
+    if (psp is None) is (app is None):
+        message = "say how to read it: either --psp stripe, or --app shop.main:butter --path /checkout/7"
+        raise click.UsageError(message)
+    if psp is not None:
+        preset = _PRESETS[psp](at=at) if at else _PRESETS[psp]()
+        staging = settings.environment(None) == "staging"
+        return RouteTable([_Response("/", psp=psp, extract=preset)]), "POST", "/", staging
+    if path is None:
+        message = "say by --path which request the response answers, such as --path /checkout/7"
+        raise click.UsageError(message)
+    butter = load(str(app))
+    return butter.routes, method, path, butter.environment == "staging"
+
+
+def _body(file: str) -> bytes:
+    try:
+        with click.open_file(file, "rb") as opened:
+            return bytes(opened.read(MOST_BYTES))
+    except OSError as error:
+        message = f"{file} cannot be read: {error.strerror}"
+        raise Failure(message) from None
+
+
+def _annotations(notes: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for note in notes:
+        name, _equals, value = note.partition("=")
+        if name not in CheckoutFields.__annotations__ or not value:
+            message = f"{name} is no FIELD=VALUE. The fields are {', '.join(CheckoutFields.__annotations__)}."
+            raise click.BadParameter(message, param_hint="--annotate")
+        found[name] = value
+    return found
+
+
+def _capture(route: CheckoutRoute, method: str, path: str, body: bytes, notes: Mapping[str, str]) -> Capture:
+    """Return what the middleware would have captured."""
+    of_request = route.source == "request"
+    return Capture(
+        method=method,
+        path=path,
+        query_string=b"",
+        headers=[],
+        client=None,
+        status_code=200,
+        response_headers=[(b"content-type", b"application/json")],
+        body=b"" if of_request else body,
+        annotations=notes,
+        captured_at=time.time(),
+        request_body=body if of_request or route.capture_request_body else None,
+    )
+
+
+def _explained(route: CheckoutRoute, response: CheckoutResponse) -> tuple[Explanation, Mapping[str, Any]]:
+    if route.extract is None:
+        return Explanation("no extractor", "its records are what the endpoint annotates"), {}
+    explanation = extract.explain(response, route.extract)
+    try:
+        return explanation, values_of(response, route.extract)
+    except ExtractionError:  # an expression failed: it is among what was tried
+        return explanation, {}
+
+
+def _rows(
+    route: CheckoutRoute, explanation: Explanation, values: Mapping[str, Any], notes: Mapping[str, str], found: Found
+) -> list[Row]:
+    """Return what is known of each field."""
+    rows: list[Row] = []
+    names = [field.name for field in explanation.fields]
+    for name in names:
+        field = explanation[name]
+        by_note = field.given_by is None and name in notes
+        value = notes[name] if by_note else values.get(name) if field.given_by else None
+        value = value if value is None or isinstance(value, str | int | float) else type(value).__name__
+        rows.append({"field": name, "value": value, "from": "annotate()" if by_note else field.given_by or field.tried})
+    given = found.payloads[0] if found.payloads else {**notes}
+    origin = f"{explanation.extractor} or annotate()" if route.extract is not None else "annotate()"
+    rows += [
+        {"field": name, "value": value, "from": "the route" if name == "psp" else origin}
+        for name, value in given.items()
+        if name not in names
+    ]
+    return rows
+
+
+def _payload(record: Record, *, address: bool) -> dict[str, str]:
+    payload: dict[str, str] = json.loads(record.payload)
+    if not address:
+        del payload["ipv4_address"]
+    return payload
+
+
+def _tell(output: Output, explanation: Explanation, rows: Sequence[Row], found: Found) -> None:
+    if output.as_json:
+        fields = {"extractor": explanation.extractor, "saw": explanation.saw, "fields": [dict(row) for row in rows]}
+        verdict = {"verdict": found.verdict, "reason": found.reason, "text": found.text, "records": found.payloads}
+        output.result(fields | verdict, "")
+        return
+    output.say(f"{explanation.extractor}: {explanation.saw}\n")
+    output.table(rows, {"field": "Field", "value": "Value", "from": "From"}, "No field was found.")
+    output.say(f"\n{found.text.strip()}")

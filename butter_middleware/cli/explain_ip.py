@@ -1,0 +1,140 @@
+"""`butter-middleware explain-ip`: what each client_ip strategy makes of one request."""
+
+import ast
+from collections.abc import Sequence
+from difflib import get_close_matches
+from ipaddress import ip_address
+from typing import Any, Final
+
+import click
+from click.exceptions import Exit
+
+from butter_middleware import client_ip
+from butter_middleware.cli.failure import EXIT_CODES, ExitCode
+from butter_middleware.cli.output import Output, Row, output_options
+from butter_middleware.cli.target import app_option, load
+from butter_middleware.client_ip import Strategy
+from butter_middleware.client_ip.explanation import CONFIGURED
+from butter_middleware.errors import ConfigurationError
+
+UNIX: Final = "unix:"
+_PORT: Final = 50_000
+"""Any but 0, which says that the server replaced the peer."""
+_STRATEGIES: Final = {
+    name: getattr(client_ip, name)
+    for name in client_ip.__all__
+    if name not in {"ClientIP", "Explanation", "Reason", "Strategy", "explain"}
+}
+
+
+@click.command(epilog=EXIT_CODES)
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="'NAME: VALUE'",
+    help="A header line as it reached the app, such as 'X-Forwarded-For: 81.2.69.142, 10.0.0.1'. Again for each line.",
+)
+@click.option(
+    "--peer",
+    required=True,
+    metavar="ADDRESS",
+    help="Who connected to the app: an address, with or without its port, or 'unix:' for a Unix socket.",
+)
+@app_option
+@click.option("--strategy", metavar="STRATEGY", help="The one to judge, such as 'aws_alb()' or 'TrustedHops(2)'.")
+@output_options(reveal=True)
+def explain_ip(output: Output, /, headers: Sequence[str], peer: str, app: str | None, strategy: str | None) -> None:
+    """Show which address each client_ip strategy finds in one request, or why it finds none and what would help.
+
+    For whoever sets up client_ip=: log one request's headers and its peer, as the app sees them, and compare. With
+    --app or --strategy, the one that is configured comes first.
+
+    \b
+      butter-middleware explain-ip --peer 10.0.0.1 --header 'X-Forwarded-For: 81.2.69.142'
+      butter-middleware explain-ip --peer 10.0.0.1 --header 'X-Forwarded-For: 81.2.69.142' --app shop.main:butter
+    """  # noqa: D301 - click's mark
+    if app is not None and strategy is not None:
+        message = "--app and --strategy both say which strategy is configured. Give one of them"
+        raise click.UsageError(message)
+    configured = load(app).strategy if app is not None else _strategy(strategy) if strategy is not None else None
+    scope: dict[str, Any] = {"type": "http", "headers": [_header(text) for text in headers], "client": _peer(peer)}
+    # First the configured one, then what gives an address.
+    found = sorted(
+        client_ip.explain(scope, configured), key=lambda one: (one.name != CONFIGURED, one.result.ipv4 is None)
+    )
+    rows: list[Row] = [
+        {
+            "strategy": one.name,
+            "address": one.result.ipv4 or one.result.ipv6,
+            "reason": one.result.reason.value,
+            "remedy": one.remedy,
+        }
+        for one in found
+    ]
+    output.table(rows, {"strategy": "Strategy", "address": "Address", "reason": "Reason"}, "")
+    output.say("")
+    for reason, remedy in {one.result.reason.value: one.remedy for one in found}.items():
+        if remedy:
+            output.say(f"{reason}: {remedy}")
+    output.say("An address here proves nothing by itself: a header may be the shopper's own.")
+    output.say("Choose by what stands before the app: docs/client-ip.md.")
+    judged = found[0] if found[0].name == CONFIGURED else None
+    raise Exit(ExitCode.ATTENTION if judged is not None and judged.result.ipv4 is None else ExitCode.OK)
+
+
+def _header(text: str) -> tuple[bytes, bytes]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        message = f"{text!r} is no header line. Write it as 'X-Forwarded-For: 81.2.69.142'."
+        raise click.BadParameter(message, param_hint="--header")
+    return name.strip().lower().encode("latin-1", "replace"), value.strip().encode("latin-1", "replace")
+
+
+def _peer(text: str) -> tuple[str, int] | None:
+    """Return `scope["client"]` as a server gives it."""
+    if text == UNIX:
+        return None
+    host, colon, port = text.rpartition(":")
+    if text.startswith("[") or text.count(":") == 1:
+        host = host if colon and port.isdecimal() else text
+        port = port if port.isdecimal() else str(_PORT)
+    else:
+        host, port = text, str(_PORT)
+    host = host.strip("[]")
+    try:
+        ip_address(host)
+    except ValueError:
+        message = f"{text!r} is no address. Write 10.0.0.1, 10.0.0.1:4711, [2001:db8::1]:4711 or unix:."
+        raise click.BadParameter(message, param_hint="--peer") from None
+    return host, int(port)
+
+
+def _strategy(text: str) -> Strategy:
+    """Return what a strategy, written as in the configuration, builds: a call with literals, and nothing else."""
+    name, arguments, options = _call(text)
+    if name not in _STRATEGIES:
+        near = get_close_matches(name, _STRATEGIES, 1)
+        meant = f"Did you mean {near[0]}?" if near else f"There are {', '.join(_STRATEGIES)}."
+        message = f"there is no client_ip.{name}. {meant}"
+        raise click.BadParameter(message, param_hint="--strategy")
+    try:
+        strategy: Strategy = _STRATEGIES[name](*arguments, **options)
+    except (ConfigurationError, TypeError) as error:
+        message = f"client_ip.{name}: {error}"
+        raise click.BadParameter(message, param_hint="--strategy") from None
+    return strategy
+
+
+def _call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
+    try:
+        call = ast.parse(text.removeprefix("client_ip."), mode="eval").body
+        if isinstance(call, ast.Name):
+            return call.id, [], {}
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+            options = {str(option.arg): ast.literal_eval(option.value) for option in call.keywords}
+            return call.func.id, [ast.literal_eval(argument) for argument in call.args], options
+    except (SyntaxError, ValueError):
+        pass
+    message = f"{text!r} is no strategy. Write it as in the configuration, such as 'nginx([\"10.0.0.0/8\"])'."
+    raise click.BadParameter(message, param_hint="--strategy")

@@ -1,0 +1,175 @@
+"""Which column is which field, and what a line is as a record, or why it is none."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from butter_middleware import Record
+from butter_middleware.backfill.columns import FIELDS, Columns
+from butter_middleware.errors import ConfigurationError
+
+LINE: dict[str, Any] = {"Email": "a@example.com", "IP": "81.2.69.142", "PSP": "stripe", "Invoice": "in_1"}
+
+
+def columns(*given: str, staging: bool = False, **constants: str) -> Columns:
+    return Columns(dict(pair.split("=") for pair in given), constants, staging)
+
+
+def payload(line: dict[str, Any], found: Columns | None = None) -> dict[str, str]:
+    record = (found or columns()).record(line)
+    assert isinstance(record, Record), record
+    content: dict[str, str] = json.loads(record.payload)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("names", "mapped"),
+    [
+        (["customer_email", "ipv4_address", "psp", "invoice_id"], {}),
+        (["Email", "IP address", "Gateway", "Invoice ID"], {"psp": "Gateway", "invoice_id": "Invoice ID"}),
+        (["E-mail", "Client IP", "payment_provider", "Charge"], {"ipv4_address": "Client IP", "charge_id": "Charge"}),
+        # Its own name comes before another's.
+        (["email", "customer_email", "ip", "psp", "charge"], {"customer_email": "customer_email"}),
+        # What not every account may send is not sent unasked, and what leaves a doubt is not taken.
+        (["user_agent", "network_transaction_id", "id", "name", "date"], {}),
+    ],
+)
+def test_usual_names_are_found(names: list[str], mapped: dict[str, str]) -> None:
+    """Case, spaces, hyphens and underscores do not count."""
+    found = columns().mapped(names)
+    assert found.items() >= mapped.items()
+    assert found.keys() & {"user_agent", "network_transaction_id"} == set()
+    assert {"id", "name", "date"} & set(found.values()) == set()
+
+
+@pytest.mark.parametrize(
+    ("found", "names", "said"),
+    [
+        (
+            columns(),
+            ["Email", "IP", "Invoice"],
+            r"no column is psp\. Say which is, as in --map psp=COLUMN, or .*: --set psp=stripe\. Not used yet: none",
+        ),
+        (
+            columns(psp="stripe"),
+            ["Email", "IP", "Note"],
+            "no column is invoice_id or subscription_id .* used yet: Note",
+        ),
+        (columns(), ["x"], "no column is customer_email, nor ipv4_address, nor psp, nor invoice_id or"),
+        (
+            columns(),
+            ["Email", "E-mail"],
+            "more than one column could be customer_email: Email, E-mail. Say which: --map",
+        ),
+        (columns("customer_email=mial"), ["mail", "IP"], "there is no column 'mial'. Did you mean 'mail'?"),
+        (columns("customer_email=x"), ["aaaa", "bbbb"], "there is no column 'x'. The columns are aaaa, bbbb"),
+    ],
+)
+def test_a_header_that_cannot_work_is_refused(found: Columns, names: list[str], said: str) -> None:
+    """Before a line is read, with the option that mends it."""
+    with pytest.raises(ConfigurationError, match=said):
+        found.check_header(names)
+
+
+@pytest.mark.parametrize("first", [["a@example.com", "in_1"], ["x", "81.2.69.142"], ["x", "2001:db8::1"]])
+def test_a_file_without_a_header_is_told_from_one(first: list[str]) -> None:
+    """Its first line is somebody's checkout, of which nothing is shown."""
+    with pytest.raises(ConfigurationError, match="the first line is no header") as caught:
+        columns().check_header(first)
+    assert all(cell not in str(caught.value) for cell in first if cell != "x")
+
+
+@pytest.mark.parametrize(
+    ("given", "constants", "said"),
+    [
+        ({"e_mail": "x"}, {}, "e_mail is no field of a checkout"),
+        ({"customer_emial": "x"}, {}, "Did you mean customer_email?"),
+        ({}, {"pps": "stripe"}, "Did you mean psp?"),
+        ({"psp": "x"}, {"psp": "stripe"}, "psp has both"),
+        ({}, {"psp": "paypal"}, "--set psp=paypal: none of stripe, braintree"),
+    ],
+)
+def test_a_wrong_field_is_said(given: dict[str, str], constants: dict[str, str], said: str) -> None:
+    """When the columns are built."""
+    with pytest.raises(ConfigurationError, match=said):
+        Columns(given, constants)
+
+
+def test_a_line_becomes_the_record_of_a_checkout() -> None:
+    """The same model as in the app: stripped, integers as text, empty ones left out."""
+    line = LINE | {"Invoice": " in_1 ", "charge": 7, "Subscription": "", "PSP": "Stripe ", "IP": " 81.2.69.142"}
+    assert payload(line) == {
+        "customer_email": "a@example.com",
+        "ipv4_address": "81.2.69.142",
+        "psp": "stripe",
+        "invoice_id": "in_1",
+        "charge_id": "7",
+    }
+
+
+def test_keys_and_expressions_of_json() -> None:
+    """A key of that very name comes first, then the expression; a value for all lines needs neither."""
+    line = {"customer": {"email": "a@example.com"}, "a.b": "in_1", "a": {"b": "in_2"}, "ip": "81.2.69.142"}
+    found = columns("customer_email=customer.email", "invoice_id=a.b", psp="stripe", user_agent="x")
+    assert payload(line, found)["customer_email"] == "a@example.com"
+    assert payload(line, found)["invoice_id"] == "in_1"
+    assert payload(line, found)["user_agent"] == "x"
+    assert payload(
+        line, columns("customer_email=customer.email || mail", "invoice_id=a.[", "charge_id=a.b", psp="stripe")
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"IP": "2001:db8::1"}, "ipv4_address: IPv6, which Butter does not take"),
+        ({"IP": "10.0.0.1"}, "ipv4_address: not public: a server's or a proxy's, not the shopper's"),
+        ({"IP": "somewhere"}, "ipv4_address: no address"),
+        ({"IP": ""}, "ipv4_address: missing"),
+        ({"Email": "shopper.example.com"}, "customer_email: no e-mail address"),
+        ({"Email": ["a@example.com"]}, "customer_email: missing"),
+        ({"PSP": "paypal"}, "psp: none of stripe, braintree, adyen, worldpay, recurly, recharge"),
+        ({"Invoice": " "}, "an ID: none of invoice_id, subscription_id, charge_id, transaction_id"),
+        ({"Invoice": ""}, "an ID: none of invoice_id, subscription_id, charge_id, transaction_id"),
+        ({"Invoice": 1.5}, "invoice_id: no text"),
+        ({"IP": "", "Email": "", "Invoice": ""}, "ipv4_address: missing; customer_email: missing; an ID: none of"),
+        ({"E-mail": "b@example.com"}, "more than one column could be customer_email"),
+    ],
+)
+def test_what_is_no_record_has_a_reason(changes: dict[str, Any], reason: str) -> None:
+    """All that is wrong with a line, and none of its values."""
+    said = columns().record(LINE | changes)
+    assert isinstance(said, str)
+    assert said.startswith(reason)
+    assert all(str(value) not in said for value in ("example.com", "10.0.0.1", "2001:db8::1", "somewhere", "paypal"))
+
+
+def test_staging_takes_private_addresses() -> None:
+    """As the app does."""
+    assert payload(LINE | {"IP": "10.0.0.1"}, columns(staging=True))["ipv4_address"] == "10.0.0.1"
+
+
+def test_objects_with_keys_of_their_own_take_no_memory() -> None:
+    """What is known of names is forgotten at a bound."""
+    found = columns()
+    for number in range(1000):
+        found.record({**LINE, f"key {number}": 1})
+    assert len(found._by_names) <= 101
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from([*FIELDS, *LINE]) | st.text(max_size=4), JSON, max_size=8), st.booleans())
+def test_any_object_is_a_record_or_has_a_reason(line: dict[str, Any], good: bool) -> None:  # noqa: FBT001 - drawn
+    """Whatever stands in a line: it never raises, and what it gives is whole."""
+    found = columns().record(line | LINE if good else line)
+    assert isinstance(found, Record) or found

@@ -1,0 +1,238 @@
+"""A backfill that is killed with SIGKILL, as a process of its own, and what Butter got of each line."""
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import served, until
+from shops import CREDENTIALS
+
+from butter_middleware.backfill.journal import Journal
+from butter_middleware.testing import FakeButter
+
+pytestmark = pytest.mark.server
+
+LINES = 240
+CONCURRENCY = 4
+COMMAND = [sys.executable, "-m", "butter_middleware", "backfill"]
+WITH_A_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, sys.argv[1:])
+"""
+"""Runs a command as a login shell does, so that the loss of its terminal is a SIGHUP."""
+UNDER_NOHUP = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+os.execv(sys.executable, sys.argv[1:])
+"""
+
+
+def write(file: Path, count: int) -> None:
+    rows = (f"shopper{number}@example.com,81.2.69.142,stripe,in_{number}\n" for number in range(count))
+    file.write_text("email,ip,psp,invoice\n" + "".join(rows))
+
+
+def environment(url: str) -> dict[str, str]:
+    credentials = {f"BUTTER_{name.upper()}": value for name, value in CREDENTIALS.items()}
+    return os.environ | credentials | {"BUTTER_BASE_URL": url}
+
+
+@contextmanager
+def sending(file: Path, url: str, *arguments: str) -> Generator[subprocess.Popen[bytes]]:
+    """Start the command, in a process group of its own."""
+    with subprocess.Popen(
+        [*COMMAND, str(file), "--json", *arguments],
+        env=environment(url),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def run(file: Path, url: str, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Run the command to its end."""
+    with sending(file, url, *arguments) as process:
+        output, errors = process.communicate(timeout=120)
+        assert output, errors.decode()
+        return process.returncode, json.loads(output)
+
+
+def sender(process: subprocess.Popen[bytes]) -> int:
+    """Return the process that sends: the command's child."""
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(child)
+
+
+def times(fake: FakeButter) -> Counter[str]:
+    return Counter(record["invoice_id"] for record in fake.records)
+
+
+EVERY = Counter({f"in_{number}": 1 for number in range(LINES)})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    write(tmp_path / "year.csv", LINES)
+    return tmp_path / "year.csv"
+
+
+def test_each_line_arrives_once_though_the_command_is_killed(file: Path, fake: FakeButter) -> None:
+    """The next start waits for what the last one had on its way, so that nothing is uncertain."""
+    with served(fake) as url, sending(file, url) as process:
+        until(lambda: len(fake.records) >= LINES // 2, "half is accepted", 60)
+        process.kill()
+        process.wait()
+        code, found = run(file, url)
+        process.communicate(timeout=20)  # ends when the sender does
+    assert (code, found["ending"], found["uncertain"], found["sent"]) == (0, "done", 0, LINES)
+    assert times(fake) == EVERY
+
+
+@pytest.mark.parametrize("whom", ["the sender", "all"])
+def test_a_line_is_uncertain_where_the_sender_is_killed(file: Path, fake: FakeButter, whom: str) -> None:
+    """As by a power cut: no more of them than may be on their way at once, each named, and none sent twice."""
+    with served(fake) as url:
+        with sending(file, url) as process:
+            until(lambda: len(fake.records) >= LINES // 2, "half is accepted", 60)
+            if whom == "all":
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                os.kill(sender(process), signal.SIGKILL)
+            errors = process.communicate(timeout=20)[1].decode()
+        assert whom == "all" or "was killed (SIGKILL). The same command goes on" in errors
+        code, found = run(file, url)
+        uncertain: list[int] = found["uncertain_lines"]
+        assert (code, found["ending"]) == (1 if uncertain else 0, "done")
+        assert len(uncertain) == found["uncertain"] <= CONCURRENCY
+        arrived = times(fake)
+        assert set(arrived.values()) == {1}
+        # The header is line 1.
+        assert {f"in_{number - 2}" for number in uncertain} >= EVERY.keys() - arrived.keys()
+        assert found["sent"] + found["uncertain"] == LINES
+        # Asked to, it sends them: then each has arrived at least once.
+        assert run(file, url, "--resend-uncertain")[1]["sent"] == LINES
+    assert times(fake).keys() == EVERY.keys()
+
+
+def test_the_sender_outlives_its_command_no_longer_than_needed(file: Path, fake: FakeButter) -> None:
+    """Once what was on its way is answered, it is gone."""
+    fake.delay = 0.05
+    with served(fake) as url, sending(file, url) as process:
+        until(lambda: len(fake.records) >= 20, "some lines are accepted")
+        child = sender(process)
+        process.kill()
+        process.wait()
+        until(lambda: not Path(f"/proc/{child}").exists() or _is_zombie(child), "the sender ends", 10)
+        accepted = len(fake.records)
+        assert accepted < LINES
+        code, found = run(file, url, "--rate", "1", "--dry-run")
+        assert (code, found["read"]) == (0, LINES)
+        assert len(fake.records) == accepted
+
+
+def _is_zombie(process: int) -> bool:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_command_reaches_the_sender(file: Path, fake: FakeButter, number: signal.Signals) -> None:
+    """It stops between two lines, tells what it came to, and the same command goes on."""
+    write(file, 150)
+    fake.delay = 0.01
+    with served(fake) as url:
+        with sending(file, url) as process:
+            until(lambda: len(fake.records) >= 30, "some lines are accepted")
+            process.send_signal(number)
+            output, _errors = process.communicate(timeout=30)
+        assert process.returncode == 1
+        found = json.loads(output)
+        assert (found["ending"], found["uncertain"], found["sent"]) == ("stopped", 0, len(fake.records))
+        fake.delay = 0.0
+        assert run(file, url)[1]["sent"] == 150
+    assert times(fake) == Counter({f"in_{number}": 1 for number in range(150)})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_first_line_ends_it(file: Path, fake: FakeButter, number: signal.Signals) -> None:
+    """While it waits for another sender of the file: at once, and without a traceback."""
+    progress = Path(f"{file}.butter-progress")
+    with served(fake) as url, closing(Journal(progress)), sending(file, url) as process:
+        assert process.stderr is not None
+        said = iter(process.stderr.readline, b"")
+        assert any(b"another process is sending this file" in text for text in said)
+        process.send_signal(number)
+        errors = process.communicate(timeout=20)[1]
+    assert (process.returncode, errors, fake.requests) == (1, b"Aborted!\n", 0)
+
+
+def test_nohup_outlives_its_terminal(file: Path, fake: FakeButter) -> None:
+    """What is told to ignore SIGHUP does."""
+    with served(fake) as url:
+        command = [sys.executable, "-c", UNDER_NOHUP, *COMMAND, str(file)]
+        with subprocess.Popen(command, env=environment(url), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            until(lambda: len(fake.records) >= LINES // 10, "some lines are accepted", 60)
+            process.send_signal(signal.SIGHUP)
+            process.communicate(timeout=60)
+    assert (process.returncode, times(fake)) == (0, EVERY)
+
+
+def test_a_terminal_that_goes_stops_it(file: Path, fake: FakeButter) -> None:
+    """Between two lines: nothing is uncertain, though there is nobody to tell it to."""
+    fake.delay = 0.02
+    with served(fake) as url:
+        master, terminal = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-c", WITH_A_TERMINAL, *COMMAND, str(file)],
+            env=environment(url) | {"TERM": "xterm"},
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        ) as process:
+            os.close(terminal)
+            until(lambda: len(fake.records) >= 50, "some lines are accepted", 60)
+            os.close(master)
+            process.wait(timeout=30)
+        accepted = len(fake.records)
+        assert 50 <= accepted < LINES
+        fake.delay = 0.0
+        code, found = run(file, url)
+        assert (code, found["uncertain"], found["sent_in_this_run"]) == (0, 0, LINES - accepted)
+    assert times(fake) == EVERY
+
+
+def test_a_slow_pipe_does_not_hold_up_its_end(tmp_path: Path, fake: FakeButter) -> None:
+    """What came is sent at once; a signal ends it though the pipe is open and gives nothing."""
+    with served(fake) as url:
+        read, write_end = os.pipe()
+        fcntl.fcntl(write_end, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+        with subprocess.Popen(
+            [*COMMAND, "-", "--json", "--progress", str(tmp_path / "year")],
+            env=environment(url),
+            stdin=read,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            os.write(write_end, b"email,ip,psp,invoice\na@example.com,81.2.69.142,stripe,in_1\n")
+            until(lambda: len(fake.records) == 1, "the line is accepted")
+            process.terminate()
+            output = process.communicate(timeout=20)[0]
+        os.close(read)
+        os.close(write_end)
+    assert (json.loads(output)["ending"], json.loads(output)["sent"]) == ("stopped", 1)
