@@ -27,7 +27,7 @@ types: .venv/ready
 	$(BIN)/pyright
 
 unit: .venv/ready
-	$(BIN)/python -m pytest --ignore=tests/test_benchmarks.py
+	$(BIN)/python -m pytest --ignore=tests/test_benchmarks.py -n auto --dist loadfile
 
 benchmarks: .venv/ready  ## each benchmark, in small
 	$(BIN)/python -m pytest tests/test_benchmarks.py
