@@ -1,10 +1,14 @@
 """Whatever can be copied from the README and the docs is run, each document in a folder of its own."""
 
+import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
+
+asyncio.set_event_loop(None)  # otherwise pytest-asyncio has Python make a loop, which nobody closes
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +19,9 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in ("BUTTER_USERNAME", "BUTTER_PASSWORD"):
             patch.setenv(name, "any")
         yield
+    with suppress(RuntimeError):  # there is none, unless Mangum made one
+        asyncio.get_event_loop().close()
+    asyncio.set_event_loop(None)
 
 
 pytest_collect_file = Sybil(
