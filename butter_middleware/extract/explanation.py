@@ -85,6 +85,11 @@ class Explains(Protocol):
         """Say it, for this response."""
         ...
 
+
+@runtime_checkable
+class Shows(Protocol):
+    """An extractor that can show what it found."""
+
     def values(self, response: CheckoutResponse) -> Mapping[str, Any]:
         """Give what the fields of `explain` hold, where the gate lets nothing through, too: personal data."""
         ...
@@ -104,10 +109,10 @@ def explain(response: CheckoutResponse, extractor: Extractor | Explains) -> Expl
     return Explanation(name, "a function, whose expressions cannot be seen")
 
 
-def values(response: CheckoutResponse, extractor: Extractor | Explains) -> Mapping[str, Any]:
+def values(response: CheckoutResponse, extractor: Extractor | Shows) -> Mapping[str, Any]:
     """Give what the fields of `explain` hold, those of an unpaid object too: personal data. Of a function, nothing.
 
     Raises:
         ExtractionError: the body cannot be decoded, it is no JSON, or an expression failed on it.
     """
-    return extractor.values(response) if isinstance(extractor, Explains) else {}
+    return extractor.values(response) if isinstance(extractor, Shows) else {}
