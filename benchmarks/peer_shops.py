@@ -34,7 +34,12 @@ def secret() -> str:
     return os.environ["PEERS_SECRET"]
 
 
-def ours(path: str, outbox: str | None, durability: Literal["after_response", "before_response"]) -> ASGIApp:
+def ours(
+    path: str,
+    outbox: str | None,
+    durability: Literal["after_response", "before_response"],
+    delivery: Literal["embedded", "external"] = "embedded",
+) -> ASGIApp:
     butter = Butter(
         username=USERNAME,
         password=secret(),
@@ -42,6 +47,7 @@ def ours(path: str, outbox: str | None, durability: Literal["after_response", "b
         client_ip=client_ip.TrustedHops(1),
         outbox=outbox,
         durability=durability,
+        delivery=delivery,
         routes=[
             CheckoutRoute(
                 path, psp="stripe", extract=extract.json(customer_email="customer.email", invoice_id="invoice")
@@ -65,6 +71,10 @@ def ours_after_response() -> ASGIApp:
 
 def ours_before_response() -> ASGIApp:
     return ours("/checkout/{invoice}", os.environ["PEERS_OUTBOX"], "before_response")
+
+
+def ours_external() -> ASGIApp:
+    return ours("/checkout/{invoice}", os.environ["PEERS_OUTBOX"], "after_response", "external")
 
 
 def moesif() -> ASGIApp:
@@ -111,6 +121,8 @@ class Kind:
     """That it needs beside ours, by their names on PyPI."""
     delivers: bool = True
     """Whether checkouts leave the shop for a recipient."""
+    sidecar: bool = False
+    """Whether another process sends them."""
 
 
 KINDS = {
@@ -120,6 +132,7 @@ KINDS = {
     "memory": Kind("ours, memory", ours_memory),
     "after": Kind("ours, SQLite, after_response", ours_after_response),
     "before": Kind("ours, SQLite, before_response", ours_before_response),
+    "external": Kind("ours, SQLite, a sidecar", ours_external, sidecar=True),
     "base-http": Kind("one BaseHTTPMiddleware", lambda: BaseHTTPMiddleware(shop(), dispatch), delivers=False),
     "sentry": Kind("Sentry", sentry, ("sentry-sdk",)),
     "opentelemetry": Kind(

@@ -100,28 +100,44 @@ def a_secret() -> str:
     return "apt_" + secrets.token_hex(12)  # the shape that Apitally asks for; the others take any
 
 
+SIDECAR = ("butter_middleware", "deliver", "--app", "peer_sidecar:app", "--follow")
+
+
+def run(setting: Setting, *command: str) -> "subprocess.Popen[bytes]":
+    """Start a module in silence."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=HERE,
+        env=setting.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def sidecar(setting: Setting) -> "list[subprocess.Popen[bytes]]":
+    """Start what sends for a shop that does not."""
+    return [run(setting, *SIDECAR)] if KINDS[setting.name].sidecar else []
+
+
 class Shop:
-    """A shop under uvicorn."""
+    """A shop under uvicorn, and its sidecar."""
 
     def __init__(self, setting: Setting) -> None:
-        with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-            self.port = int(listener.getsockname()[1])
-            command = ["uvicorn", "peer_shops:app", "--factory", "--fd", str(listener.fileno()), "--no-access-log"]
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *command, "--log-level", "error"],
-                cwd=HERE,
-                env=setting.environment,
-                pass_fds=[listener.fileno()],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = int(probe.getsockname()[1])
+        # Not by --fd: uvicorn takes such a socket for a Unix one and leaves Nagle's algorithm on, which keeps a body
+        # back for 40 ms now and then.
+        command = ["uvicorn", "peer_shops:app", "--factory", "--port", str(self.port), "--no-access-log"]
+        self._process = run(setting, *command, "--log-level", "error")
+        self._processes = [self._process, *sidecar(setting)]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        for process in self._processes:
+            process.kill()
+            process.wait()
 
     def check_out(self) -> list[str]:
         """Check out `CHECKOUTS` times, one after the other; return their IDs."""
@@ -142,14 +158,16 @@ class Shop:
 
     def stop(self, number: signal.Signals) -> None:
         """End it as its supervisor does: by a signal, and by force when that does not help."""
-        self._process.send_signal(number)
-        try:
-            self._process.wait(EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        for process in self._processes:
+            process.send_signal(number)
+        for process in self._processes:
+            try:
+                process.wait(EXIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     def processor(self) -> float:
-        """Return the seconds of processor that it used, all threads."""
+        """Return the seconds of processor that it used, all threads, its sidecar's left out."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICK
 
@@ -196,11 +214,15 @@ def metered(setting: Setting) -> Generator[Callable[[int], dict[str, list[float]
         answer = json.loads(process.stdout.readline())
         return {"times": answer["times"], "processor": [answer["processor"]]}
 
+    beside = sidecar(setting)
     try:
         yield ask
     finally:
         process.kill()
         process.communicate()
+        for each in beside:
+            each.kill()
+            each.wait()
 
 
 def in_process(names: Sequence[str], rounds: int, requests: int, directory: Path) -> dict[str, Metered]:

@@ -30,6 +30,7 @@ class ButterMiddleware:
 
     def __init__(self, app: ASGIApp, butter: Butter | None = None) -> None:
         self.app = app
+        self.butter = butter
         # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
         self._collector = _checked(butter)
 

@@ -18,6 +18,9 @@ app = FastAPI()
 app.add_middleware(ButterMiddleware, butter=butter)
 class settings:
     evidence = butter
+class Around:
+    def __init__(self, app): self.app = app
+wrapped = Around(ButterMiddleware(FastAPI(), butter))
 def make(): return butter
 """
 
@@ -40,11 +43,11 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("name", ["butter", "app", "settings.evidence", ""])
+@pytest.mark.parametrize("name", ["butter", "app", "settings.evidence", "wrapped", ""])
 def test_a_butter_is_found(
     write: Callable[[str, str], None], capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
 ) -> None:
-    """By its own name, by the app that it is mounted in, or alone in its module; the outbox's path is its own."""
+    """By its own name, by the app that it is mounted in or stands round, or alone in its module; the path is its own."""
     write("shop/main.py", SHOP)
     found = load(f"shop.main:{name}" if name else "shop.main")
     assert path_of(found, "") == outbox_path(None, "shop.main:butter") == str(tmp_path / "butter.db")

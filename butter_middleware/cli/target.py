@@ -15,10 +15,13 @@ import click
 
 from butter_middleware.butter import Butter
 from butter_middleware.cli.failure import ExitCode, Failure
+from butter_middleware.middleware import ButterMiddleware
 from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
 
 C = TypeVar("C", bound=Callable[..., Any])
 
+LAYERS: Final = 32
+"""Of middleware round an app, to look through."""
 NO_OUTBOX: Final = (
     "Which outbox? Say --outbox PATH, or set BUTTER_OUTBOX, or name your Butter: --app shop.main:butter reads the path "
     "from it."
@@ -162,11 +165,15 @@ def _only_one(module: ModuleType, app: str) -> Butter:
 
 
 def _butter_in(found: object) -> Butter | None:
-    """Return a Butter, or the one that a Starlette or FastAPI app's ButterMiddleware was given."""
-    if isinstance(found, Butter):
-        return found
-    for entry in cast("list[Any]", getattr(found, "user_middleware", None) or []):
-        for value in [*getattr(entry, "kwargs", {}).values(), *getattr(entry, "args", ())]:
-            if isinstance(value, Butter):
-                return value
+    """Return a Butter, or the one that the ButterMiddleware was given which an app has, or that stands round it."""
+    for _layer in range(LAYERS):
+        if isinstance(found, Butter):
+            return found
+        if isinstance(found, ButterMiddleware) and found.butter is not None:
+            return found.butter
+        for entry in cast("list[Any]", getattr(found, "user_middleware", None) or []):
+            for value in [*getattr(entry, "kwargs", {}).values(), *getattr(entry, "args", ())]:
+                if isinstance(value, Butter):
+                    return value
+        found = getattr(found, "app", None)
     return None
