@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -29,6 +30,9 @@ from butter_middleware.strength import carried
 from butter_middleware.telemetry import Telemetry
 from butter_middleware.waiting import Patience, wait_at_most
 from butter_middleware.worker import Worker
+
+OPEN_SECONDS: Final = 1.0
+"""For which the app's start waits for the outbox's file."""
 
 Read = Callable[[Capture, CheckoutRoute | None], Reading]
 
@@ -205,6 +209,12 @@ class Collector:
             self.worker.start()
         except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the app must start
             self.fault(error)
+
+    async def open(self) -> None:
+        """Start the worker, and wait for its outbox: a file takes longer to open than the first checkouts take."""
+        self.start()
+        with suppress(RuntimeError):  # a loop that anyio does not know, as of granian --task-impl rust
+            await wait_at_most(self.outbox.counts(), OPEN_SECONDS)
 
     def shutdown(self) -> None:
         """Bring to safety, within `drain_timeout`, what was captured; more may come afterwards."""

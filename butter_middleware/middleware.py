@@ -69,7 +69,7 @@ class ButterMiddleware:
                 if message["type"] in _SHUTDOWN_ENDS:
                     await _drain(collector)
                 elif message["type"] == "lifespan.startup.complete":
-                    collector.start()
+                    await collector.open()
             except Exception as error:  # noqa: BLE001 - ours never leave
                 collector.fault(error)
             await send(message)

@@ -47,7 +47,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 def test_a_butter_is_found(
     write: Callable[[str, str], None], capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
 ) -> None:
-    """By its own name, by the app that it is mounted in or stands round, or alone in its module; the path is its own."""
+    """By its own name, by the app that it is mounted in or stands round, or alone in its module; its path too."""
     write("shop/main.py", SHOP)
     found = load(f"shop.main:{name}" if name else "shop.main")
     assert path_of(found, "") == outbox_path(None, "shop.main:butter") == str(tmp_path / "butter.db")

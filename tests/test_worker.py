@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +18,7 @@ from shops import SHOPPER
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, MemoryOutbox, Record
 from butter_middleware._asgi import Message, Receive, Scope, Send
+from butter_middleware.outbox import Counts
 from butter_middleware.testing import FakeButter
 
 GOOD: dict[str, Any] = {"customer_email": "a@example.com", "invoice_id": "in_1"}
@@ -99,6 +101,40 @@ def test_the_end_of_the_lifespan_delivers_what_is_in_memory(
     for number in range(1, 4):
         anyio.run(invocation, backend=backend)
         assert len(fake.records) == number
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("opens", [True, False])
+def test_the_app_starts_when_its_outbox_is_open(
+    make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, backend: str, opens: Any
+) -> None:
+    """The server hears of the start when the first checkout finds the file open; a disk that hangs stops no start."""
+    opened: Future[Counts] = Future()
+    butter = make_butter()
+    monkeypatch.setattr(butter.outbox, "counts", lambda: opened)
+    monkeypatch.setattr("butter_middleware.collector.OPEN_SECONDS", 30 if opens else 0.05)
+    answered: list[Message] = []
+
+    async def receive() -> Message:
+        if not answered:
+            return {"type": "lifespan.startup"}
+        monkeypatch.undo()
+        return {"type": "lifespan.shutdown"}
+
+    async def send(message: Message) -> None:
+        assert opened.done() == opens
+        answered.append(message)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(ButterMiddleware(shop, butter), {"type": "lifespan"}, receive, send)
+            if opens:
+                await anyio.wait_all_tasks_blocked()
+                assert answered == []
+                opened.set_result(Counts())
+
+    anyio.run(main, backend=backend)
+    assert len(answered) == 2
 
 
 def test_a_lifespan_that_fails_passes_unchanged(butter: Butter) -> None:
