@@ -154,7 +154,12 @@ class Writer:
         elif len(growing) == 1 or self._starved:
             self._starve(growing)
         else:
-            self._commit_halves(growing)
+            middle = len(growing) // 2
+            self._commit(growing[:middle])
+            if self._starved:  # the disk may have room by now, but what came first goes first
+                self._starve(growing[middle:])
+            else:
+                self._commit(growing[middle:])
 
     def _starve(self, growing: Sequence[AnyOperation]) -> None:
         self._starved.extend(growing)
