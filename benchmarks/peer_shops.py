@@ -132,7 +132,7 @@ KINDS = {
     "memory": Kind("ours, memory", ours_memory),
     "after": Kind("ours, SQLite, after_response", ours_after_response),
     "before": Kind("ours, SQLite, before_response", ours_before_response),
-    "external": Kind("ours, SQLite, a sidecar", ours_external, sidecar=True),
+    "external": Kind("ours, SQLite, a sidecar", ours_external, ("rich",), sidecar=True),
     "base-http": Kind("one BaseHTTPMiddleware", lambda: BaseHTTPMiddleware(shop(), dispatch), delivers=False),
     "sentry": Kind("Sentry", sentry, ("sentry-sdk",)),
     "opentelemetry": Kind(
