@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ import pytest
 from asgi import body, drive, http_scope, sends, start
 from click.testing import CliRunner, Result
 from outboxes import capture, committers, record, result
-from processes import HERE, Shop, free_port, numbered, served, until
+from processes import HERE, Shop, free_port, numbered, until
 from shops import CREDENTIALS, PAID
 from test_cli_output import on_terminal
 
@@ -29,22 +29,6 @@ from butter_middleware.cli.deliver import SAME_SECONDS
 from butter_middleware.testing import FakeButter
 
 USER = {"BUTTER_USERNAME": CREDENTIALS["username"], "BUTTER_PASSWORD": CREDENTIALS["password"]}
-
-
-@pytest.fixture
-def fake() -> FakeButter:
-    return FakeButter(**CREDENTIALS)
-
-
-@pytest.fixture
-def url(fake: FakeButter) -> Iterator[str]:
-    with served(fake) as url:
-        yield url
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "butter.db"
 
 
 class Sidecar:
