@@ -43,6 +43,21 @@ class Printer(Transport):
         sys.stdout.write(json.dumps({"headers": envelope.headers, "items": items}, default=str) + "\n")
 
 
+def be_curious() -> None:
+    """Start Sentry with all that it can be told to look at."""
+    sentry_sdk.init(
+        dsn="http://key@127.0.0.1:9/1",
+        transport=Printer,
+        integrations=[LoggingIntegration(level=logging.DEBUG, event_level=logging.INFO)],
+        attach_stacktrace=True,
+        include_local_variables=True,
+        max_request_body_size="always",
+        send_default_pii=True,
+        enable_logs=True,
+        max_breadcrumbs=100,
+    )
+
+
 def extract(response: CheckoutResponse) -> Any:
     paid = response.json()
     match paid["case"]:
@@ -182,17 +197,7 @@ async def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sentry_sdk.init(
-        dsn="http://key@127.0.0.1:9/1",
-        transport=Printer,
-        integrations=[LoggingIntegration(level=logging.DEBUG, event_level=logging.INFO)],
-        attach_stacktrace=True,
-        include_local_variables=True,
-        max_request_body_size="always",
-        send_default_pii=True,
-        enable_logs=True,
-        max_breadcrumbs=100,
-    )
+    be_curious()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.ERROR)  # the tests' own client
     asyncio.run(main(Path(sys.argv[1])))

@@ -6,8 +6,7 @@ import os
 
 import httpx
 import sentry_sdk
-from sentry_sdk.integrations.logging import LoggingIntegration
-from sentry_shop import PASSWORD, USERNAME, Printer
+from sentry_shop import PASSWORD, USERNAME, be_curious
 
 from butter_middleware import Butter, client_ip
 from butter_middleware.postgres import Names, Pace, Worker
@@ -35,17 +34,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    sentry_sdk.init(
-        dsn="http://key@127.0.0.1:9/1",
-        transport=Printer,
-        integrations=[LoggingIntegration(level=logging.DEBUG, event_level=logging.INFO)],
-        attach_stacktrace=True,
-        include_local_variables=True,
-        max_request_body_size="always",
-        send_default_pii=True,
-        enable_logs=True,
-        max_breadcrumbs=100,
-    )
+    be_curious()
     logging.basicConfig(level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # as the command has it
     asyncio.run(main())
