@@ -2,13 +2,11 @@
 
     python benchmarks/backlog.py [--seconds 5] [--rounds 3] [--rate 100] [--pending 20000]
 
-A real uvicorn serves a FastAPI checkout at a steady rate of requests from this process, which start whether or not the
-last one was answered. Its outbox is empty, or holds a backlog that goes out to a server that answers at once, or after
-100 ms.
+A real uvicorn serves a FastAPI checkout at a steady rate (`openloop`). Its outbox is empty, or holds a backlog that
+goes out to a server that answers at once, or after 100 ms.
 """
 
 import argparse
-import asyncio
 import os
 import secrets
 import shutil
@@ -24,14 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
+from openloop import Answer, listening, load
 from outbox import fill
 from sink import Sink, sink
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
 
 WARM_UP_SECONDS = 1.0
-CONNECTIONS = 16
-"""Between the load and the shop, kept open."""
 
 
 @dataclass(frozen=True)
@@ -79,49 +76,32 @@ def shop() -> FastAPI:
 @contextmanager
 def serving(path: Path, butter: str) -> Generator[int]:
     """Run the shop under uvicorn; give its port."""
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        command = ["uvicorn", "backlog:shop", "--factory", "--fd", str(listener.fileno()), "--no-access-log"]
-        credentials = {"BUTTER_USERNAME": "u", "BUTTER_PASSWORD": secrets.token_hex()}
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command, "--log-level", "error"],
-            cwd=Path(__file__).parent,
-            env=os.environ | credentials | {"BACKLOG_OUTBOX": str(path), "BACKLOG_BUTTER": butter},
-            pass_fds=[listener.fileno()],
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            yield int(listener.getsockname()[1])
-        finally:
-            process.kill()
-            process.wait()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    # Not by --fd, which leaves Nagle's algorithm on: it keeps a body back for 40 ms now and then.
+    command = ["uvicorn", "backlog:shop", "--factory", "--port", str(port), "--no-access-log", "--log-level", "error"]
+    credentials = {"BUTTER_USERNAME": "u", "BUTTER_PASSWORD": secrets.token_hex()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=Path(__file__).parent,
+        env=os.environ | credentials | {"BACKLOG_OUTBOX": str(path), "BACKLOG_BUTTER": butter},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not listening(port):
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
 
 
-async def load(port: int, rate: float, seconds: float) -> list[float]:
-    """Check out at a steady rate; give how long each took, from its sending to its last byte."""
-    idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-    for _ in range(CONNECTIONS):
-        idle.put_nowait(await asyncio.open_connection("127.0.0.1", port))
-    latencies: list[float] = []
-
-    async def one() -> None:
-        reader, writer = await idle.get()
-        started = time.perf_counter()
-        head = f"POST /checkout/in-{secrets.token_hex(8)} HTTP/1.1\r\nHost: shop\r\nX-Forwarded-For: 81.2.69.142\r\n"
-        writer.write(f"{head}Content-Length: 0\r\n\r\n".encode())
-        answer = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
-        latencies.append(time.perf_counter() - started)
-        assert answer.startswith(b"HTTP/1.1 200 "), answer
-        idle.put_nowait((reader, writer))
-
-    begin = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for number in range(max(1, int(rate * seconds))):
-            await asyncio.sleep(max(0.0, begin + number / rate - time.perf_counter()))
-            group.create_task(one())
-    while not idle.empty():
-        idle.get_nowait()[1].close()
-    return latencies
+def check_out(port: int, rate: float, seconds: float) -> list[float]:
+    """Check out at a steady rate; give how long each took, in seconds."""
+    answers: list[Answer] = []
+    load(port, rate, seconds, answers.append)
+    assert all(answer.status == 200 for answer in answers)
+    return [answer.latency for answer in answers]
 
 
 def run(case: Case, butter: Sink, filled: Path, rate: float, seconds: float) -> Run:
@@ -131,11 +111,11 @@ def run(case: Case, butter: Sink, filled: Path, rate: float, seconds: float) -> 
         shutil.copy(filled, path)
     butter.arrivals()
     with serving(path, butter.url) as port:
-        asyncio.run(load(port, rate, WARM_UP_SECONDS))
+        check_out(port, rate, WARM_UP_SECONDS)
         while not butter.arrivals():  # until then the HTTP client is being imported
             time.sleep(0.05)
         begin = time.monotonic()
-        latencies = asyncio.run(load(port, rate, seconds))
+        latencies = check_out(port, rate, seconds)
         return Run(latencies, len(butter.arrivals()) / (time.monotonic() - begin))
 
 

@@ -109,7 +109,8 @@ class ButterClient:
 
     async def aclose(self) -> None:
         """Close the connection."""
-        await self._http.aclose()
+        with untraced(), _unlogged():
+            await self._http.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -257,10 +257,17 @@ def test_a_server_that_misbehaves(behave: Any, kind: AnswerKind) -> None:
 
 
 def test_a_log_handler_that_raises_changes_no_answer() -> None:
-    """Such as one whose filter asks for the current request: what the HTTP client says by itself never gets there."""
+    """Such as one whose filter asks for the current request: what the HTTP client says by itself never gets there.
+
+    Not even when it closes its connection: the server keeps it open until then.
+    """
 
     def no_request(_record: logging.LogRecord) -> bool:
         raise LookupError
+
+    def answer_and_wait(connection: socket.socket) -> None:
+        connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
+        connection.recv(1)
 
     root, handler = logging.getLogger(), logging.Handler()
     handler.addFilter(no_request)
@@ -269,7 +276,7 @@ def test_a_log_handler_that_raises_changes_no_answer() -> None:
     root.setLevel(logging.DEBUG)
     logging.getLogger("asyncio").setLevel(logging.INFO)
     try:
-        with misbehaving(lambda c: c.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")) as url:
+        with misbehaving(answer_and_wait) as url:
             assert ask(url=url).kind is AnswerKind.DELIVERED
         with pytest.raises(LookupError):
             logging.getLogger("httpx").info("of the shop's own requests")
