@@ -100,6 +100,7 @@ def shop() -> ASGIApp:
         client_ip=client_ip.TrustedHops(1),
         outbox=os.environ["CRASH_OUTBOX"],
         durability="before_response" if os.environ["CRASH_DURABILITY"] == "before_response" else "after_response",
+        delivery="external" if os.environ.get("CRASH_SIDECAR") else "embedded",
         routes=[
             CheckoutRoute(
                 "/checkout/{invoice}",

@@ -1,21 +1,24 @@
 """A soak: a shop under load for a long time, while Butter falls ill and the shop's process dies, again and again.
 
-    python benchmarks/soak.py --minutes 60 [--rate 200] [--restart-every 300] [--write docs/benchmarks.md]
+    python benchmarks/soak.py --minutes 60 [--rate 200] [--sidecar] [--restart-every 300] [--write docs/benchmarks.md]
 
 Checkouts start at a fixed rate. Butter is well, then ill in one way, then well, then ill in the next: 503, 401, slow
 answers, connections that break, no answers, 429 with Retry-After, and records that are taken whose answer is lost. With
-`--restart-every`, the process is killed and deployed anew in turn. The exit code is 1 where a promise is broken:
+`--restart-every`, the process is killed and deployed anew in turn. With `--sidecar`, the shop only appends, a second
+process delivers, and both share each other's fate. The exit code is 1 where a promise is broken:
 
 - lost: a checkout answered 200 that has not arrived at the end. What a SIGKILL may take is in the README's table.
 - twice: a checkout that arrived more than once, but for those on their way at a kill, and those whose answer was lost:
   Butter's API has no key by which it could know them again.
 - harmed: a checkout that was not answered 200, but while no process served.
-- grown: the process needs more and more memory.
+- grown: the process, with its sidecar, needs more and more memory.
 """
 
 import argparse
+import os
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -79,7 +82,7 @@ class Sample:
     """So far."""
     arrived: int
     resident: float
-    """MiB of the process."""
+    """MiB of the process, and its sidecar."""
     outbox: float
     """MiB of the file."""
     life: int
@@ -125,6 +128,44 @@ class Journal:
         return [name for since, name in self.spells if since <= at][-1]
 
 
+class Deployment:
+    """A shop's process, and where it only appends, the one beside it that delivers."""
+
+    def __init__(self, environment: dict[str, str], log: Path, port: int | None = None, *, sidecar: bool) -> None:
+        self._shop = crash.Shop(environment, 1, log, port).__enter__()
+        self.port = self._shop.port
+        self._sidecar = self._deliver(environment, log) if sidecar else None
+
+    @property
+    def resident(self) -> float:
+        """MiB of both."""
+        pids = [self._shop.pid, *([self._sidecar.pid] if self._sidecar else [])]
+        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * 4096 / 2**20
+
+    def end(self, number: signal.Signals) -> None:
+        """Kill both, or have them end as a deploy does."""
+        if self._sidecar is not None:
+            self._sidecar.send_signal(number)
+        if number is signal.SIGKILL:
+            self._shop.kill()
+        else:
+            self._shop.stop()
+        if self._sidecar is not None:
+            self._sidecar.wait(timeout=60)
+
+    @staticmethod
+    def _deliver(environment: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+        command = ["butter_middleware", "deliver", "--app", "soak_sidecar:app", "--follow"]
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=Path(__file__).parent,
+                env=os.environ | environment,
+                stdout=output,
+                stderr=output,
+            )
+
+
 class Soak:
     """A shop, its Butter, and what befalls them."""
 
@@ -140,6 +181,7 @@ class Soak:
             "CRASH_BUTTER": butter.url,
             "CRASH_OUTBOX": str(self._file),
             "CRASH_DURABILITY": options.durability,
+            "CRASH_SIDECAR": "yes" if options.sidecar else "",
         }
         self._lives = 0
         self._over = threading.Event()
@@ -165,28 +207,25 @@ class Soak:
         falling_ill.join()
         self._be(WELL)
         self._wait_for_the_rest()
-        self._shop.stop()
+        self._shop.end(signal.SIGTERM)
 
     def kill(self) -> None:
         """End whatever still runs."""
         self._over.set()
-        self._shop.kill()
+        self._shop.end(signal.SIGKILL)
 
     def said(self) -> Counter[str]:
         """Return what the shop logged."""
         return Counter(self._log.read_text(errors="replace").splitlines())
 
-    def _start(self, port: int | None = None) -> crash.Shop:
-        return crash.Shop(self._environment, 1, self._log, port).__enter__()
+    def _start(self, port: int | None = None) -> Deployment:
+        return Deployment(self._environment, self._log, port, sidecar=self._options.sidecar)
 
     def _restart(self) -> None:
         """Kill the process or deploy it anew, in turn."""
         number = signal.SIGTERM if len(self.journal.outages) % 2 else signal.SIGKILL
         begin = time.monotonic()
-        if number is signal.SIGKILL:
-            self._shop.kill()
-        else:
-            self._shop.stop()
+        self._shop.end(number)
         self._shop = self._start(self._port)
         self._lives += 1
         self.journal.outages.append(Outage(begin, time.monotonic(), number))
@@ -214,14 +253,13 @@ class Soak:
         self.journal.spells.append((time.monotonic(), name))
 
     def _sample(self) -> None:
-        resident = int(Path(f"/proc/{self._shop.pid}/statm").read_text().split()[1]) * 4096 / 2**20
         files = [path for path in (self._file, Path(f"{self._file}-wal")) if path.exists()]
         sample = Sample(
             at=time.monotonic(),
             butter=self.journal.spells[-1][1],
             answered=sum(one.status == 200 for one in self.journal.sold),
             arrived=self._butter.count(),
-            resident=resident,
+            resident=self._shop.resident,
             outbox=sum(path.stat().st_size for path in files) / 2**20,
             life=self._lives,
         )
@@ -312,7 +350,7 @@ class Verdict:
             ["kills, deploys", f"{kills}, {len(self.journal.outages) - kills}"],
             ["checkouts that failed while no process served", f"{harmed[0]}"],
             ["checkouts that failed otherwise", f"{harmed[1]}"],
-            ["memory, each process's last third to its first, MiB", growth or "too short to say"],
+            ["memory, each life's last third to its first, MiB", growth or "too short to say"],
             ["verdict", f"broken: {', '.join(self.broken)}" if self.broken else "kept"],
         ]
         return table(["", ""], rows)
@@ -373,6 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--rate", type=float, default=200.0, help="checkouts a second")
     parser.add_argument("--durability", choices=["before_response", "after_response"], default="before_response")
+    parser.add_argument("--sidecar", action="store_true", help="deliver in a process of its own")
     parser.add_argument("--well-seconds", type=float, default=40.0, help="between two illnesses of Butter's")
     parser.add_argument("--ill-seconds", type=float, default=20.0)
     parser.add_argument("--restart-every", type=float, default=0.0, metavar="SECONDS", help="0: never")
@@ -380,7 +419,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     verdict = soak(options)
     said = (
-        f"{options.minutes:g} minutes at {options.rate:g} checkouts/s, {options.durability}; "
+        f"{options.minutes:g} minutes at {options.rate:g} checkouts/s, {options.durability}, delivered by "
+        f"{'a sidecar' if options.sidecar else 'the process itself'}; "
         f"Butter {options.ill_seconds:g} s ill after each {options.well_seconds:g} s well.\n{machine()}."
     )
     text = f"{verdict.over_time(30)}\n\n{verdict.by_spell()}\n\n{verdict.summary()}\n\n{said}"

@@ -17,6 +17,7 @@ from butter_middleware.events import OutboxChanged, Skipped
 from butter_middleware.exchange import Capture
 from butter_middleware.notices import Notices
 from butter_middleware.outbox import Counts, SQLiteOutbox
+from butter_middleware.waiting import done
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class Appender:
     reading_for: Final = 0.0
     stopped: Final = False
     """What it took outlives the process."""
+    ready: Final = done()
 
     def __init__(
         self, outbox: SQLiteOutbox, notices: Notices, drain_timeout: float, started: Callable[[], object]

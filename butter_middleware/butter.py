@@ -108,6 +108,7 @@ class Butter:
         settings.whole_number("senders", senders, 1, 8)
         settings.number("coverage_threshold", coverage_threshold, 0, 1)
         settings.callback("on_event", on_event)
+        settings.transport(transport)
         self.environment = settings.environment(environment)
         self.routes = RouteTable(routes)
         self.dry_run = dry_run

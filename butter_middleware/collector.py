@@ -1,6 +1,7 @@
 """`Collector`: what the middleware tells, what the worker asks, and the counts of it."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -211,10 +212,12 @@ class Collector:
             self.fault(error)
 
     async def open(self) -> None:
-        """Start the worker, and wait for its outbox: a file takes longer to open than the first checkouts take."""
+        """Start the worker, and wait for what takes longer than the first checkouts: its file, and its HTTP client."""
         self.start()
+        until = time.monotonic() + OPEN_SECONDS
         with suppress(RuntimeError):  # a loop that anyio does not know, as of granian --task-impl rust
-            await wait_at_most(self.outbox.counts(), OPEN_SECONDS)
+            for future in (self.outbox.counts(), self.worker.ready):
+                await wait_at_most(future, until - time.monotonic())
 
     def shutdown(self) -> None:
         """Bring to safety, within `drain_timeout`, what was captured; more may come afterwards."""

@@ -7,6 +7,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -201,6 +202,11 @@ class Delivery:
                 self._settle(self._released())
                 await self._write(outbox)
                 await self.aclose()
+
+    def prepare(self) -> None:
+        """Make the first courier ahead: loading an HTTP client takes a tenth of a second of the interpreter."""
+        with suppress(Exception):  # for the first record it is made again, and `_ask` answers with the error
+            self._idle.append(self._take_courier())
 
     async def aclose(self) -> None:
         """Let go of the couriers. `run` does it at its end."""

@@ -195,6 +195,21 @@ def callback(name: str, given: object) -> None:
         raise ConfigurationError(msg)
 
 
+def transport(given: object) -> None:
+    """Check that what stands in for the network is left out, or can.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if given is not None and (isinstance(given, type) or not hasattr(given, "handle_async_request")):
+        kind = given if isinstance(given, type) else type(given)
+        msg = (
+            f"transport={kind.__name__} is no httpx.AsyncBaseTransport. Leave it out; a test gives "
+            "FakeButter(...).transport()."
+        )
+        raise ConfigurationError(msg)
+
+
 def refuse_unknown(options: Mapping[str, object], known: list[str]) -> None:
     """Refuse options that there are not.
 

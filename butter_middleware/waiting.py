@@ -39,6 +39,13 @@ class Patience:
             self._failed, self._until = 0, self._monotonic() + TIRED_SECONDS
 
 
+def done() -> "Future[None]":
+    """Return a future of what is done."""
+    future: Future[None] = Future()
+    future.set_result(None)
+    return future
+
+
 async def wait_at_most(future: "Future[Any]", seconds: float) -> bool:
     """Wait until `future` is done, but no longer than `seconds`; say whether it is. Works on asyncio and on trio."""
     done = anyio.Event()

@@ -4,11 +4,11 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import RLock, Thread
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 
@@ -68,6 +68,8 @@ class Worker:
     def _forget(self) -> None:
         self._awaited = Awaited()
         self._pid: int | None = None
+        self.ready: Future[None] = Future()
+        """Done once a record would go out at once, where this process is the one that delivers."""
         self._running = False
         self._starting = RLock()
         self._progress = Progress()
@@ -97,7 +99,7 @@ class Worker:
             self._outbox.open()
             self._threads = [
                 Thread(target=self._read_all, args=(self._read_loop,), name="butter-read", daemon=True),
-                Thread(target=self._deliver_all, args=(self._delivery,), name="butter-deliver", daemon=True),
+                Thread(target=self._deliver_all, args=(self._delivery, self.ready), name="butter-deliver", daemon=True),
             ]
             try:
                 for thread in self._threads:
@@ -320,7 +322,7 @@ class Worker:
         kind = type(error).__name__
         self._notices.tell(Faulted(reason=f"{what}:{kind}", message=f"{what} failed: {kind}", level=logging.CRITICAL))
 
-    def _deliver_all(self, delivery: Delivery) -> None:
+    def _deliver_all(self, delivery: Delivery, ready: "Future[None]") -> None:
         """Run the delivery on a loop of its own until it is cancelled."""
 
         async def main() -> None:
@@ -328,7 +330,9 @@ class Worker:
             loop = asyncio.get_running_loop()
             loop.set_default_executor(Daemons())
             # By its own account asyncio would log an exception with its frames.
-            loop.set_exception_handler(lambda _loop, context: self._fault("delivering", _error_of(context)))
+            loop.set_exception_handler(
+                lambda _loop, told: self._fault("delivering", told.get("exception") or RuntimeError())
+            )
             self._cancel_delivery = lambda: loop.call_soon_threadsafe(stop.set)
             if self._stopping:
                 return
@@ -340,11 +344,9 @@ class Worker:
 
         try:
             self._started()
+            if self._outbox.lead():
+                delivery.prepare()
+            ready.set_result(None)
             asyncio.run(main())
         except BaseException as error:  # noqa: BLE001 - what ends a thread would be shown with its frames
             self._fault("delivering", error)
-
-
-def _error_of(context: Mapping[str, Any]) -> BaseException:
-    error = context.get("exception")
-    return error if isinstance(error, BaseException) else RuntimeError()

@@ -103,10 +103,11 @@ def test_peers(tmp_path: Path) -> None:
     assert "bare app" in written
 
 
-def test_soak(tmp_path: Path) -> None:
+@pytest.mark.parametrize("delivery", [[], ["--sidecar"]], ids=["embedded", "sidecar"])
+def test_soak(tmp_path: Path, delivery: list[str]) -> None:
     """Through an outage, wrong credentials, a kill and a deploy, every checkout that was answered arrives."""
     arguments = ("--minutes", "0.15", "--rate", "20", "--well-seconds", "2", "--ill-seconds", "1")
-    output = run("soak", *arguments, "--restart-every", "2.5", directory=tmp_path)
+    output = run("soak", *arguments, *delivery, "--restart-every", "2.5", directory=tmp_path)
     assert re.search(r"^\| kills, deploys +\| +[1-9]\d*, [1-9]\d* \|$", output, re.MULTILINE), output
     assert re.search(r"^\| checkouts answered 200 +\| +[1-9]\d* \|$", output, re.MULTILINE), output
     assert re.search(r"^\| verdict +\| +kept \|$", output, re.MULTILINE), output

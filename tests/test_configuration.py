@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from processes import served
 from shops import CREDENTIALS, ROUTE
@@ -55,6 +56,11 @@ class Callable_:  # noqa: N801 - a class that is called
         (DIRECT | CREDENTIALS | {"senders": 9}, "senders=9: use a number from 1 to 8"),
         (DIRECT | CREDENTIALS | {"max_body_bytes": 0}, "max_body_bytes=0"),
         (DIRECT | CREDENTIALS | {"drain_timeout": -1}, "drain_timeout=-1"),
+        (
+            DIRECT | CREDENTIALS | {"transport": FakeButter(**CREDENTIALS)},
+            "transport=FakeButter is no.*transport\\(\\)",
+        ),
+        (DIRECT | CREDENTIALS | {"transport": httpx.AsyncHTTPTransport}, "transport=AsyncHTTPTransport is no"),
         (DIRECT | CREDENTIALS | {"outbox": 42}, "outbox=int is no outbox"),
         (DIRECT | CREDENTIALS | {"outbox": "/no/such/directory/butter.db"}, "/no/such/directory"),
     ],
