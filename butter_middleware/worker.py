@@ -330,9 +330,7 @@ class Worker:
             loop = asyncio.get_running_loop()
             loop.set_default_executor(Daemons())
             # By its own account asyncio would log an exception with its frames.
-            loop.set_exception_handler(
-                lambda _loop, told: self._fault("delivering", told.get("exception") or RuntimeError())
-            )
+            loop.set_exception_handler(lambda _, told: self._fault("delivering", told.get("exception") or Exception()))
             self._cancel_delivery = lambda: loop.call_soon_threadsafe(stop.set)
             if self._stopping:
                 return

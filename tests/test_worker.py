@@ -7,7 +7,8 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,7 +19,7 @@ from shops import SHOPPER
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, MemoryOutbox, Record
 from butter_middleware._asgi import Message, Receive, Scope, Send
-from butter_middleware.outbox import Counts
+from butter_middleware.outbox import Counts, SQLiteOutbox
 from butter_middleware.testing import FakeButter
 
 GOOD: dict[str, Any] = {"customer_email": "a@example.com", "invoice_id": "in_1"}
@@ -135,6 +136,37 @@ def test_the_app_starts_when_its_outbox_is_open(
 
     anyio.run(main, backend=backend)
     assert len(answered) == 2
+
+
+STARTS = """
+import sys
+import anyio
+from butter_middleware import Butter, ButterMiddleware, client_ip
+
+async def app(_scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+
+async def receive():
+    return {"type": "lifespan.startup"}
+
+async def send(message):
+    print("httpx" in sys.modules)
+
+butter = Butter(client_ip=client_ip.direct(), username="u", password="p", outbox=sys.argv[1])
+anyio.run(ButterMiddleware(app, butter), {"type": "lifespan"}, receive, send)
+"""
+
+
+@pytest.mark.parametrize("delivers", [True, False])
+def test_the_app_starts_when_its_http_client_is_loaded(tmp_path: Path, delivers: Any) -> None:
+    """The first checkouts do not share the interpreter with its loading; who does not deliver does not load it."""
+    with closing(SQLiteOutbox(tmp_path / "butter.db")) as outbox:
+        outbox.open()
+        assert delivers or outbox.lead()
+        command = [sys.executable, "-c", STARTS, outbox.path]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert process.stdout == f"{delivers}\n"
 
 
 def test_a_lifespan_that_fails_passes_unchanged(butter: Butter) -> None:
