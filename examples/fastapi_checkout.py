@@ -16,6 +16,7 @@ butter = Butter(
         CheckoutRoute(
             "/checkout/{cart_id}",
             psp="stripe",
+            when=lambda response: response.json()["status"] == "paid",
             extract=extract.json(invoice_id="invoice.id || invoice", charge_id="charge", customer_id="customer"),
         ),
     ],

@@ -61,12 +61,18 @@ def test_every_page_is_reached_from_the_readme() -> None:
 # Commands.
 
 
+def test_no_command_has_a_comment() -> None:
+    """An interactive zsh takes it for arguments."""
+    lines = [line for _page, block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    assert not [line for line in lines if " # " in line]
+
+
 def commands() -> Iterator[tuple[str, ...]]:
-    """Give each command that a console block shows, less its comment; those of the tutorial are run by its own test."""
+    """Give each command that a console block shows; those of the tutorial are run by its own test."""
     for page, block in blocks("console"):
         for line in re.sub(r"\\\n\s*", "", block).splitlines():
             if line.startswith("$ ") and page.name != "tutorial.md":
-                yield tuple(shlex.split(line[2:], comments=True))
+                yield tuple(shlex.split(line[2:]))
 
 
 @cache
