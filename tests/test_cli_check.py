@@ -327,6 +327,16 @@ def test_places_that_do_not_last_are_warned_of(shop: Path, monkeypatch: pytest.M
     assert "is on nfs4" in lines["disk"][0][1]
 
 
+@pytest.mark.usefixtures("shop")
+def test_a_server_that_believes_every_peer_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where uvicorn takes the peer from whoever connects, no guard of a strategy is one."""
+    assert len(found("--app", "shop_to_check:butter", "--offline")["client_ip"]) == 1
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    state, detail, remedy = found("--app", "shop_to_check:butter", "--offline")["client_ip"][1]
+    assert (state, detail[:21]) == ("warning", "FORWARDED_ALLOW_IPS=*")
+    assert "--no-proxy-headers" in remedy
+
+
 def test_the_owner_of_the_file_is_looked_at(shop: Path) -> None:
     """Root may do what the app may not: a check by another user than the file's is a warning."""
     if os.geteuid() != 0:

@@ -503,6 +503,7 @@ def test_every_reason_has_a_remedy() -> None:
 
 VPC = ["10.0.0.0/8"]
 EDGE = "173.245.48.5"
+FASTLY = client_ip.fastly(["151.101.0.0/16"], require=("X-Edge-Secret", "s"))
 PLATFORMS: list[tuple[client_ip.Strategy, str | None, list[tuple[str, str]], str]] = [
     # Strategy, peer, headers as the platform sends them after a shopper's spoofing, outcome.
     (client_ip.direct(), SHOPPER, [(XFF, "1.2.3.4")], SHOPPER),
@@ -525,6 +526,8 @@ PLATFORMS: list[tuple[client_ip.Strategy, str | None, list[tuple[str, str]], str
     (client_ip.akamai(["23.32.0.0/11"]), "6.6.6.6", [("True-Client-IP", "1.2.3.4")], "untrusted_peer"),
     (client_ip.fastly(["151.101.0.0/16"]), "151.101.1.1", [("Fastly-Client-IP", SHOPPER)], SHOPPER),
     (client_ip.fastly(["151.101.0.0/16"]), "6.6.6.6", [("Fastly-Client-IP", "1.2.3.4")], "untrusted_peer"),
+    (FASTLY, "151.101.1.1", [("Fastly-Client-IP", "1.2.3.4"), ("X-Edge-Secret", "guessed")], "required_header"),
+    (FASTLY, "151.101.1.1", [("Fastly-Client-IP", SHOPPER), ("X-Edge-Secret", "s")], SHOPPER),
     (client_ip.gcp_lb(), "35.191.0.9", [(XFF, "1.2.3.4,81.2.69.142,34.96.1.1")], SHOPPER),
     (client_ip.gcp_lb(["35.191.0.0/16"]), "6.6.6.6", [(XFF, "1.2.3.4,34.96.1.1")], "untrusted_peer"),
     (client_ip.cloud_run(), "169.254.169.126", [(XFF, "1.2.3.4,81.2.69.142")], SHOPPER),

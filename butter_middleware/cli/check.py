@@ -111,6 +111,8 @@ def _configured(butter: Butter, app: str) -> Iterator[Finding]:
         text = "staging: addresses that are not public and payments of test mode count as evidence"
         yield Finding("environment", Mark.WARNING, text, "Right for tests. In production set BUTTER_ENVIRONMENT.")
     yield Finding("client_ip", Mark.OK, repr(butter.strategy))
+    if "*" in os.environ.get("FORWARDED_ALLOW_IPS", ""):
+        yield Finding("client_ip", Mark.WARNING, *_ANY_PEER)
     if not routes:
         remedy = "Add CheckoutRoute(...) to Butter(routes=[...]), or @butter.checkout_route."
         yield Finding("routes", Mark.FAILED, "none: no checkout is captured", remedy)
@@ -129,6 +131,12 @@ def _extractor(route: CheckoutRoute) -> str:
         return f"by extract.{psp}"
     name = getattr(extract, "__qualname__", type(extract).__qualname__)
     return f"by {getattr(extract, '__module__', '')}.{name}"
+
+
+_ANY_PEER: Final = (
+    "FORWARDED_ALLOW_IPS=*: uvicorn takes the peer from X-Forwarded-For, so that trusted= and peer_in= guard nothing",
+    "Start uvicorn with --no-proxy-headers.",
+)
 
 
 # The outbox.

@@ -73,8 +73,9 @@ def aws_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
 def cloudfront_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
     """CloudFront before an Application Load Balancer: it appends the shopper, the balancer appends CloudFront.
 
-    Forged by who reaches the balancer around CloudFront: admit only CloudFront's managed prefix list there, and pass
-    the VPC's network as `peer_in`. (`CloudFront-Viewer-Address` is `address:port`, with IPv6 unbracketed.)
+    Forged by who reaches the balancer around your distribution: admit only CloudFront's managed prefix list there, all
+    customers' as it is, and only requests with a secret header that the distribution adds; pass the VPC's network as
+    `peer_in`. (`CloudFront-Viewer-Address` is `address:port`, with IPv6 unbracketed.)
     Checked 2026-11: https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/
     RequestAndResponseBehaviorCustomOrigin.html#RequestCustomIPAddresses
     """
@@ -103,15 +104,17 @@ def akamai(peer_in: Iterable[str]) -> SingleHeader:
     return SingleHeader("True-Client-IP", peer_in=peer_in)
 
 
-def fastly(peer_in: Iterable[str]) -> SingleHeader:
+def fastly(peer_in: Iterable[str], require: tuple[str, str] | None = None) -> SingleHeader:
     """Fastly, which sets `Fastly-Client-IP` where the request has none.
 
     Forged by default: a client's own value is kept. Safe only with VCL that sets it from `client.ip` at the edge
     (`fastly.ff.visits_this_service == 0 && req.restarts == 0`), and only from Fastly's peers: pass its published ranges
-    (https://api.fastly.com/public-ip-list), or your own proxy's addresses, as `peer_in`.
+    (https://api.fastly.com/public-ip-list), or your own proxy's addresses, as `peer_in`. Those ranges are all
+    customers': whoever points a service of his own at your origin writes what he likes. Have your VCL set a header to a
+    secret, and pass both as `require`.
     Checked 2026-11: https://www.fastly.com/documentation/reference/http/http-headers/Fastly-Client-IP/
     """
-    return SingleHeader("Fastly-Client-IP", peer_in=peer_in)
+    return SingleHeader("Fastly-Client-IP", peer_in=peer_in, require=require)
 
 
 def gcp_lb(peer_in: Iterable[str] | None = None) -> TrustedHops:
