@@ -2,6 +2,9 @@
 # The newest Python that runs: what stands on the PATH may be a version manager's shim for one that is switched off.
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$python && break; done)
+# The oldest that runs: the versions of before have wheels for no newer one.
+OLDEST_PYTHON ?= $(shell for python in python3.11 python3.12 $(PYTHON); do \
+	$$python -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$python && break; done)
 BIN := .venv/bin
 OLD := .venvs/oldest/bin
 OLDEST_TESTS := $(addprefix tests/test_,checkout.py configuration.py frameworks.py reading.py routes.py tee.py worker.py)
@@ -16,7 +19,7 @@ help:  ## show this
 demo: .venv/ready  ## a shop, a proxy and the sandbox on this machine: checkouts, and a page of what arrived; ONCE=1 ends by itself
 	@$(BIN)/python examples/demo.py $(if $(ONCE),--once)
 
-test: lint types unit oldest docs  ## everything that is checked
+test: lint types unit oldest docs  ## everything that is checked, but the benchmarks in small
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -58,7 +61,7 @@ format: .venv/ready
 	touch $@
 
 .venvs/oldest/ready: pyproject.toml
-	$(PYTHON) -m venv .venvs/oldest
+	$(OLDEST_PYTHON) -m venv .venvs/oldest
 	$(OLD)/python -m pip install --quiet --upgrade pip
 	$(OLD)/python -m pip install --quiet --editable . --group oldest
 	touch $@

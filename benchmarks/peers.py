@@ -292,7 +292,7 @@ def measure(setting: Setting, sink: Recipient, rate: float, seconds: float, into
         shop.wait()
         load(shop.port, rate, WARM_UP_SECONDS, answers.append)
         if KINDS[setting.name].delivers:
-            until(lambda: sink.count() > 0, 2 * PATIENCE)
+            until(lambda: sink.count() >= len(answers), 2 * PATIENCE)
         warm, before = len(answers), shop.processor()
         load(shop.port, rate, seconds, answers.append)
         if KINDS[setting.name].delivers:

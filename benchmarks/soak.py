@@ -423,7 +423,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{'a sidecar' if options.sidecar else 'the process itself'}; "
         f"Butter {options.ill_seconds:g} s ill after each {options.well_seconds:g} s well.\n{machine()}."
     )
-    text = f"{verdict.over_time(30)}\n\n{verdict.by_spell()}\n\n{verdict.summary()}\n\n{said}"
+    text = f"{verdict.over_time(31)}\n\n{verdict.by_spell()}\n\n{verdict.summary()}\n\n{said}"
     print(text)
     if options.write:
         write(options.write, "soak", text)
