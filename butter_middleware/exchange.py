@@ -134,7 +134,10 @@ class CheckoutRequest:
     annotations: Mapping[str, Any]
     """What the endpoint gave to `annotate`."""
     ipv4_address: str
-    """The shopper's, resolved: for an extractor that returns a whole `Checkout`. Empty with `address_from_body`."""
+    """The shopper's, resolved: for an extractor that returns a whole `Checkout`.
+
+    Empty with `address_from_body`, and where none is found: the extractor then only says whether this is a checkout.
+    """
     _body: bytes | None = field(default=None)
 
     @property

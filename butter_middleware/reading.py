@@ -82,28 +82,39 @@ class Reader:
         if route is None:
             return Reading(parked=Parked(ParkReason.NO_ROUTE, "no route matches this request any more. Add it again."))
         address = self._resolve(route, capture) if route.from_shopper else None
-        if address is not None and address.ipv4 is None:
-            return _without_address(route, address.reason)
         ipv4 = "" if address is None else address.ipv4 or ""
         params, of_request = route.template.params(capture.path), route.source == "request"
         response = view(capture, params, ipv4, self.max_body_bytes, of_request=of_request)
-        try:
-            gate = "" if capture.recorded else self._gate(route, response)
-            extracted = gate if isinstance(gate, Reading) else self._extract(route, response, recorded=capture.recorded)
-        except ExtractionError as error:
-            return Reading(parked=Parked(ParkReason.UNREADABLE, f"{route}: {error}"), error=error)
-        except Exception as error:  # noqa: BLE001 - the merchant's function may raise anything
-            return Reading(parked=Parked(ParkReason.EXTRACTOR_ERROR, broken_extractor(route, error)), error=error)
-        if isinstance(extracted, Reading):
-            return extracted
-        if gate:
-            reading = self._part(route, capture, response, Part.key_of(route.psp, str(gate)), extracted)
+        found = self._found(route, response, recorded=capture.recorded)
+        if isinstance(found, Reading) and found.skipped is not None:
+            return found
+        # What is no checkout needs no address: free requests, from wherever they come, are not kept for the want of it.
+        if address is not None and address.ipv4 is None:
+            return _without_address(route, address.reason)
+        if isinstance(found, Reading):
+            return found
+        key, extracted = found
+        if key:
+            reading = self._part(route, capture, response, Part.key_of(route.psp, key), extracted)
         else:
             reading = self._merge(route, capture, response, extracted)
         if reading.records and not reading.remedy:
             weak = weakness(route, response, reading.records, recorded=capture.recorded)
             reading = replace(reading, remedy=weak)
         return reading if address is None else self._once(route, capture, address, reading)
+
+    def _found(
+        self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
+    ) -> tuple[str, list[Mapping[str, Any]]] | Reading:
+        """Give what its parts have in common, nothing for a whole checkout, and the fields; or say why it is none."""
+        try:
+            gate = "" if recorded else self._gate(route, response)
+            extracted = gate if isinstance(gate, Reading) else self._extract(route, response, recorded=recorded)
+        except ExtractionError as error:
+            return Reading(parked=Parked(ParkReason.UNREADABLE, f"{route}: {error}"), error=error)
+        except Exception as error:  # noqa: BLE001 - the merchant's function may raise anything
+            return Reading(parked=Parked(ParkReason.EXTRACTOR_ERROR, broken_extractor(route, error)), error=error)
+        return extracted if isinstance(extracted, Reading) else (str(gate), extracted)
 
     def _resolve(self, route: CheckoutRoute, capture: Capture) -> ClientIP:
         address = self.strategy.resolve(capture.scope)

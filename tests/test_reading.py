@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,11 +13,13 @@ from pydantic import BaseModel
 from shops import SHOPPER
 
 from butter_middleware import (
+    Beacon,
     Butter,
     ButterMiddleware,
     Checkout,
     CheckoutResponse,
     CheckoutRoute,
+    SQLiteOutbox,
     client_ip,
     extract,
 )
@@ -192,6 +195,78 @@ def test_without_an_address_nothing_is_posted(
     assert butter.status().skipped["no_address:header_missing"] == 1
     assert butter.status().parked == 1
     assert fake.records == []
+
+
+UNPAID = b'{"object": "payment_intent", "id": "pi_1", "status": "requires_payment_method"}'
+IPV6 = [(b"x-forwarded-for", b"2a00:1450:4009:81a::200e")]
+BEACON = Beacon(origins=["https://shop.example"], bind="path:cart_id", keys=["k" * 32])
+
+
+@pytest.mark.parametrize(
+    ("given", "skip"),
+    [
+        ({"extract": extract.stripe()}, "not_paid"),
+        ({"extract": fails, "when": lambda _r: False}, "gated"),
+        ({"extract": lambda _r: None}, "not_a_checkout"),
+        ({"join": "client_secret"}, "not_a_checkout"),
+        ({}, "not_annotated"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("options", "request_"),
+    [
+        ({"client_ip": client_ip.aws_alb(["10.9.0.0/16"])}, {}),
+        ({"client_ip": client_ip.cloudflare()}, {}),
+        ({}, {"headers": IPV6}),
+        ({"ipv4_beacon": BEACON}, {"headers": [*IPV6, (b"x-butter-token", b"A" * 76)]}),
+    ],
+    ids=["untrusted peer", "no header", "IPv6", "a forged token"],
+)
+def test_what_is_no_checkout_needs_no_address(
+    make_butter: Callable[..., Butter], given: Fields, skip: str, options: Fields, request_: Fields
+) -> None:
+    """It is counted as what it is, is no missing evidence, and is not kept: nobody fills the outbox without paying."""
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", **given), **options)
+    read(butter, UNPAID, **request_)
+    status = butter.status()
+    assert (status.parked, dict(status.skipped)) == (0, {skip: 1})
+    assert status.coverage.ratio == (None if skip != "not_annotated" else 0)
+
+
+@pytest.mark.parametrize(
+    "gives",
+    [
+        lambda _r: GOOD,
+        lambda r: Checkout(psp="stripe", ipv4_address=r.request.ipv4_address, **GOOD),
+        fails,
+        lambda _r: 7,
+    ],
+)
+@pytest.mark.parametrize(("headers", "reason", "parked"), [([], "header_missing", 1), (IPV6, "ipv6_client", 0)])
+def test_a_checkout_without_an_address_is_kept_where_it_may_be_found(
+    make_butter: Callable[..., Butter], gives: Any, headers: Any, reason: str, parked: int
+) -> None:
+    """Whatever the extractor makes of the missing address, which is what has to be mended first."""
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", gives))
+    read(butter, headers=headers)
+    assert (butter.status().parked, dict(butter.status().skipped)) == (parked, {f"no_address:{reason}": 1})
+
+
+def test_free_requests_leave_room_for_a_paid_one(
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
+) -> None:
+    """Two hundred unpaid requests from a stranger, with headers as long as servers take them, fill nothing."""
+    outbox = SQLiteOutbox(tmp_path / "butter.db", max_bytes=2 * 1024**2)
+    route = CheckoutRoute("/checkout/{cart_id}", "stripe", extract.stripe())
+    butter = make_butter(route, outbox=outbox, client_ip=client_ip.aws_alb(["10.0.0.0/16"]))
+    app = ButterMiddleware(sends(start(), body(UNPAID)), butter)
+    stranger = http_scope(client=("198.18.0.1", 4711), headers=[(b"x-pad", b"a" * 16_000)])
+    for _request in range(200):
+        anyio.run(drive, app, stranger)
+    assert butter.flush()
+    read(butter, b'{"object": "invoice", "id": "in_1", "status": "paid", "customer_email": "a@example.com"}')
+    assert [record["invoice_id"] for record in fake.records] == ["in_1"]
+    assert (butter.status().lost, butter.status().parked) == (0, 0)
 
 
 @pytest.mark.parametrize(("environment", "sent"), [("staging", 1), ("production", 0)])
