@@ -59,6 +59,9 @@ class Reason(StrEnum):
 
 _MENDABLE: Final = frozenset(
     {
+        Reason.PRIVATE_ADDRESS,  # of a proxy that is not counted, or not trusted
+        Reason.MALFORMED,  # of a header that is read as another strategy would not: a list as a single address
+        Reason.DUPLICATE_HEADER,
         Reason.UNTRUSTED_PEER,
         Reason.TOO_FEW_HOPS,
         Reason.NO_UNTRUSTED_HOP,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Final
 
-from butter_middleware.testing.parked import FROM_A_SHOPPER, ParkedCheckout
+from butter_middleware.testing.parked import ParkedCheckout
 from butter_middleware.testing.record import POSTED, InboxRecord
 
 _HINTS: Final = {
@@ -18,7 +18,6 @@ _HINTS: Final = {
     "not_paid": "It holds an object of the PSP that is not paid.",
     "not_annotated": "The route has no extractor, and the endpoint annotated nothing.",
     "duplicate": "A record with the same PSP and IDs was taken before in this test.",
-    "no_address:private_address": FROM_A_SHOPPER,
 }
 """Beside what the log of production says."""
 
