@@ -494,6 +494,14 @@ UNPAID = [
     Case(
         "stripe subscription to be paid by mail", SUBSCRIPTION | {"latest_invoice": {"id": "i", "status": "open"}}, []
     ),
+    *(
+        Case(
+            f"stripe subscription by mail, {type(invoice).__name__}",
+            SUBSCRIPTION | {"collection_method": "send_invoice", "latest_invoice": invoice},
+            [],
+        )
+        for invoice in ("in_1", None, {"id": "in_1"}, ["in_1"])
+    ),
     *(Case(f"stripe charge {status}", CHARGE | {"status": status}, []) for status in ("pending", "failed")),
     Case("stripe kept card", {"object": "setup_intent", "id": "seti_1", "status": "succeeded"}, []),
     Case("stripe payment link", {"object": "payment_link", "id": "plink_1", "active": True}, []),
@@ -534,6 +542,16 @@ UNPAID = [
             "Error",
         )
     ),
+    Case("adyen kept card", {"resultCode": "Authorised", "pspReference": "P1", "amount": {"value": 0}}, []),
+    Case(
+        "adyen session that kept a card",
+        {
+            "id": "CS1",
+            "status": "completed",
+            "payments": [{"pspReference": "P1", "resultCode": "Authorised", "amount": {"value": 0}}],
+        },
+        [],
+    ),
     Case("adyen session", {"id": "CS1", "sessionData": "x", "merchantAccount": "m", "returnUrl": "u"}, []),
     Case("adyen session refused", {"session": {"id": "CS1", "status": "refused"}}, []),
     Case(
@@ -559,6 +577,22 @@ UNPAID = [
     Case("worldpay WPG refused", {"orderCode": "O1", "lastEvent": "REFUSED"}, []),
     Case("recurly declined", {"error": {"type": "transaction"}, "charge_invoice": PURCHASED}, []),
     Case("recurly invoice by mail", PURCHASED | {"state": "pending", "transactions": []}, []),
+    Case(
+        "recurly by mail, no state",
+        {"object": "invoice", "id": "i", "account": ACCOUNT, "collection_method": "manual"},
+        [],
+    ),
+    Case("recurly declined, no state", PURCHASED | {"state": None, "transactions": ATTEMPTS[:1]}, []),
+    Case(
+        "recurly declined under its key, no state",
+        {"charge_invoice": {"id": "i", "account": ACCOUNT, "transactions": ATTEMPTS[:1]}},
+        [],
+    ),
+    Case(
+        "recurly subscription by mail",
+        {"object": "subscription", "id": "s1", "state": "active", "collection_method": "manual", "account": ACCOUNT},
+        [],
+    ),
     Case("recurly past due", PURCHASED | {"state": "past_due", "transactions": ATTEMPTS[:1]}, []),
     Case("recurly preview", {"object": "invoice_collection", "charge_invoice": PURCHASED | {"id": None}}, []),
     Case("recurly declined transaction", {"object": "transaction", "id": "t1", "status": "declined"}, []),

@@ -64,6 +64,12 @@ SPELLINGS: list[tuple[str, dict[str, Any], Fields]] = [
     ("stripe", INVOICE | {"payment_intent": "pi"}, {"transaction_id": "pi"}),
     ("stripe", TRIAL | {"customer": "c"}, {"customer_id": "c"}),
     ("stripe", TRIAL | {"latest_invoice": {"id": "i", "charge": {"id": "ch"}}}, {"charge_id": "ch"}),
+    (
+        "stripe",
+        TRIAL | {"collection_method": "send_invoice", "latest_invoice": {"id": "i", "status": "paid"}},
+        {"invoice_id": "i"},
+    ),
+    ("stripe", TRIAL | {"collection_method": "charge_automatically", "latest_invoice": "i"}, {"invoice_id": "i"}),
     ("stripe", CHARGE | {"receipt_email": "b@example.com"}, {"customer_email": "b@example.com"}),
     ("stripe", CHARGE | {"customer": {"id": "c"}, "invoice": {"id": "i"}}, {"customer_id": "c", "invoice_id": "i"}),
     ("stripe", CHARGE | {"payment_intent": INTENT}, {"transaction_id": "pi_1"}),
@@ -88,6 +94,7 @@ SPELLINGS: list[tuple[str, dict[str, Any], Fields]] = [
         PART | {"transactions": [{"id": "t", "status": "settled", "networkTransactionId": "n"}]},
         {"network_transaction_id": "n"},
     ),
+    ("adyen", adyen() | {"pspReference": "P", "amount": {"currency": "EUR", "value": 1}}, {"transaction_id": "P"}),
     ("adyen", adyen(tokenization_shopperReference="c"), {"customer_id": "c"}),
     (
         "adyen",
@@ -114,6 +121,13 @@ SPELLINGS: list[tuple[str, dict[str, Any], Fields]] = [
     ("recurly", PURCHASED | {"transactions": None}, {"invoice_id": "inv1"}),
     ("recurly", PURCHASED | {"transactions": [{"id": "t9"}]}, {"transaction_id": "t9"}),
     ("recurly", PURCHASED | {"transactions": None, "state": None}, {"invoice_id": "inv1"}),
+    ("recurly", PURCHASED | {"collection_method": "manual"}, {"invoice_id": "inv1"}),
+    ("recurly", PURCHASED | {"transactions": None, "collection_method": "manual"}, {"invoice_id": "inv1"}),
+    (
+        "recurly",
+        PURCHASED | {"state": None, "transactions": [{"id": "t0", "status": "declined"}, {"id": "t9"}]},
+        {"transaction_id": "t9"},
+    ),
     ("recurly", {"charge_invoice": {"id": "i", "account": ACCOUNT}}, {"invoice_id": "i"}),
     ("recurly", {"object": "transaction", "id": "t", "status": "success", "account": ACCOUNT}, {"customer_id": "acc1"}),
     (

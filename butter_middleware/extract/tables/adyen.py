@@ -23,20 +23,23 @@ _ADDITIONAL: Final = {
     "network_transaction_id": "additionalData.networkTxReference",
 }
 
+_AUTHORISED: Final = "payments[?resultCode == 'Authorised' && amount.value != `0`]"
+
 SHAPES: Final = (
     Shape(
         "payment",
         when="resultCode",
         paid={"resultCode": ("Authorised",)},
+        unpaid="amount.value == `0`",  # a card was kept for later
         fields={**_ADDITIONAL, "transaction_id": "pspReference"},
     ),
     Shape(
         "result of a session",
         when="id && status && payments[?resultCode] && !sessionData",
         paid={"status": ("completed",)},
-        unpaid="!(payments[?resultCode == 'Authorised'])",
+        unpaid=f"!({_AUTHORISED})",
         fields=_ADDITIONAL,
-        each="payments[?resultCode == 'Authorised']",
+        each=_AUTHORISED,
         of_each={"transaction_id": "pspReference"},
     ),
     Shape(

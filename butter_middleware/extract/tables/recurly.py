@@ -28,7 +28,10 @@ SHAPES: Final = (
         when_under="account || id",
         # An invoice sent by mail is pending. A shop may leave the state out.
         paid={f"{_SUCCESS}.status || state || 'paid'": ("success", "paid")},
-        unpaid="type == 'credit' || !id",  # money going back; a preview
+        # Money going back; a preview; without a state, what was declined, or is sent by mail.
+        unpaid=(
+            f"type == 'credit' || !id || (!state && (transactions || collection_method == 'manual') && !{_SUCCESS})"
+        ),
         fields={
             **_ACCOUNT,
             "invoice_id": "id",
@@ -51,6 +54,7 @@ SHAPES: Final = (
         "subscription",
         when="object == 'subscription' || (account && plan && (id || uuid) && state)",
         paid={"state": ("active",)},
+        unpaid="collection_method == 'manual'",  # by mail: whether it is paid, its invoices say
         fields={**_ACCOUNT, "invoice_id": "active_invoice_id", "subscription_id": "id || uuid"},
     ),
 )

@@ -100,7 +100,7 @@ SHAPES: Final = (
         when="object == 'subscription'",
         paid={"status": ("active", "trialing")},
         # An invoice sent by mail leaves the subscription active while nobody has paid.
-        unpaid="latest_invoice.status && latest_invoice.status != 'paid'",
+        unpaid="(latest_invoice.status || collection_method == 'send_invoice') && latest_invoice.status != 'paid'",
         test=_TEST,
         fields={
             "customer_email": "customer.email",
