@@ -98,31 +98,37 @@ def test_stripe_hosted_page(load: Load, fake: FakeButter, monkeypatch: pytest.Mo
     shopper = TestClient(shop.app, client=("10.0.0.9", 4711))
     stripe = TestClient(shop.app, client=("54.187.174.169", 443))
 
-    def confirm(session: str, key: bytes = b"whsec_of_the_shop") -> int:
+    def confirm(session: str, key: bytes = b"whsec_of_the_shop", state: str = "paid", kind: str = "completed") -> int:
         paid = {
             "id": session,
             "object": "checkout.session",
             "livemode": True,
             "status": "complete",
-            "payment_status": "paid",
+            "payment_status": state,
             "customer_details": {"email": "ada@example.com"},
             "invoice": f"in_{session}",
         }
-        event = json.dumps({"object": "event", "type": "checkout.session.completed", "data": {"object": paid}})
+        event = json.dumps({"object": "event", "type": f"checkout.session.{kind}", "data": {"object": paid}})
         digest = hmac.new(key, f"1700000000.{event}".encode(), "sha256").hexdigest()
         headers = {"stripe-signature": f"t=1700000000,v1={digest}", "content-type": "application/json"}
         return stripe.post("/stripe/webhook", content=event, headers=headers).status_code
 
-    sessions = [shopper.post("/sessions", headers={"x-forwarded-for": SHOPPER}).json()["id"] for _ in range(3)]
+    sessions = [shopper.post("/sessions", headers={"x-forwarded-for": SHOPPER}).json()["id"] for _ in range(4)]
     assert shop.butter.flush()
-    assert shop.butter.status().parts == 3
+    assert shop.butter.status().parts == 4
     assert [confirm(session) for session in sessions[:2]] == [200, 200]
     assert confirm(sessions[2], key=b"guessed") == 400
+    # A bank debit completes the session first, and is paid, or fails, days later.
+    assert confirm(sessions[3], state="unpaid") == 200
+    assert confirm(sessions[2], state="unpaid", kind="async_payment_failed") == 200
     assert shop.butter.flush()
-    assert sorted(record["invoice_id"] for record in fake.records) == sorted(
-        f"in_{session}" for session in sessions[:2]
-    )
+    assert len(fake.records) == 2
+    assert confirm(sessions[3], kind="async_payment_succeeded") == 200
+    assert shop.butter.flush()
+    paid = [*sessions[:2], sessions[3]]
+    assert sorted(record["invoice_id"] for record in fake.records) == sorted(f"in_{session}" for session in paid)
     assert {(record["customer_email"], record["ipv4_address"]) for record in fake.records} == {
         ("ada@example.com", SHOPPER)
     }
     assert shop.butter.status().parts == 1
+    assert shop.butter.status().skipped == {"status": 1, "not_paid": 1, "not_a_checkout": 1}

@@ -21,16 +21,21 @@ SECRET = os.environ["STRIPE_WEBHOOK_SECRET"]
 butter = Butter(
     client_ip=client_ip.aws_alb(),
     outbox=os.environ["BUTTER_OUTBOX"],
+    join_ttl=21 * 86400,  # seconds: a bank debit may take 14 working days
     routes=[
         # The shopper begins: the answer is the session, whose ID is what both parts have in common.
         CheckoutRoute("/sessions", psp="stripe", join="id"),
-        # Stripe tells of the payment. Of the events at this URL, only this one names a session that is complete.
+        # Stripe tells of the payment: a card's when the session is complete, a bank debit's days later. Of the other
+        # events at this URL, none names a session that is paid, and of these two the preset refuses what is not.
         CheckoutRoute(
             "/stripe/webhook",
             psp="stripe",
             extract=extract.stripe(),
             source="request",
-            join="type == 'checkout.session.completed' && data.object.id",
+            join=(
+                "contains(['checkout.session.completed', 'checkout.session.async_payment_succeeded'], type) "
+                "&& data.object.id"
+            ),
             address=False,
         ),
     ],
