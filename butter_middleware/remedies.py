@@ -10,8 +10,7 @@ from pydantic import ValidationError
 
 from butter_middleware.checkout import EVIDENCE_IDS
 from butter_middleware.exchange import CheckoutResponse
-from butter_middleware.extract import explain
-from butter_middleware.extract.explanation import NOTHING_TRIED
+from butter_middleware.extract.explanation import NOTHING_TRIED, told
 from butter_middleware.outbox.protocol import Parked, ParkReason
 from butter_middleware.routes import CheckoutRoute
 
@@ -71,7 +70,7 @@ def _tried(route: CheckoutRoute, response: CheckoutResponse, *names: str) -> str
     """Say what the extractor tried for these fields, and why nothing came of it."""
     if route.extract is None:
         return ""
-    explanation = explain(response, route.extract)
+    explanation = told(response, route.extract)
     if not explanation.fields:
         return "the extractor gave none; "
     tried = [explanation[name].tried for name in names if explanation[name].given_by is None]

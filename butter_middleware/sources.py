@@ -3,14 +3,13 @@
 import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from threading import Lock
 from typing import Any, Final, TypeVar
 
 from butter_middleware.client_ip import Forwarded, Strategy
 from butter_middleware.client_ip.headers import peer_of
 from butter_middleware.exchange import Capture, CheckoutResponse
-from butter_middleware.extract import explain
+from butter_middleware.extract.explanation import told
 from butter_middleware.parts import Part, joined
 from butter_middleware.routes import CheckoutRoute
 
@@ -100,15 +99,11 @@ def _set(fields: Mapping[str, Any]) -> set[str]:
 
 def _expressions(route: CheckoutRoute, response: CheckoutResponse) -> Iterator[tuple[str, str]]:
     """Give the fields with the expressions that gave them, and the extractor's name as that of the field ""."""
-    if route.extract is None:
-        return
-    with suppress(Exception):  # an extractor of the merchant's may explain itself
-        explanation = explain(response, route.extract)
-        name = explanation.extractor
-        yield "", name if name.endswith(")") else f"{name}()"
-        for field in explanation.fields:
-            if field.given_by is not None:
-                yield field.name, field.given_by
+    explanation = told(response, route.extract)
+    yield "", explanation.extractor.removesuffix("()") + "()" if explanation.extractor else ""
+    for field in explanation.fields:
+        if field.given_by is not None:
+            yield field.name, field.given_by
 
 
 def _address(capture: Capture, response: CheckoutResponse, strategy: Strategy) -> str:

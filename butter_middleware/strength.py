@@ -6,7 +6,7 @@ from typing import Final
 
 from butter_middleware.checkout import EVIDENCE_IDS, Record
 from butter_middleware.exchange import CheckoutResponse
-from butter_middleware.extract import explain
+from butter_middleware.extract.explanation import told
 from butter_middleware.routes import CheckoutRoute
 
 _STRONG: Final = frozenset({"invoice_id", "charge_id"})
@@ -43,5 +43,4 @@ def weakness(route: CheckoutRoute, response: CheckoutResponse, records: Sequence
 
 
 def _remedy(route: CheckoutRoute, response: CheckoutResponse) -> str:
-    seen = "" if route.extract is None else explain(response, route.extract).saw.partition(",")[0]
-    return _REMEDIES.get(seen, _REMEDY)
+    return _REMEDIES.get(told(response, route.extract).saw.partition(",")[0], _REMEDY)

@@ -1,13 +1,19 @@
 """What `explain` says: expressions and kinds of nothing, never a value."""
 
+import json
+from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
+from asgi import body, drive, http_scope, sends, start
 from psp_objects import CHARGE, INTENT, PAID, PRESETS, SESSION, UNPAID, Case, respond
 from pydantic import BaseModel
 
-from butter_middleware import CheckoutResponse, ExtractionError, extract
+from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, ExtractionError, extract
 from butter_middleware.extract import Outcome
+from butter_middleware.extract.explanation import values
+from butter_middleware.testing import FakeButter
 
 SECRET = "shopper-secret@example.com"
 
@@ -105,6 +111,48 @@ def test_a_function_cannot_be_seen_through() -> None:
     assert str(extract.explain(respond({}), mine)) == "mine: a function, whose expressions cannot be seen"
     model = extract.model(Order, lambda order: {"invoice_id": order.id})
     assert extract.explain(respond({}), model).fields == ()
+
+
+class Own:
+    """A class of the merchant's, whose methods have names that are ours as well."""
+
+    def __init__(self, explain: Any) -> None:
+        self.explain = explain
+        self.values = explain
+
+    def __call__(self, response: CheckoutResponse) -> Any:
+        return response.json()
+
+
+def raises(_response: CheckoutResponse) -> Any:
+    raise KeyError(SECRET)
+
+
+def is_at_a_loss(_response: CheckoutResponse) -> Any:
+    raise ExtractionError(SECRET)
+
+
+@pytest.mark.parametrize("explain", [lambda _r: "seen", lambda: "seen", lambda _r: None, raises])
+def test_a_method_of_another_meaning_is_no_explanation(explain: Any) -> None:
+    """It is a function then, like any other."""
+    own = Own(explain)
+    assert str(extract.explain(respond({}), own)) == "Own: a function, whose expressions cannot be seen"
+    assert values(respond({}), own) == {}
+
+
+@pytest.mark.parametrize("explain", [lambda _r: "seen", lambda: "seen", raises, is_at_a_loss])
+def test_what_it_says_costs_no_record(
+    make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture, explain: Any
+) -> None:
+    """Neither a weak record, about which there is something to say, nor the line about one that lacks an ID."""
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", Own(explain)))
+    for answer in ({"transaction_id": "pi_1", "customer_email": "a@example.com"}, {"customer_id": "c"}):
+        app = ButterMiddleware(sends(start(), body(json.dumps(answer).encode())), butter)
+        anyio.run(drive, app, http_scope())
+    assert butter.flush()
+    assert [record["transaction_id"] for record in fake.records] == ["pi_1"]
+    assert butter.status().skipped == {"parked:invalid": 1}
+    assert SECRET not in caplog.text
 
 
 def test_a_body_that_is_no_json_is_said() -> None:

@@ -1,10 +1,12 @@
 """Where each field came from, or why nothing gave it: expressions and kinds of nothing, never a value."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
+from butter_middleware.errors import ExtractionError
 from butter_middleware.exchange import CheckoutResponse
 from butter_middleware.routes import Extractor
 
@@ -103,8 +105,9 @@ def explain(response: CheckoutResponse, extractor: Extractor | Explains) -> Expl
     Raises:
         ExtractionError: the body cannot be decoded, or it is no JSON.
     """
-    if isinstance(extractor, Explains):
-        return extractor.explain(response)
+    explained = _asked(extractor.explain, response) if isinstance(extractor, Explains) else None
+    if isinstance(explained, Explanation):
+        return explained
     name = getattr(extractor, "__name__", type(extractor).__name__)
     return Explanation(name, "a function, whose expressions cannot be seen")
 
@@ -115,4 +118,23 @@ def values(response: CheckoutResponse, extractor: Extractor | Shows) -> Mapping[
     Raises:
         ExtractionError: the body cannot be decoded, it is no JSON, or an expression failed on it.
     """
-    return extractor.values(response) if isinstance(extractor, Shows) else {}
+    shown = _asked(extractor.values, response) if isinstance(extractor, Shows) else None
+    return cast("Mapping[str, Any]", shown) if isinstance(shown, Mapping) else {}
+
+
+def told(response: CheckoutResponse, extractor: Extractor | None) -> Explanation:
+    """Explain for a line to a person, which must not cost the record: nothing is seen where it cannot be said."""
+    with suppress(ExtractionError):
+        if extractor is not None:
+            return explain(response, extractor)
+    return Explanation("", "")
+
+
+def _asked(method: Callable[[CheckoutResponse], object], response: CheckoutResponse) -> object:
+    """Ask it; None where it fails: a class of the merchant's own may have a method of this name for something else."""
+    try:
+        return method(response)
+    except ExtractionError:
+        raise
+    except Exception:  # noqa: BLE001 - as the docstring says
+        return None
