@@ -246,6 +246,24 @@ def test_the_extractor_wins_and_a_conflict_is_counted(
     assert caplog.text.count("annotate() gave another transaction_id") == 1
 
 
+@pytest.mark.parametrize("nothing", [None, False, "", " \t", [], {}])
+def test_an_expression_that_finds_nothing_gives_way(
+    make_butter: Callable[..., Butter], fake: FakeButter, nothing: object
+) -> None:
+    """To the annotation, and beside another ID to none; a number is a value, 0 as well."""
+    expressions = extract.json(customer_email="mail", invoice_id="invoice", charge_id="charge", subscription_id="sub")
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", expressions))
+    read(butter, {"mail": nothing, "invoice": 0, "charge": nothing, "sub": nothing}, customer_email=EMAIL, charge_id=7)
+    (record,) = fake.records
+    assert record == {
+        "customer_email": EMAIL,
+        "ipv4_address": SHOPPER,
+        "psp": "stripe",
+        "invoice_id": "0",
+        "charge_id": "7",
+    }
+
+
 def test_a_missing_email_is_said_with_what_was_tried(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:

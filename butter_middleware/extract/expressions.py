@@ -46,7 +46,8 @@ class Expressions:
 def json(**fields: str) -> Expressions:
     """Return an extractor that reads each field by a JMESPath expression, such as `invoice_id="invoice.id || invoice"`.
 
-    An expression that finds nothing leaves its field to the annotations. `ipv4_address` is for routes with
+    An expression that finds nothing leaves its field to the annotations: null, false, and what is empty or blank, as
+    JMESPath's own `||` has it. `ipv4_address` is for routes with
     `address_from_body=True`.
 
     Raises:
@@ -81,8 +82,10 @@ def _check(name: str, expression: object) -> None:
 
 def _search(name: str, expression: str, body: Any) -> Any:  # noqa: ANN401 - JSON is any type
     try:
-        return path(expression).parsed.search(body)
+        found = path(expression).parsed.search(body)
     except Exception as error:  # noqa: BLE001 - JMESPath's functions raise whatever Python does with what they are given
         # The error's own text may quote the value that a function refused.
         msg = f"the expression of {name} failed on this body ({type(error).__name__})"
         raise ExtractionError(msg) from None
+    nothing = found is False or found in ([], {}) or (isinstance(found, str) and not found.strip())
+    return None if nothing else found
