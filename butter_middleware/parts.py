@@ -7,7 +7,7 @@ PSP's webhook has the payment. Each is a *part*, and both name the session: that
   payment, and a payment alone has no address.
 - The address and the User-Agent are those of the shopper's part. Of other fields the payment's value holds.
 - Parts with the same key and of the same kind are one part; a later value of a field replaces an earlier one, but for
-  the address, which stays the first one's: a session begins once.
+  the address and the User-Agent, which stay the first one's: a session begins once.
 - Parts that make no valid record together, since an e-mail or an ID is missing, wait on for a further part.
 - What has become a record is known by its key for a week, as a record is: a webhook that comes again makes no new part.
 """
@@ -52,8 +52,8 @@ class Part:
         """Return the part that this one makes of an earlier one of its kind."""
         if earlier is None:
             return self
-        kept = {name: value for name, value in earlier.fields.items() if name == "ipv4_address"}
-        return replace(self, fields={**earlier.fields, **self.fields, **kept})
+        later = {name: value for name, value in self.fields.items() if name not in _SHOPPERS}
+        return replace(self, fields={**earlier.fields, **later})
 
     def __repr__(self) -> str:
         return f"Part({'shopper' if self.shopper else 'payment'})"

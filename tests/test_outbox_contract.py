@@ -1,7 +1,9 @@
 """What the worker relies on, the same of the outbox in memory and of the one on disk."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from outboxes import NOW, Clock, bodies, capture, invoices, record, result, settle_all
@@ -312,6 +314,20 @@ def test_parts_that_lack_something_wait_for_more(outbox: LocalOutbox) -> None:
     assert result(outbox.counts()).parts == 2  # the payment's own e-mail is empty, and holds
     assert take(outbox, part(1, shopper=False)) == 0
     assert claim_one(outbox).record == record(1)
+
+
+@pytest.mark.parametrize("agent", [{"user_agent": "the first"}, {}])
+def test_address_and_browser_are_of_one_request(outbox: LocalOutbox, agent: dict[str, Any]) -> None:
+    """Of a session that is begun twice, the second request gives neither, not even where the first named no browser."""
+    take(outbox, part(1, shopper=True, **agent))
+    take(outbox, part(1, shopper=True, ipv4_address="9.9.9.9", user_agent="the second", customer_id="cus_1"))
+    take(outbox, part(1, shopper=False))
+    payload = json.loads(claim_one(outbox).record.payload)
+    assert {name: payload.get(name) for name in ("ipv4_address", "user_agent", "customer_id")} == {
+        "ipv4_address": "81.2.69.142",
+        "user_agent": agent.get("user_agent"),
+        "customer_id": "cus_1",
+    }
 
 
 def test_what_was_joined_is_known_for_a_week(outbox: LocalOutbox, clock: Clock) -> None:
