@@ -136,6 +136,15 @@ def test_objects_that_name_one_another_are_one_checkout() -> None:
     assert [record["charge_id"] for record in extract.stripe()(respond(listed))] == ["ch_1", "ch_2"]
 
 
+@pytest.mark.parametrize("mail", ["Ada@Example.com", "billing@example.com"])
+def test_one_checkout_may_show_two_emails(mail: str) -> None:
+    """Objects that name one another are one, however the shopper is written in each."""
+    session = SESSION | {"customer_details": {"email": mail}, "customer": "cus_1", "payment_intent": "pi_1"}
+    (record,) = extract.stripe()(respond({"session": session, "payment_intent": INTENT | {"receipt_email": EMAIL}}))
+    assert (record["invoice_id"], record["transaction_id"]) == ("in_1", "pi_1")
+    assert record["customer_email"] in {mail, EMAIL}
+
+
 def test_a_response_beyond_reason_is_read_in_part() -> None:
     """What one response holds is bounded in the work that it makes."""
     many = [CHARGE | {"id": f"ch_{n}", "payment_intent": None, "invoice": None} for n in range(3000)]
