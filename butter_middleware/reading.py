@@ -148,7 +148,10 @@ class Reader:
         if isinstance(extracted, Payments):
             if route.begins and not extracted:
                 return [{}]  # the shopper has yet to pay
-            return self._judge(route, extracted) or list(extracted.with_addresses())
+            judged = self._judge(route, extracted)
+            if judged is not None:
+                return judged
+            extracted = extracted.with_addresses()
         results = [] if extracted is None else list(islice(_each(extracted), MOST_RECORDS + 1))
         if len(results) > MOST_RECORDS:
             msg = f"the extractor gives more than {MOST_RECORDS} records for one response. Let it end."

@@ -15,6 +15,7 @@ from psp_objects import (
     INVOICE,
     PAID,
     PRESETS,
+    PURCHASED,
     SALE,
     SESSION,
     SUBSCRIPTION,
@@ -149,6 +150,19 @@ def test_a_response_beyond_reason_is_read_in_part() -> None:
     """What one response holds is bounded in the work that it makes."""
     many = [CHARGE | {"id": f"ch_{n}", "payment_intent": None, "invoice": None} for n in range(3000)]
     assert len(extract.stripe()(respond({"charges": many}))) == 998
+
+
+@pytest.mark.parametrize("built_upon", [False, True])
+def test_thousands_of_records_are_no_checkout(make_butter: Callable[..., Butter], *, built_upon: bool) -> None:
+    """An object that lists more is parked like an iterator without end, and not read to its end."""
+    ids = [f"s{number}" for number in range(20_000)]
+    recurly = extract.recurly()
+    assert len(recurly(respond(PURCHASED | {"subscription_ids": ids}))) == 1001
+    extractor = (lambda response: iter(recurly(response))) if built_upon else recurly
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "recurly", extractor), dry_run=True)
+    read(butter, PURCHASED | {"subscription_ids": ids})
+    read(butter, PURCHASED | {"subscription_ids": ids[:1000]})
+    assert butter.status().skipped == {"parked:unreadable": 1, "dry_run": 1000}
 
 
 def test_each_record_of_a_response_is_sent(make_butter: Callable[..., Butter], fake: FakeButter) -> None:

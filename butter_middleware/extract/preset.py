@@ -37,6 +37,8 @@ WRAPPERS: Final = frozenset(
 _DEEPEST: Final = 6
 _MOST: Final = 1000
 """Objects of a response that are looked at, a fraction of a millisecond each: one with more is no checkout."""
+_MOST_ITEMS: Final = 1001
+"""Items of one object that are looked at: with more than a thousand it is parked, as what any extractor gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Shape:
 
     def _items(self, node: Object) -> list[object]:
         items: object = path(self.each).search(node) if self.each else None
-        return cast("list[object]", items) if isinstance(items, list) else []
+        return cast("list[object]", items)[:_MOST_ITEMS] if isinstance(items, list) else []
 
 
 REFUSED: Final = Shape("refusal", when="success == `false` || is_success == `false`", unpaid=NEVER)
