@@ -68,6 +68,18 @@ def test_the_usual_wrappers_are_looked_through(case: Case, wrap: str) -> None:
         assert list(PRESETS[case.psp](respond(wrapped))) == case.records
 
 
+@pytest.mark.parametrize("name", ["customer", "subscriptions", "orders", "invoices"])
+def test_what_may_be_of_other_purchases_is_not_looked_through(name: str) -> None:
+    """Beside the purchase or alone, a history gives no record with today's address; the merchant may point at it."""
+    old = SUBSCRIPTION | {"id": "sub_old"}
+    for kept in ([old, SUBSCRIPTION], {"data": [old]}):
+        (record,) = extract.stripe()(respond({"payment_intent": INTENT, name: kept}))
+        assert record["transaction_id"] == "pi_1"
+        assert extract.stripe()(respond({"id": 7, name: kept})).skip == Skip.UNRECOGNISED
+    (record,) = extract.stripe(at=name)(respond({"payment_intent": INTENT, name: [SUBSCRIPTION]}))
+    assert record["subscription_id"] == "sub_1"
+
+
 def test_the_merchant_points_at_the_object() -> None:
     """`at` finds what stands in no usual wrapper, and says that a bare object is the PSP's."""
     response = respond({"shop": {"paid_by": {"id": "t1", "status": "settled"}}})

@@ -29,11 +29,11 @@ WRAPPERS: Final = frozenset(
         *get_args(Psp),
         *("charge", "charges", "checkout", "checkoutSession", "checkout_session", "session"),
         *("intent", "paymentIntent", "payment_intent", "payment", "payments", "paymentResponse", "payment_response"),
-        *("invoice", "invoices", "order", "orders", "purchase"),
-        *("subscription", "subscriptions", "transaction", "transactions"),
+        *("invoice", "order", "purchase", "subscription", "transaction", "transactions"),
     }
 )
-"""Keys under which shops hand a PSP's object on. Others, such as `customer`, hold objects of other purchases."""
+"""Keys under which shops hand a PSP's object on. Others, such as `customer` or `subscriptions`, hold those of other
+purchases."""
 _DEEPEST: Final = 6
 _MOST: Final = 1000
 """Objects of a response that are looked at, a fraction of a millisecond each: one with more is no checkout."""
