@@ -1,12 +1,12 @@
 """From a capture to its records: the address, the extractor, the merge, the check."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import isawaitable
 from itertools import islice
 from typing import Any, Final, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from butter_middleware.beacon import Redeemer
 from butter_middleware.body_address import BodyReason, in_body
@@ -20,7 +20,7 @@ from butter_middleware.extract.paths import text
 from butter_middleware.outbox.protocol import Parked, ParkReason
 from butter_middleware.parts import Part
 from butter_middleware.payments import Payments
-from butter_middleware.remedies import broken_extractor, invalid, listed, misrecorded, wrong_fields
+from butter_middleware.remedies import broken_extractor, invalid, listed, misrecorded, unreadable, wrong_fields
 from butter_middleware.routes import CheckoutRoute
 from butter_middleware.sources import Sources, origins
 from butter_middleware.strength import weakness
@@ -52,13 +52,13 @@ class Reading:
     """For a person, where something can be done about `skipped`, or about weak records."""
     conflicts: tuple[str, ...] = ()
     """The fields of which an annotation said another value than the extractor, which holds."""
-    error: BaseException | None = None
+    error: BaseException | None = field(default=None, repr=False)
     """What the merchant's code raised, for tests: it may quote what it read, so that it is neither logged nor kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads captures as their routes say. Pure but for the merchant's own extractors; it never raises."""
+    """Reads captures as their routes say. Pure but for the merchant's own extractors."""
 
     strategy: Strategy
     max_body_bytes: int
@@ -76,7 +76,13 @@ class Reader:
     """Remembers what gave each field, where a sandbox is told."""
 
     def read(self, capture: Capture, route: CheckoutRoute | None) -> Reading:
-        """Read one capture as the route says that its request matches, if any."""
+        """Read one capture as the route says that its request matches, if any. It raises no `Exception`."""
+        try:
+            return self._read(capture, route)
+        except Exception as error:  # noqa: BLE001 - strategies may be the merchant's, and so may what extractors return
+            return Reading(parked=unreadable(error), error=error)
+
+    def _read(self, capture: Capture, route: CheckoutRoute | None) -> Reading:
         if route is None and capture.recorded:
             route = _UNROUTED
         if route is None:
@@ -252,7 +258,7 @@ def _each(extracted: object) -> Iterator[Mapping[str, Any]]:
         yield extracted.payload()
     elif isinstance(extracted, Mapping):
         yield cast("Mapping[str, Any]", extracted)
-    elif isinstance(extracted, Iterable) and not isinstance(extracted, str | bytes):
+    elif isinstance(extracted, Iterable) and not isinstance(extracted, str | bytes | BaseModel):
         for item in cast("Iterable[object]", extracted):
             if item is not None:
                 yield from _each(item)

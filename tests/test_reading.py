@@ -23,6 +23,9 @@ from butter_middleware import (
     client_ip,
     extract,
 )
+from butter_middleware.client_ip.address import NOWHERE
+from butter_middleware.exchange import Capture
+from butter_middleware.reading import Reader
 from butter_middleware.testing import FakeButter
 
 Fields = dict[str, Any]
@@ -91,6 +94,24 @@ def test_the_view_is_whole(make_butter: Callable[..., Butter], fake: FakeButter)
     ]
 
 
+class Order(BaseModel):
+    invoice: str
+    email: str
+
+
+class Broken(Mapping[str, Any]):
+    """A mapping that does not hold what it says."""
+
+    def __getitem__(self, name: str) -> Any:
+        raise KeyError(SECRET)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(GOOD)
+
+    def __len__(self) -> int:
+        return len(GOOD)
+
+
 def fails(_response: CheckoutResponse) -> Mapping[str, Any]:
     raise KeyError(SECRET)
 
@@ -107,6 +128,7 @@ def fails_late(_response: CheckoutResponse) -> Iterator[Fields]:
         (fails_late, b"{}", "extractor_error", "raised ValueError"),
         (lambda _r: 7, b"{}", "unreadable", "returned int: return a mapping"),
         (lambda _r: SECRET, b"{}", "unreadable", "returned str"),
+        (lambda _r: Order(invoice="in_1", email=SECRET), b"{}", "unreadable", "returned Order: return a mapping"),
         (extract.json(invoice_id="id"), b"{", "unreadable", "is not JSON, or ends early"),
         (extract.json(invoice_id="abs(id)"), b'{"id": "%s"}' % SECRET.encode(), "unreadable", "JMESPathTypeError"),
         (lambda _r: {"invoice_id": "in_1"}, b"{}", "no_email", r"call annotate\(request, customer_email=\.\.\.\)"),
@@ -140,6 +162,36 @@ def test_what_cannot_be_read_is_parked_and_said(
     assert "POST /checkout/{cart_id}" in text
     assert SECRET not in text
     assert re.search(says, text)
+
+
+class Failing(client_ip.Peer):
+    """A strategy of the merchant's own."""
+
+    def resolve(self, scope: Mapping[str, Any]) -> client_ip.ClientIP:
+        raise KeyError(SECRET, scope)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "path", "route", "kind"),
+    [
+        (Failing(), "/pay", CheckoutRoute("/pay", "stripe"), KeyError),
+        (client_ip.Peer(), f"/{'7' * 5000}", CheckoutRoute("/{cart:int}", "stripe"), ValueError),
+        (client_ip.Peer(), "/pay", CheckoutRoute("/pay", "stripe", fails), KeyError),
+        (client_ip.Peer(), "/pay", CheckoutRoute("/pay", "stripe", lambda _r: Broken()), KeyError),
+    ],
+)
+def test_the_reader_raises_nothing(
+    strategy: client_ip.Strategy, path: str, route: CheckoutRoute, kind: type[Exception]
+) -> None:
+    """What fails is parked, and not shown in a repr: the error may quote what it read."""
+    capture = Capture("POST", path, b"", [], (SHOPPER, 4711), 200, [], b"{}", {"invoice_id": "in_1"}, 0.0)
+    reader = Reader(strategy, 1 << 20, frozenset(), lambda _capture, _address: None, NOWHERE)
+    reading = reader.read(capture, route)
+    assert reading.parked is not None
+    assert kind.__name__ in reading.parked.detail
+    assert isinstance(reading.error, kind)
+    assert SECRET not in repr(reading)
+    assert kind.__name__ not in repr(reading).replace(reading.parked.detail, "")
 
 
 def test_good_records_of_a_bad_batch_go_out(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
@@ -296,11 +348,6 @@ def test_record_takes_what_happened_elsewhere(make_butter: Callable[..., Butter]
     assert butter.flush()
     assert fake.records == [checkout.payload()]
     assert butter.status().skipped == {"duplicate": 1}
-
-
-class Order(BaseModel):
-    invoice: str
-    email: str
 
 
 def test_a_response_model_is_an_extractor(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
