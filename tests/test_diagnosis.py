@@ -74,6 +74,18 @@ def test_a_platforms_header_that_is_not_used(
     assert "104.22.17.40" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("header", "client"), [(SHOPPER, PROXY), ("240.1.2.3", ("104.16.0.1", 40000)), ("unknown", ("104.16.0.1", 40000))]
+)
+def test_the_header_that_is_read_already(
+    make_butter: MakeButter, caplog: pytest.LogCaptureFixture, header: str, client: tuple[str, int]
+) -> None:
+    """Whatever is wrong with it, the advice is not to set what is set already."""
+    checkouts(make_butter(client_ip=client_ip.cloudflare()), {"cf-connecting-ip": header}, client=client)
+    assert "no address (" in caplog.text
+    assert "set client_ip=" not in caplog.text
+
+
 def test_a_finding_comes_once() -> None:
     """A diagnosis gives each finding once, and looks at a thousand checkouts, no more."""
     strategy = client_ip.TrustedHops(1)
@@ -138,8 +150,14 @@ def test_a_shopper_beside_the_cdn(make_butter: MakeButter, caplog: pytest.LogCap
 def test_a_list_that_never_holds_the_peer(
     make_butter: MakeButter, caplog: pytest.LogCaptureFixture, strategy: client_ip.Strategy
 ) -> None:
-    """A trusted list that twenty proxied requests do not match is wrong, whatever a foreign peer is taken for."""
-    checkouts(make_butter(client_ip=strategy), *shoppers(25))
+    """A trusted list that twenty proxied requests do not match is wrong, whatever a foreign peer is taken for.
+
+    What forwards for nobody, such as a health checker, says nothing of it.
+    """
+    butter = make_butter(client_ip=strategy)
+    checkouts(butter, *shoppers(3), {}, *shoppers(16))
+    assert "does not hold the proxy's address" not in caplog.text
+    checkouts(butter, *shoppers(5))
     assert caplog.text.count("trusted= or peer_in= does not hold the proxy's address. Add its network") == 1
     assert "10.0.0.1" not in caplog.text
 

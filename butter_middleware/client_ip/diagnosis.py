@@ -9,7 +9,7 @@ from butter_middleware.client_ip.address import Networks, parse_host, parse_node
 from butter_middleware.client_ip.cloudflare_ranges import RANGES
 from butter_middleware.client_ip.headers import lines
 from butter_middleware.client_ip.reason import Reason
-from butter_middleware.client_ip.strategies import ClientIP, Strategy, came_around
+from butter_middleware.client_ip.strategies import ClientIP, Strategy, came_around, header_of
 
 WATCHED: Final = 1_000
 """Checkouts after which nothing more is looked at."""
@@ -45,7 +45,7 @@ class Diagnosis:
         self._strategy = strategy
         self._lock = Lock()
         self._said: set[str] = set()
-        self._seen = self._alike = self._resolved = self._in_cdn = self._around = 0
+        self._seen = self._alike = self._resolved = self._in_cdn = self._proxied = self._around = 0
         self._last: str | None = None
 
     def observe(self, scope: Mapping[str, Any], result: ClientIP) -> list[Finding]:
@@ -55,13 +55,15 @@ class Diagnosis:
                 return []
             self._seen += 1
             self._count(scope, result)
-            found = [*_unused(scope, result), *self._patterns(result)]
+            found = [*self._unused(scope, result), *self._patterns(result)]
             new = [finding for finding in found if finding.code not in self._said]
             self._said.update(finding.code for finding in new)
             return new
 
     def _count(self, scope: Mapping[str, Any], result: ClientIP) -> None:
-        self._around += came_around(self._strategy, scope)
+        around = came_around(self._strategy, scope)
+        self._proxied += around is not None
+        self._around += around is True
         if result.ipv4 is not None:
             self._resolved += 1
             self._in_cdn += parse_host(result.ipv4) in _CLOUDFLARE
@@ -77,25 +79,27 @@ class Diagnosis:
         if self._resolved == FEW == self._in_cdn:
             message = "every address is one of Cloudflare's own: the CDN is taken for the shopper."
             yield Finding("cdn", f"{message} Set client_ip=client_ip.cloudflare().")
-        if self._seen == FEW == self._around:
+        if self._proxied == FEW == self._around:
             message = "no request came from a trusted proxy: trusted= or peer_in= does not hold the proxy's address."
             yield Finding("never_trusted", f"{message} Add its network; a Unix socket is 'unix:'.")
         if result.reason is Reason.SERVER_REWRITE_CONFLICT:
             message = "the server replaces the peer by what the shopper wrote (uvicorn's --forwarded-allow-ips '*')."
             yield Finding("rewrite", f"{message} Start it with --no-proxy-headers.")
 
+    def _unused(self, scope: Mapping[str, Any], result: ClientIP) -> Iterator[Finding]:
+        """Find the platforms' headers that say another address than the one that was resolved.
 
-def _unused(scope: Mapping[str, Any], result: ClientIP) -> Iterator[Finding]:
-    """Find the platforms' headers that say another address than the one that was resolved."""
-    for name, (platform, preset) in _PLATFORMS.items():
-        header_lines = lines(scope, name)
-        if not header_lines:
-            continue
-        address = parse_node(header_lines[-1].strip(b" \t"))
-        if address is None or text_of(address) not in {result.ipv4, result.ipv6}:
-            header = name.decode()
-            yield Finding(
-                f"header:{header}",
-                f"{platform}'s header {header} comes with the requests but is not used for the address: "
-                f"if {platform} stands before the app, set client_ip={preset}.",
-            )
+        Of the one that the strategy reads, it has said itself why it gave none.
+        """
+        for name, (platform, preset) in _PLATFORMS.items():
+            header_lines = lines(scope, name)
+            if not header_lines or name == header_of(self._strategy):
+                continue
+            address = parse_node(header_lines[-1].strip(b" \t"))
+            if address is None or text_of(address) not in {result.ipv4, result.ipv6}:
+                header = name.decode()
+                yield Finding(
+                    f"header:{header}",
+                    f"{platform}'s header {header} comes with the requests but is not used for the address: "
+                    f"if {platform} stands before the app, set client_ip={preset}.",
+                )

@@ -288,13 +288,23 @@ class Forwarded(_Base):
         return outcome
 
 
-def came_around(strategy: Strategy, scope: Mapping[str, Any]) -> bool:
-    """Whether the request's peer is none of the proxies that the strategy names, though it forwards for someone."""
+def header_of(strategy: Strategy) -> bytes:
+    """Name the header that a strategy reads, in lower case; empty where it reads none, or Forwarded."""
+    name: bytes = getattr(strategy, "_name", b"")
+    return name
+
+
+def came_around(strategy: Strategy, scope: Mapping[str, Any]) -> bool | None:
+    """Whether a peer that forwards for someone is none of the proxies that the strategy names.
+
+    None where it forwards for nobody, or the strategy names none.
+    """
     networks: Networks | None = getattr(strategy, "_networks", None)
+    forwarding = (header_of(strategy), b"x-forwarded-for", b"forwarded")
+    if networks is None or not any(lines(scope, name) for name in forwarding):
+        return None
     peer = peer_of(scope)
-    if networks is None or peer.within(networks) or rewritten(scope, peer):
-        return False
-    return any(lines(scope, name) for name in (getattr(strategy, "_name", b""), b"x-forwarded-for", b"forwarded"))
+    return not (peer.within(networks) or rewritten(scope, peer))
 
 
 def _or_malformed(address: Address | None) -> Address | Reason:
