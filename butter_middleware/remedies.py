@@ -1,5 +1,6 @@
 """What a person is told of a capture that could not be read, and what to do. None of it quotes what was read."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from butter_middleware.extract.explanation import NOTHING_TRIED, told
 from butter_middleware.outbox.protocol import Parked, ParkReason
 from butter_middleware.routes import CheckoutRoute
 
+_OURS: Final = Path(__file__).parent
+_PYTHONS: Final = Path(os.__file__).parent
 _NAME: Final = re.compile(r"[a-z_]{1,40}")
 
 
@@ -95,9 +98,21 @@ def unreadable(error: BaseException) -> Parked:
 
 def broken_extractor(route: CheckoutRoute, error: Exception) -> str:
     """Say where the extractor failed. The error's own text may quote what it read, so it is left out."""
-    frames = extract_tb(error.__traceback__)
-    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return (
-        f"the extractor of {route} raised {type(error).__name__}{where}. Mend it: the capture is read again at the "
-        "next start where the outbox is durable."
+        f"the extractor of {route} raised {type(error).__name__}{_line(error)}. Mend it: the capture is read again at "
+        "the next start where the outbox is durable."
     )
+
+
+def _line(error: Exception) -> str:
+    """Name the merchant's own line: what it called, a library or Python's own, is not what has to be mended."""
+    frames = extract_tb(error.__traceback__)
+    beyond_us = [frame for frame in frames if not Path(frame.filename).is_relative_to(_OURS)]
+    theirs = [frame for frame in beyond_us if not _is_library(Path(frame.filename))]
+    # Where the shop itself is installed like a library, its extractor is what we called.
+    chosen = theirs[-1:] or beyond_us[:1] or frames[-1:]
+    return "".join(f" at {Path(frame.filename).name}:{frame.lineno}" for frame in chosen)
+
+
+def _is_library(file: Path) -> bool:
+    return file.is_relative_to(_PYTHONS) or not {"site-packages", "dist-packages"}.isdisjoint(file.parts)

@@ -4,7 +4,9 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any
+from uuid import UUID
 
 import anyio
 import pytest
@@ -162,6 +164,25 @@ def test_what_cannot_be_read_is_parked_and_said(
     assert "POST /checkout/{cart_id}" in text
     assert SECRET not in text
     assert re.search(says, text)
+
+
+def asks_a_library(_response: CheckoutResponse) -> Fields:
+    return {"invoice_id": UUID(SECRET)}
+
+
+INSTALLED = asks_a_library.__code__.replace(co_filename="/venv/lib/python3.13/site-packages/shop/pay.py")
+
+
+@pytest.mark.parametrize(
+    ("function", "file"), [(asks_a_library, "test_reading.py"), (FunctionType(INSTALLED, globals()), "pay.py")]
+)
+def test_the_line_that_is_said_is_the_extractors(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, function: Any, file: str
+) -> None:
+    """Not that of the library which it called, not even where the shop is installed as libraries are."""
+    read(make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", function)))
+    line = asks_a_library.__code__.co_firstlineno + 1
+    assert f"raised ValueError at {file}:{line}. Mend it" in caplog.text
 
 
 class Failing(client_ip.Peer):
