@@ -597,6 +597,18 @@ def test_explain_shows_every_way_at_once() -> None:
     assert SHOPPER not in repr(explanations)
 
 
+def test_explain_names_each_preset_by_its_code() -> None:
+    """What is shown can be written as it stands, and every preset that needs no more than that is there."""
+    seen = scope((XFF, f"1.2.3.4, {SHOPPER}, 104.22.17.40"), ("X-Real-IP", "9.9.9.9"), ("CF-Connecting-IP", SHOPPER))
+    explanations = client_ip.explain(seen)
+    for each in explanations:
+        written = eval(each.name, {"client_ip": client_ip})  # noqa: S307 - the very thing that is to be shown
+        assert written.resolve(seen) == each.result
+    presets = {"aws_alb", "azure_app_gateway", "cloud_run", "cloudflare", "cloudfront_alb", "digitalocean", "direct"}
+    presets |= {"fly", "gcp_lb", "heroku", "railway", "render", "vercel"}
+    assert {f"client_ip.{preset}()" for preset in presets} <= {each.name for each in explanations}
+
+
 def test_explain_takes_any_scope() -> None:
     """`explain` raises on nothing."""
     assert all(each.result.ipv4 is None for each in client_ip.explain({}))

@@ -1,13 +1,14 @@
 """For one request, what each preset would have answered, as data: for a person who sets one up."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from butter_middleware.client_ip import platforms
-from butter_middleware.client_ip.address import PRIVATE
 from butter_middleware.client_ip.strategies import ClientIP, Forwarded, SingleHeader, Strategy, TrustedHops
 
+_INTERNAL: Final = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "unix:"]
+"""Where a proxy of one's own usually is."""
 CONFIGURED: Final = "configured"
 """The name of the strategy that was given."""
 
@@ -17,7 +18,7 @@ class Explanation:
     """What one strategy makes of a request."""
 
     name: str
-    """As it is written in the configuration."""
+    """As it is written in the configuration; `configured` for the one that was given."""
     result: ClientIP
     remedy: str
     """Where there is no address: what would have to be otherwise."""
@@ -29,21 +30,29 @@ def explain(scope: Mapping[str, Any], configured: Strategy | None = None) -> lis
     An answer proves nothing by itself: a header that is there may be the client's own.
     """
     candidates: dict[str, Strategy] = {} if configured is None else {CONFIGURED: configured}
-    candidates |= {
-        "client_ip.direct()": platforms.direct(),
-        "client_ip.nginx(private networks)": platforms.nginx((*PRIVATE, "unix:")),
-        "client_ip.Forwarded(private networks)": Forwarded((*PRIVATE, "unix:")),
-        "client_ip.aws_alb()": platforms.aws_alb(),
-        "client_ip.cloudfront_alb()": platforms.cloudfront_alb(),
-        "client_ip.TrustedHops(3)": TrustedHops(3),
-        "client_ip.cloudflare()": platforms.cloudflare(),
-        "client_ip.fly()": platforms.fly(),
-        "client_ip.SingleHeader('True-Client-IP')": SingleHeader("True-Client-IP"),
-        "client_ip.SingleHeader('Fastly-Client-IP')": SingleHeader("Fastly-Client-IP"),
-        "client_ip.SingleHeader('X-Azure-SocketIP')": SingleHeader("X-Azure-SocketIP"),
-        "client_ip.railway()": platforms.railway(),
-        "client_ip.vercel()": platforms.vercel(),
-        "client_ip.digitalocean()": platforms.digitalocean(),
-    }
+    candidates |= {f"client_ip.{name}": strategy for name, strategy in _candidates()}
     results = {name: strategy.resolve(scope) for name, strategy in candidates.items()}
     return [Explanation(name, result, result.reason.remedy) for name, result in results.items()]
+
+
+def _candidates() -> Iterator[tuple[str, Strategy]]:
+    """Give each strategy with the code that makes it. Several are the same: whoever looks for a platform finds it."""
+    yield "direct()", platforms.direct()
+    # The presets of HAProxy, Traefik and ingress controllers are the same as nginx's.
+    yield f"nginx({_INTERNAL})", platforms.nginx(_INTERNAL)
+    yield f"Forwarded({_INTERNAL})", Forwarded(_INTERNAL)
+    yield "aws_alb()", platforms.aws_alb()
+    yield "azure_app_gateway()", platforms.azure_app_gateway()
+    yield "cloud_run()", platforms.cloud_run()
+    yield "heroku()", platforms.heroku()
+    yield "cloudfront_alb()", platforms.cloudfront_alb()
+    yield "gcp_lb()", platforms.gcp_lb()
+    yield "TrustedHops(3)", TrustedHops(3)
+    yield "render()", platforms.render()
+    yield "cloudflare()", platforms.cloudflare()
+    yield "fly()", platforms.fly()
+    for header in ("True-Client-IP", "Fastly-Client-IP", "X-Azure-SocketIP"):
+        yield f"SingleHeader({header!r})", SingleHeader(header)
+    yield "railway()", platforms.railway()
+    yield "vercel()", platforms.vercel()
+    yield "digitalocean()", platforms.digitalocean()
