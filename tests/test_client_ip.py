@@ -350,6 +350,21 @@ def test_forwarded_by_hops(hops: int, line: str, expected: str) -> None:
     assert outcome(client_ip.Forwarded(hops=hops), ("Forwarded", line)) == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "client", "expected"),
+    [
+        ("for=1.2.3.4, for=81.2.69.142", ("10.0.0.1", 40000), SHOPPER),
+        ("for=1.2.3.4, for=10.0.0.7", ("10.0.0.1", 40000), "no_untrusted_hop"),
+        ("for=81.2.69.142", ("9.9.9.9", 40000), "untrusted_peer"),
+        ("for=81.2.69.142", None, "untrusted_peer"),
+    ],
+)
+def test_forwarded_by_hops_from_certain_peers(line: str, client: Any, expected: str) -> None:
+    """As with X-Forwarded-For, whoever reaches the app around the proxies chooses nothing."""
+    strategy = client_ip.Forwarded(hops=1, peer_in=["10.0.0.0/8"])
+    assert outcome(strategy, ("Forwarded", line), client=client) == expected
+
+
 def test_forwarded_from_another_peer() -> None:
     """A peer that is no proxy is the shopper; a Unix socket that is not trusted is nobody."""
     strategy = client_ip.Forwarded(["10.0.0.0/8"])
@@ -447,6 +462,8 @@ def test_a_replaced_peer_does_not_open_a_guard() -> None:
         (client_ip.Forwarded, "either"),
         (lambda: client_ip.Forwarded(["10.0.0.1"], hops=1), "either"),
         (lambda: client_ip.Forwarded(hops=0), "from 1 to 32"),
+        (lambda: client_ip.Forwarded(["10.0.0.1"], peer_in=["10.0.0.1"]), "goes with hops=n"),
+        (lambda: client_ip.Forwarded(hops=1, peer_in=["10.0.0.1/33"]), "is no network"),
         (lambda: client_ip.azure_front_door(""), "two strings"),
     ],
 )

@@ -29,7 +29,11 @@ XFF: list[client_ip.Strategy] = [
     client_ip.TrustedHops(2),
     client_ip.TrustedHops(2, peer_in=PROXIES),
 ]
-FORWARDED: list[client_ip.Strategy] = [client_ip.Forwarded(PROXIES), client_ip.Forwarded(hops=2)]
+FORWARDED: list[client_ip.Strategy] = [
+    client_ip.Forwarded(PROXIES),
+    client_ip.Forwarded(hops=2),
+    client_ip.Forwarded(hops=2, peer_in=PROXIES),
+]
 SINGLE: list[client_ip.Strategy] = [
     client_ip.SingleHeader("X-Real-IP"),
     client_ip.SingleHeader("X-Real-IP", peer_in=PROXIES),

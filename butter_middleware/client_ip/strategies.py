@@ -4,10 +4,10 @@ Whatever the client writes neither chooses nor erases the answer: only what the 
 anomaly there gives no address and a reason, never a guess.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hmac import compare_digest
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from butter_middleware.client_ip.address import (
     CLASS_E,
@@ -32,6 +32,8 @@ from butter_middleware.client_ip.headers import (
 )
 from butter_middleware.client_ip.reason import Reason
 from butter_middleware.errors import ConfigurationError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -138,24 +140,14 @@ class RightmostUntrusted(_Base):
             raise ConfigurationError(msg)
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
+        addresses = map(parse_node, elements(lines(scope, self._name)))
         if peer.within(self._networks):
-            return self._walk(scope)
+            return _rightmost(addresses, self._networks)
         if rewritten(scope, peer):
-            return _vouched(self._walk(scope), peer)
+            return _vouched(_rightmost(addresses, self._networks), peer)
         if self.on_untrusted_peer == "none" or peer.address is None:
             return Reason.UNTRUSTED_PEER
         return peer.address
-
-    def _walk(self, scope: Mapping[str, Any]) -> Address | Reason:
-        outcome = Reason.HEADER_MISSING
-        for element in elements(lines(scope, self._name)):
-            address = parse_node(element)
-            if address is None:
-                return Reason.MALFORMED
-            if address not in self._networks:
-                return address
-            outcome = Reason.NO_UNTRUSTED_HOP
-        return outcome
 
 
 @dataclass(frozen=True)
@@ -184,12 +176,7 @@ class TrustedHops(_Base):
         object.__setattr__(self, "_name", header_name(self.header))
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
-        header_lines = lines(scope, self._name)
-        found: Address | Reason = Reason.TOO_FEW_HOPS if header_lines else Reason.HEADER_MISSING
-        for count, element in enumerate(elements(header_lines), 1):
-            if count == self.n:
-                found = _or_malformed(parse_node(element))
-                break
+        found = _nth(elements(lines(scope, self._name)), self.n, parse_node)
         return _guarded(found, scope, peer, self._networks)
 
 
@@ -242,6 +229,7 @@ class Forwarded(_Base):
     Args:
         trusted: As `RightmostUntrusted`.
         hops: As `TrustedHops`.
+        peer_in: As `TrustedHops`, beside `hops`.
 
     Raises:
         ConfigurationError: neither or both are given, or one is wrong.
@@ -249,43 +237,34 @@ class Forwarded(_Base):
 
     trusted: Iterable[str] | None = None
     hops: int | None = None
+    peer_in: Iterable[str] | None = None
     allow_private: bool = field(default=False, kw_only=True)
-    _networks: Networks | None = field(init=False, repr=False, compare=False)
+    _networks: Networks = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.trusted is None) is (self.hops is None):
             msg = "Forwarded() takes either trusted=[...] or hops=n."
             raise ConfigurationError(msg)
-        if self.hops is not None:
+        if self.trusted is not None and self.peer_in is not None:
+            msg = "Forwarded(): peer_in= goes with hops=n. trusted= says already which peers may forward."
+            raise ConfigurationError(msg)
+        if self.hops is None:
+            set_networks(self, "trusted", self.trusted)
+        else:
             check_hops(self.hops)
-        set_networks(self, "trusted", self.trusted)
+            set_networks(self, "peer_in", self.peer_in)
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
-        if self._networks is None:
-            return self._counted(scope)
+        found = forwarded_elements(lines(scope, b"forwarded"))
+        if self.hops is not None:
+            networks = None if self.peer_in is None else self._networks
+            return _guarded(_nth(found, self.hops, forwarded_for), scope, peer, networks)
+        addresses = map(forwarded_for, found)
         if peer.within(self._networks):
-            return self._walk(scope, self._networks)
+            return _rightmost(addresses, self._networks)
         if rewritten(scope, peer):
-            return _vouched(self._walk(scope, self._networks), peer)
+            return _vouched(_rightmost(addresses, self._networks), peer)
         return Reason.UNTRUSTED_PEER if peer.address is None else peer.address
-
-    def _counted(self, scope: Mapping[str, Any]) -> Address | Reason:
-        header_lines = lines(scope, b"forwarded")
-        for count, element in enumerate(forwarded_elements(header_lines), 1):
-            if count == self.hops or element is None:
-                return _or_malformed(forwarded_for(element))
-        return Reason.TOO_FEW_HOPS if header_lines else Reason.HEADER_MISSING
-
-    def _walk(self, scope: Mapping[str, Any], networks: Networks) -> Address | Reason:
-        outcome = Reason.HEADER_MISSING
-        for element in forwarded_elements(lines(scope, b"forwarded")):
-            address = forwarded_for(element)
-            if address is None:
-                return Reason.MALFORMED
-            if address not in networks:
-                return address
-            outcome = Reason.NO_UNTRUSTED_HOP
-        return outcome
 
 
 def header_of(strategy: Strategy) -> bytes:
@@ -305,6 +284,25 @@ def came_around(strategy: Strategy, scope: Mapping[str, Any]) -> bool | None:
         return None
     peer = peer_of(scope)
     return not (peer.within(networks) or rewritten(scope, peer))
+
+
+def _rightmost(addresses: Iterator[Address | None], networks: Networks) -> Address | Reason:
+    outcome = Reason.HEADER_MISSING
+    for address in addresses:
+        if address is None:
+            return Reason.MALFORMED
+        if address not in networks:
+            return address
+        outcome = Reason.NO_UNTRUSTED_HOP
+    return outcome
+
+
+def _nth(found: Iterator[T], n: int, parse: Callable[[T], Address | None]) -> Address | Reason:
+    count = 0
+    for count, element in enumerate(found, 1):
+        if count == n or element is None:  # beyond what has no end, nothing can be counted
+            return _or_malformed(parse(element))
+    return Reason.TOO_FEW_HOPS if count else Reason.HEADER_MISSING
 
 
 def _or_malformed(address: Address | None) -> Address | Reason:
