@@ -35,8 +35,15 @@ def annotate(request_or_scope: Mapping[str, Any], **fields: Unpack[CheckoutField
     since it stands inside a checkout: a call that cannot take effect is logged as a warning, and a wrong field or value
     parks the capture with the reason.
     """
-    notes: Notes | None = request_or_scope.get(SCOPE_KEY)
-    if notes is None:
+    if not isinstance(request_or_scope, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        got = type(request_or_scope).__name__  # such as a body, which in FastAPI is often what is called request
+        _warn(
+            f"annotate() had no effect: it got {got}, which is no request. Pass the endpoint's own, such as "
+            "request: Request in FastAPI, or ask for a CheckoutNote."
+        )
+        return
+    notes = request_or_scope.get(SCOPE_KEY)
+    if not isinstance(notes, Notes):
         _warn(
             "annotate() had no effect: no checkout route matched this request. Add a CheckoutRoute for its path and "
             "method, or mount ButterMiddleware round this app."

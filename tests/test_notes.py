@@ -7,10 +7,11 @@ import anyio
 import pytest
 from asgi import drive, http_scope
 from fastapi import Depends, FastAPI
+from pydantic import BaseModel
 from shops import SHOPPER
 from starlette.testclient import TestClient
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutNote, CheckoutRoute
+from butter_middleware import Butter, ButterMiddleware, CheckoutNote, CheckoutRoute, annotate
 from butter_middleware.testing import FakeButter
 
 HEADERS = {"x-forwarded-for": SHOPPER}
@@ -92,6 +93,28 @@ def test_outside_a_checkout_it_harms_nothing(shop: tuple[FastAPI, Butter], caplo
     app, _butter = shop
     assert TestClient(app).post("/basket").status_code == 200
     assert "no checkout route matched" in caplog.text
+    assert "a@example.com" not in caplog.text
+
+
+class Order(BaseModel):
+    email: str
+
+
+def test_what_is_no_request_fails_no_checkout(shop: tuple[FastAPI, Butter], caplog: pytest.LogCaptureFixture) -> None:
+    """In FastAPI a body is often what is called request: annotating it is said, and the checkout goes on."""
+    app, butter = shop
+    mistaken: Any = annotate
+
+    @app.put("/checkout/{cart_id}")
+    def pay(cart_id: str, request: Order) -> dict[str, str]:
+        for given in (request, None, {"butter_middleware": request.email}):
+            mistaken(given, customer_email=request.email, invoice_id=cart_id)
+        return {"status": "paid"}
+
+    butter.checkout_route("/checkout/{cart_id}", psp="stripe", methods=["PUT"])(lambda _response: None)
+    assert TestClient(app).put("/checkout/1", json={"email": "a@example.com"}).json() == {"status": "paid"}
+    for kind in ("Order", "NoneType"):
+        assert f"it got {kind}, which is no request. Pass the endpoint's own" in caplog.text
     assert "a@example.com" not in caplog.text
 
 
