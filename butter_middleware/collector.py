@@ -158,8 +158,8 @@ class Collector:
         try:
             capture = self._recorded(request, fields)
             route = self.routes.find(capture.method, capture.path)
-            reading = self._reader.read(capture, route)
-            if reading.parked is not None or not reading.records:
+            reading = self._read_now(capture, route)
+            if reading is None or reading.parked is not None or not reading.records:
                 self.capture(route, capture)
                 return ()
             where = "" if route is None else route.name
@@ -169,6 +169,13 @@ class Collector:
             self.fault(error)
             return ()
         return self._wet(reading.records)
+
+    def _read_now(self, capture: Capture, route: CheckoutRoute | None) -> Reading | None:
+        """Read it here, or None where that fails: the worker then reads it again, parks it, and says why."""
+        try:
+            return self._reader.read(capture, route)
+        except Exception:  # noqa: BLE001 - a strategy of the merchant's own
+            return None
 
     def record_of(self, checkout: Checkout) -> Sequence[Record]:
         """Return the record of a whole checkout; none in a dry run."""

@@ -2,7 +2,7 @@
 
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from fastapi import BackgroundTasks, FastAPI, Request
 from shops import SHOPPER
 from starlette.testclient import TestClient
 
-from butter_middleware import Beacon, Butter, ButterMiddleware, Checkout, CheckoutRoute, client_ip
+from butter_middleware import Beacon, Butter, ButterMiddleware, Checkout, CheckoutRoute, Record, client_ip
 from butter_middleware._asgi import Message, Receive, Scope, Send
+from butter_middleware.client_ip import ClientIP
 from butter_middleware.exchange import Capture
 from butter_middleware.testing import FakeButter
 
@@ -170,6 +171,42 @@ def test_what_is_no_request(make_butter: Callable[..., Butter]) -> None:
             wrong(*arguments, **fields)
     with pytest.raises(TypeError, match="takes a Checkout alone"):
         wrong(Checkout(ipv4_address=SHOPPER, psp="adyen", **FIELDS), charge_id="ch_2")
+
+
+class Broken:
+    """A strategy of the merchant's own that raises."""
+
+    def resolve(self, _scope: Mapping[str, Any], /) -> ClientIP:
+        raise ZeroDivisionError
+
+    def admitting_private(self) -> "Broken":
+        return self
+
+
+class Transactional:
+    """A queue that takes records within a transaction."""
+
+    def __init__(self) -> None:
+        self.taken: list[Record] = []
+
+    async def enqueue(self, record: Record) -> None:
+        self.taken.append(record)
+
+    def enqueue_in(self, _connection: object, records: Sequence[Record]) -> None:
+        self.taken += records
+
+
+@pytest.mark.parametrize("connection", [None, object()], ids=["alone", "in a transaction"])
+def test_what_cannot_be_read_is_parked(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, connection: Any
+) -> None:
+    """Where the strategy raises, the record waits for a mended one, with a transaction as without."""
+    queue = Transactional()
+    butter = watched(make=make_butter, client_ip=Broken(), outbox=queue)
+    butter.record(http_scope(), connection=connection, **FIELDS)
+    assert butter.flush()
+    assert (butter.status().captured, butter.status().parked, queue.taken) == (1, 1, [])
+    assert "reading a capture raised ZeroDivisionError" in caplog.text
 
 
 def test_it_waits_on_the_disk(tmp_path: Path, make_butter: Callable[..., Butter], fake: FakeButter) -> None:
