@@ -1,7 +1,9 @@
 """What takes records to where they belong, one at a time."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
 import anyio
@@ -25,6 +27,51 @@ class Courier(Protocol):
     async def aclose(self) -> None:
         """Let go of the connection."""
         ...
+
+
+class Couriers:
+    """The couriers of one delivery, of which each takes one record at a time."""
+
+    def __init__(self, make: Callable[[], Courier]) -> None:
+        self._make = make
+        self._all: list[Courier] = []
+        self._idle: list[Courier] = []
+
+    def prepare(self) -> None:
+        """Make the first one ahead."""
+        with suppress(Exception):  # for the first record it is made again, and `ask` answers with the error
+            self._idle.append(self._take())
+
+    async def ask(self, question: Callable[[Courier], Awaitable[Answer]]) -> Answer:
+        """Ask one that is idle, or a new one. Raises nothing but the cancellation of who asks."""
+        try:
+            courier = self._take()
+        except Exception as error:  # noqa: BLE001 - SSL_CERT_FILE or a proxy's variable of the environment may be wrong
+            return Answer(AnswerKind.UNREACHABLE, detail=f"no client: {type(error).__name__}")
+        try:
+            return await question(courier)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # What the courier waited for was cancelled, such as a pool that it shares, and nobody who asks.
+            return Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - a courier of the merchant's own may raise
+            return Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
+        finally:
+            self._idle.append(courier)
+
+    async def aclose(self) -> None:
+        """Let go of all of them."""
+        couriers, self._all, self._idle = self._all, [], []
+        for courier in couriers:
+            await courier.aclose()
+
+    def _take(self) -> Courier:
+        if not self._idle:
+            self._idle.append(self._make())
+            self._all += self._idle
+        return self._idle.pop()
 
 
 class QueueCourier:

@@ -7,7 +7,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -15,7 +14,7 @@ from anyio.abc import TaskGroup
 
 from butter_middleware.answers import Answer, AnswerKind
 from butter_middleware.checkout import Record
-from butter_middleware.courier import Courier
+from butter_middleware.courier import Courier, Couriers
 from butter_middleware.endpoint import BUTTER, Endpoint, EndpointState, Target
 from butter_middleware.events import Delivered, Died, Event, Faulted, Retried
 from butter_middleware.notices import Notices
@@ -70,7 +69,7 @@ class Delivery:
         telemetry: Telemetry | None = None,
         target: Target = BUTTER,
     ) -> None:
-        self._make_courier = make_courier
+        self._couriers = Couriers(make_courier)
         self._on_settled = on_settled
         self._wait = wait
         self._monotonic = monotonic
@@ -81,8 +80,6 @@ class Delivery:
         self._tell = tell or Notices(clock).tell
         self._telemetry = telemetry or Telemetry(enabled=False)
         self._endpoint = Endpoint(senders, clock, monotonic, uniform, self._tell, target)
-        self._couriers: list[Courier] = []
-        self._idle: list[Courier] = []
         self._ahead: deque[Pending] = deque()
         self._settlements: list[Settlement] = []
         self._kept_hold: str | None = None
@@ -205,14 +202,11 @@ class Delivery:
 
     def prepare(self) -> None:
         """Make the first courier ahead: loading an HTTP client takes a tenth of a second of the interpreter."""
-        with suppress(Exception):  # for the first record it is made again, and `_ask` answers with the error
-            self._idle.append(self._take_courier())
+        self._couriers.prepare()
 
     async def aclose(self) -> None:
         """Let go of the couriers. `run` does it at its end."""
-        couriers, self._couriers, self._idle = self._couriers, [], []
-        for courier in couriers:
-            await courier.aclose()
+        await self._couriers.aclose()
 
     async def _dispatch_all(self, outbox: Backlog, group: TaskGroup) -> None:
         while True:
@@ -228,7 +222,6 @@ class Delivery:
                 longest = math.inf if self._kept_hold is None else HOLD_SECONDS
                 await self._wait(changed, min(longest, max(self._endpoint.seconds_to_wait(), POLL_SECONDS)))
             else:
-                self._in_flight += 1
                 group.start_soon(self._send, pending)
                 await self._leave_gap()
 
@@ -246,7 +239,7 @@ class Delivery:
             await self._wait(asyncio.Event(), min((self._cpu_before - before) / SHARE, GAP_MOST))
 
     async def _next(self, outbox: Backlog) -> Pending | None:
-        """Return the record to send now, if there is one and it may be sent."""
+        """Return the record to send now, counted as on its way, if there is one and it may be sent."""
         if self.paused or self._in_flight >= self._endpoint.allowance():
             return None
         if not self._ahead:
@@ -258,10 +251,14 @@ class Delivery:
             return None
         if self.state is EndpointState.HOLD and not await self._pinged():
             return None
-        return self._ahead.popleft()
+        self._in_flight += 1  # first, since whoever pauses looks next whether this is busy
+        if not self.paused:
+            return self._ahead.popleft()
+        self._in_flight -= 1
+        return None
 
     async def _pinged(self) -> bool:
-        return not self._endpoint.ping_failed(await self._ask(lambda courier: courier.ping()))
+        return not self._endpoint.ping_failed(await self._couriers.ask(lambda courier: courier.ping()))
 
     async def _send(self, pending: Pending) -> None:
         try:
@@ -311,7 +308,7 @@ class Delivery:
 
     async def _post(self, pending: Pending) -> Answer:
         with self._telemetry.sending(pending.record, pending.attempts) as answered:
-            answer = await self._ask(lambda courier: courier.post(pending.record))
+            answer = await self._couriers.ask(lambda courier: courier.post(pending.record))
             answered(answer)
         if answer.kind is AnswerKind.DELIVERED:
             self._tell(Delivered(seconds=max(0.0, self._clock() - pending.record.captured_at)))
@@ -325,24 +322,6 @@ class Delivery:
                 self._tell(Died(reason=code, message=said, level=logging.ERROR))
             elif settlement.settled is Settled.RETRY:
                 self._tell(Retried(reason=code))
-
-    async def _ask(self, question: Callable[[Courier], Awaitable[Answer]]) -> Answer:
-        try:
-            courier = self._take_courier()
-        except Exception as error:  # noqa: BLE001 - SSL_CERT_FILE or a proxy's variable of the environment may be wrong
-            return Answer(AnswerKind.UNREACHABLE, detail=f"no client: {type(error).__name__}")
-        try:
-            return await question(courier)
-        except Exception as error:  # noqa: BLE001 - a courier of the merchant's own may raise
-            return Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
-        finally:
-            self._idle.append(courier)
-
-    def _take_courier(self) -> Courier:
-        if not self._idle:
-            self._idle.append(self._make_courier())
-            self._couriers += self._idle
-        return self._idle.pop()
 
     def _fresh(self) -> asyncio.Event:
         """Return the event that the next change sets."""

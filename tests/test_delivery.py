@@ -1,13 +1,14 @@
 """Days of outage in a moment: the delivery on a clock of its own, against a Butter that does what a test says."""
 
 import asyncio
+import itertools
 import json
 import logging
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -348,6 +349,58 @@ def test_a_courier_that_raises_is_an_outage() -> None:
     outbox = world.outbox(range(10))
     world.run(outbox, done(outbox))
     assert outbox.counts().result().delivered == 10
+
+
+def test_what_a_courier_waited_for_may_be_cancelled() -> None:
+    """A future or a pool that it shares is cancelled, not the delivery: the other records go on, each once."""
+    cancelled: list[str] = []
+
+    def answer(_world: World, invoice: str) -> Answer:
+        if invoice in {"in_1", "in_2"} and invoice not in cancelled:
+            cancelled.append(invoice)
+            raise asyncio.CancelledError
+        return OK
+
+    world = World(answer)
+    outbox = world.outbox(range(4))
+    rounds = itertools.count()
+    world.run(outbox, lambda: done(outbox)() or next(rounds) > 10_000)
+    assert Counter(world.posts) == {"in_0": 1, "in_1": 2, "in_2": 2, "in_3": 1}
+    assert world.settled[Settled.DELIVERED] == 4
+
+
+@pytest.mark.parametrize("amid", ["claim", "ping"])
+def test_a_pause_holds_for_what_is_about_to_be_sent(amid: str) -> None:
+    """A stop that comes while the outbox or Butter is asked: what is told of it then stays true."""
+    world = World(lambda _world, _invoice: OK)
+    outbox = world.outbox([1])
+    delivery = world.delivery()
+    busy: list[bool] = []
+
+    def pause() -> None:
+        delivery.pause()
+        busy.append(delivery.busy)
+
+    class Claims:
+        def __getattr__(self, name: str) -> Any:
+            if name == "claim" and amid == "claim":
+                pause()
+            return getattr(outbox, name)
+
+    def ping(_world: World) -> Answer:
+        pause()
+        return OK
+
+    if amid == "ping":
+        outbox.set_hold("401").result()
+        world.ping_answer = ping
+    stop = world.now + 60
+    world.run(cast("Any", Claims()), lambda: world.now > stop, delivery)
+    assert (busy[0], world.posts) == (False, [])
+    delivery.resume()
+    world.ping_answer = lambda _world: OK
+    world.run(outbox, done(outbox), delivery)
+    assert world.posts == ["in_1"]
 
 
 @settings(max_examples=60, deadline=None)
