@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Never, Self, Unpack, overload
 
@@ -176,7 +176,7 @@ class Butter:
         *,
         psp: Psp,
         when: Gate | None = None,
-        methods: Iterable[str] = ("POST",),
+        methods: Sequence[str] = ("POST",),
         capture_request_body: bool = False,
         address_from_body: bool = False,
         join: str | Join | None = None,
@@ -191,7 +191,7 @@ class Butter:
 
         def register(extract: Extractor) -> Extractor:
             route = CheckoutRoute(
-                path, psp, extract, when, tuple(methods), capture_request_body, address_from_body, join, address, source
+                path, psp, extract, when, methods, capture_request_body, address_from_body, join, address, source
             )
             fitting(self.beacon, [route])
             self.routes.add(route)

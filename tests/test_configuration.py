@@ -96,6 +96,14 @@ def test_a_route_that_cannot_work_is_refused(route: dict[str, Any], says: str) -
         CheckoutRoute(**options)
 
 
+@pytest.mark.parametrize("methods", ["POST", b"POST", 5])
+def test_the_decorator_checks_methods_as_the_route_does(methods: Any) -> None:
+    """One method without its tuple would be a route of its letters, which nothing matches."""
+    butter = Butter(**DIRECT, **CREDENTIALS)
+    with pytest.raises(ConfigurationError, match=r"Write methods=\('POST',\)"):
+        butter.checkout_route("/checkout", psp="stripe", methods=methods)(lambda _response: None)
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
