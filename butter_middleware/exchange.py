@@ -38,7 +38,7 @@ class Capture(NamedTuple):
     captured_at: float
     """Seconds since the epoch."""
     request_body: bytes | None = None
-    """None where the route did not ask for it, or where it was over the cap."""
+    """None where the route did not ask for it, it was over the cap, or the app answered before it had it whole."""
     cookies: Mapping[str, str] = MappingProxyType({})
     """What `Beacon.cookies` picked: a token, and the digest of a session key. Of the Cookie header, nothing else."""
     recorded: bool = False
@@ -145,10 +145,14 @@ class CheckoutRequest:
         """The request's body, on a route with `capture_request_body=True`.
 
         Raises:
-            ExtractionError: the route did not ask for it, or it was longer than `max_body_bytes`.
+            ExtractionError: the route did not ask for it, it was longer than `max_body_bytes`, or the app answered
+                before it had read all of it.
         """
         if self._body is None:
-            msg = "the request's body was not captured: set capture_request_body=True, or raise max_body_bytes"
+            msg = (
+                "the request's body was not captured: set capture_request_body=True, raise max_body_bytes, or read all "
+                "of it in the endpoint"
+            )
             raise ExtractionError(msg)
         return self._body
 
@@ -184,7 +188,10 @@ class CheckoutResponse:
             ExtractionError: it ends early, or it cannot be decoded within `max_body_bytes`.
         """
         if self._raw is None:
-            msg = "the request's body was not captured: it is longer than max_body_bytes, or the app did not read it"
+            msg = (
+                "the request's body was not captured: it is longer than max_body_bytes, or the app did not read all of "
+                "it before it answered"
+            )
             raise ExtractionError(msg)
         declared = self._described_by.get("content-length", "")
         if declared.isascii() and declared.isdigit() and len(self._raw) < int(declared):

@@ -110,7 +110,7 @@ class _Tee:
 
     __slots__ = (
         *("_chunks", "_collector", "_headers", "_notes", "_open", "_receive", "_request", "_request_chunks"),
-        *("_request_size", "_route", "_send", "_size", "_status"),
+        *("_request_ended", "_request_size", "_route", "_send", "_size", "_status"),
     )
 
     def __init__(self, collector: Collector, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,6 +125,7 @@ class _Tee:
         self._size = 0
         self._request_chunks: list[bytes] | None = []
         self._request_size = 0
+        self._request_ended = False
         if isinstance(scope["headers"], Iterator):
             scope["headers"] = [*cast("Iterator[tuple[bytes, bytes]]", scope["headers"])]
         self._request = collector.snapshot(scope)
@@ -137,6 +138,7 @@ class _Tee:
             if message["type"] == "http.request" and self._request_chunks is not None:
                 self._keep_request(message.get("body", b""))
                 if not message.get("more_body", False):
+                    self._request_ended = True
                     self._request["request_body"] = self._request_body()
         except Exception as error:  # noqa: BLE001 - ours never leave
             self._collector.fault(error)
@@ -236,8 +238,12 @@ class _Tee:
         )
 
     def _request_body(self) -> bytes | None:
-        wanted = self._route.capture_request_body and self._request_chunks is not None
-        return b"".join(self._request_chunks or ()) if wanted else None
+        """Return the request's body where it was asked for and came whole: a part of a form says what nobody wrote."""
+        if not self._route.capture_request_body or self._request_chunks is None:
+            return None
+        declared = dict(self._request["headers"]).get(b"content-length", b"")
+        whole = self._request_ended or (declared.isdigit() and int(declared) == self._request_size)
+        return b"".join(self._request_chunks) if whole else None
 
 
 def _with_listed_headers(message: Message) -> Message:

@@ -10,7 +10,7 @@ import pytest
 from asgi import JSON, body, drive, http_scope, no_request, sends, start
 from shops import PAID, ROUTE, SHOPPER
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, ExtractionError, annotate
 from butter_middleware._asgi import Message, Receive, Scope, Send
 from butter_middleware.testing import FakeButter
 
@@ -260,6 +260,45 @@ async def test_the_request_body_is_kept_where_asked(make_butter: Callable[..., B
     await settled(butter)
     assert read == parts
     assert fake.records[0]["customer_email"] == "a@example.com"
+
+
+@pytest.mark.parametrize(
+    ("headers", "reads", "kept"),
+    [
+        ([], 0, None),
+        ([], 1, None),
+        ([], 2, b"invoice=in_123"),
+        ([(b"content-length", b"14")], 1, None),
+        ([(b"content-length", b"12")], 1, b"invoice=in_1"),
+    ],
+    ids=["unread", "in part", "to its end", "short of its length", "to its length"],
+)
+async def test_a_request_body_is_kept_whole_or_not_at_all(
+    make_butter: Callable[..., Butter], headers: Any, reads: int, kept: bytes | None
+) -> None:
+    """Where the app answers before it has read the request, a part of a form would name another invoice."""
+    found: list[bytes | None] = []
+
+    def extract(response: Any) -> None:
+        try:
+            found.append(response.request.body)
+        except ExtractionError:
+            found.append(None)
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract, capture_request_body=True))
+    messages = iter([{"body": b"invoice=in_1", "more_body": True}, {"body": b"23"}])
+
+    async def receive() -> Message:
+        return {"type": "http.request", **next(messages)}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for _message in range(reads):
+            await receive()
+        await sends(start(), body(b"{}"))(scope, receive, send)
+
+    await drive(ButterMiddleware(app, butter), http_scope(headers=http_scope()["headers"] + headers), receive)
+    await settled(butter)
+    assert found == [kept]
 
 
 async def test_a_request_body_over_the_cap_parks_only_who_reads_it(make_butter: Callable[..., Butter]) -> None:
