@@ -98,11 +98,15 @@ async def _drain(collector: Collector) -> None:
 
 def _find(collector: Collector, scope: Scope) -> CheckoutRoute | None:
     try:
-        route = collector.routes.find(scope["method"], route_path(scope))
+        notes: Notes | None = scope.get(SCOPE_KEY)
+        if notes is None:
+            return collector.routes.find(scope["method"], route_path(scope))
+        if not notes.closed:
+            return None  # it watches already: this one is mounted inside of it
+        return collector.routes.find(notes.request["method"], notes.request["path"])
     except Exception as error:  # noqa: BLE001 - a scope against the specification is the app's to refuse
         collector.fault(error)
         return None
-    return None if SCOPE_KEY in scope else route
 
 
 class _Tee:
@@ -128,7 +132,9 @@ class _Tee:
         self._request_ended = False
         if isinstance(scope["headers"], Iterator):
             scope["headers"] = [*cast("Iterator[tuple[bytes, bytes]]", scope["headers"])]
-        self._request = collector.snapshot(scope)
+        before: Notes | None = scope.get(SCOPE_KEY)
+        # A middleware outside tries once more: the request is what it was before the app first changed its scope.
+        self._request = collector.snapshot(scope) if before is None else dict(before.request)
         self._notes = scope[SCOPE_KEY] = Notes(self._request)
 
     async def receive(self) -> Message:

@@ -1,5 +1,6 @@
 """What each ASGI message gets, row by row: the tee observes, and alters nothing."""
 
+import contextlib
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -409,6 +410,31 @@ async def test_installed_twice_captures_once(butter: Butter, fake: FakeButter) -
     await settled(butter)
     assert butter.status().captured == 1
     assert butter.status().skipped == {}
+
+
+@pytest.mark.parametrize("fails", ["raises", "answers 503"])
+async def test_a_retry_outside_captures_the_try_that_succeeds(butter: Butter, fake: FakeButter, fails: str) -> None:
+    """Called again with its scope, it takes the request as it came, whatever the first try made of it."""
+    tries = iter([[start(503), body()], [start(), body(PAID_BODY)]])
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        answer = next(tries)
+        if scope["root_path"] == "" and fails == "raises":
+            scope.update(root_path="/shop", client=("9.9.9.9", 1), headers=[])
+            raise TimeoutError
+        await sends(*answer)(scope, receive, send)
+
+    once = ButterMiddleware(ButterMiddleware(app, butter), butter)
+
+    async def again(scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(TimeoutError):
+            await once(scope, receive, send)
+        await once(scope, receive, send)
+
+    await drive(again, http_scope())
+    await settled(butter)
+    assert [(record["invoice_id"], record["ipv4_address"]) for record in fake.records] == [("in_1", SHOPPER)]
+    assert butter.status().captured == 1
 
 
 @pytest.mark.parametrize(
