@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from inspect import isawaitable
 from typing import Final, Protocol
 
 import anyio
@@ -83,7 +84,9 @@ class QueueCourier:
     async def post(self, record: Record) -> Answer:
         """Enqueue one record; a queue that raises is one that is away."""
         try:
-            await self._outbox.enqueue(record)
+            taken: object = self._outbox.enqueue(record)
+            if isawaitable(taken):  # a plain function has taken it by now; to await its None would be to try for ever
+                await taken
         except Exception as error:  # noqa: BLE001 - each queue has exceptions of its own
             return Answer(AnswerKind.UNREACHABLE, detail=type(error).__name__)
         return Answer(AnswerKind.DELIVERED)

@@ -455,6 +455,23 @@ def test_a_queue_that_is_away_gets_the_record_later() -> None:
     assert [Record.from_json(text).key for text in queue.texts] == ["key-1"]
 
 
+def test_a_queue_s_plain_function_takes_a_record_once() -> None:
+    """Where `enqueue` is no coroutine function, there is nothing to await: the record has been taken, or it raised."""
+
+    class Plain:
+        tries = 0
+
+        def enqueue(self, _record: Record) -> None:
+            self.tries += 1
+            if self.tries == 1:
+                raise ConnectionError
+
+    queue: Any = Plain()
+    courier = QueueCourier(queue)
+    answers = [asyncio.run(courier.post(record(1))).kind for _try in range(2)]
+    assert answers == [AnswerKind.UNREACHABLE, AnswerKind.DELIVERED]
+
+
 def test_a_consumer_delivers_one_record() -> None:
     """`Delivery.deliver` sends one record, and says what to do with it."""
     world = World(lambda _world, _invoice: OK)
