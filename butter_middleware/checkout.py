@@ -148,11 +148,11 @@ class Record:
         Raises:
             ValueError: the text is not such a record.
         """
-        fields: Any = json.loads(text)
         try:
+            fields: Any = json.loads(text)
             traceparent = str(fields.get("traceparent", ""))
             return cls(str(fields["key"]), str(fields["payload"]), float(fields["captured_at"]), traceparent)
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             msg = "not a record: Record.from_json takes what Record.to_json gave"
             raise ValueError(msg) from None
 

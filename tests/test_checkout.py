@@ -95,6 +95,8 @@ def test_a_record_travels_as_json() -> None:
     """A queue of the merchant's own carries text; what is no record is refused without being shown."""
     record = Record.of(checkout(), 1.5)
     assert Record.from_json(record.to_json()) == record
-    for wrong in ("{}", "[]", '{"key": "k", "payload": "p", "captured_at": "soon"}', "null"):
-        with pytest.raises(ValueError, match="not a record"):
+    cut, deep = '{"key": "k", "payload": "shopper@example.com', "[" * 100_000
+    for wrong in ("{}", "[]", '{"key": "k", "payload": "p", "captured_at": "soon"}', "null", "", cut, deep):
+        with pytest.raises(ValueError, match="not a record") as caught:
             Record.from_json(wrong)
+        assert not hasattr(caught.value, "doc"), "JSON's own error holds the whole text"
