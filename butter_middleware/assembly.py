@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from butter_middleware import rehearsal, settings
 from butter_middleware.awaited import HoldBack
@@ -97,6 +97,7 @@ def equip(options: Options) -> Equipment:
     Raises:
         ConfigurationError: something of the options cannot work.
     """
+    _check_outbox(options.outbox)
     rehearsed = rehearsal.current()
     return produced(options) if rehearsed is None else rehearsed.equip(options)
 
@@ -246,20 +247,22 @@ def warnings(outbox: LocalOutbox, routes: Iterable[CheckoutRoute], *, queue: boo
         )
 
 
-def local_outbox(given: object, clock: Callable[[], float]) -> LocalOutbox:
+def local_outbox(given: str | PathLike[str] | LocalOutbox | None, clock: Callable[[], float]) -> LocalOutbox:
     """Return the outbox that this process delivers from.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: the path names no file.
     """
     if given is None:
         return MemoryOutbox(clock=clock)
-    if isinstance(given, str | PathLike):
-        return SQLiteOutbox(cast("str | PathLike[str]", given), clock=clock)
-    if isinstance(given, LocalOutbox):
-        return given
-    msg = (
-        f"outbox={type(given).__name__} is no outbox. Give the path of an SQLite file, or an object with the method "
-        "async enqueue(record); leave it out to keep records in memory only."
-    )
-    raise ConfigurationError(msg)
+    return SQLiteOutbox(given, clock=clock) if isinstance(given, str | PathLike) else given
+
+
+def _check_outbox(given: object) -> None:
+    if isinstance(given, type) or not isinstance(given, str | PathLike | LocalOutbox | Outbox | None):
+        got = f"{given.__name__}, a class," if isinstance(given, type) else type(given).__name__
+        msg = (
+            f"outbox={got} is no outbox. Give the path of an SQLite file, or an object with the method "
+            "async enqueue(record); leave it out to keep records in memory only."
+        )
+        raise ConfigurationError(msg)

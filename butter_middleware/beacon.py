@@ -77,7 +77,8 @@ class Beacon:
 
     def __post_init__(self) -> None:
         settings.number("Beacon: ttl", self.ttl, 10, 3600)
-        if self.client_ip is not None and not hasattr(self.client_ip, "resolve"):
+        settings.flag("Beacon: allow_private", self.allow_private)
+        if isinstance(self.client_ip, type) or not isinstance(self.client_ip, Strategy | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = "Beacon(client_ip=...) is no strategy. Say what stands before the beacon, or leave it out."
             raise ConfigurationError(msg)
         object.__setattr__(self, "origins", _origins(self.origins))
@@ -180,7 +181,7 @@ def fitting(beacon: Beacon | None, routes: Iterable[CheckoutRoute], *, staging: 
     """
     if beacon is None:
         return None
-    if not hasattr(beacon, "check"):
+    if isinstance(beacon, type) or not hasattr(beacon, "check"):
         msg = (
             "Butter(ipv4_beacon=...) is no Beacon. Write ipv4_beacon=Beacon(origins=[...], bind=...), or leave it out."
         )

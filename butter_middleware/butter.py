@@ -107,7 +107,12 @@ class Butter:
         settings.number("join_ttl", join_ttl, 60, 366 * 86400)
         settings.whole_number("senders", senders, 1, 8)
         settings.number("coverage_threshold", coverage_threshold, 0, 1)
-        settings.callback("on_event", on_event)
+        flags = {"send_user_agent": send_user_agent, "send_network_transaction_id": send_network_transaction_id}
+        for name, given in (flags | {"dry_run": dry_run, "telemetry": telemetry}).items():
+            settings.flag(name, given)
+        if on_event is not None:
+            settings.function("on_event", on_event, "Pass a plain function of one event.")
+        settings.function("clock", clock, "Pass a plain function that gives seconds since the epoch, as time.time.")
         settings.transport(transport)
         self.environment = settings.environment(environment)
         self.routes = RouteTable(routes)
@@ -142,14 +147,13 @@ class Butter:
         self.strategy, self.beacon = equipment.strategy, equipment.beacon
         self._equipment = equipment
         queued = equipment.queue is not None
-        optional = {"user_agent": send_user_agent, "network_transaction_id": send_network_transaction_id}
         self.collector = Collector(
             self.routes,
             equipment.strategy,
             equipment.beacon,
             equipment.outbox,
             equipment.make_delivery,
-            optional_fields=frozenset(name for name, on in optional.items() if on),
+            optional_fields=frozenset(name.removeprefix("send_") for name, on in flags.items() if on),
             max_body_bytes=max_body_bytes,
             hold_back=assembly.hold_back(delivery, durability, inline_timeout, queue=queued),
             staging=staging,
@@ -300,8 +304,13 @@ class Butter:
         """Return what sends records to Butter one by one, for the consumer of a queue of your own.
 
         Make one for each consumer, in its event loop, and keep it: it knows the endpoint's health. Then
-        `await delivery.deliver(Record.from_json(text))`, of up to `senders` records at once.
+        `await delivery.deliver(Record.from_json(text))`, of up to `senders` records at once, 1 to 8.
+
+        Raises:
+            ConfigurationError: `senders` is none of these numbers.
         """
+        if senders is not None:
+            settings.whole_number("senders", senders, 1, 8)
         self._telemetry.load(self.collector.standing, self._notices.tell)
         return self._equipment.make_consumer(senders)
 

@@ -1,6 +1,5 @@
 """Which requests are checkouts, and how each is read."""
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +8,7 @@ from typing import Any, Final, Literal, get_args
 import jmespath
 from jmespath.exceptions import JMESPathError
 
+from butter_middleware import settings
 from butter_middleware.checkout import Checkout, Psp
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.exchange import CheckoutResponse
@@ -21,6 +21,12 @@ Join = Callable[[CheckoutResponse], str | int | None]
 Source = Literal["response", "request"]
 
 _NO_ROUTES: Final = "routes= holds what is no CheckoutRoute. Write routes=[CheckoutRoute('/checkout', psp='stripe')]."
+_INSTEAD: Final = {
+    "extract": "Pass a plain function of one CheckoutResponse, or extract.json(...); what only the endpoint knows goes "
+    "into annotate().",
+    "when": "Pass a plain function of one CheckoutResponse that gives True or False.",
+    "join": "Pass a JMESPath expression, or a plain function of one CheckoutResponse that gives the key.",
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class CheckoutRoute:
     key_of: Join | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("capture_request_body", "address_from_body", "address"):
+            settings.flag(f"route {self.path!r}: {name}", getattr(self, name))
         if self.psp not in get_args(Psp):
             msg = f"route {self.path!r}: psp is none that Butter knows. Use one of {', '.join(get_args(Psp))}."
             raise ConfigurationError(msg)
@@ -91,7 +99,7 @@ class CheckoutRoute:
         join = _compiled(f"route {self.path!r}", self.join) if isinstance(self.join, str) else self.join
         for role, function in (("extract", self.extract), ("when", self.when), ("join", join)):
             if function is not None:
-                check_function(f"route {self.path!r}: {role}", function)
+                settings.function(f"route {self.path!r}: {role}", function, _INSTEAD[role])
         object.__setattr__(self, "methods", tuple(method.upper() for method in methods))
         object.__setattr__(self, "template", Template(self.path))
         object.__setattr__(self, "key_of", join)
@@ -150,21 +158,12 @@ def _is_method(name: object) -> bool:
 
 
 def check_function(where: str, function: object) -> None:
-    """Refuse what cannot run on the worker's thread.
+    """Refuse as an extractor what cannot run on the worker's thread.
 
     Raises:
         ConfigurationError: `function` is not callable, or a coroutine function.
     """
-    if not callable(function):
-        msg = f"{where} is not callable. Pass a function of one CheckoutResponse, or extract.json(...)."
-        raise ConfigurationError(msg)
-    call = function if inspect.isroutine(function) else type(function).__call__
-    if any(map(inspect.iscoroutinefunction, (function, call))) or inspect.isasyncgenfunction(function):
-        msg = (
-            f"{where} is a coroutine function. It runs on the worker's thread, outside the app's event loop, "
-            "so make it a plain function of what the response holds; what only the endpoint knows goes into annotate()."
-        )
-        raise ConfigurationError(msg)
+    settings.function(where, function, _INSTEAD["extract"])
 
 
 def _compiled(where: str, join: str) -> Join:

@@ -126,19 +126,20 @@ def is_sandbox(url: str) -> bool:
     return urlsplit(url).scheme == "http"
 
 
-def checked_url(name: str, given: str) -> str:
+def checked_url(name: str, given: object) -> str:
     """Return a URL without a trailing slash. `name` is how the user set it.
 
     Raises:
         ConfigurationError: it is no URL, carries credentials, or is http:// to a host that is not loopback.
     """
+    text = given if isinstance(given, str) else ""
     try:
-        url = urlsplit(given)
+        url = urlsplit(text)
         host, _port = url.hostname, url.port
-    except (ValueError, AttributeError, TypeError):
+    except ValueError:
         url, host = urlsplit(""), None
     # urlsplit lets pass, or drops, what an HTTP client refuses, or takes for a query: line feeds, hosts, a lone "?".
-    if host is None or not _HOST.fullmatch(host) or not given.isprintable() or {*given} & {*" ?#\\"}:
+    if host is None or not _HOST.fullmatch(host) or not text.isprintable() or {*text} & {*" ?#\\"}:
         host = None
     if url.scheme not in {"http", "https"} or host is None:
         msg = f"{name} is no http(s) URL without query. Leave it out for {BASE_URL}."
@@ -149,7 +150,7 @@ def checked_url(name: str, given: str) -> str:
     if url.scheme == "http" and not is_loopback(host):
         msg = f"{name} is http:// to {host}: credentials would travel in the clear. Use https://, or a loopback host."
         raise ConfigurationError(msg)
-    return given.rstrip("/")
+    return text.rstrip("/")
 
 
 def is_loopback(host: str) -> bool:
@@ -183,15 +184,34 @@ def whole_number(name: str, given: object, low: int, high: int) -> None:
         raise ConfigurationError(msg)
 
 
-def callback(name: str, given: object) -> None:
-    """Check that an option is left out, or a plain function.
+def flag(name: str, given: object) -> None:
+    """Check that an option is switched on or off.
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: it is neither, such as the text of a variable of the environment.
     """
-    call = given if inspect.isroutine(given) else type(given).__call__
-    if given is not None and (not callable(given) or inspect.iscoroutinefunction(call)):
-        msg = f"{name}: use a plain function of one event. It runs on a thread of its own, outside any event loop."
+    if not isinstance(given, bool):
+        msg = (
+            f"{name}={given!r}: use True or False. A variable of the environment is text, and 'false' is no False: "
+            "write os.environ.get(...) == 'true'."
+        )
+        raise ConfigurationError(msg)
+
+
+def function(where: str, given: object, remedy: str) -> None:
+    """Check that something is a plain function, or is called like one. `remedy` says what to pass.
+
+    Raises:
+        ConfigurationError: it is not callable, or a coroutine function.
+    """
+    if not callable(given):
+        msg = f"{where} is not callable. {remedy}"
+        raise ConfigurationError(msg)
+    kinds = (given, given if inspect.isroutine(given) else type(given).__call__)
+    if any(inspect.iscoroutinefunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
+        msg = (
+            f"{where} is a coroutine function, and runs outside the app's event loop, where nothing awaits it. {remedy}"
+        )
         raise ConfigurationError(msg)
 
 

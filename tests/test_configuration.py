@@ -1,5 +1,6 @@
 """`Butter` refuses at import what could not work at a checkout: what, where and the remedy."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ from processes import served
 from shops import CREDENTIALS, ROUTE
 
 from butter_middleware import (
+    Beacon,
     Butter,
     Checkout,
     CheckoutResponse,
     CheckoutRoute,
     ConfigurationError,
+    Record,
+    SQLiteOutbox,
     client_ip,
     extract,
 )
@@ -32,6 +36,10 @@ ANYTHING: Any = 7
 
 
 async def coroutine(_response: CheckoutResponse) -> None: ...
+
+
+class Queue:
+    async def enqueue(self, _record: Record) -> None: ...
 
 
 class Callable_:  # noqa: N801 - a class that is called
@@ -61,7 +69,21 @@ class Callable_:  # noqa: N801 - a class that is called
             "transport=FakeButter is no.*transport\\(\\)",
         ),
         (DIRECT | CREDENTIALS | {"transport": httpx.AsyncHTTPTransport}, "transport=AsyncHTTPTransport is no"),
+        (DIRECT | CREDENTIALS | {"transport": httpx.HTTPTransport()}, "transport=HTTPTransport is no"),
         (DIRECT | CREDENTIALS | {"outbox": 42}, "outbox=int is no outbox"),
+        (DIRECT | {"outbox": 42, "dry_run": True}, "outbox=int is no outbox"),
+        (DIRECT | CREDENTIALS | {"outbox": SQLiteOutbox}, "outbox=SQLiteOutbox, a class, is no outbox"),
+        (DIRECT | CREDENTIALS | {"outbox": Queue}, "outbox=Queue, a class, is no outbox"),
+        (DIRECT | CREDENTIALS | {"dry_run": "false"}, "dry_run='false': use True or False. .* write os.environ"),
+        (DIRECT | CREDENTIALS | {"send_user_agent": "no"}, "send_user_agent='no'"),
+        (DIRECT | CREDENTIALS | {"send_network_transaction_id": 0}, "send_network_transaction_id=0"),
+        (DIRECT | CREDENTIALS | {"telemetry": None}, "telemetry=None"),
+        (DIRECT | CREDENTIALS | {"on_event": 5}, "on_event is not callable. Pass a plain function of one event"),
+        (DIRECT | CREDENTIALS | {"on_event": coroutine}, "on_event is a coroutine function"),
+        (DIRECT | CREDENTIALS | {"on_event": partial(coroutine, ANYTHING)}, "on_event is a coroutine function"),
+        (DIRECT | CREDENTIALS | {"clock": 5.0}, "clock is not callable.*time.time"),
+        (DIRECT | CREDENTIALS | {"base_url": b"https://butter.example"}, "no http\\(s\\) URL"),
+        (DIRECT | CREDENTIALS | {"ipv4_beacon": Beacon}, "is no Beacon"),
         (DIRECT | CREDENTIALS | {"outbox": "/no/such/directory/butter.db"}, "/no/such/directory"),
     ],
 )
@@ -86,7 +108,13 @@ def test_a_mistake_says_what_where_and_the_remedy(options: dict[str, Any], says:
         ({"extract": coroutine}, "coroutine function.*annotate"),
         ({"extract": Callable_()}, "coroutine function"),
         ({"when": coroutine}, "when is a coroutine function"),
-        ({"extract": "invoice"}, "not callable"),
+        ({"extract": "invoice"}, r"extract is not callable.*extract\.json"),
+        ({"extract": partial(coroutine)}, "coroutine function"),
+        ({"when": 5}, "when is not callable. .* gives True or False"),
+        ({"join": 5}, "join is not callable. Pass a JMESPath expression"),
+        ({"address": "no"}, "address='no': use True or False"),
+        ({"address_from_body": "no"}, "address_from_body='no'"),
+        ({"capture_request_body": 1}, "capture_request_body=1"),
     ],
 )
 def test_a_route_that_cannot_work_is_refused(route: dict[str, Any], says: str) -> None:
@@ -94,6 +122,15 @@ def test_a_route_that_cannot_work_is_refused(route: dict[str, Any], says: str) -
     options: dict[str, Any] = {"path": "/checkout", "psp": "stripe"} | route
     with pytest.raises(ConfigurationError, match=says):
         CheckoutRoute(**options)
+
+
+@pytest.mark.parametrize("senders", [-1, 0, 9, "4", True])
+def test_a_consumer_s_senders_are_checked(senders: Any) -> None:
+    """A number that sends nothing would leave the queue full, without a word."""
+    butter = Butter(**DIRECT, **CREDENTIALS)
+    with pytest.raises(ConfigurationError, match=r"senders=.*: use a number from 1 to 8"):
+        butter.delivery(senders)
+    butter.delivery(8)
 
 
 @pytest.mark.parametrize("methods", ["POST", b"POST", 5])

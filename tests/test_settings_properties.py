@@ -123,6 +123,7 @@ odd = st.one_of(
 OPTIONS = [
     *("client_ip", "routes", "username", "password", "environment", "durability", "ipv4_beacon", "base_url"),
     *("max_body_bytes", "drain_timeout", "join_ttl", "senders", "no_such_option"),
+    *("dry_run", "send_user_agent", "telemetry", "on_event", "clock", "transport", "outbox"),
 ]
 
 
