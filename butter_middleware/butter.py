@@ -164,6 +164,7 @@ class Butter:
             notices=self._notices,
             telemetry=self._telemetry,
             coverage_threshold=coverage_threshold,
+            host=None if queued else settings.host(self.base_url),
             admitted=equipment.admitted,
             witness=equipment.witness,
             sources=sources,

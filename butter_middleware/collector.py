@@ -63,6 +63,7 @@ class Collector:
         notices: Notices,
         telemetry: Telemetry,
         coverage_threshold: float,
+        host: str | None,
         admitted: Networks,
         witness: Callable[[Read], Read],
         sources: Sources | None = None,
@@ -73,7 +74,7 @@ class Collector:
         self.traceparent = telemetry.traceparent
         self._notices = notices
         self._telemetry = telemetry
-        self._coverage_threshold = coverage_threshold
+        self._make_standing = partial(Standing, notices, clock=clock, threshold=coverage_threshold, host=host)
         self._make_diagnosis = partial(Diagnosis, strategy)
         self._cookies = None if beacon is None else beacon.cookies
         self._hold_back = hold_back
@@ -107,7 +108,7 @@ class Collector:
     def _fit_out(self, outbox: LocalOutbox, appends_to: SQLiteOutbox | None = None) -> None:
         self.outbox = outbox
         self._patience = Patience()
-        self.standing = Standing(self._notices, outbox, lambda: self.worker, self._clock, self._coverage_threshold)
+        self.standing = self._make_standing(outbox, lambda: self.worker)
         self._diagnosis = self._make_diagnosis()
         self._reader = self._make_reader()
         self._read_capture = self._witness(self._reader.read)

@@ -34,6 +34,8 @@ class Signs:
     reading_for: float
     unattended: bool = False
     """Whether this process only appends, and none reads and delivers."""
+    host: str | None = None
+    """Butter's, as it is configured; None where a queue takes the records, whose consumer delivers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,11 @@ def _delivery(signs: Signs) -> Iterator[Reason]:
             "by itself.",
         )
     elif signs.ill_for > OUTAGE_SECONDS:
+        taker, there = ("the queue", "it") if signs.host is None else ("Butter", signs.host)
         yield Reason(
             "endpoint_away",
-            f"Butter has not taken records for {_span(signs.ill_for)} ({signs.endpoint})",
-            "Check that this host reaches api.disputes.services.butterpayments.com. Records wait meanwhile.",
+            f"{taker} has not taken records for {_span(signs.ill_for)} ({signs.endpoint})",
+            f"Check that this host reaches {there}; the log says how it failed. Records wait meanwhile.",
         )
     age = signs.oldest_pending_age
     if age is not None and age > AGE_SECONDS:

@@ -126,6 +126,11 @@ def is_sandbox(url: str) -> bool:
     return urlsplit(url).scheme == "http"
 
 
+def host(url: str) -> str:
+    """Return the host of a checked URL."""
+    return urlsplit(url).hostname or ""
+
+
 def checked_url(name: str, given: object) -> str:
     """Return a URL without a trailing slash. `name` is how the user set it.
 

@@ -31,6 +31,7 @@ class Standing:
         worker: Gives what works on it in this process, or only appends.
         clock: Seconds since the epoch.
         threshold: The least coverage that is well, 0 to 1.
+        host: Butter's, or None where a queue takes the records.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class Standing:
         worker: Callable[[], Worker | Appender],
         clock: Callable[[], float],
         threshold: float,
+        host: str | None,
     ) -> None:
         self._notices = notices
         self._outbox = outbox
         self._worker = worker
         self._clock = clock
         self._threshold = threshold
+        self._host = host
         self.begin()
 
     def begin(self) -> None:
@@ -98,6 +101,7 @@ class Standing:
             outbox_faults=worker.faults,
             dead_threads=worker.dead_threads,
             reading_for=worker.reading_for,
+            host=self._host,
             unattended=isinstance(worker, Appender) and worker.unattended,
         )
         return diagnose(signs)

@@ -21,7 +21,7 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from test_events import buy
 
-from butter_middleware import Butter, Checkout, CheckoutResponse, CheckoutRoute
+from butter_middleware import Butter, Checkout, CheckoutResponse, CheckoutRoute, Record
 from butter_middleware.coverage import Coverage
 from butter_middleware.health import Health, Signs, diagnose
 from butter_middleware.outbox import Counts, MemoryOutbox
@@ -41,6 +41,7 @@ WELL = Signs(
     outbox_faults=(),
     dead_threads=(),
     reading_for=0.0,
+    host="butter.example",
 )
 
 
@@ -150,6 +151,35 @@ def test_an_old_backlog_and_a_long_outage(make_butter: Callable[..., Butter], fa
     assert ask(butter)[1]["reasons"] == []
     clock.now += 7200
     assert [reason["code"] for reason in ask(butter)[1]["reasons"]] == ["endpoint_away", "pending_old"]
+
+
+class Away:
+    """A queue that takes nothing."""
+
+    async def enqueue(self, _record: Record) -> None:
+        raise ConnectionError
+
+
+@pytest.mark.parametrize(
+    ("options", "detail", "remedy"),
+    [
+        ({"base_url": "https://proxy.example:8443/butter"}, "Butter has not taken", "reaches proxy.example;"),
+        ({"outbox": Away()}, "the queue has not taken", "reaches it;"),
+    ],
+)
+def test_an_outage_names_what_is_away(
+    make_butter: Callable[..., Butter], fake: FakeButter, options: Any, detail: str, remedy: str
+) -> None:
+    """The host that is configured, or the queue in its place: nobody mends the network to Butter for a queue's fault."""
+    clock = Clock()
+    butter = make_butter(clock=clock, **options)
+    fake.respond_with(*[503] * 20)
+    for number in range(6):
+        butter.record(CHECKOUT.model_copy(update={"invoice_id": f"in_{number}"}))
+    until(lambda: butter.status().endpoint in {"open", "half_open"}, "the open breaker")
+    clock.now += 1200
+    (reason,) = ask(butter)[1]["reasons"]
+    assert (reason["code"], detail in reason["detail"], remedy in reason["remedy"]) == ("endpoint_away", True, True)
 
 
 def test_an_extractor_that_hangs(make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch) -> None:
