@@ -232,13 +232,13 @@ def shared_file(outbox: LocalOutbox, queue: Outbox | None) -> SQLiteOutbox:
     return outbox
 
 
-def warnings(outbox: LocalOutbox, routes: Iterable[CheckoutRoute], *, queue: bool = False) -> Iterator[str]:
-    """Give what this outbox cannot keep safe, of these routes; of a `queue` it is the waiting room only.
+def warnings(outbox: LocalOutbox, routes: Iterable[CheckoutRoute], *, parts_only: bool = False) -> Iterator[str]:
+    """Give what this outbox cannot keep safe, of these routes; `parts_only` where it is a queue's waiting room.
 
     Raises:
         ConfigurationError: it cannot work.
     """
-    if not queue:
+    if not parts_only:
         yield from outbox.validate()
     if not outbox.durable and any(route.join is not None for route in routes):
         yield (

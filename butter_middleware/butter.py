@@ -172,8 +172,7 @@ class Butter:
         )
         equipment.built(self.collector)
         del username, password  # an error tracker adds the variables of this frame to the lines that follow
-        for warning in () if dry_run else assembly.warnings(equipment.outbox, self.routes.routes, queue=queued):
-            log.warning("outbox: %s", warning, extra={"butter_event": "configuration"})
+        self._warn(self.routes.routes, parts_only=queued)
 
     def checkout_route(  # noqa: PLR0913 - as CheckoutRoute, all by name
         self,
@@ -199,6 +198,8 @@ class Butter:
                 path, psp, extract, when, methods, capture_request_body, address_from_body, join, address, source
             )
             fitting(self.beacon, [route])
+            if all(other.join is None for other in self.routes.routes):  # else it has been said
+                self._warn([route], parts_only=True)
             self.routes.add(route)
             return extract
 
@@ -339,6 +340,10 @@ class Butter:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
+
+    def _warn(self, routes: Iterable[CheckoutRoute], *, parts_only: bool) -> None:
+        for warning in () if self.dry_run else assembly.warnings(self.collector.outbox, routes, parts_only=parts_only):
+            log.warning("outbox: %s", warning, extra={"butter_event": "configuration"})
 
     def __repr__(self) -> str:
         return f"Butter({self.environment}, {len(self.routes.routes)} routes)"

@@ -170,7 +170,7 @@ class Away:
 def test_an_outage_names_what_is_away(
     make_butter: Callable[..., Butter], fake: FakeButter, options: Any, detail: str, remedy: str
 ) -> None:
-    """The host that is configured, or the queue in its place: nobody mends the network to Butter for a queue's fault."""
+    """The host that is configured, or the queue in its place: a queue's fault is not Butter's."""
     clock = Clock()
     butter = make_butter(clock=clock, **options)
     fake.respond_with(*[503] * 20)

@@ -386,6 +386,19 @@ def test_a_dry_run_keeps_no_part(serve: Callable[..., Butter]) -> None:
     assert (butter.status().skipped, butter.status().parts) == ({"dry_run": 2}, 0)
 
 
+def test_memory_is_said_to_be_too_short_for_decorated_routes(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """As for the others, once, and not where there is a file."""
+    for outbox, times in ((None, 1), (tmp_path / "butter.db", 0)):
+        caplog.clear()
+        butter = make_butter(outbox=outbox)
+        for path in ("/begin", "/confirm"):
+            butter.checkout_route(path, psp="stripe", join="id")(lambda _response: None)
+        butter.checkout_route("/other", psp="stripe")(lambda _response: None)
+        assert caplog.text.count("meet in memory") == times
+
+
 def test_memory_is_said_to_be_too_short(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:
     """In memory parts meet within one process only: that is said at the start, and counted as lost at the end."""
     butter = make_butter(BEGIN, CONFIRM)
