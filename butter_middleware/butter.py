@@ -272,7 +272,8 @@ class Butter:
             ConfigurationError: there is a `connection`, and no `PostgresOutbox`.
         """
         whole = isinstance(checkout, Checkout)
-        if (whole and fields) or not (whole or isinstance(checkout, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        request = isinstance(checkout, Mapping) and "type" in checkout  # as every ASGI scope says what it is
+        if (whole and fields) or not (whole or request):
             msg = "butter.record() takes a Checkout alone, or a request (or its scope) with the fields by name"
             raise TypeError(msg)
         if connection is not None:
@@ -317,7 +318,7 @@ class Butter:
         return self._equipment.make_consumer(senders)
 
     def status(self) -> Status:
-        """Return how the collection goes: counts, and the endpoint's state."""
+        """Return how the collection goes. Blocks while the outbox counts, for 1 s at most: not for the event loop."""
         return self.collector.standing.status()
 
     def flush(self, timeout: float = 5.0) -> bool:

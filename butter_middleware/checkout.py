@@ -124,13 +124,13 @@ class Record:
     payload: str
     """The JSON text to post."""
     captured_at: float
-    """Seconds since the epoch, when the checkout answered."""
+    """Seconds since the epoch, when the checkout's request came, or `record` was given a whole `Checkout`."""
     traceparent: str = ""
-    """Of the span in which it answered, where there is one."""
+    """W3C's, of the span in which it answered, where there is one."""
 
     @classmethod
     def of(cls, checkout: Checkout, captured_at: float, traceparent: str = "") -> Self:
-        """Make the record of a checkout that answered at `captured_at`."""
+        """Make the record of a checkout that came at `captured_at`."""
         payload = checkout.payload()
         identity = {k: v for k, v in payload.items() if k == "psp" or k.endswith("_id")}
         digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16)

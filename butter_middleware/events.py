@@ -96,7 +96,7 @@ class Delivered(_Told):
 
     name = "delivered"
     seconds: float
-    """Since its checkout answered."""
+    """Since its checkout's request came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

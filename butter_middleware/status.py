@@ -38,7 +38,10 @@ class Status:
     oldest_pending_age: float | None
     """Seconds since the oldest pending record's checkout."""
     endpoint: str
-    """What this process knows of Butter: ok, open, half_open, paused, hold; `unknown` before the first record."""
+    """What this process knows of Butter: ok, open, half_open, paused, hold; `unknown` before the first record.
+
+    With `delivery="external"` it knows nothing, and says `external`.
+    """
     last_delivery_at: float | None
     """Seconds since the epoch."""
     coverage: Coverage

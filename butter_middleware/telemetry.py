@@ -93,7 +93,7 @@ class Telemetry:
                 self._delay = meter.create_histogram(
                     "butter.delivery.delay",
                     "s",
-                    "From a checkout's answer to the acceptance of its record",
+                    "From a checkout's request to the acceptance of its record",
                     explicit_bucket_boundaries_advisory=_DELAYS,
                 )
                 _observe(meter, metrics.Observation)

@@ -163,10 +163,10 @@ def test_wrong_fields_park_and_raise_nothing(
 def test_what_is_no_request(make_butter: Callable[..., Butter]) -> None:
     """A scope of which nothing can be taken is a counted fault; what is no request at all is the caller's error."""
     butter = watched(make=make_butter)
-    butter.record({}, **FIELDS)
+    butter.record({"type": "http"}, **FIELDS)
     assert butter.status().faults == {"request:KeyError": 1}
     wrong: Any = butter.record
-    for arguments, fields in [(("/checkout/7",), FIELDS), ((None,), {})]:
+    for arguments, fields in [(("/checkout/7",), FIELDS), ((None,), {}), ((FIELDS,), {}), (({},), FIELDS)]:
         with pytest.raises(TypeError, match="takes a Checkout alone, or a request"):
             wrong(*arguments, **fields)
     with pytest.raises(TypeError, match="takes a Checkout alone"):
