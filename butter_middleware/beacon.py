@@ -78,7 +78,8 @@ class Beacon:
     def __post_init__(self) -> None:
         settings.number("Beacon: ttl", self.ttl, 10, 3600)
         settings.flag("Beacon: allow_private", self.allow_private)
-        if isinstance(self.client_ip, type) or not isinstance(self.client_ip, Strategy | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        own = cast("object", self.client_ip)
+        if isinstance(own, type) or not isinstance(own, Strategy | None):
             msg = "Beacon(client_ip=...) is no strategy. Say what stands before the beacon, or leave it out."
             raise ConfigurationError(msg)
         object.__setattr__(self, "origins", _origins(self.origins))

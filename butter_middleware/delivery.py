@@ -240,7 +240,7 @@ class Delivery:
 
     async def _next(self, outbox: Backlog) -> Pending | None:
         """Return the record to send now, counted as on its way, if there is one and it may be sent."""
-        if self.paused or self._in_flight >= self._endpoint.allowance():
+        if not self._may_send():
             return None
         if not self._ahead:
             claimed = await result_of(outbox.claim(CLAIM_AHEAD))
@@ -256,6 +256,9 @@ class Delivery:
             return self._ahead.popleft()
         self._in_flight -= 1
         return None
+
+    def _may_send(self) -> bool:
+        return not self.paused and self._in_flight < self._endpoint.allowance()
 
     async def _pinged(self) -> bool:
         return not self._endpoint.ping_failed(await self._couriers.ask(lambda courier: courier.ping()))

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, Final, Unpack
+from typing import Any, Final, Unpack, cast
 from uuid import UUID
 
 from starlette.requests import HTTPConnection
@@ -35,8 +35,9 @@ def annotate(request_or_scope: Mapping[str, Any], **fields: Unpack[CheckoutField
     since it stands inside a checkout: a call that cannot take effect is logged as a warning, and a wrong field or value
     parks the capture with the reason.
     """
-    if not isinstance(request_or_scope, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        got = type(request_or_scope).__name__  # such as a body, which in FastAPI is often what is called request
+    given = cast("object", request_or_scope)
+    if not isinstance(given, Mapping):
+        got = type(given).__name__  # such as a body, which in FastAPI is often what is called request
         _warn(
             f"annotate() had no effect: it got {got}, which is no request. Pass the endpoint's own, such as "
             "request: Request in FastAPI, or ask for a CheckoutNote."

@@ -287,7 +287,7 @@ async def test_a_request_body_is_kept_whole_or_not_at_all(
             found.append(None)
 
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract, capture_request_body=True))
-    messages = iter([{"body": b"invoice=in_1", "more_body": True}, {"body": b"23"}])
+    messages: Iterator[Message] = iter([{"body": b"invoice=in_1", "more_body": True}, {"body": b"23"}])
 
     async def receive() -> Message:
         return {"type": "http.request", **next(messages)}
