@@ -247,7 +247,7 @@ class _Tee:
         """Return the request's body where it was asked for and came whole: a part of a form says what nobody wrote."""
         if not self._route.capture_request_body or self._request_chunks is None:
             return None
-        declared = dict(self._request["headers"]).get(b"content-length", b"")
+        declared = next((value for name, value in self._request["headers"] if name == b"content-length"), b"")
         whole = self._request_ended or (declared.isdigit() and int(declared) == self._request_size)
         return b"".join(self._request_chunks) if whole else None
 

@@ -41,7 +41,8 @@ class CheckoutRoute:
             is buffered and the response may be of any content type.
         when: A further gate, asked before `extract`: False means that this response is no checkout.
         methods: The request methods, POST unless said otherwise. GET does not imply HEAD.
-        capture_request_body: Keep the request's body too, for `response.request.json()`.
+        capture_request_body: Keep the request's body too, for `response.request.json()`, where the app reads all of it
+            before it has answered.
         address_from_body: The caller of this route is a server, not the shopper, so that the request's address is never
             used: the shopper's is what the extractor gives as `ipv4_address`, or what Recharge and Recurly, read by
             their presets, say that they saw. Only a public IPv4 address counts. On every other route no address of a

@@ -11,8 +11,9 @@ import pytest
 from asgi import JSON, body, drive, http_scope, no_request, sends, start
 from shops import PAID, ROUTE, SHOPPER
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, ExtractionError, annotate
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate
 from butter_middleware._asgi import Message, Receive, Scope, Send
+from butter_middleware.errors import ExtractionError
 from butter_middleware.testing import FakeButter
 
 pytestmark = pytest.mark.anyio
