@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from postgres_server import PostgresServer
 from processes import until
@@ -241,6 +242,24 @@ def test_keys_are_forgotten_when_they_need_not_be_known(database: str, fake: Fak
     kept = "SELECT key FROM butter.seen ORDER BY key"
     work(make_butter(), database, lambda: len(fake.records) == 2 and rows(database, kept) == wanted)
     assert arrived(fake) == ["in_2", "in_3"]
+
+
+def test_a_key_that_an_order_enqueues_anew_is_not_forgotten(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """Delivered more than a week ago, and about to be forgotten while the order's transaction is open: it is sent."""
+    old = "INSERT INTO butter.seen (key, delivered_at) VALUES ('{}', now() - interval '8 days')"
+    rows(database, old.format(record(1).key))
+    forgetting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DELETE%'"
+
+    async def main() -> None:
+        with psycopg.connect(database) as shop:
+            PostgresOutbox(database).enqueue_in(shop, [record(1)])
+            async with working(make_butter(), database):
+                await wait_for(lambda: rows(database, forgetting) == [(1,)], "the forgetting waits for the order")
+                shop.commit()
+                await wait_for(lambda: queued(database) == 0, "the job's end")
+
+    run(main)
+    assert arrived(fake) == ["in_1"]
 
 
 # How it ends.

@@ -66,10 +66,14 @@ class Reaper:
 
     async def forget(self) -> None:
         """Forget the keys that need not be known any more: long delivered, or of jobs that a person deleted."""
-        schema, engine = quoted(self._names.schema), quoted(self._names.engine)
-        query: Any = (
-            f"DELETE FROM {schema}.seen AS known WHERE delivered_at < now() - interval '{REMEMBERED}' "
-            "OR (delivered_at IS NULL AND job IS NOT NULL AND NOT EXISTS "
-            f"(SELECT 1 FROM {engine}.procrastinate_jobs WHERE id = known.job))"
+        seen, jobs = f"{quoted(self._names.schema)}.seen", f"{quoted(self._names.engine)}.procrastinate_jobs"
+        # A key may be enqueued anew meanwhile, with a job that these statements do not see: PostgreSQL then asks each
+        # condition of the row again, and what was orphaned is compared with the job that the row had.
+        delivered: Any = f"DELETE FROM {seen} WHERE delivered_at < now() - interval '{REMEMBERED}'"
+        orphaned: Any = (
+            f"DELETE FROM {seen} AS known USING (SELECT key, job FROM {seen} AS found WHERE delivered_at IS NULL "
+            f"AND NOT EXISTS (SELECT 1 FROM {jobs} WHERE id = found.job) AND job IS NOT NULL) AS orphan "
+            "WHERE known.key = orphan.key AND known.job = orphan.job AND known.delivered_at IS NULL"
         )
-        await self._app.connector.execute_query_async(query)
+        for query in (delivered, orphaned):
+            await self._app.connector.execute_query_async(query)
