@@ -413,11 +413,13 @@ def test_a_wrong_outbox_stops_the_start(options: Any, says: str, monkeypatch: py
 # The command.
 
 
-def test_the_worker_command(database: str, fake: FakeButter) -> None:
-    """A process of its own sends, and SIGTERM ends it with 0 and no traceback."""
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_the_worker_command(database: str, fake: FakeButter, *, by_hand: bool) -> None:
+    """A process of its own sends to where it is told, and SIGTERM ends it with 0 and no traceback."""
     with served(fake) as url:
         environment = {"BUTTER_USERNAME": "merchant", "BUTTER_PASSWORD": "s3cret-pass", "BUTTER_POSTGRES_DSN": database}
-        command = [sys.executable, "-m", "butter_middleware", "worker", "--base-url", url]
+        environment |= {} if by_hand else {"BUTTER_BASE_URL": url}
+        command = [sys.executable, "-m", "butter_middleware", "worker", *(["--base-url", url] if by_hand else [])]
         process = subprocess.Popen(
             command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )

@@ -14,7 +14,6 @@ from butter_middleware.cli.failure import Failure
 from butter_middleware.cli.output import Output, output_options
 from butter_middleware.cli.target import app_option, load
 from butter_middleware.client_ip import direct
-from butter_middleware.settings import BASE_URL
 
 _DSN: Final = "BUTTER_POSTGRES_DSN"
 _dsn: Final = click.option("--dsn", envvar=_DSN, help=f"Of the database; or {_DSN}.")
@@ -32,7 +31,7 @@ _workers: Final = click.option("--worker", multiple=True, metavar="ROLE", help="
 @_schema
 @_engine
 @click.option("--queue", default="butter", show_default=True, help="The queue's name.")
-@click.option("--base-url", help="Where Butter is, for tests and sandboxes.")
+@click.option("--base-url", help="Where Butter is, or BUTTER_BASE_URL: for tests and sandboxes.")
 @click.option("--concurrency", type=click.IntRange(1, 32), default=4, show_default=True, help="Records sent at once.")
 @click.option(
     "--slots", type=click.IntRange(1, 64), default=8, show_default=True, help="And from all workers together."
@@ -50,11 +49,11 @@ def worker_command(app: str | None, dsn: str | None, base_url: str | None, **opt
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # one line each time that PostgreSQL is not there
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    butter = _bare(_needed(dsn), base_url or BASE_URL, options) if app is None else load(app)
+    butter = _bare(_needed(dsn), base_url, options) if app is None else load(app)
     asyncio.run(_work(butter, dsn, options))
 
 
-def _bare(dsn: str, base_url: str, options: dict[str, Any]) -> Butter:
+def _bare(dsn: str, base_url: str | None, options: dict[str, Any]) -> Butter:
     from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
 
     queue = PostgresOutbox(dsn, queue=options["queue"], schema=options["schema"])
