@@ -14,8 +14,6 @@ log = logging.getLogger("butter_middleware")
 
 STALLED_SECONDS: Final = 30.0
 """Since a worker's last heartbeat, which comes every ten seconds."""
-LONGEST_SECONDS: Final = 120.0
-"""For one job: a record takes 20 s at most, and what is left is for PostgreSQL."""
 
 
 class Reaper:
@@ -28,9 +26,7 @@ class Reaper:
         longest: Seconds that a job can take; one that takes longer was forgotten by a worker that lives.
     """
 
-    def __init__(
-        self, app: App, names: Names, stalled: float = STALLED_SECONDS, longest: float = LONGEST_SECONDS
-    ) -> None:
+    def __init__(self, app: App, names: Names, stalled: float, longest: float) -> None:
         self._app = app
         self._names = names
         self._stalled = stalled
