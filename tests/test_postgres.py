@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -411,6 +412,39 @@ def test_a_wrong_outbox_stops_the_start(options: Any, says: str, monkeypatch: py
 
 
 # The command.
+
+
+SHOP = """
+from butter_middleware import Butter, client_ip
+from butter_middleware.postgres import PostgresOutbox
+
+butter = Butter(client_ip=client_ip.direct(), outbox=PostgresOutbox("postgresql://127.0.0.1/x"))
+dry = Butter(client_ip=client_ip.direct(), outbox=PostgresOutbox("postgresql://127.0.0.1/x"), dry_run=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ("queue_shop:butter --base-url http://127.0.0.1:1", 2, "--base-url and --app"),
+        ("queue_shop:butter --queue other", 2, "--queue and --app"),
+        ("queue_shop:butter --schema other", 2, "--schema and --app"),
+        ("queue_shop:dry", 3, "dry_run=True"),
+    ],
+)
+def test_the_worker_of_an_app_takes_nothing_else(
+    arguments: str, code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the app says by itself is refused, and what its configuration warns of is shown."""
+    tmp_path.joinpath("queue_shop.py").write_text(SHOP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "queue_shop", raising=False)
+    for name, value in (("USERNAME", "merchant"), ("PASSWORD", "s3cret-pass"), ("BASE_URL", "http://127.0.0.1:1")):
+        monkeypatch.setenv(f"BUTTER_{name}", value)
+    result = CliRunner().invoke(cli, ["worker", "--app", *arguments.split()])
+    assert (result.exit_code, "BUTTER_BASE_URL: records go to" in result.stderr) == (code, True), result.output
+    assert says in result.stderr
 
 
 @pytest.mark.parametrize("by_hand", [True, False])

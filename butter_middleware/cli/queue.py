@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from butter_middleware.butter import Butter
-from butter_middleware.cli.failure import Failure
+from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.output import Output, output_options
 from butter_middleware.cli.target import app_option, load
 from butter_middleware.client_ip import direct
@@ -49,8 +49,32 @@ def worker_command(app: str | None, dsn: str | None, base_url: str | None, **opt
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # one line each time that PostgreSQL is not there
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    butter = _bare(_needed(dsn), base_url, options) if app is None else load(app)
+    butter = _bare(_needed(dsn), base_url, options) if app is None else _of_app(app)
     asyncio.run(_work(butter, dsn, options))
+
+
+def _of_app(app: str) -> Butter:
+    """Return the Butter of an app, which says by itself what the command line would say differently.
+
+    Raises:
+        Failure: the command line says it too, or this Butter sends nothing.
+    """
+    from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
+
+    said: list[str] = []
+    butter = load(app, said)
+    for text in said:
+        Output().note(text)
+    if butter.dry_run:
+        msg = f"--app {app}: this Butter sends nothing: dry_run=True. Take that out."
+        raise Failure(msg)
+    own = ("base_url", "queue", "schema") if isinstance(butter.outbox, PostgresOutbox) else ("base_url",)
+    context = click.get_current_context()
+    for name in own:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            msg = f"--{name.replace('_', '-')} and --app say two things, maybe. Leave it out: the app has its own."
+            raise Failure(msg, ExitCode.USAGE)
+    return butter
 
 
 def _bare(dsn: str, base_url: str | None, options: dict[str, Any]) -> Butter:
