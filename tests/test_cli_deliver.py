@@ -27,6 +27,7 @@ from butter_middleware.awaited import HoldBack
 from butter_middleware.cli import cli
 from butter_middleware.cli.deliver import SAME_SECONDS
 from butter_middleware.testing import FakeButter
+from butter_middleware.worker import Worker
 
 USER = {"BUTTER_USERNAME": CREDENTIALS["username"], "BUTTER_PASSWORD": CREDENTIALS["password"]}
 
@@ -378,6 +379,7 @@ def test_parts_are_not_expired_without_the_app(run: Callable[..., Result], path:
     [
         ([401] * 50, "HOLD_SECONDS", "`check` says why"),
         ([503] * 50, "PATIENCE_SECONDS", "Butter does not answer"),
+        ([429] * 50, "PATIENCE_SECONDS", "Butter asks for a pause"),
     ],
 )
 def test_it_does_not_wait_for_days(
@@ -397,6 +399,91 @@ def test_it_does_not_wait_for_days(
     assert (found.exit_code, said in found.stdout) == (1, True), found.output
     assert "8 records are still to be sent" in found.stdout
     assert stored(path)["pending"] == 8
+
+
+def test_pauses_one_after_the_other_are_one(
+    run: Callable[..., Result], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two pauses Butter is well for a moment, and takes nothing."""
+    monkeypatch.setattr("butter_middleware.cli.draining.PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr("butter_middleware.endpoint.THROTTLED_SECONDS", 0.3)
+    filled(path, 2)
+    fake.respond_with(*[429] * 100)
+    found = run()
+    assert (found.exit_code, "Butter asks for a pause" in found.stdout) == (1, True), found.output
+    assert fake.requests > 2
+
+
+def holding(path: Path) -> "subprocess.Popen[str]":
+    """Hold the write lock in a process of its own, until that is killed."""
+    code = (
+        "import sys, time; from butter_middleware.outbox._locks import *; lock = LockFile(sys.argv[1])\n"
+        "while not lock.take(WRITE, lock): time.sleep(0.001)\n"
+        "print(flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, f"{path}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    return holder
+
+
+def test_a_file_that_nobody_lets_go_of_is_waited_for(
+    run: Callable[..., Result], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the midst of a drain another process takes the lock: it ends with 4, one line, and everything in the file."""
+    monkeypatch.setattr("butter_middleware.cli.draining.DRAIN_SECONDS", 0.2)
+    monkeypatch.setattr("butter_middleware.cli.draining.PATIENCE_SECONDS", 1.0)
+    filled(path, 1)
+    fake.respond_with(*[409] * 50)
+    holders: list[subprocess.Popen[str]] = []
+
+    def hold() -> None:
+        until(lambda: fake.requests > 0, "the first answer", 40)
+        holders.append(holding(path))
+
+    thread = threading.Thread(target=hold)
+    close = Worker.close
+
+    def let_go_and_close(worker: Worker) -> None:
+        thread.join()
+        for holder in holders:
+            holder.communicate()
+        close(worker)
+
+    monkeypatch.setattr(Worker, "close", let_go_and_close)  # closing would wait for it
+    thread.start()
+    found = run()
+    assert (found.exit_code, "the outbox is busy" in found.stderr) == (4, True), found.output
+    assert (len(holders), found.stdout) == (1, "")
+    assert stored(path)["pending"] == 1
+
+
+STOPPED_SHOP = """
+import os, signal
+from butter_middleware import Butter, client_ip
+
+butter = Butter(client_ip=client_ip.direct(), outbox="butter.db")
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_stop_before_it_began_is_no_success(fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM while the app is imported: nothing is sent, which people and programs are told."""
+    filled(path, 1)
+    path.rename(path.with_name("butter.db"))
+    path.with_name("stopped_shop.py").write_text(STOPPED_SHOP)
+    monkeypatch.chdir(path.parent)
+    monkeypatch.syspath_prepend(path.parent)
+    for name, value in USER.items():
+        monkeypatch.setenv(name, value)
+    for options in ([], ["--json"]):
+        monkeypatch.delitem(sys.modules, "stopped_shop", raising=False)
+        found = CliRunner().invoke(cli, ["deliver", "--app", "stopped_shop:butter", *options])
+        assert (found.exit_code, "it was told to stop before it began" in found.stdout) == (1, True), found.output
+        assert not options or json.loads(found.stdout)["pending"] == 1
+    assert fake.requests == 0
 
 
 def test_a_log_line_stands_above_the_bar(fake: FakeButter, url: str, path: Path) -> None:

@@ -22,7 +22,9 @@ from butter_middleware.cli.draining import (
     POLL_SECONDS,
     Work,
     drain,
+    finish,
     leads_within,
+    look,
     say_unread,
 )
 from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
@@ -41,6 +43,7 @@ SAME_SECONDS: Final = 1.0
 """In which a second signal to stop is the first one, told twice."""
 OPEN_SECONDS: Final = 30.0
 """For a file to be opened, and brought up to this version."""
+STOPPED: Final = "Nothing was done: it was told to stop before it began."
 
 
 @click.command(epilog=EXIT_CODES)
@@ -75,7 +78,10 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
             raise Failure(msg, ExitCode.USAGE)
         else:
             work = _with_app(output, app, stop, follow=follow)
-        if stop.is_set():
+        if stop.is_set():  # told while the app was imported, or its file awaited
+            if not follow:
+                with _opened(work):
+                    finish(output, work, look(work, OPEN_SECONDS)[0], STOPPED)
             return
         _log_to_stderr(output, logging.INFO if follow else logging.WARNING)
         if follow:
@@ -84,7 +90,7 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
         else:
             _refuse_another(work.outbox.path)
             with _opened(work):
-                first = work.outbox.counts().result(OPEN_SECONDS)
+                first, _to_read, _due = look(work, OPEN_SECONDS)
                 with _running(work):
                     drain(output, work, first, stop)
 

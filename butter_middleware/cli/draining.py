@@ -58,7 +58,7 @@ def drain(output: Output, work: Work, first: Counts, stop: Event) -> None:
     """Wait until nothing is left that is due soon, and say what was done since `first`.
 
     Raises:
-        Failure: another process is faster.
+        Failure: another process is faster, or does not let go of the file.
         click.exceptions.Exit: something is left, or needs a person.
     """
     if not leads_within(LEAD_SECONDS, work, stop) and not stop.is_set():
@@ -72,11 +72,36 @@ def drain(output: Output, work: Work, first: Counts, stop: Event) -> None:
             stop.wait(POLL_SECONDS)
         tell(end.done, end.total)
     work.worker.shutdown(DRAIN_SECONDS)
-    _finish(output, work, first, end.why)
+    finish(output, work, first, end.why)
 
 
-_PATIENCE: Final = {"open": "Butter is away", "half_open": "Butter is away", "hold": "Butter refuses"}
+def look(work: Work, seconds: float) -> tuple[Counts, int, float | None]:
+    """Give what `SQLiteOutbox.backlog` gives.
+
+    Raises:
+        Failure: the file does not answer within `seconds`.
+    """
+    try:
+        return work.outbox.backlog().result(seconds)
+    except TimeoutError:
+        msg = (
+            f"the outbox is busy: another process does not let go of {work.outbox.path}, or its disk stands still. "
+            "What is not yet sent stays in the file. Once that is over, run this again."
+        )
+        raise Failure(msg, ExitCode.BUSY) from None
+
+
+_PATIENCE: Final = {
+    "open": "Butter is away",
+    "half_open": "Butter is away",
+    "paused": "Butter asks for a pause",
+    "hold": "Butter refuses",
+}
 """By the state of the endpoint: what it waits for."""
+_WHY: Final = {
+    "hold": "Butter refuses what is sent: `check` says why. Once that is mended, run this again.",
+    "paused": "Butter asks for a pause: try again later, or with --follow.",
+}
 
 
 class _Draining:
@@ -87,6 +112,8 @@ class _Draining:
         self._first = first
         self._still = 0
         self._ill_since: float | None = None
+        """When Butter fell ill, and has taken nothing since: where it asks for pauses, it is well between them."""
+        self._answered_at = time.monotonic()
         self.done = 0
         self.total = first.pending + (first.captured if work.reads else 0)
         self.waits_for = ""
@@ -96,10 +123,20 @@ class _Draining:
 
     def over(self) -> bool:
         """Look, and say whether it is over."""
-        counts, to_read, due = self._work.outbox.backlog().result(DRAIN_SECONDS)
+        try:
+            counts, to_read, due = look(self._work, DRAIN_SECONDS)
+        except Failure:
+            if time.monotonic() - self._answered_at >= PATIENCE_SECONDS:
+                raise
+            self.waits_for = "the outbox is busy"
+            return False
+        self._answered_at = time.monotonic()
         to_read = to_read if self._work.reads else 0
-        self.done = counts.delivered - self._first.delivered
-        self.total = self.done + counts.pending + to_read
+        done = counts.delivered - self._first.delivered
+        if done > self.done:
+            self._ill_since = None
+        self.done = done
+        self.total = done + counts.pending + to_read
         if self._gives_up():
             return True
         wait = 0.0 if due is None else due - time.time()
@@ -111,21 +148,22 @@ class _Draining:
     def _gives_up(self) -> bool:
         state, now = self._work.worker.endpoint, time.monotonic()
         if state not in _PATIENCE:
-            self._ill_since = None
             return False
         since = self._ill_since = now if self._ill_since is None else self._ill_since
         if now - since < (HOLD_SECONDS if state == "hold" else PATIENCE_SECONDS):
             return False
-        self.why = (
-            "Butter refuses what is sent: `check` says why. Once that is mended, run this again."
-            if state == "hold"
-            else "Butter does not answer: try again later, or with --follow."
-        )
+        self.why = _WHY.get(state, "Butter does not answer: try again later, or with --follow.")
         return True
 
 
-def _finish(output: Output, work: Work, first: Counts, why: str) -> None:
-    counts, _to_read, due = work.outbox.backlog().result(DRAIN_SECONDS)
+def finish(output: Output, work: Work, first: Counts, why: str) -> None:
+    """Say what was done since `first`, and what is left, `why`.
+
+    Raises:
+        Failure: the file does not answer.
+        click.exceptions.Exit: something is left, or needs a person.
+    """
+    counts, _to_read, due = look(work, DRAIN_SECONDS)
     delivered = counts.delivered - first.delivered
     document = {
         "delivered": delivered,
