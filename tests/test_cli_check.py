@@ -20,6 +20,7 @@ from processes import free_port, until
 from shops import CREDENTIALS
 
 from butter_middleware import SQLiteOutbox
+from butter_middleware.api import ssl_context
 from butter_middleware.cli import check as module
 from butter_middleware.cli import cli
 from butter_middleware.cli.check import _sqlite
@@ -205,6 +206,25 @@ def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
     assert (finding.check, finding.state) == ("tls", Mark.FAILED)
     assert "self-signed certificate" in finding.detail
     assert "SSL_CERT_FILE" in finding.remedy
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificate_authorities_that_cannot_be_read(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    """A wrong SSL_CERT_FILE is a finding among the others, with its name, and no fault of the network's."""
+    authorities = shop.parent / "authorities.pem"
+    if content is not None:
+        authorities.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
+    ssl_context.cache_clear()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        *_before, alone = _connected("127.0.0.1", listener.getsockname()[1], secure=True)
+    lines = found("--app", "shop_to_check:butter")
+    for state, detail, remedy in [(alone.state, alone.detail, alone.remedy), *lines["tls"]]:
+        assert (state, "SSL_CERT_FILE" in remedy) == ("failed", True)
+        assert "certificate authorities cannot be read" in detail
+    assert "credentials" not in lines
 
 
 def test_a_certificate_about_to_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from butter_middleware.appender import Appender
 from butter_middleware.butter import Butter
 from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.output import Mark, Output, counted, output_options
-from butter_middleware.cli.reaching import Finding, reach
+from butter_middleware.cli.reaching import Finding, authorities_unread, reach
 from butter_middleware.cli.target import app_option, listening, load, outbox_option
 from butter_middleware.courier import Courier
 from butter_middleware.errors import ButterError, ConfigurationError
@@ -278,6 +278,9 @@ def _network(butter: Butter | None) -> Iterator[Finding]:
             yield Finding("credentials", Mark.WARNING, f"for what delivers, not for this app: {error}", _SIDECAR)
         else:
             yield Finding("credentials", Mark.FAILED, str(error))
+        return
+    except OSError as error:
+        yield authorities_unread(error)
         return
     yield from (Finding("environment", Mark.WARNING, text) for text in said)
     yield from reach(url, client)
