@@ -208,6 +208,21 @@ def test_a_table_on_a_terminal_has_colours() -> None:
     assert "a***@example.com" in shown
 
 
+WIDE = """from test_cli_output import *
+row = {"day": "2026-11-24T08:00:00Z", "email": "a.shopper@example.com", "reason": "422 " + "Unprocessable Content " * 3}
+row |= {f"id{number}": f"sub_{number}MowQVLkdIwHu7ixeRlqHVX" for number in range(2)}
+Output(reveal=True).table([row, row], {key: key.title() for key in row}, "")"""
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 110, 120, 150, 250])
+def test_a_table_on_a_narrow_terminal_loses_nothing(columns: int) -> None:
+    """What has no place beside the others is folded; where all is too narrow, a row is shown field by field."""
+    shown = re.sub(r"\x1b\[[\d;]*m", "", on_terminal(WIDE, COLUMNS=str(columns)))
+    assert max(map(len, shown.splitlines())) <= columns
+    assert [shown.count(word) for word in ("2026-11-24T08:00:00Z", "a.shopper@example.com", "Content")] == [2, 2, 6]
+    assert [shown.count(part) for part in ("sub_0MowQ", "sub_1MowQ", "X")] == [2, 2, 4]
+
+
 def test_no_color_is_respected() -> None:
     """NO_COLOR leaves no colour on a terminal either."""
     shown = on_terminal(SHOW, NO_COLOR="1")

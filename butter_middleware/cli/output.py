@@ -15,7 +15,8 @@ from time import monotonic
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TextIO, TypeVar, cast
 
 import click
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +31,10 @@ Row = Mapping[str, Cell]
 
 SHORT: Final = 24
 """Columns up to this width are not narrowed for the sake of others."""
+TEXT: Final = 16
+"""What wraps between its words has at least so much."""
+GAP: Final = 2
+"""Between columns."""
 LINE_SECONDS: Final = 10.0
 """Between two lines of progress, where there is no terminal."""
 
@@ -73,12 +78,7 @@ class Output:
         shown = {name: self._value(value) for name, value in fields.items()}
         console = Console()
         if console.is_terminal:
-            grid = Table.grid(padding=(0, 2))
-            grid.add_column(no_wrap=True)
-            grid.add_column(overflow="fold")
-            for name, text in shown.items():
-                grid.add_row(Text(name, style="bold"), _colored(text, text))
-            console.print(grid)
+            console.print(_field_by_field(shown))
             return
         width = max(map(len, shown), default=0)
         for name, text in shown.items():
@@ -118,9 +118,10 @@ class Output:
         """Return text as it may be shown: masked, and without what a terminal would obey."""
         return printable(self._masked(text), sys.stdout)
 
-    def renderable_table(self, rows: Sequence[Row], columns: Mapping[str, str]) -> Table:
+    def renderable_table(self, rows: Sequence[Row], columns: Mapping[str, str]) -> RenderableType:
         """Return the table that `table` shows on a terminal, for a live display."""
-        return _rich_table(list(columns.values()), [[self._cell(row.get(key)) for key in columns] for row in rows])
+        cells = [[self._cell(row.get(key)) for key in columns] for row in rows]
+        return _rich_table(list(columns.values()), cells, Console().width)
 
     def _masked(self, text: str) -> str:
         return text if self.reveal else mask(text)
@@ -142,7 +143,7 @@ class Output:
     def _grid(self, headings: list[str], cells: list[list[str]]) -> None:
         console = Console()
         if console.is_terminal:
-            console.print(_rich_table(headings, cells))
+            console.print(_rich_table(headings, cells, console.width))
             return
         # Whole, whatever the width: what reads it here is grep.
         widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
@@ -228,15 +229,49 @@ def printable(text: str, stream: TextIO) -> str:
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def _rich_table(headings: list[str], cells: list[list[str]]) -> Table:
+def _rich_table(headings: list[str], cells: list[list[str]], width: int) -> RenderableType:
+    """Return a table; where there is no place for it, each row by its fields. rich would cut off the last columns."""
+    columns = [list(column) for column in zip(headings, *cells, strict=True)]
+    spare = width - sum(map(_least, columns)) - GAP * (len(columns) - 1)
+    if spare < 0:
+        grids = [_field_by_field(dict(zip(headings, line, strict=True))) for line in cells]
+        return Group(*[part for grid in grids for part in (grid, Text())][:-1])
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, *column in zip(headings, *cells, strict=True):
-        # What wraps is the long text, not the date beside it.
-        widest = max(map(len, [heading, *column]))
-        table.add_column(Text(heading), overflow="fold", min_width=min(widest, SHORT))
+    for column, given in zip(columns, _widths(columns, spare), strict=True):
+        table.add_column(Text(column[0]), overflow="fold", width=given)
     for line in cells:
         table.add_row(*(_colored(cell, cell) for cell in line))
     return table
+
+
+def _widths(columns: list[list[str]], spare: int) -> list[int]:
+    """Share out what is left beyond the least: who wants little has all of it."""
+    widths = list(map(_least, columns))
+    wants = [_widest(column) - least for column, least in zip(columns, widths, strict=True)]
+    for left, place in zip(range(len(columns), 0, -1), sorted(range(len(columns)), key=wants.__getitem__), strict=True):
+        given = min(wants[place], spare // left)
+        widths[place] += given
+        spare -= given
+    return widths
+
+
+def _widest(column: list[str]) -> int:
+    return max(map(cell_len, column))
+
+
+def _least(column: list[str]) -> int:
+    """Return how far a column is narrowed for the sake of others: what wraps is the long text, not the date."""
+    words = [word for text in column for word in text.split()]
+    return widest if (widest := _widest(column)) <= SHORT else min(SHORT, max(TEXT, _widest(words)))
+
+
+def _field_by_field(fields: Mapping[str, str]) -> Table:
+    grid = Table.grid(padding=(0, GAP))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in fields.items():
+        grid.add_row(Text(name, style="bold"), _colored(text, text))
+    return grid
 
 
 def _colored(text: str, value: object) -> Text:
