@@ -17,11 +17,13 @@ import pytest
 from postgres_server import PostgresServer
 from processes import until
 from procrastinate import App, PsycopgConnector
+from procrastinate.exceptions import ConnectorException
 from queues import Shop, arrived, enqueue, queued, record, rows, work
 from shops import CREDENTIALS
 
 from butter_middleware import Butter
 from butter_middleware.postgres import Names, Pace, PostgresOutbox, Worker, blueprint
+from butter_middleware.postgres.connector import PatientConnector
 from butter_middleware.postgres.slots import Slots
 from butter_middleware.testing import FakeButter
 
@@ -366,6 +368,24 @@ def test_a_worker_that_cannot_work_says_why(
 
     run(main)
     assert caplog.text.count("PostgreSQL is away") <= 1
+
+
+def test_a_query_that_is_always_cancelled_is_given_up(database: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A `statement_timeout` cancels it each time: that is said, and what asks the next thing goes on."""
+
+    async def main() -> None:
+        connector = PatientConnector(f"{database}?options=-c%20statement_timeout%3D50", Names(), 1)
+        await connector.open_async()
+        try:
+            async with asyncio.timeout(20):
+                with pytest.raises(ConnectorException):
+                    await connector.execute_query_async("SELECT pg_sleep(60)")
+                await connector.execute_query_async("SELECT 1")
+        finally:
+            await connector.close_async()
+
+    run(main)
+    assert caplog.text.count("canceling statement due to statement timeout); it asks again") == 1
 
 
 # A procrastinate of one's own.

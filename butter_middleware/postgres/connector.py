@@ -1,6 +1,8 @@
 """procrastinate's connection to PostgreSQL, which outlasts PostgreSQL's absence."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, TypeVar
 
@@ -10,24 +12,30 @@ from procrastinate.connector import Notify
 from psycopg import errors
 from psycopg_pool import AsyncConnectionPool
 
-from butter_middleware.postgres.names import Names, link
+from butter_middleware.postgres.names import Names, first_line, link
 
 T = TypeVar("T")
 
+log = logging.getLogger("butter_middleware")
+
 AGAIN_SECONDS: Final = 0.5
+SAY_SECONDS: Final = 60.0
+"""Between two lines of the log about it."""
+CANCELLED_MOST: Final = 3
+"""Times that one query is cancelled: by an administrator it may be once, by a `statement_timeout` it is for ever."""
 POOL_SECONDS: Final = 2.0
 """For a connection of the pool. The pool's own patience is worse: it doubles its pauses, so that it comes back long
 after PostgreSQL did, and past its `reconnect_timeout` it leaves those who wait, waiting for ever."""
 
 _AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction)
-"""A server that is gone, is starting, or has become another's standby."""
+"""A server that is gone, is starting, has no room on its disk, or has become another's standby."""
 
 
 class PatientConnector(PsycopgConnector):
     """Asks again, while PostgreSQL is away, instead of raising: a job's end is written down however long that takes.
 
     Otherwise a job that was sent while PostgreSQL went away would stay `doing` under a worker that lives. What is asked
-    twice may have been done already; whatever uses this must bear that.
+    twice may have been done already; whatever uses this must bear that. A query that is cancelled each time is raised.
     """
 
     def __init__(self, dsn: str, names: Names, connections: int) -> None:
@@ -49,6 +57,7 @@ class PatientConnector(PsycopgConnector):
         )
         super().__init__(configure=configure)  # pyright: ignore[reportUnknownMemberType] - as procrastinate has it
         self._own: AsyncConnectionPool[Any] | None = None
+        self._say_at = 0.0
 
     async def open_async(self, pool: "AsyncConnectionPool[Any] | None" = None) -> None:
         """Open the pool; connecting is left to the first query."""
@@ -65,27 +74,35 @@ class PatientConnector(PsycopgConnector):
 
     async def execute_query_async(self, query: Any, **arguments: Any) -> None:  # noqa: ANN401 - procrastinate's types
         """Run a query."""
-        await _patiently(lambda: super(PatientConnector, self).execute_query_async(query, **arguments))
+        await self._patiently(lambda: super(PatientConnector, self).execute_query_async(query, **arguments))
 
     async def execute_query_one_async(self, query: Any, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
         """Give its one row."""
-        return await _patiently(lambda: super(PatientConnector, self).execute_query_one_async(query, **arguments))
+        return await self._patiently(lambda: super(PatientConnector, self).execute_query_one_async(query, **arguments))
 
     async def execute_query_all_async(self, query: Any, **arguments: Any) -> list[dict[str, Any]]:  # noqa: ANN401
         """Give its rows."""
-        return await _patiently(lambda: super(PatientConnector, self).execute_query_all_async(query, **arguments))
+        return await self._patiently(lambda: super(PatientConnector, self).execute_query_all_async(query, **arguments))
 
     async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
         """Listen, and listen again."""
         names = list(channels)
-        await _patiently(lambda: super(PatientConnector, self).listen_notify(on_notification, names))
+        await self._patiently(lambda: super(PatientConnector, self).listen_notify(on_notification, names))
 
+    async def _patiently(self, question: Callable[[], Awaitable[T]]) -> T:
+        cancelled = 0
+        while True:
+            try:
+                return await question()
+            except exceptions.ConnectorException as error:
+                cause = error.__cause__
+                cancelled += isinstance(cause, errors.QueryCanceled)
+                if not isinstance(cause, _AWAY) or cancelled >= CANCELLED_MOST:
+                    raise
+                self._say(cause)
+            await asyncio.sleep(AGAIN_SECONDS)
 
-async def _patiently(question: Callable[[], Awaitable[T]]) -> T:
-    while True:
-        try:
-            return await question()
-        except exceptions.ConnectorException as error:
-            if not isinstance(error.__cause__, _AWAY):
-                raise
-        await asyncio.sleep(AGAIN_SECONDS)
+    def _say(self, error: psycopg.Error) -> None:
+        if time.monotonic() >= self._say_at:
+            self._say_at = time.monotonic() + SAY_SECONDS
+            log.warning("PostgreSQL does not do what the worker asks (%s); it asks again", first_line(error))
