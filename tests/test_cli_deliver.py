@@ -315,6 +315,23 @@ def test_an_app_that_delivers_is_left_alone(fake: FakeButter, url: str, path: Pa
         until(lambda: arrived(fake) == numbered(2), "the app goes on")
 
 
+@pytest.mark.server
+def test_a_sidecar_goes_on_where_nobody_reads_what_it_says(fake: FakeButter, url: str, path: Path) -> None:
+    """Whoever read its standard error has ended: it sends all the same, and ends well when it is told to."""
+    filled(path, 2)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen(
+        [sys.executable, "-m", "butter_middleware", "deliver", "--outbox", str(path), "--follow"],
+        env=os.environ | {"BUTTER_BASE_URL": url} | USER,
+        stderr=writer,
+    ) as sidecar:
+        os.close(writer)
+        until(lambda: arrived(fake) == numbered(2) or sidecar.poll() is not None, "the records", 40)
+        sidecar.send_signal(signal.SIGTERM)
+        assert (arrived(fake), sidecar.wait(40)) == (numbered(2), 0)
+
+
 # Records alone.
 
 

@@ -88,8 +88,7 @@ class _Lines:
         self.say("backfill: " + ", ".join(part for part in parts if part))
 
     def say(self, text: str) -> None:
-        with suppress(OSError):  # whoever read it is gone; the sending goes on
-            self._output.note(text)
+        self._output.note(text)
 
 
 class _Bar:

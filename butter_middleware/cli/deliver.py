@@ -225,10 +225,7 @@ class _Noting(logging.Handler):
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._output.note(self.format(record))
-        except OSError:  # nobody reads it any more
-            self.handleError(record)
+        self._output.note(self.format(record))
 
 
 def _log_to_stderr(output: Output, level: int) -> None:

@@ -6,7 +6,7 @@ All that goes to standard output passes here, where e-mail and IP addresses are 
 import json
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -99,8 +99,9 @@ class Output:
     def note(self, text: str) -> None:
         """Remark something beside the result: on standard error, whoever reads the result."""
         # Not by click, which would write to the terminal itself, through the bar that rich shows on it.
-        sys.stderr.write(printable(self._masked(text), sys.stderr) + "\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # nobody reads it any more: no reason to end
+            sys.stderr.write(printable(self._masked(text), sys.stderr) + "\n")
+            sys.stderr.flush()
 
     @contextmanager
     def progress(self, what: str, total: int) -> Generator["Tell"]:
