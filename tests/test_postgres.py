@@ -21,6 +21,7 @@ from queues import Shop, arrived, checkout, enqueue, far, record, rows, work
 from butter_middleware import ConfigurationError
 from butter_middleware.checkout import Record
 from butter_middleware.cli import cli
+from butter_middleware.cli.deliver import SAME_SECONDS
 from butter_middleware.postgres import Names, PostgresOutbox
 from butter_middleware.postgres.names import literal, quoted
 from butter_middleware.postgres.schema import fresh_sql, migrate, migrations
@@ -464,3 +465,47 @@ def test_the_worker_command(database: str, fake: FakeButter, *, by_hand: bool) -
     assert process.returncode == 0, output.decode()
     assert b"Traceback" not in output
     assert rows(database, "SELECT count(*) FROM butter.procrastinate_workers") == [(0,)]
+
+
+def test_a_second_signal_ends_the_worker_at_once(database: str, fake: FakeButter) -> None:
+    """Who will not wait for an answer that does not come says so a second time."""
+    fake.delay = 60.0
+    with served(fake) as url:
+        environment = {"BUTTER_USERNAME": "merchant", "BUTTER_PASSWORD": "s3cret-pass", "BUTTER_POSTGRES_DSN": database}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "butter_middleware", "worker", "--base-url", url], env=os.environ | environment
+        )
+        enqueue(PostgresOutbox(database), record(1))
+        until(lambda: fake.requests == 1, "a record on its way", 40)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        until(lambda: time.monotonic() - began > SAME_SECONDS + 0.5, "more than a moment")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == -signal.SIGINT
+    assert rows(database, "SELECT status::text FROM butter.procrastinate_jobs") == [("doing",)]
+
+
+@pytest.mark.parametrize(
+    ("raised", "remedy"),
+    [
+        ("ModuleNotFoundError(name='psycopg')", "'butter-middleware[postgres]'"),
+        ("ImportError('no pq wrapper available')", "'psycopg[binary]'"),
+    ],
+)
+@pytest.mark.parametrize("command", [["worker"], ["postgres", "schema"], ["postgres", "migrate"]])
+def test_what_is_not_installed_is_said(raised: str, remedy: str, command: list[str]) -> None:
+    """One line with what to install, instead of a traceback."""
+    code = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name == "psycopg":
+            raise {raised}
+
+sys.meta_path.insert(0, Absent())
+from butter_middleware.cli import cli
+cli({command!r})
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr.count("\n"), remedy in found.stderr) == (3, 1, True), found.stderr

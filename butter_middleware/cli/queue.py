@@ -5,16 +5,19 @@ import logging
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import Any, Final
 
 import click
 
 from butter_middleware.butter import Butter
+from butter_middleware.cli.deliver import SAME_SECONDS
 from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.output import Output, output_options
 from butter_middleware.cli.target import app_option, load
 from butter_middleware.client_ip import direct
 
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _DSN: Final = "BUTTER_POSTGRES_DSN"
 _dsn: Final = click.option("--dsn", envvar=_DSN, help=f"Of the database; or {_DSN}.")
 _schema: Final = click.option("--schema", default="butter", show_default=True, help="In which the queue is.")
@@ -45,6 +48,7 @@ def worker_command(app: str | None, dsn: str | None, base_url: str | None, **opt
     With --app: your Butter's credentials, environment and PostgresOutbox are used. Without: BUTTER_USERNAME and
     BUTTER_PASSWORD of the environment. Run as many as you like: they share --slots.
     """
+    _extra()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # one line each time that PostgreSQL is not there
@@ -95,9 +99,34 @@ async def _work(butter: Butter, dsn: str | None, options: dict[str, Any]) -> Non
     pace = Pace(options["concurrency"], options["slots"], options["stop_timeout"])
     worker = Worker(_needed(dsn), names, butter.delivery, pace)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.stop)
+
+    def stop() -> None:
+        """Stop; a second signal ends the process at once, but within a moment it is the first, told twice."""
+        worker.stop()
+        for number in _SIGNALS:
+            loop.call_later(SAME_SECONDS, signal.signal, number, signal.SIG_DFL)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
     await worker.run()
+
+
+def _extra() -> None:
+    """Load what the extra brings.
+
+    Raises:
+        Failure: it is not installed, or psycopg finds no libpq; the remedy.
+    """
+    try:
+        import_module("butter_middleware.postgres")
+    except ModuleNotFoundError as error:
+        if error.name not in {"procrastinate", "psycopg", "psycopg_pool"}:
+            raise
+        msg = "the queue in PostgreSQL is an extra. Run: pip install 'butter-middleware[postgres]'"
+        raise Failure(msg) from error
+    except ImportError as error:  # psycopg's own, which has no module's name
+        msg = f"psycopg cannot be used ({error}). Install the system's libpq, or run: pip install 'psycopg[binary]'"
+        raise Failure(msg) from error
 
 
 @click.group("postgres")
@@ -112,6 +141,7 @@ def postgres_command() -> None:
 @_workers
 def schema_command(schema: str, procrastinate_schema: str, web: Sequence[str], worker: Sequence[str]) -> None:
     """Print the SQL for a database that has none of it, for those who apply SQL by themselves."""
+    _extra()
     from butter_middleware.postgres import Names  # noqa: PLC0415 - an extra
     from butter_middleware.postgres.schema import fresh_sql  # noqa: PLC0415
 
@@ -129,6 +159,7 @@ def migrate_command(
     output: Output, dsn: str | None, schema: str, procrastinate_schema: str, web: Sequence[str], worker: Sequence[str]
 ) -> None:
     """Make the queue, or bring it up to date, as its owner, in one transaction; and grant its use to roles."""
+    _extra()
     from butter_middleware.postgres import Names  # noqa: PLC0415 - an extra
     from butter_middleware.postgres.schema import migrate  # noqa: PLC0415
 

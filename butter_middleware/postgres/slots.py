@@ -8,14 +8,12 @@ from typing import Any, Final
 
 import psycopg
 
-from butter_middleware.postgres.names import first_line, link
+from butter_middleware.postgres.names import LINK, first_line, link
 
 log = logging.getLogger("butter_middleware")
 
-CHECK: Final = "SELECT 1"
-NOTICE: Final = (
-    "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; "
-    "SET tcp_user_timeout = 30000"
+NOTICE: Final = "; ".join(
+    f"SET tcp_{option.removeprefix('tcp_')} = {value}" for option, value in LINK.items() if option != "connect_timeout"
 )
 """PostgreSQL's side, which keeps the locks of a worker whose machine is gone for two hours otherwise."""
 
@@ -70,9 +68,9 @@ class Slots:
             self._connection = await psycopg.AsyncConnection.connect(
                 self._dsn, autocommit=True, application_name="butter-middleware slots", **link(self._dsn)
             )
-            await self._connection.execute(NOTICE)
+            await self._connection.execute(NOTICE.encode())
         else:
-            await self._connection.execute(CHECK)
+            await self._connection.execute("SELECT 1")
         return self._connection
 
     async def _take(self, connection: "psycopg.AsyncConnection[Any]", place: int) -> bool:
