@@ -171,6 +171,12 @@ def test_a_fault_of_ours_keeps_its_traceback(run: CliRunner, monkeypatch: pytest
         assert isinstance(run.invoke(cli, ["given"]).exception, ZeroDivisionError)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_says_the_exit_codes(run: CliRunner, name: str) -> None:
+    """Scripts depend on them."""
+    assert "Exit codes: 0 " in run.invoke(cli, [name, "--help"]).stdout
+
+
 def on_terminal(code: str, **environment: str) -> str:
     """Run Python code with a terminal of 100 columns for its output, and return what came there."""
     ours, theirs = pty.openpty()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -448,15 +449,21 @@ def test_the_worker_of_an_app_takes_nothing_else(
     assert says in result.stderr
 
 
-@pytest.mark.parametrize("by_hand", [True, False])
-def test_the_worker_command(database: str, fake: FakeButter, *, by_hand: bool) -> None:
+@pytest.mark.parametrize("told", ["--base-url", "BUTTER_BASE_URL", "--app"])
+def test_the_worker_command(database: str, fake: FakeButter, tmp_path: Path, told: str) -> None:
     """A process of its own sends to where it is told, and SIGTERM ends it with 0 and no traceback."""
     with served(fake) as url:
-        environment = {"BUTTER_USERNAME": "merchant", "BUTTER_PASSWORD": "s3cret-pass", "BUTTER_POSTGRES_DSN": database}
-        environment |= {} if by_hand else {"BUTTER_BASE_URL": url}
-        command = [sys.executable, "-m", "butter_middleware", "worker", *(["--base-url", url] if by_hand else [])]
+        environment = {"BUTTER_USERNAME": "merchant", "BUTTER_PASSWORD": "s3cret-pass"}
+        environment |= {} if told == "--base-url" else {"BUTTER_BASE_URL": url}
+        # The app's own DSN leads nowhere: its role may not work the queue.
+        tmp_path.joinpath("queue_shop.py").write_text(SHOP)
+        arguments = {"--base-url": ["--base-url", url], "--app": ["--app", "queue_shop:butter"]}.get(told, [])
         process = subprocess.Popen(
-            command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "butter_middleware", "worker", "--dsn", database, *arguments],
+            env=os.environ | environment,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         enqueue(PostgresOutbox(database), record(1))
         until(lambda: len(fake.records) == 1, "the record")
@@ -467,21 +474,22 @@ def test_the_worker_command(database: str, fake: FakeButter, *, by_hand: bool) -
     assert rows(database, "SELECT count(*) FROM butter.procrastinate_workers") == [(0,)]
 
 
-def test_a_second_signal_ends_the_worker_at_once(database: str, fake: FakeButter) -> None:
+def test_a_second_signal_ends_the_worker_at_once(database: str) -> None:
     """Who will not wait for an answer that does not come says so a second time."""
-    fake.delay = 60.0
-    with served(fake) as url:
-        environment = {"BUTTER_USERNAME": "merchant", "BUTTER_PASSWORD": "s3cret-pass", "BUTTER_POSTGRES_DSN": database}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "butter_middleware", "worker", "--base-url", url], env=os.environ | environment
-        )
-        enqueue(PostgresOutbox(database), record(1))
-        until(lambda: fake.requests == 1, "a record on its way", 40)
-        process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
-        until(lambda: time.monotonic() - began > SAME_SECONDS + 0.5, "more than a moment")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == -signal.SIGINT
+    enqueue(PostgresOutbox(database), record(1))
+    environment = {"BUTTER_USERNAME": "merchant", "BUTTER_PASSWORD": "s3cret-pass", "BUTTER_POSTGRES_DSN": database}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(40)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "butter_middleware", "worker", "--base-url", url]
+        process = subprocess.Popen(command, env=os.environ | environment)
+        with silent.accept()[0] as on_its_way, process:
+            assert on_its_way.recv(1) == b"P"
+            process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            until(lambda: time.monotonic() - began > SAME_SECONDS + 0.5, "more than a moment")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == -signal.SIGINT
     assert rows(database, "SELECT status::text FROM butter.procrastinate_jobs") == [("doing",)]
 
 

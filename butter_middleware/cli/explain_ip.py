@@ -78,7 +78,9 @@ def explain_ip(output: Output, /, headers: Sequence[str], peer: str, app: str | 
         if remedy:
             output.say(f"{reason}: {remedy}")
     output.say("An address here proves nothing by itself: a header may be the shopper's own.")
-    output.say("Choose by what stands before the app: docs/client-ip.md.")
+    output.say(
+        "Choose by what stands before the app: `butter_middleware.client_ip` has a preset for each common platform."
+    )
     judged = found[0] if found[0].name == CONFIGURED else None
     raise Exit(ExitCode.ATTENTION if judged is not None and judged.result.ipv4 is None else ExitCode.OK)
 

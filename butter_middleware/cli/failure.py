@@ -21,9 +21,9 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command line is wrong; click's own."""
     UNUSABLE = 3
-    """The configuration, the app or the outbox cannot be used. Nothing was done."""
+    """The configuration, the app or the outbox cannot be used. What was done before stays done."""
     BUSY = 4
-    """Another process does this already, or holds what is needed. Nothing was done."""
+    """Another process does this already, or holds what is needed. What was done before stays done."""
 
 
 EXIT_CODES: Final = (

@@ -12,41 +12,61 @@ import click
 
 from butter_middleware.butter import Butter
 from butter_middleware.cli.deliver import SAME_SECONDS
-from butter_middleware.cli.failure import ExitCode, Failure
+from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
 from butter_middleware.cli.output import Output, output_options
 from butter_middleware.cli.target import app_option, load
 from butter_middleware.client_ip import direct
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _DSN: Final = "BUTTER_POSTGRES_DSN"
-_dsn: Final = click.option("--dsn", envvar=_DSN, help=f"Of the database; or {_DSN}.")
-_schema: Final = click.option("--schema", default="butter", show_default=True, help="In which the queue is.")
+_dsn: Final = click.option("--dsn", envvar=_DSN, help=f"The database, postgresql://...; or {_DSN}.")
+_schema: Final = click.option("--schema", default="butter", show_default=True, help="The schema that the queue is in.")
 _engine: Final = click.option(
-    "--procrastinate-schema", default="", help="Of a procrastinate that you run anyway; else it is in --schema too."
+    "--procrastinate-schema",
+    default="",
+    help="The schema of a procrastinate that you run anyway. Without it, its tables are in --schema.",
 )
-_web: Final = click.option("--web", multiple=True, metavar="ROLE", help="May enqueue, and nothing else. Repeatable.")
-_workers: Final = click.option("--worker", multiple=True, metavar="ROLE", help="May work the queue. Repeatable.")
+_web: Final = click.option(
+    "--web", multiple=True, metavar="ROLE", help="A role that may enqueue, and nothing else. Repeatable."
+)
+_workers: Final = click.option(
+    "--worker", multiple=True, metavar="ROLE", help="A role that may work the queue. Repeatable."
+)
 
 
-@click.command("worker")
+@click.command("worker", epilog=EXIT_CODES)
 @app_option
 @_dsn
 @_schema
 @_engine
 @click.option("--queue", default="butter", show_default=True, help="The queue's name.")
 @click.option("--base-url", help="Where Butter is, or BUTTER_BASE_URL: for tests and sandboxes.")
-@click.option("--concurrency", type=click.IntRange(1, 32), default=4, show_default=True, help="Records sent at once.")
 @click.option(
-    "--slots", type=click.IntRange(1, 64), default=8, show_default=True, help="And from all workers together."
+    "--concurrency",
+    type=click.IntRange(1, 32),
+    default=4,
+    show_default=True,
+    help="How many records this worker sends at once.",
 )
 @click.option(
-    "--stop-timeout", type=click.FloatRange(0, 600), default=25.0, show_default=True, help="Seconds, after SIGTERM."
+    "--slots",
+    type=click.IntRange(1, 64),
+    default=8,
+    show_default=True,
+    help="How many records all workers together send at once.",
+)
+@click.option(
+    "--stop-timeout",
+    type=click.FloatRange(0, 600),
+    default=25.0,
+    show_default=True,
+    help="How many seconds records on their way may take after SIGTERM.",
 )
 def worker_command(app: str | None, dsn: str | None, base_url: str | None, **options: Any) -> None:  # noqa: ANN401
     """Send what is in the queue to Butter, until SIGTERM.
 
-    With --app: your Butter's credentials, environment and PostgresOutbox are used. Without: BUTTER_USERNAME and
-    BUTTER_PASSWORD of the environment. Run as many as you like: they share --slots.
+    With --app: your Butter's credentials, environment and PostgresOutbox are used; name the worker's own role by --dsn.
+    Without: BUTTER_USERNAME and BUTTER_PASSWORD of the environment. Run as many as you like: they share --slots.
     """
     _extra()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -129,12 +149,12 @@ def _extra() -> None:
         raise Failure(msg) from error
 
 
-@click.group("postgres")
+@click.group("postgres", epilog=EXIT_CODES)
 def postgres_command() -> None:
     """Set up the queue in PostgreSQL that many machines share."""
 
 
-@postgres_command.command("schema")
+@postgres_command.command("schema", epilog=EXIT_CODES)
 @_schema
 @_engine
 @_web
@@ -148,7 +168,7 @@ def schema_command(schema: str, procrastinate_schema: str, web: Sequence[str], w
     click.echo(fresh_sql(Names(schema, procrastinate_schema), web, worker))
 
 
-@postgres_command.command("migrate")
+@postgres_command.command("migrate", epilog=EXIT_CODES)
 @output_options()
 @_dsn
 @_schema
@@ -158,7 +178,10 @@ def schema_command(schema: str, procrastinate_schema: str, web: Sequence[str], w
 def migrate_command(
     output: Output, dsn: str | None, schema: str, procrastinate_schema: str, web: Sequence[str], worker: Sequence[str]
 ) -> None:
-    """Make the queue, or bring it up to date, as its owner, in one transaction; and grant its use to roles."""
+    """Make the queue, or bring it up to date, as its owner; and grant its use to roles.
+
+    Making it is one transaction. Of an update each step is one, and is named.
+    """
     _extra()
     from butter_middleware.postgres import Names  # noqa: PLC0415 - an extra
     from butter_middleware.postgres.schema import migrate  # noqa: PLC0415

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from butter_middleware.cli.failure import ExitCode
+from butter_middleware.cli.failure import EXIT_CODES, ExitCode
 from butter_middleware.settings import is_loopback
 
 PORT: Final = 8025
@@ -21,7 +21,7 @@ class _Busy(click.ClickException):
     exit_code = ExitCode.BUSY
 
 
-@click.command()
+@click.command(epilog=EXIT_CODES)
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 takes a free one.")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Where to listen. Others than loopback need --expose."
