@@ -1,9 +1,10 @@
 """One request and its response: the raw capture, and the view of it that an extractor gets."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self, cast
 
@@ -99,17 +100,27 @@ def snapshot(
     scope: Mapping[str, Any], captured_at: float, pick: Callable[[RawHeaders], Mapping[str, str]] | None
 ) -> dict[str, Any]:
     """Copy from a scope the request's part of a `Capture`. `pick` takes out of the headers the cookies to keep."""
-    headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+    headers: RawHeaders = [*scope["headers"]]
+    # ASGI says bytes. A middleware may have added text all the same, which neither Starlette nor its app need notice.
+    if not _BYTES.issuperset(map(type, chain.from_iterable(headers))):
+        headers = [(_raw(name).lower(), _raw(value)) for name, value in headers]
     return {
         "method": scope["method"],
         "path": route_path(scope),
-        "query_string": scope.get("query_string", b""),
+        "query_string": _raw(scope.get("query_string", b"")),
         # ASGI says that these names are in lower case. Should a server not know, the outbox on a disk looks again.
         "headers": [header for header in headers if header[0] not in CREDENTIAL_HEADERS],
         "client": scope.get("client"),
         "captured_at": captured_at,
-        "cookies": {} if pick is None else pick(scope["headers"]),
+        "cookies": {} if pick is None else pick(headers),
     }
+
+
+_BYTES: Final = frozenset({bytes})
+
+
+def _raw(text: bytes | str) -> bytes:
+    return text.encode("latin-1", "replace") if isinstance(text, str) else bytes(text)
 
 
 def _to_text(headers: RawHeaders) -> list[tuple[str, str]]:

@@ -262,8 +262,8 @@ def test_settling_what_is_not_there_changes_nothing(outbox: LocalOutbox) -> None
 # The parts of a checkout.
 
 
-def part(number: int, *, shopper: bool, at: float = NOW, **fields: str) -> Part:
-    whole = {"ipv4_address": "81.2.69.142"} if shopper else {"customer_email": "shopper@example.com"}
+def part(number: int, *, shopper: bool, at: float = NOW, **fields: str | bytes) -> Part:
+    whole: dict[str, Any] = {"ipv4_address": "81.2.69.142"} if shopper else {"customer_email": "shopper@example.com"}
     ids = {} if shopper else {"invoice_id": f"in_{number}"}
     return Part(Part.key_of("stripe", f"cs_{number}"), shopper, {"psp": "stripe"} | whole | ids | fields, at)
 
@@ -287,6 +287,15 @@ def test_two_parts_become_a_record(outbox: LocalOutbox, *, shopper_first: bool, 
         assert outbox.lead()
     assert take(outbox, part(1, shopper=not shopper_first)) == 0
     assert result(outbox.counts()) == Counts(pending=1, oldest_pending_at=NOW)
+    assert claim_one(outbox).record == record(1)
+
+
+@pytest.mark.parametrize("shopper_first", [True, False])
+def test_an_id_in_bytes_is_that_of_text(outbox: LocalOutbox, *, shopper_first: bool) -> None:
+    """A `Checkout` takes bytes for text; so does the part that waits for its counterpart."""
+    for shopper in (shopper_first, not shopper_first):
+        given = part(1, shopper=True) if shopper else part(1, shopper=False, invoice_id=b"in_1")
+        assert take(outbox, given) == 0
     assert claim_one(outbox).record == record(1)
 
 

@@ -210,13 +210,20 @@ def test_a_write_is_done_whoever_waits(opened: Callable[..., SQLiteOutbox]) -> N
     assert result(outbox.counts()).captured == 1
 
 
-def test_one_that_cannot_be_stored_fails_alone(opened: Callable[..., SQLiteOutbox]) -> None:
-    """An annotation that is no JSON fails its own capture; the others of the group are committed."""
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [({"annotations": {"x": {1}}}, TypeError), ({"headers": [(b"x", "text")]}, AttributeError)],
+)
+def test_one_that_cannot_be_stored_fails_alone(
+    opened: Callable[..., SQLiteOutbox], fields: dict[str, Any], kind: type[Exception]
+) -> None:
+    """What cannot be written down, of whatever kind, fails its own capture; the others of the group are committed."""
     outbox = opened()
-    futures = [outbox.append(capture(number, annotations={"x": {1}} if number == 3 else {})) for number in range(6)]
-    assert [type(future.exception(20)).__name__ for future in futures] == ["NoneType"] * 3 + ["TypeError"] + [
-        "NoneType"
-    ] * 2
+    result(outbox.counts())
+    assert outbox._link is not None
+    with outbox._link.committer._using:
+        futures = [outbox.append(capture(number, **fields if number == 3 else {})) for number in range(6)]
+    assert [type(future.exception(20)) for future in futures] == [type(None)] * 3 + [kind] + [type(None)] * 2
     assert bodies(result(outbox.captures(10))) == ["in_0", "in_1", "in_2", "in_4", "in_5"]
 
 

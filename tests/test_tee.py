@@ -4,6 +4,7 @@ import contextlib
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -11,7 +12,7 @@ import pytest
 from asgi import JSON, body, drive, http_scope, no_request, sends, start
 from shops import PAID, ROUTE, SHOPPER
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate
+from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, annotate
 from butter_middleware._asgi import Message, Receive, Scope, Send
 from butter_middleware.errors import ExtractionError
 from butter_middleware.testing import FakeButter
@@ -472,6 +473,31 @@ async def test_one_shot_request_headers_reach_the_app(butter: Butter, fake: Fake
     await settled(butter)
     assert seen == headers
     assert invoices(fake) == ["in_1"]
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+async def test_text_among_the_request_headers_costs_no_checkout(
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path, *, on_disk: bool
+) -> None:
+    """An outer middleware that adds a header as text harms neither its own checkout nor those beside it."""
+    seen: list[Any] = []
+
+    def extracted(response: CheckoutResponse) -> dict[str, Any]:
+        seen.append(dict(response.request.headers))
+        return {"customer_email": "shopper@example.com", "invoice_id": response.json()["invoice"]["id"]}
+
+    route = CheckoutRoute("/checkout/{cart_id}", "stripe", extracted)
+    butter = make_butter(route, outbox=tmp_path / "butter.db" if on_disk else None)
+    added: list[Any] = [("X-Request-Id", "caf\xe9\u20ac"), ("Cookie", "sesame"), ("x-odd", b"1")]
+    for number in range(3):
+        scope = http_scope()
+        scope["headers"] = [*scope["headers"], *(added if number == 1 else ())]
+        content = json.dumps(PAID | {"invoice": {"id": f"in_{number}"}}).encode()
+        await drive(ButterMiddleware(sends(start(), body(content)), butter), scope)
+    await settled(butter)
+    assert sorted(invoices(fake)) == ["in_0", "in_1", "in_2"]
+    assert seen[1] == {**seen[0], "x-request-id": "caf\xe9?", "x-odd": "1"}
+    assert butter.status().lost == 0
 
 
 async def test_the_address_is_that_of_the_request_as_it_came(butter: Butter, fake: FakeButter) -> None:

@@ -102,7 +102,7 @@ class Append(Operation[None]):
         """The pile that it goes to now, and the row. An outbox that closed before its place has the shared pile.
 
         Raises:
-            TypeError, ValueError: the capture cannot be stored.
+            Exception: the capture cannot be stored.
         """
         if self._row is None:
             self._row = row_of(self._capture)

@@ -69,7 +69,7 @@ def row_of(capture: Capture) -> CaptureRow:
     """Return a capture as it is stored. What waits on disk holds no credential, whoever made the capture.
 
     Raises:
-        TypeError, ValueError: an annotation is no JSON.
+        Exception: an annotation is no JSON, or a part is of another type than it should be.
     """
     headers, response_headers = _harmless(capture.headers), _harmless(capture.response_headers)
     if len(headers) + len(response_headers) < len(capture.headers) + len(capture.response_headers):
@@ -172,12 +172,17 @@ def join(connection: sqlite3.Connection, part: Part, now: float, since: float) -
     parts[part.shopper] = kept = part.after(parts.get(part.shopper))
     record = joined(parts.get(True), parts.get(False))
     if record is None:
-        row = (kept.key, kept.shopper, json.dumps(dict(kept.fields)), kept.captured_at)
+        row = (kept.key, kept.shopper, json.dumps(dict(kept.fields), default=_text), kept.captured_at)
         connection.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)", row)
         return 0
     connection.execute("DELETE FROM parts WHERE key = ?", (part.key,))
     connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", (part.key, now))
     return add(connection, [record], now, since)
+
+
+def _text(value: bytes | bytearray) -> str:
+    """Return as text the only values that pass for text in a `Checkout` and are no JSON."""
+    return value.decode()
 
 
 def expire(connection: sqlite3.Connection, before: float) -> int:

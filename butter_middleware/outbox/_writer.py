@@ -67,7 +67,7 @@ class Writer:
             if isinstance(operation, Append):
                 try:
                     _ = operation.row
-                except (TypeError, ValueError) as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is this capture's and no other's
                     self.finish([operation], error)
 
     def read(self, reads: Iterable[AnyOperation]) -> None:
