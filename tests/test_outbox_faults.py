@@ -496,6 +496,23 @@ def test_the_queue_in_memory_is_bounded(opened: Callable[..., SQLiteOutbox], fol
     result(outbox.append(capture(1)))
 
 
+def test_what_only_reads_takes_no_capture_s_place(opened: Callable[..., SQLiteOutbox], folder: Path) -> None:
+    """Health checks that ask in vain, and have gone since, are bounded by themselves; every capture finds its place."""
+    outbox = opened()
+    result(outbox.counts())
+    away = folder.rename(folder.with_name("away"))
+    asked = [outbox.counts() for _ in range(MAX_WAITING)]
+    assert any(isinstance(future.exception(), OutboxFullError) for future in asked if future.done())
+    for future in asked:
+        future.cancel()
+    futures = [outbox.append(capture(number)) for number in range(MAX_WAITING)]
+    assert pending(futures) == MAX_WAITING
+    away.rename(folder)
+    for future in futures:
+        result(future)
+    assert result(outbox.counts()).captured == MAX_WAITING
+
+
 def test_the_bytes_in_memory_are_bounded(opened: Callable[..., SQLiteOutbox], folder: Path) -> None:
     """Long bodies are bounded by their bytes: 128 MiB of them wait, no more."""
     folder.rmdir()

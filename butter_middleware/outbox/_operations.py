@@ -1,7 +1,7 @@
 """What waits for the committer: operations, and the bounded queue that they wait in."""
 
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from enum import Enum, auto
@@ -18,6 +18,8 @@ MAX_WAITING: Final = 10_000
 """Operations, while the file cannot be written. Those that free space may be as many again."""
 MAX_WAITING_BYTES: Final = 128 * 1024**2
 """Of bodies and payloads, for the same."""
+MAX_READS: Final = 1_000
+"""Operations that only read, for the same. Whoever asked may have gone long since: they take no capture's place."""
 
 
 class Kind(Enum):
@@ -121,7 +123,8 @@ class Intake:
     def __init__(self) -> None:
         self._changed = Condition()
         self._queue: deque[AnyOperation] = deque()
-        self._held = 0
+        self._held: Counter[bool] = Counter()
+        """How many are in the queue or taken and unfinished, by whether they only read."""
         self._held_bytes = 0
         self._closed = False
 
@@ -157,7 +160,7 @@ class Intake:
     def let_go(self, operations: Sequence[AnyOperation]) -> None:
         """Count as gone what was taken and is finished."""
         with self._changed:
-            self._held -= len(operations)
+            self._held.subtract(operation.kind is Kind.READ for operation in operations)
             self._held_bytes -= sum(operation.size for operation in operations)
 
     def wake(self) -> None:
@@ -175,15 +178,15 @@ class Intake:
 
     def _put(self, operation: AnyOperation) -> None:
         self._queue.append(operation)
-        self._held += 1
+        self._held[operation.kind is Kind.READ] += 1
         self._held_bytes += operation.size
         self._changed.notify()
 
     def _refusal(self, operation: AnyOperation) -> Exception | None:
         if self._closed:
             return _closed()
-        bound = MAX_WAITING if operation.kind is Kind.GROW else 2 * MAX_WAITING
-        if self._held >= bound or (operation.size and self._held_bytes + operation.size > MAX_WAITING_BYTES):
+        bound = {Kind.READ: MAX_READS, Kind.SETTLE: 2 * MAX_WAITING, Kind.GROW: MAX_WAITING}[operation.kind]
+        if self._held[operation.kind is Kind.READ] >= bound or (operation.size and self._held_bytes + operation.size > MAX_WAITING_BYTES):
             return OutboxFullError("the outbox's file cannot be written now, and the queue in memory before it is full")
         return None
 
