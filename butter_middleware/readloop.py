@@ -72,14 +72,17 @@ class ReadLoop:
 
     def run(self) -> None:
         """Read captures until `stop`."""
-        look_again = 0.0
+        look_again, adopted = 0.0, 0
         while not self._stopping.is_set():
             self._wake.clear()
             try:
                 if time.monotonic() >= look_again:
                     look_again = time.monotonic() + ADOPT_EVERY
-                    self._look_round()
+                    adopted = self._look_round()
                 found = self._read_some()
+                if not found and adopted > 0:
+                    look_again, adopted = 0.0, 0  # to hear at once of those that could not be given
+                    continue
             except (Exception, CancelledError) as error:  # noqa: BLE001 - this thread must outlive any fault
                 kind = type(error).__name__
                 said = f"reading failed: {kind}"
@@ -89,11 +92,13 @@ class ReadLoop:
             if not found:
                 self._wake.wait(self._idle_seconds)
 
-    def _look_round(self) -> None:
-        self._changed(-self._outbox.adopt().result())
+    def _look_round(self) -> int:
+        adopted = self._outbox.adopt().result()
+        self._changed(-adopted)
         expired = self._outbox.expire(self._expire_before()).result()
         if expired:
             self._notices.tell(Skipped(reason=Skip.JOIN_EXPIRED, times=expired, message=EXPIRED))
+        return adopted
 
     def _read_some(self) -> int:
         captures: Sequence[StoredCapture] = self._outbox.captures(READ_AHEAD).result()

@@ -424,8 +424,31 @@ def test_a_retry_of_what_is_about_to_be_tried_gives_it_once(opened: Callable[...
     assert result(second.adopt()) == 1
     (entry,) = result(second.entries(Waiting.PARKED))
     result(second.retry(Waiting.PARKED, [entry.id]))
-    result(second.adopt())
+    assert result(second.adopt()) == 1
     assert bodies(result(second.captures(10))) == ["in_1"]
+    assert result(second.adopt()) == -1  # it was counted twice
+
+
+def test_parked_ones_that_were_not_come_to_are_counted_at_the_next_opening(
+    opened: Callable[..., SQLiteOutbox], path: Path
+) -> None:
+    """Who closes in the midst of what is parked goes on with the rest, and is told how many that are."""
+    outbox = opened()
+    for number in range(3):
+        park(outbox, number)
+    outbox.close()
+    again = SQLiteOutbox(path)
+    again.open()
+    assert result(again.adopt()) == 3
+    assert bodies(result(again.captures(1))) == ["in_0"]
+    again.close()
+    again.open()
+    assert result(again.adopt()) == 2
+    (entry, *_) = result(again.entries(Waiting.PARKED, after=result(again.entries(Waiting.PARKED))[0].id))
+    assert result(again.drop(Waiting.PARKED, [entry.id])) == 1
+    assert bodies(result(again.captures(10))) == ["in_2"]
+    assert result(again.adopt()) == -1
+    again.close()
 
 
 def test_a_capture_of_a_later_format_stays(
@@ -442,8 +465,10 @@ def test_a_capture_of_a_later_format_stays(
     connection.commit()
     connection.close()
     again = opened()
-    result(again.adopt())
+    assert result(again.adopt()) == 2
     assert bodies(result(again.captures(10))) == ["in_2"]
+    assert result(again.adopt()) == -1  # one less to be read
+    assert result(again.adopt()) == 0
     assert result(again.counts()).captured == 2
     assert "cannot be read by this version (KeyError)" in caplog.text
 

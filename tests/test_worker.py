@@ -1,7 +1,9 @@
 """The worker of a process: started on first use, drained at the end, aware of forks."""
 
+import json
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,10 +16,11 @@ from typing import Any
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
+from outboxes import capture, result
 from processes import HERE, until
-from shops import SHOPPER
+from shops import PAID, SHOPPER
 
-from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, MemoryOutbox, Record
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, MemoryOutbox, Record
 from butter_middleware._asgi import Message, Receive, Scope, Send
 from butter_middleware.outbox import Counts, SQLiteOutbox
 from butter_middleware.testing import FakeButter
@@ -209,6 +212,53 @@ def test_flush_gives_up_on_time(make_butter: Callable[..., Butter], fake: FakeBu
     butter = make_butter(drain_timeout=0.1)
     butter.record(checkout(1))
     assert not butter.flush(timeout=0.1)
+
+
+def test_a_capture_of_a_later_format_keeps_nobody_waiting(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path
+) -> None:
+    """What this version cannot read is not waited for: neither by `flush`, nor at the end."""
+    outbox = SQLiteOutbox(path)
+    outbox.open()
+    result(outbox.append(capture(1)))
+    result(outbox.append(capture(2, body=json.dumps(PAID).encode())))
+    outbox.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE captures SET head = '{}' WHERE id = (SELECT min(id) FROM captures)")
+        connection.commit()
+    butter = make_butter(outbox=path)
+    butter.collector.start()
+    until(lambda: len(fake.records) == 1, "the other one")
+    assert butter.flush(3)
+    assert butter.status().pending == 0
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_was_not_read_before_a_close_is_read_after_the_next_start(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, *, durable: bool
+) -> None:
+    """A worker that is closed in the midst of its captures, and started again, reads the rest, and knows when."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def extract(response: CheckoutResponse) -> Any:
+        if not begun.is_set():
+            begun.set()
+            go_on.wait(60)
+        return {"customer_email": "shopper@example.com", "invoice_id": response.json()["invoice"]["id"]}
+
+    butter = make_butter(
+        CheckoutRoute("/checkout/{cart_id}", "stripe", extract), outbox=path if durable else None, drain_timeout=0.1
+    )
+    for number in range(3):
+        content = json.dumps(PAID | {"invoice": {"id": f"in_{number}"}}).encode()
+        anyio.run(drive, ButterMiddleware(sends(start(), body(content)), butter), http_scope())
+    assert begun.wait(20)
+    butter.close()
+    butter.collector.start()
+    until(lambda: len(fake.records) == 3, "all of them")
+    assert butter.flush(20)
+    go_on.set()
+    assert {record["invoice_id"] for record in fake.records} == {"in_0", "in_1", "in_2"}
 
 
 def test_a_hanging_extractor_stops_no_record(make_butter: Callable[..., Butter], fake: FakeButter) -> None:

@@ -15,7 +15,7 @@ from butter_middleware.outbox._database import Database, Settings
 from butter_middleware.outbox._faults import Alarm, Fault, describe, fault_of
 from butter_middleware.outbox._locks import WRITE, LockFile
 from butter_middleware.outbox._operations import MAX_WAITING, AnyOperation, Intake, Kind
-from butter_middleware.outbox._statements import Seat
+from butter_middleware.outbox._seats import Seat
 from butter_middleware.outbox._writer import Writer
 
 BATCH: Final = 512

@@ -11,7 +11,7 @@ from butter_middleware.outbox._faults import Alarm, Fault, describe, fault_of, s
 from butter_middleware.outbox._locks import LockFile
 from butter_middleware.outbox._operations import AnyOperation, Append
 from butter_middleware.outbox._schema import RESERVE_PAGES, connect, set_bound
-from butter_middleware.outbox._statements import Seat
+from butter_middleware.outbox._seats import Seat
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from typing import Any, Final, Generic, TypeVar
 
 from butter_middleware.errors import OutboxClosedError, OutboxFullError
 from butter_middleware.exchange import Capture
-from butter_middleware.outbox._statements import SHARED, CaptureRow, Seat, append, row_of
+from butter_middleware.outbox._seats import SHARED, Seat
+from butter_middleware.outbox._statements import CaptureRow, append, row_of
 
 T = TypeVar("T")
 
@@ -186,7 +187,9 @@ class Intake:
         if self._closed:
             return _closed()
         bound = {Kind.READ: MAX_READS, Kind.SETTLE: 2 * MAX_WAITING, Kind.GROW: MAX_WAITING}[operation.kind]
-        if self._held[operation.kind is Kind.READ] >= bound or (operation.size and self._held_bytes + operation.size > MAX_WAITING_BYTES):
+        if self._held[operation.kind is Kind.READ] >= bound or (
+            operation.size and self._held_bytes + operation.size > MAX_WAITING_BYTES
+        ):
             return OutboxFullError("the outbox's file cannot be written now, and the queue in memory before it is full")
         return None
 

@@ -5,7 +5,7 @@ from threading import RLock
 
 from butter_middleware.outbox._committer import Committer
 from butter_middleware.outbox._database import Settings
-from butter_middleware.outbox._statements import Seat
+from butter_middleware.outbox._seats import Seat
 
 
 class Registry:

@@ -5,8 +5,8 @@ import logging
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from typing import Final
 
 from butter_middleware import apart
@@ -14,11 +14,10 @@ from butter_middleware._asgi import RawHeaders
 from butter_middleware.checkout import Record
 from butter_middleware.exchange import CREDENTIAL_HEADERS, Capture
 from butter_middleware.outbox._locks import ADOPTER, LockFile
-from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settled, Settlement, StoredCapture
+from butter_middleware.outbox._seats import SHARED, Seat
+from butter_middleware.outbox.protocol import FAR_FUTURE, Counts, Parked, Pending, Settled, Settlement, StoredCapture
 from butter_middleware.parts import Part, joined
 
-FAR_FUTURE: Final = 3700.0
-"""Seconds. No backoff is longer than an hour: what is due later was written under another clock, and is due."""
 PRUNE_STEP: Final = 500
 """Rows a transaction."""
 MOST_ROWS: Final = 64
@@ -26,37 +25,6 @@ MOST_ROWS: Final = 64
 
 CaptureRow = tuple[float, str, bytes, bytes | None]
 """`captured_at`, `head`, `body`, `request_body`."""
-
-
-SHARED: Final = 0
-"""The pile of those who only append. It is nobody's from the start, so that whoever reads adopts it, and keeps it."""
-
-
-@dataclass(eq=False, slots=True)
-class Seat:
-    """One open outbox at a file: to the others it is what a process is, whichever process they are in.
-
-    One that only appends needs no place: what it captures is not its own to read.
-    """
-
-    appends_only: bool = False
-    slot: int | None = None
-    """The lock byte that says that it lives."""
-    pile: int | None = None
-    """Where its captures lie."""
-    given: set[int] = field(default_factory=set[int])
-    claimed: set[int] = field(default_factory=set[int])
-    unreadable: set[int] = field(default_factory=set[int])
-    """Those that were given in vain: another version's."""
-    parked: deque[int] | None = None
-    """The parked captures that it still is to try; None where it has not been their turn."""
-
-    def __post_init__(self) -> None:
-        self.stand_up()
-
-    def stand_up(self) -> None:
-        """Forget the place, since its lock is gone."""
-        self.slot, self.pile = None, SHARED if self.appends_only else None
 
 
 def new_pile(connection: sqlite3.Connection, slot: int) -> int | None:
@@ -103,16 +71,19 @@ def _insert(count: int) -> str:
 
 def captures(connection: sqlite3.Connection, seat: Seat, limit: int) -> list[StoredCapture]:
     """Give captures of the seat's piles, oldest first, then parked ones that it has not tried."""
-    found = _captured(connection, seat, limit)
-    shared = {number for number, pile in found if pile == SHARED}
-    numbers = [number for number, _pile in found]
-    while seat.parked and len(numbers) < limit:
-        number = seat.parked.popleft()
-        if number not in seat.given and number not in numbers:  # a person may have had it tried already
-            numbers.append(number)
+    found = dict(_captured(connection, seat, limit))
+    shared = {number for number, pile in found.items() if pile == SHARED}
+    coming = seat.parked or deque()
+    parked = list(islice(coming, max(0, limit - len(found))))
+    # A person may have had a parked one tried already.
+    numbers = [*found, *(number for number in parked if number not in seat.given and number not in found)]
     stored = [one for number in numbers if (one := _load(connection, number, shared=number in shared)) is not None]
+    in_vain = set(numbers) - {one.id for one in stored}
     seat.given.update(numbers)
-    seat.unreadable |= set(numbers) - {one.id for one in stored}
+    seat.unreadable |= in_vain & found.keys()
+    seat.owed -= len(in_vain - shared) + len(found) + len(parked) - len(numbers)
+    for _number in parked:
+        coming.popleft()
     return stored
 
 
@@ -205,7 +176,10 @@ def add(connection: sqlite3.Connection, records: Iterable[Record], now: float, s
 
 
 def adopt(connection: sqlite3.Connection, seat: Seat, locks: LockFile) -> int:
-    """Take over the piles of the dead and, once and where it is this seat's turn, what is parked; gives how many."""
+    """Take over the piles of the dead and, once and where it is this seat's turn, what is parked.
+
+    Gives how many more are to be given: fewer than none, where some that were counted will not be.
+    """
     adopted = 0
     # Who was slow to see that the lock file was replaced may have added to a pile that looked dead and was deleted.
     connection.execute(
@@ -226,8 +200,8 @@ def adopt(connection: sqlite3.Connection, seat: Seat, locks: LockFile) -> int:
     if seat.parked is None and locks.take(ADOPTER, seat):
         rows = connection.execute("SELECT id FROM captures WHERE reason IS NOT NULL ORDER BY id")
         seat.parked = deque(number for (number,) in rows)
-        adopted += len(seat.parked)
-    return adopted
+        seat.owed += len(seat.parked)
+    return adopted + seat.owed
 
 
 def claim(connection: sqlite3.Connection, seat: Seat, limit: int, now: float) -> list[Pending]:

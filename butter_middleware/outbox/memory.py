@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from butter_middleware.checkout import Record
 from butter_middleware.errors import ConfigurationError, OutboxFullError
 from butter_middleware.exchange import Capture
-from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settled, Settlement, StoredCapture
+from butter_middleware.outbox.protocol import FAR_FUTURE, Counts, Parked, Pending, Settled, Settlement, StoredCapture
 from butter_middleware.parts import Part, joined
 
 T = TypeVar("T")
@@ -22,8 +22,6 @@ TOMBSTONE_SECONDS: Final = 7 * 86400.0
 """For how long a delivered record's key is remembered."""
 TOMBSTONES: Final = 100_000
 """How many keys are remembered at most."""
-FAR_FUTURE: Final = 3700.0
-"""Seconds. No backoff is longer than an hour: what is due later than this was set under another clock, and is due."""
 
 
 @dataclass(slots=True)
@@ -62,6 +60,7 @@ class MemoryOutbox:
         self._ids = itertools.count(1)
         self._captures: OrderedDict[int, Capture] = OrderedDict()
         self._given: dict[int, Capture] = {}
+        self._left = 0
         self._parked: dict[int, tuple[Capture, Parked]] = {}
         self._parts: dict[tuple[str, bool], Part] = {}
         self._pending: dict[int, _Entry] = {}
@@ -167,8 +166,10 @@ class MemoryOutbox:
             self._tombstones.popitem(last=False)
 
     def adopt(self) -> "Future[int]":
-        """Give 0: nobody can leave anything behind in memory."""
-        return _done(0)
+        """Give how many captures an earlier worker of this process left behind, once."""
+        with self._lock:
+            left, self._left = self._left, 0
+        return _done(left)
 
     def lead(self) -> bool:
         """Give True: no other process shares this memory."""
@@ -258,6 +259,7 @@ class MemoryOutbox:
         with self._lock:
             self._captures = OrderedDict(sorted([*self._given.items(), *self._captures.items()]))
             self._given = {}
+            self._left = len(self._captures)
             for number in sorted(self._claimed):
                 self._make_due(number)
             self._claimed = set()

@@ -21,11 +21,14 @@ from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from butter_middleware.checkout import Record
 from butter_middleware.exchange import Capture
 from butter_middleware.parts import Part
+
+FAR_FUTURE: Final = 3700.0
+"""Seconds. No backoff is longer than an hour: what is due later than this was set under another clock, and is due."""
 
 
 @runtime_checkable
@@ -205,7 +208,10 @@ class LocalOutbox(Backlog, Protocol):
         ...
 
     def adopt(self) -> "Future[int]":
-        """Take over what dead processes left captured, and what is parked, once a process; gives how many."""
+        """Take over what dead processes left captured, and what is parked, once a process; gives how many.
+
+        Less those that were counted so, or appended, and that `captures` could not give.
+        """
         ...
 
     def counts(self) -> "Future[Counts]":

@@ -22,7 +22,7 @@ from butter_middleware.outbox._listing import Entry, Waiting
 from butter_middleware.outbox._locks import LEADER
 from butter_middleware.outbox._operations import Append, Kind, Operation
 from butter_middleware.outbox._registry import registry
-from butter_middleware.outbox._statements import Seat
+from butter_middleware.outbox._seats import Seat
 from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settlement, StoredCapture
 from butter_middleware.parts import Part
 
@@ -196,13 +196,16 @@ class SQLiteOutbox:
         return self._submit(Kind.SETTLE, lambda db, _seat: _statements.expire(db, before))
 
     def adopt(self) -> "Future[int]":
-        """Take over what dead processes left captured and, once an outbox and by one at a time, what is parked."""
+        """Take over what dead processes left captured and, once an outbox and by one at a time, what is parked.
+
+        Gives how many more are to be read: below 0, where some were counted before and could not be given.
+        """
         link = self._link
 
         def run(db: sqlite3.Connection, seat: Seat) -> int:
             return 0 if link is None or seat.appends_only else _statements.adopt(db, seat, link.committer.locks)
 
-        return self._submit(Kind.SETTLE, run)
+        return self._submit(Kind.SETTLE, run, Seat.settle)
 
     # Records.
 
