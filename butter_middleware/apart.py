@@ -21,8 +21,8 @@ log = logging.getLogger("butter_middleware")
 MOST_WAITING: Final = 10_000
 """Calls; what comes while so many wait, behind a handler that hangs, is not said."""
 HOUR: Final = 3600.0
-EXIT_SECONDS: Final = 1.0
-"""For what is still to be said when the interpreter exits."""
+END_SECONDS: Final = 1.0
+"""For what is still to be said when a Butter is closed, or the interpreter exits."""
 MOST_KEYS: Final = 1000
 
 
@@ -63,7 +63,7 @@ class _Apart:
         if not self._hooked:
             self._hooked = True
             os.register_at_fork(after_in_child=self.forget)
-            atexit.register(self.settle, EXIT_SECONDS)
+            atexit.register(self.settle, END_SECONDS)
         thread = Thread(target=self._work, name="butter-say", daemon=True)
         with suppress(RuntimeError):  # the system gives no more threads: the next call tries anew
             start(thread)
@@ -108,7 +108,7 @@ def run(call: Callable[[], object]) -> bool:
     return _apart.run(call)
 
 
-def settle(seconds: float) -> bool:
+def settle(seconds: float = END_SECONDS) -> bool:
     """Wait up to `seconds` until all calls of before are done; say whether they are."""
     return _apart.settle(seconds)
 

@@ -23,7 +23,6 @@ T = TypeVar("T")
 
 LOOK_SECONDS: Final = 60.0
 """Between looks, while checkouts come, whether some process delivers."""
-SAYING_SECONDS: Final = 1.0
 NOBODY: Final = (
     "no process delivers what this one appends to the outbox. Run beside it, on this host: "
     "butter-middleware deliver --app shop.main:butter --follow"
@@ -98,7 +97,7 @@ class Appender:
         """Let go of the outbox, which waits a little for what it has."""
         if self._pid == os.getpid():
             self._outbox.close()
-            apart.settle(SAYING_SECONDS)
+            apart.settle()
             self._forget()
 
     def append(self, capture: Capture, hold_back: HoldBack = NOTHING) -> "Future[None] | None":

@@ -133,9 +133,10 @@ class ReadLoop:
 
     # Callbacks of the outbox's futures, on its thread.
 
-    def appended(self, future: "Future[None]") -> None:
-        """Read a capture that is in the outbox, or tell that it is lost."""
+    def appended(self, capture: Capture, future: "Future[None]") -> None:
+        """Read a capture that is in the outbox, or tell that it is lost: then nobody waits for its records."""
         if self._notices.lost(future):
+            self._awaited.read(capture, ())
             self._changed(1)
         elif not self._wake.is_set():
             self._wake.set()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from threading import RLock, Thread
 from typing import Final, TypeVar
 
@@ -32,8 +33,6 @@ STOPPING_SECONDS: Final = 0.5
 """For a thread to end after the drain took all of its time; one that hangs in an extractor dies with the process."""
 RESTART_SECONDS: Final = 5.0
 LOOK_EVERY: Final = 1.0
-SAYING_SECONDS: Final = 1.0
-"""For what is still to be said when the threads end."""
 
 
 class Worker:
@@ -171,7 +170,7 @@ class Worker:
         for thread in self._threads:
             thread.join(max(STOPPING_SECONDS, deadline - time.monotonic()))
         self._outbox.close()
-        apart.settle(SAYING_SECONDS)
+        apart.settle()
         self._forget()
 
     # What the rest of the package calls.
@@ -183,7 +182,7 @@ class Worker:
         future = self._begin(lambda: self._outbox.append(capture))
         if self._delivery is not None:
             self._delivery.give_way()
-        future.add_done_callback(self._read_loop.appended)
+        future.add_done_callback(partial(self._read_loop.appended, capture))
         return future if hold_back.until == "disk" else awaited
 
     def add(self, record: Record) -> "Future[int]":

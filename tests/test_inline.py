@@ -13,7 +13,7 @@ from mangum import Mangum
 from processes import until
 from shops import PAID, ROUTE
 
-from butter_middleware import Butter, ButterMiddleware, ConfigurationError, Record
+from butter_middleware import Butter, ButterMiddleware, ConfigurationError, MemoryOutbox, Record
 from butter_middleware._asgi import Message
 from butter_middleware.testing import FakeButter
 from butter_middleware.waiting import Patience
@@ -21,7 +21,7 @@ from butter_middleware.waiting import Patience
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 
 Shop = Callable[..., Butter]
-Serve = Callable[[Butter], float]
+Serve = Callable[..., float]
 
 
 class Queue:
@@ -121,6 +121,15 @@ def test_what_gives_no_record_is_not_waited_for(
         assert time.monotonic() - began < 10
     assert len(fake.records) == (why == "known")
     assert butter.status().not_durable_in_time == 0
+
+
+def test_what_the_outbox_refuses_is_not_waited_for(make_butter: Shop, serve: Serve) -> None:
+    """A record that is lost already holds back no response."""
+    butter = make_butter(delivery="inline", inline_timeout=20, outbox=MemoryOutbox(1))
+    serve(butter, {"customer": {}})
+    assert butter.status().parked == 1
+    assert serve(butter) < 10
+    assert (butter.status().lost, butter.status().not_durable_in_time) == (1, 0)
 
 
 def test_a_request_that_is_cancelled_while_it_waits_loses_no_record(
