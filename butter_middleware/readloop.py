@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from threading import Event
 from typing import Final
 
@@ -124,12 +125,9 @@ class ReadLoop:
         self._awaited.read(stored.capture, keys)
         if reading.parked is None:
             outcome = reading.records if reading.part is None else reading.part
-            future = self._outbox.resolve(stored.id, outcome)
         else:
-            if reading.records:
-                self._outbox.add(reading.records).add_done_callback(self.took)
-            future = self._outbox.resolve(stored.id, reading.parked)
-        future.add_done_callback(lambda done: self._resolved(done, keys))
+            outcome = replace(reading.parked, records=reading.records)
+        self._outbox.resolve(stored.id, outcome).add_done_callback(lambda done: self._resolved(done, keys))
 
     # Callbacks of the outbox's futures, on its thread.
 

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from asgi import JSON, body, drive, http_scope, sends, start
-from outboxes import committers
+from outboxes import Clock, committers
 from processes import until
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, client_ip
@@ -197,3 +197,30 @@ def test_good_records_go_out_beside_a_parked_one(
     assert [sent["invoice_id"] for sent in fake.records] == ["in_1", "in_2"]
     assert fixed.status().skipped == {"duplicate": 1}
     assert numbers(fixed) == (0, 0, 0, 2, 0, 0)
+
+
+def test_what_a_parked_one_gave_is_sent_once_however_late(
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
+) -> None:
+    """The good record beside a bad one is not sent anew by a start after its tombstone is gone, nor by the mended one."""
+    path, clock = tmp_path / "butter.db", Clock()
+    good_half = {"customer_email": "shopper@example.com", "invoice_id": "in_1"}
+    halves = [good_half, {"customer_email": "nobody", "invoice_id": "in_2"}]
+    butter = make_butter(route(lambda _response: halves), outbox=path, clock=clock)
+    buy(butter, json.dumps(ORDER).encode())
+    for _start in range(2):
+        butter.close()
+        clock.now += 9 * 86400
+        butter = make_butter(route(lambda _response: halves), outbox=path, clock=clock)
+        butter.collector.start()
+        until(partial(has_parked, butter, "invalid"), "it is read")
+        assert butter.flush()
+        assert [sent["invoice_id"] for sent in fake.records] == ["in_1"]
+    butter.close()
+    clock.now += 9 * 86400
+    whole = [good_half, good_half | {"invoice_id": "in_2"}]
+    mended = make_butter(route(lambda _response: whole), outbox=path, clock=clock)
+    mended.collector.start()
+    until(lambda: mended.status().delivered == 2, "the other record")
+    assert [sent["invoice_id"] for sent in fake.records] == ["in_1", "in_2"]
+    assert (mended.status().parked, mended.status().skipped) == (0, {"duplicate": 1})

@@ -117,14 +117,36 @@ def resolve(
     connection: sqlite3.Connection, capture_id: int, outcome: Sequence[Record] | Parked | Part, now: float, since: float
 ) -> int:
     """Park a capture, or replace it by its records or a part; gives how many were known."""
+    made = _made(connection, capture_id)
     if isinstance(outcome, Parked):
-        row = (outcome.reason, outcome.detail, capture_id)
-        connection.execute("UPDATE captures SET reason = ?, detail = ? WHERE id = ?", row)
+        records = outcome.records
+        there = _park(connection, capture_id, outcome, made | {record.key for record in records})
+    else:
+        records = () if isinstance(outcome, Part) else outcome
+        there = connection.execute("DELETE FROM captures WHERE id = ?", (capture_id,)).rowcount
+    if not there and connection.execute("SELECT 1 FROM tombstones WHERE key = ?", (erased(capture_id),)).fetchone():
         return 0
-    gone = not connection.execute("DELETE FROM captures WHERE id = ?", (capture_id,)).rowcount
-    if gone and connection.execute("SELECT 1 FROM tombstones WHERE key = ?", (erased(capture_id),)).fetchone():
-        return 0
-    return join(connection, outcome, now, since) if isinstance(outcome, Part) else add(connection, outcome, now, since)
+    if isinstance(outcome, Part):
+        return join(connection, outcome, now, since)
+    new = [record for record in records if record.key not in made]
+    return len(records) - len(new) + add(connection, new, now, since)
+
+
+def _made(connection: sqlite3.Connection, capture_id: int) -> set[str]:
+    """Give the keys of the records that a capture gave when it was parked."""
+    sql = "SELECT head FROM captures WHERE id = ? AND instr(head, ?)"
+    row = connection.execute(sql, (capture_id, '"made": [')).fetchone()
+    return set() if row is None else set(json.loads(row[0]).get("made", ()))
+
+
+def _park(connection: sqlite3.Connection, capture_id: int, parked: Parked, made: set[str]) -> int:
+    """Park a capture, with the keys of what it gave already in its head; says whether it is there."""
+    if made:
+        (head,) = connection.execute("SELECT head FROM captures WHERE id = ?", (capture_id,)).fetchone() or ("{}",)
+        row = (json.dumps(json.loads(head) | {"made": sorted(made)}), capture_id)
+        connection.execute("UPDATE captures SET head = ? WHERE id = ?", row)
+    row = (parked.reason, parked.detail, capture_id)
+    return connection.execute("UPDATE captures SET reason = ?, detail = ? WHERE id = ?", row).rowcount
 
 
 def erased(capture_id: int) -> str:

@@ -113,7 +113,7 @@ class MemoryOutbox:
             if isinstance(outcome, Parked):
                 if capture is not None:
                     self._parked[capture_id] = (capture, outcome)
-                return _done(0)
+                return _done(self._add(outcome.records))
             return _done(self._join(outcome) if isinstance(outcome, Part) else self._add(outcome))
 
     def _join(self, part: Part) -> int:

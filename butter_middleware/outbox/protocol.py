@@ -89,6 +89,8 @@ class Parked:
 
     reason: ParkReason
     detail: str
+    records: Sequence[Record] = ()
+    """What it gave all the same: added as it is parked, and left out whenever it is read again, however late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,8 @@ class LocalOutbox(Backlog, Protocol):
 
     def resolve(self, capture_id: int, outcome: Sequence[Record] | Parked | Part) -> "Future[int]":
         """End a capture: replace it by its records (none: it was skipped) or a part, or park it, in one transaction.
+
+        What a parked one gave already is known when it is read again.
 
         A part that completes its checkout adds the record, as `parts.joined` makes it, and both parts are gone. Gives
         how many records were known already by their key and therefore left out; 1 for a part of a joined checkout.
