@@ -1,6 +1,7 @@
 """What is particular to the outbox in memory: its bound, and what it says about itself."""
 
 import os
+from typing import Any
 
 import pytest
 from outboxes import Clock, capture, invoices, record, result, settle_all
@@ -19,10 +20,10 @@ def test_it_says_what_it_cannot_keep() -> None:
     assert not MemoryOutbox().durable
 
 
-@pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_without_room_is_refused(limit: int) -> None:
-    """A bound below one record is a mistake."""
-    with pytest.raises(ConfigurationError, match="room for one record"):
+@pytest.mark.parametrize("limit", [0, -1, 1e4, "x", None])
+def test_a_limit_without_room_is_refused(limit: Any) -> None:
+    """A bound below one record, or one that is no whole number, is a mistake."""
+    with pytest.raises(ConfigurationError, match=r"limit=.*: use a (whole )?number"):
         MemoryOutbox(limit)
 
 

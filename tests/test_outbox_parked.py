@@ -202,7 +202,7 @@ def test_good_records_go_out_beside_a_parked_one(
 def test_what_a_parked_one_gave_is_sent_once_however_late(
     make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
 ) -> None:
-    """The good record beside a bad one is not sent anew by a start after its tombstone is gone, nor by the mended one."""
+    """The good record beside a bad one is not sent anew by a start after its tombstone is gone, nor when mended."""
     path, clock = tmp_path / "butter.db", Clock()
     good_half = {"customer_email": "shopper@example.com", "invoice_id": "in_1"}
     halves = [good_half, {"customer_email": "nobody", "invoice_id": "in_2"}]

@@ -250,17 +250,29 @@ def test_building_one_opens_nothing(path: Path) -> None:
     assert committers() == 0
 
 
-@pytest.mark.parametrize("name", ["", ":memory:", "file:butter.db", "butter\0.db", "shop/"])
-def test_a_path_that_names_no_file_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["", ":memory:", "file:butter.db", "butter\0.db", "shop/", b"butter.db", 5, None])
+def test_a_path_that_names_no_file_is_refused(name: Any) -> None:
     """What SQLite would take for something else than a file is a mistake, said at once."""
     with pytest.raises(ConfigurationError, match="names no file"):
         SQLiteOutbox(name)
 
 
-@pytest.mark.parametrize("options", [{"max_bytes": 1024}, {"retention_days": 0}, {"tombstone_days": -1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_bytes": 1024},
+        {"max_bytes": 2.0 * 1024**2},  # in the PRAGMA it would be no bound at all
+        {"max_bytes": "2 GiB"},
+        {"retention_days": 0},
+        {"retention_days": "7"},
+        {"retention_days": float("nan")},
+        {"tombstone_days": -1.0},
+        {"tombstone_days": None},
+    ],
+)
 def test_bounds_that_cannot_work_are_refused(path: Path, options: dict[str, Any]) -> None:
-    """A file too small for a record, or days below any, are mistakes."""
-    with pytest.raises(ConfigurationError, match=r"max_bytes|above 0"):
+    """A file too small for a record, days below any, and what is no number, are mistakes."""
+    with pytest.raises(ConfigurationError, match=rf"{next(iter(options))}=.*(use a|give the)"):
         SQLiteOutbox(path, **options)
 
 

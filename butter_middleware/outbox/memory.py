@@ -11,15 +11,18 @@ from threading import Lock
 from typing import Any, Final, TypeVar
 
 from butter_middleware.checkout import Record
-from butter_middleware.errors import ConfigurationError, OutboxFullError
+from butter_middleware.errors import OutboxFullError
 from butter_middleware.exchange import Capture
 from butter_middleware.outbox.protocol import FAR_FUTURE, Counts, Parked, Pending, Settled, Settlement, StoredCapture
 from butter_middleware.parts import Part, joined
+from butter_middleware.settings import whole_number
 
 T = TypeVar("T")
 
 TOMBSTONE_SECONDS: Final = 7 * 86400.0
 """For how long a delivered record's key is remembered."""
+MOST: Final = 10_000_000
+"""What `limit` may be: far more than the memory of a web process holds."""
 TOMBSTONES: Final = 100_000
 """How many keys are remembered at most."""
 
@@ -42,15 +45,13 @@ class MemoryOutbox:
         clock: Seconds since the epoch.
 
     Raises:
-        ConfigurationError: the limit is below 1.
+        ConfigurationError: the limit is no whole number, or below 1.
     """
 
     durable: bool = False
 
     def __init__(self, limit: int = 10_000, *, clock: Callable[[], float] = time.time) -> None:
-        if limit < 1:
-            msg = f"MemoryOutbox(limit={limit}): give it room for one record at least; the default is 10,000."
-            raise ConfigurationError(msg)
+        whole_number("limit", limit, 1, MOST)
         self._limit = limit
         self._clock = clock
         self._reset()

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from butter_middleware.checkout import Record
 from butter_middleware.errors import ConfigurationError, OutboxClosedError
@@ -25,11 +25,16 @@ from butter_middleware.outbox._registry import registry
 from butter_middleware.outbox._seats import Seat
 from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settlement, StoredCapture
 from butter_middleware.parts import Part
+from butter_middleware.settings import number, whole_number
 
 T = TypeVar("T")
 
 DAY: Final = 86400.0
 LEAST_BYTES: Final = 1024**2
+MOST_BYTES: Final = 2**45
+"""As large as a file of SQLite's can be, with our pages."""
+LEAST_DAYS: Final = 0.001
+MOST_DAYS: Final = 36_500
 STOPPING_SECONDS: Final = 2.0
 """What an idle committer takes at most to let go of its file."""
 
@@ -81,13 +86,14 @@ class SQLiteOutbox:
         tombstone_days: float = 7.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._path = _absolute(os.fspath(path))
+        self._path = _absolute(path)
+        whole_number("max_bytes", max_bytes, 0, MOST_BYTES)
         if max_bytes < LEAST_BYTES:
             msg = f"max_bytes={max_bytes}: give the outbox at least {LEAST_BYTES} bytes; the default is 2 GiB."
             raise ConfigurationError(msg)
-        if min(tombstone_days, 1.0 if retention_days is None else retention_days) <= 0:
-            msg = "retention_days and tombstone_days are above 0, or retention_days=None to keep what needs a person."
-            raise ConfigurationError(msg)
+        number("tombstone_days", tombstone_days, LEAST_DAYS, MOST_DAYS)
+        if retention_days is not None:  # what needs a person is kept
+            number("retention_days", retention_days, LEAST_DAYS, MOST_DAYS)
         self._max_bytes = max_bytes
         self._retention_seconds = None if retention_days is None else retention_days * DAY
         self._tombstone_seconds = tombstone_days * DAY
@@ -324,13 +330,21 @@ def _closed() -> "Future[Any]":
     return future
 
 
-def _absolute(path: str) -> str:
+def _absolute(given: object) -> str:
     """Return the path as it is meant now: a later change of the working directory moves no outbox.
 
     Raises:
         ConfigurationError: it names no file.
     """
-    if not path or path == ":memory:" or path.startswith("file:") or "\0" in path or path.endswith(os.sep):
+    path: object = os.fspath(cast("os.PathLike[str]", given)) if isinstance(given, str | os.PathLike) else given
+    if (
+        not isinstance(path, str)
+        or not path
+        or path == ":memory:"
+        or path.startswith("file:")
+        or "\0" in path
+        or path.endswith(os.sep)
+    ):
         msg = f"outbox={path!r} names no file. Give a plain path; leave outbox= out to keep records in memory only."
         raise ConfigurationError(msg)
     return str(Path(path).absolute())
