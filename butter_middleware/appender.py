@@ -5,7 +5,8 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from threading import Condition
+from contextlib import suppress
+from threading import Condition, RLock
 from typing import Final, TypeVar
 
 from butter_middleware import apart, forks
@@ -17,6 +18,7 @@ from butter_middleware.events import OutboxChanged, Skipped
 from butter_middleware.exchange import Capture
 from butter_middleware.notices import Notices
 from butter_middleware.outbox import Counts, SQLiteOutbox
+from butter_middleware.outbox.protocol import CLOSING_SECONDS
 from butter_middleware.waiting import done
 
 T = TypeVar("T")
@@ -51,12 +53,14 @@ class Appender:
         self._notices = notices
         self._drain_timeout = drain_timeout
         self._started = started
-        self._hooked, self._counted = False, Counts()
+        self._counted = Counts()
         self._forget()
 
     def _forget(self) -> None:
         self._pid: int | None = None
         self._running = False
+        self._starting = RLock()
+        """Never taken by what the outbox calls: `open` may wait for a committer that publishes."""
         self._changed = Condition()
         self._waiting = 0
         self._look_at = 0.0
@@ -66,10 +70,8 @@ class Appender:
         """Open the outbox in this process. Cheap where it is open."""
         if self._running and self._pid == os.getpid():
             return
-        with self._changed:
-            if not self._hooked:
-                self._hooked = True
-                forks.watch(self, Appender._begin_anew, Appender.close)
+        with self._starting:
+            forks.watch(self, Appender._begin_anew, Appender.close)
             self._outbox.open(appends_only=True)
             if self._pid is None:
                 apart.run(self._started)
@@ -88,17 +90,21 @@ class Appender:
             self._running = False
 
     def close(self) -> None:
-        """Shut down, and let go of the outbox."""
+        """Shut down, and let go of the outbox: within `drain_timeout`, or four seconds more where the file hangs."""
         if self._pid == os.getpid():
+            deadline = time.monotonic() + self._drain_timeout
             self.shutdown(self._drain_timeout)
-            self.abandon()
+            self._end(deadline)
 
     def abandon(self) -> None:
         """Let go of the outbox, which waits a little for what it has."""
         if self._pid == os.getpid():
-            self._outbox.close()
-            apart.settle()
-            self._forget()
+            self._end(time.monotonic())
+
+    def _end(self, deadline: float) -> None:
+        self._outbox.close(max(CLOSING_SECONDS, deadline - time.monotonic()))
+        apart.settle()
+        self._forget()
 
     def append(self, capture: Capture, hold_back: HoldBack = NOTHING) -> "Future[None] | None":
         """Hand over a capture; give what its response waits for, if anything. Never blocks."""
@@ -124,10 +130,8 @@ class Appender:
 
     def counts(self, seconds: float = 1.0) -> Counts:
         """Count what lies in the outbox. Where it does not answer within `seconds`, or is closed, as it last was."""
-        try:
+        with suppress(ButterError, TimeoutError):
             self._counted = self._outbox.counts().result(seconds)
-        except (ButterError, TimeoutError):
-            return self._counted
         return self._counted
 
     @property

@@ -22,7 +22,7 @@ from butter_middleware.errors import ButterError
 from butter_middleware.events import Faulted, OutboxChanged
 from butter_middleware.exchange import Capture
 from butter_middleware.notices import Notices
-from butter_middleware.outbox.protocol import Counts, LocalOutbox, Settlement
+from butter_middleware.outbox.protocol import CLOSING_SECONDS, Counts, LocalOutbox, Settlement
 from butter_middleware.progress import Progress
 from butter_middleware.reading import Reading
 from butter_middleware.readloop import ReadLoop
@@ -61,7 +61,7 @@ class Worker:
         self._expire_before = expire_before
         self._look = look
         self._started = started
-        self._hooked, self._counted = False, Counts()
+        self._counted = Counts()
         self._forget()
 
     def _forget(self) -> None:
@@ -91,7 +91,7 @@ class Worker:
                 if self._delivery is not None:
                     self._delivery.resume()
                 return
-            self._hook()
+            forks.watch(self, Worker._begin_anew, Worker.close)
             self._pid = os.getpid()
             self._read_loop = self._make_read_loop()
             self._delivery = self._make_delivery(self._settled)
@@ -112,12 +112,6 @@ class Worker:
     def _make_read_loop(self) -> ReadLoop:
         told = (self._progress.ring, self._wake, self._awaited)
         return ReadLoop(self._outbox, self._read, self._notices, self._expire_before, *told)
-
-    def _hook(self) -> None:
-        """Once a worker: a fork forgets the parent's threads, and the exit of the interpreter drains what it can."""
-        if not self._hooked:
-            self._hooked = True
-            forks.watch(self, Worker._begin_anew, Worker.close)
 
     def _begin_anew(self) -> None:
         self._outbox.abandon()
@@ -149,7 +143,11 @@ class Worker:
             apart.say(logging.INFO, said, event="shutdown")
 
     def close(self) -> None:
-        """Shut down, then end the threads and let go of the outbox."""
+        """Shut down, then end the threads and let go of the outbox.
+
+        Takes `drain_timeout` and, where an extractor or the file hangs, up to six seconds more: one to count what is
+        left, half a one for each thread, three for the file, one for what is still to be said.
+        """
         if self._pid != os.getpid():
             return
         deadline = time.monotonic() + self._drain_timeout
@@ -169,7 +167,7 @@ class Worker:
                 self._cancel_delivery()
         for thread in self._threads:
             thread.join(max(STOPPING_SECONDS, deadline - time.monotonic()))
-        self._outbox.close()
+        self._outbox.close(max(CLOSING_SECONDS, deadline - time.monotonic()))
         apart.settle()
         self._forget()
 

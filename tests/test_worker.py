@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing, suppress
@@ -22,7 +23,10 @@ from shops import PAID, SHOPPER
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, MemoryOutbox, Record
 from butter_middleware._asgi import Message, Receive, Scope, Send
+from butter_middleware.appender import Appender
+from butter_middleware.notices import Notices
 from butter_middleware.outbox import Counts, SQLiteOutbox
+from butter_middleware.outbox._committer import Committer
 from butter_middleware.testing import FakeButter
 
 GOOD: dict[str, Any] = {"customer_email": "a@example.com", "invoice_id": "in_1"}
@@ -342,3 +346,73 @@ def test_a_name_that_is_looked_up_for_ever_keeps_no_process_alive() -> None:
     assert process.stdout.readline() == b"ends\n", process.communicate()
     _, said = process.communicate(timeout=20)
     assert process.returncode == 0, said
+
+
+HOLDER = """
+import fcntl, sys, time
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("delivery", ["embedded", "external"])
+def test_a_close_keeps_its_time_while_another_process_holds_the_file(
+    make_butter: Callable[..., Butter], path: Path, delivery: str
+) -> None:
+    """What is left of `drain_timeout`, or a second, is all that the outbox has to close."""
+    butter = make_butter(outbox=path, drain_timeout=0.2, delivery=delivery)
+    butter.record(checkout(1))
+    assert butter.flush()
+    with subprocess.Popen([sys.executable, "-c", HOLDER, f"{path}.lock"], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline()
+        butter.record(checkout(2))
+        begun = time.monotonic()
+        butter.close()
+        assert time.monotonic() - begun < 6.5
+        holder.kill()
+
+
+def test_what_only_appends_may_be_closed_at_any_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout opens the outbox anew while the last committer fails what came too late: neither waits for ever."""
+    outbox = SQLiteOutbox(path)
+    appender = Appender(outbox, Notices(time.time), 0.2, lambda: None)
+    appender.append(capture(1))
+    assert appender.flush(5)
+    late, put_now, retiring, retire_now = (threading.Event() for _ in range(4))
+    put, close = Committer.put, Committer.close
+
+    def slow_put(committer: Committer, operation: Any) -> None:
+        if threading.current_thread().name == "late":
+            late.set()
+            put_now.wait(10)
+        put(committer, operation)
+
+    def slow_close(committer: Committer) -> None:
+        retiring.set()
+        retire_now.wait(10)
+        close(committer)
+
+    monkeypatch.setattr(Committer, "put", slow_put)
+    monkeypatch.setattr(Committer, "close", slow_close)
+
+    def thread(name: str, call: Callable[[], object]) -> threading.Thread:
+        made = threading.Thread(target=call, name=name, daemon=True)
+        made.start()
+        return made
+
+    first = thread("late", lambda: appender.append(capture(2)))
+    assert late.wait(10)
+    closing = thread("close", appender.close)
+    assert retiring.wait(10)  # holds the registry's guard
+    put_now.set()
+    first.join(10)
+    second = thread("anew", lambda: appender.append(capture(3)))
+    until(outbox._lock.locked, "it is in open(), and waits for the guard")
+    retire_now.set()
+    second.join(10)
+    closing.join(10)
+    assert [one.name for one in (first, second, closing) if one.is_alive()] == []
+    appender.close()

@@ -255,7 +255,7 @@ class MemoryOutbox:
             )
         return _done(counts)
 
-    def close(self) -> None:
+    def close(self, timeout: float = 5.0) -> None:  # noqa: ARG002 - as `LocalOutbox`: there is nothing to wait for
         """Give up what was given and claimed: after the next `open` it is given again. The rest lies here as before."""
         with self._lock:
             self._captures = OrderedDict(sorted([*self._given.items(), *self._captures.items()]))

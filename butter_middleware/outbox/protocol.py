@@ -27,6 +27,8 @@ from butter_middleware.checkout import Record
 from butter_middleware.exchange import Capture
 from butter_middleware.parts import Part
 
+CLOSING_SECONDS: Final = 1.0
+"""The least that an outbox has to close, however little is left of the time to stop."""
 FAR_FUTURE: Final = 3700.0
 """Seconds. No backoff is longer than an hour: what is due later than this was set under another clock, and is due."""
 
@@ -222,8 +224,11 @@ class LocalOutbox(Backlog, Protocol):
         """Count."""
         ...
 
-    def close(self) -> None:
-        """Make durable what was taken, then let go of files, locks and threads. Blocks; never raises."""
+    def close(self, timeout: float = 5.0) -> None:
+        """Make durable within `timeout` seconds what was taken, then let go of files, locks and threads.
+
+        Blocks; never raises.
+        """
         ...
 
     def abandon(self) -> None:
