@@ -5,7 +5,9 @@ And an error tracker adds to a log line what is round it: the stack with its loc
 request in whose context the line came up. Here there is no request, and nothing on the stack holds personal data.
 """
 
+import atexit
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -13,8 +15,6 @@ from contextvars import Context
 from functools import partial
 from threading import Condition, Thread, current_thread
 from typing import Final
-
-from butter_middleware import forks
 
 log = logging.getLogger("butter_middleware")
 
@@ -37,6 +37,7 @@ def start(thread: Thread) -> None:
 
 class _Apart:
     def __init__(self) -> None:
+        self._hooked = False
         self.forget()
 
     def forget(self) -> None:
@@ -59,7 +60,10 @@ class _Apart:
             return True
 
     def _start(self) -> None:
-        forks.watch(self, _Apart.forget, lambda it: it.settle(END_SECONDS))
+        if not self._hooked:
+            self._hooked = True
+            os.register_at_fork(after_in_child=self.forget)
+            atexit.register(self.settle, END_SECONDS)
         thread = Thread(target=self._work, name="butter-say", daemon=True)
         with suppress(RuntimeError):  # the system gives no more threads: the next call tries anew
             start(thread)

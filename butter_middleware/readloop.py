@@ -9,12 +9,14 @@ from threading import Event
 from typing import Final
 
 from butter_middleware.awaited import Awaited
+from butter_middleware.checkout import Record
 from butter_middleware.counters import Skip
 from butter_middleware.events import Faulted, Parked, Skipped
 from butter_middleware.exchange import Capture
 from butter_middleware.notices import Notices
 from butter_middleware.outbox.protocol import LocalOutbox, StoredCapture
-from butter_middleware.parts import EXPIRED
+from butter_middleware.outbox.protocol import Parked as ParkedCapture
+from butter_middleware.parts import EXPIRED, Part
 from butter_middleware.reading import Reading
 from butter_middleware.remedies import unreadable
 
@@ -123,9 +125,8 @@ class ReadLoop:
             self._notices.tell(Parked(reason=unreadable(error).reason, message=unreadable(error).detail))
         keys = [record.key for record in reading.records]
         self._awaited.read(stored.capture, keys)
-        if reading.parked is None:
-            outcome = reading.records if reading.part is None else reading.part
-        else:
+        outcome: Sequence[Record] | ParkedCapture | Part = reading.part or reading.records
+        if reading.parked is not None:
             outcome = replace(reading.parked, records=reading.records)
         self._outbox.resolve(stored.id, outcome).add_done_callback(lambda done: self._resolved(done, keys))
 

@@ -503,8 +503,8 @@ def test_what_only_reads_takes_no_capture_s_place(opened: Callable[..., SQLiteOu
     away = folder.rename(folder.with_name("away"))
     asked = [outbox.counts() for _ in range(MAX_WAITING)]
     assert any(isinstance(future.exception(), OutboxFullError) for future in asked if future.done())
-    for future in asked:
-        future.cancel()
+    for one in asked:
+        one.cancel()
     futures = [outbox.append(capture(number)) for number in range(MAX_WAITING)]
     assert pending(futures) == MAX_WAITING
     away.rename(folder)

@@ -143,8 +143,8 @@ def _park(connection: sqlite3.Connection, capture_id: int, parked: Parked, made:
     """Park a capture, with the keys of what it gave already in its head; says whether it is there."""
     if made:
         (head,) = connection.execute("SELECT head FROM captures WHERE id = ?", (capture_id,)).fetchone() or ("{}",)
-        row = (json.dumps(json.loads(head) | {"made": sorted(made)}), capture_id)
-        connection.execute("UPDATE captures SET head = ? WHERE id = ?", row)
+        head = json.dumps(json.loads(head) | {"made": sorted(made)})
+        connection.execute("UPDATE captures SET head = ? WHERE id = ?", (head, capture_id))
     row = (parked.reason, parked.detail, capture_id)
     return connection.execute("UPDATE captures SET reason = ?, detail = ? WHERE id = ?", row).rowcount
 
