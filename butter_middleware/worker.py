@@ -339,8 +339,9 @@ class Worker:
 
         try:
             self._started()
-            if self._outbox.lead():
-                delivery.prepare()
+            with suppress(Exception):  # the delivery meets the same fault, says it, and begins anew
+                if self._outbox.lead():
+                    delivery.prepare()
             ready.set_result(None)
             asyncio.run(main())
         except BaseException as error:  # noqa: BLE001 - what ends a thread would be shown with its frames
