@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from inspect import isawaitable
 from typing import Final, Protocol
 
@@ -39,9 +38,8 @@ class Couriers:
         self._idle: list[Courier] = []
 
     def prepare(self) -> None:
-        """Make the first one ahead."""
-        with suppress(Exception):  # for the first record it is made again, and `ask` answers with the error
-            self._idle.append(self._take())
+        """Make the first one ahead. Raises what keeps it from being made."""
+        self._idle.append(self._take())
 
     async def ask(self, question: Callable[[Courier], Awaitable[Answer]]) -> Answer:
         """Ask one that is idle, or a new one. Raises nothing but the cancellation of who asks."""

@@ -144,7 +144,7 @@ def checked_url(name: str, given: object) -> str:
     except ValueError:
         url, host = urlsplit(""), None
     # urlsplit lets pass, or drops, what an HTTP client refuses, or takes for a query: line feeds, hosts, a lone "?".
-    if host is None or not _HOST.fullmatch(host) or not text.isprintable() or {*text} & {*" ?#\\"}:
+    if host is None or not _is_host(host) or not text.isprintable() or {*text} & {*" ?#\\"}:
         host = None
     if url.scheme not in {"http", "https"} or host is None:
         msg = f"{name} is no http(s) URL without query. Leave it out for {BASE_URL}."
@@ -156,6 +156,17 @@ def checked_url(name: str, given: object) -> str:
         msg = f"{name} is http:// to {host}: credentials would travel in the clear. Use https://, or a loopback host."
         raise ConfigurationError(msg)
     return text.rstrip("/")
+
+
+def _is_host(host: str) -> bool:
+    if "xn--" in host:  # stands for other letters; where it stands for none, a client would refuse it at each record
+        import idna  # noqa: PLC0415 - its tables are large, and such names rare
+
+        try:
+            idna.decode(host)
+        except idna.IDNAError:
+            return False
+    return _HOST.fullmatch(host) is not None
 
 
 def is_loopback(host: str) -> bool:

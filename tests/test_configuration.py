@@ -60,6 +60,7 @@ class Callable_:  # noqa: N801 - a class that is called
         (DIRECT | CREDENTIALS | {"base_url": "http://butter.example"}, "in the clear. Use https://"),
         (DIRECT | CREDENTIALS | {"base_url": "https://u:p@butter.example"}, "belong in no URL"),
         (DIRECT | CREDENTIALS | {"base_url": "butter.example"}, "no http\\(s\\) URL"),
+        (DIRECT | CREDENTIALS | {"base_url": "https://xn--0"}, "no http\\(s\\) URL"),
         (DIRECT | CREDENTIALS | {"base_url": "https://butter.example:port"}, "no http\\(s\\) URL"),
         (DIRECT | CREDENTIALS | {"senders": 9}, "senders=9: use a number from 1 to 8"),
         (DIRECT | CREDENTIALS | {"max_body_bytes": 0}, "max_body_bytes=0"),
