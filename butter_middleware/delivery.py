@@ -33,6 +33,8 @@ CONSIDERATE_SECONDS: Final = 60.0
 """After each checkout."""
 GAP_MOST: Final = 0.1
 """Seconds between two records, whatever the first cost."""
+_RANDOM: Final = random.SystemRandom()
+"""Not the one that all share: an app may have seeded that."""
 
 
 class Delivery:
@@ -63,7 +65,7 @@ class Delivery:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         cpu: Callable[[], float] = time.thread_time,
-        uniform: Callable[[float, float], float] = random.uniform,
+        uniform: Callable[[float, float], float] = _RANDOM.uniform,
         wait: Callable[[asyncio.Event, float], Awaitable[None]] = wait,
         tell: Callable[[Event], object] | None = None,
         telemetry: Telemetry | None = None,

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -416,3 +417,13 @@ def test_what_only_appends_may_be_closed_at_any_moment(path: Path, monkeypatch: 
     closing.join(10)
     assert [one.name for one in (first, second, closing) if one.is_alive()] == []
     appender.close()
+
+
+def test_backoff_takes_nothing_of_the_apps_randomness(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """An app that seeded the generator which all share finds it as it left it, beside an outage too."""
+    fake.respond_with(*[503] * 20)
+    butter = make_butter()
+    before = random.getstate()
+    butter.record(checkout(1))
+    until(lambda: butter.status().endpoint == "open", "the outage is seen")
+    assert random.getstate() == before
