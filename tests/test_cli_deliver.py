@@ -507,6 +507,7 @@ def test_a_log_line_stands_above_the_bar(fake: FakeButter, url: str, path: Path)
     """On a terminal the bar makes room for what the log says, and the result comes last."""
     filled(path, 6)
     fake.respond_with(422)
+    fake.delay = 0.5  # the bar stands by then
     code = f"from butter_middleware.cli import cli; cli(['deliver', '--outbox', {str(path)!r}])"
     shown = on_terminal(code, BUTTER_BASE_URL=url, **USER)
     assert re.search(r"\x1b\[2K[-\d]+ [:,\d]+ ERROR a record is dead", shown)
