@@ -164,7 +164,7 @@ def _is_host(host: str) -> bool:
 
         try:
             idna.decode(host)
-        except idna.IDNAError:
+        except UnicodeError:  # of its own, or in old versions of punycode
             return False
     return _HOST.fullmatch(host) is not None
 
