@@ -5,6 +5,8 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 # The oldest that runs: the versions of before have wheels for no newer one.
 OLDEST_PYTHON ?= $(shell for python in python3.11 python3.12 $(PYTHON); do \
 	$$python -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$python && break; done)
+# One more than there are cores: most of the tests' time is waiting for processes that they start.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 BIN := .venv/bin
 OLD := .venvs/oldest/bin
 OLDEST_TESTS := $(addprefix tests/test_,checkout.py configuration.py frameworks.py reading.py routes.py tee.py worker.py)
@@ -19,7 +21,9 @@ help:  ## show this
 demo: .venv/ready  ## a shop, a proxy and the sandbox on this machine: checkouts, and a page of what arrived; ONCE=1 ends by itself
 	@$(BIN)/python examples/demo.py $(if $(ONCE),--once)
 
-test: lint types unit oldest docs  ## everything that is checked, but the benchmarks in small
+test: .venv/ready  ## everything that is checked, but the benchmarks in small
+	@$(MAKE) --no-print-directory -j 2 lint types oldest docs
+	@$(MAKE) --no-print-directory unit
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -30,7 +34,7 @@ types: .venv/ready
 	$(BIN)/pyright
 
 unit: .venv/ready
-	$(BIN)/python -m pytest --ignore=tests/test_benchmarks.py -n auto --dist loadfile
+	$(BIN)/python -m pytest --ignore=tests/test_benchmarks.py -n $(WORKERS) --dist loadfile
 
 benchmarks: .venv/ready  ## each benchmark, in small
 	$(BIN)/python -m pytest tests/test_benchmarks.py

@@ -27,6 +27,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from itertools import count
+from math import inf
 from pathlib import Path
 from typing import Self
 
@@ -53,6 +54,8 @@ LONGEST_LIFE = 1.5
 """Seconds after which a shop is killed at most."""
 INSTANTS = (0.005, 0.02, 0.1, 1.0)
 """Seconds before the kill; what left earlier than the last of them must not be lost in any mode."""
+AT_ONCE = 0.005
+"""Seconds that a process may live on between the signal and its end."""
 
 
 # The shop: what uvicorn runs in the processes that are killed.
@@ -120,9 +123,17 @@ def shop() -> ASGIApp:
 class Shop:
     """A shop's processes, in a group of their own."""
 
-    def __init__(self, environment: dict[str, str], workers: int, log: Path, port: int | None = None) -> None:
+    def __init__(
+        self,
+        environment: dict[str, str],
+        workers: int,
+        log: Path,
+        port: int | None = None,
+        kills: list[float] | None = None,
+    ) -> None:
         self.port = port or free_port()
         self._workers = workers
+        self._kills = [] if kills is None else kills
         command = ["uvicorn", "crash:shop", "--factory", "--port", f"{self.port}", "--workers", f"{workers}"]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -157,6 +168,7 @@ class Shop:
         """Kill the whole group."""
         if not self._dead:
             os.killpg(self._process.pid, signal.SIGKILL)
+            self._kills.append(time.monotonic())
             self._process.wait()
 
     def kill_worker(self, lock_file: Path, *, leader: bool) -> None:
@@ -165,6 +177,7 @@ class Shop:
         living = self._living()
         leading = [pid for pid in living if leader and pid in leaders(lock_file)]
         os.kill(random.choice(leading or living), signal.SIGKILL)
+        self._kills.append(time.monotonic())
 
     def stop(self) -> None:
         """Stop it as a deploy does."""
@@ -200,12 +213,16 @@ class Answer:
     """On the machine's monotonic clock, when the last chunk left the middleware."""
 
 
-@dataclass(slots=True)
-class Killed:
-    """What one round's buyers were answered, and when the kill came."""
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round's buyers were answered, and when each kill of its lane came, those of later rounds too."""
 
-    at: float = 0.0
+    kills: list[float]
     answers: list[Answer] = field(default_factory=list[Answer])
+
+    def age(self, answer: Answer) -> float:
+        """Return the seconds from an answer's last chunk to the next kill: infinite where none came any more."""
+        return min((max(0.0, at - answer.left_at) for at in self.kills if at > answer.left_at - AT_ONCE), default=inf)
 
 
 def buy(port: int, buyer: str, over: threading.Event, answers: list[Answer]) -> None:
@@ -245,36 +262,38 @@ class Lane:
         }
         self._workers = workers
         self._shop: Shop | None = None
+        self._kills: list[float] = []
 
-    def round(self, number: int) -> Killed:
+    def round(self, number: int) -> Round:
         """Have buyers check out, and kill in their midst."""
-        killed, over = Killed(), threading.Event()
-        shop = self._shop or Shop(self._environment, self._workers, self._log).__enter__()
+        bought, over = Round(self._kills), threading.Event()
+        shop = self._shop or self._started().__enter__()
         names = [f"in-{self._name}-{number}-{buyer}" for buyer in range(BUYERS)]
         buyers = [
-            threading.Thread(target=buy, args=(shop.port, name, over, killed.answers), daemon=True) for name in names
+            threading.Thread(target=buy, args=(shop.port, name, over, bought.answers), daemon=True) for name in names
         ]
         for buyer in buyers:
             buyer.start()
         time.sleep(random.uniform(0, LONGEST_LIFE))
         if self._workers == 1:
-            killed.at = time.monotonic()
             shop.kill()
         else:
             self._shop = shop
-            shop.kill_worker(Path(f"{self._file}.lock"), leader=number % 2 == 0)
-            killed.at = time.monotonic()
+            shop.kill_worker(Path(f"{self._file}.lock"), leader=number // LANES % 2 == 0)
             time.sleep(random.uniform(0, LONGEST_LIFE))  # the survivor goes on selling
         over.set()
         for buyer in buyers:
             buyer.join()
-        return killed
+        return bought
+
+    def _started(self) -> Shop:
+        return Shop(self._environment, self._workers, self._log, kills=self._kills)
 
     def drain(self) -> str:
         """Let a last shop deliver what is left; say what cannot be delivered."""
         self.kill()
         outbox = SQLiteOutbox(self._file)
-        with Shop(self._environment, self._workers, self._log) as last:
+        with self._started() as last:
             outbox.open()
             try:
                 until(lambda: _empty(outbox), f"{self._file.name} is drained", 300)
@@ -308,15 +327,15 @@ class Outcome:
 
     durability: str
     workers: int
-    rounds: list[Killed]
+    rounds: list[Round]
     arrived: Counter[str]
 
     def lost(self, outcome: str) -> list[float]:
-        """Return the lost answers of an outcome: seconds from their last chunk to the kill."""
+        """Return the lost answers of an outcome: seconds from their last chunk to the next kill."""
         return [
-            max(0.0, killed.at - answer.left_at)
-            for killed in self.rounds
-            for answer in killed.answers
+            one.age(answer)
+            for one in self.rounds
+            for answer in one.answers
             if answer.outcome == outcome and answer.invoice not in self.arrived
         ]
 
@@ -328,7 +347,7 @@ class Outcome:
 
     def table(self) -> str:
         """Return all the numbers, one a line."""
-        answers = [answer for killed in self.rounds for answer in killed.answers]
+        answers = [answer for one in self.rounds for answer in one.answers]
         known = {answer.invoice for answer in answers}
         outcomes = Counter(answer.outcome for answer in answers)
         again = [times - 1 for times in self.arrived.values() if times > 1]
@@ -351,7 +370,7 @@ class Outcome:
 def campaign(durability: str, workers: int, rounds: int, directory: Path) -> Outcome:
     """Run rounds in all lanes at once, drain, and count."""
     fake = FakeButter(username=USERNAME, password=PASSWORD)
-    killed: list[Killed] = []
+    rounds_run: list[Round] = []
     with served(fake) as butter, ExitStack() as stack:
         lanes = [Lane(f"{durability}-{number}", directory, butter, durability, workers) for number in range(LANES)]
         for lane in lanes:
@@ -360,7 +379,7 @@ def campaign(durability: str, workers: int, rounds: int, directory: Path) -> Out
         def run(lane: Lane, first: int) -> None:
             for number in range(first, rounds, LANES):
                 one = lane.round(number)
-                killed.append(one)
+                rounds_run.append(one)
                 print(
                     f"{durability} round {number}: {len(one.answers)} answered, {len(fake.records)} arrived", flush=True
                 )
@@ -372,7 +391,7 @@ def campaign(durability: str, workers: int, rounds: int, directory: Path) -> Out
                 print(f"not deliverable: {stuck}")
         for line, times in Counter(line for lane in lanes for line in lane.said()).most_common(20):
             print(f"the shops said {times} times: {line}")
-    return Outcome(durability, workers, killed, Counter(record["invoice_id"] for record in fake.records))
+    return Outcome(durability, workers, rounds_run, Counter(record["invoice_id"] for record in fake.records))
 
 
 def main() -> None:

@@ -198,7 +198,9 @@ def send_by_workers(server: PostgresServer, there: Sink, number: int, seconds: f
     pending = int(seconds * number * CONCURRENCY / LATENCY)
     with database(server) as dsn, workers(dsn, there, number) as pids:
         before = processor(pids)
-        fill(dsn, pending)
+        fill(dsn, pending - 1)
+        with enqueuer(dsn) as enqueue:
+            enqueue(next(records()))  # its notification wakes all workers at once, as an app's does
         arrivals = arrived(there, pending)
         return rate(arrivals, CONCURRENCY * number), (processor(pids) - before) / pending
 

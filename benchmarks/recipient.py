@@ -16,6 +16,7 @@ import struct
 import time
 import zlib
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,8 +44,8 @@ class Book:
     latency: float = 0.0
     seen: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     """When each checkout arrived, on the machine's monotonic clock."""
-    cut: set[str] = field(default_factory=set[str])
-    """Those whose answer was lost on the way."""
+    cut: Counter[str] = field(default_factory=Counter[str])
+    """How often each one's answer was lost on the way."""
 
     def admits(self, head: bytes) -> bool:
         """Whether a request carries the word."""
@@ -57,7 +58,7 @@ class Book:
         for checkout in {found.decode() for found in CHECKOUT.findall(plain)}:
             self.seen.setdefault(checkout, []).append(time.monotonic())
             if self.fault == "cut":
-                self.cut.add(checkout)
+                self.cut[checkout] += 1
 
 
 class Protocol(Requests):
@@ -82,7 +83,7 @@ class Protocol(Requests):
         elif b" /-/count" in head:
             self.write(json.dumps(len(book.seen)).encode())
         else:
-            self.write(json.dumps({"seen": book.seen, "cut": sorted(book.cut)}).encode())
+            self.write(json.dumps({"seen": book.seen, "cut": book.cut}).encode())
 
     def _answer(self, head: bytes, body: bytes) -> None:
         book = self._book
@@ -132,9 +133,9 @@ class Recipient:
         """Return when each checkout arrived, on the machine's monotonic clock."""
         return cast("dict[str, list[float]]", self._ask("GET", "/-/seen")["seen"])
 
-    def cut(self) -> set[str]:
-        """Return the checkouts that were taken and whose answer was lost."""
-        return set(self._ask("GET", "/-/seen")["cut"])
+    def cut(self) -> dict[str, int]:
+        """Return how often each checkout was taken and its answer lost."""
+        return cast("dict[str, int]", self._ask("GET", "/-/seen")["cut"])
 
     def _ask(self, method: str, path: str, body: str | None = None) -> Any:  # noqa: ANN401 - whatever JSON says
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)

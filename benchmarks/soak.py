@@ -281,7 +281,7 @@ class Verdict:
 
     journal: Journal
     seen: dict[str, list[float]]
-    cut: set[str]
+    cut: dict[str, int]
 
     def lost(self) -> tuple[int, int]:
         """Return how many checkouts are lost: all, and those that no kill excuses."""
@@ -290,15 +290,18 @@ class Verdict:
         return len(lost), len(lost) - len(excused)
 
     def twice(self) -> tuple[int, int, int]:
-        """Return how many arrived more than once: whose answer was lost, on their way at a kill, and without excuse."""
+        """Return how many arrived more than once: whose answer was lost, on their way at a kill, and without excuse.
+
+        Each lost answer, and each kill right after an arrival, excuses one more.
+        """
         again = {checkout: times for checkout, times in self.seen.items() if len(times) > 1}
-        cut = [checkout for checkout in again if checkout in self.cut]
-        killed = [
+        excused = [
             checkout
             for checkout, times in again.items()
-            if checkout not in self.cut and len(times) == 2 and self._killed_after(times[0], AT_A_KILL)
+            if len(times) - 1 <= self.cut.get(checkout, 0) + sum(self._killed_after(at, AT_A_KILL) for at in times[:-1])
         ]
-        return len(cut), len(killed), len(again) - len(cut) - len(killed)
+        cut = sum(checkout in self.cut for checkout in excused)
+        return cut, len(excused) - cut, len(again) - len(excused)
 
     def harmed(self) -> tuple[int, int]:
         """Return how many checkouts failed: while no process served, and otherwise."""

@@ -14,6 +14,7 @@ import httpx
 
 from butter_middleware.answers import Answer, AnswerKind, classify
 from butter_middleware.checkout import Record
+from butter_middleware.errors import HTTPClientError
 from butter_middleware.telemetry import untraced
 
 PATH: Final = "/v1/analytics"
@@ -57,8 +58,19 @@ def _unlogged() -> Generator[None]:
 
 @cache
 def ssl_context() -> ssl.SSLContext:
-    """Return one context for all clients: making one reads every certificate authority."""
-    return httpx.create_ssl_context()
+    """Return one context for all clients: making one reads every certificate authority.
+
+    Raises:
+        HTTPClientError: SSL_CERT_FILE is wrong.
+    """
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        msg = (
+            f"the certificate authorities cannot be read ({type(error).__name__}). Let SSL_CERT_FILE name a file of "
+            "certificates (PEM) that this user may read, or unset it."
+        )
+        raise HTTPClientError(msg) from None
 
 
 class ButterClient:
@@ -67,6 +79,9 @@ class ButterClient:
     Proxies are taken from the environment, as httpx does, but for a sandbox on this machine; credentials never are
     (`.netrc` is not read, since the Authorization header is set here, and only here). Every failure is an `Answer`; no
     method raises. `tell` gives, for a record's key, what a sandbox is told beside it.
+
+    Raises:
+        HTTPClientError: SSL_CERT_FILE, or a proxy's variable, is wrong.
     """
 
     def __init__(
@@ -84,16 +99,25 @@ class ButterClient:
         self._tell = tell if local else None
         self._records = httpx.URL(f"{self._base}{PATH}")  # parsed once: parsing is 7 % of a request
         self._total_seconds = total_seconds
-        self._http = httpx.AsyncClient(
-            auth=httpx.BasicAuth(username, password),
-            headers={"User-Agent": f"butter-middleware/{version('butter-middleware')}", "Accept-Encoding": "identity"},
-            timeout=_TIMEOUT,
-            limits=_LIMITS,
-            transport=transport,
-            trust_env=not local,  # no proxy: its loopback is another machine
-            verify=ssl_context(),
-            event_hooks={"request": [_strip]},
-        )
+        authorities = ssl_context()
+        agent = f"butter-middleware/{version('butter-middleware')}"
+        try:
+            self._http = httpx.AsyncClient(
+                auth=httpx.BasicAuth(username, password),
+                headers={"User-Agent": agent, "Accept-Encoding": "identity"},
+                timeout=_TIMEOUT,
+                limits=_LIMITS,
+                transport=transport,
+                trust_env=not local,  # no proxy: its loopback is another machine
+                verify=authorities,
+                event_hooks={"request": [_strip]},
+            )
+        except (ValueError, httpx.InvalidURL, ImportError) as error:
+            msg = (
+                f"a proxy's variable cannot be used ({type(error).__name__}). Let HTTPS_PROXY, HTTP_PROXY and "
+                "ALL_PROXY be of the shape http://host:port, or unset them; socks5:// takes `pip install httpx[socks]`."
+            )
+            raise HTTPClientError(msg) from None
 
     async def post(self, record: Record) -> Answer:
         """Post one record."""

@@ -19,7 +19,7 @@ from butter_middleware.exchange import Capture
 from butter_middleware.notices import Notices
 from butter_middleware.outbox import Counts, SQLiteOutbox
 from butter_middleware.outbox.protocol import CLOSING_SECONDS
-from butter_middleware.waiting import done
+from butter_middleware.waiting import done, failed
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Appender:
     reading_for: Final = 0.0
     stopped: Final = False
     """What it took outlives the process."""
-    ready: Final = done()
+    ready: Final = done(None)
 
     def __init__(
         self, outbox: SQLiteOutbox, notices: Notices, drain_timeout: float, started: Callable[[], object]
@@ -156,9 +156,7 @@ class Appender:
             self.start()
             return operation()
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout; the loss is counted and said
-            failed: Future[T] = Future()
-            failed.set_exception(error)
-            return failed
+            return failed(error)
 
     def _look(self) -> None:
         """Say where nobody has delivered for a minute or two: what is appended then only grows."""

@@ -10,6 +10,7 @@ import anyio
 
 from butter_middleware.answers import Answer, AnswerKind
 from butter_middleware.checkout import Record
+from butter_middleware.errors import HTTPClientError
 from butter_middleware.outbox.protocol import Outbox
 
 
@@ -45,7 +46,9 @@ class Couriers:
         """Ask one that is idle, or a new one. Raises nothing but the cancellation of who asks."""
         try:
             courier = self._take()
-        except Exception as error:  # noqa: BLE001 - SSL_CERT_FILE or a proxy's variable of the environment may be wrong
+        except HTTPClientError as error:
+            return Answer(AnswerKind.UNREACHABLE, detail=f"no client: {error}")
+        except Exception as error:  # noqa: BLE001 - a courier of the merchant's own may raise
             return Answer(AnswerKind.UNREACHABLE, detail=f"no client: {type(error).__name__}")
         try:
             return await question(courier)

@@ -16,6 +16,7 @@ from butter_middleware.answers import Answer, AnswerKind
 from butter_middleware.checkout import Record
 from butter_middleware.courier import Courier, Couriers
 from butter_middleware.endpoint import BUTTER, Endpoint, EndpointState, Target
+from butter_middleware.errors import HTTPClientError
 from butter_middleware.events import Delivered, Died, Event, Faulted, Retried
 from butter_middleware.notices import Notices
 from butter_middleware.outbox.protocol import Backlog, Pending, Settled, Settlement
@@ -204,7 +205,10 @@ class Delivery:
 
     def prepare(self) -> None:
         """Make the first courier ahead: loading an HTTP client takes a tenth of a second of the interpreter."""
-        self._couriers.prepare()
+        try:
+            self._couriers.prepare()
+        except HTTPClientError as error:
+            self._tell(Faulted(reason="delivery:client", message=f"nothing can be sent: {error}", level=logging.ERROR))
 
     async def aclose(self) -> None:
         """Let go of the couriers. `run` does it at its end."""

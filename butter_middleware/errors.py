@@ -2,6 +2,7 @@
 
 ButterError
 ├── ConfigurationError   (also a ValueError) a mistake in what the merchant wrote, raised at import
+│   └── HTTPClientError  a variable of the environment by which no HTTP client can be made; sending waits for its mend
 ├── ExtractionError      a response that an extractor could not read; parks the capture
 ├── OutboxFullError      an outbox at its bound; the record is lost, counted and said
 ├── OutboxClosedError    an outbox used before `open` or after `close`; the record is lost, counted and said
@@ -17,6 +18,10 @@ class ButterError(Exception):
 
 class ConfigurationError(ButterError, ValueError):
     """A mistake in the configuration: what, where and the remedy, raised when the object is built."""
+
+
+class HTTPClientError(ConfigurationError):
+    """The environment keeps the HTTP client from being made: SSL_CERT_FILE, or a proxy's variable, is wrong."""
 
 
 class ExtractionError(ButterError):

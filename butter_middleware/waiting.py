@@ -39,10 +39,17 @@ class Patience:
             self._failed, self._until = 0, self._monotonic() + TIRED_SECONDS
 
 
-def done() -> "Future[None]":
+def done(result: T) -> "Future[T]":
     """Return a future of what is done."""
-    future: Future[None] = Future()
-    future.set_result(None)
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
+
+
+def failed(error: Exception) -> "Future[Any]":
+    """Return a future of what has failed."""
+    future: Future[Any] = Future()
+    future.set_exception(error)
     return future
 
 

@@ -26,6 +26,7 @@ from butter_middleware.outbox.protocol import CLOSING_SECONDS, Counts, LocalOutb
 from butter_middleware.progress import Progress
 from butter_middleware.reading import Reading
 from butter_middleware.readloop import ReadLoop
+from butter_middleware.waiting import failed
 
 T = TypeVar("T")
 
@@ -195,9 +196,7 @@ class Worker:
             self.start()
             return operation()
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout; the loss is counted and said
-            failed: Future[T] = Future()
-            failed.set_exception(error)
-            return failed
+            return failed(error)
 
     def flush(self, timeout: float) -> bool:
         """Wait until all that was captured has been read, and delivered where delivery is not paused.

@@ -212,19 +212,30 @@ def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
 def test_certificate_authorities_that_cannot_be_read(
     shop: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
-    """A wrong SSL_CERT_FILE is a finding among the others, with its name, and no fault of the network's."""
+    """A wrong SSL_CERT_FILE is a finding among the others, with its remedy, and no fault of the network's."""
     authorities = shop.parent / "authorities.pem"
     if content is not None:
         authorities.write_text(content)
     monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
     ssl_context.cache_clear()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        *_before, alone = _connected("127.0.0.1", listener.getsockname()[1], secure=True)
     lines = found("--app", "shop_to_check:butter")
-    for state, detail, remedy in [(alone.state, alone.detail, alone.remedy), *lines["tls"]]:
-        assert (state, "SSL_CERT_FILE" in remedy) == ("failed", True)
-        assert "certificate authorities cannot be read" in detail
+    ((state, detail, _remedy),) = lines["client"]
+    assert state == "failed"
+    assert "certificate authorities cannot be read" in detail
+    assert "Let SSL_CERT_FILE name" in detail
     assert "credentials" not in lines
+
+
+@pytest.mark.parametrize("proxy", ["nonsense://grace:sesame@10.0.0.1", "socks5://grace:sesame@10.0.0.1", "http://[::"])
+def test_a_proxy_that_cannot_be_used(shop: Path, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """So is a proxy's variable that no HTTP client can use; what it holds is not shown."""
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setenv("URL", "https://127.0.0.1:1")
+    lines = found("--app", "shop_to_check:butter")
+    ((state, detail, _remedy),) = lines["client"]
+    assert state == "failed"
+    assert "Let HTTPS_PROXY, HTTP_PROXY and ALL_PROXY be of the shape" in detail
+    assert "sesame" not in str(lines)
 
 
 def test_a_certificate_about_to_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -535,6 +535,15 @@ def test_credentials_are_needed(
 
 
 @pytest.mark.server
+def test_a_sidecar_that_can_make_no_client_ends_at_once(path: Path) -> None:
+    """A wrong SSL_CERT_FILE is an error with its remedy, and nobody waits for the file."""
+    with Sidecar("https://127.0.0.1:1", path, SSL_CERT_FILE=str(path)) as sidecar:
+        assert sidecar.wait() == 3
+        assert "Let SSL_CERT_FILE name a file of certificates" in sidecar.errors.decode()
+        assert b"Waiting for it" not in sidecar.errors
+
+
+@pytest.mark.server
 def test_credentials_are_asked_for_before_the_file(path: Path) -> None:
     """A sidecar that could never send does not wait for the app to make the file first."""
     with Sidecar("http://127.0.0.1:1", path, SHOP_BARE="1") as sidecar:

@@ -32,6 +32,7 @@ from butter_middleware import (
     worker,
 )
 from butter_middleware._asgi import Receive, Scope, Send
+from butter_middleware.api import ssl_context
 from butter_middleware.client_ip import ClientIP
 from butter_middleware.exchange import Capture
 from butter_middleware.testing import FakeButter
@@ -299,8 +300,20 @@ def test_a_wrong_proxy_variable_is_mended_in_time(
         listener.settimeout(40)
         listener.accept()[0].close()  # the next probe
         until(lambda: butter.status().endpoint == "open", "its end: what is cancelled amid a handshake is not closed")
-    assert "no client: ValueError" in caplog.text
+    assert "a proxy's variable cannot be used (ValueError). Let HTTPS_PROXY" in caplog.text
     assert leaked(caplog) == []
+
+
+def test_a_wrong_certificate_file_is_said_at_the_start(
+    make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing can be sent: that is said when the app starts, with the remedy, and not after its first checkout."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/authorities.pem")
+    ssl_context.cache_clear()
+    butter = make_butter(base_url="https://127.0.0.1:1", transport=None)
+    butter.collector.start()
+    until(lambda: "nothing can be sent" in caplog.text, "it is said")
+    assert "Let SSL_CERT_FILE name a file of certificates" in caplog.text
 
 
 # What the tee must not cost.

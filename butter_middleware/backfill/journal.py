@@ -34,6 +34,7 @@ from butter_middleware.backfill.totals import Totals
 from butter_middleware.checkout import Record
 from butter_middleware.errors import ButterError
 from butter_middleware.outbox.protocol import Pending, Settled, Settlement
+from butter_middleware.waiting import done
 
 MOST_LOOKED_AT: Final = 1024
 """Lines a transaction, where they are known already, so that others get their turn."""
@@ -197,15 +198,11 @@ class Journal:
     def set_hold(self, reason: str | None) -> "Future[None]":
         """Keep it in memory: a hold ends the run, and the next one begins with what a person mended."""
         self._hold = reason
-        future: Future[None] = Future()
-        future.set_result(None)
-        return future
+        return done(None)
 
     def hold(self) -> "Future[str | None]":
         """Give what `set_hold` kept."""
-        future: Future[str | None] = Future()
-        future.set_result(self._hold)
-        return future
+        return done(self._hold)
 
     # Round each post.
 

@@ -16,10 +16,10 @@ from butter_middleware.appender import Appender
 from butter_middleware.butter import Butter
 from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.output import Mark, Output, counted, output_options
-from butter_middleware.cli.reaching import Finding, authorities_unread, reach
+from butter_middleware.cli.reaching import Finding, reach
 from butter_middleware.cli.target import app_option, listening, load, outbox_option
 from butter_middleware.courier import Courier
-from butter_middleware.errors import ButterError, ConfigurationError
+from butter_middleware.errors import ButterError, ConfigurationError, HTTPClientError
 from butter_middleware.extract.expressions import Expressions
 from butter_middleware.health import Signs, diagnose
 from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox, _places
@@ -273,14 +273,14 @@ def _network(butter: Butter | None) -> Iterator[Finding]:
         with listening(said):
             url = settings.base_url(None) if butter is None else butter.base_url
         client: Courier = assembly.courier(url, None, None, None, needed=True)() if butter is None else butter.client()
+    except HTTPClientError as error:
+        yield Finding("client", Mark.FAILED, str(error))
+        return
     except ConfigurationError as error:
         if _only_appends(butter):
             yield Finding("credentials", Mark.WARNING, f"for what delivers, not for this app: {error}", _SIDECAR)
         else:
             yield Finding("credentials", Mark.FAILED, str(error))
-        return
-    except OSError as error:
-        yield authorities_unread(error)
         return
     yield from (Finding("environment", Mark.WARNING, text) for text in said)
     yield from reach(url, client)

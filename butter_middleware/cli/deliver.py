@@ -109,7 +109,7 @@ def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> Work:
     path_of(butter, app)  # refuses an outbox elsewhere
     outbox = butter.outbox
     assert isinstance(outbox, SQLiteOutbox)  # noqa: S101 - as path_of says
-    anyio.run(butter.client().aclose)  # which says where credentials are missing
+    anyio.run(butter.client().aclose)  # which says where credentials are missing, or the environment allows none
     if follow:
         _await_file(output, outbox.path, stop)
     else:
@@ -133,6 +133,7 @@ def _records_only(path: str | None) -> Work:
     refuse_absent(outbox.path)
     outbox.validate()
     make_client = assembly.courier(settings.base_url(None), None, None, None, needed=True)
+    anyio.run(make_client().aclose)  # which says where the environment allows none
     notices = Notices(time.time)
 
     def read(_capture: Capture) -> Reading:

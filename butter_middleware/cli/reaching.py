@@ -79,13 +79,6 @@ def _connected(host: str, port: int, *, secure: bool) -> Iterator[Finding]:
         yield Finding("tls", Mark.FAILED, f"no connection to {host}:{port} ({_named(error)})", remedy)
 
 
-def authorities_unread(error: OSError) -> Finding:
-    """Say that what SSL_CERT_FILE names is no file of certificates: nothing can be trusted, nor sent, by it."""
-    text = f"the certificate authorities cannot be read ({_named(error)})"
-    remedy = "Let SSL_CERT_FILE name a file of certificates (PEM) that this user may read, or unset it."
-    return Finding("tls", Mark.FAILED, text, remedy)
-
-
 def _open(host: str, port: int) -> Finding:
     socket.create_connection((host, port), SECONDS).close()
     return Finding("tls", Mark.OK, "none: plain http, to this machine only")
@@ -94,13 +87,9 @@ def _open(host: str, port: int) -> Finding:
 def _secured(host: str, port: int) -> Finding:
     from butter_middleware.api import ssl_context  # noqa: PLC0415 - httpx, for this command only
 
-    try:
-        context = ssl_context()
-    except OSError as error:
-        return authorities_unread(error)
     with (
         socket.create_connection((host, port), SECONDS) as plain,
-        context.wrap_socket(plain, server_hostname=host) as secured,
+        ssl_context().wrap_socket(plain, server_hostname=host) as secured,
     ):
         until = secured.getpeercert() or {}
         expires = ssl.cert_time_to_seconds(str(until.get("notAfter", "Jan  1 00:00:00 2100 GMT")))

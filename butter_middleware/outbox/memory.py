@@ -16,6 +16,7 @@ from butter_middleware.exchange import Capture
 from butter_middleware.outbox.protocol import FAR_FUTURE, Counts, Parked, Pending, Settled, Settlement, StoredCapture
 from butter_middleware.parts import Part, joined
 from butter_middleware.settings import whole_number
+from butter_middleware.waiting import done, failed
 
 T = TypeVar("T")
 
@@ -93,7 +94,7 @@ class MemoryOutbox:
         """Take a capture."""
         with self._lock:
             if self._size() >= self._limit:
-                return _failed()
+                return _full()
             self._captures[next(self._ids)] = capture
         return _APPENDED
 
@@ -105,7 +106,7 @@ class MemoryOutbox:
                 number, capture = self._captures.popitem(last=False)
                 self._given[number] = capture
                 given.append(StoredCapture(number, capture))
-        return _done(given)
+        return done(given)
 
     def resolve(self, capture_id: int, outcome: Sequence[Record] | Parked | Part) -> "Future[int]":
         """Replace a capture by its records or a part, or park it; gives how many were known."""
@@ -114,8 +115,8 @@ class MemoryOutbox:
             if isinstance(outcome, Parked):
                 if capture is not None:
                     self._parked[capture_id] = (capture, outcome)
-                return _done(self._add(outcome.records))
-            return _done(self._join(outcome) if isinstance(outcome, Part) else self._add(outcome))
+                return done(self._add(outcome.records))
+            return done(self._join(outcome) if isinstance(outcome, Part) else self._add(outcome))
 
     def _join(self, part: Part) -> int:
         now = self._clock()
@@ -138,14 +139,14 @@ class MemoryOutbox:
             old = [place for place, part in self._parts.items() if part.captured_at < before]
             for place in old:
                 del self._parts[place]
-        return _done(len(old))
+        return done(len(old))
 
     def add(self, records: Sequence[Record]) -> "Future[int]":
         """Add records; gives how many were known."""
         with self._lock:
             if self._size() + len(records) > self._limit:
-                return _failed()
-            return _done(self._add(records))
+                return _full()
+            return done(self._add(records))
 
     def _add(self, records: Sequence[Record]) -> int:
         now, known = self._clock(), 0
@@ -170,7 +171,7 @@ class MemoryOutbox:
         """Give how many captures an earlier worker of this process left behind, once."""
         with self._lock:
             left, self._left = self._left, 0
-        return _done(left)
+        return done(left)
 
     def lead(self) -> bool:
         """Give True: no other process shares this memory."""
@@ -187,7 +188,7 @@ class MemoryOutbox:
                 entry = self._pending[number]
                 self._claimed.add(number)
                 claimed.append(Pending(number, entry.record, entry.attempts))
-        return _done(claimed)
+        return done(claimed)
 
     def _clamp(self, now: float) -> None:
         """Where the clock went back, bring back from the far future what was to be due soon."""
@@ -207,7 +208,7 @@ class MemoryOutbox:
                 if settlement.id in self._claimed:
                     self._claimed.remove(settlement.id)
                     self._settle(settlement, now)
-        return _done(None)
+        return done(None)
 
     def _settle(self, settlement: Settlement, now: float) -> None:
         number = settlement.id
@@ -232,11 +233,11 @@ class MemoryOutbox:
     def set_hold(self, reason: str | None) -> "Future[None]":
         """Keep the hold's reason while the process lives."""
         self._hold = reason
-        return _done(None)
+        return done(None)
 
     def hold(self) -> "Future[str | None]":
         """Give the hold's reason."""
-        return _done(self._hold)
+        return done(self._hold)
 
     def counts(self) -> "Future[Counts]":
         """Count."""
@@ -253,7 +254,7 @@ class MemoryOutbox:
                 last_delivered_at=self._last_delivered_at,
                 hold=self._hold,
             )
-        return _done(counts)
+        return done(counts)
 
     def close(self, timeout: float = 5.0) -> None:  # noqa: ARG002 - as `LocalOutbox`: there is nothing to wait for
         """Give up what was given and claimed: after the next `open` it is given again. The rest lies here as before."""
@@ -274,17 +275,9 @@ class MemoryOutbox:
         return captures + len(self._parts) + len(self._pending) + len(self._dead)
 
 
-def _done(result: T) -> "Future[T]":
-    future: Future[T] = Future()
-    future.set_result(result)
-    return future
+def _full() -> "Future[Any]":
+    return failed(OutboxFullError("the memory outbox is full"))
 
 
-def _failed() -> "Future[Any]":
-    future: Future[Any] = Future()
-    future.set_exception(OutboxFullError("the memory outbox is full"))
-    return future
-
-
-_APPENDED: Final = _done(None)
+_APPENDED: Final = done(None)
 """One for all: making a Future takes longer than all else that a capture costs here."""

@@ -26,6 +26,7 @@ from butter_middleware.outbox._seats import Seat
 from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settlement, StoredCapture
 from butter_middleware.parts import Part
 from butter_middleware.settings import number, whole_number
+from butter_middleware.waiting import failed
 
 T = TypeVar("T")
 
@@ -325,9 +326,7 @@ class SQLiteOutbox:
 
 
 def _closed() -> "Future[Any]":
-    future: Future[Any] = Future()
-    future.set_exception(OutboxClosedError("the outbox is not open in this process"))
-    return future
+    return failed(OutboxClosedError("the outbox is not open in this process"))
 
 
 def _absolute(given: object) -> str:
