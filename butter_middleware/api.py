@@ -99,11 +99,11 @@ class ButterClient:
         self._tell = tell if local else None
         self._records = httpx.URL(f"{self._base}{PATH}")  # parsed once: parsing is 7 % of a request
         self._total_seconds = total_seconds
-        authorities = ssl_context()
+        authorities, credentials = ssl_context(), httpx.BasicAuth(username, password)
         agent = f"butter-middleware/{version('butter-middleware')}"
         try:
             self._http = httpx.AsyncClient(
-                auth=httpx.BasicAuth(username, password),
+                auth=credentials,
                 headers={"User-Agent": agent, "Accept-Encoding": "identity"},
                 timeout=_TIMEOUT,
                 limits=_LIMITS,

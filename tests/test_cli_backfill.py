@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 from processes import misbehaving, served, until
 from shops import CREDENTIALS
 
+from butter_middleware.api import ssl_context
 from butter_middleware.backfill.journal import Journal
 from butter_middleware.cli import backfill_report as report
 from butter_middleware.cli import cli
@@ -212,6 +213,17 @@ def test_wrong_credentials_stop_it_at_once(shop: Shop, fake: FakeButter, monkeyp
     assert fake.requests == 1
     monkeypatch.setenv("BUTTER_PASSWORD", CREDENTIALS["password"])
     assert shop.document()["sent"] == 20
+
+
+def test_a_client_is_needed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong SSL_CERT_FILE ends it with the remedy; mended, the same command sends every line."""
+    shop.write(rows(2))
+    ssl_context.cache_clear()
+    with monkeypatch.context() as wrong:
+        wrong.setenv("SSL_CERT_FILE", str(shop.file))
+        result = shop.run()
+    assert (result.exit_code, "Let SSL_CERT_FILE name" in result.stderr) == (3, True)
+    assert shop.document()["sent"] == 2
 
 
 def test_credentials_that_end_in_the_middle(shop: Shop, fake: FakeButter) -> None:

@@ -23,6 +23,7 @@ from shops import CREDENTIALS, PAID
 from test_cli_output import on_terminal
 
 from butter_middleware import Butter, ButterMiddleware, ConfigurationError, SQLiteOutbox
+from butter_middleware.api import ssl_context
 from butter_middleware.awaited import HoldBack
 from butter_middleware.cli import cli
 from butter_middleware.cli.deliver import SAME_SECONDS
@@ -532,6 +533,20 @@ def test_credentials_are_needed(
     monkeypatch.delenv(name)
     found = run()
     assert (found.exit_code, said in found.stderr) == (3, True)
+
+
+def test_a_client_is_needed(
+    run: Callable[..., Result], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong SSL_CERT_FILE ends it with the remedy; mended, the same command sends what waits."""
+    filled(path, 1)
+    ssl_context.cache_clear()
+    with monkeypatch.context() as wrong:
+        wrong.setenv("SSL_CERT_FILE", str(path))
+        found = run()
+    assert (found.exit_code, "Let SSL_CERT_FILE name" in found.stderr) == (3, True)
+    assert run().exit_code == 0
+    assert len(fake.records) == 1
 
 
 @pytest.mark.server
