@@ -4,8 +4,8 @@
 
 Three tables: a request's cost in the process; checkouts under uvicorn at a fixed rate, whatever the server's pace; and
 how many of five checkouts arrive when the shop is stopped or its recipient is ill, the shop's next start included.
-Every shop is a process of its own, and sends to a recipient on this machine. Where a peer is not installed, all are,
-into an environment of the benchmark's own.
+Every shop is a process of its own, and sends to a recipient on this machine. Peers are installed into an environment
+of the benchmark's own, and measured there.
 """
 
 import argparse
@@ -58,8 +58,12 @@ def installed(package: str) -> str | None:
 
 
 def provide(names: Sequence[str]) -> None:
-    """Go on in the benchmark's own environment where peers are missing in this one."""
-    if all(installed(package) for name in names for package in KINDS[name].packages):
+    """Go on in the benchmark's own environment where peers are asked for: what else is installed changes what they do.
+
+    Sentry, say, compresses by another algorithm where brotli happens to be there.
+    """
+    needed = {package for name in names for package in KINDS[name].packages}
+    if not needed:
         return
     python = ENVIRONMENT / "bin" / "python"
     ready, project = ENVIRONMENT / "ready", HERE.parent / "pyproject.toml"
@@ -70,7 +74,9 @@ def provide(names: Sequence[str]) -> None:
             subprocess.run([*pip, *what], check=True, cwd=HERE.parent)
         ready.touch()
     if Path(sys.prefix) == ENVIRONMENT:
-        sys.exit("the group `peers` in pyproject.toml lacks a peer's package")
+        if lacking := sorted(package for package in needed if installed(package) is None):
+            sys.exit(f"the group `peers` in pyproject.toml lacks {', '.join(lacking)}")
+        return
     os.execv(python, [str(python), *sys.argv])  # noqa: S606 - the same command, where the peers are
 
 

@@ -14,7 +14,6 @@ import re
 import socket
 import struct
 import time
-import zlib
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Generator
@@ -25,10 +24,14 @@ from typing import Any, cast
 
 from stand_in import Requests, serve, started
 
+from butter_middleware.decoding import decode
+
 CHECKOUT = re.compile(rb"chk-[0-9a-f]{16}")
 """What a checkout's ID looks like, wherever it stands in what a peer sends."""
 USERNAME = "merchant"
-GZIPPED = re.compile(rb"\r\ncontent-encoding: *(?:gzip|deflate)", re.IGNORECASE)
+CODED = re.compile(r"\r\ncontent-encoding: *([^\r]+)", re.IGNORECASE)
+MOST_BYTES = 1 << 26
+"""In one post of a peer's, decoded."""
 REASONS = {200: "OK", 401: "Unauthorized", 429: "Too Many Requests", 503: "Service Unavailable"}
 FAULTS = ("", "401", "429", "503", "reset", "hang", "cut")
 """Well, a status, a connection that breaks, no answer, and a record that is taken whose answer is lost."""
@@ -54,7 +57,8 @@ class Book:
 
     def take(self, head: bytes, body: bytes) -> None:
         """Note the checkouts in what was posted."""
-        plain = zlib.decompress(body, 47) if GZIPPED.search(head) else body
+        coded = CODED.search(head.decode("latin-1"))
+        plain = decode(body, coded[1], MOST_BYTES) if coded else body
         for checkout in {found.decode() for found in CHECKOUT.findall(plain)}:
             self.seen.setdefault(checkout, []).append(time.monotonic())
             if self.fault == "cut":

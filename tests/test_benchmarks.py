@@ -81,10 +81,6 @@ def test_crash(tmp_path: Path, workers: str) -> None:
     assert re.search(r"checkouts answered 200 +[1-9]", output)
 
 
-@pytest.mark.skipif(
-    not Path(__file__).parents[1].joinpath(".venvs/peers").exists(),
-    reason="benchmarks/peers.py has not made its environment",
-)
 def test_peers(tmp_path: Path) -> None:
     """Each shop has its line in each table, checkouts reach the recipients, and the document keeps its other words."""
     document = tmp_path / "benchmarks.md"
