@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from butter_middleware import testing
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(butter_middleware.__file__).parent
-HEAVY = ["pydantic", "starlette", "jmespath", "anyio", "httpx", "httpx2", "opentelemetry", "sqlite3", "asyncio"]
+HEAVY = ["pydantic", "starlette", "jmespath", "anyio", "httpx", "httpx2", "opentelemetry", "sqlite3"]
+if sys.version_info < (3, 14):
+    HEAVY.append("asyncio")  # later pytest's own pdb loads it
 ALONE = ["", "._lazy", ".rehearsal", ".testing", ".testing.plugin"]
 """Of this package."""
 BARE = [option for name in ("anyio", "asyncio", "hypothesispytest") for option in ("-p", f"no:{name}")]
