@@ -36,17 +36,20 @@ def test_a_stop_right_after_five_checkouts_loses_none_in_memory(fake: FakeButter
 def test_a_stop_right_after_five_checkouts_loses_none_on_disk(
     fake: FakeButter, url: str, server: str, tmp_path: Path
 ) -> None:
-    """With an outbox on disk what was not sent before the end is sent after the next start, lifespan or none."""
+    """With an outbox on disk what was not sent before the end is sent after the next start, lifespan or none.
+
+    Where there is none the process ends amid its work: what was on its way may arrive twice.
+    """
     outbox = str(tmp_path / "butter.db")
     with Shop(server, url, SHOP_OUTBOX=outbox) as shop:
         buy_five(shop)
         shop.stop(signal.SIGTERM)
-    if arrived(fake) != FIVE:
+    if set(arrived(fake)) != set(FIVE):
         with Shop(server, url, SHOP_OUTBOX=outbox) as shop:
             # A server without lifespan starts the worker with the first checkout.
             shop.checkout("in_0")
-            until(lambda: arrived(fake) == FIVE, f"five records, not {arrived(fake)}")
-    assert arrived(fake) == FIVE
+            until(lambda: set(arrived(fake)) == set(FIVE), "five records")
+    assert server not in WITH_LIFESPAN or arrived(fake) == FIVE
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -59,10 +62,13 @@ def test_a_checkout_arrives_while_the_server_runs(fake: FakeButter, url: str, se
 
 
 def test_sigkill_after_before_response_loses_none(fake: FakeButter, url: str, tmp_path: Path) -> None:
-    """With durability="before_response" what was answered is on disk, and arrives after the next start."""
+    """With durability="before_response" what was answered is on disk, and arrives after the next start.
+
+    What was on its way when the kill came arrives twice.
+    """
     environment = {"SHOP_OUTBOX": str(tmp_path / "butter.db"), "SHOP_BEFORE": "1"}
     with Shop("uvicorn", url, **environment) as shop:
         buy_five(shop)
         shop.kill()
     with Shop("uvicorn", url, **environment):
-        until(lambda: arrived(fake) == FIVE, f"five records, not {arrived(fake)}")
+        until(lambda: set(arrived(fake)) == set(FIVE), "five records")
