@@ -112,7 +112,7 @@ class Butter:
             settings.flag(name, given)
         if on_event is not None:
             settings.function("on_event", on_event, "Pass a plain function of one event.")
-        settings.function("clock", clock, "Pass a plain function that gives seconds since the epoch, as time.time.")
+        settings.clock(clock)
         settings.transport(transport)
         self.environment = settings.environment(environment)
         self.routes = RouteTable(routes)

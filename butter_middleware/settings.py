@@ -2,9 +2,10 @@
 
 import inspect
 import logging
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
@@ -228,6 +229,24 @@ def function(where: str, given: object, remedy: str) -> None:
         msg = (
             f"{where} is a coroutine function, and runs outside the app's event loop, where nothing awaits it. {remedy}"
         )
+        raise ConfigurationError(msg)
+
+
+def clock(given: object) -> None:
+    """Check that something tells the time, by asking it once.
+
+    Raises:
+        ConfigurationError: it is no plain function without arguments, or gives no number.
+    """
+    remedy = "Pass a plain function that gives seconds since the epoch, as time.time."
+    function("clock", given, remedy)
+    try:
+        now = cast("Callable[[], object]", given)()
+    except Exception as error:
+        msg = f"clock raises {type(error).__name__} where it is called without arguments. {remedy}"
+        raise ConfigurationError(msg) from error
+    if not isinstance(now, int | float) or isinstance(now, bool) or not math.isfinite(now):
+        msg = f"clock gives {now if isinstance(now, float) else type(now).__name__}, which is no time. {remedy}"
         raise ConfigurationError(msg)
 
 

@@ -15,6 +15,7 @@ from shops import PAID, ROUTE
 
 from butter_middleware import Butter, ButterMiddleware, ConfigurationError, MemoryOutbox, Record
 from butter_middleware._asgi import Message
+from butter_middleware.assembly import QUEUE_SECONDS
 from butter_middleware.testing import FakeButter
 from butter_middleware.waiting import Patience
 
@@ -163,10 +164,13 @@ def test_inline_with_a_queue_falls_back_to_it(make_butter: Shop, fake: FakeButte
     assert butter.status().not_durable_in_time == 0
 
 
-def test_before_response_with_a_queue_means_in_the_queue(make_butter: Shop, serve: Serve) -> None:
+def test_before_response_with_a_queue_means_in_the_queue(
+    make_butter: Shop, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A quarter second at most, and no wait at all for a queue that is away."""
     quick, slow, away = Queue(), Queue(1.0), Queue(away=True)
-    for queue, late in ((quick, 0), (slow, 1), (away, 0)):
+    for queue, seconds, late in ((quick, 20.0, 0), (slow, QUEUE_SECONDS, 1), (away, 20.0, 0)):
+        monkeypatch.setattr("butter_middleware.assembly.QUEUE_SECONDS", seconds)
         butter = make_butter(outbox=queue, durability="before_response", drain_timeout=0)
         assert serve(butter) < 10
         assert butter.status().not_durable_in_time == late

@@ -143,6 +143,7 @@ OPTIONS = [
 
 @settings(max_examples=tries(400), deadline=None)
 @given(options=st.dictionaries(st.sampled_from(OPTIONS), odd, max_size=3))
+@example({"clock": len})
 def test_options_are_refused_or_make_a_butter(options: dict[str, Any]) -> None:
     """Whatever stands in an option, of whatever type: it works, or the start stops with a `ConfigurationError`."""
     working: dict[str, Any] = {"client_ip": client_ip.direct(), "username": "u", "password": "p"}

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final, TypeVar
 
+from butter_middleware import settings
 from butter_middleware.checkout import Record
 from butter_middleware.errors import OutboxFullError
 from butter_middleware.exchange import Capture
 from butter_middleware.outbox.protocol import FAR_FUTURE, Counts, Parked, Pending, Settled, Settlement, StoredCapture
 from butter_middleware.parts import Part, joined
-from butter_middleware.settings import whole_number
 from butter_middleware.waiting import done, failed
 
 T = TypeVar("T")
@@ -46,13 +46,14 @@ class MemoryOutbox:
         clock: Seconds since the epoch.
 
     Raises:
-        ConfigurationError: the limit is no whole number, or below 1.
+        ConfigurationError: the limit is no whole number, or below 1; or the clock gives no time.
     """
 
     durable: bool = False
 
     def __init__(self, limit: int = 10_000, *, clock: Callable[[], float] = time.time) -> None:
-        whole_number("limit", limit, 1, MOST)
+        settings.whole_number("limit", limit, 1, MOST)
+        settings.clock(clock)
         self._limit = limit
         self._clock = clock
         self._reset()

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final, TypeVar, cast
 
+from butter_middleware import settings
 from butter_middleware.checkout import Record
 from butter_middleware.errors import ConfigurationError, OutboxClosedError
 from butter_middleware.exchange import Capture
@@ -25,7 +26,6 @@ from butter_middleware.outbox._registry import registry
 from butter_middleware.outbox._seats import Seat
 from butter_middleware.outbox.protocol import Counts, Parked, Pending, Settlement, StoredCapture
 from butter_middleware.parts import Part
-from butter_middleware.settings import number, whole_number
 from butter_middleware.waiting import failed
 
 T = TypeVar("T")
@@ -88,13 +88,14 @@ class SQLiteOutbox:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = _absolute(path)
-        whole_number("max_bytes", max_bytes, 0, MOST_BYTES)
+        settings.whole_number("max_bytes", max_bytes, 0, MOST_BYTES)
         if max_bytes < LEAST_BYTES:
             msg = f"max_bytes={max_bytes}: give the outbox at least {LEAST_BYTES} bytes; the default is 2 GiB."
             raise ConfigurationError(msg)
-        number("tombstone_days", tombstone_days, LEAST_DAYS, MOST_DAYS)
+        settings.number("tombstone_days", tombstone_days, LEAST_DAYS, MOST_DAYS)
         if retention_days is not None:  # what needs a person is kept
-            number("retention_days", retention_days, LEAST_DAYS, MOST_DAYS)
+            settings.number("retention_days", retention_days, LEAST_DAYS, MOST_DAYS)
+        settings.clock(clock)
         self._max_bytes = max_bytes
         self._retention_seconds = None if retention_days is None else retention_days * DAY
         self._tombstone_seconds = tombstone_days * DAY

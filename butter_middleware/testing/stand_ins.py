@@ -148,12 +148,17 @@ class RehearsedDelivery(Delivery):
         self.leads = True
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
-        while True:
-            changed = self._fresh()
-            while claimed := outbox.claim(CLAIM_AHEAD).result():
-                for pending in claimed:
-                    self._take(outbox, pending, await self.deliver(pending.record, pending.attempts))
-            await changed.wait()
+        try:
+            while True:
+                changed = self._fresh()
+                while claimed := outbox.claim(CLAIM_AHEAD).result():
+                    for pending in claimed:
+                        self._take(outbox, pending, await self.deliver(pending.record, pending.attempts))
+                await changed.wait()
+        except asyncio.CancelledError:
+            with self._lock:
+                self._held = {}  # the outbox, when it is closed, gives them to the next one
+            raise
 
     def _take(self, outbox: Backlog, pending: Pending, settlement: Settlement) -> None:
         settlement = replace(settlement, id=pending.id, key=pending.record.key)
