@@ -336,7 +336,7 @@ def test_free_requests_leave_room_for_a_paid_one(
     stranger = http_scope(client=("198.18.0.1", 4711), headers=[(b"x-pad", b"a" * 16_000)])
     for _request in range(200):
         anyio.run(drive, app, stranger)
-    assert butter.flush()
+    assert butter.flush(60)
     read(butter, b'{"object": "invoice", "id": "in_1", "status": "paid", "customer_email": "a@example.com"}')
     assert [record["invoice_id"] for record in fake.records] == ["in_1"]
     assert (butter.status().lost, butter.status().parked) == (0, 0)

@@ -190,7 +190,7 @@ def test_the_link_outlives_the_process(
     reader.exporter.clear()
     second = make_butter(outbox=tmp_path / "butter.db")
     second.record(CHECKOUT)
-    until(lambda: len(fake.records) == 2, "both records")
+    until(lambda: len(reader.spans("butter.deliver")) == 2, "both records")
     links = [len(span.links) for span in reader.spans("butter.deliver")]
     assert sorted(links) == [0, 1]
 
