@@ -67,17 +67,17 @@ def provide(names: Sequence[str]) -> None:
         return
     python = ENVIRONMENT / "bin" / "python"
     ready, project = ENVIRONMENT / "ready", HERE.parent / "pyproject.toml"
-    if not ready.exists() or ready.stat().st_mtime < project.stat().st_mtime:
+    fresh = ready.exists() and ready.stat().st_mtime >= project.stat().st_mtime
+    if not fresh:
         venv.create(ENVIRONMENT, with_pip=True, clear=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--upgrade"]
         for what in (["pip"], ["--editable", ".", "--group", "peers"]):
             subprocess.run([*pip, *what], check=True, cwd=HERE.parent)
         ready.touch()
-    if Path(sys.prefix) == ENVIRONMENT:
-        if lacking := sorted(package for package in needed if installed(package) is None):
-            sys.exit(f"the group `peers` in pyproject.toml lacks {', '.join(lacking)}")
-        return
-    os.execv(python, [str(python), *sys.argv])  # noqa: S606 - the same command, where the peers are
+    if not fresh or Path(sys.prefix) != ENVIRONMENT:
+        os.execv(python, [str(python), *sys.argv])  # noqa: S606 - the same command, where the peers are
+    if lacking := sorted(package for package in needed if installed(package) is None):
+        sys.exit(f"the group `peers` in pyproject.toml lacks {', '.join(lacking)}")
 
 
 # The shops.

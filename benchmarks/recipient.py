@@ -29,7 +29,7 @@ from butter_middleware.decoding import decode
 CHECKOUT = re.compile(rb"chk-[0-9a-f]{16}")
 """What a checkout's ID looks like, wherever it stands in what a peer sends."""
 USERNAME = "merchant"
-CODED = re.compile(r"\r\ncontent-encoding: *([^\r]+)", re.IGNORECASE)
+CODED = re.compile(rb"\r\ncontent-encoding: *([^\r]+)", re.IGNORECASE)
 MOST_BYTES = 1 << 26
 """In one post of a peer's, decoded."""
 REASONS = {200: "OK", 401: "Unauthorized", 429: "Too Many Requests", 503: "Service Unavailable"}
@@ -57,8 +57,8 @@ class Book:
 
     def take(self, head: bytes, body: bytes) -> None:
         """Note the checkouts in what was posted."""
-        coded = CODED.search(head.decode("latin-1"))
-        plain = decode(body, coded[1], MOST_BYTES) if coded else body
+        coded = CODED.search(head)
+        plain = decode(body, coded[1].decode(), MOST_BYTES) if coded else body
         for checkout in {found.decode() for found in CHECKOUT.findall(plain)}:
             self.seen.setdefault(checkout, []).append(time.monotonic())
             if self.fault == "cut":

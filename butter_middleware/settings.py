@@ -245,7 +245,7 @@ def clock(given: object) -> None:
     except Exception as error:
         msg = f"clock raises {type(error).__name__} where it is called without arguments. {remedy}"
         raise ConfigurationError(msg) from error
-    if not isinstance(now, int | float) or isinstance(now, bool) or not math.isfinite(now):
+    if isinstance(now, bool) or not isinstance(now, int | float) or not -math.inf < now < math.inf:
         msg = f"clock gives {now if isinstance(now, float) else type(now).__name__}, which is no time. {remedy}"
         raise ConfigurationError(msg)
 

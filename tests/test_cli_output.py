@@ -270,3 +270,16 @@ def test_moments_are_utc() -> None:
     assert moment(1_750_000_000.0) == "2025-06-15T15:06:40Z"
     assert moment(None) is None
     assert moment(1e300) is None
+
+
+def test_what_nobody_reads_is_not_what_a_command_ends_with() -> None:
+    """Standard error kept what could not be written, as it does from Python 3.14 on: 0 stays 0."""
+    code = (
+        "import sys; sys.stderr = open(2, 'w', closefd=False); sys.stderr.write('x')\n"
+        "from butter_middleware.__main__ import main; main()"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code, "--help"], stdout=subprocess.PIPE, stderr=writer, check=False)
+    os.close(writer)
+    assert (done.returncode, b"deliver" in done.stdout) == (0, True)

@@ -1,12 +1,14 @@
 """What is particular to the outbox in memory: its bound, and what it says about itself."""
 
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from outboxes import Clock, capture, invoices, record, result, settle_all
 
-from butter_middleware import MemoryOutbox
+from butter_middleware import MemoryOutbox, SQLiteOutbox
 from butter_middleware.errors import ConfigurationError, OutboxFullError
 from butter_middleware.outbox import Parked, ParkReason, Settled
 from butter_middleware.outbox.memory import TOMBSTONES
@@ -25,6 +27,13 @@ def test_a_limit_without_room_is_refused(limit: Any) -> None:
     """A bound below one record, or one that is no whole number, is a mistake."""
     with pytest.raises(ConfigurationError, match=r"limit=.*: use a (whole )?number"):
         MemoryOutbox(limit)
+
+
+@pytest.mark.parametrize("make", [MemoryOutbox, partial(SQLiteOutbox, "butter.db")])
+def test_a_clock_that_tells_no_time_is_refused(make: Callable[..., object]) -> None:
+    """When it is built, not amid a checkout."""
+    with pytest.raises(ConfigurationError, match=r"clock gives str, which is no time\. Pass .*time\.time"):
+        make(clock=str)
 
 
 def test_its_bound_counts_all_that_it_keeps() -> None:

@@ -4,6 +4,8 @@ import asyncio
 import re
 import threading
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
@@ -139,26 +141,33 @@ def test_no_answer_at_all(butter_inbox, answer):
     rehearsal.run(tests).assert_outcomes(passed=18)
 
 
+@asynccontextmanager
+async def holding(outbox: RehearsedOutbox) -> AsyncGenerator[RehearsedDelivery]:
+    """Run a delivery that holds a record of the outbox, which Butter did not take."""
+    ledger, held = Ledger(), asyncio.Event()
+    ledger.respond_with([503])
+    delivery = RehearsedDelivery(ledger, OPTIONS, lambda _settlements: held.set())
+    running = asyncio.create_task(delivery.run(outbox))
+    outbox.add([RECORD])
+    await held.wait()
+    yield delivery
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
 def test_waiting_ends_when_all_that_is_pending_was_tried() -> None:
     """Not when something was: the next record is waited for, and no shutdown keeps it from being tried."""
 
     async def deliver() -> None:
-        ledger, outbox = Ledger(), RehearsedOutbox(durable=True, clock=time.time)
-        ledger.respond_with([503])
-        held = asyncio.Event()
-        delivery = RehearsedDelivery(ledger, OPTIONS, lambda _settlements: held.set())
-        running = asyncio.create_task(delivery.run(outbox))
-        outbox.add([Record("1", RECORD.payload, 0.0)])
-        await held.wait()
-        ill = [delivery.ill]
-        outbox.add([Record("2", RECORD.payload, 0.0)])
-        ill.append(delivery.ill)
-        assert ill == [True, False]
-        delivery.pause()
-        assert not delivery.paused
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        outbox = RehearsedOutbox(durable=True, clock=time.time)
+        async with holding(outbox) as delivery:
+            ill = [delivery.ill]
+            outbox.add([Record("2", RECORD.payload, 0.0)])
+            ill.append(delivery.ill)
+            assert ill == [True, False]
+            delivery.pause()
+            assert not delivery.paused
 
     asyncio.run(deliver())
 
@@ -167,16 +176,9 @@ def test_what_was_held_when_its_app_was_closed_is_the_next_ones() -> None:
     """A retry releases no record that another worker of the app has on its way: it would be sent twice."""
 
     async def deliver() -> None:
-        ledger, outbox = Ledger(), RehearsedOutbox(durable=True, clock=time.time)
-        ledger.respond_with([503])
-        held = asyncio.Event()
-        delivery = RehearsedDelivery(ledger, OPTIONS, lambda _settlements: held.set())
-        running = asyncio.create_task(delivery.run(outbox))
-        outbox.add([RECORD])
-        await held.wait()
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        outbox = RehearsedOutbox(durable=True, clock=time.time)
+        async with holding(outbox) as delivery:
+            pass
         outbox.close()
         assert len(outbox.claim(9).result()) == 1
         delivery.retry()

@@ -4,7 +4,6 @@ All that goes to standard output passes here, where e-mail and IP addresses are 
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import wraps
-from pathlib import Path
 from time import monotonic
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TextIO, TypeVar, cast
 
@@ -101,13 +99,9 @@ class Output:
     def note(self, text: str) -> None:
         """Remark something beside the result: on standard error, whoever reads the result."""
         # Not by click, which would write to the terminal itself, through the bar that rich shows on it.
-        with suppress(OSError):  # no reason to end
-            try:
-                sys.stderr.write(printable(self._masked(text), sys.stderr) + "\n")
-                sys.stderr.flush()
-            except BrokenPipeError:  # nobody reads it any more; from Python 3.14 on what is unread would end in a 120
-                with Path(os.devnull).open("wb") as nowhere:
-                    os.dup2(nowhere.fileno(), sys.stderr.fileno())
+        with suppress(OSError):  # nobody reads it any more: no reason to end
+            sys.stderr.write(printable(self._masked(text), sys.stderr) + "\n")
+            sys.stderr.flush()
 
     @contextmanager
     def progress(self, what: str, total: int) -> Generator["Tell"]:
