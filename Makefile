@@ -9,7 +9,8 @@ OLDEST_PYTHON ?= $(shell for python in python3.11 python3.12 $(PYTHON); do \
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 BIN := .venv/bin
 OLD := .venvs/oldest/bin
-OLDEST_TESTS := $(addprefix tests/test_,checkout.py configuration.py frameworks.py reading.py routes.py tee.py worker.py)
+OLDEST_TESTS := $(addprefix tests/,models/test_checkout.py test_config.py ecosystem/test_frameworks.py reader/test_reader.py \
+	capture/test_routes.py capture/test_middleware.py pipeline/test_worker.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types unit benchmarks coverage oldest docs fuzz format clean

@@ -24,7 +24,7 @@ from typing import Any
 
 from outbox import fill
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from processes import served
 
@@ -113,7 +113,7 @@ def drain_rate(url: str, directory: Path, fake: FakeButter, concurrency: int, co
     fake.records.clear()
     options: dict[str, Any] = {"base_url": url, "senders": concurrency, "outbox": path, "client_ip": client_ip.direct()}
     with Butter(username=USERNAME, password=PASSWORD, **options) as butter:
-        butter.collector.start()
+        butter.pipeline.start()
         while not fake.records:
             time.sleep(LOOK_SECONDS)
         began = time.monotonic()

@@ -36,12 +36,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from processes import free_port, listening, served, until
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
-from butter_middleware._asgi import ASGIApp, Message, Receive, Scope, Send
+from butter_middleware._utils.asgi import ASGIApp, Message, Receive, Scope, Send
 from butter_middleware.outbox import SQLiteOutbox
 from butter_middleware.testing import FakeButter
 
@@ -65,13 +65,13 @@ outcome: ContextVar[str] = ContextVar("outcome", default="unwaited")
 
 def watch(butter: Butter) -> None:
     """Have it note, for the one request, whether its capture was on the disk in time."""
-    wait = butter.collector.wait_until_durable
+    wait = butter.pipeline.wait_until_durable
 
     async def watched(future: "Future[None]") -> None:
         await wait(future)
         outcome.set("durable" if future.done() and future.exception() is None else "late")
 
-    butter.collector.wait_until_durable = watched  # type: ignore[method-assign]  # of this one object
+    butter.pipeline.wait_until_durable = watched  # type: ignore[method-assign]  # of this one object
 
 
 class Stamp:

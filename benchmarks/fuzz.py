@@ -1,6 +1,6 @@
 """The property tests for minutes instead of seconds: round after round, each with examples of its own.
 
-    python benchmarks/fuzz.py [--minutes 10] [--only tests/test_tee_properties.py ...]
+    python benchmarks/fuzz.py [--minutes 10] [--only tests/capture/test_middleware_properties.py ...]
 
 Ends with the first failure, and the exit code 1. Hypothesis keeps what failed: the ordinary run of the tests fails on
 it from then on, until it is mended.

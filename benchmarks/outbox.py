@@ -27,8 +27,8 @@ import httpx
 from sink import Sink, sink
 
 from butter_middleware import Butter, Checkout, client_ip
-from butter_middleware.checkout import Record
-from butter_middleware.exchange import Capture
+from butter_middleware.models.checkout import Record
+from butter_middleware.models.http import Capture
 from butter_middleware.outbox import SQLiteOutbox
 
 PRODUCERS = (1, 8, 32)
@@ -217,7 +217,7 @@ def drain_ours(sink: Sink, senders: int, count: int, directory: Path) -> list[fl
     )
     arrivals: list[float] = []
     with butter:
-        butter.collector.start()
+        butter.pipeline.start()
         while len(arrivals) < count:
             time.sleep(0.05)
             arrivals += sink.arrivals()

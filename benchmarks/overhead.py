@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
-from butter_middleware._asgi import ASGIApp, Message, Receive, Scope, Send
+from butter_middleware._utils.asgi import ASGIApp, Message, Receive, Scope, Send
 from butter_middleware.testing import FakeButter
 
 ORDER = {"status": "paid", "customer": {"email": "shopper@example.com"}, "lines": [{"sku": "a", "n": 1}] * 20}

@@ -23,7 +23,7 @@ from recipient import USERNAME
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
-from butter_middleware._asgi import ASGIApp
+from butter_middleware._utils.asgi import ASGIApp
 
 
 def sink() -> str:

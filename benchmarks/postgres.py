@@ -27,7 +27,7 @@ from machine import machine
 from sink import Sink, sink
 from written import table, write
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from postgres_server import PostgresServer, why_not
 
@@ -223,7 +223,7 @@ def send_embedded(there: Sink, senders: int, seconds: float, directory: Path) ->
     )
     with butter:
         before = processor([os.getpid()])
-        butter.collector.start()
+        butter.pipeline.start()
         arrivals = arrived(there, pending)
         return rate(arrivals, senders), (processor([os.getpid()]) - before) / pending
 

@@ -24,7 +24,7 @@ from typing import Any, cast
 
 from stand_in import Requests, serve, started
 
-from butter_middleware.decoding import decode
+from butter_middleware.models.content_encoding import decode
 
 CHECKOUT = re.compile(rb"chk-[0-9a-f]{16}")
 """What a checkout's ID looks like, wherever it stands in what a peer sends."""

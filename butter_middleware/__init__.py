@@ -2,21 +2,21 @@
 
 from typing import TYPE_CHECKING
 
-from butter_middleware._lazy import face
+from butter_middleware._utils.lazy import face
 
 if TYPE_CHECKING:
     from butter_middleware import client_ip, extract
-    from butter_middleware.beacon import Beacon
     from butter_middleware.butter import Butter
-    from butter_middleware.checkout import Checkout, CheckoutFields, Record
-    from butter_middleware.delivery import Delivery
+    from butter_middleware.capture.annotations import CheckoutNote, annotate
+    from butter_middleware.capture.middleware import ButterMiddleware
+    from butter_middleware.capture.routes import CheckoutRoute
+    from butter_middleware.delivery.delivery import Delivery
     from butter_middleware.errors import ButterError, ConfigurationError, ExtractionError
-    from butter_middleware.exchange import CheckoutRequest, CheckoutResponse
-    from butter_middleware.middleware import ButterMiddleware
-    from butter_middleware.notes import CheckoutNote, annotate
+    from butter_middleware.ipv6.beacon import Beacon
+    from butter_middleware.models.checkout import Checkout, CheckoutFields, Record
+    from butter_middleware.models.http import CheckoutRequest, CheckoutResponse
     from butter_middleware.outbox import MemoryOutbox, Outbox, Settled, Settlement, SQLiteOutbox
-    from butter_middleware.routes import CheckoutRoute
-    from butter_middleware.status import Status
+    from butter_middleware.pipeline.status import Status
 
 __all__ = [
     "Beacon",
@@ -46,28 +46,28 @@ __all__ = [
 
 if not TYPE_CHECKING:  # to a checker, a module with __getattr__ has every name there could be
     _HOMES = {
-        "Beacon": "beacon",
-        "Butter": "butter",
-        "ButterError": "errors",
-        "ButterMiddleware": "middleware",
-        "Checkout": "checkout",
-        "CheckoutFields": "checkout",
-        "CheckoutNote": "notes",
-        "CheckoutRequest": "exchange",
-        "CheckoutResponse": "exchange",
-        "CheckoutRoute": "routes",
-        "ConfigurationError": "errors",
-        "Delivery": "delivery",
-        "ExtractionError": "errors",
-        "MemoryOutbox": "outbox",
-        "Outbox": "outbox",
-        "Record": "checkout",
-        "SQLiteOutbox": "outbox",
-        "Settled": "outbox",
-        "Settlement": "outbox",
-        "Status": "status",
-        "annotate": "notes",
-        "client_ip": "client_ip",
-        "extract": "extract",
+        "Beacon": "butter_middleware.ipv6.beacon",
+        "Butter": "butter_middleware.butter",
+        "ButterError": "butter_middleware.errors",
+        "ButterMiddleware": "butter_middleware.capture.middleware",
+        "Checkout": "butter_middleware.models.checkout",
+        "CheckoutFields": "butter_middleware.models.checkout",
+        "CheckoutNote": "butter_middleware.capture.annotations",
+        "CheckoutRequest": "butter_middleware.models.http",
+        "CheckoutResponse": "butter_middleware.models.http",
+        "CheckoutRoute": "butter_middleware.capture.routes",
+        "ConfigurationError": "butter_middleware.errors",
+        "Delivery": "butter_middleware.delivery.delivery",
+        "ExtractionError": "butter_middleware.errors",
+        "MemoryOutbox": "butter_middleware.outbox",
+        "Outbox": "butter_middleware.outbox",
+        "Record": "butter_middleware.models.checkout",
+        "SQLiteOutbox": "butter_middleware.outbox",
+        "Settled": "butter_middleware.outbox",
+        "Settlement": "butter_middleware.outbox",
+        "Status": "butter_middleware.pipeline.status",
+        "annotate": "butter_middleware.capture.annotations",
+        "client_ip": "butter_middleware.client_ip",
+        "extract": "butter_middleware.extract",
     }
     __getattr__, __dir__ = face(globals(), _HOMES)

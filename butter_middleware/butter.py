@@ -6,23 +6,26 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Never, Self, Unpack, overload
 
-from butter_middleware import apart, assembly, settings
-from butter_middleware.beacon import Beacon, fitting
-from butter_middleware.beacon_app import BeaconApp
-from butter_middleware.checkout import Checkout, CheckoutFields, Psp
+from butter_middleware import config
+from butter_middleware._utils import log_thread
+from butter_middleware.capture.routes import CheckoutRoute, Gate, Join, RouteTable, Source
 from butter_middleware.client_ip import Strategy
-from butter_middleware.collector import Collector
-from butter_middleware.courier import Courier
-from butter_middleware.delivery import Delivery
+from butter_middleware.delivery.clients import Courier
+from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.events import Event
-from butter_middleware.health_app import HealthApp
-from butter_middleware.notices import Notices
+from butter_middleware.ipv6.app import BeaconApp
+from butter_middleware.ipv6.beacon import Beacon, fitting
+from butter_middleware.models.checkout import Checkout, CheckoutFields, Psp
+from butter_middleware.models.http import Extractor
 from butter_middleware.outbox import LocalOutbox, Outbox, TransactionalOutbox
-from butter_middleware.routes import CheckoutRoute, Extractor, Gate, Join, RouteTable, Source
-from butter_middleware.sources import Sources
-from butter_middleware.status import Status
-from butter_middleware.telemetry import Telemetry
+from butter_middleware.pipeline import components
+from butter_middleware.pipeline.health_app import HealthApp
+from butter_middleware.pipeline.pipeline import Pipeline
+from butter_middleware.pipeline.status import Status
+from butter_middleware.reader.provenance import Sources
+from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.telemetry.otel import Telemetry
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent
@@ -80,10 +83,10 @@ class Butter:
         routes: Iterable[CheckoutRoute] = (),
         username: str | None = None,
         password: str | None = None,
-        environment: settings.Environment | None = None,
+        environment: config.Environment | None = None,
         outbox: str | PathLike[str] | LocalOutbox | Outbox | None = None,
-        durability: settings.Durability = "after_response",
-        delivery: settings.DeliveryMode = "embedded",
+        durability: config.Durability = "after_response",
+        delivery: config.DeliveryMode = "embedded",
         inline_timeout: float = 1.0,
         ipv4_beacon: Beacon | None = None,
         base_url: str | None = None,
@@ -101,38 +104,38 @@ class Butter:
         clock: Callable[[], float] = time.time,
         **unknown: Never,
     ) -> None:
-        settings.refuse_unknown(unknown, list(Butter.__init__.__kwdefaults__ or ()))
-        settings.whole_number("max_body_bytes", max_body_bytes, 1, 1 << 30)
-        settings.number("drain_timeout", drain_timeout, 0, 600)
-        settings.number("join_ttl", join_ttl, 60, 366 * 86400)
-        settings.whole_number("senders", senders, 1, 8)
-        settings.number("coverage_threshold", coverage_threshold, 0, 1)
+        config.refuse_unknown(unknown, list(Butter.__init__.__kwdefaults__ or ()))
+        config.whole_number("max_body_bytes", max_body_bytes, 1, 1 << 30)
+        config.number("drain_timeout", drain_timeout, 0, 600)
+        config.number("join_ttl", join_ttl, 60, 366 * 86400)
+        config.whole_number("senders", senders, 1, 8)
+        config.number("coverage_threshold", coverage_threshold, 0, 1)
         flags = {"send_user_agent": send_user_agent, "send_network_transaction_id": send_network_transaction_id}
         for name, given in (flags | {"dry_run": dry_run, "telemetry": telemetry}).items():
-            settings.flag(name, given)
+            config.flag(name, given)
         if on_event is not None:
-            settings.function("on_event", on_event, "Pass a plain function of one event.")
-        settings.clock(clock)
-        settings.transport(transport)
-        self.environment = settings.environment(environment)
+            config.function("on_event", on_event, "Pass a plain function of one event.")
+        config.clock(clock)
+        config.transport(transport)
+        self.environment = config.environment(environment)
         self.routes = RouteTable(routes)
         self.dry_run = dry_run
         self.clock = clock
-        self.base_url = settings.base_url(base_url)
+        self.base_url = config.base_url(base_url)
         self._telemetry = Telemetry(enabled=telemetry)
         self._notices = Notices(clock, on_event, self._telemetry.observe)
         staging = self.environment == "staging"
-        sources = Sources() if settings.is_sandbox(self.base_url) else None
-        equipment = assembly.equip(
-            assembly.Options(
-                strategy=assembly.strategy(client_ip, self.environment),
+        sources = Sources() if config.is_sandbox(self.base_url) else None
+        equipment = components.equip(
+            components.Options(
+                strategy=components.strategy(client_ip, self.environment),
                 beacon=fitting(ipv4_beacon, self.routes.routes, staging=staging),
                 base_url=self.base_url,
                 username=username,
                 password=password,
                 transport=transport,
                 outbox=outbox,
-                inline=settings.delivery(delivery) == "inline",
+                inline=config.delivery(delivery) == "inline",
                 inline_timeout=inline_timeout,
                 staging=staging,
                 dry_run=dry_run,
@@ -141,13 +144,13 @@ class Butter:
                 notices=self._notices,
                 telemetry=self._telemetry,
                 sources=sources,
-                external=settings.delivery(delivery) == "external",
+                external=config.delivery(delivery) == "external",
             )
         )
         self.strategy, self.beacon = equipment.strategy, equipment.beacon
         self._equipment = equipment
         queued = equipment.queue is not None
-        self.collector = Collector(
+        self.pipeline = Pipeline(
             self.routes,
             equipment.strategy,
             equipment.beacon,
@@ -155,7 +158,7 @@ class Butter:
             equipment.make_delivery,
             optional_fields=frozenset(name.removeprefix("send_") for name, on in flags.items() if on),
             max_body_bytes=max_body_bytes,
-            hold_back=assembly.hold_back(delivery, durability, inline_timeout, queue=queued),
+            hold_back=components.hold_back(delivery, durability, inline_timeout, queue=queued),
             staging=staging,
             dry_run=dry_run,
             drain_timeout=drain_timeout,
@@ -164,13 +167,13 @@ class Butter:
             notices=self._notices,
             telemetry=self._telemetry,
             coverage_threshold=coverage_threshold,
-            host=None if queued else settings.host(self.base_url),
+            host=None if queued else config.host(self.base_url),
             admitted=equipment.admitted,
             witness=equipment.witness,
             sources=sources,
             appends_to=equipment.appends_to,
         )
-        equipment.built(self.collector)
+        equipment.built(self.pipeline)
         del username, password  # an error tracker adds the variables of this frame to the lines that follow
         self._warn(self.routes.routes, parts_only=queued)
 
@@ -208,7 +211,7 @@ class Butter:
     @property
     def outbox(self) -> LocalOutbox | Outbox:
         """Where records wait: the outbox of this process, or the queue of your own."""
-        return self._equipment.queue or self.collector.outbox
+        return self._equipment.queue or self.pipeline.outbox
 
     @property
     def ipv4_beacon(self) -> BeaconApp:
@@ -222,7 +225,7 @@ class Butter:
     @property
     def health_app(self) -> HealthApp:
         """The ASGI app for a health route, which says whether evidence is being collected, and what to do if not."""
-        return HealthApp(self.collector.standing.health)
+        return HealthApp(self.pipeline.standing.health)
 
     @overload
     def record(
@@ -279,9 +282,9 @@ class Butter:
         if connection is not None:
             return self._record_in(connection, checkout, fields)
         if isinstance(checkout, Checkout):
-            self.collector.add(checkout)
+            self.pipeline.add(checkout)
         else:
-            self.collector.record(checkout, fields)
+            self.pipeline.record(checkout, fields)
         return None
 
     def _record_in(
@@ -292,8 +295,8 @@ class Butter:
             msg = "butter.record(connection=...) writes into PostgreSQL: it needs Butter(outbox=PostgresOutbox(...))."
             raise ConfigurationError(msg)
         if isinstance(checkout, Checkout):
-            return queue.enqueue_in(connection, self.collector.record_of(checkout))
-        return queue.enqueue_in(connection, self.collector.records(checkout, fields))
+            return queue.enqueue_in(connection, self.pipeline.record_of(checkout))
+        return queue.enqueue_in(connection, self.pipeline.records(checkout, fields))
 
     def client(self) -> Courier:
         """Return a client of Butter, such as for `await client.ping()`; close it after use.
@@ -313,13 +316,13 @@ class Butter:
             ConfigurationError: `senders` is none of these numbers.
         """
         if senders is not None:
-            settings.whole_number("senders", senders, 1, 8)
-        self._telemetry.load(self.collector.standing, self._notices.tell)
+            config.whole_number("senders", senders, 1, 8)
+        self._telemetry.load(self.pipeline.standing, self._notices.tell)
         return self._equipment.make_consumer(senders)
 
     def status(self) -> Status:
         """Return how the collection goes. Blocks while the outbox counts, for 1 s at most: not for the event loop."""
-        return self.collector.standing.status()
+        return self.pipeline.standing.status()
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait up to `timeout` seconds until all that was captured is delivered; say whether it is.
@@ -328,13 +331,13 @@ class Butter:
         became of it. With `delivery="external"` it waits for the disk only. Blocks: not for the event loop.
         """
         deadline = time.monotonic() + timeout
-        delivered = self.collector.worker.flush(timeout)
-        apart.settle(max(0.0, deadline - time.monotonic()))
+        delivered = self.pipeline.worker.flush(timeout)
+        log_thread.settle(max(0.0, deadline - time.monotonic()))
         return delivered
 
     def close(self) -> None:
         """Deliver what can be delivered within `drain_timeout`, end the threads and let go of the outbox."""
-        self.collector.close()
+        self.pipeline.close()
 
     def __enter__(self) -> Self:
         return self
@@ -343,7 +346,7 @@ class Butter:
         self.close()
 
     def _warn(self, routes: Iterable[CheckoutRoute], *, parts_only: bool) -> None:
-        for warning in () if self.dry_run else assembly.warnings(self.collector.outbox, routes, parts_only=parts_only):
+        for warning in () if self.dry_run else components.warnings(self.pipeline.outbox, routes, parts_only=parts_only):
             log.warning("outbox: %s", warning, extra={"butter_event": "configuration"})
 
     def __repr__(self) -> str:

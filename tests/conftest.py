@@ -15,7 +15,9 @@ from processes import Late, served
 from rehearsals import Rehearsal
 from shops import CREDENTIALS, ROUTE
 
-from butter_middleware import Butter, CheckoutRoute, SQLiteOutbox, apart, client_ip, notes
+from butter_middleware import Butter, CheckoutRoute, SQLiteOutbox, client_ip
+from butter_middleware._utils import log_thread
+from butter_middleware.capture import annotations
 from butter_middleware.testing import FakeButter
 
 settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -50,16 +52,16 @@ class _Patient:
         self._caplog = caplog
 
     def __getattr__(self, name: str) -> Any:
-        apart.settle(10)
+        log_thread.settle(10)
         return getattr(self._caplog, name)
 
 
 @pytest.fixture
 def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    apart.settle(10)  # what a test before this one left to be said is none of its lines
-    notes.hourly.forget()
+    log_thread.settle(10)  # what a test before this one left to be said is none of its lines
+    annotations.hourly.forget()
     yield cast("pytest.LogCaptureFixture", _Patient(caplog))
-    apart.settle(10)
+    log_thread.settle(10)
 
 
 @pytest.fixture

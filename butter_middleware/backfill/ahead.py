@@ -8,8 +8,8 @@ from typing import Final
 
 from butter_middleware.backfill.columns import Columns
 from butter_middleware.backfill.source import Line, Source
-from butter_middleware.checkout import Record
 from butter_middleware.errors import ButterError, InputError
+from butter_middleware.models.checkout import Record
 
 LINES_AHEAD: Final = 256
 _LOOK_SECONDS: Final = 0.2

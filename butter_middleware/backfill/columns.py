@@ -9,12 +9,12 @@ from typing import Any, Final, get_args
 from jmespath.exceptions import JMESPathError
 from pydantic import ValidationError
 
-from butter_middleware.body_address import BodyReason, in_body
-from butter_middleware.checkout import EVIDENCE_IDS, Checkout, Psp, Record
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, parse_host
+from butter_middleware.client_ip.from_body import BodyReason, in_body
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.extract.paths import path
-from butter_middleware.remedies import wrong_fields
+from butter_middleware.models.checkout import EVIDENCE_IDS, Checkout, Psp, Record
+from butter_middleware.reader.messages import wrong_fields
 
 REASONS_APART: Final = "; "
 FIELDS: Final = tuple(Checkout.model_fields)

@@ -9,14 +9,14 @@ from typing import Final
 
 import anyio
 
-from butter_middleware.answers import Answer, AnswerKind
 from butter_middleware.backfill.journal import Journal
 from butter_middleware.backfill.totals import Totals
-from butter_middleware.checkout import Record
-from butter_middleware.courier import Courier
-from butter_middleware.delivery import Delivery
-from butter_middleware.endpoint import EndpointState
+from butter_middleware.delivery.circuit_breaker import EndpointState
+from butter_middleware.delivery.clients import Courier
+from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.events import Died, EndpointChanged, Event
+from butter_middleware.models.answer import Answer, AnswerKind
+from butter_middleware.models.checkout import Record
 
 LOOK_SECONDS: Final = 0.1
 PING_SECONDS: Final = 5.0

@@ -16,9 +16,9 @@ from butter_middleware.backfill.journal import Journal
 from butter_middleware.backfill.rejects import Rejects
 from butter_middleware.backfill.source import Source
 from butter_middleware.backfill.totals import Totals
-from butter_middleware.checkout import Record
 from butter_middleware.errors import ConfigurationError
-from butter_middleware.strength import carried
+from butter_middleware.models.checkout import Record
+from butter_middleware.reader.evidence import carried
 
 SAMPLE: Final = 3
 """Records that a rehearsal shows."""

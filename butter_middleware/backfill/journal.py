@@ -25,16 +25,16 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
-from butter_middleware.answers import AnswerKind
+from butter_middleware._utils.futures import done
 from butter_middleware.backfill.ahead import Ahead, Read
 from butter_middleware.backfill.rejects import Rejects
 from butter_middleware.backfill.source import Checked, Position
 from butter_middleware.backfill.store import Store
 from butter_middleware.backfill.totals import Totals
-from butter_middleware.checkout import Record
 from butter_middleware.errors import ButterError
-from butter_middleware.outbox.protocol import Pending, Settled, Settlement
-from butter_middleware.waiting import done
+from butter_middleware.models.answer import AnswerKind
+from butter_middleware.models.checkout import Record
+from butter_middleware.outbox.base import Pending, Settled, Settlement
 
 MOST_LOOKED_AT: Final = 1024
 """Lines a transaction, where they are known already, so that others get their turn."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 from click.exceptions import Exit
 
-from butter_middleware import assembly, settings
+from butter_middleware import config
 from butter_middleware.backfill import guard
 from butter_middleware.backfill.columns import FIELDS, Columns
 from butter_middleware.backfill.engine import Ending, Engine
@@ -25,6 +25,7 @@ from butter_middleware.cli import backfill_report as report
 from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure, failure_of
 from butter_middleware.cli.output import Output, duration, output_options
 from butter_middleware.errors import ButterError
+from butter_middleware.pipeline import components
 
 LOOK_EVERY: Final = 256
 """Lines of a dry run."""
@@ -129,7 +130,7 @@ def backfill(output: Output, /, **given: Any) -> None:  # noqa: ANN401 - `Option
     columns = Columns(
         _pairs(options.mapped, "--map"),
         _pairs(options.values, "--set"),
-        staging=settings.environment(None) == "staging",
+        staging=config.environment(None) == "staging",
     )
     if options.dry_run:
         raise Exit(_rehearse(output, options, columns))
@@ -202,20 +203,20 @@ class _Stop:
 
 
 def _send(output: Output, options: Options, columns: Columns, life: int | None) -> int:
-    environment, base_url = settings.environment(None), settings.base_url(None)
+    environment, base_url = config.environment(None), config.base_url(None)
     for name in ("username", "password"):
-        if settings.credential(name, None) is None:
+        if config.credential(name, None) is None:
             variable = f"BUTTER_{name.upper()}"
             message = f"no {name}: set {variable}, or {variable}_FILE to a mounted secret. A --dry-run needs none."
             raise Failure(message)
-    make_courier = assembly.courier(base_url, None, None, None, needed=True)
+    make_courier = components.courier(base_url, None, None, None, needed=True)
     progress = options.progress or Path(f"{options.file}.butter-progress")
     prefix = progress if options.file == STDIN else options.file
     with guard.handling(stop := _Stop()), _source(options, columns) as source:
         job = Job(
             source,
             columns,
-            destination(base_url, environment, settings.credential("username", None) or ""),
+            destination(base_url, environment, config.credential("username", None) or ""),
             progress,
             options.rejects or Path(f"{prefix}.rejects.{source.form}"),
             reread=options.reread,

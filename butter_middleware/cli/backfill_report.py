@@ -15,7 +15,7 @@ from butter_middleware.backfill.engine import Progress as Run
 from butter_middleware.backfill.job import Rehearsal
 from butter_middleware.backfill.totals import Totals
 from butter_middleware.cli.output import Output, Row, duration
-from butter_middleware.endpoint import EndpointState
+from butter_middleware.delivery.circuit_breaker import EndpointState
 
 LINE_SECONDS: Final = 5.0
 """Between two lines of progress, where there is no terminal."""

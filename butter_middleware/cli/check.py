@@ -11,21 +11,23 @@ from typing import Final
 
 import click
 
-from butter_middleware import assembly, settings
-from butter_middleware.appender import Appender
+from butter_middleware import config
 from butter_middleware.butter import Butter
+from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.cli.failure import ExitCode, Failure
+from butter_middleware.cli.options import app_option, listening, load, outbox_option
 from butter_middleware.cli.output import Mark, Output, counted, output_options
 from butter_middleware.cli.reaching import Finding, reach
-from butter_middleware.cli.target import app_option, listening, load, outbox_option
-from butter_middleware.courier import Courier
+from butter_middleware.delivery.clients import Courier
 from butter_middleware.errors import ButterError, ConfigurationError, HTTPClientError
 from butter_middleware.extract.expressions import Expressions
-from butter_middleware.health import Signs, diagnose
-from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox, _places
-from butter_middleware.outbox._overview import Overview, overview
-from butter_middleware.outbox.visit import Visit, refuse_absent
-from butter_middleware.routes import CheckoutRoute
+from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
+from butter_middleware.outbox.sqlite import preflight
+from butter_middleware.outbox.sqlite.admin import Visit, refuse_absent
+from butter_middleware.outbox.sqlite.overview import Overview, overview
+from butter_middleware.pipeline import components
+from butter_middleware.pipeline.appender import Appender
+from butter_middleware.pipeline.health import Signs, diagnose
 
 LEAST_FREE: Final = 256 * 1024**2
 WAL_RESET: Final = ((3, 7, 0), (3, 51, 2))
@@ -97,7 +99,7 @@ def _findings(outbox: str | None, app: str | None, *, offline: bool) -> Iterator
 
 
 def _only_appends(butter: Butter | None) -> bool:
-    return butter is not None and isinstance(butter.collector.worker, Appender)
+    return butter is not None and isinstance(butter.pipeline.worker, Appender)
 
 
 def _configured(butter: Butter, app: str) -> Iterator[Finding]:
@@ -165,7 +167,7 @@ def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
         if not isinstance(outbox, SQLiteOutbox):
             yield _elsewhere(outbox, butter)
             return
-        warnings = list(assembly.warnings(outbox, () if butter is None else butter.routes.routes))
+        warnings = list(components.warnings(outbox, () if butter is None else butter.routes.routes))
     except ConfigurationError as error:
         yield Finding("outbox", Mark.FAILED, str(error))
         return
@@ -207,7 +209,7 @@ _MEMORY: Final = (
 def _disk(path: str) -> Finding:
     folder = Path(path).parent
     free = shutil.disk_usage(folder).free
-    kind = _places.file_system(path, _places.mounted()) or "a file system of unknown type"
+    kind = preflight.file_system(path, preflight.mounted()) or "a file system of unknown type"
     text = f"{folder} is on {kind}, {free / 1024**3:.1f} GiB free"
     if free < LEAST_FREE:
         return Finding("disk", Mark.WARNING, text, "Make room: what a full disk cannot take waits in memory.")
@@ -271,8 +273,10 @@ def _network(butter: Butter | None) -> Iterator[Finding]:
     said = list[str]()
     try:
         with listening(said):
-            url = settings.base_url(None) if butter is None else butter.base_url
-        client: Courier = assembly.courier(url, None, None, None, needed=True)() if butter is None else butter.client()
+            url = config.base_url(None) if butter is None else butter.base_url
+        client: Courier = (
+            components.courier(url, None, None, None, needed=True)() if butter is None else butter.client()
+        )
     except HTTPClientError as error:
         yield Finding("client", Mark.FAILED, str(error))
         return

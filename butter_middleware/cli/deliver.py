@@ -15,7 +15,7 @@ from typing import Final
 import anyio
 import click
 
-from butter_middleware import assembly, settings
+from butter_middleware import config
 from butter_middleware.cli.draining import (
     DRAIN_SECONDS,
     LEAD_SECONDS,
@@ -28,16 +28,17 @@ from butter_middleware.cli.draining import (
     say_unread,
 )
 from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.cli.options import NO_OUTBOX, app_option, load, outbox_option, path_of
 from butter_middleware.cli.output import Output, output_options
-from butter_middleware.cli.target import NO_OUTBOX, app_option, load, outbox_option, path_of
-from butter_middleware.delivery import Delivery
-from butter_middleware.exchange import Capture
-from butter_middleware.notices import Notices
+from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.models.http import Capture
 from butter_middleware.outbox import SQLiteOutbox
-from butter_middleware.outbox._locks import LEADER, LockFile
-from butter_middleware.outbox.visit import refuse_absent
-from butter_middleware.reading import Reading
-from butter_middleware.worker import Worker
+from butter_middleware.outbox.sqlite.admin import refuse_absent
+from butter_middleware.outbox.sqlite.locks import LEADER, LockFile
+from butter_middleware.pipeline import components
+from butter_middleware.pipeline.worker import Worker
+from butter_middleware.reader.reader import Reading
+from butter_middleware.telemetry.dispatcher import Notices
 
 SAME_SECONDS: Final = 1.0
 """In which a second signal to stop is the first one, told twice."""
@@ -114,7 +115,7 @@ def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> Work:
         _await_file(output, outbox.path, stop)
     else:
         refuse_absent(outbox.path)
-    return Work(outbox, butter.collector.take_over(), reads=True)
+    return Work(outbox, butter.pipeline.take_over(), reads=True)
 
 
 def _await_file(output: Output, path: str, stop: Event) -> None:
@@ -132,7 +133,7 @@ def _records_only(path: str | None) -> Work:
     outbox = SQLiteOutbox(path)
     refuse_absent(outbox.path)
     outbox.validate()
-    make_client = assembly.courier(settings.base_url(None), None, None, None, needed=True)
+    make_client = components.courier(config.base_url(None), None, None, None, needed=True)
     anyio.run(make_client().aclose)  # which says where the environment allows none
     notices = Notices(time.time)
 

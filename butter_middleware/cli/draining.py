@@ -10,7 +10,7 @@ import click
 from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.output import Output, counted, duration, moment
 from butter_middleware.outbox import Counts, SQLiteOutbox
-from butter_middleware.worker import Worker
+from butter_middleware.pipeline.worker import Worker
 
 POLL_SECONDS: Final = 0.2
 LEAD_SECONDS: Final = 3.0

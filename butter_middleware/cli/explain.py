@@ -9,21 +9,21 @@ from typing import Any, Final, Self, get_args
 import click
 from click.exceptions import Exit
 
-from butter_middleware import extract, settings
-from butter_middleware.checkout import CheckoutFields, Psp, Record
+from butter_middleware import config, extract
+from butter_middleware.capture.routes import CheckoutRoute, RouteTable
 from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.cli.options import app_option, load
 from butter_middleware.cli.output import Output, Row, output_options
-from butter_middleware.cli.target import app_option, load
 from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE
-from butter_middleware.counters import Skip
 from butter_middleware.errors import ExtractionError
-from butter_middleware.exchange import Capture, CheckoutResponse, view
 from butter_middleware.extract.explanation import Explanation
 from butter_middleware.extract.explanation import values as values_of
-from butter_middleware.reading import Reader, Reading
-from butter_middleware.routes import CheckoutRoute, RouteTable
-from butter_middleware.strength import carried
+from butter_middleware.models.checkout import CheckoutFields, Psp, Record
+from butter_middleware.models.http import Capture, CheckoutResponse, view
+from butter_middleware.models.reasons import Skip
+from butter_middleware.reader.evidence import carried
+from butter_middleware.reader.reader import Reader, Reading
 
 MOST_BYTES: Final = 16 * 1024**2
 _PRESETS: Final = {name: getattr(extract, name) for name in get_args(Psp)}
@@ -157,7 +157,7 @@ def _routes(
         raise click.UsageError(message)
     if psp is not None:
         preset = _PRESETS[psp](at=at) if at else _PRESETS[psp]()
-        staging = settings.environment(None) == "staging"
+        staging = config.environment(None) == "staging"
         return RouteTable([_Response("/", psp=psp, extract=preset)]), "POST", "/", staging
     if path is None:
         message = "say by --path which request the response answers, such as --path /checkout/7"

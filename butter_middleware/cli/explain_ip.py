@@ -11,8 +11,8 @@ from click.exceptions import Exit
 
 from butter_middleware import client_ip
 from butter_middleware.cli.failure import EXIT_CODES, ExitCode
+from butter_middleware.cli.options import app_option, load
 from butter_middleware.cli.output import Output, Row, output_options
-from butter_middleware.cli.target import app_option, load
 from butter_middleware.client_ip import Strategy
 from butter_middleware.client_ip.explanation import CONFIGURED
 from butter_middleware.errors import ConfigurationError

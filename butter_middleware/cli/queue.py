@@ -1,197 +1,284 @@
-"""`worker`, and `postgres`: the queue that many machines share."""
+"""`butter-middleware dead` and `parked`: what waits for a person, listed, shown, tried again or dropped."""
 
-import asyncio
-import logging
-import signal
-from collections.abc import Sequence
-from dataclasses import replace
-from importlib import import_module
-from typing import Any, Final
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
 
 import click
 
-from butter_middleware.butter import Butter
-from butter_middleware.cli.deliver import SAME_SECONDS
 from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
-from butter_middleware.cli.output import Output, output_options
-from butter_middleware.cli.target import app_option, load
-from butter_middleware.client_ip import direct
+from butter_middleware.cli.options import app_option, outbox_option, outbox_path
+from butter_middleware.cli.output import Output, Row, moment, output_options
+from butter_middleware.errors import ExtractionError
+from butter_middleware.models.content_encoding import decode
+from butter_middleware.models.http import Capture
+from butter_middleware.outbox.sqlite import listing
+from butter_middleware.outbox.sqlite.admin import Visit
+from butter_middleware.outbox.sqlite.listing import Waiting
+from butter_middleware.outbox.sqlite.overview import overview
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-_DSN: Final = "BUTTER_POSTGRES_DSN"
-_dsn: Final = click.option("--dsn", envvar=_DSN, help=f"The database, postgresql://...; or {_DSN}.")
-_schema: Final = click.option("--schema", default="butter", show_default=True, help="The schema that the queue is in.")
-_engine: Final = click.option(
-    "--procrastinate-schema",
-    default="",
-    help="The schema of a procrastinate that you run anyway. Without it, its tables are in --schema.",
-)
-_web: Final = click.option(
-    "--web", multiple=True, metavar="ROLE", help="A role that may enqueue, and nothing else. Repeatable."
-)
-_workers: Final = click.option(
-    "--worker", multiple=True, metavar="ROLE", help="A role that may work the queue. Repeatable."
-)
+SHOWN_BYTES: Final = 64 * 1024
+"""Of a body, with --reveal."""
+SHOWN_ITEMS: Final = 5
+"""Of a list in a body, where only its shape is shown."""
+STEP: Final = 200
+"""Entries a transaction."""
 
-
-@click.command("worker", epilog=EXIT_CODES)
-@app_option
-@_dsn
-@_schema
-@_engine
-@click.option("--queue", default="butter", show_default=True, help="The queue's name.")
-@click.option("--base-url", help="Where Butter is, or BUTTER_BASE_URL: for tests and sandboxes.")
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 32),
-    default=4,
-    show_default=True,
-    help="How many records this worker sends at once.",
-)
-@click.option(
-    "--slots",
-    type=click.IntRange(1, 64),
-    default=8,
-    show_default=True,
-    help="How many records all workers together send at once.",
-)
-@click.option(
-    "--stop-timeout",
-    type=click.FloatRange(0, 600),
-    default=25.0,
-    show_default=True,
-    help="How many seconds records on their way may take after SIGTERM.",
-)
-def worker_command(app: str | None, dsn: str | None, base_url: str | None, **options: Any) -> None:  # noqa: ANN401
-    """Send what is in the queue to Butter, until SIGTERM.
-
-    With --app: your Butter's credentials, environment and PostgresOutbox are used; name the worker's own role by --dsn.
-    Without: BUTTER_USERNAME and BUTTER_PASSWORD of the environment. Run as many as you like: they share --slots.
-    """
-    _extra()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("procrastinate").setLevel(logging.WARNING)
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # one line each time that PostgreSQL is not there
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    butter = _bare(_needed(dsn), base_url, options) if app is None else _of_app(app)
-    asyncio.run(_work(butter, dsn, options))
+_THINGS: Final = {Waiting.DEAD: ("dead record", "dead records"), Waiting.PARKED: ("parked capture", "parked captures")}
+_MEANINGS: Final = {
+    "422": "Butter finds these fields invalid. Mend what gives them; this one never goes out as it is.",
+    "500": "Butter failed on it again and again, while it took others. Ask Butter, then retry.",
+    **dict.fromkeys(("400", "413", "415"), "Butter cannot read it, while it took others. Ask Butter, then retry."),
+    **dict.fromkeys(("403", "404", "405", "410"), "Butter refuses it, while it took others. Ask Butter, then retry."),
+}
+"""By the answer that a record died of."""
+_INTRODUCTIONS: Final = {
+    Waiting.DEAD: "Records that Butter will not accept as they are. Nothing sends them again until you say so.",
+    Waiting.PARKED: (
+        "Captures that could not be read as they should: the extractor raised, there was no e-mail or no address. They "
+        "are read again whenever the app starts; retry does it now."
+    ),
+}
 
 
-def _of_app(app: str) -> Butter:
-    """Return the Butter of an app, which says by itself what the command line would say differently.
+def _said_once(rows: Sequence[Row], column: str) -> Sequence[Row]:
+    """Return rows of which only the first says what those after it would repeat."""
+    return [
+        {**row, column: "as above"} if before and row[column] and row[column] == before[column] else row
+        for before, row in zip([None, *rows], rows, strict=False)
+    ]
+
+
+def _named(state: Waiting, count: int) -> str:
+    return f"{count} {_THINGS[state][count != 1]}"
+
+
+def _group(state: Waiting) -> click.Group:
+    """Return the commands for one kind of entry."""
+
+    @click.group(name=state.value, help=_INTRODUCTIONS[state], epilog=EXIT_CODES)
+    def group() -> None: ...
+
+    @group.command(
+        "list", help=f"List the {_THINGS[state][1]}, oldest first, without personal data.", epilog=EXIT_CODES
+    )
+    @outbox_option
+    @app_option
+    @click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many at most.")
+    @click.option("--after", type=int, default=0, help="Only those with a number above this one, for the next page.")
+    @output_options()
+    def list_(output: Output, *, outbox: str | None, app: str | None, limit: int, after: int) -> None:
+        with Visit(outbox_path(outbox, app)) as visit:
+            found = visit.read(lambda db: listing.entries(db, state, limit + 1, after))
+        rows: list[Row] = [
+            {
+                "id": entry.id,
+                "captured_at": moment(entry.captured_at),
+                "reason": entry.reason,
+                "attempts": entry.attempts,
+                "detail": entry.detail,
+                "meaning": _MEANINGS.get(entry.reason[:3], "") if state is Waiting.DEAD else "",
+            }
+            for entry in found[:limit]
+        ]
+        columns = {"id": "ID", "captured_at": "Checkout at", "reason": "Reason"}
+        told = "detail" if state is Waiting.PARKED else "meaning"
+        columns[told] = "What to do" if state is Waiting.PARKED else "What it means"
+        output.table(rows if output.as_json else _said_once(rows, told), columns, f"There is no {_THINGS[state][0]}.")
+        if len(found) > limit:
+            output.note(f"There are more. The next page: --after {found[limit - 1].id}")
+
+    @group.command("show", help=f"Show one {_THINGS[state][0]}, with what is stored of it.", epilog=EXIT_CODES)
+    @click.argument("number", metavar="ID", type=int)
+    @outbox_option
+    @app_option
+    @output_options(reveal=True)
+    def show(output: Output, *, number: int, outbox: str | None, app: str | None) -> None:
+        with Visit(outbox_path(outbox, app)) as visit:
+            found = visit.read(lambda db: _details(db, state, number, reveal=output.reveal))
+        if found is None:
+            msg = f"there is no {_THINGS[state][0]} {number}. `butter-middleware {state} list` names them."
+            raise Failure(msg, ExitCode.ATTENTION)
+        output.fields(found)
+
+    @group.command("retry", help=_RETRY[state], epilog=EXIT_CODES)
+    @_chosen
+    @output_options()
+    def retry(output: Output, *, numbers: Sequence[int], all_: bool, outbox: str | None, app: str | None) -> None:
+        with Visit(outbox_path(outbox, app)) as visit:
+            chosen = _choose(visit, state, numbers, all_=all_)
+            done = _in_steps(chosen, lambda few: visit.write(lambda db: listing.retry(db, state, few, time.time())))
+            view = visit.read(lambda db: overview(db, visit.locks))
+        now = _retried_now(state, readers=view.readers, delivers=view.deliverer is not None)
+        _finish(output, state, "to be tried again", numbers, done, now)
+
+    @group.command("drop", help=f"Delete {_THINGS[state][1]} for good. Their evidence is lost.", epilog=EXIT_CODES)
+    @_chosen
+    @click.option("--yes", is_flag=True, help="Do not ask.")
+    @output_options()
+    def drop(
+        output: Output, *, numbers: Sequence[int], all_: bool, yes: bool, outbox: str | None, app: str | None
+    ) -> None:
+        with Visit(outbox_path(outbox, app)) as visit:
+            chosen = _choose(visit, state, numbers, all_=all_)
+            there = len({*chosen} & {*visit.read(lambda db: listing.numbers(db, state))})
+            if there and not yes:
+                confirm(f"Delete {_named(state, there)} for good?", output)
+            done = _in_steps(chosen, lambda few: visit.write(lambda db: listing.drop(db, state, few)))
+        _finish(output, state, "deleted", numbers, done, "")
+
+    return group
+
+
+_RETRY: Final = {
+    Waiting.DEAD: "Send dead records once more, with all of their tries. For when Butter, or the account, was mended.",
+    Waiting.PARKED: (
+        "Read parked captures once more, with the extractors that the app runs now. For when a deploy brought the fix; "
+        "a start of the app does it for all of them by itself."
+    ),
+}
+
+
+def _chosen(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the arguments that choose entries."""
+    command = app_option(outbox_option(command))
+    command = click.option("--all", "all_", is_flag=True, help="All that there are.")(command)
+    return click.argument("numbers", metavar="ID...", type=int, nargs=-1)(command)
+
+
+def _choose(visit: Visit, state: Waiting, numbers: Sequence[int], *, all_: bool) -> Sequence[int]:
+    if bool(numbers) == all_:
+        msg = "Which ones? Give the IDs that `list` shows, or --all."
+        raise Failure(msg, ExitCode.USAGE)
+    return visit.read(lambda db: listing.numbers(db, state)) if all_ else list(dict.fromkeys(numbers))
+
+
+def _in_steps(chosen: Sequence[int], change: Callable[[Sequence[int]], int]) -> int:
+    """Change a few at a time, so that checkouts in the app never wait long for the file."""
+    return sum(change(chosen[start : start + STEP]) for start in range(0, len(chosen), STEP))
+
+
+def is_interactive() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty()
+
+
+def confirm(question: str, output: Output) -> None:
+    """Ask before something that cannot be undone.
 
     Raises:
-        Failure: the command line says it too, or this Butter sends nothing.
+        Failure: nobody is there to ask.
+        click.Abort: the answer is no.
     """
-    from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
-
-    said: list[str] = []
-    butter = load(app, said)
-    for text in said:
-        Output().note(text)
-    if butter.dry_run:
-        msg = f"--app {app}: this Butter sends nothing: dry_run=True. Take that out."
-        raise Failure(msg)
-    own = ("base_url", "queue", "schema") if isinstance(butter.outbox, PostgresOutbox) else ("base_url",)
-    context = click.get_current_context()
-    for name in own:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            msg = f"--{name.replace('_', '-')} and --app say two things, maybe. Leave it out: the app has its own."
-            raise Failure(msg, ExitCode.USAGE)
-    return butter
+    if output.as_json or not is_interactive():
+        msg = "This cannot be undone, and there is no terminal to ask on. Say --yes where you mean it."
+        raise Failure(msg, ExitCode.USAGE)
+    click.confirm(question, abort=True, err=True)
 
 
-def _bare(dsn: str, base_url: str | None, options: dict[str, Any]) -> Butter:
-    from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
-
-    queue = PostgresOutbox(dsn, queue=options["queue"], schema=options["schema"])
-    return Butter(client_ip=direct(), base_url=base_url, outbox=queue)
-
-
-async def _work(butter: Butter, dsn: str | None, options: dict[str, Any]) -> None:
-    from butter_middleware.postgres import Names, Pace, PostgresOutbox, Worker  # noqa: PLC0415 - an extra
-
-    queue = butter.outbox
-    names = Names(options["schema"], options["procrastinate_schema"], options["queue"])
-    if isinstance(queue, PostgresOutbox):
-        names = replace(names, schema=queue.names.schema, queue=queue.names.queue)
-        dsn = dsn or queue.dsn
-    pace = Pace(options["concurrency"], options["slots"], options["stop_timeout"])
-    worker = Worker(_needed(dsn), names, butter.delivery, pace)
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        """Stop; a second signal ends the process at once, but within a moment it is the first, told twice."""
-        worker.stop()
-        for number in _SIGNALS:
-            loop.call_later(SAME_SECONDS, signal.signal, number, signal.SIG_DFL)
-
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop)
-    await worker.run()
+def _retried_now(state: Waiting, *, readers: int, delivers: bool) -> str:
+    if state is Waiting.PARKED:
+        return (
+            "A running process reads them within seconds."
+            if readers
+            else "No process with the app's extractors runs now: they are read at its next start."
+        )
+    return (
+        "They are sent as soon as Butter takes them."
+        if delivers
+        else "No process delivers now: start the app, or run `butter-middleware deliver`."
+    )
 
 
-def _extra() -> None:
-    """Load what the extra brings.
+def _finish(output: Output, state: Waiting, what: str, numbers: Sequence[int], done: int, then: str) -> None:
+    absent = max(0, len(set(numbers)) - done)
+    text = f"{_named(state, done)} {what}." + (f" {then}" if then and done else "")
+    output.result({"done": done, "absent": absent}, text)
+    if absent:
+        output.note(f"{absent} of the IDs given {'is' if absent == 1 else 'are'} not there (any more).")
+        raise click.exceptions.Exit(ExitCode.ATTENTION)
 
-    Raises:
-        Failure: it is not installed, or psycopg finds no libpq; the remedy.
-    """
+
+def _details(db: Any, state: Waiting, number: int, *, reveal: bool) -> dict[str, Any] | None:  # noqa: ANN401 - sqlite3.Connection
+    entry = next((found for found in listing.entries(db, state, 1, number - 1) if found.id == number), None)
+    if entry is None:
+        return None
+    fields: dict[str, Any] = {
+        "id": entry.id,
+        "captured_at": moment(entry.captured_at),
+        "reason": entry.reason,
+    }
+    if state is Waiting.DEAD:
+        payload, _body = listing.content(db, state, number) or ("{}", b"")
+        meaning = _MEANINGS.get(entry.reason[:3], "")
+        return fields | {
+            "meaning": meaning,
+            "attempts": entry.attempts,
+            "key": entry.detail,
+            "record": json.loads(payload),
+        }
+    capture = listing.capture(db, number)
+    return fields | {"what_to_do": entry.detail} | ({} if capture is None else _described(capture, reveal=reveal))
+
+
+def _described(capture: Capture, *, reveal: bool) -> dict[str, Any]:
+    """Say what a capture holds; without `reveal` its shape only, since a shopper's name looks like any other text."""
+    response, request = dict(capture.response_headers), dict(capture.headers)
+    query = capture.query_string.decode("latin-1")
+    fields: dict[str, Any] = {
+        "request": f"{capture.method} {capture.path}",
+        "query": query if reveal else ("(hidden)" if query else ""),
+        "status": capture.status_code,
+        "content_type": response.get(b"content-type", b"").decode("latin-1"),
+        "content_encoding": response.get(b"content-encoding", b"").decode("latin-1"),
+        "annotations": dict(capture.annotations) if reveal else shape(dict(capture.annotations)),
+    }
+    if reveal:
+        fields["client"] = capture.client
+        fields["headers"] = [f"{name.decode('latin-1')}: {value.decode('latin-1')}" for name, value in capture.headers]
+    fields["body"] = _body(capture.body, response, reveal=reveal)
+    if capture.request_body is not None:
+        fields["request_body"] = _body(capture.request_body, request, reveal=reveal)
+    if not reveal:
+        fields["hidden"] = "Values are hidden, since they may be personal data: --reveal shows them."
+    return fields
+
+
+def _body(body: bytes, headers: Mapping[bytes, bytes], *, reveal: bool) -> object:
     try:
-        import_module("butter_middleware.postgres")
-    except ModuleNotFoundError as error:
-        if error.name not in {"procrastinate", "psycopg", "psycopg_pool"}:
-            raise
-        msg = "the queue in PostgreSQL is an extra. Run: pip install 'butter-middleware[postgres]'"
-        raise Failure(msg) from error
-    except ImportError as error:  # psycopg's own, which has no module's name
-        msg = f"psycopg cannot be used ({error}). Install the system's libpq, or run: pip install 'psycopg[binary]'"
-        raise Failure(msg) from error
+        plain = decode(body, headers.get(b"content-encoding", b"").decode("latin-1"), 1 << 26)
+    except ExtractionError as error:
+        return f"({len(body)} bytes that cannot be decoded: {error})"
+    try:
+        data = json.loads(plain)
+    except (ValueError, RecursionError):
+        return plain[:SHOWN_BYTES].decode("utf-8", "replace") if reveal else f"({len(plain)} bytes, no JSON)"
+    return data if reveal else shape(data)
 
 
-@click.group("postgres", epilog=EXIT_CODES)
-def postgres_command() -> None:
-    """Set up the queue in PostgreSQL that many machines share."""
+def shape(value: object) -> object:
+    """Return JSON with its keys and without its texts and numbers; an e-mail address shows as one."""
+    match value:
+        case dict():
+            return {key: shape(item) for key, item in cast("dict[str, object]", value).items()}
+        case list():
+            items = cast("list[object]", value)
+            more = [f"({len(items) - SHOWN_ITEMS} more)"] if len(items) > SHOWN_ITEMS else []
+            return [*map(shape, items[:SHOWN_ITEMS]), *more]
+        case bool() | None:
+            return value
+        case str():
+            return value if _is_email(value) else f"(text of {len(value)})"
+        case _:
+            return "(number)"
 
 
-@postgres_command.command("schema", epilog=EXIT_CODES)
-@_schema
-@_engine
-@_web
-@_workers
-def schema_command(schema: str, procrastinate_schema: str, web: Sequence[str], worker: Sequence[str]) -> None:
-    """Print the SQL for a database that has none of it, for those who apply SQL by themselves."""
-    _extra()
-    from butter_middleware.postgres import Names  # noqa: PLC0415 - an extra
-    from butter_middleware.postgres.schema import fresh_sql  # noqa: PLC0415
-
-    click.echo(fresh_sql(Names(schema, procrastinate_schema), web, worker))
+def _is_email(text: str) -> bool:
+    local, at, domain = text.strip().partition("@")
+    return bool(local and at and "." in domain) and not any(map(str.isspace, text.strip()))
 
 
-@postgres_command.command("migrate", epilog=EXIT_CODES)
-@output_options()
-@_dsn
-@_schema
-@_engine
-@_web
-@_workers
-def migrate_command(
-    output: Output, dsn: str | None, schema: str, procrastinate_schema: str, web: Sequence[str], worker: Sequence[str]
-) -> None:
-    """Make the queue, or bring it up to date, as its owner; and grant its use to roles.
-
-    Making it is one transaction. Of an update each step is one, and is named.
-    """
-    _extra()
-    from butter_middleware.postgres import Names  # noqa: PLC0415 - an extra
-    from butter_middleware.postgres.schema import migrate  # noqa: PLC0415
-
-    done = migrate(_needed(dsn), Names(schema, procrastinate_schema), web, worker)
-    output.result({"done": done}, "; ".join(done))
-
-
-def _needed(dsn: str | None) -> str:
-    if not dsn:
-        msg = f"no database: pass --dsn postgresql://..., or set {_DSN}."
-        raise Failure(msg)
-    return dsn
+dead = _group(Waiting.DEAD)
+parked = _group(Waiting.PARKED)

@@ -13,9 +13,9 @@ from urllib.request import getproxies, proxy_bypass
 
 import anyio
 
-from butter_middleware.answers import Answer, AnswerKind
 from butter_middleware.cli.output import Mark, counted
-from butter_middleware.courier import Courier
+from butter_middleware.delivery.clients import Courier
+from butter_middleware.models.answer import Answer, AnswerKind
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def _open(host: str, port: int) -> Finding:
 
 
 def _secured(host: str, port: int) -> Finding:
-    from butter_middleware.api import ssl_context  # noqa: PLC0415 - httpx, for this command only
+    from butter_middleware.delivery.http import ssl_context  # noqa: PLC0415 - httpx, for this command only
 
     with (
         socket.create_connection((host, port), SECONDS) as plain,

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from butter_middleware.cli.failure import EXIT_CODES, ExitCode
-from butter_middleware.settings import is_loopback
+from butter_middleware.config import is_loopback
 
 PORT: Final = 8025
 

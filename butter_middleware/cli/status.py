@@ -12,12 +12,12 @@ from rich.live import Live
 from rich.text import Text
 
 from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.cli.options import app_option, outbox_option, outbox_path
 from butter_middleware.cli.output import Mark, Output, Row, duration, moment, output_options
-from butter_middleware.cli.target import app_option, outbox_option, outbox_path
 from butter_middleware.errors import ButterError
-from butter_middleware.outbox import _statements
-from butter_middleware.outbox._overview import Overview, overview
-from butter_middleware.outbox.visit import Visit
+from butter_middleware.outbox.sqlite import statements
+from butter_middleware.outbox.sqlite.admin import Visit
+from butter_middleware.outbox.sqlite.overview import Overview, overview
 
 COLUMNS: Final = {"what": "State", "count": "Number", "note": ""}
 
@@ -63,9 +63,9 @@ def resume(output: Output, *, outbox: str | None, app: str | None) -> None:
     way.
     """
     with Visit(outbox_path(outbox, app)) as visit:
-        reason = visit.read(_statements.hold)
+        reason = visit.read(statements.hold)
         if reason is not None:
-            visit.write(lambda db: _statements.set_hold(db, None))
+            visit.write(lambda db: statements.set_hold(db, None))
         delivers = visit.read(lambda db: overview(db, visit.locks)).deliverer is not None
     if reason is None:
         output.result({"resumed": False, "hold": None}, "There is no hold.")

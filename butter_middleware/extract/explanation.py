@@ -7,8 +7,7 @@ from enum import StrEnum
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from butter_middleware.errors import ExtractionError
-from butter_middleware.exchange import CheckoutResponse
-from butter_middleware.routes import Extractor
+from butter_middleware.models.http import CheckoutResponse, Extractor
 
 NOTHING_TRIED: Final = "has no expression for it"
 

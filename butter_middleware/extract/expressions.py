@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from jmespath.exceptions import JMESPathError
 
-from butter_middleware.checkout import CheckoutFields
 from butter_middleware.errors import ConfigurationError, ExtractionError
-from butter_middleware.exchange import CheckoutResponse
 from butter_middleware.extract.explanation import Explanation, Field
 from butter_middleware.extract.paths import attempts, path
+from butter_middleware.models.checkout import CheckoutFields
+from butter_middleware.models.http import CheckoutResponse
 
 FIELDS: Final = tuple(sorted(CheckoutFields.__annotations__))
 _KNOWN: Final = (*FIELDS, "ipv4_address")

@@ -5,9 +5,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from butter_middleware import config
 from butter_middleware.errors import ConfigurationError, ExtractionError
-from butter_middleware.exchange import CheckoutResponse
-from butter_middleware.routes import Extracted, check_function
+from butter_middleware.models.http import EXTRACTOR_REMEDY, CheckoutResponse, Extracted
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -21,7 +21,7 @@ def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Calla
     if not _is_model(model):
         msg = "extract.model(): the first argument is no pydantic model class. Pass the endpoint's response model."
         raise ConfigurationError(msg)
-    check_function("extract.model(): function", function)
+    config.function("extract.model(): function", function, EXTRACTOR_REMEDY)
 
     def extract(response: CheckoutResponse) -> Extracted:
         try:

@@ -7,14 +7,14 @@ from typing import Any, Final, cast, get_args
 
 from jmespath.exceptions import JMESPathError
 
-from butter_middleware.checkout import EVIDENCE_IDS, Psp
-from butter_middleware.counters import Skip
 from butter_middleware.errors import ConfigurationError
-from butter_middleware.exchange import CheckoutResponse
 from butter_middleware.extract.explanation import Attempt, Explanation, Field, Outcome
 from butter_middleware.extract.expressions import FIELDS
 from butter_middleware.extract.paths import attempts, first, holds, path
-from butter_middleware.payments import Payments
+from butter_middleware.models.checkout import EVIDENCE_IDS, Psp
+from butter_middleware.models.http import CheckoutResponse
+from butter_middleware.models.payments import Payments
+from butter_middleware.models.reasons import Skip
 
 Object = dict[str, Any]
 _READ: Final = tuple(name for name in FIELDS if name not in {"psp", "user_agent"})

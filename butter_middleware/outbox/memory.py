@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final, TypeVar
 
-from butter_middleware import settings
-from butter_middleware.checkout import Record
+from butter_middleware import config
+from butter_middleware._utils.futures import done, failed
 from butter_middleware.errors import OutboxFullError
-from butter_middleware.exchange import Capture
-from butter_middleware.outbox.protocol import FAR_FUTURE, Counts, Parked, Pending, Settled, Settlement, StoredCapture
-from butter_middleware.parts import Part, joined
-from butter_middleware.waiting import done, failed
+from butter_middleware.models.checkout import Record
+from butter_middleware.models.http import Capture
+from butter_middleware.models.partial import Part, joined
+from butter_middleware.outbox.base import FAR_FUTURE, Counts, Parked, Pending, Settled, Settlement, StoredCapture
 
 T = TypeVar("T")
 
@@ -52,8 +52,8 @@ class MemoryOutbox:
     durable: bool = False
 
     def __init__(self, limit: int = 10_000, *, clock: Callable[[], float] = time.time) -> None:
-        settings.whole_number("limit", limit, 1, MOST)
-        settings.clock(clock)
+        config.whole_number("limit", limit, 1, MOST)
+        config.clock(clock)
         self._limit = limit
         self._clock = clock
         self._reset()

@@ -11,9 +11,9 @@ import anyio.to_thread
 import psycopg
 from psycopg_pool import ConnectionPool
 
-from butter_middleware import rehearsal
-from butter_middleware.checkout import Record
+from butter_middleware._utils import overrides
 from butter_middleware.errors import ConfigurationError
+from butter_middleware.models.checkout import Record
 from butter_middleware.postgres.names import Names, link, quoted, readable
 
 Connection = TypeVar("Connection", psycopg.Connection[Any], psycopg.AsyncConnection[Any])
@@ -218,7 +218,7 @@ def _dsn(dsn: str | None, pool: object) -> str:
             raise ConfigurationError(msg)
         return ""
     given = dsn if dsn is not None else os.environ.get("BUTTER_POSTGRES_DSN", "")
-    if not given and rehearsal.current() is not None:
+    if not given and overrides.current() is not None:
         return "postgresql://nobody.invalid"  # nobody connects to it
     if not given:
         msg = "PostgresOutbox needs a dsn such as postgresql://shop@db/shop; or set BUTTER_POSTGRES_DSN to it."

@@ -9,8 +9,8 @@ from procrastinate import BaseRetryStrategy, Blueprint, JobContext, RetryDecisio
 from procrastinate.connector import BaseConnector
 from procrastinate.jobs import Job
 
-from butter_middleware.checkout import Record
-from butter_middleware.delivery import Delivery
+from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.models.checkout import Record
 from butter_middleware.outbox import Settled, Settlement
 from butter_middleware.postgres.names import TASK, Names, quoted
 

@@ -11,7 +11,7 @@ from procrastinate import App
 from procrastinate.worker import Worker as Engine
 from psycopg import errors
 
-from butter_middleware.delivery import Delivery
+from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.postgres.connector import PatientConnector
 from butter_middleware.postgres.names import TASK, Names, readable
 from butter_middleware.postgres.reaper import STALLED_SECONDS, Reaper

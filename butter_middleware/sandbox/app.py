@@ -5,14 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, cast, get_args
 
-from butter_middleware._asgi import Message, Receive, Scope, Send
-from butter_middleware.api import SOURCES
+from butter_middleware._utils.asgi import Message, Receive, Scope, Send
+from butter_middleware.config import SANDBOX_SOURCES
 from butter_middleware.sandbox.events import Stream
+from butter_middleware.sandbox.fake_butter import PATHS, FakeButter
 from butter_middleware.sandbox.guard import Guard
 from butter_middleware.sandbox.inbox import KEEP, Arrival, Inbox
 from butter_middleware.sandbox.pages import PAGES
-from butter_middleware.testing import FakeButter
-from butter_middleware.testing.fake_butter import PATHS
 
 Answer = Literal["contract", "401", "403", "422", "429", "500", "slow", "reset"]
 """How requests are answered: as Butter would, or by a switch, until it is switched off."""
@@ -134,7 +133,7 @@ class Sandbox:
         if body is None:
             return
         answer, is_record = self.answer, scope["method"] == "POST" and scope["path"] in PATHS
-        told = headers.get(SOURCES.lower().encode(), b"").decode("latin-1")
+        told = headers.get(SANDBOX_SOURCES.lower().encode(), b"").decode("latin-1")
         arrival = Arrival(body, None, switched=True, told=told)
         if answer == "reset":
             if is_record:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import anyio
 
-from butter_middleware._asgi import Message, Receive, Send
+from butter_middleware._utils.asgi import Message, Receive, Send
 from butter_middleware.sandbox.inbox import Inbox
 
 PAUSE: Final = 0.1

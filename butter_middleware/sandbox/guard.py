@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Final
 
-from butter_middleware._asgi import ASGIApp, Message, Receive, Scope, Send
-from butter_middleware.settings import is_loopback
+from butter_middleware._utils.asgi import ASGIApp, Message, Receive, Scope, Send
+from butter_middleware.config import is_loopback
 
 HEADERS: Final = {
     # The page shows what others wrote: no inline script, no HTML from strings, nothing from elsewhere.

@@ -9,7 +9,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Any, Final, cast
 
-from butter_middleware.checkout import Checkout, Record
+from butter_middleware.models.checkout import Checkout, Record
 
 KEEP: Final = 10_000
 """Entries that are kept unless told otherwise."""
@@ -47,7 +47,7 @@ class Arrival:
     switched: bool = False
     """Whether a switch chose the answer."""
     told: str = ""
-    """JSON text: what the middleware tells beside the record (`butter_middleware.sources`)."""
+    """JSON text: what the middleware tells beside the record (`butter_middleware.reader.provenance`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from butter_middleware._asgi import Receive, Scope, Send
+from butter_middleware._utils.asgi import Receive, Scope, Send
 from butter_middleware.sandbox.app import RESET, Sandbox
 
 GRACE_SECONDS: Final = 3

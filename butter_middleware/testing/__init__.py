@@ -2,23 +2,23 @@
 
 from typing import TYPE_CHECKING
 
-from butter_middleware._lazy import face
+from butter_middleware._utils.lazy import face
 
 if TYPE_CHECKING:
-    from butter_middleware.testing.fake_butter import FakeButter
+    from butter_middleware.sandbox.fake_butter import FakeButter
     from butter_middleware.testing.inbox import ButterInbox
-    from butter_middleware.testing.parked import ParkedCheckout, ParkedError, ParkedWarning
     from butter_middleware.testing.record import InboxRecord
+    from butter_middleware.testing.records import ParkedCheckout, ParkedError, ParkedWarning
 
 __all__ = ["ButterInbox", "FakeButter", "InboxRecord", "ParkedCheckout", "ParkedError", "ParkedWarning"]
 
 if not TYPE_CHECKING:  # to a checker, a module with __getattr__ has every name there could be
     _HOMES = {
-        "ButterInbox": "inbox",
-        "FakeButter": "fake_butter",
-        "InboxRecord": "record",
-        "ParkedCheckout": "parked",
-        "ParkedError": "parked",
-        "ParkedWarning": "parked",
+        "ButterInbox": "butter_middleware.testing.inbox",
+        "FakeButter": "butter_middleware.sandbox.fake_butter",
+        "InboxRecord": "butter_middleware.testing.record",
+        "ParkedCheckout": "butter_middleware.testing.records",
+        "ParkedError": "butter_middleware.testing.records",
+        "ParkedWarning": "butter_middleware.testing.records",
     }
     __getattr__, __dir__ = face(globals(), _HOMES)

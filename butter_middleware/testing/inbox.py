@@ -3,11 +3,11 @@
 from difflib import get_close_matches
 from typing import Protocol, Unpack
 
-from butter_middleware.testing.ledger import Ledger
-from butter_middleware.testing.parked import ParkedCheckout, unexpected
+from butter_middleware.sandbox.responses import Fault
+from butter_middleware.testing.assertions import Whereabouts, differing, unsent
 from butter_middleware.testing.record import NAMES, InboxFields, InboxRecord
-from butter_middleware.testing.responses import Fault
-from butter_middleware.testing.unsent import Whereabouts, differing, unsent
+from butter_middleware.testing.recorder import Ledger
+from butter_middleware.testing.records import ParkedCheckout, unexpected
 
 
 class Surroundings(Protocol):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from butter_middleware import rehearsal
+from butter_middleware._utils import overrides
 
 if TYPE_CHECKING:
-    from butter_middleware.assembly import Equipment, Options
+    from butter_middleware.pipeline.components import Equipment, Options
     from butter_middleware.testing import ButterInbox
-    from butter_middleware.testing.ledger import Ledger
-    from butter_middleware.testing.stage import Stage
+    from butter_middleware.testing.recorder import Ledger
+    from butter_middleware.testing.runtime import Stage
 
 _SECRET: Final = "a-secret-of-no-account-for-tests-only"  # noqa: S105 - it opens nothing
 _MARKER: Final = "butter"
@@ -25,7 +25,7 @@ class _Rehearsals:
 
     def __init__(self, config: pytest.Config) -> None:
         self._stage: Stage | None = None
-        end = rehearsal.begin(rehearsal.Rehearsal(self._equip, _SECRET))
+        end = overrides.begin(overrides.Rehearsal(self._equip, _SECRET))
         config.add_cleanup(end)
         config.add_cleanup(self._close)
 
@@ -33,7 +33,7 @@ class _Rehearsals:
     def stage(self) -> "Stage":
         """The stage, which is made when it is first needed."""
         if self._stage is None:
-            from butter_middleware.testing.stage import Stage  # noqa: PLC0415 - most runs never need it
+            from butter_middleware.testing.runtime import Stage  # noqa: PLC0415 - most runs never need it
 
             self._stage = Stage()
         return self._stage

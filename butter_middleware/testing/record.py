@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, fields
 from typing import Final, Self
 
-from butter_middleware.checkout import CheckoutFields, Psp, Record
+from butter_middleware.models.checkout import CheckoutFields, Psp, Record
 
 
 class InboxFields(CheckoutFields, total=False):

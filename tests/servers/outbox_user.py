@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from outboxes import bodies, capture, invoices, record, result
 
 from butter_middleware import SQLiteOutbox
-from butter_middleware.outbox._locks import WRITE, LockFile
+from butter_middleware.outbox.sqlite.locks import WRITE, LockFile
 
 
 def main(path: str) -> None:

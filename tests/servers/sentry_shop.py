@@ -21,7 +21,8 @@ from sentry_sdk.envelope import Envelope
 from sentry_sdk.integrations.logging import LoggingIntegration
 from sentry_sdk.transport import Transport
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, annotate, apart, client_ip
+from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, annotate, client_ip
+from butter_middleware._utils import log_thread
 from butter_middleware.events import Event
 from butter_middleware.outbox import MemoryOutbox
 from butter_middleware.testing import FakeButter
@@ -193,7 +194,7 @@ async def main(folder: Path) -> None:
     await asyncio.to_thread(again.close)
 
     await buy(ButterMiddleware(shop(memory), memory.routes), "misbuilt")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - no Butter
-    apart.settle(5)
+    log_thread.settle(5)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,94 @@
+"""What the endpoint knows and the response does not show: `annotate`, and the same as a dependency of FastAPI."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Final, Unpack, cast
+from uuid import UUID
+
+from starlette.requests import HTTPConnection
+
+from butter_middleware._utils import log_thread
+from butter_middleware.models.checkout import CheckoutFields
+
+SCOPE_KEY: Final = "butter_middleware"
+"""Where the middleware keeps a request's notes. Its presence also tells a second middleware to step aside."""
+
+
+class Notes:
+    """The annotations of one request, open until the response's last byte."""
+
+    __slots__ = ("closed", "fields", "request")
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.request = request
+        """The request's part of a `Capture`, as it was before the app ran."""
+        self.fields: dict[str, Any] = {}
+        self.closed = False
+
+
+def annotate(request_or_scope: Mapping[str, Any], **fields: Unpack[CheckoutFields]) -> None:
+    """Tell what the response does not show, such as the shopper's e-mail, from inside the endpoint.
+
+    Takes a Starlette or FastAPI request (or the ASGI scope) and the fields of `Checkout`. May be called more than once:
+    the later value of a field holds, and an explicit value from the route's extractor wins over both. It never raises,
+    since it stands inside a checkout: a call that cannot take effect is logged as a warning, and a wrong field or value
+    parks the capture with the reason.
+    """
+    given = cast("object", request_or_scope)
+    if not isinstance(given, Mapping):
+        got = type(given).__name__  # such as a body, which in FastAPI is often what is called request
+        _warn(
+            f"annotate() had no effect: it got {got}, which is no request. Pass the endpoint's own, such as "
+            "request: Request in FastAPI, or ask for a CheckoutNote."
+        )
+        return
+    notes = request_or_scope.get(SCOPE_KEY)
+    if not isinstance(notes, Notes):
+        _warn(
+            "annotate() had no effect: no checkout route matched this request. Add a CheckoutRoute for its path and "
+            "method, or mount ButterMiddleware round this app."
+        )
+    elif notes.closed:
+        _warn(
+            "annotate() came too late: the response had already finished. Call it before the endpoint returns, "
+            "or use butter.record(request, ...) from a background task."
+        )
+    else:
+        notes.fields.update(plain(fields))
+
+
+class CheckoutNote:
+    """`annotate` as a dependency of FastAPI: `note: Annotated[CheckoutNote, Depends()]`, then `note.annotate(...)`.
+
+    For endpoints, dependencies and services that should not know the request. Where a dependency and its endpoint both
+    ask for it, they write the notes of one request.
+    """
+
+    def __init__(self, connection: HTTPConnection) -> None:
+        self._connection = connection
+
+    def annotate(self, **fields: Unpack[CheckoutFields]) -> None:
+        """Tell what the response does not show, as the function `annotate` does; it never raises."""
+        annotate(self._connection, **fields)
+
+
+hourly: Final = log_thread.Hourly(time.monotonic)
+
+
+def _warn(message: str) -> None:
+    times = hourly.due(message)
+    if times is not None:
+        log_thread.say(logging.WARNING, message, times, event="annotate")
+
+
+def plain(fields: Mapping[str, object]) -> dict[str, Any]:
+    """Return the fields as JSON can carry them, whatever they are."""
+    return {name: _plain(value) for name, value in fields.items()}
+
+
+def _plain(value: object) -> object:
+    """Return what JSON can carry; an object of another kind becomes one that no field accepts, so that it is seen."""
+    if value is None or isinstance(value, str | int):
+        return value
+    return str(value) if isinstance(value, UUID) else {"unusable": type(value).__name__}

@@ -1,0 +1,281 @@
+"""The configuration's parts, each checked where it is written: what, where and the remedy."""
+
+import inspect
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final, Literal, cast, get_args
+from urllib.parse import urlsplit
+
+from butter_middleware._utils import overrides
+from butter_middleware.errors import ConfigurationError
+
+Environment = Literal["production", "staging"]
+Durability = Literal["after_response", "before_response"]
+DeliveryMode = Literal["embedded", "external", "inline"]
+
+BASE_URL: Final = "https://api.disputes.services.butterpayments.com"
+_SANDBOX: Final = "BUTTER_BASE_URL: records go to %s, a sandbox, and not to Butter. Unset it in production."
+log = logging.getLogger("butter_middleware")
+
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?|[0-9a-f:.]+")
+"""A name as DNS has it, or an address."""
+
+SANDBOX_SOURCES: Final = "Butter-Sandbox-Sources"
+"""The request header that tells a sandbox on this machine what gave each field. Butter itself never gets it."""
+
+
+def credential(name: str, given: object) -> str | None:
+    """Return a credential: the argument, or `BUTTER_<NAME>`, or what the file that `BUTTER_<NAME>_FILE` names holds.
+
+    Raises:
+        ConfigurationError: it is empty, or the file cannot be read. The text never holds the value.
+    """
+    variable = f"BUTTER_{name.upper()}"
+    value = given if given is not None else from_environment(variable)
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        msg = f"the {name} is empty, or no string. Set {variable} or Butter({name}=...) to what Butter gave you."
+        raise ConfigurationError(msg)
+    if value is not None and (not value.isprintable() or (name == "username" and ":" in value)):
+        msg = f"the {name} holds a character that HTTP Basic cannot carry. Set {variable} to what Butter gave you."
+        raise ConfigurationError(msg)
+    return value
+
+
+def from_environment(variable: str) -> str | None:
+    """Return a secret: a variable of the environment, or what the file that `<variable>_FILE` names holds.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+    """
+    value, path = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
+    if not value and (rehearsed := overrides.current()) is not None:
+        return rehearsed.secret
+    if value is None and path is not None:
+        try:
+            value = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            msg = f"{variable}_FILE names a file that cannot be read ({type(error).__name__}). Mount the secret there."
+            raise ConfigurationError(msg) from None
+    return value
+
+
+def environment(given: str | None) -> Environment:
+    """Return the environment: the argument, or `BUTTER_ENVIRONMENT`, or production.
+
+    Raises:
+        ConfigurationError: it is neither production nor staging.
+    """
+    name, value = "environment", given
+    if given is None:
+        name, value = "BUTTER_ENVIRONMENT", os.environ.get("BUTTER_ENVIRONMENT", "production")
+    return cast("Environment", one_of(name, value, get_args(Environment)))
+
+
+def durability(given: str) -> Durability:
+    """Return the durability.
+
+    Raises:
+        ConfigurationError: it is no mode there is.
+    """
+    return cast("Durability", one_of("durability", given, get_args(Durability)))
+
+
+def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
+    """Return the choice that was given.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if given in choices:
+        return given
+    msg = f"{name}={given!r}: use {' or '.join(map(repr, choices))}."
+    raise ConfigurationError(msg)
+
+
+def delivery(given: str) -> DeliveryMode:
+    """Return who delivers, and when.
+
+    Raises:
+        ConfigurationError: it is no mode there is.
+    """
+    return cast("DeliveryMode", one_of("delivery", given, get_args(DeliveryMode)))
+
+
+def base_url(given: str | None) -> str:
+    """Return the base URL: the argument, or `BUTTER_BASE_URL`, or Butter's own.
+
+    Raises:
+        ConfigurationError: as `checked_url`.
+    """
+    if given is not None:
+        return checked_url("base_url", given)
+    value = os.environ.get("BUTTER_BASE_URL")
+    if value is None:
+        return BASE_URL
+    url = checked_url("BUTTER_BASE_URL", value)
+    if is_sandbox(url):
+        log.warning(_SANDBOX, url, extra={"butter_event": "configuration"})
+    return url
+
+
+def is_sandbox(url: str) -> bool:
+    """Whether a checked URL stays on this machine: plain http goes to loopback only."""
+    return urlsplit(url).scheme == "http"
+
+
+def host(url: str) -> str:
+    """Return the host of a checked URL."""
+    return urlsplit(url).hostname or ""
+
+
+def checked_url(name: str, given: object) -> str:
+    """Return a URL without a trailing slash. `name` is how the user set it.
+
+    Raises:
+        ConfigurationError: it is no URL, carries credentials, or is http:// to a host that is not loopback.
+    """
+    text = given if isinstance(given, str) else ""
+    try:
+        url = urlsplit(text)
+        host, _port = url.hostname, url.port
+    except ValueError:
+        url, host = urlsplit(""), None
+    # urlsplit lets pass, or drops, what an HTTP client refuses, or takes for a query: line feeds, hosts, a lone "?".
+    if host is None or not _is_host(host) or not text.isprintable() or {*text} & {*" ?#\\"}:
+        host = None
+    if url.scheme not in {"http", "https"} or host is None:
+        msg = f"{name} is no http(s) URL without query. Leave it out for {BASE_URL}."
+        raise ConfigurationError(msg)
+    if url.username is not None or url.password is not None:
+        msg = f"{name} carries credentials. Pass them as username= and password=: they belong in no URL."
+        raise ConfigurationError(msg)
+    if url.scheme == "http" and not is_loopback(host):
+        msg = f"{name} is http:// to {host}: credentials would travel in the clear. Use https://, or a loopback host."
+        raise ConfigurationError(msg)
+    return text.rstrip("/")
+
+
+def _is_host(host: str) -> bool:
+    if "xn--" in host:  # stands for other letters; where it stands for none, a client would refuse it at each record
+        import idna  # noqa: PLC0415 - its tables are large, and such names rare
+
+        try:
+            idna.decode(host)
+        except UnicodeError:  # of its own, or in old versions of punycode
+            return False
+    return _HOST.fullmatch(host) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by its address or by the name `localhost`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def number(name: str, given: object, low: float, high: float) -> None:
+    """Check that an option lies within its bounds.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    if isinstance(given, bool) or not isinstance(given, int | float) or not low <= given <= high:
+        msg = f"{name}={given!r}: use a number from {low:g} to {high:g}."
+        raise ConfigurationError(msg)
+
+
+def whole_number(name: str, given: object, low: int, high: int) -> None:
+    """Check that an option is a whole number within its bounds.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    number(name, given, low, high)
+    if not isinstance(given, int):
+        msg = f"{name}={given!r}: use a whole number from {low} to {high}."
+        raise ConfigurationError(msg)
+
+
+def flag(name: str, given: object) -> None:
+    """Check that an option is switched on or off.
+
+    Raises:
+        ConfigurationError: it is neither, such as the text of a variable of the environment.
+    """
+    if not isinstance(given, bool):
+        msg = (
+            f"{name}={given!r}: use True or False. A variable of the environment is text, and 'false' is no False: "
+            "write os.environ.get(...) == 'true'."
+        )
+        raise ConfigurationError(msg)
+
+
+def function(where: str, given: object, remedy: str) -> None:
+    """Check that something is a plain function, or is called like one. `remedy` says what to pass.
+
+    Raises:
+        ConfigurationError: it is not callable, or a coroutine function.
+    """
+    if not callable(given):
+        msg = f"{where} is not callable. {remedy}"
+        raise ConfigurationError(msg)
+    kinds = (given, given if inspect.isroutine(given) else type(given).__call__)
+    if any(inspect.iscoroutinefunction(kind) or inspect.isasyncgenfunction(kind) for kind in kinds):
+        msg = (
+            f"{where} is a coroutine function, and runs outside the app's event loop, where nothing awaits it. {remedy}"
+        )
+        raise ConfigurationError(msg)
+
+
+def clock(given: object) -> None:
+    """Check that something tells the time, by asking it once.
+
+    Raises:
+        ConfigurationError: it is no plain function without arguments, or gives no number.
+    """
+    remedy = "Pass a plain function that gives seconds since the epoch, as time.time."
+    function("clock", given, remedy)
+    try:
+        now = cast("Callable[[], object]", given)()
+    except Exception as error:
+        msg = f"clock raises {type(error).__name__} where it is called without arguments. {remedy}"
+        raise ConfigurationError(msg) from error
+    if isinstance(now, bool) or not isinstance(now, int | float) or not -math.inf < now < math.inf:
+        msg = f"clock gives {now if isinstance(now, float) else type(now).__name__}, which is no time. {remedy}"
+        raise ConfigurationError(msg)
+
+
+def transport(given: object) -> None:
+    """Check that what stands in for the network is left out, or can.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if given is not None and (isinstance(given, type) or not hasattr(given, "handle_async_request")):
+        kind = given if isinstance(given, type) else type(given)
+        msg = (
+            f"transport={kind.__name__} is no httpx.AsyncBaseTransport. Leave it out; a test gives "
+            "FakeButter(...).transport()."
+        )
+        raise ConfigurationError(msg)
+
+
+def refuse_unknown(options: Mapping[str, object], known: list[str]) -> None:
+    """Refuse options that there are not.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    for name in options:
+        near = get_close_matches(name, known, 1)
+        meant = f"Did you mean {near[0]}?" if near else f"The options are {', '.join(sorted(known))}."
+        msg = f"Butter() has no option {name}. {meant}"
+        raise ConfigurationError(msg)

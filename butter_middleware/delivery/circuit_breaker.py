@@ -1,0 +1,350 @@
+"""The endpoint's health: what each answer says about Butter, about our configuration, and about the one record.
+
+A pure state machine: it sends nothing, reads no clock but those it is given, and tells what changes.
+
+    ok ──SYSTEM x 5──► open ──time──► half_open ──accepted──► ok (concurrency 1, 2, 4 ...)
+    │ ▲                 ▲                  └──SYSTEM──► open, twice as long
+    │ └──accepted───────┼───────────────────────────────── hold (probes only; survives a restart)
+    ├──401, redirect, five 422 in a row, three strangers' answers ──► hold
+    └──429──► paused ──Retry-After──► ok, at half the concurrency
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from butter_middleware.events import EndpointChanged
+from butter_middleware.models.answer import Answer, AnswerKind
+from butter_middleware.outbox.base import Pending, Settled, Settlement
+
+FAILURES_TO_OPEN: Final = 5
+INVALID_TO_HOLD: Final = 5
+IMPOSTORS_TO_HOLD: Final = 3
+PROBE_LEAST: Final = 5.0
+PROBE_MOST: Final = 300.0
+BACKOFF_MOST: Final = 3600.0
+THROTTLED_SECONDS: Final = 60.0
+_TRIES: Final = {
+    AnswerKind.REFUSED: (3, 3600.0),
+    AnswerKind.REJECTED: (3, 3600.0),
+    AnswerKind.FAILED: (12, 86400.0),
+}
+"""For an answer that may be the record's fault: tries, and seconds since the checkout, before it is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Who takes the records, and how soon after a failure it is asked again."""
+
+    name: str
+    probe_least: float
+    probe_most: float
+    """Seconds."""
+
+
+BUTTER: Final = Target("Butter", PROBE_LEAST, PROBE_MOST)
+QUEUE: Final = Target("the queue", 1.0, 5.0)
+"""Nearby and ours. Meanwhile records are in memory only."""
+
+
+class EndpointState(StrEnum):
+    """How the endpoint is, as this process knows it."""
+
+    OK = "ok"
+    OPEN = "open"
+    """The breaker is open: nothing is sent until the next probe."""
+    HALF_OPEN = "half_open"
+    """One record is the probe."""
+    PAUSED = "paused"
+    """429: nothing is sent for a while."""
+    HOLD = "hold"
+    """Our configuration is wrong: nothing is sent but probes, until one succeeds."""
+
+
+class Endpoint:
+    """Judges answers; says how many records may be on their way, and when to look again.
+
+    Args:
+        senders: The most records on their way at once.
+        clock: Seconds since the epoch, for due times.
+        monotonic: Seconds, for probes and pauses.
+        uniform: As `random.uniform`, for jitter.
+        tell: Takes each change.
+        target: Who takes the records.
+    """
+
+    def __init__(
+        self,
+        senders: int,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        uniform: Callable[[float, float], float],
+        tell: Callable[[EndpointChanged], object],
+        target: Target = BUTTER,
+    ) -> None:
+        self.state = EndpointState.OK
+        self.hold_reason: str | None = None
+        self._senders = senders
+        self._clock = clock
+        self._monotonic = monotonic
+        self._uniform = uniform
+        self._tell = tell
+        self._target = target
+        self._told = EndpointState.OK
+        self._worst = logging.INFO
+        self.changed_at: float | None = None
+        """Seconds since the epoch, when it became well or ill."""
+        self._limit = senders
+        self._wake_at = 0.0
+        self._probes = 0
+        self._good = 0
+        self._failures = 0
+        self._invalid = 0
+        self._impostors = 0
+        self._accepted_at: float | None = None
+        self._suspects: list[tuple[Pending, Answer]] = []
+        self._doubted: set[str] = set()
+        """Keys of records with an ambiguous answer, none accepted since."""
+
+    # How much may be sent.
+
+    def allowance(self) -> int:
+        """How many records may be on their way now; 1 is a probe where the state is not ok."""
+        if self.state is EndpointState.OK:
+            return 1 if self._suspects else self._limit
+        if self._monotonic() < self._wake_at:
+            return 0
+        if self.state is EndpointState.PAUSED:
+            self._become(EndpointState.OK)
+            return self._limit
+        if self.state is EndpointState.OPEN:
+            self.state = EndpointState.HALF_OPEN
+        return 1
+
+    def seconds_to_wait(self) -> float:
+        """Seconds until the allowance may change by itself."""
+        return 0.0 if self.state is EndpointState.OK else max(0.0, self._wake_at - self._monotonic())
+
+    def not_now(self, pending: Pending) -> Settlement:
+        """Put a record off until it may be sent."""
+        return Settlement(
+            pending.id, Settled.RELEASED, self._clock() + max(1.0, self.seconds_to_wait()), key=pending.record.key
+        )
+
+    @property
+    def ill(self) -> bool:
+        """Whether waiting for a delivery is of no use now."""
+        return self.state is not EndpointState.OK
+
+    def resume_hold(self, reason: str) -> None:
+        """Go on with a hold that an earlier process began: probe at once."""
+        self.hold_reason, self._wake_at, self._limit = reason, 0.0, 1
+        code = reason.partition(" ")[0]
+        if code == "422":
+            self._invalid = INVALID_TO_HOLD - 1  # no start buries four more
+        said = f"Butter: still on hold ({reason}); probing"
+        self._become(EndpointState.HOLD, code, said, logging.WARNING)
+        self._worst = logging.CRITICAL  # the earlier process said it
+
+    def probe_now(self) -> None:
+        """Let the next record be tried at once, since a person says that the cause of the hold is mended."""
+        self._wake_at, self._probes = 0.0, 0
+
+    # What an answer means.
+
+    def ping_failed(self, answer: Answer) -> bool:
+        """Judge a ping during a hold: True where a record need not be tried yet."""
+        reached = answer.status is not None and answer.status < 500  # noqa: PLR2004 - RFC 9110, section 15.6
+        if reached and answer.kind not in {AnswerKind.UNAUTHORIZED, AnswerKind.REDIRECTED, AnswerKind.THROTTLED}:
+            return False
+        self._probe_later()
+        return True
+
+    def judge(self, pending: Pending, answer: Answer) -> list[Settlement]:
+        """Return what becomes of a record, and of those that waited for this answer; a suspect is not settled yet."""
+        kind = answer.kind
+        if kind is AnswerKind.DELIVERED:
+            return [Settlement(pending.id, Settled.DELIVERED, key=pending.record.key), *self._accepted()]
+        if kind in _TRIES:
+            return self._doubt(pending, answer)
+        if kind is AnswerKind.INVALID:
+            return self._refuse(pending, answer)
+        if kind is AnswerKind.BUSY:
+            return [self._retry(pending, answer)]
+        if kind is AnswerKind.IMPOSTOR:
+            self._impostors += 1
+            if self._impostors >= IMPOSTORS_TO_HOLD:
+                self._hold(answer, "something else answers in Butter's place: check base_url, proxies and firewalls")
+            return [self._later(pending)]
+        if kind is AnswerKind.UNAUTHORIZED:
+            self._hold(answer, "Butter does not take the credentials: check username, password and environment")
+        elif kind is AnswerKind.REDIRECTED:
+            self._hold(answer, "Butter redirects elsewhere: check base_url")
+        elif kind is AnswerKind.THROTTLED:
+            self._pause(answer)
+        else:
+            self._fail(answer)
+        return [Settlement(pending.id, Settled.RELEASED, key=pending.record.key), *self._release_suspects()]
+
+    def alone(self) -> list[Settlement]:
+        """Settle the suspects where no other record is there to tell whose fault it is: none of them dies of it.
+
+        Where one after the other is suspected, and none accepted, it is the system's.
+        """
+        suspects, self._suspects = self._suspects, []
+        settlements: list[Settlement] = []
+        for pending, answer in suspects:
+            tries, _age = _TRIES[answer.kind]
+            if self._overtaken(pending):
+                settlements.append(self._charge(pending, answer))
+                continue
+            self._doubted.add(pending.record.key)
+            if len(self._doubted) >= FAILURES_TO_OPEN:
+                settlements += self._blame_the_system(pending, answer)
+            elif pending.attempts + 1 >= tries and answer.kind is not AnswerKind.FAILED:
+                self._hold(answer, "Butter refuses what we send: check base_url and the account's permissions")
+                settlements.append(self._later(pending))
+            else:
+                settlements.append(self._retry(pending, answer))
+        return settlements
+
+    @property
+    def suspects(self) -> int:
+        """How many records wait for another's answer."""
+        return len(self._suspects)
+
+    def _accepted(self) -> list[Settlement]:
+        if self.state is not EndpointState.OK:
+            self._limit, self._good = 1, 0
+        else:
+            self._good += 1
+        if self._good >= self._limit:
+            self._limit, self._good = min(self._senders, self._limit * 2), 0
+        self._become(EndpointState.OK, said=f"{self._target.name}: records are accepted again", level=logging.INFO)
+        self.hold_reason = None
+        self._failures = self._invalid = self._impostors = self._probes = 0
+        self._doubted.clear()
+        self._accepted_at = self._monotonic()
+        suspects, self._suspects = self._suspects, []
+        return [self._charge(pending, answer) for pending, answer in suspects]
+
+    def _overtaken(self, pending: Pending) -> bool:
+        """Whether others were accepted while this record, which had failed before, waited for its next try."""
+        if not pending.attempts or self._accepted_at is None:
+            return False
+        return self._monotonic() - self._accepted_at < _backoff(pending.attempts - 1) / 2
+
+    def _charge(self, pending: Pending, answer: Answer) -> Settlement:
+        """The canary rule: another record was accepted, so the fault is this record's."""
+        tries, age = _TRIES[answer.kind]
+        if pending.attempts + 1 >= tries and self._clock() - pending.record.captured_at >= age:
+            return self._bury(pending, answer)
+        return self._retry(pending, answer)
+
+    def _doubt(self, pending: Pending, answer: Answer) -> list[Settlement]:
+        if self.state is EndpointState.OK:
+            if not self._suspects:
+                self._suspects.append((pending, answer))
+                return []
+            if self._overtaken(pending):
+                return [self._retry(pending, answer)]
+        return self._blame_the_system(pending, answer)
+
+    def _blame_the_system(self, pending: Pending, answer: Answer) -> list[Settlement]:
+        self._doubted.clear()
+        if answer.kind is AnswerKind.FAILED:
+            self._open(answer)
+        else:
+            self._hold(answer, "Butter refuses every record: check base_url and the account's permissions")
+        # Due later, so that the next probe is another record: a bad one at the head cannot keep the state.
+        return [self._later(pending), *self._release_suspects()]
+
+    def _refuse(self, pending: Pending, answer: Answer) -> list[Settlement]:
+        self._invalid += 1
+        if self._invalid < INVALID_TO_HOLD:
+            return [self._bury(pending, answer)]
+        self._hold(answer, "Butter finds every record invalid: a bad deploy, or a changed contract")
+        return [self._later(pending)]
+
+    def _release_suspects(self) -> list[Settlement]:
+        suspects, self._suspects = self._suspects, []
+        return [self._later(pending) for pending, _answer in suspects]
+
+    def _bury(self, pending: Pending, answer: Answer) -> Settlement:
+        return Settlement(pending.id, Settled.DEAD, reason=answer.label, key=pending.record.key)
+
+    def _retry(self, pending: Pending, answer: Answer) -> Settlement:
+        backoff = _backoff(pending.attempts)
+        # Equal jitter: half is fixed, so that no retry comes at once.
+        seconds = max(backoff / 2 + self._uniform(0, backoff / 2), answer.retry_after or 0.0)
+        return Settlement(pending.id, Settled.RETRY, self._clock() + seconds, answer.label, pending.record.key)
+
+    def _later(self, pending: Pending) -> Settlement:
+        return Settlement(pending.id, Settled.RELEASED, self._clock() + self._uniform(30, 60), key=pending.record.key)
+
+    # The states.
+
+    def _fail(self, answer: Answer) -> None:
+        self._failures += 1
+        if answer.kind is AnswerKind.UNTRUSTED:
+            self._open(answer, PROBE_MOST, logging.CRITICAL, _UNTRUSTED)
+        elif self.state is EndpointState.HOLD:
+            self._probe_later()
+        elif self.state is not EndpointState.OK or self._failures >= FAILURES_TO_OPEN:
+            self._open(answer)
+
+    def _open(self, answer: Answer, least: float = 0.0, level: int = logging.WARNING, said: str = "") -> None:
+        if self.state is EndpointState.HOLD:
+            self._probe_later()
+            return
+        said = said or f"{self._target.name} does not answer ({answer.label}); records wait"
+        self._become(EndpointState.OPEN, answer.code, said, level)
+        self._limit = 1
+        self._probe_later(max(least, answer.retry_after or 0.0))
+
+    def _hold(self, answer: Answer, remedy: str) -> None:
+        if self.state is not EndpointState.HOLD:
+            self._probes = 0
+        said = f"Butter: on hold, answer {answer.label}: {remedy}. Nothing is lost"
+        self._become(EndpointState.HOLD, answer.code, said, logging.CRITICAL)
+        self.hold_reason, self._limit = answer.label, 1
+        self._probe_later()
+
+    def _pause(self, answer: Answer) -> None:
+        if self.state is EndpointState.HOLD:
+            self._probe_later(answer.retry_after or THROTTLED_SECONDS)
+            return
+        if self.state is not EndpointState.PAUSED:
+            self._limit = max(1, self._limit // 2)
+            self._become(EndpointState.PAUSED, answer.code)
+        self._wake_at = max(self._wake_at, self._monotonic() + (answer.retry_after or THROTTLED_SECONDS))
+
+    def _probe_later(self, least: float = 0.0) -> None:
+        now = self._monotonic()
+        if now < self._wake_at:
+            # The answer to a record that was on its way when the trouble began: no probe, so no longer pause.
+            self._wake_at = max(self._wake_at, now + least)
+            return
+        seconds = min(self._target.probe_most, self._target.probe_least * 2 ** min(self._probes, 10))
+        self._probes += 1
+        self._wake_at = now + max(least, seconds * self._uniform(0.9, 1.1))
+
+    def _become(self, state: EndpointState, reason: str = "", said: str = "", level: int = logging.INFO) -> None:
+        """Take a state, and tell where it is another than was told, or worse. Half-open is not told."""
+        self.state, before = state, self._told
+        if state is before and level <= self._worst:
+            return
+        self._told, self._worst = state, level
+        if state is not before:
+            self.changed_at = self._clock()
+        self._tell(EndpointChanged(state=state.value, before=before.value, reason=reason, message=said, level=level))
+
+
+_UNTRUSTED: Final = "Butter's certificate is not trusted: check the clock, CAs and proxies"
+
+
+def _backoff(attempts: int) -> float:
+    """Seconds for which a record waits after it has failed `attempts` times before, jitter not counted."""
+    return min(BACKOFF_MOST, 5.0 * 2.0 ** min(attempts, 20))

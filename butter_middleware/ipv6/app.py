@@ -1,0 +1,105 @@
+"""The app for a host with A records only, which tells a shopper's browser its IPv4 address, signed."""
+
+import json
+from collections.abc import Callable
+from typing import Final
+
+from starlette.datastructures import QueryParams
+
+from butter_middleware._utils.asgi import Receive, Scope, Send
+from butter_middleware.client_ip import Reason, Strategy
+from butter_middleware.client_ip.headers import lines
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.events import Diagnosed, Event
+from butter_middleware.ipv6.beacon import Beacon
+
+CHECKOUT_BYTES: Final = 512
+"""A longer checkout or session key is refused."""
+
+
+class BeaconApp:
+    """The ASGI app that gives tokens. It keeps nothing, so that any number of processes can run it.
+
+    `POST` with the checkout's key as the body (plain text: a browser asks no leave for it, and no access log shows it),
+    or `GET ?key=...`. Answers `{"token": ..., "expires_in": seconds}`, or 4xx and `{"reason": ...}`. Scopes other than
+    HTTP are left alone.
+
+    Raises:
+        ConfigurationError: there is no beacon.
+    """
+
+    def __init__(
+        self, beacon: Beacon | None, strategy: Strategy, clock: Callable[[], float], tell: Callable[[Event], object]
+    ) -> None:
+        if beacon is None:
+            msg = "butter.ipv4_beacon: there is none. Pass Butter(ipv4_beacon=Beacon(...)) first; see docs/ipv6.md."
+            raise ConfigurationError(msg)
+        self._beacon = beacon
+        self._strategy = beacon.client_ip or strategy
+        self._clock = clock
+        self._tell = tell
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        origin = b",".join(lines(scope, b"origin")).decode("latin-1")
+        headers = [(b"cache-control", b"no-store"), (b"vary", b"origin")]
+        if origin in self._beacon.origins:
+            headers.append((b"access-control-allow-origin", origin.encode()))
+            status, answer = await self._answer(scope, receive)
+        elif origin:
+            status, answer = 403, {"reason": "foreign_origin"}
+        else:
+            # No page of another site: those always say where they come from.
+            status, answer = await self._answer(scope, receive)
+        if status in {204, 405}:
+            headers += _ALLOWED
+        content = json.dumps(answer).encode() if answer else b""
+        if content:
+            headers += [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, dict[str, object]]:
+        method: str = scope["method"]
+        if method == "OPTIONS":
+            return 204, {}
+        if method not in {"GET", "HEAD", "POST"}:
+            return 405, {"reason": "method_not_allowed"}
+        key = await _body(receive) if method == "POST" else QueryParams(scope.get("query_string", b"")).get("key", "")
+        if not 0 < len(key.encode("utf-8", "replace")) <= CHECKOUT_BYTES:
+            return 400, {"reason": "no_key"}
+        address = self._strategy.resolve(scope)
+        if address.ipv4 is None:
+            self._say(address.reason)
+            return 422, {"reason": address.reason.value}
+        token = self._beacon.issue(address.ipv4, key, self._clock())
+        return 200, {"token": token, "expires_in": self._beacon.ttl}
+
+    def _say(self, reason: Reason) -> None:
+        remedy = _NOT_V4_ONLY if reason is Reason.IPV6_CLIENT else reason.remedy
+        message = f"ipv4_beacon: no token ({reason.value}). {remedy}"
+        self._tell(Diagnosed(reason=f"beacon:{reason.value}", message=message))
+
+
+_NOT_V4_ONLY: Final = "It was reached over IPv6: let its host have A records only, and no CDN that adds AAAA records."
+_ALLOWED: Final = [
+    (b"allow", b"GET, HEAD, POST, OPTIONS"),
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-headers", b"content-type"),
+    (b"access-control-max-age", b"86400"),
+]
+
+
+async def _body(receive: Receive) -> str:
+    """Return a short body as text; empty where it is long, broken off, or no UTF-8."""
+    content, more = b"", True
+    while more and len(content) <= CHECKOUT_BYTES:
+        message = await receive()
+        content += bytes(message.get("body", b""))
+        more = message["type"] == "http.request" and message.get("more_body", False)
+    try:
+        return content.decode().strip()
+    except UnicodeDecodeError:
+        return ""

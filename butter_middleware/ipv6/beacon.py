@@ -1,0 +1,273 @@
+"""The IPv4 address of a shopper who came over IPv6: a signed token, and its redemption.
+
+The checkout page calls a host that has A records only. What answers there sees the shopper's IPv4 address and signs it,
+for one checkout and for minutes; the page sends the token along with the checkout.
+"""
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from hmac import compare_digest, digest
+from ipaddress import AddressValueError, IPv4Address
+from struct import Struct
+from typing import Final, Self, cast
+
+from butter_middleware import config
+from butter_middleware._utils.asgi import RawHeaders
+from butter_middleware.client_ip import ClientIP, Reason, Strategy
+from butter_middleware.client_ip.address import NOT_PUBLIC, parse_host
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.ipv6.places import Place, Route, cookie_jar, place
+from butter_middleware.models.checkout import Record
+from butter_middleware.models.http import Capture
+
+KEY_BYTES: Final = 32
+"""RFC 2104, section 3: no key shorter than the hash."""
+SKEW: Final = 60
+"""Seconds by which the beacon's clock may run ahead of the checkout's."""
+REMEMBERED: Final = 65_536
+"""Tokens that one process knows to have made a record."""
+
+_PURPOSE: Final = b"butter-middleware ipv4 beacon\0"
+"""Signed along, so that a key which signs other things too lends none of its signatures."""
+_CLAIM: Final = Struct(">BII16s")
+"""Version, address, expiry (seconds since the epoch, until 2106), digest of the checkout's key."""
+_VERSION: Final = 1
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{76}")
+"""The claim's 25 bytes and the HMAC's 32 in base64url: no padding, and no two spellings of one token."""
+_HOST: Final = r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])"
+_ORIGIN: Final = re.compile(rf"(?:https://{_HOST}(?!:443\b)|http://{_HOST}(?!:80\b))(?::[0-9]{{1,5}})?")
+"""RFC 6454, section 6.2: the scheme's own port is left out."""
+
+
+@dataclass(frozen=True)
+class Beacon:
+    """How shoppers on IPv6 prove their IPv4 address. `Butter(ipv4_beacon=Beacon(...))` makes `butter.ipv4_beacon`.
+
+    Args:
+        origins: The shop's origins, as browsers send them: `["https://shop.example"]`. Only their pages get a token.
+        bind: Where the checkout request holds the key that its token was given for: `"path:cart_id"` (a parameter of
+            the route's template), `"query:..."`, `"header:..."`, `"cookie:..."` or `"field:cart.id"` (of the request's
+            body, JSON or urlencoded, on routes with `capture_request_body`). The page calls the beacon with the same
+            key; for a cookie, with `page_key` of its value.
+        token: Where the page puts the token: `"header:..."`, `"cookie:..."` or `"field:..."`.
+        keys: Secrets of at least 32 bytes, the newest first: it signs, all of them verify. Or the environment's
+            `BUTTER_BEACON_KEYS`, or a file that `BUTTER_BEACON_KEYS_FILE` names, with white space between keys.
+        ttl: Seconds for which a token is good, 10 to 3600.
+        client_ip: How the beacon's host sees the shopper, where something else stands before it than before the shop.
+        allow_private: Believe addresses that are not public; Butter's staging environment sets it.
+
+    Raises:
+        ConfigurationError: something of it cannot work. The text holds no key.
+    """
+
+    origins: Iterable[str]
+    bind: str
+    token: str = "header:X-Butter-Token"  # noqa: S105 - a place, no secret
+    keys: Sequence[str | bytes] | None = field(default=None, repr=False)
+    ttl: int = 600
+    client_ip: Strategy | None = None
+    allow_private: bool = field(default=False, kw_only=True)
+    _secrets: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
+    _bind: Place = field(init=False, repr=False, compare=False)
+    _token: Place = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        config.number("Beacon: ttl", self.ttl, 10, 3600)
+        config.flag("Beacon: allow_private", self.allow_private)
+        own = cast("object", self.client_ip)
+        if isinstance(own, type) or not isinstance(own, Strategy | None):
+            msg = "Beacon(client_ip=...) is no strategy. Say what stands before the beacon, or leave it out."
+            raise ConfigurationError(msg)
+        object.__setattr__(self, "origins", _origins(self.origins))
+        object.__setattr__(self, "_secrets", _secrets(self.keys))
+        object.__setattr__(self, "_bind", place("bind", self.bind, ("path", "query", "header", "cookie", "field")))
+        object.__setattr__(self, "_token", place("token", self.token, ("header", "cookie", "field")))
+        if self._bind == self._token:
+            msg = "Beacon: bind= and token= name the same place. The token is one thing, the checkout's key another."
+            raise ConfigurationError(msg)
+
+    def admitting_private(self) -> Self:
+        """Return the same beacon for staging and tests, where shoppers have addresses that are not public."""
+        own = None if self.client_ip is None else self.client_ip.admitting_private()
+        return replace(self, client_ip=own, allow_private=True)
+
+    def check(self, route: Route) -> None:
+        """Refuse a route whose requests cannot carry the token and its key.
+
+        Raises:
+            ConfigurationError: the path has no such parameter, or the request's body is not captured.
+        """
+        if not route.from_shopper:
+            return  # a server calls it, with no token
+        if self._bind.kind == "path" and self._bind.name not in {name for _literal, name in route.template.parts}:
+            msg = (
+                f"Beacon(bind={self.bind!r}): route {route.name} has no {{{self._bind.name}}} in its path. "
+                "Bind to what every checkout route has, such as a header or the session's cookie."
+            )
+            raise ConfigurationError(msg)
+        if "field" in {self._bind.kind, self._token.kind} and not route.capture_request_body:
+            msg = f"Beacon reads a field of the request's body: set capture_request_body=True on route {route.name}."
+            raise ConfigurationError(msg)
+
+    @staticmethod
+    def page_key(cookie: str) -> str:
+        """Return what the page gives the beacon for its key where `bind` is a cookie: a digest of the cookie's value.
+
+        The cookie itself need never be readable by scripts, and is stored nowhere.
+        """
+        return sha256(b"page\0" + cookie.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def cookies(self, headers: RawHeaders) -> dict[str, str]:
+        """Return what a capture keeps of the Cookie header: the token, and of the key its digest. Never raises."""
+        if "cookie" not in {self._token.kind, self._bind.kind}:
+            return {}
+        jar = cookie_jar(headers)
+        picked: dict[str, str] = {}
+        if self._token.kind == "cookie" and self._token.name in jar:
+            picked[self._token.name] = jar[self._token.name][:128]
+        if self._bind.kind == "cookie" and self._bind.name in jar:
+            picked[self._bind.name] = self.page_key(jar[self._bind.name])
+        return picked
+
+    def issue(self, ipv4: str, key: str, now: float) -> str:
+        """Return a token: this address, for the checkout of this key, for `ttl` seconds from `now`.
+
+        Raises:
+            ValueError: `ipv4` is no dotted quad.
+        """
+        try:
+            value = int(IPv4Address(ipv4))
+        except AddressValueError:
+            msg = "not an IPv4 address"
+            raise ValueError(msg) from None
+        claim = _CLAIM.pack(_VERSION, value, int(now + self.ttl), _digest(key))
+        return urlsafe_b64encode(claim + _sign(self._secrets[0], claim)).decode()
+
+    def verify(self, token: str, key: str, at: float) -> str | Reason:
+        """Return the token's address, or why a checkout of this key, at this time, cannot have it. Never raises."""
+        if not _TOKEN.fullmatch(token):
+            return Reason.TOKEN_MALFORMED
+        raw = urlsafe_b64decode(token)
+        claim, signature = raw[: _CLAIM.size], raw[_CLAIM.size :]
+        if not any(compare_digest(_sign(secret, claim), signature) for secret in self._secrets):
+            return Reason.TOKEN_FORGED
+        version, value, expiry, bound_to = _CLAIM.unpack(claim)
+        ipv4 = str(IPv4Address(value))
+        if version != _VERSION or (parse_host(ipv4) in NOT_PUBLIC and not self.allow_private):
+            return Reason.TOKEN_FORGED
+        if not at <= expiry <= at + self.ttl + SKEW:
+            return Reason.TOKEN_STALE
+        if not key:
+            return Reason.TOKEN_UNBOUND
+        return ipv4 if compare_digest(_digest(key), bound_to) else Reason.TOKEN_FOREIGN
+
+    def token_of(self, capture: Capture, route: Route) -> str:
+        """Return the token that came with a checkout, unverified; empty for none."""
+        return self._token.find(capture, route)
+
+    def key_of(self, capture: Capture, route: Route) -> str:
+        """Return the key of a checkout; empty for none."""
+        return self._bind.find(capture, route)
+
+
+def fitting(beacon: Beacon | None, routes: Iterable[Route], *, staging: bool = False) -> Beacon | None:
+    """Return the beacon for an environment, if there is one and its tokens can come on every route.
+
+    Raises:
+        ConfigurationError: as `Beacon.check`, or it is no beacon.
+    """
+    if beacon is None:
+        return None
+    if isinstance(beacon, type) or not hasattr(beacon, "check"):
+        msg = (
+            "Butter(ipv4_beacon=...) is no Beacon. Write ipv4_beacon=Beacon(origins=[...], bind=...), or leave it out."
+        )
+        raise ConfigurationError(msg)
+    for route in routes:
+        beacon.check(route)
+    return beacon.admitting_private() if staging else beacon
+
+
+class Redeemer:
+    """Takes the tokens that come with checkouts. One process: its memory of used tokens is not shared."""
+
+    def __init__(self, beacon: Beacon) -> None:
+        self.beacon = beacon
+        self._used: dict[str, tuple[float, frozenset[str]]] = {}
+
+    def resolve(self, address: ClientIP, capture: Capture, route: Route) -> ClientIP:
+        """Give the token's IPv4 to an address that is IPv6, or the reason why not. Never raises.
+
+        The checkout's own time counts, so that a capture which is read days later reads the same.
+        """
+        token = self.beacon.token_of(capture, route) if address.reason is Reason.IPV6_CLIENT else ""
+        if not token:
+            return address
+        found = self.beacon.verify(token, self.beacon.key_of(capture, route), capture.captured_at)
+        if isinstance(found, Reason):
+            return replace(address, reason=found)
+        return replace(address, ipv4=found, reason=Reason.OK)
+
+    def replayed(self, capture: Capture, route: Route, records: Sequence[Record]) -> bool:
+        """Whether the token already made other records from another request; from now on, it made these.
+
+        A capture that is read again, and a page that is loaded again, are no replays.
+        """
+        if not records:
+            return False
+        # Of the HMAC, 22 characters identify a token and hold no address.
+        token = self.beacon.token_of(capture, route)[-22:]
+        made = capture.captured_at, frozenset(record.key for record in records)
+        first = self._used.setdefault(token, made)
+        if len(self._used) > REMEMBERED:
+            del self._used[next(iter(self._used))]
+        return first[0] != made[0] and first[1] != made[1]
+
+
+def _sign(secret: bytes, claim: bytes) -> bytes:
+    return digest(secret, _PURPOSE + claim, "sha256")
+
+
+def _digest(key: str) -> bytes:
+    return sha256(key.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def _secrets(given: Sequence[str | bytes] | None) -> tuple[bytes, ...]:
+    keys: object = given if given is not None else (config.from_environment("BUTTER_BEACON_KEYS") or "").split()
+    remedy = "Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'."
+    if not _is_list(keys) or not all(isinstance(key, str | bytes) for key in cast("Sequence[object]", keys)):
+        msg = (
+            "Beacon has no list of keys: set BUTTER_BEACON_KEYS, or BUTTER_BEACON_KEYS_FILE to a mounted secret, or "
+            f"pass Beacon(keys=[...]), the newest first. {remedy}"
+        )
+        raise ConfigurationError(msg)
+    secrets = tuple(key.encode() if isinstance(key, str) else key for key in cast("Sequence[str | bytes]", keys))
+    for number, secret in enumerate(secrets, 1):
+        if len(secret) < KEY_BYTES:
+            msg = f"Beacon: key {number} has {len(secret)} bytes; at least {KEY_BYTES} are needed. {remedy}"
+            raise ConfigurationError(msg)
+    return secrets
+
+
+def _is_list(given: object) -> bool:
+    """Whether an option is a list with something in it, and not one text, which is a series of characters."""
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes) and bool(cast("Sequence[object]", given))
+
+
+def _origins(given: object) -> tuple[str, ...]:
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    origins = tuple(cast("Iterable[object]", given)) if several else ()
+    for origin in origins:
+        if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
+            msg = (
+                f"Beacon: {origin!r} is no origin as browsers send it. Write scheme, host and, unless it is the usual "
+                "one, port, in lower case and without a slash at the end: 'https://shop.example'."
+            )
+            raise ConfigurationError(msg)
+    if not origins:
+        msg = "Beacon(origins=...) is no list of origins. Name the pages that may ask: ['https://shop.example']."
+        raise ConfigurationError(msg)
+    return cast("tuple[str, ...]", origins)

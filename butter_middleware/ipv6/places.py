@@ -1,0 +1,127 @@
+"""Where a checkout request holds a value that is not the record's: in the manner of `"header:X-Name"`."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
+
+from starlette.datastructures import QueryParams
+
+from butter_middleware._utils.asgi import RawHeaders
+from butter_middleware.errors import ConfigurationError, ExtractionError
+from butter_middleware.models.http import Capture, parse_json
+
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+
+
+class PathTemplate(Protocol):
+    """A path template of a route."""
+
+    @property
+    def parts(self) -> Sequence[tuple[str, str | None]]:
+        """Its literals, each with the parameter's name that follows."""
+        ...
+
+    @property
+    def match(self) -> Callable[[str], re.Match[str] | None]:
+        """Match a path."""
+        ...
+
+
+class Route(Protocol):
+    """What the beacon asks of a checkout route."""
+
+    @property
+    def template(self) -> PathTemplate:
+        """Its path."""
+        ...
+
+    @property
+    def from_shopper(self) -> bool:
+        """Whether the shopper sends its requests."""
+        ...
+
+    @property
+    def capture_request_body(self) -> bool:
+        """Whether the request's body is kept."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its methods and path."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A kind of place, and the name under which the value stands there."""
+
+    kind: str
+    name: str
+
+    def find(self, capture: Capture, route: Route) -> str:
+        """Return the value; empty where there is none. Never raises."""
+        return _FINDERS[self.kind](self.name, capture, route)
+
+
+def place(option: str, text: str, kinds: Sequence[str]) -> Place:
+    """Read a place such as `"cookie:session"`.
+
+    Raises:
+        ConfigurationError: it is none of these kinds, or the name cannot be one.
+    """
+    kind, _colon, name = str(text).partition(":")
+    if kind not in kinds or not _NAME.fullmatch(name):
+        forms = ", ".join(f"'{kind}:...'" for kind in kinds)
+        msg = f"Beacon: {option}={text!r} is no place in a request. Write one of {forms}, with a name."
+        raise ConfigurationError(msg)
+    return Place(kind, name)
+
+
+def cookie_jar(headers: RawHeaders) -> dict[str, str]:
+    """Return the cookies of a request; of two with one name the last, as Starlette has it. Never raises."""
+    pairs = [pair for name, value in headers if name.lower() == b"cookie" for pair in value.split(b";")]
+    split = (pair.decode("latin-1").partition("=") for pair in pairs)
+    return {name.strip(): value.strip(' \t"') for name, _equals, value in split}
+
+
+def _in_path(name: str, capture: Capture, route: Route) -> str:
+    # As it was written, not converted: "007" is the page's key, and 7 is not.
+    found = route.template.match(capture.path)
+    return "" if found is None else found.groupdict().get(name, "")
+
+
+def _in_query(name: str, capture: Capture, _route: Route) -> str:
+    return QueryParams(capture.query_string).get(name, "")
+
+
+def _in_header(name: str, capture: Capture, _route: Route) -> str:
+    wanted = name.lower().encode()
+    return b", ".join(value for key, value in capture.headers if key.lower() == wanted).decode("latin-1").strip(" \t")
+
+
+def _in_cookie(name: str, capture: Capture, _route: Route) -> str:
+    return capture.cookies.get(name, "")
+
+
+def _in_field(name: str, capture: Capture, _route: Route) -> str:
+    body = capture.request_body or b""
+    kind = dict(capture.headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind == b"application/x-www-form-urlencoded":
+        return QueryParams(body).get(name, "")
+    try:
+        value: Any = parse_json(body, "request")
+    except ExtractionError:
+        return ""
+    for step in name.split("."):
+        value = cast("dict[str, Any]", value).get(step) if isinstance(value, dict) else None
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+
+
+_FINDERS: Final[dict[str, Callable[[str, Capture, Route], str]]] = {
+    "path": _in_path,
+    "query": _in_query,
+    "header": _in_header,
+    "cookie": _in_cookie,
+    "field": _in_field,
+}

@@ -1,0 +1,1 @@
+"""The data: checkouts, records, captured requests and responses, answers, reasons."""

@@ -1,0 +1,133 @@
+"""What Butter, or whatever stands in its place, may answer; and what each answer is about."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from enum import Enum, auto
+from typing import Any, Final
+
+from butter_middleware.models.checkout import CheckoutFields
+
+RETRY_AFTER_LEAST: Final = 1.0
+RETRY_AFTER_MOST: Final = 3600.0
+
+
+class AnswerKind(Enum):
+    """One member for each way to go on."""
+
+    DELIVERED = auto()
+    """2xx with a JSON object."""
+    IMPOSTOR = auto()
+    """2xx with anything else: a captive portal, a firewall. Something answers in Butter's place."""
+    UNREACHABLE = auto()
+    """No connection: DNS, refused, connect or pool timeout, a proxy's error."""
+    UNTRUSTED = auto()
+    """TLS verification fails; it is never switched off."""
+    INTERRUPTED = auto()
+    """A connection that broke or timed out: the record may have been accepted already."""
+    REDIRECTED = auto()
+    """A redirect that is not followed."""
+    UNAUTHORIZED = auto()
+    """401: the credentials are missing or wrong."""
+    REFUSED = auto()
+    """403, 404, 405, 410: either our configuration or this record."""
+    REJECTED = auto()
+    """400, 413, 415, and other 4xx: either what we send in general or this record."""
+    INVALID = auto()
+    """422: this record will never be accepted as it is."""
+    BUSY = auto()
+    """408, 409, 425: this record, later."""
+    THROTTLED = auto()
+    """429: all of us, later and fewer."""
+    FAILED = auto()
+    """500: either the endpoint or what this record does to it."""
+    UNAVAILABLE = auto()
+    """502, 503, 504, and other 5xx: the endpoint is ill."""
+
+
+_KINDS: Final = {
+    401: AnswerKind.UNAUTHORIZED,
+    **dict.fromkeys((403, 404, 405, 410), AnswerKind.REFUSED),
+    **dict.fromkeys((408, 409, 425), AnswerKind.BUSY),
+    422: AnswerKind.INVALID,
+    429: AnswerKind.THROTTLED,
+    500: AnswerKind.FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer, without its body."""
+
+    kind: AnswerKind
+    status: int | None = None
+    retry_after: float | None = None
+    """Seconds, from 1 to 3600."""
+    detail: str = ""
+    """For a person: an exception's name, a redirect's target, the fields of a 422. Never personal data."""
+    date: str = ""
+    """The answer's own, as it came."""
+
+    @property
+    def label(self) -> str:
+        """The answer in a few words, for a log line or a dead letter."""
+        return f"{self.code} ({self.detail})" if self.detail else self.code
+
+    @property
+    def answered_at(self) -> float | None:
+        """When it answered by its own clock, in seconds since the epoch."""
+        try:
+            return parsedate_to_datetime(self.date).timestamp()
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
+
+    @property
+    def code(self) -> str:
+        """The answer in a word."""
+        return self.kind.name.lower() if self.status is None else str(self.status)
+
+
+def classify(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
+    """Return what a response means. `headers` is read by lower-case names. Never raises."""
+    date = headers.get("date", "")
+    if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
+        return Answer(AnswerKind.DELIVERED if _is_object(body) else AnswerKind.IMPOSTOR, status, date=date)
+    if status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4; a 1xx or worse is no answer to a POST either
+        return Answer(AnswerKind.REDIRECTED, status, date=date)
+    kind = _KINDS.get(status, AnswerKind.REJECTED if status < 500 else AnswerKind.UNAVAILABLE)  # noqa: PLR2004
+    detail = _wrong_fields(body) if kind is AnswerKind.INVALID else ""
+    return Answer(kind, status, retry_after(headers), detail, date)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return Retry-After in seconds (RFC 9110, 10.2.3), within its bounds; a date counts from the answer's own."""
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    if value.isascii() and value.isdigit():
+        seconds = float(value[:9])
+    else:
+        try:
+            then, now = parsedate_to_datetime(value), parsedate_to_datetime(headers.get("date", ""))
+            seconds = (then - now).total_seconds()
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
+    return min(max(seconds, RETRY_AFTER_LEAST), RETRY_AFTER_MOST)
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _wrong_fields(body: bytes) -> str:
+    """Return the names of Butter's own fields that a `detail` in FastAPI's shape complains of, and no other text."""
+    try:
+        detail: Any = json.loads(body)["detail"]
+        places = {str(place) for problem in detail for place in problem["loc"]}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    return ", ".join(sorted(places & {*CheckoutFields.__annotations__, "ipv4_address"}))

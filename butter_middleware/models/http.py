@@ -1,0 +1,273 @@
+"""One request and its response: the raw capture, and the view of it that an extractor gets."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Self, cast
+
+from starlette.datastructures import Headers, QueryParams
+
+from butter_middleware._utils.asgi import RawHeaders, route_path
+from butter_middleware.errors import ExtractionError
+from butter_middleware.models.checkout import Checkout
+from butter_middleware.models.content_encoding import decode
+
+CREDENTIAL_HEADERS: Final = frozenset({b"cookie", b"authorization", b"proxy-authorization", b"set-cookie"})
+"""Never captured: no extractor needs them, and a capture may wait on disk."""
+
+
+class Capture(NamedTuple):
+    """What the tee saw of one checkout, raw: enough to resolve the address and to extract, now or after a restart.
+
+    A tuple, since it is made before the response's last byte leaves, and a frozen dataclass takes five times as long.
+    """
+
+    method: str
+    path: str
+    """Less `root_path`."""
+    query_string: bytes
+    headers: RawHeaders
+    client: Any
+    """As the scope has it: None, or a host and a port."""
+    status_code: int
+    response_headers: RawHeaders
+    body: bytes
+    """As sent: still encoded as its Content-Encoding says. Empty where the route has no extractor."""
+    annotations: Mapping[str, Any]
+    captured_at: float
+    """Seconds since the epoch."""
+    request_body: bytes | None = None
+    """None where the route did not ask for it, it was over the cap, or the app answered before it had it whole."""
+    cookies: Mapping[str, str] = MappingProxyType({})
+    """What `Beacon.cookies` picked: a token, and the digest of a session key. Of the Cookie header, nothing else."""
+    recorded: bool = False
+    """It came from `butter.record(request, ...)`: there is no response, and the annotations are the whole record."""
+    traceparent: str = ""
+    """W3C's, of the span in which the checkout answered; empty where nothing traces."""
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The part of the ASGI scope from which an address is resolved."""
+        return {"type": "http", "headers": self.headers, "client": self.client}
+
+    def head(self) -> str:
+        """Return everything but the two bodies as JSON text; header bytes travel as latin-1."""
+        return json.dumps(
+            {
+                "method": self.method,
+                "path": self.path,
+                "query_string": self.query_string.decode("latin-1"),
+                "headers": _to_text(self.headers),
+                "client": self.client,
+                "status_code": self.status_code,
+                "response_headers": _to_text(self.response_headers),
+                "annotations": dict(self.annotations),
+                "captured_at": self.captured_at,
+                "cookies": dict(self.cookies),
+                "recorded": self.recorded,
+                "traceparent": self.traceparent,
+            }
+        )
+
+    @classmethod
+    def from_head(cls, head: str, body: bytes, request_body: bytes | None) -> Self:
+        """Return the capture that `head` and its two bodies describe."""
+        data = cast("dict[str, Any]", json.loads(head))
+        return cls(
+            method=data["method"],
+            path=data["path"],
+            query_string=data["query_string"].encode("latin-1"),
+            headers=_to_bytes(data["headers"]),
+            client=data["client"],
+            status_code=data["status_code"],
+            response_headers=_to_bytes(data["response_headers"]),
+            body=body,
+            annotations=data["annotations"],
+            captured_at=data["captured_at"],
+            request_body=request_body,
+            cookies=data.get("cookies", {}),
+            recorded=data.get("recorded", False),
+            traceparent=data.get("traceparent", ""),
+        )
+
+    def __repr__(self) -> str:
+        return f"Capture({self.method}, {self.status_code}, {len(self.body)} bytes)"
+
+
+def snapshot(
+    scope: Mapping[str, Any], captured_at: float, pick: Callable[[RawHeaders], Mapping[str, str]] | None
+) -> dict[str, Any]:
+    """Copy from a scope the request's part of a `Capture`. `pick` takes out of the headers the cookies to keep."""
+    headers: RawHeaders = [*scope["headers"]]
+    # ASGI says bytes. A middleware may have added text all the same, which neither Starlette nor its app need notice.
+    if not _BYTES.issuperset(map(type, chain.from_iterable(headers))):
+        headers = [(_raw(name).lower(), _raw(value)) for name, value in headers]
+    return {
+        "method": scope["method"],
+        "path": route_path(scope),
+        "query_string": _raw(scope.get("query_string", b"")),
+        # ASGI says that these names are in lower case. Should a server not know, the outbox on a disk looks again.
+        "headers": [header for header in headers if header[0] not in CREDENTIAL_HEADERS],
+        "client": scope.get("client"),
+        "captured_at": captured_at,
+        "cookies": {} if pick is None else pick(headers),
+    }
+
+
+_BYTES: Final = frozenset({bytes})
+
+
+def _raw(text: bytes | str) -> bytes:
+    return text.encode("latin-1", "replace") if isinstance(text, str) else bytes(text)
+
+
+def _to_text(headers: RawHeaders) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+
+
+def _to_bytes(headers: list[list[str]]) -> RawHeaders:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+@dataclass(frozen=True, repr=False)
+class CheckoutRequest:
+    """The request of a checkout, as the middleware saw it before the app ran. Cookies and credentials are left out."""
+
+    method: str
+    path: str
+    """Less `root_path`: what the app itself calls the path."""
+    path_params: Mapping[str, Any]
+    """Converted, as the route's template says."""
+    query_params: QueryParams
+    headers: Headers
+    annotations: Mapping[str, Any]
+    """What the endpoint gave to `annotate`."""
+    ipv4_address: str
+    """The shopper's, resolved: for an extractor that returns a whole `Checkout`.
+
+    Empty with `address_from_body`, and where none is found: the extractor then only says whether this is a checkout.
+    """
+    _body: bytes | None = field(default=None)
+
+    @property
+    def body(self) -> bytes:
+        """The request's body, on a route with `capture_request_body=True`.
+
+        Raises:
+            ExtractionError: the route did not ask for it, it was longer than `max_body_bytes`, or the app answered
+                before it had read all of it.
+        """
+        if self._body is None:
+            msg = (
+                "the request's body was not captured: set capture_request_body=True, raise max_body_bytes, or read all "
+                "of it in the endpoint"
+            )
+            raise ExtractionError(msg)
+        return self._body
+
+    def json(self) -> Any:  # noqa: ANN401 - JSON is any type
+        """Return the request's body parsed as JSON.
+
+        Raises:
+            ExtractionError: it was not captured, or it is no JSON.
+        """
+        return parse_json(self.body, "request")
+
+    def __repr__(self) -> str:
+        return f"CheckoutRequest({self.method})"
+
+
+@dataclass(frozen=True, repr=False)
+class CheckoutResponse:
+    """The response of a checkout route, whole, with the request that it answers. Named as httpx names them."""
+
+    status_code: int
+    headers: Headers
+    request: CheckoutRequest
+    _raw: bytes | None
+    _max_body_bytes: int
+    _described_by: Headers
+    """The headers that belong to `_raw`: its length and its coding."""
+
+    @cached_property
+    def body(self) -> bytes:
+        """The body, decoded as its Content-Encoding says.
+
+        Raises:
+            ExtractionError: it ends early, or it cannot be decoded within `max_body_bytes`.
+        """
+        if self._raw is None:
+            msg = (
+                "the request's body was not captured: it is longer than max_body_bytes, or the app did not read all of "
+                "it before it answered"
+            )
+            raise ExtractionError(msg)
+        declared = self._described_by.get("content-length", "")
+        if declared.isascii() and declared.isdigit() and len(self._raw) < int(declared):
+            msg = "the response's body ends before its Content-Length"
+            raise ExtractionError(msg)
+        return decode(self._raw, self._described_by.get("content-encoding", ""), self._max_body_bytes)
+
+    def json(self) -> Any:  # noqa: ANN401 - JSON is any type
+        """Return the body parsed as JSON, the same object on each call.
+
+        Raises:
+            ExtractionError: the body cannot be decoded, or it is no JSON.
+        """
+        return self._json
+
+    @cached_property
+    def _json(self) -> Any:  # noqa: ANN401 - JSON is any type
+        return parse_json(self.body, "response")
+
+    def __repr__(self) -> str:
+        return f"CheckoutResponse({self.status_code}, {self.request!r})"
+
+
+def parse_json(body: bytes, whose: str) -> Any:  # noqa: ANN401 - JSON is any type
+    """Parse a body, telling no part of it in the error.
+
+    Raises:
+        ExtractionError: it is no JSON.
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        msg = f"the {whose}'s body is not JSON, or ends early"
+        raise ExtractionError(msg) from None
+
+
+def view(
+    capture: Capture,
+    path_params: Mapping[str, Any],
+    ipv4_address: str,
+    max_body_bytes: int,
+    *,
+    of_request: bool = False,
+) -> CheckoutResponse:
+    """Return a capture as an extractor sees it, `of_request` with the request's body in the place of the response's."""
+    request = CheckoutRequest(
+        method=capture.method,
+        path=capture.path,
+        path_params=path_params,
+        query_params=QueryParams(capture.query_string),
+        headers=Headers(raw=capture.headers),
+        annotations=capture.annotations,
+        ipv4_address=ipv4_address,
+        _body=capture.request_body,
+    )
+    headers = Headers(raw=capture.response_headers)
+    raw, described_by = (capture.request_body, request.headers) if of_request else (capture.body, headers)
+    return CheckoutResponse(capture.status_code, headers, request, raw, max_body_bytes, described_by)
+
+
+Extracted = Checkout | Mapping[str, Any] | Iterable[Checkout | Mapping[str, Any]] | None
+Extractor = Callable[[CheckoutResponse], Extracted]
+
+EXTRACTOR_REMEDY: Final = (
+    "Pass a plain function of one CheckoutResponse, or extract.json(...); what only the endpoint knows goes into "
+    "annotate()."
+)

@@ -1,0 +1,71 @@
+"""Why a response on a checkout route became no record, and why a capture is parked."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class Skip(StrEnum):
+    """Why a response on a checkout route became no record."""
+
+    STATUS = "status"
+    """It is no 2xx."""
+    UNANSWERED = "unanswered"
+    """The app raised, or ended, before it began a response."""
+    NOT_JSON = "not_json"
+    """The route has an extractor, and the content type is no JSON."""
+    TOO_LARGE = "too_large"
+    """The body is longer than `max_body_bytes`."""
+    INCOMPLETE = "incomplete"
+    """It is a 2xx, and the app never finished it."""
+    UNCAPTURABLE = "uncapturable"
+    """The server sends a file by itself: the body never passes by."""
+    NOT_A_CHECKOUT = "not_a_checkout"
+    """The extractor gave None."""
+    GATED = "gated"
+    """The route's `when` said no."""
+    NOT_PAID = "not_paid"
+    """A preset found an object of its PSP, and none that is paid: refused, redirected, a draft, a link, an error."""
+    UNRECOGNISED = "unrecognised"
+    """A preset found no object of its PSP."""
+    TEST_MODE = "test_mode"
+    """The object is of the PSP's test mode, and this is production."""
+    NOT_ANNOTATED = "not_annotated"
+    """The route has no extractor, and the endpoint annotated nothing."""
+    JOIN_EXPIRED = "join_expired"
+    """A part of a checkout in two parts stayed alone for `join_ttl`."""
+    DUPLICATE = "duplicate"
+    """A record with the same PSP and IDs was taken before."""
+    DRY_RUN = "dry_run"
+    """It would have been sent."""
+
+
+NO_CHECKOUT: Final = frozenset(
+    {
+        Skip.STATUS,
+        Skip.UNANSWERED,
+        Skip.NOT_A_CHECKOUT,
+        Skip.GATED,
+        Skip.NOT_PAID,
+        Skip.TEST_MODE,
+        Skip.JOIN_EXPIRED,  # nearly always a shopper who began and never paid
+        Skip.DUPLICATE,
+        Skip.DRY_RUN,
+    }
+)
+"""What needs no record. All other reasons are evidence that is missing."""
+
+
+def missed(reason: str) -> bool:
+    """Whether a response that became no record for this reason is evidence that is missing."""
+    return reason not in NO_CHECKOUT
+
+
+class ParkReason(StrEnum):
+    """Why a capture waits for a person, or for the next start."""
+
+    NO_ADDRESS = "no_address"
+    EXTRACTOR_ERROR = "extractor_error"
+    UNREADABLE = "unreadable"
+    NO_EMAIL = "no_email"
+    INVALID = "invalid"
+    NO_ROUTE = "no_route"

@@ -1,0 +1,268 @@
+"""A person's request to be forgotten: whatever names their e-mail address is found, in whatever way it is written."""
+
+import codecs
+import html
+import json
+import re
+import sqlite3
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import unquote, unquote_plus
+
+from butter_middleware.errors import ExtractionError
+from butter_middleware.models.content_encoding import decode
+from butter_middleware.outbox.sqlite.statements import erased
+
+T = TypeVar("T")
+Key = tuple[int | str, ...]
+
+MOST_BYTES: Final = 64 * 1024**2
+"""Of a body once decoded; what is longer cannot be looked into."""
+FEW_CAPTURES: Final = 8
+FEW_RECORDS: Final = 500
+"""Rows a look, so that no look is long."""
+STEP: Final = 200
+"""Rows a transaction."""
+_STARTS: Final = r"(?<!\w)(?<!\w[.+-])"
+"""Before an address there is no more of a local part: joann@ is not ann@."""
+_ENDS: Final = r"(?![\w-]|\.\w)"
+_ESCAPE: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
+_ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
+
+
+class Person:
+    """Somebody's e-mail address, found in texts whatever their case and escapes.
+
+    Args:
+        email: The address.
+
+    Raises:
+        ValueError: it is none.
+    """
+
+    def __init__(self, email: str) -> None:
+        local, at, domain = _folded(email.strip()).rpartition("@")
+        if not (local and at and domain) or re.search(r"\s", local + domain):
+            msg = "not an e-mail address"
+            raise ValueError(msg)
+        domains = {domain}
+        with suppress(UnicodeError):
+            domains.add(domain.encode("idna").decode())
+        with suppress(UnicodeError):
+            domains.add(_folded(domain.encode().decode("idna")))
+        either = "|".join(map(re.escape, sorted(domains)))
+        self._pattern = re.compile(rf"{_STARTS}{re.escape(local)}@(?:{either}){_ENDS}")
+
+    def named_in(self, text: str) -> bool:
+        """Whether a text names the person, escaped as in JSON, URLs, forms or HTML, or several of them at once."""
+        return any(self._pattern.search(_folded(variant)) for variant in _variants(text))
+
+    def named_in_bytes(self, data: bytes) -> bool:
+        """Whether bytes in any usual encoding name the person."""
+        return any(map(self.named_in, _texts(data)))
+
+
+@dataclass(slots=True)
+class Found:
+    """What names a person, by number."""
+
+    captured: list[int] = field(default_factory=list[int])
+    parked: list[int] = field(default_factory=list[int])
+    pending: list[int] = field(default_factory=list[int])
+    dead: list[int] = field(default_factory=list[int])
+    parts: list[Key] = field(default_factory=list[Key])
+    unreadable: list[int] = field(default_factory=list[int])
+    """Captures with a body that cannot be decoded here, so that nobody knows."""
+
+    def counts(self) -> dict[str, int]:
+        """Return how many of each kind there are."""
+        kinds = ("pending", "dead", "captured", "parked", "parts")
+        return {kind: len(getattr(self, kind)) for kind in kinds}
+
+    def __len__(self) -> int:
+        return sum(self.counts().values())
+
+
+class Access(Protocol):
+    """`Visit.read` or `Visit.write`."""
+
+    def __call__(self, use: Callable[[sqlite3.Connection], T], /) -> T:
+        """Use the file in one transaction."""
+        ...
+
+
+def search(read: Access, person: Person, tell: Callable[[int], object] = lambda _looked_at: None) -> Found:
+    """Look through all that is stored. `tell` gets the number of rows looked at, now and then."""
+    found, looked_at = Found(), 0
+    for rows in _pages(read, "SELECT id, dead_at, payload FROM records WHERE id > ? ORDER BY id LIMIT ?", FEW_RECORDS):
+        for number, dead_at, payload in rows:
+            if person.named_in(payload):
+                (found.pending if dead_at is None else found.dead).append(number)
+        tell(looked_at := looked_at + len(rows))
+    sql = "SELECT id, reason, head, body, request_body FROM captures WHERE id > ? ORDER BY id LIMIT ?"
+    for rows in _pages(read, sql, FEW_CAPTURES):
+        for number, reason, *stored in rows:
+            named, readable = _named_in_capture(person, *stored)
+            if named:
+                (found.captured if reason is None else found.parked).append(number)
+            elif not readable:
+                found.unreadable.append(number)
+        tell(looked_at := looked_at + len(rows))
+    parts = read(lambda db: db.execute("SELECT key, shopper, fields FROM parts").fetchall())
+    found.parts += [(key, shopper) for key, shopper, fields in parts if person.named_in(fields)]
+    return found
+
+
+def remove(write: Access, found: Found, now: float) -> dict[str, int]:
+    """Delete what was found, a few rows at a time; gives how many of each kind there still were."""
+    record, part = "DELETE FROM records WHERE id = ?", "DELETE FROM parts WHERE key = ? AND shopper = ?"
+    return {
+        "pending": _in_steps(write, _numbered(found.pending), partial(_remove, record)),
+        "dead": _in_steps(write, _numbered(found.dead), partial(_remove, record)),
+        "captured": _in_steps(write, _numbered(found.captured), partial(_remove_captures, now)),
+        "parked": _in_steps(write, _numbered(found.parked), partial(_remove_captures, now)),
+        "parts": _in_steps(write, found.parts, partial(_remove, part)),
+    }
+
+
+def _numbered(numbers: list[int]) -> list[tuple[int]]:
+    return [(number,) for number in numbers]
+
+
+def _in_steps(write: Access, keys: Sequence[Key], change: Callable[[Sequence[Key], sqlite3.Connection], int]) -> int:
+    return sum(write(partial(change, keys[start : start + STEP])) for start in range(0, len(keys), STEP))
+
+
+def _remove_captures(now: float, keys: Sequence[Key], connection: sqlite3.Connection) -> int:
+    # A process that is just reading one of them must make no record of it.
+    marks = [(erased(int(key[0])), now) for key in keys]
+    connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", marks)
+    return _remove("DELETE FROM captures WHERE id = ?", keys, connection)
+
+
+def _remove(sql: str, keys: Sequence[Key], connection: sqlite3.Connection) -> int:
+    return sum(connection.execute(sql, key).rowcount for key in keys)
+
+
+def _pages(read: Access, sql: str, few: int) -> Iterator[list[Any]]:
+    after = -1
+    while rows := read(partial(_page, sql, (after, few))):
+        yield rows
+        after = rows[-1][0]
+
+
+def _page(sql: str, bounds: tuple[int, int], connection: sqlite3.Connection) -> list[Any]:
+    return connection.execute(sql, bounds).fetchall()
+
+
+def _named_in_capture(person: Person, head: str, body: bytes, request_body: bytes | None) -> tuple[bool, bool]:
+    """Say whether a capture names the person, and whether all of it could be looked into."""
+    if person.named_in(head) or person.named_in_bytes(_headers_as_bytes(head)):
+        return True, True
+    named, readable = _named_in_body(person, body, _coding(head, "response_headers"))
+    if named or request_body is None:
+        return named, readable
+    in_request, request_readable = _named_in_body(person, request_body, _coding(head, "headers"))
+    return in_request, readable and request_readable
+
+
+def _named_in_body(person: Person, body: bytes, coding: str) -> tuple[bool, bool]:
+    plain, readable = _decoded(body, coding)
+    named = person.named_in_bytes(plain)
+    return named or (not readable and person.named_in_bytes(body)), readable
+
+
+def _headers_as_bytes(head: str) -> bytes:
+    """Return the stored head as its headers were sent: it holds their bytes as latin-1, and most are UTF-8."""
+    return _unescaped(head).encode("latin-1", "ignore")
+
+
+def _coding(head: str, which: str) -> str:
+    with suppress(KeyError, TypeError, ValueError):
+        return ", ".join(value for name, value in json.loads(head)[which] if name.lower() == "content-encoding")
+    return ""
+
+
+def _decoded(body: bytes, coding: str) -> tuple[bytes, bool]:
+    """Return as much of a body as can be decoded: one that was cut off holds a person's data all the same."""
+    names = [name for part in coding.lower().split(",") if (name := part.strip())]
+    if not names and body[:2] == b"\x1f\x8b":
+        names = ["gzip"]
+    readable = True
+    for name in reversed(names):
+        if name in {"gzip", "x-gzip", "deflate"}:
+            body, whole = _inflated(body)
+            readable = readable and whole
+        else:
+            try:
+                body = decode(body, name, MOST_BYTES)
+            except ExtractionError:
+                return body, False
+    return body, readable
+
+
+def _inflated(body: bytes) -> tuple[bytes, bool]:
+    """Inflate gzip, zlib or raw deflate; what comes before an error or the end counts."""
+    if not body:
+        return b"", True
+    for window in (32 + zlib.MAX_WBITS, -zlib.MAX_WBITS):
+        plain, rest = b"", body
+        with suppress(zlib.error):
+            while rest and len(plain) < MOST_BYTES:
+                inflater = zlib.decompressobj(window)
+                plain += inflater.decompress(rest, MOST_BYTES - len(plain))
+                rest = inflater.unused_data
+        if plain:
+            return plain, len(plain) < MOST_BYTES
+    return body, False
+
+
+def _texts(data: bytes) -> Iterator[str]:
+    yield data.decode("utf-8", "replace")
+    with suppress(UnicodeDecodeError):
+        data.decode("utf-8")
+        if b"\0" not in data:
+            return
+    yield data.decode("latin-1")
+    if b"\0" in data:
+        for name in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+            yield data.removeprefix(codecs.BOM_UTF16_LE).decode(name, "replace")
+
+
+def _variants(text: str) -> Iterator[str]:
+    """Give a text as it is, and with its escapes undone, layer by layer."""
+    seen = {text}
+    yield text
+    for undone in _undone(_unescaped(_unescaped(text))):
+        if undone not in seen:
+            seen.add(undone)
+            yield undone
+
+
+def _undone(text: str) -> Iterator[str]:
+    yield text
+    if "%40" in text:
+        yield unquote_plus(text)  # a form: there a plus stands for a space
+    text = html.unescape(unquote(text))
+    yield text
+    yield _unescaped(text)
+
+
+def _unescaped(text: str) -> str:
+    """Undo the escapes of JSON and JavaScript, whether or not the whole is valid."""
+    if "\\" not in text:
+        return text
+    return _ESCAPE.sub(lambda found: _ESCAPED.get(found[1]) or _character(found[1]), text)
+
+
+def _character(escape: str) -> str:
+    return escape if len(escape) == 1 else chr(int(escape[1:], 16))
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()

@@ -1,0 +1,125 @@
+"""What can go wrong with the file at run time, and how it is said."""
+
+import errno
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from butter_middleware._utils import log_thread
+from butter_middleware.errors import ConfigurationError
+
+_CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_UNUSABLE: Final = frozenset(
+    {
+        sqlite3.SQLITE_AUTH,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOLFS,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+
+
+class Fault(Enum):
+    """Whose fault an exception is, and with it who can mend it."""
+
+    FULL = "full"
+    """The file's bound, or the disk: mends itself as records are delivered."""
+    UNUSABLE = "unusable"
+    """The file or the disk under it: tried again until somebody mends it."""
+    CORRUPT = "corrupt"
+    """The file's content: a new file mends it."""
+    REFUSED = "refused"
+    """The file is another program's, or a newer version's: nothing mends it in this process."""
+    OWN = "own"
+    """The operation's own: it fails alone."""
+
+
+def fault_of(error: Exception) -> Fault:
+    """Return whose fault an exception is that came out of the file's use."""
+    if isinstance(error, ConfigurationError):
+        return Fault.REFUSED
+    if isinstance(error, OSError):
+        return Fault.FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else Fault.UNUSABLE
+    code = primary_code(error)
+    if code == sqlite3.SQLITE_FULL:
+        return Fault.FULL
+    if code in _CORRUPT:
+        return Fault.CORRUPT
+    return Fault.UNUSABLE if code in _UNUSABLE else Fault.OWN
+
+
+def primary_code(error: Exception) -> int | None:
+    """Return SQLite's primary result code; an extended code holds it in its low byte."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else None
+
+
+def describe(error: Exception) -> str:
+    """Return an exception's kind, without its text: that may quote what was stored."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return errno.errorcode.get(error.errno, type(error).__name__)
+    name = getattr(error, "sqlite_errorname", None)
+    return name if isinstance(name, str) else type(error).__name__
+
+
+class Alarm:
+    """Says each kind of fault once while it lasts, and once that it is over."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._raised: set[str] = set()
+
+    def ring(self, kind: str, text: str) -> None:
+        """Say, unless it rings already, what is wrong and what to do about it."""
+        if kind not in self._raised:
+            self._raised.add(kind)
+            self._say(logging.CRITICAL, text, kind)
+
+    def clear(self, kind: str) -> None:
+        """Say that it is over, where it rang."""
+        if kind in self._raised:
+            self._raised.discard(kind)
+            self._say(logging.WARNING, f"works again ({kind} is over)", kind)
+
+    @property
+    def ringing(self) -> Sequence[str]:
+        """What lasts; a file that was broken is broken until the process ends."""
+        return sorted({kind.partition(" ")[0] for kind in self._raised} - {"replaced"})
+
+    def _say(self, level: int, text: str, kind: str) -> None:
+        log_thread.say(
+            level, f"outbox {self._path}: {text}", name="outbox", event="outbox", reason=kind.partition(" ")[0]
+        )
+
+
+def set_aside(path: str) -> str:
+    """Rename a broken file with what belongs to it, for a person to look at, and return the new name.
+
+    The caller holds the write lock and still has the file open: SQLite then sees that it was moved, and its close
+    neither checkpoints nor deletes by name what is already the new file's.
+
+    Raises:
+        OSError: it could not be renamed.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    target, number = f"{path}.corrupt-{stamp}", 1
+    while os.path.lexists(target):
+        number += 1
+        target = f"{path}.corrupt-{stamp}-{number}"
+    for suffix in ("-wal", "-shm", ""):
+        with suppress(FileNotFoundError):
+            Path(path + suffix).rename(target + suffix)
+    return target

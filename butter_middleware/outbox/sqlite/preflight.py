@@ -1,0 +1,158 @@
+"""Whether a path can hold an outbox, and whether what lies there lasts. Nothing here creates or opens the database."""
+
+import os
+import re
+import stat
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.outbox.sqlite.schema import Identity, refuse_foreign
+
+_NETWORK: Final = frozenset(
+    {
+        *("9p", "afs", "beegfs", "ceph", "cifs", "davfs", "gfs2", "glusterfs", "gpfs", "lustre"),
+        *("ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs"),
+        *("fuse.gcsfuse", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
+    }
+)
+_LAYERS: Final = frozenset({"aufs", "overlay", "overlayfs"})
+_MEMORY: Final = frozenset({"ramfs", "tmpfs"})
+_FUNCTIONS: Final = {
+    "AWS_LAMBDA_FUNCTION_NAME": "AWS Lambda",
+    "FUNCTIONS_WORKER_RUNTIME": "Azure Functions",
+    "K_SERVICE": "Cloud Run",
+    "VERCEL": "Vercel",
+}
+_LASTING: Final = "Name a file on a disk that lasts (a volume, a host's own disk)."
+
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+"""How `/proc/mounts` writes a space, a tab, a newline and a backslash."""
+_HEADER_BYTES: Final = 72
+_MAGIC: Final = b"SQLite format 3\x00"
+
+
+def refuse_unusable(path: str) -> None:
+    """Refuse a path at which no database can be made or written.
+
+    Raises:
+        ConfigurationError: what is wrong there, and the remedy.
+    """
+    folder = os.path.dirname(path)  # noqa: PTH120 - `path` is absolute text
+    folder_mode = _mode(folder)
+    _refuse_unless(folder_mode is not None, path, f"there is no directory {folder!r}. Create it before the start.")
+    _refuse_unless(stat.S_ISDIR(folder_mode or 0), path, f"{folder!r} is no directory. Name a file in one.")
+    _refuse_unless(
+        _may(folder, os.W_OK | os.X_OK),
+        path,
+        f"this process (user {os.geteuid()}) may not write in {folder!r}: SQLite makes files beside the database. "
+        "Give it that directory.",
+    )
+    for suffix, what in (("", "it"), ("-wal", "its -wal"), ("-shm", "its -shm"), (".lock", "its .lock")):
+        mode = _mode(path + suffix)
+        if mode is not None:
+            _refuse_unless(stat.S_ISREG(mode), path, f"{what} is no regular file. Name a file in that directory.")
+            _refuse_unless(
+                _may(path + suffix, os.R_OK | os.W_OK),
+                path,
+                f"this process (user {os.geteuid()}) may not read and write {what}. Was it made by another user?",
+            )
+
+
+def refuse_not_ours(path: str) -> None:
+    """Refuse a file that holds something else than an outbox, or a newer version's.
+
+    Closing a descriptor of a database drops the locks that SQLite has on it in this process: call this only where the
+    process does not have it open.
+
+    Raises:
+        ConfigurationError: it is not ours.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except OSError:
+        return  # not there yet; or what `refuse_unusable` says, or what is said when it is opened
+    # Beside ours lies a lock file: then it is damaged, or killed before its first checkpoint, and its opening mends it.
+    ours = _mode(f"{path}.lock") is not None
+    if header.startswith(_MAGIC) and len(header) == _HEADER_BYTES:
+        version, application_id = struct.unpack_from(">I4xI", header, 60)
+        if application_id or not ours:
+            refuse_foreign(path, Identity(application_id, version))
+    elif header and not ours:
+        _refuse_unless(ok=False, path=path, problem="there is a file that is no database. Name another.")
+
+
+def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> list[str]:
+    """Say where a file at `path` would not last, or would not be safe.
+
+    Args:
+        path: Absolute, without symbolic links.
+        mounts: The text of `/proc/mounts`; empty where there is none.
+        environ: The process's environment.
+    """
+    return list(_warnings(path, file_system(path, mounts), environ))
+
+
+def _warnings(path: str, file_system: str, environ: Mapping[str, str]) -> Iterator[str]:
+    if file_system in _NETWORK:
+        yield (
+            f"{path} lies on a network file system ({file_system}), where SQLite's write-ahead log and locks do "
+            "not work between hosts: records can be lost. Use a local disk, or the PostgreSQL outbox for many machines."
+        )
+    elif file_system in _LAYERS:
+        yield f"{path} lies in a container's own layer and goes with the container. {_LASTING}"
+    elif file_system in _MEMORY:
+        yield f"{path} lies in memory ({file_system}) and goes with the host's next start. {_LASTING}"
+    if any(path.startswith(f"{folder}/") for folder in _temporary_folders()):
+        yield f"{path} lies in a temporary folder, which is emptied at times. {_LASTING}"
+    for variable, platform in _FUNCTIONS.items():
+        if environ.get(variable):
+            yield (
+                f"this is {platform} ({variable} is set): the sandbox's disk goes with the instance, and nothing runs "
+                "between requests. Call butter.flush() before each return, or use an outbox outside the sandbox."
+            )
+
+
+def _temporary_folders() -> set[str]:
+    return {os.path.realpath(folder) for folder in ("/tmp", "/var/tmp", tempfile.gettempdir())}  # noqa: S108 - compared with
+
+
+def mounted() -> str:
+    """Return the text of `/proc/mounts`; empty where there is none."""
+    mounts = Path("/proc/self/mounts")
+    return mounts.read_text(errors="surrogateescape") if mounts.exists() else ""
+
+
+def file_system(path: str, mounts: str) -> str:
+    """Return the type of the file system at a path: that of the longest mount point above it, the last one mounted."""
+    longest, found = -1, ""
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) < 3:  # noqa: PLR2004 - device, mount point, type
+            continue
+        point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[1])
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= longest:
+            longest, found = len(point), fields[2]
+    return found
+
+
+def _mode(path: str) -> int | None:
+    try:
+        return Path(path).stat().st_mode
+    except OSError:
+        return None
+
+
+def _may(path: str, access: int) -> bool:
+    return os.access(path, access, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _refuse_unless(ok: bool, path: str, problem: str) -> None:  # noqa: FBT001 - the condition itself
+    if not ok:
+        msg = f"outbox={path!r}: {problem}"
+        raise ConfigurationError(msg)

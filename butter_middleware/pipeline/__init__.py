@@ -1,0 +1,1 @@
+"""The threads of a process, and what the middleware hands them."""

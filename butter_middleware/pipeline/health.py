@@ -1,0 +1,160 @@
+"""Whether evidence is being collected: what is wrong, and what to do about it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from butter_middleware.outbox.base import Counts
+from butter_middleware.telemetry.coverage import Coverage
+
+OUTAGE_SECONDS: Final = 900.0
+"""For which Butter may be away before it is worth a look."""
+AGE_SECONDS: Final = 3600.0
+"""For which a record may wait."""
+HANGING_SECONDS: Final = 60.0
+"""For which an extractor may read one capture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What is looked at."""
+
+    running: bool
+    answered: bool
+    """Whether the outbox gave its counts."""
+    counts: Counts
+    lost: int
+    oldest_pending_age: float | None
+    endpoint: str
+    ill_for: float
+    """Seconds for which the endpoint, as this process knows it, has not been ok."""
+    low_coverage: Coverage | None
+    outbox_faults: Sequence[str]
+    dead_threads: Sequence[str]
+    reading_for: float
+    unattended: bool = False
+    """Whether this process only appends, and none reads and delivers."""
+    host: str | None = None
+    """Butter's, as it is configured; None where a queue takes the records, whose consumer delivers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One thing that is wrong."""
+
+    code: str
+    """From the list in docs/telemetry.md."""
+    detail: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What is wrong, if anything."""
+
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """`healthy` or `degraded`."""
+        return "degraded" if self.reasons else "healthy"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a health route answers it."""
+        reasons = [{"code": each.code, "detail": each.detail, "remedy": each.remedy} for each in self.reasons]
+        return {"status": self.status, "reasons": reasons}
+
+
+def diagnose(signs: Signs) -> Health:
+    """Return what the signs mean."""
+    return Health((*_machinery(signs), *_delivery(signs), *_evidence(signs)))
+
+
+def _machinery(signs: Signs) -> Iterator[Reason]:
+    if signs.running and not signs.answered:
+        yield Reason(
+            "outbox_silent", "the outbox does not answer", "See the log for what ails its file: the disk, or a lock."
+        )
+    for fault in signs.outbox_faults:
+        yield Reason(f"outbox_{fault}", *_FAULTS[fault])
+    for name in signs.dead_threads:
+        yield Reason(
+            "thread_dead", f"the thread {name} has ended", "Restart the process, and report it with the log's lines."
+        )
+    if signs.unattended and (signs.counts.captured or signs.counts.pending):
+        yield Reason(
+            "no_deliverer",
+            f"{signs.counts.captured} captures and {signs.counts.pending} records wait, and no process delivers them",
+            "Run beside the app: butter-middleware deliver --app shop.main:butter --follow.",
+        )
+    if signs.reading_for > HANGING_SECONDS:
+        yield Reason(
+            "reading_hangs",
+            f"one capture has been read for {_span(signs.reading_for)}",
+            "Mend the extractor that hangs, and restart. Captures wait, none is lost from a durable outbox.",
+        )
+
+
+def _delivery(signs: Signs) -> Iterator[Reason]:
+    hold = signs.counts.hold
+    if hold is not None or signs.endpoint == "hold":
+        yield Reason(
+            "hold",
+            f"nothing is sent, since Butter answered {hold or 'so'}",
+            "401: mend the credentials or the environment. Else check base_url, proxies and the account. Then it ends "
+            "by itself.",
+        )
+    elif signs.ill_for > OUTAGE_SECONDS:
+        taker, there = ("the queue", "it") if signs.host is None else ("Butter", signs.host)
+        yield Reason(
+            "endpoint_away",
+            f"{taker} has not taken records for {_span(signs.ill_for)} ({signs.endpoint})",
+            f"Check that this host reaches {there}; the log says how it failed. Records wait meanwhile.",
+        )
+    age = signs.oldest_pending_age
+    if age is not None and age > AGE_SECONDS:
+        yield Reason(
+            "pending_old",
+            f"{signs.counts.pending} records wait to be sent, the oldest for {_span(age)}",
+            "See the reasons beside this one and the log; where there is none, raise senders.",
+        )
+
+
+def _evidence(signs: Signs) -> Iterator[Reason]:
+    if signs.counts.dead:
+        yield Reason(
+            "dead",
+            f"Butter will not take {signs.counts.dead} records as they are",
+            "List them, mend what is wrong with them, then retry or drop them.",
+        )
+    if signs.counts.parked:
+        yield Reason(
+            "parked",
+            f"{signs.counts.parked} captures could not be read",
+            "The log says why, and what to mend; the next start reads them again. Drop what is none.",
+        )
+    if signs.lost:
+        yield Reason(
+            "lost",
+            f"{signs.lost} captures or records are gone for good",
+            "The log says why. Use an outbox on a disk that lasts and has room.",
+        )
+    if signs.low_coverage is not None:
+        yield Reason(
+            "coverage",
+            f"in the last hour or two {signs.low_coverage}",
+            "docs/telemetry.md says of each reason what to do.",
+        )
+
+
+_FAULTS: Final = {
+    "fault": ("the outbox's file cannot be used", "The log says why. What comes waits in memory, up to a bound."),
+    "full": ("the outbox's file is full", "Raise max_bytes, make room on the disk, or drop dead and parked entries."),
+    "lock": ("another process holds the outbox's lock", "See whether one of the workers is stopped, and end it."),
+    "broken": ("the outbox's file was broken and set aside", "Keep it, mend the disk, and restart this process."),
+}
+
+
+def _span(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return f"{minutes} minutes" if minutes < 120 else f"{minutes // 60} hours"  # noqa: PLR2004 - reads better so

@@ -1,0 +1,1 @@
+"""A capture becomes records, or a message that says why not."""

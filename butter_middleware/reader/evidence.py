@@ -1,0 +1,46 @@
+"""How strong records are as evidence: the IDs that they carry, and how Stripe's weak ones become stronger."""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from butter_middleware.capture.routes import CheckoutRoute
+from butter_middleware.extract.explanation import told
+from butter_middleware.models.checkout import EVIDENCE_IDS, Record
+from butter_middleware.models.http import CheckoutResponse
+
+_STRONG: Final = frozenset({"invoice_id", "charge_id"})
+"""Which of them Butter asks Stripe's merchants for."""
+_REMEDIES: Final = {
+    "checkout.session": (
+        "Retrieve the session with expand=['payment_intent.latest_charge'], or annotate(request, charge_id=...)."
+    ),
+    "payment_intent": (
+        "Return its latest_charge too (expand=['latest_charge'] gives it whole), or the Checkout Session, or "
+        "annotate(request, invoice_id=...)."
+    ),
+    "subscription": "Return its latest_invoice too, or annotate(request, invoice_id=...).",
+}
+_REMEDY: Final = (
+    "Give the payment intent's latest_charge as charge_id, or return the Checkout Session, or "
+    "annotate(request, invoice_id=...)."
+)
+
+
+def carried(record: Record) -> str:
+    """Name the IDs that match a record to a dispute, such as `invoice_id+charge_id`."""
+    payload = json.loads(record.payload)
+    return "+".join(name for name in EVIDENCE_IDS if name in payload)
+
+
+def weakness(route: CheckoutRoute, response: CheckoutResponse, records: Sequence[Record], *, recorded: bool) -> str:
+    """Say, where all records of a Stripe checkout carry neither invoice nor charge, how they could; else nothing."""
+    payloads = [json.loads(record.payload) for record in records]
+    if not payloads or any(payload["psp"] != "stripe" or _STRONG & payload.keys() for payload in payloads):
+        return ""
+    remedy = "Pass charge_id= or invoice_id= to butter.record()." if recorded else _remedy(route, response)
+    return f"{route}: the records carry neither invoice_id nor charge_id, which match a dispute best. {remedy}"
+
+
+def _remedy(route: CheckoutRoute, response: CheckoutResponse) -> str:
+    return _REMEDIES.get(told(response, route.extract).saw.partition(",")[0], _REMEDY)

@@ -1,0 +1,119 @@
+"""What a person is told of a capture that could not be read, and what to do. None of it quotes what was read."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from butter_middleware.capture.routes import CheckoutRoute
+from butter_middleware.extract.explanation import NOTHING_TRIED, told
+from butter_middleware.models.checkout import EVIDENCE_IDS
+from butter_middleware.models.http import CheckoutResponse
+from butter_middleware.models.reasons import ParkReason
+from butter_middleware.outbox.base import Parked
+
+_OURS: Final = Path(__file__).parent
+_PYTHONS: Final = Path(os.__file__).parent
+_NAME: Final = re.compile(r"[a-z_]{1,40}")
+
+
+def invalid(
+    route: CheckoutRoute, response: CheckoutResponse, fields: Mapping[str, Any], error: ValidationError
+) -> Parked:
+    """Say what a record lacks, and what the extractor tried."""
+    if not any(name in fields for name in EVIDENCE_IDS):
+        detail = (
+            f"no ID for {route}: {_tried(route, response, *EVIDENCE_IDS[:4])}neither the extractor nor annotate() gave "
+            f"one of {', '.join(EVIDENCE_IDS[:4])}. Fix: annotate what the endpoint knows, or mend the expressions; "
+            "where this response is no paid checkout, say so with when=."
+        )
+        return Parked(ParkReason.INVALID, detail)
+    wrong = wrong_fields(error)
+    if wrong == {"customer_email": "missing"}:
+        detail = (
+            f"no customer e-mail for {route}: {_tried(route, response, 'customer_email')}nothing was annotated. "
+            "Fix: call annotate(request, customer_email=...) in the endpoint."
+        )
+        return Parked(ParkReason.NO_EMAIL, detail)
+    return Parked(ParkReason.INVALID, f"the record of {route} is not what Butter accepts: {listed(wrong)}")
+
+
+def misrecorded(route: CheckoutRoute, fields: Mapping[str, Any], error: ValidationError) -> Parked:
+    """Say what `butter.record(request, ...)` should have been given."""
+    wrong = wrong_fields(error)
+    where = f"butter.record() on {route}"
+    if wrong.get("psp") == "missing":
+        return Parked(
+            ParkReason.INVALID, f"{where}: nothing says the PSP. Fix: pass psp='stripe', or whose IDs it has."
+        )
+    if wrong.get("ipv4_address") == "missing":
+        detail = f"{where}: a server calls it, whose address is not the shopper's. Fix: record a whole Checkout."
+        return Parked(ParkReason.INVALID, detail)
+    if not any(name in fields for name in EVIDENCE_IDS):
+        return Parked(ParkReason.INVALID, f"{where}: no ID. Fix: pass one of {', '.join(EVIDENCE_IDS[:4])}.")
+    if wrong == {"customer_email": "missing"}:
+        return Parked(ParkReason.NO_EMAIL, f"{where}: no customer e-mail. Fix: pass customer_email=... to it.")
+    return Parked(ParkReason.INVALID, f"{where}: not what Butter accepts: {listed(wrong)}")
+
+
+def wrong_fields(error: ValidationError) -> dict[str, str]:
+    """Name the fields that are wrong, and in which way."""
+    return {_place(e["loc"]): e["type"] for e in error.errors(include_url=False, include_input=False)}
+
+
+def listed(wrong: Mapping[str, str]) -> str:
+    """Return them as text."""
+    return ", ".join(f"{place} ({kind})" for place, kind in sorted(wrong.items()))
+
+
+def _tried(route: CheckoutRoute, response: CheckoutResponse, *names: str) -> str:
+    """Say what the extractor tried for these fields, and why nothing came of it."""
+    if route.extract is None:
+        return ""
+    explanation = told(response, route.extract)
+    if not explanation.fields:
+        return "the extractor gave none; "
+    tried = [explanation[name].tried for name in names if explanation[name].given_by is None]
+    several = [text for text in tried if text != NOTHING_TRIED]
+    return f"{explanation.extractor} {'; '.join(several or [NOTHING_TRIED])}; "
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Name the field; a name that does not look like one could be anything, personal data included."""
+    name = str(location[0]) if location else "record"
+    return name if _NAME.fullmatch(name) else "a field"
+
+
+def unreadable(error: BaseException) -> Parked:
+    """Say that reading itself broke. The error's own text may quote what it read, so it is left out."""
+    detail = (
+        f"reading a capture raised {type(error).__name__}, in the extractor, in what it returned, or in the client_ip "
+        "strategy. Mend it: the capture is read again at the next start where the outbox is durable."
+    )
+    return Parked(ParkReason.EXTRACTOR_ERROR, detail)
+
+
+def broken_extractor(route: CheckoutRoute, error: Exception) -> str:
+    """Say where the extractor failed. The error's own text may quote what it read, so it is left out."""
+    return (
+        f"the extractor of {route} raised {type(error).__name__}{_line(error)}. Mend it: the capture is read again at "
+        "the next start where the outbox is durable."
+    )
+
+
+def _line(error: Exception) -> str:
+    """Name the merchant's own line: what it called, a library or Python's own, is not what has to be mended."""
+    frames = extract_tb(error.__traceback__)
+    beyond_us = [frame for frame in frames if not Path(frame.filename).is_relative_to(_OURS)]
+    theirs = [frame for frame in beyond_us if not _is_library(Path(frame.filename))]
+    # Where the shop itself is installed like a library, its extractor is what we called.
+    chosen = theirs[-1:] or beyond_us[:1] or frames[-1:]
+    return "".join(f" at {Path(frame.filename).name}:{frame.lineno}" for frame in chosen)
+
+
+def _is_library(file: Path) -> bool:
+    return file.is_relative_to(_PYTHONS) or not {"site-packages", "dist-packages"}.isdisjoint(file.parts)

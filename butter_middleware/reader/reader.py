@@ -1,0 +1,293 @@
+"""From a capture to its records: the address, the extractor, the merge, the check."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from inspect import isawaitable
+from itertools import islice
+from typing import Any, Final, cast
+
+from pydantic import BaseModel, ValidationError
+
+from butter_middleware.capture.routes import CheckoutRoute
+from butter_middleware.client_ip import ClientIP, Reason, Strategy
+from butter_middleware.client_ip.address import Networks
+from butter_middleware.client_ip.from_body import BodyReason, in_body
+from butter_middleware.errors import ExtractionError
+from butter_middleware.extract.paths import text
+from butter_middleware.ipv6.beacon import Redeemer
+from butter_middleware.models.checkout import Checkout, Record
+from butter_middleware.models.http import Capture, CheckoutResponse, view
+from butter_middleware.models.partial import Part
+from butter_middleware.models.payments import Payments
+from butter_middleware.models.reasons import ParkReason, Skip
+from butter_middleware.outbox.base import Parked
+from butter_middleware.reader.evidence import weakness
+from butter_middleware.reader.messages import broken_extractor, invalid, listed, misrecorded, unreadable, wrong_fields
+from butter_middleware.reader.provenance import Sources, origins
+
+MOST_RECORDS: Final = 1000
+"""A response with more is none: an iterator without end would take all of the process's memory."""
+
+
+class _Unrouted(CheckoutRoute):
+    def __str__(self) -> str:
+        return "a request that no checkout route matches"
+
+
+_UNROUTED: Final = _Unrouted("/{path:path}", psp="stripe")
+"""Stands for the route of a recorded request that matches none. Its PSP counts for nothing: the fields say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a capture holds: records, or why there are none. Records beside `parked` are good ones of several."""
+
+    records: tuple[Record, ...] = ()
+    parked: Parked | None = None
+    part: Part | None = None
+    """Instead of records, where the route joins."""
+    skipped: str | None = None
+    """A `Skip`; or `no_address:<reason>`, beside `parked` where another configuration could find the address."""
+    remedy: str = ""
+    """For a person, where something can be done about `skipped`, or about weak records."""
+    conflicts: tuple[str, ...] = ()
+    """The fields of which an annotation said another value than the extractor, which holds."""
+    error: BaseException | None = field(default=None, repr=False)
+    """What the merchant's code raised, for tests: it may quote what it read, so that it is neither logged nor kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads captures as their routes say. Pure but for the merchant's own extractors."""
+
+    strategy: Strategy
+    max_body_bytes: int
+    optional_fields: frozenset[str]
+    """Those of `user_agent` and `network_transaction_id` that the merchant's account accepts."""
+    observe: Callable[[Capture, ClientIP], None]
+    """Sees each address as it was resolved."""
+    admitted: Networks
+    """Addresses of bodies that are not public and count all the same."""
+    redeemer: Redeemer | None = None
+    """Takes the tokens of shoppers on IPv6, where there is a beacon."""
+    staging: bool = False
+    """Whether objects of a PSP's test mode are evidence."""
+    sources: Sources | None = None
+    """Remembers what gave each field, where a sandbox is told."""
+
+    def read(self, capture: Capture, route: CheckoutRoute | None) -> Reading:
+        """Read one capture as the route says that its request matches, if any. It raises no `Exception`."""
+        try:
+            return self._read(capture, route)
+        except Exception as error:  # noqa: BLE001 - strategies may be the merchant's, and so may what extractors return
+            return Reading(parked=unreadable(error), error=error)
+
+    def _read(self, capture: Capture, route: CheckoutRoute | None) -> Reading:
+        if route is None and capture.recorded:
+            route = _UNROUTED
+        if route is None:
+            return Reading(parked=Parked(ParkReason.NO_ROUTE, "no route matches this request any more. Add it again."))
+        address = self._resolve(route, capture) if route.from_shopper else None
+        ipv4 = "" if address is None else address.ipv4 or ""
+        params, of_request = route.template.params(capture.path), route.source == "request"
+        response = view(capture, params, ipv4, self.max_body_bytes, of_request=of_request)
+        found = self._found(route, response, recorded=capture.recorded)
+        if isinstance(found, Reading) and found.skipped is not None:
+            return found
+        # What is no checkout needs no address: free requests, from wherever they come, are not kept for the want of it.
+        if address is not None and address.ipv4 is None:
+            return _without_address(route, address.reason)
+        if isinstance(found, Reading):
+            return found
+        key, extracted = found
+        if key:
+            reading = self._part(route, capture, response, Part.key_of(route.psp, key), extracted)
+        else:
+            reading = self._merge(route, capture, response, extracted)
+        if reading.records and not reading.remedy:
+            weak = weakness(route, response, reading.records, recorded=capture.recorded)
+            reading = replace(reading, remedy=weak)
+        return reading if address is None else self._once(route, capture, address, reading)
+
+    def _found(
+        self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
+    ) -> tuple[str, list[Mapping[str, Any]]] | Reading:
+        """Give what its parts have in common, nothing for a whole checkout, and the fields; or say why it is none."""
+        try:
+            gate = "" if recorded else self._gate(route, response)
+            extracted = gate if isinstance(gate, Reading) else self._extract(route, response, recorded=recorded)
+        except ExtractionError as error:
+            return Reading(parked=Parked(ParkReason.UNREADABLE, f"{route}: {error}"), error=error)
+        except Exception as error:  # noqa: BLE001 - the merchant's function may raise anything
+            return Reading(parked=Parked(ParkReason.EXTRACTOR_ERROR, broken_extractor(route, error)), error=error)
+        return extracted if isinstance(extracted, Reading) else (str(gate), extracted)
+
+    def _resolve(self, route: CheckoutRoute, capture: Capture) -> ClientIP:
+        address = self.strategy.resolve(capture.scope)
+        self.observe(capture, address)
+        return address if self.redeemer is None else self.redeemer.resolve(address, capture, route)
+
+    def _once(self, route: CheckoutRoute, capture: Capture, address: ClientIP, reading: Reading) -> Reading:
+        # Only a token gives an IPv4 address beside the shopper's IPv6.
+        by_token = self.redeemer if address.ipv6 is not None else None
+        parts = () if reading.part is None else (Record(reading.part.key, "", capture.captured_at),)
+        if by_token is None or not by_token.replayed(capture, route, reading.records or parts):
+            return reading
+        return _without_address(route, Reason.TOKEN_REPLAYED)
+
+    def _gate(self, route: CheckoutRoute, response: CheckoutResponse) -> str | Reading:
+        """Give what its parts have in common, and nothing for a checkout that is whole; or say why it is none."""
+        if route.when is not None and not _verdict(route.when(response)):
+            return Reading(skipped=Skip.GATED)
+        if route.key_of is None:
+            return ""
+        return text(route.key_of(response)) or Reading(skipped=Skip.NOT_A_CHECKOUT)
+
+    def _extract(
+        self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
+    ) -> list[Mapping[str, Any]] | Reading:
+        if recorded:
+            return [{}]
+        if route.extract is None:
+            return [{}] if response.request.annotations or route.begins else Reading(skipped=Skip.NOT_ANNOTATED)
+        extracted = route.extract(response)
+        if isinstance(extracted, Payments):
+            if route.begins and not extracted:
+                return [{}]  # the shopper has yet to pay
+            judged = self._judge(route, extracted)
+            if judged is not None:
+                return judged
+            extracted = extracted.with_addresses()
+        results = [] if extracted is None else list(islice(_each(extracted), MOST_RECORDS + 1))
+        if len(results) > MOST_RECORDS:
+            msg = f"the extractor gives more than {MOST_RECORDS} records for one response. Let it end."
+            raise ExtractionError(msg)
+        return results or Reading(skipped=Skip.NOT_A_CHECKOUT)
+
+    def _judge(self, route: CheckoutRoute, payments: Payments) -> Reading | None:
+        if not payments.fields:
+            return Reading(skipped=payments.skip, remedy=payments.remedy and f"{route}: {payments.remedy}")
+        if payments.test_mode and not self.staging:
+            remedy = (
+                f"{route}: a payment of the PSP's test mode, which is no evidence in production. Use the PSP's live "
+                "keys here, or Butter(environment='staging')."
+            )
+            return Reading(skipped=Skip.TEST_MODE, remedy=remedy)
+        return None
+
+    def _merge(
+        self,
+        route: CheckoutRoute,
+        capture: Capture,
+        response: CheckoutResponse,
+        extracted: list[Mapping[str, Any]],
+    ) -> Reading:
+        records: list[Record] = []
+        unlocated = Reading()
+        parked: Parked | None = None
+        for result in extracted:
+            # Never from a body unless the route says so: whoever writes the body would choose the evidence.
+            ipv4: str | BodyReason = response.request.ipv4_address
+            if route.address_from_body:
+                ipv4 = in_body(result.get("ipv4_address"), self.admitted)
+            if isinstance(ipv4, BodyReason):
+                unlocated = _without_address(route, ipv4)
+                continue
+            fields = self._fields(route, capture, result, ipv4)
+            try:
+                record = Record.of(Checkout.model_validate(fields), capture.captured_at, capture.traceparent)
+                records.append(record)
+                if self.sources is not None:
+                    told = origins(route, capture, response, result, fields, self.strategy)
+                    self.sources.note(record.key, str(route), told)
+            except ValidationError as error:
+                parked = (
+                    misrecorded(route, fields, error) if capture.recorded else invalid(route, response, fields, error)
+                )
+        conflicts = {name for result in extracted for name in _conflicts(capture.annotations, result)}
+        reading = replace(unlocated, records=tuple(records), conflicts=tuple(sorted(conflicts)))
+        return reading if parked is None else replace(reading, parked=parked, skipped=None)
+
+    def _part(
+        self,
+        route: CheckoutRoute,
+        capture: Capture,
+        response: CheckoutResponse,
+        key: str,
+        extracted: list[Mapping[str, Any]],
+    ) -> Reading:
+        if len(extracted) > 1:
+            detail = (
+                f"{route}: the extractor gave {len(extracted)} records for one join key. Give the one that it names."
+            )
+            return Reading(parked=Parked(ParkReason.INVALID, detail))
+        fields = self._fields(route, capture, extracted[0], response.request.ipv4_address)
+        try:
+            Checkout.model_validate(fields)
+        except ValidationError as error:
+            # Both parts together must be whole; what is there must be right already.
+            wrong = {name: kind for name, kind in wrong_fields(error).items() if kind not in {"missing", "no_ids"}}
+            if wrong:
+                detail = f"the part of {route} is not what Butter accepts: {listed(wrong)}"
+                return Reading(parked=Parked(ParkReason.INVALID, detail))
+        part = Part(key, route.address, fields, capture.captured_at, capture.traceparent)
+        if self.sources is not None:
+            told = origins(route, capture, response, extracted[0], fields, self.strategy)
+            self.sources.note_part(part, str(route), told)
+        return Reading(part=part, conflicts=tuple(sorted(_conflicts(capture.annotations, extracted[0]))))
+
+    def _fields(self, route: CheckoutRoute, capture: Capture, result: Mapping[str, Any], ipv4: str) -> dict[str, Any]:
+        # A server that calls has a name of its own, which is not the shopper's.
+        agent = dict(capture.headers).get(b"user-agent", b"") if route.from_shopper else b""
+        fields = (
+            _given({"psp": None if route is _UNROUTED else route.psp, "user_agent": agent.decode("latin-1")})
+            | _given(capture.annotations)
+            | _given(result)
+            | {"ipv4_address": ipv4}
+        )
+        if not route.address:
+            del fields["ipv4_address"]
+        for name in ("user_agent", "network_transaction_id"):
+            if name not in self.optional_fields:
+                fields.pop(name, None)
+        return fields
+
+
+def _each(extracted: object) -> Iterator[Mapping[str, Any]]:
+    if isinstance(extracted, Checkout):
+        yield extracted.payload()
+    elif isinstance(extracted, Mapping):
+        yield cast("Mapping[str, Any]", extracted)
+    elif isinstance(extracted, Iterable) and not isinstance(extracted, str | bytes | BaseModel):
+        for item in cast("Iterable[object]", extracted):
+            if item is not None:
+                yield from _each(item)
+    else:
+        msg = (
+            f"the extractor returned {type(extracted).__name__}: return a mapping, a Checkout, several of them, or None"
+        )
+        raise ExtractionError(msg)
+
+
+def _verdict(given: object) -> bool:
+    if isawaitable(given):
+        msg = "when= gave something to await, which is no answer: make it a plain function"
+        raise ExtractionError(msg)
+    return bool(given)
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None and value != ""}
+
+
+def _conflicts(annotations: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
+    given = _given(result)
+    for name, value in _given(annotations).items():
+        if name in given and str(value).strip() != str(given[name]).strip():
+            yield name
+
+
+def _without_address(route: CheckoutRoute, reason: Reason | BodyReason) -> Reading:
+    remedy = f"{route}: no address ({reason.value}). {reason.remedy}"
+    parked = Parked(ParkReason.NO_ADDRESS, remedy) if reason.mendable else None
+    return Reading(parked=parked, skipped=f"no_address:{reason.value}", remedy=remedy)

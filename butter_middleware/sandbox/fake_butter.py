@@ -1,0 +1,168 @@
+"""Butter's contract, as an ASGI app and as an httpx transport."""
+
+import json
+import re
+from base64 import b64encode
+from collections import deque
+from collections.abc import Mapping
+from hmac import compare_digest
+from typing import Any, Final
+
+import anyio
+import httpx
+from pydantic import ValidationError
+
+from butter_middleware._utils.asgi import Message, Receive, Scope, Send
+from butter_middleware.models.checkout import Checkout
+from butter_middleware.sandbox.responses import Fault, accepts, checked
+
+PATHS: Final = ("/v1/analytics", "/v1/analytics/")
+_BASIC: Final = re.compile(rb"(?i:basic) +[A-Za-z0-9+/]+=*")
+
+
+class FakeButter:
+    """A stand-in for Butter that checks what Butter checks: credentials, method, content type and each field.
+
+    `Butter(transport=fake.transport())` sends its records here without a socket; as an ASGI app it can be served, to
+    processes that know it as `base_url`. With pytest, `butter_inbox` needs neither.
+
+    `records` are the accepted records in their order, `rejected` how many were refused, `requests` how many requests
+    came. `respond_with` sets the next answers.
+
+    Args:
+        username: The one that is accepted; None accepts any credentials that HTTP Basic can carry.
+        password: The one that is accepted.
+        delay: Seconds before each answer.
+    """
+
+    def __init__(self, *, username: str | None, password: str | None, delay: float = 0.0) -> None:
+        self.records: list[dict[str, str]] = []
+        self.rejected = 0
+        self.requests = 0
+        self.delay = delay
+        self._expected = None if username is None else b"Basic " + b64encode(f"{username}:{password}".encode())
+        self._next: deque[int | Fault] = deque()
+
+    def respond_with(self, *answers: int | Fault) -> None:
+        """Set the next answers, one a request; afterwards the contract holds again, as it does for a 2xx.
+
+        A status, "reset" (the connection breaks) or "timeout" (no answer, for as long as the client waits).
+
+        Raises:
+            ValueError: one is no answer that there is.
+        """
+        self._next.extend(checked(answers))
+
+    def transport(self) -> httpx.AsyncBaseTransport:
+        """Return what `Butter(transport=...)` takes: requests come here, and nothing leaves the process."""
+        return _Transport(self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection, as an ASGI app."""
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        status, answer = await self.answer(scope["method"], scope["path"], headers, body)
+        content = json.dumps(answer).encode()
+        length = str(len(content)).encode()
+        start: Message = {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(b"content-type", b"application/json"), (b"content-length", length)],
+        }
+        await send(start)
+        await send({"type": "http.response.body", "body": content})
+
+    async def answer(
+        self, method: str, path: str, headers: Mapping[bytes, bytes], body: bytes
+    ) -> tuple[int, dict[str, Any]]:
+        """Return the status and the JSON body that a request gets.
+
+        Raises:
+            ConnectionResetError: the next answer was set to be "reset".
+        """
+        self.requests += 1
+        if self.delay:
+            await anyio.sleep(self.delay)
+        forced = self._next.popleft() if self._next else None
+        if forced == "reset":
+            raise ConnectionResetError
+        if forced == "timeout":
+            await anyio.sleep_forever()
+        if isinstance(forced, int) and not accepts(forced):
+            self.rejected += method == "POST"
+            return forced, {"detail": "set by respond_with"}
+        if not self._knows(headers.get(b"authorization", b"")):
+            return 401, {"detail": "unauthorized"}
+        if path == "/":
+            return 200, {"status": "ok"}
+        if path not in PATHS:
+            return 404, {"detail": "Not Found"}
+        if method != "POST":
+            return 405, {"detail": "Method Not Allowed"}
+        return self._take(headers, body)
+
+    def _knows(self, authorization: bytes) -> bool:
+        if self._expected is None:
+            return bool(_BASIC.fullmatch(authorization))
+        return compare_digest(authorization, self._expected)
+
+    def _take(self, headers: Mapping[bytes, bytes], body: bytes) -> tuple[int, dict[str, Any]]:
+        problems = _problems(headers.get(b"content-type", b""), body)
+        if problems:
+            self.rejected += 1
+            return 422, {"detail": problems}
+        self.records.append(json.loads(body))
+        return 200, {"status": "ok"}
+
+    def __repr__(self) -> str:
+        return f"FakeButter({len(self.records)} records)"
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    for event in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{event}.complete"})
+
+
+def _problems(content_type: bytes, body: bytes) -> list[dict[str, Any]]:
+    """Return what Butter would complain of, in the shape that FastAPI gives it."""
+    if content_type.partition(b";")[0].strip() != b"application/json":
+        return [{"loc": ["header", "content-type"], "msg": "not application/json", "type": "content_type"}]
+    try:
+        record = json.loads(body)
+        Checkout.model_validate(record)
+    except ValidationError as error:
+        return [{"loc": ["body", *e["loc"]], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
+    except (ValueError, RecursionError):
+        return [{"loc": ["body"], "msg": "not JSON", "type": "json_invalid"}]
+    # The model mends what Butter would refuse: absent fields are left out, never null or empty.
+    return [
+        {"loc": ["body", name], "msg": "not a string, or empty: leave an absent field out", "type": "string_type"}
+        for name, value in record.items()
+        if not isinstance(value, str) or not value.strip()
+    ]
+
+
+class _Transport(httpx.AsyncBaseTransport):
+    def __init__(self, butter: FakeButter) -> None:
+        self._butter = butter
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        headers = {name.lower(): value for name, value in request.headers.raw}
+        body = await request.aread()
+        try:
+            status, answer = await self._butter.answer(request.method, request.url.path, headers, body)
+        except ConnectionResetError as error:
+            raise httpx.ReadError("", request=request) from error
+        return httpx.Response(status, json=answer, request=request)

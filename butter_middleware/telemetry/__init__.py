@@ -1,0 +1,1 @@
+"""Counters, the event dispatcher, coverage and OpenTelemetry."""

@@ -1,0 +1,80 @@
+"""`Notices`: what happens to the evidence is told here once, then counted, logged, and told to the merchant."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from functools import partial
+
+from butter_middleware._utils import log_thread
+from butter_middleware.events import Captured, Covered, Event, Lost, Recorded, Skipped
+from butter_middleware.telemetry.counters import Counters
+
+
+class Notices:
+    """Takes what happened, from any thread, a checkout's too: it never raises and never waits.
+
+    Args:
+        clock: Seconds, for what is said once an hour.
+        on_event: The merchant's function, called on a thread of its own with each event.
+        observe: Called where the event happened, so it must be quick and may not raise.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        on_event: Callable[[Event], object] | None = None,
+        observe: Callable[[Event], object] | None = None,
+    ) -> None:
+        self.counters = Counters()
+        self._on_event = on_event
+        self._observe = observe
+        self._hourly = log_thread.Hourly(clock)
+
+    def forget(self) -> None:
+        """Begin anew, in a forked child."""
+        self.counters.forget()
+        self._hourly.forget()
+
+    def tell(self, event: Event) -> None:
+        """Take an event."""
+        self.counters.add(event.name, event.route, event.reason, event.times)
+        if self._observe is not None:
+            self._observe(event)
+        if event.message:
+            self._say(event.name, event.level, event.message, event.route, event.reason)
+        if self._on_event is not None and not log_thread.run(partial(self._call, self._on_event, event)):
+            self.counters.add("faulted", reason="on_event:overrun")
+
+    def note(self, event: type[Captured | Covered | Recorded | Skipped], route: str = "", reason: str = "") -> None:
+        """Take one of the events that every checkout brings, with nothing to be said; it is made if heard only."""
+        if self._on_event is None:
+            self.counters.add(event.name, route, reason)
+        else:
+            self.tell(event(route=route, reason=reason))
+
+    def lost(self, future: "Future[None] | Future[int]") -> bool:
+        """Tell that a record is lost, where the outbox could not take it; say whether."""
+        error = CancelledError() if future.cancelled() else future.exception()
+        if error is None:
+            return False
+        kind = type(error).__name__
+        said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
+        self.tell(Lost(reason=kind, message=said, level=logging.CRITICAL))
+        return True
+
+    def _say(self, name: str, level: int, message: str, route: str, reason: str) -> None:
+        times: int | None = 0
+        with suppress(Exception):  # a clock of the merchant's
+            times = self._hourly.due((name, message))
+        if times is not None:
+            log_thread.say(level, message, times, event=name, route=route, reason=reason)
+
+    def _call(self, on_event: Callable[[Event], object], event: Event) -> None:
+        try:
+            on_event(event)
+        except BaseException as error:  # noqa: BLE001 - the merchant's code, which may even call sys.exit()
+            reason = f"on_event:{type(error).__name__}"
+            self.counters.add("faulted", reason=reason)
+            message = f"on_event raised {type(error).__name__}. Mend it: what it was told then is not told again."
+            self._say("faulted", logging.ERROR, message, "", reason)

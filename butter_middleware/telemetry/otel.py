@@ -1,0 +1,273 @@
+"""What OpenTelemetry is told, by its API alone: without an SDK of the merchant's all of it does nothing.
+
+The API is no dependency. FastAPI brings it; where it is missing, or `Butter(telemetry=False)`, nothing is told. It is
+loaded by a worker's thread, never by `import butter_middleware` and never by a checkout.
+"""
+
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from threading import Lock
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakSet
+
+from butter_middleware.events import Delivered, Event, Faulted
+from butter_middleware.models.answer import Answer, AnswerKind
+from butter_middleware.models.checkout import Record
+from butter_middleware.models.reasons import missed
+
+if TYPE_CHECKING:
+    from opentelemetry import metrics, trace
+    from opentelemetry.util.types import AttributeValue
+
+_SCOPE: Final = "butter_middleware"
+_COUNTERS: Final = {
+    "captured": ("butter.captured", "{response}", "Responses on checkout routes that were captured"),
+    "covered": ("butter.covered", "{response}", "Responses that became what they should: records, or parts of one"),
+    "skipped": ("butter.skipped", "{response}", "Responses that became no record, by reason"),
+    "recorded": ("butter.recorded", "{record}", "Records made, by the IDs that they carry"),
+    "delivered": ("butter.delivered", "{record}", "Records accepted"),
+    "retried": ("butter.retried", "{record}", "Records not accepted, to be sent again"),
+    "died": ("butter.dead", "{record}", "Records that Butter will never accept as they are"),
+    "lost": ("butter.lost", "{record}", "Captures and records that are gone for good"),
+    "faulted": ("butter.faults", "{fault}", "Failures of the middleware's own, and of on_event"),
+}
+"""What is counted: the metric's name, unit and description."""
+_DELAYS: Final = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0, 259200.0]
+"""Seconds; a record may wait for days."""
+_STATES: Final = ("ok", "open", "half_open", "paused", "hold", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How it stands now."""
+
+    coverage: float | None
+    """Of this process, as are the counts. What follows is of the outbox, and told by the process that delivers."""
+    leads: bool = False
+    endpoint: str = ""
+    pending: int = 0
+    parked: int = 0
+    dead: int = 0
+    oldest_pending_age: float | None = None
+
+
+class Source(Protocol):
+    """Whose numbers are told."""
+
+    def counts(self) -> Mapping[tuple[str, str, str], int]:
+        """Give counts by name, route and reason."""
+        ...
+
+    def levels(self) -> Levels:
+        """Give how it stands. Waits for nothing: an exporter may ask on an event loop."""
+        ...
+
+
+_sources: Final[WeakSet[Source]] = WeakSet()
+"""All that are told of in this process: an instrument of a name is there once, whoever makes it first."""
+_lock: Final = Lock()
+
+
+class Telemetry:
+    """What one `Butter` tells. Before `load`, and where the API is missing, nothing."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._tracer: trace.Tracer | None = None
+        self._delay: metrics.Histogram | None = None
+
+    def load(self, source: Source, tell: Callable[[Faulted], object]) -> None:
+        """Load the API, and tell of `source` until `forget`; `tell` hears of a failure. At first it takes a moment."""
+        if not self._enabled:
+            return
+        try:
+            from opentelemetry import metrics, trace  # noqa: PLC0415 - loaded by a worker's thread only
+
+            own = version("butter-middleware")
+            with _lock:
+                meter = metrics.get_meter(_SCOPE, own)
+                self._tracer = trace.get_tracer(_SCOPE, own)
+                self._delay = meter.create_histogram(
+                    "butter.delivery.delay",
+                    "s",
+                    "From a checkout's request to the acceptance of its record",
+                    explicit_bucket_boundaries_advisory=_DELAYS,
+                )
+                _observe(meter, metrics.Observation)
+                _sources.add(source)
+        except ImportError:
+            return
+        except Exception as error:  # noqa: BLE001 - another version of the API, or an SDK of the merchant's
+            kind = type(error).__name__
+            said = (
+                f"OpenTelemetry cannot be told: {kind}. Bring opentelemetry-api up to date, or set "
+                "Butter(telemetry=False). Records are sent all the same."
+            )
+            tell(Faulted(reason=f"telemetry:{kind}", message=said))
+
+    def forget(self, source: Source) -> None:
+        """Tell no more of it."""
+        _sources.discard(source)
+
+    def observe(self, event: Event) -> None:
+        """Take what only a histogram can tell; all else is asked of the source."""
+        if self._delay is not None and isinstance(event, Delivered):
+            with suppress(Exception):  # a merchant's SDK
+                self._delay.record(event.seconds)
+
+    def traceparent(self) -> str:
+        """Return the current span as W3C's traceparent, or nothing. For a checkout: it loads nothing."""
+        current = sys.modules.get("opentelemetry.context") if self._enabled else None
+        if current is None:
+            return ""
+        try:
+            if not current.get_current():  # the costly part is for those who trace
+                return ""
+            context: trace.SpanContext = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
+            if context.is_valid:
+                return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        except Exception:  # noqa: BLE001, S110 - a tracer of the merchant's, or a module that is still being loaded
+            pass
+        return ""
+
+    def sending(self, record: Record, attempts: int) -> "AbstractContextManager[Callable[[Answer], None]]":
+        """Return a span round the sending of a record, linked to its checkout's; give it the answer."""
+        if self._tracer is None:
+            return nullcontext(_ignore)
+        return _span(self._tracer, record, attempts)
+
+
+@contextmanager
+def untraced() -> Generator[None]:
+    """Have the instrumentations of HTTP clients neither see a request nor add to its headers."""
+    instrumentation = sys.modules.get("opentelemetry.instrumentation.utils")  # loaded with each of them
+    # An old one has no such function, nor has one that another thread is still loading.
+    with getattr(instrumentation, "suppress_instrumentation", nullcontext)():
+        yield
+
+
+def _ignore(_answer: Answer) -> None: ...
+
+
+@contextmanager
+def _span(tracer: "trace.Tracer", record: Record, attempts: int) -> Generator[Callable[[Answer], None]]:
+    from opentelemetry import trace  # noqa: PLC0415 - loaded already
+
+    span: trace.Span = trace.INVALID_SPAN
+    # A sampler or a processor of the merchant's may raise; what was sent is to be settled all the same.
+    with suppress(Exception):
+        span = tracer.start_span(
+            "butter.deliver",
+            kind=trace.SpanKind.CLIENT,
+            links=[trace.Link(context) for context in _contexts(record.traceparent)],
+            attributes={"butter.attempts": attempts},
+        )
+
+    def answered(answer: Answer) -> None:
+        with suppress(Exception):
+            span.set_attribute("butter.answer", answer.kind.name.lower())
+            if answer.status is not None:
+                span.set_attribute("http.response.status_code", answer.status)
+            if answer.kind is not AnswerKind.DELIVERED:
+                span.set_attribute("error.type", answer.code)
+                span.set_status(trace.StatusCode.ERROR)
+
+    try:
+        yield answered
+    finally:
+        with suppress(Exception):
+            span.end()
+
+
+def _contexts(traceparent: str) -> "Iterator[trace.SpanContext]":
+    from opentelemetry import trace  # noqa: PLC0415 - loaded already
+
+    with suppress(ValueError):  # it may have lain on a disk
+        _version, trace_id, span_id, flags = traceparent.split("-")
+        yield trace.SpanContext(
+            int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=trace.TraceFlags(int(flags, 16))
+        )
+
+
+def _observe(meter: "metrics.Meter", observation: "type[metrics.Observation]") -> None:
+    """Make the instruments that ask the sources. The meter makes each of them once."""
+    for name, (metric, unit, description) in _COUNTERS.items():
+        meter.create_observable_counter(metric, [_counter(observation, name)], unit, description)
+    for metric, unit, description, read in _GAUGES:
+        meter.create_observable_gauge(metric, [_gauge(observation, read)], unit, description)
+
+
+_Attributes = dict[str, "AttributeValue"]
+_Reading = Iterable[tuple[float, _Attributes]]
+
+
+def _counter(
+    observation: "type[metrics.Observation]", name: str
+) -> "Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]":
+    def observe(_options: "metrics.CallbackOptions") -> "Iterable[metrics.Observation]":
+        totals: dict[tuple[str, str], int] = {}
+        for source in list(_sources):
+            for (counted, route, reason), count in source.counts().items():
+                if counted == name or (name, counted) == ("skipped", "parked"):
+                    why = f"parked:{reason}" if counted == "parked" and ":" not in reason else reason
+                    totals[route, why] = totals.get((route, why), 0) + count
+        return [observation(count, _attributes(name, *key)) for key, count in totals.items()]
+
+    return observe
+
+
+def _attributes(name: str, route: str, reason: str) -> _Attributes:
+    found: _Attributes = {}
+    if route:
+        found["butter.route"] = route
+    if reason:
+        found["butter.ids" if name == "recorded" else "butter.reason"] = reason
+    if name == "skipped":
+        found["butter.missed"] = missed(reason)
+    return found
+
+
+def _gauge(
+    observation: "type[metrics.Observation]", read: Callable[[list[Levels]], _Reading]
+) -> "Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]":
+    def observe(_options: "metrics.CallbackOptions") -> "Iterable[metrics.Observation]":
+        levels = [source.levels() for source in list(_sources)]
+        return [observation(value, attributes) for value, attributes in read(levels)]
+
+    return observe
+
+
+def _coverage(levels: list[Levels]) -> _Reading:
+    known = [level.coverage for level in levels if level.coverage is not None]
+    return [(min(known), {})] if known else []
+
+
+def _summed(read: Callable[[Levels], int]) -> Callable[[list[Levels]], _Reading]:
+    def total(levels: list[Levels]) -> _Reading:
+        led = [level for level in levels if level.leads]
+        return [(sum(map(read, led)), {})] if led else []
+
+    return total
+
+
+def _oldest(levels: list[Levels]) -> _Reading:
+    led = [level for level in levels if level.leads]
+    return [(max(level.oldest_pending_age or 0.0 for level in led), {})] if led else []
+
+
+def _endpoint(levels: list[Levels]) -> _Reading:
+    led = [level.endpoint for level in levels if level.leads]
+    return [(led.count(state), {"butter.endpoint.state": state}) for state in _STATES] if led else []
+
+
+_GAUGES: Final = (
+    ("butter.coverage", "1", "Of the checkouts of the last hour or two, those that became records", _coverage),
+    ("butter.pending", "{record}", "Records that wait to be sent", _summed(lambda level: level.pending)),
+    ("butter.parked", "{response}", "Captures that wait for a person", _summed(lambda level: level.parked)),
+    ("butter.dead_letters", "{record}", "Dead records that wait for a person", _summed(lambda level: level.dead)),
+    ("butter.oldest_pending_age", "s", "Since the checkout of the oldest pending record", _oldest),
+    ("butter.endpoint", "1", "1 for the state that Butter is in, 0 for the others", _endpoint),
+)

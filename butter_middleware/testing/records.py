@@ -1,0 +1,104 @@
+"""Checkouts that became no record, as a test sees them."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import format_exception
+from types import TracebackType
+from typing import Final, Self
+
+from butter_middleware.errors import ButterError
+from butter_middleware.models.http import Capture, view
+from butter_middleware.models.reasons import ParkReason
+from butter_middleware.outbox import Parked
+
+FROM_A_SHOPPER: Final = (
+    "A test's own request comes from 127.0.0.1, which is no shopper. Send what your proxy would, such as "
+    'headers={"x-forwarded-for": "203.0.113.7"}, or say who sends it: TestClient(app, client=("203.0.113.7", 50000)).'
+)
+_SHOWN: Final = 1000
+_OURS: Final = str(Path(__file__).parents[1])
+_BROKEN: Final = {ParkReason.EXTRACTOR_ERROR, ParkReason.UNREADABLE}
+
+
+class ParkedError(AssertionError):
+    """A checkout became no record, and the test did not say that it expects this. The cause is what was raised."""
+
+
+class ParkedWarning(UserWarning):
+    """An extractor failed in a test that does not use `butter_inbox`, so that nobody would see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedCheckout:
+    """A checkout that would wait until somebody mends the extractor or the configuration.
+
+    It shows what was read, personal data included: in a test that is wanted.
+    """
+
+    reason: ParkReason
+    """Such as `"extractor_error"`, `"no_email"`, `"invalid"` or `"no_address"`."""
+    detail: str
+    """What went wrong, what the extractor tried, and the remedy: as the log of production says it."""
+    request: str
+    """Such as `POST /checkout/7`."""
+    status_code: int
+    """The response's; 0 for `butter.record(request, ...)`."""
+    body: str
+    """The response's, as far as it was captured and is text."""
+    error: BaseException | None
+    """What the extractor raised."""
+
+    @classmethod
+    def of(cls, capture: Capture, parked: Parked, error: BaseException | None) -> Self:
+        """Return a parked capture as a test sees it."""
+        request = f"{capture.method} {capture.path}"
+        shown = None if error is None else error.with_traceback(_beyond_us(error.__traceback__))
+        return cls(parked.reason, parked.detail, request, capture.status_code, _text_of(capture), shown)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the merchant's own code failed."""
+        return self.reason in _BROKEN
+
+    def explain(self) -> str:
+        """Say in a few lines what happened."""
+        lines = [f"{self.request} was parked ({self.reason.value}):", f"  {self.detail}"]
+        if self.error is not None and not isinstance(self.error, ButterError):
+            lines.append(f"  It raised {type(self.error).__name__}: {self.error}")
+        if self.reason is ParkReason.NO_ADDRESS:
+            lines.append(f"  {FROM_A_SHOPPER}")
+        elif self.body:
+            lines.append(f"  The response was {self.status_code}, with the body {self.body}")
+        return "\n".join(lines)
+
+
+def unexpected(parked: Sequence[ParkedCheckout]) -> ParkedError:
+    """Return what to raise, with the first error of an extractor as its cause."""
+    many = "a checkout" if len(parked) == 1 else f"{len(parked)} checkouts"
+    explained = "\n".join(checkout.explain() for checkout in parked)
+    error = ParkedError(f"{many} became no record\n{explained}\nA test that expects this reads butter_inbox.parked.")
+    error.__cause__ = next((checkout.error for checkout in parked if checkout.error is not None), None)
+    return error
+
+
+def traces(parked: Sequence[ParkedCheckout]) -> str:
+    """Return the tracebacks of what extractors raised."""
+    errors = [checkout.error for checkout in parked if checkout.error is not None]
+    return "\n".join("".join(format_exception(error)) for error in errors)
+
+
+def _beyond_us(traceback: TracebackType | None) -> TracebackType | None:
+    """Leave out our own frames before the merchant's function; where there are ours only, keep them."""
+    frame = traceback
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.tb_next
+    return frame or traceback
+
+
+def _text_of(capture: Capture) -> str:
+    text = ""
+    with suppress(ButterError):
+        text = view(capture, {}, "", len(capture.body) + (1 << 20)).body.decode("utf-8", "replace")
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ... ({len(text)} characters)"

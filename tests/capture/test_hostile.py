@@ -1,0 +1,471 @@
+"""What the merchant's code, the system or the environment does wrong ends no thread, leaks nothing, harms nobody."""
+
+import asyncio
+import itertools
+import json
+import logging
+import socket
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import pytest
+from asgi import body, drive, http_scope, no_request, sends, start
+from processes import until
+from shops import CREDENTIALS, PAID, ROUTE, SHOPPER
+
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    Checkout,
+    CheckoutResponse,
+    CheckoutRoute,
+    ConfigurationError,
+    MemoryOutbox,
+    annotate,
+    client_ip,
+)
+from butter_middleware._utils.asgi import Receive, Scope, Send
+from butter_middleware.client_ip import ClientIP
+from butter_middleware.delivery.http import ssl_context
+from butter_middleware.models.http import Capture
+from butter_middleware.pipeline import worker
+from butter_middleware.testing import FakeButter
+
+SECRETS = ["grace@example.com", "in_secret", "sesame", "81.2.69.142", "10.0.0.1", "cart-of-grace", "s3cret-pass"]
+PAID_BODY = json.dumps(PAID).encode()
+RECORD = Checkout(ipv4_address=SHOPPER, psp="stripe", customer_email="grace@example.com", invoice_id="in_secret")
+
+
+def buy(butter: Butter, number: int = 0) -> None:
+    content = json.dumps({"number": number, "email": "grace@example.com", "invoice": "in_secret"}).encode()
+    scope = http_scope("/checkout/cart-of-grace", query_string=b"token=sesame")
+    anyio.run(drive, ButterMiddleware(sends(start(), body(content)), butter), scope)
+
+
+def leaked(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return which secrets stand in the log, frames and all."""
+    return leaked_in(caplog.text)
+
+
+def leaked_in(text: str) -> list[str]:
+    return [secret for secret in SECRETS if secret in text]
+
+
+# What an extractor may do.
+
+
+class _Lazy(dict[str, Any]):
+    def items(self) -> Any:
+        raise RuntimeError(SECRETS)
+
+
+class _Unequal:
+    def __eq__(self, _other: object) -> bool:
+        raise ValueError(SECRETS)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Unprintable:
+    def __str__(self) -> str:
+        raise ValueError(SECRETS)
+
+
+def raising(error: BaseException) -> Callable[[], Any]:
+    def act() -> Any:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        raising(SystemExit(*SECRETS)),
+        raising(KeyboardInterrupt(*SECRETS)),
+        raising(GeneratorExit(*SECRETS)),
+        raising(asyncio.CancelledError(*SECRETS)),
+        raising(KeyError(*SECRETS)),
+        lambda: _Lazy(invoice_id="in_secret"),
+        lambda: {"invoice_id": _Unequal(), "customer_email": "grace@example.com"},
+        lambda: {"invoice_id": _Unprintable(), "customer_email": "grace@example.com"},
+        lambda: {"invoice_id": "in_secret\ud800", "customer_email": "grace@example.com"},
+        lambda: {"grace@example.com": "in_secret"},
+        lambda: {7: "in_secret"},
+        lambda: {"invoice_id": 10**5000, "customer_email": "grace@example.com"},
+        lambda: {"invoice_id": "in_secret", "customer_email": "grace@example.com\nsesame"},
+        lambda: "grace@example.com",
+        lambda: ["grace@example.com"],
+        lambda: itertools.repeat({"invoice_id": "in_secret"}),
+    ],
+)
+def test_one_bad_capture_costs_no_other(
+    make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture, act: Callable[[], Any]
+) -> None:
+    """Whatever an extractor raises or returns, that capture is parked, the others are sent, and no value is logged."""
+
+    def extract(response: CheckoutResponse) -> Any:
+        number = response.json()["number"]
+        return act() if number == 0 else {"invoice_id": number, "customer_email": "grace@example.com"}
+
+    caplog.set_level(logging.DEBUG)
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract))
+    for number in range(3):
+        buy(butter, number)
+    assert butter.flush()
+    assert sorted(record["invoice_id"] for record in fake.records) == ["1", "2"]
+    assert butter.status().parked == 1
+    assert leaked(caplog) == []
+
+
+class _BrokenStrategy:
+    def resolve(self, scope: Mapping[str, Any]) -> ClientIP:
+        raise RuntimeError(scope["client"])
+
+    def admitting_private(self) -> "_BrokenStrategy":
+        return self
+
+
+def test_a_strategy_that_raises_parks(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:
+    """A strategy of the merchant's own that raises loses no capture."""
+    butter = make_butter(client_ip=_BrokenStrategy())
+    buy(butter)
+    assert butter.flush()
+    assert (butter.status().parked, leaked(caplog)) == (1, [])
+
+
+def test_an_id_that_no_encoding_carries_is_refused() -> None:
+    """A lone surrogate, which JSON can escape and UTF-8 cannot carry, would be a record that never goes out."""
+    with pytest.raises(ValueError, match="lone surrogate") as caught:
+        Checkout(ipv4_address=SHOPPER, psp="stripe", customer_email="a@example.com", invoice_id="in_secret\udfff")
+    assert "in_secret" not in str(caught.value)
+    told = Checkout(ipv4_address=SHOPPER, psp="stripe", customer_email="a@example.com", invoice_id="Ünïcode\u200d😀")
+    assert told.invoice_id == "Ünïcode\u200d😀"
+
+
+def test_an_extractor_that_hangs_costs_the_exit_its_deadline_once(make_butter: Callable[..., Butter]) -> None:
+    """What closes at the end of a process has `drain_timeout` for all of it, not for each thread."""
+    release = threading.Event()
+    route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _response: {} if release.wait(30) else None)
+    butter = make_butter(route, drain_timeout=2.0)
+    buy(butter)
+    before = time.monotonic()
+    butter.close()
+    assert time.monotonic() - before < 3.5
+    release.set()
+
+
+# What the log's handlers may do.
+
+
+class _BrokenHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError(record.msg)
+
+
+@pytest.fixture
+def broken_log() -> Iterator[None]:
+    handler, log = _BrokenHandler(), logging.getLogger("butter_middleware")
+    log.addHandler(handler)
+    yield
+    log.removeHandler(handler)
+
+
+@pytest.mark.parametrize(
+    "sent", [(start(headers=[]), body(b"x")), (start(), body(None)), (start(), body(b"x" * 200))], ids=str
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_log_handler_that_raises_harms_no_checkout(
+    make_butter: Callable[..., Butter],
+    request: pytest.FixtureRequest,
+    sent: Any,
+    late: bool,  # noqa: FBT001 - parametrized
+) -> None:
+    """What would be logged inside a checkout, whether skipped, faulty or annotated in vain, does not reach the app."""
+    butter = make_butter(max_body_bytes=100)
+    request.getfixturevalue("broken_log")
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        if not late:
+            annotate({}, invoice_id="in_1")
+        for message in sent:
+            await send(message)
+        if late:
+            annotate(scope, invoice_id="in_1")
+
+    assert anyio.run(drive, ButterMiddleware(app, butter), http_scope()) == list(sent)
+
+
+def test_a_clock_that_raises_harms_no_checkout(make_butter: Callable[..., Butter]) -> None:
+    """Not even what is said of it needs the clock: the response goes out, and the fault is counted."""
+    broken = False
+
+    def clock() -> float:
+        if broken:
+            raise LookupError
+        return time.time()
+
+    butter = make_butter(clock=clock)
+    broken = True
+    buy(butter)
+    broken = False
+    assert butter.status().faults["request:LookupError"] == 1
+
+
+# What the system may do.
+
+
+class _Unopened(MemoryOutbox):
+    def open(self) -> None:
+        raise OSError(*SECRETS)
+
+
+def test_an_outbox_that_cannot_open_is_counted(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a checkout nor `butter.record` notices: the loss is counted, and said once at CRITICAL."""
+    butter = make_butter(outbox=_Unopened())
+    buy(butter)
+    butter.record(RECORD)
+    assert butter.status().lost == 2
+    assert [record.levelname for record in caplog.records if "a record is lost" in record.message] == ["CRITICAL"]
+    assert leaked(caplog) == []
+
+
+def test_a_system_out_of_threads_heals(
+    make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the second thread cannot be had, the next checkout starts both: nothing is left half alive."""
+    butter = make_butter()
+    begin = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "butter-deliver":
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    butter.record(RECORD)
+    assert butter.status().lost == 1
+    monkeypatch.undo()
+    butter.record(RECORD)
+    assert butter.flush()
+    assert len(fake.records) == 1
+
+
+class _Unled(MemoryOutbox):
+    failures = 2
+
+    def lead(self) -> bool:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise OSError(*SECRETS)
+        return super().lead()
+
+
+def test_delivery_goes_on_after_a_fault(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A fault that ends the delivery is said, and it begins anew."""
+    monkeypatch.setattr(worker, "RESTART_SECONDS", 0.05)
+    butter = make_butter(outbox=_Unled())
+    butter.record(RECORD)
+    assert butter.flush()
+    assert len(fake.records) == 1
+    assert "delivering failed: OSError" in caplog.text
+    assert leaked(caplog) == []
+
+
+def test_a_wrong_proxy_variable_is_mended_in_time(
+    make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the environment keeps the HTTP client from being made, records wait, and it is said; then one is made."""
+    monkeypatch.setenv("HTTPS_PROXY", "nonsense://grace:sesame@10.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        butter = make_butter(base_url=f"https://127.0.0.1:{listener.getsockname()[1]}", transport=None)
+        butter.record(RECORD)
+        assert not butter.flush()
+        assert (butter.status().pending, butter.status().endpoint) == (1, "open")
+        monkeypatch.delenv("HTTPS_PROXY")
+        listener.settimeout(40)
+        listener.accept()[0].close()  # the next probe
+        until(lambda: butter.status().endpoint == "open", "its end: what is cancelled amid a handshake is not closed")
+    assert "no client: a proxy's variable cannot be used (ValueError). Let HTTPS_PROXY" in caplog.text
+    assert leaked(caplog) == []
+
+
+def test_a_wrong_certificate_file_is_said_at_the_start(
+    make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing can be sent: that is said when the app starts, with the remedy, and not after its first checkout."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/authorities.pem")
+    ssl_context.cache_clear()
+    butter = make_butter(base_url="https://127.0.0.1:1", transport=None)
+    butter.pipeline.start()
+    until(lambda: "nothing can be sent" in caplog.text, "it is said")
+    assert "Let SSL_CERT_FILE name a file of certificates" in caplog.text
+
+
+# What the tee must not cost.
+
+
+def test_a_chunk_over_the_cap_is_not_copied(make_butter: Callable[..., Butter]) -> None:
+    """A long memoryview is measured before it is copied, in the response and in the request."""
+    size = 32 * 1024 * 1024
+    long = memoryview(bytearray(size))
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", ROUTE.extract, capture_request_body=True))
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(start())
+        await send(body(long))
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": long, "more_body": False}
+
+    tracemalloc.start()
+    seen = anyio.run(drive, ButterMiddleware(app, butter), http_scope(), receive)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seen[1]["body"] is long
+    assert peak < size
+    assert butter.status().skipped == {"too_large": 1}
+
+
+def test_waiting_that_fails_does_not_reach_the_app(
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Any
+) -> None:
+    """A server that runs the app outside any event loop known to us still gets the last chunk, unwaited."""
+    butter = make_butter(durability="before_response", outbox=tmp_path / "butter.db")
+    app = ButterMiddleware(sends(start(), body(PAID_BODY)), butter)
+    seen: list[Any] = []
+
+    async def send(message: Any) -> None:
+        seen.append(message)
+
+    with suppress(StopIteration):
+        app(http_scope(), no_request, send).__await__().send(None)
+    assert [message["type"] for message in seen] == ["http.response.start", "http.response.body"]
+    assert butter.status().faults == {"request:RuntimeError": 1}
+    assert butter.flush()
+
+
+def test_a_shutdown_outside_any_known_loop_drains_all_the_same(
+    make_butter: Callable[..., Butter], fake: FakeButter
+) -> None:
+    """Where there is no loop that could lend a thread, the end of the lifespan itself waits for the records."""
+    butter = make_butter()
+    butter.record(RECORD)
+    sent: list[str] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    app = ButterMiddleware(sends({"type": "lifespan.shutdown.complete"}), butter)
+    with suppress(StopIteration):
+        app({"type": "lifespan"}, no_request, send).__await__().send(None)
+    assert sent == ["lifespan.shutdown.complete"]
+    assert (butter.status().delivered, dict(butter.status().skipped)) == (1, {})
+
+
+# No repr and no error shows personal data.
+
+
+def test_no_repr_shows_personal_data(make_butter: Callable[..., Butter]) -> None:
+    """What a debugger's frame or an error report would show of our objects holds no value of the checkout."""
+    shown: list[str] = []
+
+    def extract(response: CheckoutResponse) -> None:
+        shown.extend(map(repr, (response, response.request, RECORD, [RECORD])))
+
+    captured: list[Capture] = []
+    outbox = MemoryOutbox()
+    append = outbox.append
+
+    def keep(capture: Capture) -> "Future[None]":
+        captured.append(capture)
+        return append(capture)
+
+    outbox.append = keep  # type: ignore[method-assign]
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract), outbox=outbox)
+    buy(butter)
+    assert butter.flush()
+    shown += map(repr, (*captured, butter, outbox, vars(butter)))
+    assert len(shown) > 6
+    assert leaked_in(str(shown)) == []
+
+
+# Mistakes in the configuration, beyond the spelled-out ones.
+
+
+ANY: Any = None
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"routes": ["/checkout"]}, r"Write routes=\[CheckoutRoute"),
+        ({"routes": ROUTE}, r"Write routes=\[CheckoutRoute"),
+        ({"username": 5}, "username is empty, or no string"),
+        ({"username": "mer:chant"}, "username holds a character.*Set BUTTER_USERNAME"),
+        ({"password": "s3cret-pass\n"}, "password holds a character.*Set BUTTER_PASSWORD"),
+        ({"password": "s3cret-pass\ud800"}, "password holds a character"),
+        ({"senders": "4"}, "senders='4': use a number from 1 to 8"),
+        ({"senders": 2.5}, "senders=2.5: use a whole number from 1 to 8"),
+        ({"senders": True}, "senders=True"),
+        ({"max_body_bytes": 1e6}, "max_body_bytes=1000000.0: use a whole number"),
+        ({"drain_timeout": None}, "drain_timeout=None: use a number"),
+        ({"drain_timeout": float("nan")}, "drain_timeout=nan"),
+        ({"base_url": 7}, "base_url is no http"),
+        ({"base_url": "https://butter.example\n"}, "base_url is no http"),
+        ({"base_url": "https://butter example"}, "base_url is no http"),
+        ({"client_ip": client_ip.TrustedHops}, "client_ip=...\\) is no strategy"),
+    ],
+)
+def test_a_value_of_a_wrong_kind_says_so(options: dict[str, Any], says: str) -> None:
+    """What could only fail later, at a checkout or on the worker's thread, is refused when the object is built."""
+    defaults: dict[str, Any] = {"client_ip": client_ip.direct()} | CREDENTIALS
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        Butter(**(defaults | options))
+    assert leaked_in(str(caught.value)) == []
+
+
+@pytest.mark.parametrize(
+    ("route", "says"),
+    [
+        ({"path": ANY}, "path template None"),
+        ({"path": b"/checkout"}, "path template b'/checkout'"),
+        ({"path": "/checkout\n"}, "no absolute path"),
+        ({"methods": (1,)}, r"Write methods=\('POST',\)"),
+        ({"methods": ("",)}, r"Write methods=\('POST',\)"),
+        ({"methods": 5}, r"Write methods=\('POST',\)"),
+        ({"psp": []}, "psp is none"),
+    ],
+)
+def test_a_route_of_a_wrong_kind_says_so(route: dict[str, Any], says: str) -> None:
+    """A route's options of a wrong type are a ConfigurationError as well."""
+    options: dict[str, Any] = {"path": "/checkout", "psp": "stripe"} | route
+    with pytest.raises(ConfigurationError, match=says):
+        CheckoutRoute(**options)
+
+
+def test_methods_may_be_given_once() -> None:
+    """An iterable of methods that can be read once is read once."""
+    assert CheckoutRoute("/checkout", "stripe", methods=(name for name in ["post", "PUT"])).methods == ("POST", "PUT")  # type: ignore[arg-type]
+
+
+def test_a_middleware_without_its_argument_passes_everything(caplog: pytest.LogCaptureFixture) -> None:
+    """Starlette builds middleware inside the first request: a forgotten `butter=` must not be a 500 on each."""
+    sent = [start(), body(PAID_BODY)]
+    assert anyio.run(drive, ButterMiddleware(sends(*sent)), http_scope()) == sent
+    assert "Pass the Butter object" in caplog.text

@@ -1,0 +1,538 @@
+"""What each ASGI message gets, row by row: the tee observes, and alters nothing."""
+
+import contextlib
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from asgi import JSON, body, drive, http_scope, no_request, sends, start
+from shops import PAID, ROUTE, SHOPPER
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, annotate
+from butter_middleware._utils.asgi import Message, Receive, Scope, Send
+from butter_middleware.errors import ExtractionError
+from butter_middleware.testing import FakeButter
+
+pytestmark = pytest.mark.anyio
+PAID_BODY = json.dumps(PAID).encode()
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def settled(butter: Butter) -> None:
+    assert await anyio.to_thread.run_sync(butter.flush)
+
+
+def invoices(fake: FakeButter) -> list[Any]:
+    return [record["invoice_id"] for record in fake.records]
+
+
+# http.response.start
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        JSON,
+        tuple(JSON),
+        [(b"Content-Type", b"Application/JSON; charset=utf-8")],
+        [[b"content-type", b"application/vnd.shop+json"]],
+    ],
+    ids=["list", "tuple", "mixed case", "pairs as lists"],
+)
+async def test_headers_of_any_shape_are_read(butter: Butter, fake: FakeButter, headers: Any) -> None:
+    """A response is JSON by its content type, however its headers are written."""
+    sent = (start(headers=headers), body(PAID_BODY))
+    assert await drive(ButterMiddleware(sends(*sent), butter), http_scope()) == list(sent)
+    await settled(butter)
+    assert fake.records[0]["ipv4_address"] == SHOPPER
+
+
+async def test_one_shot_headers_are_forwarded_whole(butter: Butter, fake: FakeButter) -> None:
+    """Headers that can be read once are forwarded as a list of what was read."""
+    one_shot: Iterator[tuple[bytes, bytes]] = iter([*JSON, (b"x-shop", b"1")])
+    seen = await drive(ButterMiddleware(sends(start(headers=one_shot), body(PAID_BODY)), butter), http_scope())
+    assert seen[0]["headers"] == [*JSON, (b"x-shop", b"1")]
+    await settled(butter)
+    assert invoices(fake) == ["in_1"]
+
+
+async def test_headers_may_be_absent(butter: Butter, fake: FakeButter) -> None:
+    """A response without headers is no JSON, and passes."""
+    sent: list[Message] = [{"type": "http.response.start", "status": 200}, body(PAID_BODY)]
+    assert await drive(ButterMiddleware(sends(*sent), butter), http_scope()) == sent
+    assert butter.status().skipped == {"not_json": 1}
+
+
+@pytest.mark.parametrize("status", [199, 301, 402, 500])
+async def test_only_success_is_captured(butter: Butter, status: int) -> None:
+    """A response that is no 2xx is no checkout."""
+    await drive(ButterMiddleware(sends(start(status), body(PAID_BODY)), butter), http_scope())
+    assert butter.status().skipped == {"status": 1}
+    assert butter.status().captured == 0
+
+
+async def test_the_start_message_is_not_held(butter: Butter, fake: FakeButter) -> None:
+    """An outer middleware may change the message and its headers in place after us: the capture is of what we saw."""
+    message = start(headers=list(JSON))
+
+    async def server(_message: Message) -> None:
+        message["status"] = 500
+        message["headers"].clear()
+
+    await ButterMiddleware(sends(message, body(PAID_BODY)), butter)(http_scope(), no_request, server)
+    await settled(butter)
+    assert invoices(fake) == ["in_1"]
+
+
+# http.response.body
+
+
+async def test_chunks_of_any_kind_make_one_body(butter: Butter, fake: FakeButter) -> None:
+    """A body comes in chunks, as bytes, bytearray or memoryview, with an empty last message without keys."""
+    third = len(PAID_BODY) // 3
+    sent: list[Message] = [
+        start(),
+        body(PAID_BODY[:third], more_body=True),
+        body(bytearray(PAID_BODY[third : 2 * third]), more_body=True),
+        body(memoryview(PAID_BODY)[2 * third :], more_body=True),
+        {"type": "http.response.body"},
+    ]
+    seen = await drive(ButterMiddleware(sends(*sent), butter), http_scope())
+    assert all(one is other for one, other in zip(seen, sent, strict=True))
+    await settled(butter)
+    assert invoices(fake) == ["in_1"]
+
+
+async def test_a_reused_buffer_is_copied(butter: Butter, fake: FakeButter) -> None:
+    """An app that overwrites its buffer after each send does not change what was captured."""
+    buffer = bytearray(PAID_BODY)
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(start())
+        await send(body(memoryview(buffer), more_body=True))
+        buffer[:] = b"x" * len(buffer)
+        await send(body())
+
+    await drive(ButterMiddleware(app, butter), http_scope())
+    await settled(butter)
+    assert invoices(fake) == ["in_1"]
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_body_over_the_cap_passes_and_is_counted(
+    make_butter: Callable[..., Butter],
+    declared: bool,  # noqa: FBT001 - parametrized
+) -> None:
+    """A body over the cap is forwarded in full and not kept, whether its length was declared or not."""
+    butter = make_butter(max_body_bytes=100)
+    headers = [*JSON, (b"content-length", b"150")] if declared else JSON
+    sent = [start(headers=headers), *[body(b"x" * 50, more_body=True)] * 3, body()]
+    assert await drive(ButterMiddleware(sends(*sent), butter), http_scope()) == sent
+    assert butter.status().skipped == {"too_large": 1}
+
+
+async def test_without_a_last_message_nothing_is_extracted(butter: Butter, fake: FakeButter) -> None:
+    """A response that the app never finished is counted as incomplete."""
+    await drive(ButterMiddleware(sends(start(), body(PAID_BODY, more_body=True)), butter), http_scope())
+    await settled(butter)
+    assert butter.status().skipped == {"incomplete": 1}
+    assert fake.records == []
+
+
+async def test_a_clean_end_short_of_the_declared_length_is_parked(butter: Butter) -> None:
+    """An inner BaseHTTPMiddleware ends a broken stream cleanly: the Content-Length tells, and nothing is lost."""
+    headers = [*JSON, (b"content-length", str(len(PAID_BODY)).encode())]
+    await drive(ButterMiddleware(sends(start(headers=headers), body(PAID_BODY[:-1])), butter), http_scope())
+    await settled(butter)
+    status = butter.status()
+    assert (status.parked, dict(status.skipped)) == (1, {"parked:unreadable": 1})
+
+
+async def test_capture_comes_before_the_last_send(butter: Butter, fake: FakeButter) -> None:
+    """A server that cancels, raises or blocks on the last message does not cost the record."""
+
+    async def gone(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError
+
+    with pytest.raises(OSError, match=r"^$"):
+        await ButterMiddleware(sends(start(), body(PAID_BODY)), butter)(http_scope(), no_request, gone)
+    await settled(butter)
+    assert invoices(fake) == ["in_1"]
+
+
+@pytest.mark.parametrize("kind", ["http.response.pathsend", "http.response.zerocopysend"])
+async def test_files_sent_by_the_server_are_forwarded(
+    make_butter: Callable[..., Butter], fake: FakeButter, kind: str
+) -> None:
+    """A file that the server sends cannot be read, but ends a response whose endpoint annotated what is needed."""
+    file: Message = {"type": kind, "path": "/tmp/thanks.html"}  # noqa: S108 - never opened
+    extracting = make_butter()
+    assert await drive(ButterMiddleware(sends(start(), file), extracting), http_scope()) == [start(), file]
+    assert extracting.status().skipped == {"uncapturable": 1}
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        annotate(scope, customer_email="shopper@example.com", invoice_id="in_2")
+        await send(start(headers=[]))
+        await send(file)
+
+    annotating = make_butter(CheckoutRoute("/checkout/{cart_id}", psp="stripe"))
+    await drive(ButterMiddleware(app, annotating), http_scope())
+    await settled(annotating)
+    assert invoices(fake) == ["in_2"]
+
+
+async def test_other_messages_are_forwarded_untouched(butter: Butter, fake: FakeButter) -> None:
+    """Early hints, push, debug, trailers and what is not known yet pass as the objects they are."""
+    sent: list[Message] = [
+        {"type": "http.response.early_hint", "links": [b"</a.css>"]},
+        {"type": "http.response.debug", "info": {}},
+        start(trailers=True),
+        {"type": "http.response.push", "path": "/a.css", "headers": []},
+        body(PAID_BODY),
+        {"type": "http.response.trailers", "headers": [(b"a", b"b")]},
+        {"type": "http.response.unknown"},
+    ]
+    seen = await drive(ButterMiddleware(sends(*sent), butter), http_scope())
+    assert all(one is other for one, other in zip(seen, sent, strict=True))
+    await settled(butter)
+    assert invoices(fake) == ["in_1"]
+
+
+# The request
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET", "PUT"])
+async def test_methods_match_explicitly(butter: Butter, method: str) -> None:
+    """Only the methods that the route names are watched: over ASGI a HEAD carries the full body."""
+    scope = http_scope(method=method)
+    await drive(ButterMiddleware(sends(start(), body(PAID_BODY)), butter), scope)
+    assert butter.status().captured == 0
+    assert "butter_middleware" not in scope
+
+
+async def test_receive_is_not_wrapped(butter: Butter) -> None:
+    """The app gets the server's own `receive`, and an unmatched request its own `send` too."""
+    got: list[object] = []
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        got.extend((receive, send))
+
+    async def send(_message: Message) -> None: ...
+
+    middleware = ButterMiddleware(app, butter)
+    await middleware(http_scope(), no_request, send)
+    await middleware(http_scope("/basket"), no_request, send)
+    assert got[0] is no_request
+    assert got[1] is not send
+    assert got[2:] == [no_request, send]
+
+
+async def test_the_request_body_is_kept_where_asked(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """With capture_request_body the extractor reads the request; the app reads it as ever."""
+
+    def extract(response: Any) -> dict[str, Any]:
+        return {"invoice_id": "in_9", "customer_email": response.request.json()["email"]}
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract, capture_request_body=True))
+    parts = [b'{"email": ', b'"a@example.com"}']
+    messages = iter([{"type": "http.request", "body": part, "more_body": part is parts[0]} for part in parts])
+    read: list[bytes] = []
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        more = True
+        while more:
+            message = await receive()
+            read.append(message["body"])
+            more = message["more_body"]
+        await send(start())
+        await send(body(b"{}"))
+
+    await drive(ButterMiddleware(app, butter), http_scope(), receive)
+    await settled(butter)
+    assert read == parts
+    assert fake.records[0]["customer_email"] == "a@example.com"
+
+
+@pytest.mark.parametrize(
+    ("headers", "reads", "kept"),
+    [
+        ([], 0, None),
+        ([], 1, None),
+        ([], 2, b"invoice=in_123"),
+        ([(b"content-length", b"14")], 1, None),
+        ([(b"content-length", b"12")], 1, b"invoice=in_1"),
+    ],
+    ids=["unread", "in part", "to its end", "short of its length", "to its length"],
+)
+async def test_a_request_body_is_kept_whole_or_not_at_all(
+    make_butter: Callable[..., Butter], headers: Any, reads: int, kept: bytes | None
+) -> None:
+    """Where the app answers before it has read the request, a part of a form would name another invoice."""
+    found: list[bytes | None] = []
+
+    def extract(response: Any) -> None:
+        try:
+            found.append(response.request.body)
+        except ExtractionError:
+            found.append(None)
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract, capture_request_body=True))
+    messages: Iterator[Message] = iter([{"body": b"invoice=in_1", "more_body": True}, {"body": b"23"}])
+
+    async def receive() -> Message:
+        return {"type": "http.request", **next(messages)}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for _message in range(reads):
+            await receive()
+        await sends(start(), body(b"{}"))(scope, receive, send)
+
+    await drive(ButterMiddleware(app, butter), http_scope(headers=http_scope()["headers"] + headers), receive)
+    await settled(butter)
+    assert found == [kept]
+
+
+async def test_a_request_body_over_the_cap_parks_only_who_reads_it(make_butter: Callable[..., Butter]) -> None:
+    """A request's body over the cap is passed on and not kept: an extractor that asks for it parks the capture."""
+
+    def extract(response: Any) -> dict[str, Any]:
+        return {"invoice_id": "in_9", "customer_email": response.request.json()["email"]}
+
+    route = CheckoutRoute("/checkout/{cart_id}", "stripe", extract, capture_request_body=True)
+    butter = make_butter(route, max_body_bytes=10)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"x" * 11, "more_body": False}
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        assert len((await receive())["body"]) == 11
+        await send(start())
+        await send(body(b"{}"))
+
+    await drive(ButterMiddleware(app, butter), http_scope(), receive)
+    await settled(butter)
+    assert butter.status().parked == 1
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity"])
+async def test_an_encoded_body_is_decoded(butter: Butter, fake: FakeButter, encoding: str) -> None:
+    """A body that was compressed inside the middleware is read all the same."""
+    packers = {"gzip": zlib.compressobj(wbits=31), "deflate": zlib.compressobj(wbits=15)}
+    packer = packers.get(encoding)
+    content = PAID_BODY if packer is None else packer.compress(PAID_BODY) + packer.flush()
+    headers = [*JSON, (b"content-encoding", encoding.encode())]
+    await drive(ButterMiddleware(sends(start(headers=headers), body(content)), butter), http_scope())
+    await settled(butter)
+    assert invoices(fake) == ["in_1"]
+
+
+async def test_a_bomb_costs_no_more_than_the_cap(make_butter: Callable[..., Butter]) -> None:
+    """A small body that decodes to a large one is parked, not decoded."""
+    butter = make_butter(max_body_bytes=10_000)
+    packer = zlib.compressobj(wbits=31)
+    bomb = packer.compress(b" " * 5_000_000) + packer.flush()
+    headers = [*JSON, (b"content-encoding", b"gzip")]
+    await drive(ButterMiddleware(sends(start(headers=headers), body(bomb)), butter), http_scope())
+    await settled(butter)
+    assert butter.status().parked == 1
+
+
+# Exceptions and other scopes
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), OSError("x"), KeyboardInterrupt("x")])
+@pytest.mark.parametrize("when", ["before", "midway", "after"])
+async def test_the_apps_exceptions_pass_unchanged(
+    butter: Butter, fake: FakeButter, error: BaseException, when: str
+) -> None:
+    """What the app raises is the very object that the server gets; a response that was whole still counts."""
+    messages = {"before": (), "midway": (start(), body(b"{", more_body=True)), "after": (start(), body(PAID_BODY))}
+    with pytest.raises(type(error)) as caught:
+        await drive(ButterMiddleware(sends(*messages[when], then=error), butter), http_scope())
+    assert caught.value is error
+    await settled(butter)
+    assert invoices(fake) == (["in_1"] if when == "after" else [])
+
+
+async def test_cancellation_passes(butter: Butter) -> None:
+    """A cancelled request is cancelled, and counted as incomplete."""
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(start())
+        await anyio.sleep_forever()
+
+    with anyio.move_on_after(0.01) as scope:
+        await drive(ButterMiddleware(app, butter), http_scope())
+    assert scope.cancelled_caught
+    assert butter.status().skipped == {"incomplete": 1}
+
+
+@pytest.mark.parametrize("kind", ["websocket", "http.unknown"])
+async def test_other_scopes_pass_as_they_are(butter: Butter, kind: str) -> None:
+    """A websocket, and whatever comes one day, gets the original objects."""
+    got: list[object] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        got.extend((scope, receive, send))
+
+    async def send(_message: Message) -> None: ...
+
+    scope = {"type": kind, "path": "/checkout/7"}
+    await ButterMiddleware(app, butter)(scope, no_request, send)
+    assert got[0] is scope
+    assert got[1:] == [no_request, send]
+    assert list(scope) == ["type", "path"]
+
+
+@pytest.mark.parametrize("missing", ["headers", "method", "path"])
+async def test_a_scope_against_the_specification_reaches_the_app(butter: Butter, missing: str) -> None:
+    """A scope that lacks what ASGI requires is the app's to refuse, not ours."""
+    scope = http_scope()
+    del scope[missing]
+    sent = [start(), body(PAID_BODY)]
+    assert await drive(ButterMiddleware(sends(*sent), butter), scope) == sent
+
+
+async def test_installed_twice_captures_once(butter: Butter, fake: FakeButter) -> None:
+    """The second of two middlewares steps aside."""
+    app = ButterMiddleware(ButterMiddleware(sends(start(), body(PAID_BODY)), butter), butter)
+    await drive(app, http_scope())
+    await settled(butter)
+    assert butter.status().captured == 1
+    assert butter.status().skipped == {}
+
+
+@pytest.mark.parametrize("fails", ["raises", "answers 503"])
+async def test_a_retry_outside_captures_the_try_that_succeeds(butter: Butter, fake: FakeButter, fails: str) -> None:
+    """Called again with its scope, it takes the request as it came, whatever the first try made of it."""
+    tries = iter([[start(503), body()], [start(), body(PAID_BODY)]])
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        answer = next(tries)
+        if scope["root_path"] == "" and fails == "raises":
+            scope.update(root_path="/shop", client=("9.9.9.9", 1), headers=[])
+            raise TimeoutError
+        await sends(*answer)(scope, receive, send)
+
+    once = ButterMiddleware(ButterMiddleware(app, butter), butter)
+
+    async def again(scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(TimeoutError):
+            await once(scope, receive, send)
+        await once(scope, receive, send)
+
+    await drive(again, http_scope())
+    await settled(butter)
+    assert [(record["invoice_id"], record["ipv4_address"]) for record in fake.records] == [("in_1", SHOPPER)]
+    assert butter.status().captured == 1
+
+
+@pytest.mark.parametrize(
+    "client", [None, ["10.0.0.1", 80], ("10.0.0.1", "80"), "unix:", 7], ids=["none", "list", "str port", "str", "int"]
+)
+async def test_any_peer_is_survived(butter: Butter, fake: FakeButter, client: Any) -> None:
+    """`scope["client"]` may be anything; the address comes from the header."""
+    await drive(ButterMiddleware(sends(start(), body(PAID_BODY)), butter), http_scope(client=client))
+    await settled(butter)
+    assert invoices(fake) == ["in_1"]
+
+
+async def test_a_scope_without_a_client_is_survived(butter: Butter, fake: FakeButter) -> None:
+    """`client`, `root_path` and `query_string` are optional in ASGI."""
+    scope = http_scope()
+    for key in ("client", "root_path", "query_string"):
+        del scope[key]
+    await drive(ButterMiddleware(sends(start(), body(PAID_BODY)), butter), scope)
+    await settled(butter)
+    assert invoices(fake) == ["in_1"]
+
+
+async def test_one_shot_request_headers_reach_the_app(butter: Butter, fake: FakeButter) -> None:
+    """Request headers that can be read once are read by us and by the app."""
+    headers = http_scope()["headers"]
+    seen: list[Any] = []
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        seen.extend(scope["headers"])
+        await send(start())
+        await send(body(PAID_BODY))
+
+    await drive(ButterMiddleware(app, butter), http_scope(headers=iter(headers)))
+    await settled(butter)
+    assert seen == headers
+    assert invoices(fake) == ["in_1"]
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+async def test_text_among_the_request_headers_costs_no_checkout(
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path, *, on_disk: bool
+) -> None:
+    """An outer middleware that adds a header as text harms neither its own checkout nor those beside it."""
+    seen: list[Any] = []
+
+    def extracted(response: CheckoutResponse) -> dict[str, Any]:
+        seen.append(dict(response.request.headers))
+        return {"customer_email": "shopper@example.com", "invoice_id": response.json()["invoice"]["id"]}
+
+    route = CheckoutRoute("/checkout/{cart_id}", "stripe", extracted)
+    butter = make_butter(route, outbox=tmp_path / "butter.db" if on_disk else None)
+    added: list[Any] = [("X-Request-Id", "caf\xe9\u20ac"), ("Cookie", "sesame"), ("x-odd", b"1")]
+    for number in range(3):
+        scope = http_scope()
+        scope["headers"] = [*scope["headers"], *(added if number == 1 else ())]
+        content = json.dumps(PAID | {"invoice": {"id": f"in_{number}"}}).encode()
+        await drive(ButterMiddleware(sends(start(), body(content)), butter), scope)
+    await settled(butter)
+    assert sorted(invoices(fake)) == ["in_0", "in_1", "in_2"]
+    assert seen[1] == {**seen[0], "x-request-id": "caf\xe9?", "x-odd": "1"}
+    assert butter.status().lost == 0
+
+
+async def test_the_address_is_that_of_the_request_as_it_came(butter: Butter, fake: FakeButter) -> None:
+    """An app that changes its scope does not change the evidence."""
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        scope["headers"][:] = [(b"x-forwarded-for", b"9.9.9.9")]
+        scope["client"] = ("9.9.9.9", 1)
+        await send(start())
+        await send(body(PAID_BODY))
+
+    await drive(ButterMiddleware(app, butter), http_scope())
+    await settled(butter)
+    assert fake.records[0]["ipv4_address"] == SHOPPER
+
+
+@pytest.mark.parametrize("message", [{}, {"type": None}, {"type": "http.response.start"}, {"type": 5, "headers": 7}, 5])
+async def test_messages_against_the_specification_reach_the_server(butter: Butter, message: Any) -> None:
+    """Whatever the app sends, the server gets: it is the server's to refuse."""
+    assert await drive(ButterMiddleware(sends(message), butter), http_scope()) == [message]
+
+
+async def test_a_middleware_without_a_butter_passes_everything(caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong argument cannot make each request a 500: it is said at CRITICAL, and nothing is captured."""
+    wrong: Any = "butter"
+    sent = [start(), body(PAID_BODY)]
+    assert await drive(ButterMiddleware(sends(*sent), wrong), http_scope()) == sent
+    assert "Pass the Butter object" in caplog.text
+
+
+async def test_mounted_paths_are_less_root_path(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The template is matched against the path less `root_path`, as a mounted app sees it."""
+    butter = make_butter(ROUTE)
+    app = ButterMiddleware(sends(start(), body(PAID_BODY)), butter)
+    await drive(app, http_scope("/shop/checkout/7", root_path="/shop"))
+    await drive(app, http_scope("/shop/checkout/7"))
+    await settled(butter)
+    assert butter.status().captured == 1

@@ -1,0 +1,558 @@
+"""`butter-middleware backfill`, run as people run it, against Butter's stand-in on a real socket."""
+
+import csv
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from processes import misbehaving, served, until
+from shops import CREDENTIALS
+
+from butter_middleware.backfill.journal import Journal
+from butter_middleware.cli import backfill_report as report
+from butter_middleware.cli import cli
+from butter_middleware.delivery.http import ssl_context
+from butter_middleware.testing import FakeButter
+
+HEADER = "Email,IP address,Invoice ID,Note"
+PERSONAL = ["shopper0", "81.2.69", "nobody"]
+
+
+def line(number: int, **changes: str) -> str:
+    cells = {"email": f"shopper{number}@example.com", "ip": "81.2.69.142", "invoice": f"in_{number}", "note": "x, y"}
+    return ",".join(f'"{value}"' for value in (cells | changes).values())
+
+
+def rows(count: int) -> list[str]:
+    return [line(number) for number in range(count)]
+
+
+class Shop:
+    """A directory with a file, and the command on it."""
+
+    def __init__(self, directory: Path, url: str) -> None:
+        self.directory = directory
+        self.environment = {"BUTTER_BASE_URL": url}
+        self.file = directory / "year.csv"
+        self.rejects = directory / "year.csv.rejects.csv"
+        self.progress = directory / "year.csv.butter-progress"
+
+    def write(self, lines: list[str], header: str = HEADER) -> None:
+        self.file.write_text("".join(f"{text}\n" for text in [header, *lines]), encoding="utf-8")
+
+    def run(self, *arguments: str, file: str | None = None, psp: bool = True) -> Result:
+        command = ["backfill", file or str(self.file), *arguments]
+        # The stand-in's thread lives here, so that the command does not fork.
+        return CliRunner(env=self.environment).invoke(cli, command + (["--set", "psp=stripe"] if psp else []))
+
+    def pipe(self, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the command as a process of its own, with a pipe."""
+        command = [sys.executable, "-m", "butter_middleware", "backfill", "-", "--json", "--set", "psp=stripe"]
+        return subprocess.run(
+            [*command, *arguments],
+            env=os.environ | self.environment,
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def document(self, *arguments: str, code: int = 0, **options: Any) -> dict[str, Any]:
+        result = self.run("--json", *arguments, **options)
+        assert result.exit_code == code, result.output
+        content: dict[str, Any] = json.loads(result.stdout)
+        return content
+
+
+@pytest.fixture
+def shop(tmp_path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    monkeypatch.setenv("BUTTER_USERNAME", CREDENTIALS["username"])
+    monkeypatch.setenv("BUTTER_PASSWORD", CREDENTIALS["password"])
+    with served(fake) as url:
+        yield Shop(tmp_path, url)
+
+
+def invoices(fake: FakeButter) -> Counter[str]:
+    return Counter(record["invoice_id"] for record in fake.records)
+
+
+def test_a_file_is_sent(shop: Shop, fake: FakeButter) -> None:
+    """Every line once; the summary counts; nothing is left to do."""
+    shop.write(rows(100))
+    result = shop.run()
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == ["100 sent, of 100 lines read"]
+    assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(100)})
+    assert fake.records[0].keys() == {"customer_email", "ipv4_address", "psp", "invoice_id"}
+    assert not shop.rejects.exists()
+
+
+def test_the_same_file_again_sends_nothing(shop: Shop, fake: FakeButter) -> None:
+    """Nor do lines that were added later, but for themselves."""
+    shop.write(rows(10))
+    shop.run()
+    assert shop.document()["sent_in_this_run"] == 0
+    shop.write(rows(12))
+    found = shop.document()
+    assert (found["sent_in_this_run"], found["sent"], found["read"]) == (2, 12, 12)
+    assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(12)})
+
+
+def test_lines_that_are_no_record_are_kept_with_the_reason(shop: Shop, fake: FakeButter) -> None:
+    """In a file that only its owner reads, of the same form; mended, it is an input by itself."""
+    broken = [line(1, email="nobody"), line(2, ip="10.0.0.1"), line(3, invoice=""), '"open,1,2', line(0)]
+    shop.write([*rows(1), *broken])
+    result = shop.run()
+    assert result.exit_code == 1
+    assert "4 rejected, each with its reason in" in result.stdout
+    assert "1 left out as duplicates" in result.stdout
+    assert [text for text in PERSONAL if text in result.output] == []
+    assert shop.rejects.stat().st_mode & 0o777 == 0o600
+    with shop.rejects.open(newline="") as file:
+        rejected = list(csv.DictReader(file))
+    assert [(row["reject_line"], row["Email"]) for row in rejected[:3]] == [
+        ("3", "nobody"),
+        ("4", "shopper2@example.com"),
+        ("5", "shopper3@example.com"),
+    ]
+    assert rejected[0]["reject_reason"] == "customer_email: no e-mail address"
+    assert (rejected[3]["reject_line"], rejected[3]["Email"]) == ("6", '"open,1,2')
+    mended = shop.rejects.read_text().replace("nobody", "shopper1@example.com").replace("10.0.0.1", "81.2.69.142")
+    again = shop.directory / "mended.csv"
+    again.write_text(mended)
+    found = shop.document(code=1, file=str(again))
+    assert (found["sent"], found["rejected"]) == (2, 2)
+    assert invoices(fake) == Counter({"in_0": 1, "in_1": 1, "in_2": 1})
+    header = Path(f"{again}.rejects.csv").read_text().splitlines()[0]
+    assert header == f"reject_line,reject_reason,{HEADER}"
+
+
+def test_json_lines_keep_their_form(shop: Shop, fake: FakeButter) -> None:
+    """Keys are mapped as columns are, deeper ones by expressions."""
+    file = shop.directory / "year.jsonl"
+    good = {"customer": {"email": "a@example.com"}, "ip": "81.2.69.142", "psp": "adyen", "invoice": 7}
+    file.write_text(f"{json.dumps(good)}\n{{broken\n{json.dumps(good | {'ip': '::1'})}\n")
+    arguments = ("--map", "customer_email=customer.email")
+    found = shop.document(*arguments, code=1, file=str(file), psp=False)
+    assert (found["sent"], found["rejected"]) == (1, 2)
+    assert fake.records[0]["invoice_id"] == "7"
+    rejects = [json.loads(text) for text in Path(f"{file}.rejects.jsonl").read_text().splitlines()]
+    assert rejects == [
+        {"reject_text": "{broken", "reject_line": 2, "reject_reason": "no JSON"},
+        good | {"ip": "::1", "reject_line": 3, "reject_reason": "ipv4_address: IPv6, which Butter does not take"},
+    ]
+
+
+def test_what_butter_refuses_is_rejected(shop: Shop, fake: FakeButter) -> None:
+    """422 is the line's end, with what Butter said of it."""
+    fake.respond_with(200, 422)
+    shop.write(rows(10))
+    found = shop.document("--concurrency", "1", code=1)
+    # The first answer was to the question whether the credentials are good.
+    assert (found["sent"], found["rejected"], found["reasons"]) == (9, 1, {"Butter answers 422": 1})
+    with shop.rejects.open(newline="") as file:
+        (rejected,) = csv.DictReader(file)
+    assert (rejected["reject_line"], rejected["Invoice ID"], rejected["Note"]) == ("2", "in_0", "x, y")
+
+
+def test_a_dry_run_sends_nothing_and_leaves_nothing(shop: Shop, fake: FakeButter) -> None:
+    """It shows the columns, the first records masked, and what would be rejected and why."""
+    shop.write([*rows(5), line(4), line(9, email="nobody")])
+    result = shop.run("--dry-run")
+    assert result.exit_code == 1
+    for text in ("customer_email", "Email", "the value 'stripe'", "s***@example.com", "81.2.x.x", "in_0"):
+        assert text in result.stdout
+    assert "5 would be sent, of 7 lines\n  5 with invoice_id\n1 left out as duplicates" in result.stdout
+    assert "1 would be rejected:\n  1 customer_email: no e-mail address\nNothing was sent." in result.stdout
+    assert [text for text in PERSONAL if text in result.output] == []
+    assert "shopper0@example.com" in shop.run("--dry-run", "--reveal").stdout
+    assert (fake.requests, list(shop.directory.iterdir())) == (0, [shop.file])
+    found = shop.document("--dry-run", "--rejects", str(shop.rejects), code=1)
+    assert (found["would_send"], found["columns"]["customer_email"]) == (5, "Email")
+    assert len(shop.rejects.read_text().splitlines()) == 2
+
+
+def test_a_dry_run_needs_no_credentials(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real run does, and says which, before anything else."""
+    monkeypatch.delenv("BUTTER_PASSWORD")
+    shop.write(rows(2))
+    assert shop.run("--dry-run").exit_code == 0
+    result = shop.run()
+    assert (result.exit_code, "BUTTER_PASSWORD" in result.stderr) == (3, True)
+    assert list(shop.directory.iterdir()) == [shop.file]
+
+
+# When Butter is not well
+
+
+def test_wrong_credentials_stop_it_at_once(shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one line is sent; mended, the same command goes on."""
+    monkeypatch.setenv("BUTTER_PASSWORD", "wrong")
+    shop.write(rows(20))
+    result = shop.run()
+    assert result.exit_code == 3
+    assert "answer 401: Butter does not take the credentials: check BUTTER_USERNAME, BUTTER_PASSWORD" in result.stderr
+    assert "the same command then goes on" in result.stderr
+    assert fake.requests == 1
+    monkeypatch.setenv("BUTTER_PASSWORD", CREDENTIALS["password"])
+    assert shop.document()["sent"] == 20
+
+
+def test_a_client_is_needed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong SSL_CERT_FILE ends it with the remedy; mended, the same command sends every line."""
+    shop.write(rows(2))
+    ssl_context.cache_clear()
+    with monkeypatch.context() as wrong:
+        wrong.setenv("SSL_CERT_FILE", str(shop.file))
+        result = shop.run()
+    assert (result.exit_code, "Let SSL_CERT_FILE name" in result.stderr) == (3, True)
+    assert shop.document()["sent"] == 2
+
+
+def test_credentials_that_end_in_the_middle(shop: Shop, fake: FakeButter) -> None:
+    """The hold ends the run, with its remedy and an exit code; the same command sends the rest."""
+    shop.write(rows(60))
+    fake.respond_with(*[200] * 21, *[401] * 8)
+    result = shop.run("--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["ending"] == "held"
+    assert "on hold, answer 401" in result.stderr
+    fake._next.clear()
+    assert shop.document()["ending"] == "done"
+    assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(60)})
+
+
+def test_an_outage_is_waited_for_and_shown(shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the app's delivery does: a probe now and then, no line is charged, and all arrives."""
+    monkeypatch.setattr("butter_middleware.delivery.circuit_breaker.PROBE_LEAST", 0.2)
+    shop.write(rows(30))
+    fake.respond_with(200, *[503] * 8)
+    result = shop.run()
+    assert result.exit_code == 0, result.output
+    assert "Butter does not answer (503); records wait" in result.stderr
+    assert "Butter does not answer; the lines wait" in result.stderr
+    assert "records are accepted again" in result.stderr
+    assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(30)})
+
+
+def test_a_post_that_broke_off_is_told(shop: Shop) -> None:
+    """It is sent again, as the app does; that Butter may have it twice is not kept back."""
+    answered = itertools.count()
+
+    def behave(connection: socket.socket) -> None:
+        connection.settimeout(0.2)
+        with suppress(TimeoutError):
+            connection.recv(65536)  # the body, where it comes apart from the head
+        if next(answered) != 2:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}")
+
+    shop.write(rows(3))
+    with misbehaving(behave) as url:
+        shop.environment["BUTTER_BASE_URL"] = url
+        result = shop.run("--concurrency", "1")
+    assert result.exit_code == 0, result.output
+    assert "3 sent, of 3" in result.stdout
+    assert "1 time a post broke off without an answer" in result.stdout
+
+
+def test_lines_that_butter_fails_on_end_the_run(shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not lost: the same command tries them once more."""
+    shop.write(rows(1))
+    fake.respond_with(200, *[500] * 3)
+    monkeypatch.setattr("butter_middleware.backfill.engine.RETRY_SECONDS", 0.0)
+    found = shop.document(code=1)
+    assert (found["ending"], found["waiting"]) == ("unfinished", 1)
+    fake._next.clear()
+
+
+# Stopped, and gone on with
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_between_two_lines(shop: Shop, fake: FakeButter, number: signal.Signals) -> None:
+    """What is on its way is awaited, so that nothing is uncertain; the same command goes on."""
+    shop.write(rows(200))
+    fake.delay = 0.02
+
+    def stop() -> None:
+        until(lambda: len(fake.records) >= 20, "some lines are accepted")
+        os.kill(os.getpid(), number)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    result = shop.run()
+    stopper.join()
+    assert result.exit_code == 1
+    assert "Stopped before the end. The same command goes on" in result.stdout
+    assert 20 <= len(fake.records) < 200
+    sent = len(fake.records)
+    fake.delay = 0.0
+    found = shop.document()
+    assert (found["ending"], found["sent_in_this_run"], found["uncertain"]) == ("done", 200 - sent, 0)
+    assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(200)})
+
+
+def crash(shop: Shop, lines: int) -> None:
+    """Leave the journal as a kill does that comes after so many first marks."""
+    with closing(sqlite3.connect(shop.progress, isolation_level=None)) as database:
+        database.execute("UPDATE lines SET state = 1 WHERE id <= ?", (lines,))
+
+
+def begun(shop: Shop, fake: FakeButter) -> None:
+    """Have a run stopped before it sent a line."""
+    fake.respond_with(200, *[401] * 4)
+    assert shop.run().exit_code == 3
+    fake._next.clear()
+
+
+def test_what_was_on_its_way_at_a_kill_is_not_sent_again_unasked(shop: Shop, fake: FakeButter) -> None:
+    """It is named by its lines, run after run, until a person decides."""
+    shop.write(rows(10))
+    begun(shop, fake)
+    crash(shop, 3)
+    for _run in range(2):
+        found = shop.document(code=1)
+        assert (found["sent"], found["uncertain"], found["uncertain_lines"]) == (7, 3, [2, 3, 4])
+    result = shop.run()
+    assert "They are not sent again, unless you say --resend-uncertain. Lines: 2, 3, 4" in result.stdout
+    assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(3, 10)})
+    assert shop.document("--resend-uncertain")["sent"] == 10
+    assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(10)})
+
+
+def test_two_at_once_do_not_send_the_same_file(shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one waits a while, says so, and gives up."""
+    monkeypatch.setattr("butter_middleware.backfill.job.PATIENCE", 0.3)
+    shop.write(rows(3))
+    begun(shop, fake)
+    with closing(Journal(shop.progress)):
+        result = shop.run()
+    assert result.exit_code == 4
+    assert "another process is sending this file" in result.stderr
+    assert shop.document()["sent"] == 3
+
+
+def test_another_file_in_its_place_is_refused(shop: Shop, fake: FakeButter) -> None:
+    """With the remedies; read anew, what was sent is known by its IDs."""
+    shop.write(rows(5))
+    shop.run()
+    shop.write([line(7), *rows(5)])
+    result = shop.run()
+    assert result.exit_code == 3
+    assert "lines have changed since they were read. Give the old file back, or --reread" in result.stderr.replace(
+        "\n", " "
+    )
+    found = shop.document("--reread")
+    assert (found["sent_in_this_run"], found["duplicates"], found["read"]) == (1, 0, 6)
+    assert invoices(fake) == Counter({f"in_{number}": 1 for number in (0, 1, 2, 3, 4, 7)})
+
+
+def test_other_columns_are_refused_once_lines_were_read(shop: Shop, fake: FakeButter) -> None:
+    """A mapping that made no record at all may be mended freely."""
+    shop.write([f"{text},cus_{number}" for number, text in enumerate(rows(5))], f"{HEADER},Ref")
+    wrong = ("--map", "customer_email=Note")
+    assert shop.document(*wrong, code=1)["rejected"] == 5
+    assert shop.document()["sent"] == 5
+    result = shop.run("--map", "customer_id=Ref")
+    assert (result.exit_code, "begun with other columns" in result.stderr) == (3, True)
+    assert not shop.rejects.exists()
+    # Another ID makes another record.
+    assert shop.document("--map", "customer_id=Ref", "--reread")["sent_in_this_run"] == 5
+    assert len(fake.records) == 10
+
+
+def test_another_account_is_refused(shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sandbox got, production has not; a new username of the same account is said."""
+    shop.write(rows(3))
+    shop.run()
+    shop.environment["BUTTER_ENVIRONMENT"] = "staging"
+    result = shop.run()
+    assert result.exit_code == 3
+    assert "is about another account (production at" in result.stderr
+    assert shop.document("--progress", str(shop.directory / "other"))["sent"] == 3
+    del shop.environment["BUTTER_ENVIRONMENT"]
+    monkeypatch.setenv("BUTTER_USERNAME", "renamed")
+    assert "or another username" in shop.run().stderr
+    fake._expected = b"Basic cmVuYW1lZDpzM2NyZXQtcGFzcw=="
+    assert shop.document("--same-account")["ending"] == "done"
+
+
+def test_lines_of_a_pipe(shop: Shop, fake: FakeButter) -> None:
+    """The journal needs a name; the same pipe again, in any order, sends what is new."""
+    progress = ("--progress", str(shop.directory / "year"))
+    assert "--progress" in shop.pipe("").stderr
+    text = "".join(f"{one}\n" for one in [HEADER, *rows(5), line(9, email="nobody")])
+    first = shop.pipe(text, *progress)
+    assert (first.returncode, json.loads(first.stdout)["sent"]) == (1, 5)
+    again = "".join(f"{one}\n" for one in [HEADER, *reversed(rows(8)), line(9, email="nobody")])
+    found = json.loads(shop.pipe(again, *progress).stdout)
+    assert (found["sent_in_this_run"], found["sent"], found["duplicates"], found["rejected"]) == (3, 8, 0, 1)
+    assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(8)})
+    assert (shop.directory / "year.rejects.csv").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_line_that_cannot_be_read_ends_it_after_those_before(shop: Shop, fake: FakeButter) -> None:
+    """The place and the remedy are said; with it, the same command goes on from there."""
+    shop.file.write_bytes("\n".join([HEADER, *rows(5), line(5, note="Käthe"), line(6)]).encode("cp1252"))
+    result = shop.run()
+    assert result.exit_code == 3
+    assert "line 7: byte" in result.stderr
+    assert "--encoding cp1252" in result.stderr
+    assert len(fake.records) == 5
+    assert shop.document("--encoding", "cp1252")["sent"] == 7
+
+
+# Its files
+
+
+def test_the_journal_holds_no_personal_data_of_what_was_sent(shop: Shop) -> None:
+    """It is the owner's alone, and of a line that was sent only a digest and a number are left."""
+    shop.write(rows(50))
+    shop.run()
+    assert shop.progress.stat().st_mode & 0o777 == 0o600
+    content = shop.progress.read_bytes()
+    assert [text for text in ("shopper", "example.com", "81.2.69", "in_1") if text.encode() in content] == []
+    assert sorted(path.name for path in shop.directory.iterdir()) == ["year.csv", "year.csv.butter-progress"]
+
+
+def test_a_file_of_rejects_that_is_not_ours_is_kept(shop: Shop) -> None:
+    """Nothing is written over."""
+    shop.rejects.write_text("somebody's work")
+    shop.write([*rows(1), line(2, email="nobody")])
+    result = shop.run()
+    assert (result.exit_code, "is there already" in result.stderr) == (3, True)
+    assert shop.rejects.read_text() == "somebody's work"
+
+
+def test_what_a_killed_run_wrote_into_the_rejects_is_written_anew(shop: Shop) -> None:
+    """Each line is there once, whenever the kill came; what a person mended meanwhile stays."""
+    shop.write([*rows(1), line(2, email="nobody")])
+    shop.run()
+    kept = shop.rejects.read_text()
+    shop.rejects.write_text(f"{kept}3,reason,half a li")
+    shop.write([*rows(1), line(2, email="nobody"), line(3, email="nobody")])
+    shop.run()
+    assert shop.rejects.read_text().startswith(kept)
+    assert [row.split(",")[0] for row in shop.rejects.read_text().splitlines()] == ["reject_line", "3", "4"]
+    shop.rejects.unlink()
+    shop.write([*rows(1), *[line(number, email="nobody") for number in (2, 3, 4)]])
+    shop.run()
+    assert [row.split(",")[0] for row in shop.rejects.read_text().splitlines()] == ["reject_line", "5"]
+
+
+def test_rejects_of_another_name_are_not_cut(shop: Shop) -> None:
+    """What is known of the one file is not taken for the other's."""
+    shop.write([*rows(1), line(2, email="nobody")])
+    shop.run()
+    other = shop.directory / "other.csv"
+    other.write_text("somebody's work\n" * 100)
+    assert shop.run("--rejects", str(other)).exit_code == 3
+    assert other.read_text() == "somebody's work\n" * 100
+
+
+@pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 50, None])
+def test_a_journal_that_is_none_is_refused(shop: Shop, content: bytes | None) -> None:
+    """Another program's database neither is one."""
+    if content is None:
+        with closing(sqlite3.connect(shop.progress)) as other:
+            other.execute("CREATE TABLE t (x)")
+    else:
+        shop.progress.write_bytes(content)
+    shop.write(rows(1))
+    result = shop.run()
+    assert result.exit_code == 3
+    assert "--progress" in result.stderr
+
+
+def test_a_journal_that_cannot_be_made(shop: Shop) -> None:
+    """The reason and the option are said."""
+    shop.write(rows(1))
+    result = shop.run("--progress", str(shop.directory / "none" / "year"))
+    assert (result.exit_code, "--progress" in result.stderr) == (3, True)
+
+
+def test_a_journal_that_can_be_written_no_more_ends_the_run(
+    shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: not a line is sent whose mark is not on it."""
+    shop.write(rows(100))
+    seal = Journal._seal
+    seals = 0
+
+    def full(self: Journal, database: sqlite3.Connection) -> None:
+        nonlocal seals
+        seals += 1
+        if seals > 30:
+            raise sqlite3.OperationalError
+        seal(self, database)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_seal", full)
+        result = shop.run()
+    assert (result.exit_code, "make room" in result.stderr) == (3, True)
+    assert 0 < len(fake.records) < 100
+    found = json.loads(shop.run("--json").stdout)
+    # What was on its way when the disk was full was accepted, or not: it is uncertain. Nothing was sent twice.
+    assert (found["ending"], found["sent"] + found["uncertain"]) == ("done", 100)
+    assert found["uncertain"] <= 4
+    assert set(invoices(fake).values()) == {1}
+
+
+# What it shows
+
+
+def test_a_rate_is_kept(shop: Shop, fake: FakeButter) -> None:
+    """So many a second, however many are on their way."""
+    shop.write(rows(10))
+    began = time.monotonic()
+    assert shop.document("--rate", "20", "--concurrency", "8")["sent"] == 10
+    assert time.monotonic() - began >= 9 / 20
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every few seconds: how many, how much of the file, how fast, and how long the rest takes."""
+    monkeypatch.setattr(report, "LINE_SECONDS", 0.2)
+    shop.write(rows(140))
+    told = [text for text in shop.run("--rate", "100").stderr.splitlines() if text.startswith("backfill: ")]
+    assert len(told) > 1
+    assert any(re.fullmatch(r"backfill: \d+ sent, \d+ %, [\d,]+/s, \d+ s left", text) for text in told), told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--map", "customer_email"], "no FIELD=VALUE"),
+        (["--map", "customer_email="], "no FIELD=VALUE"),
+        (["--rate", "0"], "--rate"),
+        (["--concurrency", "9"], "--concurrency"),
+    ],
+)
+def test_a_wrong_command_line_is_said(shop: Shop, arguments: list[str], said: str) -> None:
+    """Before anything is done."""
+    shop.write(rows(1))
+    result = shop.run(*arguments)
+    assert (result.exit_code, said in result.stderr) == (2, True)
+
+
+def test_the_help_tells_a_newcomer_what_to_type() -> None:
+    """Which columns, where the credentials come from, and the two commands."""
+    told = click.unstyle(CliRunner().invoke(cli, ["backfill", "--help"]).output)
+    for text in ("customer_email", "BUTTER_PASSWORD", "--dry-run", "not sent again", "Exit codes"):
+        assert text in " ".join(told.split())

@@ -1,0 +1,618 @@
+"""Web processes that only append, and the one beside them that reads and sends: started, stopped, killed, relieved."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import anyio
+import pytest
+from asgi import body, drive, http_scope, sends, start
+from click.testing import CliRunner, Result
+from outboxes import capture, committers, record, result
+from processes import HERE, Shop, free_port, numbered, until
+from shops import CREDENTIALS, PAID
+from terminal import on_terminal
+
+from butter_middleware import Butter, ButterMiddleware, ConfigurationError, SQLiteOutbox
+from butter_middleware.cli import cli
+from butter_middleware.cli.deliver import SAME_SECONDS
+from butter_middleware.delivery.http import ssl_context
+from butter_middleware.pipeline.waiters import HoldBack
+from butter_middleware.pipeline.worker import Worker
+from butter_middleware.testing import FakeButter
+
+USER = {"BUTTER_USERNAME": CREDENTIALS["username"], "BUTTER_PASSWORD": CREDENTIALS["password"]}
+
+
+class Sidecar:
+    """`deliver` in a process of its own, with the tests' shop; killed at the end, if not before."""
+
+    def __init__(self, url: str, path: Path, *arguments: str, **environment: str) -> None:
+        self.errors = self._told = b""
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "butter_middleware",
+                "deliver",
+                *(arguments or ("--app", "shop:butter", "--follow")),
+            ],
+            cwd=HERE / "servers",
+            env=os.environ | {"SHOP_BUTTER": url, "SHOP_OUTBOX": str(path), "SHOP_DELIVERY": "external"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        assert self.process.stderr is not None
+        assert self.process.stdout is not None
+        with self.process.stderr as errors, self.process.stdout as told:
+            for line in errors:
+                self.errors += line
+            self._told = told.read()
+
+    def says(self, text: str) -> Self:
+        until(lambda: text.encode() in self.errors or self.process.poll() is not None, f"it says {text}", 40)
+        assert text.encode() in self.errors, self.errors.decode()
+        return self
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(40)
+        self._thread.join()
+        return code
+
+    @property
+    def output(self) -> str:
+        return self._told.decode()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+
+
+def arrived(fake: FakeButter) -> list[str]:
+    return sorted(found["invoice_id"] for found in fake.records)
+
+
+def external(url: str, path: Path) -> Shop:
+    return Shop("uvicorn two workers", url, SHOP_OUTBOX=str(path), SHOP_DELIVERY="external")
+
+
+def stored(path: Path) -> dict[str, Any]:
+    found = CliRunner().invoke(cli, ["status", "--json", "--outbox", str(path)])
+    assert found.exit_code == 0, found.output
+    status: dict[str, Any] = json.loads(found.stdout)
+    return status
+
+
+# The web processes.
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("butter-")}
+
+
+def buy(butter: Butter) -> None:
+    anyio.run(drive, ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter), http_scope())
+
+
+def test_a_web_process_only_appends(make_butter: Callable[..., Butter], fake: FakeButter, path: Path) -> None:
+    """It has no thread for reading or sending, needs no credentials, and everything waits in the file for another."""
+    butter = make_butter(outbox=path, delivery="external", username=None, password=None)
+    buy(butter)
+    assert butter.flush()
+    assert threads() <= {"butter-commit", "butter-say"}
+    status = butter.status()
+    assert (status.captured, status.pending, status.lost, status.endpoint) == (1, 0, 0, "external")
+    assert status.coverage.ratio is None
+    butter.close()
+    until(lambda: committers() == 0, "the committer's end")
+    assert [stored(path)[name] for name in ("captured", "unread", "readers")] == [1, 1, 0]
+    assert fake.requests == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"outbox": None}])
+def test_a_web_process_that_only_appends_needs_a_file(
+    make_butter: Callable[..., Butter], options: dict[str, Any]
+) -> None:
+    """What is in memory no other process can read: the start is stopped, with the remedy."""
+    with pytest.raises(ConfigurationError, match="set outbox= to the path of an SQLite file"):
+        make_butter(delivery="external", **options)
+
+
+def test_a_queue_has_a_consumer_already(make_butter: Callable[..., Butter]) -> None:
+    """With a queue of one's own its consumer sends: there is nothing to deliver beside it."""
+
+    class Queue:
+        async def enqueue(self, record: Any) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="its consumer delivers"):
+        make_butter(delivery="external", outbox=Queue())
+
+
+def test_before_response_waits_for_the_disk_only(make_butter: Callable[..., Butter], path: Path) -> None:
+    """The last chunk waits for the capture to be on the disk, as it does in a process that delivers."""
+    butter = make_butter(outbox=path, delivery="external", durability="before_response")
+    worker = butter.pipeline.worker
+    future = worker.append(capture(1), HoldBack("disk", 0.025))
+    assert future is not None
+    assert result(future) is None
+    assert worker.counts().captured == 1
+    assert worker.append(capture(2)) is None
+
+
+def test_it_is_said_where_nobody_delivers(
+    make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While checkouts come and no process delivers, the log says so at CRITICAL, once, and the health route too."""
+    monkeypatch.setattr("butter_middleware.pipeline.appender.LOOK_SECONDS", 0.0)
+    butter = make_butter(outbox=path, delivery="external")
+    for _each in range(4):
+        buy(butter)
+        assert butter.flush()
+    health = anyio.run(butter.pipeline.standing.health)
+    assert [reason.code for reason in health.reasons] == ["no_deliverer"]
+    until(lambda: "no process delivers" in caplog.text, "the alarm")
+    assert caplog.text.count("no process delivers") == 1
+    other = SQLiteOutbox(path)
+    other.open()
+    assert other.lead()
+    assert anyio.run(butter.pipeline.standing.health).reasons == ()
+    other.close()
+
+
+@pytest.mark.server
+def test_a_sidecar_reads_and_sends_what_living_processes_append(fake: FakeButter, url: str, path: Path) -> None:
+    """Started before the shop it waits for the file; what the workers append arrives within seconds, each once."""
+    with Sidecar(url, path) as sidecar:
+        sidecar.says("is not there yet")
+        with external(url, path) as shop:
+            for invoice in numbered(5):
+                assert shop.checkout(invoice)[0] == 200
+            until(lambda: arrived(fake) == numbered(5), "five records")
+            began = time.monotonic()
+            assert shop.checkout("in_9")[0] == 200
+            until(lambda: "in_9" in arrived(fake), "the sixth")
+            assert time.monotonic() - began < 5
+            assert sidecar.end() == 0
+            assert b"Stopping" in sidecar.errors
+            assert shop.checkout("in_a")[0] == 200
+            assert "in_a" not in arrived(fake)
+            with Sidecar(url, path) as second:
+                until(lambda: "in_a" in arrived(fake), "what came between the two")
+                assert second.end() == 0
+    assert arrived(fake) == sorted([*numbered(5), "in_9", "in_a"])
+
+
+@pytest.mark.server
+def test_captures_of_a_killed_shop_are_sent(fake: FakeButter, url: str, path: Path) -> None:
+    """What a web process had on the disk when it was killed is the sidecar's to send."""
+    with external(url, path) as shop:
+        for invoice in numbered(5):
+            assert shop.checkout(invoice)[0] == 200
+        until(lambda: stored(path)["captured"] == 5, "five on the disk")
+        shop.kill()
+    assert fake.records == []
+    with Sidecar(url, path, "--app", "shop:butter") as once:
+        assert once.wait() == 0, once.errors.decode()
+        assert "Delivered 5 records." in once.output
+    assert arrived(fake) == numbered(5)
+
+
+@pytest.mark.server
+def test_one_sidecar_relieves_another(fake: FakeButter, url: str, path: Path) -> None:
+    """A second one stands by, saying for whom; when the first is killed it takes over, and nothing is lost.
+
+    A record whose answer the first had not written down yet is sent again.
+    """
+    with external(url, path) as shop:
+        assert shop.checkout("in_0")[0] == 200
+        with Sidecar(url, path) as first:
+            first.says("Delivering from")
+            with Sidecar(url, path) as second:
+                second.says(f"process {first.process.pid} delivers from")
+                until(lambda: arrived(fake) == ["in_0"], "the first record")
+                first.end(signal.SIGKILL)
+                for invoice in numbered(5)[1:]:
+                    assert shop.checkout(invoice)[0] == 200
+                second.says("Delivering from")
+                until(lambda: set(arrived(fake)) == set(numbered(5)), "all records")
+                assert second.end() == 0
+
+
+@pytest.mark.server
+def test_a_stop_settles_what_is_on_its_way(fake: FakeButter, url: str, path: Path) -> None:
+    """SIGTERM amid slow answers: what was sent is not sent again, and the rest waits for the next one."""
+    outbox = SQLiteOutbox(path)
+    outbox.open()
+    result(outbox.add([record(number) for number in range(40)]))
+    outbox.close()
+    until(lambda: committers() == 0, "the committer's end")
+    fake.delay = 0.5
+    with Sidecar(url, path) as first:
+        until(lambda: len(fake.records) >= 4, "some records")
+        first.process.send_signal(signal.SIGTERM)
+        assert first.end() == 0, "twice at once, as `timeout` does it, is once"
+    sent = len(fake.records)
+    assert sent < 40
+    assert stored(path)["delivered"] == sent
+    fake.delay = 0.0
+    with Sidecar(url, path, "--app", "shop:butter") as once:
+        assert once.wait() == 0
+    assert arrived(fake) == sorted(f"in_{number}" for number in range(40))
+
+
+@pytest.mark.server
+def test_a_second_signal_ends_it_at_once(path: Path) -> None:
+    """Who will not wait for an answer that does not come says so a second time."""
+    filled(path, 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(40)
+        with Sidecar(f"http://127.0.0.1:{silent.getsockname()[1]}", path) as sidecar:
+            on_its_way, _peer = silent.accept()
+            with on_its_way:
+                assert on_its_way.recv(1) == b"P"
+                sidecar.process.send_signal(signal.SIGTERM)
+                sidecar.says("Stopping")
+                began = time.monotonic()
+                until(lambda: time.monotonic() - began > SAME_SECONDS, "more than a moment")
+                assert sidecar.end() == -signal.SIGTERM
+    assert stored(path)["pending"] == 1
+
+
+@pytest.mark.server
+def test_a_killed_sidecar_loses_nothing(fake: FakeButter, url: str, path: Path) -> None:
+    """Killed again and again while checkouts come: each arrives, and of the rest only what was on its way does twice.
+
+    On its way are four, and the answers of four more while the last group of them is being written.
+    """
+    fake.delay = 0.05
+    kills, number = 6, 0
+    with external(url, path) as shop:
+        for _kill in range(kills):
+            with Sidecar(url, path) as sidecar:
+                before = len(fake.records)
+                for _each in range(8):
+                    assert shop.checkout(f"in_{number}")[0] == 200
+                    number += 1
+                until(lambda before=before: len(fake.records) > before, "it sends")  # type: ignore[misc]
+                sidecar.end(signal.SIGKILL)
+        with Sidecar(url, path, "--app", "shop:butter") as once:
+            assert once.wait() == 0, once.errors.decode()
+    assert sorted(set(arrived(fake))) == sorted(f"in_{each}" for each in range(number))
+    assert len(fake.records) - number <= 8 * kills
+
+
+# Who is in the way.
+
+
+@pytest.mark.server
+def test_an_app_that_delivers_is_left_alone(fake: FakeButter, url: str, path: Path) -> None:
+    """Beside an app that delivers itself `deliver` says whose turn it is, ends with 4, and takes nothing from it."""
+    with Shop("uvicorn", url, SHOP_OUTBOX=str(path)) as shop:
+        assert shop.checkout("in_0")[0] == 200
+        until(lambda: arrived(fake) == ["in_0"], "the app delivers")
+        for arguments in (("--app", "shop:butter"), ("--outbox", str(path))):
+            with Sidecar(url, path, *arguments, SHOP_DELIVERY="embedded", **USER) as once:
+                assert once.wait() == 4
+                assert f"process {shop.process.pid} delivers from" in once.errors.decode()
+        assert shop.checkout("in_1")[0] == 200
+        until(lambda: arrived(fake) == numbered(2), "the app goes on")
+
+
+@pytest.mark.server
+def test_a_sidecar_goes_on_where_nobody_reads_what_it_says(fake: FakeButter, url: str, path: Path) -> None:
+    """Whoever read its standard error has ended: it sends all the same, and ends well when it is told to."""
+    filled(path, 2)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen(
+        [sys.executable, "-m", "butter_middleware", "deliver", "--outbox", str(path), "--follow"],
+        env=os.environ | {"BUTTER_BASE_URL": url} | USER,
+        stderr=writer,
+    ) as sidecar:
+        os.close(writer)
+        until(lambda: arrived(fake) == numbered(2) or sidecar.poll() is not None, "the records", 40)
+        sidecar.send_signal(signal.SIGTERM)
+        assert (arrived(fake), sidecar.wait(40)) == (numbered(2), 0)
+
+
+# Records alone.
+
+
+def filled(path: Path, records: int, captures: int = 0) -> None:
+    outbox = SQLiteOutbox(path)
+    outbox.open()
+    result(outbox.add([record(number) for number in range(records)]))
+    for number in range(captures):
+        result(outbox.append(capture(number)))
+    outbox.close()
+    until(lambda: committers() == 0, "the committer's end")
+
+
+@pytest.fixture
+def run(path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run `deliver --outbox` in this process, with the credentials of the environment."""
+    monkeypatch.setattr("butter_middleware.config.BASE_URL", url)
+    for name, value in USER.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("BUTTER_OUTBOX", raising=False)
+    return lambda *arguments: CliRunner().invoke(cli, ["deliver", "--outbox", str(path), *arguments])
+
+
+def test_records_are_sent_without_the_app(run: Callable[..., Result], fake: FakeButter, path: Path) -> None:
+    """With the credentials alone what is a record already goes out; the answer is 0, and the numbers."""
+    filled(path, 3)
+    found = run("--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["delivered"] == 3
+    assert arrived(fake) == numbered(3)
+    assert run().stdout == "Delivered 0 records.\n"
+
+
+def test_captures_need_the_app(run: Callable[..., Result], fake: FakeButter, path: Path) -> None:
+    """Without extractors captures stay as they are: said before and after, and the answer is 1."""
+    filled(path, 1, captures=2)
+    found = run()
+    assert found.exit_code == 1
+    assert "Delivered 1 record. 2 captures are still to be read." in found.stdout
+    assert "add --app shop.main:butter" in found.stderr
+    assert stored(path)["captured"] == 2
+    assert arrived(fake) == ["in_0"]
+
+
+def test_parts_are_not_expired_without_the_app(run: Callable[..., Result], path: Path) -> None:
+    """How long half of a checkout waits for the other is the app's to say."""
+    from butter_middleware.models.partial import Part  # noqa: PLC0415 - for this test alone
+
+    outbox = SQLiteOutbox(path)
+    outbox.open()
+    result(outbox.append(capture(1)))
+    (found,) = result(outbox.captures(1))
+    result(outbox.resolve(found.id, Part("join:1", shopper=True, fields={}, captured_at=1.0)))
+    outbox.close()
+    until(lambda: committers() == 0, "the committer's end")
+    assert run().exit_code == 0
+    assert stored(path)["parts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "patience", "said"),
+    [
+        ([401] * 50, "HOLD_SECONDS", "`check` says why"),
+        ([503] * 50, "PATIENCE_SECONDS", "Butter does not answer"),
+        ([429] * 50, "PATIENCE_SECONDS", "Butter asks for a pause"),
+    ],
+)
+def test_it_does_not_wait_for_days(
+    run: Callable[..., Result],
+    fake: FakeButter,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: list[int],
+    patience: str,
+    said: str,
+) -> None:
+    """Where Butter is away or refuses, it gives up with 1, what to do, and everything still in the file."""
+    monkeypatch.setattr(f"butter_middleware.cli.draining.{patience}", 0.5)
+    filled(path, 8)
+    fake.respond_with(*answers)
+    found = run()
+    assert (found.exit_code, said in found.stdout) == (1, True), found.output
+    assert "8 records are still to be sent" in found.stdout
+    assert stored(path)["pending"] == 8
+
+
+def test_pauses_one_after_the_other_are_one(
+    run: Callable[..., Result], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two pauses Butter is well for a moment, and takes nothing."""
+    monkeypatch.setattr("butter_middleware.cli.draining.PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr("butter_middleware.delivery.circuit_breaker.THROTTLED_SECONDS", 0.3)
+    filled(path, 2)
+    fake.respond_with(*[429] * 100)
+    found = run()
+    assert (found.exit_code, "Butter asks for a pause" in found.stdout) == (1, True), found.output
+    assert fake.requests > 2
+
+
+def holding(path: Path) -> "subprocess.Popen[str]":
+    """Hold the write lock in a process of its own, until that is killed."""
+    code = (
+        "import sys, time; from butter_middleware.outbox.sqlite.locks import *; lock = LockFile(sys.argv[1])\n"
+        "while not lock.take(WRITE, lock): time.sleep(0.001)\n"
+        "print(flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, f"{path}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    return holder
+
+
+def test_a_file_that_nobody_lets_go_of_is_waited_for(
+    run: Callable[..., Result], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the midst of a drain another process takes the lock: it ends with 4, one line, and everything in the file."""
+    monkeypatch.setattr("butter_middleware.cli.draining.DRAIN_SECONDS", 0.2)
+    monkeypatch.setattr("butter_middleware.cli.draining.PATIENCE_SECONDS", 1.0)
+    filled(path, 1)
+    fake.respond_with(*[409] * 50)
+    holders: list[subprocess.Popen[str]] = []
+
+    def hold() -> None:
+        until(lambda: fake.requests > 0, "the first answer", 40)
+        holders.append(holding(path))
+
+    thread = threading.Thread(target=hold)
+    close = Worker.close
+
+    def let_go_and_close(worker: Worker) -> None:
+        thread.join()
+        for holder in holders:
+            holder.communicate()
+        close(worker)
+
+    monkeypatch.setattr(Worker, "close", let_go_and_close)  # closing would wait for it
+    thread.start()
+    found = run()
+    assert (found.exit_code, "the outbox is busy" in found.stderr) == (4, True), found.output
+    assert (len(holders), found.stdout) == (1, "")
+    assert stored(path)["pending"] == 1
+
+
+STOPPED_SHOP = """
+import os, signal
+from butter_middleware import Butter, client_ip
+
+butter = Butter(client_ip=client_ip.direct(), outbox="butter.db")
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_stop_before_it_began_is_no_success(fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM while the app is imported: nothing is sent, which people and programs are told."""
+    filled(path, 1)
+    path.rename(path.with_name("butter.db"))
+    path.with_name("stopped_shop.py").write_text(STOPPED_SHOP)
+    monkeypatch.chdir(path.parent)
+    monkeypatch.syspath_prepend(path.parent)
+    for name, value in USER.items():
+        monkeypatch.setenv(name, value)
+    for options in ([], ["--json"]):
+        monkeypatch.delitem(sys.modules, "stopped_shop", raising=False)
+        found = CliRunner().invoke(cli, ["deliver", "--app", "stopped_shop:butter", *options])
+        assert (found.exit_code, "it was told to stop before it began" in found.stdout) == (1, True), found.output
+        assert not options or json.loads(found.stdout)["pending"] == 1
+    assert fake.requests == 0
+
+
+def test_a_log_line_stands_above_the_bar(fake: FakeButter, url: str, path: Path) -> None:
+    """On a terminal the bar makes room for what the log says, and the result comes last."""
+    filled(path, 6)
+    fake.respond_with(422)
+    fake.delay = 0.5  # the bar stands by then
+    code = f"from butter_middleware.cli import cli; cli(['deliver', '--outbox', {str(path)!r}])"
+    shown = on_terminal(code, BUTTER_BASE_URL=url, **USER)
+    assert re.search(r"\x1b\[2K[-\d]+ [:,\d]+ ERROR a record is dead", shown)
+    assert "5/5" in shown
+    assert shown.endswith("Delivered 5 records. This needs you: 1 dead (`dead list`).\r\n")
+
+
+def test_what_is_due_later_is_said(run: Callable[..., Result], fake: FakeButter, path: Path) -> None:
+    """A record that is to be tried again soon is waited for; one that is due later is left, and said."""
+    filled(path, 1)
+    fake.respond_with(409)
+    found = run("--json")
+    assert json.loads(found.stdout)["delivered"] == 1
+
+
+@pytest.mark.parametrize(("name", "said"), [("BUTTER_USERNAME", "no username"), ("BUTTER_PASSWORD", "no password")])
+def test_credentials_are_needed(
+    run: Callable[..., Result], path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    """Without credentials nothing is begun."""
+    filled(path, 1)
+    monkeypatch.delenv(name)
+    found = run()
+    assert (found.exit_code, said in found.stderr) == (3, True)
+
+
+def test_a_client_is_needed(
+    run: Callable[..., Result], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong SSL_CERT_FILE ends it with the remedy; mended, the same command sends what waits."""
+    filled(path, 1)
+    ssl_context.cache_clear()
+    with monkeypatch.context() as wrong:
+        wrong.setenv("SSL_CERT_FILE", str(path))
+        found = run()
+    assert (found.exit_code, "Let SSL_CERT_FILE name" in found.stderr) == (3, True)
+    assert run().exit_code == 0
+    assert len(fake.records) == 1
+
+
+@pytest.mark.server
+def test_a_sidecar_that_can_make_no_client_ends_at_once(path: Path) -> None:
+    """A wrong SSL_CERT_FILE is an error with its remedy, and nobody waits for the file."""
+    with Sidecar("https://127.0.0.1:1", path, SSL_CERT_FILE=str(path)) as sidecar:
+        assert sidecar.wait() == 3
+        assert "Let SSL_CERT_FILE name a file of certificates" in sidecar.errors.decode()
+        assert b"Waiting for it" not in sidecar.errors
+
+
+@pytest.mark.server
+def test_credentials_are_asked_for_before_the_file(path: Path) -> None:
+    """A sidecar that could never send does not wait for the app to make the file first."""
+    with Sidecar("http://127.0.0.1:1", path, SHOP_BARE="1") as sidecar:
+        assert sidecar.wait() == 3
+        assert "no username" in sidecar.errors.decode()
+        assert b"Waiting for it" not in sidecar.errors
+
+
+def test_a_wrong_path_is_an_error(run: Callable[..., Result], path: Path) -> None:
+    """No file is made where there is none, with --follow neither."""
+    for arguments in ((), ("--follow",)):
+        found = run(*arguments)
+        assert (found.exit_code, "there is no such file" in found.stderr) == (3, True)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_sidecar_has_no_document_to_print(run: Callable[..., Result], path: Path) -> None:
+    """What never ends has no result; programs are told where to look."""
+    filled(path, 1)
+    found = run("--follow", "--json")
+    assert (found.exit_code, "`status --json`" in found.stderr) == (2, True)
+
+
+def test_an_app_names_its_own_outbox(run: Callable[..., Result], path: Path) -> None:
+    """--outbox beside --app could be another file: it is refused."""
+    filled(path, 1)
+    assert run("--app", "shop:butter").exit_code == 2
+
+
+@pytest.mark.server
+def test_a_bad_extractor_parks_and_the_next_one_sends(fake: FakeButter, url: str, path: Path) -> None:
+    """What the sidecar's extractor cannot read is parked; its next start, with the fix, sends it."""
+    with external(url, path) as shop:
+        assert shop.checkout("in_0")[0] == 200
+        until(lambda: stored(path)["captured"] == 1, "one on the disk")
+    with Sidecar(url, path, "--app", "shop:butter", SHOP_EXTRACTOR="raises") as broken:
+        assert broken.wait() == 1
+        assert "This needs you: 1 parked (`parked list`)." in broken.output
+    with Sidecar(url, path, "--app", "shop:butter") as mended:
+        assert mended.wait() == 0
+        assert "Delivered 1 record." in mended.output
+    assert arrived(fake) == ["in_0"]
+
+
+@pytest.mark.server
+def test_nobody_answers_and_the_sidecar_stays(path: Path) -> None:
+    """A sidecar outlives an outage: it waits, and SIGTERM ends it all the same."""
+    filled(path, 1)
+    with Sidecar(f"http://127.0.0.1:{free_port()}", path) as sidecar:
+        sidecar.says("Delivering from")
+        time.sleep(1)
+        assert sidecar.process.poll() is None
+        assert sidecar.end() == 0
+    assert stored(path)["pending"] == 1

@@ -1,0 +1,100 @@
+"""`--app shop.main:butter`: how a Butter is found, and what is said where it is not."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from butter_middleware.cli.failure import Failure
+from butter_middleware.cli.options import load, outbox_path, path_of
+
+SHOP = """
+from fastapi import FastAPI
+from butter_middleware import Butter, ButterMiddleware, client_ip
+print("the shop starts")
+butter = Butter(username="u", password="p", client_ip=client_ip.direct(), outbox="butter.db")
+app = FastAPI()
+app.add_middleware(ButterMiddleware, butter=butter)
+class settings:
+    evidence = butter
+class Around:
+    def __init__(self, app): self.app = app
+wrapped = Around(ButterMiddleware(FastAPI(), butter))
+def make(): return butter
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Write a module of the shop where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delenv("BUTTER_OUTBOX", raising=False)
+    known = set(sys.modules)
+
+    def write(name: str, text: str) -> None:
+        Path(name).parent.mkdir(exist_ok=True)
+        (Path(name).parent / "__init__.py").touch()  # else a module of this name anywhere on the path comes first
+        Path(name).write_text(text)
+
+    yield write
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", ["butter", "app", "settings.evidence", "wrapped", ""])
+def test_a_butter_is_found(
+    write: Callable[[str, str], None], capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    """By its own name, by the app that it is mounted in or stands round, or alone in its module; its path too."""
+    write("shop/main.py", SHOP)
+    found = load(f"shop.main:{name}" if name else "shop.main")
+    assert path_of(found, "") == outbox_path(None, "shop.main:butter") == str(tmp_path / "butter.db")
+    assert outbox_path("other.db", "shop.main:butter") == "other.db"
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "the shop starts" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("text", "app", "said"),
+    [
+        (SHOP, "shop.mian:butter", "there is no module shop.mian here. Run this where the app starts"),
+        (SHOP, "shop.main:buter", "shop.main has no buter. Did you mean butter?"),
+        (SHOP, "shop.main:make", "no Butter and no app with ButterMiddleware, but function"),
+        ("", "shop.main", "say which Butter, as in --app shop.main:butter. The module has none"),
+        (SHOP + "other = Butter(client_ip=client_ip.direct(), dry_run=True)", "shop.main", "has 2: butter, other"),
+        ("import absent_package", "shop.main:butter", "the app needs absent_package, which is not installed here"),
+        (
+            "x = 1\nraise KeyError('ann@example.com')",
+            "shop.main:butter",
+            "importing shop.main failed at main.py:2: KeyError",
+        ),
+        ("import sys; sys.exit(3)", "shop.main:butter", "importing shop.main failed at main.py:1: SystemExit: 3"),
+        (SHOP.replace('"u"', '""'), "shop.main:butter", "the username is empty"),
+    ],
+)
+def test_what_is_wrong_is_said(write: Callable[[str, str], None], text: str, app: str, said: str) -> None:
+    """Each way in which an app cannot be had is one line with the remedy."""
+    write("shop/main.py", text)
+    with pytest.raises(Failure) as caught:
+        load(app)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ((', outbox="butter.db"', ""), "in memory only"),
+        ((', outbox="butter.db"', ", dry_run=True"), "dry_run=True"),
+        ((', outbox="butter.db"', ", outbox=Queue()"), "a queue of your own (Queue)"),
+    ],
+)
+def test_an_outbox_elsewhere_is_said(write: Callable[[str, str], None], change: tuple[str, str], said: str) -> None:
+    """What is in memory, nowhere, or in another queue cannot be looked at from here."""
+    queue = "class Queue:\n    async def enqueue(self, record): ...\n"
+    write("shop/main.py", queue + SHOP.replace(*change))
+    with pytest.raises(Failure) as caught:
+        outbox_path(None, "shop.main:butter")
+    assert said in str(caught.value)

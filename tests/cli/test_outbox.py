@@ -1,0 +1,656 @@
+"""What people see of an outbox and do to it by the command line, beside an app that runs and without one."""
+
+import errno
+import gzip
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from outboxes import NOW, capture, committers, record, result, settle_all
+from processes import until
+
+from butter_middleware import Checkout, SQLiteOutbox
+from butter_middleware.cli import cli
+from butter_middleware.cli.queue import shape
+from butter_middleware.delivery.delivery import CLAIM_AHEAD
+from butter_middleware.models.checkout import Record
+from butter_middleware.models.partial import Part
+from butter_middleware.models.reasons import ParkReason
+from butter_middleware.outbox import Parked, Settled, Settlement, Waiting
+from butter_middleware.outbox.sqlite.admin import Visit
+from butter_middleware.outbox.sqlite.schema import connect
+
+DETAIL = "no customer e-mail for POST /checkout/{cart_id}. Fix: call annotate(request, customer_email=...)."
+
+
+def closed(outbox: SQLiteOutbox) -> None:
+    outbox.close()
+    until(lambda: committers() == 0, "the committer's end")
+
+
+@pytest.fixture
+def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run a command on the outbox, in this process."""
+    monkeypatch.setenv("BUTTER_OUTBOX", str(path))
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setattr("butter_middleware.cli.erase.SETTLING_SECONDS", 0.0)
+
+    def invoke(*arguments: object, text: str | None = None) -> Result:
+        return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=text)
+
+    return invoke
+
+
+@pytest.fixture
+def beside(path: Path) -> Callable[..., tuple[int, str, str]]:
+    """Run a command on the outbox, in a process of its own."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "butter_middleware", *map(str, arguments), "--outbox", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+def documents(found: Result) -> Any:
+    assert found.exit_code == 0, found.output
+    return json.loads(found.stdout)
+
+
+def filled(outbox: SQLiteOutbox) -> None:
+    """Put one of each into an outbox: two dead, one delivered, one pending, two parked, one captured, one part."""
+    assert outbox.lead()
+    result(outbox.add([record(1), record(2)]))
+    settle_all(outbox, Settled.DEAD)
+    result(outbox.add([record(3)]))
+    settle_all(outbox, Settled.DELIVERED)
+    result(outbox.add([record(4)]))
+    for number in range(5, 8):
+        result(outbox.append(capture(number)))
+    first, second, third = result(outbox.captures(3))
+    result(outbox.resolve(first.id, Parked(ParkReason.NO_EMAIL, DETAIL)))
+    result(outbox.resolve(second.id, Parked(ParkReason.INVALID, "invalid (customer_email)")))
+    part = Part("join:1", shopper=True, fields={"customer_email": "shopper@example.com"}, captured_at=NOW)
+    result(outbox.resolve(third.id, part))
+    result(outbox.append(capture(8)))
+
+
+# Status.
+
+
+def test_status_counts_what_lies_in_the_file(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+    """Each state with its number; nobody delivers, nobody reads what was captured: both are said."""
+    filled(outbox)
+    closed(outbox)
+    found = documents(run("status", "--json"))
+    names = ("captured", "unread", "parts", "pending", "parked", "dead", "delivered", "hold", "delivers", "readers")
+    assert [found[name] for name in names] == [1, 1, 1, 1, 2, 2, 1, None, False, 0]
+    assert found["dead_by_reason"] == {"": 2}
+    assert found["parked_by_reason"] == {"invalid": 1, "no_email": 1}
+    text = run("status").stdout
+    assert "1 of them nobody reads now" in text
+    assert "no process delivers now" in text
+
+
+def test_status_tells_of_the_app_that_runs(outbox: SQLiteOutbox, beside: Callable[..., tuple[int, str, str]]) -> None:
+    """Beside a running app: who delivers, by its process, and that what is captured has its reader."""
+    filled(outbox)
+    code, output, _errors = beside("status", "--json")
+    found = json.loads(output)
+    assert code == 0
+    assert (found["delivers"], found["delivering_process"], found["readers"], found["unread"]) == (
+        True,
+        os.getpid(),
+        1,
+        0,
+    )
+    assert f"process {os.getpid()} delivers" in beside("status")[1]
+    assert outbox.lead()
+    assert result(outbox.claim(10))
+
+
+def test_status_watches_on_a_terminal_only(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+    """Without a terminal --watch would never end: it is refused, with what programs do instead."""
+    closed(outbox)
+    for arguments in (("status", "--watch"), ("status", "--watch", "--json")):
+        found = run(*arguments)
+        assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
+        assert "status --json" in found.stderr
+
+
+# Which file: never another one, never a new one.
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["dead", "list"],
+        ["dead", "show", "1"],
+        ["dead", "retry", "--all"],
+        ["dead", "drop", "--all"],
+        ["parked", "list"],
+        ["resume"],
+        ["erase", "--email", "a@example.com", "--yes"],
+    ],
+)
+def test_a_wrong_path_is_an_error_and_makes_nothing(tmp_path: Path, command: list[str]) -> None:
+    """No command makes a file, a log or a lock; the error names the outbox that lies there instead."""
+    right = SQLiteOutbox(tmp_path / "butter.db")
+    right.open()
+    result(right.counts())
+    closed(right)
+    before = sorted(tmp_path.iterdir())
+    found = CliRunner().invoke(cli, [*command, "--outbox", str(tmp_path / "buter.db")])
+    assert (found.exit_code, found.stdout, found.stderr.count("\n")) == (3, "", 1)
+    assert "there is no such file. In that directory there is butter.db." in found.stderr
+    assert sorted(tmp_path.iterdir()) == before
+    nowhere = CliRunner().invoke(cli, [*command, "--outbox", str(tmp_path / "no" / "butter.db")])
+    assert nowhere.exit_code == 3
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_nothing_says_which_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --outbox, BUTTER_OUTBOX and --app the three are named."""
+    monkeypatch.delenv("BUTTER_OUTBOX", raising=False)
+    found = CliRunner().invoke(cli, ["status"])
+    assert found.exit_code == 2
+    assert all(word in found.stderr for word in ("--outbox", "BUTTER_OUTBOX", "--app"))
+
+
+def foreign(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE theirs (x)")
+        other.commit()
+
+
+def earlier(path: Path) -> None:
+    made = SQLiteOutbox(path)
+    made.open()
+    result(made.counts())
+    closed(made)
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("PRAGMA user_version = 1")
+        file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def broken(path: Path) -> None:
+    earlier(path)
+    path.write_bytes(path.read_bytes()[:100] + b"\xff" * 20_000)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (foreign, "another program's database"),
+        (lambda path: path.write_text("not a database, but quite some text"), "no database"),
+        (earlier, "earlier version (schema 1)"),
+        (broken, "content is broken"),
+        (lambda path: path.mkdir(), "is a directory"),
+    ],
+)
+def test_a_file_that_is_no_outbox_stays_as_it_is(path: Path, spoil: Callable[[Path], Any], said: str) -> None:
+    """A foreign, earlier or broken file is neither changed, nor brought up, nor set aside by a look at it."""
+    spoil(path)
+    content = path.read_bytes() if path.is_file() else b""
+    found = CliRunner().invoke(cli, ["status", "--outbox", str(path)])
+    assert (found.exit_code, found.stdout) == (2 if path.is_dir() else 3, "")
+    assert said in found.stderr
+    assert (path.read_bytes() if path.is_file() else b"") == content
+    assert not [name for name in path.parent.iterdir() if "corrupt" in name.name]
+
+
+def test_a_folder_that_is_closed_to_this_user_is_said(
+    path: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether there is a file cannot be known then: that is said, and no traceback."""
+    stat = Path.stat
+
+    def closed_to_us(file: Path, **options: Any) -> os.stat_result:
+        if file == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return stat(file, **options)
+
+    monkeypatch.setattr(Path, "stat", closed_to_us)
+    found = run("status")
+    assert (found.exit_code, found.stdout) == (3, "")
+    assert f"(user {os.geteuid()}) may not look into its directory. Run this as the user" in found.stderr
+
+
+def test_a_lock_that_is_not_let_go_is_an_error_that_names_its_holder(
+    outbox: SQLiteOutbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a process holds the lock and is stopped, the command gives up, says which one, and ends with 4."""
+    closed(outbox)
+    script = (
+        "import sys; from butter_middleware.outbox.sqlite.locks import *; lock = LockFile(sys.argv[1]);"
+        "print(lock.take(WRITE, lock), flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, f"{path}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"True\n"
+        monkeypatch.setattr(Visit.__init__, "__kwdefaults__", {"lock_seconds": 0.2})
+        found = CliRunner().invoke(cli, ["status", "--outbox", str(path)])
+        assert holder.stdin is not None
+        holder.stdin.close()
+    assert found.exit_code == 4
+    assert f"process {holder.pid} has held its write lock" in found.stderr
+
+
+def test_root_leaves_the_file_to_its_owner(path: Path) -> None:
+    """At root's command line whatever SQLite and the lock make beside the file belongs to the file's owner."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    outbox = SQLiteOutbox(path)
+    outbox.open()
+    result(outbox.counts())
+    closed(outbox)
+    Path(f"{path}.lock").unlink()
+    os.chown(path, 1234, 1234)
+    with Visit(path) as visit:
+        visit.write(lambda db: db.execute("UPDATE meta SET value = NULL WHERE name = 'hold'"))
+        owners = {name.name: name.stat().st_uid for name in path.parent.iterdir()}
+    assert owners == {"butter.db": 1234, "butter.db-wal": 1234, "butter.db-shm": 1234, "butter.db.lock": 1234}
+
+
+# Dead and parked.
+
+
+def listed(run: Callable[..., Result], state: Waiting) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = documents(run(state, "list", "--json"))
+    return found
+
+
+def test_entries_are_listed_without_personal_data(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+    """By number, time, reason and remedy; pages go on after a number."""
+    filled(outbox)
+    closed(outbox)
+    parked, dead = listed(run, Waiting.PARKED), listed(run, Waiting.DEAD)
+    assert [(entry["reason"], entry["detail"]) for entry in parked] == [
+        ("no_email", DETAIL),
+        ("invalid", "invalid (customer_email)"),
+    ]
+    assert len(dead) == 2
+    assert "shopper" not in run("parked", "list").output + run("dead", "list").output
+    page = run("dead", "list", "--limit", 1)
+    assert f"--after {dead[0]['id']}" in page.stderr
+    assert documents(run("dead", "list", "--json", "--after", dead[0]["id"]))[0]["id"] == dead[1]["id"]
+
+
+def test_what_many_entries_say_alike_is_said_once(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+    """One bad deploy parks many for one reason: people read the remedy once, programs find it with each."""
+    for number in range(4):
+        result(outbox.append(capture(number)))
+    captures = result(outbox.captures(4))
+    for number, stored in enumerate(captures):
+        result(
+            outbox.resolve(
+                stored.id, Parked(ParkReason.INVALID, "other") if number == 2 else Parked(ParkReason.NO_EMAIL, DETAIL)
+            )
+        )
+    closed(outbox)
+    assert [entry["detail"] for entry in listed(run, Waiting.PARKED)] == [DETAIL, DETAIL, "other", DETAIL]
+    lines = run("parked", "list").stdout.splitlines()[1:]
+    assert [line.endswith("as above") for line in lines] == [False, True, False, False]
+
+
+def test_one_entry_is_shown_masked_unless_revealed(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+    """Of a record the addresses are masked; of a capture only the shape is shown, and what a person needs to mend."""
+    filled(outbox)
+    closed(outbox)
+    number = listed(run, Waiting.DEAD)[0]["id"]
+    shown = documents(run("dead", "show", number, "--json"))
+    assert shown["record"]["customer_email"] == "s***@example.com"
+    assert shown["record"]["ipv4_address"] == "81.2.x.x"
+    assert shown["record"]["invoice_id"] == "in_1"
+    revealed = documents(run("dead", "show", number, "--json", "--reveal"))
+    assert revealed["record"]["customer_email"] == "shopper@example.com"
+
+    number = listed(run, Waiting.PARKED)[0]["id"]
+    masked = run("parked", "show", number)
+    assert all(word not in masked.output for word in ("shopper@", "81.2.69", "coupon", "caf", "in_5"))
+    assert documents(run("parked", "show", number, "--json"))["body"] == {
+        "customer": {"email": "s***@example.com"},
+        "invoice": "(text of 4)",
+    }
+    assert DETAIL in masked.output
+    open_ = documents(run("parked", "show", number, "--json", "--reveal"))
+    assert open_["body"]["invoice"] == "in_5"
+    assert "x-forwarded-for: 81.2.69.142" in open_["headers"]
+
+
+def test_a_shape_hides_values_and_keeps_keys() -> None:
+    """Names and card holders look like any other text: none is shown; long lists are cut."""
+    value = {"name": "Ann", "paid": True, "n": 3, "none": None, "items": [{"sku": "x"}] * 7, "mail": "ann@example.com"}
+    assert shape(value) == {
+        "name": "(text of 3)",
+        "paid": True,
+        "n": "(number)",
+        "none": None,
+        "items": [{"sku": "(text of 1)"}] * 5 + ["(2 more)"],
+        "mail": "ann@example.com",
+    }
+
+
+def test_what_is_not_there_is_said(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+    """An ID that is not there ends with 1; so does one of several, after the others were done."""
+    filled(outbox)
+    closed(outbox)
+    assert run("dead", "show", 7).exit_code == 1
+    number = listed(run, Waiting.DEAD)[0]["id"]
+    found = run("dead", "retry", number, 7)
+    assert (found.exit_code, "1 dead record to be tried again" in found.stdout) == (1, True)
+    assert "1 of the IDs given is not there" in found.stderr
+
+
+@pytest.mark.parametrize("arguments", [("dead", "retry"), ("parked", "drop"), ("dead", "drop", "5", "--all", "--yes")])
+def test_which_ones_must_be_said(outbox: SQLiteOutbox, run: Callable[..., Result], arguments: Sequence[str]) -> None:
+    """Either IDs or --all: neither and both are refused, and nothing is done."""
+    filled(outbox)
+    closed(outbox)
+    found = run(*arguments)
+    assert (found.exit_code, "--all" in found.stderr) == (2, True)
+    assert len(listed(run, Waiting.DEAD)) == 2
+
+
+def test_dropping_asks_first(outbox: SQLiteOutbox, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --yes a terminal is asked; where there is none, or the answer is no, nothing is deleted."""
+    filled(outbox)
+    closed(outbox)
+    refused = run("dead", "drop", "--all")
+    assert (refused.exit_code, "--yes" in refused.stderr) == (2, True)
+    monkeypatch.setattr("butter_middleware.cli.queue.is_interactive", lambda: True)
+    assert run("dead", "drop", "--all", text="n\n").exit_code == 1
+    one = str(listed(run, Waiting.DEAD)[0]["id"])
+    assert "Delete 1 dead record for good?" in run("dead", "drop", one, "5", text="n\n").output
+    assert len(listed(run, Waiting.DEAD)) == 2
+    assert "2 dead records deleted" in run("dead", "drop", "--all", text="y\n").stdout
+    assert listed(run, Waiting.DEAD) == []
+    assert documents(run("parked", "drop", "--all", "--yes", "--json")) == {"done": 2, "absent": 0}
+
+
+def test_an_app_that_runs_takes_up_what_is_retried(
+    outbox: SQLiteOutbox, beside: Callable[..., tuple[int, str, str]]
+) -> None:
+    """A retried capture is the running app's to read, a retried record its own to send, without a restart."""
+    filled(outbox)
+    assert result(outbox.adopt()) == 2
+    assert len(result(outbox.captures(10))) == 3
+    code, output, _errors = beside("parked", "retry", "--all")
+    assert (code, "A running process reads them within seconds" in output) == (0, True)
+    assert "sent as soon as Butter takes them" in beside("dead", "retry", "--all")[1]
+    assert len(result(outbox.claim(10))) == 3
+    assert result(outbox.counts()).parked == 0
+
+
+def test_nobody_is_there_to_take_it_up(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+    """Without a running app a retry says when it will be tried."""
+    filled(outbox)
+    closed(outbox)
+    assert "at its next start" in run("parked", "retry", "--all").stdout
+    assert "start the app, or run `butter-middleware deliver`." in run("dead", "retry", "--all").stdout
+
+
+# Resume.
+
+
+def test_resume_ends_the_hold_in_the_file(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+    """The hold's reason is said; the process that delivers, now or next, tries Butter."""
+    result(outbox.set_hold("401"))
+    closed(outbox)
+    assert documents(run("status", "--json"))["hold"] == "401"
+    assert "the hold was for: 401" in run("resume").stdout
+    assert documents(run("status", "--json"))["hold"] is None
+    assert run("resume").stdout == "There is no hold.\n"
+
+
+# Erase.
+
+ANN = "Ann.Lee@Example.com"
+BOB = "bob@example.com"
+BODIES = [
+    b'{"email": "ann.lee@example.com"}',
+    b'{"email": "ANN.LEE@EXAMPLE.COM", "cut off',
+    b'{"email": "ann.lee\\u0040example.com"}',
+    b'{"a": "{\\"email\\": \\"\\\\u0061nn.lee@example.com\\"}"}',
+    b"email=ann.lee%40example.com&x=1",
+    b"email=ann%2Elee%40example%2ecom",
+    b"<a href='mailto:ann.lee@example.com'>",
+    b"ann.lee&#64;example.com",
+    b"to Ann <ann.lee@example.com>, thanks",
+    '{"email": "ann.lee@example.com"}'.encode("utf-16"),
+    b"caf\xe9 ann.lee@example.com",
+]
+OTHERS = [
+    b'{"email": "joann.lee@example.com"}',
+    b'{"email": "ann.lee@example.com.au"}',
+    b'{"email": "ann.lee@example.community"}',
+    b'{"email": "ann_lee@example.com"}',
+    b'{"email": "x+ann.lee@example.com"}',
+]
+CODINGS: dict[bytes, Callable[[bytes], bytes]] = {
+    b"": lambda body: body,
+    b"gzip": gzip.compress,
+    b"deflate": zlib.compress,
+    b"gzip, gzip": lambda body: gzip.compress(gzip.compress(body)),
+}
+
+
+def of(email: str, number: int) -> Record:
+    checkout = Checkout(ipv4_address="81.2.69.142", psp="stripe", customer_email=email, invoice_id=f"in_{number}")
+    return Record.of(checkout, NOW)
+
+
+def told(number: int, body: bytes, coding: bytes = b"", **fields: Any) -> Any:
+    headers = [(b"content-type", b"application/json"), (b"content-encoding", coding)]
+    return capture(number, body=body, annotations={}, response_headers=headers, **fields)
+
+
+def remains(path: Path, *needles: bytes) -> list[bytes]:
+    """Return which of the needles still stand somewhere in the outbox's files, whatever their case."""
+    everything = b"".join(
+        file.read_bytes() for file in path.parent.iterdir() if file.name.startswith(path.name)
+    ).lower()
+    return [needle for needle in needles if needle.lower() in everything]
+
+
+@pytest.mark.parametrize("coding", CODINGS, ids=str)
+@pytest.mark.parametrize("body", BODIES, ids=str)
+def test_a_person_is_found_however_the_body_writes_it(
+    outbox: SQLiteOutbox, run: Callable[..., Result], path: Path, body: bytes, coding: bytes
+) -> None:
+    """Escaped, encoded, compressed or cut off: a capture that names the person goes, and no byte of it stays."""
+    sent = CODINGS[coding](body)
+    result(outbox.append(told(1, sent, coding)))
+    result(outbox.append(told(2, CODINGS[coding](OTHERS[0]), coding)))
+    closed(outbox)
+    found = documents(run("erase", "--email", ANN, "--yes", "--json"))
+    assert found["erased"]["captured"] == 1
+    assert found["not_looked_into"] == []
+    assert documents(run("status", "--json"))["captured"] == 1
+    assert remains(path, sent) == []
+
+
+@pytest.mark.parametrize("body", OTHERS, ids=str)
+def test_nobody_else_is_taken_for_the_person(outbox: SQLiteOutbox, run: Callable[..., Result], body: bytes) -> None:
+    """An address that contains the person's is another person's."""
+    result(outbox.append(told(1, body)))
+    closed(outbox)
+    found = run("erase", "--email", ANN, "--yes")
+    assert found.stdout.startswith("The outbox holds nothing of this person.")
+    assert documents(run("status", "--json"))["captured"] == 1
+
+
+def test_everything_of_a_person_goes_and_nothing_of_others(
+    outbox: SQLiteOutbox, run: Callable[..., Result], path: Path
+) -> None:
+    """Pending, dead, captured, parked and parts, wherever the address stands in them; the files hold none of it."""
+    assert outbox.lead()
+    result(outbox.add([of("ann.lee@example.com", 1), of(BOB, 2)]))
+    settle_all(outbox, Settled.DEAD)
+    result(outbox.add([of("ann.lee@EXAMPLE.com", 3), of(BOB, 4)]))
+    places: list[dict[str, Any]] = [
+        {"annotations": {"customer_email": "ann.lee@example.com"}},
+        {"query_string": b"email=ann.lee%40example.com"},
+        {"path": "/checkout/ann.lee@example.com"},
+        {"headers": [(b"x-user", b"ann.lee@example.com")]},
+        {"request_body": gzip.compress(b"ann.lee@example.com"), "headers": [(b"content-encoding", b"gzip")]},
+        {"cookies": {"k": "ann.lee@example.com"}},
+        {"body": gzip.compress(b'{"x": "' + b"x" * 5000 + b' ann.lee@example.com"')[:-9]},
+    ]
+    for number, fields in enumerate(places):
+        result(outbox.append(capture(number, **({"body": b"{}", "annotations": {}} | fields))))
+    stored = result(outbox.captures(20))
+    result(outbox.resolve(stored[0].id, Parked(ParkReason.NO_EMAIL, DETAIL)))
+    result(outbox.append(told(50, b'{"email": "ann.lee@example.com"}')))
+    (part,) = result(outbox.captures(1))
+    fields = {"customer_email": "ann.lee@example.com"}
+    result(outbox.resolve(part.id, Part("join:a", shopper=True, fields=fields, captured_at=NOW)))
+    result(outbox.append(told(51, json.dumps({"email": BOB}).encode())))
+    closed(outbox)
+    assert remains(path, b"ann.lee")
+    found = documents(run("erase", "--email", ANN, "--yes", "--json"))
+    assert found["erased"] == {"pending": 1, "dead": 1, "captured": 6, "parked": 1, "parts": 1}
+    assert remains(path, b"ann.lee", b"ann%2e") == []
+    assert remains(path, BOB.encode()) == [BOB.encode()]
+    left = documents(run("status", "--json"))
+    assert [left[name] for name in ("captured", "pending", "dead", "parked", "parts")] == [1, 1, 1, 0, 0]
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def came_and_went(path: Path, seed: int) -> None:
+    """Write and delete captures of the person, as an app does, with others' among them that stay."""
+    chance = random.Random(seed)  # noqa: S311 - the same each time
+    live: list[int] = []
+    with closing(connect(str(path), 1 << 30)) as file:
+        for _round in range(300):
+            file.execute("BEGIN IMMEDIATE")
+            for _each in range(chance.randint(1, 20)):
+                name = b"ann.lee@example.com" if chance.random() < 0.7 else BOB.encode()
+                row = ("h" * chance.randint(10, 900), name + b"x" * chance.choice([40, 120]))
+                sql = "INSERT INTO captures (pile, captured_at, head, body) VALUES (1, 1, ?, ?)"
+                live.append(file.execute(sql, row).lastrowid or 0)
+            for old in chance.sample(live, min(len(live), chance.randint(0, 22))):
+                if chance.random() < 0.3:
+                    detail = "d" * chance.randint(5, 1500)
+                    file.execute("UPDATE captures SET reason = 'invalid', detail = ? WHERE id = ?", (detail, old))
+                else:
+                    file.execute("DELETE FROM captures WHERE id = ?", (old,))
+                    live.remove(old)
+            file.execute("COMMIT")
+        file.execute("DELETE FROM captures WHERE CAST(body AS TEXT) LIKE 'ann%'")
+        file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def test_no_copy_stays_in_free_space(run: Callable[..., Result], path: Path) -> None:
+    """Deleting alone leaves copies where SQLite rebuilt a page, secure_delete or not: none is there in the end."""
+    Path(f"{path}.lock").touch()
+    came_and_went(path, 2)  # with SQLite 3.40 this seed leaves one
+    assert documents(run("erase", "--email", ANN, "--yes", "--json"))["erased"]["captured"] == 0
+    assert remains(path, b"ann.lee@") == []
+
+
+def test_beside_an_app_that_runs_a_person_is_erased(
+    outbox: SQLiteOutbox, beside: Callable[..., tuple[int, str, str]], path: Path
+) -> None:
+    """While the app appends, reads and leads, nothing of it fails, and what it was just reading makes no record."""
+    assert outbox.lead()
+    result(outbox.append(told(1, b'{"email": "ann.lee@example.com"}')))
+    (reading,) = result(outbox.captures(1))
+    stop = threading.Event()
+    appended: list[Future[None]] = []
+
+    def append() -> None:
+        while not stop.is_set():
+            appended.append(outbox.append(told(len(appended) + 10, json.dumps({"email": BOB}).encode())))
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    try:
+        code, output, errors = beside("erase", "--email", ANN, "--yes", "--json")
+    finally:
+        stop.set()
+        thread.join()
+    assert code == 0, errors
+    assert json.loads(output)["erased"]["captured"] == 1
+    assert result(outbox.resolve(reading.id, [of("ann.lee@example.com", 1)])) == 0
+    for future in appended:
+        result(future)
+    counts = result(outbox.counts())
+    assert (counts.captured, counts.pending) == (len(appended), 0)
+    assert outbox.lead()
+    closed(outbox)
+    assert remains(path, b"ann.lee") == []
+
+
+def test_what_an_app_has_taken_to_send_is_out_of_reach(
+    outbox: SQLiteOutbox, beside: Callable[..., tuple[int, str, str]], run: Callable[..., Result]
+) -> None:
+    """A claimed record goes out once more at most: its end finds nothing in the file. Help and page say how many."""
+    assert outbox.lead()
+    result(outbox.add([of("ann.lee@example.com", 1), of("ann.lee@example.com", 2)]))
+    retried, delivered = result(outbox.claim(10))
+    code, output, _errors = beside("erase", "--email", ANN, "--yes", "--json")
+    assert (code, json.loads(output)["erased"]["pending"]) == (0, 2)
+    result(outbox.settle([Settlement(retried.id, Settled.RETRY), Settlement(delivered.id, Settled.DELIVERED)]))
+    counts = result(outbox.counts())
+    assert (counts.pending, counts.dead, counts.delivered) == (0, 0, 0)
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    assert f"up to {CLAIM_AHEAD} records" in " ".join(run("erase", "--help").stdout.split())
+    assert f"({CLAIM_AHEAD} at most" in page
+
+
+def test_erasing_asks_with_the_numbers_first(
+    outbox: SQLiteOutbox, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The question says how many of what, with the address masked; no leaves all."""
+    result(outbox.append(told(1, b"ann.lee@example.com")))
+    result(outbox.append(told(2, b"ann.lee@example.com")))
+    closed(outbox)
+    assert run("erase", "--email", ANN).exit_code == 2
+    monkeypatch.setattr("butter_middleware.cli.queue.is_interactive", lambda: True)
+    found = run("erase", "--email", ANN, text="n\n")
+    assert "Delete 2 captures to be read of A***@Example.com for good?" in found.output
+    assert found.exit_code == 1
+    assert documents(run("status", "--json"))["captured"] == 2
+    assert run("erase", "--email", "-", "--yes", text="ann.lee@example.com\n").stdout.startswith("Deleted: 2 captures")
+
+
+@pytest.mark.parametrize("email", ["", "ann", "@example.com", "ann@", "ann lee@example.com"])
+def test_what_is_no_address_erases_nothing(outbox: SQLiteOutbox, run: Callable[..., Result], email: str) -> None:
+    """Half an address could be many people's."""
+    closed(outbox)
+    assert run("erase", "--email", email, "--yes").exit_code == 2
+
+
+def test_what_could_not_be_looked_into_is_said(outbox: SQLiteOutbox, run: Callable[..., Result], path: Path) -> None:
+    """A body in a coding unknown here, and a broken file that was set aside, need a person: 1, and which."""
+    result(outbox.append(told(1, b"\x0b\x02\x80", b"x-rot13")))
+    closed(outbox)
+    aside = path.with_name("butter.db.corrupt-20261124T000000Z")
+    aside.write_bytes(b"")
+    found = run("erase", "--email", ANN, "--yes", "--json")
+    assert found.exit_code == 1
+    document = json.loads(found.stdout)
+    assert len(document["not_looked_into"]) == 1
+    assert document["set_aside"] == [str(aside)]
+    assert "1 captures could not be looked into" in found.stderr

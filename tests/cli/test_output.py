@@ -1,0 +1,255 @@
+"""What every command has in common: masking, tables, JSON, errors in one line, and exit codes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import click
+import pytest
+from click.testing import CliRunner
+from terminal import COLUMNS, ROWS, on_terminal
+
+from butter_middleware import ConfigurationError
+from butter_middleware.cli import COMMANDS, cli
+from butter_middleware.cli.failure import ExitCode, Failure
+from butter_middleware.cli.masking import mask
+from butter_middleware.cli.output import Output, duration, moment, output_options
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("shopper@example.com", "s***@example.com"),
+        ("to Ann <ann.lee+x@example.co.uk>, ok", "to Ann <a***@example.co.uk>, ok"),
+        ('{"email":"ann@example.com"}', '{"email":"a***@example.com"}'),
+        ("?email=ann%2Bx%40example.com&b=1", "?email=a***%40example.com&b=1"),
+        ("e%3Dann%40example.com", "e***%40example.com"),
+        ("käthe@bücher.example", "k***@bücher.example"),
+        ("mailto:ann@example.com", "mailto:a***@example.com"),
+        ("no @ here, @decorator", "no @ here, @decorator"),
+        # IPv4
+        ("81.2.69.142", "81.2.x.x"),
+        ("from 81.2.69.142:4711, 172.32.0.1.", "from 81.2.x.x:4711, 172.32.x.x."),
+        ("trusted=('10.0.0.0/8', '172.16.9.9', '127.0.0.1')", "trusted=('10.0.0.0/8', '172.16.9.9', '127.0.0.1')"),
+        ("081.002.069.142 and 999.1.1.1", "081.002.x.x and 999.1.x.x"),
+        ("SQLite 3.45.1, 1.2.3.4.5", "SQLite 3.45.1, 1.2.3.4.5"),
+        # IPv6
+        ("2001:db8::1", "2001:db8:x"),
+        ("[::1]:8000, ::", "[::1]:8000, ::"),
+        ("ip:2001:0db8:0:0:0:0:0:1: refused", "ip:2001:db8:x: refused"),
+        ("[2001:db8::1]:443 and fe80::1%eth0.", "[2001:db8:x]:443 and fe80:0:x%eth0."),
+        ("::ffff:81.2.69.142", "0:0:x:81.2.x.x"),
+        ("12:30:45 00:1a:2b:3c:4d:5e", "12:30:45 00:1a:2b:3c:4d:5e"),
+    ],
+)
+def test_addresses_are_masked(text: str, masked: str) -> None:
+    """Of an e-mail address the first letter and the domain are left, of an IP address its first half at most."""
+    assert mask(text) == masked
+
+
+def test_masking_a_long_body_takes_no_long_time() -> None:
+    """A megabyte without a break is read once, not once a character."""
+    started = time.process_time()
+    for text in ("a" * 1_000_000, "1." * 500_000, "a:" * 500_000, "%20" * 300_000, "a@" * 500_000):
+        mask(text)
+    assert time.process_time() - started < 20
+
+
+@contextmanager
+def command(function: click.Command, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    monkeypatch.setattr(sys.modules[__name__], "_given", function, raising=False)
+    monkeypatch.setitem(COMMANDS, "given", (__name__, "_given"))
+    yield
+
+
+@click.command
+@output_options(reveal=True)
+def table(output: Output) -> None:
+    output.table(ROWS, COLUMNS, "Nothing.")
+
+
+@click.command
+@output_options()
+def fields(output: Output) -> None:
+    output.fields({"email": "ann@example.com", "nested": {"ann@example.com": ["81.2.69.142", 3]}})
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    return CliRunner()
+
+
+def test_a_table_elsewhere_is_plain_lines(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal there is no colour, no border, no cut, and no control character."""
+    with command(table, monkeypatch):
+        result = run.invoke(cli, ["given"])
+    assert result.exit_code == 0
+    assert result.stdout == (
+        "Check         State   Detail            More\n"
+        "dns           ok      a***@example.com  1.2\n"
+        "clock [bold]  failed  81.2.x.x \\x1b[2J  -\n"
+    )
+
+
+def test_json_is_one_document_and_masked(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs get all keys, numbers as numbers, and no more personal data than people."""
+    with command(table, monkeypatch):
+        rows = json.loads(run.invoke(cli, ["given", "--json"]).stdout)
+        revealed = json.loads(run.invoke(cli, ["given", "--json", "--reveal"]).stdout)
+    assert rows[0] == {"name": "dns", "state": "ok", "detail": "a***@example.com", "more": 1.25}
+    assert revealed[0]["detail"] == "a.shopper@example.com"
+    with command(fields, monkeypatch):
+        found = json.loads(run.invoke(cli, ["given", "--json"]).stdout)
+    assert found == {"email": "a***@example.com", "nested": {"a***@example.com": ["81.2.x.x", 3]}}
+
+
+def test_fields_are_lines(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thing is shown a field a line, what is nested indented under it."""
+    with command(fields, monkeypatch):
+        lines = run.invoke(cli, ["given"]).stdout.splitlines()
+    assert lines[:3] == ["email   a***@example.com", "nested  {", '          "a***@example.com": [']
+
+
+def test_nothing_to_show_is_said_to_people_only(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty table is a sentence, and an empty list for programs."""
+    monkeypatch.setattr(sys.modules[__name__], "ROWS", [])
+    with command(table, monkeypatch):
+        assert run.invoke(cli, ["given"]).stdout == "Nothing.\n"
+        assert run.invoke(cli, ["given", "--json"]).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
+        (
+            ConfigurationError("outbox='x': no directory.\nCreate ann@example.com"),
+            "outbox='x': no directory. Create",
+            3,
+        ),
+        (Failure("another delivers", ExitCode.BUSY), "another delivers", 4),
+    ],
+)
+def test_an_error_of_ours_is_one_line(
+    run: CliRunner, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str, code: int
+) -> None:
+    """What a person can mend is said on standard error, without a traceback, and with its exit code."""
+
+    @click.command
+    def failing() -> None:
+        raise error
+
+    with command(failing, monkeypatch):
+        result = run.invoke(cli, ["given"])
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"Error: {line}")
+    assert result.stderr.count("\n") == 1
+    assert "ann@" not in result.stderr
+
+
+def test_a_fault_of_ours_keeps_its_traceback(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception that nobody foresaw is a bug, and is not dressed up."""
+
+    @click.command
+    def failing() -> None:
+        raise ZeroDivisionError
+
+    with command(failing, monkeypatch):
+        assert isinstance(run.invoke(cli, ["given"]).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_says_the_exit_codes(run: CliRunner, name: str) -> None:
+    """Scripts depend on them."""
+    assert "Exit codes: 0 " in run.invoke(cli, [name, "--help"]).stdout
+
+
+SHOW = "from terminal import *; Output().table(ROWS, COLUMNS, '')"
+
+
+def test_a_table_on_a_terminal_has_colours() -> None:
+    """What failed is red, what is well green; brackets in a text are no markup, and an escape stays harmless."""
+    shown = on_terminal(SHOW)
+    assert "\x1b[32mok" in shown
+    assert re.search(r"\x1b\[1;31mfailed", shown)
+    assert "clock [bold]" in shown
+    assert "\x1b[2J" not in shown
+    assert "a***@example.com" in shown
+
+
+WIDE = """from terminal import *
+row = {"day": "2026-11-24T08:00:00Z", "email": "a.shopper@example.com", "reason": "422 " + "Unprocessable Content " * 3}
+row |= {f"id{number}": f"sub_{number}MowQVLkdIwHu7ixeRlqHVX" for number in range(2)}
+Output(reveal=True).table([row, row], {key: key.title() for key in row}, "")"""
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 110, 120, 150, 250])
+def test_a_table_on_a_narrow_terminal_loses_nothing(columns: int) -> None:
+    """What has no place beside the others is folded; where all is too narrow, a row is shown field by field."""
+    shown = re.sub(r"\x1b\[[\d;]*m", "", on_terminal(WIDE, COLUMNS=str(columns)))
+    assert max(map(len, shown.splitlines())) <= columns
+    assert [shown.count(word) for word in ("2026-11-24T08:00:00Z", "a.shopper@example.com", "Content")] == [2, 2, 6]
+    assert [shown.count(part) for part in ("sub_0MowQ", "sub_1MowQ", "X")] == [2, 2, 4]
+
+
+def test_no_color_is_respected() -> None:
+    """NO_COLOR leaves no colour on a terminal either."""
+    shown = on_terminal(SHOW, NO_COLOR="1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", shown)
+    assert "failed" in shown
+
+
+PROGRESS = """from butter_middleware.cli.output import Output
+with Output().progress("Sending", 4) as tell: tell(1, 4); Output().note("Aside."); tell(3, 4, "next try in 9 s")"""
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bar and the lines go to standard error, so that a result can be piped."""
+    shown = on_terminal(PROGRESS)
+    assert "Sending" in shown
+    assert re.search(r"3/4.*next try in 9 s", shown)
+    assert "\x1b[2KAside.\r\n" in shown, "a line of its own, where the bar was"
+    monkeypatch.setattr("butter_middleware.cli.output.LINE_SECONDS", 0.0)
+    with Output(as_json=True).progress("Sending", 4) as tell:
+        tell(1, 4)
+        tell(2, 5, "Butter is away")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "Sending: 1 of 4\nSending: 2 of 5 (Butter is away)\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (900_000, "10 days")]
+)
+def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> None:
+    """In the largest unit of which there are two."""
+    assert duration(seconds) == text
+
+
+def test_moments_are_utc() -> None:
+    """A time is the same for whoever reads it, and a clock that was far off raises nothing."""
+    assert moment(1_750_000_000.0) == "2025-06-15T15:06:40Z"
+    assert moment(None) is None
+    assert moment(1e300) is None
+
+
+def test_what_nobody_reads_is_not_what_a_command_ends_with() -> None:
+    """Standard error kept what could not be written, as it does from Python 3.14 on: 0 stays 0."""
+    code = (
+        "import sys; sys.stderr = open(2, 'w', closefd=False); sys.stderr.write('x')\n"
+        "from butter_middleware.__main__ import main; main()"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code, "--help"], stdout=subprocess.PIPE, stderr=writer, check=False)
+    os.close(writer)
+    assert (done.returncode, b"deliver" in done.stdout) == (0, True)

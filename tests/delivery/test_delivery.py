@@ -1,0 +1,529 @@
+"""Days of outage in a moment: the delivery on a clock of its own, against a Butter that does what a test says."""
+
+import asyncio
+import itertools
+import json
+import logging
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shops import SHOPPER
+
+from butter_middleware import Checkout, MemoryOutbox, Record
+from butter_middleware.delivery.circuit_breaker import EndpointState
+from butter_middleware.delivery.clients import QueueCourier
+from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.models.answer import Answer, AnswerKind
+from butter_middleware.outbox.base import LocalOutbox, Settled
+
+DAY = 86_400.0
+OK = Answer(AnswerKind.DELIVERED, 200)
+DOWN = Answer(AnswerKind.UNAVAILABLE, 503)
+ANSWERS = {
+    200: OK,
+    401: Answer(AnswerKind.UNAUTHORIZED, 401),
+    403: Answer(AnswerKind.REFUSED, 403),
+    400: Answer(AnswerKind.REJECTED, 400),
+    409: Answer(AnswerKind.BUSY, 409),
+    422: Answer(AnswerKind.INVALID, 422),
+    429: Answer(AnswerKind.THROTTLED, 429),
+    500: Answer(AnswerKind.FAILED, 500),
+    503: DOWN,
+}
+
+
+def record(number: int, captured_at: float = 0.0) -> Record:
+    payload = {"invoice_id": f"in_{number}"}
+    return Record(f"key-{number}", json.dumps(payload), captured_at)
+
+
+@dataclass
+class World:
+    """A clock that moves when everybody waits, a Butter, and what it saw."""
+
+    answer: Callable[["World", str], Answer]
+    now: float = 1_000_000.0
+    posts: list[str] = field(default_factory=list[str])
+    pings: int = 0
+    settled: Counter[str] = field(default_factory=Counter[str])
+    concurrency: list[int] = field(default_factory=list[int])
+    """How many posts were on their way when each began, itself included."""
+    at_once: int = 0
+    stride: float = 0.0
+    """Seconds that the clock moves at least: a poll that comes late changes nothing, and days are over sooner."""
+    ping_answer: Callable[["World"], Answer] = lambda _world: OK
+
+    def clock(self) -> float:
+        return self.now
+
+    async def post(self, record: Record) -> Answer:
+        self.at_once += 1
+        self.concurrency.append(self.at_once)
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self.at_once -= 1
+        invoice = json.loads(record.payload)["invoice_id"]
+        self.posts.append(invoice)
+        return self.answer(self, invoice)
+
+    async def ping(self) -> Answer:
+        self.pings += 1
+        return self.ping_answer(self)
+
+    async def aclose(self) -> None: ...
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> None:
+        for _round in range(20):
+            if event.is_set():
+                return
+            await asyncio.sleep(0)
+        self.now += max(seconds, self.stride)
+
+    def delivery(self, senders: int = 4) -> Delivery:
+        return Delivery(
+            lambda: self,
+            senders=senders,
+            clock=self.clock,
+            monotonic=self.clock,
+            uniform=lambda low, high: (low + high) / 2,
+            wait=self.wait,
+            on_settled=lambda settlements: self.settled.update(s.settled for s in settlements),
+        )
+
+    def run(self, outbox: LocalOutbox, until: Callable[[], bool], delivery: Delivery | None = None) -> Delivery:
+        """Deliver until a condition holds."""
+        used = delivery or self.delivery()
+
+        async def main() -> None:
+            async with anyio.create_task_group() as group:
+                group.start_soon(used.run, outbox)
+                while not until():  # noqa: ASYNC110 - the condition is the outbox's, which has no event
+                    await asyncio.sleep(0)
+                group.cancel_scope.cancel()
+
+        asyncio.run(main())
+        return used
+
+    def outbox(self, numbers: Iterable[int], limit: int = 200_000) -> MemoryOutbox:
+        outbox = MemoryOutbox(limit, clock=self.clock)
+        outbox.add([record(number, self.now) for number in numbers]).result()
+        return outbox
+
+
+def done(outbox: MemoryOutbox) -> Callable[[], bool]:
+    return lambda: outbox.counts().result().pending == 0
+
+
+def test_an_outage_of_three_days_costs_few_probes_and_no_record() -> None:
+    """72 h of outage with 100,000 pending: some 870 probes, flat memory, no attempt charged, then all are delivered."""
+    world = World(lambda world, _invoice: DOWN if world.now < 1_000_000 + 3 * DAY else OK)
+    outbox = world.outbox(range(100_000))
+    delivery = world.delivery()
+    world.run(outbox, lambda: world.now >= 1_000_000 + DAY, delivery)
+    tracemalloc.start()
+    world.run(outbox, lambda: world.now >= 1_000_000 + 2.9 * DAY, delivery)
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    probes = len(world.posts)
+    assert 800 < probes < 900
+    assert grown < 1_000_000
+    assert set(world.settled) == {Settled.RELEASED}
+    world.run(outbox, done(outbox), delivery)
+    counts = outbox.counts().result()
+    assert (counts.delivered, counts.dead) == (100_000, 0)
+    assert Counter(world.posts[-100_000:]).most_common(1)[0][1] == 1
+
+
+def test_the_breaker_opens_and_ramps_up() -> None:
+    """Five failures in a row stop the sending; after a good probe concurrency grows by doubling."""
+    world = World(lambda world, _invoice: DOWN if world.now < 1_000_010 else OK)
+    outbox = world.outbox(range(40))
+    delivery = world.run(outbox, lambda: world.now > 1_000_000)
+    assert delivery.ill
+    assert len(world.posts) < 10
+    begun = len(world.concurrency)
+    world.run(outbox, done(outbox), delivery)
+    assert world.posts[8] == "in_0"
+    ramp = world.concurrency[begun:]
+    assert (ramp[:3], max(ramp)) == ([1, 1, 1], 4)
+    assert delivery.state is EndpointState.OK
+
+
+def test_wrong_credentials_hold_everything_and_lose_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """401 for a thousand pending, repaired after a day: one alert, no dead letter, few probes, all delivered."""
+    repaired = 1_000_000 + DAY
+    wrong = ANSWERS[401]
+    world = World(lambda world, _invoice: wrong if world.now < repaired else OK)
+    world.ping_answer = lambda world: wrong if world.now < repaired else OK
+    world.stride = 30.0
+    outbox = world.outbox(range(1000))
+    world.run(outbox, done(outbox))
+    counts = outbox.counts().result()
+    assert (counts.delivered, counts.dead) == (1000, 0)
+    alerts = [r for r in caplog.records if r.levelno == logging.CRITICAL]
+    assert len(alerts) == 1
+    assert "check username, password and environment" in alerts[0].getMessage()
+    assert len(world.posts) - 1000 <= 4
+    assert 250 < world.pings < 350
+
+
+def test_a_hold_survives_a_restart() -> None:
+    """A new process goes on with the hold: it pings before it sends, and ends the hold when that works."""
+    wrong = ANSWERS[401]
+    world = World(lambda _world, _invoice: wrong)
+    world.ping_answer = lambda _world: wrong
+    outbox = world.outbox(range(3))
+    first = world.run(outbox, lambda: outbox.hold().result() is not None)
+    assert first.state is EndpointState.HOLD
+    outbox = _reopened(outbox)
+    posts = len(world.posts)
+    second = world.run(outbox, lambda: world.pings > 3)
+    assert second.state is EndpointState.HOLD
+    assert len(world.posts) == posts
+    world.ping_answer, world.answer = (lambda _world: OK), (lambda _world, _invoice: OK)
+    world.run(outbox, done(outbox))
+    assert outbox.hold().result() is None
+
+
+def test_a_person_ends_a_hold() -> None:
+    """Ended in the outbox, a hold is probed within seconds; where the probe fails it goes on, and is kept as before."""
+    wrong = ANSWERS[401]
+    world = World(lambda _world, _invoice: wrong)
+    outbox = world.outbox(range(3))
+    probed: list[float] = []
+    ended: list[int] = []
+
+    def ping(world: World) -> Answer:
+        probed.append(world.now)
+        return wrong if len(ended) < 2 else OK
+
+    def until() -> bool:
+        """End it twice, each time in the midst of a pause of minutes; the second time its cause is mended."""
+        if len(ended) < 2 and probed and world.now - probed[-1] > 60 and outbox.hold().result() is not None:
+            ended.append(len(probed))
+            if len(ended) == 2:
+                world.answer = lambda _world, _invoice: OK
+            outbox.set_hold(None).result()
+            begun.append(world.now)
+        return done(outbox)() or world.now > 1_000_000 + DAY
+
+    begun: list[float] = []
+    world.ping_answer = ping
+    world.run(outbox, until)
+    assert len(ended) == 2
+    assert all(probed[number] - at <= 6 for number, at in zip(ended, begun, strict=True))
+    assert outbox.counts().result().delivered == 3
+    assert outbox.hold().result() is None
+
+
+def _reopened(outbox: MemoryOutbox) -> MemoryOutbox:
+    """Return an outbox as a new process finds it: what was claimed is pending again."""
+    fresh = MemoryOutbox(clock=outbox._clock)
+    fresh.add([entry.record for entry in outbox._pending.values()]).result()
+    fresh.set_hold(outbox.hold().result()).result()
+    return fresh
+
+
+@pytest.mark.parametrize("status", [422, 500, 400, 403])
+def test_poison_among_good_records_dies_alone(status: int) -> None:
+    """Every 50th record is refused: only those are dead in the end, and no hold comes of it."""
+    poison = {f"in_{number}" for number in range(0, 1000, 50)}
+    world = World(lambda _world, invoice: ANSWERS[status] if invoice in poison else OK)
+    world.stride = 30.0
+    outbox = world.outbox(range(1000))
+    sold = 1000
+
+    def over() -> bool:
+        # The shop goes on selling, a checkout in ten minutes: others are accepted while a doubtful record waits.
+        nonlocal sold
+        counts = outbox.counts().result()
+        if world.now >= 1_000_000 + 600 * (sold - 1000) and counts.dead < len(poison):
+            outbox.add([record(sold, world.now)])
+            sold += 1
+        return counts.dead == len(poison) and not counts.pending
+
+    delivery = world.run(outbox, over)
+    counts = outbox.counts().result()
+    assert counts.dead == len(poison)
+    assert counts.delivered >= 1000 - len(poison)
+    assert outbox.hold().result() is None
+    assert delivery.state is EndpointState.OK
+    tries = Counter(invoice for invoice in world.posts if invoice in poison)
+    least = {422: 1, 500: 12, 400: 3, 403: 3}[status]
+    assert min(tries.values()) >= least
+
+
+@pytest.mark.parametrize(("status", "limit"), [(422, 4), (400, 0), (403, 0), (401, 0)])
+def test_when_all_are_refused_it_is_our_fault(status: int, limit: int) -> None:
+    """A bad deploy or a wrong account refuses everything: a hold, and next to nothing dies."""
+    world = World(lambda _world, _invoice: ANSWERS[status])
+    world.stride = 30.0
+    outbox = world.outbox(range(100))
+    delivery = world.run(outbox, lambda: world.now > 1_000_000 + DAY)
+    assert delivery.state is EndpointState.HOLD
+    assert outbox.counts().result().dead <= limit
+    world.answer = lambda _world, _invoice: OK
+    world.run(outbox, done(outbox), delivery)
+    assert outbox.counts().result().delivered >= 100 - limit
+
+
+def test_when_all_fail_it_is_the_systems_fault() -> None:
+    """500 for everything is an outage: the breaker opens and no record dies."""
+    world = World(lambda world, _invoice: ANSWERS[500] if world.now < 1_000_000 + 2 * DAY else OK)
+    world.stride = 30.0
+    outbox = world.outbox(range(100))
+    world.run(outbox, done(outbox))
+    assert outbox.counts().result().delivered == 100
+    assert len(world.posts) < 100 + 2 * 300
+
+
+@pytest.mark.parametrize("status", [500, 400, 403])
+def test_a_lone_doubtful_record_never_dies(status: int) -> None:
+    """With no other record to tell whose fault it is, the record is kept, and goes out when Butter mends."""
+    world = World(lambda world, _invoice: ANSWERS[status] if world.now < 1_000_000 + 5 * DAY else OK)
+    world.stride = 300.0
+    outbox = world.outbox([1])
+    world.run(outbox, done(outbox))
+    assert outbox.counts().result().delivered == 1
+
+
+def test_a_stranger_in_butters_place_holds() -> None:
+    """Three answers in a row that are no JSON object: a captive portal; nothing more is sent to it."""
+    world = World(lambda _world, _invoice: Answer(AnswerKind.IMPOSTOR, 200))
+    outbox = world.outbox(range(100))
+    delivery = world.run(outbox, lambda: outbox.hold().result() is not None)
+    assert delivery.state is EndpointState.HOLD
+    assert len(world.posts) <= 6
+    assert outbox.counts().result().pending == 100
+
+
+def test_a_throttle_pauses_and_halves() -> None:
+    """429 stops everything for Retry-After, then goes on with half the concurrency."""
+    throttled = Answer(AnswerKind.THROTTLED, 429, 90.0)
+    world = World(lambda world, _invoice: throttled if world.now < 1_000_050 else OK)
+    outbox = world.outbox(range(20))
+    delivery = world.run(outbox, lambda: world.now > 1_000_000)
+    assert world.now >= 1_000_090
+    assert len(world.posts) == 4
+    begun = len(world.concurrency)
+    world.run(outbox, done(outbox), delivery)
+    assert outbox.counts().result().delivered == 20
+    assert max(world.concurrency[begun : begun + 4]) == 2
+
+
+def test_an_untrusted_certificate_is_probed_slowly(caplog: pytest.LogCaptureFixture) -> None:
+    """TLS verification is never switched off: an alert at once, and a probe every five minutes."""
+    world = World(lambda _world, _invoice: Answer(AnswerKind.UNTRUSTED))
+    world.stride = 30.0
+    outbox = world.outbox([1, 2])
+    world.run(outbox, lambda: world.now > 1_000_000 + 3600)
+    assert len(world.posts) <= 16
+    assert sum(r.levelno == logging.CRITICAL for r in caplog.records) == 1
+
+
+def test_a_busy_record_is_tried_again_later() -> None:
+    """409 and its like are about the one record: it waits, the others go on."""
+    world = World(lambda world, invoice: ANSWERS[409] if invoice == "in_0" and world.now < 1_000_100 else OK)
+    outbox = world.outbox(range(10))
+    world.run(outbox, done(outbox))
+    assert world.settled == {Settled.DELIVERED: 10, Settled.RETRY: world.posts.count("in_0") - 1}
+
+
+def test_a_courier_that_raises_is_an_outage() -> None:
+    """A courier of the merchant's own may raise: nothing is lost, and the loop goes on."""
+
+    def answer(world: World, _invoice: str) -> Answer:
+        if world.now < 1_000_020:
+            raise RuntimeError
+        return OK
+
+    world = World(answer)
+    outbox = world.outbox(range(10))
+    world.run(outbox, done(outbox))
+    assert outbox.counts().result().delivered == 10
+
+
+def test_what_a_courier_waited_for_may_be_cancelled() -> None:
+    """A future or a pool that it shares is cancelled, not the delivery: the other records go on, each once."""
+    cancelled: list[str] = []
+
+    def answer(_world: World, invoice: str) -> Answer:
+        if invoice in {"in_1", "in_2"} and invoice not in cancelled:
+            cancelled.append(invoice)
+            raise asyncio.CancelledError
+        return OK
+
+    world = World(answer)
+    outbox = world.outbox(range(4))
+    rounds = itertools.count()
+    world.run(outbox, lambda: done(outbox)() or next(rounds) > 10_000)
+    assert Counter(world.posts) == {"in_0": 1, "in_1": 2, "in_2": 2, "in_3": 1}
+    assert world.settled[Settled.DELIVERED] == 4
+
+
+@pytest.mark.parametrize("amid", ["claim", "ping"])
+def test_a_pause_holds_for_what_is_about_to_be_sent(amid: str) -> None:
+    """A stop that comes while the outbox or Butter is asked: what is told of it then stays true."""
+    world = World(lambda _world, _invoice: OK)
+    outbox = world.outbox([1])
+    delivery = world.delivery()
+    busy: list[bool] = []
+
+    def pause() -> None:
+        delivery.pause()
+        busy.append(delivery.busy)
+
+    class Claims:
+        def __getattr__(self, name: str) -> Any:
+            if name == "claim" and amid == "claim":
+                pause()
+            return getattr(outbox, name)
+
+    def ping(_world: World) -> Answer:
+        pause()
+        return OK
+
+    if amid == "ping":
+        outbox.set_hold("401").result()
+        world.ping_answer = ping
+    stop = world.now + 60
+    world.run(cast("Any", Claims()), lambda: world.now > stop, delivery)
+    assert (busy[0], world.posts) == (False, [])
+    delivery.resume()
+    world.ping_answer = lambda _world: OK
+    world.run(outbox, done(outbox), delivery)
+    assert world.posts == ["in_1"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.integers(0, 30), st.lists(st.sampled_from(sorted(ANSWERS)), max_size=6), max_size=31),
+    st.integers(1, 8),
+)
+def test_whatever_butter_answers_nothing_is_lost(script: dict[int, list[int]], senders: int) -> None:
+    """Added = delivered + pending + dead at every moment, and all are settled once Butter is well."""
+    left = {f"in_{number}": list(statuses) for number, statuses in script.items()}
+    world = World(lambda _world, invoice: ANSWERS[left[invoice].pop(0)] if left.get(invoice) else OK)
+    outbox = world.outbox(range(31))
+
+    def over() -> bool:
+        counts = outbox.counts().result()
+        assert counts.delivered + counts.pending + counts.dead == 31
+        return counts.pending == 0
+
+    world.run(outbox, over, world.delivery(senders))
+    assert max(world.concurrency) <= senders
+    accepted = Counter(world.posts)
+    assert len(accepted) == 31
+
+
+# For queues of the merchant's own
+
+
+class Queue:
+    """Any queue: it takes records as text, or is away."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.away = 0
+
+    async def enqueue(self, record: Record) -> None:
+        if self.away:
+            self.away -= 1
+            raise ConnectionError
+        self.texts.append(record.to_json())
+
+
+def test_a_queue_that_is_away_gets_the_record_later() -> None:
+    """A queue that raises is tried again; the record waits in memory."""
+    queue = Queue()
+    queue.away = 3
+    world = World(lambda _world, _invoice: OK)
+    outbox = world.outbox([1])
+    delivery = Delivery(
+        lambda: QueueCourier(queue), clock=world.clock, monotonic=world.clock, wait=world.wait, senders=1
+    )
+    world.run(outbox, done(outbox), delivery)
+    assert [Record.from_json(text).key for text in queue.texts] == ["key-1"]
+
+
+def test_a_queue_s_plain_function_takes_a_record_once() -> None:
+    """Where `enqueue` is no coroutine function, there is nothing to await: the record has been taken, or it raised."""
+
+    class Plain:
+        tries = 0
+
+        def enqueue(self, _record: Record) -> None:
+            self.tries += 1
+            if self.tries == 1:
+                raise ConnectionError
+
+    queue: Any = Plain()
+    courier = QueueCourier(queue)
+    answers = [asyncio.run(courier.post(record(1))).kind for _try in range(2)]
+    assert answers == [AnswerKind.UNREACHABLE, AnswerKind.DELIVERED]
+
+
+def test_a_consumer_delivers_one_record() -> None:
+    """`Delivery.deliver` sends one record, and says what to do with it."""
+    world = World(lambda _world, _invoice: OK)
+    delivery = world.delivery()
+    assert asyncio.run(delivery.deliver(record(1))).settled is Settled.DELIVERED
+    world.answer = lambda _world, _invoice: ANSWERS[422]
+    assert asyncio.run(delivery.deliver(record(2))).settled is Settled.DEAD
+    world.answer = lambda _world, _invoice: ANSWERS[500]
+    doubtful = asyncio.run(delivery.deliver(record(3)))
+    assert (doubtful.settled, doubtful.due_at > world.now) == (Settled.RETRY, True)
+    world.answer = lambda _world, _invoice: DOWN
+    for _failure in range(5):
+        assert asyncio.run(delivery.deliver(record(4))).settled is Settled.RELEASED
+    sent = len(world.posts)
+    later = asyncio.run(delivery.deliver(record(4)))
+    assert (later.settled, later.due_at > world.now, len(world.posts)) == (Settled.RELEASED, True, sent)
+
+
+@pytest.mark.parametrize(
+    ("status", "state"), [(500, EndpointState.OPEN), (400, EndpointState.HOLD), (403, EndpointState.HOLD)]
+)
+def test_a_consumer_stops_where_one_record_after_the_other_is_refused(status: int, state: EndpointState) -> None:
+    """Five different records and none accepted: it is not theirs. The same one again and again tells nothing."""
+    world = World(lambda _world, invoice: OK if invoice == "in_0" else ANSWERS[status])
+    delivery = world.delivery()
+
+    def deliver(*numbers: int) -> list[Settled]:
+        return [asyncio.run(delivery.deliver(record(number))).settled for number in numbers]
+
+    assert set(deliver(1, 2, 3, 4, 1, 2, 3, 4)) == {Settled.RETRY}
+    assert deliver(0, 5, 6, 7, 8) == [Settled.DELIVERED, *[Settled.RETRY] * 4]
+    assert delivery.state is EndpointState.OK
+    assert deliver(9) == [Settled.RELEASED]
+    assert delivery.state is state
+
+
+@pytest.mark.parametrize("kept", [None, "422"])
+def test_a_hold_of_invalid_records_buries_no_more_after_a_restart(kept: str | None) -> None:
+    """Four die before it is clear that the fault is ours; the next process knows it."""
+    world = World(lambda _world, _invoice: ANSWERS[422])
+    delivery = world.delivery()
+    if kept is not None:
+        delivery.resume_hold(kept)
+    settled = asyncio.run(delivery.deliver(record(1))).settled
+    assert settled is (Settled.DEAD if kept is None else Settled.RELEASED)
+    assert (delivery.hold_reason, delivery.ill) == (kept, kept is not None)
+
+
+def test_butter_hands_records_to_a_queue(make_butter: Callable[..., Any]) -> None:
+    """Any object with `enqueue` may be the outbox of a Butter."""
+    queue = Queue()
+    butter = make_butter(outbox=queue)
+    butter.record(Checkout(customer_email="a@example.com", ipv4_address=SHOPPER, psp="stripe", invoice_id="in_1"))
+    assert butter.flush()
+    assert len(queue.texts) == 1

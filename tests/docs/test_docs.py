@@ -1,0 +1,226 @@
+"""The documentation names what there is: links, commands, tests, versions, public names. Its Python runs by itself."""
+
+import ast
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+import butter_middleware
+from butter_middleware import Butter
+from butter_middleware.cli import cli
+from butter_middleware.delivery.circuit_breaker import Endpoint
+from butter_middleware.outbox import base
+
+ROOT = Path(butter_middleware.__file__).parents[1]
+TESTS = ROOT / "tests"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def blocks(language: str) -> Iterator[tuple[Path, str]]:
+    """Give the code blocks of a language, with their pages."""
+    for page in PAGES:
+        for block in re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            yield page, block
+
+
+# Links. Those between the pages are Sphinx's to check.
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
+def test_links_of_the_front_page_resolve(page: Path) -> None:
+    """Whoever reads the README where the code lies comes to every page that it names."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        target, _, anchor = link.partition("#")
+        if not target.startswith("https://"):
+            assert (ROOT / target).exists(), link
+            assert not anchor or anchor in anchors(ROOT / target if target else page), link
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    """A page that nobody finds is none: the README names the first one, and that one's menu every other."""
+    assert "(docs/index.md)" in PAGES[0].read_text()
+
+
+# Commands.
+
+
+def test_no_command_has_a_comment() -> None:
+    """An interactive zsh takes it for arguments."""
+    lines = [line for _page, block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    assert not [line for line in lines if " # " in line]
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """Give each command that a console block shows; those of the tutorial are run by its own test."""
+    for page, block in blocks("console"):
+        for line in re.sub(r"\\\n\s*", "", block).splitlines():
+            if line.startswith("$ ") and page.name != "tutorial.md":
+                yield tuple(shlex.split(line[2:]))
+
+
+@cache
+def help_of(*command: str) -> str:
+    """Return what a program says of its options."""
+    run = subprocess.run([sys.executable, "-m", *command, "--help"], capture_output=True, text=True, check=True)
+    return run.stdout
+
+
+def options_of(command: click.Command, arguments: Sequence[str]) -> set[str]:
+    """Return the options of a command, or of its subcommand that the arguments name."""
+    for name in arguments:
+        if isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), name)
+            assert found is not None, f"there is no command {name}"
+            command = found
+    return {option for parameter in command.params for option in parameter.opts} | {"--help"}
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())), ids=" ".join)
+def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) -> None:
+    """What can be copied into a terminal is a command that there is: target, extra, subcommand and options."""
+    program, *arguments = command
+    options = [argument.split("=")[0] for argument in arguments if re.match("--?[a-z]", argument)]
+    match program:
+        case "make":
+            assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text()
+        case "pip":
+            extras = re.findall(r"\[(.*)\]", arguments[-1])
+            assert set(",".join(extras).split(",")) <= {"", *PROJECT["project"]["optional-dependencies"]}
+        case "python" if arguments[0].endswith(".py"):
+            run = subprocess.run([sys.executable, ROOT / arguments[0], "--help"], capture_output=True, check=True)
+            assert [option for option in options if option not in run.stdout.decode()] == []
+        case "python":
+            subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        case "butter-middleware":
+            assert [option for option in options if option not in options_of(cli, arguments)] == []
+        case "uvicorn" | "gunicorn" | "hypercorn" | "granian":
+            told = help_of(program)
+            assert [option for option in options if not re.search(rf"{option}\b", told)] == []
+        case "export":
+            read = {f"BUTTER_{name}" for name in ("BASE_URL", "USERNAME", "PASSWORD", "ENVIRONMENT")}
+            assert {argument.partition("=")[0] for argument in arguments} <= read
+        case _:
+            assert program in {"curl", "cd", "pytest"}, f"{program}: say here how it is checked"
+
+
+NAMED = r"`butter-middleware ([a-z]+)(?: ([a-z]+))?"
+OF_ITSELF = r"`([a-z]+) (?:--[a-z][^`\n]*|(list|show|retry|drop))`"
+"""How the command line names its own commands."""
+
+
+@pytest.mark.parametrize(
+    ("pages", "pattern"),
+    [
+        ([*PAGES, *(ROOT / "butter_middleware").rglob("*.py")], NAMED),
+        ([*(ROOT / "butter_middleware/cli").glob("*.py")], OF_ITSELF),
+    ],
+    ids=["everywhere", "command line"],
+)
+def test_a_command_that_a_sentence_names_is_there(pages: list[Path], pattern: str) -> None:
+    """Whoever is told to run something can: a remedy that is no command is none."""
+    found = {names for page in pages for names in re.findall(pattern, page.read_text())}
+    assert len(found) > 2
+    for names in sorted(found):
+        options_of(cli, [name for name in names if name])
+
+
+def test_gunicorn_leaves_the_peer_alone() -> None:
+    """The empty option that the deployment page names reaches uvicorn as a list of no trusted proxy."""
+    code = (
+        "import sys; from gunicorn.app.wsgiapp import WSGIApplication as App; "
+        f"sys.argv = {[*next(command for command in commands() if command[0] == 'gunicorn')]}; "
+        "print(App().cfg.forwarded_allow_ips)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_pod_has_time_to_end() -> None:
+    """The manifest is YAML, and its grace is longer than the server's and the drain's together."""
+    (manifest,) = [yaml.safe_load(block) for _page, block in blocks("yaml")]
+    pod: dict[str, Any] = manifest["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    arguments: list[str] = container["args"]
+    for option in (argument for argument in arguments if argument.startswith("--")):
+        assert option in help_of("uvicorn")
+    grace = float(arguments[arguments.index("--timeout-graceful-shutdown") + 1])
+    drain = inspect.signature(Butter).parameters["drain_timeout"].default
+    assert pod["terminationGracePeriodSeconds"] > grace + drain
+
+
+# What the pages say of the code.
+
+
+def written() -> set[str]:
+    """Return the names of all tests, with their files."""
+    return {
+        f"{path.relative_to(TESTS)}::{node.name}"
+        for path in TESTS.rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    }
+
+
+def test_each_cell_of_what_can_be_lost_has_a_test() -> None:
+    """A promise that nothing defends is none."""
+    page = (ROOT / "docs/losses.md").read_text()
+    tables = re.findall(r"^\|.*\n\| -.*\n((?:\|.*\n)+)", page, re.MULTILINE)
+    assert len(tables) == 2
+    rows = [row.strip("|").split("|") for table in tables for row in table.splitlines()]
+    assert len(rows) > 15
+    for event, *cells in rows:
+        for cell in cells:
+            assert not cell.strip() or re.search(r"<!-- [\w/]+\.py::test_", cell), f"{event}: {cell}"
+    named = set(re.findall(r"[\w/]+\.py::test_\w+", page))
+    assert named - written() == set()
+
+
+@pytest.mark.parametrize("where", [base, Endpoint.__module__], ids=["record", "endpoint"])
+def test_the_diagrams_are_those_of_the_code(where: Any) -> None:
+    """The states are drawn once, where they are made; the architecture shows the same."""
+    module = sys.modules[where] if isinstance(where, str) else where
+    diagram = re.search(r"(?:^    .*\n)+", module.__doc__ or "", re.MULTILINE)
+    assert diagram is not None
+    assert diagram[0] in (ROOT / "docs/architecture.md").read_text()
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """What users may import has its place there."""
+    reference = (ROOT / "docs/reference/index.md").read_text()
+    for name in butter_middleware.__all__:
+        assert re.search(rf":: {name}$|`{name}`|^{name}$", reference, re.MULTILINE), name
+
+
+def test_the_oldest_versions_are_those_that_are_run() -> None:
+    """The table names what `make oldest` installs, and the lower bounds are not below it."""
+    page = (ROOT / "docs/compatibility.md").read_text()
+    table = {name.lower(): oldest for name, oldest in re.findall(r"^\| (\w+) \| ([\d.]+) \|", page, re.MULTILINE)}
+    pins = dict(
+        re.findall(
+            r"^([a-z]+)(?:\[.*\])?==([\d.]+)$",
+            "\n".join(map(str, PROJECT["dependency-groups"]["oldest"])),
+            re.MULTILINE,
+        )
+    )
+    assert table == pins
+    for bound in PROJECT["project"]["dependencies"]:
+        name, low = re.split(r"(?:\[.*\])?>=", bound)
+        assert pins[name] == low or pins[name] == f"{low}.0"

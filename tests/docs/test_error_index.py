@@ -1,0 +1,125 @@
+"""The error index has every reason, every log line and every error that a user may meet, and none that is gone."""
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import butter_middleware
+from butter_middleware.client_ip import Reason
+from butter_middleware.client_ip.from_body import BodyReason
+from butter_middleware.events import Event
+from butter_middleware.models.reasons import ParkReason, Skip
+
+PACKAGE = Path(butter_middleware.__file__).parent
+INDEX = " ".join((PACKAGE.parent / "docs/errors.md").read_text().split())
+ELSEWHERE = {"cli", "sandbox", "testing", "backfill"}
+"""They speak to whoever started them, and have pages of their own."""
+SPEAKS = {
+    *("critical", "error", "info", "warning", "ring", "_warn"),  # a logger, or what calls it
+    *("_become", "_hold", "_open"),  # the endpoint's states
+    *("Parked", "Reading", "Finding", "_refuse_unless"),  # what becomes a line or an error
+    *(kind.__name__ for kind in get_args(Event)),
+}
+"""What is called with a text."""
+TOLD = {
+    *("detail", "message", "msg", "problem", "remedy", "said", "text", "warning", "where"),
+    *("EXPIRED", "_NO_ROUTES", "_UNTRUSTED"),
+}
+"""The names of what holds one."""
+INTERNAL = {"not an IPv4 address", "not an e-mail address", "the file is not open"}
+"""Nobody but the package itself sees them."""
+LEAST = 12
+"""Characters of a text that tell it from others."""
+
+
+def template(node: ast.AST) -> str:
+    """Return a text with an ellipsis for what varies; nothing where it is no text."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return re.sub(r"%[ds]", "…", text)
+        case ast.JoinedStr(values=values):
+            return "".join(template(value) if isinstance(value, ast.Constant) else "…" for value in values)
+        case _:
+            return ""
+
+
+def spoken(node: ast.AST) -> Iterator[ast.AST | None]:
+    """Give what an error, a log call or a warning may say."""
+    match node:
+        case (
+            ast.Assign(targets=[ast.Name(id=name)], value=value) | ast.AnnAssign(target=ast.Name(id=name), value=value)
+        ):
+            if name in TOLD:
+                yield value
+            elif name == "_REMEDIES" and isinstance(value, ast.Dict) and "Skip." in ast.unparse(value):
+                yield from value.values  # the others stand behind the code of a reason
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in SPEAKS:
+            yield from (*node.args, *(keyword.value for keyword in node.keywords))
+        case ast.FunctionDef(name="_warnings" | "warnings" | "_remedy" | "broken_extractor" | "weakness"):
+            yield from (found.value for found in ast.walk(node) if isinstance(found, ast.Yield | ast.Return))
+        case _:
+            pass
+
+
+def choices(node: ast.AST) -> Sequence[ast.AST]:
+    """Give the expressions of which one is the value."""
+    match node:
+        case ast.BoolOp(values=values):
+            return values
+        case ast.IfExp(body=body, orelse=otherwise):
+            return [body, otherwise]
+        case _:
+            return [node]
+
+
+def texts(*, anywhere: bool) -> Iterator[str]:
+    """Give every text that a user may meet; or, to look a text up, every one `anywhere` in the package."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0].removesuffix(".py") not in ELSEWHERE:
+            nodes = list(ast.walk(ast.parse(path.read_text())))
+            said = nodes if anywhere else [value for node in nodes for value in spoken(node) if value is not None]
+            yield from (text for value in said for node in choices(value) if " " in (text := template(node)))
+
+
+def telling(text: str) -> str:
+    """Return the first clause of a text's first sentence that never varies and is long enough."""
+    clauses = (part.strip(" .,'()") for part in re.split("…|[:;] ", text.split(". ", 1)[0]))
+    return next((clause for clause in clauses if len(clause) >= LEAST), "")
+
+
+ALL = set(texts(anywhere=True))
+TEXTS = sorted({text for text in texts(anywhere=False) if telling(text) and not re.match("… [A-Z]", text)} - INTERNAL)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [reason for kind in (Reason, BodyReason, ParkReason, Skip) for reason in kind],
+    ids=lambda each: f"{each!r}",
+)
+def test_every_reason_has_a_row(reason: StrEnum) -> None:
+    """Whatever `status().skipped` counts, a person finds with its cause and its remedy."""
+    assert f"| `{reason}` |" in INDEX or f"`{reason}` is the reason" in INDEX
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=telling)
+def test_every_text_has_a_row(text: str) -> None:
+    """Whatever the log says, and whatever stops a start, is in the index."""
+    assert telling(text) in INDEX, f"docs/errors.md: add a row for {text}"
+
+
+def rows() -> Iterator[str]:
+    """Give the texts of the index."""
+    for row in re.findall(r"^\| `(.*?)` \|", (PACKAGE.parent / "docs/errors.md").read_text(), re.MULTILINE):
+        if " " in telling(row):
+            yield row
+
+
+@pytest.mark.parametrize("row", sorted(set(rows())))
+def test_no_row_is_of_the_past(row: str) -> None:
+    """What the code says no more, the index does not name."""
+    assert any(telling(row) in text for text in ALL)

@@ -1,0 +1,171 @@
+"""Real servers for the tests: Butter's stand-in on a socket, and the shop under each ASGI server."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Self
+
+import uvicorn
+
+from butter_middleware._utils.asgi import ASGIApp, Receive, Scope, Send
+
+SHOPPER = "81.2.69.142"
+HERE = Path(__file__).parents[1]
+SERVERS = {
+    "uvicorn": ["uvicorn", "shop:api", "--port", "{port}", "--no-access-log"],
+    "uvicorn two workers": ["uvicorn", "shop:api", "--port", "{port}", "--workers", "2"],
+    "uvicorn without lifespan": ["uvicorn", "shop:api", "--port", "{port}", "--lifespan", "off"],
+    "gunicorn": ["gunicorn", "shop:api", "-b", "127.0.0.1:{port}", "-k", "{gunicorn_worker}", "-w", "2"],
+    "gunicorn preload": [
+        *("gunicorn", "shop:api", "-b", "127.0.0.1:{port}", "-k", "{gunicorn_worker}", "-w", "2", "--preload"),
+    ],
+    "hypercorn trio": ["hypercorn", "shop:plain", "--bind", "127.0.0.1:{port}", "-k", "trio"],
+    "granian": ["granian", "shop:api", "--interface", "asgi", "--port", "{port}"],
+}
+
+
+def until(done: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """Wait for a condition in another process, polling; fail with its name."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            msg = f"not within {seconds} s: {what}"
+            raise AssertionError(msg)
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def served(app: ASGIApp, host: str = "127.0.0.1") -> Generator[str]:
+    """Serve an app on loopback from a thread of this process; give its base URL."""
+    config = uvicorn.Config(app, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        port = listener.getsockname()[1]
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            until(lambda: server.started, "the server in this process")
+            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+class Late:
+    """An app that is set, or replaced, while it is served."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+class Shop:
+    """A shop under a real server, in a process group of its own."""
+
+    def __init__(self, server: str, butter: str, **environment: str) -> None:
+        self.port = free_port()
+        worker = "uvicorn_worker.UvicornWorker"
+        command = [part.format(port=self.port, gunicorn_worker=worker) for part in SERVERS[server]]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=HERE / "servers",
+            env=os.environ | {"SHOP_BUTTER": butter, "PYTHONWARNINGS": "default"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self.output = b""
+        self._over = False
+
+    def ready(self) -> Self:
+        until(lambda: listening(self.port) or self.process.poll() is not None, "the shop listens", 40)
+        if self.process.poll() is not None:
+            raise AssertionError(self.stop().decode())
+        return self
+
+    def checkout(self, invoice: str) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request("POST", f"/checkout/{invoice}", headers={"X-Forwarded-For": SHOPPER})
+            response = connection.getresponse()
+            return response.status, response.getheaders(), response.read()
+        finally:
+            connection.close()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> bytes:
+        """Send a signal to the server, as its supervisor would, and return all that it printed."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            output, _ = self.process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            output, _ = self.process.communicate()
+        self.output += output
+        self.kill()
+        self._over = True
+        return self.output
+
+    def kill(self) -> None:
+        """Kill the whole process group: server, workers and all. Once it is over, its number may be another's."""
+        if self._over:
+            return
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def __enter__(self) -> Self:
+        return self.ready()
+
+    def __exit__(self, *_exc: object) -> None:
+        self.kill()
+        self.stop(signal.SIGKILL)
+
+
+def numbered(count: int) -> Sequence[str]:
+    return [f"in_{number}" for number in range(count)]
+
+
+@contextmanager
+def misbehaving(behave: Callable[[socket.socket], None]) -> Generator[str]:
+    """Listen on loopback, read each request, and let `behave` do what it does."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection = listener.accept()[0]
+                except OSError:
+                    return
+                with closing(connection):
+                    connection.recv(65536)
+                    try:
+                        behave(connection)
+                    except OSError:
+                        continue
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"

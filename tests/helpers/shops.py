@@ -1,0 +1,37 @@
+"""What the tests' shops have in common."""
+
+from typing import Any
+
+from asgi import JSON, body, sends, start
+from starlette.testclient import TestClient
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, extract
+from butter_middleware._utils.asgi import Receive, Scope, Send
+
+CREDENTIALS: dict[str, Any] = {"username": "merchant", "password": "s3cret-pass"}
+ROUTE = CheckoutRoute(
+    "/checkout/{cart_id}",
+    psp="stripe",
+    extract=extract.json(customer_email="customer.email", invoice_id="invoice.id || invoice"),
+)
+PAID: dict[str, Any] = {"customer": {"email": "shopper@example.com"}, "invoice": {"id": "in_1"}}
+SHOPPER = "81.2.69.142"
+
+
+async def refusing_shop(scope: Scope, receive: Receive, send: Send) -> None:
+    """Pay, unless the cart's name says what else to do."""
+    name = scope["path"].rpartition("/")[2]
+    status, content = {
+        "refused": (402, b"{}"),
+        "free": (200, b'{"customer": {"email": "shopper@example.com"}}'),
+        "text": (200, b"thanks"),
+    }.get(name, (200, b'{"customer": {"email": "shopper@example.com"}, "invoice": "in_%s"}' % name.encode()))
+    headers = JSON if name != "text" else [(b"content-type", b"text/plain")]
+    await sends(start(status, headers), body(content))(scope, receive, send)
+
+
+def buy(butter: Butter, *carts: str) -> None:
+    client = TestClient(ButterMiddleware(refusing_shop, butter))
+    for cart in carts:
+        client.post(f"/checkout/{cart}", headers={"x-forwarded-for": SHOPPER})
+    butter.flush()

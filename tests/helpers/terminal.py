@@ -1,0 +1,40 @@
+"""Run code with a real terminal for its output."""
+
+import os
+import pty
+import subprocess
+import sys
+
+from butter_middleware.cli.output import Mark, Output, Row
+
+__all__ = ["COLUMNS", "ROWS", "Output", "on_terminal"]
+
+ROWS: list[Row] = [
+    {"name": "dns", "state": Mark.OK, "detail": "a.shopper@example.com", "more": 1.25},
+    {"name": "clock [bold]", "state": Mark.FAILED, "detail": "81.2.69.142 \x1b[2J", "more": None},
+]
+COLUMNS = {"name": "Check", "state": "State", "detail": "Detail", "more": "More"}
+
+
+def on_terminal(code: str, **environment: str) -> str:
+    """Run Python code with a terminal of 100 columns for its output, and return what came there."""
+    ours, theirs = pty.openpty()
+    names = {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"}
+    environ = {name: value for name, value in os.environ.items() if name not in names}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=theirs,
+        stderr=theirs,
+        cwd=os.path.dirname(__file__),  # noqa: PTH120 - what the code imports lies here
+        env=environ | {"COLUMNS": "100", "TERM": "xterm-256color"} | environment,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:  # the other side has gone
+        pass
+    os.close(ours)
+    process.wait(20)
+    return shown.decode()

@@ -1,0 +1,174 @@
+"""Whatever a body's Content-Encoding: what was compressed comes out whole, or nothing does, and never at any cost."""
+
+import gzip
+import importlib
+import json
+import sys
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from fuzzing import tries
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from butter_middleware import ExtractionError
+from butter_middleware.models.content_encoding import MAX_CODINGS, decode
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+LIMIT = 4096
+brotli: Any = importlib.import_module("brotli")  # it has no types
+Pack = Callable[[bytes], bytes]
+
+
+def gzipped(plain: bytes) -> bytes:
+    return gzip.compress(plain, mtime=0)  # the same each time, as hypothesis wants what it draws from to be
+
+
+def raw_deflate(plain: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(plain) + packer.flush()
+
+
+def flushed(plain: bytes, wbits: int) -> bytes:
+    """Compress as a server does that streams: each few bytes are flushed on their own."""
+    packer = zlib.compressobj(wbits=wbits)
+    parts = [packer.compress(plain[at : at + 7]) + packer.flush(zlib.Z_SYNC_FLUSH) for at in range(0, len(plain), 7)]
+    return b"".join(parts) + packer.flush()
+
+
+def members(plain: bytes) -> bytes:
+    """Compress as gzip files are put together: one member after the other, the last one empty."""
+    half = len(plain) // 2
+    return gzipped(plain[:half]) + gzipped(plain[half:]) + gzipped(b"")
+
+
+def frames(plain: bytes) -> bytes:
+    half = len(plain) // 2
+    return zstd.compress(plain[:half]) + zstd.compress(plain[half:])
+
+
+PACKS: dict[str, tuple[str, Pack]] = {
+    "gzip": ("gzip", gzipped),
+    "gzip, flushed": ("gzip", lambda plain: flushed(plain, 31)),
+    "gzip, members": ("x-gzip", members),
+    "deflate": ("deflate", zlib.compress),
+    "deflate, flushed": ("deflate", lambda plain: flushed(plain, 15)),
+    "deflate, raw": ("deflate", raw_deflate),
+    "br": ("br", brotli.compress),
+    "zstd": ("zstd", zstd.compress),
+    "zstd, frames": ("zstd", frames),
+    "identity": ("identity", bytes),
+}
+SERIES = {"gzip, members", "zstd, frames"}
+packs = st.sampled_from(sorted(PACKS))
+plains = st.binary(max_size=LIMIT) | st.integers(0, 200).map(lambda n: json.dumps({"lines": ["a"] * n}).encode())
+
+
+def pack(plain: bytes, names: Sequence[str]) -> tuple[bytes, str]:
+    """Compress a body once and again; return it, and the header that says so."""
+    for name in names:
+        plain = PACKS[name][1](plain)
+    return plain, ", ".join(PACKS[name][0] for name in names)
+
+
+def outcome(body: bytes, encoding: str) -> bytes | ExtractionError:
+    """Return what comes out, or the one error that may."""
+    try:
+        return decode(body, encoding, LIMIT)
+    except ExtractionError as error:
+        return error
+
+
+@settings(max_examples=tries(200), deadline=None)
+@given(plain=plains, names=st.lists(packs, max_size=MAX_CODINGS))
+def test_what_was_compressed_comes_out(plain: bytes, names: list[str]) -> None:
+    """Any coding in any of its forms, up to three of them, one around the other."""
+    body, encoding = pack(plain, names)
+    assert decode(body, encoding, 4 * LIMIT) == plain
+
+
+@settings(max_examples=tries(200), deadline=None)
+@given(plain=plains.filter(bool), name=packs.filter(lambda name: name != "identity"), data=st.data())
+def test_what_ends_early_gives_nothing(plain: bytes, name: str, data: st.DataObject) -> None:
+    """A body that is cut off is an error, wherever the cut: the first half of an order is no order."""
+    body, encoding = pack(plain, [name])
+    kept = data.draw(st.integers(0, len(body) - 1))
+    found = outcome(body[:kept], encoding)
+    # A series may end after any of its members; no body at all is none.
+    ends = {b"", plain[: len(plain) // 2], plain} if name in SERIES or not kept else set[bytes]()
+    assert isinstance(found, ExtractionError) or found in ends
+
+
+@settings(max_examples=tries(200), deadline=None)
+@given(plain=plains, names=st.lists(packs, min_size=1, max_size=MAX_CODINGS), data=st.data())
+def test_what_is_damaged_raises_one_error_that_shows_nothing(
+    plain: bytes, names: list[str], data: st.DataObject
+) -> None:
+    """Bytes changed, put in or taken out: an `ExtractionError` without the body, or bytes."""
+    body, encoding = pack(plain, names)
+    damaged = bytearray(body)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(damaged)))
+        damaged[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
+    found = outcome(bytes(damaged), encoding)
+    if isinstance(found, bytes):
+        assert len(found) <= LIMIT
+    else:
+        assert found.__suppress_context__ or found.__context__ is None
+        assert len(plain) < 8 or plain[:8].decode("latin-1") not in str(found)
+
+
+@settings(max_examples=tries(200), deadline=None)
+@given(body=st.binary(max_size=300), encoding=st.text() | st.lists(st.sampled_from(
+    ["gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "identity", "compress", "", " ", "*", "gzip;q=1"]
+)).map(",".join))  # fmt: skip
+def test_garbage_raises_nothing_else(body: bytes, encoding: str) -> None:
+    """Any bytes under any header."""
+    found = outcome(body, encoding)
+    assert isinstance(found, ExtractionError) or len(found) <= LIMIT
+
+
+MEGABYTE = 1 << 20
+HUGE = bytes(64 * MEGABYTE)
+BOMBS: dict[str, tuple[Pack, str]] = {
+    "gzip": (gzipped, "gzip"),
+    "deflate": (zlib.compress, "deflate"),
+    "raw deflate": (raw_deflate, "deflate"),
+    "br": (lambda plain: brotli.compress(plain, quality=1), "br"),
+    "zstd": (zstd.compress, "zstd"),
+    "gzip in gzip": (lambda plain: gzipped(gzipped(plain)), "gzip, gzip"),
+    "gzip thrice": (lambda plain: gzipped(gzipped(gzipped(plain))), "gzip, gzip, gzip"),
+    "empty gzip members": (lambda _plain: gzipped(b"") * 10_000, "gzip"),
+    "empty zstd frames": (lambda _plain: zstd.compress(b"") * 10_000, "zstd"),
+    "a zstd window of 128 MiB": (
+        lambda plain: zstd.compress(plain, options={zstd.CompressionParameter.window_log: 27}),
+        "zstd",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_cheap(name: str) -> None:
+    """64 MiB in a few bytes cost no more than a few times the limit, and no long time."""
+    make, encoding = BOMBS[name]
+    bomb = make(HUGE)
+    assert len(bomb) < 2 * MEGABYTE
+    tracemalloc.start()
+    began = time.thread_time()
+    try:
+        found = decode(bomb, encoding, MEGABYTE)
+    except ExtractionError:
+        found = b""
+    seconds, (_now, peak) = time.thread_time() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == b""
+    assert peak < 16 * MEGABYTE
+    assert seconds < 5

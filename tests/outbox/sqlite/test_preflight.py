@@ -1,0 +1,212 @@
+"""Where an outbox can be, and where it would not last: said at the start, and nothing is created by asking."""
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fuzzing import tries
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from butter_middleware import Butter, SQLiteOutbox, client_ip
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.outbox.sqlite.preflight import warnings
+
+TMP = "/tmp"  # noqa: S108 - it is warned of
+DISK = "/dev/vda1 / ext4 rw,relatime 0 0\n"
+
+
+def missing_folder(folder: Path) -> Path:
+    return folder / "nowhere" / "butter.db"
+
+
+def a_folder(folder: Path) -> Path:
+    (folder / "butter.db").mkdir()
+    return folder / "butter.db"
+
+
+def in_a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "butter.db"
+
+
+def a_pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "butter.db")
+    return folder / "butter.db"
+
+
+def a_socket(folder: Path) -> Path:
+    path = folder / "butter.db"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+    return path
+
+
+def a_lock_that_is_a_folder(folder: Path) -> Path:
+    (folder / "butter.db.lock").mkdir()
+    return folder / "butter.db"
+
+
+def a_log_that_is_a_pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "butter.db-wal")
+    return folder / "butter.db"
+
+
+def a_device(_folder: Path) -> Path:
+    return Path("/dev/null")
+
+
+def a_text(folder: Path) -> Path:
+    (folder / "butter.db").write_text("dear diary, " * 100)
+    return folder / "butter.db"
+
+
+def a_link_to_nowhere(folder: Path) -> Path:
+    (folder / "butter.db").symlink_to(folder / "nowhere" / "butter.db")
+    return folder / "butter.db"
+
+
+def other_database(folder: Path) -> Path:
+    connection = sqlite3.connect(folder / "butter.db")
+    connection.execute("CREATE TABLE orders (id)")
+    connection.close()
+    return folder / "butter.db"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (missing_folder, "there is no directory .*nowhere.*Create it"),
+        (a_link_to_nowhere, "there is no directory .*nowhere"),
+        (a_folder, "it is no regular file"),
+        (in_a_file, "is no directory"),
+        (a_pipe, "it is no regular file"),
+        (a_socket, "it is no regular file"),
+        (a_device, "it is no regular file"),
+        (a_lock_that_is_a_folder, r"its \.lock is no regular file"),
+        (a_log_that_is_a_pipe, "its -wal is no regular file"),
+        (a_text, "a file that is no database"),
+        (other_database, "another program's database"),
+    ],
+)
+def test_an_unusable_path_stops_the_start(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
+    """No outbox can be there: `Butter` says what is wrong when it is built, and leaves everything as it was."""
+    path = make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigurationError, match=said):
+        Butter(username="merchant", password="s3cret-pass", client_ip=client_ip.TrustedHops(1), outbox=path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_folder_of_another_user_stops_the_start(tmp_path: Path) -> None:
+    """A directory that this process may not write in is said with the user's number; shown in a child of no rights."""
+    if os.geteuid():
+        pytest.skip("becoming another user needs privileges")
+    tmp_path.chmod(0o755)
+    path = tmp_path / "butter.db"
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setegid(65534)
+        os.seteuid(65534)
+        try:
+            warned = repr(SQLiteOutbox(path).validate())
+        except ConfigurationError as error:
+            warned = str(error)
+        os.write(writing, warned.encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    said = os.read(reading, 10_000).decode()
+    os.close(reading)
+    # pytest's own folder above may be closed to others, which is as good a reason.
+    assert "user 65534" in said or "there is no directory" in said
+
+
+def test_a_good_path_is_left_as_it_is(tmp_path: Path) -> None:
+    """Asked of a path where nothing is yet, `validate` creates nothing; asked of an outbox, it changes nothing."""
+    path = tmp_path / "butter.db"
+    outbox = SQLiteOutbox(path)
+    outbox.validate()
+    assert list(tmp_path.iterdir()) == []
+    outbox.open()
+    outbox.counts().result(20)
+    outbox.close()
+    before = {entry: entry.read_bytes() for entry in tmp_path.iterdir()}
+    outbox.validate()
+    assert {entry: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+
+
+def test_it_may_be_asked_while_the_file_is_open(tmp_path: Path) -> None:
+    """A second `Butter` on a file that this process has open reads nothing of it: that would drop SQLite's locks."""
+    outbox = SQLiteOutbox(tmp_path / "butter.db")
+    outbox.open()
+    outbox.counts().result(20)
+    SQLiteOutbox(outbox.path).validate()
+    # To leave WAL mode a process must be alone with the file, which SQLite's locks tell it.
+    alone = f"import sqlite3; sqlite3.connect({outbox.path!r}, timeout=0).execute('PRAGMA journal_mode = DELETE')"
+    refused = subprocess.run([sys.executable, "-c", alone], capture_output=True, check=False)
+    assert b"database is locked" in refused.stderr
+    outbox.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "mounts", "said"),
+    [
+        ("/var/lib/shop/butter.db", DISK, []),
+        ("/var/lib/shop/butter.db", "", []),
+        # The deepest mount point counts, and of two at one point the later.
+        ("/mnt/shop/butter.db", DISK + "nas:/x /mnt nfs4 rw 0 0\n", ["network file system (nfs4)"]),
+        ("/mnt/shop/butter.db", "nas:/x /mnt nfs rw 0 0\n" + DISK, ["network file system (nfs)"]),
+        ("/mnt/shop/butter.db", DISK + "nas:/x /mnt nfs rw 0 0\n/dev/sdb /mnt/shop xfs rw 0 0\n", []),
+        ("/mnt/butter.db", DISK + "auto /mnt autofs rw 0 0\nnas:/x /mnt cifs rw 0 0\n", ["network file system (cifs)"]),
+        ("/mnt/butter.db", DISK + "bucket /mnt fuse.s3fs rw 0 0\n", ["network file system (fuse.s3fs)"]),
+        ("/mntx/butter.db", DISK + "nas:/x /mnt nfs rw 0 0\n", []),
+        # Odd names, as the kernel writes them.
+        ("/my disk/butter.db", DISK + "nas:/x /my\\040disk nfs rw 0 0\n", ["network file system (nfs)"]),
+        ("/läden/butter.db", DISK + "nas:/x /läden nfs rw 0 0\n", ["network file system (nfs)"]),
+        # What goes with the container, with the host's next start, or sooner.
+        ("/app/butter.db", "overlay / overlay rw 0 0\n", ["container's own layer"]),
+        ("/data/butter.db", "overlay / overlay rw 0 0\n/dev/sdb /data ext4 rw 0 0\n", []),
+        ("/run/butter.db", DISK + "tmpfs /run tmpfs rw 0 0\n", ["in memory (tmpfs)"]),
+        (f"{TMP}/butter.db", DISK, ["temporary folder"]),
+        (f"{TMP}/butter.db", DISK + f"tmpfs {TMP} tmpfs rw 0 0\n", ["in memory", "temporary folder"]),
+        (f"{TMP}files/butter.db", DISK, []),
+    ],
+)
+def test_a_place_that_does_not_last_is_told(path: str, mounts: str, said: list[str]) -> None:
+    """Each place is warned of by its file system, with what to do; a disk is not."""
+    found = warnings(path, mounts, {})
+    assert len(found) == len(said)
+    for text, part in zip(found, said, strict=True):
+        assert part in text
+        assert path in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "platform"),
+    [("AWS_LAMBDA_FUNCTION_NAME", "AWS Lambda"), ("K_SERVICE", "Cloud Run"), ("VERCEL", "Vercel")],
+)
+def test_a_function_is_told_to_flush(variable: str, platform: str) -> None:
+    """In a function's sandbox nothing runs between requests: the warning names the remedy."""
+    (text,) = warnings("/data/butter.db", DISK, {variable: "1"})
+    assert platform in text
+    assert "flush()" in text
+    assert warnings("/data/butter.db", DISK, {variable: ""}) == []
+
+
+FIELD = st.text("/\\0129aä", max_size=8)
+
+
+@settings(max_examples=tries(50), deadline=None)
+@given(st.lists(st.lists(FIELD, max_size=5)))
+def test_whatever_the_kernel_says_it_starts(table: list[list[str]]) -> None:
+    """A table of mounts that nobody foresaw stops no start."""
+    assert isinstance(warnings("/data/butter.db", "\n".join(" ".join(fields) for fields in table), {}), list)

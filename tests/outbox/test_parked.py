@@ -1,0 +1,226 @@
+"""What could not be read waits on the disk, without credentials, and is delivered by the start that brings the fix."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from asgi import JSON, body, drive, http_scope, sends, start
+from outboxes import Clock, committers
+from processes import until
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, client_ip
+from butter_middleware.testing import FakeButter
+
+ORDER: dict[str, Any] = {"invoice": "in_1", "email": "shopper@example.com"}
+SENT = {
+    "customer_email": "shopper@example.com",
+    "invoice_id": "in_1",
+    "ipv4_address": "81.2.69.142",
+    "psp": "stripe",
+}
+
+
+def good(response: CheckoutResponse) -> dict[str, Any]:
+    return {"customer_email": response.json()["email"], "invoice_id": response.json()["invoice"]}
+
+
+def raises(response: CheckoutResponse) -> dict[str, Any]:
+    raise KeyError(response.json()["email"])
+
+
+def lacks_email(response: CheckoutResponse) -> dict[str, Any]:
+    return {"invoice_id": response.json()["invoice"]}
+
+
+def bad_email(response: CheckoutResponse) -> dict[str, Any]:
+    return {"customer_email": "nobody", "invoice_id": response.json()["invoice"]}
+
+
+def nonsense(_response: CheckoutResponse) -> Any:
+    return 42
+
+
+def by_heart(_response: CheckoutResponse) -> dict[str, Any]:
+    return {"customer_email": "shopper@example.com", "invoice_id": "in_1"}
+
+
+def route(extract: Callable[[CheckoutResponse], Any], path: str = "/checkout/{cart}") -> CheckoutRoute:
+    return CheckoutRoute(path, "stripe", extract)
+
+
+def buy(butter: Butter, content: bytes, encoding: bytes = b"identity") -> None:
+    """Serve one checkout that carries credentials both ways."""
+    headers = [*JSON, (b"content-encoding", encoding), (b"set-cookie", b"s=sesame")]
+    scope = http_scope()
+    scope["headers"] += [(b"cookie", b"s=sesame"), (b"authorization", b"Bearer sesame")]
+    anyio.run(drive, ButterMiddleware(sends(start(headers=headers), body(content)), butter), scope)
+    assert butter.flush()
+
+
+def numbers(butter: Butter) -> tuple[int, int, int, int, int, int]:
+    status = butter.status()
+    return status.captured, status.parked, status.pending, status.delivered, status.dead, status.lost
+
+
+def has_parked(butter: Butter, reason: str) -> bool:
+    return f"parked:{reason}" in butter.status().skipped
+
+
+def on_disk(path: Path) -> tuple[str, str, bytes]:
+    """Return why the one parked capture is parked, and all that is stored of it."""
+    until(lambda: committers() == 0, "the committer's end")
+    connection = sqlite3.connect(path)
+    try:
+        ((reason, detail, head, content),) = connection.execute("SELECT reason, detail, head, body FROM captures")
+        return str(reason), str(detail), head.encode() + content
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "content", "encoding", "reason", "mended"),
+    [
+        (raises, json.dumps(ORDER).encode(), b"identity", "extractor_error", good),
+        (nonsense, json.dumps(ORDER).encode(), b"identity", "unreadable", good),
+        (lacks_email, json.dumps(ORDER).encode(), b"identity", "no_email", good),
+        (bad_email, json.dumps(ORDER).encode(), b"identity", "invalid", good),
+        # Cut off, or in a coding that nothing here decodes: an extractor that needs no body still can.
+        (good, b'{"invoice": "in_', b"identity", "unreadable", by_heart),
+        (good, b"\x00\x01", b"x-rot13", "unreadable", by_heart),
+        (good, b"not gzip at all", b"gzip", "unreadable", by_heart),
+    ],
+)
+def test_a_deploy_that_brings_the_fix_delivers_it(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    tmp_path: Path,
+    first: Callable[[CheckoutResponse], Any],
+    content: bytes,
+    encoding: bytes,
+    reason: str,
+    mended: Callable[[CheckoutResponse], Any],
+) -> None:
+    """Parked with its reason and without credentials or quotes, a capture goes out when its extractor is mended."""
+    path = tmp_path / "butter.db"
+    broken = make_butter(route(first), outbox=path)
+    buy(broken, content, encoding)
+    assert numbers(broken) == (1, 1, 0, 0, 0, 0)
+    assert broken.status().skipped == {f"parked:{reason}": 1}
+    broken.close()
+    assert fake.records == []
+    why, detail, stored = on_disk(path)
+    assert why == reason
+    assert detail
+    assert "shopper@" not in detail
+    assert content in stored
+    assert b"sesame" not in path.read_bytes()
+    fixed = make_butter(route(mended), outbox=path)
+    fixed.pipeline.start()
+    until(lambda: fixed.status().delivered == 1, "the record")
+    assert numbers(fixed) == (0, 0, 0, 1, 0, 0)
+    assert fake.records == [SENT]
+
+
+def test_an_address_is_found_by_a_mended_strategy(
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
+) -> None:
+    """A checkout without address, because the configuration counts a proxy too many, goes out when it is mended."""
+    path = tmp_path / "butter.db"
+    wrong = make_butter(route(good), outbox=path, client_ip=client_ip.TrustedHops(3))
+    buy(wrong, json.dumps(ORDER).encode())
+    assert numbers(wrong) == (1, 1, 0, 0, 0, 0)
+    wrong.close()
+    assert on_disk(path)[0] == "no_address"
+    right = make_butter(route(good), outbox=path)
+    right.pipeline.start()
+    until(lambda: fake.records == [SENT], "the record")
+
+
+def test_what_stays_broken_stays_parked(make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path) -> None:
+    """Each start tries once more, with whatever that route has then, or none; nothing is lost meanwhile."""
+    path = tmp_path / "butter.db"
+    butter = make_butter(route(raises), outbox=path)
+    buy(butter, json.dumps(ORDER).encode())
+    for made, reason in [
+        (route(good, "/elsewhere"), "no_route"),
+        (route(lacks_email), "no_email"),
+        (route(raises), "extractor_error"),
+    ]:
+        butter.close()
+        butter = make_butter(made, outbox=path)
+        butter.pipeline.start()
+        until(partial(has_parked, butter, reason), f"read: {reason}")
+        assert butter.flush()
+        assert butter.status().parked == 1
+    assert fake.records == []
+    butter.close()
+    assert on_disk(path)[0] == "extractor_error"
+
+
+def test_a_capture_that_turns_out_to_be_no_checkout_is_dropped(
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
+) -> None:
+    """A mended extractor that says None ends a parked capture: there is nothing to send."""
+    path = tmp_path / "butter.db"
+    broken = make_butter(route(raises), outbox=path)
+    buy(broken, json.dumps(ORDER).encode())
+    broken.close()
+    fixed = make_butter(route(lambda _response: None), outbox=path)
+    fixed.pipeline.start()
+    until(lambda: fixed.status().parked == 0, "the end of the capture")
+    assert fixed.status().skipped == {"not_a_checkout": 1}
+    assert fake.records == []
+
+
+def test_good_records_go_out_beside_a_parked_one(
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
+) -> None:
+    """Of several records of one checkout the good ones go at once; the mended capture sends the rest, none twice."""
+    path = tmp_path / "butter.db"
+    halves: list[dict[str, Any]] = [
+        {"customer_email": "shopper@example.com", "invoice_id": "in_1"},
+        {"customer_email": "nobody", "invoice_id": "in_2"},
+    ]
+    broken = make_butter(route(lambda _response: halves), outbox=path)
+    buy(broken, json.dumps(ORDER).encode())
+    assert numbers(broken) == (1, 1, 0, 1, 0, 0)
+    broken.close()
+    whole = [half | {"customer_email": "shopper@example.com"} for half in halves]
+    fixed = make_butter(route(lambda _response: whole), outbox=path)
+    fixed.pipeline.start()
+    until(lambda: fixed.status().delivered == 2, "the other record")
+    assert [sent["invoice_id"] for sent in fake.records] == ["in_1", "in_2"]
+    assert fixed.status().skipped == {"duplicate": 1}
+    assert numbers(fixed) == (0, 0, 0, 2, 0, 0)
+
+
+def test_what_a_parked_one_gave_is_sent_once_however_late(
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
+) -> None:
+    """The good record beside a bad one is not sent anew by a start after its tombstone is gone, nor when mended."""
+    path, clock = tmp_path / "butter.db", Clock()
+    good_half = {"customer_email": "shopper@example.com", "invoice_id": "in_1"}
+    halves = [good_half, {"customer_email": "nobody", "invoice_id": "in_2"}]
+    butter = make_butter(route(lambda _response: halves), outbox=path, clock=clock)
+    buy(butter, json.dumps(ORDER).encode())
+    for _start in range(2):
+        butter.close()
+        clock.now += 9 * 86400
+        butter = make_butter(route(lambda _response: halves), outbox=path, clock=clock)
+        butter.pipeline.start()
+        until(partial(has_parked, butter, "invalid"), "it is read")
+        assert butter.flush()
+        assert [sent["invoice_id"] for sent in fake.records] == ["in_1"]
+    butter.close()
+    clock.now += 9 * 86400
+    whole = [good_half, good_half | {"invoice_id": "in_2"}]
+    mended = make_butter(route(lambda _response: whole), outbox=path, clock=clock)
+    mended.pipeline.start()
+    until(lambda: mended.status().delivered == 2, "the other record")
+    assert [sent["invoice_id"] for sent in fake.records] == ["in_1", "in_2"]
+    assert (mended.status().parked, mended.status().skipped) == (0, {"duplicate": 1})

@@ -1,0 +1,239 @@
+"""Where the platform freezes the process after the response, the record is with Butter before the last chunk leaves."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from asgi import JSON, body, drive, http_scope, sends, start
+from mangum import Mangum
+from processes import until
+from shops import PAID, ROUTE
+
+from butter_middleware import Butter, ButterMiddleware, ConfigurationError, MemoryOutbox, Record
+from butter_middleware._utils.asgi import Message
+from butter_middleware._utils.futures import Patience
+from butter_middleware.pipeline.components import QUEUE_SECONDS
+from butter_middleware.testing import FakeButter
+
+pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+
+Shop = Callable[..., Butter]
+Serve = Callable[..., float]
+
+
+class Queue:
+    """A queue that takes its time, and may be away."""
+
+    def __init__(self, seconds: float = 0.0, *, away: bool = False) -> None:
+        self.records: list[Record] = []
+        self._seconds = seconds
+        self._away = away
+
+    async def enqueue(self, record: Record) -> None:
+        await anyio.sleep(self._seconds)
+        if self._away:
+            raise ConnectionRefusedError
+        self.records.append(record)
+
+
+@pytest.fixture
+def serve(anyio_backend: str) -> Serve:
+    """Serve one checkout in an event loop of the kind; give the seconds for which the last chunk was held back."""
+    numbers = iter(range(1000))
+
+    def run(butter: Butter, paid: dict[str, Any] = PAID) -> float:
+        content = json.dumps(paid | {"invoice": {"id": f"in_{next(numbers)}"}}).encode()
+        app = ButterMiddleware(sends(start(), body(content)), butter)
+        began = time.monotonic()
+        seen = anyio.run(drive, app, http_scope(), backend=anyio_backend)
+        assert seen[-1]["body"] == content
+        return time.monotonic() - began
+
+    return run
+
+
+def test_the_record_is_with_butter_before_the_last_chunk_leaves(
+    make_butter: Shop, fake: FakeButter, anyio_backend: str
+) -> None:
+    """What the server is given last comes after Butter's answer."""
+    butter = make_butter(delivery="inline", inline_timeout=20)
+    records_at: list[int] = []
+
+    async def main() -> None:
+        async def send(message: Message) -> None:
+            records_at.append(len(fake.records))
+
+        app = ButterMiddleware(sends(start(), body(b'{"customer":', more_body=True), body(_rest())), butter)
+        await app(http_scope(), _never, send)
+
+    anyio.run(main, backend=anyio_backend)
+    assert records_at == [0, 0, 1]
+    assert butter.status().not_durable_in_time == 0
+
+
+def _rest() -> bytes:
+    return json.dumps(PAID).encode().removeprefix(b'{"customer":')
+
+
+async def _never() -> Message:
+    await anyio.sleep_forever()
+    raise AssertionError
+
+
+def test_a_slow_butter_holds_back_no_longer_than_was_said(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:
+    """The response leaves at the deadline; the record stays, arrives later, and it is counted."""
+    fake.delay = 1.5
+    butter = make_butter(delivery="inline", inline_timeout=0.1)
+    assert serve(butter) < 1.0
+    assert (butter.status().not_durable_in_time, len(fake.records)) == (1, 0)
+    assert butter.flush(20)
+    assert len(fake.records) == 1
+
+
+def test_an_ill_butter_is_waited_for_by_nobody(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:
+    """Once the breaker is open the record is kept and the response leaves at once."""
+    fake.respond_with(*[503] * 50)
+    butter = make_butter(delivery="inline", inline_timeout=20, drain_timeout=0)
+    assert serve(butter) < 10
+    assert butter.status().endpoint == "open"
+    assert serve(butter) < 10
+    until(lambda: butter.status().pending == 2, "both are kept")
+    assert butter.status().not_durable_in_time == 0
+
+
+@pytest.mark.parametrize("why", ["gated", "known", "parked", "raising"])
+def test_what_gives_no_record_is_not_waited_for(
+    make_butter: Shop, fake: FakeButter, serve: Serve, anyio_backend: str, why: str
+) -> None:
+    """No checkout, a reload, a capture without e-mail, a broken extractor: nothing will come, so nobody waits."""
+    route = {
+        "gated": ROUTE.__class__("/checkout/{cart_id}", "stripe", ROUTE.extract, when=lambda _response: False),
+        "raising": ROUTE.__class__("/checkout/{cart_id}", "stripe", lambda response: response.json()["nothing"]),
+    }.get(why, ROUTE)
+    butter = make_butter(route, delivery="inline", inline_timeout=20)
+    app = ButterMiddleware(sends(start(), body(b"{}" if why == "parked" else json.dumps(PAID).encode())), butter)
+    for _ in range(2):
+        began = time.monotonic()
+        anyio.run(drive, app, http_scope(), backend=anyio_backend)
+        assert time.monotonic() - began < 10
+    assert len(fake.records) == (why == "known")
+    assert butter.status().not_durable_in_time == 0
+
+
+def test_what_the_outbox_refuses_is_not_waited_for(make_butter: Shop, serve: Serve) -> None:
+    """A record that is lost already holds back no response."""
+    butter = make_butter(delivery="inline", inline_timeout=20, outbox=MemoryOutbox(1))
+    serve(butter, {"customer": {}})
+    until(lambda: butter.status().parked == 1, "the outbox is full; nobody waited for that either")
+    assert serve(butter) < 10
+    assert (butter.status().lost, butter.status().not_durable_in_time) == (1, 0)
+
+
+def test_a_request_that_is_cancelled_while_it_waits_loses_no_record(
+    make_butter: Shop, fake: FakeButter, anyio_backend: str
+) -> None:
+    """The client is gone, the server cancels: the record is in the outbox already."""
+    fake.delay = 0.5
+    butter = make_butter(delivery="inline", inline_timeout=20)
+
+    async def main() -> None:
+        with anyio.move_on_after(0.1) as scope:
+            await drive(ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter), http_scope())
+        assert scope.cancelled_caught
+
+    anyio.run(main, backend=anyio_backend)
+    assert butter.flush(20)
+    assert len(fake.records) == 1
+
+
+def test_inline_with_a_queue_falls_back_to_it(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:
+    """Butter first; what it does not take in time is the queue's, whose consumer delivers."""
+    queue = Queue()
+    butter = make_butter(delivery="inline", inline_timeout=5, outbox=queue)
+    serve(butter)
+    assert (len(fake.records), len(queue.records)) == (1, 0)
+    fake.respond_with(503)
+    serve(butter)
+    assert (len(fake.records), len(queue.records)) == (1, 1)
+    serve(butter)  # for half a minute Butter is not tried first
+    assert (len(fake.records), len(queue.records)) == (1, 2)
+    assert butter.status().not_durable_in_time == 0
+
+
+def test_before_response_with_a_queue_means_in_the_queue(
+    make_butter: Shop, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter second at most, and no wait at all for a queue that is away."""
+    quick, slow, away = Queue(), Queue(1.0), Queue(away=True)
+    for queue, seconds, late in ((quick, 20.0, 0), (slow, QUEUE_SECONDS, 1), (away, 20.0, 0)):
+        monkeypatch.setattr("butter_middleware.pipeline.components.QUEUE_SECONDS", seconds)
+        butter = make_butter(outbox=queue, durability="before_response", drain_timeout=0)
+        assert serve(butter) < 10
+        assert butter.status().not_durable_in_time == late
+    assert len(quick.records) == 1
+
+
+def test_after_three_waits_in_vain_nobody_waits_for_a_while(anyio_backend: str) -> None:
+    """A Butter that hangs costs three checkouts their second, and no more for half a minute."""
+    now = [100.0]
+    patience = Patience(lambda: now[0])
+    for well in (False, False, True, False, False):
+        patience.ended(well=well)
+        assert patience.left
+    patience.ended(well=False)
+    assert not patience.left
+    now[0] += 30
+    assert patience.left
+
+
+@pytest.mark.parametrize("options", [{"delivery": "outside"}, {"inline_timeout": 0}, {"inline_timeout": 60}])
+def test_a_wrong_mode_stops_the_start(make_butter: Shop, anyio_backend: str, options: dict[str, Any]) -> None:
+    """What cannot be is refused where it is written."""
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        make_butter(**options)
+
+
+EVENT = {
+    "version": "2.0",
+    "routeKey": "$default",
+    "rawPath": "/checkout/7",
+    "rawQueryString": "",
+    "headers": {"x-forwarded-for": "81.2.69.142", "host": "shop.example"},
+    "requestContext": {
+        "http": {"method": "POST", "path": "/checkout/7", "protocol": "HTTP/1.1", "sourceIp": "81.2.69.142"},
+        "stage": "$default",
+    },
+    "body": "{}",
+    "isBase64Encoded": False,
+}
+
+
+@pytest.mark.parametrize("lifespan", ["auto", "off"])
+def test_a_lambda_function(make_butter: Shop, fake: FakeButter, anyio_backend: str, lifespan: Any) -> None:
+    """Through Mangum each invocation has delivered before it returns, whether or not it has a lifespan."""
+    butter = make_butter(delivery="inline", inline_timeout=20)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            for _ in range(2):
+                kind = (await receive())["type"]
+                await send({"type": f"{kind}.complete"})
+            return
+        for message in (start(headers=JSON), body(json.dumps(PAID | {"invoice": {"id": next(numbers)}}).encode())):
+            await send(message)
+
+    context: Any = None
+    numbers = iter(["in_1", "in_2", "in_3"])
+    asyncio.set_event_loop(loop := asyncio.new_event_loop())
+    try:
+        handler = Mangum(ButterMiddleware(app, butter), lifespan=lifespan)
+        for invocation in (1, 2, 3):
+            assert handler(EVENT, context)["statusCode"] == 200
+            assert len(fake.records) == invocation
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()

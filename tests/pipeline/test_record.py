@@ -1,0 +1,232 @@
+"""`butter.record(request, ...)`: what a background task learns when the response has gone."""
+
+import logging
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from asgi import body, drive, http_scope, sends, start
+from fastapi import BackgroundTasks, FastAPI, Request
+from shops import SHOPPER
+from starlette.testclient import TestClient
+
+from butter_middleware import Beacon, Butter, ButterMiddleware, Checkout, CheckoutRoute, Record, client_ip
+from butter_middleware._utils.asgi import Message, Receive, Scope, Send
+from butter_middleware.client_ip import ClientIP
+from butter_middleware.models.http import Capture
+from butter_middleware.testing import FakeButter
+
+Fields = dict[str, Any]
+FIELDS: Fields = {"customer_email": "a@example.com", "charge_id": "ch_1"}
+HEADERS = {"x-forwarded-for": SHOPPER}
+SECRET = "shopper-secret@example.com"
+
+
+def watched(*routes: CheckoutRoute, make: Callable[..., Butter], **options: Any) -> Butter:
+    return make(*(routes or (CheckoutRoute("/checkout/{cart_id}", "adyen"),)), **options)
+
+
+def record(butter: Butter, fields: Fields, request_body: bytes = b"", **scope: Any) -> None:
+    """Redirect, which is no capture, then record as a background task of Starlette does; wait for what comes of it."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await sends(start(303), body())(scope, receive, send)
+        butter.record(scope, **fields)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": request_body, "more_body": False}
+
+    anyio.run(drive, ButterMiddleware(app, butter), http_scope(**scope), receive)
+    assert butter.flush()
+
+
+@pytest.mark.parametrize("path", ["/checkout/7", "/shop/checkout/7"])
+def test_a_background_task_records_its_request(make_butter: Callable[..., Butter], fake: FakeButter, path: str) -> None:
+    """The address is the request's and the PSP the route's, on an app and on one that is mounted in another."""
+    butter = watched(make=make_butter)
+    shop, outer = FastAPI(), FastAPI()
+    outer.mount("/shop", shop)
+    outer.mount("/", shop)
+    shop.add_middleware(ButterMiddleware, butter=butter)
+
+    def settle(request: Request) -> None:
+        butter.record(request, customer_email="a@example.com", transaction_id=4711)
+
+    @shop.post("/checkout/{cart_id}")
+    def pay(cart_id: str, request: Request, tasks: BackgroundTasks) -> dict[str, str]:
+        tasks.add_task(settle, request)
+        return {"status": "pending"}
+
+    assert TestClient(outer).post(path, headers=HEADERS).json() == {"status": "pending"}
+    assert butter.flush()
+    whole = {"customer_email": "a@example.com", "ipv4_address": SHOPPER, "psp": "adyen", "transaction_id": "4711"}
+    assert fake.records == [whole]
+    assert butter.status().skipped == {"not_annotated": 1}
+
+
+def test_the_route_s_extractor_and_gate_are_not_asked(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The fields are the whole record: there is no response that an extractor or a gate could read."""
+    route = CheckoutRoute("/checkout/{cart_id}", "adyen", lambda _r: None, when=lambda _r: False)
+    butter = watched(route, make=make_butter)
+    record(butter, FIELDS)
+    assert [found["charge_id"] for found in fake.records] == ["ch_1"]
+
+
+def test_a_request_that_no_route_matches(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Anywhere in the app a request can be recorded; then the fields say the PSP."""
+    butter = watched(make=make_butter)
+    record(butter, FIELDS | {"psp": "recurly"}, path="/elsewhere")
+    assert fake.records == [FIELDS | {"psp": "recurly", "ipv4_address": SHOPPER}]
+
+
+def test_the_address_is_that_from_before_the_app_ran(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """What a middleware of the app makes of the peer and the headers, for itself, is not believed."""
+    butter = watched(make=make_butter, client_ip=client_ip.direct())
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["client"] = ("9.9.9.9", 1)
+        await sends(start(), body())(scope, receive, send)
+        butter.record(scope, **FIELDS)
+
+    anyio.run(drive, ButterMiddleware(app, butter), http_scope(client=(SHOPPER, 1)))
+    assert butter.flush()
+    assert [found["ipv4_address"] for found in fake.records] == [SHOPPER]
+
+
+def test_an_address_that_a_mended_configuration_finds(
+    tmp_path: Path, make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is parked with the remedy of a captured response, and goes out once the configuration is mended."""
+    wrong = watched(make=make_butter, outbox=tmp_path / "butter.db", client_ip=client_ip.TrustedHops(2))
+    record(wrong, FIELDS)
+    assert (wrong.status().parked, wrong.status().skipped["no_address:too_few_hops"]) == (1, 1)
+    assert "lower the number of hops" in caplog.text
+    wrong.close()
+    mended = watched(make=make_butter, outbox=tmp_path / "butter.db")
+    mended.pipeline.start()
+    record(mended, FIELDS | {"charge_id": "ch_2"})
+    assert {found["charge_id"]: found["ipv4_address"] for found in fake.records} == {"ch_1": SHOPPER, "ch_2": SHOPPER}
+
+
+@pytest.mark.parametrize("bind", ["path:cart_id", "field:cart"])
+@pytest.mark.parametrize("cart", ["7", "8"])
+def test_a_beacon_s_token_counts(make_butter: Callable[..., Butter], fake: FakeButter, bind: str, cart: str) -> None:
+    """A shopper on IPv6 is recorded by the token that came with the request, and with no other's."""
+    beacon = Beacon(origins=["https://shop.example"], bind=bind, keys=["k" * 32])
+    route = CheckoutRoute("/checkout/{cart_id}", "adyen", capture_request_body=True)
+    butter = watched(route, make=make_butter, ipv4_beacon=beacon, client_ip=client_ip.direct())
+    token = beacon.issue(SHOPPER, cart, butter.clock())
+    headers = [(b"x-butter-token", token.encode()), (b"content-type", b"application/json")]
+    record(butter, FIELDS, b'{"cart": "7"}', headers=headers, client=("2001:db8::1", 1))
+    assert [found["ipv4_address"] for found in fake.records] == ([SHOPPER] if cart == "7" else [])
+    assert butter.status().skipped.get("no_address:token_foreign", 0) == (cart != "7")
+
+
+@pytest.mark.parametrize(
+    ("fields", "path", "reason", "says"),
+    [
+        ({}, "/checkout/7", "invalid", "no ID. Fix: pass one of invoice_id"),
+        ({"charge_id": "ch_1"}, "/checkout/7", "no_email", "pass customer_email="),
+        ({"customer_email": SECRET}, "/checkout/7", "invalid", "no ID"),
+        (FIELDS | {"customer_email": "nobody"}, "/checkout/7", "invalid", "customer_email (email)"),
+        (FIELDS | {"charge": "ch_1"}, "/checkout/7", "invalid", "charge (extra_forbidden)"),
+        (FIELDS | {"charge_id": object()}, "/checkout/7", "invalid", "charge_id (string_type)"),
+        (FIELDS | {"psp": SECRET}, "/checkout/7", "invalid", "psp (literal_error)"),
+        (FIELDS, "/elsewhere", "invalid", "nothing says the PSP"),
+    ],
+)
+def test_wrong_fields_park_and_raise_nothing(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    caplog: pytest.LogCaptureFixture,
+    fields: Fields,
+    path: str,
+    reason: str,
+    says: str,
+) -> None:
+    """A checkout that records nonsense goes on; one line says what to pass, and nothing personal."""
+    butter = watched(make=make_butter)
+    caplog.clear()
+    record(butter, fields, path=path)
+    assert (butter.status().parked, butter.status().skipped[f"parked:{reason}"]) == (1, 1)
+    (line,) = [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
+    assert says in line
+    assert "butter.record()" in line
+    assert SECRET not in line
+    assert fake.records == []
+
+
+def test_what_is_no_request(make_butter: Callable[..., Butter]) -> None:
+    """A scope of which nothing can be taken is a counted fault; what is no request at all is the caller's error."""
+    butter = watched(make=make_butter)
+    butter.record({"type": "http"}, **FIELDS)
+    assert butter.status().faults == {"request:KeyError": 1}
+    wrong: Any = butter.record
+    for arguments, fields in [(("/checkout/7",), FIELDS), ((None,), {}), ((FIELDS,), {}), (({},), FIELDS)]:
+        with pytest.raises(TypeError, match="takes a Checkout alone, or a request"):
+            wrong(*arguments, **fields)
+    with pytest.raises(TypeError, match="takes a Checkout alone"):
+        wrong(Checkout(ipv4_address=SHOPPER, psp="adyen", **FIELDS), charge_id="ch_2")
+
+
+class Broken:
+    """A strategy of the merchant's own that raises."""
+
+    def resolve(self, _scope: Mapping[str, Any], /) -> ClientIP:
+        raise ZeroDivisionError
+
+    def admitting_private(self) -> "Broken":
+        return self
+
+
+class Transactional:
+    """A queue that takes records within a transaction."""
+
+    def __init__(self) -> None:
+        self.taken: list[Record] = []
+
+    async def enqueue(self, record: Record) -> None:
+        self.taken.append(record)
+
+    def enqueue_in(self, _connection: object, records: Sequence[Record]) -> None:
+        self.taken += records
+
+
+@pytest.mark.parametrize("connection", [None, object()], ids=["alone", "in a transaction"])
+def test_what_cannot_be_read_is_parked(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, connection: Any
+) -> None:
+    """Where the strategy raises, the record waits for a mended one, with a transaction as without."""
+    queue = Transactional()
+    butter = watched(make=make_butter, client_ip=Broken(), outbox=queue)
+    butter.record(http_scope(), connection=connection, **FIELDS)
+    assert butter.flush()
+    assert (butter.status().captured, butter.status().parked, queue.taken) == (1, 1, [])
+    assert "reading a capture raised ZeroDivisionError" in caplog.text
+
+
+def test_it_waits_on_the_disk(tmp_path: Path, make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Like a captured response it outlives the process, without cookies and credentials."""
+    path = tmp_path / "butter.db"
+    first = watched(make=make_butter, outbox=path, client_ip=client_ip.TrustedHops(2))
+    headers = [(b"x-forwarded-for", SHOPPER.encode()), (b"cookie", b"session=sesame"), (b"authorization", b"sesame")]
+    record(first, FIELDS, headers=headers)
+    first.close()
+    with sqlite3.connect(path) as connection:
+        ((head,),) = connection.execute("SELECT head FROM captures").fetchall()
+    connection.close()
+    assert "sesame" not in head
+    assert Capture.from_head(head, b"", None).recorded
+
+
+def test_a_capture_of_an_older_file_is_no_record() -> None:
+    """A file that was written before there was `record(request)` reads as it did."""
+    seen: Any = {"method": "POST", "path": "/", "query_string": b"", "headers": [], "client": None}
+    capture = Capture(**seen, status_code=200, response_headers=[], body=b"", annotations={}, captured_at=1.0)
+    head = capture.head().replace(', "recorded": false', "")
+    assert "recorded" not in head
+    assert Capture.from_head(head, b"", None) == capture

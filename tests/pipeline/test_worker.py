@@ -1,0 +1,429 @@
+"""The worker of a process: started on first use, drained at the end, aware of forks."""
+
+import json
+import logging
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from asgi import body, drive, http_scope, sends, start
+from outboxes import capture, result
+from processes import HERE, until
+from shops import PAID, SHOPPER
+
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, MemoryOutbox, Record
+from butter_middleware._utils.asgi import Message, Receive, Scope, Send
+from butter_middleware.outbox import Counts, SQLiteOutbox
+from butter_middleware.outbox.sqlite.committer import Committer
+from butter_middleware.pipeline.appender import Appender
+from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.testing import FakeButter
+
+GOOD: dict[str, Any] = {"customer_email": "a@example.com", "invoice_id": "in_1"}
+
+
+def checkout(number: int) -> Checkout:
+    return Checkout(ipv4_address=SHOPPER, psp="stripe", customer_email="a@example.com", invoice_id=f"in_{number}")
+
+
+def threads() -> set[str]:
+    names = {thread.name for thread in threading.enumerate() if thread.name.startswith("butter")}
+    return names - {"butter-say"}  # the process has one, whatever there is to say
+
+
+def test_it_starts_on_first_use_and_ends_with_close(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """No thread runs before the first record, and none after close; a closed Butter may be used again."""
+    butter = make_butter()
+    assert threads() == set()
+    for number in range(2):
+        butter.record(checkout(number))
+        assert threads() == {"butter-read", "butter-deliver"}
+        butter.close()
+        assert threads() == set()
+    assert len(fake.records) == 2
+
+
+class Exit:
+    async def enqueue(self, _record: Record) -> None:
+        raise SystemExit
+
+
+def test_close_needs_no_thread_that_lives(make_butter: Callable[..., Butter]) -> None:
+    """A queue that even ends the thread of the delivery does not break the end of the app."""
+    butter = make_butter(outbox=Exit(), drain_timeout=0.1)
+    butter.record(checkout(1))
+    until(lambda: "butter-deliver" not in threads(), "the end of the thread")
+    butter.close()
+    assert threads() == set()
+
+
+async def lifespan(app: Any) -> list[str]:
+    """Run an app's lifespan as a server does; return what the app answered."""
+    asked = iter(["lifespan.startup", "lifespan.shutdown"])
+    answered: list[str] = []
+
+    async def receive() -> Message:
+        return {"type": next(asked)}
+
+    async def send(message: Message) -> None:
+        answered.append(message["type"])
+
+    with suppress(RuntimeError):
+        await app({"type": "lifespan"}, receive, send)
+    return answered
+
+
+async def shop(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        for _twice in range(2):
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+    else:
+        await send(start())
+        await send(body(b"{}"))
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_end_of_the_lifespan_delivers_what_is_in_memory(
+    make_butter: Callable[..., Butter], fake: FakeButter, backend: str
+) -> None:
+    """Shutdown drains; it may come more than once, since some hosts run a lifespan around each request."""
+    counter = iter(range(100))
+    route = CheckoutRoute("/checkout/{x}", "stripe", lambda _r: GOOD | {"invoice_id": next(counter)})
+    app = ButterMiddleware(shop, make_butter(route))
+
+    async def invocation() -> None:
+        await drive(app, http_scope())
+        assert await lifespan(app) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+    for number in range(1, 4):
+        anyio.run(invocation, backend=backend)
+        assert len(fake.records) == number
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("opens", [True, False])
+def test_the_app_starts_when_its_outbox_is_open(
+    make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, backend: str, opens: Any
+) -> None:
+    """The server hears of the start when the first checkout finds the file open; a disk that hangs stops no start."""
+    opened: Future[Counts] = Future()
+    butter = make_butter()
+    monkeypatch.setattr(butter.outbox, "counts", lambda: opened)
+    monkeypatch.setattr("butter_middleware.pipeline.pipeline.OPEN_SECONDS", 30 if opens else 0.05)
+    answered: list[Message] = []
+
+    async def receive() -> Message:
+        if not answered:
+            return {"type": "lifespan.startup"}
+        monkeypatch.undo()
+        return {"type": "lifespan.shutdown"}
+
+    async def send(message: Message) -> None:
+        assert opened.done() == opens
+        answered.append(message)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(ButterMiddleware(shop, butter), {"type": "lifespan"}, receive, send)
+            if opens:
+                await anyio.wait_all_tasks_blocked()
+                assert answered == []
+                opened.set_result(Counts())
+
+    anyio.run(main, backend=backend)
+    assert len(answered) == 2
+
+
+STARTS = """
+import sys
+import anyio
+from butter_middleware import Butter, ButterMiddleware, client_ip
+
+async def app(_scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+
+async def receive():
+    return {"type": "lifespan.startup"}
+
+async def send(message):
+    print("httpx" in sys.modules)
+
+butter = Butter(client_ip=client_ip.direct(), username="u", password="p", outbox=sys.argv[1])
+anyio.run(ButterMiddleware(app, butter), {"type": "lifespan"}, receive, send)
+"""
+
+
+@pytest.mark.parametrize("delivers", [True, False])
+def test_the_app_starts_when_its_http_client_is_loaded(tmp_path: Path, delivers: Any) -> None:
+    """The first checkouts do not share the interpreter with its loading; who does not deliver does not load it."""
+    with closing(SQLiteOutbox(tmp_path / "butter.db")) as outbox:
+        outbox.open()
+        assert delivers or outbox.lead()
+        command = [sys.executable, "-c", STARTS, outbox.path]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert process.stdout == f"{delivers}\n"
+
+
+def test_a_lifespan_that_fails_passes_unchanged(butter: Butter) -> None:
+    """An app without lifespan raises, as it did without us."""
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise RuntimeError
+
+    assert anyio.run(lifespan, ButterMiddleware(app, butter)) == []
+
+
+def test_records_left_in_memory_are_said_and_counted(
+    make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A shutdown that leaves records in memory says how many, at ERROR, and the status counts them as lost."""
+    fake.respond_with(*[503] * 100)
+    butter = make_butter(drain_timeout=0.5)
+    for number in range(3):
+        butter.record(checkout(number))
+    butter.pipeline.shutdown()
+    assert "3 records are only in memory" in caplog.text
+    assert butter.status().lost == 3
+    butter.close()
+    assert butter.status().lost == 3
+
+
+def test_flush_returns_early_where_waiting_cannot_help(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """With an endpoint that is ill, flush does not wait for its whole timeout."""
+    fake.respond_with(*[503] * 100)
+    butter = make_butter()
+    butter.record(checkout(1))
+    assert not butter.flush(timeout=60)
+    assert butter.status().endpoint == "open"
+    assert butter.status().pending == 1
+
+
+def test_flush_gives_up_on_time(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A Butter that hangs does not hold flush beyond its timeout."""
+    fake.respond_with("timeout")
+    butter = make_butter(drain_timeout=0.1)
+    butter.record(checkout(1))
+    assert not butter.flush(timeout=0.1)
+
+
+def test_a_capture_of_a_later_format_keeps_nobody_waiting(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path
+) -> None:
+    """What this version cannot read is not waited for: neither by `flush`, nor at the end."""
+    outbox = SQLiteOutbox(path)
+    outbox.open()
+    result(outbox.append(capture(1)))
+    result(outbox.append(capture(2, body=json.dumps(PAID).encode())))
+    outbox.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE captures SET head = '{}' WHERE id = (SELECT min(id) FROM captures)")
+        connection.commit()
+    butter = make_butter(outbox=path)
+    butter.pipeline.start()
+    until(lambda: len(fake.records) == 1, "the other one")
+    assert butter.flush(3)
+    assert butter.status().pending == 0
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_was_not_read_before_a_close_is_read_after_the_next_start(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, *, durable: bool
+) -> None:
+    """A worker that is closed in the midst of its captures, and started again, reads the rest, and knows when."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def extract(response: CheckoutResponse) -> Any:
+        if not begun.is_set():
+            begun.set()
+            go_on.wait(60)
+        return {"customer_email": "shopper@example.com", "invoice_id": response.json()["invoice"]["id"]}
+
+    butter = make_butter(
+        CheckoutRoute("/checkout/{cart_id}", "stripe", extract), outbox=path if durable else None, drain_timeout=0.1
+    )
+    for number in range(3):
+        content = json.dumps(PAID | {"invoice": {"id": f"in_{number}"}}).encode()
+        anyio.run(drive, ButterMiddleware(sends(start(), body(content)), butter), http_scope())
+    assert begun.wait(20)
+    butter.close()
+    butter.pipeline.start()
+    until(lambda: len(fake.records) == 3, "all of them")
+    assert butter.flush(20)
+    go_on.set()
+    assert {record["invoice_id"] for record in fake.records} == {"in_0", "in_1", "in_2"}
+
+
+def test_a_hanging_extractor_stops_no_record(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Records are delivered while an extractor hangs, and a shutdown keeps its deadline."""
+    release = threading.Event()
+    route = CheckoutRoute("/checkout/{x}", "stripe", lambda _r: {} if release.wait(20) else None)
+    butter = make_butter(route, drain_timeout=0.2)
+    anyio.run(drive, ButterMiddleware(sends(start(), body(b"{}")), butter), http_scope())
+    butter.record(checkout(1))
+    assert not butter.flush(0.2)
+    assert len(fake.records) == 1
+    butter.pipeline.shutdown()
+    release.set()
+
+
+def test_a_full_memory_outbox_loses_loudly(
+    make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beyond its bound the memory outbox refuses: counted as lost, said once at CRITICAL."""
+    fake.respond_with(*[503] * 100)
+    butter = make_butter(outbox=MemoryOutbox(3), drain_timeout=0.2)
+    for number in range(5):
+        butter.record(checkout(number))
+    assert butter.status().lost == 2
+    critical = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert len(critical) == 1
+    assert "OutboxFullError" in critical[0].getMessage()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_starts_anew(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A forked child has a worker of its own, and none of the parent's records; the parent goes on."""
+    fake.respond_with("timeout")
+    butter = make_butter(drain_timeout=0.1)
+    butter.record(checkout(1))
+    until(lambda: fake.requests == 1, "the parent's request")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            assert threads() == set()
+            assert butter.status().pending == 0
+            butter.record(checkout(2))
+            done = butter.flush(5) and [record["invoice_id"] for record in fake.records] == ["in_2"]
+            os.write(writing, b"1" if done else b"0")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    assert os.read(reading, 1) == b"1"
+    os.close(reading)
+    os.waitpid(child, 0)
+    assert butter.status().pending == 1
+
+
+def test_many_threads_share_one_butter(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Records from any thread all arrive, each once."""
+    butter = make_butter()
+
+    def buy(first: int) -> None:
+        for number in range(50):
+            butter.record(checkout(first * 50 + number))
+
+    workers = [threading.Thread(target=buy, args=(first,)) for first in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert butter.flush(30)
+    assert sorted(record["invoice_id"] for record in fake.records) == sorted(f"in_{n}" for n in range(400))
+    status = butter.status()
+    assert (status.delivered, status.pending, status.lost) == (400, 0, 0)
+    assert status.last_delivery_at is not None
+
+
+@pytest.mark.server
+def test_a_name_that_is_looked_up_for_ever_keeps_no_process_alive() -> None:
+    """The system's resolver may hang for half a minute; a deploy does not wait for it."""
+    script = str(HERE / "servers" / "ending_shop.py")
+    process = subprocess.Popen([sys.executable, script, "name"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ends\n", process.communicate()
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 0, said
+
+
+HOLDER = """
+import fcntl, sys, time
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("delivery", ["embedded", "external"])
+def test_a_close_keeps_its_time_while_another_process_holds_the_file(
+    make_butter: Callable[..., Butter], path: Path, delivery: str
+) -> None:
+    """What is left of `drain_timeout`, or a second, is all that the outbox has to close."""
+    butter = make_butter(outbox=path, drain_timeout=0.2, delivery=delivery)
+    butter.record(checkout(1))
+    assert butter.flush()
+    with subprocess.Popen([sys.executable, "-c", HOLDER, f"{path}.lock"], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline()
+        butter.record(checkout(2))
+        begun = time.monotonic()
+        butter.close()
+        assert time.monotonic() - begun < 6.5
+        holder.kill()
+
+
+def test_what_only_appends_may_be_closed_at_any_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout opens the outbox anew while the last committer fails what came too late: neither waits for ever."""
+    outbox = SQLiteOutbox(path)
+    appender = Appender(outbox, Notices(time.time), 0.2, lambda: None)
+    appender.append(capture(1))
+    assert appender.flush(5)
+    late, put_now, retiring, retire_now = (threading.Event() for _ in range(4))
+    put, close = Committer.put, Committer.close
+
+    def slow_put(committer: Committer, operation: Any) -> None:
+        if threading.current_thread().name == "late":
+            late.set()
+            put_now.wait(10)
+        put(committer, operation)
+
+    def slow_close(committer: Committer) -> None:
+        retiring.set()
+        retire_now.wait(10)
+        close(committer)
+
+    monkeypatch.setattr(Committer, "put", slow_put)
+    monkeypatch.setattr(Committer, "close", slow_close)
+
+    def thread(name: str, call: Callable[[], object]) -> threading.Thread:
+        made = threading.Thread(target=call, name=name, daemon=True)
+        made.start()
+        return made
+
+    first = thread("late", lambda: appender.append(capture(2)))
+    assert late.wait(10)
+    closing = thread("close", appender.close)
+    assert retiring.wait(10)  # holds the registry's guard
+    put_now.set()
+    first.join(10)
+    second = thread("anew", lambda: appender.append(capture(3)))
+    until(outbox._lock.locked, "it is in open(), and waits for the guard")
+    retire_now.set()
+    second.join(10)
+    closing.join(10)
+    assert [one.name for one in (first, second, closing) if one.is_alive()] == []
+    appender.close()
+
+
+def test_backoff_takes_nothing_of_the_apps_randomness(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """An app that seeded the generator which all share finds it as it left it, beside an outage too."""
+    fake.respond_with(*[503] * 20)
+    butter = make_butter()
+    before = random.getstate()
+    butter.record(checkout(1))
+    until(lambda: butter.status().endpoint == "open", "the outage is seen")
+    assert random.getstate() == before

@@ -1,0 +1,519 @@
+"""One queue on a real PostgreSQL: what is enqueued arrives, once, by roles that may do no more than they must."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from postgres_server import PostgresServer
+from processes import HERE, free_port, served, until
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from queues import Shop, arrived, checkout, enqueue, far, record, rows, work
+
+from butter_middleware import ConfigurationError
+from butter_middleware.cli import cli
+from butter_middleware.cli.deliver import SAME_SECONDS
+from butter_middleware.models.checkout import Record
+from butter_middleware.postgres import Names, PostgresOutbox
+from butter_middleware.postgres.names import literal, quoted
+from butter_middleware.postgres.schema import fresh_sql, migrate, migrations
+from butter_middleware.testing import FakeButter
+
+pytestmark = pytest.mark.postgres
+
+# The way of a record.
+
+
+def test_a_checkout_goes_through_the_queue(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """The shop's process enqueues, a worker sends; nothing is left but the key."""
+    shop = make_butter(outbox=PostgresOutbox(database))
+    for number in (1, 2, 1):
+        shop.record(checkout(number))
+    assert shop.flush(10)
+    assert fake.records == []
+    work(shop, database, lambda: len(fake.records) == 2)
+    assert arrived(fake) == ["in_1", "in_2"]
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(0,)]
+    assert rows(database, "SELECT count(*), count(record), count(delivered_at) FROM butter.seen") == [(2, 0, 2)]
+
+
+def test_what_was_delivered_is_not_sent_again(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """The page is reloaded on another machine, before the delivery, after it, and after more than a week."""
+    outbox = PostgresOutbox(database)
+    enqueue(outbox, record(1))
+    enqueue(PostgresOutbox(database), record(1))
+    work(make_butter(), database, lambda: len(fake.records) == 1)
+    enqueue(outbox, record(1), record(2))
+    work(make_butter(), database, lambda: len(fake.records) == 2)
+    assert arrived(fake) == ["in_1", "in_2"]
+    rows(database, "UPDATE butter.seen SET delivered_at = now() - interval '8 days'")
+    enqueue(outbox, record(1))
+    work(make_butter(), database, lambda: len(fake.records) == 3)
+    assert arrived(fake) == ["in_1", "in_1", "in_2"]
+
+
+def test_no_personal_data_is_in_the_engines_tables(database: str) -> None:
+    """Procrastinate logs a job's arguments: they are the record's key."""
+    enqueue(PostgresOutbox(database), record(1))
+    assert rows(database, "SELECT args FROM butter.procrastinate_jobs") == [({"key": record(1).key},)]
+
+
+def test_a_pool_of_the_apps_own(database: str) -> None:
+    """The app's pool is used, and its connection given back."""
+    with ConnectionPool[Any](database, min_size=1, max_size=1, kwargs={"autocommit": True}) as pool:
+        outbox = PostgresOutbox(pool=pool)
+        enqueue(outbox, record(1), record(2))
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(2,)]
+
+
+def test_what_butter_refuses_is_kept_as_failed(
+    database: str, fake: FakeButter, make_butter: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """422 and its like: the job stays as procrastinate's failed one, its record with the reason, for a person."""
+    fake.respond_with(422)
+    enqueue(PostgresOutbox(database), record(1))
+    failed = "SELECT status::text FROM butter.procrastinate_jobs"
+    with caplog.at_level("DEBUG"):
+        work(make_butter(), database, lambda: rows(database, failed) == [("failed",)])
+    assert rows(database, "SELECT reason, attempts, record IS NOT NULL FROM butter.seen") == [("422", 1, True)]
+    assert not [text for text in ("shopper@", "81.2.69.142") if text in caplog.text]
+
+
+def test_what_comes_again_is_counted_and_due_later(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """409: this record again, after its own backoff, which its own attempts lengthen."""
+    fake.respond_with(409)
+    enqueue(PostgresOutbox(database), record(1))
+    due = "SELECT scheduled_at - now() FROM butter.procrastinate_jobs WHERE status = 'todo' AND attempts > 0"
+    work(make_butter(), database, lambda: len(rows(database, due)) == 1)
+    ((wait,),) = rows(database, due)
+    assert 0 < wait.total_seconds() <= 5
+    assert rows(database, "SELECT reason, attempts FROM butter.seen") == [("409", 1)]
+
+
+def test_an_ill_butter_is_not_asked_for_each_record(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """After five failures nothing is fetched but a probe; no record is charged with it, and all arrive afterwards."""
+    fake.respond_with(*[503] * 6)
+    enqueue(PostgresOutbox(database), *map(record, range(40)))
+    moved = "SELECT count(*) FROM butter.procrastinate_events WHERE type = 'started'"
+    work(make_butter(), database, lambda: rows(database, moved) >= [(5,)])
+    assert rows(database, moved) <= [(9,)]
+    assert rows(database, "SELECT max(attempts) FROM butter.seen") == [(0,)]
+    work(make_butter(), database, lambda: len(fake.records) == 40)
+
+
+# PostgreSQL away.
+
+
+def test_a_database_that_is_away_takes_no_longer_than_a_quarter_second(fake: FakeButter, make_butter: Shop) -> None:
+    """Each try is bounded, whether the address refuses or never answers; records wait in memory, counted."""
+    outbox = PostgresOutbox(f"postgresql://postgres@127.0.0.1:{free_port()}/none")
+    began = time.monotonic()
+    with pytest.raises((psycopg.OperationalError, TimeoutError)):
+        asyncio.run(outbox.enqueue(record(1)))
+    assert time.monotonic() - began < 0.5
+    shop = make_butter(outbox=outbox, drain_timeout=0.2)
+    shop.record(checkout(1))
+    until(lambda: shop.status().endpoint == "open", "the queue counts as away")
+    assert shop.status().pending == 1
+
+
+def test_a_stopped_server_takes_no_longer_than_a_quarter_second(postgres: PostgresServer, database: str) -> None:
+    """SIGSTOP: the connection is there, and nothing comes over it."""
+    outbox = PostgresOutbox(database)
+
+    async def main() -> float:
+        await outbox.enqueue(record(1))
+        postgres.signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                await outbox.enqueue(record(2))
+            return time.monotonic() - began
+        finally:
+            postgres.signal(signal.SIGCONT)
+
+    assert asyncio.run(main()) < 0.5
+
+
+def test_what_was_committed_is_there_after_a_crash(postgres: PostgresServer, database: str) -> None:
+    """Whatever the database's default: with `synchronous_commit = off` a crash undoes what was acknowledged."""
+    name = database.rpartition("/")[2]
+    rows(database, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    outbox = PostgresOutbox(database)
+    enqueue(outbox, record(0))
+    with psycopg.connect(database) as connection:
+        outbox.enqueue_in(connection, [record(1)])
+    postgres.stop()
+    postgres.start()
+    postgres.wait()
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(2,)]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("where", ["dsn", "pool"])
+def test_a_stopped_server_keeps_no_shop_alive(postgres: PostgresServer, database: str, where: str) -> None:
+    """A deploy waits for `drain_timeout`, and not for PostgreSQL."""
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "servers" / "ending_shop.py"), where],
+        env=os.environ | {"BUTTER_POSTGRES_DSN": database},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"flushed\n", process.communicate()
+    postgres.signal(signal.SIGSTOP)
+    try:
+        _, said = process.communicate(b"go on\n", timeout=20)
+    finally:
+        postgres.signal(signal.SIGCONT)
+    assert process.returncode == 0, said
+    assert b"only in memory" in said
+
+
+def test_a_stopped_server_takes_one_connection_of_the_apps_pool(postgres: PostgresServer, database: str) -> None:
+    """What the app's own checkouts need, as soon as PostgreSQL is back, is not all taken by records."""
+    with ConnectionPool[Any](database, min_size=4, max_size=4) as pool:
+        pool.wait(20)
+        outbox = PostgresOutbox(pool=pool)
+
+        async def main() -> None:
+            await outbox.enqueue(record(0))
+            postgres.signal(signal.SIGSTOP)
+            try:
+                for number in range(1, 7):
+                    with pytest.raises(TimeoutError):
+                        await outbox.enqueue(record(number))
+                assert pool.get_stats()["pool_available"] == 3
+            finally:
+                postgres.signal(signal.SIGCONT)
+            await asyncio.to_thread(until, lambda: pool.get_stats()["pool_available"] == 4, "it is given back")
+            await outbox.enqueue(record(9))
+
+        asyncio.run(main())
+    known = [(record(number).key,) for number in (0, 1, 9)]
+    assert rows(database, "SELECT key FROM butter.seen ORDER BY key") == sorted(known)
+
+
+def test_a_full_disk_keeps_the_records_in_memory(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """PostgreSQL answers, and takes nothing; once there is room, all of it is in the queue."""
+    refuse = (
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE USING ERRCODE = '53100'; END $$"
+    )
+    rows(database, f"{refuse}; CREATE TRIGGER disk BEFORE INSERT ON butter.seen EXECUTE FUNCTION refuse()")
+    shop = make_butter(outbox=PostgresOutbox(database))
+    for number in range(10):
+        shop.record(checkout(number))
+    until(lambda: shop.status().endpoint == "open", "the queue counts as away")
+    assert (shop.status().pending, shop.status().lost) == (10, 0)
+    rows(database, "DROP TRIGGER disk ON butter.seen")
+    until(lambda: shop.status().pending == 0, "all are in the queue")
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(10,)]
+
+
+def test_a_far_server_is_reached(database: str) -> None:
+    """Connecting takes some messages there and back, and so longer than one try: the next one has the connection."""
+    with far(database, 0.08) as dsn:
+        outbox = PostgresOutbox(dsn)
+        enqueue(outbox, record(1))
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(1,)]
+
+
+def test_a_shopper_is_erased(database: str) -> None:
+    """By the statement of the data map: what waits, and what is dead, of that shopper alone; not what is on its way."""
+    (sql,) = re.findall(r"```sql\n(.*?)```", (HERE.parent / "docs" / "data.md").read_text(), re.DOTALL)
+    other = Record.of(checkout(4).model_copy(update={"customer_email": "other@example.com"}), time.time())
+    enqueue(PostgresOutbox(database), *map(record, range(1, 4)), other)
+    rows(database, "UPDATE butter.procrastinate_jobs SET status = 'failed' WHERE id = 2")
+    rows(database, "UPDATE butter.procrastinate_jobs SET status = 'doing' WHERE id = 3")
+    rows(database, sql.replace("shopper@example.com", "Shopper@Example.com"))
+    assert rows(database, "SELECT id FROM butter.procrastinate_jobs ORDER BY id") == [(3,), (4,)]
+    assert rows(database, "SELECT job FROM butter.seen ORDER BY job") == [(3,), (4,)]
+
+
+# Who may do what.
+
+
+def test_a_web_role_may_enqueue_and_nothing_else(postgres: PostgresServer, database: str) -> None:
+    """Whoever gets into the shop reads no shopper's record from the queue, and deletes none."""
+    rows(database, "DROP ROLE IF EXISTS web; CREATE ROLE web LOGIN")
+    try:
+        migrate(database, Names(), web=["web"])
+        web = postgres.dsn(database.rpartition("/")[2], "web")
+        enqueue(PostgresOutbox(web), record(1))
+        assert rows(database, "SELECT count(*) FROM butter.seen") == [(1,)]
+        for sql in (
+            "SELECT * FROM butter.seen",
+            "SELECT * FROM butter.procrastinate_jobs",
+            "DELETE FROM butter.procrastinate_jobs",
+            "SELECT butter.procrastinate_finish_job_v1(1, 'succeeded', true)",
+            "CREATE TABLE butter.mine (id int)",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                rows(web, sql)
+    finally:
+        rows(database, "DROP OWNED BY web; DROP ROLE web")
+
+
+def test_a_worker_role_may_work_and_change_no_table(
+    postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All that a worker does, it may: send, bury, hold, bring back, forget. It needs no owner's rights."""
+    rows(database, "DROP ROLE IF EXISTS worker; CREATE ROLE worker LOGIN")
+    try:
+        migrate(database, Names(), workers=["worker"])
+        role = postgres.dsn(database.rpartition("/")[2], "worker")
+        enqueue(PostgresOutbox(database), *map(record, range(3)))
+        rows(database, "UPDATE butter.procrastinate_jobs SET status = 'doing' WHERE id = 1")
+        rows(database, "INSERT INTO butter.seen (key, delivered_at) VALUES ('old', now() - interval '8 days')")
+        rows(database, "INSERT INTO butter.holds (queue, reason) VALUES ('butter', '401')")
+        fake.respond_with(200, 422)
+        done = (
+            "SELECT (SELECT count(*) FROM butter.procrastinate_jobs WHERE status = 'failed'), "
+            "(SELECT count(*) FROM butter.seen WHERE delivered_at IS NOT NULL), (SELECT count(*) FROM butter.holds)"
+        )
+        work(make_butter(), role, lambda: rows(database, done) == [(1, 2, 0)])
+        assert "failed (" not in caplog.text
+        for sql in ("DROP TABLE butter.seen", "TRUNCATE butter.seen", "CREATE TABLE butter.mine (id int)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                rows(role, sql)
+    finally:
+        rows(database, "DROP OWNED BY worker; DROP ROLE worker")
+
+
+def test_what_else_is_in_the_schemas_keeps_its_rights(postgres: PostgresServer, database: str) -> None:
+    """The merchant's own functions, beside the queue and beside their procrastinate, are none of ours."""
+    from procrastinate.schema import SchemaManager  # noqa: PLC0415 - for this test only
+
+    role = """o'brien's "worker\""""
+    rows(database, f"DROP SCHEMA butter CASCADE; CREATE ROLE {quoted(role)} LOGIN")
+    try:
+        rows(database, SchemaManager.get_schema())
+        for schema, rights in (("public", "REVOKE EXECUTE"), ("mine", "GRANT EXECUTE")):
+            rows(database, f"CREATE SCHEMA IF NOT EXISTS {schema}")
+            rows(database, f"CREATE FUNCTION {schema}.secret() RETURNS int LANGUAGE sql AS 'SELECT 7'")
+            way = "FROM" if rights.startswith("REVOKE") else "TO"
+            rows(database, f"{rights} ON FUNCTION {schema}.secret() {way} PUBLIC")
+        migrate(database, Names("mine", procrastinate="public"), web=[role], workers=[role])
+        may = "SELECT has_function_privilege({}, '{}.secret()', 'EXECUTE')"
+        assert rows(database, may.format(literal(role), "public")) == [(False,)]
+        assert rows(database, may.format(literal(role), "mine")) == [(True,)]
+    finally:
+        rows(database, f"DROP OWNED BY {quoted(role)}; DROP ROLE {quoted(role)}")
+
+
+# Setting up.
+
+
+def test_the_printed_schema_is_what_migrate_makes(postgres: PostgresServer, database: str) -> None:
+    """Those who apply SQL by themselves get the same, and `migrate` finds nothing to do there."""
+    postgres.execute("CREATE DATABASE by_hand")
+    by_hand = postgres.dsn("by_hand")
+    try:
+        printed = CliRunner().invoke(cli, ["postgres", "schema"]).output
+        assert printed.strip() == fresh_sql(Names()).strip()
+        rows(by_hand, printed)
+        tables = (
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'butter' ORDER BY 1, 2"
+        )
+        assert rows(by_hand, tables) == rows(database, tables)
+        assert migrate(by_hand, Names()) == ["everything is up to date"]
+    finally:
+        postgres.execute("DROP DATABASE by_hand WITH (FORCE)")
+
+
+def test_a_newer_procrastinate_is_migrated(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """What procrastinate has changed since is applied once, and not beside workers that run."""
+    rows(database, "DROP SCHEMA butter CASCADE; CREATE SCHEMA butter")
+    rows(database, "CREATE TABLE butter.migrations (name text PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")
+    old = [file for file in migrations() if file.stem < "03.03"]
+    for file in old:
+        rows(database, "SET search_path = butter; " + file.read_text())
+        rows(database, f"INSERT INTO butter.migrations (name) VALUES ('{file.stem}')")  # noqa: S608 - a file's name
+    rows(database, "INSERT INTO butter.procrastinate_workers DEFAULT VALUES")
+    with pytest.raises(ConfigurationError, match="1 workers are running"):
+        migrate(database, Names())
+    rows(database, "DELETE FROM butter.procrastinate_workers")
+    done = CliRunner().invoke(cli, ["postgres", "migrate", "--dsn", database, "--json"]).output
+    assert done.count("applied procrastinate's 03.0") == len(migrations()) - len(old)
+    assert migrate(database, Names()) == ["everything is up to date"]
+    enqueue(PostgresOutbox(database), record(1))
+    work(make_butter(), database, lambda: len(fake.records) == 1)
+
+
+def test_a_procrastinate_of_the_merchants_own(
+    postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop
+) -> None:
+    """Its tables are elsewhere and its workers run; ours stay in a schema of ours."""
+    rows(database, "DROP SCHEMA butter CASCADE")
+    names = Names(procrastinate="public")
+    with pytest.raises(ConfigurationError, match="no procrastinate in the schema public"):
+        migrate(database, names)
+    from procrastinate.schema import SchemaManager  # noqa: PLC0415 - for this test only
+
+    rows(database, SchemaManager.get_schema())
+    migrate(database, names)
+    enqueue(PostgresOutbox(database), record(1))
+    assert rows(database, "SELECT count(*) FROM public.procrastinate_jobs") == [(1,)]
+    work(make_butter(), database, lambda: len(fake.records) == 1, names)
+
+
+def test_commands_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, with the remedy."""
+    monkeypatch.delenv("BUTTER_POSTGRES_DSN", raising=False)
+    monkeypatch.setenv("BUTTER_USERNAME", "merchant")
+    monkeypatch.setenv("BUTTER_PASSWORD", "s3cret-pass")
+    for arguments, says in (
+        (["worker"], "no database"),
+        (["worker", "--app", "no_such_module:butter"], "there is no module"),
+        (["worker", "--app", "os:name"], "no Butter"),
+        (["postgres", "migrate", "--dsn", f"postgresql://127.0.0.1:{free_port()}/x"], "PostgreSQL refused"),
+        (["postgres", "schema", "--schema", "a-b"], "lower-case letters"),
+    ):
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 3, result.output
+        assert says in result.output
+
+
+@pytest.mark.parametrize("command", [["worker"], ["postgres", "migrate"]])
+def test_a_dsn_that_cannot_be_read_is_not_shown(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Psycopg's own error quotes it, with the password; and a worker would wait for such a database for ever."""
+    monkeypatch.setenv("BUTTER_USERNAME", "merchant")
+    monkeypatch.setenv("BUTTER_PASSWORD", "s3cret-pass")
+    result = CliRunner().invoke(cli, [*command, "--dsn", "postgresql://shop:hush@[half"])
+    assert result.exit_code == 3, result.output
+    assert "BUTTER_POSTGRES_DSN" in result.output
+    assert "hush" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "BUTTER_POSTGRES_DSN"),
+        ({"dsn": "postgresql://[half"}, "BUTTER_POSTGRES_DSN"),
+        ({"dsn": "postgresql://a/b", "pool": object()}, "both"),
+        ({"pool": AsyncConnectionPool("", open=False)}, "event loop"),
+        ({"dsn": "postgresql://a/b", "queue": 'a"b'}, "queue="),
+        ({"dsn": "postgresql://a/b", "schema": "Shop"}, "schema="),
+    ],
+)
+def test_a_wrong_outbox_stops_the_start(options: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be is refused where it is written."""
+    monkeypatch.delenv("BUTTER_POSTGRES_DSN", raising=False)
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        PostgresOutbox(**options)
+
+
+# The command.
+
+
+SHOP = """
+from butter_middleware import Butter, client_ip
+from butter_middleware.postgres import PostgresOutbox
+
+butter = Butter(client_ip=client_ip.direct(), outbox=PostgresOutbox("postgresql://127.0.0.1/x"))
+dry = Butter(client_ip=client_ip.direct(), outbox=PostgresOutbox("postgresql://127.0.0.1/x"), dry_run=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ("queue_shop:butter --base-url http://127.0.0.1:1", 2, "--base-url and --app"),
+        ("queue_shop:butter --queue other", 2, "--queue and --app"),
+        ("queue_shop:butter --schema other", 2, "--schema and --app"),
+        ("queue_shop:dry", 3, "dry_run=True"),
+    ],
+)
+def test_the_worker_of_an_app_takes_nothing_else(
+    arguments: str, code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the app says by itself is refused, and what its configuration warns of is shown."""
+    tmp_path.joinpath("queue_shop.py").write_text(SHOP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "queue_shop", raising=False)
+    for name, value in (("USERNAME", "merchant"), ("PASSWORD", "s3cret-pass"), ("BASE_URL", "http://127.0.0.1:1")):
+        monkeypatch.setenv(f"BUTTER_{name}", value)
+    result = CliRunner().invoke(cli, ["worker", "--app", *arguments.split()])
+    assert (result.exit_code, "BUTTER_BASE_URL: records go to" in result.stderr) == (code, True), result.output
+    assert says in result.stderr
+
+
+@pytest.mark.parametrize("told", ["--base-url", "BUTTER_BASE_URL", "--app"])
+def test_the_worker_command(database: str, fake: FakeButter, tmp_path: Path, told: str) -> None:
+    """A process of its own sends to where it is told, and SIGTERM ends it with 0 and no traceback."""
+    with served(fake) as url:
+        environment = {"BUTTER_USERNAME": "merchant", "BUTTER_PASSWORD": "s3cret-pass"}
+        environment |= {} if told == "--base-url" else {"BUTTER_BASE_URL": url}
+        # The app's own DSN leads nowhere: its role may not work the queue.
+        tmp_path.joinpath("queue_shop.py").write_text(SHOP)
+        arguments = {"--base-url": ["--base-url", url], "--app": ["--app", "queue_shop:butter"]}.get(told, [])
+        process = subprocess.Popen(
+            [sys.executable, "-m", "butter_middleware", "worker", "--dsn", database, *arguments],
+            env=os.environ | environment,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        enqueue(PostgresOutbox(database), record(1))
+        until(lambda: len(fake.records) == 1, "the record")
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0, output.decode()
+    assert b"Traceback" not in output
+    assert rows(database, "SELECT count(*) FROM butter.procrastinate_workers") == [(0,)]
+
+
+def test_a_second_signal_ends_the_worker_at_once(database: str) -> None:
+    """Who will not wait for an answer that does not come says so a second time."""
+    enqueue(PostgresOutbox(database), record(1))
+    environment = {"BUTTER_USERNAME": "merchant", "BUTTER_PASSWORD": "s3cret-pass", "BUTTER_POSTGRES_DSN": database}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(40)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "butter_middleware", "worker", "--base-url", url]
+        process = subprocess.Popen(command, env=os.environ | environment)
+        with silent.accept()[0] as on_its_way, process:
+            assert on_its_way.recv(1) == b"P"
+            process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            until(lambda: time.monotonic() - began > SAME_SECONDS + 0.5, "more than a moment")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == -signal.SIGINT
+    assert rows(database, "SELECT status::text FROM butter.procrastinate_jobs") == [("doing",)]
+
+
+@pytest.mark.parametrize(
+    ("raised", "remedy"),
+    [
+        ("ModuleNotFoundError(name='psycopg')", "'butter-middleware[postgres]'"),
+        ("ImportError('no pq wrapper available')", "'psycopg[binary]'"),
+    ],
+)
+@pytest.mark.parametrize("command", [["worker"], ["postgres", "schema"], ["postgres", "migrate"]])
+def test_what_is_not_installed_is_said(raised: str, remedy: str, command: list[str]) -> None:
+    """One line with what to install, instead of a traceback."""
+    code = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name == "psycopg":
+            raise {raised}
+
+sys.meta_path.insert(0, Absent())
+from butter_middleware.cli import cli
+cli({command!r})
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr.count("\n"), remedy in found.stderr) == (3, 1, True), found.stderr

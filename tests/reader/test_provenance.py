@@ -1,0 +1,209 @@
+"""What a sandbox on this machine is told beside a record: where each field came from, and to nobody else."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from shops import CREDENTIALS, SHOPPER
+from starlette.testclient import TestClient
+
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, annotate, extract
+from butter_middleware.config import SANDBOX_SOURCES
+from butter_middleware.outbox import SQLiteOutbox
+from butter_middleware.reader.provenance import LONGEST, REMEMBERED, Sources
+
+SANDBOX = "http://127.0.0.1:8025"
+EMAIL = "shopper@example.com"
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """Keeps the headers of each request, and accepts it."""
+
+    def __init__(self) -> None:
+        self.requests: list[httpx.Request] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        return httpx.Response(200, json={"status": "ok"}, request=request)
+
+    @property
+    def told(self) -> list[Any]:
+        return [json.loads(request.headers[SANDBOX_SOURCES]) for request in self.requests]
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+Told = Callable[..., dict[str, Any]]
+
+
+def plain(response: CheckoutResponse) -> dict[str, Any]:
+    return {"charge_id": response.json()["charge"]}
+
+
+def shop(butter: Butter) -> TestClient:
+    app = FastAPI()
+
+    @app.post("/checkout")
+    @app.post("/checkout/7")
+    @app.post("/begin")
+    @app.post("/paid")
+    def checkout(request: Request) -> dict[str, Any]:
+        annotate(request, customer_email=EMAIL, customer_id="cus_1")
+        return {"id": "cs_1", "invoice": "in_1", "charge": "ch_1", "address": "216.160.83.56"}
+
+    app.add_middleware(ButterMiddleware, butter=butter)
+    return TestClient(app, headers={"x-forwarded-for": SHOPPER})
+
+
+@pytest.fixture
+def told(make_butter: Callable[..., Butter], wire: Wire) -> Told:
+    """Check out on one route against a sandbox; give what the sandbox was told."""
+
+    def check_out(route: CheckoutRoute, **options: Any) -> dict[str, Any]:
+        butter = make_butter(route, base_url=SANDBOX, transport=wire, **options)
+        shop(butter).post("/checkout")
+        assert butter.flush()
+        (told,) = wire.told
+        return dict(told)
+
+    return check_out
+
+
+def test_each_field_says_what_gave_it(told: Told) -> None:
+    """The alternative that gave it, annotate(), the route, the strategy with its header; no value of any."""
+    expression = extract.json(invoice_id="invoice.id || invoice", customer_email="nobody")
+    answer = told(CheckoutRoute("/checkout", psp="stripe", extract=expression), send_user_agent=True)
+    assert answer == {
+        "route": "POST /checkout",
+        "fields": {
+            "psp": "the route's psp=",
+            "user_agent": "the request's User-Agent",
+            "customer_email": "annotate()",
+            "customer_id": "annotate()",
+            "invoice_id": "extract.json(): invoice",
+            "ipv4_address": "client_ip.TrustedHops: X-Forwarded-For",
+        },
+    }
+
+
+def test_a_function_is_named(told: Told) -> None:
+    """Into a function of the merchant's nobody can look."""
+    assert told(CheckoutRoute("/checkout", psp="stripe", extract=plain))["fields"]["charge_id"] == "plain()"
+
+
+def test_an_address_from_the_body_is_the_extractors(told: Told) -> None:
+    """Where the route says that a server calls it, no strategy had a say."""
+    expressions = extract.json(charge_id="charge", ipv4_address="address")
+    route = CheckoutRoute("/checkout", psp="stripe", extract=expressions, address_from_body=True)
+    assert told(route)["fields"]["ipv4_address"] == "extract.json(): address"
+
+
+def test_an_extractor_that_explains_itself_badly_costs_no_record(told: Told) -> None:
+    """The record goes out, and its extractor is told as any function is."""
+
+    class Odd:
+        def __call__(self, response: CheckoutResponse) -> dict[str, Any]:
+            return plain(response)
+
+        def explain(self, _response: CheckoutResponse) -> Any:
+            raise RuntimeError
+
+    assert told(CheckoutRoute("/checkout", psp="stripe", extract=Odd()))["fields"]["charge_id"] == "Odd()"
+
+
+def test_records_made_by_hand_say_so(make_butter: Callable[..., Butter], wire: Wire) -> None:
+    """butter.record() with a whole Checkout, and with the shopper's request."""
+    butter = make_butter(base_url=SANDBOX, transport=wire)
+    butter.record(Checkout(customer_email=EMAIL, ipv4_address=SHOPPER, psp="adyen", transaction_id="1"))
+    request = {
+        "type": "http",
+        "method": "POST",
+        "path": "/checkout/7",
+        "headers": [(b"x-forwarded-for", b"81.2.69.142")],
+    }
+    butter.record(request, customer_email=EMAIL, invoice_id="in_2")
+    assert butter.flush()
+    whole, fields = wire.told
+    assert set(whole["fields"].values()) == {"the Checkout"}
+    assert whole["route"] == "butter.record()"
+    assert fields["fields"]["invoice_id"] == "butter.record()"
+
+
+def test_of_a_checkout_in_two_parts_each_part_tells(
+    make_butter: Callable[..., Butter], wire: Wire, tmp_path: Any
+) -> None:
+    """The address is the shopper's request's, the IDs are the payment's; also where the parts met on a disk."""
+    butter = make_butter(
+        CheckoutRoute("/begin", psp="stripe", join="id"),
+        CheckoutRoute("/paid", psp="stripe", join="id", address=False, extract=extract.json(invoice_id="invoice")),
+        base_url=SANDBOX,
+        transport=wire,
+        outbox=SQLiteOutbox(tmp_path / "butter.db"),
+    )
+    client = shop(butter)
+    client.post("/begin")
+    client.post("/paid")
+    assert butter.flush()
+    (told,) = wire.told
+    assert told["fields"]["ipv4_address"] == "client_ip.TrustedHops: X-Forwarded-For"
+    assert told["fields"]["invoice_id"] == "extract.json(): invoice"
+    assert told["route"] == "POST /paid"
+
+
+@pytest.mark.parametrize("base_url", [None, "https://butter.example", "https://127.0.0.1:8025"])
+def test_nobody_else_is_told(make_butter: Callable[..., Butter], wire: Wire, base_url: str | None) -> None:
+    """Butter, and whatever is reached by https, gets the record alone; nothing is even remembered."""
+    butter = make_butter(base_url=base_url, transport=wire)
+    butter.record(Checkout(customer_email=EMAIL, ipv4_address=SHOPPER, psp="adyen", transaction_id="1"))
+    shop(butter).post("/checkout/7")
+    assert butter.flush()
+    assert wire.requests
+    for request in wire.requests:
+        assert SANDBOX_SOURCES not in request.headers
+        assert set(request.headers) == {
+            *("host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length"),
+            "authorization",
+        }
+
+
+def test_a_sandbox_is_reached_around_a_proxy(
+    make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is for this machine goes to no company's proxy, whose loopback is another machine."""
+    from processes import served  # noqa: PLC0415 - this test alone needs a socket
+
+    from butter_middleware.testing import FakeButter  # noqa: PLC0415
+
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    fake = FakeButter(**CREDENTIALS)
+    with served(fake) as url:
+        butter = make_butter(base_url=url, transport=None)
+        butter.record(Checkout(customer_email=EMAIL, ipv4_address=SHOPPER, psp="adyen", transaction_id="1"))
+        assert butter.flush()
+    assert len(fake.records) == 1
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    """In number, and each source in length: it travels in a header."""
+    sources = Sources()
+    for number in range(REMEMBERED + 1):
+        sources.note(str(number), "x" * 1000, {"psp": "y" * 1000})
+    assert sources.text("0") is None
+    text = sources.text("1") or ""
+    assert json.loads(text) == {"route": "x" * LONGEST, "fields": {"psp": "y" * LONGEST}}
+
+
+def test_what_is_told_is_a_header() -> None:
+    """Line feeds and other alphabets of a route or an expression are escaped."""
+    sources = Sources()
+    sources.note("1", "POST /kasse\r\nX: 1/Käse", {"psp": "é"})
+    text = sources.text("1") or ""
+    assert text.isascii()
+    assert text.isprintable()

@@ -1,0 +1,523 @@
+"""The sandbox: the contract, what its inbox keeps, what scripts and the page ask, and who may not."""
+
+import asyncio
+import json
+import tracemalloc
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from asgi import drive, http_scope
+from processes import Late, until
+from shops import SHOPPER
+
+from butter_middleware import Butter, Checkout, client_ip
+from butter_middleware._utils.asgi import Message
+from butter_middleware.config import SANDBOX_SOURCES
+from butter_middleware.sandbox import Sandbox
+from butter_middleware.sandbox import inbox as inboxes
+from butter_middleware.sandbox.app import MOST_BYTES
+from butter_middleware.sandbox.events import MOST_STREAMS
+from butter_middleware.sandbox.inbox import Arrival, Inbox
+
+ANY = {"authorization": "Basic " + b64encode(b"any:thing").decode()}
+JSON_TYPE = (b"content-type", b"application/json")
+GOOD = {"customer_email": "ada@example.com", "ipv4_address": SHOPPER, "psp": "stripe", "invoice_id": "in_1"}
+
+
+class Client:
+    """Talks to a sandbox as scripts, shops and pages do."""
+
+    def __init__(self, sandbox: Sandbox, http: httpx.Client) -> None:
+        self.sandbox = sandbox
+        self.http = http
+
+    def post(self, record: object = None, **headers: str) -> httpx.Response:
+        content = json.dumps(GOOD if record is None else record)
+        sent = ANY | {"content-type": "application/json"} | headers
+        return self.http.post("/v1/analytics", content=content, headers=sent)
+
+    def state(self) -> Any:
+        return self.http.get("/api/records").json()
+
+    @property
+    def last(self) -> Any:
+        return self.state()["records"][-1]
+
+
+@pytest.fixture
+def client_of(late_server: tuple[Late, str]) -> Iterator[Callable[[Sandbox], Client]]:
+    late, url = late_server
+    with httpx.Client(base_url=url, trust_env=False) as http:
+
+        def client_of(sandbox: Sandbox) -> Client:
+            late.app = sandbox
+            return Client(sandbox, http)
+
+        yield client_of
+
+
+@pytest.fixture
+def client(client_of: Callable[[Sandbox], Client]) -> Client:
+    return client_of(Sandbox())
+
+
+# The contract
+
+
+def test_an_accepted_record_is_kept_as_it_came(client: Client) -> None:
+    """Its fields, when, and what it was answered."""
+    assert client.post().json() == {"status": "ok"}
+    entry = client.last
+    assert entry.pop("at").endswith("Z")
+    assert entry == {
+        "seq": 1, "outcome": "accepted", "status": 200, "switched": False, "record": GOOD, "problems": [], "body": "",
+        "duplicate_of": None, "route": "", "sources": {},
+    }  # fmt: skip
+
+
+def test_both_spellings_of_the_path_are_taken(client: Client) -> None:
+    """As the two pages of Butter's documentation write it."""
+    assert client.http.post("/v1/analytics/", json=GOOD, headers=ANY).status_code == 200
+
+
+def test_a_record_that_came_before_is_marked(client: Client) -> None:
+    """Same PSP and IDs, however they are spelt: Butter would have both, and has no idempotency key."""
+    client.post()
+    client.post(GOOD | {"invoice_id": "in_2"})
+    client.post(GOOD | {"customer_email": "other@example.com", "invoice_id": " in_1 "})
+    entry = client.last
+    assert (entry["outcome"], entry["status"], entry["duplicate_of"]) == ("duplicate", 200, 1)
+
+
+def test_a_rejected_record_says_what_is_wrong(client: Client) -> None:
+    """Each problem with its field, in Butter's own answer too; what is no string stands as JSON."""
+    answer = client.post({"psp": "paypal", "customer_email": "nobody", "charge_id": None, "x": {"y": [1.5]}})
+    assert answer.status_code == 422
+    entry = client.last
+    assert (entry["outcome"], entry["status"]) == ("rejected", 422)
+    assert {problem["field"] for problem in entry["problems"]} >= {"psp", "customer_email", "ipv4_address"}
+    assert all(problem["message"] for problem in entry["problems"])
+    assert entry["record"]["charge_id"] == "null"
+    assert entry["record"]["x"] == '{"y": [1.5]}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"nothing",
+        b"[1]",
+        b"7",
+        b"null",
+        b'{"psp": NaN}',
+        b"[" * 30_000,
+        b'{"a":' * 9_000,
+        b"\xff\xfe",
+        b"9" * 9000,
+    ],
+    ids=lambda body: repr(body[:9]),
+)
+def test_what_is_no_record_is_rejected_and_shown(client: Client, body: bytes) -> None:
+    """Whatever is sent, the answer is 422 and the list stays readable to JSON.parse."""
+    sent = ANY | {"content-type": "application/json"}
+    assert client.http.post("/v1/analytics", content=body, headers=sent).status_code == 422
+    state = json.loads(client.http.get("/api/records").text, parse_constant=pytest.fail)
+    entry = state["records"][-1]
+    assert entry["outcome"] == "rejected"
+    assert entry["body"] == body.decode("utf-8", "replace")[:4096]
+
+
+def test_what_is_too_long_is_refused_unread(client: Client) -> None:
+    """A record is some 200 bytes."""
+    assert client.post(GOOD | {"invoice_id": "x" * MOST_BYTES}).status_code == 413
+    assert client.last["problems"] == [{"field": "", "message": f"longer than {MOST_BYTES} bytes"}]
+
+
+def test_any_credentials_pass_and_none_do_not(client: Client) -> None:
+    """The shop must send some: Butter would refuse it otherwise."""
+    assert client.http.get("/", headers=ANY).json() == {"status": "ok"}
+    assert client.http.get("/").status_code == 401
+    assert client.post(authorization="").status_code == 401
+    assert (client.last["outcome"], client.last["problems"][0]["message"]) == ("refused", "unauthorized")
+
+
+def test_credentials_can_be_asked_for(client_of: Callable[[Sandbox], Client]) -> None:
+    """Then only they pass."""
+    client = client_of(Sandbox(username="merchant", password="secret"))
+    assert client.post().status_code == 401
+    right = "Basic " + b64encode(b"merchant:secret").decode()
+    assert client.post(authorization=right).status_code == 200
+    assert "secret" not in client.http.get("/api/records").text
+
+
+def test_the_root_is_the_page_to_a_browser_and_the_ping_to_a_client(client: Client) -> None:
+    """`GET /` is Butter's documented ping."""
+    page = client.http.get("/", headers={"accept": "text/html,*/*"})
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert client.http.get("/", headers=ANY | {"accept": "text/html"}).json() == {"status": "ok"}
+    assert client.http.head("/app.js").headers["content-length"] == str(len(client.http.get("/app.js").content))
+
+
+def test_unknown_paths_are_404(client: Client) -> None:
+    """And none of them is in the inbox."""
+    assert client.http.get("/v2", headers=ANY).status_code == 404
+    assert client.http.get("/v1/analytics", headers=ANY).status_code == 405
+    assert client.http.get("/api/nothing").status_code == 404
+    assert client.state()["records"] == []
+
+
+# The switches
+
+
+@pytest.mark.parametrize("answer", ["401", "403", "422", "429", "500"])
+def test_a_switch_stays_until_it_is_switched_off(client: Client, answer: str) -> None:
+    """Pings too are answered so; a record is shown with what it was answered, and was not accepted."""
+    assert client.http.put("/api/answer", json={"answer": answer}).json()["answer"] == answer
+    for _again in range(2):
+        refused = client.post()
+        assert refused.status_code == int(answer)
+        assert refused.headers.get("retry-after") == ("5" if answer == "429" else None)
+    assert client.http.get("/", headers=ANY).status_code == int(answer)
+    entry = client.last
+    assert (entry["outcome"], entry["status"], entry["switched"]) == ("refused", int(answer), True)
+    client.http.put("/api/answer", json={"answer": "contract"})
+    assert client.post().status_code == 200
+    assert client.last["outcome"] == "accepted"
+
+
+def test_slow_takes_the_record_at_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown before it is answered."""
+    monkeypatch.setattr("butter_middleware.sandbox.app.SLOW_SECONDS", 0.3)
+    client.http.put("/api/answer", json={"answer": "slow"})
+    with pytest.raises(httpx.ReadTimeout):
+        client.http.post("/v1/analytics", json=GOOD, headers=ANY, timeout=0.1)
+    assert client.last["outcome"] == "accepted"
+    assert client.post().status_code == 200
+
+
+def test_reset_is_seen_where_the_server_can_break_a_connection(client: Client) -> None:
+    """This server cannot, and fails; under the command's own it is a real reset (see the command's tests)."""
+    client.http.put("/api/answer", json={"answer": "reset"})
+    assert client.post().status_code == 500
+    assert (client.last["outcome"], client.last["status"]) == ("refused", None)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"7", b'{"answer": "418"}', b'{"answer": ["401"]}', b"{" * 9000])
+def test_a_switch_that_there_is_not_changes_nothing(client: Client, content: bytes) -> None:
+    """The answer names those that there are."""
+    answer = client.http.put("/api/answer", content=content)
+    assert answer.status_code == 422
+    assert "contract, 401, 403" in answer.json()["detail"]
+    assert client.sandbox.answer == "contract"
+
+
+def test_the_middleware_follows_a_switch(client: Client, make_butter: Callable[..., Butter]) -> None:
+    """401 is a hold, in which nothing is lost; when the switch is off the record arrives, and all is well again."""
+    butter = make_butter(base_url=str(client.http.base_url), transport=None, client_ip=client_ip.direct())
+    client.http.put("/api/answer", json={"answer": "401"})
+    butter.record(Checkout(**GOOD))  # type: ignore[arg-type]
+    until(lambda: butter.status().endpoint == "hold", "the hold")
+    client.http.put("/api/answer", json={"answer": "contract"})
+    until(lambda: butter.status().delivered == 1, "the probe")
+    assert butter.status().endpoint == "ok"
+    assert [entry["outcome"] for entry in client.state()["records"]] == ["refused", "accepted"]
+    assert client.last["sources"]["invoice_id"] == "the Checkout"
+
+
+# What the middleware tells
+
+
+def test_what_is_told_is_shown_for_fields_that_are_there(client: Client) -> None:
+    """Nothing else of it: anybody may send the header."""
+    told = {"route": "POST /pay", "fields": {"invoice_id": "extract.json(): id", "evil": "x", "psp": 7}}
+    client.post(**{SANDBOX_SOURCES: json.dumps(told)})
+    assert client.last["route"] == "POST /pay"
+    assert client.last["sources"] == {"invoice_id": "extract.json(): id"}
+
+
+@pytest.mark.parametrize("told", ["", "nothing", "[]", '{"fields": []}', '{"route": {}}', "[" * 9000])
+def test_what_is_told_wrongly_is_left_out(client: Client, told: str) -> None:
+    """The record counts all the same."""
+    client.post(**{SANDBOX_SOURCES: told})
+    assert (client.last["outcome"], client.last["route"], client.last["sources"]) == ("accepted", "", {})
+
+
+# The inbox's bounds
+
+
+def take(inbox: Inbox, *numbers: int) -> None:
+    for number in numbers:
+        inbox.take(Arrival(json.dumps(GOOD | {"invoice_id": f"in_{number}"}).encode(), 200))
+
+
+def test_the_oldest_are_dropped_and_counted() -> None:
+    """Beyond `keep`, and the numbers go on."""
+    inbox = Inbox(keep=3)
+    take(inbox, 1, 2, 3, 4, 5)
+    assert [entry.seq for entry in inbox.since(0, 1 << 30)] == [3, 4, 5]
+    assert inbox.counts == {"accepted": 5, "duplicate": 0, "rejected": 0, "refused": 0, "dropped": 2}
+    assert inbox.first == 3
+
+
+def test_a_dropped_record_is_still_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A duplicate is one whether the first is still shown or not; that memory is bounded too."""
+    monkeypatch.setattr(inboxes, "KNOWN_KEYS", 4)
+    inbox = Inbox(keep=1)
+    take(inbox, 1, 2, 3, 1)
+    assert json.loads(inbox.since(3, 1)[0].json)["duplicate_of"] == 1
+    take(inbox, 4, 5, 1)
+    assert json.loads(inbox.since(6, 1)[0].json)["duplicate_of"] is None
+
+
+def test_large_bodies_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand of 64 KiB would be more than a desk has."""
+    monkeypatch.setattr(inboxes, "KEEP_CHARACTERS", 20_000)
+    inbox = Inbox()
+    for _large in range(10):
+        inbox.take(Arrival(json.dumps({"psp": "x" * 6000}).encode(), 422))
+    assert sum(len(entry.json) for entry in inbox.since(0, 1 << 30)) <= 20_000
+    assert inbox.counts["dropped"] > 6
+
+
+def test_what_was_cleared_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound is for what is there."""
+    monkeypatch.setattr(inboxes, "KEEP_CHARACTERS", 15_000)
+    inbox = Inbox()
+    for _time in range(3):
+        inbox.take(Arrival(json.dumps({"psp": "x" * 6000}).encode(), 422))
+        assert (len(inbox.since(0, 1 << 30)), inbox.counts["dropped"]) == (1, 0)
+        inbox.clear()
+
+
+@pytest.fixture
+def taken() -> Iterator[Callable[[], tuple[int, int]]]:
+    """Measure what memory is taken now, and what was at most."""
+    tracemalloc.start()
+    yield tracemalloc.get_traced_memory
+    tracemalloc.stop()
+
+
+def posted(sandbox: Sandbox, chunk: bytes, chunks: int) -> int:
+    """Post a body in so many equal chunks; return the status."""
+    left = iter(range(chunks - 1, -1, -1))
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": chunk, "more_body": next(left) > 0}
+
+    headers = [(b"host", b"localhost"), (b"authorization", ANY["authorization"].encode()), JSON_TYPE]
+    messages = asyncio.run(drive(sandbox, http_scope("/v1/analytics", headers=headers), receive))
+    return int(messages[0]["status"])
+
+
+def test_records_that_are_no_longer_kept_take_no_room(taken: Callable[[], tuple[int, int]]) -> None:
+    """Neither in the inbox nor in the Butter behind it."""
+    sandbox, body = Sandbox(keep=1), json.dumps(GOOD | {"user_agent": "x" * 50_000}).encode()
+    assert posted(sandbox, body, 1) == 200
+    before, _most = taken()
+    assert {posted(sandbox, body, 1) for _time in range(100)} == {200}
+    now, _most = taken()
+    assert now - before < 1_000_000
+
+
+def test_a_body_without_an_end_takes_no_room(taken: Callable[[], tuple[int, int]]) -> None:
+    """It is read, so that its sender gets the answer, and let go."""
+    sandbox, chunk = Sandbox(), b"x" * MOST_BYTES
+    before, _most = taken()
+    assert posted(sandbox, chunk, 100) == 413
+    _now, most = taken()
+    assert most - before < 20 * MOST_BYTES
+
+
+def test_a_message_of_the_stream_is_of_bearable_size() -> None:
+    """`since` stops at the entry that fills it, and goes on from there."""
+    inbox = Inbox()
+    take(inbox, *range(10))
+    first = inbox.since(0, 1000)
+    assert 1 < len(first) < 10
+    assert inbox.since(first[-1].seq, 1 << 30)[0].seq == first[-1].seq + 1
+    assert inbox.since(10, 1 << 30) == []
+
+
+def test_clearing_forgets_all_but_the_number(client: Client) -> None:
+    """So that pages that listen know what is new."""
+    client.post()
+    state = client.http.delete("/api/records").json()
+    assert (state["first"], state["arrived"], state["counts"]["accepted"]) == (2, 1, 0)
+    client.post()
+    assert (client.last["seq"], client.last["outcome"]) == (2, "accepted")
+
+
+def test_no_repr_shows_a_value() -> None:
+    """Of who bought what."""
+    sandbox = Sandbox()
+    entry = sandbox.inbox.take(Arrival(json.dumps(GOOD).encode(), 200))
+    assert (repr(sandbox), repr(entry)) == ("Sandbox(1 arrived)", "Entry(1)")
+
+
+# The stream
+
+
+def messages(client: Client, count: int, after: str = "") -> list[tuple[str, str, Any]]:
+    """Read that many events: name, id, data."""
+    found: list[tuple[str, str, Any]] = []
+    headers = {"last-event-id": after} if after else {}
+    with client.http.stream("GET", "/api/events", headers=headers) as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        fields: dict[str, str] = {}
+        for line in response.iter_lines():
+            if line:
+                name, _, value = line.partition(": ")
+                fields[name] = value
+            elif "event" in fields:
+                found.append((fields["event"], fields.get("id", ""), json.loads(fields["data"])))
+                fields = {}
+                if len(found) == count:
+                    break
+            else:
+                fields = {}
+    return found
+
+
+def test_a_page_gets_what_was_there_and_what_comes(client: Client) -> None:
+    """First the state, then the records; a page that comes back gets those after the last that it saw."""
+    client.post()
+    state, records = messages(client, 2)
+    assert (state[0], records[0]) == ("state", "records")
+    assert state[2]["counts"]["accepted"] == 1
+    assert [entry["seq"] for entry in records[2]] == [1]
+    client.post(GOOD | {"invoice_id": "in_2"})
+    _state, records = messages(client, 2, after=records[1])
+    assert [entry["seq"] for entry in records[2]] == [2]
+
+
+@pytest.mark.parametrize("after", ["ffffffff-1", "nonsense", "-", "1"])
+def test_a_page_of_another_run_starts_anew(client: Client, after: str) -> None:
+    """The numbers of a sandbox that was restarted mean nothing."""
+    client.post()
+    _state, records = messages(client, 2, after=after)
+    assert [entry["seq"] for entry in records[2]] == [1]
+
+
+def test_streams_are_bounded_and_end_with_the_sandbox(client: Client) -> None:
+    """So that a page that is opened in a loop cannot take the sandbox down, nor keep it up."""
+    url = str(client.http.base_url)
+    with httpx.Client(base_url=url, trust_env=False, limits=httpx.Limits(max_connections=None)) as pages:
+        opened = [pages.send(pages.build_request("GET", "/api/events"), stream=True) for _ in range(MOST_STREAMS)]
+        assert {response.status_code for response in opened} == {200}
+        assert client.http.get("/api/events").status_code == 503
+        opened[0].close()
+        until(lambda: client.http.get("/api/records").is_success and _can_listen(client), "a place is free again")
+        client.sandbox.close()
+        client.post()  # wakes the loop, as the command's signal does
+        for response in opened[1:]:
+            response.read()
+
+
+def _can_listen(client: Client) -> bool:
+    with client.http.stream("GET", "/api/events") as response:
+        return response.status_code == 200
+
+
+# Who may not
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "{own}"}, 200),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        # Another page, or another server of this machine
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://127.0.0.1:9"}, 403),
+        ({"origin": "http://localhost:{port}"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        # A name that its owner lets point at this machine
+        ({"host": "evil.example"}, 421),
+        ({"host": "evil.example", "origin": "http://evil.example"}, 421),
+        ({"host": "127.0.0.1.evil.example"}, 421),
+        ({"host": "localhost.evil.example"}, 421),
+        ({"host": "evil.example:8025"}, 421),
+        ({"host": "192.0.2.1"}, 421),
+        ({"host": "[::ffff:192.0.2.1]"}, 421),
+        ({"host": ""}, 421),
+        ({"host": "127.0.0.1@evil.example"}, 421),
+        # This machine's own names
+        ({"host": "localhost:8025"}, 200),
+        ({"host": "[::1]"}, 200),
+        ({"host": "LOCALHOST", "origin": "http://localhost"}, 200),
+    ],
+)
+def test_no_other_page_can_switch_read_or_post(client: Client, headers: dict[str, str], status: int) -> None:
+    """By Origin, by Sec-Fetch-Site, and by Host; whatever is refused changes nothing and is not shown."""
+    own = str(client.http.base_url).rstrip("/")
+    sent = {name: value.format(own=own, port=client.http.base_url.port) for name, value in headers.items()}
+    assert client.http.put("/api/answer", json={"answer": "500"}, headers=sent).status_code == status
+    assert client.http.get("/api/records", headers=sent).status_code == status
+    assert client.sandbox.answer == ("500" if status == 200 else "contract")
+    client.sandbox.switch("contract")
+    assert client.post(**sent).status_code == status
+    assert client.http.delete("/api/records", headers=sent).status_code == status
+    assert client.sandbox.inbox.arrived == (status == 200)
+
+
+def test_a_link_may_lead_to_the_page(client: Client) -> None:
+    """A browser that follows one says so, and whoever links to it sees nothing of it."""
+    link = {"accept": "text/html", "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert client.http.get("/", headers=link).status_code == 200
+    assert client.http.get("/", headers=link | {"sec-fetch-dest": "document"}).status_code == 200
+
+
+def test_a_form_and_a_frame_are_no_links(client: Client) -> None:
+    """Navigations too, which may come without an Origin: a frame would hold a stream, a form would be shown."""
+    elsewhere = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert client.http.get("/api/events", headers=elsewhere | {"sec-fetch-dest": "iframe"}).status_code == 403
+    assert client.post(**elsewhere, **{"sec-fetch-dest": "document"}).status_code == 403
+    assert client.sandbox.inbox.arrived == 0
+
+
+def test_no_other_page_can_read_by_cors(client: Client) -> None:
+    """Not even a preflight is granted."""
+    asked = {"origin": "https://evil.example", "access-control-request-method": "PUT"}
+    answer = client.http.options("/api/answer", headers=asked)
+    assert answer.status_code == 403
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_an_exposed_sandbox_has_names_and_addresses(client_of: Callable[[Sandbox], Client]) -> None:
+    """Asked for twice; still no name that is not its own."""
+    client = client_of(Sandbox(exposed=True, names=("desk.example",)))
+    for host in ("192.0.2.1:8025", "desk.example", "DESK.example:80", "[2001:db8::1]"):
+        assert client.http.get("/api/records", headers={"host": host}).status_code == 200
+    assert client.http.get("/api/records", headers={"host": "evil.example"}).status_code == 421
+
+
+@pytest.mark.parametrize("path", ["/", "/app.js", "/style.css", "/icon.svg", "/api/records", "/nothing"])
+def test_every_answer_forbids_what_the_page_does_not_need(client: Client, path: str) -> None:
+    """No inline script, nothing from elsewhere, no frame, no guess at a type, no copy in a cache."""
+    headers = client.http.get(path, headers={"accept": "text/html"}).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
+
+
+def test_the_page_has_no_inline_code_and_no_foreign_address(client: Client) -> None:
+    """Three separate files, as they lie in the package."""
+    page = client.http.get("/", headers={"accept": "text/html"}).text
+    script, style = (client.http.get(path).text for path in ("/app.js", "/style.css"))
+    assert " on" not in page.replace(" only", "").lower().split("<body>")[0]
+    assert 'style="' not in page
+    for text in (page, script, style):
+        assert "https://" not in text
+    assert "innerHTML" not in script

@@ -1,0 +1,171 @@
+"""How many checkouts became records, on a clock moved by hand."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+from outboxes import Clock
+from shops import ROUTE, SHOPPER, buy
+
+from butter_middleware import Butter, Checkout, ConfigurationError, events
+from butter_middleware.events import CoverageFell, Event, RouteFellSilent
+from butter_middleware.models.reasons import NO_CHECKOUT, Skip
+from butter_middleware.pipeline.worker import Worker
+from butter_middleware.telemetry.coverage import Coverage, Watch
+from butter_middleware.telemetry.dispatcher import Notices
+
+HOUR, DAY = 3600.0, 86400.0
+
+
+class Told:
+    """A watch on a clock, and what it told."""
+
+    def __init__(self, threshold: float = 0.9) -> None:
+        self.clock = Clock()
+        self.events: list[Event] = []
+        self.notices = Notices(self.clock, observe=self.events.append)
+        self.watch = Watch(self.notices, self.clock, threshold)
+
+    def count(self, covered: int = 0, missed: int = 0, route: str = "POST /pay") -> None:
+        self.notices.tell(events.Covered(route=route, times=covered))
+        self.notices.tell(events.Parked(route=route, reason="no_email", times=missed))
+
+    def pass_by(self, seconds: float) -> list[Event]:
+        """Let the time go by, an hour at a step, and return what was told meanwhile."""
+        before = len(self.events)
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            self.clock.now += min(HOUR, until - self.clock.now)
+            self.watch.look()
+        return self.events[before:]
+
+
+def test_what_is_no_checkout_counts_for_nothing(make_butter: Callable[..., Butter]) -> None:
+    """Refused payments are no missing evidence; a checkout that became no record is, with its reason."""
+    butter = make_butter()
+    buy(butter, "a", "b", "c", "refused", "text", "free")
+    coverage = butter.status().coverage
+    assert (coverage.covered, dict(coverage.missed)) == (3, {"not_json": 1, "parked:invalid": 1})
+    assert coverage.ratio == 0.6
+    assert str(coverage) == "3 of 5 checkouts became records (not: not_json 1, parked:invalid 1)"
+
+
+def test_without_checkouts_there_is_no_ratio() -> None:
+    """Nothing of nothing is neither good nor bad."""
+    assert Coverage().ratio is None
+    assert Told().pass_by(3 * HOUR) == []
+
+
+def test_a_dry_run_has_a_coverage(make_butter: Callable[..., Butter]) -> None:
+    """It is what a dry run is for."""
+    butter = make_butter(dry_run=True)
+    buy(butter, "a", "free")
+    assert butter.status().coverage.ratio == 0.5
+
+
+@pytest.mark.parametrize("reason", Skip)
+def test_each_reason_is_evidence_or_none(reason: Skip) -> None:
+    """The reasons that a person can mend are missing evidence; the others are no checkouts."""
+    told = Told()
+    told.notices.tell(events.Skipped(reason=reason))
+    assert Coverage.of(told.notices.counters).missed == ({} if reason in NO_CHECKOUT else {reason: 1})
+
+
+def test_what_is_lost_or_failed_is_missing() -> None:
+    """A lost capture and a fault on a request count; a fault of elsewhere is no checkout."""
+    told = Told()
+    told.notices.tell(events.Lost(reason="OutboxFullError"))
+    for reason in ("request:KeyError", "delivery:OSError", "on_event:ValueError"):
+        told.notices.tell(events.Faulted(reason=reason))
+    told.notices.tell(events.Skipped(reason="no_address:ipv6_client", times=2))
+    assert Coverage.of(told.notices.counters).missed == {"no_address:ipv6_client": 2, "lost": 1, "fault": 1}
+
+
+def test_too_little_is_said_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
+    """One line for each hour in which too few became records, of that hour alone."""
+    told = Told()
+    told.count(covered=8, missed=2)
+    (event,) = told.pass_by(HOUR)
+    assert isinstance(event, CoverageFell)
+    assert event.ratio == 0.8
+    assert "in the last hour 8 of 10 checkouts became records (not: parked:no_email 2)" in event.message
+    told.count(covered=100)
+    assert told.pass_by(HOUR) == []
+    told.count(missed=1)
+    (event,) = told.pass_by(2 * HOUR)
+    assert isinstance(event, CoverageFell)
+    assert event.ratio == 0
+    lines = [record for record in caplog.records if "evidence is missing" in record.message]
+    assert [line.levelno for line in lines] == [logging.WARNING, logging.WARNING]
+
+
+@pytest.mark.parametrize(("threshold", "told_of"), [(0.8, 0), (0.81, 1), (0.0, 0), (1.0, 1)])
+def test_the_threshold_is_the_users(threshold: float, told_of: int) -> None:
+    """At the threshold all is well, below it is not."""
+    told = Told(threshold)
+    told.count(covered=8, missed=2)
+    assert (told.watch.low, len(told.pass_by(HOUR))) == (bool(told_of), told_of)
+
+
+def test_the_recent_coverage_forgets() -> None:
+    """What was two hours ago makes no health of today."""
+    told = Told()
+    told.count(missed=5)
+    assert told.watch.low
+    told.pass_by(HOUR)
+    assert told.watch.low
+    told.pass_by(HOUR)
+    assert told.watch.recent == Coverage()
+
+
+def test_a_route_that_falls_silent_is_said_once() -> None:
+    """After a day without a record, on a route that gave some before; again only after it gave one anew."""
+    told = Told()
+    told.count(covered=10)
+    told.count(covered=9, route="POST /rare")
+    assert told.pass_by(DAY) == []
+    (event,) = told.pass_by(2 * DAY)
+    assert isinstance(event, RouteFellSilent)
+    assert event.route == "POST /pay"
+    assert "has given no record for a day, after 10 before" in event.message
+    told.notices.tell(events.Covered(route="POST /pay"))
+    assert len([event for event in told.pass_by(3 * DAY) if isinstance(event, RouteFellSilent)]) == 1
+
+
+def test_a_clock_that_jumps_back_stops_nothing() -> None:
+    """The next look is an hour away at most, whatever the clock does."""
+    told = Told()
+    told.clock.now -= 10 * DAY
+    told.count(missed=1)
+    told.watch.look()
+    assert isinstance(told.events[-1], CoverageFell)
+
+
+def test_the_worker_looks(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:
+    """In a running process the hour is looked at by itself."""
+    clock = Clock()
+    heard: list[Event] = []
+    butter = make_butter(ROUTE, clock=clock, on_event=heard.append)
+    assert isinstance(butter.pipeline.worker, Worker)
+    buy(butter, "free")
+    clock.now += HOUR
+    for _ in range(100):
+        butter.flush(0.1)
+        if any(isinstance(event, CoverageFell) for event in heard):
+            break
+        butter.pipeline.worker._progress.wait(lambda: None, 0.1)
+    assert "evidence is missing: in the last hour 0 of 1 checkouts became records" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, "0.9"])
+def test_the_threshold_is_checked(make_butter: Callable[..., Butter], wrong: object) -> None:
+    """It is a share."""
+    with pytest.raises(ConfigurationError, match="coverage_threshold"):
+        make_butter(coverage_threshold=wrong)
+
+
+def test_a_record_made_outside_is_none_of_it(make_butter: Callable[..., Butter]) -> None:
+    """`butter.record(Checkout(...))` is a record, and no response."""
+    butter = make_butter()
+    butter.record(Checkout(customer_email="a@example.com", ipv4_address=SHOPPER, psp="stripe", invoice_id="in_1"))
+    assert butter.status().coverage == Coverage()

@@ -1,0 +1,209 @@
+"""What `on_event` is told, on which thread, and what it can and cannot do to the rest."""
+
+import dataclasses
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+from asgi import drive, http_scope, sends, start
+from outboxes import Clock
+from shops import ROUTE, SHOPPER, buy, refusing_shop
+from starlette.testclient import TestClient
+
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, ConfigurationError, events
+from butter_middleware._utils import log_thread
+from butter_middleware._utils.asgi import Receive, Scope, Send
+from butter_middleware.outbox import MemoryOutbox
+from butter_middleware.testing import FakeButter
+
+CHECKOUT = Checkout(customer_email="shopper@example.com", ipv4_address=SHOPPER, psp="stripe", invoice_id="in_1")
+WHERE = "POST /checkout/{cart_id}"
+
+
+def test_each_way_of_a_checkout_is_told(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Captured, skipped, parked, recorded, delivered, retried, dead: each as an event of its own, in its order."""
+    told: list[events.Event] = []
+    butter = make_butter(on_event=told.append)
+    fake.respond_with(200, 422, 409)
+    buy(butter, "a", "refused", "text", "free", "b", "c")
+    names = [(event.name, event.route, event.reason) for event in told]
+    for expected, times in {
+        ("captured", WHERE, ""): 4,
+        ("covered", WHERE, ""): 3,
+        ("recorded", WHERE, "invoice_id"): 3,
+        ("skipped", WHERE, "status"): 1,
+        ("skipped", WHERE, "not_json"): 1,
+        ("parked", WHERE, "invalid"): 1,
+        ("died", "", "422"): 1,
+        ("retried", "", "409"): 1,
+    }.items():
+        assert names.count(expected) == times, expected
+    delivered = [event for event in told if isinstance(event, events.Delivered)]
+    assert 1 <= len(delivered) <= 2  # the second after its retry
+    assert all(event.seconds >= 0 for event in delivered)
+
+
+def test_the_endpoints_health_is_told(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A hold begins and ends; both are events, with the state before."""
+    told: list[events.Event] = []
+    butter = make_butter(on_event=told.append)
+    fake.respond_with(401)
+    butter.record(CHECKOUT)
+    butter.flush()
+    changes = [(event.before, event.state, event.reason) for event in told if isinstance(event, events.EndpointChanged)]
+    assert changes == [("ok", "hold", "401")]
+    (held,) = [event for event in told if isinstance(event, events.EndpointChanged)]
+    assert held.level == logging.CRITICAL
+    assert "check username, password and environment" in held.message
+
+
+def test_every_event_is_frozen_and_without_personal_data(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """No event's repr holds what the shopper or the response said."""
+    told: list[events.Event] = []
+    butter = make_butter(on_event=told.append)
+    fake.respond_with(200, 422)
+    buy(butter, "secret", "refused", "free", "other")
+    assert not any(secret in repr(told) for secret in ("shopper@example.com", SHOPPER, "in_secret", "secret"))
+    for kind in get_args(events.Event):
+        assert dataclasses.is_dataclass(kind)
+        assert kind.__doc__
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        told[0].reason = "x"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue] - that it is frozen
+
+
+def test_what_on_event_raises_is_counted_and_said_once(
+    make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The deliveries go on; the log names the exception's type once, and none of its text."""
+
+    def tell(event: events.Event) -> None:
+        if isinstance(event, events.Recorded):
+            sys.exit("shopper@example.com")
+        raise ValueError(SHOPPER, event)
+
+    butter = make_butter(on_event=tell)
+    buy(butter, "a", "b")
+    assert len(fake.records) == 2
+    assert butter.status().faults == {"on_event:ValueError": 6, "on_event:SystemExit": 2}
+    assert caplog.text.count("on_event raised ValueError") == 1
+    assert "shopper@" not in caplog.text
+    assert SHOPPER not in caplog.text
+
+
+def test_on_event_runs_on_a_thread_of_its_own_and_may_hang(
+    make_butter: Callable[..., Butter], fake: FakeButter
+) -> None:
+    """A function that hangs delays neither the checkout nor the delivery; it is told the rest when it comes to."""
+    go_on, names = threading.Event(), set[str]()
+
+    def tell(_event: events.Event) -> None:
+        names.add(threading.current_thread().name)
+        go_on.wait(20)
+
+    butter = make_butter(on_event=tell)
+    client = TestClient(ButterMiddleware(refusing_shop, butter))
+    assert client.post("/checkout/a", headers={"x-forwarded-for": SHOPPER}).status_code == 200
+    assert butter.pipeline.worker.flush(10)
+    assert len(fake.records) == 1
+    go_on.set()
+    assert log_thread.settle(10)
+    assert names == {"butter-say"}
+
+
+def test_too_many_events_are_counted_not_kept(
+    make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a function that hangs a bounded number waits; the others are counted."""
+    monkeypatch.setattr(log_thread, "MOST_WAITING", 1)
+    go_on, begun = threading.Event(), threading.Event()
+
+    def tell(_event: events.Event) -> None:
+        begun.set()
+        go_on.wait(20)
+
+    butter = make_butter(on_event=tell, dry_run=True)
+    butter.record(CHECKOUT)
+    assert begun.wait(10)
+    for _ in range(3):
+        butter.record(CHECKOUT)
+    go_on.set()
+    assert butter.status().faults["on_event:overrun"] >= 5
+    assert butter.status().strength == {"invoice_id": 4}
+
+
+@pytest.mark.parametrize("wrong", ["print", 7])
+def test_on_event_is_checked(make_butter: Callable[..., Butter], wrong: Any) -> None:
+    """What cannot be called, or would have to be awaited, stops the start."""
+
+    async def tell(_event: events.Event) -> None: ...
+
+    for value in (wrong, tell):
+        with pytest.raises(ConfigurationError, match=r"on_event is .* Pass a plain function of one event"):
+            make_butter(on_event=value)
+
+
+def test_a_lost_record_is_told(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:
+    """What the outbox cannot take is an event, a CRITICAL line, and in the status."""
+    told: list[events.Event] = []
+    butter = make_butter(outbox=MemoryOutbox(1), on_event=told.append, base_url="http://127.0.0.1:9", transport=None)
+    for number in range(3):
+        butter.record(CHECKOUT.model_copy(update={"invoice_id": f"in_{number}"}))
+    butter.flush(2)
+    lost = [event for event in told if isinstance(event, events.Lost)]
+    assert (len(lost), butter.status().lost) == (2, 2)
+    assert [record.levelname for record in caplog.records if "a record is lost" in record.message] == ["CRITICAL"]
+
+
+def test_a_log_line_is_structured(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:
+    """Each line has stable keys, for a structured log to find it by."""
+    butter = make_butter()
+    caplog.clear()
+    buy(butter, "free")
+    (line,) = [record for record in caplog.records if getattr(record, "butter_event", "") == "parked"]
+    assert (line.__dict__["butter_reason"], line.__dict__["butter_route"]) == ("invalid", WHERE)
+    assert all(hasattr(record, "butter_event") for record in caplog.records)
+
+
+def test_what_recurs_is_said_once_an_hour_with_how_often(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first time at once; then, an hour later, how often it came up in between."""
+    clock = Clock()
+    butter = make_butter(clock=clock)
+    caplog.clear()
+    buy(butter, "text", "text", "text")
+    clock.now += 3600
+    buy(butter, "text", "text")
+    lines = [record.getMessage() for record in caplog.records if "the response is no JSON" in record.getMessage()]
+    assert [line.endswith("(2 more times since this was last said)") for line in lines] == [False, True]
+
+
+@pytest.mark.parametrize("percent", ["100 %", "%s %d"])
+def test_a_line_means_what_it_says(caplog: pytest.LogCaptureFixture, percent: str) -> None:
+    """A per cent sign in a line, such as in a path, stands for itself."""
+    log_thread.say(logging.ERROR, percent, event="x")
+    log_thread.say(logging.ERROR, percent, 3, event="x")
+    assert caplog.messages == [percent, f"{percent} (3 more times since this was last said)"]
+
+
+async def _never(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise RuntimeError
+
+
+@pytest.mark.asyncio
+async def test_an_app_that_never_answered_is_no_missing_evidence(make_butter: Callable[..., Butter]) -> None:
+    """What raised before its response began is counted apart from a 2xx that broke off."""
+    butter = make_butter(ROUTE)
+    with pytest.raises(RuntimeError):
+        await drive(ButterMiddleware(_never, butter), http_scope())
+    await drive(ButterMiddleware(sends(start()), butter), http_scope())
+    assert butter.status().skipped == {"unanswered": 1, "incomplete": 1}
+    assert butter.status().coverage.missed == {"incomplete": 1}
+
+
+def test_the_routes_name_is_as_in_the_log() -> None:
+    """The name that counts and lines carry is the route's own."""
+    assert CheckoutRoute("/pay", psp="adyen", methods=("POST", "PUT")).name == "POST|PUT /pay"

@@ -1,0 +1,492 @@
+"""What a test has Butter answer, and what it is told of checkouts that become no record."""
+
+import asyncio
+import re
+import threading
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from asgi import body, drive, http_scope, sends, start
+from processes import until
+from rehearsals import Rehearsal
+from shops import SHOPPER
+
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, Record, client_ip
+from butter_middleware._utils import overrides as seam
+from butter_middleware.pipeline.components import Options
+from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.telemetry.otel import Telemetry
+from butter_middleware.testing.fakes import RehearsedDelivery, RehearsedOutbox
+from butter_middleware.testing.recorder import Ledger
+from butter_middleware.testing.runtime import Stage
+
+CHECKOUT = Checkout(customer_email="a@example.com", ipv4_address=SHOPPER, psp="adyen", transaction_id="PSP1")
+RECORD = Record.of(CHECKOUT, 0.0)
+OPTIONS = Options(
+    strategy=client_ip.direct(),
+    beacon=None,
+    base_url="https://butter.test",
+    username=None,
+    password=None,
+    transport=None,
+    outbox=None,
+    inline=False,
+    inline_timeout=1.0,
+    staging=False,
+    dry_run=False,
+    senders=4,
+    clock=time.time,
+    notices=Notices(time.time),
+    telemetry=Telemetry(enabled=False),
+    sources=None,
+)
+
+
+def test_what_is_not_taken_is_pending_until_the_test_says_so(rehearsal: Rehearsal) -> None:
+    """Each answer is for one record, no time passes by itself, and the states are those of production."""
+    tests = """
+def test_pending(butter_inbox):
+    butter_inbox.respond_with(503, "timeout", "reset")
+    buy()
+    for answer in ("503", "timeout", "reset"):
+        assert butter_inbox.sent == []
+        assert [(record.invoice_id, record.answer) for record in butter_inbox.pending] == [("in_7", answer)]
+        assert not butter.flush()
+        butter_inbox.retry_now()
+    assert butter_inbox.pending == []
+    assert butter_inbox.assert_sent(invoice_id="in_7").answer is None
+
+
+def test_one_for_each_record(butter_inbox):
+    butter_inbox.respond_with(503, 200, 201, "reset")
+    for cart in "12345":
+        buy(cart)
+    assert [record.invoice_id for record in butter_inbox.sent] == ["in_2", "in_3", "in_5"]
+    assert [record.invoice_id for record in butter_inbox.pending] == ["in_1", "in_4"]
+
+
+@pytest.mark.parametrize("answer", [401, 307])
+def test_on_hold_nothing_is_asked(butter_inbox, answer):
+    butter_inbox.respond_with(answer)
+    buy("1")
+    buy("2")
+    assert [record.answer for record in butter_inbox.pending] == [str(answer), None]
+    assert butter.status().endpoint == "hold"
+    butter_inbox.retry_now()
+    assert len(butter_inbox.sent) == 2
+    assert butter.status().endpoint == "ok"
+
+
+def test_five_failures_open_the_breaker(butter_inbox):
+    butter_inbox.respond_with(*[503] * 5)
+    for cart in range(6):
+        buy(cart)
+    assert [record.answer for record in butter_inbox.pending] == ["503"] * 5 + [None]
+    assert butter.status().endpoint == "open"
+    butter_inbox.retry_now()
+    assert len(butter_inbox.sent) == 6
+
+
+def test_dead(butter_inbox):
+    butter_inbox.respond_with(422)
+    buy()
+    assert [record.answer for record in butter_inbox.dead] == ["422"]
+    assert butter_inbox.pending == []
+    assert butter.status().dead == 1
+
+
+def test_an_ambiguous_answer_is_held_against_no_record_alone(butter_inbox):
+    butter_inbox.respond_with(403, 403, 403)
+    buy()
+    for _hour in range(2):
+        butter_inbox.retry_now()
+    assert len(butter_inbox.pending) == 1
+    butter_inbox.retry_now()
+    assert len(butter_inbox.sent) == 1
+
+
+@pytest.mark.parametrize("answer", [429, 409, 500, 418])
+def test_every_other_answer_ends_at_a_retry(butter_inbox, answer):
+    butter_inbox.respond_with(answer)
+    with TestClient(app) as client:
+        buy(client=client)
+    assert len(butter_inbox.pending) == 1
+    assert butter.status().lost == 0
+    butter_inbox.retry_now()
+    assert len(butter_inbox.sent) == 1
+
+
+def test_it_is_retried_after_the_app_is_closed(butter_inbox):
+    butter_inbox.respond_with(503)
+    buy()
+    butter.close()
+    assert len(butter_inbox.pending) == 1
+    butter_inbox.retry_now()
+    assert (len(butter_inbox.sent), butter_inbox.pending) == (1, [])
+
+
+def test_a_retry_of_nothing(butter_inbox):
+    butter_inbox.retry_now()
+    assert butter_inbox.sent == []
+
+
+@pytest.mark.parametrize("answer", [100, 600, 50.3, "never", None])
+def test_no_answer_at_all(butter_inbox, answer):
+    with pytest.raises(ValueError, match="is no answer of Butter's. Give statuses from 200 to 599, 'reset' or"):
+        butter_inbox.respond_with(answer)
+"""
+    rehearsal.run(tests).assert_outcomes(passed=18)
+
+
+@asynccontextmanager
+async def holding(outbox: RehearsedOutbox) -> AsyncGenerator[RehearsedDelivery]:
+    """Run a delivery that holds a record of the outbox, which Butter did not take."""
+    ledger, held = Ledger(), asyncio.Event()
+    ledger.respond_with([503])
+    delivery = RehearsedDelivery(ledger, OPTIONS, lambda _settlements: held.set())
+    running = asyncio.create_task(delivery.run(outbox))
+    outbox.add([RECORD])
+    await held.wait()
+    yield delivery
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+def test_waiting_ends_when_all_that_is_pending_was_tried() -> None:
+    """Not when something was: the next record is waited for, and no shutdown keeps it from being tried."""
+
+    async def deliver() -> None:
+        outbox = RehearsedOutbox(durable=True, clock=time.time)
+        async with holding(outbox) as delivery:
+            ill = [delivery.ill]
+            outbox.add([Record("2", RECORD.payload, 0.0)])
+            ill.append(delivery.ill)
+            assert ill == [True, False]
+            delivery.pause()
+            assert not delivery.paused
+
+    asyncio.run(deliver())
+
+
+def test_what_was_held_when_its_app_was_closed_is_the_next_ones() -> None:
+    """A retry releases no record that another worker of the app has on its way: it would be sent twice."""
+
+    async def deliver() -> None:
+        outbox = RehearsedOutbox(durable=True, clock=time.time)
+        async with holding(outbox) as delivery:
+            pass
+        outbox.close()
+        assert len(outbox.claim(9).result()) == 1
+        delivery.retry()
+        assert outbox.claim(9).result() == []
+
+    asyncio.run(deliver())
+
+
+def test_a_look_waits_until_everything_is_told(rehearsal: Rehearsal) -> None:
+    """What `on_event` and the log hear of a checkout, they have heard."""
+    tests = """
+import threading
+
+from butter_middleware import Butter, Checkout, client_ip
+
+CHECKOUT = Checkout(customer_email="a@example.com", ipv4_address="8.8.8.8", psp="adyen", transaction_id="PSP1")
+
+
+def test_it(butter_inbox):
+    heard = []
+
+    def hear(event):
+        threading.Event().wait(0.1)
+        heard.append(event.name)
+
+    Butter(client_ip=client_ip.direct(), on_event=hear).record(CHECKOUT)
+    assert butter_inbox.sent
+    assert heard == ["recorded", "delivered"]
+"""
+    rehearsal.run(tests).assert_outcomes(passed=1)
+
+
+def test_the_marker_sets_the_answers(rehearsal: Rehearsal) -> None:
+    """Before any fixture sends a request; for one test; and with or without the fixture."""
+    tests = """
+@pytest.fixture
+def bought():
+    buy()
+
+
+@pytest.mark.butter(respond_with=[503, "reset"])
+def test_it(bought, butter_inbox):
+    assert [record.answer for record in butter_inbox.pending] == ["503"]
+    buy("8")
+    assert [record.answer for record in butter_inbox.pending] == ["503", "reset"]
+
+
+def test_the_next(bought, butter_inbox):
+    assert butter_inbox.pending == []
+
+
+@pytest.mark.butter(respond_with=503)
+def test_one_answer_and_no_fixture():
+    buy()
+    assert not butter.flush()
+    assert butter.status().pending == 1
+"""
+    rehearsal.run(tests, "--strict-markers").assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize("marker", ["503", "answer=503", "respond_with=[503], x=1", "respond_with=['x']", ""])
+def test_a_wrong_marker_says_how_it_is_written(rehearsal: Rehearsal, marker: str) -> None:
+    """In one line, and before the test runs."""
+    result = rehearsal.run(f"@pytest.mark.butter({marker})\ndef test_it(): ...\n")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(['*arker is written @pytest.mark.butter(respond_with=[[]503, "timeout"[]])'])
+    result.stdout.no_fnmatch_line("*plugin.py*")
+
+
+# Checkouts that become no record.
+
+
+def test_an_extractor_that_fails_fails_the_test(rehearsal: Rehearsal) -> None:
+    """Where the test looks, and else at its end: with the extractor's own line, and what it was given."""
+    tests = """
+def test_that_looks(butter_inbox):
+    order()
+    assert butter_inbox.sent == []
+
+
+def test_that_asserts(butter_inbox):
+    order()
+    butter_inbox.assert_sent()
+
+
+def test_that_does_not_look(butter_inbox):
+    order()
+
+
+def test_that_looked_before(butter_inbox):
+    assert butter_inbox.sent == []
+    order()
+
+
+@pytest.mark.usefixtures("butter_inbox")
+class TestOfAClass:
+    def test_it(self):
+        order()
+
+
+def test_that_failed_already(butter_inbox):
+    order()
+    butter_inbox.parked
+    assert not "the test's own failure"
+"""
+    result = rehearsal.run(tests, "-rf")
+    result.assert_outcomes(failed=6)
+    out = result.stdout.str()
+    assert out.count("POST /orders was parked (extractor_error):") == 5
+    assert out.count("ParkedError: a checkout became no record\n") == 2  # where the test looks, with its own line
+    assert out.count("KeyError: 'payment'\n\nshop.py:16: KeyError") == 2
+    assert len(re.findall(r"shop.py\", line 16, in order\n.*\n.*\nKeyError: 'payment'", out)) == 3
+    assert out.count('The response was 200, with the body {"status":"paid"}') == 5
+    assert out.count("A test that expects this reads butter_inbox.parked.") == 5
+    for ours in ("*reading.py*", "*plugin.py*", "*inbox.py*", "*hidden*"):
+        result.stdout.no_fnmatch_line(ours)
+
+
+def test_a_test_that_expects_it_reads_what_is_parked(rehearsal: Rehearsal) -> None:
+    """From then on it is no error; what comes afterwards is."""
+    tests = """
+from butter_middleware.testing import ParkedError
+
+
+def test_expected(butter_inbox):
+    order()
+    (parked,) = butter_inbox.parked
+    assert (parked.reason, parked.request, parked.status_code) == ("extractor_error", "POST /orders", 200)
+    assert parked.detail.startswith("the extractor of POST /orders raised KeyError at shop.py:16.")
+    assert (repr(parked.error), parked.body) == ("KeyError('payment')", '{"status":"paid"}')
+    assert butter_inbox.sent == []
+    assert butter_inbox.skipped == {}
+
+
+def test_expected_otherwise(butter_inbox):
+    order()
+    with pytest.raises(ParkedError, match="KeyError: 'payment'") as raised:
+        butter_inbox.assert_sent()
+    assert isinstance(raised.value.__cause__, KeyError)
+    assert butter_inbox.sent == []
+
+
+def test_a_second_one(butter_inbox):
+    order()
+    assert butter_inbox.parked
+    order()
+    with pytest.raises(ParkedError, match="^a checkout became"):
+        butter_inbox.sent
+    order()
+    order()
+    with pytest.raises(ParkedError, match="^2 checkouts became"):
+        butter_inbox.skipped
+
+
+def test_to_show_the_inbox_is_not_to_look(butter_inbox):
+    order()
+    butter.flush()
+    assert repr(butter_inbox) == "ButterInbox(0 sent, 0 pending, 0 dead, 1 parked)"
+    with pytest.raises(ParkedError):
+        butter_inbox.pending
+"""
+    rehearsal.run(tests).assert_outcomes(passed=4)
+
+
+def test_every_way_to_be_parked_is_explained(rehearsal: Rehearsal) -> None:
+    """No e-mail, no ID, no address, no JSON, an exit: with what was tried, and the remedy."""
+    tests = """
+import gzip
+import sys
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
+from butter_middleware.testing import ParkedError
+
+KEYS = extract.json(customer_email="customer.email || email", invoice_id="invoice.id || invoice")
+
+
+def shop(body, extractor=KEYS, encoding=b"identity"):
+    async def paid(scope, receive, send):
+        headers = [(b"content-type", b"application/json"), (b"content-encoding", encoding)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    route = CheckoutRoute("/checkout", psp="stripe", extract=extractor)
+    TestClient(ButterMiddleware(paid, Butter(client_ip=client_ip.aws_alb(), routes=[route]))).post(
+        "/checkout", headers=SHOPPER | {"accept-encoding": "identity"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "extractor", "says"),
+    [
+        (b'{"invoice": "in_1"}', KEYS, "tried customer.email, email, both absent; nothing"),
+        (b'{"email": "a@example.com"}', KEYS, "tried invoice.id, invoice, both absent; neither"),
+        (b'{"email": "a@b", "invoice": "in_1"}', KEYS, "customer_email (email)"),
+        (b"{", KEYS, "the response's body is not JSON, or ends early"),
+        (b"{}", lambda _response: sys.exit("now"), "It raised SystemExit: now"),
+        (b"{}", lambda _response: 7, "the extractor returned int"),
+        (b"{}", lambda response: response.request.json(), "set capture_request_body=True"),
+    ],
+)
+def test_it(butter_inbox, body, extractor, says):
+    shop(body, extractor)
+    with pytest.raises(ParkedError) as raised:
+        butter_inbox.sent
+    assert says in str(raised.value)
+
+
+def test_what_was_sent_encoded_is_shown_decoded(butter_inbox):
+    shop(gzip.compress(b'{"much": "' + b"x" * 2000 + b'"}'), encoding=b"gzip")
+    (parked,) = butter_inbox.parked
+    assert parked.body.startswith('{"much": "xxx')
+    assert parked.body.endswith("xxx ... (2012 characters)")
+
+
+def test_no_address(butter_inbox):
+    TestClient(app).post("/checkout/7")
+    with pytest.raises(ParkedError) as raised:
+        butter_inbox.assert_sent(invoice_id="in_7")
+    assert "no address (header_missing)" in str(raised.value)
+    assert 'headers={"x-forwarded-for": "203.0.113.7"}' in str(raised.value)
+    assert [parked.reason for parked in butter_inbox.parked] == ["no_address"]
+    assert butter_inbox.skipped == {}
+"""
+    rehearsal.run(tests).assert_outcomes(passed=9)
+
+
+def test_without_the_fixture_it_is_a_warning(rehearsal: Rehearsal) -> None:
+    """Of the test, as other exceptions on threads are; and only where the merchant's own code failed."""
+    tests = """
+def test_broken():
+    order()
+
+
+def test_no_address():
+    TestClient(app).post("/checkout/7")
+"""
+    result = rehearsal.run(tests, "-W", "default")
+    result.assert_outcomes(passed=2, warnings=1)
+    result.stdout.fnmatch_lines(
+        ["*test_shop.py::test_broken", "*ParkedWarning: a checkout became no record", "*butter_inbox*"]
+    )
+    rehearsal.run(tests).assert_outcomes(passed=1, failed=1)
+    quiet = "ignore::butter_middleware.testing.ParkedWarning"
+    rehearsal.run(tests, "-W", quiet).assert_outcomes(passed=2)
+
+
+def test_the_end_of_a_fixture_is_looked_at_too(rehearsal: Rehearsal) -> None:
+    """What is parked while fixtures end is an error of the test's teardown."""
+    tests = """
+@pytest.fixture
+def last_order():
+    yield
+    order()
+
+
+def test_it(butter_inbox, last_order): ...
+"""
+    result = rehearsal.run(tests)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_it*", "a checkout became no record"])
+
+
+def test_a_unittest_is_a_test(rehearsal: Rehearsal) -> None:
+    """Classes of unittest fail as functions do, and keep their own failures."""
+    tests = """
+import unittest
+
+
+@pytest.mark.usefixtures("butter_inbox")
+class Case(unittest.TestCase):
+    def test_broken(self):
+        order()
+
+    def test_own_failure(self):
+        self.fail("of its own")
+
+    def test_good(self):
+        buy()
+"""
+    result = rehearsal.run(tests)
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(["a checkout became no record", "*AssertionError: of its own"])
+
+
+def test_an_extractor_that_hangs_is_named() -> None:
+    """A look does not wait for ever; and the next test has nothing of it, not even when it comes back."""
+    stage, release, came = Stage(patience=1.0), threading.Event(), []
+
+    def hang(response: CheckoutResponse) -> dict[str, str]:
+        came.append(response.request.path)
+        if len(came) == 1:
+            release.wait(20)
+            came.append("back")
+        return {"customer_email": "ada@example.com", "transaction_id": str(len(came))}
+
+    end = seam.begin(seam.Rehearsal(stage.equip, "s" * 32))
+    butter = Butter(client_ip=client_ip.direct(), routes=[CheckoutRoute("/slow", psp="adyen", extract=hang)])
+    end()
+    app = ButterMiddleware(sends(start(), body(b"{}")), butter)
+    scope = http_scope("/slow", client=("203.0.113.7", 4711))
+    anyio.run(drive, app, scope)
+    inbox = stage.inbox()
+    with pytest.raises(TimeoutError, match=r"an extractor has been reading POST /slow for 1 s"):
+        inbox.assert_sent()
+    stage.begin()
+    anyio.run(drive, app, http_scope("/slow", client=("203.0.113.7", 4711)))
+    assert len(stage.inbox().sent) == 1
+    release.set()
+    until(lambda: "back" in came, "the extractor")
+    assert len(stage.inbox().sent) == 1
+    stage.begin()
