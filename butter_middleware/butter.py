@@ -10,7 +10,7 @@ from butter_middleware import config
 from butter_middleware._utils import log_thread
 from butter_middleware.capture.routes import CheckoutRoute, Gate, Join, RouteTable, Source
 from butter_middleware.client_ip import Strategy
-from butter_middleware.delivery.clients import Courier
+from butter_middleware.delivery.clients import Client
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.events import Event
@@ -19,12 +19,12 @@ from butter_middleware.ipv6.beacon import Beacon, fitting
 from butter_middleware.models.checkout import Checkout, CheckoutFields, Psp
 from butter_middleware.models.http import Extractor
 from butter_middleware.outbox import LocalOutbox, Outbox, TransactionalOutbox
-from butter_middleware.pipeline import components
+from butter_middleware.pipeline import components as parts
 from butter_middleware.pipeline.health_app import HealthApp
 from butter_middleware.pipeline.pipeline import Pipeline
 from butter_middleware.pipeline.status import Status
 from butter_middleware.reader.provenance import Sources
-from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
 
 if TYPE_CHECKING:
@@ -123,12 +123,12 @@ class Butter:
         self.clock = clock
         self.base_url = config.base_url(base_url)
         self._telemetry = Telemetry(enabled=telemetry)
-        self._notices = Notices(clock, on_event, self._telemetry.observe)
+        self._events = EventDispatcher(clock, on_event, self._telemetry.observe)
         staging = self.environment == "staging"
         sources = Sources() if config.is_sandbox(self.base_url) else None
-        equipment = components.equip(
-            components.Options(
-                strategy=components.strategy(client_ip, self.environment),
+        components = parts.build(
+            parts.Options(
+                strategy=parts.strategy(client_ip, self.environment),
                 beacon=fitting(ipv4_beacon, self.routes.routes, staging=staging),
                 base_url=self.base_url,
                 username=username,
@@ -141,39 +141,39 @@ class Butter:
                 dry_run=dry_run,
                 senders=senders,
                 clock=clock,
-                notices=self._notices,
+                events=self._events,
                 telemetry=self._telemetry,
                 sources=sources,
                 external=config.delivery(delivery) == "external",
             )
         )
-        self.strategy, self.beacon = equipment.strategy, equipment.beacon
-        self._equipment = equipment
-        queued = equipment.queue is not None
+        self.strategy, self.beacon = components.strategy, components.beacon
+        self._components = components
+        queued = components.queue is not None
         self.pipeline = Pipeline(
             self.routes,
-            equipment.strategy,
-            equipment.beacon,
-            equipment.outbox,
-            equipment.make_delivery,
+            components.strategy,
+            components.beacon,
+            components.outbox,
+            components.make_delivery,
             optional_fields=frozenset(name.removeprefix("send_") for name, on in flags.items() if on),
             max_body_bytes=max_body_bytes,
-            hold_back=components.hold_back(delivery, durability, inline_timeout, queue=queued),
+            response_wait=parts.response_wait(delivery, durability, inline_timeout, queue=queued),
             staging=staging,
             dry_run=dry_run,
             drain_timeout=drain_timeout,
             join_ttl=join_ttl,
             clock=clock,
-            notices=self._notices,
+            events=self._events,
             telemetry=self._telemetry,
             coverage_threshold=coverage_threshold,
             host=None if queued else config.host(self.base_url),
-            admitted=equipment.admitted,
-            witness=equipment.witness,
+            admitted=components.admitted,
+            wrap_reader=components.wrap_reader,
             sources=sources,
-            appends_to=equipment.appends_to,
+            appends_to=components.appends_to,
         )
-        equipment.built(self.pipeline)
+        components.built(self.pipeline)
         del username, password  # an error tracker adds the variables of this frame to the lines that follow
         self._warn(self.routes.routes, parts_only=queued)
 
@@ -211,7 +211,7 @@ class Butter:
     @property
     def outbox(self) -> LocalOutbox | Outbox:
         """Where records wait: the outbox of this process, or the queue of your own."""
-        return self._equipment.queue or self.pipeline.outbox
+        return self._components.queue or self.pipeline.outbox
 
     @property
     def ipv4_beacon(self) -> BeaconApp:
@@ -220,12 +220,12 @@ class Butter:
         Raises:
             ConfigurationError: `Butter(ipv4_beacon=...)` was left out.
         """
-        return BeaconApp(self.beacon, self.strategy, self.clock, self._notices.tell)
+        return BeaconApp(self.beacon, self.strategy, self.clock, self._events.emit)
 
     @property
     def health_app(self) -> HealthApp:
         """The ASGI app for a health route, which says whether evidence is being collected, and what to do if not."""
-        return HealthApp(self.pipeline.standing.health)
+        return HealthApp(self.pipeline.reporter.health)
 
     @overload
     def record(
@@ -290,7 +290,7 @@ class Butter:
     def _record_in(
         self, connection: object, checkout: Checkout | Mapping[str, Any], fields: Mapping[str, Any]
     ) -> Awaitable[None] | None:
-        queue = self._equipment.queue
+        queue = self._components.queue
         if not isinstance(queue, TransactionalOutbox):
             msg = "butter.record(connection=...) writes into PostgreSQL: it needs Butter(outbox=PostgresOutbox(...))."
             raise ConfigurationError(msg)
@@ -298,13 +298,13 @@ class Butter:
             return queue.enqueue_in(connection, self.pipeline.record_of(checkout))
         return queue.enqueue_in(connection, self.pipeline.records(checkout, fields))
 
-    def client(self) -> Courier:
+    def client(self) -> Client:
         """Return a client of Butter, such as for `await client.ping()`; close it after use.
 
         Raises:
             ConfigurationError: the credentials are missing.
         """
-        return self._equipment.make_client()
+        return self._components.make_client()
 
     def delivery(self, senders: int | None = None) -> Delivery:
         """Return what sends records to Butter one by one, for the consumer of a queue of your own.
@@ -317,12 +317,12 @@ class Butter:
         """
         if senders is not None:
             config.whole_number("senders", senders, 1, 8)
-        self._telemetry.load(self.pipeline.standing, self._notices.tell)
-        return self._equipment.make_consumer(senders)
+        self._telemetry.load(self.pipeline.reporter, self._events.emit)
+        return self._components.make_consumer(senders)
 
     def status(self) -> Status:
         """Return how the collection goes. Blocks while the outbox counts, for 1 s at most: not for the event loop."""
-        return self.pipeline.standing.status()
+        return self.pipeline.reporter.status()
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait up to `timeout` seconds until all that was captured is delivered; say whether it is.
@@ -346,7 +346,7 @@ class Butter:
         self.close()
 
     def _warn(self, routes: Iterable[CheckoutRoute], *, parts_only: bool) -> None:
-        for warning in () if self.dry_run else components.warnings(self.pipeline.outbox, routes, parts_only=parts_only):
+        for warning in () if self.dry_run else parts.warnings(self.pipeline.outbox, routes, parts_only=parts_only):
             log.warning("outbox: %s", warning, extra={"butter_event": "configuration"})
 
     def __repr__(self) -> str:

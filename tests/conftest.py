@@ -12,7 +12,7 @@ from browsers import CHROMIUM, FLAGS
 from hypothesis import HealthCheck, settings
 from postgres_server import PostgresServer, why_not
 from processes import Late, served
-from rehearsals import Rehearsal
+from rehearsals import Overrides
 from shops import CREDENTIALS, ROUTE
 
 from butter_middleware import Butter, CheckoutRoute, SQLiteOutbox, client_ip
@@ -168,7 +168,7 @@ def database(postgres: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def rehearsal(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Rehearsal:
+def rehearsal(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Overrides:
     for name in ("CI", "BUILD_NUMBER"):  # in which pytest says each failure twice in full
         monkeypatch.delenv(name, raising=False)
-    return Rehearsal(pytester)
+    return Overrides(pytester)

@@ -11,7 +11,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Daemons(ThreadPoolExecutor):
+class DaemonThreadExecutor(ThreadPoolExecutor):
     """An event loop's executor, a thread a call. The end of the process waits for the standard one's threads."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":

@@ -11,7 +11,7 @@ T = TypeVar("T")
 _watched: Final = weakref.WeakSet[object]()
 
 
-def watch(owner: T, in_child: Callable[[T], object], at_exit: Callable[[T], object]) -> None:
+def register_fork_hooks(owner: T, in_child: Callable[[T], object], at_exit: Callable[[T], object]) -> None:
     """Call these with `owner`, while it is there: one in each forked child, the other at the interpreter's exit.
 
     Once an owner: what is asked of one that is watched already is passed over.

@@ -15,7 +15,7 @@ TRIES: Final = 3
 TIRED_SECONDS: Final = 30.0
 
 
-class Patience:
+class Backoff:
     """Whether waiting is worth it: after three waits in a row that came to nothing nobody waits for half a minute.
 
     Args:

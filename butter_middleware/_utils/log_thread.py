@@ -16,7 +16,7 @@ from functools import partial
 from threading import Condition, Thread, current_thread
 from typing import Final
 
-log = logging.getLogger("butter_middleware")
+_logger = logging.getLogger("butter_middleware")
 
 MOST_WAITING: Final = 10_000
 """Calls; what comes while so many wait, behind a handler that hangs, is not said."""
@@ -35,7 +35,7 @@ def start(thread: Thread) -> None:
     Context().run(thread.start)
 
 
-class _Apart:
+class _LogThread:
     def __init__(self) -> None:
         self._hooked = False
         self.forget()
@@ -97,7 +97,7 @@ class _Apart:
                 self._changed.notify_all()
 
 
-_apart: Final = _Apart()
+_apart: Final = _LogThread()
 
 
 def run(call: Callable[[], object]) -> bool:
@@ -113,7 +113,7 @@ def settle(seconds: float = END_SECONDS) -> bool:
     return _apart.settle(seconds)
 
 
-def say(level: int, message: str, times: int = 0, *, name: str = "", **extra: str) -> None:
+def log(level: int, message: str, times: int = 0, *, name: str = "", **extra: str) -> None:
     """Log a line, on the thread, with `butter_event` and the like for a structured log.
 
     Args:
@@ -124,7 +124,7 @@ def say(level: int, message: str, times: int = 0, *, name: str = "", **extra: st
         extra: What a structured log is to find under `butter_<key>`.
     """
     fields = {f"butter_{key}": value for key, value in extra.items()}
-    logger = log.getChild(name) if name else log
+    logger = _logger.getChild(name) if name else _logger
     if times:
         message = message.replace("%", "%%") + " (%d more times since this was last said)"
         run(partial(logger.log, level, message, times, extra=fields))
@@ -132,7 +132,7 @@ def say(level: int, message: str, times: int = 0, *, name: str = "", **extra: st
         run(partial(logger.log, level, message, extra=fields))
 
 
-class Hourly:
+class RateLimiter:
     """Lets through once an hour what recurs.
 
     Args:

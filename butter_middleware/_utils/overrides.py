@@ -10,24 +10,24 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rehearsal:
+class Overrides:
     """What is different for every `Butter` that is built while tests run."""
 
-    equip: Callable[..., Any]
-    """In the place of `assembly.produced`: from its `Options` to its `Equipment`."""
+    build: Callable[..., Any]
+    """In the place of `assembly.produced`: from its `Options` to its `Components`."""
     secret: str
     """Stands for each secret that the environment does not hold."""
 
 
-_rehearsals: list[Rehearsal] = []
+_rehearsals: list[Overrides] = []
 
 
-def begin(rehearsal: Rehearsal) -> Callable[[], None]:
+def begin(rehearsal: Overrides) -> Callable[[], None]:
     """Have it hold for whatever is built from now on in this process; what is returned ends it."""
     _rehearsals.append(rehearsal)
     return partial(_rehearsals.remove, rehearsal)
 
 
-def current() -> Rehearsal | None:
+def current() -> Overrides | None:
     """Return the rehearsal that was begun last, if one is going on."""
     return _rehearsals[-1] if _rehearsals else None

@@ -11,8 +11,8 @@ import anyio
 
 from butter_middleware.backfill.journal import Journal
 from butter_middleware.backfill.totals import Totals
-from butter_middleware.delivery.circuit_breaker import EndpointState
-from butter_middleware.delivery.clients import Courier
+from butter_middleware.delivery.circuit_breaker import BreakerState
+from butter_middleware.delivery.clients import Client
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.events import Died, EndpointChanged, Event
 from butter_middleware.models.answer import Answer, AnswerKind
@@ -51,7 +51,7 @@ class Progress:
     """In this run."""
     seconds: float
     """Since it began."""
-    state: EndpointState
+    state: BreakerState
     next_try_in: float
     stopping: bool
 
@@ -77,15 +77,15 @@ class Pace:
             await anyio.sleep_forever()
 
 
-class MarkingCourier:
+class MarkingClient:
     """Marks a record in the journal before another courier takes it, and what came of it afterwards.
 
     At any moment no more records have the first mark without the second, on the disk, than there are couriers: each
     begins with a mark, and that is on the disk only together with all marks before it.
     """
 
-    def __init__(self, courier: Courier, journal: Journal, pace: Pace) -> None:
-        self._courier = courier
+    def __init__(self, client: Client, journal: Journal, pace: Pace) -> None:
+        self._client = client
         self._journal = journal
         self._pace = pace
 
@@ -95,7 +95,7 @@ class MarkingCourier:
         self._journal.sending += 1
         try:
             await asyncio.wrap_future(self._journal.begin(record))
-            answer = await self._courier.post(record)
+            answer = await self._client.post(record)
             self._journal.end(record, answer.kind)
         finally:
             self._journal.sending -= 1
@@ -103,11 +103,11 @@ class MarkingCourier:
 
     async def ping(self) -> Answer:
         """Ask whether records would be taken."""
-        return await self._courier.ping()
+        return await self._client.ping()
 
     async def aclose(self) -> None:
         """Let go of the connection."""
-        await self._courier.aclose()
+        await self._client.aclose()
 
 
 class Engine:
@@ -124,7 +124,7 @@ class Engine:
     def __init__(
         self,
         journal: Journal,
-        make_courier: Callable[[], Courier],
+        make_client: Callable[[], Client],
         *,
         concurrency: int = 4,
         rate: float | None = None,
@@ -132,12 +132,12 @@ class Engine:
     ) -> None:
         self._say = say
         self._journal = journal
-        self._make_courier = make_courier
+        self._make_client = make_client
         self._pace = Pace(rate)
         self._delivery = Delivery(
-            lambda: MarkingCourier(make_courier(), journal, self._pace),
+            lambda: MarkingClient(make_client(), journal, self._pace),
             senders=concurrency,
-            tell=self._hear,
+            emit=self._hear,
         )
         self._began_at = time.monotonic()
         self._began_with = journal.totals.delivered
@@ -183,7 +183,7 @@ class Engine:
         return ending
 
     def _hear(self, event: Event) -> None:
-        if isinstance(event, EndpointChanged) and event.state == EndpointState.HOLD:
+        if isinstance(event, EndpointChanged) and event.state == BreakerState.HOLD:
             self.remedy = event.message
         elif event.message and not isinstance(event, Died):  # which is in the file of rejects
             self._say(event.message)
@@ -196,12 +196,12 @@ class Engine:
 
     async def _is_refused(self) -> bool:
         """Ask, before the first line is sent, whether the credentials are."""
-        courier = self._make_courier()
+        client = self._make_client()
         kind, label = AnswerKind.UNREACHABLE, ""
         with anyio.move_on_after(PING_SECONDS):
-            answer = await courier.ping()
+            answer = await client.ping()
             kind, label = answer.kind, answer.label
-        await courier.aclose()
+        await client.aclose()
         self.remedy = (
             f"answer {label}: Butter does not take the credentials: check BUTTER_USERNAME, BUTTER_PASSWORD and "
             "BUTTER_ENVIRONMENT. Nothing was sent"
@@ -213,7 +213,7 @@ class Engine:
         if journal.failure is not None:
             self.remedy = f"{type(journal.failure).__name__}: make room, or mend the disk"
             return Ending.UNWRITABLE
-        if self._delivery.state is EndpointState.HOLD:
+        if self._delivery.state is BreakerState.HOLD:
             return Ending.HELD
         if self._asked_to_stop:
             return Ending.STOPPED

@@ -18,7 +18,7 @@ from butter_middleware.backfill.source import Source
 from butter_middleware.backfill.totals import Totals
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.models.checkout import Record
-from butter_middleware.reader.evidence import carried
+from butter_middleware.reader.evidence import ids_of
 
 SAMPLE: Final = 3
 """Records that a rehearsal shows."""
@@ -126,7 +126,7 @@ def destination(base_url: str, environment: str, username: str) -> str:
 
 
 @dataclass(slots=True)
-class Rehearsal:
+class DryRun:
     """What a run would do."""
 
     totals: Totals = field(default_factory=Totals)
@@ -138,13 +138,13 @@ class Rehearsal:
     """Records by the IDs that they carry."""
 
 
-def rehearse(source: Source, columns: Columns, rejects: Rejects | None) -> Iterator[Rehearsal]:
+def dry_run(source: Source, columns: Columns, rejects: Rejects | None) -> Iterator[DryRun]:
     """Read all lines and send none; gives the same rehearsal after each.
 
     Raises:
         InputError: the input cannot be read beyond a line.
     """
-    found = Rehearsal()
+    found = DryRun()
     totals = found.totals
     known = sqlite3.connect("", isolation_level=None)  # on the disk, without a name, and gone when it is closed
     known.execute("PRAGMA synchronous = OFF").close()
@@ -165,7 +165,7 @@ def rehearse(source: Source, columns: Columns, rejects: Rejects | None) -> Itera
                 totals.duplicates += 1
             else:
                 totals.admitted += 1
-                found.strength[carried(record)] += 1
+                found.strength[ids_of(record)] += 1
                 if len(found.sample) < SAMPLE:
                     found.sample.append(json.loads(record.payload))
             yield found

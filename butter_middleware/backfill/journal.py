@@ -255,7 +255,7 @@ class Journal:
             if isinstance(record, Record):
                 due.append(Pending(number, record, attempts))
             else:
-                self._bury(db, number, line, record, raw)
+                self._dead_letter(db, number, line, record, raw)
         return due
 
     def _admit(self, db: sqlite3.Connection, read: Read) -> list[Pending]:
@@ -291,7 +291,7 @@ class Journal:
         match settlement.settled:
             case Settled.DEAD:
                 line, raw = db.execute("SELECT number, raw FROM lines WHERE id = ?", (number,)).fetchone()
-                self._bury(db, number, line, f"Butter answers {settlement.reason}", raw)
+                self._dead_letter(db, number, line, f"Butter answers {settlement.reason}", raw)
             case Settled.RETRY:
                 sql = "UPDATE lines SET due_at = ?, attempts = attempts + 1 WHERE id = ?"
                 db.execute(sql, (settlement.due_at, number))
@@ -300,7 +300,7 @@ class Journal:
             case _:
                 pass
 
-    def _bury(self, db: sqlite3.Connection, number: int, line: int, reason: str, raw: str) -> None:
+    def _dead_letter(self, db: sqlite3.Connection, number: int, line: int, reason: str, raw: str) -> None:
         sql = "UPDATE lines SET state = ?, reason = ?, raw = NULL WHERE id = ?"
         db.execute(sql, (State.DEAD, reason, number))
         self.totals.dead += 1

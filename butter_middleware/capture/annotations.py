@@ -73,13 +73,13 @@ class CheckoutNote:
         annotate(self._connection, **fields)
 
 
-hourly: Final = log_thread.Hourly(time.monotonic)
+hourly: Final = log_thread.RateLimiter(time.monotonic)
 
 
 def _warn(message: str) -> None:
     times = hourly.due(message)
     if times is not None:
-        log_thread.say(logging.WARNING, message, times, event="annotate")
+        log_thread.log(logging.WARNING, message, times, event="annotate")
 
 
 def plain(fields: Mapping[str, object]) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def _checked(butter: object) -> CapturePipeline | None:
     message = (
         f"ButterMiddleware(butter=...) got {got}: nothing is captured. Pass the Butter object that you built at import."
     )
-    log_thread.say(logging.CRITICAL, message, event="configuration")
+    log_thread.log(logging.CRITICAL, message, event="configuration")
     return None
 
 

@@ -17,7 +17,7 @@ from butter_middleware import config
 from butter_middleware.backfill import guard
 from butter_middleware.backfill.columns import FIELDS, Columns
 from butter_middleware.backfill.engine import Ending, Engine
-from butter_middleware.backfill.job import PATIENCE, Job, Rehearsal, destination, rehearse
+from butter_middleware.backfill.job import PATIENCE, DryRun, Job, destination, dry_run
 from butter_middleware.backfill.journal import Journal
 from butter_middleware.backfill.rejects import Rejects
 from butter_middleware.backfill.source import STDIN, Source
@@ -175,9 +175,9 @@ def _rehearse(output: Output, options: Options, columns: Columns) -> int:
         if options.rejects is not None:
             rejects = Rejects(options.rejects, source.form, source.columns, source.delimiter)
             stack.callback(rejects.close)
-        found = Rehearsal()
+        found = DryRun()
         with output.progress("checked, bytes", source.size or 0) as look:
-            for number, found in enumerate(rehearse(source, columns, rejects)):
+            for number, found in enumerate(dry_run(source, columns, rejects)):
                 if not number % LOOK_EVERY:
                     look(found.totals.offset, source.size or found.totals.offset)
             look(found.totals.offset, source.size or found.totals.offset)
@@ -209,7 +209,7 @@ def _send(output: Output, options: Options, columns: Columns, life: int | None) 
             variable = f"BUTTER_{name.upper()}"
             message = f"no {name}: set {variable}, or {variable}_FILE to a mounted secret. A --dry-run needs none."
             raise Failure(message)
-    make_courier = components.courier(base_url, None, None, None, needed=True)
+    make_client = components.client(base_url, None, None, None, needed=True)
     progress = options.progress or Path(f"{options.file}.butter-progress")
     prefix = progress if options.file == STDIN else options.file
     with guard.handling(stop := _Stop()), _source(options, columns) as source:
@@ -228,7 +228,7 @@ def _send(output: Output, options: Options, columns: Columns, life: int | None) 
             with report.shown(output, source.size) as display:
                 engine = stop.engine = Engine(
                     journal,
-                    make_courier,
+                    make_client,
                     concurrency=options.concurrency,
                     rate=options.rate,
                     say=lambda text: display.say(f"{time.strftime('%H:%M:%S')} {text}"),

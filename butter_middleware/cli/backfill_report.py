@@ -12,20 +12,20 @@ from rich.text import Text
 
 from butter_middleware.backfill.engine import Ending
 from butter_middleware.backfill.engine import Progress as Run
-from butter_middleware.backfill.job import Rehearsal
+from butter_middleware.backfill.job import DryRun
 from butter_middleware.backfill.totals import Totals
 from butter_middleware.cli.output import Output, Row, duration
-from butter_middleware.delivery.circuit_breaker import EndpointState
+from butter_middleware.delivery.circuit_breaker import BreakerState
 
 LINE_SECONDS: Final = 5.0
 """Between two lines of progress, where there is no terminal."""
 _WINDOW: Final = 15.0
 """Seconds over which the rate is taken."""
 _STATES: Final = {
-    EndpointState.OPEN: "Butter does not answer; the lines wait",
-    EndpointState.HALF_OPEN: "Butter does not answer; trying one line",
-    EndpointState.PAUSED: "Butter asks for a pause",
-    EndpointState.HOLD: "Butter takes nothing",
+    BreakerState.OPEN: "Butter does not answer; the lines wait",
+    BreakerState.HALF_OPEN: "Butter does not answer; trying one line",
+    BreakerState.PAUSED: "Butter asks for a pause",
+    BreakerState.HOLD: "Butter takes nothing",
 }
 _ENDINGS: Final = {
     Ending.STOPPED: "Stopped before the end. The same command goes on where it stopped.",
@@ -73,15 +73,15 @@ class _Lines:
         self._size = size
         self._rate = _Rate(size)
         self._next = LINE_SECONDS
-        self._state = EndpointState.OK
+        self._state = BreakerState.OK
 
     def look(self, run: Run) -> None:
         self._rate.see(run)
-        changed = run.state is not self._state and run.state is not EndpointState.HALF_OPEN
+        changed = run.state is not self._state and run.state is not BreakerState.HALF_OPEN
         if run.seconds < self._next and not changed:
             return
         self._next = run.seconds + LINE_SECONDS
-        if run.state is not EndpointState.HALF_OPEN:
+        if run.state is not BreakerState.HALF_OPEN:
             self._state = run.state
         share = [] if not self._size else [f"{100 * run.totals.offset // self._size} %"]
         parts = [*_counts(run.totals), *share, self._rate.text, self._rate.left, _condition(run)]
@@ -201,7 +201,7 @@ def tell(output: Output, ending: Ending, totals: Totals, uncertain: Sequence[int
         output.say(_ENDINGS[ending])
 
 
-def tell_rehearsal(output: Output, found: Rehearsal, mapped: Mapping[str, str], values: Mapping[str, str]) -> None:
+def tell_rehearsal(output: Output, found: DryRun, mapped: Mapping[str, str], values: Mapping[str, str]) -> None:
     """Say to people what a run would do."""
     totals = found.totals
     origin: list[Row] = [{"field": name, "from": column} for name, column in mapped.items()]

@@ -18,7 +18,7 @@ from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.options import app_option, listening, load, outbox_option
 from butter_middleware.cli.output import Mark, Output, counted, output_options
 from butter_middleware.cli.reaching import Finding, reach
-from butter_middleware.delivery.clients import Courier
+from butter_middleware.delivery.clients import Client
 from butter_middleware.errors import ButterError, ConfigurationError, HTTPClientError
 from butter_middleware.extract.expressions import Expressions
 from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
@@ -27,7 +27,7 @@ from butter_middleware.outbox.sqlite.admin import Visit, refuse_absent
 from butter_middleware.outbox.sqlite.overview import Overview, overview
 from butter_middleware.pipeline import components
 from butter_middleware.pipeline.appender import Appender
-from butter_middleware.pipeline.health import Signs, diagnose
+from butter_middleware.pipeline.health import HealthInput, diagnose
 
 LEAST_FREE: Final = 256 * 1024**2
 WAL_RESET: Final = ((3, 7, 0), (3, 51, 2))
@@ -228,7 +228,7 @@ def _owner(path: str) -> Iterator[Finding]:
 def _content(view: Overview) -> Iterator[Finding]:
     counts = view.counts
     now = time.time()
-    signs = Signs(
+    signs = HealthInput(
         running=False,
         answered=True,
         counts=counts,
@@ -274,9 +274,7 @@ def _network(butter: Butter | None) -> Iterator[Finding]:
     try:
         with listening(said):
             url = config.base_url(None) if butter is None else butter.base_url
-        client: Courier = (
-            components.courier(url, None, None, None, needed=True)() if butter is None else butter.client()
-        )
+        client: Client = components.client(url, None, None, None, needed=True)() if butter is None else butter.client()
     except HTTPClientError as error:
         yield Finding("client", Mark.FAILED, str(error))
         return

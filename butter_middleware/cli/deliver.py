@@ -37,8 +37,8 @@ from butter_middleware.outbox.sqlite.admin import refuse_absent
 from butter_middleware.outbox.sqlite.locks import LEADER, LockFile
 from butter_middleware.pipeline import components
 from butter_middleware.pipeline.worker import Worker
-from butter_middleware.reader.reader import Reading
-from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.reader.reader import ReadResult
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 
 SAME_SECONDS: Final = 1.0
 """In which a second signal to stop is the first one, told twice."""
@@ -133,18 +133,18 @@ def _records_only(path: str | None) -> Work:
     outbox = SQLiteOutbox(path)
     refuse_absent(outbox.path)
     outbox.validate()
-    make_client = components.courier(config.base_url(None), None, None, None, needed=True)
+    make_client = components.client(config.base_url(None), None, None, None, needed=True)
     anyio.run(make_client().aclose)  # which says where the environment allows none
-    notices = Notices(time.time)
+    events = EventDispatcher(time.time)
 
-    def read(_capture: Capture) -> Reading:
+    def read(_capture: Capture) -> ReadResult:
         raise AssertionError  # what only appends adopts nothing, so that there is nothing to read
 
     worker = Worker(
         outbox,
         read,
-        lambda settled: Delivery(make_client, on_settled=settled, tell=notices.tell),
-        notices,
+        lambda settled: Delivery(make_client, on_settled=settled, emit=events.emit),
+        events,
         DRAIN_SECONDS,
         lambda: 0.0,  # how long the parts of a checkout wait is the app's to say
         lambda: None,

@@ -22,8 +22,8 @@ from butter_middleware.extract.explanation import values as values_of
 from butter_middleware.models.checkout import CheckoutFields, Psp, Record
 from butter_middleware.models.http import Capture, CheckoutResponse, view
 from butter_middleware.models.reasons import Skip
-from butter_middleware.reader.evidence import carried
-from butter_middleware.reader.reader import Reader, Reading
+from butter_middleware.reader.evidence import ids_of
+from butter_middleware.reader.reader import Reader, ReadResult
 
 MOST_BYTES: Final = 16 * 1024**2
 _PRESETS: Final = {name: getattr(extract, name) for name in get_args(Psp)}
@@ -71,12 +71,12 @@ class Found:
     """Personal data."""
 
     @classmethod
-    def of(cls, reading: Reading, explanation: Explanation, *, address: bool) -> Self:
+    def of(cls, reading: ReadResult, explanation: Explanation, *, address: bool) -> Self:
         """Say it in a sentence."""
         remedy = reading.remedy.removeprefix(f"{_RESPONSE}: ")
         remedy = remedy[:1].upper() + remedy[1:]
         if reading.records:
-            ids = " and ".join(dict.fromkeys(map(carried, reading.records)))
+            ids = " and ".join(dict.fromkeys(map(ids_of, reading.records)))
             count = len(reading.records)
             text = f"{'A record' if count == 1 else f'{count} records'}, matched to a dispute by {ids}. {remedy}"
             return cls("record", "", text, [_payload(record, address=address) for record in reading.records])

@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import anyio
 
 from butter_middleware.cli.output import Mark, counted
-from butter_middleware.delivery.clients import Courier
+from butter_middleware.delivery.clients import Client
 from butter_middleware.models.answer import Answer, AnswerKind
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Finding:
     remedy: str = ""
 
 
-def reach(base_url: str, client: Courier) -> Iterator[Finding]:
+def reach(base_url: str, client: Client) -> Iterator[Finding]:
     """Look at each step of the way to Butter; what comes after one that fails is not looked at."""
     url = urlsplit(base_url)
     host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
@@ -100,7 +100,7 @@ def _secured(host: str, port: int) -> Finding:
     return Finding("tls", Mark.OK, text)
 
 
-async def _ping(client: Courier) -> Answer:
+async def _ping(client: Client) -> Answer:
     try:
         return await client.ping()
     finally:

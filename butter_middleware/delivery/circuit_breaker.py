@@ -49,7 +49,7 @@ QUEUE: Final = Target("the queue", 1.0, 5.0)
 """Nearby and ours. Meanwhile records are in memory only."""
 
 
-class EndpointState(StrEnum):
+class BreakerState(StrEnum):
     """How the endpoint is, as this process knows it."""
 
     OK = "ok"
@@ -63,7 +63,7 @@ class EndpointState(StrEnum):
     """Our configuration is wrong: nothing is sent but probes, until one succeeds."""
 
 
-class Endpoint:
+class CircuitBreaker:
     """Judges answers; says how many records may be on their way, and when to look again.
 
     Args:
@@ -84,7 +84,7 @@ class Endpoint:
         tell: Callable[[EndpointChanged], object],
         target: Target = BUTTER,
     ) -> None:
-        self.state = EndpointState.OK
+        self.state = BreakerState.OK
         self.hold_reason: str | None = None
         self._senders = senders
         self._clock = clock
@@ -92,7 +92,7 @@ class Endpoint:
         self._uniform = uniform
         self._tell = tell
         self._target = target
-        self._told = EndpointState.OK
+        self._told = BreakerState.OK
         self._worst = logging.INFO
         self.changed_at: float | None = None
         """Seconds since the epoch, when it became well or ill."""
@@ -112,20 +112,20 @@ class Endpoint:
 
     def allowance(self) -> int:
         """How many records may be on their way now; 1 is a probe where the state is not ok."""
-        if self.state is EndpointState.OK:
+        if self.state is BreakerState.OK:
             return 1 if self._suspects else self._limit
         if self._monotonic() < self._wake_at:
             return 0
-        if self.state is EndpointState.PAUSED:
-            self._become(EndpointState.OK)
+        if self.state is BreakerState.PAUSED:
+            self._become(BreakerState.OK)
             return self._limit
-        if self.state is EndpointState.OPEN:
-            self.state = EndpointState.HALF_OPEN
+        if self.state is BreakerState.OPEN:
+            self.state = BreakerState.HALF_OPEN
         return 1
 
     def seconds_to_wait(self) -> float:
         """Seconds until the allowance may change by itself."""
-        return 0.0 if self.state is EndpointState.OK else max(0.0, self._wake_at - self._monotonic())
+        return 0.0 if self.state is BreakerState.OK else max(0.0, self._wake_at - self._monotonic())
 
     def not_now(self, pending: Pending) -> Settlement:
         """Put a record off until it may be sent."""
@@ -136,7 +136,7 @@ class Endpoint:
     @property
     def ill(self) -> bool:
         """Whether waiting for a delivery is of no use now."""
-        return self.state is not EndpointState.OK
+        return self.state is not BreakerState.OK
 
     def resume_hold(self, reason: str) -> None:
         """Go on with a hold that an earlier process began: probe at once."""
@@ -145,7 +145,7 @@ class Endpoint:
         if code == "422":
             self._invalid = INVALID_TO_HOLD - 1  # no start buries four more
         said = f"Butter: still on hold ({reason}); probing"
-        self._become(EndpointState.HOLD, code, said, logging.WARNING)
+        self._become(BreakerState.HOLD, code, said, logging.WARNING)
         self._worst = logging.CRITICAL  # the earlier process said it
 
     def probe_now(self) -> None:
@@ -216,13 +216,13 @@ class Endpoint:
         return len(self._suspects)
 
     def _accepted(self) -> list[Settlement]:
-        if self.state is not EndpointState.OK:
+        if self.state is not BreakerState.OK:
             self._limit, self._good = 1, 0
         else:
             self._good += 1
         if self._good >= self._limit:
             self._limit, self._good = min(self._senders, self._limit * 2), 0
-        self._become(EndpointState.OK, said=f"{self._target.name}: records are accepted again", level=logging.INFO)
+        self._become(BreakerState.OK, said=f"{self._target.name}: records are accepted again", level=logging.INFO)
         self.hold_reason = None
         self._failures = self._invalid = self._impostors = self._probes = 0
         self._doubted.clear()
@@ -240,11 +240,11 @@ class Endpoint:
         """The canary rule: another record was accepted, so the fault is this record's."""
         tries, age = _TRIES[answer.kind]
         if pending.attempts + 1 >= tries and self._clock() - pending.record.captured_at >= age:
-            return self._bury(pending, answer)
+            return self._dead_letter(pending, answer)
         return self._retry(pending, answer)
 
     def _doubt(self, pending: Pending, answer: Answer) -> list[Settlement]:
-        if self.state is EndpointState.OK:
+        if self.state is BreakerState.OK:
             if not self._suspects:
                 self._suspects.append((pending, answer))
                 return []
@@ -264,7 +264,7 @@ class Endpoint:
     def _refuse(self, pending: Pending, answer: Answer) -> list[Settlement]:
         self._invalid += 1
         if self._invalid < INVALID_TO_HOLD:
-            return [self._bury(pending, answer)]
+            return [self._dead_letter(pending, answer)]
         self._hold(answer, "Butter finds every record invalid: a bad deploy, or a changed contract")
         return [self._later(pending)]
 
@@ -272,7 +272,7 @@ class Endpoint:
         suspects, self._suspects = self._suspects, []
         return [self._later(pending) for pending, _answer in suspects]
 
-    def _bury(self, pending: Pending, answer: Answer) -> Settlement:
+    def _dead_letter(self, pending: Pending, answer: Answer) -> Settlement:
         return Settlement(pending.id, Settled.DEAD, reason=answer.label, key=pending.record.key)
 
     def _retry(self, pending: Pending, answer: Answer) -> Settlement:
@@ -290,35 +290,35 @@ class Endpoint:
         self._failures += 1
         if answer.kind is AnswerKind.UNTRUSTED:
             self._open(answer, PROBE_MOST, logging.CRITICAL, _UNTRUSTED)
-        elif self.state is EndpointState.HOLD:
+        elif self.state is BreakerState.HOLD:
             self._probe_later()
-        elif self.state is not EndpointState.OK or self._failures >= FAILURES_TO_OPEN:
+        elif self.state is not BreakerState.OK or self._failures >= FAILURES_TO_OPEN:
             self._open(answer)
 
     def _open(self, answer: Answer, least: float = 0.0, level: int = logging.WARNING, said: str = "") -> None:
-        if self.state is EndpointState.HOLD:
+        if self.state is BreakerState.HOLD:
             self._probe_later()
             return
         said = said or f"{self._target.name} does not answer ({answer.label}); records wait"
-        self._become(EndpointState.OPEN, answer.code, said, level)
+        self._become(BreakerState.OPEN, answer.code, said, level)
         self._limit = 1
         self._probe_later(max(least, answer.retry_after or 0.0))
 
     def _hold(self, answer: Answer, remedy: str) -> None:
-        if self.state is not EndpointState.HOLD:
+        if self.state is not BreakerState.HOLD:
             self._probes = 0
         said = f"Butter: on hold, answer {answer.label}: {remedy}. Nothing is lost"
-        self._become(EndpointState.HOLD, answer.code, said, logging.CRITICAL)
+        self._become(BreakerState.HOLD, answer.code, said, logging.CRITICAL)
         self.hold_reason, self._limit = answer.label, 1
         self._probe_later()
 
     def _pause(self, answer: Answer) -> None:
-        if self.state is EndpointState.HOLD:
+        if self.state is BreakerState.HOLD:
             self._probe_later(answer.retry_after or THROTTLED_SECONDS)
             return
-        if self.state is not EndpointState.PAUSED:
+        if self.state is not BreakerState.PAUSED:
             self._limit = max(1, self._limit // 2)
-            self._become(EndpointState.PAUSED, answer.code)
+            self._become(BreakerState.PAUSED, answer.code)
         self._wake_at = max(self._wake_at, self._monotonic() + (answer.retry_after or THROTTLED_SECONDS))
 
     def _probe_later(self, least: float = 0.0) -> None:
@@ -331,7 +331,7 @@ class Endpoint:
         self._probes += 1
         self._wake_at = now + max(least, seconds * self._uniform(0.9, 1.1))
 
-    def _become(self, state: EndpointState, reason: str = "", said: str = "", level: int = logging.INFO) -> None:
+    def _become(self, state: BreakerState, reason: str = "", said: str = "", level: int = logging.INFO) -> None:
         """Take a state, and tell where it is another than was told, or worse. Half-open is not told."""
         self.state, before = state, self._told
         if state is before and level <= self._worst:

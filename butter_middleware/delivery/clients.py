@@ -14,7 +14,7 @@ from butter_middleware.models.checkout import Record
 from butter_middleware.outbox.base import Outbox
 
 
-class Courier(Protocol):
+class Client(Protocol):
     """Takes one record at a time to where it belongs. `ButterClient` is the one that posts to Butter."""
 
     async def post(self, record: Record) -> Answer:
@@ -30,28 +30,28 @@ class Courier(Protocol):
         ...
 
 
-class Couriers:
+class ClientPool:
     """The couriers of one delivery, of which each takes one record at a time."""
 
-    def __init__(self, make: Callable[[], Courier]) -> None:
+    def __init__(self, make: Callable[[], Client]) -> None:
         self._make = make
-        self._all: list[Courier] = []
-        self._idle: list[Courier] = []
+        self._all: list[Client] = []
+        self._idle: list[Client] = []
 
     def prepare(self) -> None:
         """Make the first one ahead. Raises what keeps it from being made."""
         self._idle.append(self._take())
 
-    async def ask(self, question: Callable[[Courier], Awaitable[Answer]]) -> Answer:
+    async def ask(self, question: Callable[[Client], Awaitable[Answer]]) -> Answer:
         """Ask one that is idle, or a new one. Raises nothing but the cancellation of who asks."""
         try:
-            courier = self._take()
+            client = self._take()
         except HTTPClientError as error:
             return Answer(AnswerKind.UNREACHABLE, detail=f"no client: {error}")
         except Exception as error:  # noqa: BLE001 - a courier of the merchant's own may raise
             return Answer(AnswerKind.UNREACHABLE, detail=f"no client: {type(error).__name__}")
         try:
-            return await question(courier)
+            return await question(client)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -61,22 +61,22 @@ class Couriers:
         except Exception as error:  # noqa: BLE001 - a courier of the merchant's own may raise
             return Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
         finally:
-            self._idle.append(courier)
+            self._idle.append(client)
 
     async def aclose(self) -> None:
         """Let go of all of them."""
-        couriers, self._all, self._idle = self._all, [], []
-        for courier in couriers:
-            await courier.aclose()
+        clients, self._all, self._idle = self._all, [], []
+        for client in clients:
+            await client.aclose()
 
-    def _take(self) -> Courier:
+    def _take(self) -> Client:
         if not self._idle:
             self._idle.append(self._make())
             self._all += self._idle
         return self._idle.pop()
 
 
-class QueueCourier:
+class QueueClient:
     """Hands records to a queue of the merchant's own; its consumer calls `Delivery.deliver`."""
 
     def __init__(self, outbox: Outbox) -> None:
@@ -107,7 +107,7 @@ DIRECT_AGAIN_SECONDS: Final = 30.0
 """After Butter did not take a record, for which all go to the queue at once."""
 
 
-class InlineCourier:
+class InlineClient:
     """Hands a record to Butter itself, while the response waits for it, and to the queue where Butter does not take it.
 
     Args:
@@ -119,13 +119,13 @@ class InlineCourier:
 
     def __init__(
         self,
-        make_client: Callable[[], Courier],
+        make_client: Callable[[], Client],
         outbox: Outbox,
         seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = make_client()
-        self._queue = QueueCourier(outbox)
+        self._queue = QueueClient(outbox)
         self._seconds = seconds
         self._monotonic = monotonic
         self._direct_at = 0.0

@@ -13,14 +13,14 @@ import anyio
 from anyio.abc import TaskGroup
 
 from butter_middleware._utils.futures import result_of, wait
-from butter_middleware.delivery.circuit_breaker import BUTTER, Endpoint, EndpointState, Target
-from butter_middleware.delivery.clients import Courier, Couriers
+from butter_middleware.delivery.circuit_breaker import BUTTER, BreakerState, CircuitBreaker, Target
+from butter_middleware.delivery.clients import Client, ClientPool
 from butter_middleware.errors import HTTPClientError
 from butter_middleware.events import Delivered, Died, Event, Faulted, Retried
 from butter_middleware.models.answer import Answer, AnswerKind
 from butter_middleware.models.checkout import Record
 from butter_middleware.outbox.base import Backlog, Pending, Settled, Settlement
-from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
 
 CLAIM_AHEAD: Final = 64
@@ -52,14 +52,14 @@ class Delivery:
         cpu: Seconds of a core that the calling thread has had.
         uniform: As `random.uniform`, for jitter.
         wait: How `run` waits, for tests.
-        tell: Takes what happens; left out, it is logged.
+        emit: Takes what happens; left out, it is logged.
         telemetry: Traces each sending.
         target: Who takes the records.
     """
 
     def __init__(  # noqa: PLR0913 - as the class says, most of them for tests
         self,
-        make_courier: Callable[[], Courier],
+        make_client: Callable[[], Client],
         *,
         senders: int = 4,
         on_settled: Callable[[Sequence[Settlement]], None] = lambda _settlements: None,
@@ -68,11 +68,11 @@ class Delivery:
         cpu: Callable[[], float] = time.thread_time,
         uniform: Callable[[float, float], float] = _RANDOM.uniform,
         wait: Callable[[asyncio.Event, float], Awaitable[None]] = wait,
-        tell: Callable[[Event], object] | None = None,
+        emit: Callable[[Event], object] | None = None,
         telemetry: Telemetry | None = None,
         target: Target = BUTTER,
     ) -> None:
-        self._couriers = Couriers(make_courier)
+        self._clients = ClientPool(make_client)
         self._on_settled = on_settled
         self._wait = wait
         self._monotonic = monotonic
@@ -80,9 +80,9 @@ class Delivery:
         self._cpu_before = 0.0
         self._considerate_until = 0.0
         self._clock = clock
-        self._tell = tell or Notices(clock).tell
+        self._emit = emit or EventDispatcher(clock).emit
         self._telemetry = telemetry or Telemetry(enabled=False)
-        self._endpoint = Endpoint(senders, clock, monotonic, uniform, self._tell, target)
+        self._endpoint = CircuitBreaker(senders, clock, monotonic, uniform, self._emit, target)
         self._ahead: deque[Pending] = deque()
         self._settlements: list[Settlement] = []
         self._kept_hold: str | None = None
@@ -99,7 +99,7 @@ class Delivery:
     # For any thread.
 
     @property
-    def state(self) -> EndpointState:
+    def state(self) -> BreakerState:
         """The endpoint's health."""
         return self._endpoint.state
 
@@ -137,16 +137,16 @@ class Delivery:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._changed.set)
 
-    def give_way(self) -> None:
+    def throttle(self) -> None:
         """A checkout is served here: for a minute, leave the interpreter to the next ones for half of the time."""
         self._considerate_until = self._monotonic() + CONSIDERATE_SECONDS
 
     @property
-    def considerate(self) -> bool:
+    def throttled(self) -> bool:
         """Whether it gives way now."""
         return self._monotonic() < self._considerate_until
 
-    def hurry(self) -> None:
+    def unthrottle(self) -> None:
         """No more checkouts come."""
         self._considerate_until = 0.0
 
@@ -206,42 +206,42 @@ class Delivery:
     def prepare(self) -> None:
         """Make the first courier ahead: loading an HTTP client takes a tenth of a second of the interpreter."""
         try:
-            self._couriers.prepare()
+            self._clients.prepare()
         except HTTPClientError as error:
-            self._tell(Faulted(reason="delivery:client", message=f"nothing can be sent: {error}", level=logging.ERROR))
+            self._emit(Faulted(reason="delivery:client", message=f"nothing can be sent: {error}", level=logging.ERROR))
 
     async def aclose(self) -> None:
         """Let go of the couriers. `run` does it at its end."""
-        await self._couriers.aclose()
+        await self._clients.aclose()
 
     async def _dispatch_all(self, outbox: Backlog, group: TaskGroup) -> None:
         while True:
             changed = self._fresh()
             try:
-                await self._heed(outbox)
+                await self._check_hold(outbox)
                 pending = await self._next(outbox)
             except Exception as error:  # noqa: BLE001 - the outbox heals or not; this loop goes on
                 said = f"delivery: the outbox failed ({type(error).__name__}); trying again"
-                self._tell(Faulted(reason=f"delivery:{type(error).__name__}", message=said, level=logging.ERROR))
+                self._emit(Faulted(reason=f"delivery:{type(error).__name__}", message=said, level=logging.ERROR))
                 pending = None
             if pending is None:
                 longest = math.inf if self._kept_hold is None else HOLD_SECONDS
                 await self._wait(changed, min(longest, max(self._endpoint.seconds_to_wait(), POLL_SECONDS)))
             else:
                 group.start_soon(self._send, pending)
-                await self._leave_gap()
+                await self._pace()
 
-    async def _heed(self, outbox: Backlog) -> None:
+    async def _check_hold(self, outbox: Backlog) -> None:
         """Probe at once where a person ended the hold in the outbox; the outbox keeps it until a probe succeeds."""
-        if self._kept_hold is not None and self.state is EndpointState.HOLD and await result_of(outbox.hold()) is None:
+        if self._kept_hold is not None and self.state is BreakerState.HOLD and await result_of(outbox.hold()) is None:
             self._kept_hold = None
             self._endpoint.probe_now()
             self._settle([])
 
-    async def _leave_gap(self) -> None:
+    async def _pace(self) -> None:
         """Wait in proportion to what sending has cost since the last gap; a server that takes its time costs little."""
         before, self._cpu_before = self._cpu_before, self._cpu()
-        if self.considerate:
+        if self.throttled:
             await self._wait(asyncio.Event(), min((self._cpu_before - before) / SHARE, GAP_MOST))
 
     async def _next(self, outbox: Backlog) -> Pending | None:
@@ -255,7 +255,7 @@ class Delivery:
             if self._endpoint.suspects and not self._in_flight:
                 self._settle(self._endpoint.alone())
             return None
-        if self.state is EndpointState.HOLD and not await self._pinged():
+        if self.state is BreakerState.HOLD and not await self._pinged():
             return None
         self._in_flight += 1  # first, since whoever pauses looks next whether this is busy
         if not self.paused:
@@ -267,7 +267,7 @@ class Delivery:
         return not self.paused and self._in_flight < self._endpoint.allowance()
 
     async def _pinged(self) -> bool:
-        return not self._endpoint.ping_failed(await self._couriers.ask(lambda courier: courier.ping()))
+        return not self._endpoint.ping_failed(await self._clients.ask(lambda client: client.ping()))
 
     async def _send(self, pending: Pending) -> None:
         try:
@@ -310,17 +310,17 @@ class Delivery:
                 self._kept_hold = kept
         except Exception as error:  # noqa: BLE001 - what is not settled is sent once more, after a restart
             said = f"delivery: the outbox could not settle ({type(error).__name__})"
-            self._tell(Faulted(reason=f"delivery:{type(error).__name__}", message=said, level=logging.CRITICAL))
+            self._emit(Faulted(reason=f"delivery:{type(error).__name__}", message=said, level=logging.CRITICAL))
         self._writing = 0
         self._changed.set()
         self._on_settled(settlements)
 
     async def _post(self, pending: Pending) -> Answer:
         with self._telemetry.sending(pending.record, pending.attempts) as answered:
-            answer = await self._couriers.ask(lambda courier: courier.post(pending.record))
+            answer = await self._clients.ask(lambda client: client.post(pending.record))
             answered(answer)
         if answer.kind is AnswerKind.DELIVERED:
-            self._tell(Delivered(seconds=max(0.0, self._clock() - pending.record.captured_at)))
+            self._emit(Delivered(seconds=max(0.0, self._clock() - pending.record.captured_at)))
         return answer
 
     def _tell_of(self, settlements: Sequence[Settlement]) -> None:
@@ -328,9 +328,9 @@ class Delivery:
             code = settlement.reason.partition(" ")[0]
             if settlement.settled is Settled.DEAD:
                 said = f"a record is dead, Butter will not take it: {settlement.reason}"
-                self._tell(Died(reason=code, message=said, level=logging.ERROR))
+                self._emit(Died(reason=code, message=said, level=logging.ERROR))
             elif settlement.settled is Settled.RETRY:
-                self._tell(Retried(reason=code))
+                self._emit(Retried(reason=code))
 
     def _fresh(self) -> asyncio.Event:
         """Return the event that the next change sets."""

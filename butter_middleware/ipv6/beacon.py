@@ -104,12 +104,12 @@ class Beacon:
             return  # a server calls it, with no token
         if self._bind.kind == "path" and self._bind.name not in {name for _literal, name in route.template.parts}:
             msg = (
-                f"Beacon(bind={self.bind!r}): route {route.name} has no {{{self._bind.name}}} in its path. "
+                f"Beacon(bind={self.bind!r}): route {route} has no {{{self._bind.name}}} in its path. "
                 "Bind to what every checkout route has, such as a header or the session's cookie."
             )
             raise ConfigurationError(msg)
         if "field" in {self._bind.kind, self._token.kind} and not route.capture_request_body:
-            msg = f"Beacon reads a field of the request's body: set capture_request_body=True on route {route.name}."
+            msg = f"Beacon reads a field of the request's body: set capture_request_body=True on route {route}."
             raise ConfigurationError(msg)
 
     @staticmethod

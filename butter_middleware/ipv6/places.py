@@ -46,11 +46,6 @@ class Route(Protocol):
         """Whether the request's body is kept."""
         ...
 
-    @property
-    def name(self) -> str:
-        """Its methods and path."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Place:

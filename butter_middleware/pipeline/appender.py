@@ -18,8 +18,8 @@ from butter_middleware.models.http import Capture
 from butter_middleware.models.reasons import Skip
 from butter_middleware.outbox import Counts, SQLiteOutbox
 from butter_middleware.outbox.base import CLOSING_SECONDS
-from butter_middleware.pipeline.waiters import NOTHING, HoldBack
-from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.pipeline.waiters import NOTHING, ResponseWait
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 
 T = TypeVar("T")
 
@@ -47,10 +47,10 @@ class Appender:
     ready: Final = done(None)
 
     def __init__(
-        self, outbox: SQLiteOutbox, notices: Notices, drain_timeout: float, started: Callable[[], object]
+        self, outbox: SQLiteOutbox, events: EventDispatcher, drain_timeout: float, started: Callable[[], object]
     ) -> None:
         self._outbox = outbox
-        self._notices = notices
+        self._events = events
         self._drain_timeout = drain_timeout
         self._started = started
         self._counted = Counts()
@@ -71,7 +71,7 @@ class Appender:
         if self._running and self._pid == os.getpid():
             return
         with self._starting:
-            fork_hooks.watch(self, Appender._begin_anew, Appender.close)
+            fork_hooks.register_fork_hooks(self, Appender._begin_anew, Appender.close)
             self._outbox.open(appends_only=True)
             if self._pid is None:
                 log_thread.run(self._started)
@@ -80,7 +80,7 @@ class Appender:
 
     def _begin_anew(self) -> None:
         self._outbox.abandon()
-        self._notices.forget()
+        self._events.forget()
         self._forget()
 
     def shutdown(self, timeout: float) -> None:
@@ -106,12 +106,12 @@ class Appender:
         log_thread.settle()
         self._forget()
 
-    def append(self, capture: Capture, hold_back: HoldBack = NOTHING) -> "Future[None] | None":
+    def append(self, capture: Capture, response_wait: ResponseWait = NOTHING) -> "Future[None] | None":
         """Hand over a capture; give what its response waits for, if anything. Never blocks."""
         future = self._begin(lambda: self._outbox.append(capture))
         future.add_done_callback(self._took)
         self._look()
-        return future if hold_back.until == "disk" else None
+        return future if response_wait.until == "disk" else None
 
     def add(self, record: Record) -> "Future[int]":
         """Hand over a record made outside a request."""
@@ -165,16 +165,16 @@ class Appender:
         self._look_at = time.monotonic() + LOOK_SECONDS
         before, self._alone = self._alone, self._outbox.deliverer() is None
         if before and self._alone:
-            self._notices.tell(OutboxChanged(reason="no_deliverer", message=NOBODY, level=logging.CRITICAL))
+            self._events.emit(OutboxChanged(reason="no_deliverer", message=NOBODY, level=logging.CRITICAL))
 
     # Callbacks of the outbox's futures, on its thread.
 
     def _added(self, future: "Future[int]") -> None:
         if self._took(future) and (known := future.result()):
-            self._notices.tell(Skipped(reason=Skip.DUPLICATE, times=known))
+            self._events.emit(Skipped(reason=Skip.DUPLICATE, times=known))
 
     def _took(self, future: "Future[None] | Future[int]") -> bool:
-        lost = self._notices.lost(future)
+        lost = self._events.lost(future)
         with self._changed:
             self._waiting -= 1
             self._changed.notify_all()

@@ -12,15 +12,15 @@ from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.client_ip import Strategy
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, Networks
 from butter_middleware.delivery.circuit_breaker import BUTTER, QUEUE, Target
-from butter_middleware.delivery.clients import Courier, InlineCourier, QueueCourier
+from butter_middleware.delivery.clients import Client, InlineClient, QueueClient
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.ipv6.beacon import Beacon
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Outbox, Settlement, SQLiteOutbox
 from butter_middleware.pipeline.pipeline import Pipeline, Read
-from butter_middleware.pipeline.waiters import HoldBack
+from butter_middleware.pipeline.waiters import ResponseWait
 from butter_middleware.reader.provenance import Sources
-from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Options:
     dry_run: bool
     senders: int
     clock: Callable[[], float]
-    notices: Notices
+    events: EventDispatcher
     telemetry: Telemetry
     sources: Sources | None
     external: bool = False
@@ -52,25 +52,25 @@ class Options:
 
     def delivery(
         self,
-        make_courier: Callable[[], Courier],
+        make_delivery_client: Callable[[], Client],
         on_settled: Callable[[Sequence[Settlement]], None] = lambda _: None,
         senders: int | None = None,
         target: Target = BUTTER,
     ) -> Delivery:
         """Return what sends records by these couriers."""
         return Delivery(
-            make_courier,
+            make_delivery_client,
             target=target,
             senders=senders or self.senders,
             clock=self.clock,
             on_settled=on_settled,
-            tell=self.notices.tell,
+            emit=self.events.emit,
             telemetry=self.telemetry,
         )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Equipment:
+class Components:
     """What a `Butter` meets of the world outside: the shoppers' addresses, the disk, a queue, and Butter itself."""
 
     strategy: Strategy
@@ -79,12 +79,12 @@ class Equipment:
     """Addresses in bodies that are not public and count all the same."""
     outbox: LocalOutbox
     queue: Outbox | None
-    make_client: Callable[[], Courier]
+    make_client: Callable[[], Client]
     make_delivery: Callable[[Callable[[Sequence[Settlement]], None]], Delivery]
     """From the outbox; takes what is to be called after settlements."""
     make_consumer: Callable[[int | None], Delivery]
     """From the queue; takes how many records are sent at once."""
-    witness: Callable[[Read], Read] = lambda read: read
+    wrap_reader: Callable[[Read], Read] = lambda read: read
     """Stands round the reading of each capture."""
     appends_to: SQLiteOutbox | None = None
     """The outbox, where this process only appends to its file."""
@@ -92,7 +92,7 @@ class Equipment:
     """Hears of the pipeline, once."""
 
 
-def equip(options: Options) -> Equipment:
+def build(options: Options) -> Components:
     """Return the equipment of production; or, while tests run, what they put in its place.
 
     Raises:
@@ -100,16 +100,16 @@ def equip(options: Options) -> Equipment:
     """
     _check_outbox(options.outbox)
     rehearsed = overrides.current()
-    return produced(options) if rehearsed is None else rehearsed.equip(options)
+    return production(options) if rehearsed is None else rehearsed.build(options)
 
 
-def produced(options: Options) -> Equipment:
+def production(options: Options) -> Components:
     """Return the equipment of production.
 
     Raises:
         ConfigurationError: something of the options cannot work.
     """
-    make_client = courier(
+    make_client = client(
         options.base_url,
         options.username,
         options.password,
@@ -117,14 +117,14 @@ def produced(options: Options) -> Equipment:
         needed=not (options.dry_run or options.external),
         sources=options.sources,
     )
-    make_courier, outbox, queue = make_client, options.outbox, None
+    make_delivery_client, outbox, queue = make_client, options.outbox, None
     if isinstance(outbox, Outbox):
         queue, outbox = outbox, None
-        direct = partial(InlineCourier, make_client, queue, options.inline_timeout)
-        make_courier = direct if options.inline else partial(QueueCourier, queue)
+        direct = partial(InlineClient, make_client, queue, options.inline_timeout)
+        make_delivery_client = direct if options.inline else partial(QueueClient, queue)
     target = BUTTER if queue is None else QUEUE
     local = local_outbox(None if options.dry_run else outbox, options.clock)
-    return Equipment(
+    return Components(
         strategy=options.strategy,
         beacon=options.beacon,
         admitted=ANYWHERE if options.staging else NOWHERE,
@@ -132,7 +132,7 @@ def produced(options: Options) -> Equipment:
         appends_to=shared_file(local, queue) if options.external and not options.dry_run else None,
         queue=queue,
         make_client=make_client,
-        make_delivery=lambda settled: options.delivery(make_courier, settled, target=target),
+        make_delivery=lambda settled: options.delivery(make_delivery_client, settled, target=target),
         make_consumer=lambda senders: options.delivery(make_client, senders=senders),
     )
 
@@ -152,7 +152,7 @@ def strategy(given: Strategy | None, environment: config.Environment) -> Strateg
     return given.admitting_private() if environment == "staging" else given
 
 
-def courier(
+def client(
     base_url: str,
     username: str | None,
     password: str | None,
@@ -160,7 +160,7 @@ def courier(
     *,
     needed: bool,
     sources: Sources | None = None,
-) -> Callable[[], Courier]:
+) -> Callable[[], Client]:
     """Return what makes a client of Butter. Where the credentials are missing and not `needed` here, making one fails.
 
     `sources` is what a sandbox is told beside the records.
@@ -173,7 +173,7 @@ def courier(
         _refuse_missing(user, secret)
     tell = None if sources is None else sources.text
 
-    def make() -> Courier:
+    def make() -> Client:
         from butter_middleware.delivery.http import ButterClient  # noqa: PLC0415 - httpx is loaded by the worker only
 
         _refuse_missing(user, secret)
@@ -197,7 +197,7 @@ QUEUE_SECONDS: Final = 0.25
 """For which `durability="before_response"` holds back the last chunk at most: for a disk, for a queue."""
 
 
-def hold_back(delivery: str, durability: str, inline_timeout: float, *, queue: bool) -> HoldBack:
+def response_wait(delivery: str, durability: str, inline_timeout: float, *, queue: bool) -> ResponseWait:
     """Return what the last chunk of a captured response waits for.
 
     Raises:
@@ -206,10 +206,10 @@ def hold_back(delivery: str, durability: str, inline_timeout: float, *, queue: b
     config.number("inline_timeout", inline_timeout, 0.05, 30)
     waits = config.durability(durability) == "before_response"
     if config.delivery(delivery) == "inline":
-        return HoldBack("butter", inline_timeout + (QUEUE_SECONDS if queue else 0.0))
+        return ResponseWait("butter", inline_timeout + (QUEUE_SECONDS if queue else 0.0))
     if queue:
-        return HoldBack("queue", QUEUE_SECONDS) if waits else HoldBack()
-    return HoldBack("disk", DISK_SECONDS) if waits else HoldBack()
+        return ResponseWait("queue", QUEUE_SECONDS) if waits else ResponseWait()
+    return ResponseWait("disk", DISK_SECONDS) if waits else ResponseWait()
 
 
 def shared_file(outbox: LocalOutbox, queue: Outbox | None) -> SQLiteOutbox:

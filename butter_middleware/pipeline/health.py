@@ -16,7 +16,7 @@ HANGING_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Signs:
+class HealthInput:
     """What is looked at."""
 
     running: bool
@@ -65,12 +65,12 @@ class Health:
         return {"status": self.status, "reasons": reasons}
 
 
-def diagnose(signs: Signs) -> Health:
+def diagnose(signs: HealthInput) -> Health:
     """Return what the signs mean."""
     return Health((*_machinery(signs), *_delivery(signs), *_evidence(signs)))
 
 
-def _machinery(signs: Signs) -> Iterator[Reason]:
+def _machinery(signs: HealthInput) -> Iterator[Reason]:
     if signs.running and not signs.answered:
         yield Reason(
             "outbox_silent", "the outbox does not answer", "See the log for what ails its file: the disk, or a lock."
@@ -95,7 +95,7 @@ def _machinery(signs: Signs) -> Iterator[Reason]:
         )
 
 
-def _delivery(signs: Signs) -> Iterator[Reason]:
+def _delivery(signs: HealthInput) -> Iterator[Reason]:
     hold = signs.counts.hold
     if hold is not None or signs.endpoint == "hold":
         yield Reason(
@@ -120,7 +120,7 @@ def _delivery(signs: Signs) -> Iterator[Reason]:
         )
 
 
-def _evidence(signs: Signs) -> Iterator[Reason]:
+def _evidence(signs: HealthInput) -> Iterator[Reason]:
     if signs.counts.dead:
         yield Reason(
             "dead",

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from butter_middleware._utils.futures import Patience, wait_at_most
+from butter_middleware._utils.futures import Backoff, wait_at_most
 from butter_middleware.capture.annotations import SCOPE_KEY, Notes, plain
 from butter_middleware.capture.routes import CheckoutRoute, RouteTable
 from butter_middleware.client_ip import ClientIP, Strategy
@@ -22,20 +22,20 @@ from butter_middleware.models.http import Capture, snapshot
 from butter_middleware.models.reasons import Skip
 from butter_middleware.outbox import LocalOutbox, Settlement, SQLiteOutbox
 from butter_middleware.pipeline.appender import Appender
-from butter_middleware.pipeline.standing import Standing
-from butter_middleware.pipeline.waiters import NOTHING, HoldBack
+from butter_middleware.pipeline.reporter import StatusReporter
+from butter_middleware.pipeline.waiters import NOTHING, ResponseWait
 from butter_middleware.pipeline.worker import Worker
 from butter_middleware.reader import tidings
-from butter_middleware.reader.evidence import carried
+from butter_middleware.reader.evidence import ids_of
 from butter_middleware.reader.provenance import Sources
-from butter_middleware.reader.reader import Reader, Reading
-from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.reader.reader import Reader, ReadResult
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
 
 OPEN_SECONDS: Final = 1.0
 """For which the app's start waits for the outbox's file."""
 
-Read = Callable[[Capture, CheckoutRoute | None], Reading]
+Read = Callable[[Capture, CheckoutRoute | None], ReadResult]
 
 
 class Pipeline:
@@ -54,30 +54,30 @@ class Pipeline:
         *,
         optional_fields: frozenset[str],
         max_body_bytes: int,
-        hold_back: HoldBack,
+        response_wait: ResponseWait,
         staging: bool,
         dry_run: bool,
         drain_timeout: float,
         join_ttl: float,
         clock: Callable[[], float],
-        notices: Notices,
+        events: EventDispatcher,
         telemetry: Telemetry,
         coverage_threshold: float,
         host: str | None,
         admitted: Networks,
-        witness: Callable[[Read], Read],
+        wrap_reader: Callable[[Read], Read],
         sources: Sources | None = None,
         appends_to: SQLiteOutbox | None = None,
     ) -> None:
         self.routes = routes
         self.max_body_bytes = max_body_bytes
         self.traceparent = telemetry.traceparent
-        self._notices = notices
+        self._events = events
         self._telemetry = telemetry
-        self._make_standing = partial(Standing, notices, clock=clock, threshold=coverage_threshold, host=host)
+        self._make_reporter = partial(StatusReporter, events, clock=clock, threshold=coverage_threshold, host=host)
         self._make_diagnosis = partial(Diagnosis, strategy)
         self._cookies = None if beacon is None else beacon.cookies
-        self._hold_back = hold_back
+        self._response_wait = response_wait
         self._dry_run = dry_run
         self._drain_timeout = drain_timeout
         self._clock = clock
@@ -91,31 +91,31 @@ class Pipeline:
             staging=staging,
             sources=sources,
         )
-        self._witness = witness
+        self._wrap_reader = wrap_reader
         self._sources = sources
         self._make_worker = partial(
             Worker,
             read=self._read,
             make_delivery=make_delivery,
-            notices=notices,
+            events=events,
             drain_timeout=drain_timeout,
             expire_before=lambda: clock() - join_ttl,
-            look=lambda: self.standing.look(),  # noqa: PLW0108 - another one after `begin_anew`
+            look=lambda: self.reporter.look(),  # noqa: PLW0108 - another one after `begin_anew`
             started=self._begin,
         )
-        self._fit_out(outbox, appends_to)
+        self._assemble(outbox, appends_to)
 
-    def _fit_out(self, outbox: LocalOutbox, appends_to: SQLiteOutbox | None = None) -> None:
+    def _assemble(self, outbox: LocalOutbox, appends_to: SQLiteOutbox | None = None) -> None:
         self.outbox = outbox
-        self._patience = Patience()
-        self.standing = self._make_standing(outbox, lambda: self.worker)
+        self._backoff = Backoff()
+        self.reporter = self._make_reporter(outbox, lambda: self.worker)
         self._diagnosis = self._make_diagnosis()
         self._reader = self._make_reader()
-        self._read_capture = self._witness(self._reader.read)
+        self._read_capture = self._wrap_reader(self._reader.read)
         self.worker: Worker | Appender = (
             self._make_worker(outbox)
             if appends_to is None
-            else Appender(appends_to, self._notices, self._drain_timeout, self._begin)
+            else Appender(appends_to, self._events, self._drain_timeout, self._begin)
         )
 
     def take_over(self) -> Worker:
@@ -130,14 +130,14 @@ class Pipeline:
         What was not delivered is left behind, and with it a thread that does not end, in an extractor that hangs.
         """
         self.worker.abandon()
-        self._telemetry.forget(self.standing)
-        self._notices.forget()
-        self._fit_out(outbox)
+        self._telemetry.forget(self.reporter)
+        self._events.forget()
+        self._assemble(outbox)
 
     def _begin(self) -> None:
         """On another thread than the checkouts', before anything is delivered."""
-        self.standing.begin()
-        self._telemetry.load(self.standing, self._notices.tell)
+        self.reporter.begin()
+        self._telemetry.load(self.reporter, self._events.emit)
 
     # What `Butter` calls.
 
@@ -164,14 +164,14 @@ class Pipeline:
                 self.capture(route, capture)
                 return ()
             where = "" if route is None else route.name
-            self._notices.note(Captured, where)
-            tidings.tell(self._notices, where, reading)
+            self._events.count(Captured, where)
+            tidings.tell(self._events, where, reading)
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
             self.fault(error)
             return ()
-        return self._wet(reading.records)
+        return self._unless_dry_run(reading.records)
 
-    def _read_now(self, capture: Capture, route: CheckoutRoute | None) -> Reading | None:
+    def _read_now(self, capture: Capture, route: CheckoutRoute | None) -> ReadResult | None:
         """Read it here, or None where that fails: the worker then reads it again, parks it, and says why."""
         try:
             return self._reader.read(capture, route)
@@ -181,15 +181,15 @@ class Pipeline:
     def record_of(self, checkout: Checkout) -> Sequence[Record]:
         """Return the record of a whole checkout; none in a dry run."""
         record = Record.of(checkout, self._clock())
-        self._notices.note(Recorded, "", carried(record))
+        self._events.count(Recorded, "", ids_of(record))
         if self._sources is not None:
             self._sources.note(record.key, "butter.record()", dict.fromkeys(checkout.payload(), "the Checkout"))
-        return self._wet([record])
+        return self._unless_dry_run([record])
 
-    def _wet(self, records: Sequence[Record]) -> Sequence[Record]:
+    def _unless_dry_run(self, records: Sequence[Record]) -> Sequence[Record]:
         if not self._dry_run:
             return records
-        self._notices.tell(Skipped(reason=Skip.DRY_RUN, times=len(records)))
+        self._events.emit(Skipped(reason=Skip.DRY_RUN, times=len(records)))
         return ()
 
     def _recorded(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> Capture:
@@ -208,7 +208,7 @@ class Pipeline:
     def close(self) -> None:
         """End the threads, let go of the outbox, and tell telemetry no more."""
         self.worker.close()
-        self._telemetry.forget(self.standing)
+        self._telemetry.forget(self.reporter)
 
     # What the middleware calls.
 
@@ -241,50 +241,50 @@ class Pipeline:
     def capture(self, route: CheckoutRoute | None, capture: Capture) -> "Future[None] | None":
         """Take a capture; give what to wait for before the last chunk leaves, if anything."""
         where = "" if route is None else route.name
-        self._notices.note(Captured, where)
+        self._events.count(Captured, where)
         try:
-            return self.worker.append(capture, self._hold_back if self._patience.left else NOTHING)
+            return self.worker.append(capture, self._response_wait if self._backoff.left else NOTHING)
         except BaseException as error:
-            self._notices.tell(Lost(route=where, reason=type(error).__name__))
+            self._events.emit(Lost(route=where, reason=type(error).__name__))
             raise
 
     async def wait_until_durable(self, future: "Future[None]") -> None:
-        """Wait until a capture is where `hold_back` has it, but no longer than that says."""
-        done = await wait_at_most(future, self._hold_back.seconds)
-        self._patience.ended(well=done or self._hold_back.until == "disk")
+        """Wait until a capture is where `response_wait` has it, but no longer than that says."""
+        done = await wait_at_most(future, self._response_wait.seconds)
+        self._backoff.ended(well=done or self._response_wait.until == "disk")
         if not done:
-            self._notices.tell(NotDurableInTime(reason=self._hold_back.until))
+            self._events.emit(NotDurableInTime(reason=self._response_wait.until))
 
     def skip(self, route: CheckoutRoute, reason: Skip) -> None:
         """Count a response that is not captured."""
         remedy = _REMEDIES.get(reason)
         if remedy is None:
-            self._notices.note(Skipped, route.name, reason)
+            self._events.count(Skipped, route.name, reason)
         else:
-            self._notices.tell(Skipped(route=route.name, reason=reason, message=f"{route}: {remedy}"))
+            self._events.emit(Skipped(route=route.name, reason=reason, message=f"{route}: {remedy}"))
 
     def fault(self, error: Exception) -> None:
         """Count a fault of our own, and say it without what it may quote."""
         name = type(error).__name__
         message = f"the middleware failed on a request: {name}"
-        self._notices.tell(Faulted(reason=f"request:{name}", message=message, level=logging.ERROR))
+        self._events.emit(Faulted(reason=f"request:{name}", message=message, level=logging.ERROR))
 
     # What the worker calls.
 
-    def _read(self, capture: Capture) -> Reading:
+    def _read(self, capture: Capture) -> ReadResult:
         matched = self.routes.find(capture.method, capture.path)
         reading = self._read_capture(capture, matched)
         route = "" if matched is None else matched.name
-        tidings.tell(self._notices, route, reading)
+        tidings.tell(self._events, route, reading)
         if not self._dry_run:
             return reading
         for _kept in range(len(reading.records) + (reading.part is not None)):
-            self._notices.note(Skipped, route, Skip.DRY_RUN)
-        return Reading(skipped=Skip.DRY_RUN)
+            self._events.count(Skipped, route, Skip.DRY_RUN)
+        return ReadResult(skipped=Skip.DRY_RUN)
 
     def _observe(self, capture: Capture, address: ClientIP) -> None:
         for finding in self._diagnosis.observe(capture.scope, address):
-            self._notices.tell(Diagnosed(reason=finding.code, message=finding.message))
+            self._events.emit(Diagnosed(reason=finding.code, message=finding.message))
 
 
 _REMEDIES: Final = {

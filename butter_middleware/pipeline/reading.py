@@ -15,10 +15,10 @@ from butter_middleware.models.partial import EXPIRED, Part
 from butter_middleware.models.reasons import Skip
 from butter_middleware.outbox.base import LocalOutbox, StoredCapture
 from butter_middleware.outbox.base import Parked as ParkedCapture
-from butter_middleware.pipeline.waiters import Awaited
+from butter_middleware.pipeline.waiters import Waiters
 from butter_middleware.reader.messages import unreadable
-from butter_middleware.reader.reader import Reading
-from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.reader.reader import ReadResult
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 
 READ_AHEAD: Final = 32
 ADOPT_EVERY: Final = 5.0
@@ -27,7 +27,7 @@ SHARED_SECONDS: Final = 0.5
 """Between looks where others only append to what this process reads: nobody here knows when."""
 
 
-class ReadLoop:
+class ReaderThread:
     """Reads what is captured, puts the records into the outbox, and tells what could not be.
 
     Args:
@@ -43,20 +43,20 @@ class ReadLoop:
     def __init__(
         self,
         outbox: LocalOutbox,
-        read: Callable[[Capture], Reading],
-        notices: Notices,
+        read: Callable[[Capture], ReadResult],
+        events: EventDispatcher,
         expire_before: Callable[[], float],
         changed: Callable[[int], object],
         added: Callable[[], object],
-        awaited: Awaited,
+        awaited: Waiters,
     ) -> None:
         self._outbox = outbox
         self._read = read
-        self._notices = notices
+        self._events = events
         self._expire_before = expire_before
         self._changed = changed
         self._added = added
-        self._awaited = awaited
+        self._waiters = awaited
         self._wake = Event()
         self._stopping = Event()
         self._since: float | None = None
@@ -89,7 +89,7 @@ class ReadLoop:
             except (Exception, CancelledError) as error:  # noqa: BLE001 - this thread must outlive any fault
                 kind = type(error).__name__
                 said = f"reading failed: {kind}"
-                self._notices.tell(Faulted(reason=f"reading:{kind}", message=said, level=logging.CRITICAL))
+                self._events.emit(Faulted(reason=f"reading:{kind}", message=said, level=logging.CRITICAL))
                 self._stopping.wait(1.0)
                 continue
             if not found:
@@ -100,7 +100,7 @@ class ReadLoop:
         self._changed(-adopted)
         expired = self._outbox.expire(self._expire_before()).result()
         if expired:
-            self._notices.tell(Skipped(reason=Skip.JOIN_EXPIRED, times=expired, message=EXPIRED))
+            self._events.emit(Skipped(reason=Skip.JOIN_EXPIRED, times=expired, message=EXPIRED))
         return adopted
 
     def _read_some(self) -> int:
@@ -121,10 +121,10 @@ class ReadLoop:
         try:
             reading = self._read(stored.capture)
         except BaseException as error:  # noqa: BLE001 - the merchant's code runs in it, which may even call sys.exit()
-            reading = Reading(parked=unreadable(error))
-            self._notices.tell(Parked(reason=unreadable(error).reason, message=unreadable(error).detail))
+            reading = ReadResult(parked=unreadable(error))
+            self._events.emit(Parked(reason=unreadable(error).reason, message=unreadable(error).detail))
         keys = [record.key for record in reading.records]
-        self._awaited.read(stored.capture, keys)
+        self._waiters.read(stored.capture, keys)
         outcome: Sequence[Record] | ParkedCapture | Part = reading.part or reading.records
         if reading.parked is not None:
             outcome = replace(reading.parked, records=reading.records)
@@ -134,22 +134,22 @@ class ReadLoop:
 
     def appended(self, capture: Capture, future: "Future[None]") -> None:
         """Read a capture that is in the outbox, or tell that it is lost: then nobody waits for its records."""
-        if self._notices.lost(future):
-            self._awaited.read(capture, ())
+        if self._events.lost(future):
+            self._waiters.read(capture, ())
             self._changed(1)
         elif not self._wake.is_set():
             self._wake.set()
 
     def took(self, future: "Future[int]") -> None:
         """Have records sent that are in the outbox, or tell that they are lost."""
-        if not self._notices.lost(future):
+        if not self._events.lost(future):
             if known := future.result():
-                self._notices.tell(Skipped(reason=Skip.DUPLICATE, times=known))
+                self._events.emit(Skipped(reason=Skip.DUPLICATE, times=known))
             self._added()
         self._changed(0)
 
     def _resolved(self, future: "Future[int]", keys: Sequence[str]) -> None:
         if future.cancelled() or future.exception() is not None or future.result():
-            self._awaited.over(keys)  # lost, or known: which of them is not, and comes, nobody waits for
+            self._waiters.over(keys)  # lost, or known: which of them is not, and comes, nobody waits for
         self.took(future)
         self._changed(1)

@@ -11,7 +11,7 @@ from butter_middleware.outbox.base import Settled, Settlement
 
 
 @dataclass(frozen=True, slots=True)
-class HoldBack:
+class ResponseWait:
     """For what the last chunk of a captured response is held back."""
 
     until: Literal["", "disk", "queue", "butter"] = ""
@@ -25,10 +25,10 @@ class HoldBack:
         return self.until in {"queue", "butter"}
 
 
-NOTHING: Final = HoldBack()
+NOTHING: Final = ResponseWait()
 
 
-class Awaited:
+class Waiters:
     """Knows what each of them waits for. Safe from any thread; each wait has its own deadline elsewhere."""
 
     def __init__(self) -> None:

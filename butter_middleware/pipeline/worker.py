@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import anyio
 
 from butter_middleware._utils import fork_hooks, log_thread
-from butter_middleware._utils.daemons import Daemons
+from butter_middleware._utils.daemons import DaemonThreadExecutor
 from butter_middleware._utils.futures import failed
 from butter_middleware._utils.progress import Progress
 from butter_middleware.delivery.delivery import Delivery
@@ -23,10 +23,10 @@ from butter_middleware.events import Faulted, OutboxChanged
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, LocalOutbox, Settlement
-from butter_middleware.pipeline.reading import ReadLoop
-from butter_middleware.pipeline.waiters import NOTHING, Awaited, HoldBack
-from butter_middleware.reader.reader import Reading
-from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.pipeline.reading import ReaderThread
+from butter_middleware.pipeline.waiters import NOTHING, ResponseWait, Waiters
+from butter_middleware.reader.reader import ReadResult
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 
 T = TypeVar("T")
 
@@ -46,9 +46,9 @@ class Worker:
     def __init__(
         self,
         outbox: LocalOutbox,
-        read: Callable[[Capture], Reading],
+        read: Callable[[Capture], ReadResult],
         make_delivery: Callable[[Callable[[Sequence[Settlement]], None]], Delivery],
-        notices: Notices,
+        events: EventDispatcher,
         drain_timeout: float,
         expire_before: Callable[[], float],
         look: Callable[[], object],
@@ -57,7 +57,7 @@ class Worker:
         self._outbox = outbox
         self._read = read
         self._make_delivery = make_delivery
-        self._notices = notices
+        self._events = events
         self._drain_timeout = drain_timeout
         self._expire_before = expire_before
         self._look = look
@@ -66,7 +66,7 @@ class Worker:
         self._forget()
 
     def _forget(self) -> None:
-        self._awaited = Awaited()
+        self._waiters = Waiters()
         self._pid: int | None = None
         self.ready: Future[None] = Future()
         """Done once a record would go out at once, where this process is the one that delivers."""
@@ -92,7 +92,7 @@ class Worker:
                 if self._delivery is not None:
                     self._delivery.resume()
                 return
-            fork_hooks.watch(self, Worker._begin_anew, Worker.close)
+            fork_hooks.register_fork_hooks(self, Worker._begin_anew, Worker.close)
             self._pid = os.getpid()
             self._read_loop = self._make_read_loop()
             self._delivery = self._make_delivery(self._settled)
@@ -110,13 +110,13 @@ class Worker:
                 raise
             self._running = True
 
-    def _make_read_loop(self) -> ReadLoop:
-        told = (self._progress.ring, self._wake, self._awaited)
-        return ReadLoop(self._outbox, self._read, self._notices, self._expire_before, *told)
+    def _make_read_loop(self) -> ReaderThread:
+        told = (self._progress.ring, self._wake, self._waiters)
+        return ReaderThread(self._outbox, self._read, self._events, self._expire_before, *told)
 
     def _begin_anew(self) -> None:
         self._outbox.abandon()
-        self._notices.forget()
+        self._events.forget()
         self._forget()
 
     def shutdown(self, timeout: float) -> None:
@@ -128,7 +128,7 @@ class Worker:
             return
         if self._outbox.durable:
             self._delivery.pause()
-        self._delivery.hurry()
+        self._delivery.unthrottle()
         self.flush(timeout)
         self._running = False
         counts = self.counts()
@@ -138,10 +138,10 @@ class Worker:
                 f"{left} records are only in memory and are lost when this process ends. Set outbox= to the path of an "
                 "SQLite file: it keeps them for the next start."
             )
-            log_thread.say(logging.ERROR, said, event="shutdown")
+            log_thread.log(logging.ERROR, said, event="shutdown")
         else:
             said = f"Butter: {counts.delivered} records delivered, {counts.pending} pending on disk"
-            log_thread.say(logging.INFO, said, event="shutdown")
+            log_thread.log(logging.INFO, said, event="shutdown")
 
     def close(self) -> None:
         """Shut down, then end the threads and let go of the outbox.
@@ -174,15 +174,15 @@ class Worker:
 
     # What the rest of the package calls.
 
-    def append(self, capture: Capture, hold_back: HoldBack = NOTHING) -> "Future[None] | None":
+    def append(self, capture: Capture, response_wait: ResponseWait = NOTHING) -> "Future[None] | None":
         """Hand over a capture; give what its response waits for, if anything. Never blocks once the threads run."""
         self._progress.expect(1)
-        awaited = self._awaited.expect(capture) if hold_back.is_sending and self._delivers else None
+        awaited = self._waiters.expect(capture) if response_wait.is_sending and self._delivers else None
         future = self._begin(lambda: self._outbox.append(capture))
         if self._delivery is not None:
-            self._delivery.give_way()
+            self._delivery.throttle()
         future.add_done_callback(partial(self._read_loop.appended, capture))
-        return future if hold_back.until == "disk" else awaited
+        return future if response_wait.until == "disk" else awaited
 
     def add(self, record: Record) -> "Future[int]":
         """Hand over a record made outside a request."""
@@ -282,14 +282,14 @@ class Worker:
         return not self._delivery.ill and (self._delivery.leads or not self._outbox.durable)
 
     def _settled(self, settlements: Sequence[Settlement]) -> None:
-        self._awaited.settled(settlements, go_on=self._delivers)
+        self._waiters.settled(settlements, go_on=self._delivers)
         self._progress.ring()
 
     def _wake(self) -> None:
         if self._delivery is not None:
             self._delivery.wake()
 
-    def _read_all(self, loop: ReadLoop) -> None:
+    def _read_all(self, loop: ReaderThread) -> None:
         try:
             loop.run()
         except BaseException as error:  # noqa: BLE001 - what ends a thread would be shown with its frames
@@ -309,14 +309,14 @@ class Worker:
                 self._look()
                 if self._faults != self.faults:
                     self._faults = self.faults
-                    self._notices.tell(OutboxChanged(reason="+".join(self._faults)))
+                    self._events.emit(OutboxChanged(reason="+".join(self._faults)))
             except Exception as error:  # noqa: BLE001 - a clock of the merchant's
                 self._fault("watching", error)
             await anyio.sleep(LOOK_EVERY)
 
     def _fault(self, what: str, error: BaseException) -> None:
         kind = type(error).__name__
-        self._notices.tell(Faulted(reason=f"{what}:{kind}", message=f"{what} failed: {kind}", level=logging.CRITICAL))
+        self._events.emit(Faulted(reason=f"{what}:{kind}", message=f"{what} failed: {kind}", level=logging.CRITICAL))
 
     def _deliver_all(self, delivery: Delivery, ready: "Future[None]") -> None:
         """Run the delivery on a loop of its own until it is cancelled."""
@@ -324,7 +324,7 @@ class Worker:
         async def main() -> None:
             stop = asyncio.Event()
             loop = asyncio.get_running_loop()
-            loop.set_default_executor(Daemons())
+            loop.set_default_executor(DaemonThreadExecutor())
             # By its own account asyncio would log an exception with its frames.
             loop.set_exception_handler(lambda _, told: self._fault("delivering", told.get("exception") or Exception()))
             self._cancel_delivery = lambda: loop.call_soon_threadsafe(stop.set)

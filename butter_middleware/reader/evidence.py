@@ -27,7 +27,7 @@ _REMEDY: Final = (
 )
 
 
-def carried(record: Record) -> str:
+def ids_of(record: Record) -> str:
     """Name the IDs that match a record to a dispute, such as `invoice_id+charge_id`."""
     payload = json.loads(record.payload)
     return "+".join(name for name in EVIDENCE_IDS if name in payload)

@@ -39,7 +39,7 @@ _UNROUTED: Final = _Unrouted("/{path:path}", psp="stripe")
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadResult:
     """What a capture holds: records, or why there are none. Records beside `parked` are good ones of several."""
 
     records: tuple[Record, ...] = ()
@@ -75,29 +75,31 @@ class Reader:
     sources: Sources | None = None
     """Remembers what gave each field, where a sandbox is told."""
 
-    def read(self, capture: Capture, route: CheckoutRoute | None) -> Reading:
+    def read(self, capture: Capture, route: CheckoutRoute | None) -> ReadResult:
         """Read one capture as the route says that its request matches, if any. It raises no `Exception`."""
         try:
             return self._read(capture, route)
         except Exception as error:  # noqa: BLE001 - strategies may be the merchant's, and so may what extractors return
-            return Reading(parked=unreadable(error), error=error)
+            return ReadResult(parked=unreadable(error), error=error)
 
-    def _read(self, capture: Capture, route: CheckoutRoute | None) -> Reading:
+    def _read(self, capture: Capture, route: CheckoutRoute | None) -> ReadResult:
         if route is None and capture.recorded:
             route = _UNROUTED
         if route is None:
-            return Reading(parked=Parked(ParkReason.NO_ROUTE, "no route matches this request any more. Add it again."))
+            return ReadResult(
+                parked=Parked(ParkReason.NO_ROUTE, "no route matches this request any more. Add it again.")
+            )
         address = self._resolve(route, capture) if route.from_shopper else None
         ipv4 = "" if address is None else address.ipv4 or ""
         params, of_request = route.template.params(capture.path), route.source == "request"
         response = view(capture, params, ipv4, self.max_body_bytes, of_request=of_request)
         found = self._found(route, response, recorded=capture.recorded)
-        if isinstance(found, Reading) and found.skipped is not None:
+        if isinstance(found, ReadResult) and found.skipped is not None:
             return found
         # What is no checkout needs no address: free requests, from wherever they come, are not kept for the want of it.
         if address is not None and address.ipv4 is None:
             return _without_address(route, address.reason)
-        if isinstance(found, Reading):
+        if isinstance(found, ReadResult):
             return found
         key, extracted = found
         if key:
@@ -111,23 +113,23 @@ class Reader:
 
     def _found(
         self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
-    ) -> tuple[str, list[Mapping[str, Any]]] | Reading:
+    ) -> tuple[str, list[Mapping[str, Any]]] | ReadResult:
         """Give what its parts have in common, nothing for a whole checkout, and the fields; or say why it is none."""
         try:
             gate = "" if recorded else self._gate(route, response)
-            extracted = gate if isinstance(gate, Reading) else self._extract(route, response, recorded=recorded)
+            extracted = gate if isinstance(gate, ReadResult) else self._extract(route, response, recorded=recorded)
         except ExtractionError as error:
-            return Reading(parked=Parked(ParkReason.UNREADABLE, f"{route}: {error}"), error=error)
+            return ReadResult(parked=Parked(ParkReason.UNREADABLE, f"{route}: {error}"), error=error)
         except Exception as error:  # noqa: BLE001 - the merchant's function may raise anything
-            return Reading(parked=Parked(ParkReason.EXTRACTOR_ERROR, broken_extractor(route, error)), error=error)
-        return extracted if isinstance(extracted, Reading) else (str(gate), extracted)
+            return ReadResult(parked=Parked(ParkReason.EXTRACTOR_ERROR, broken_extractor(route, error)), error=error)
+        return extracted if isinstance(extracted, ReadResult) else (str(gate), extracted)
 
     def _resolve(self, route: CheckoutRoute, capture: Capture) -> ClientIP:
         address = self.strategy.resolve(capture.scope)
         self.observe(capture, address)
         return address if self.redeemer is None else self.redeemer.resolve(address, capture, route)
 
-    def _once(self, route: CheckoutRoute, capture: Capture, address: ClientIP, reading: Reading) -> Reading:
+    def _once(self, route: CheckoutRoute, capture: Capture, address: ClientIP, reading: ReadResult) -> ReadResult:
         # Only a token gives an IPv4 address beside the shopper's IPv6.
         by_token = self.redeemer if address.ipv6 is not None else None
         parts = () if reading.part is None else (Record(reading.part.key, "", capture.captured_at),)
@@ -135,21 +137,21 @@ class Reader:
             return reading
         return _without_address(route, Reason.TOKEN_REPLAYED)
 
-    def _gate(self, route: CheckoutRoute, response: CheckoutResponse) -> str | Reading:
+    def _gate(self, route: CheckoutRoute, response: CheckoutResponse) -> str | ReadResult:
         """Give what its parts have in common, and nothing for a checkout that is whole; or say why it is none."""
         if route.when is not None and not _verdict(route.when(response)):
-            return Reading(skipped=Skip.GATED)
+            return ReadResult(skipped=Skip.GATED)
         if route.key_of is None:
             return ""
-        return text(route.key_of(response)) or Reading(skipped=Skip.NOT_A_CHECKOUT)
+        return text(route.key_of(response)) or ReadResult(skipped=Skip.NOT_A_CHECKOUT)
 
     def _extract(
         self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
-    ) -> list[Mapping[str, Any]] | Reading:
+    ) -> list[Mapping[str, Any]] | ReadResult:
         if recorded:
             return [{}]
         if route.extract is None:
-            return [{}] if response.request.annotations or route.begins else Reading(skipped=Skip.NOT_ANNOTATED)
+            return [{}] if response.request.annotations or route.begins else ReadResult(skipped=Skip.NOT_ANNOTATED)
         extracted = route.extract(response)
         if isinstance(extracted, Payments):
             if route.begins and not extracted:
@@ -162,17 +164,17 @@ class Reader:
         if len(results) > MOST_RECORDS:
             msg = f"the extractor gives more than {MOST_RECORDS} records for one response. Let it end."
             raise ExtractionError(msg)
-        return results or Reading(skipped=Skip.NOT_A_CHECKOUT)
+        return results or ReadResult(skipped=Skip.NOT_A_CHECKOUT)
 
-    def _judge(self, route: CheckoutRoute, payments: Payments) -> Reading | None:
+    def _judge(self, route: CheckoutRoute, payments: Payments) -> ReadResult | None:
         if not payments.fields:
-            return Reading(skipped=payments.skip, remedy=payments.remedy and f"{route}: {payments.remedy}")
+            return ReadResult(skipped=payments.skip, remedy=payments.remedy and f"{route}: {payments.remedy}")
         if payments.test_mode and not self.staging:
             remedy = (
                 f"{route}: a payment of the PSP's test mode, which is no evidence in production. Use the PSP's live "
                 "keys here, or Butter(environment='staging')."
             )
-            return Reading(skipped=Skip.TEST_MODE, remedy=remedy)
+            return ReadResult(skipped=Skip.TEST_MODE, remedy=remedy)
         return None
 
     def _merge(
@@ -181,9 +183,9 @@ class Reader:
         capture: Capture,
         response: CheckoutResponse,
         extracted: list[Mapping[str, Any]],
-    ) -> Reading:
+    ) -> ReadResult:
         records: list[Record] = []
-        unlocated = Reading()
+        unlocated = ReadResult()
         parked: Parked | None = None
         for result in extracted:
             # Never from a body unless the route says so: whoever writes the body would choose the evidence.
@@ -215,12 +217,12 @@ class Reader:
         response: CheckoutResponse,
         key: str,
         extracted: list[Mapping[str, Any]],
-    ) -> Reading:
+    ) -> ReadResult:
         if len(extracted) > 1:
             detail = (
                 f"{route}: the extractor gave {len(extracted)} records for one join key. Give the one that it names."
             )
-            return Reading(parked=Parked(ParkReason.INVALID, detail))
+            return ReadResult(parked=Parked(ParkReason.INVALID, detail))
         fields = self._fields(route, capture, extracted[0], response.request.ipv4_address)
         try:
             Checkout.model_validate(fields)
@@ -229,12 +231,12 @@ class Reader:
             wrong = {name: kind for name, kind in wrong_fields(error).items() if kind not in {"missing", "no_ids"}}
             if wrong:
                 detail = f"the part of {route} is not what Butter accepts: {listed(wrong)}"
-                return Reading(parked=Parked(ParkReason.INVALID, detail))
+                return ReadResult(parked=Parked(ParkReason.INVALID, detail))
         part = Part(key, route.address, fields, capture.captured_at, capture.traceparent)
         if self.sources is not None:
             told = origins(route, capture, response, extracted[0], fields, self.strategy)
             self.sources.note_part(part, str(route), told)
-        return Reading(part=part, conflicts=tuple(sorted(_conflicts(capture.annotations, extracted[0]))))
+        return ReadResult(part=part, conflicts=tuple(sorted(_conflicts(capture.annotations, extracted[0]))))
 
     def _fields(self, route: CheckoutRoute, capture: Capture, result: Mapping[str, Any], ipv4: str) -> dict[str, Any]:
         # A server that calls has a name of its own, which is not the shopper's.
@@ -287,7 +289,7 @@ def _conflicts(annotations: Mapping[str, Any], result: Mapping[str, Any]) -> Ite
             yield name
 
 
-def _without_address(route: CheckoutRoute, reason: Reason | BodyReason) -> Reading:
+def _without_address(route: CheckoutRoute, reason: Reason | BodyReason) -> ReadResult:
     remedy = f"{route}: no address ({reason.value}). {reason.remedy}"
     parked = Parked(ParkReason.NO_ADDRESS, remedy) if reason.mendable else None
-    return Reading(parked=parked, skipped=f"no_address:{reason.value}", remedy=remedy)
+    return ReadResult(parked=parked, skipped=f"no_address:{reason.value}", remedy=remedy)

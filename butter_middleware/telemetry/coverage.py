@@ -8,7 +8,7 @@ from typing import Final
 from butter_middleware.events import CoverageFell, RouteFellSilent
 from butter_middleware.models.reasons import missed
 from butter_middleware.telemetry.counters import Counters
-from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 
 HOUR: Final = 3600.0
 SILENT_SECONDS: Final = 86400.0
@@ -61,8 +61,8 @@ class Watch:
         threshold: The least coverage of which nothing is said, 0 to 1.
     """
 
-    def __init__(self, notices: Notices, clock: Callable[[], float], threshold: float) -> None:
-        self._notices = notices
+    def __init__(self, events: EventDispatcher, clock: Callable[[], float], threshold: float) -> None:
+        self._events = events
         self._clock = clock
         self._threshold = threshold
         self._looked_at = clock()
@@ -75,7 +75,7 @@ class Watch:
         if abs(now - self._looked_at) < HOUR:
             return
         self._looked_at = now
-        total = Coverage.of(self._notices.counters)
+        total = Coverage.of(self._events.counters)
         hour = total.since(self._then)
         self._before, self._then = self._then, total
         if hour.ratio is not None and hour.ratio < self._threshold:
@@ -83,8 +83,8 @@ class Watch:
                 f"evidence is missing: in the last hour {hour}. Each reason was said with its remedy when it first "
                 "came up; docs/telemetry.md lists them."
             )
-            self._notices.tell(CoverageFell(ratio=hour.ratio, message=message))
-        for route, count in self._notices.counters.by_route("covered").items():
+            self._events.emit(CoverageFell(ratio=hour.ratio, message=message))
+        for route, count in self._events.counters.by_route("covered").items():
             self._listen(route, count, now)
 
     def _listen(self, route: str, count: int, now: float) -> None:
@@ -97,12 +97,12 @@ class Watch:
                 f"{route} has given no record for a day, after {count} before. If it still serves checkouts, the path, "
                 "the response or the extractor has changed: see status().skipped."
             )
-            self._notices.tell(RouteFellSilent(route=route, message=message))
+            self._events.emit(RouteFellSilent(route=route, message=message))
 
     @property
     def recent(self) -> Coverage:
         """The coverage of the last hour or two."""
-        return Coverage.of(self._notices.counters).since(self._before)
+        return Coverage.of(self._events.counters).since(self._before)
 
     @property
     def low(self) -> bool:

@@ -1,4 +1,4 @@
-"""`Notices`: what happens to the evidence is told here once, then counted, logged, and told to the merchant."""
+"""`EventDispatcher`: what happens to the evidence is told here once, then counted, logged, and told to the merchant."""
 
 import logging
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from butter_middleware.events import Captured, Covered, Event, Lost, Recorded, S
 from butter_middleware.telemetry.counters import Counters
 
 
-class Notices:
+class EventDispatcher:
     """Takes what happened, from any thread, a checkout's too: it never raises and never waits.
 
     Args:
@@ -29,14 +29,14 @@ class Notices:
         self.counters = Counters()
         self._on_event = on_event
         self._observe = observe
-        self._hourly = log_thread.Hourly(clock)
+        self._hourly = log_thread.RateLimiter(clock)
 
     def forget(self) -> None:
         """Begin anew, in a forked child."""
         self.counters.forget()
         self._hourly.forget()
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Take an event."""
         self.counters.add(event.name, event.route, event.reason, event.times)
         if self._observe is not None:
@@ -46,12 +46,12 @@ class Notices:
         if self._on_event is not None and not log_thread.run(partial(self._call, self._on_event, event)):
             self.counters.add("faulted", reason="on_event:overrun")
 
-    def note(self, event: type[Captured | Covered | Recorded | Skipped], route: str = "", reason: str = "") -> None:
+    def count(self, event: type[Captured | Covered | Recorded | Skipped], route: str = "", reason: str = "") -> None:
         """Take one of the events that every checkout brings, with nothing to be said; it is made if heard only."""
         if self._on_event is None:
             self.counters.add(event.name, route, reason)
         else:
-            self.tell(event(route=route, reason=reason))
+            self.emit(event(route=route, reason=reason))
 
     def lost(self, future: "Future[None] | Future[int]") -> bool:
         """Tell that a record is lost, where the outbox could not take it; say whether."""
@@ -60,7 +60,7 @@ class Notices:
             return False
         kind = type(error).__name__
         said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
-        self.tell(Lost(reason=kind, message=said, level=logging.CRITICAL))
+        self.emit(Lost(reason=kind, message=said, level=logging.CRITICAL))
         return True
 
     def _say(self, name: str, level: int, message: str, route: str, reason: str) -> None:
@@ -68,7 +68,7 @@ class Notices:
         with suppress(Exception):  # a clock of the merchant's
             times = self._hourly.due((name, message))
         if times is not None:
-            log_thread.say(level, message, times, event=name, route=route, reason=reason)
+            log_thread.log(level, message, times, event=name, route=route, reason=reason)
 
     def _call(self, on_event: Callable[[Event], object], event: Event) -> None:
         try:

@@ -41,7 +41,7 @@ _STATES: Final = ("ok", "open", "half_open", "paused", "hold", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
+class Gauges:
     """How it stands now."""
 
     coverage: float | None
@@ -61,7 +61,7 @@ class Source(Protocol):
         """Give counts by name, route and reason."""
         ...
 
-    def levels(self) -> Levels:
+    def levels(self) -> Gauges:
         """Give how it stands. Waits for nothing: an exporter may ask on an event loop."""
         ...
 
@@ -231,7 +231,7 @@ def _attributes(name: str, route: str, reason: str) -> _Attributes:
 
 
 def _gauge(
-    observation: "type[metrics.Observation]", read: Callable[[list[Levels]], _Reading]
+    observation: "type[metrics.Observation]", read: Callable[[list[Gauges]], _Reading]
 ) -> "Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]":
     def observe(_options: "metrics.CallbackOptions") -> "Iterable[metrics.Observation]":
         levels = [source.levels() for source in list(_sources)]
@@ -240,25 +240,25 @@ def _gauge(
     return observe
 
 
-def _coverage(levels: list[Levels]) -> _Reading:
+def _coverage(levels: list[Gauges]) -> _Reading:
     known = [level.coverage for level in levels if level.coverage is not None]
     return [(min(known), {})] if known else []
 
 
-def _summed(read: Callable[[Levels], int]) -> Callable[[list[Levels]], _Reading]:
-    def total(levels: list[Levels]) -> _Reading:
+def _summed(read: Callable[[Gauges], int]) -> Callable[[list[Gauges]], _Reading]:
+    def total(levels: list[Gauges]) -> _Reading:
         led = [level for level in levels if level.leads]
         return [(sum(map(read, led)), {})] if led else []
 
     return total
 
 
-def _oldest(levels: list[Levels]) -> _Reading:
+def _oldest(levels: list[Gauges]) -> _Reading:
     led = [level for level in levels if level.leads]
     return [(max(level.oldest_pending_age or 0.0 for level in led), {})] if led else []
 
 
-def _endpoint(levels: list[Levels]) -> _Reading:
+def _endpoint(levels: list[Gauges]) -> _Reading:
     led = [level.endpoint for level in levels if level.leads]
     return [(led.count(state), {"butter.endpoint.state": state}) for state in _STATES] if led else []
 

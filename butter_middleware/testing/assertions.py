@@ -23,7 +23,7 @@ _HINTS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
+class Snapshot:
     """What became of the checkouts of a test."""
 
     sent: Sequence[InboxRecord]
@@ -43,7 +43,7 @@ def differing(expected: Mapping[str, str | None], record: InboxRecord) -> list[s
     return [name for name, value in expected.items() if getattr(record, name) != value]
 
 
-def unsent(expected: Mapping[str, str | None], whereabouts: Whereabouts) -> str:
+def unsent(expected: Mapping[str, str | None], whereabouts: Snapshot) -> str:
     """Say that no record is as expected, and why that may be."""
     wanted = ", ".join(f"{name}={value!r}" for name, value in expected.items())
     lines = [f"no record was sent with {wanted}" if expected else "no record was sent"]
@@ -72,7 +72,7 @@ def _likeness(expected: Mapping[str, str | None], record: InboxRecord) -> tuple[
     return -len(wrong), sum(alike)
 
 
-def _elsewhere(whereabouts: Whereabouts) -> Iterator[str]:
+def _elsewhere(whereabouts: Snapshot) -> Iterator[str]:
     for record in whereabouts.pending:
         answered = "was not asked yet" if record.answer is None else f"answered {record.answer}"
         yield f"pending, since Butter {answered} (butter_inbox.retry_now() tries again): {record!r}"

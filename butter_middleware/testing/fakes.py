@@ -17,14 +17,14 @@ from butter_middleware.models.checkout import Record
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Pending, Settled, Settlement
 from butter_middleware.outbox.base import Backlog
 from butter_middleware.pipeline.components import Options
-from butter_middleware.testing.recorder import ACCEPTED, Ledger
+from butter_middleware.testing.recorder import ACCEPTED, Recorder
 
 DOCUMENTATION: Final = Networks(("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"), "documentation")
 """RFC 5737: addresses of nobody, so that they stand for shoppers."""
 
 
 @dataclass(frozen=True)
-class RehearsedStrategy:
+class FakeStrategy:
     """A strategy that takes TestClient's peer for the loopback address, and addresses of documentation for public."""
 
     strategy: Strategy
@@ -40,20 +40,20 @@ class RehearsedStrategy:
         admitted = self.strategy.admitting_private().resolve(scope)
         return admitted if admitted.ipv4 and parse_host(admitted.ipv4) in DOCUMENTATION else found
 
-    def admitting_private(self) -> "RehearsedStrategy":
+    def admitting_private(self) -> "FakeStrategy":
         """Return the same for staging."""
         return replace(self, strategy=self.strategy.admitting_private())
 
 
-def rehearsed_beacon(beacon: Beacon | None) -> Beacon | None:
-    """Return a beacon that sees and believes the addresses that `RehearsedStrategy` does."""
+def fake_beacon(beacon: Beacon | None) -> Beacon | None:
+    """Return a beacon that sees and believes the addresses that `FakeStrategy` does."""
     if beacon is None:
         return None
-    own = None if beacon.client_ip is None else RehearsedStrategy(beacon.client_ip)
+    own = None if beacon.client_ip is None else FakeStrategy(beacon.client_ip)
     return replace(beacon, client_ip=own, allow_private=True)
 
 
-class RehearsedOutbox(MemoryOutbox):
+class FakeOutbox(MemoryOutbox):
     """Keeps in memory what another outbox would keep on a disk, and promises what that one promises."""
 
     def __init__(self, *, durable: bool, clock: Callable[[], float]) -> None:
@@ -65,7 +65,7 @@ class RehearsedOutbox(MemoryOutbox):
         return [] if self.durable else [*super().validate()]
 
 
-class RehearsedQueue:
+class FakeQueue:
     """Takes records that would go into a transaction of the merchant's, as if it had been committed at once."""
 
     def __init__(self, add: Callable[[Record], None]) -> None:
@@ -88,15 +88,15 @@ class RehearsedQueue:
             self._add(record)
 
 
-class InboxCourier:
+class InboxClient:
     """Brings records to the ledger of a test."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
 
     async def post(self, record: Record) -> Answer:
         """Post one record."""
-        return self._ledger.answer(record)
+        return self._recorder.answer(record)
 
     async def ping(self) -> Answer:
         """Say that Butter is there."""
@@ -106,20 +106,22 @@ class InboxCourier:
         """Do nothing: there is no connection."""
 
 
-class RehearsedDelivery(Delivery):
+class FakeDelivery(Delivery):
     """Tries each record once. One that is not taken is held until the test lets time pass (`retry`)."""
 
-    def __init__(self, ledger: Ledger, options: Options, on_settled: Callable[[Sequence[Settlement]], None]) -> None:
+    def __init__(
+        self, recorder: Recorder, options: Options, on_settled: Callable[[Sequence[Settlement]], None]
+    ) -> None:
         super().__init__(
-            lambda: InboxCourier(ledger),
+            lambda: InboxClient(recorder),
             senders=options.senders,
-            clock=lambda: options.clock() + ledger.seconds_ahead,
-            monotonic=lambda: ledger.seconds_ahead,
+            clock=lambda: options.clock() + recorder.seconds_ahead,
+            monotonic=lambda: recorder.seconds_ahead,
             on_settled=on_settled,
-            tell=options.notices.tell,
+            emit=options.events.emit,
             telemetry=options.telemetry,
         )
-        self._ledger = ledger
+        self._recorder = recorder
         self._outbox: LocalOutbox | None = None
         self._lock = Lock()
         self._held: dict[int, Settled] = {}
@@ -164,12 +166,12 @@ class RehearsedDelivery(Delivery):
         settlement = replace(settlement, id=pending.id, key=pending.record.key)
         if settlement.settled in {Settled.DELIVERED, Settled.DEAD}:
             if settlement.settled is Settled.DEAD:
-                self._ledger.bury(pending.record)
+                self._recorder.dead_letter(pending.record)
             outbox.settle([settlement])
         else:
             # Due at some time, and not at once: a response that waits for this record waits no longer.
             settlement = replace(settlement, due_at=settlement.due_at or math.inf)
-            self._ledger.hold(pending.record)
+            self._recorder.hold(pending.record)
             with self._lock:
                 self._held[pending.id] = settlement.settled
         self._on_settled([settlement])

@@ -4,9 +4,9 @@ from difflib import get_close_matches
 from typing import Protocol, Unpack
 
 from butter_middleware.sandbox.responses import Fault
-from butter_middleware.testing.assertions import Whereabouts, differing, unsent
+from butter_middleware.testing.assertions import Snapshot, differing, unsent
 from butter_middleware.testing.record import NAMES, InboxFields, InboxRecord
-from butter_middleware.testing.recorder import Ledger
+from butter_middleware.testing.recorder import Recorder
 from butter_middleware.testing.records import ParkedCheckout, unexpected
 
 
@@ -21,7 +21,7 @@ class Surroundings(Protocol):
         """Try anew what is pending."""
         ...
 
-    def whereabouts(self, ledger: Ledger) -> Whereabouts:
+    def whereabouts(self, recorder: Recorder) -> Snapshot:
         """Return what became of the checkouts of a test."""
         ...
 
@@ -35,38 +35,38 @@ class ButterInbox:
     test that expects it reads `parked`.
     """
 
-    def __init__(self, surroundings: Surroundings, ledger: Ledger) -> None:
+    def __init__(self, surroundings: Surroundings, recorder: Recorder) -> None:
         self._surroundings = surroundings
-        self._ledger = ledger
+        self._recorder = recorder
 
     @property
     def sent(self) -> list[InboxRecord]:
         """The records that Butter accepted, in their order."""
         __tracebackhide__ = True
         self.check()
-        return self._ledger.sent()
+        return self._recorder.sent()
 
     @property
     def pending(self) -> list[InboxRecord]:
         """The records that Butter did not take, as `respond_with` has it, and that wait for `retry_now`."""
         __tracebackhide__ = True
         self.check()
-        return self._ledger.pending()
+        return self._recorder.pending()
 
     @property
     def dead(self) -> list[InboxRecord]:
         """The records that Butter will never take, such as after a 422."""
         __tracebackhide__ = True
         self.check()
-        return self._ledger.dead()
+        return self._recorder.dead()
 
     @property
     def parked(self) -> list[ParkedCheckout]:
         """The checkouts that became no record, each with the reason. To read it is to expect them."""
         __tracebackhide__ = True
         self._surroundings.settle()
-        self._ledger.see_parked()
-        return self._ledger.parked()
+        self._recorder.see_parked()
+        return self._recorder.parked()
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -76,7 +76,7 @@ class ButterInbox:
         """
         __tracebackhide__ = True
         self.check()
-        return dict(self._surroundings.whereabouts(self._ledger).skipped)
+        return dict(self._surroundings.whereabouts(self._recorder).skipped)
 
     def assert_sent(self, **fields: Unpack[InboxFields]) -> InboxRecord:
         """Return the first record that was sent with these values. None stands for a field that is to be absent.
@@ -93,10 +93,10 @@ class ButterInbox:
                 raise TypeError(msg)
         self.check()
         expected = {name: _as_posted(value) for name, value in fields.items()}
-        for record in self._ledger.sent():
+        for record in self._recorder.sent():
             if not differing(expected, record):
                 return record
-        raise AssertionError(unsent(expected, self._surroundings.whereabouts(self._ledger)))
+        raise AssertionError(unsent(expected, self._surroundings.whereabouts(self._recorder)))
 
     def respond_with(self, *answers: int | Fault) -> None:
         """Set Butter's next answers, one a record; afterwards it accepts again.
@@ -108,7 +108,7 @@ class ButterInbox:
         Raises:
             ValueError: one is no answer that there is.
         """
-        self._ledger.respond_with(answers)
+        self._recorder.respond_with(answers)
 
     def retry_now(self) -> None:
         """Let an hour pass: what is pending is tried once more."""
@@ -125,12 +125,12 @@ class ButterInbox:
         """
         __tracebackhide__ = True
         self._surroundings.settle()
-        unseen = self._ledger.see_parked()
+        unseen = self._recorder.see_parked()
         if unseen:
             raise unexpected(unseen)
 
     def __repr__(self) -> str:
-        whereabouts = self._surroundings.whereabouts(self._ledger)
+        whereabouts = self._surroundings.whereabouts(self._recorder)
         parts = ("sent", "pending", "dead", "parked")
         counts = ", ".join(f"{len(getattr(whereabouts, part))} {part}" for part in parts)
         return f"ButterInbox({counts})"

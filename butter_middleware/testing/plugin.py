@@ -10,10 +10,10 @@ import pytest
 from butter_middleware._utils import overrides
 
 if TYPE_CHECKING:
-    from butter_middleware.pipeline.components import Equipment, Options
+    from butter_middleware.pipeline.components import Components, Options
     from butter_middleware.testing import ButterInbox
-    from butter_middleware.testing.recorder import Ledger
-    from butter_middleware.testing.runtime import Stage
+    from butter_middleware.testing.recorder import Recorder
+    from butter_middleware.testing.runtime import InboxRuntime
 
 _SECRET: Final = "a-secret-of-no-account-for-tests-only"  # noqa: S105 - it opens nothing
 _MARKER: Final = "butter"
@@ -24,27 +24,27 @@ class _Rehearsals:
     """One run of pytest."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._stage: Stage | None = None
-        end = overrides.begin(overrides.Rehearsal(self._equip, _SECRET))
+        self._stage: InboxRuntime | None = None
+        end = overrides.begin(overrides.Overrides(self._equip, _SECRET))
         config.add_cleanup(end)
         config.add_cleanup(self._close)
 
     @property
-    def stage(self) -> "Stage":
+    def stage(self) -> "InboxRuntime":
         """The stage, which is made when it is first needed."""
         if self._stage is None:
-            from butter_middleware.testing.runtime import Stage  # noqa: PLC0415 - most runs never need it
+            from butter_middleware.testing.runtime import InboxRuntime  # noqa: PLC0415 - most runs never need it
 
-            self._stage = Stage()
+            self._stage = InboxRuntime()
         return self._stage
 
     @property
-    def begun(self) -> "Stage | None":
+    def begun(self) -> "InboxRuntime | None":
         """The stage, where anything needed it."""
         return self._stage
 
-    def _equip(self, options: "Options") -> "Equipment":
-        return self.stage.equip(options)
+    def _equip(self, options: "Options") -> "Components":
+        return self.stage.build(options)
 
     def _close(self) -> None:
         if self._stage is not None:
@@ -83,7 +83,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if rehearsals.begun is not None or marker is not None:
         rehearsals.stage.begin()
     if marker is not None:
-        _respond(rehearsals.stage.ledger, marker)
+        _respond(rehearsals.stage.recorder, marker)
 
 
 @pytest.hookimpl(trylast=True)
@@ -102,20 +102,20 @@ def _check(item: pytest.Item) -> None:
     stage = _rehearsals(item.config).begun
     unseen = "" if stage is None else stage.unseen()
     if stage is not None and unseen:
-        if stage.ledger.asked_for:
+        if stage.recorder.asked_for:
             pytest.fail(unseen, pytrace=False)
         from butter_middleware.testing import ParkedWarning  # noqa: PLC0415 - most runs never need it
 
         item.warn(ParkedWarning(unseen))
 
 
-def _respond(ledger: "Ledger", marker: pytest.Mark) -> None:
+def _respond(recorder: "Recorder", marker: pytest.Mark) -> None:
     if marker.args or set(marker.kwargs) != {"respond_with"}:
         pytest.fail(f"the marker is written {_USAGE}", pytrace=False)
     given: Any = marker.kwargs["respond_with"]
     answers: Any = [given] if isinstance(given, int | str) else given
     try:
-        ledger.respond_with(answers)
+        recorder.respond_with(answers)
     except (TypeError, ValueError) as error:
         pytest.fail(f"{error} The marker is written {_USAGE}", pytrace=False)
 

@@ -9,7 +9,7 @@ from typing import Final
 from butter_middleware.models.answer import Answer, AnswerKind, classify
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
-from butter_middleware.reader.reader import Reading
+from butter_middleware.reader.reader import ReadResult
 from butter_middleware.sandbox.responses import Fault, accepts, checked
 from butter_middleware.testing.record import InboxRecord
 from butter_middleware.testing.records import ParkedCheckout
@@ -18,7 +18,7 @@ ACCEPTED: Final = Answer(AnswerKind.DELIVERED, 200)
 _INTERRUPTED: Final = Answer(AnswerKind.INTERRUPTED)
 
 
-class Ledger:
+class Recorder:
     """The records, parked checkouts and answers of one test. Safe from any thread.
 
     A thread that outlives its test goes on to write into that test's ledger, where nobody looks any more.
@@ -51,7 +51,7 @@ class Ledger:
             self._reading[number] = f"{capture.method} {capture.path}"
             return number
 
-    def end(self, number: int, capture: Capture, route: str | None, reading: Reading) -> None:
+    def end(self, number: int, capture: Capture, route: str | None, reading: ReadResult) -> None:
         """Write down what came of it."""
         with self._lock:
             del self._reading[number]
@@ -130,7 +130,7 @@ class Ledger:
         with self._lock:
             self._pending[record.key] = record
 
-    def bury(self, record: Record) -> None:
+    def dead_letter(self, record: Record) -> None:
         """Write down that a record is dead."""
         with self._lock:
             self._pending.pop(record.key, None)

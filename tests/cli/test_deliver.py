@@ -26,7 +26,7 @@ from butter_middleware import Butter, ButterMiddleware, ConfigurationError, SQLi
 from butter_middleware.cli import cli
 from butter_middleware.cli.deliver import SAME_SECONDS
 from butter_middleware.delivery.http import ssl_context
-from butter_middleware.pipeline.waiters import HoldBack
+from butter_middleware.pipeline.waiters import ResponseWait
 from butter_middleware.pipeline.worker import Worker
 from butter_middleware.testing import FakeButter
 
@@ -153,7 +153,7 @@ def test_before_response_waits_for_the_disk_only(make_butter: Callable[..., Butt
     """The last chunk waits for the capture to be on the disk, as it does in a process that delivers."""
     butter = make_butter(outbox=path, delivery="external", durability="before_response")
     worker = butter.pipeline.worker
-    future = worker.append(capture(1), HoldBack("disk", 0.025))
+    future = worker.append(capture(1), ResponseWait("disk", 0.025))
     assert future is not None
     assert result(future) is None
     assert worker.counts().captured == 1
@@ -169,14 +169,14 @@ def test_it_is_said_where_nobody_delivers(
     for _each in range(4):
         buy(butter)
         assert butter.flush()
-    health = anyio.run(butter.pipeline.standing.health)
+    health = anyio.run(butter.pipeline.reporter.health)
     assert [reason.code for reason in health.reasons] == ["no_deliverer"]
     until(lambda: "no process delivers" in caplog.text, "the alarm")
     assert caplog.text.count("no process delivers") == 1
     other = SQLiteOutbox(path)
     other.open()
     assert other.lead()
-    assert anyio.run(butter.pipeline.standing.health).reasons == ()
+    assert anyio.run(butter.pipeline.reporter.health).reasons == ()
     other.close()
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from shops import SHOPPER
 
 from butter_middleware import Checkout, MemoryOutbox, Record
-from butter_middleware.delivery.circuit_breaker import EndpointState
-from butter_middleware.delivery.clients import QueueCourier
+from butter_middleware.delivery.circuit_breaker import BreakerState
+from butter_middleware.delivery.clients import QueueClient
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.models.answer import Answer, AnswerKind
 from butter_middleware.outbox.base import LocalOutbox, Settled
@@ -154,7 +154,7 @@ def test_the_breaker_opens_and_ramps_up() -> None:
     assert world.posts[8] == "in_0"
     ramp = world.concurrency[begun:]
     assert (ramp[:3], max(ramp)) == ([1, 1, 1], 4)
-    assert delivery.state is EndpointState.OK
+    assert delivery.state is BreakerState.OK
 
 
 def test_wrong_credentials_hold_everything_and_lose_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -182,11 +182,11 @@ def test_a_hold_survives_a_restart() -> None:
     world.ping_answer = lambda _world: wrong
     outbox = world.outbox(range(3))
     first = world.run(outbox, lambda: outbox.hold().result() is not None)
-    assert first.state is EndpointState.HOLD
+    assert first.state is BreakerState.HOLD
     outbox = _reopened(outbox)
     posts = len(world.posts)
     second = world.run(outbox, lambda: world.pings > 3)
-    assert second.state is EndpointState.HOLD
+    assert second.state is BreakerState.HOLD
     assert len(world.posts) == posts
     world.ping_answer, world.answer = (lambda _world: OK), (lambda _world, _invoice: OK)
     world.run(outbox, done(outbox))
@@ -255,7 +255,7 @@ def test_poison_among_good_records_dies_alone(status: int) -> None:
     assert counts.dead == len(poison)
     assert counts.delivered >= 1000 - len(poison)
     assert outbox.hold().result() is None
-    assert delivery.state is EndpointState.OK
+    assert delivery.state is BreakerState.OK
     tries = Counter(invoice for invoice in world.posts if invoice in poison)
     least = {422: 1, 500: 12, 400: 3, 403: 3}[status]
     assert min(tries.values()) >= least
@@ -268,7 +268,7 @@ def test_when_all_are_refused_it_is_our_fault(status: int, limit: int) -> None:
     world.stride = 30.0
     outbox = world.outbox(range(100))
     delivery = world.run(outbox, lambda: world.now > 1_000_000 + DAY)
-    assert delivery.state is EndpointState.HOLD
+    assert delivery.state is BreakerState.HOLD
     assert outbox.counts().result().dead <= limit
     world.answer = lambda _world, _invoice: OK
     world.run(outbox, done(outbox), delivery)
@@ -300,7 +300,7 @@ def test_a_stranger_in_butters_place_holds() -> None:
     world = World(lambda _world, _invoice: Answer(AnswerKind.IMPOSTOR, 200))
     outbox = world.outbox(range(100))
     delivery = world.run(outbox, lambda: outbox.hold().result() is not None)
-    assert delivery.state is EndpointState.HOLD
+    assert delivery.state is BreakerState.HOLD
     assert len(world.posts) <= 6
     assert outbox.counts().result().pending == 100
 
@@ -449,7 +449,7 @@ def test_a_queue_that_is_away_gets_the_record_later() -> None:
     world = World(lambda _world, _invoice: OK)
     outbox = world.outbox([1])
     delivery = Delivery(
-        lambda: QueueCourier(queue), clock=world.clock, monotonic=world.clock, wait=world.wait, senders=1
+        lambda: QueueClient(queue), clock=world.clock, monotonic=world.clock, wait=world.wait, senders=1
     )
     world.run(outbox, done(outbox), delivery)
     assert [Record.from_json(text).key for text in queue.texts] == ["key-1"]
@@ -467,8 +467,8 @@ def test_a_queue_s_plain_function_takes_a_record_once() -> None:
                 raise ConnectionError
 
     queue: Any = Plain()
-    courier = QueueCourier(queue)
-    answers = [asyncio.run(courier.post(record(1))).kind for _try in range(2)]
+    client = QueueClient(queue)
+    answers = [asyncio.run(client.post(record(1))).kind for _try in range(2)]
     assert answers == [AnswerKind.UNREACHABLE, AnswerKind.DELIVERED]
 
 
@@ -491,9 +491,9 @@ def test_a_consumer_delivers_one_record() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "state"), [(500, EndpointState.OPEN), (400, EndpointState.HOLD), (403, EndpointState.HOLD)]
+    ("status", "state"), [(500, BreakerState.OPEN), (400, BreakerState.HOLD), (403, BreakerState.HOLD)]
 )
-def test_a_consumer_stops_where_one_record_after_the_other_is_refused(status: int, state: EndpointState) -> None:
+def test_a_consumer_stops_where_one_record_after_the_other_is_refused(status: int, state: BreakerState) -> None:
     """Five different records and none accepted: it is not theirs. The same one again and again tells nothing."""
     world = World(lambda _world, invoice: OK if invoice == "in_0" else ANSWERS[status])
     delivery = world.delivery()
@@ -503,7 +503,7 @@ def test_a_consumer_stops_where_one_record_after_the_other_is_refused(status: in
 
     assert set(deliver(1, 2, 3, 4, 1, 2, 3, 4)) == {Settled.RETRY}
     assert deliver(0, 5, 6, 7, 8) == [Settled.DELIVERED, *[Settled.RETRY] * 4]
-    assert delivery.state is EndpointState.OK
+    assert delivery.state is BreakerState.OK
     assert deliver(9) == [Settled.RELEASED]
     assert delivery.state is state
 

@@ -80,20 +80,20 @@ def gaps(cost: float, prepare: Callable[[Delivery], None], now: float = 0.0) -> 
 
 def test_beside_checkouts_half_of_the_time_is_left() -> None:
     """After a record that took 10 ms of a core, the next is sent 20 ms later: half of the time is the checkouts'."""
-    assert gaps(0.01, Delivery.give_way)[1:RECORDS] == pytest.approx([0.02] * (RECORDS - 1))
+    assert gaps(0.01, Delivery.throttle)[1:RECORDS] == pytest.approx([0.02] * (RECORDS - 1))
 
 
 def test_a_gap_has_a_bound() -> None:
     """What took seconds, as the first import of the HTTP client may, does not stop sending for seconds."""
-    assert gaps(3.0, Delivery.give_way)[1:RECORDS] == [GAP_MOST] * (RECORDS - 1)
+    assert gaps(3.0, Delivery.throttle)[1:RECORDS] == [GAP_MOST] * (RECORDS - 1)
 
 
 @pytest.mark.parametrize(
     ("prepare", "now"),
     [
         pytest.param(lambda _delivery: None, 0.0, id="no checkout"),
-        pytest.param(Delivery.give_way, 60.0, id="the last a minute ago"),
-        pytest.param(lambda delivery: (delivery.give_way(), delivery.hurry()), 0.0, id="the process stops"),
+        pytest.param(Delivery.throttle, 60.0, id="the last a minute ago"),
+        pytest.param(lambda delivery: (delivery.throttle(), delivery.unthrottle()), 0.0, id="the process stops"),
     ],
 )
 def test_alone_it_sends_at_full_speed(prepare: Callable[[Delivery], None], now: float) -> None:
@@ -112,9 +112,9 @@ def test_a_captured_checkout_asks_for_it(butter: Butter) -> None:
     assert isinstance(butter.pipeline.worker, Worker)
     delivery = butter.pipeline.worker._delivery
     assert delivery is not None
-    seen = [delivery.considerate]
+    seen = [delivery.throttled]
     with TestClient(ButterMiddleware(app, butter)) as client:
         client.post("/checkout/7", headers={"x-forwarded-for": SHOPPER})
-        seen.append(delivery.considerate)
-    seen.append(delivery.considerate)
+        seen.append(delivery.throttled)
+    seen.append(delivery.throttled)
     assert seen == [False, True, False]

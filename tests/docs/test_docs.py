@@ -19,7 +19,7 @@ import yaml
 import butter_middleware
 from butter_middleware import Butter
 from butter_middleware.cli import cli
-from butter_middleware.delivery.circuit_breaker import Endpoint
+from butter_middleware.delivery.circuit_breaker import CircuitBreaker
 from butter_middleware.outbox import base
 
 ROOT = Path(butter_middleware.__file__).parents[1]
@@ -193,7 +193,7 @@ def test_each_cell_of_what_can_be_lost_has_a_test() -> None:
     assert named - written() == set()
 
 
-@pytest.mark.parametrize("where", [base, Endpoint.__module__], ids=["record", "endpoint"])
+@pytest.mark.parametrize("where", [base, CircuitBreaker.__module__], ids=["record", "endpoint"])
 def test_the_diagrams_are_those_of_the_code(where: Any) -> None:
     """The states are drawn once, where they are made; the architecture shows the same."""
     module = sys.modules[where] if isinstance(where, str) else where

@@ -43,9 +43,9 @@ def scalars(node: object) -> Iterator[str]:
 def check(psp: str, body: object) -> None:
     response = respond(body)
     payments = PRESETS[psp](response)
-    standing = set(scalars(body))
+    reporter = set(scalars(body))
     for fields in payments:
-        assert set(fields.values()) <= standing
+        assert set(fields.values()) <= reporter
         assert all(fields.values())
     assert len(payments) or payments.skip in {"not_paid", "unrecognised"}
     assert str(extract.explain(response, PRESETS[psp])).startswith(f"extract.{psp}()")

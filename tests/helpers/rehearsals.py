@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from butter_middleware.testing.runtime import Stage
+from butter_middleware.testing.runtime import InboxRuntime
 
 INI = """
 [pytest]
@@ -61,11 +61,11 @@ LOADED = ("-p", "no:butter_middleware", "-p", "butter_middleware.testing.plugin"
 """The plugin by its module: what is installed may be of another day."""
 
 
-STAGE = Stage
+STAGE = InboxRuntime
 """Named, so that all of it is loaded here and its classes are the same in each run."""
 
 
-class Rehearsal:
+class Overrides:
     """A project of somebody's, and how its tests go."""
 
     def __init__(self, pytester: pytest.Pytester) -> None:

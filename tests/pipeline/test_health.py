@@ -22,13 +22,13 @@ from starlette.testclient import TestClient
 
 from butter_middleware import Butter, Checkout, CheckoutResponse, CheckoutRoute, Record
 from butter_middleware.outbox import Counts, MemoryOutbox
-from butter_middleware.pipeline.health import Health, Signs, diagnose
-from butter_middleware.pipeline.reading import ReadLoop
+from butter_middleware.pipeline.health import Health, HealthInput, diagnose
+from butter_middleware.pipeline.reading import ReaderThread
 from butter_middleware.telemetry.coverage import Coverage
 from butter_middleware.testing import FakeButter
 
 CHECKOUT = Checkout(customer_email="shopper@example.com", ipv4_address=SHOPPER, psp="stripe", invoice_id="in_secret")
-WELL = Signs(
+WELL = HealthInput(
     running=True,
     answered=True,
     counts=Counts(),
@@ -70,7 +70,7 @@ def ask(butter: Butter, query: str = "", method: str = "GET") -> tuple[int, Any]
         (replace(WELL, low_coverage=Coverage(1, {"not_json": 1})), "coverage"),
     ],
 )
-def test_each_trouble_has_a_reason_and_a_remedy(signs: Signs, code: str) -> None:
+def test_each_trouble_has_a_reason_and_a_remedy(signs: HealthInput, code: str) -> None:
     """One reason each, from a fixed list, with what to do."""
     (reason,) = diagnose(signs).reasons
     assert reason.code == code
@@ -89,7 +89,7 @@ def test_each_trouble_has_a_reason_and_a_remedy(signs: Signs, code: str) -> None
         replace(WELL, reading_for=59.0),
     ],
 )
-def test_what_passes_by_itself_is_healthy(signs: Signs) -> None:
+def test_what_passes_by_itself_is_healthy(signs: HealthInput) -> None:
     """A process that has not started, a short outage and a young backlog are no trouble."""
     assert diagnose(signs) == Health()
 
@@ -200,7 +200,7 @@ def test_an_extractor_that_hangs(make_butter: Callable[..., Butter], monkeypatch
 def test_a_thread_that_ended(make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known to end one; should something, it is said, and the log knows the type alone."""
     butter = make_butter()
-    monkeypatch.setattr(ReadLoop, "run", lambda _loop: 1 / 0)
+    monkeypatch.setattr(ReaderThread, "run", lambda _loop: 1 / 0)
     butter.record(CHECKOUT)
     until(lambda: bool(butter.pipeline.worker.dead_threads), "the thread's end")
     assert [reason["code"] for reason in ask(butter)[1]["reasons"]] == ["thread_dead"]
@@ -243,7 +243,7 @@ def test_no_event_loop_waits_for_it(
     make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     """An outbox that does not answer is said after a moment, in which the loop serves others."""
-    monkeypatch.setattr("butter_middleware.pipeline.standing.OUTBOX_SECONDS", 0.3)
+    monkeypatch.setattr("butter_middleware.pipeline.reporter.OUTBOX_SECONDS", 0.3)
     butter = make_butter(outbox=Slow())
     butter.pipeline.start()
     gaps: list[float] = []

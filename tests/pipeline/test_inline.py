@@ -15,7 +15,7 @@ from shops import PAID, ROUTE
 
 from butter_middleware import Butter, ButterMiddleware, ConfigurationError, MemoryOutbox, Record
 from butter_middleware._utils.asgi import Message
-from butter_middleware._utils.futures import Patience
+from butter_middleware._utils.futures import Backoff
 from butter_middleware.pipeline.components import QUEUE_SECONDS
 from butter_middleware.testing import FakeButter
 
@@ -180,7 +180,7 @@ def test_before_response_with_a_queue_means_in_the_queue(
 def test_after_three_waits_in_vain_nobody_waits_for_a_while(anyio_backend: str) -> None:
     """A Butter that hangs costs three checkouts their second, and no more for half a minute."""
     now = [100.0]
-    patience = Patience(lambda: now[0])
+    patience = Backoff(lambda: now[0])
     for well in (False, False, True, False, False):
         patience.ended(well=well)
         assert patience.left

@@ -27,7 +27,7 @@ from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.outbox import Counts, SQLiteOutbox
 from butter_middleware.outbox.sqlite.committer import Committer
 from butter_middleware.pipeline.appender import Appender
-from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.testing import FakeButter
 
 GOOD: dict[str, Any] = {"customer_email": "a@example.com", "invoice_id": "in_1"}
@@ -379,7 +379,7 @@ def test_a_close_keeps_its_time_while_another_process_holds_the_file(
 def test_what_only_appends_may_be_closed_at_any_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkout opens the outbox anew while the last committer fails what came too late: neither waits for ever."""
     outbox = SQLiteOutbox(path)
-    appender = Appender(outbox, Notices(time.time), 0.2, lambda: None)
+    appender = Appender(outbox, EventDispatcher(time.time), 0.2, lambda: None)
     appender.append(capture(1))
     assert appender.flush(5)
     late, put_now, retiring, retire_now = (threading.Event() for _ in range(4))

@@ -126,7 +126,7 @@ def fails_late(_response: CheckoutResponse) -> Iterator[Fields]:
 @pytest.mark.parametrize(
     ("function", "content", "reason", "says"),
     [
-        (fails, b"{}", "extractor_error", r"raised KeyError at reader/test_reader.py:\d+"),
+        (fails, b"{}", "extractor_error", r"raised KeyError at test_reader.py:\d+"),
         (fails_late, b"{}", "extractor_error", "raised ValueError"),
         (lambda _r: 7, b"{}", "unreadable", "returned int: return a mapping"),
         (lambda _r: SECRET, b"{}", "unreadable", "returned str"),
@@ -174,7 +174,7 @@ INSTALLED = asks_a_library.__code__.replace(co_filename="/venv/lib/python3.13/si
 
 
 @pytest.mark.parametrize(
-    ("function", "file"), [(asks_a_library, "reader/test_reader.py"), (FunctionType(INSTALLED, globals()), "pay.py")]
+    ("function", "file"), [(asks_a_library, "test_reader.py"), (FunctionType(INSTALLED, globals()), "pay.py")]
 )
 def test_the_line_that_is_said_is_the_extractors(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, function: Any, file: str

@@ -14,7 +14,7 @@ import pytest
 from browsers import IN_BROWSER
 from fastapi import FastAPI, Request
 from processes import Late, until
-from rehearsals import Rehearsal
+from rehearsals import Overrides
 from shops import SHOPPER
 from starlette.testclient import TestClient
 
@@ -303,7 +303,7 @@ def test_what_is_copied_is_python_whatever_it_holds(page: Any, http: httpx.Clien
     assert all(character.isprintable() or character == "\n" for character in code)
 
 
-def test_what_is_copied_passes_in_a_test(page: Any, http: httpx.Client, rehearsal: Rehearsal) -> None:
+def test_what_is_copied_passes_in_a_test(page: Any, http: httpx.Client, rehearsal: Overrides) -> None:
     """As it is, with the plugin's own `butter_inbox`, where the checkout is the same; and fails where it is not."""
     odd = GOOD | {"charge_id": "\"'\\\n\u2028\u202e\x00é😀", "user_agent": "Mozilla/5.0 (X11; Linux x86_64)"}
     tests = """

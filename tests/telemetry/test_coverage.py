@@ -12,7 +12,7 @@ from butter_middleware.events import CoverageFell, Event, RouteFellSilent
 from butter_middleware.models.reasons import NO_CHECKOUT, Skip
 from butter_middleware.pipeline.worker import Worker
 from butter_middleware.telemetry.coverage import Coverage, Watch
-from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -23,12 +23,12 @@ class Told:
     def __init__(self, threshold: float = 0.9) -> None:
         self.clock = Clock()
         self.events: list[Event] = []
-        self.notices = Notices(self.clock, observe=self.events.append)
-        self.watch = Watch(self.notices, self.clock, threshold)
+        self.dispatcher = EventDispatcher(self.clock, observe=self.events.append)
+        self.watch = Watch(self.dispatcher, self.clock, threshold)
 
     def count(self, covered: int = 0, missed: int = 0, route: str = "POST /pay") -> None:
-        self.notices.tell(events.Covered(route=route, times=covered))
-        self.notices.tell(events.Parked(route=route, reason="no_email", times=missed))
+        self.dispatcher.emit(events.Covered(route=route, times=covered))
+        self.dispatcher.emit(events.Parked(route=route, reason="no_email", times=missed))
 
     def pass_by(self, seconds: float) -> list[Event]:
         """Let the time go by, an hour at a step, and return what was told meanwhile."""
@@ -67,18 +67,18 @@ def test_a_dry_run_has_a_coverage(make_butter: Callable[..., Butter]) -> None:
 def test_each_reason_is_evidence_or_none(reason: Skip) -> None:
     """The reasons that a person can mend are missing evidence; the others are no checkouts."""
     told = Told()
-    told.notices.tell(events.Skipped(reason=reason))
-    assert Coverage.of(told.notices.counters).missed == ({} if reason in NO_CHECKOUT else {reason: 1})
+    told.dispatcher.emit(events.Skipped(reason=reason))
+    assert Coverage.of(told.dispatcher.counters).missed == ({} if reason in NO_CHECKOUT else {reason: 1})
 
 
 def test_what_is_lost_or_failed_is_missing() -> None:
     """A lost capture and a fault on a request count; a fault of elsewhere is no checkout."""
     told = Told()
-    told.notices.tell(events.Lost(reason="OutboxFullError"))
+    told.dispatcher.emit(events.Lost(reason="OutboxFullError"))
     for reason in ("request:KeyError", "delivery:OSError", "on_event:ValueError"):
-        told.notices.tell(events.Faulted(reason=reason))
-    told.notices.tell(events.Skipped(reason="no_address:ipv6_client", times=2))
-    assert Coverage.of(told.notices.counters).missed == {"no_address:ipv6_client": 2, "lost": 1, "fault": 1}
+        told.dispatcher.emit(events.Faulted(reason=reason))
+    told.dispatcher.emit(events.Skipped(reason="no_address:ipv6_client", times=2))
+    assert Coverage.of(told.dispatcher.counters).missed == {"no_address:ipv6_client": 2, "lost": 1, "fault": 1}
 
 
 def test_too_little_is_said_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
@@ -128,7 +128,7 @@ def test_a_route_that_falls_silent_is_said_once() -> None:
     assert isinstance(event, RouteFellSilent)
     assert event.route == "POST /pay"
     assert "has given no record for a day, after 10 before" in event.message
-    told.notices.tell(events.Covered(route="POST /pay"))
+    told.dispatcher.emit(events.Covered(route="POST /pay"))
     assert len([event for event in told.pass_by(3 * DAY) if isinstance(event, RouteFellSilent)]) == 1
 
 

@@ -184,8 +184,8 @@ def test_what_recurs_is_said_once_an_hour_with_how_often(
 @pytest.mark.parametrize("percent", ["100 %", "%s %d"])
 def test_a_line_means_what_it_says(caplog: pytest.LogCaptureFixture, percent: str) -> None:
     """A per cent sign in a line, such as in a path, stands for itself."""
-    log_thread.say(logging.ERROR, percent, event="x")
-    log_thread.say(logging.ERROR, percent, 3, event="x")
+    log_thread.log(logging.ERROR, percent, event="x")
+    log_thread.log(logging.ERROR, percent, 3, event="x")
     assert caplog.messages == [percent, f"{percent} (3 more times since this was last said)"]
 
 

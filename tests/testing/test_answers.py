@@ -11,17 +11,17 @@ import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
 from processes import until
-from rehearsals import Rehearsal
+from rehearsals import Overrides
 from shops import SHOPPER
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, Record, client_ip
 from butter_middleware._utils import overrides as seam
 from butter_middleware.pipeline.components import Options
-from butter_middleware.telemetry.dispatcher import Notices
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
-from butter_middleware.testing.fakes import RehearsedDelivery, RehearsedOutbox
-from butter_middleware.testing.recorder import Ledger
-from butter_middleware.testing.runtime import Stage
+from butter_middleware.testing.fakes import FakeDelivery, FakeOutbox
+from butter_middleware.testing.recorder import Recorder
+from butter_middleware.testing.runtime import InboxRuntime
 
 CHECKOUT = Checkout(customer_email="a@example.com", ipv4_address=SHOPPER, psp="adyen", transaction_id="PSP1")
 RECORD = Record.of(CHECKOUT, 0.0)
@@ -39,13 +39,13 @@ OPTIONS = Options(
     dry_run=False,
     senders=4,
     clock=time.time,
-    notices=Notices(time.time),
+    events=EventDispatcher(time.time),
     telemetry=Telemetry(enabled=False),
     sources=None,
 )
 
 
-def test_what_is_not_taken_is_pending_until_the_test_says_so(rehearsal: Rehearsal) -> None:
+def test_what_is_not_taken_is_pending_until_the_test_says_so(rehearsal: Overrides) -> None:
     """Each answer is for one record, no time passes by itself, and the states are those of production."""
     tests = """
 def test_pending(butter_inbox):
@@ -142,11 +142,11 @@ def test_no_answer_at_all(butter_inbox, answer):
 
 
 @asynccontextmanager
-async def holding(outbox: RehearsedOutbox) -> AsyncGenerator[RehearsedDelivery]:
+async def holding(outbox: FakeOutbox) -> AsyncGenerator[FakeDelivery]:
     """Run a delivery that holds a record of the outbox, which Butter did not take."""
-    ledger, held = Ledger(), asyncio.Event()
-    ledger.respond_with([503])
-    delivery = RehearsedDelivery(ledger, OPTIONS, lambda _settlements: held.set())
+    recorder, held = Recorder(), asyncio.Event()
+    recorder.respond_with([503])
+    delivery = FakeDelivery(recorder, OPTIONS, lambda _settlements: held.set())
     running = asyncio.create_task(delivery.run(outbox))
     outbox.add([RECORD])
     await held.wait()
@@ -160,7 +160,7 @@ def test_waiting_ends_when_all_that_is_pending_was_tried() -> None:
     """Not when something was: the next record is waited for, and no shutdown keeps it from being tried."""
 
     async def deliver() -> None:
-        outbox = RehearsedOutbox(durable=True, clock=time.time)
+        outbox = FakeOutbox(durable=True, clock=time.time)
         async with holding(outbox) as delivery:
             ill = [delivery.ill]
             outbox.add([Record("2", RECORD.payload, 0.0)])
@@ -176,7 +176,7 @@ def test_what_was_held_when_its_app_was_closed_is_the_next_ones() -> None:
     """A retry releases no record that another worker of the app has on its way: it would be sent twice."""
 
     async def deliver() -> None:
-        outbox = RehearsedOutbox(durable=True, clock=time.time)
+        outbox = FakeOutbox(durable=True, clock=time.time)
         async with holding(outbox) as delivery:
             pass
         outbox.close()
@@ -187,7 +187,7 @@ def test_what_was_held_when_its_app_was_closed_is_the_next_ones() -> None:
     asyncio.run(deliver())
 
 
-def test_a_look_waits_until_everything_is_told(rehearsal: Rehearsal) -> None:
+def test_a_look_waits_until_everything_is_told(rehearsal: Overrides) -> None:
     """What `on_event` and the log hear of a checkout, they have heard."""
     tests = """
 import threading
@@ -211,7 +211,7 @@ def test_it(butter_inbox):
     rehearsal.run(tests).assert_outcomes(passed=1)
 
 
-def test_the_marker_sets_the_answers(rehearsal: Rehearsal) -> None:
+def test_the_marker_sets_the_answers(rehearsal: Overrides) -> None:
     """Before any fixture sends a request; for one test; and with or without the fixture."""
     tests = """
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_one_answer_and_no_fixture():
 
 
 @pytest.mark.parametrize("marker", ["503", "answer=503", "respond_with=[503], x=1", "respond_with=['x']", ""])
-def test_a_wrong_marker_says_how_it_is_written(rehearsal: Rehearsal, marker: str) -> None:
+def test_a_wrong_marker_says_how_it_is_written(rehearsal: Overrides, marker: str) -> None:
     """In one line, and before the test runs."""
     result = rehearsal.run(f"@pytest.mark.butter({marker})\ndef test_it(): ...\n")
     result.assert_outcomes(errors=1)
@@ -251,7 +251,7 @@ def test_a_wrong_marker_says_how_it_is_written(rehearsal: Rehearsal, marker: str
 # Checkouts that become no record.
 
 
-def test_an_extractor_that_fails_fails_the_test(rehearsal: Rehearsal) -> None:
+def test_an_extractor_that_fails_fails_the_test(rehearsal: Overrides) -> None:
     """Where the test looks, and else at its end: with the extractor's own line, and what it was given."""
     tests = """
 def test_that_looks(butter_inbox):
@@ -297,7 +297,7 @@ def test_that_failed_already(butter_inbox):
         result.stdout.no_fnmatch_line(ours)
 
 
-def test_a_test_that_expects_it_reads_what_is_parked(rehearsal: Rehearsal) -> None:
+def test_a_test_that_expects_it_reads_what_is_parked(rehearsal: Overrides) -> None:
     """From then on it is no error; what comes afterwards is."""
     tests = """
 from butter_middleware.testing import ParkedError
@@ -343,7 +343,7 @@ def test_to_show_the_inbox_is_not_to_look(butter_inbox):
     rehearsal.run(tests).assert_outcomes(passed=4)
 
 
-def test_every_way_to_be_parked_is_explained(rehearsal: Rehearsal) -> None:
+def test_every_way_to_be_parked_is_explained(rehearsal: Overrides) -> None:
     """No e-mail, no ID, no address, no JSON, an exit: with what was tried, and the remedy."""
     tests = """
 import gzip
@@ -405,7 +405,7 @@ def test_no_address(butter_inbox):
     rehearsal.run(tests).assert_outcomes(passed=9)
 
 
-def test_without_the_fixture_it_is_a_warning(rehearsal: Rehearsal) -> None:
+def test_without_the_fixture_it_is_a_warning(rehearsal: Overrides) -> None:
     """Of the test, as other exceptions on threads are; and only where the merchant's own code failed."""
     tests = """
 def test_broken():
@@ -425,7 +425,7 @@ def test_no_address():
     rehearsal.run(tests, "-W", quiet).assert_outcomes(passed=2)
 
 
-def test_the_end_of_a_fixture_is_looked_at_too(rehearsal: Rehearsal) -> None:
+def test_the_end_of_a_fixture_is_looked_at_too(rehearsal: Overrides) -> None:
     """What is parked while fixtures end is an error of the test's teardown."""
     tests = """
 @pytest.fixture
@@ -441,7 +441,7 @@ def test_it(butter_inbox, last_order): ...
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_it*", "a checkout became no record"])
 
 
-def test_a_unittest_is_a_test(rehearsal: Rehearsal) -> None:
+def test_a_unittest_is_a_test(rehearsal: Overrides) -> None:
     """Classes of unittest fail as functions do, and keep their own failures."""
     tests = """
 import unittest
@@ -465,7 +465,7 @@ class Case(unittest.TestCase):
 
 def test_an_extractor_that_hangs_is_named() -> None:
     """A look does not wait for ever; and the next test has nothing of it, not even when it comes back."""
-    stage, release, came = Stage(patience=1.0), threading.Event(), []
+    stage, release, came = InboxRuntime(patience=1.0), threading.Event(), []
 
     def hang(response: CheckoutResponse) -> dict[str, str]:
         came.append(response.request.path)
@@ -474,7 +474,7 @@ def test_an_extractor_that_hangs_is_named() -> None:
             came.append("back")
         return {"customer_email": "ada@example.com", "transaction_id": str(len(came))}
 
-    end = seam.begin(seam.Rehearsal(stage.equip, "s" * 32))
+    end = seam.begin(seam.Overrides(stage.build, "s" * 32))
     butter = Butter(client_ip=client_ip.direct(), routes=[CheckoutRoute("/slow", psp="adyen", extract=hang)])
     end()
     app = ButterMiddleware(sends(start(), body(b"{}")), butter)

@@ -4,12 +4,12 @@ import re
 import threading
 
 import pytest
-from rehearsals import Rehearsal
+from rehearsals import Overrides
 
 from butter_middleware._utils import overrides as seam
 
 
-def test_a_record_is_seen_as_it_was_posted(rehearsal: Rehearsal) -> None:
+def test_a_record_is_seen_as_it_was_posted(rehearsal: Overrides) -> None:
     """Each field is an attribute, of a value that is frozen, and the repr shows them."""
     tests = """
 def test_it(butter_inbox):
@@ -47,7 +47,7 @@ def test_the_handle_says_the_same(butter_inbox):
     rehearsal.run(tests).assert_outcomes(passed=3)
 
 
-def test_each_test_begins_anew(rehearsal: Rehearsal) -> None:
+def test_each_test_begins_anew(rehearsal: Overrides) -> None:
     """The same invoice is sent in each test: no key, count, answer, parked checkout or said line is left of another."""
     tests = """
 @pytest.mark.parametrize("time", range(3))
@@ -84,7 +84,7 @@ def test_and_again(caplog):
 
 
 @pytest.mark.parametrize("where", ["conftest", "module", "fixture", "test"])
-def test_a_butter_is_reached_whenever_it_is_built(rehearsal: Rehearsal, where: str) -> None:
+def test_a_butter_is_reached_whenever_it_is_built(rehearsal: Overrides, where: str) -> None:
     """A `conftest.py`, the collection, a fixture, the test itself: all build it under the plugin."""
     load = "import shop\n"
     if where == "conftest":
@@ -122,7 +122,7 @@ def test_of_a_session(client, butter_inbox, time):
     rehearsal.run(tests, head="").assert_outcomes(passed=3)
 
 
-def test_credentials_and_keys_are_never_needed(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_and_keys_are_never_needed(rehearsal: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not by arguments, which may be None or empty, nor by the environment, nor by files that are mounted elsewhere."""
     monkeypatch.setenv("BUTTER_PASSWORD_FILE", "/run/secrets/of-production")
     monkeypatch.setenv("BUTTER_USERNAME", "")
@@ -146,7 +146,7 @@ def test_other_mistakes_are_found_as_ever(wrong):
     rehearsal.run(tests).assert_outcomes(passed=7)
 
 
-def test_a_transport_of_the_tests_own_is_kept(rehearsal: Rehearsal) -> None:
+def test_a_transport_of_the_tests_own_is_kept(rehearsal: Overrides) -> None:
     """Its records go there, and so does a queue's; but no file is opened, and each test begins anew all the same."""
     tests = """
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, MemoryOutbox, SQLiteOutbox, client_ip
@@ -242,7 +242,7 @@ async def test_the_consumer_of_a_queue_delivers_to_the_inbox(butter_inbox):
     rehearsal.run(tests).assert_outcomes(passed=10)
 
 
-def test_the_inbox_is_complete_whichever_client_is_used(rehearsal: Rehearsal) -> None:
+def test_the_inbox_is_complete_whichever_client_is_used(rehearsal: Overrides) -> None:
     """TestClient with and without a lifespan, httpx's async client on asyncio and trio: all is there after the call."""
     tests = """
 import httpx
@@ -313,7 +313,7 @@ def test_trio(butter_inbox):
     rehearsal.run(tests).assert_outcomes(passed=8)
 
 
-def test_a_server_in_a_thread_is_reached(rehearsal: Rehearsal) -> None:
+def test_a_server_in_a_thread_is_reached(rehearsal: Overrides) -> None:
     """A live server of the test's own process is under the plugin too."""
     tests = """
 import httpx
@@ -328,7 +328,7 @@ def test_it(butter_inbox):
     rehearsal.run(tests).assert_outcomes(passed=1)
 
 
-def test_documentation_addresses_and_testclient(rehearsal: Rehearsal) -> None:
+def test_documentation_addresses_and_testclient(rehearsal: Overrides) -> None:
     """TestClient is a proxy on 127.0.0.1, and no shopper; shoppers come from where documentation has them."""
     tests = """
 from butter_middleware import Beacon, Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
@@ -414,7 +414,7 @@ def test_the_beacon_sees_them_too(butter_inbox, own):
     rehearsal.run(tests).assert_outcomes(passed=15)
 
 
-def test_two_requests_that_make_one_record(rehearsal: Rehearsal) -> None:
+def test_two_requests_that_make_one_record(rehearsal: Overrides) -> None:
     """A payment page's parts meet in the stand-in of the outbox, in each test anew."""
     tests = """
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
@@ -447,7 +447,7 @@ def test_it(butter_inbox, time):
     rehearsal.run(tests).assert_outcomes(passed=2)
 
 
-def test_a_queue_in_postgresql_needs_no_postgresql(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_in_postgresql_needs_no_postgresql(rehearsal: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a DSN nor a server; and what would go into the order's transaction is in the inbox."""
     monkeypatch.delenv("BUTTER_POSTGRES_DSN", raising=False)
     tests = """
@@ -491,7 +491,7 @@ def test_there_must_be_such_a_queue(butter_inbox):
     rehearsal.run(tests).assert_outcomes(passed=4)
 
 
-def test_a_response_that_waits_for_its_record_waits_no_longer_than_it_must(rehearsal: Rehearsal) -> None:
+def test_a_response_that_waits_for_its_record_waits_no_longer_than_it_must(rehearsal: Overrides) -> None:
     """Neither inline delivery nor a durable capture holds a response of a test, also where Butter does not answer."""
     tests = """
 import time
@@ -525,7 +525,7 @@ def test_it(butter_inbox, options, answer):
     rehearsal.run(tests).assert_outcomes(passed=24)
 
 
-def test_a_failing_test_shows_the_nearest_record(rehearsal: Rehearsal) -> None:
+def test_a_failing_test_shows_the_nearest_record(rehearsal: Overrides) -> None:
     """Field by field, and nothing of our own code."""
     tests = """
 def test_it(butter_inbox):
@@ -564,7 +564,7 @@ def test_it(butter_inbox):
         ("TestClient(app).post('/orders/7')", "do the request's method and path match one, and does ButterMiddleware"),
     ],
 )
-def test_a_failing_test_says_what_became_of_the_others(rehearsal: Rehearsal, test: str, says: str) -> None:
+def test_a_failing_test_says_what_became_of_the_others(rehearsal: Overrides, test: str, says: str) -> None:
     """What is pending, dead, parked or skipped, each with what to do; or that nothing came at all."""
     result = rehearsal.run(
         f"def test_it(butter_inbox):\n    {test}\n    butter_inbox.assert_sent(invoice_id='in_77')\n"
@@ -573,19 +573,19 @@ def test_a_failing_test_says_what_became_of_the_others(rehearsal: Rehearsal, tes
     assert says in re.sub(r"\nE +", "\n", result.stdout.str())
 
 
-def test_without_a_butter_that_is_said(rehearsal: Rehearsal) -> None:
+def test_without_a_butter_that_is_said(rehearsal: Overrides) -> None:
     """The app may run in another process, or not be imported at all."""
     result = rehearsal.run("def test_it(butter_inbox):\n    butter_inbox.assert_sent()\n", head="")
     result.stdout.fnmatch_lines(["E*no Butter with a route was built in this process*"])
 
 
-def test_a_field_that_there_is_not(rehearsal: Rehearsal) -> None:
+def test_a_field_that_there_is_not(rehearsal: Overrides) -> None:
     """A wrong name is no difference, but a mistake in the test."""
     result = rehearsal.run("def test_it(butter_inbox):\n    butter_inbox.assert_sent(invoice='in_7')\n")
     result.stdout.fnmatch_lines(["E*TypeError: a record has no field invoice. Did you mean invoice_id?"])
 
 
-def test_nothing_is_left_after_the_run(rehearsal: Rehearsal) -> None:
+def test_nothing_is_left_after_the_run(rehearsal: Overrides) -> None:
     """Production's equipment is back, and the threads of the run's Butters have ended."""
     rehearsal.run("def test_it(butter_inbox):\n    buy()\n    assert butter_inbox.sent\n").assert_outcomes(passed=1)
     assert seam.current() is None

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from rehearsals import INI, LOADED, Rehearsal
+from rehearsals import INI, LOADED, Overrides
 
 import butter_middleware
 from butter_middleware import testing
@@ -17,7 +17,7 @@ PACKAGE = Path(butter_middleware.__file__).parent
 HEAVY = ["pydantic", "starlette", "jmespath", "anyio", "httpx", "httpx2", "opentelemetry", "sqlite3"]
 if sys.version_info < (3, 14):
     HEAVY.append("asyncio")  # later pytest's own pdb loads it
-ALONE = ["", "._lazy", ".rehearsal", ".testing", ".testing.plugin"]
+ALONE = ["", "._utils", "._utils.lazy", "._utils.overrides", ".testing", ".testing.plugin"]
 """Of this package."""
 BARE = [option for name in ("anyio", "asyncio", "hypothesispytest") for option in ("-p", f"no:{name}")]
 """Without the plugins that are installed beside ours and have no part in this: they take a second to load."""
@@ -50,7 +50,7 @@ def test_pytest_finds_it_by_itself(pytester: pytest.Pytester, monkeypatch: pytes
     pytester.runpytest_subprocess("-p", "butter_middleware").assert_outcomes(passed=1)
 
 
-def test_a_run_without_a_butter_loads_nothing(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_a_butter_loads_nothing(rehearsal: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither what we depend on, nor the rest of this package."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     tests = f"""
@@ -112,7 +112,7 @@ def pytest_sessionfinish():
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_nothing_leaves_the_process(rehearsal: Rehearsal, workers: str) -> None:
+def test_nothing_leaves_the_process(rehearsal: Overrides, workers: str) -> None:
     """No connection is tried and no database opened, with or without the fixture, under xdist too."""
     (rehearsal.path / "pytest.ini").write_text(STRICT)
     rehearsal.write("shop", LIGHT_SHOP)
@@ -140,7 +140,7 @@ def test_it_is_not_waited_for():
     rehearsal.run_apart(tests, *BARE, "-n", workers).assert_outcomes(passed=15)
 
 
-def test_pytest_explains_it(rehearsal: Rehearsal) -> None:
+def test_pytest_explains_it(rehearsal: Overrides) -> None:
     """`--fixtures` and `--markers` say what there is, in whole sentences."""
     result = rehearsal.run("", "--fixtures")
     result.stdout.fnmatch_lines(["*butter_inbox*", "*What reached Butter in this test: *"])
@@ -148,7 +148,7 @@ def test_pytest_explains_it(rehearsal: Rehearsal) -> None:
     result.stdout.fnmatch_lines(["@pytest.mark.butter(respond_with=[[]...[]]): what Butter answers to the records of*"])
 
 
-def test_a_conftest_may_name_it(pytester: pytest.Pytester, rehearsal: Rehearsal) -> None:
+def test_a_conftest_may_name_it(pytester: pytest.Pytester, rehearsal: Overrides) -> None:
     """Where plugins are not loaded by themselves, `pytest_plugins` does it, for what is built afterwards."""
     rehearsal.write("conftest", "pytest_plugins = ['butter_middleware.testing.plugin']\n")
     rehearsal.write("test_shop", "import shop\n\ndef test_it(butter_inbox):\n    assert butter_inbox.sent == []\n")

@@ -12,7 +12,7 @@ from typing import Final
 from butter_middleware._utils import log_thread
 from butter_middleware.errors import OutboxClosedError
 from butter_middleware.outbox.sqlite.connection import Database, Settings
-from butter_middleware.outbox.sqlite.faults import Alarm, Fault, describe, fault_of
+from butter_middleware.outbox.sqlite.faults import Alerts, Fault, describe, fault_of
 from butter_middleware.outbox.sqlite.locks import WRITE, LockFile
 from butter_middleware.outbox.sqlite.queue import MAX_WAITING, AnyOperation, Intake, Kind
 from butter_middleware.outbox.sqlite.seats import Seat
@@ -50,10 +50,10 @@ class Committer:
         self.path = settings.path
         self.locks = LockFile(f"{settings.path}.lock")
         self._retire = retire
-        self._alarm = Alarm(settings.path)
-        self._database = Database(settings, self.locks, self._alarm)
+        self._alerts = Alerts(settings.path)
+        self._database = Database(settings, self.locks, self._alerts)
         self._intake = Intake()
-        self._writer = Writer(self._database, self._alarm)
+        self._writer = Writer(self._database, self._alerts)
         self._using = Lock()
         """Held while the connection is used: a fork waits for it."""
         self._stopping = Event()
@@ -67,7 +67,7 @@ class Committer:
     @property
     def faults(self) -> Sequence[str]:
         """What ails the file now."""
-        return self._alarm.ringing
+        return self._alerts.ringing
 
     def start(self) -> None:
         """Start the thread."""
@@ -159,9 +159,9 @@ class Committer:
             self._suffer(error, self._writer.undone([*fed, *batch]))
             return
         self._backoff = FIRST_BACKOFF
-        self._alarm.clear("fault")
+        self._alerts.resolve("fault")
         if not self._writer.starves:
-            self._alarm.clear("full")
+            self._alerts.resolve("full")
         elif self._stopping.is_set():
             self._writer.finish(self._writer.take_starved(MAX_WAITING), _too_late())
 
@@ -224,13 +224,15 @@ class Committer:
             if self.locks.replaced():
                 self._start_over()
             if self.locks.take(WRITE, self):
-                self._alarm.clear("lock")
+                self._alerts.resolve("lock")
                 return
             waited = time.monotonic() - since
             if waited > LAST_LOCK_SECONDS and self._stopping.is_set():
                 raise _GaveUpError
             if waited > LOCK_ALARM_SECONDS:
-                self._alarm.ring("lock", "another process has held the write lock for seconds. Is it stopped? Waiting")
+                self._alerts.raise_(
+                    "lock", "another process has held the write lock for seconds. Is it stopped? Waiting"
+                )
             time.sleep(pause)
             pause = SLOW_POLL if waited > LAST_LOCK_SECONDS else min(pause * 1.5, LAST_POLL)
 
@@ -246,12 +248,12 @@ class Committer:
         if isinstance(error, _GaveUpError) or (self._stopping.is_set() and fault is not Fault.OWN):
             self._writer.finish(undone, _too_late())
         elif fault in {Fault.REFUSED, Fault.OWN}:
-            self._alarm.ring("fault", str(error) if fault is Fault.REFUSED else f"failed ({describe(error)})")
+            self._alerts.raise_("fault", str(error) if fault is Fault.REFUSED else f"failed ({describe(error)})")
             self._writer.finish(undone, error)
         else:
             self._intake.put_back(undone)
             if fault is not Fault.CORRUPT:
-                self._alarm.ring("fault", f"cannot be used ({describe(error)}). Trying again; what comes waits")
+                self._alerts.raise_("fault", f"cannot be used ({describe(error)}). Trying again; what comes waits")
         self._stopping.wait(self._backoff)
         self._backoff = min(2 * self._backoff, LAST_BACKOFF)
 

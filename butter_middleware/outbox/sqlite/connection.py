@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from butter_middleware.outbox.sqlite import statements
-from butter_middleware.outbox.sqlite.faults import Alarm, Fault, describe, fault_of, set_aside
+from butter_middleware.outbox.sqlite.faults import Alerts, Fault, describe, fault_of, set_aside
 from butter_middleware.outbox.sqlite.locks import LockFile
 from butter_middleware.outbox.sqlite.queue import AnyOperation, Append
 from butter_middleware.outbox.sqlite.schema import RESERVE_PAGES, connect, set_bound
@@ -31,11 +31,11 @@ class Settings:
 class Database:
     """The file as one process has it open. Not safe to share between threads but under a lock of the caller's."""
 
-    def __init__(self, settings: Settings, locks: LockFile, alarm: Alarm) -> None:
+    def __init__(self, settings: Settings, locks: LockFile, alerts: Alerts) -> None:
         self._settings = settings
         self._file = Path(settings.path)
         self._locks = locks
-        self._alarm = alarm
+        self._alerts = alerts
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._last_inode: tuple[int, int] | None = None
@@ -145,7 +145,7 @@ class Database:
         self._inode = self._inode_at_path()
         if self._last_inode not in {None, self._inode}:
             text = "the file was removed or replaced while it was in use. Going on with the one there"
-            self._alarm.ring(f"replaced {self._inode}", text)
+            self._alerts.raise_(f"replaced {self._inode}", text)
         self._last_inode = self._inode
         # In a new file no pile is known. Numbers of piles are small, so that one could be mistaken for another's.
         slots = dict(self._connection.execute("SELECT id, slot FROM piles").fetchall())
@@ -166,7 +166,7 @@ class Database:
     def _set_aside(self, inode: tuple[int, int], reason: str) -> None:
         if inode == self._inode_at_path():
             name = set_aside(self._settings.path)
-            self._alarm.ring(
+            self._alerts.raise_(
                 f"broken {name}",
                 f"its content is broken ({reason}). It was set aside as {name} and a new one begun. What waited in the "
                 "old one is not sent: keep it, and mend the disk",

@@ -75,20 +75,20 @@ def describe(error: Exception) -> str:
     return name if isinstance(name, str) else type(error).__name__
 
 
-class Alarm:
+class Alerts:
     """Says each kind of fault once while it lasts, and once that it is over."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._raised: set[str] = set()
 
-    def ring(self, kind: str, text: str) -> None:
+    def raise_(self, kind: str, text: str) -> None:
         """Say, unless it rings already, what is wrong and what to do about it."""
         if kind not in self._raised:
             self._raised.add(kind)
             self._say(logging.CRITICAL, text, kind)
 
-    def clear(self, kind: str) -> None:
+    def resolve(self, kind: str) -> None:
         """Say that it is over, where it rang."""
         if kind in self._raised:
             self._raised.discard(kind)
@@ -100,7 +100,7 @@ class Alarm:
         return sorted({kind.partition(" ")[0] for kind in self._raised} - {"replaced"})
 
     def _say(self, level: int, text: str, kind: str) -> None:
-        log_thread.say(
+        log_thread.log(
             level, f"outbox {self._path}: {text}", name="outbox", event="outbox", reason=kind.partition(" ")[0]
         )
 

@@ -109,7 +109,7 @@ def _load(connection: sqlite3.Connection, number: int, *, shared: bool) -> Store
         return StoredCapture(number, Capture.from_head(*row), shared)
     except (KeyError, TypeError, ValueError) as error:
         message = f"capture {number} cannot be read by this version ({type(error).__name__}); it stays"
-        log_thread.say(logging.ERROR, message, name="outbox", event="outbox", reason="capture_unreadable")
+        log_thread.log(logging.ERROR, message, name="outbox", event="outbox", reason="capture_unreadable")
         return None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from butter_middleware.outbox.sqlite.connection import Database
-from butter_middleware.outbox.sqlite.faults import Alarm, Fault, fault_of
+from butter_middleware.outbox.sqlite.faults import Alerts, Fault, fault_of
 from butter_middleware.outbox.sqlite.queue import AnyOperation, Append, Kind
 
 FIRST_PAUSE: Final = 0.05
@@ -21,9 +21,9 @@ MOST_FED: Final = 512
 class Writer:
     """Runs operations on the file. For the committer's thread, which holds the lock and the connection meanwhile."""
 
-    def __init__(self, database: Database, alarm: Alarm) -> None:
+    def __init__(self, database: Database, alerts: Alerts) -> None:
         self._database = database
-        self._alarm = alarm
+        self._alerts = alerts
         self._starved: deque[AnyOperation] = deque()
         self._feed_at = 0.0
         self._feed_pause, self._feed_size = FIRST_PAUSE, 1
@@ -164,7 +164,7 @@ class Writer:
     def _starve(self, growing: Sequence[AnyOperation]) -> None:
         self._starved.extend(growing)
         self._feed_at = time.monotonic() + self._feed_pause
-        self._alarm.ring(
+        self._alerts.raise_(
             "full",
             "it is full. What comes now waits in memory, up to a bound. Let deliveries go out, raise max_bytes, make "
             "room on the disk, or drop dead and parked entries",

@@ -9,12 +9,12 @@ from typing import Final
 from butter_middleware._utils.futures import wait_at_most
 from butter_middleware.outbox import Counts, LocalOutbox
 from butter_middleware.pipeline.appender import Appender
-from butter_middleware.pipeline.health import Health, Signs, diagnose
+from butter_middleware.pipeline.health import Health, HealthInput, diagnose
 from butter_middleware.pipeline.status import Status
 from butter_middleware.pipeline.worker import Worker
 from butter_middleware.telemetry.coverage import Coverage, Watch
-from butter_middleware.telemetry.dispatcher import Notices
-from butter_middleware.telemetry.otel import Levels
+from butter_middleware.telemetry.dispatcher import EventDispatcher
+from butter_middleware.telemetry.otel import Gauges
 
 OUTBOX_SECONDS: Final = 1.0
 """For which a health check waits for the outbox."""
@@ -22,7 +22,7 @@ LEVELS_SECONDS: Final = 0.05
 """For which a metric waits for it; it takes a millisecond, unless the file fails: then the metric is as it last was."""
 
 
-class Standing:
+class StatusReporter:
     """Asks what is counted, the worker and the outbox.
 
     Args:
@@ -36,14 +36,14 @@ class Standing:
 
     def __init__(
         self,
-        notices: Notices,
+        events: EventDispatcher,
         outbox: LocalOutbox,
         worker: Callable[[], Worker | Appender],
         clock: Callable[[], float],
         threshold: float,
         host: str | None,
     ) -> None:
-        self._notices = notices
+        self._events = events
         self._outbox = outbox
         self._worker = worker
         self._clock = clock
@@ -53,7 +53,7 @@ class Standing:
 
     def begin(self) -> None:
         """Watch from now on: a fork has a watch of its own."""
-        self._watch = Watch(self._notices, self._clock, self._threshold)
+        self._watch = Watch(self._events, self._clock, self._threshold)
 
     def look(self) -> None:
         """See whether too few checkouts became records, now and then."""
@@ -61,7 +61,7 @@ class Standing:
 
     def status(self) -> Status:
         """Return how the collection goes."""
-        counters, worker = self._notices.counters, self._worker()
+        counters, worker = self._events.counters, self._worker()
         counts = worker.counts()
         return Status(
             captured=counters.total("captured"),
@@ -89,11 +89,11 @@ class Standing:
         answered = await wait_at_most(future, OUTBOX_SECONDS) and future.exception() is None
         counts = future.result() if answered else Counts()
         changed = self._age(worker.endpoint_changed_at)
-        signs = Signs(
+        signs = HealthInput(
             running=worker.running,
             answered=answered,
             counts=counts,
-            lost=self._notices.counters.total("lost") + self._at_risk(counts),
+            lost=self._events.counters.total("lost") + self._at_risk(counts),
             oldest_pending_age=self._age(counts.oldest_pending_at),
             endpoint=worker.endpoint,
             ill_for=changed if changed is not None and worker.endpoint != "ok" else 0.0,
@@ -110,16 +110,16 @@ class Standing:
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
         """Return all that was counted, by name, route and reason."""
-        return self._notices.counters.counts()
+        return self._events.counters.counts()
 
-    def levels(self) -> Levels:
+    def levels(self) -> Gauges:
         """Return how it stands."""
         worker = self._worker()
         coverage = None if isinstance(worker, Appender) else self._watch.recent.ratio
         if not worker.leads:
-            return Levels(coverage)
+            return Gauges(coverage)
         counts = worker.counts(LEVELS_SECONDS)
-        return Levels(
+        return Gauges(
             coverage,
             leads=True,
             endpoint=worker.endpoint,
