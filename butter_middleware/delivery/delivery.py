@@ -168,14 +168,14 @@ class Delivery:
         is ill nothing is sent. Where other records cannot be tried beside it, no record dies of an ambiguous answer.
         """
         pending = Pending(0, record, attempts)
-        if self._in_flight >= self._endpoint.allowance():
+        if not self._endpoint.admit(self._in_flight):
             return self._endpoint.not_now(pending)
         self._in_flight += 1
         try:
             answer = await self._post(pending)
         finally:
             self._in_flight -= 1
-        settled = self._endpoint.judge(pending, answer) or self._endpoint.alone()
+        settled = self._endpoint.record(pending, answer) or self._endpoint.alone()
         self._tell_of(settled)
         return settled[0]
 
@@ -264,7 +264,7 @@ class Delivery:
         return None
 
     def _may_send(self) -> bool:
-        return not self.paused and self._in_flight < self._endpoint.allowance()
+        return not self.paused and self._endpoint.admit(self._in_flight)
 
     async def _pinged(self) -> bool:
         return not self._endpoint.ping_failed(await self._clients.ask(lambda client: client.ping()))
@@ -276,7 +276,7 @@ class Delivery:
             self._ahead.appendleft(pending)
             raise
         self._in_flight -= 1
-        settlements = self._endpoint.judge(pending, answer)
+        settlements = self._endpoint.record(pending, answer)
         if self._endpoint.ill:
             settlements += self._released()  # so that the next probe is the oldest record there is
         self._settle(settlements)
