@@ -118,7 +118,16 @@ class ButterMiddleware:
             tee.end()
 
     async def _watch_lifespan(self, pipeline: CapturePipeline, scope: Scope, receive: Receive, send: Send) -> None:
+        takes_part = False
+
+        async def take() -> Message:
+            nonlocal takes_part
+            takes_part = True
+            return await receive()
+
         async def watch(message: Message) -> None:
+            nonlocal takes_part
+            takes_part = True
             # After the app's own shutdown, which may still serve checkouts; before the server hears of its end.
             try:
                 if message["type"] in _SHUTDOWN_ENDS:
@@ -129,7 +138,18 @@ class ButterMiddleware:
                 pipeline.fault(error)
             await send(message)
 
-        await self.app(scope, receive, watch)
+        try:
+            await self.app(scope, take, watch)
+        except Exception as error:
+            if takes_part:  # its startup failed, which is for the server to hear
+                raise
+            message = (
+                f"the app refuses ASGI's lifespan ({type(error).__name__}), as Django does: the middleware answers for "
+                "it, so that the end of the server delivers what waits"
+            )
+            log_thread.log(logging.INFO, message, event="lifespan")
+        if not takes_part:
+            await _answer_lifespan(receive, watch)
 
 
 def _checked(butter: object) -> CapturePipeline | None:
@@ -141,6 +161,14 @@ def _checked(butter: object) -> CapturePipeline | None:
     )
     log_thread.log(logging.CRITICAL, message, event="configuration")
     return None
+
+
+async def _answer_lifespan(receive: Receive, send: Send) -> None:
+    """Take part in the place of an app that ended at once: a server tells an app that refuses nothing of its end."""
+    event = ""
+    while event != "lifespan.shutdown":
+        event = (await receive())["type"]
+        await send({"type": f"{event}.complete"})
 
 
 async def _drain(pipeline: CapturePipeline) -> None:
