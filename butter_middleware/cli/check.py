@@ -5,11 +5,13 @@ import shutil
 import socket
 import sqlite3
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from threading import Thread
 from typing import Final, TypeVar
@@ -18,9 +20,12 @@ from urllib.request import getproxies, proxy_bypass
 
 import anyio
 import click
+from starlette.applications import Starlette
 
 from butter_middleware import config
 from butter_middleware.butter import Butter
+from butter_middleware.capture import app_routes
+from butter_middleware.capture.middleware import ButterMiddleware
 from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.options import app_option, listening, load, outbox_option
@@ -109,6 +114,7 @@ def _findings(outbox: str | None, app: str | None, *, offline: bool) -> Iterator
             yield Finding("app", Mark.FAILED, error.message)
         else:
             yield from _configured(butter, app)
+            yield from compared(butter, app)
             # What is said of the outbox is found again below.
             yield from (Finding("app", Mark.WARNING, text) for text in said if not text.startswith("outbox: "))
     yield _sqlite(sqlite3.sqlite_version_info)
@@ -145,6 +151,28 @@ def _configured(butter: Butter, app: str) -> Iterator[Finding]:
         yield Finding("routes", Mark.FAILED, "none: no checkout is captured", remedy)
     for route in routes:
         yield Finding("route", Mark.OK, f"{route}: {route.psp}, {_extractor(route)}")
+
+
+def compared(butter: Butter, app: str) -> Iterator[Finding]:
+    """Hold the checkout routes against those of the app, which is the one named or another of its module."""
+    name, _colon, attribute = app.partition(":")
+    values = [value for value in vars(sys.modules[name]).values() if isinstance(value, Starlette | ButterMiddleware)]
+    if attribute:
+        values.append(attrgetter(attribute)(sys.modules[name]))
+    apps = [wrapped for value in values for wrapped in app_routes.watched(value, butter)]
+    if not apps:
+        text = f"not compared with the app: {name} has no app with this Butter"
+        yield Finding(
+            "routes", Mark.OK, text, "The log says it when the app starts; or name the app: --app MODULE:app."
+        )
+    elif not all(map(app_routes.walkable, apps)):
+        text = "not compared with the app, whose routes cannot be listed: it is neither Starlette nor FastAPI"
+        yield Finding("routes", Mark.OK, text, "A route that matches no request for a day is said in the log.")
+    else:
+        failures = app_routes.unanswered(apps, butter.routes.routes)
+        yield from (Finding("route", Mark.FAILED, text) for text in failures)
+        if not failures and butter.routes.routes:
+            yield Finding("routes", Mark.OK, "the app answers each checkout route")
 
 
 def _extractor(route: CheckoutRoute) -> str:

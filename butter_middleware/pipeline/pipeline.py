@@ -74,7 +74,14 @@ class Pipeline:
         self.traceparent = telemetry.traceparent
         self._events = events
         self._telemetry = telemetry
-        self._make_reporter = partial(StatusReporter, events, clock=clock, threshold=coverage_threshold, host=host)
+        self._make_reporter = partial(
+            StatusReporter,
+            events,
+            clock=clock,
+            threshold=coverage_threshold,
+            host=host,
+            routes=lambda: [route.name for route in routes.routes],
+        )
         self._make_diagnosis = partial(Diagnosis, strategy)
         self._cookies = None if beacon is None else beacon.cookies
         self._response_wait = response_wait
@@ -121,6 +128,7 @@ class Pipeline:
     def take_over(self) -> Worker:
         """Read and deliver here from now on, whoever appended. For the command `deliver`."""
         self.worker.close()
+        self.reporter.serve_nothing()
         self.worker = worker = self._make_worker(self.outbox)
         return worker
 

@@ -3,7 +3,7 @@
 Where a process only appends, what becomes of its checkouts is seen in another: it has no coverage.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from butter_middleware._utils.futures import wait_at_most
@@ -32,6 +32,7 @@ class StatusReporter:
         clock: Seconds since the epoch.
         threshold: The least coverage that is well, 0 to 1.
         host: Butter's, or None where a queue takes the records.
+        routes: Gives the names of the checkout routes.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class StatusReporter:
         clock: Callable[[], float],
         threshold: float,
         host: str | None,
+        routes: Callable[[], Iterable[str]],
     ) -> None:
         self._events = events
         self._outbox = outbox
@@ -49,11 +51,17 @@ class StatusReporter:
         self._clock = clock
         self._threshold = threshold
         self._host = host
+        self._routes = routes
         self.begin()
 
     def begin(self) -> None:
         """Watch from now on: a fork has a watch of its own."""
-        self._watch = Watch(self._events, self._clock, self._threshold)
+        self._watch = Watch(self._events, self._clock, self._threshold, self._routes)
+
+    def serve_nothing(self) -> None:
+        """This process only delivers: that its routes match no request says nothing."""
+        self._routes = tuple
+        self.begin()
 
     def look(self) -> None:
         """See whether too few checkouts became records, now and then."""

@@ -105,7 +105,7 @@ def test_all_is_well(shop: Path, fake: FakeButter) -> None:
         "POST /d: adyen, by annotate() alone",
     ]
     assert list(lines) == [
-        *("app", "client_ip", "route", "sqlite", "disk", "outbox", "dns", "tls", "credentials", "clock"),
+        *("app", "client_ip", "route", "routes", "sqlite", "disk", "outbox", "dns", "tls", "credentials", "clock"),
     ]
     assert list(shop.parent.iterdir()) == []
     assert (fake.requests, fake.records) == (2, [])
