@@ -81,9 +81,9 @@ class Shape:
     under: tuple[str, ...] = ()
     """Keys that say what stands under them..."""
     when_under: str = ""
-    """...so that this is enough, there or where the merchant points by `at`. Asked after `when` of all shapes."""
+    """...so that this is enough there. Asked after `when` of all shapes."""
     when_at: str = ""
-    """Enough where the merchant points by `at`. Asked last."""
+    """Enough where the merchant points by `at`, if that is not what is enough under such a key."""
 
     def barrier(self, node: Object) -> str:
         """Return the expression because of which it is not paid; empty if it is paid."""
@@ -325,8 +325,10 @@ class Preset:
     def _shape(self, node: Object, key: str | None) -> Shape | None:
         """Return the shape of an object that stands under `key`, or where the merchant points if that is None."""
         rules = [(shape, shape.when) for shape in self.shapes]
-        rules += [(shape, shape.when_under) for shape in self.shapes if key is None or key in map(normal.key, shape.under)]
-        rules += [(shape, shape.when_at) for shape in self.shapes if key is None]
+        if key is None:
+            rules += [(shape, shape.when_at or shape.when_under) for shape in self.shapes]
+        else:
+            rules += [(shape, shape.when_under) for shape in self.shapes if key in map(normal.key, shape.under)]
         return next((shape for shape, when in [*rules, (REFUSED, REFUSED.when)] if holds(when, node)), None)
 
     def _child(self, node: Object, name: str) -> object:

@@ -109,8 +109,8 @@ SHAPES: Final = (
             f"({_SALES} || (status && length(transactions) == `0`))"
         ),
         when_at=(
-            "like(id, '[A-Za-z0-9_-]{1,36}') && plan_id && "
-            "says(status, 'Active', 'Pending', 'Past Due', 'Canceled', 'Expired')"
+            f"like(id, '[A-Za-z0-9_-]{{1,36}}') && ((plan_id && says(status, 'Active', 'Pending', 'Past Due', "
+            f"'Canceled', 'Expired')) || {_SALES})"
         ),
     ),
 )

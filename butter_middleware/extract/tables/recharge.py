@@ -118,10 +118,8 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
             under=("charge",),
             when_under=(
                 f"{_NUMBER} && says(status, 'success', 'queued', 'error', 'skipped', 'refunded', "
-                "'partially_refunded', 'pending') && some(`1`, "
-                f"{_PROOF}, transaction_id)"
+                f"'partially_refunded', 'pending') && some(`1`, {_PROOF}, transaction_id)"
             ),
-            when_at=f"{_NUMBER} && says(status, 'success', 'queued', 'error', 'skipped', 'refunded') && {_TRANSACTION}",
         ),
         Shape("refund", when="refund_id || (charge_id && refund_amount)", unpaid=NEVER),
     )
