@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import FunctionType
 from typing import Any, Final, Literal, get_args
 
 import jmespath
@@ -79,6 +80,11 @@ class CheckoutRoute:
         if self.psp not in get_args(Psp):
             msg = f"route {self.path!r}: psp is none that Butter knows. Use one of {', '.join(get_args(Psp))}."
             raise ConfigurationError(msg)
+        if isinstance(self.extract, FunctionType) and _is_factory(self.extract):
+            name = f"extract.{self.extract.__name__}"
+            options = "" if self.extract.__name__ in get_args(Psp) else "..."
+            msg = f"route {self.path!r}: {name} is a factory: write {name}({options})"
+            raise ConfigurationError(msg)
         if (whose := getattr(self.extract, "psp", self.psp)) != self.psp:
             msg = f"route {self.path!r}: psp={self.psp!r}, and extract reads the objects of {whose}. Make them agree."
             raise ConfigurationError(msg)
@@ -149,6 +155,12 @@ class CheckoutRoute:
 
     def __str__(self) -> str:
         return self.name
+
+
+def _is_factory(function: FunctionType) -> bool:
+    """Say whether it is one of `butter_middleware.extract`, which makes extractors and is none."""
+    package = __name__.partition(".")[0]
+    return function.__module__.startswith(f"{package}.extract.") and function.__qualname__ == function.__name__
 
 
 def _is_method(name: object) -> bool:

@@ -73,7 +73,7 @@ class Found:
     @classmethod
     def of(cls, reading: ReadResult, explanation: Explanation, *, address: bool) -> Self:
         """Say it in a sentence."""
-        remedy = reading.remedy.removeprefix(f"{_RESPONSE}: ")
+        remedy = "" if reading.everyday else reading.remedy.removeprefix(f"{_RESPONSE}: ")
         remedy = remedy[:1].upper() + remedy[1:]
         if reading.records:
             ids = " and ".join(dict.fromkeys(map(ids_of, reading.records)))

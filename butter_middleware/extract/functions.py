@@ -1,7 +1,7 @@
 """The functions that the tables' expressions have beside JMESPath's own."""
 
 import re
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import jmespath
 from jmespath.functions import Functions, signature
@@ -44,7 +44,7 @@ class _OfTables(Functions):
     def _func_only(self, node: object, *names: object) -> bool:
         """`only(@, 'id', 'status')`: has it no other keys than these?"""
         known = {normal.key(str(name)) for name in names}
-        return isinstance(node, dict) and known.issuperset(node)
+        return isinstance(node, dict) and known.issuperset(cast("dict[str, object]", node))
 
 
 OPTIONS: Final = jmespath.Options(custom_functions=_OfTables())

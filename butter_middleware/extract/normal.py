@@ -1,10 +1,11 @@
-"""The one form in which keys and words are compared: `customerDetails`, `CustomerDetails` and `customer_details` are one.
+"""The one form in which keys and words are compared: `customerDetails` and `customer_details` are one key.
 
 SDKs and frameworks serialise a PSP's object anew: snake_case as camelCase or PascalCase, words in capitals.
 """
 
 import re
-from collections.abc import Mapping, Set as AbstractSet
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Final, cast
 

@@ -50,13 +50,10 @@ def path(expression: str, *, table: bool = False) -> Path:
     return Path(expression, ParsedResult(expression, _normal(parsed.parsed)), OPTIONS)
 
 
-def _normal(node: Any) -> Any:  # noqa: ANN401 - a syntax tree of JMESPath
-    if not isinstance(node, dict):
-        return node
+def _normal(node: Any) -> Any:  # noqa: ANN401 - as types-jmespath has it
+    """Return a syntax tree of JMESPath with its keys in their normal form."""
     changed = {**node, "children": [_normal(child) for child in node["children"]]}
-    if node["type"] == "field":
-        changed["value"] = normal.key(node["value"])
-    return changed
+    return changed | {"value": normal.key(node["value"])} if node["type"] == "field" else changed
 
 
 @cache

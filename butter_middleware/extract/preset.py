@@ -247,9 +247,14 @@ class Preset:
             looks_paid = bool(found) or _holds_one(body, words)
             return Payments(skip=Skip.UNRECOGNISED, remedy=self._remedy(found), looks_paid=looks_paid)
         one = found[0]
-        remedy = f"{self} saw {one.shape.name}, {_state(one)}. If it is a paid checkout, say where the paid object "
-        remedy += f"stands, as in extract.{self.psp}(at='payment.intent'), or use extract.json."
-        return Payments(remedy=remedy, everyday=bool(normal.word(one.deciding)))
+        said = f"{self} saw {one.shape.name}, {_state(one)}."
+        everyday = bool(normal.word(one.deciding)) or one.shape.unpaid == NEVER
+        if not everyday:
+            said += (
+                " If this is a paid checkout, let the endpoint answer with the whole object, say where it stands, as "
+                f"in extract.{self.psp}(at='payment.intent'), or use extract.json."
+            )
+        return Payments(remedy=said, everyday=everyday)
 
     def _remedy(self, found: list[Found]) -> str:
         if found:
@@ -333,11 +338,11 @@ class Preset:
 
     def _child(self, node: Object, name: str) -> object:
         """Return what stands under a wrapper; the attributes of JSON:API with the ID, which stands beside them."""
-        child = node[name]
-        if name != "attributes" or not isinstance(child, dict) or "id" in child:
-            return cast("object", child)
+        if name != "attributes" or not isinstance(node[name], dict):
+            return cast("object", node[name])
+        child = cast("Object", node[name])
         kinds = {normal.key(shape.name) for shape in self.shapes} | {normal.word(child.get("object"))} - {""}
-        return child | ({"id": node.get("id")} if normal.word(node.get("type")).removesuffix("s") in kinds else {})
+        return {"id": node.get("id")} | child if normal.word(node.get("type")).removesuffix("s") in kinds else child
 
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w*")

@@ -65,9 +65,7 @@ SHAPES: Final = (
         ),
         paid={"status": _PAID},
         # Money that goes back, or went back later; an amount of nothing.
-        unpaid=(
-            "says(type, 'credit') || refund_id || refund_ids || refunds || zero(amount) || zero(amount.value)"
-        ),
+        unpaid=("says(type, 'credit') || refund_id || refund_ids || refunds || zero(amount) || zero(amount.value)"),
         fields={
             "customer_email": "customer_details.email || customer.email",
             # GraphQL's own ID is no ID of the other interfaces; legacyId is.

@@ -22,8 +22,8 @@ Reference = Literal["id", "uuid"]
 
 _ACCOUNT: Final = {"customer_email": "account.email", "customer_id": "account.id || account.code"}
 _SUCCESS: Final = (
-    "(transactions[?(!status || says(status, 'success')) && !says(type, 'refund', 'verify') && !refunded && !voided_at && "
-    "!zero(amount)] | [0])"
+    "(transactions[?(!status || says(status, 'success')) && !says(type, 'refund', 'verify') && "
+    "!refunded && !voided_at && !zero(amount)] | [0])"
 )
 """An invoice lists its attempts, the declined ones too."""
 _ID: Final = "like(id, '[a-z0-9]{11,13}')"
@@ -74,8 +74,8 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
             when=(
                 f"object == 'transaction' || (!object && {_ID} && says(status, 'success', 'declined', 'pending', "
                 "'scheduled', 'processing', 'void', 'error') && says(type, 'purchase', 'authorization', 'capture', "
-                "'refund', 'verify') && some(`2`, invoice.id, subscription_ids, gateway_reference, gateway_approval_code, "
-                "collection_method, origin, payment_gateway, account.id))"
+                "'refund', 'verify') && some(`2`, invoice.id, subscription_ids, gateway_reference, "
+                "gateway_approval_code, collection_method, origin, payment_gateway, account.id))"
             ),
             paid={"status": ("success",)},
             unpaid="says(type, 'refund', 'verify') || refunded || voided_at || zero(amount)",
@@ -182,6 +182,8 @@ def recurly(*, at: str | None = None, prefer: Reference = "id") -> Preset:
     if prefer not in get_args(Reference):
         msg = f"extract.recurly(): prefer={prefer!r}: use {' or '.join(map(repr, get_args(Reference)))}."
         raise ConfigurationError(msg)
-    notifications = {f"{state}_notification" for state in ("successful_payment", "paid_charge_invoice", "closed_invoice")}
+    notifications = {
+        f"{state}_notification" for state in ("successful_payment", "paid_charge_invoice", "closed_invoice")
+    }
     wrappers = WRAPPERS | {"charge_invoice", "invoice_collection"} | notifications
     return Preset("recurly", SHAPES if prefer == "id" else _shapes(prefer), at, wrappers)

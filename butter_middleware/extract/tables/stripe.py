@@ -94,7 +94,9 @@ SHAPES: Final = (
             "customer_id": _CUSTOMER,
             "invoice_id": _id("invoice", "subscription.latest_invoice"),
             "subscription_id": f"{_id('subscription')} || {_subscription('invoice.')}",
-            "charge_id": f"{_charge('payment_intent.')} || {_id('invoice.charge')} || {_charge('invoice.payment_intent.')}",
+            "charge_id": (
+                f"{_charge('payment_intent.')} || {_id('invoice.charge')} || {_charge('invoice.payment_intent.')}"
+            ),
             "transaction_id": _id("payment_intent", "invoice.payment_intent"),
             "network_transaction_id": (
                 f"{_network('payment_intent.')} || invoice.charge.{_NETWORK} || {_network('invoice.payment_intent.')}"

@@ -96,8 +96,8 @@ def _shapes(transaction: str) -> tuple[Shape, ...]:
             test=_TEST,
             fields={"transaction_id": "orderCode"},
             when_at=(
-                "type(orderCode) == 'string' && "
-                "(type(lastEvent) == 'string' || type(payment.lastEvent) == 'string' || type(paymentStatus) == 'string')"
+                "type(orderCode) == 'string' && (type(lastEvent) == 'string' || "
+                "type(payment.lastEvent) == 'string' || type(paymentStatus) == 'string')"
             ),
         ),
         Shape("refusal by the API", when="errorName && message", unpaid=NEVER),
