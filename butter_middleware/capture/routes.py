@@ -160,7 +160,7 @@ class CheckoutRoute:
 def _is_factory(function: FunctionType) -> bool:
     """Say whether it is one of `butter_middleware.extract`, which makes extractors and is none."""
     package = __name__.partition(".")[0]
-    return function.__module__.startswith(f"{package}.extract.") and function.__qualname__ == function.__name__
+    return str(function.__module__).startswith(f"{package}.extract.") and function.__qualname__ == function.__name__
 
 
 def _is_method(name: object) -> bool:
