@@ -6,9 +6,6 @@ from functools import cached_property
 from types import FunctionType
 from typing import Any, Final, Literal, get_args
 
-import jmespath
-from jmespath.exceptions import JMESPathError
-
 from butter_middleware import config
 from butter_middleware.capture.templates import Template
 from butter_middleware.errors import ConfigurationError
@@ -168,6 +165,9 @@ def _is_method(name: object) -> bool:
 
 
 def _compiled(where: str, join: str) -> Join:
+    import jmespath  # noqa: PLC0415 - most routes do not join
+    from jmespath.exceptions import JMESPathError  # noqa: PLC0415
+
     try:
         expression: Any = jmespath.compile(join)
     except JMESPathError as error:

@@ -12,6 +12,7 @@ from jmespath.parser import ParsedResult
 from butter_middleware.extract import normal
 from butter_middleware.extract.explanation import Attempt, Outcome
 from butter_middleware.extract.functions import OPTIONS
+from butter_middleware.models.checkout import as_text
 
 _OPENING: Final = frozenset({"lparen", "lbracket", "lbrace", "filter"})
 _CLOSING: Final = frozenset({"rparen", "rbracket", "rbrace"})
@@ -77,16 +78,9 @@ def alternatives(expression: str, *, table: bool = False) -> tuple[Path, ...]:
     return tuple(path(expression[start:end].strip(), table=table) for start, end in pairs)
 
 
-def text(value: object) -> str | None:
-    """Return an ID or an address as a record carries it: stripped, an integer as a string; None where it is neither."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value.strip() or None if isinstance(value, str) else None
-
-
 def first(expression: str, body: object) -> str | None:
     """Return the first alternative's value that is one, of an expression of a table."""
-    found = (text(one.search(body)) for one in alternatives(expression, table=True))
+    found = (as_text(one.search(body)) for one in alternatives(expression, table=True))
     return next((value for value in found if value is not None), None)
 
 
@@ -111,7 +105,7 @@ def _outcome(one: Path, body: object) -> Outcome:
         return Outcome.FAILED
     if value is None:
         return Outcome.NULL if _is_there(one.parsed.parsed, body) else Outcome.ABSENT
-    if text(value) is not None:
+    if as_text(value) is not None:
         return Outcome.GAVE
     empty = value in ([], {}) or (isinstance(value, str) and not value.strip())
     return Outcome.EMPTY if empty else Outcome.NOT_A_STRING

@@ -11,8 +11,8 @@ from butter_middleware.errors import ConfigurationError
 from butter_middleware.extract import normal
 from butter_middleware.extract.explanation import Attempt, Explanation, Field, Outcome
 from butter_middleware.extract.expressions import FIELDS
-from butter_middleware.extract.paths import attempts, first, holds, path, text
-from butter_middleware.models.checkout import EVIDENCE_IDS, Psp
+from butter_middleware.extract.paths import attempts, first, holds, path
+from butter_middleware.models.checkout import EVIDENCE_IDS, Psp, as_text
 from butter_middleware.models.http import CheckoutResponse
 from butter_middleware.models.payments import Payments
 from butter_middleware.models.reasons import Skip
@@ -303,7 +303,7 @@ class Preset:
         if key is None:
             yield from (one for item in items for one in item)
             return
-        named = {value for name in _REFERENCES if (value := text(parent.get(name))) is not None}
+        named = {value for name in _REFERENCES if (value := as_text(parent.get(name))) is not None}
         for chosen in (items, [item for item in items if not named.isdisjoint(_ids(item))]):
             every = [one for item in chosen for one in item]
             if len(_joined([[one.shape.common(one.node)] for one in every])) == 1 or len(chosen) == 1:

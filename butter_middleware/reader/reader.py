@@ -14,9 +14,8 @@ from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.client_ip.address import Networks
 from butter_middleware.client_ip.from_body import BodyReason, in_body
 from butter_middleware.errors import ExtractionError
-from butter_middleware.extract.paths import text
 from butter_middleware.ipv6.beacon import Redeemer
-from butter_middleware.models.checkout import Checkout, Record
+from butter_middleware.models.checkout import Checkout, Record, as_text
 from butter_middleware.models.http import Capture, CheckoutResponse, view
 from butter_middleware.models.partial import Part
 from butter_middleware.models.payments import Payments
@@ -159,7 +158,7 @@ class Reader:
             return ReadResult(skipped=Skip.GATED)
         if route.key_of is None:
             return ""
-        return text(route.key_of(response)) or ReadResult(skipped=Skip.NOT_A_CHECKOUT)
+        return as_text(route.key_of(response)) or ReadResult(skipped=Skip.NOT_A_CHECKOUT)
 
     def _extract(
         self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
