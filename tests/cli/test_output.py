@@ -6,9 +6,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO
 
 import click
 import pytest
@@ -255,10 +255,16 @@ def test_what_nobody_reads_is_not_what_a_command_ends_with() -> None:
     assert (done.returncode, b"deliver" in done.stdout) == (0, True)
 
 
-def process(*arguments: str, **streams: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
+def process(
+    *arguments: str,
+    out: int | IO[bytes],
+    err: int | IO[bytes] = subprocess.PIPE,
+    before: Callable[[], None] | None = None,
+) -> tuple[int, bytes]:
+    """Run the command line in a process of its own; return its exit code and its standard error."""
     command = [sys.executable, "-m", "butter_middleware", *arguments]
-    return subprocess.run(command, text=True, timeout=60, check=False, **{"stderr": subprocess.PIPE} | streams)
+    done = subprocess.run(command, stdout=out, stderr=err, timeout=60, check=False, preexec_fn=before)
+    return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["dead", "--help"], ["explain-ip", "--peer", "81.2.69.142"]])
@@ -272,14 +278,14 @@ def test_a_standard_output_that_takes_nothing_ends_a_command_in_one_line(argumen
     found.append(process(*arguments, stdout=subprocess.DEVNULL, preexec_fn=lambda: os.close(1)))
     for done, said in zip(found, ("No space left on device", "Broken pipe", "Bad file descriptor"), strict=True):
         line = f"Error: standard output cannot be written ({said}). What was done before stays done.\n"
-        assert (done.returncode, done.stderr) == (3, line)
+        assert done == (3, line.encode())
 
 
 def test_a_full_disk_takes_neither_stream() -> None:
     """The exit code says it, where no line can."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
-        assert process("--help", stdout=full, stderr=full).returncode == 3
-        assert process("nothing", stdout=full, stderr=full).returncode == 2
+        assert process("--help", out=full, err=full)[0] == 3
+        assert process("nothing", out=full, err=full)[0] == 2
 
 
 def test_the_help_groups_the_commands_by_purpose(run: CliRunner) -> None:
