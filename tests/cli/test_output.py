@@ -273,9 +273,9 @@ def test_a_standard_output_that_takes_nothing_ends_a_command_in_one_line(argumen
     reader, writer = os.pipe()
     os.close(reader)
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
-        found = [process(*arguments, stdout=full), process(*arguments, stdout=writer)]
+        found = [process(*arguments, out=full), process(*arguments, out=writer)]
     os.close(writer)
-    found.append(process(*arguments, stdout=subprocess.DEVNULL, preexec_fn=lambda: os.close(1)))
+    found.append(process(*arguments, out=subprocess.DEVNULL, before=lambda: os.close(1)))
     for done, said in zip(found, ("No space left on device", "Broken pipe", "Bad file descriptor"), strict=True):
         line = f"Error: standard output cannot be written ({said}). What was done before stays done.\n"
         assert done == (3, line.encode())
