@@ -351,7 +351,7 @@ class Database:
         raise OutboxReplacedError(self.path)
 
     def _drop(self, *, untouched: bool = False) -> None:
-        """Close the connection. The last one of all processes moves the log into the file, unless that is `untouched`."""
+        """Close the connection. The last one of all processes moves the log into the file, if it is not `untouched`."""
         connection = self._connection
         self._connection = None
         self._forget_connection()

@@ -149,7 +149,7 @@ def test_a_removed_lock_file_is_noticed(locks: Locks, database: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_frees_and_keeps_nothing(locks: Locks, database: Path) -> None:
-    """A forked child that lets go of its copies frees none of the parent's locks, nor keeps one when the parent ends."""
+    """A forked child that lets go of its copies frees none of the parent's locks, and keeps none when it ends."""
     assert locks.take(LEAD)
     reading, writing = os.pipe()
     child = os.fork()
