@@ -77,9 +77,10 @@ class Life:
     def read_twice(self, store: SQLiteStore, outcome: str) -> None:
         """Read in both stores at once: the first to resolve wins."""
         found = unread(store, 2)
+        resolutions = [self.resolution(one.id, bodies([one])[0], outcome) for one in found]
+        store.resolve(resolutions)
         for other in self.stores:
-            resolved = other.resolve([self.resolution(one.id, bodies([one])[0], outcome) for one in found])
-        assert outcome == "parked" or not any(one.there for one in resolved)
+            assert outcome == "parked" or not any(one.there for one in other.resolve(resolutions))
 
     def retry_parked(self, store: SQLiteStore, outcome: str) -> None:
         found = store.parked_to_try(2, configuration="new", before=NOW)

@@ -90,7 +90,15 @@ class Database:
         self._opened: tuple[Inode | None, Inode | None] = (None, None)
         """Which files the database and its log were when they were opened."""
         self._is_open = False
-        self._forget_connection()
+        # Of the connection:
+        self._suspect: str | None = None
+        """What is wrong with it or, if `_is_broken`, with the file's content."""
+        self._is_broken = False
+        self._pile: int | None = None
+        """Of what this process captures; see `schema`."""
+        self._full: bool | None = None
+        self._reserve: bool | None = None
+        self._version: int | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r})"
@@ -367,14 +375,12 @@ class Database:
             connection.close()
 
     def _forget_connection(self) -> None:
-        self._suspect: str | None = None
-        """What is wrong with the connection or, if the file's content is broken, with the file."""
+        self._suspect = None
         self._is_broken = False
-        self._pile: int | None = None
-        """Of what this process captures; see `schema`."""
-        self._full: bool | None = None
-        self._reserve: bool | None = None
-        self._version: object = None
+        self._pile = None
+        self._full = None
+        self._reserve = None
+        self._version = None
 
     def _files(self) -> tuple[Inode | None, Inode | None]:
         """Return which files the database and its log are now."""

@@ -115,7 +115,7 @@ def test_the_connection_is_as_safe_as_it_says(
         assert store.read(lambda db: db.execute("PRAGMA synchronous").fetchone()[0]) == synchronous
         append(store, 2)
     names = ("journal_mode", "secure_delete", "wal_autocheckpoint")
-    found = [store.read(lambda db, name=name: db.execute(f"PRAGMA {name}").fetchone()[0]) for name in names]
+    found = store.read(lambda db: [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names])
     assert found == ["wal", 1, 0]
 
 

@@ -1,0 +1,63 @@
+"""A person's request to be forgotten: an address is found however it is written, and no other is."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from outboxes import NOW, append, park, record, resolve
+
+from butter_middleware import Checkout, SQLiteOutbox
+from butter_middleware.models.checkout import Record
+from butter_middleware.outbox.sqlite.erasure import Person, remove, search
+from butter_middleware.outbox.sqlite.existing import existing
+
+
+@pytest.mark.parametrize(
+    ("email", "text", "named"),
+    [
+        ("shopper@example.com", "SHOPPER@EXAMPLE.COM", True),
+        ("shopper@example.com", "a.shopper@example.com", False),
+        # International domains, as pydantic stores them (Unicode) and as browsers may send them (ASCII).
+        ("user@xn--strae-oqa.de", "user@straße.de", True),
+        ("user@xn--strae-oqa.de", "USER@XN--STRAE-OQA.DE", True),
+        ("user@straße.de", "user@xn--strae-oqa.de", True),
+        ("user@bücher.example", "user@xn--bcher-kva.example", True),
+        ("user@BÜCHER.example", "user@bücher.example", True),
+        # Since IDNA 2008 those are two domains.
+        ("user@xn--strae-oqa.de", "user@strasse.de", False),
+        ("user@strasse.de", "user@straße.de", False),
+        # No domain by IDNA 2008: found as it is written.
+        ("user@my_host.example", "user@my_host.example", True),
+    ],
+)
+def test_an_address_is_found_however_it_is_written(email: str, text: str, *, named: bool) -> None:
+    """Case, escapes and the two spellings of a domain make no difference; another domain does."""
+    assert Person(email).named_in(f'{{"email": "{text}"}}') is named
+
+
+def test_what_names_a_person_is_deleted(tmp_path: Path) -> None:
+    """Records, captures and parked ones of the person go, those of others stay; the running process is told."""
+    path = tmp_path / "butter.db"
+    store = SQLiteOutbox(path).store()
+    store.open()
+    checkout = Checkout(
+        ipv4_address="81.2.69.142", psp="stripe", customer_email="user@xn--strae-oqa.de", invoice_id="in_9"
+    )
+    store.add([record(1), Record.of(checkout, NOW)])
+    (captured,) = append(store, 1)
+    park(store, 2)
+    with existing(path) as person:
+        found = search(person.read, Person("user@xn--strae-oqa.de"))
+        assert remove(person.write, found, NOW)["pending"] == 1
+        found = search(person.read, Person("shopper@example.com"))
+        assert found.counts() == {"pending": 1, "dead": 0, "captured": 1, "parked": 1, "parts": 0}
+        assert remove(person.write, found, NOW) == found.counts()
+        person.rewrite()
+    counts = store.counts()
+    assert (counts.captured, counts.pending, counts.parked, counts.epoch > 0) == (0, 0, 0, True)
+    assert not resolve(store, captured, record(3)).there  # who was just reading it makes no record of it
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert b"shopper@example.com" not in path.read_bytes()
