@@ -439,10 +439,11 @@ def test_a_server_that_misbehaves(behave: Any, kind: AnswerKind) -> None:
 
 def stalled(behave: Callable[[socket.socket], None], seconds: float, total_seconds: float = 20.0) -> Answer:
     """Post the record, and block the loop while the server does what it does."""
-    asked, behaved = threading.Event(), threading.Event()
+    asked, blocked, behaved = threading.Event(), threading.Event(), threading.Event()
 
     def behaves(connection: socket.socket) -> None:
         asked.set()
+        blocked.wait(10)
         try:
             behave(connection)
         finally:
@@ -461,6 +462,7 @@ def stalled(behave: Callable[[socket.socket], None], seconds: float, total_secon
             g.start_soon(ask_once)
             await anyio.to_thread.run_sync(asked.wait)
             until = time.monotonic() + seconds
+            blocked.set()
             behaved.wait(seconds)
             time.sleep(max(0.0, until - time.monotonic()))  # noqa: ASYNC251 - the loop stands still
         return answers[0]
