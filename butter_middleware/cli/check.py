@@ -404,7 +404,9 @@ def _credentials(answer: Answer, host: str) -> Finding:
 
 def refusal(answer: Answer) -> str:
     """Say what to do about an answer that is not an acceptance."""
-    return _REMEDIES.get(answer.kind, "Butter, or something in front of it, has a fault. Try again later.")
+    return _REMEDIES.get(
+        answer.kind, "Butter, or something in front of it, has a fault; records wait meanwhile. Try again later."
+    )
 
 
 _REMEDIES: Final = {
