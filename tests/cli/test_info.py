@@ -15,7 +15,8 @@ SHOP = f"""
 from butter_middleware import Butter, CheckoutRoute, client_ip, extract
 butter = Butter(
     client_ip=client_ip.fastly(["10.0.0.0/8"], require=("x-secret", {SECRET!r})),
-    username="somebody", password={SECRET!r}, outbox="butter.db", routes=[CheckoutRoute("/pay/{{cart}}", psp="stripe", extract=extract.stripe())],
+    username="somebody", password={SECRET!r}, outbox="butter.db",
+    routes=[CheckoutRoute("/pay/{{cart}}", psp="stripe", extract=extract.stripe())],
 )
 """
 
