@@ -70,8 +70,14 @@ class _Server(uvicorn.Server):
             self.should_exit = True
             loop.call_later(UNREAD_SECONDS, self._abort_unread)
 
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, end)
+        try:
+            for number in _SIGNALS:
+                loop.add_signal_handler(number, end)
+        except NotImplementedError:  # the event loops of Windows
+            for number in _SIGNALS:
+                signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(end))
+            yield
+            return
         try:
             yield
         finally:

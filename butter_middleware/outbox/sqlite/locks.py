@@ -6,7 +6,6 @@ opened here and nowhere else. A forked child has none of them: it must make a `L
 """
 
 import errno
-import fcntl
 import os
 import struct
 import sys
@@ -14,7 +13,19 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import fcntl
+
+    HAS_LOCKS = True
+else:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        HAS_LOCKS = False
+    else:
+        HAS_LOCKS = True
 
 WRITE: Final = 0
 """Held round every write transaction, open, close and checkpoint."""

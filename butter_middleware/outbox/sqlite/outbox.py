@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from butter_middleware.outbox.sqlite import listing, preflight, statements
 from butter_middleware.outbox.sqlite.committer import Committer
 from butter_middleware.outbox.sqlite.connection import Settings
 from butter_middleware.outbox.sqlite.listing import Entry, Waiting
-from butter_middleware.outbox.sqlite.locks import LEADER
+from butter_middleware.outbox.sqlite.locks import HAS_LOCKS, LEADER
 from butter_middleware.outbox.sqlite.queue import Append, Kind, Operation
 from butter_middleware.outbox.sqlite.registry import registry
 from butter_middleware.outbox.sqlite.seats import Seat
@@ -87,6 +88,13 @@ class SQLiteOutbox:
         tombstone_days: float = 7.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if not HAS_LOCKS:
+            msg = (
+                f"outbox={str(path)!r}: an outbox on disk needs Python's fcntl module for its locks, and this system "
+                f"({sys.platform}) has none. Leave outbox= out, which keeps records in memory; use PostgresOutbox; or "
+                "run on Linux or macOS, such as in WSL or a container."
+            )
+            raise ConfigurationError(msg)
         self._path = _absolute(path)
         config.whole_number("max_bytes", max_bytes, 0, MOST_BYTES)
         if max_bytes < LEAST_BYTES:

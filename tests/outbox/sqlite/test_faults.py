@@ -257,7 +257,7 @@ def test_a_folder_that_is_away_is_waited_for(
     assert sorted(bodies(result(outbox.captures(100)))) == [f"in_{number}" for number in range(6)]
     until(mended(caplog), "the all-clear")
     assert criticals(caplog) == [
-        f"outbox {folder}/butter.db: cannot be used (ENOENT). Trying again; what comes waits",
+        f"butter: outbox {folder}/butter.db: cannot be used (ENOENT). Trying again; what comes waits",
     ]
 
 
