@@ -353,7 +353,7 @@ class Butter:
 
     def _warn(self, routes: Iterable[CheckoutRoute], *, parts_only: bool) -> None:
         for warning in () if self.dry_run else parts.warnings(self.pipeline.outbox, routes, parts_only=parts_only):
-            log.warning("outbox: %s", warning, extra={"butter_event": "configuration"})
+            log.warning("butter: outbox: %s", warning, extra={"butter_event": "configuration"})
 
     def __repr__(self) -> str:
         return f"Butter({self.environment}, {len(self.routes.routes)} routes)"

@@ -12,14 +12,20 @@ import struct
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-HAS_LOCKS: Final = find_spec("fcntl") is not None
-"""Not on Windows."""
-fcntl: Any = import_module("fcntl") if HAS_LOCKS else None
+if TYPE_CHECKING:
+    import fcntl
+
+    HAS_LOCKS = True
+else:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        HAS_LOCKS = False
+    else:
+        HAS_LOCKS = True
 
 WRITE: Final = 0
 """Held around every write transaction, open, close and checkpoint."""

@@ -4,8 +4,6 @@ import json
 import os
 import sqlite3
 import stat
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -298,24 +296,6 @@ def test_it_stays_where_it_was_meant_to_be(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir("/")
     assert outbox.path == str(tmp_path / "butter.db")
     assert repr(outbox) == f"SQLiteOutbox({outbox.path!r})"
-
-
-def test_without_locks_for_files_it_is_refused_with_the_remedy() -> None:
-    """On Windows everything is imported, and an outbox on disk is a mistake that names what works there."""
-    code = """
-import importlib.util
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "fcntl" else find(name, *rest)
-from butter_middleware import MemoryOutbox, SQLiteOutbox
-MemoryOutbox()
-try:
-    SQLiteOutbox("butter.db")
-except ValueError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "fcntl is missing" in done.stdout
-    assert "Leave outbox= out" in done.stdout
 
 
 def test_a_closed_store_opens_again(opened: Callable[..., SQLiteStore]) -> None:
