@@ -7,6 +7,7 @@ ButterError
 ├── OutboxFullError      an outbox at its bound; the record is lost, counted and said
 ├── OutboxClosedError    an outbox used before `open` or after `close`; the record is lost, counted and said
 ├── OutboxBusyError      an outbox's file that another process does not let go of; for the command line
+├── OutboxReplacedError  an outbox's file that is another one than before; what is still in memory is written again
 ├── OutboxBrokenError    an outbox's file that cannot be read or written now; for the command line
 └── InputError           a file of past checkouts that cannot be read on; what was sent stays sent
 """
@@ -38,6 +39,10 @@ class OutboxClosedError(ButterError):
 
 class OutboxBusyError(ButterError):
     """An outbox's file whose lock another process has held for too long. Nothing was done."""
+
+
+class OutboxReplacedError(ButterError):
+    """An outbox's file, or its log, that was replaced or deleted while it was in use. Raised once; the store goes on."""
 
 
 class OutboxBrokenError(ButterError):

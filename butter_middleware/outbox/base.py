@@ -1,4 +1,4 @@
-"""What an outbox is: the one method that any queue can offer, and the whole that the worker needs of its own.
+"""What an outbox is: the one method that any queue can offer, and the store that the pipeline needs of its own.
 
     captured ──a──► pending ──d──► delivered
        │ │ │            │ ▲
@@ -9,37 +9,45 @@
 
 a  The extractor gave records; each is added once, by its key. Of a checkout in two parts (`parts`) the capture becomes
    a part, and the one that completes it adds the record in the same transaction; a part that stays alone expires.
-b  The capture could not be read as it should (`ParkReason`); it waits for a mended configuration.
-c  It was no paid checkout; the capture is deleted.
+b  The capture could not be read as it should (`ParkReason`); it waits for a corrected configuration.
+c  It was not a paid checkout; the capture is deleted.
 d  Butter accepted the record; it is deleted and its key kept for a while, so that no reload sends it again.
 e  The endpoint or this record failed for now; the record is due again later.
 f  Butter will never accept this record as it is; a person decides.
-g  A process that starts anew tries what is parked, and what a dead process left captured, once more.
+g  The leader reads again what is parked, and what a dead or hung process left captured.
 """
 
-from collections.abc import Awaitable, Sequence
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
 from butter_middleware.models.partial import Part
 from butter_middleware.models.reasons import ParkReason
+from butter_middleware.outbox.faults import Alerts
 
 CLOSING_SECONDS: Final = 1.0
 """The least that an outbox has to close, however little is left of the time to stop."""
 FAR_FUTURE: Final = 3700.0
 """Seconds. No backoff is longer than an hour: what is due later than this was set under another clock, and is due."""
+HOUR: Final = 3600.0
+COUNTED_SECONDS: Final = 7 * 86400.0
+"""For how long the counts of each hour are kept."""
+TOKEN_SECONDS: Final = 7 * 86400.0
+"""For how long the tokens of IPv4 beacons are remembered: they are valid for an hour at most."""
+CAPTURE_BYTES: Final = 1000
+OBJECT_BYTES: Final = 50
+"""What Python takes for a capture, and for each text in it, beside the text."""
 
 
 @runtime_checkable
 class Outbox(Protocol):
-    """Any queue. The worker hands each record to it; the queue's own consumer calls `Delivery.deliver`."""
+    """Any queue. The sender hands each record to it; the queue's own consumer calls `Delivery.deliver`."""
 
     async def enqueue(self, record: Record) -> None:
-        """Take the record durably, or raise: the worker then keeps it in memory and tries again."""
+        """Take the record durably, or raise: the sender then keeps it in memory and tries again."""
         ...
 
 
@@ -50,13 +58,13 @@ class TransactionalOutbox(Outbox, Protocol):
     def enqueue_in(self, connection: object, records: Sequence[Record]) -> Awaitable[None] | None:
         """Take records within the transaction that is open on a connection; raises what the database refuses.
 
-        Gives something to await where the connection is asynchronous.
+        Gives something to await if the connection is asynchronous.
         """
         ...
 
 
 class Settled(StrEnum):
-    """What became of one claimed record."""
+    """What became of one record that was to be sent."""
 
     DELIVERED = "delivered"
     DEAD = "dead"
@@ -67,12 +75,19 @@ class Settled(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredCapture:
-    """A capture that this process is to extract."""
+    """A capture as a store gives it to be read."""
 
     id: int
     capture: Capture
-    shared: bool = False
-    """A process that only appends took it: neither `append` nor `adopt` of this one has counted it."""
+    owned: bool = True
+    """False: a process with `delivery="external"` appended it, or a person has it tried again.
+
+    The leader reads it at once, and may skip it.
+    """
+    parked: str = ""
+    """The `ParkReason` if it is parked and is tried again; empty if it was never read."""
+    tries: int = 0
+    """How often it was taken over from a process that died (`mark_taken_over`), or tried again while parked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +100,40 @@ class Parked:
     """What it gave all the same: added as it is parked, and left out whenever it is read again, however late."""
 
 
+class Count(NamedTuple):
+    """How often something happened, as `status()` and the coverage tell it."""
+
+    name: str
+    route: str = ""
+    reason: str = ""
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What the reader made of one capture."""
+
+    id: int
+    records: Sequence[Record] = ()
+    part: Part | None = None
+    parked: Parked | None = None
+    """Then the records are those of `parked`, and `records` is empty."""
+    token: str = ""
+    """The digest of an IPv4 beacon's token that proved the address: it proves one checkout per host."""
+    counts: Sequence[Count] = ()
+    """Counted in the same transaction, and only if the capture was still there."""
+    configuration: str = ""
+    """The digest of the configuration that read it: `parked_to_try` of the same one does not give it soon again."""
+
+    @property
+    def made(self) -> Sequence[Record]:
+        """The records that it adds."""
+        return self.records if self.parked is None else self.parked.records
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A record claimed for sending."""
+    """A record that is to be sent."""
 
     id: int
     record: Record
@@ -96,8 +142,23 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolved:
+    """What became of a `Resolution` in the store."""
+
+    id: int
+    there: bool
+    """False: another process or a person was first. Nothing was done, and nothing is counted."""
+    added: Sequence[Pending] = ()
+    """The records that are new here."""
+    known: int = 0
+    """How many records (or parts) were known already by their key."""
+    replayed: bool = False
+    """The token had proved another checkout. Nothing was added: the capture is as it was, to be resolved again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
-    """The end of a claim."""
+    """What became of a record that was to be sent."""
 
     id: int
     settled: Settled
@@ -120,45 +181,145 @@ class Counts:
     delivered: int = 0
     """Over the outbox's life."""
     oldest_pending_at: float | None = None
+    """When the oldest checkout was captured whose record is not sent yet."""
     last_delivered_at: float | None = None
     parts: int = 0
     """Of checkouts in two parts, what waits for its counterpart."""
     hold: str | None = None
-    """As `LocalOutbox.hold` gives it: whichever process began it."""
+    """As `Store.hold` gives it: whichever process began it."""
+    epoch: int = 0
+    """Raised by each command of a person: what was read from the store before may not be true any more."""
+    newest_capture: int = 0
+    """The highest number that a capture was given."""
 
 
-class Backlog(Protocol):
-    """What `Delivery.run` drains. Its methods keep to the rules of `LocalOutbox`."""
+class Store(Protocol):
+    """Where captures and records lie. Plain synchronous code: each method is one transaction.
 
-    def lead(self) -> bool:
-        """Whether this process is the one that delivers, taking the part where it is free. Never blocks."""
+    Only the store thread calls it. A fault of the disk is raised as it is (`sqlite3.Error`, `OSError`). Further
+    `ConfigurationError` if the file is another program's or a newer version's, `OutboxBusyError` if the write lock
+    could not be had, `OutboxFullError` if a bound is reached, and `OutboxReplacedError` once if the file is another
+    one than before. A raised fault leaves nothing half done, and the same call may be tried again.
+    """
+
+    alerts: Alerts
+    """Says each fault once, and that it is over."""
+
+    @property
+    def durable(self) -> bool:
+        """Whether what it took outlives the process."""
         ...
 
-    def claim(self, limit: int) -> "Future[Sequence[Pending]]":
-        """Give up to `limit` due records, those due longest first, none that is claimed and unsettled."""
+    def open(self) -> None:
+        """Open, and create or bring up to date what is not there. Does nothing if it is open."""
         ...
 
-    def settle(self, settlements: Sequence[Settlement]) -> "Future[None]":
-        """End claims."""
+    def close(self) -> None:
+        """Close, and let go of all locks. `open` may follow."""
         ...
 
-    def set_hold(self, reason: str | None) -> "Future[None]":
+    def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
+        """Take captures durably; gives their numbers. Unowned ones are for the leader to read."""
+        ...
+
+    def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
+        """Give those of the captures that are still there, in order."""
+        ...
+
+    def unread(self, limit: int, *, below: int, exclude: Collection[int] = ()) -> Sequence[StoredCapture]:
+        """Give captures that nobody has read, oldest first: unowned ones, and others up to the number `below`."""
+        ...
+
+    def mark_taken_over(self, ids: Sequence[int]) -> Sequence[int]:
+        """Note, before they are read, that another process left these captures; gives those that had two marks."""
+        ...
+
+    def parked_to_try(self, limit: int, *, configuration: str, before: float) -> Sequence[StoredCapture]:
+        """Give parked captures that this configuration did not try since `before`, and note that it tries them now.
+
+        Those tried longest ago come first.
+        """
+        ...
+
+    def resolve(self, resolutions: Sequence[Resolution]) -> Sequence[Resolved]:
+        """End captures: replace each by its records (none: it was skipped) or a part, or park it.
+
+        What a parked one gave already is known when it is read again. A part that completes its checkout adds the
+        record, as `partial.joined` makes it, and both parts are gone.
+        """
+        ...
+
+    def add(self, records: Sequence[Record], counts: Sequence[Count] = ()) -> tuple[Sequence[Pending], int]:
+        """Add records made outside a request; gives the new ones, and how many were known."""
+        ...
+
+    def due(self, limit: int, exclude: Collection[int] = ()) -> Sequence[Pending]:
+        """Give records that are due, those due longest first."""
+        ...
+
+    def settle(self, settlements: Sequence[Settlement], counts: Sequence[Count] = ()) -> None:
+        """Note what became of records that were sent. What a person dropped meanwhile is passed over."""
+        ...
+
+    def hold(self) -> str | None:
+        """Give what `set_hold` kept."""
+        ...
+
+    def set_hold(self, reason: str | None) -> None:
         """Keep the reason for which nothing is sent but probes, across restarts; None ends it."""
         ...
 
-    def hold(self) -> "Future[str | None]":
-        """Give what `set_hold` kept."""
+    def expire(self, before: float) -> int:
+        """Delete the parts that were captured before then, in seconds since the epoch; gives how many there were."""
+        ...
+
+    def prune(self) -> bool:
+        """Delete a step of what is too old; says whether there is more. A clock that jumps deletes nothing."""
+        ...
+
+    def counts(self) -> Counts:
+        """Tell how much there is, without counting it."""
+        ...
+
+    def count(self, counts: Sequence[Count]) -> None:
+        """Add to the counts of the host, which are kept by the hour for a week, and in total."""
+        ...
+
+    def counted(self, since: float | None = None) -> Mapping[tuple[str, str, str], int]:
+        """Give the counts of the host by name, route and reason: the total, or those since an hour."""
+        ...
+
+    def lead(self) -> bool:
+        """Whether this process leads, taking the lead if it is free. Never blocks."""
+        ...
+
+    def release_lead(self) -> None:
+        """Let go of the lead."""
+        ...
+
+    def changed(self) -> bool:
+        """Whether another process wrote since the last call; True at first."""
+        ...
+
+    def checkpoint(self, *, idle: bool) -> None:
+        """Move what is in the log into the file if the log is long; sooner if there is nothing else to do."""
+        ...
+
+    def disconnect(self) -> bool:
+        """Close the connection before a fork, and keep the locks; says whether a child may open the file.
+
+        Called between two transactions. It waits for no other process. The next call of a method connects again.
+        """
+        ...
+
+    def forget(self) -> None:
+        """In a forked child, let go of what is the parent's without touching it. The store is of no use afterwards."""
         ...
 
 
 @runtime_checkable
-class LocalOutbox(Backlog, Protocol):
-    """An outbox that lives in the process or on its disk, and from which the worker delivers by itself.
-
-    Every method may be called from any thread, at once with any other. A method that returns a Future never blocks;
-    the Future's result is set once the change is as durable as the outbox makes it, and fails only where the change is
-    lost for good. Callbacks of a Future run on the outbox's own thread: they must be short.
-    """
+class LocalOutbox(Protocol):
+    """An outbox that lives in the process or on its disk: options, of which the pipeline makes a `Store`."""
 
     @property
     def durable(self) -> bool:
@@ -166,61 +327,27 @@ class LocalOutbox(Backlog, Protocol):
         ...
 
     def validate(self) -> Sequence[str]:
-        """Check, when the app starts, that this outbox can work; give warnings about what it cannot keep safe.
+        """Check, when the app starts, that this outbox can work; gives warnings about what it cannot keep safe.
 
         Raises:
             ConfigurationError: it cannot work. Nothing is opened or created.
         """
         ...
 
-    def open(self) -> None:
-        """Begin work in this process: open files, start threads. Called again after `close` or in a forked child."""
-        ...
+    def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> Store:
+        """Return a store, not open yet.
 
-    def append(self, capture: Capture) -> "Future[None]":
-        """Take a capture; it is `captured`, and this process's to extract."""
-        ...
-
-    def captures(self, limit: int) -> "Future[Sequence[StoredCapture]]":
-        """Give up to `limit` captures of this process, oldest first, none of them twice."""
-        ...
-
-    def resolve(self, capture_id: int, outcome: Sequence[Record] | Parked | Part) -> "Future[int]":
-        """End a capture: replace it by its records (none: it was skipped) or a part, or park it, in one transaction.
-
-        What a parked one gave already is known when it is read again.
-
-        A part that completes its checkout adds the record, as `parts.joined` makes it, and both parts are gone. Gives
-        how many records were known already by their key and therefore left out; 1 for a part of a joined checkout.
+        Args:
+            reads: Whether this process reads what it captures.
+            give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
         """
         ...
 
-    def expire(self, before: float) -> "Future[int]":
-        """Delete the parts that were captured before then, in seconds since the epoch; gives how many there were."""
-        ...
 
-    def add(self, records: Sequence[Record]) -> "Future[int]":
-        """Add records made outside a request; gives how many were known already."""
-        ...
-
-    def adopt(self) -> "Future[int]":
-        """Take over what dead processes left captured, and what is parked, once a process; gives how many.
-
-        Less those that were counted so, or appended, and that `captures` could not give.
-        """
-        ...
-
-    def counts(self) -> "Future[Counts]":
-        """Count."""
-        ...
-
-    def close(self, timeout: float = 5.0) -> None:
-        """Make durable within `timeout` seconds what was taken, then let go of files, locks and threads.
-
-        Blocks; never raises.
-        """
-        ...
-
-    def abandon(self) -> None:
-        """Forget, in a forked child, what belongs to the parent, touching none of it."""
-        ...
+def size_of(capture: Capture) -> int:
+    """Return about how many bytes a capture takes in memory, with its headers and annotations."""
+    texts = [capture.path, capture.query_string, capture.body, capture.request_body or b""]
+    texts += [text for name, value in (*capture.headers, *capture.response_headers) for text in (name, value)]
+    texts += [text for item in capture.cookies.items() for text in item]
+    annotated = sum(len(name) + len(str(value)) for name, value in capture.annotations.items())
+    return CAPTURE_BYTES + annotated + sum(map(len, texts)) + OBJECT_BYTES * len(texts)

@@ -3,82 +3,74 @@
 import heapq
 import itertools
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from threading import Lock
-from typing import Any, Final, TypeVar
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 from butter_middleware import config
-from butter_middleware._utils.futures import done, failed
 from butter_middleware.errors import OutboxFullError
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
 from butter_middleware.models.partial import Part, joined
-from butter_middleware.outbox.base import FAR_FUTURE, Counts, Parked, Pending, Settled, Settlement, StoredCapture
-
-T = TypeVar("T")
+from butter_middleware.models.reasons import ParkReason
+from butter_middleware.outbox.base import (
+    COUNTED_SECONDS,
+    FAR_FUTURE,
+    HOUR,
+    TOKEN_SECONDS,
+    Count,
+    Counts,
+    Parked,
+    Pending,
+    Resolution,
+    Resolved,
+    Settled,
+    Settlement,
+    StoredCapture,
+    size_of,
+)
+from butter_middleware.outbox.faults import Alerts
+from butter_middleware.outbox.steady import Look
 
 TOMBSTONE_SECONDS: Final = 7 * 86400.0
 """For how long a delivered record's key is remembered."""
 MOST: Final = 10_000_000
 """What `limit` may be: far more than the memory of a web process holds."""
+MOST_BYTES: Final = 128 * 1024**2
+"""Of captures, with their headers."""
 TOMBSTONES: Final = 100_000
-"""How many keys are remembered at most."""
+"""How many keys, and how many tokens, are remembered at most."""
+KEPT: Final = 1_000
+"""How many of the parked and of the dead are remembered by what they were; all are counted."""
 
 
-@dataclass(slots=True)
-class _Entry:
-    record: Record
-    due_at: float
-    attempts: int = 0
-
-
+@dataclass(frozen=True)
 class MemoryOutbox:
     """Keeps up to `limit` captures and records in memory; all of them are lost with the process.
 
-    Its futures are done when they are given. `append` and `add` fail with `OutboxFullError` beyond the limit, in which
-    parked and dead count too. What one checkout resolves to is always taken.
+    What is parked or dead is counted and does not fill it: no other process can ever read it again, so that its body is
+    not kept.
 
     Args:
         limit: Captures and records in all.
         clock: Seconds since the epoch.
 
     Raises:
-        ConfigurationError: the limit is no whole number, or below 1; or the clock gives no time.
+        ConfigurationError: the limit is not a whole number, or below 1; or the clock gives no time.
     """
 
-    durable: bool = False
+    limit: int = 10_000
+    clock: Callable[[], float] = field(default=time.time, kw_only=True, repr=False)
 
-    def __init__(self, limit: int = 10_000, *, clock: Callable[[], float] = time.time) -> None:
-        config.whole_number("limit", limit, 1, MOST)
-        config.clock(clock)
-        self._limit = limit
-        self._clock = clock
-        self._reset()
+    def __post_init__(self) -> None:
+        config.whole_number("limit", self.limit, 1, MOST)
+        config.clock(self.clock)
 
-    def _reset(self) -> None:
-        self._lock = Lock()
-        self._ids = itertools.count(1)
-        self._captures: OrderedDict[int, Capture] = OrderedDict()
-        self._given: dict[int, Capture] = {}
-        self._left = 0
-        self._parked: dict[int, tuple[Capture, Parked]] = {}
-        self._parts: dict[tuple[str, bool], Part] = {}
-        self._pending: dict[int, _Entry] = {}
-        self._claimed: set[int] = set()
-        self._due: list[tuple[float, int]] = []
-        self._seen_at = self._clock()
-        self._dead: dict[int, Record] = {}
-        self._keys: set[str] = set()
-        self._tombstones: OrderedDict[str, float] = OrderedDict()
-        self._delivered = 0
-        self._last_delivered_at: float | None = None
-        self._hold: str | None = None
-
-    def __repr__(self) -> str:
-        return f"MemoryOutbox(limit={self._limit})"
+    @property
+    def durable(self) -> bool:
+        """Whether what it took outlives the process: no."""
+        return False
 
     def validate(self) -> Sequence[str]:
         """Warn of what memory cannot keep."""
@@ -88,197 +80,330 @@ class MemoryOutbox:
         )
         return (warning,)
 
+    def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "MemoryStore":  # noqa: ARG002 - no lock is waited for, and no other process reads
+        """Return a store of these options."""
+        return MemoryStore(self.limit, self.clock)
+
+
+class Head(NamedTuple):
+    """What is remembered of something parked or dead."""
+
+    id: int
+    captured_at: float
+    reason: str
+    detail: str
+    """For a person; for a dead record its key."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    record: Record
+    due_at: float
+    attempts: int = 0
+
+
+class MemoryStore:
+    """The store of a `MemoryOutbox`. `append` and `add` fail with `OutboxFullError` beyond its limit.
+
+    What one checkout resolves to is always taken. `close` keeps what lies here for the next `open`.
+
+    Args:
+        limit: Captures and records in all.
+        clock: Seconds since the epoch.
+    """
+
+    durable = False
+
+    def __init__(self, limit: int = 10_000, clock: Callable[[], float] = time.time) -> None:
+        self.alerts = Alerts("in memory")
+        self._limit = limit
+        self._clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget, in a forked child, what the parent is going to deliver."""
+        self._ids = itertools.count(1)
+        self._newest = 0
+        self._captures: OrderedDict[int, StoredCapture] = OrderedDict()
+        self._sizes: dict[int, int] = {}
+        self._bytes = 0
+        self._parts: dict[tuple[str, bool], Part] = {}
+        self._pending: dict[int, _Waiting] = {}
+        self._due: list[tuple[float, int]] = []
+        self._seen_at = self._clock()
+        self._look = Look(0.0, self._seen_at)
+        self._keys: set[str] = set()
+        self._tombstones: OrderedDict[str, float] = OrderedDict()
+        self._tokens: OrderedDict[str, tuple[frozenset[str], float]] = OrderedDict()
+        self._counted: Counter[tuple[int, str, str, str]] = Counter()
+        self._total: Counter[tuple[str, str, str]] = Counter()
+        self._sums = Counts()
+        self.parked: deque[Head] = deque(maxlen=KEPT)
+        self.dead: deque[Head] = deque(maxlen=KEPT)
+        """The newest of them, for a person in the process."""
+
     def open(self) -> None:
         """Do nothing: there is nothing to open."""
 
-    def append(self, capture: Capture) -> "Future[None]":
-        """Take a capture."""
-        with self._lock:
-            if self._size() >= self._limit:
-                return _full()
-            self._captures[next(self._ids)] = capture
-        return _APPENDED
+    def close(self) -> None:
+        """Do nothing: what lies here is given again after the next `open`."""
 
-    def captures(self, limit: int) -> "Future[Sequence[StoredCapture]]":
-        """Give captures, oldest first, none of them twice."""
-        with self._lock:
-            given: list[StoredCapture] = []
-            while self._captures and len(given) < limit:
-                number, capture = self._captures.popitem(last=False)
-                self._given[number] = capture
-                given.append(StoredCapture(number, capture))
-        return done(given)
+    def disconnect(self) -> bool:
+        """Say that a child may have a store of its own."""
+        return True
 
-    def resolve(self, capture_id: int, outcome: Sequence[Record] | Parked | Part) -> "Future[int]":
-        """Replace a capture by its records or a part, or park it; gives how many were known."""
-        with self._lock:
-            capture = self._given.pop(capture_id, None)
-            if isinstance(outcome, Parked):
-                if capture is not None:
-                    self._parked[capture_id] = (capture, outcome)
-                return done(self._add(outcome.records))
-            return done(self._join(outcome) if isinstance(outcome, Part) else self._add(outcome))
+    # Captures.
 
-    def _join(self, part: Part) -> int:
-        now = self._clock()
-        self._forget_tombstones(now - TOMBSTONE_SECONDS)
+    def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
+        """Take captures, all or none."""
+        sizes = [size_of(capture) for capture in captures]
+        if self._size() + len(captures) > self._limit or self._bytes + sum(sizes) > MOST_BYTES:
+            raise _full()
+        numbers = list(itertools.islice(self._ids, len(captures)))
+        for number, capture, size in zip(numbers, captures, sizes, strict=True):
+            self._captures[number] = StoredCapture(number, capture, owned)
+            self._sizes[number] = size
+            self._newest = number
+        self._bytes += sum(sizes)
+        return numbers
+
+    def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
+        """Give those that are still there."""
+        return [self._captures[number] for number in ids if number in self._captures]
+
+    def unread(self, limit: int, *, below: int, exclude: Collection[int] = ()) -> Sequence[StoredCapture]:
+        """Give captures that nobody has read, oldest first."""
+        left = (
+            stored
+            for stored in self._captures.values()
+            if (stored.id <= below or not stored.owned) and stored.id not in exclude
+        )
+        return list(itertools.islice(left, limit))
+
+    def mark_taken_over(self, ids: Sequence[int]) -> Sequence[int]:
+        """Mark captures; gives those that had two marks."""
+        for stored in self.load(ids):
+            self._captures[stored.id] = replace(stored, tries=stored.tries + 1)
+        return [stored.id for stored in self.load(ids) if stored.tries > 2]  # noqa: PLR2004 - the two marks
+
+    def parked_to_try(self, limit: int, *, configuration: str, before: float) -> Sequence[StoredCapture]:  # noqa: ARG002 - as `Store`
+        """Give none: what is parked here is not kept."""
+        return ()
+
+    def resolve(self, resolutions: Sequence[Resolution]) -> Sequence[Resolved]:
+        """End captures."""
+        return [self._resolve(resolution) for resolution in resolutions]
+
+    def _resolve(self, resolution: Resolution) -> Resolved:
+        number = resolution.id
+        if number not in self._captures:
+            return Resolved(number, there=False)
+        if self._is_replayed(resolution):
+            return Resolved(number, there=True, replayed=True)
+        capture = self._captures.pop(number).capture
+        self._bytes -= self._sizes.pop(number)
+        if resolution.parked is not None:
+            self._park(number, capture, resolution.parked)
+        self._count(resolution.counts)
+        if resolution.part is not None:
+            added, known = self._join(resolution.part)
+        else:
+            added, known = self._add(resolution.made)
+        return Resolved(number, there=True, added=added, known=known)
+
+    def _is_replayed(self, resolution: Resolution) -> bool:
+        part = () if resolution.part is None else (resolution.part,)
+        keys = frozenset(made.key for made in (*resolution.made, *part))
+        if not (resolution.token and keys):
+            return False
+        first, _at = self._tokens.setdefault(resolution.token, (keys, self._clock()))
+        if len(self._tokens) > TOMBSTONES:
+            self._tokens.popitem(last=False)
+        return first != keys
+
+    def _park(self, number: int, capture: Capture, parked: Parked) -> None:
+        self.parked.append(Head(number, capture.captured_at, ParkReason(parked.reason).value, parked.detail))
+        self._sums = replace(self._sums, parked=self._sums.parked + 1)
+
+    def _join(self, part: Part) -> tuple[Sequence[Pending], int]:
         if part.key in self._tombstones:
-            return 1
+            return (), 1
         place = part.key, part.shopper
         self._parts[place] = part.after(self._parts.get(place))
         record = joined(self._parts.get((part.key, True)), self._parts.get((part.key, False)))
         if record is None:
-            return 0
+            return (), 0
         for shopper in (True, False):
             del self._parts[part.key, shopper]
-        self._tombstones[part.key] = now
+        self._bury(part.key)
         return self._add([record])
 
-    def expire(self, before: float) -> "Future[int]":
+    def expire(self, before: float) -> int:
         """Delete old parts; gives how many there were."""
-        with self._lock:
-            old = [place for place, part in self._parts.items() if part.captured_at < before]
-            for place in old:
-                del self._parts[place]
-        return done(len(old))
+        before = self._look.confirmed - (self._clock() - before)
+        old = [place for place, part in self._parts.items() if part.captured_at < before]
+        for place in old:
+            del self._parts[place]
+        return len(old)
 
-    def add(self, records: Sequence[Record]) -> "Future[int]":
-        """Add records; gives how many were known."""
-        with self._lock:
-            if self._size() + len(records) > self._limit:
-                return _full()
-            return done(self._add(records))
+    # Records.
 
-    def _add(self, records: Sequence[Record]) -> int:
-        now, known = self._clock(), 0
-        self._forget_tombstones(now - TOMBSTONE_SECONDS)
+    def add(self, records: Sequence[Record], counts: Sequence[Count] = ()) -> tuple[Sequence[Pending], int]:
+        """Add records; gives the new ones, and how many were known."""
+        if self._size() + len(records) > self._limit:
+            raise _full()
+        self._count(counts)
+        return self._add(records)
+
+    def _add(self, records: Iterable[Record]) -> tuple[Sequence[Pending], int]:
+        now, added, known = self._clock(), list[Pending](), 0
         for record in records:
             if record.key in self._keys or record.key in self._tombstones:
                 known += 1
                 continue
             number = next(self._ids)
             self._keys.add(record.key)
-            self._pending[number] = _Entry(record, min(record.captured_at, now))
-            self._make_due(number)
-        return known
+            self._pending[number] = _Waiting(record, 0.0)
+            self._make_due(number, min(record.captured_at, now))
+            added.append(Pending(number, record, 0))
+        return added, known
 
-    def _forget_tombstones(self, before: float) -> None:
-        while self._tombstones and (
-            len(self._tombstones) > TOMBSTONES or next(iter(self._tombstones.values())) <= before
-        ):
+    def due(self, limit: int, exclude: Collection[int] = ()) -> Sequence[Pending]:
+        """Give records that are due, those due longest first."""
+        now = self._clock()
+        self._clamp(now)
+        given, passed = list[Pending](), set[tuple[float, int]]()
+        while self._due and len(given) < limit and self._due[0][0] <= now:
+            entry = heapq.heappop(self._due)
+            waiting = self._pending.get(entry[1])
+            if waiting is None or waiting.due_at != entry[0] or entry in passed:
+                continue  # it was settled, or is due at another time
+            passed.add(entry)
+            if entry[1] not in exclude:
+                given.append(Pending(entry[1], waiting.record, waiting.attempts))
+        for entry in passed:
+            heapq.heappush(self._due, entry)
+        return given
+
+    def _clamp(self, now: float) -> None:
+        """Bring back from the far future what was to be due soon, if the clock went back."""
+        if now < self._seen_at:
+            for number, waiting in self._pending.items():
+                if waiting.due_at > now + FAR_FUTURE:
+                    self._make_due(number, now)
+        self._seen_at = now
+
+    def _make_due(self, number: int, due_at: float) -> None:
+        self._pending[number].due_at = due_at
+        heapq.heappush(self._due, (due_at, number))
+
+    def settle(self, settlements: Sequence[Settlement], counts: Sequence[Count] = ()) -> None:
+        """Note what became of records."""
+        for settlement in settlements:
+            if settlement.id in self._pending:
+                self._settle(settlement, self._clock())
+        self._count(counts)
+
+    def _settle(self, settlement: Settlement, now: float) -> None:
+        number, waiting = settlement.id, self._pending[settlement.id]
+        match settlement.settled:
+            case Settled.RETRY | Settled.RELEASED:
+                retried = settlement.settled is Settled.RETRY
+                due_at = settlement.due_at or (now if retried else waiting.due_at)
+                due_at = due_at if due_at <= now + FAR_FUTURE else now
+                waiting.attempts += retried
+                if due_at != waiting.due_at:
+                    self._make_due(number, due_at)
+            case Settled.DEAD:
+                del self._pending[number]
+                record = waiting.record
+                self._keys.discard(record.key)
+                self._bury(record.key)
+                self.dead.append(Head(number, record.captured_at, settlement.reason, record.key))
+                self._sums = replace(self._sums, dead=self._sums.dead + 1)
+            case Settled.DELIVERED:
+                del self._pending[number]
+                self._keys.discard(waiting.record.key)
+                self._bury(waiting.record.key)
+                self._sums = replace(self._sums, delivered=self._sums.delivered + 1, last_delivered_at=now)
+
+    def _bury(self, key: str) -> None:
+        self._tombstones[key] = self._clock()
+        self._tombstones.move_to_end(key)
+        if len(self._tombstones) > TOMBSTONES:
             self._tombstones.popitem(last=False)
 
-    def adopt(self) -> "Future[int]":
-        """Give how many captures an earlier worker of this process left behind, once."""
-        with self._lock:
-            left, self._left = self._left, 0
-        return done(left)
+    # The host.
+
+    def set_hold(self, reason: str | None) -> None:
+        """Keep the hold's reason while the process lives."""
+        self._sums = replace(self._sums, hold=reason)
+
+    def hold(self) -> str | None:
+        """Give the hold's reason."""
+        return self._sums.hold
+
+    def prune(self) -> bool:
+        """Forget keys, tokens and counts that are too old."""
+        self._look = self._look.again(self._clock())
+        now = self._look.confirmed
+        while self._tombstones and next(iter(self._tombstones.values())) < now - TOMBSTONE_SECONDS:
+            self._tombstones.popitem(last=False)
+        while self._tokens and next(iter(self._tokens.values()))[1] < now - TOKEN_SECONDS:
+            self._tokens.popitem(last=False)
+        first = (now - COUNTED_SECONDS) // HOUR
+        self._counted = Counter({key: times for key, times in self._counted.items() if key[0] >= first})
+        return False
+
+    def counts(self) -> Counts:
+        """Tell how much there is."""
+        oldest = min((waiting.record.captured_at for waiting in self._pending.values()), default=None)
+        return replace(
+            self._sums,
+            captured=len(self._captures),
+            pending=len(self._pending),
+            parts=len(self._parts),
+            oldest_pending_at=oldest,
+            newest_capture=self._newest,
+        )
+
+    def count(self, counts: Sequence[Count]) -> None:
+        """Add to the counts."""
+        self._count(counts)
+
+    def _count(self, counts: Sequence[Count]) -> None:
+        hour = int(self._clock() // HOUR)
+        for name, route, reason, times in counts:
+            self._counted[hour, name, route, reason] += times
+            self._total[name, route, reason] += times
+
+    def counted(self, since: float | None = None) -> Mapping[tuple[str, str, str], int]:
+        """Give the counts by name, route and reason."""
+        if since is None:
+            return dict(self._total)
+        found = Counter[tuple[str, str, str]]()
+        for (hour, *key), times in self._counted.items():
+            if hour >= since // HOUR:
+                found[tuple(key)] += times  # type: ignore[index]  # pyright: ignore[reportArgumentType]
+        return dict(found)
 
     def lead(self) -> bool:
         """Give True: no other process shares this memory."""
         return True
 
-    def claim(self, limit: int) -> "Future[Sequence[Pending]]":
-        """Give due records, those due longest first."""
-        claimed: list[Pending] = []
-        with self._lock:
-            now = self._clock()
-            self._clamp(now)
-            while self._due and len(claimed) < limit and self._due[0][0] <= now:
-                number = heapq.heappop(self._due)[1]
-                entry = self._pending[number]
-                self._claimed.add(number)
-                claimed.append(Pending(number, entry.record, entry.attempts))
-        return done(claimed)
+    def release_lead(self) -> None:
+        """Do nothing: nobody else can have it."""
 
-    def _clamp(self, now: float) -> None:
-        """Where the clock went back, bring back from the far future what was to be due soon."""
-        if now < self._seen_at:
-            self._due = [(due if due <= now + FAR_FUTURE else now, number) for due, number in self._due]
-            heapq.heapify(self._due)
-        self._seen_at = now
+    def changed(self) -> bool:
+        """Give False: no other process writes here."""
+        return False
 
-    def _make_due(self, number: int) -> None:
-        heapq.heappush(self._due, (self._pending[number].due_at, number))
-
-    def settle(self, settlements: Sequence[Settlement]) -> "Future[None]":
-        """End claims."""
-        with self._lock:
-            now = self._clock()
-            for settlement in settlements:
-                if settlement.id in self._claimed:
-                    self._claimed.remove(settlement.id)
-                    self._settle(settlement, now)
-        return done(None)
-
-    def _settle(self, settlement: Settlement, now: float) -> None:
-        number = settlement.id
-        entry = self._pending[number]
-        match settlement.settled:
-            case Settled.RETRY | Settled.RELEASED:
-                retried = settlement.settled is Settled.RETRY
-                due_at = settlement.due_at or (now if retried else entry.due_at)
-                entry.due_at = due_at if due_at <= now + FAR_FUTURE else now
-                entry.attempts += retried
-                self._make_due(number)
-            case Settled.DEAD:
-                self._dead[number] = self._pending.pop(number).record
-            case Settled.DELIVERED:
-                key = self._pending.pop(number).record.key
-                self._keys.discard(key)
-                self._tombstones[key] = now
-                self._tombstones.move_to_end(key)
-                self._delivered += 1
-                self._last_delivered_at = now
-
-    def set_hold(self, reason: str | None) -> "Future[None]":
-        """Keep the hold's reason while the process lives."""
-        self._hold = reason
-        return done(None)
-
-    def hold(self) -> "Future[str | None]":
-        """Give the hold's reason."""
-        return done(self._hold)
-
-    def counts(self) -> "Future[Counts]":
-        """Count."""
-        with self._lock:
-            oldest = next(iter(self._pending.values()), None)
-            counts = Counts(
-                captured=len(self._captures) + len(self._given),
-                pending=len(self._pending),
-                parts=len(self._parts),
-                parked=len(self._parked),
-                dead=len(self._dead),
-                delivered=self._delivered,
-                oldest_pending_at=None if oldest is None else oldest.record.captured_at,
-                last_delivered_at=self._last_delivered_at,
-                hold=self._hold,
-            )
-        return done(counts)
-
-    def close(self, timeout: float = 5.0) -> None:  # noqa: ARG002 - as `LocalOutbox`: there is nothing to wait for
-        """Give up what was given and claimed: after the next `open` it is given again. The rest lies here as before."""
-        with self._lock:
-            self._captures = OrderedDict(sorted([*self._given.items(), *self._captures.items()]))
-            self._given = {}
-            self._left = len(self._captures)
-            for number in sorted(self._claimed):
-                self._make_due(number)
-            self._claimed = set()
-
-    def abandon(self) -> None:
-        """Forget, in a forked child, what the parent is going to deliver."""
-        self._reset()
+    def checkpoint(self, *, idle: bool) -> None:
+        """Do nothing: there is no log."""
 
     def _size(self) -> int:
-        captures = len(self._captures) + len(self._given) + len(self._parked)
-        return captures + len(self._parts) + len(self._pending) + len(self._dead)
+        return len(self._captures) + len(self._parts) + len(self._pending)
 
 
-def _full() -> "Future[Any]":
-    return failed(OutboxFullError("the memory outbox is full"))
-
-
-_APPENDED: Final = done(None)
-"""One for all: making a Future takes longer than all else that a capture costs here."""
+def _full() -> OutboxFullError:
+    return OutboxFullError("the memory outbox is full")
