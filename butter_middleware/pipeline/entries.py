@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
+from butter_middleware.outbox.base import size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,13 @@ class Entry:
     __slots__ = ("capture", "future", "id", "left", "owned", "parked", "size", "taken_over", "until_sent")
 
     def __init__(
-        self, capture: Capture, wait: ResponseWait = NOTHING, *, id: int = 0, owned: bool = True, parked: str = ""  # noqa: A002 - the row's
+        self,
+        capture: Capture,
+        wait: ResponseWait = NOTHING,
+        *,
+        id: int = 0,
+        owned: bool = True,
+        parked: str = "",
     ) -> None:
         self.capture = capture
         self.id = id
@@ -55,6 +62,11 @@ class Entry:
         """Let go of the capture, which is in the store."""
         self.capture = _IN_STORE
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the capture is in memory."""
+        return self.capture is not _IN_STORE
+
     def load(self, capture: Capture) -> None:
         """Take the capture back."""
         self.capture = capture
@@ -75,13 +87,4 @@ class Addition:
     """How many were known already."""
 
 
-def size_of(capture: Capture) -> int:
-    """Return the bytes that a capture holds in memory, heads included."""
-    head = sum(len(name) + len(value) for name, value in capture.headers)
-    head += sum(len(name) + len(value) for name, value in capture.response_headers)
-    return len(capture.body) + len(capture.request_body or b"") + head + OVERHEAD
-
-
-OVERHEAD: Final = 512
-"""Bytes of a capture beside its bodies and headers."""
 _IN_STORE: Final = Capture("", "", b"", [], None, 0, [], b"", {}, 0.0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from butter_middleware.models.reasons import ParkReason
 from butter_middleware.outbox.base import Counts, Parked, Pending, Resolution, Settled, Settlement, StoredCapture
 from butter_middleware.pipeline.entries import Entry
-from butter_middleware.pipeline.participant import Participant
+from butter_middleware.pipeline.participant import TOO_SLOW_SECONDS, Participant
 
 if TYPE_CHECKING:
     from butter_middleware.pipeline.store_thread import StoreThread
@@ -19,8 +19,6 @@ LEAD_SECONDS: Final = 0.5
 """Between tries to take the lead."""
 LEFT_BEHIND_SECONDS: Final = 5.0
 """What was captured before then, and is not resolved, was left by a dead or hung process."""
-TOO_SLOW_SECONDS: Final = 60.0
-"""For which one capture may be read before the lead is let go."""
 EXPIRE_SECONDS: Final = 5.0
 """Between looks for parts of checkouts that stayed alone."""
 PARKED_AT_ONCE: Final = 20
@@ -91,6 +89,11 @@ class Leader:
         if any(one.settled is Settled.RELEASED and not one.due_at for one in settlements):
             self._due_at = 0.0
 
+    def forget_file(self) -> None:
+        """Look at everything again: the file is another one."""
+        self._marks.clear()
+        self._due_at = self._expire_at = self._parked_at = self.look_at = 0.0
+
     def resign(self) -> None:
         """Let go of the lead."""
         leader, self._participant = self._participant, None
@@ -104,13 +107,14 @@ class Leader:
 
     def _take_lead(self, now: float) -> bool:
         self.look_at = now + LEAD_SECONDS
+        self._thread.looked = True
         candidate = next((one for one in self._thread.participants if one.can_lead), None)
         if candidate is None or not self._store.lead():
             return False
         self._participant = candidate
         self._due_at = self._expire_at = self._parked_at = self.look_at = 0.0
         self._marks.clear()
-        if not self._store.shared:
+        if not self._store.durable:
             self._marks.append((now - LEFT_BEHIND_SECONDS, self._store.counts().newest_capture))
         self._store.changed()
         self._notice(candidate)
@@ -166,7 +170,7 @@ class Leader:
                 PARKED_AT_ONCE, configuration=leader.configuration, before=leader.clock() - PARKED_AGAIN_SECONDS
             )
             self._parked_at = now + 1.0 if tried else float("inf")
-            leader.reader.offer([_entry(stored, taken_over=True) for stored in tried], fresh=False)
+            leader.taken_over([_entry(stored, taken_over=True) for stored in tried])
             busy |= bool(tried)
         return busy
 
@@ -179,7 +183,7 @@ class Leader:
             if stored.id in ended:
                 self._thread.resolve(leader, entry, Resolution(stored.id, parked=READER_DIED))
             else:
-                leader.reader.offer([entry], fresh=False)
+                leader.taken_over([entry])
 
     def _give_up_reading(self, leader: Participant) -> None:
         """Park a capture that is read for too long, and let another process lead."""

@@ -1,9 +1,9 @@
 """One `Butter` in one process: its reader, its sender, and its share of a store thread."""
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-import time
 from dataclasses import dataclass, replace
 from threading import Condition
 from typing import Final, Protocol
@@ -32,6 +32,8 @@ class StoreLink(Protocol):
         ...
 
 
+TOO_SLOW_SECONDS: Final = 60.0
+"""For which one capture may be read before the lead is let go."""
 POLL_SECONDS: Final = 0.25
 """Between looks of those who wait, if nothing changes."""
 
@@ -90,6 +92,8 @@ class Participant:
         """The numbers of all captures that this process is going to resolve."""
         self._unread: set[Entry] = set()
         """The captures of this process that are not resolved."""
+        self._others: set[Entry] = set()
+        """Captures of other processes that this one reads."""
         self._waiting: dict[int, list[Entry]] = {}
         """By record: the captures whose responses wait for it to be sent."""
         self._changed = Condition()
@@ -101,15 +105,19 @@ class Participant:
     @property
     def can_lead(self) -> bool:
         """Whether it may send for every process of the host."""
-        if not (self._role.sends and self.running):
+        if not (self._role.sends and self.running and self.sender.alive) or self.sender.failing:
             return False
-        return self.sender.alive and not self.sender.failing and (not self._role.reads or self.reader.alive)
-''' + '''
+        return not self._role.reads or (self.reader.alive and self.reader.busy_for <= TOO_SLOW_SECONDS)
+
     # For any thread.
 
     def expect(self, entry: Entry) -> None:
         """Count a capture that is on its way to the store."""
         self._unread.add(entry)
+
+    def refuse(self, entry: Entry) -> None:
+        """Stop counting a capture that the store's thread did not take."""
+        self._forget([entry])
 
     def expect_records(self) -> None:
         """Count records that are on their way to the store."""
@@ -159,7 +167,7 @@ class Participant:
             records=() if result.parked else result.records,
             part=result.part,
             parked=_parked(entry, result),
-            token=result.token,
+            configuration=self.configuration,
         )
         self._results[entry] = result
         self._link.resolve(self, entry, resolution)
@@ -193,6 +201,7 @@ class Participant:
 
     def taken_over(self, entries: Sequence[Entry]) -> None:
         """Have captures read that another process left behind."""
+        self._others.update(entries)
         self.ids.update(entry.id for entry in entries)
         self.reader.offer(entries, fresh=False)
 
@@ -201,7 +210,11 @@ class Participant:
         result = self._results.pop(entry, None)
         if result is not None and resolved.there:
             parked = _parked(entry, result)
-            tell(self._events, self._route_of(entry), result if parked is result.parked else replace(result, parked=parked))
+            tell(
+                self._events,
+                self._route_of(entry),
+                result if parked is result.parked else replace(result, parked=parked),
+            )
         if resolved.known:
             self._events.emit(Skipped(reason=Skip.DUPLICATE, times=resolved.known))
         if entry.until_sent and sends and resolved.added and not resolved.known:
@@ -234,6 +247,15 @@ class Participant:
         if parts:
             self._events.emit(Skipped(reason=Skip.JOIN_EXPIRED, times=parts, message=EXPIRED))
 
+    def in_memory(self) -> Sequence[Entry]:
+        """Return the captures that are in memory and, by their number, in the store."""
+        return [entry for entry in [*self._unread, *self._others] if entry.id and entry.is_loaded]
+
+    def renumbered(self, before: int, entry: Entry) -> None:
+        """Note that a capture was written to another file."""
+        self.ids.discard(before)
+        self.ids.add(entry.id)
+
     def lost(self, item: object, error: Exception) -> None:
         """Tell that something could not be written."""
         match item:
@@ -265,6 +287,7 @@ class Participant:
     def _forget(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             self._unread.discard(entry)
+            self._others.discard(entry)
             self.ids.discard(entry.id)
         self.ring()
 

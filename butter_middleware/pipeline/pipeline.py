@@ -16,11 +16,20 @@ from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.client_ip import ClientIP
 from butter_middleware.client_ip.diagnosis import Diagnosis
 from butter_middleware.errors import ButterError
-from butter_middleware.events import Captured, Diagnosed, Faulted, Lost, NotDurableInTime, OutboxChanged, Recorded, Skipped
+from butter_middleware.events import (
+    Captured,
+    Diagnosed,
+    Faulted,
+    Lost,
+    NotDurableInTime,
+    OutboxChanged,
+    Recorded,
+    Skipped,
+)
 from butter_middleware.models.checkout import Checkout, Record
 from butter_middleware.models.http import Capture, snapshot
 from butter_middleware.models.reasons import Skip
-from butter_middleware.outbox.base import CLOSING_SECONDS, Counts
+from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Store
 from butter_middleware.pipeline import processes
 from butter_middleware.pipeline.components import Components
 from butter_middleware.pipeline.entries import NOTHING, Addition, Entry
@@ -37,7 +46,6 @@ OPEN_SECONDS: Final = 1.0
 """For which the app's start waits for the outbox's file and the HTTP client."""
 STOPPING_SECONDS: Final = 0.5
 """For a thread to end after the drain took all of its time. One that hangs in an extractor dies with the process."""
-LONG_AGO: Final = 0.0
 
 
 class Pipeline:
@@ -76,6 +84,8 @@ class Pipeline:
         self._thread: StoreThread | None = None
         self._backoff = Backoff()
         self._counted = Counts()
+        self._kept: Store | None = None
+        """The store in memory of an earlier start."""
         self._faults: tuple[str, ...] = ()
         self._diagnosis = Diagnosis(self.components.strategy)
         self._read_capture = self.components.wrap_reader(self.components.make_reader(self._observe).read)
@@ -96,21 +106,26 @@ class Pipeline:
             self._start()
 
     def _start(self) -> None:
-        thread = processes.store_thread(self.components.outbox)
+        thread = processes.store_thread(self.components.outbox, self._kept, reads=self._role.reads)
+        self._kept = None if thread.store.durable else thread.store
         components = self.components
 
         def settle(settlements: Sequence[Any]) -> None:
             thread.settle(participant, settlements)
 
-        def hungry() -> None:
-            thread.wake()
+        def read(entry: Entry, result: ReadResult) -> None:
+            participant.read(entry, result)
 
         def keep_hold(reason: str | None) -> None:
             thread.ask(lambda store: store.set_hold(reason))
 
-        reader = ReaderThread(self._read, lambda entry, result: participant.read(entry, result))
+        reader = ReaderThread(self._read, read)
         sender = SenderThread(
-            components.make_delivery(), settle, keep_hold, hungry, lambda error: participant.failed("delivering", error)
+            components.make_delivery(),
+            settle,
+            keep_hold,
+            thread.wake,
+            lambda error: participant.failed("delivering", error),
         )
         participant = Participant(
             self._role,

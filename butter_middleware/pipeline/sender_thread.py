@@ -1,4 +1,4 @@
-"""The thread that owns the connections to Butter, or to the merchant's queue: one asyncio loop, in the process that leads."""
+"""The thread that owns the connections to Butter or to the merchant's queue: one asyncio loop, while this process leads."""
 
 import asyncio
 from collections import deque
@@ -11,6 +11,7 @@ from butter_middleware._utils import log_thread
 from butter_middleware._utils.daemons import DaemonThreadExecutor
 from butter_middleware._utils.futures import Waker
 from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.models.checkout import Record
 from butter_middleware.outbox.base import Pending, Settled, Settlement
 
 MOST_AHEAD: Final = 256
@@ -48,7 +49,7 @@ class SenderThread:
         self._backlog: deque[Pending] = deque()
         self._from_backlog = False
         self.held: set[int] = set()
-        """The records that are in memory, on their way, or not settled in the store yet. The store's thread changes it."""
+        """The records that are in memory, on their way, or not settled in the store. The store's thread changes it."""
         self.hungry = False
         """Whether the loop asked for a record and there was none in memory."""
         self.ready: Future[None] = Future()
@@ -112,6 +113,12 @@ class SenderThread:
             self.delivery.wake()
         return len(taken) == len(pendings)
 
+    def drop(self) -> Sequence[Record]:
+        """Drop everything, because the file that it came from is gone. Return the records that are in memory."""
+        records = [pending.record for pending in self._drain()]
+        self.held.clear()
+        return records
+
     def take_lead(self, hold: str | None) -> None:
         """Send from now on."""
         self._hold = hold
@@ -139,6 +146,11 @@ class SenderThread:
         """Wait for the thread's end."""
         if self._thread.is_alive():
             self._thread.join(seconds)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether there are records whose settlement is not in the store yet."""
+        return len(self.held) > len(self._fresh) + len(self._backlog)
 
     # `Backlog`, for the loop.
 
@@ -219,4 +231,3 @@ class SenderThread:
 def _finish(future: "Future[None]") -> None:
     if not future.done():
         future.set_result(None)
-

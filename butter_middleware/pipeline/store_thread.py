@@ -11,17 +11,18 @@ queue; it is classified and logged once, and tried again with backoff.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from threading import Lock, Thread
+from dataclasses import replace
+from threading import Event, Lock, Thread
 from typing import Any, Final, TypeVar
 
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.futures import Waker
-from butter_middleware.errors import OutboxClosedError, OutboxFullError
+from butter_middleware.errors import OutboxClosedError, OutboxFullError, OutboxReplacedError
 from butter_middleware.outbox.base import Resolution, Resolved, Settled, Settlement, Store
-from butter_middleware.outbox.faults import Alerts, Fault, describe, fault_of
+from butter_middleware.outbox.faults import Fault, describe, fault_of
 from butter_middleware.pipeline.entries import Addition, Entry
 from butter_middleware.pipeline.leader import Leader
 from butter_middleware.pipeline.participant import Participant
@@ -47,18 +48,27 @@ IDLE_SECONDS: Final = 1.0
 STOPPING_SECONDS: Final = 0.5
 """For the thread to end after its deadline."""
 
+PAUSE_SECONDS: Final = 5.0
+"""For which the thread stands still beside a fork, at most."""
+
+
+class _Pause:
+    def __init__(self) -> None:
+        self.closed = Event()
+        self.go_on = Event()
+        self.ok = False
+
 
 class StoreThread:
     """Owns a store. Its methods may be called from any thread, and wait for nothing, except `stop`.
 
     Args:
         store: The store. Only this thread calls it, except for its properties.
-        alerts: Logs each fault once.
     """
 
-    def __init__(self, store: Store, alerts: Alerts) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.alerts = alerts
+        self.alerts = store.alerts
         self._leader = Leader(self)
         self._participants: tuple[Participant, ...] = ()
         self._guard = Lock()
@@ -71,6 +81,10 @@ class StoreThread:
         self._requests: deque[tuple[Callable[[Store], Any], Future[Any]]] = deque()
         self._waker = Waker()
         self._stop_at: float | None = None
+        self._pause: _Pause | None = None
+        self._replaced = False
+        self.looked = False
+        """Whether it has tried to take the lead."""
         self._backoff = FIRST_BACKOFF
         self._full_until = 0.0
         self._prune_at = 0.0
@@ -106,7 +120,7 @@ class StoreThread:
         """
         with self._guard:
             if len(self._intake) >= MOST_WAITING or self._bytes >= MOST_BYTES:
-                raise OutboxFullError("too much waits in memory for the outbox")  # noqa: EM101 - it is counted by its kind
+                raise _full()
             self._bytes += entry.size
             self._intake.append((participant, entry))
         self._waker.wake()
@@ -118,7 +132,7 @@ class StoreThread:
             OutboxFullError: too much waits for the disk.
         """
         if len(self._additions) >= MOST_WAITING:
-            raise OutboxFullError("too much waits in memory for the outbox")  # noqa: EM101 - it is counted by its kind
+            raise _full()
         self._additions.append((participant, addition))
         self._waker.wake()
 
@@ -165,9 +179,49 @@ class StoreThread:
         """Whether `stop` was called."""
         return self._stop_at is not None
 
-    def gives_up(self) -> bool:
-        """Whether a wait for another process is of no use any more. The store asks while it polls a lock."""
-        return self._stop_at is not None
+    @property
+    def participants(self) -> Sequence[Participant]:
+        """Those who use the store."""
+        return self._participants
+
+    def unresolved(self) -> set[int]:
+        """Return the numbers of the captures that this process is going to resolve."""
+        return {number for participant in self._participants for number in participant.ids}
+
+    def finish(self, participant: Participant, seconds: float) -> None:
+        """Wait up to `seconds` until what a participant gave is written."""
+        with suppress(Exception):
+            self.ask(lambda _store: None).result(seconds)
+        del participant
+
+    # A fork.
+
+    def request_pause(self) -> None:
+        """Have the thread close its connection between two transactions, and stand still."""
+        self._pause = _Pause()
+        self._waker.wake()
+
+    def await_pause(self, seconds: float) -> None:
+        """Wait for it, but no longer."""
+        if self._pause is not None and self._thread.is_alive():
+            self._pause.closed.wait(seconds)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the connection is closed, so that a child may open the file."""
+        return not self._thread.is_alive() or (self._pause is not None and self._pause.ok)
+
+    def resume(self) -> None:
+        """Go on."""
+        pause, self._pause = self._pause, None
+        if pause is not None:
+            pause.go_on.set()
+
+    def _stand_still(self, pause: "_Pause") -> None:
+        with suppress(Exception):
+            pause.ok = self.store.disconnect()
+        pause.closed.set()
+        pause.go_on.wait(PAUSE_SECONDS)
 
     def stop(self, seconds: float) -> None:
         """Write what waits within `seconds`, then end the thread. What could not be written is lost, and counted."""
@@ -198,6 +252,8 @@ class StoreThread:
 
     def _work(self) -> None:
         while True:
+            if (pause := self._pause) is not None:
+                self._stand_still(pause)
             self._waker.rest()
             try:
                 busy = self._turn()
@@ -216,13 +272,16 @@ class StoreThread:
         """Do what there is to do, one transaction for each kind of it. Return whether there was any."""
         self._answer()
         self.store.open()
+        if self._replaced:
+            self._write_again()
+            self._replaced = False
         self.alerts.resolve("fault")
         now = time.monotonic()
         full = now < self._full_until
         busy = self._settle()
         if not full or self._stop_at is not None:
             try:
-                busy |= self._append() | self._add() | self._resolve()
+                busy |= self._append() | self._add() | self._resolve() | self._reload()
             except Exception as error:
                 if fault_of(error) is not Fault.FULL or self._stop_at is not None:
                     raise
@@ -281,8 +340,8 @@ class StoreThread:
             entry.id = number
             if not entry.until_sent:
                 entry.finish()  # first of all: the response goes
-        for participant in dict.fromkeys(participant for (participant, _entry), _number in written):
-            participant.appended([entry for (owner, entry), _number in written if owner is participant])
+        for participant, entries in _by_participant(pair for pair, _number in written):
+            participant.appended(entries)
         return True
 
     def _append_all(self, batch: Sequence[tuple[Participant, Entry]]) -> Sequence[int]:
@@ -290,7 +349,9 @@ class StoreThread:
         if all(participant.owned is owned for participant, _entry in batch):
             return self.store.append([entry.capture for _participant, entry in batch], owned=owned)
         return [
-            number for participant, entry in batch for number in self.store.append([entry.capture], owned=participant.owned)
+            number
+            for participant, entry in batch
+            for number in self.store.append([entry.capture], owned=participant.owned)
         ]
 
     def _add(self) -> bool:
@@ -310,16 +371,20 @@ class StoreThread:
         batch = _take(self._resolutions, lambda _item: 1)
         if not batch:
             return False
-        for (participant, entry, resolution), resolved in self._write(batch, self._resolve_all, self._resolutions):
-            self._resolved(participant, entry, resolution, resolved)
+        for (participant, entry, _resolution), resolved in self._write(batch, self._resolve_all, self._resolutions):
+            sends = self._leader.fresh(resolved.added)
+            participant.resolved(entry, resolved, sends=sends)
         return True
 
     def _resolve_all(self, batch: Sequence[tuple[Participant, Entry, Resolution]]) -> Sequence[Resolved]:
-        return self.store.resolve([resolution for _participant, _entry, resolution in batch])
+        # By the entry's number: it was written again if the file was replaced meanwhile.
+        return self.store.resolve([replace(resolution, id=entry.id) for _participant, entry, resolution in batch])
 
-    def _resolved(self, participant: Participant, entry: Entry, resolution: Resolution, resolved: Resolved) -> None:
-        leads = self._leader.fresh(resolved.added)
-        participant.resolved(entry, resolution, resolved, sends=leads)
+    def _reload(self) -> bool:
+        busy = False
+        for participant in self._participants:
+            busy |= participant.reload(self.store)
+        return busy
 
     def _settle(self) -> bool:
         batch = _take(self._settlements, lambda _item: 1)
@@ -327,15 +392,13 @@ class StoreThread:
             return False
         written = self._write(batch, self._settle_all, self._settlements)
         self._leader.settled([settlement for (_participant, settlement), _none in written])
-        for participant in dict.fromkeys(participant for (participant, _settlement), _none in written):
-            participant.settled([settlement for (owner, settlement), _none in written if owner is participant])
+        for participant, settlements in _by_participant(pair for pair, _none in written):
+            participant.settled(settlements)
         return True
 
     def _settle_all(self, batch: Sequence[tuple[Participant, Settlement]]) -> Sequence[None]:
         # A record that keeps its place and its due time needs no transaction.
-        self.store.settle(
-            [one for _participant, one in batch if one.settled is not Settled.RELEASED or one.due_at]
-        )
+        self.store.settle([one for _participant, one in batch if one.settled is not Settled.RELEASED or one.due_at])
         return [None] * len(batch)
 
     def _write(
@@ -363,8 +426,26 @@ class StoreThread:
             queue.extendleft(reversed(batch))
             raise
 
+    def _write_again(self) -> None:
+        """After the file was replaced: append what is in memory and is not in the file that is there now."""
+        for participant in self._participants:
+            entries = participant.in_memory()
+            there = {stored.id for stored in self.store.load([entry.id for entry in entries])}
+            missing = [entry for entry in entries if entry.id not in there]
+            numbers = self.store.append([entry.capture for entry in missing], owned=participant.owned)
+            for entry, number in zip(missing, numbers, strict=True):
+                before, entry.id = entry.id, number
+                participant.renumbered(before, entry)
+            records = participant.sender.drop()
+            if records:
+                self.store.add(records)
+        self._leader.forget_file()
+
     def _suffer(self, error: Exception) -> None:
         """Log a fault once, let go of the lead if this process cannot use the file, and wait before the next try."""
+        if isinstance(error, OutboxReplacedError):
+            self._replaced = True
+            return
         fault = fault_of(error)
         if fault is Fault.REFUSED:
             self.alerts.raise_("fault", f"{error} What comes waits in memory.")
@@ -401,10 +482,21 @@ def _take(queue: deque[T], size: Callable[[T], int]) -> list[T]:
     return batch
 
 
+def _by_participant(pairs: Iterable[tuple[Participant, T]]) -> Iterable[tuple[Participant, list[T]]]:
+    found: dict[Participant, list[T]] = {}
+    for participant, item in pairs:
+        found.setdefault(participant, []).append(item)
+    return found.items()
+
+
 def _lose(batch: Sequence[Any], error: Exception) -> None:
     """Tell the participants what could not be written."""
     for participant, *item in batch:
         participant.lost(item[0], error)
+
+
+def _full() -> OutboxFullError:
+    return OutboxFullError("too much waits in memory for the outbox")
 
 
 def _closed() -> OutboxClosedError:
