@@ -319,6 +319,12 @@ class Butter:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
+    def __copy__(self) -> Self:
+        return self  # a handle on threads and a file: frameworks copy the options of a middleware, as Litestar does
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
+
     def _warn(self, routes: Iterable[CheckoutRoute], *, parts_only: bool) -> None:
         for warning in (
             () if self.dry_run else components.warnings(self._components.outbox, routes, parts_only=parts_only)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
 import anyio
@@ -88,12 +89,14 @@ class ButterMiddleware:
         self.butter = butter
         # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
         self._pipeline = _checked(butter)
+        self._compared = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         pipeline = self._pipeline
         if pipeline is not None:
             if scope["type"] == "http":
+                self._compare(pipeline)
                 route = _find(pipeline, scope)
                 if route is not None:
                     await self._tee(pipeline, route, scope, receive, send)
@@ -102,6 +105,12 @@ class ButterMiddleware:
                 await self._watch_lifespan(pipeline, scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+    def _compare(self, pipeline: CapturePipeline) -> None:
+        """Once, on the log's thread: say which checkout routes no route of the app answers."""
+        if not self._compared:
+            self._compared = True
+            log_thread.run(partial(_say_unanswered, self.app, self.butter, pipeline.routes))
 
     async def _tee(
         self, pipeline: CapturePipeline, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send
@@ -118,18 +127,39 @@ class ButterMiddleware:
             tee.end()
 
     async def _watch_lifespan(self, pipeline: CapturePipeline, scope: Scope, receive: Receive, send: Send) -> None:
+        takes_part = False
+
+        async def take() -> Message:
+            nonlocal takes_part
+            takes_part = True
+            return await receive()
+
         async def watch(message: Message) -> None:
+            nonlocal takes_part
+            takes_part = True
             # After the app's own shutdown, which may still serve checkouts; before the server hears of its end.
             try:
                 if message["type"] in _SHUTDOWN_ENDS:
                     await _drain(pipeline)
                 elif message["type"] == "lifespan.startup.complete":
+                    self._compare(pipeline)
                     await pipeline.open()
             except Exception as error:  # noqa: BLE001 - ours never leave
                 pipeline.fault(error)
             await send(message)
 
-        await self.app(scope, receive, watch)
+        try:
+            await self.app(scope, take, watch)
+        except Exception as error:
+            if takes_part:  # its startup failed, which is for the server to hear
+                raise
+            message = (
+                f"the app refuses ASGI's lifespan ({type(error).__name__}), as Django does: the middleware answers for "
+                "it, so that the end of the server delivers what waits"
+            )
+            log_thread.log(logging.INFO, message, event="lifespan")
+        if not takes_part:
+            await _answer_lifespan(receive, watch)
 
 
 def _checked(butter: object) -> CapturePipeline | None:
@@ -141,6 +171,21 @@ def _checked(butter: object) -> CapturePipeline | None:
     )
     log_thread.log(logging.CRITICAL, message, event="configuration")
     return None
+
+
+async def _answer_lifespan(receive: Receive, send: Send) -> None:
+    """Take part in the place of an app that ended at once: a server tells an app that refuses nothing of its end."""
+    event = ""
+    while event != "lifespan.shutdown":
+        event = (await receive())["type"]
+        await send({"type": f"{event}.complete"})
+
+
+def _say_unanswered(app: ASGIApp, butter: object, routes: RouteTable) -> None:
+    from butter_middleware.capture import app_routes  # noqa: PLC0415 - it loads Starlette's router, which is not ours
+
+    for text in app_routes.unanswered([app, *app_routes.watched(app, butter)], routes.routes):
+        log_thread.log(logging.WARNING, text, event="configuration")
 
 
 async def _drain(pipeline: CapturePipeline) -> None:

@@ -2,25 +2,38 @@
 
 import os
 import shutil
+import socket
 import sqlite3
+import ssl
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from threading import Thread
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import anyio
 import click
+from starlette.applications import Starlette
 
 from butter_middleware import config
 from butter_middleware.butter import Butter
+from butter_middleware.capture import app_routes
+from butter_middleware.capture.middleware import ButterMiddleware
 from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.options import app_option, listening, load, outbox_option
 from butter_middleware.cli.output import Mark, Output, counted, output_options
-from butter_middleware.cli.reaching import Finding, reach
 from butter_middleware.delivery.clients import Client
 from butter_middleware.errors import ButterError, ConfigurationError, HTTPClientError
 from butter_middleware.extract.expressions import Expressions
+from butter_middleware.models.answer import Answer, AnswerKind
 from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
 from butter_middleware.outbox.sqlite import preflight
 from butter_middleware.outbox.sqlite.admin import Visit, refuse_absent
@@ -29,10 +42,17 @@ from butter_middleware.pipeline import components
 from butter_middleware.pipeline.appender import Appender
 from butter_middleware.pipeline.health import HealthInput, diagnose
 
+T = TypeVar("T")
+
 LEAST_FREE: Final = 256 * 1024**2
 WAL_RESET: Final = ((3, 7, 0), (3, 51, 2))
 """The versions of SQLite in which two that write or checkpoint at once can corrupt the log."""
 OLDEST_SQLITE: Final = (3, 8, 2)
+SECONDS: Final = 10.0
+"""For each question."""
+SKEW_SECONDS: Final = 30.0
+DAY: Final = 86400.0
+EXPIRY_DAYS: Final = 14.0
 COLUMNS: Final = {"check": "Check", "state": "State", "text": "What was found, and what to do"}
 NOBODY_DELIVERS: Final = "Start the app; or beside it, or in its place, `butter-middleware deliver --app ... --follow`."
 _SIDECAR: Final = "Check once more as `deliver` runs, with its environment."
@@ -42,6 +62,16 @@ EPILOG: Final = (
     "Exit codes: 0 nothing failed (there may be warnings); 1 something failed; 2 the command line is wrong. "
     "Nothing is created, changed or sent but one ping, which records nothing."
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    check: str
+    state: Mark
+    detail: str
+    remedy: str = ""
 
 
 @click.command(epilog=EPILOG)
@@ -84,6 +114,7 @@ def _findings(outbox: str | None, app: str | None, *, offline: bool) -> Iterator
             yield Finding("app", Mark.FAILED, error.message)
         else:
             yield from _configured(butter, app)
+            yield from compared(butter, app)
             # What is said of the outbox is found again below.
             yield from (Finding("app", Mark.WARNING, text) for text in said if not text.startswith("outbox: "))
     yield _sqlite(sqlite3.sqlite_version_info)
@@ -120,6 +151,28 @@ def _configured(butter: Butter, app: str) -> Iterator[Finding]:
         yield Finding("routes", Mark.FAILED, "none: no checkout is captured", remedy)
     for route in routes:
         yield Finding("route", Mark.OK, f"{route}: {route.psp}, {_extractor(route)}")
+
+
+def compared(butter: Butter, app: str) -> Iterator[Finding]:
+    """Hold the checkout routes against those of the app, which is the one named or another of its module."""
+    name, _colon, attribute = app.partition(":")
+    values = [value for value in vars(sys.modules[name]).values() if isinstance(value, Starlette | ButterMiddleware)]
+    if attribute:
+        values.append(attrgetter(attribute)(sys.modules[name]))
+    apps = [wrapped for value in values for wrapped in app_routes.watched(value, butter)]
+    if not apps:
+        text = f"not compared with the app: {name} has no app with this Butter"
+        yield Finding(
+            "routes", Mark.OK, text, "The log says it when the app starts; or name the app: --app MODULE:app."
+        )
+    elif not all(map(app_routes.walkable, apps)):
+        text = "not compared with the app, whose routes cannot be listed: it is neither Starlette nor FastAPI"
+        yield Finding("routes", Mark.OK, text, "A route that matches no request for a day is said in the log.")
+    else:
+        failures = app_routes.unanswered(apps, butter.routes.routes)
+        yield from (Finding("route", Mark.FAILED, text) for text in failures)
+        if not failures and butter.routes.routes:
+            yield Finding("routes", Mark.OK, "the app answers each checkout route")
 
 
 def _extractor(route: CheckoutRoute) -> str:
@@ -286,3 +339,130 @@ def _network(butter: Butter | None) -> Iterator[Finding]:
         return
     yield from (Finding("environment", Mark.WARNING, text) for text in said)
     yield from reach(url, client)
+
+
+def reach(base_url: str, client: Client) -> Iterator[Finding]:
+    """Look at each step of the way to Butter; what comes after one that fails is not looked at."""
+    url = urlsplit(base_url)
+    host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    proxy = getproxies().get(url.scheme)
+    if proxy and url.scheme == "https" and not proxy_bypass(host):
+        by = urlsplit(proxy).hostname or "a proxy"
+        yield Finding("dns", Mark.OK, f"left to the proxy {by}, which the environment names")
+    else:
+        for finding in _connected(host, port, secure=url.scheme == "https"):
+            yield finding
+            if finding.state is Mark.FAILED:
+                return
+    before = time.time()
+    answer = anyio.run(_ping, client)
+    yield _credentials(answer, host)
+    if answer.answered_at is not None:
+        yield _clock(answer.answered_at, before, time.time())
+
+
+def _connected(host: str, port: int, *, secure: bool) -> Iterator[Finding]:
+    try:
+        found = within(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), SECONDS)
+    except (OSError, TimeoutError) as error:
+        remedy = f"Look up {host} on this machine; see /etc/resolv.conf, and what the container's network allows."
+        yield Finding("dns", Mark.FAILED, f"{host} has no address here ({_named(error)})", remedy)
+        return
+    yield Finding(
+        "dns", Mark.OK, f"{host} has {counted(len({entry[4][0] for entry in found}), 'address', 'addresses')}"
+    )
+    try:
+        yield _secured(host, port) if secure else _open(host, port)
+    except ssl.SSLCertVerificationError as error:
+        remedy = (
+            "Check this machine's clock, its certificate authorities (SSL_CERT_FILE), and whether a proxy or firewall "
+            "opens TLS. Verification is never switched off."
+        )
+        yield Finding("tls", Mark.FAILED, f"the certificate is not trusted: {error.verify_message}", remedy)
+    except (OSError, TimeoutError) as error:
+        remedy = f"Let this machine reach {host} at port {port}, or set HTTPS_PROXY to the proxy that may."
+        yield Finding("tls", Mark.FAILED, f"no connection to {host}:{port} ({_named(error)})", remedy)
+
+
+def _open(host: str, port: int) -> Finding:
+    socket.create_connection((host, port), SECONDS).close()
+    return Finding("tls", Mark.OK, "none: plain http, to this machine only")
+
+
+def _secured(host: str, port: int) -> Finding:
+    from butter_middleware.delivery.http import ssl_context  # noqa: PLC0415 - httpx, for this command only
+
+    with (
+        socket.create_connection((host, port), SECONDS) as plain,
+        ssl_context().wrap_socket(plain, server_hostname=host) as secured,
+    ):
+        until = secured.getpeercert() or {}
+        expires = ssl.cert_time_to_seconds(str(until.get("notAfter", "Jan  1 00:00:00 2100 GMT")))
+        days = (expires - time.time()) / DAY
+        text = f"{secured.version()}, certificate trusted, valid for {days:.0f} days"
+    if days < EXPIRY_DAYS:
+        return Finding("tls", Mark.WARNING, text, "Where a proxy of yours signs it, renew it; else wait for Butter.")
+    return Finding("tls", Mark.OK, text)
+
+
+async def _ping(client: Client) -> Answer:
+    try:
+        return await client.ping()
+    finally:
+        await client.aclose()
+
+
+def _credentials(answer: Answer, host: str) -> Finding:
+    remedy = _REMEDIES.get(answer.kind)
+    if answer.kind is AnswerKind.DELIVERED:
+        return Finding("credentials", Mark.OK, f"{host} takes them")
+    if answer.kind is AnswerKind.IMPOSTOR:
+        text = "the answer is none of Butter's: something else may answer in its place"
+        return Finding("credentials", Mark.WARNING, text, "Check base_url, proxies and firewalls.")
+    if remedy is None:
+        remedy = "Butter, or something before it, has a fault; records wait meanwhile. Try again later."
+    return Finding("credentials", Mark.FAILED, f"{host} answered {answer.label}", remedy)
+
+
+_REMEDIES: Final = {
+    AnswerKind.UNAUTHORIZED: (
+        "Check username and password, and that they are those of this environment: production and staging have a pair "
+        "each."
+    ),
+    AnswerKind.REFUSED: "The credentials are known, and may not do this; or base_url is wrong. Ask Butter.",
+    AnswerKind.REDIRECTED: "Check base_url: credentials follow no redirect to another place.",
+    AnswerKind.THROTTLED: "Butter wants fewer requests now. Try again in a minute.",
+    AnswerKind.UNREACHABLE: "Let this machine reach it, or set HTTPS_PROXY to the proxy that may.",
+    AnswerKind.UNTRUSTED: "Check this machine's clock and its certificate authorities (SSL_CERT_FILE).",
+}
+
+
+def _clock(theirs: float, before: float, after: float) -> Finding:
+    """Compare the clocks. Their second is rounded down, and the answer took its time."""
+    skew = max(before - theirs - 1.0, theirs - after, 0.0)
+    if skew <= SKEW_SECONDS:
+        return Finding("clock", Mark.OK, f"within {max(1.0, skew):.0f} s of Butter's")
+    text = f"{skew:.0f} s {'behind' if theirs > after else 'ahead of'} Butter's"
+    return Finding("clock", Mark.WARNING, text, "Let NTP set this machine's clock: tokens and due times depend on it.")
+
+
+def within(ask: Callable[[], T], seconds: float) -> T:
+    """Ask something that knows no timeout.
+
+    Raises:
+        TimeoutError: no answer came in time; the question goes on on a thread that dies with the process.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(ask())
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future.result(seconds)
+
+
+def _named(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__

@@ -9,9 +9,8 @@ from typing import Final
 import click
 
 from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
-from butter_middleware.cli.masking import mask
 from butter_middleware.cli.options import app_option, outbox_option, outbox_path
-from butter_middleware.cli.output import Output, output_options
+from butter_middleware.cli.output import Output, mask, output_options
 from butter_middleware.cli.queue import confirm
 from butter_middleware.outbox.sqlite.admin import Visit
 from butter_middleware.outbox.sqlite.erasure import Found, Person, remove, search

@@ -6,8 +6,7 @@ from typing import IO, Any, Final
 
 import click
 
-from butter_middleware.cli.masking import mask
-from butter_middleware.cli.output import printable
+from butter_middleware.cli.output import mask, printable
 from butter_middleware.errors import ButterError, OutboxBusyError
 
 

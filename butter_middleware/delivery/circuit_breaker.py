@@ -64,7 +64,7 @@ class BreakerState(StrEnum):
 
 
 class CircuitBreaker:
-    """Judges answers; says how many records may be on their way, and when to look again.
+    """Records answers, admits records, and says when to ask again.
 
     Args:
         senders: The most records on their way at once.
@@ -110,21 +110,23 @@ class CircuitBreaker:
 
     # How much may be sent.
 
-    def allowance(self) -> int:
-        """How many records may be on their way now; 1 is a probe where the state is not ok."""
-        if self.state is BreakerState.OK:
-            return 1 if self._suspects else self._limit
-        if self._monotonic() < self._wake_at:
-            return 0
+    def admit(self, in_flight: int) -> bool:
+        """Admit one more record beside those in flight, or not; outside `ok` one record at a time is a probe.
+
+        A wait that is over ends here: paused becomes ok, and open becomes half-open with the record that is admitted.
+        """
+        if self.state is not BreakerState.OK and self._monotonic() < self._wake_at:
+            return False
         if self.state is BreakerState.PAUSED:
             self._become(BreakerState.OK)
-            return self._limit
-        if self.state is BreakerState.OPEN:
+        limit = self._limit if self.state is BreakerState.OK and not self._suspects else 1
+        admitted = in_flight < limit
+        if admitted and self.state is BreakerState.OPEN:
             self.state = BreakerState.HALF_OPEN
-        return 1
+        return admitted
 
     def seconds_to_wait(self) -> float:
-        """Seconds until the allowance may change by itself."""
+        """Seconds until `admit` may answer differently without a new answer; 0 in ok."""
         return 0.0 if self.state is BreakerState.OK else max(0.0, self._wake_at - self._monotonic())
 
     def not_now(self, pending: Pending) -> Settlement:
@@ -149,21 +151,21 @@ class CircuitBreaker:
         self._worst = logging.CRITICAL  # the earlier process said it
 
     def probe_now(self) -> None:
-        """Let the next record be tried at once, since a person says that the cause of the hold is mended."""
+        """Let the next record be tried at once, since a person says that the cause of the hold is fixed."""
         self._wake_at, self._probes = 0.0, 0
 
     # What an answer means.
 
     def ping_failed(self, answer: Answer) -> bool:
-        """Judge a ping during a hold: True where a record need not be tried yet."""
+        """Record a ping during a hold. True if no record needs to be tried yet."""
         reached = answer.status is not None and answer.status < 500  # noqa: PLR2004 - RFC 9110, section 15.6
         if reached and answer.kind not in {AnswerKind.UNAUTHORIZED, AnswerKind.REDIRECTED, AnswerKind.THROTTLED}:
             return False
         self._probe_later()
         return True
 
-    def judge(self, pending: Pending, answer: Answer) -> list[Settlement]:
-        """Return what becomes of a record, and of those that waited for this answer; a suspect is not settled yet."""
+    def record(self, pending: Pending, answer: Answer) -> list[Settlement]:
+        """Record an answer. Return the settlements of its record and of suspects; a new suspect has none yet."""
         kind = answer.kind
         if kind is AnswerKind.DELIVERED:
             return [Settlement(pending.id, Settled.DELIVERED, key=pending.record.key), *self._accepted()]

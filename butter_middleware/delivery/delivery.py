@@ -159,7 +159,7 @@ class Delivery:
         is ill nothing is sent. If no other record can be tried beside it, no record dies of an ambiguous answer.
         """
         pending = Pending(0, record, attempts)
-        if self.in_flight >= self._breaker.admit():
+        if not self._breaker.admit(self.in_flight):
             return self._breaker.not_now(pending)
         self.in_flight += 1
         try:
@@ -211,7 +211,7 @@ class Delivery:
 
     async def _next(self, backlog: Backlog) -> Pending | None:
         """Return the record to send now, counted as on its way, if there is one and it may be sent."""
-        if self.paused or self.in_flight >= self._breaker.admit():
+        if self.paused or not self._breaker.admit(self.in_flight):
             return None
         self.in_flight += 1  # before the record is taken: `flush` sees it in one of the two places
         pending = None if self.paused else backlog.take()

@@ -4,6 +4,7 @@ import gzip
 import importlib
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ MAX_CODINGS: Final = 3
 """More layers than this is nobody's response."""
 ZSTD_WINDOW_LOG: Final = 23
 """RFC 9659: no decoder of this coding need have more than 8 MiB for its window."""
+_ZSTANDARD_STEP: Final = 64
+"""A block of four bytes may become 128 KiB, and `zstandard` has no bound: so few bytes at once become 2 MiB at most."""
 _EARLY: Final = "the compressed data ends early"
 
 
@@ -39,7 +42,10 @@ def _decode_one(body: bytes, coding: str, limit: int) -> bytes:
     try:
         plain = decoder(body, limit)
     except ImportError:
-        msg = f"no decoder for {coding}: install brotli 1.2 or backports.zstd, or compress outside this middleware"
+        msg = (
+            f"no decoder for {coding}: install brotli 1.2, backports.zstd or zstandard, or compress outside this "
+            "middleware"
+        )
         raise ExtractionError(msg) from None
     except Exception as error:  # noqa: BLE001 - each decoder has an exception of its own
         msg = f"the response's {coding} data is broken ({type(error).__name__})"
@@ -86,14 +92,36 @@ def _brotli(body: bytes, limit: int) -> bytes:
 
 
 def _zstd(body: bytes, limit: int) -> bytes:
-    try:
-        zstd: Any = importlib.import_module("compression.zstd")
-    except ImportError:
-        zstd = importlib.import_module("backports.zstd")
+    for name in ("compression.zstd", "backports.zstd"):
+        with suppress(ImportError):
+            zstd: Any = importlib.import_module(name)
+            break
+    else:
+        return _zstandard(body, limit)
     window = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
     with zstd.ZstdFile(BytesIO(body), options=window) as file:
         plain: bytes = file.read(limit + 1)
     return plain
+
+
+def _zstandard(body: bytes, limit: int) -> bytes:
+    """Decode with the package that most compressing middlewares bring. Its file object does not tell an early end."""
+    decompressor: Any = importlib.import_module("zstandard").ZstdDecompressor(max_window_size=1 << ZSTD_WINDOW_LOG)
+    plain = bytearray()
+    start = 0
+    while start < len(body) and len(plain) <= limit:
+        frame = decompressor.decompressobj()
+        if not hasattr(frame, "unused_data"):  # before 0.19: where a frame ends cannot be told
+            raise ImportError
+        while not frame.eof:
+            if start >= len(body):
+                raise EOFError(_EARLY)
+            plain += frame.decompress(body[start : start + _ZSTANDARD_STEP])
+            if len(plain) > limit:
+                break
+            start += _ZSTANDARD_STEP
+        start = min(start, len(body)) - len(frame.unused_data)
+    return bytes(plain)
 
 
 _DECODERS: Final[dict[str, Callable[[bytes, int], bytes]]] = {

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from threading import RLock
 from typing import Any, Final
 
@@ -224,6 +225,12 @@ class Pipeline:
         processes.leave(thread, participant, max(CLOSING_SECONDS, deadline - time.monotonic()))
         self._thread = None
         log_thread.settle()
+
+    def take_over(self) -> None:
+        """Read and send in this process, whoever appended. For the command `deliver`."""
+        self.close()
+        self._role = replace(self._role, owned=True, reads=True, sends=True)
+        self.reporter.serve_nothing()
 
     # What the middleware calls.
 

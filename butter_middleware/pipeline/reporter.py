@@ -3,7 +3,7 @@
 Where a process only appends, what becomes of its checkouts is seen in another: it has no coverage.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Final, Protocol
 
@@ -100,11 +100,17 @@ class StatusReporter:
         self._clock = components.clock
         self._threshold = components.config.coverage_threshold
         self._host = None if components.queue is not None else components.config.host
+        self._routes: Callable[[], Iterable[str]] = lambda: [route.name for route in components.routes.routes]
         self.begin()
 
     def begin(self) -> None:
         """Watch from now on: a fork has a watch of its own."""
-        self._watch = Watch(self._events, self._clock, self._threshold)
+        self._watch = Watch(self._events, self._clock, self._threshold, self._routes)
+
+    def serve_nothing(self) -> None:
+        """This process only delivers: that its routes match no request says nothing."""
+        self._routes = tuple
+        self.begin()
 
     def look(self) -> None:
         """See whether too few checkouts became records, now and then."""

@@ -1,7 +1,7 @@
 """Of the successful responses on checkout routes: how many became records, and why the others did not."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -59,13 +59,22 @@ class Watch:
         notices: Counts what is watched, and is told.
         clock: Seconds.
         threshold: The least coverage of which nothing is said, 0 to 1.
+        routes: Gives the names of the checkout routes.
     """
 
-    def __init__(self, events: EventDispatcher, clock: Callable[[], float], threshold: float) -> None:
+    def __init__(
+        self,
+        events: EventDispatcher,
+        clock: Callable[[], float],
+        threshold: float,
+        routes: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self._events = events
         self._clock = clock
         self._threshold = threshold
-        self._looked_at = clock()
+        self._list_routes = routes
+        self._began = self._looked_at = clock()
+        self._unmatched = set[str]()
         self._before = self._then = Coverage()
         self._routes: dict[str, tuple[int, float]] = {}
 
@@ -86,6 +95,20 @@ class Watch:
             self._events.emit(CoverageFell(ratio=hour.ratio, message=message))
         for route, count in self._events.counters.by_route("covered").items():
             self._listen(route, count, now)
+        if now - self._began >= SILENT_SECONDS:
+            self._find_unmatched()
+
+    def _find_unmatched(self) -> None:
+        """Tell once of each route that no request has matched since the process began."""
+        counters = self._events.counters
+        matched = counters.by_route("captured").keys() | counters.by_route("skipped").keys()
+        for route in [each for each in self._list_routes() if each not in matched | self._unmatched]:
+            self._unmatched.add(route)
+            message = (
+                f"{route} has matched no request for {SILENT_SECONDS / HOUR:.0f} hours. If it serves checkouts, its "
+                "path or its methods= are not those of the app: a prefix or a trailing slash counts."
+            )
+            self._events.emit(RouteFellSilent(route=route, reason="unmatched", message=message))
 
     def _listen(self, route: str, count: int, now: float) -> None:
         before, since = self._routes.get(route, (0, now))

@@ -227,11 +227,11 @@ def test_any_scope_reaches_the_app(butters: list[Butter], changed: dict[str, Any
 
 
 @settings(max_examples=tries(100), deadline=None)
-@given(st.lists(st.one_of(message("lifespan.startup.complete"), anything), max_size=4), endings)
+@given(st.lists(st.one_of(message("lifespan.startup.complete"), anything), min_size=1, max_size=4), endings)
 def test_a_lifespan_is_only_watched(
     butters: list[Butter], messages: list[Make], ending: type[BaseException] | None
 ) -> None:
-    """Whatever an app answers to a lifespan reaches the server, and so does what it raises."""
+    """Whatever an app that takes part answers to a lifespan reaches the server, and so does what it raises."""
     app = app_of(messages, ending, 0)
     bare = asyncio.run(outcome(app, {"type": "lifespan"}, None))
     assert asyncio.run(outcome(ButterMiddleware(app, butters[0]), {"type": "lifespan"}, None)) == bare

@@ -22,9 +22,8 @@ from shops import CREDENTIALS
 from butter_middleware import SQLiteOutbox
 from butter_middleware.cli import check as module
 from butter_middleware.cli import cli
-from butter_middleware.cli.check import _sqlite
+from butter_middleware.cli.check import _clock, _connected, _sqlite
 from butter_middleware.cli.output import Mark
-from butter_middleware.cli.reaching import _clock, _connected
 from butter_middleware.delivery.http import ssl_context
 from butter_middleware.testing import FakeButter
 
@@ -106,7 +105,7 @@ def test_all_is_well(shop: Path, fake: FakeButter) -> None:
         "POST /d: adyen, by annotate() alone",
     ]
     assert list(lines) == [
-        *("app", "client_ip", "route", "sqlite", "disk", "outbox", "dns", "tls", "credentials", "clock"),
+        *("app", "client_ip", "route", "routes", "sqlite", "disk", "outbox", "dns", "tls", "credentials", "clock"),
     ]
     assert list(shop.parent.iterdir()) == []
     assert (fake.requests, fake.records) == (2, [])

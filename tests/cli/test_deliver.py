@@ -413,7 +413,7 @@ def test_it_does_not_wait_for_days(
     said: str,
 ) -> None:
     """Where Butter is away or refuses, it gives up with 1, what to do, and everything still in the file."""
-    monkeypatch.setattr(f"butter_middleware.cli.draining.{patience}", 0.5)
+    monkeypatch.setattr(f"butter_middleware.cli.deliver.{patience}", 0.5)
     filled(path, 8)
     fake.respond_with(*answers)
     found = run()
@@ -426,7 +426,7 @@ def test_pauses_one_after_the_other_are_one(
     run: Callable[..., Result], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two pauses Butter is well for a moment, and takes nothing."""
-    monkeypatch.setattr("butter_middleware.cli.draining.PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr("butter_middleware.cli.deliver.PATIENCE_SECONDS", 2.0)
     monkeypatch.setattr("butter_middleware.delivery.circuit_breaker.THROTTLED_SECONDS", 0.3)
     filled(path, 2)
     fake.respond_with(*[429] * 100)
@@ -454,8 +454,8 @@ def test_a_file_that_nobody_lets_go_of_is_waited_for(
     run: Callable[..., Result], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the midst of a drain another process takes the lock: it ends with 4, one line, and everything in the file."""
-    monkeypatch.setattr("butter_middleware.cli.draining.DRAIN_SECONDS", 0.2)
-    monkeypatch.setattr("butter_middleware.cli.draining.PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("butter_middleware.cli.deliver.DRAIN_SECONDS", 0.2)
+    monkeypatch.setattr("butter_middleware.cli.deliver.PATIENCE_SECONDS", 1.0)
     filled(path, 1)
     fake.respond_with(*[409] * 50)
     holders: list[subprocess.Popen[str]] = []

@@ -17,8 +17,7 @@ from terminal import COLUMNS, ROWS, on_terminal
 from butter_middleware import ConfigurationError
 from butter_middleware.cli import COMMANDS, cli
 from butter_middleware.cli.failure import ExitCode, Failure
-from butter_middleware.cli.masking import mask
-from butter_middleware.cli.output import Output, duration, moment, output_options
+from butter_middleware.cli.output import Output, duration, mask, moment, output_options
 
 
 @pytest.mark.parametrize(

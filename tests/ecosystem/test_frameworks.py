@@ -1,6 +1,8 @@
 """In the frameworks: FastAPI, Starlette and a bare app; mounted, wrapped, and among other middlewares."""
 
+import copy
 import gzip
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -147,6 +149,27 @@ def test_an_already_compressed_body(butter: Butter, fake: FakeButter) -> None:
     app = Starlette(routes=[Route("/checkout/{cart_id}", packed, methods=["POST"])])
     app.add_middleware(ButterMiddleware, butter=butter)
     arrives(app, butter, fake)
+
+
+def test_a_body_in_zstd(monkeypatch: pytest.MonkeyPatch, butter: Butter, fake: FakeButter) -> None:
+    """A compressing middleware inside of ours, whose own decoder is the only one that is installed."""
+    starlette_compress = pytest.importorskip("starlette_compress")
+    for package in ("compression.zstd", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, package, None)
+    app = starlette_app()
+    app.add_middleware(starlette_compress.CompressMiddleware, minimum_size=10)
+    app.add_middleware(ButterMiddleware, butter=butter)
+    response = TestClient(app).post("/checkout/7", headers=HEADERS | {"accept-encoding": "zstd"})
+    assert response.headers["content-encoding"] == "zstd"
+    assert butter.flush()
+    assert [record["ipv4_address"] for record in fake.records] == [SHOPPER]
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy])
+def test_a_framework_may_copy_the_options_of_a_middleware(butter: Butter, how: Callable[[Any], Any]) -> None:
+    """A `Butter` is a handle: a copy is the same one, with its routes, its threads and its file."""
+    assert how(butter) is butter
+    assert how({"butter": butter})["butter"] is butter
 
 
 # annotate

@@ -7,7 +7,7 @@ import sys
 import time
 import tracemalloc
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -24,8 +24,20 @@ else:
     from backports import zstd
 
 LIMIT = 4096
+ZSTD_PACKAGES = ("compression.zstd", "backports.zstd", "zstandard")
 brotli: Any = importlib.import_module("brotli")  # it has no types
 Pack = Callable[[bytes], bytes]
+
+
+@pytest.fixture(scope="module", autouse=True, params=["zstd", "zstandard"])
+def zstd_package(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let zstd be decoded by the standard library or its backport, or by `zstandard` alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "zstandard":
+            pytest.importorskip("zstandard")
+            for package in ZSTD_PACKAGES[:-1]:
+                patch.setitem(sys.modules, package, None)
+        yield
 
 
 def gzipped(plain: bytes) -> bytes:
@@ -134,6 +146,17 @@ def test_garbage_raises_nothing_else(body: bytes, encoding: str) -> None:
     """Any bytes under any header."""
     found = outcome(body, encoding)
     assert isinstance(found, ExtractionError) or len(found) <= LIMIT
+
+
+@pytest.mark.parametrize(("coding", "packages"), [("br", ["brotli"]), ("zstd", [*ZSTD_PACKAGES])])
+def test_without_a_decoder_the_packages_are_named(
+    monkeypatch: pytest.MonkeyPatch, coding: str, packages: list[str]
+) -> None:
+    """A coding whose packages are all missing says which to install."""
+    for package in packages:
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ExtractionError, match=f"no decoder for {coding}.*backports.zstd or zstandard"):
+        decode(PACKS[coding][1](b"{}"), coding, LIMIT)
 
 
 MEGABYTE = 1 << 20

@@ -177,15 +177,6 @@ def test_the_app_starts_when_its_http_client_is_loaded(tmp_path: Path, delivers:
     assert process.stdout == f"{delivers}\n"
 
 
-def test_a_lifespan_that_fails_passes_unchanged(butter: Butter) -> None:
-    """An app without lifespan raises, as it did without us."""
-
-    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
-        raise RuntimeError
-
-    assert anyio.run(lifespan, ButterMiddleware(app, butter)) == []
-
-
 def test_records_left_in_memory_are_said_and_counted(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,6 +8,7 @@ from outboxes import Clock
 from shops import ROUTE, SHOPPER, buy
 
 from butter_middleware import Butter, Checkout, ConfigurationError, events
+from butter_middleware._utils import log_thread
 from butter_middleware.events import CoverageFell, Event, RouteFellSilent
 from butter_middleware.models.reasons import NO_CHECKOUT, Skip
 from butter_middleware.pipeline.worker import Worker
@@ -20,11 +21,11 @@ HOUR, DAY = 3600.0, 86400.0
 class Told:
     """A watch on a clock, and what it told."""
 
-    def __init__(self, threshold: float = 0.9) -> None:
+    def __init__(self, threshold: float = 0.9, *routes: str) -> None:
         self.clock = Clock()
         self.events: list[Event] = []
         self.dispatcher = EventDispatcher(self.clock, observe=self.events.append)
-        self.watch = Watch(self.dispatcher, self.clock, threshold)
+        self.watch = Watch(self.dispatcher, self.clock, threshold, lambda: routes)
 
     def count(self, covered: int = 0, missed: int = 0, route: str = "POST /pay") -> None:
         self.dispatcher.emit(events.Covered(route=route, times=covered))
@@ -130,6 +131,33 @@ def test_a_route_that_falls_silent_is_said_once() -> None:
     assert "has given no record for a day, after 10 before" in event.message
     told.dispatcher.emit(events.Covered(route="POST /pay"))
     assert len([event for event in told.pass_by(3 * DAY) if isinstance(event, RouteFellSilent)]) == 1
+
+
+def test_a_route_that_matched_no_request_is_said_once() -> None:
+    """After a day, of an app whose routes cannot be listed; a route whose responses were all skipped has matched."""
+    told = Told(0.9, "POST /pay", "POST /skipped", "POST /chekout")
+    told.dispatcher.emit(events.Captured(route="POST /pay"))
+    told.dispatcher.emit(events.Skipped(route="POST /skipped", reason=Skip.STATUS))
+    assert told.pass_by(DAY - HOUR) == []
+    (event,) = told.pass_by(3 * DAY)
+    assert isinstance(event, RouteFellSilent)
+    assert (event.route, event.reason) == ("POST /chekout", "unmatched")
+    assert "has matched no request for 24 hours" in event.message
+
+
+def test_the_pipeline_names_its_routes(make_butter: Callable[..., Butter]) -> None:
+    """A process that serves watches its own routes; one that only delivers, as `deliver` does, serves none."""
+    clock, heard = Clock(), list[Event]()
+    butter = make_butter(ROUTE, clock=clock, on_event=heard.append)
+    clock.now += DAY
+    butter.pipeline.reporter.look()
+    butter.pipeline.take_over()
+    clock.now += DAY
+    butter.pipeline.reporter.look()
+    assert log_thread.settle(10)
+    assert [(event.route, event.reason) for event in heard if isinstance(event, RouteFellSilent)] == [
+        (ROUTE.name, "unmatched")
+    ]
 
 
 def test_a_clock_that_jumps_back_stops_nothing() -> None:

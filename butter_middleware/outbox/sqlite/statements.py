@@ -189,10 +189,11 @@ def add(connection: sqlite3.Connection, records: Iterable[Record], now: float, s
     A record is due at once; what was captured first goes first.
     """
     sql = """INSERT OR IGNORE INTO records (key, captured_at, due_at, payload, traceparent)
-        SELECT ?1, ?2, ?3, ?4, ?6 WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE key = ?1 AND delivered_at > ?5)"""
+        SELECT ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE key = ? AND delivered_at > ?)"""
     known = 0
     for record in records:
-        row = (record.key, record.captured_at, min(record.captured_at, now), record.payload, since, record.traceparent)
+        due_at = min(record.captured_at, now)
+        row = (record.key, record.captured_at, due_at, record.payload, record.traceparent, record.key, since)
         known += not connection.execute(sql, row).rowcount
     return known
 
@@ -324,11 +325,11 @@ def counts(connection: sqlite3.Connection) -> Counts:
 
 def prune(connection: sqlite3.Connection, buried_before: float, kept_since: float | None) -> bool:
     """Delete a step of old tombstones and, where there is a retention, of parked and dead; say if there is more."""
-    steps = ["DELETE FROM tombstones WHERE key IN (SELECT key FROM tombstones WHERE delivered_at < ?1 LIMIT ?2)"]
+    steps = ["DELETE FROM tombstones WHERE key IN (SELECT key FROM tombstones WHERE delivered_at < ? LIMIT ?)"]
     bounds = [buried_before]
     if kept_since is not None:
         for table, state in (("captures", "reason IS NOT NULL"), ("records", "dead_at IS NOT NULL")):
-            old = f"SELECT id FROM {table} WHERE {state} AND captured_at < ?1 LIMIT ?2"  # noqa: S608 - constants
+            old = f"SELECT id FROM {table} WHERE {state} AND captured_at < ? LIMIT ?"  # noqa: S608 - constants
             steps.append(f"DELETE FROM {table} WHERE id IN ({old})")  # noqa: S608 - constants
             bounds.append(kept_since)
     deleted = [connection.execute(sql, (bound, PRUNE_STEP)).rowcount for sql, bound in zip(steps, bounds, strict=True)]

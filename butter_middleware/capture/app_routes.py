@@ -1,0 +1,207 @@
+"""Whether the app has a route that answers each checkout route, and which one was probably meant.
+
+A typo, a forgotten prefix, a trailing slash or a wrong method means that no checkout is ever seen. Starlette's and
+FastAPI's routers can be walked, so this is found before the first checkout. What cannot be
+            walked may answer anything.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any, Final, cast
+
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
+from starlette.routing import BaseRoute, Host, Mount, Route, Router, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+
+from butter_middleware.capture.routes import CheckoutRoute
+from butter_middleware.capture.templates import Template
+from butter_middleware.errors import ConfigurationError
+
+LAYERS: Final = 64
+"""Middlewares around an app, and apps mounted in one another, that are looked through."""
+_ALIKE: Final = 0.6
+"""Of two paths, from 0 to 1: below this one is no near miss of the other."""
+_REST: Final = "/{butter_rest:path}"
+
+
+@dataclass(frozen=True)
+class AppRoute:
+    """One route of the app, as the middleware sees its path."""
+
+    path: str
+    methods: frozenset[str] | None
+    """None for any."""
+
+    def answers(self, method: str) -> bool:
+        """Whether a request with this method is served."""
+        return self.methods is None or method in self.methods
+
+    def __str__(self) -> str:
+        methods = "any method" if self.methods is None else "|".join(sorted(self.methods - {"HEAD"} or self.methods))
+        return f"{methods} {self.path}"
+
+
+def unanswered(apps: Iterable[object], routes: Iterable[CheckoutRoute]) -> list[str]:
+    """Return one text for each checkout route that none of the apps answers.
+
+    Args:
+        apps: The ASGI apps that the `ButterMiddleware` of one `Butter` wraps. What cannot be
+            walked may answer anything.
+        routes: The checkout routes.
+    """
+    known = [
+        (route, template)
+        for app in apps
+        for route in app_routes(app)
+        if (template := _template(route.path)) is not None
+    ]
+    return [text for route in routes if (text := _unanswered(route, known))]
+
+
+def walkable(app: object) -> bool:
+    """Whether an app, under its middlewares, is Starlette's or FastAPI's."""
+    return isinstance(_innermost(app), Starlette | Router)
+
+
+def watched(app: object, butter: object) -> Iterator[object]:
+    """Find what the `ButterMiddleware` of a `Butter` wraps: in an app, around it, and in what is mounted in it."""
+    yield from _watched(app, butter, LAYERS)
+
+
+def app_routes(app: object) -> Iterator[AppRoute]:
+    """Give each route of the app, with its mounts' prefixes."""
+    yield from _walk(app, "", LAYERS)
+
+
+def _watched(app: object, butter: object, depth: int) -> Iterator[object]:
+    for layer in _layers(app):
+        if getattr(layer, "butter", None) is butter:
+            yield getattr(layer, "app", None)
+        elif isinstance(layer, Starlette):
+            entries = [[*entry.args, *entry.kwargs.values()] for entry in layer.user_middleware]
+            if any(value is butter for values in entries for value in values):
+                yield layer.router
+        if isinstance(layer, Starlette | Router) and depth:
+            for route in _effective(layer.routes):
+                if isinstance(_kind(route), Mount | Host):
+                    yield from _watched(route.app, butter, depth - 1)
+
+
+def _layers(app: object) -> Iterator[object]:
+    """Give an app, and what it wraps in turn, as middlewares name it by custom."""
+    for _layer in range(LAYERS):
+        if app is None:
+            return
+        yield app
+        if isinstance(app, Starlette | Router):
+            return
+        app = getattr(app, "app", None)
+
+
+def _innermost(app: object) -> object:
+    *_outer, innermost = _layers(app)
+    return innermost
+
+
+def _walk(app: object, prefix: str, depth: int) -> Iterator[AppRoute]:
+    inner = _innermost(app)
+    if isinstance(inner, StaticFiles):
+        yield AppRoute(prefix + _REST, frozenset({"GET", "HEAD"}))
+        return
+    if not isinstance(inner, Starlette | Router) or not depth:
+        yield AppRoute(prefix + _REST, None)
+        return
+    router = inner.router if isinstance(inner, Starlette) else inner
+    if getattr(router.default, "__func__", None) is not Router.not_found:
+        yield AppRoute(prefix + _REST, None)
+    for route in _effective(router.routes):
+        yield from _of(route, prefix, depth)
+    root_path: Any = getattr(inner, "root_path", "")
+    if isinstance(root_path, str) and root_path.strip("/"):
+        # FastAPI sets root_path within the app: a middleware around it sees the path with it, or without.
+        for route in _effective(router.routes):
+            yield from _of(route, prefix + root_path.rstrip("/"), depth)
+
+
+def _of(route: Any, prefix: str, depth: int) -> Iterator[AppRoute]:  # noqa: ANN401 - a route, or FastAPI's view of one
+    kind = _kind(route)
+    if isinstance(kind, Mount):
+        yield from _walk(route.app, prefix + route.path, depth - 1)
+    elif isinstance(kind, Host):
+        yield from _walk(route.app, prefix, depth - 1)
+    elif isinstance(kind, Route):
+        yield AppRoute(prefix + route.path, _methods(route))
+    elif not isinstance(kind, WebSocketRoute):
+        yield AppRoute(prefix + _REST, None)
+
+
+def _effective(routes: Iterable[BaseRoute]) -> Iterator[Any]:
+    """Give the routes as they are served: newer FastAPI keeps an included router as one entry, and its prefix there."""
+    contexts: Any = getattr(sys.modules.get("fastapi.routing"), "iter_route_contexts", None)
+    yield from routes if contexts is None else contexts(routes)
+
+
+def _kind(route: Any) -> object:  # noqa: ANN401 - a route, or FastAPI's view of one
+    return getattr(route, "original_route", route)
+
+
+def _methods(route: Any) -> frozenset[str] | None:  # noqa: ANN401 - a route, or FastAPI's view of one
+    endpoint = route.endpoint
+    if not route.methods and isinstance(endpoint, type) and issubclass(endpoint, HTTPEndpoint):
+        verbs = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+        return frozenset(verb for verb in verbs if hasattr(endpoint, verb.lower()))
+    return frozenset(cast("set[str]", route.methods)) if route.methods else None
+
+
+def _template(path: str) -> Template | None:
+    try:
+        return Template(path or "/")
+    except ConfigurationError:  # no checkout route can be written like this either
+        return None
+
+
+def _unanswered(route: CheckoutRoute, known: list[tuple[AppRoute, Template]]) -> str:
+    on_path = [each for each, template in known if template.overlaps(route.template)]
+    if any(each.answers(method) for each in on_path for method in route.methods):
+        return ""
+    said = f"no route of the app answers {route}"
+    same = [each for each in on_path if not each.path.endswith(_REST)]
+    if same:
+        return f"{said}; on this path it answers {same[0]}. Set methods=, or correct the path."
+    nearest = _nearest(route, [each for each, _template in known if not each.path.endswith(_REST)])
+    if nearest is None:
+        return f"{said}. Write the path as the app serves it, with the prefixes of its routers and mounts."
+    return f"{said}; nearest: {nearest}. Correct the path of this CheckoutRoute{_difference(route.path, nearest.path)}."
+
+
+def _nearest(route: CheckoutRoute, known: list[AppRoute]) -> AppRoute | None:
+    def likeness(each: AppRoute) -> float:
+        mine, other = _plain(route.path), _plain(each.path)
+        part = mine.endswith(other) or other.endswith(mine)
+        alike = SequenceMatcher(None, mine, other).ratio()
+        if len(other.strip("/")) and part:
+            alike = max(alike, _ALIKE)
+        return alike + 0.1 * any(map(each.answers, route.methods))
+
+    best = max(known, key=likeness, default=None)
+    return best if best is not None and likeness(best) >= _ALIKE else None
+
+
+def _difference(mine: str, other: str) -> str:
+    mine, other = _plain(mine), _plain(other)
+    if mine.rstrip("/") == other.rstrip("/"):
+        return ": a trailing slash counts"
+    if other.endswith(mine):
+        return f": the prefix {other.removesuffix(mine)} is missing"
+    if mine.endswith(other):
+        return f": the app serves it without {mine.removesuffix(other)} (a root_path is not part of it)"
+    return ""
+
+
+def _plain(path: str) -> str:
+    """Return a path whose parameters are all called alike."""
+    template = _template(path)
+    return path if template is None else "".join(f"{text}{{}}" if name else text for text, name in template.parts)
