@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from butter_middleware import config as settings
 from butter_middleware._utils import overrides
@@ -72,6 +72,8 @@ class Components:
     """For the consumer of a queue. Takes how many records are sent at once."""
     wrap_reader: Callable[[Read], Read] = lambda read: read
     """Wraps the reading of each capture."""
+    built: Callable[[Any], object] = lambda _pipeline: None
+    """Hears of the pipeline, once."""
 
     def make_reader(self, observe: Callable[[Capture, ClientIP], None]) -> Reader:
         """Return what reads captures. `observe` sees each address as it was resolved."""
@@ -106,6 +108,7 @@ def production(config: Config, given: Given, events: EventDispatcher, telemetry:
     Raises:
         ConfigurationError: something cannot work.
     """
+    resolver = strategy(given.client_ip, config.environment)
     external = config.delivery == "external"
     sources = Sources() if settings.is_sandbox(config.base_url) else None
     make_client = client(
@@ -133,7 +136,7 @@ def production(config: Config, given: Given, events: EventDispatcher, telemetry:
         clock=given.clock,
         events=events,
         telemetry=telemetry,
-        strategy=strategy(given.client_ip, config.environment),
+        strategy=resolver,
         beacon=given.beacon,
         admitted=ANYWHERE if config.staging else NOWHERE,
         sources=sources,

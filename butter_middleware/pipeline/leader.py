@@ -94,6 +94,10 @@ class Leader:
         self._marks.clear()
         self._due_at = self._expire_at = self._parked_at = self.look_at = 0.0
 
+    def look_soon(self) -> None:
+        """Look for records that are due."""
+        self._due_at = self.look_at = 0.0
+
     def resign(self) -> None:
         """Let go of the lead."""
         leader, self._participant = self._participant, None
@@ -107,9 +111,11 @@ class Leader:
 
     def _take_lead(self, now: float) -> bool:
         self.look_at = now + LEAD_SECONDS
-        self._thread.looked = True
         candidate = next((one for one in self._thread.participants if one.can_lead), None)
-        if candidate is None or not self._store.lead():
+        if candidate is None:
+            return False
+        self._thread.looked = True
+        if not self._store.lead():
             return False
         self._participant = candidate
         self._due_at = self._expire_at = self._parked_at = self.look_at = 0.0

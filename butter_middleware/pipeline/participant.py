@@ -46,6 +46,8 @@ class Role:
     """False: it appends for another process to read."""
     reads: bool = True
     sends: bool = True
+    dry_run: bool = False
+    """Records are told, and neither kept nor sent."""
     configuration: str = ""
     """A digest of the routes: parked captures are tried again by another configuration at once."""
 
@@ -162,13 +164,16 @@ class Participant:
 
     def read(self, entry: Entry, result: ReadResult) -> None:
         """Take what was read from a capture, and have it written."""
-        resolution = Resolution(
-            entry.id,
-            records=() if result.parked else result.records,
-            part=result.part,
-            parked=_parked(entry, result),
-            configuration=self.configuration,
-        )
+        if self._role.dry_run:
+            resolution = Resolution(entry.id)
+        else:
+            resolution = Resolution(
+                entry.id,
+                records=() if result.parked else result.records,
+                part=result.part,
+                parked=_parked(entry, result),
+                configuration=self.configuration,
+            )
         self._results[entry] = result
         self._link.resolve(self, entry, resolution)
 
@@ -215,6 +220,9 @@ class Participant:
                 self._route_of(entry),
                 result if parked is result.parked else replace(result, parked=parked),
             )
+            kept = len(result.records) + (result.part is not None)
+            if self._role.dry_run and kept:
+                self._events.emit(Skipped(route=self._route_of(entry), reason=Skip.DRY_RUN, times=kept))
         if resolved.known:
             self._events.emit(Skipped(reason=Skip.DUPLICATE, times=resolved.known))
         if entry.until_sent and sends and resolved.added and not resolved.known:

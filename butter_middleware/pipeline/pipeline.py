@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from threading import RLock
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.futures import Backoff, failed, wait_at_most
@@ -43,6 +43,8 @@ from butter_middleware.reader.evidence import ids_of
 from butter_middleware.reader.reader import ReadResult
 from butter_middleware.reader.tidings import tell
 
+T = TypeVar("T")
+
 OPEN_SECONDS: Final = 1.0
 """For which the app's start waits for the outbox's file and the HTTP client."""
 STOPPING_SECONDS: Final = 0.5
@@ -74,9 +76,11 @@ class Pipeline:
             owned=not components.external,
             reads=not components.external,
             sends=not components.external,
+            dry_run=config.dry_run,
             configuration=_digest(components),
         )
         self._forget()
+        components.built(self)
 
     def _forget(self) -> None:
         self._starting = RLock()
@@ -138,6 +142,7 @@ class Pipeline:
             self._clock,
             self._route_of,
         )
+        participant.running = True
         try:
             if self._role.reads:
                 reader.start()
@@ -152,7 +157,7 @@ class Pipeline:
             thread.leave(participant)
             raise
         self._thread, self._participant = thread, participant
-        self._running = participant.running = True
+        self._running = True
         thread.wake()
         log_thread.run(self._begin)
 
@@ -206,9 +211,12 @@ class Pipeline:
         self._end(deadline)
         self._telemetry.forget(self.reporter)
 
-    def abandon(self) -> None:
-        """End the threads as they are, and let go of the outbox."""
+    def reset(self) -> None:
+        """Be as if just built: for tests, since one `Butter` serves many. What was not delivered is left behind."""
         self._end(time.monotonic())
+        self._telemetry.forget(self.reporter)
+        self._events.forget()
+        self._forget()
 
     def _end(self, deadline: float) -> None:
         with self._starting:
@@ -445,6 +453,38 @@ class Pipeline:
         """Wait until all that was captured has been read, delivered or not. Return whether it is."""
         return self._participant is None or self._participant.wait(lambda: True, timeout)
 
+    def finish_sending(self, timeout: float) -> bool:
+        """Wait until nothing is on its way and nothing is due. For tests, in which no time passes by itself."""
+        participant = self._participant
+
+        def verdict() -> bool | None:
+            if participant is None:
+                return True
+            delivery = participant.sender.delivery
+            if delivery.in_flight or participant.sender.unsettled:
+                return None
+            if delivery.ill:
+                return True
+            return True if not self.ask(lambda store: len(store.due(1)), 0) and not participant.sender.held else None
+
+        return participant is None or participant.wait(verdict, timeout)
+
+    def ask(self, question: Callable[[Store], T], otherwise: T, seconds: float = 1.0) -> T:
+        """Return what the store's thread answers. `otherwise` if it does not within `seconds`, or is not there."""
+        thread = self._thread
+        if thread is None:
+            return otherwise if self._kept is None else question(self._kept)
+        try:
+            return thread.ask(question).result(seconds)
+        except Exception:  # noqa: BLE001 - a fault of the disk, which the store's thread logs
+            return otherwise
+
+    def look_again(self) -> None:
+        """Look for records that are due, since the clock was moved."""
+        if self._thread is not None and self._participant is not None:
+            self._thread.look_again()
+            self._participant.sender.delivery.wake()
+
     def counts(self, seconds: float = 1.0) -> Counts:
         """Count what lies in the outbox. If it does not answer within `seconds`, or is closed, as it last was."""
         self._count(seconds)
@@ -533,13 +573,7 @@ class Pipeline:
 
     def _read(self, capture: Capture) -> ReadResult:
         matched = self.routes.find(capture.method, capture.path)
-        result = self._read_capture(capture, matched)
-        if not self._config.dry_run or (not result.records and result.part is None):
-            return result
-        for _kept in range(len(result.records) + (result.part is not None)):
-            self._events.count(Skipped, "" if matched is None else matched.name, Skip.DRY_RUN)
-        tell(self._events, "" if matched is None else matched.name, result)
-        return ReadResult(skipped=Skip.DRY_RUN)
+        return self._read_capture(capture, matched)
 
     def _route_of(self, entry: Entry) -> str:
         matched = self.routes.find(entry.capture.method, entry.capture.path)

@@ -194,6 +194,10 @@ class StoreThread:
             self.ask(lambda _store: None).result(seconds)
         del participant
 
+    def look_again(self) -> None:
+        """Look for records that are due, since the clock was moved."""
+        self.ask(lambda _store: self._leader.look_soon())
+
     # A fork.
 
     def request_pause(self) -> None:
@@ -277,6 +281,8 @@ class StoreThread:
             self._replaced = False
         self.alerts.resolve("fault")
         now = time.monotonic()
+        if not self.looked:
+            self._leader.look(now)  # first of all: a response may wait for what this process sends
         full = now < self._full_until
         busy = self._settle()
         if not full or self._stop_at is not None:
