@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal, cast, get_args
@@ -314,6 +313,8 @@ def refuse_unknown(options: Mapping[str, object], known: list[str]) -> None:
         ConfigurationError: there is one.
     """
     for name in options:
+        from difflib import get_close_matches  # noqa: PLC0415 - an app that starts needs none
+
         near = get_close_matches(name, known, 1)
         meant = f"Did you mean {near[0]}?" if near else f"The options are {', '.join(sorted(known))}."
         msg = f"Butter() has no option {name}. {meant}"

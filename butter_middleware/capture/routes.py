@@ -3,10 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import FunctionType
 from typing import Any, Final, Literal, get_args
-
-import jmespath
-from jmespath.exceptions import JMESPathError
 
 from butter_middleware import config
 from butter_middleware.capture.templates import Template
@@ -78,6 +76,11 @@ class CheckoutRoute:
             config.flag(f"route {self.path!r}: {name}", getattr(self, name))
         if self.psp not in get_args(Psp):
             msg = f"route {self.path!r}: psp is none that Butter knows. Use one of {', '.join(get_args(Psp))}."
+            raise ConfigurationError(msg)
+        if isinstance(self.extract, FunctionType) and _is_factory(self.extract):
+            name = f"extract.{self.extract.__name__}"
+            options = "" if self.extract.__name__ in get_args(Psp) else "..."
+            msg = f"route {self.path!r}: {name} is a factory: write {name}({options})"
             raise ConfigurationError(msg)
         if (whose := getattr(self.extract, "psp", self.psp)) != self.psp:
             msg = f"route {self.path!r}: psp={self.psp!r}, and extract reads the objects of {whose}. Make them agree."
@@ -151,11 +154,20 @@ class CheckoutRoute:
         return self.name
 
 
+def _is_factory(function: FunctionType) -> bool:
+    """Say whether it is one of `butter_middleware.extract`, which makes extractors and is none."""
+    package = __name__.partition(".")[0]
+    return str(function.__module__).startswith(f"{package}.extract.") and function.__qualname__ == function.__name__
+
+
 def _is_method(name: object) -> bool:
     return isinstance(name, str) and name.isascii() and name.isalpha()
 
 
 def _compiled(where: str, join: str) -> Join:
+    import jmespath  # noqa: PLC0415 - most routes do not join
+    from jmespath.exceptions import JMESPathError  # noqa: PLC0415
+
     try:
         expression: Any = jmespath.compile(join)
     except JMESPathError as error:

@@ -1,5 +1,6 @@
 """The command line, `butter-middleware`. Each command is loaded when it is asked for."""
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Final
 
@@ -8,25 +9,61 @@ import click
 from butter_middleware.cli.failure import EXIT_CODES, failure_of
 from butter_middleware.errors import ButterError
 
-COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "sandbox": ("butter_middleware.cli.sandbox", "sandbox"),
-    "check": ("butter_middleware.cli.check", "check"),
-    "deliver": ("butter_middleware.cli.deliver", "deliver"),
-    "status": ("butter_middleware.cli.status", "status"),
-    "parked": ("butter_middleware.cli.queue", "parked"),
-    "dead": ("butter_middleware.cli.queue", "dead"),
-    "resume": ("butter_middleware.cli.status", "resume"),
-    "erase": ("butter_middleware.cli.erase", "erase"),
-    "postgres": ("butter_middleware.cli.postgres", "postgres_command"),
-    "worker": ("butter_middleware.cli.postgres", "worker_command"),
-    "backfill": ("butter_middleware.cli.backfill", "backfill"),
-    "explain": ("butter_middleware.cli.explain", "explain"),
-    "explain-ip": ("butter_middleware.cli.explain_ip", "explain_ip"),
+GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
+    "Try": {
+        "sandbox": ("butter_middleware.cli.sandbox", "sandbox"),
+        "explain": ("butter_middleware.cli.explain", "explain"),
+        "explain-ip": ("butter_middleware.cli.explain_ip", "explain_ip"),
+    },
+    "Watch": {
+        "check": ("butter_middleware.cli.check", "check"),
+        "status": ("butter_middleware.cli.status", "status"),
+    },
+    "Fix": {
+        "parked": ("butter_middleware.cli.queue", "parked"),
+        "dead": ("butter_middleware.cli.queue", "dead"),
+        "resume": ("butter_middleware.cli.status", "resume"),
+        "erase": ("butter_middleware.cli.erase", "erase"),
+    },
+    "Send": {
+        "deliver": ("butter_middleware.cli.deliver", "deliver"),
+        "backfill": ("butter_middleware.cli.backfill", "backfill"),
+        "worker": ("butter_middleware.cli.postgres", "worker_command"),
+        "postgres": ("butter_middleware.cli.postgres", "postgres_command"),
+    },
 }
-"""By name: the module and the name of the command in it."""
+"""By purpose and name: the module and the name of the command in it."""
+COMMANDS: Final = {name: place for group in GROUPS.values() for name, place in group.items()}
 
 
-class _Lazy(click.Group):
+class CommandGroup(click.Group):
+    """Suggests the command that was meant, and shows whole summaries."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command by its name, or say which name is near."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            known = self.list_commands(ctx)
+            near = get_close_matches(name, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"The commands are {', '.join(known)}."
+            ctx.fail(f"there is no command {name!r}. {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with the first sentence of their help. click would cut it."""
+        for heading, names in self.sections(ctx).items():
+            with formatter.section(heading):
+                commands = [(name, self.get_command(ctx, name)) for name in names]
+                formatter.write_dl([(name, _summary(command)) for name, command in commands if command is not None])
+
+    def sections(self, ctx: click.Context) -> dict[str, list[str]]:
+        """Return the commands by heading."""
+        return {"Commands": self.list_commands(ctx)}
+
+
+class _Lazy(CommandGroup):
     """Loads a command with what it needs, such as a server, when it is run or its help is shown."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -39,6 +76,9 @@ class _Lazy(click.Group):
         command: click.Command = getattr(import_module(module), name)
         return command
 
+    def sections(self, ctx: click.Context) -> dict[str, list[str]]:  # noqa: ARG002 - as `CommandGroup`
+        return {heading: list(group) for heading, group in GROUPS.items()}
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run a command; an error of ours is one line, and no traceback."""
         try:
@@ -47,7 +87,12 @@ class _Lazy(click.Group):
             raise failure_of(error) from error
 
 
+def _summary(command: click.Command) -> str:
+    paragraph = " ".join((command.help or "").split("\n\n")[0].split())
+    return paragraph.split(". ")[0].removesuffix(".") + "."
+
+
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(package_name="butter-middleware")
 def cli() -> None:
-    """Look after the evidence of your checkouts: see what was sent, mend what got stuck, send what is old."""
+    """Look after the evidence of your checkouts: see what was sent, fix what got stuck, send what is old."""

@@ -27,9 +27,10 @@ from butter_middleware.butter import Butter
 from butter_middleware.capture import app_routes
 from butter_middleware.capture.middleware import ButterMiddleware
 from butter_middleware.capture.routes import CheckoutRoute
-from butter_middleware.cli.failure import ExitCode, Failure
-from butter_middleware.cli.options import app_option, listening, load, outbox_option
+from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
+from butter_middleware.cli.options import app_option, by_hand, listening, load, outbox_option
 from butter_middleware.cli.output import Mark, Output, counted, output_options
+from butter_middleware.cli.status import attention
 from butter_middleware.delivery.clients import Client
 from butter_middleware.errors import ButterError, ConfigurationError, HTTPClientError
 from butter_middleware.extract.expressions import Expressions
@@ -40,7 +41,6 @@ from butter_middleware.outbox.sqlite.admin import Visit, refuse_absent
 from butter_middleware.outbox.sqlite.overview import Overview, overview
 from butter_middleware.pipeline import components
 from butter_middleware.pipeline.appender import Appender
-from butter_middleware.pipeline.health import HealthInput, diagnose
 
 T = TypeVar("T")
 
@@ -56,12 +56,6 @@ EXPIRY_DAYS: Final = 14.0
 COLUMNS: Final = {"check": "Check", "state": "State", "text": "What was found, and what to do"}
 NOBODY_DELIVERS: Final = "Start the app; or beside it, or in its place, `butter-middleware deliver --app ... --follow`."
 _SIDECAR: Final = "Check once more as `deliver` runs, with its environment."
-_COMMANDS: Final = {"dead": "See `dead list`.", "parked": "See `parked list`.", "hold": "Then `resume` probes at once."}
-
-EPILOG: Final = (
-    "Exit codes: 0 nothing failed (there may be warnings); 1 something failed; 2 the command line is wrong. "
-    "Nothing is created, changed or sent but one ping, which records nothing."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +68,7 @@ class Finding:
     remedy: str = ""
 
 
-@click.command(epilog=EPILOG)
+@click.command(epilog=exit_codes(ok="nothing failed, there may be warnings", attention="something failed"))
 @outbox_option
 @app_option
 @click.option("--offline", is_flag=True, help="Ask nothing over the network.")
@@ -85,7 +79,10 @@ def check(output: Output, *, outbox: str | None, app: str | None, offline: bool)
     With --app: imports your app, and checks its configuration, its outbox and its credentials. Without: what the
     environment says (BUTTER_USERNAME, BUTTER_PASSWORD, BUTTER_BASE_URL), and the outbox that --outbox names. Each line
     is ok, warning or failed, with what to do. Run it where the app runs, as the user that it runs as.
+    Nothing is created, changed or sent but one ping, which records nothing.
     """
+    if app is not None and by_hand("app") and not by_hand("outbox"):
+        outbox = None  # the app's own goes before the environment's
     findings = list(_findings(outbox, app, offline=offline))
     rows = [
         {
@@ -97,10 +94,10 @@ def check(output: Output, *, outbox: str | None, app: str | None, offline: bool)
         }
         for each in findings
     ]
-    output.table(rows, COLUMNS, "")
     failed = sum(each.state is Mark.FAILED for each in findings)
     warned = sum(each.state is Mark.WARNING for each in findings)
-    output.say(f"\n{failed} failed, {warned} to look at." if failed or warned else "\nAll is well.")
+    verdict = f"\n{failed} failed, {warned} to look at." if failed or warned else "\nAll is well."
+    output.show(rows, output.grid(rows, COLUMNS), verdict)
     if failed:
         raise click.exceptions.Exit(ExitCode.ATTENTION)
 
@@ -280,25 +277,9 @@ def _owner(path: str) -> Iterator[Finding]:
 
 def _content(view: Overview) -> Iterator[Finding]:
     counts = view.counts
-    now = time.time()
-    signs = HealthInput(
-        running=False,
-        answered=True,
-        counts=counts,
-        lost=0,
-        oldest_pending_age=None if counts.oldest_pending_at is None else max(0.0, now - counts.oldest_pending_at),
-        endpoint="unknown",
-        ill_for=0.0,
-        low_coverage=None,
-        outbox_faults=(),
-        dead_threads=(),
-        reading_for=0.0,
-    )
-    reasons = diagnose(signs).reasons
+    reasons = [reason for reason in attention(view, time.time()) if reason.code != "no_deliverer"]
     for reason in reasons:
-        state = Mark.FAILED if reason.code == "hold" else Mark.WARNING
-        remedy = f"{reason.remedy} {_COMMANDS.get(reason.code, '')}".strip()
-        yield Finding("outbox", state, reason.detail, remedy)
+        yield Finding("outbox", Mark.FAILED if reason.code == "hold" else Mark.WARNING, reason.detail, reason.remedy)
     if not reasons:
         yield Finding(
             "outbox", Mark.OK, f"{counted(counts.pending, 'record')} to be sent, {counts.delivered} delivered"

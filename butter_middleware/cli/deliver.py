@@ -17,8 +17,8 @@ import anyio
 import click
 
 from butter_middleware import config
-from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
-from butter_middleware.cli.options import NO_OUTBOX, app_option, load, outbox_option, path_of
+from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
+from butter_middleware.cli.options import NO_OUTBOX, app_option, by_hand, load, outbox_option, path_of
 from butter_middleware.cli.output import Output, counted, duration, moment, output_options
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.models.http import Capture
@@ -62,7 +62,13 @@ class Work:
     """Whether it has extractors."""
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    epilog=exit_codes(
+        ok="nothing is left; with --follow, it was told to stop",
+        attention="something is left, or records are dead or parked",
+        busy="another process delivers from this file, or holds its lock",
+    )
+)
 @outbox_option
 @app_option
 @click.option("--follow", is_flag=True, help="Go on until SIGTERM or Ctrl-C: a sidecar of the app, or its stand-in.")
@@ -87,9 +93,9 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
         msg = "--json is for one drain. Beside --follow, for programs: `status --json`, as often as you like."
         raise Failure(msg, ExitCode.USAGE)
     with _stopped() as stop:
-        if app is None:
+        if app is None or (outbox is not None and by_hand("outbox") and not by_hand("app")):
             work = _records_only(outbox)
-        elif outbox is not None and _given_by_hand():
+        elif outbox is not None and by_hand("outbox"):
             msg = "--outbox and --app name two outboxes, maybe. Leave --outbox out: the app names its own."
             raise Failure(msg, ExitCode.USAGE)
         else:
@@ -109,12 +115,6 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
                 first, _to_read, _due = look(work, OPEN_SECONDS)
                 with _running(work):
                     drain(output, work, first, stop)
-
-
-def _given_by_hand() -> bool:
-    """Whether --outbox stands on the command line, and not in the environment."""
-    source = click.get_current_context().get_parameter_source("outbox")
-    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> Work:

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
 from butter_middleware.cli.options import app_option, outbox_option, outbox_path
 from butter_middleware.cli.output import Output, mask, output_options
 from butter_middleware.cli.queue import confirm
@@ -28,7 +28,13 @@ _NAMES: Final = {
 }
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    epilog=exit_codes(
+        ok="the outbox holds nothing of this person any more",
+        attention="something is left, which it names, or you said no",
+        busy="another process holds the outbox's lock",
+    )
+)
 @click.option("--email", required=True, help="The person's e-mail address; `-` reads it from standard input.")
 @outbox_option
 @app_option

@@ -11,8 +11,8 @@ from click.exceptions import Exit
 
 from butter_middleware import config, extract
 from butter_middleware.capture.routes import CheckoutRoute, RouteTable
-from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
-from butter_middleware.cli.options import app_option, load
+from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
+from butter_middleware.cli.options import app_option, by_hand, load
 from butter_middleware.cli.output import Output, Row, output_options
 from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE
@@ -73,7 +73,7 @@ class Found:
     @classmethod
     def of(cls, reading: ReadResult, explanation: Explanation, *, address: bool) -> Self:
         """Say it in a sentence."""
-        remedy = reading.remedy.removeprefix(f"{_RESPONSE}: ")
+        remedy = "" if reading.everyday else reading.remedy.removeprefix(f"{_RESPONSE}: ")
         remedy = remedy[:1].upper() + remedy[1:]
         if reading.records:
             ids = " and ".join(dict.fromkeys(map(ids_of, reading.records)))
@@ -92,7 +92,7 @@ class Found:
         return cls("skipped", reason, why, [])
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=exit_codes(ok="a record, or a part of one", attention="no record, and why"))
 @click.argument("file")
 @click.option(
     "--psp",
@@ -122,10 +122,11 @@ def explain(
     method: str,
     notes: Sequence[str],
 ) -> None:
-    """Show what an extractor finds in FILE, the JSON body of a checkout's response; '-' is standard input.
+    """Show what an extractor finds in the JSON body of a checkout's response.
 
-    For each field of the record: its value, and the expression that gave it, or what was tried and why it gave nothing.
-    Then what would become of the response: a record, or why it is no paid checkout. Nothing is sent.
+    FILE is the body; '-' is standard input. For each field of the record: its value, and the expression that gave it,
+    or what was tried and why it gave nothing. Then what would become of the response: a record, or why it is not a paid
+    checkout. Nothing is sent.
 
     \b
       butter-middleware explain session.json --psp stripe
@@ -152,6 +153,8 @@ def _routes(
     psp: Psp | None, at: str | None, app: str | None, path: str | None, method: str
 ) -> tuple[RouteTable, str, str, bool]:
     """Return the routes that are meant, and the request of which the response is."""
+    if psp is not None and not by_hand("app"):
+        app = None
     if (psp is None) is (app is None):
         message = "say how to read it: either --psp stripe, or --app shop.main:butter --path /checkout/7"
         raise click.UsageError(message)

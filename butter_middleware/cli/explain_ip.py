@@ -10,8 +10,8 @@ import click
 from click.exceptions import Exit
 
 from butter_middleware import client_ip
-from butter_middleware.cli.failure import EXIT_CODES, ExitCode
-from butter_middleware.cli.options import app_option, load
+from butter_middleware.cli.failure import ExitCode, exit_codes
+from butter_middleware.cli.options import app_option, by_hand, load
 from butter_middleware.cli.output import Output, Row, output_options
 from butter_middleware.client_ip import Strategy
 from butter_middleware.client_ip.explanation import CONFIGURED
@@ -27,7 +27,9 @@ _STRATEGIES: Final = {
 }
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    epilog=exit_codes(ok="shown", attention="the strategy of --app or --strategy finds no IPv4 address here")
+)
 @click.option(
     "--header",
     "headers",
@@ -54,6 +56,8 @@ def explain_ip(output: Output, /, headers: Sequence[str], peer: str, app: str | 
       butter-middleware explain-ip --peer 10.0.0.1 --header 'X-Forwarded-For: 81.2.69.142'
       butter-middleware explain-ip --peer 10.0.0.1 --header 'X-Forwarded-For: 81.2.69.142' --app shop.main:butter
     """  # noqa: D301 - click's mark
+    if strategy is not None and not by_hand("app"):
+        app = None
     if app is not None and strategy is not None:
         message = "--app and --strategy both say which strategy is configured. Give one of them"
         raise click.UsageError(message)

@@ -1,13 +1,19 @@
 """How a command fails: one clear line on standard error, and an exit code that means something."""
 
+import io
+import os
 import sys
+from contextlib import suppress
 from enum import IntEnum
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
 from butter_middleware.cli.output import mask, printable
 from butter_middleware.errors import ButterError, OutboxBusyError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 class ExitCode(IntEnum):
@@ -20,24 +26,39 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command line is wrong; click's own."""
     UNUSABLE = 3
-    """The configuration, the app or the outbox cannot be used. What was done before stays done."""
+    """The configuration, the app, the outbox or standard output cannot be used. What was done before stays done."""
     BUSY = 4
     """Another process does this already, or holds what is needed. What was done before stays done."""
 
 
-EXIT_CODES: Final = (
-    "Exit codes: 0 done, nothing needs you; 1 done, something needs you; 2 the command line is wrong; "
-    "3 the configuration, the app or the outbox cannot be used; 4 another process is doing this already."
-)
-"""For a command's `epilog`."""
+_MEANINGS: Final = {
+    ExitCode.OK: "done, nothing needs you",
+    ExitCode.ATTENTION: "done, something needs you",
+    ExitCode.USAGE: "the command line is wrong",
+    ExitCode.UNUSABLE: "the configuration, the app, the outbox or standard output cannot be used",
+    ExitCode.BUSY: "another process is doing this already, or holds what is needed",
+}
+
+
+def exit_codes(*codes: ExitCode, **meanings: str) -> str:
+    """Return a command's `epilog`: what it may end with. `ok` and `attention` say what they mean for this command."""
+    of_command = {ExitCode[name.upper()]: text for name, text in meanings.items()}
+    known = _MEANINGS | of_command
+    documented = sorted({ExitCode.OK, ExitCode.USAGE, ExitCode.UNUSABLE, *codes, *of_command})
+    return f"Exit codes: {'; '.join(f'{int(code)} {known[code]}' for code in documented)}."
+
+
+EXIT_CODES: Final = exit_codes(*ExitCode)
+"""Of the command line as a whole."""
 
 
 class Failure(click.ClickException):
     """Ends a command with one line on standard error. The text says what is wrong and the remedy."""
 
-    def __init__(self, message: str, exit_code: ExitCode = ExitCode.UNUSABLE) -> None:
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.UNUSABLE, *, masked: bool = True) -> None:
         super().__init__(message)
         self.code = exit_code
+        self._masked = masked
 
     @property
     def exit_code(self) -> int:  # type: ignore[override]
@@ -45,11 +66,66 @@ class Failure(click.ClickException):
         return self.code
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it, masked, in one line."""
-        text = " ".join(mask(self.format_message()).split())
+        """Print it in one line, masked unless its addresses are of no person."""
+        message = self.format_message()
+        text = " ".join((mask(message) if self._masked else message).split())
         click.echo(printable(f"Error: {text}", sys.stderr), file=file, err=True)
 
 
 def failure_of(error: ButterError) -> Failure:
     """Return how a command ends that meets an error of ours."""
     return Failure(str(error), ExitCode.BUSY if isinstance(error, OutboxBusyError) else ExitCode.UNUSABLE)
+
+
+class _Stream(io.RawIOBase):
+    """A standard stream of the process. After its first failure it takes everything and keeps nothing.
+
+    Python would otherwise try once more when it ends, print a traceback, and end with a code of its own.
+    """
+
+    def __init__(self, descriptor: int, *, is_result: bool) -> None:
+        self._descriptor = descriptor
+        self._is_result = is_result
+        self._failed = False
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write, or end the command if this is standard output."""
+        size = memoryview(data).nbytes
+        if self._failed:
+            return size
+        try:
+            return os.write(self._descriptor, data)
+        except OSError as error:
+            self._failed = True
+            if not self._is_result:
+                return size
+            msg = f"standard output cannot be written ({error.strerror}). What was done before stays done."
+            raise Failure(msg) from error
+
+
+def guard_streams() -> None:
+    """Have a full or closed standard output end a command in one line, and standard error never end one."""
+    sys.stdout = _guarded(sys.stdout, is_result=True)
+    sys.stderr = _guarded(sys.stderr, is_result=False)
+
+
+def _guarded(stream: TextIO | None, *, is_result: bool) -> TextIO:
+    """Return a stream that is guarded; a terminal stays as it is."""
+    if stream is None:  # closed when the process began; another file may have its number by now
+        return io.TextIOWrapper(io.BufferedWriter(_Stream(-1, is_result=is_result)), "utf-8")
+    if stream.isatty():
+        return stream
+    with suppress(OSError):
+        stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Stream(stream.fileno(), is_result=is_result)),
+        stream.encoding,
+        stream.errors,
+        line_buffering=not is_result,
+    )

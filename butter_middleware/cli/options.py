@@ -1,4 +1,4 @@
-"""Which outbox, and which app: `--outbox`, `BUTTER_OUTBOX` and `--app`, the same for every command."""
+"""Which outbox and which app: `--outbox` or `BUTTER_OUTBOX`, `--app` or `BUTTER_APP`, the same for every command."""
 
 import logging
 import sys
@@ -23,8 +23,8 @@ C = TypeVar("C", bound=Callable[..., Any])
 LAYERS: Final = 32
 """Of middleware round an app, to look through."""
 NO_OUTBOX: Final = (
-    "Which outbox? Say --outbox PATH, or set BUTTER_OUTBOX, or name your Butter: --app shop.main:butter reads the path "
-    "from it."
+    "Which outbox? Pass --outbox PATH or set BUTTER_OUTBOX. Or name your Butter, which knows the path: pass "
+    "--app shop.main:butter or set BUTTER_APP."
 )
 
 
@@ -44,17 +44,25 @@ def app_option(command: C) -> C:
     return click.option(
         "--app",
         metavar="MODULE:NAME",
+        envvar="BUTTER_APP",
+        show_envvar=True,
         help="Your Butter, or the app that it is mounted in, such as shop.main:butter; imported from this directory.",
     )(command)
 
 
+def by_hand(name: str) -> bool:
+    """Whether an option stands on the command line, and not in the environment."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
 def outbox_path(outbox: str | None, app: str | None) -> str:
-    """Return the file that is meant.
+    """Return the file that is meant. The command line goes before the environment, and --outbox before --app.
 
     Raises:
         Failure: nothing says which, the app cannot be imported, or keeps no file.
     """
-    if outbox:
+    if outbox and (by_hand("outbox") or not by_hand("app")):
         return outbox
     if app is None:
         raise Failure(NO_OUTBOX, ExitCode.USAGE)

@@ -1,13 +1,13 @@
-"""What a command tells, and to whom: tables on a terminal, plain lines elsewhere, JSON for programs.
+"""What a command shows: tables on a terminal, plain lines elsewhere, JSON for programs.
 
-All that goes to standard output passes here, where e-mail and IP addresses are masked unless `--reveal` was given.
+All that goes to standard output passes here. E-mail and IP addresses are masked unless `--reveal` was given.
 """
 
 import json
 import re
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,7 +17,6 @@ from time import monotonic
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TextIO, TypeVar, cast
 
 import click
-from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -29,18 +28,18 @@ R = TypeVar("R")
 Cell = str | int | float | None
 Row = Mapping[str, Cell]
 
-SHORT: Final = 24
-"""Columns up to this width are not narrowed for the sake of others."""
-TEXT: Final = 16
-"""What wraps between its words has at least so much."""
+TEXT: Final = 20
+"""Characters that a column of sentences has at least. On a narrower terminal a row is shown by its fields."""
 GAP: Final = 2
 """Between columns."""
+UNLIMITED: Final = 1_000_000
+"""Columns, if the output is not a terminal: grep wants whole lines."""
 LINE_SECONDS: Final = 10.0
-"""Between two lines of progress, where there is no terminal."""
+"""Between two lines of progress, without a terminal."""
 
 
 class Mark(StrEnum):
-    """How something stands; coloured on a terminal."""
+    """How something stands. Coloured on a terminal."""
 
     OK = "ok"
     WARNING = "warning"
@@ -52,60 +51,49 @@ _STYLES: Final = {Mark.OK: "green", Mark.WARNING: "yellow", Mark.FAILED: "bold r
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one command tells. With `as_json`, standard output gets exactly one JSON document and nothing else."""
+    """What one command shows. With `as_json`, standard output gets exactly one JSON document and nothing else."""
 
     as_json: bool = False
     reveal: bool = False
     """Whether personal data is shown."""
 
-    def table(self, rows: Sequence[Row], columns: Mapping[str, str], empty: str) -> None:
-        """Show rows, of which `columns` names the keys and their headings; where there are none, `empty`.
-
-        JSON gets the list of the rows with all of their keys, and never `empty`.
-        """
+    def show(self, document: object, *parts: RenderableType) -> None:
+        """Print one result: to programs the document, to people its parts, in order. A part of text is masked here."""
         if self.as_json:
-            self._document([dict(row) for row in rows])
-        elif not rows:
-            self.say(empty)
-        else:
-            self._grid(list(columns.values()), [[self._cell(row.get(key)) for key in columns] for row in rows])
-
-    def fields(self, fields: Mapping[str, Any]) -> None:
-        """Show one thing by its fields. A value may be any JSON; JSON gets the object."""
-        if self.as_json:
-            self._document(dict(fields))
+            click.echo(json.dumps(document if self.reveal else _mask_all(document), indent=2))
             return
-        shown = {name: self._value(value) for name, value in fields.items()}
-        console = Console()
-        if console.is_terminal:
-            console.print(_field_by_field(shown))
-            return
-        width = max(map(len, shown), default=0)
-        for name, text in shown.items():
-            click.echo(f"{name:<{width}}  " + text.replace("\n", "\n" + " " * (width + 2)))
+        for part in parts:
+            self._print(Text(self.safe(part)) if isinstance(part, str) else part)
 
     def result(self, fields: Mapping[str, Any], text: str) -> None:
         """Say what was done: `text` to people, `fields` to programs."""
-        if self.as_json:
-            self._document(dict(fields))
-        else:
-            self.say(text)
+        self.show(dict(fields), text)
+
+    def table(self, rows: Sequence[Row], columns: Mapping[str, str], empty: str) -> None:
+        """Show rows. `columns` maps the keys that people see to their headings. `empty` is shown if there are no rows.
+
+        JSON gets the list of the rows with all of their keys.
+        """
+        self.show([dict(row) for row in rows], self.grid(rows, columns) if rows else empty)
+
+    def fields(self, fields: Mapping[str, Any]) -> None:
+        """Show one thing by its fields. A value may be any JSON."""
+        self.show(dict(fields), _field_by_field({name: self._text(value) for name, value in fields.items()}))
 
     def say(self, text: str) -> None:
-        """Tell people something; programs do not get it."""
+        """Tell people something that programs do not get."""
         if not self.as_json:
-            click.echo(self.safe(text))
+            self.show(None, text)
 
     def note(self, text: str) -> None:
-        """Remark something beside the result: on standard error, whoever reads the result."""
+        """Remark something beside the result, on standard error."""
         # Not by click, which would write to the terminal itself, through the bar that rich shows on it.
-        with suppress(OSError):  # nobody reads it any more: no reason to end
-            sys.stderr.write(printable(self._masked(text), sys.stderr) + "\n")
-            sys.stderr.flush()
+        sys.stderr.write(printable(self._masked(text), sys.stderr) + "\n")
+        sys.stderr.flush()
 
     @contextmanager
     def progress(self, what: str, total: int) -> Generator["Tell"]:
-        """Give a function to be told how far it is: a bar on a terminal, else a line now and then."""
+        """Give a function that shows how far the work is: a bar on a terminal, else a line now and then."""
         console = Console(stderr=True)
         if not console.is_terminal or console.is_dumb_terminal or self.as_json:
             yield _Lines(what, self.note)
@@ -119,37 +107,62 @@ class Output:
         """Return text as it may be shown: masked, and without what a terminal would obey."""
         return printable(self._masked(text), sys.stdout)
 
-    def renderable_table(self, rows: Sequence[Row], columns: Mapping[str, str]) -> RenderableType:
-        """Return the table that `table` shows on a terminal, for a live display."""
-        cells = [[self._cell(row.get(key)) for key in columns] for row in rows]
-        return _rich_table(list(columns.values()), cells, Console().width)
+    def grid(self, rows: Sequence[Row], columns: Mapping[str, str]) -> RenderableType:
+        """Return rows as a table, or field by field if the terminal is too narrow for that."""
+        cells = [[self._text(row.get(key)) for key in columns] for row in rows]
+        table, needed = Table(box=None, pad_edge=False, header_style="bold"), -GAP
+        for heading, *column in zip(columns.values(), *cells, strict=True):
+            wraps = any(" " in text.plain for text in column)
+            widest = max(text.cell_len for text in (Text(heading), *column))
+            needed += GAP + (min(widest, TEXT) if wraps else widest)
+            table.add_column(Text(heading), overflow="fold", no_wrap=not wraps)
+        if needed > _console().width:  # rich would cut off the last columns
+            grids = [_field_by_field(dict(zip(columns.values(), line, strict=True))) for line in cells]
+            return Group(*[part for grid in grids for part in (grid, Text())][:-1])
+        for line in cells:
+            table.add_row(*line)
+        return table
+
+    def _print(self, part: RenderableType) -> None:
+        console = _console()
+        if console.is_terminal:
+            console.print(part)
+            return
+        with console.capture() as shown:
+            console.print(part)
+        click.echo("\n".join(line.rstrip() for line in shown.get().splitlines()))
 
     def _masked(self, text: str) -> str:
         return text if self.reveal else mask(text)
 
-    def _cell(self, value: object) -> str:
-        if isinstance(value, Mark):
-            return value
-        if value is None:
-            return "-"
-        return self.safe(f"{value:.1f}" if isinstance(value, float) else str(value))
+    def _text(self, value: object) -> Text:
+        """Return a value as it is shown. It is text and not markup: square brackets in a path mean nothing."""
+        match value:
+            case Mark():
+                return Text(value, style=_STYLES[value])
+            case None:
+                return Text("-")
+            case float():
+                return Text(f"{value:.1f}")
+            case str() | int():
+                return Text(self.safe(str(value)))
+            case _:
+                return Text(self.safe(json.dumps(value, indent=2, ensure_ascii=False)))
 
-    def _value(self, value: object) -> str:
-        is_cell = value is None or isinstance(value, str | int | float)
-        return self._cell(value) if is_cell else self.safe(json.dumps(value, indent=2, ensure_ascii=False))
 
-    def _document(self, data: object) -> None:
-        click.echo(json.dumps(data if self.reveal else _mask_all(data), indent=2))
+def _console() -> Console:
+    """Return where standard output goes. If that is not a terminal, nothing is wrapped."""
+    console = Console()
+    return console if console.is_terminal else Console(width=UNLIMITED)
 
-    def _grid(self, headings: list[str], cells: list[list[str]]) -> None:
-        console = Console()
-        if console.is_terminal:
-            console.print(_rich_table(headings, cells, console.width))
-            return
-        # Whole, whatever the width: what reads it here is grep.
-        widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-        for line in [headings, *cells]:
-            click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+def _field_by_field(fields: Mapping[str, Text]) -> Table:
+    grid = Table.grid(padding=(0, GAP, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in fields.items():
+        grid.add_row(Text(name, style="bold"), text)
+    return grid
 
 
 class Tell(Protocol):
@@ -228,56 +241,6 @@ def printable(text: str, stream: TextIO) -> str:
     )
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return shown.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _rich_table(headings: list[str], cells: list[list[str]], width: int) -> RenderableType:
-    """Return a table; where there is no place for it, each row by its fields. rich would cut off the last columns."""
-    columns = [list(column) for column in zip(headings, *cells, strict=True)]
-    spare = width - sum(map(_least, columns)) - GAP * (len(columns) - 1)
-    if spare < 0:
-        grids = [_field_by_field(dict(zip(headings, line, strict=True))) for line in cells]
-        return Group(*[part for grid in grids for part in (grid, Text())][:-1])
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, given in zip(columns, _widths(columns, spare), strict=True):
-        table.add_column(Text(column[0]), overflow="fold", width=given)
-    for line in cells:
-        table.add_row(*(_colored(cell, cell) for cell in line))
-    return table
-
-
-def _widths(columns: list[list[str]], spare: int) -> list[int]:
-    """Share out what is left beyond the least: who wants little has all of it."""
-    widths = list(map(_least, columns))
-    wants = [_widest(column) - least for column, least in zip(columns, widths, strict=True)]
-    for left, place in zip(range(len(columns), 0, -1), sorted(range(len(columns)), key=wants.__getitem__), strict=True):
-        given = min(wants[place], spare // left)
-        widths[place] += given
-        spare -= given
-    return widths
-
-
-def _widest(column: list[str]) -> int:
-    return max(map(cell_len, column))
-
-
-def _least(column: list[str]) -> int:
-    """Return how far a column is narrowed for the sake of others: what wraps is the long text, not the date."""
-    words = [word for text in column for word in text.split()]
-    return widest if (widest := _widest(column)) <= SHORT else min(SHORT, max(TEXT, _widest(words)))
-
-
-def _field_by_field(fields: Mapping[str, str]) -> Table:
-    grid = Table.grid(padding=(0, GAP))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, text in fields.items():
-        grid.add_row(Text(name, style="bold"), _colored(text, text))
-    return grid
-
-
-def _colored(text: str, value: object) -> Text:
-    # Text, not markup: square brackets in a path mean nothing.
-    return Text(text, style=_STYLES[value] if isinstance(value, Mark) else "")
 
 
 def _mask_all(data: object) -> object:

@@ -11,9 +11,10 @@ from typing import Any, Final
 import click
 
 from butter_middleware.butter import Butter
+from butter_middleware.cli import CommandGroup
 from butter_middleware.cli.deliver import SAME_SECONDS
-from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
-from butter_middleware.cli.options import app_option, load
+from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
+from butter_middleware.cli.options import app_option, by_hand, load
 from butter_middleware.cli.output import Output, output_options
 from butter_middleware.client_ip import direct
 
@@ -34,7 +35,7 @@ _workers: Final = click.option(
 )
 
 
-@click.command("worker", epilog=EXIT_CODES)
+@click.command("worker", epilog=exit_codes(ok="it was told to stop"))
 @app_option
 @_dsn
 @_schema
@@ -93,10 +94,9 @@ def _of_app(app: str) -> Butter:
         msg = f"--app {app}: this Butter sends nothing: dry_run=True. Take that out."
         raise Failure(msg)
     own = ("base_url", "queue", "schema") if isinstance(butter.outbox, PostgresOutbox) else ("base_url",)
-    context = click.get_current_context()
     for name in own:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            msg = f"--{name.replace('_', '-')} and --app say two things, maybe. Leave it out: the app has its own."
+        if by_hand(name):
+            msg = f"leave out --{name.replace('_', '-')}: the app that --app or BUTTER_APP names has its own."
             raise Failure(msg, ExitCode.USAGE)
     return butter
 
@@ -149,12 +149,12 @@ def _extra() -> None:
         raise Failure(msg) from error
 
 
-@click.group("postgres", epilog=EXIT_CODES)
+@click.group("postgres", cls=CommandGroup, epilog=exit_codes(ok="done"))
 def postgres_command() -> None:
     """Set up the queue in PostgreSQL that many machines share."""
 
 
-@postgres_command.command("schema", epilog=EXIT_CODES)
+@postgres_command.command("schema", epilog=exit_codes(ok="printed"))
 @_schema
 @_engine
 @_web
@@ -168,7 +168,7 @@ def schema_command(schema: str, procrastinate_schema: str, web: Sequence[str], w
     click.echo(fresh_sql(Names(schema, procrastinate_schema), web, worker))
 
 
-@postgres_command.command("migrate", epilog=EXIT_CODES)
+@postgres_command.command("migrate", epilog=exit_codes(ok="the queue is up to date"))
 @output_options()
 @_dsn
 @_schema

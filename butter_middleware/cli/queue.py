@@ -8,7 +8,8 @@ from typing import Any, Final, cast
 
 import click
 
-from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.cli import CommandGroup
+from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure, exit_codes
 from butter_middleware.cli.options import app_option, outbox_option, outbox_path
 from butter_middleware.cli.output import Output, Row, moment, output_options
 from butter_middleware.errors import ExtractionError
@@ -26,6 +27,10 @@ SHOWN_ITEMS: Final = 5
 STEP: Final = 200
 """Entries a transaction."""
 
+_LOCK: Final = "another process holds the outbox's lock"
+_LISTED: Final = exit_codes(ok="listed", busy=_LOCK)
+_SHOWN: Final = exit_codes(ok="shown", attention="it is not there", busy=_LOCK)
+_CHANGED: Final = exit_codes(ok="done", attention="some are not there, or you said no", busy=_LOCK)
 _THINGS: Final = {Waiting.DEAD: ("dead record", "dead records"), Waiting.PARKED: ("parked capture", "parked captures")}
 _MEANINGS: Final = {
     "422": "Butter finds these fields invalid. Mend what gives them; this one never goes out as it is.",
@@ -35,10 +40,13 @@ _MEANINGS: Final = {
 }
 """By the answer that a record died of."""
 _INTRODUCTIONS: Final = {
-    Waiting.DEAD: "Records that Butter will not accept as they are. Nothing sends them again until you say so.",
+    Waiting.DEAD: (
+        "List, show, retry or drop records that Butter will not accept as they are. Nothing sends them again until you "
+        "retry them."
+    ),
     Waiting.PARKED: (
-        "Captures that could not be read as they should: the extractor raised, there was no e-mail or no address. They "
-        "are read again whenever the app starts; retry does it now."
+        "List, show, retry or drop captures that could not be read. The extractor raised, or there was no e-mail or no "
+        "address. They are read again whenever the app starts; retry does it now."
     ),
 }
 
@@ -58,12 +66,10 @@ def _named(state: Waiting, count: int) -> str:
 def _group(state: Waiting) -> click.Group:
     """Return the commands for one kind of entry."""
 
-    @click.group(name=state.value, help=_INTRODUCTIONS[state], epilog=EXIT_CODES)
+    @click.group(name=state.value, cls=CommandGroup, help=_INTRODUCTIONS[state], epilog=EXIT_CODES)
     def group() -> None: ...
 
-    @group.command(
-        "list", help=f"List the {_THINGS[state][1]}, oldest first, without personal data.", epilog=EXIT_CODES
-    )
+    @group.command("list", help=f"List the {_THINGS[state][1]}, oldest first, without personal data.", epilog=_LISTED)
     @outbox_option
     @app_option
     @click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many at most.")
@@ -90,7 +96,7 @@ def _group(state: Waiting) -> click.Group:
         if len(found) > limit:
             output.note(f"There are more. The next page: --after {found[limit - 1].id}")
 
-    @group.command("show", help=f"Show one {_THINGS[state][0]}, with what is stored of it.", epilog=EXIT_CODES)
+    @group.command("show", help=f"Show one {_THINGS[state][0]}, with what is stored of it.", epilog=_SHOWN)
     @click.argument("number", metavar="ID", type=int)
     @outbox_option
     @app_option
@@ -103,7 +109,7 @@ def _group(state: Waiting) -> click.Group:
             raise Failure(msg, ExitCode.ATTENTION)
         output.fields(found)
 
-    @group.command("retry", help=_RETRY[state], epilog=EXIT_CODES)
+    @group.command("retry", help=_RETRY[state], epilog=_CHANGED)
     @_chosen
     @output_options()
     def retry(output: Output, *, numbers: Sequence[int], all_: bool, outbox: str | None, app: str | None) -> None:
@@ -114,7 +120,7 @@ def _group(state: Waiting) -> click.Group:
         now = _retried_now(state, readers=view.readers, delivers=view.deliverer is not None)
         _finish(output, state, "to be tried again", numbers, done, now)
 
-    @group.command("drop", help=f"Delete {_THINGS[state][1]} for good. Their evidence is lost.", epilog=EXIT_CODES)
+    @group.command("drop", help=f"Delete {_THINGS[state][1]} for good. Their evidence is lost.", epilog=_CHANGED)
     @_chosen
     @click.option("--yes", is_flag=True, help="Do not ask.")
     @output_options()
@@ -133,10 +139,10 @@ def _group(state: Waiting) -> click.Group:
 
 
 _RETRY: Final = {
-    Waiting.DEAD: "Send dead records once more, with all of their tries. For when Butter, or the account, was mended.",
+    Waiting.DEAD: "Send dead records once more, with all of their tries. Use it after Butter or the account was fixed.",
     Waiting.PARKED: (
-        "Read parked captures once more, with the extractors that the app runs now. For when a deploy brought the fix; "
-        "a start of the app does it for all of them by itself."
+        "Read parked captures once more, with the extractors that the app runs now. Use it after a deploy brought the "
+        "fix. A start of the app does it for all of them by itself."
     ),
 }
 

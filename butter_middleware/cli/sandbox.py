@@ -7,21 +7,13 @@ from typing import Final
 
 import click
 
-from butter_middleware.cli.failure import EXIT_CODES, ExitCode
+from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
 from butter_middleware.config import is_loopback
 
 PORT: Final = 8025
 
 
-class _Unusable(click.ClickException):
-    exit_code = ExitCode.UNUSABLE
-
-
-class _Busy(click.ClickException):
-    exit_code = ExitCode.BUSY
-
-
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=exit_codes(ok="it was told to stop", busy="the port is in use"))
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 takes a free one.")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Where to listen. Others than loopback need --expose."
@@ -51,7 +43,7 @@ def sandbox(*, port: int, host: str, expose: bool, username: str | None, passwor
         if error.name not in {"uvicorn", "h11"}:
             raise
         msg = "the sandbox is an extra. Run: pip install 'butter-middleware[sandbox]'"
-        raise _Unusable(msg) from error
+        raise Failure(msg) from error
     from butter_middleware.sandbox import Sandbox  # noqa: PLC0415 - not for --help
 
     try:
@@ -99,13 +91,15 @@ def _introduce(listener: socket.socket, host: str, username: str | None) -> None
     click.echo("Ctrl-C ends it.")
 
 
-def _unlistenable(error: OSError, host: str, port: int) -> click.ClickException:
+def _unlistenable(error: OSError, host: str, port: int) -> Failure:
     if error.errno == errno.EADDRINUSE:
         other = port + 1 if port < 65535 else PORT  # noqa: PLR2004 - the largest port
-        return _Busy(
+        return Failure(
             f"port {port} is in use, perhaps by another sandbox. Stop that one, or take another port: "
-            f"butter-middleware sandbox --port {other}"
+            f"butter-middleware sandbox --port {other}",
+            ExitCode.BUSY,
         )
     if error.errno == errno.EACCES:
-        return _Unusable(f"port {port} is not for this user. Take one above 1023: --port {PORT}")
-    return _Unusable(f"cannot listen at {host} ({error.strerror}). Use an address of this machine: --host 127.0.0.1")
+        return Failure(f"port {port} is not for this user. Take one above 1023: --port {PORT}")
+    message = f"cannot listen at {host} ({error.strerror}). Use an address of this machine: --host 127.0.0.1"
+    return Failure(message, masked=False)

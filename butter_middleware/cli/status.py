@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,21 +12,29 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
 from butter_middleware.cli.options import app_option, outbox_option, outbox_path
 from butter_middleware.cli.output import Mark, Output, Row, duration, moment, output_options
 from butter_middleware.errors import ButterError
 from butter_middleware.outbox.sqlite import statements
 from butter_middleware.outbox.sqlite.admin import Visit
 from butter_middleware.outbox.sqlite.overview import Overview, overview
+from butter_middleware.pipeline.health import HealthInput, Reason, diagnose
 
 COLUMNS: Final = {"what": "State", "count": "Number", "note": ""}
+_COMMANDS: Final = {"dead": "See `dead list`.", "parked": "See `parked list`.", "hold": "Then `resume` probes at once."}
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    epilog=exit_codes(
+        ok="nothing needs you",
+        attention="a hold, dead or parked records, or some that wait for an hour or that no process sends",
+        busy="another process holds the outbox's lock",
+    )
+)
 @outbox_option
 @app_option
-@click.option("--watch", is_flag=True, help="Show it anew every --every seconds, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show it again every --every seconds, until Ctrl-C.")
 @click.option("--every", type=click.FloatRange(0.2, 3600), default=2.0, show_default=True, help="Seconds.")
 @output_options()
 def status(output: Output, *, outbox: str | None, app: str | None, watch: bool, every: float) -> None:
@@ -42,25 +51,31 @@ def status(output: Output, *, outbox: str | None, app: str | None, watch: bool, 
     if watch:
         _watch(output, path, every)
         return
-    view = _look(path)
-    if output.as_json:
-        output.fields(_document(path, view, time.time()))
-        return
-    output.say(f"Outbox {path} ({_size(path)})\n")
-    output.table(_rows(view, time.time()), COLUMNS, "")
+    view, now = _look(path), time.time()
+    needs = attention(view, now)
+    output.show(
+        _document(path, view, now) | {"attention": [asdict(reason) for reason in needs]},
+        f"Outbox {path} ({_size(path)})\n",
+        output.grid(_rows(view, now), COLUMNS),
+        *(["\nThis needs you:"] if needs else []),
+        *(f"{reason.code}: {reason.detail}. {reason.remedy}" for reason in needs),
+    )
+    if needs:
+        raise click.exceptions.Exit(ExitCode.ATTENTION)
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(
+    epilog=exit_codes(ok="Butter is tried again, or there is no hold", busy="another process holds the outbox's lock")
+)
 @outbox_option
 @app_option
 @output_options()
 def resume(output: Output, *, outbox: str | None, app: str | None) -> None:
     """Try Butter again now, after a hold.
 
-    A hold begins where Butter refuses all of what is sent, such as by wrong credentials: nothing is sent then but a
-    probe, at first after seconds, later every five minutes, and it ends by itself when a probe succeeds. This command
-    has the running app probe within seconds; where the cause is not mended, the hold goes on. Nothing is lost either
-    way.
+    A hold begins when Butter refuses all that is sent, such as with wrong credentials. Then only a probe is sent, at
+    first after seconds, later every five minutes. The hold ends by itself when a probe succeeds. This command has the
+    running app probe within seconds. If the cause is still there, the hold goes on. Nothing is lost either way.
     """
     with Visit(outbox_path(outbox, app)) as visit:
         reason = visit.read(statements.hold)
@@ -73,6 +88,29 @@ def resume(output: Output, *, outbox: str | None, app: str | None) -> None:
     then = "Butter is tried again within seconds" if delivers else "Butter is tried again when a process next delivers"
     text = f"{then}; the hold was for: {reason}. See `butter-middleware status` in a moment."
     output.result({"resumed": True, "hold": reason, "delivered_now": delivers}, text)
+
+
+def attention(view: Overview, now: float) -> list[Reason]:
+    """Return what in a file needs a person, with what to do."""
+    oldest = view.counts.oldest_pending_at
+    signs = HealthInput(
+        running=False,
+        answered=True,
+        counts=view.counts,
+        lost=0,
+        oldest_pending_age=None if oldest is None else max(0.0, now - oldest),
+        endpoint="unknown",
+        ill_for=0.0,
+        low_coverage=None,
+        outbox_faults=(),
+        dead_threads=(),
+        reading_for=0.0,
+        unattended=view.deliverer is None,
+    )
+    return [
+        replace(reason, remedy=f"{reason.remedy} {_COMMANDS.get(reason.code, '')}".strip())
+        for reason in diagnose(signs).reasons
+    ]
 
 
 def _look(path: str) -> Overview:
@@ -98,7 +136,7 @@ def _watch(output: Output, path: str, every: float) -> None:
 def _screen(output: Output, path: str) -> Group:
     now = time.time()
     try:
-        table = output.renderable_table(_rows(_look(path), now), COLUMNS)
+        table = output.grid(_rows(_look(path), now), COLUMNS)
     except ButterError as error:  # it may pass: somebody holds the lock, the disk is away
         return Group(Text(output.safe(str(error)), style="yellow"))
     return Group(Text(output.safe(f"Outbox {path} ({_size(path)})  {moment(now)}")), Text(), table)
@@ -119,7 +157,7 @@ def _rows(view: Overview, now: float) -> list[Row]:
 
 def _captured_note(view: Overview, now: float) -> str:
     if view.unread:
-        return f"{view.unread} of them nobody reads now: start the app, or `deliver --app ...`"
+        return f"{view.unread} of them no process reads now: start the app, or `deliver --app ...`"
     return _ago("the oldest", view.oldest_captured_at, now) if view.counts.captured else ""
 
 

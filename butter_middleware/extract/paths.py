@@ -7,8 +7,12 @@ from typing import Any, Final, cast
 
 import jmespath
 from jmespath.lexer import Lexer
+from jmespath.parser import ParsedResult
 
+from butter_middleware.extract import normal
 from butter_middleware.extract.explanation import Attempt, Outcome
+from butter_middleware.extract.functions import OPTIONS
+from butter_middleware.models.checkout import as_text
 
 _OPENING: Final = frozenset({"lparen", "lbracket", "lbrace", "filter"})
 _CLOSING: Final = frozenset({"rparen", "rbracket", "rbrace"})
@@ -20,27 +24,41 @@ class Path:
 
     text: str
     parsed: Any
+    options: Any = None
 
     def search(self, body: object) -> Any:  # noqa: ANN401 - JSON is any type
-        """Return what the expression finds; None where it finds nothing or cannot be applied."""
+        """Return what the expression finds; None if it finds nothing or cannot be applied."""
         try:
-            return self.parsed.search(body)
+            return self.found(body)
         except Exception:  # noqa: BLE001 - JMESPath's functions raise whatever Python does with what they are given
             return None
 
+    def found(self, body: object) -> Any:  # noqa: ANN401 - JSON is any type
+        """Return what the expression finds, and raise whatever it raises."""
+        return self.parsed.search(body, options=self.options)
+
 
 @cache
-def path(expression: str) -> Path:
-    """Compile an expression whole.
+def path(expression: str, *, table: bool = False) -> Path:
+    """Compile an expression whole: a merchant's, or one of a `table`, whose keys are read in their normal form.
 
     Raises:
         JMESPathError: it is none.
     """
-    return Path(expression, jmespath.compile(expression))
+    parsed: Any = jmespath.compile(expression)
+    if not table:
+        return Path(expression, parsed)
+    return Path(expression, ParsedResult(expression, _normal(parsed.parsed)), OPTIONS)
+
+
+def _normal(node: Any) -> Any:  # noqa: ANN401 - as types-jmespath has it
+    """Return a syntax tree of JMESPath with its keys in their normal form."""
+    changed = {**node, "children": [_normal(child) for child in node["children"]]}
+    return changed | {"value": normal.key(node["value"])} if node["type"] == "field" else changed
 
 
 @cache
-def alternatives(expression: str) -> tuple[Path, ...]:
+def alternatives(expression: str, *, table: bool = False) -> tuple[Path, ...]:
     """Split `a || b` into its alternatives.
 
     Raises:
@@ -52,33 +70,28 @@ def alternatives(expression: str) -> tuple[Path, ...]:
     for token in Lexer().tokenize(expression):
         depth += (token["type"] in _OPENING) - (token["type"] in _CLOSING)
         if depth == 0 and token["type"] == "pipe":
-            return (path(expression),)  # binds weaker than ||: what stands before it is no alternative
+            return (path(expression, table=table),)  # binds weaker than ||: what stands before it is no alternative
         if depth == 0 and token["type"] == "or":
             cuts += [token["start"], token["start"] + len("||")]
     cuts.append(len(expression))
-    return tuple(path(expression[start:end].strip()) for start, end in zip(cuts[::2], cuts[1::2], strict=True))
-
-
-def text(value: object) -> str | None:
-    """Return an ID or an address as a record carries it: stripped, an integer as a string; None where it is neither."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value.strip() or None if isinstance(value, str) else None
+    pairs = zip(cuts[::2], cuts[1::2], strict=True)
+    return tuple(path(expression[start:end].strip(), table=table) for start, end in pairs)
 
 
 def first(expression: str, body: object) -> str | None:
-    """Return the first alternative's value that is one."""
-    return next((found for one in alternatives(expression) if (found := text(one.search(body))) is not None), None)
+    """Return the first alternative's value that is one, of an expression of a table."""
+    found = (as_text(one.search(body)) for one in alternatives(expression, table=True))
+    return next((value for value in found if value is not None), None)
 
 
 def holds(condition: str, body: object) -> bool:
-    """Say whether a condition is true of a body; an empty condition is not."""
-    return bool(condition) and path(condition).search(body) not in (None, False, "", [], {})
+    """Say whether a condition of a table is true of a body; an empty condition is not."""
+    return bool(condition) and path(condition, table=True).search(body) not in (None, False, "", [], {})
 
 
-def attempts(expression: str, body: object) -> Iterator[Attempt]:
+def attempts(expression: str, body: object, *, table: bool = False) -> Iterator[Attempt]:
     """Try the alternatives in their order, up to the one that gives a value."""
-    for one in alternatives(expression):
+    for one in alternatives(expression, table=table):
         outcome = _outcome(one, body)
         yield Attempt(one.text, outcome)
         if outcome is Outcome.GAVE:
@@ -87,12 +100,12 @@ def attempts(expression: str, body: object) -> Iterator[Attempt]:
 
 def _outcome(one: Path, body: object) -> Outcome:
     try:
-        value = one.parsed.search(body)
+        value = one.found(body)
     except Exception:  # noqa: BLE001 - as in `Path.search`
         return Outcome.FAILED
     if value is None:
         return Outcome.NULL if _is_there(one.parsed.parsed, body) else Outcome.ABSENT
-    if text(value) is not None:
+    if as_text(value) is not None:
         return Outcome.GAVE
     empty = value in ([], {}) or (isinstance(value, str) and not value.strip())
     return Outcome.EMPTY if empty else Outcome.NOT_A_STRING

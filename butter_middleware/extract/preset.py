@@ -3,15 +3,16 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, NamedTuple, cast, get_args
 
 from jmespath.exceptions import JMESPathError
 
 from butter_middleware.errors import ConfigurationError
+from butter_middleware.extract import normal
 from butter_middleware.extract.explanation import Attempt, Explanation, Field, Outcome
 from butter_middleware.extract.expressions import FIELDS
 from butter_middleware.extract.paths import attempts, first, holds, path
-from butter_middleware.models.checkout import EVIDENCE_IDS, Psp
+from butter_middleware.models.checkout import EVIDENCE_IDS, Psp, as_text
 from butter_middleware.models.http import CheckoutResponse
 from butter_middleware.models.payments import Payments
 from butter_middleware.models.reasons import Skip
@@ -21,42 +22,56 @@ _READ: Final = tuple(name for name in FIELDS if name not in {"psp", "user_agent"
 ADDRESS: Final = "ipv4_address"
 """For `Shape.fields`: the shopper's address as the PSP saw it."""
 NEVER: Final = "`true`"
-"""For `Shape.unpaid`: such an object is no payment in any state."""
+"""For `Shape.unpaid`: such an object is not a payment in any state."""
 
 WRAPPERS: Final = frozenset(
     {
-        *("body", "content", "data", "object", "payload", "psp", "response", "result", "results", "success"),
+        *("attributes", "body", "content", "data", "object", "payload", "psp", "response", "result", "results"),
+        *("success", "target"),
         *get_args(Psp),
-        *("charge", "charges", "checkout", "checkoutSession", "checkout_session", "session"),
-        *("intent", "paymentIntent", "payment_intent", "payment", "payments", "paymentResponse", "payment_response"),
+        *("charge", "charges", "checkout", "checkout_session", "session"),
+        *("intent", "payment_intent", "payment", "payments", "payment_response"),
         *("invoice", "order", "purchase", "subscription", "transaction", "transactions"),
     }
 )
-"""Keys under which shops hand a PSP's object on. Others, such as `customer` or `subscriptions`, hold those of other
-purchases."""
-_DEEPEST: Final = 6
+"""Keys under which shops hand a PSP's object on, in any spelling. Others, such as `customer` or `subscriptions`, hold
+those of other purchases."""
+_REFERENCES: Final = frozenset(
+    f"{prefix}{noun}{suffix}"
+    for prefix in ("", "current", "latest")
+    for noun in ("charge", "invoice", "payment", "paymentintent", "pspreference", "subscription", "transaction")
+    for suffix in ("", "id", "reference")
+)
+"""Keys by which an object says which payment of its list is its own."""
+_DEEPEST: Final = 8
 _MOST: Final = 1000
-"""Objects of a response that are looked at, a fraction of a millisecond each: one with more is no checkout."""
+"""Objects of a response that are looked at, a fraction of a millisecond each: one with more is not a checkout."""
 _MOST_ITEMS: Final = 1001
 """Items of one object that are looked at: with more than a thousand it is parked, as what any extractor gives."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Shape:
-    """One kind of object of a PSP. All expressions are JMESPath; an alternative that gives no ID gives way to the next.
+    """One kind of object of a PSP.
 
-    Words are compared without case, spaces and underscores: PSPs spell one state in several ways.
+    All expressions are JMESPath with the functions of `extract/functions.py`. An alternative that gives no ID gives way
+    to the next. Keys and words are compared without case, punctuation and underscores: SDKs spell one in several ways.
     """
 
     name: str
     when: str
-    """True of an object of this shape, and of no other that a shop might send."""
+    """True of an object of this shape, and of no other that a shop might send: by the PSP's own discriminator, or by
+    the form of its IDs and several keys that only this PSP has."""
     fields: Mapping[str, str] = field(default_factory=dict[str, str])
     """The record's fields, each with the expression that gives it."""
     paid: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """The gate: each expression's value is one of its words."""
     unpaid: str = ""
-    """True where it is no payment all the same."""
+    """True if it is not a payment all the same."""
+    promise: str = ""
+    """True if it only says that it will be paid: it counts if nothing beside it is a payment that is under way."""
+    pending: str = ""
+    """True if it is a step before a payment. What has a gate is one if the gate is closed."""
     each: str = ""
     """A list within the object: one record for each of its items..."""
     of_each: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -66,31 +81,38 @@ class Shape:
     under: tuple[str, ...] = ()
     """Keys that say what stands under them..."""
     when_under: str = ""
-    """...so that this is enough, there or where the merchant points by `at`."""
-
-    def fits(self, node: Object, key: str | None) -> bool:
-        """Say whether an object, standing under `key`, is of this shape; None is where the merchant points."""
-        return holds(self.when, node) or ((key is None or key in self.under) and holds(self.when_under, node))
+    """...so that this is enough there. Asked after `when` of all shapes."""
+    when_at: str = ""
+    """Enough where the merchant points by `at`, if that is not what is enough under such a key."""
 
     def barrier(self, node: Object) -> str:
-        """Return the expression because of which it is not paid; empty where it is paid."""
+        """Return the expression because of which it is not paid; empty if it is paid."""
         if holds(self.unpaid, node):
             return self.unpaid
         for expression, words in self.paid.items():
-            if _word(first(expression, node)) not in map(_word, words):
+            value = path(expression, table=True).search(node)
+            if not normal.word(value) or normal.word(value) not in map(normal.word, words):
                 return expression
-        return ""
+        return "" if self.paid else NEVER
+
+    def is_pending(self, node: Object, barrier: str) -> bool:
+        """Say whether it is a payment, or a step of one, that is not over."""
+        return bool(barrier) and (bool(self.paid) or holds(self.pending, node))
+
+    def common(self, node: Object) -> dict[str, str]:
+        """Return the fields that all records of an object have in common."""
+        return _fields(self.fields, node)
 
     def records(self, node: Object) -> list[dict[str, str]]:
         """Return the fields of each record that an object gives."""
-        common = _fields(self.fields, node)
+        common = self.common(node)
         rows = [row for item in self._items(node) if (row := _fields(self.of_each, item))]
         return [common | row for row in rows] or [common]
 
     def explain(self, node: Object) -> Iterator[Field]:
         """Say for each field of a record what was tried."""
         for name in _READ:
-            tried = list(attempts(self.fields[name], node)) if name in self.fields else []
+            tried = list(attempts(self.fields[name], node, table=True)) if name in self.fields else []
             if name in self.of_each and not (tried and tried[-1].outcome is Outcome.GAVE):
                 tried += self._explain_each(self.of_each[name], node)
             yield Field(name, tuple(tried))
@@ -98,25 +120,60 @@ class Shape:
     def _explain_each(self, expression: str, node: Object) -> Iterator[Attempt]:
         items = self._items(node)
         for item in items[:1]:
-            yield from (Attempt(f"{self.each}[].{one.expression}", one.outcome) for one in attempts(expression, item))
+            tried = attempts(expression, item, table=True)
+            yield from (Attempt(f"{self.each}[].{one.expression}", one.outcome) for one in tried)
         if not items:
             yield Attempt(self.each, Outcome.EMPTY)
 
     def _items(self, node: Object) -> list[object]:
-        items: object = path(self.each).search(node) if self.each else None
+        items: object = path(self.each, table=True).search(node) if self.each else None
         return cast("list[object]", items)[:_MOST_ITEMS] if isinstance(items, list) else []
 
 
-REFUSED: Final = Shape("refusal", when="success == `false` || is_success == `false`", unpaid=NEVER)
+REFUSED: Final = Shape(
+    "refusal",
+    when="says(success, 'false') || says(is_success, 'false') || says(ok, 'false')",
+    unpaid=NEVER,
+    pending="`true`",
+)
 STEP: Final = Shape(
     "error, link or step",
     when=(
-        "error || errors || client_secret || clientSecret || client_token || clientToken || requires_action || "
-        "requiresAction || errorName || redirect_url || redirectUrl || (url && length(keys(@)) <= `2`)"
+        "error || errors || client_secret || client_token || requires_action || error_name || redirect_url || "
+        "(url && length(keys(@)) <= `2`)"
     ),
     unpaid=NEVER,
+    pending="client_secret || requires_action || error || errors",
 )
 """What a shop answers before, or instead of, the payment. Asked last."""
+SEVERAL: Final = Shape("several payments", when="", unpaid=NEVER)
+"""Stands for a list of payments that may be of other checkouts."""
+
+
+class Found(NamedTuple):
+    """An object in a response."""
+
+    shape: Shape
+    node: Object
+    barrier: str
+    """Why it is not paid, or empty."""
+    listed: bool = False
+    """Whether it is an item of a list, which may hold what other checkouts paid."""
+
+    @classmethod
+    def of(cls, shape: Shape, node: Object) -> "Found":
+        """Ask the shape's gate."""
+        return cls(shape, node, shape.barrier(node))
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is a payment, or a step of one, that is not over."""
+        return self.shape.is_pending(self.node, self.barrier)
+
+    @property
+    def deciding(self) -> object:
+        """What stands where the gate looked, if that is one place."""
+        return path(self.barrier, table=True).search(self.node) if self.barrier in self.shape.paid else False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +187,10 @@ class Preset:
     wrappers: frozenset[str] = WRAPPERS
     prepare: Callable[[object], object] = lambda body: body
     """Undoes what a framework makes of the SDK's own objects."""
+    test: str = ""
+    """True of a whole body of the PSP's test mode."""
+    own: frozenset[str] = field(init=False, repr=False)
+    """Keys as the table spells them."""
 
     def __post_init__(self) -> None:
         try:
@@ -137,6 +198,11 @@ class Preset:
         except (JMESPathError, TypeError, AttributeError):
             msg = f"{self}: at={self.at!r} is no JMESPath expression. Write the place of the object, such as 'payment'."
             raise ConfigurationError(msg) from None
+        expressions = (
+            expression for shape in self.shapes for expression in (shape.when, *shape.fields.values(), *shape.paid)
+        )
+        object.__setattr__(self, "own", frozenset(_NAME.findall(" ".join(expressions))))
+        object.__setattr__(self, "wrappers", frozenset(map(normal.key, self.wrappers)))
 
     def __call__(self, response: CheckoutResponse) -> Payments:
         """Read a response.
@@ -144,90 +210,171 @@ class Preset:
         Raises:
             ExtractionError: the body cannot be decoded, or it is no JSON.
         """
-        found = self._found(response)
-        if not found:
-            return Payments(skip=Skip.UNRECOGNISED, remedy=self._remedy())
-        paid = [(shape, node) for shape, node in found if not shape.barrier(node)]
-        records = _joined([shape.records(node) for shape, node in paid])
+        body = self.prepare(response.json())
+        found = self._found(body)
+        paid = [one for one in found if not one.barrier]
+        if not paid:
+            return self._nothing(body, found)
+        records = _joined([one.shape.records(one.node) for one in paid])
         # Apart from the fields, so that nobody takes it for the shopper's address without having said so.
         addresses = tuple(record.pop(ADDRESS, "") for record in records)
-        test_mode = any(holds(shape.test, node) for shape, node in paid)
+        test_mode = any(holds(one.shape.test, one.node) for one in paid) or holds(self.test, normal.normal(body))
         return Payments(tuple(records), test_mode=test_mode, addresses=addresses)
 
     def explain(self, response: CheckoutResponse) -> Explanation:
         """Say what was tried, on the first object that is paid, or the first."""
-        found = self._found(response)
-        if not found:
-            return Explanation(str(self), f"nothing that it knows. {self._remedy()}")
-        shape, node = _telling(found)
-        barrier = shape.barrier(node)
-        state = f"not paid, by {barrier}" if barrier else "paid"
+        found = self._found(self.prepare(response.json()))
+        if not found or found[0].shape is SEVERAL:
+            return Explanation(str(self), f"nothing that it knows. {self._remedy(found)}")
+        one = _telling(found)
         more = f", the first of {len(found)}" if len(found) > 1 else ""
-        return Explanation(str(self), f"{shape.name}{more}, {state}", tuple(shape.explain(node)))
+        return Explanation(str(self), f"{one.shape.name}{more}, {_state(one)}", tuple(one.shape.explain(one.node)))
 
     def values(self, response: CheckoutResponse) -> dict[str, str]:
         """Return what the object that `explain` is about gives, paid or not: personal data."""
-        found = self._found(response)
+        found = self._found(self.prepare(response.json()))
         if not found:
             return {}
-        shape, node = _telling(found)
-        return shape.records(node)[0]
+        one = _telling(found)
+        return one.shape.records(one.node)[0]
 
     def __str__(self) -> str:
         return f"extract.{self.psp}()"
 
-    def _remedy(self) -> str:
+    def _nothing(self, body: object, found: list[Found]) -> Payments:
+        if not found or any(one.shape is SEVERAL for one in found):
+            words = {normal.word(word) for shape in self.shapes for words in shape.paid.values() for word in words}
+            looks_paid = bool(found) or _holds_one(body, words)
+            return Payments(skip=Skip.UNRECOGNISED, remedy=self._remedy(found), looks_paid=looks_paid)
+        one = found[0]
+        said = f"{self} saw {one.shape.name}, {_state(one)}."
+        everyday = bool(normal.word(one.deciding)) or one.shape.unpaid == NEVER
+        if not everyday:
+            said += (
+                " If this is a paid checkout, let the endpoint answer with the whole object, say where it stands, as "
+                f"in extract.{self.psp}(at='payment.intent'), or use extract.json."
+            )
+        return Payments(remedy=said, everyday=everyday)
+
+    def _remedy(self, found: list[Found]) -> str:
+        if found:
+            return (
+                f"{self} found a list of several payments in this response, and nothing says which of them this "
+                f"checkout made. Say it, as in extract.{self.psp}(at='payments[-1]')."
+            )
         known = ", ".join(shape.name for shape in self.shapes if shape.unpaid != NEVER)
         return (
             f"{self} found none of {known} in this response. Say where it stands, as in "
-            f"extract.{self.psp}(at='payment.intent'); where the response is your own, use extract.json."
+            f"extract.{self.psp}(at='payment.intent'); if the response is your own, use extract.json."
         )
 
-    def _found(self, response: CheckoutResponse) -> list[tuple[Shape, Object]]:
-        body = self.prepare(response.json())
+    def _found(self, body: object) -> list[Found]:
         budget = iter(range(_MOST))
         if self.at is None:
-            return list(self._find(body, "", budget))
-        return list(self._find(path(self.at).search(body), None, budget))
+            found = list(self._find(normal.normal(body, self.own), "", {}, budget))
+        else:
+            found = list(self._find(normal.normal(path(self.at).search(body), self.own), None, {}, budget))
+        alone = [one for one in found if not one.listed and one.shape in self.shapes]
+        if alone:
+            found = [one for one in found if not one.listed or any(_are_of_one_checkout(one, other) for other in alone)]
+        if any(one.pending for one in found):
+            found = [
+                one._replace(barrier="a payment beside it")
+                if not one.barrier and holds(one.shape.promise, one.node)
+                else one
+                for one in found
+            ]
+        return found
 
     def _find(
-        self, node: object, key: str | None, budget: Iterator[int], depth: int = 0
-    ) -> Iterator[tuple[Shape, Object]]:
+        self, node: object, key: str | None, parent: Object, budget: Iterator[int], depth: int = 0
+    ) -> Iterator[Found]:
         if depth > _DEEPEST or next(budget, None) is None:
             return
         if isinstance(node, list):
-            for item in cast("list[object]", node):
-                yield from self._find(item, key, budget, depth + 1)
+            items = [list(self._find(item, key, {}, budget, depth + 1)) for item in cast("list[object]", node)]
+            known = [item for item in items if any(one.shape in self.shapes for one in item)]
+            yield from self._listed(known or [item for item in items if item][:1], key, parent)
         elif isinstance(node, dict):
             yield from self._within(cast("Object", node), key, budget, depth)
 
-    def _within(
-        self, node: Object, key: str | None, budget: Iterator[int], depth: int
-    ) -> Iterator[tuple[Shape, Object]]:
-        for shape in (*self.shapes, REFUSED):
-            if shape.fits(node, key):
-                yield shape, node
+    def _listed(self, items: list[list[Found]], key: str | None, parent: Object) -> Iterator[Found]:
+        """Give what a list holds, if it is of one checkout: there may be those of others in it."""
+        if key is None:
+            yield from (one for item in items for one in item)
+            return
+        named = {value for name in _REFERENCES if (value := as_text(parent.get(name))) is not None}
+        for chosen in (items, [item for item in items if not named.isdisjoint(_ids(item))]):
+            every = [one for item in chosen for one in item]
+            if len(_joined([[one.shape.common(one.node)] for one in every])) == 1 or len(chosen) == 1:
+                yield from (one._replace(listed=True) for one in every)
                 return
+        if items:
+            yield Found(SEVERAL, {}, NEVER, listed=True)
+
+    def _within(self, node: Object, key: str | None, budget: Iterator[int], depth: int) -> Iterator[Found]:
+        shape = self._shape(node, key)
+        if shape is not None:
+            yield Found.of(shape, node)
+            return
+        nothing = promised = False
         nothing = True
         for name in filter(self.wrappers.__contains__, node):
-            for found in self._find(node[name], name, budget, depth + 1):
+            for found in self._find(self._child(node, name), name, node, budget, depth + 1):
                 nothing = False
+                promised = promised or holds(found.shape.promise, found.node)
                 yield found
-        if nothing and STEP.fits(node, key):
-            yield STEP, node
+        if (nothing and holds(STEP.when, node)) or (promised and holds(STEP.pending, node)):
+            yield Found.of(STEP, node)
+
+    def _shape(self, node: Object, key: str | None) -> Shape | None:
+        """Return the shape of an object that stands under `key`, or where the merchant points if that is None."""
+        rules = [(shape, shape.when) for shape in self.shapes]
+        if key is None:
+            rules += [(shape, shape.when_at or shape.when_under) for shape in self.shapes]
+        else:
+            rules += [(shape, shape.when_under) for shape in self.shapes if key in map(normal.key, shape.under)]
+        return next((shape for shape, when in [*rules, (REFUSED, REFUSED.when)] if holds(when, node)), None)
+
+    def _child(self, node: Object, name: str) -> object:
+        """Return what stands under a wrapper; the attributes of JSON:API with the ID, which stands beside them."""
+        if name != "attributes" or not isinstance(node[name], dict):
+            return cast("object", node[name])
+        child = cast("Object", node[name])
+        kinds = {normal.key(shape.name) for shape in self.shapes} | {normal.word(child.get("object"))} - {""}
+        return {"id": node.get("id")} | child if normal.word(node.get("type")).removesuffix("s") in kinds else child
 
 
-def _telling(found: list[tuple[Shape, Object]]) -> tuple[Shape, Object]:
+_NAME: Final = re.compile(r"[A-Za-z_]\w*")
+
+
+def _state(one: Found) -> str:
+    if not one.barrier:
+        return "paid"
+    return "which is no payment" if one.barrier == NEVER else f"not paid, by {one.barrier}"
+
+
+def _telling(found: list[Found]) -> Found:
     """Return the first object that is paid, or else the first."""
-    return next(((shape, node) for shape, node in found if not shape.barrier(node)), found[0])
-
-
-def _word(value: str | None) -> str:
-    return re.sub(r"[\W_]", "", value or "").casefold()
+    return next((one for one in found if not one.barrier), found[0])
 
 
 def _fields(table: Mapping[str, str], node: object) -> dict[str, str]:
     return {name: value for name, expression in table.items() if (value := first(expression, node)) is not None}
+
+
+def _ids(found: list[Found]) -> set[str]:
+    every = (one.shape.common(one.node) for one in found)
+    return {fields[name] for fields in every for name in EVIDENCE_IDS if name in fields}
+
+
+def _holds_one(node: object, words: set[str], depth: int = 0) -> bool:
+    """Say whether a body has one of these words anywhere."""
+    if isinstance(node, dict):
+        node = list(cast("dict[str, object]", node).values())
+    if isinstance(node, list):
+        return depth < normal.DEEPEST and any(_holds_one(item, words, depth + 1) for item in cast("list[object]", node))
+    return isinstance(node, str) and normal.word(node) in words
 
 
 def _joined(groups: list[list[dict[str, str]]]) -> list[dict[str, str]]:
@@ -238,15 +385,19 @@ def _joined(groups: list[list[dict[str, str]]]) -> list[dict[str, str]]:
             joined += group
             continue
         (record,) = group
-        other = next((other for other in joined if _are_of_one_checkout(record, other)), None)
-        if other is None:
-            joined.append(record)
-        else:
-            other.update(record)
+        place = len(joined)
+        while (at := next((at for at, other in enumerate(joined) if _are_one(record, other)), None)) is not None:
+            record = joined.pop(at) | record
+            place = min(place, at)
+        joined.insert(place, record)
     return joined
 
 
-def _are_of_one_checkout(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+def _are_of_one_checkout(one: Found, other: Found) -> bool:
+    return _are_one(one.shape.common(one.node), other.shape.common(other.node))
+
+
+def _are_one(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     # The same shopper may be written in two ways, and no payment is told apart by the e-mail.
     shared = (one.keys() & other.keys()) - {ADDRESS, "customer_email"}
     same = all(one[name] == other[name] for name in shared)

@@ -57,6 +57,13 @@ def _text(value: object) -> object:
     return value
 
 
+def as_text(value: object) -> str | None:
+    """Return an ID or an address as a record carries it: stripped, an integer as a string; None where it is neither."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value.strip() or None if isinstance(value, str) else None
+
+
 Identifier = Annotated[str | None, BeforeValidator(_text)]
 
 

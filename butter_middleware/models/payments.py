@@ -18,6 +18,10 @@ class Payments:
     """Why there are none."""
     remedy: str = ""
     """For a person, where something can be done about `skip`."""
+    looks_paid: bool = False
+    """Nothing was recognised, and the body has one of the PSP's words for paid."""
+    everyday: bool = False
+    """The gate found a word, which is not one for paid: a refusal, or a step."""
     test_mode: bool = False
     """The PSP says that no money moved: no evidence in production."""
     addresses: tuple[str, ...] = ()

@@ -17,10 +17,14 @@ from butter_middleware.outbox.base import (
     TransactionalOutbox,
 )
 from butter_middleware.outbox.memory import MemoryOutbox, MemoryStore
+from butter_middleware.outbox.sqlite.listing import Entry, Waiting
+from butter_middleware.outbox.sqlite.outbox import SQLiteOutbox
+from butter_middleware.outbox.sqlite.store import SQLiteStore
 
 __all__ = [
     "Count",
     "Counts",
+    "Entry",
     "LocalOutbox",
     "MemoryOutbox",
     "MemoryStore",
@@ -30,9 +34,12 @@ __all__ = [
     "Pending",
     "Resolution",
     "Resolved",
+    "SQLiteOutbox",
+    "SQLiteStore",
     "Settled",
     "Settlement",
     "Store",
     "StoredCapture",
     "TransactionalOutbox",
+    "Waiting",
 ]

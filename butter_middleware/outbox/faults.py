@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from butter_middleware._utils import log_thread
-from butter_middleware.errors import ConfigurationError
+from butter_middleware.errors import ConfigurationError, OutboxBusyError, OutboxReplacedError
 
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _UNUSABLE: Final = frozenset(
@@ -45,12 +45,15 @@ class Fault(Enum):
     """The file is another program's, or a newer version's: nothing mends it in this process."""
     OWN = "own"
     """The operation's own: it fails alone."""
+    REPLACED = "replaced"
+    """The file is another one than before: what is still in memory is written again."""
 
 
 def fault_of(error: Exception) -> Fault:
     """Return whose fault an exception is that came out of the file's use."""
-    if isinstance(error, ConfigurationError):
-        return Fault.REFUSED
+    for kind, fault in _FAULTS.items():
+        if isinstance(error, kind):
+            return fault
     if isinstance(error, OSError):
         return Fault.FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else Fault.UNUSABLE
     code = primary_code(error)
@@ -59,6 +62,13 @@ def fault_of(error: Exception) -> Fault:
     if code in _CORRUPT:
         return Fault.CORRUPT
     return Fault.UNUSABLE if code in _UNUSABLE else Fault.OWN
+
+
+_FAULTS: Final = {
+    ConfigurationError: Fault.REFUSED,
+    OutboxReplacedError: Fault.REPLACED,
+    OutboxBusyError: Fault.UNUSABLE,
+}
 
 
 def primary_code(error: Exception) -> int | None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from traceback import extract_tb
+from types import CodeType
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -16,7 +17,7 @@ from butter_middleware.models.http import CheckoutResponse
 from butter_middleware.models.reasons import ParkReason
 from butter_middleware.outbox.base import Parked
 
-_OURS: Final = Path(__file__).parent
+_OURS: Final = Path(__file__).parents[1]
 _PYTHONS: Final = Path(os.__file__).parent
 _NAME: Final = re.compile(r"[a-z_]{1,40}")
 
@@ -100,19 +101,34 @@ def unreadable(error: BaseException) -> Parked:
 def broken_extractor(route: CheckoutRoute, error: Exception) -> str:
     """Say where the extractor failed. The error's own text may quote what it read, so it is left out."""
     return (
-        f"the extractor of {route} raised {type(error).__name__}{_line(error)}. Mend it: the capture is read again at "
-        "the next start where the outbox is durable."
+        f"the extractor of {route} raised {type(error).__name__}{_line(error, route.extract)}. Mend it: the capture is "
+        "read again at the next start where the outbox is durable."
     )
 
 
-def _line(error: Exception) -> str:
-    """Name the merchant's own line: what it called, a library or Python's own, is not what has to be mended."""
+def unrecognised(route: CheckoutRoute, remedy: str) -> Parked:
+    """Say that a body may be a paid checkout, in which the preset knows nothing."""
+    detail = (
+        f"{route}: {remedy} The body has a word for paid: it is kept, and read again at the next start if the outbox "
+        "is durable."
+    )
+    return Parked(ParkReason.UNREADABLE, detail)
+
+
+def _line(error: Exception, extractor: object) -> str:
+    """Name the merchant's own line: what it called, a library or Python's own, is not what has to be fixed.
+
+    If no line of the merchant's was reached, as when the extractor takes no response, name where it is defined.
+    """
     frames = extract_tb(error.__traceback__)
     beyond_us = [frame for frame in frames if not Path(frame.filename).is_relative_to(_OURS)]
     theirs = [frame for frame in beyond_us if not _is_library(Path(frame.filename))]
     # Where the shop itself is installed like a library, its extractor is what we called.
-    chosen = theirs[-1:] or beyond_us[:1] or frames[-1:]
-    return "".join(f" at {Path(frame.filename).name}:{frame.lineno}" for frame in chosen)
+    chosen = [(frame.filename, frame.lineno) for frame in theirs[-1:] or beyond_us[:1]]
+    code = getattr(extractor, "__code__", None)
+    if not chosen and isinstance(code, CodeType) and not Path(code.co_filename).is_relative_to(_OURS):
+        chosen = [(code.co_filename, code.co_firstlineno)]
+    return "".join(f" at {Path(file).name}:{line}" for file, line in chosen)
 
 
 def _is_library(file: Path) -> bool:

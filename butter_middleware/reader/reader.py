@@ -1,5 +1,6 @@
 """From a capture to its records: the address, the extractor, the merge, the check."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import isawaitable
@@ -13,20 +14,30 @@ from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.client_ip.address import Networks
 from butter_middleware.client_ip.from_body import BodyReason, in_body
 from butter_middleware.errors import ExtractionError
-from butter_middleware.extract.paths import text
 from butter_middleware.ipv6.beacon import Redeemer
-from butter_middleware.models.checkout import Checkout, Record
+from butter_middleware.models.checkout import Checkout, Record, as_text
 from butter_middleware.models.http import Capture, CheckoutResponse, view
 from butter_middleware.models.partial import Part
 from butter_middleware.models.payments import Payments
 from butter_middleware.models.reasons import ParkReason, Skip
 from butter_middleware.outbox.base import Parked
 from butter_middleware.reader.evidence import weakness
-from butter_middleware.reader.messages import broken_extractor, invalid, listed, misrecorded, unreadable, wrong_fields
+from butter_middleware.reader.messages import (
+    broken_extractor,
+    invalid,
+    listed,
+    misrecorded,
+    unreadable,
+    unrecognised,
+    wrong_fields,
+)
 from butter_middleware.reader.provenance import Sources, origins
 
 MOST_RECORDS: Final = 1000
 """A response with more is none: an iterator without end would take all of the process's memory."""
+
+MOST_UNRECOGNISED: Final = 100
+"""Bodies of a route that a process keeps because they may be paid and nothing in them is recognised."""
 
 
 class _Unrouted(CheckoutRoute):
@@ -49,7 +60,9 @@ class ReadResult:
     skipped: str | None = None
     """A `Skip`; or `no_address:<reason>`, beside `parked` where another configuration could find the address."""
     remedy: str = ""
-    """For a person, where something can be done about `skipped`, or about weak records."""
+    """For a person, if something can be done about `skipped`, or about weak records."""
+    everyday: bool = False
+    """`skipped` is what every shop has, such as a refusal: the remedy is for the curious."""
     conflicts: tuple[str, ...] = ()
     """The fields of which an annotation said another value than the extractor, which holds."""
     error: BaseException | None = field(default=None, repr=False)
@@ -74,6 +87,8 @@ class Reader:
     """Whether objects of a PSP's test mode are evidence."""
     sources: Sources | None = None
     """Remembers what gave each field, where a sandbox is told."""
+    _unrecognised: Counter[str] = field(default_factory=Counter[str], init=False, repr=False)
+    """Kept so far, by route."""
 
     def read(self, capture: Capture, route: CheckoutRoute | None) -> ReadResult:
         """Read one capture as the route says that its request matches, if any. It raises no `Exception`."""
@@ -143,7 +158,7 @@ class Reader:
             return ReadResult(skipped=Skip.GATED)
         if route.key_of is None:
             return ""
-        return text(route.key_of(response)) or ReadResult(skipped=Skip.NOT_A_CHECKOUT)
+        return as_text(route.key_of(response)) or ReadResult(skipped=Skip.NOT_A_CHECKOUT)
 
     def _extract(
         self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
@@ -168,7 +183,10 @@ class Reader:
 
     def _judge(self, route: CheckoutRoute, payments: Payments) -> ReadResult | None:
         if not payments.fields:
-            return ReadResult(skipped=payments.skip, remedy=payments.remedy and f"{route}: {payments.remedy}")
+            if payments.looks_paid and self._keeps(route):
+                return ReadResult(parked=unrecognised(route, payments.remedy))
+            remedy = payments.remedy and f"{route}: {payments.remedy}"
+            return ReadResult(skipped=payments.skip, remedy=remedy, everyday=payments.everyday)
         if payments.test_mode and not self.staging:
             remedy = (
                 f"{route}: a payment of the PSP's test mode, which is no evidence in production. Use the PSP's live "
@@ -176,6 +194,11 @@ class Reader:
             )
             return ReadResult(skipped=Skip.TEST_MODE, remedy=remedy)
         return None
+
+    def _keeps(self, route: CheckoutRoute) -> bool:
+        """Say whether one more body is kept in which the route's preset knows nothing."""
+        self._unrecognised[route.name] += 1
+        return self._unrecognised[route.name] <= MOST_UNRECOGNISED
 
     def _merge(
         self,

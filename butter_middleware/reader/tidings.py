@@ -1,5 +1,7 @@
 """What is told of a capture that was read."""
 
+import logging
+
 from butter_middleware.events import Conflicting, Covered, Parked, Recorded, Skipped
 from butter_middleware.reader.evidence import ids_of
 from butter_middleware.reader.reader import ReadResult
@@ -16,7 +18,8 @@ def tell(events: EventDispatcher, route: str, reading: ReadResult) -> None:
         reason = reading.skipped or reading.parked.reason
         events.emit(Parked(route=route, reason=reason, message=reading.parked.detail))
     elif reading.skipped is not None:
-        events.emit(Skipped(route=route, reason=reading.skipped, message=remedy))
+        level = logging.INFO if reading.everyday else logging.WARNING
+        events.emit(Skipped(route=route, reason=reading.skipped, message=remedy, level=level))
     elif remedy:
         events.emit(Covered(route=route, message=remedy))
     else:

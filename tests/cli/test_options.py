@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from butter_middleware.cli import cli
 from butter_middleware.cli.failure import Failure
 from butter_middleware.cli.options import load, outbox_path, path_of
 
@@ -98,3 +100,24 @@ def test_an_outbox_elsewhere_is_said(write: Callable[[str, str], None], change: 
     with pytest.raises(Failure) as caught:
         outbox_path(None, "shop.main:butter")
     assert said in str(caught.value)
+
+
+def test_the_command_line_goes_before_the_environment(
+    write: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """BUTTER_APP stands for --app, BUTTER_OUTBOX for --outbox, and what is typed goes before both."""
+    write("shop/main.py", SHOP)
+
+    def said(*arguments: str) -> str:
+        return CliRunner().invoke(cli, ["status", *arguments]).stderr
+
+    monkeypatch.setenv("BUTTER_APP", "shop.main")
+    assert str(tmp_path / "butter.db") in said()
+    assert str(tmp_path / "typed.db") in said("--outbox", "typed.db")
+    monkeypatch.setenv("BUTTER_OUTBOX", "environment.db")
+    assert str(tmp_path / "environment.db") in said()
+    assert str(tmp_path / "butter.db") in said("--app", "shop.main:butter")
+    (tmp_path / "answer.json").write_text("{}")
+    found = CliRunner().invoke(cli, ["explain", "answer.json", "--psp", "stripe"])
+    assert (found.exit_code, found.stderr) == (1, "")
+    assert CliRunner().invoke(cli, ["explain-ip", "--peer", "10.0.0.1", "--strategy", "direct()"]).exit_code == 1

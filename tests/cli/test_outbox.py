@@ -71,6 +71,13 @@ def documents(found: Result) -> Any:
     return json.loads(found.stdout)
 
 
+def standing(found: Result) -> Any:
+    """Return what `status --json` says: it ends with 1 exactly if it names what needs a person."""
+    said = json.loads(found.stdout)
+    assert found.exit_code == (1 if said["attention"] else 0)
+    return said
+
+
 def filled(outbox: SQLiteOutbox) -> None:
     """Put one of each into an outbox: two dead, one delivered, one pending, two parked, one captured, one part."""
     assert outbox.lead()
@@ -96,13 +103,13 @@ def test_status_counts_what_lies_in_the_file(outbox: SQLiteOutbox, run: Callable
     """Each state with its number; nobody delivers, nobody reads what was captured: both are said."""
     filled(outbox)
     closed(outbox)
-    found = documents(run("status", "--json"))
+    found = standing(run("status", "--json"))
     names = ("captured", "unread", "parts", "pending", "parked", "dead", "delivered", "hold", "delivers", "readers")
     assert [found[name] for name in names] == [1, 1, 1, 1, 2, 2, 1, None, False, 0]
     assert found["dead_by_reason"] == {"": 2}
     assert found["parked_by_reason"] == {"invalid": 1, "no_email": 1}
     text = run("status").stdout
-    assert "1 of them nobody reads now" in text
+    assert "1 of them no process reads now" in text
     assert "no process delivers now" in text
 
 
@@ -111,7 +118,8 @@ def test_status_tells_of_the_app_that_runs(outbox: SQLiteOutbox, beside: Callabl
     filled(outbox)
     code, output, _errors = beside("status", "--json")
     found = json.loads(output)
-    assert code == 0
+    assert code == 1
+    assert [reason["code"] for reason in found["attention"]] == ["pending_old", "dead", "parked"]
     assert (found["delivers"], found["delivering_process"], found["readers"], found["unread"]) == (
         True,
         os.getpid(),
@@ -415,9 +423,9 @@ def test_resume_ends_the_hold_in_the_file(outbox: SQLiteOutbox, run: Callable[..
     """The hold's reason is said; the process that delivers, now or next, tries Butter."""
     result(outbox.set_hold("401"))
     closed(outbox)
-    assert documents(run("status", "--json"))["hold"] == "401"
+    assert standing(run("status", "--json"))["hold"] == "401"
     assert "the hold was for: 401" in run("resume").stdout
-    assert documents(run("status", "--json"))["hold"] is None
+    assert standing(run("status", "--json"))["hold"] is None
     assert run("resume").stdout == "There is no hold.\n"
 
 
@@ -484,7 +492,7 @@ def test_a_person_is_found_however_the_body_writes_it(
     found = documents(run("erase", "--email", ANN, "--yes", "--json"))
     assert found["erased"]["captured"] == 1
     assert found["not_looked_into"] == []
-    assert documents(run("status", "--json"))["captured"] == 1
+    assert standing(run("status", "--json"))["captured"] == 1
     assert remains(path, sent) == []
 
 
@@ -495,7 +503,7 @@ def test_nobody_else_is_taken_for_the_person(outbox: SQLiteOutbox, run: Callable
     closed(outbox)
     found = run("erase", "--email", ANN, "--yes")
     assert found.stdout.startswith("The outbox holds nothing of this person.")
-    assert documents(run("status", "--json"))["captured"] == 1
+    assert standing(run("status", "--json"))["captured"] == 1
 
 
 def test_everything_of_a_person_goes_and_nothing_of_others(
@@ -530,7 +538,7 @@ def test_everything_of_a_person_goes_and_nothing_of_others(
     assert found["erased"] == {"pending": 1, "dead": 1, "captured": 6, "parked": 1, "parts": 1}
     assert remains(path, b"ann.lee", b"ann%2e") == []
     assert remains(path, BOB.encode()) == [BOB.encode()]
-    left = documents(run("status", "--json"))
+    left = standing(run("status", "--json"))
     assert [left[name] for name in ("captured", "pending", "dead", "parked", "parts")] == [1, 1, 1, 0, 0]
     with closing(sqlite3.connect(path)) as file:
         assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -631,7 +639,7 @@ def test_erasing_asks_with_the_numbers_first(
     found = run("erase", "--email", ANN, text="n\n")
     assert "Delete 2 captures to be read of A***@Example.com for good?" in found.output
     assert found.exit_code == 1
-    assert documents(run("status", "--json"))["captured"] == 2
+    assert standing(run("status", "--json"))["captured"] == 2
     assert run("erase", "--email", "-", "--yes", text="ann.lee@example.com\n").stdout.startswith("Deleted: 2 captures")
 
 

@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import IO
 
 import click
 import pytest
@@ -252,3 +253,81 @@ def test_what_nobody_reads_is_not_what_a_command_ends_with() -> None:
     done = subprocess.run([sys.executable, "-c", code, "--help"], stdout=subprocess.PIPE, stderr=writer, check=False)
     os.close(writer)
     assert (done.returncode, b"deliver" in done.stdout) == (0, True)
+
+
+def process(
+    *arguments: str,
+    out: int | IO[bytes],
+    err: int | IO[bytes] = subprocess.PIPE,
+    before: Callable[[], None] | None = None,
+) -> tuple[int, bytes]:
+    """Run the command line in a process of its own; return its exit code and its standard error."""
+    command = [sys.executable, "-m", "butter_middleware", *arguments]
+    done = subprocess.run(command, stdout=out, stderr=err, timeout=60, check=False, preexec_fn=before)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["dead", "--help"], ["explain-ip", "--peer", "81.2.69.142"]])
+def test_a_standard_output_that_takes_nothing_ends_a_command_in_one_line(arguments: list[str]) -> None:
+    """A full disk, a pipe that its reader has closed, and a descriptor that was closed before the start."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
+        found = [process(*arguments, out=full), process(*arguments, out=writer)]
+    os.close(writer)
+    found.append(process(*arguments, out=subprocess.DEVNULL, before=lambda: os.close(1)))
+    for done, said in zip(found, ("No space left on device", "Broken pipe", "Bad file descriptor"), strict=True):
+        line = f"Error: standard output cannot be written ({said}). What was done before stays done.\n"
+        assert done == (3, line.encode())
+
+
+def test_a_full_disk_takes_neither_stream() -> None:
+    """The exit code says it, where no line can."""
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
+        assert process("--help", out=full, err=full)[0] == 3
+        assert process("nothing", out=full, err=full)[0] == 2
+
+
+def test_the_help_groups_the_commands_by_purpose(run: CliRunner) -> None:
+    """Each with a whole sentence."""
+    text = run.invoke(cli, ["--help"]).stdout
+    places = [text.index(f"\n{heading}:\n") for heading in ("Try", "Watch", "Fix", "Send")]
+    assert places == sorted(places)
+    assert "..." not in text.partition("Try:")[2]
+    for name in COMMANDS:
+        entry = re.search(rf"\n  {name} +(\S.*?)\n(?=  \S|\n)", text, re.DOTALL)
+        assert entry is not None, name
+        assert entry[1].endswith("."), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["staus"], "there is no command 'staus'. Did you mean 'status'?"),
+        (["parked", "lst"], "there is no command 'lst'. Did you mean 'list'?"),
+        (["postgres", "xyz"], "there is no command 'xyz'. The commands are migrate, schema."),
+        (["status", "--jsn"], "--json"),
+    ],
+)
+def test_the_near_miss_is_suggested(run: CliRunner, arguments: list[str], said: str) -> None:
+    """Of commands and of options."""
+    found = run.invoke(cli, arguments)
+    assert found.exit_code == 2
+    assert said in found.stderr
+
+
+def completed(**environment: str) -> str:
+    """Run the command as a shell's completion does."""
+    code = "import sys; sys.argv = ['butter-middleware']; from butter_middleware.__main__ import main; main()"
+    environ = os.environ | environment
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60, check=False, env=environ)
+    return done.stdout.decode()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands(shell: str) -> None:
+    """As docs/operations.md sets it up."""
+    assert "butter-middleware" in completed(_BUTTER_MIDDLEWARE_COMPLETE=f"{shell}_source")
+    if shell == "bash":
+        words = {"COMP_WORDS": "butter-middleware dead li", "COMP_CWORD": "2"}
+        assert completed(_BUTTER_MIDDLEWARE_COMPLETE="bash_complete", **words) == "plain,list\n"

@@ -146,7 +146,7 @@ def test_objects_that_name_one_another_are_one_checkout() -> None:
     other = CHARGE | {"id": "ch_2", "payment_intent": "pi_2"}
     refused = CHARGE | {"id": "ch_3", "status": "failed"}
     listed = {"object": "list", "data": [CHARGE, other, refused, CHARGE]}
-    assert [record["charge_id"] for record in extract.stripe()(respond(listed))] == ["ch_1", "ch_2"]
+    assert [record["charge_id"] for record in extract.stripe(at="data")(respond(listed))] == ["ch_1", "ch_2"]
 
 
 @pytest.mark.parametrize("mail", ["Ada@Example.com", "billing@example.com"])
@@ -161,7 +161,7 @@ def test_one_checkout_may_show_two_emails(mail: str) -> None:
 def test_a_response_beyond_reason_is_read_in_part() -> None:
     """What one response holds is bounded in the work that it makes."""
     many = [CHARGE | {"id": f"ch_{n}", "payment_intent": None, "invoice": None} for n in range(3000)]
-    assert len(extract.stripe()(respond({"charges": many}))) == 998
+    assert len(extract.stripe(at="charges")(respond({"charges": many}))) == 999
 
 
 @pytest.mark.parametrize("built_upon", [False, True])
@@ -305,8 +305,9 @@ def test_a_missing_email_is_said_with_what_was_tried(
     """The parked capture's line names the expressions, why each gave nothing, and the remedy."""
     butter = make_butter(route("stripe"), CheckoutRoute("/pay", "adyen", PRESETS["adyen"]))
     read(butter, SESSION | {"customer_details": {"email": None}, "customer_email": None})
-    said = "extract.stripe() tried customer_details.email, customer_email, both null; nothing was annotated. Fix: call"
-    assert f"no customer e-mail for POST /checkout/{{cart_id}}: {said}" in caplog.text
+    tried = "extract.stripe() tried customer_details.email (null), customer_email (null), customer.email (absent), "
+    assert f"no customer e-mail for POST /checkout/{{cart_id}}: {tried}" in caplog.text
+    assert "nothing was annotated. Fix: call annotate(request, customer_email=...)" in caplog.text
     assert butter.status().skipped == {"parked:no_email": 1}
 
 

@@ -57,7 +57,8 @@ STRIPE: list[tuple[dict[str, Any], dict[str, str]]] = [
     ),
     (
         SUBSCRIPTION | {"latest_invoice": INVOICE | {"charge": CHARGE}},
-        {"customer_id": "cus_1", "invoice_id": "in_1", "subscription_id": "sub_1", "charge_id": "ch_1"},
+        {"customer_id": "cus_1", "invoice_id": "in_1", "subscription_id": "sub_1", "charge_id": "ch_1"}
+        | {"network_transaction_id": "net1"},
     ),
 ]
 

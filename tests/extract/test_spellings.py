@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from psp_objects import (
     ACCOUNT,
+    ATTEMPTS,
     CHARGE,
     EMAIL,
     INTENT,
@@ -63,7 +64,7 @@ SPELLINGS: list[tuple[str, dict[str, Any], Fields]] = [
     ("stripe", INVOICE | {"parent": {"subscription_details": {"subscription": {"id": "s"}}}}, {"subscription_id": "s"}),
     ("stripe", INVOICE | {"payment_intent": "pi"}, {"transaction_id": "pi"}),
     ("stripe", TRIAL | {"customer": "c"}, {"customer_id": "c"}),
-    ("stripe", TRIAL | {"latest_invoice": {"id": "i", "charge": {"id": "ch"}}}, {"charge_id": "ch"}),
+    ("stripe", TRIAL | {"latest_invoice": {"id": "i", "status": "paid", "charge": {"id": "ch"}}}, {"charge_id": "ch"}),
     (
         "stripe",
         TRIAL | {"collection_method": "send_invoice", "latest_invoice": {"id": "i", "status": "paid"}},
@@ -120,15 +121,14 @@ SPELLINGS: list[tuple[str, dict[str, Any], Fields]] = [
     ("recurly", PURCHASED | {"account": {"code": "k"}}, {"customer_id": "k"}),
     ("recurly", PURCHASED | {"transactions": None}, {"invoice_id": "inv1"}),
     ("recurly", PURCHASED | {"transactions": [{"id": "t9"}]}, {"transaction_id": "t9"}),
-    ("recurly", PURCHASED | {"transactions": None, "state": None}, {"invoice_id": "inv1"}),
     ("recurly", PURCHASED | {"collection_method": "manual"}, {"invoice_id": "inv1"}),
     ("recurly", PURCHASED | {"transactions": None, "collection_method": "manual"}, {"invoice_id": "inv1"}),
     (
         "recurly",
-        PURCHASED | {"state": None, "transactions": [{"id": "t0", "status": "declined"}, {"id": "t9"}]},
+        PURCHASED | {"state": None, "transactions": [ATTEMPTS[0], {"id": "t9", "status": "success"}]},
         {"transaction_id": "t9"},
     ),
-    ("recurly", {"charge_invoice": {"id": "i", "account": ACCOUNT}}, {"invoice_id": "i"}),
+    ("recurly", {"charge_invoice": {"id": "i", "account": ACCOUNT, "state": "paid"}}, {"invoice_id": "i"}),
     ("recurly", {"object": "transaction", "id": "t", "status": "success", "account": ACCOUNT}, {"customer_id": "acc1"}),
     (
         "recurly",

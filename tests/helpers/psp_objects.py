@@ -315,8 +315,8 @@ PAID = [
     ),
     Case(
         "braintree GraphQL without legacyId",
-        {"data": {"authorizeCreditCard": {"transaction": {"id": "Z2xvYmFs", "status": "AUTHORIZED"}}}},
-        [{"transaction_id": "Z2xvYmFs"}],
+        {"data": {"authorizeCreditCard": {"transaction": {"id": "dHJhbnNhY3Rpb25fdDE=", "status": "AUTHORIZED"}}}},
+        [{"transaction_id": "t1"}],
     ),
     Case(
         "braintree webhook",

@@ -34,7 +34,6 @@ def zstd_package(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let zstd be decoded by the standard library or its backport, or by `zstandard` alone."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "zstandard":
-            pytest.importorskip("zstandard")
             for package in ZSTD_PACKAGES[:-1]:
                 patch.setitem(sys.modules, package, None)
         yield

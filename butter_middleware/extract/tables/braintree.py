@@ -4,59 +4,112 @@ Sources:
     https://developer.paypal.com/braintree/docs/reference/response/transaction/python
     https://developer.paypal.com/braintree/docs/reference/response/subscription/python
     https://developer.paypal.com/braintree/docs/reference/general/statuses
+    https://developer.paypal.com/braintree/docs/reference/general/webhooks/overview
     https://developer.paypal.com/braintree/graphql/reference/ (Transaction, PaymentStatus, legacyId)
+    https://developer.paypal.com/braintree/graphql/guides/making_api_calls/ (its IDs are other APIs' IDs, encoded)
 
+No object says what it is. So the form of its ID counts, and keys that only Braintree has.
 Not mapped: `global_id`, `graphql_id`, `order_id`, `merchant_account_id`.
 """
 
-from typing import Final
+import re
+from base64 import b64decode
+from typing import Final, cast
 
-from butter_middleware.extract.preset import WRAPPERS, Preset, Shape
+from butter_middleware.extract import normal
+from butter_middleware.extract.preset import NEVER, WRAPPERS, Preset, Shape
 
-_PAID: Final = ("authorized", "submitted_for_settlement", "settling", "settled")
-_LATEST: Final = f"(transactions[?{' || '.join(f'status == {word!r}' for word in _PAID)}] | [0])"
-"""A subscription lists its transactions, newest first, the refused ones too."""
+_PAID: Final = ("authorized", "submitted_for_settlement", "settling", "settlement_confirmed", "settled")
+_ITS_OWN: Final = (
+    "'submitted_for_settlement', 'settling', 'settlement_confirmed', 'settlement_pending', 'settlement_declined', "
+    "'processor_declined', 'gateway_rejected', 'authorization_expired'"
+)
+"""States that nobody else has."""
+_STATES: Final = f"{_ITS_OWN}, 'authorized', 'authorizing', 'settled', 'failed', 'voided'"
+_ID: Final = "like(id, '[a-z0-9_]{1,36}')"
+_BARE_ID: Final = "like(id, '(?=.*[0-9])(?=.*[a-z])[a-z0-9]{2,16}|[b-df-hj-np-tv-z]{6,8}')"
+"""Of an ID that stands without proof: letters and digits, as Braintree makes them; no number, no word, no UUID."""
+_OF_GRAPHQL: Final = "(like(legacyId, '[a-z0-9_]{1,36}') && like(id, '[A-Za-z0-9+/=_-]{6,}'))"
+_PROOF: Final = (
+    "merchant_account_id, processor_response_code, processor_response_type, processor_authorization_code, "
+    "processor_settlement_response_code, payment_instrument_type, graphql_id, global_id, network_transaction_id, "
+    "network_response_code, cvv_response_code, avs_postal_code_response_code, avs_street_address_response_code, "
+    "gateway_rejection_reason, settlement_batch_id, escrow_status, disbursement_details, status_history, "
+    "credit_card_details, paypal_details, apple_pay_details, android_pay_details, google_pay_details, "
+    "venmo_account_details, payment_method_snapshot, subscription_details, currency_iso_code, descriptor"
+)
+_KEYS: Final = (
+    f"'id', 'legacyId', 'status', 'amount', 'type', 'order_id', 'created_at', 'updated_at', 'subscription_id', "
+    "'customer', 'customer_details', 'billing', 'billing_details', 'shipping', 'shipping_details', 'credit_card', "
+    "'paypal', 'payment_method', 'plan_id', 'recurring', 'tax_amount', 'currency', '_global', "
+    f"{', '.join(repr(name) for name in _PROOF.split(', '))}"
+)
+_SALES: Final = f"transactions[?!says(type, 'credit') && says(status, {_STATES}) && ({_ID} || {_OF_GRAPHQL})]"
+_LATEST: Final = f"({_SALES} | [0])"
+"""A subscription lists its transactions, newest first: refused ones and refunds too."""
+_LATEST_ID: Final = "like(legacyId, '.+') && legacyId || id"
 
 SHAPES: Final = (
     Shape(
+        "refund",
+        when="says(_global, 'refund') || says(__typename, 'Refund') || refunded_transaction_id",
+        unpaid=NEVER,
+    ),
+    Shape(
         "transaction",
         when=(
-            "status && (id || legacyId) && !plan_id && !planId && !transaction && "
-            "(legacyId || merchant_account_id || merchantAccountId || customer_details || "
-            "payment_instrument_type || paymentInstrumentType || processor_response_code || processorResponseCode || "
-            "graphql_id || graphqlId || global_id || globalId || paymentMethodSnapshot)"
+            "status && !transaction && !(transactions && plan_id) && ("
+            "says(_global, 'transaction') || "
+            f"(({_ID} || {_OF_GRAPHQL}) && (some(`2`, {_PROOF}) || (says(status, {_ITS_OWN}) && "
+            f"(some(`1`, {_PROOF}, customer_details.id, customer_details.email) || says(type, 'sale', 'credit'))))))"
         ),
-        under=("transaction", "transactions"),
-        when_under="status && (id || legacyId)",
         paid={"status": _PAID},
-        unpaid="type == 'credit' || type == 'CREDIT'",  # a refund
+        # Money that goes back, or went back later; an amount of nothing.
+        unpaid=("says(type, 'credit') || refund_id || refund_ids || refunds || zero(amount) || zero(amount.value)"),
         fields={
             "customer_email": "customer_details.email || customer.email",
             # GraphQL's own ID is no ID of the other interfaces; legacyId is.
-            "customer_id": "customer_details.id || customer.legacyId || customer.id",
-            "subscription_id": "subscription_id || subscriptionId",
+            "customer_id": "customer_details.id || customer.legacyId || (!legacyId && customer.id)",
+            "subscription_id": "subscription_id || (!legacyId && subscription_details.id)",
             "transaction_id": "legacyId || id",
-            "network_transaction_id": "network_transaction_id || networkTransactionId",
+            "network_transaction_id": "network_transaction_id",
         },
+        under=("transaction", "transactions", "target"),
+        when_under=f"says(status, {_STATES}) && ({_BARE_ID} || {_OF_GRAPHQL}) && only(@, {_KEYS})",
+        when_at=f"says(status, {_STATES}) && ({_BARE_ID} || {_OF_GRAPHQL})",
     ),
     Shape(
         "subscription",
         when=(
-            "id && status && (plan_id || planId) && (transactions || payment_method_token || paymentMethodToken || "
-            "billing_day_of_month || billingDayOfMonth)"
+            "like(id, '[A-Za-z0-9_-]{1,36}') && status && plan_id && (some(`2`, payment_method_token, "
+            "billing_day_of_month, merchant_account_id, paid_through_date, billing_period_start_date, "
+            "billing_period_end_date, current_billing_cycle, next_billing_date, next_billing_period_amount, "
+            "next_bill_amount, first_billing_date, number_of_billing_cycles, never_expires, transactions) || "
+            f"{_SALES})"
         ),
-        under=("subscription",),
-        when_under="id && contains(keys(@), 'transactions')",
         # A webhook leaves the state out.
         paid={f"status || {_LATEST}.status": ("Active", *_PAID)},
-        unpaid=f"transactions && !{_LATEST}",
+        unpaid=(
+            f"(transactions && !says({_LATEST}.status, {', '.join(map(repr, _PAID))})) || "
+            f"{_LATEST}.refund_ids || zero({_LATEST}.amount) || zero(price)"
+        ),
+        promise="!transactions",
         fields={
             "customer_email": f"{_LATEST}.customer_details.email || {_LATEST}.customer.email",
             "customer_id": f"{_LATEST}.customer_details.id || {_LATEST}.customer.id",
             "subscription_id": "id",
-            "transaction_id": f"{_LATEST}.id",
-            "network_transaction_id": f"{_LATEST}.network_transaction_id || {_LATEST}.networkTransactionId",
+            "transaction_id": f"{_LATEST}.legacyId || {_LATEST}.id",
+            "network_transaction_id": f"{_LATEST}.network_transaction_id",
         },
+        under=("subscription",),
+        when_under=(
+            "like(id, '[A-Za-z0-9_-]{1,36}') && type(transactions) == 'array' && "
+            f"({_SALES} || (status && length(transactions) == `0`))"
+        ),
+        when_at=(
+            f"like(id, '[A-Za-z0-9_-]{{1,36}}') && ((plan_id && says(status, 'Active', 'Pending', 'Past Due', "
+            f"'Canceled', 'Expired')) || {_SALES})"
+        ),
     ),
 )
 
@@ -65,7 +118,8 @@ def braintree(*, at: str | None = None) -> Preset:
     """Return an extractor of Braintree's transactions and subscriptions.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers.
+        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. There an ID of
+            Braintree's form and one of its states are enough. If it is a list, each of its items counts.
 
     Raises:
         ConfigurationError: `at` is no JMESPath expression.
@@ -75,4 +129,32 @@ def braintree(*, at: str | None = None) -> Preset:
         for verb in ("charge", "authorize")
         for method in ("PaymentMethod", "CreditCard", "PayPalAccount", "VenmoAccount", "UsBankAccount")
     }
-    return Preset("braintree", SHAPES, at, WRAPPERS | mutations | {"notification", "subject"})
+    wrappers = WRAPPERS | mutations | {"captureTransaction", "node", "notification", "subject"}
+    return Preset("braintree", SHAPES, at, wrappers, prepare=_decoded)
+
+
+def _decoded(node: object, depth: int = 0) -> object:
+    """Add to each object of GraphQL the ID that the other interfaces know: `id` is that one, encoded with its kind."""
+    if depth > normal.DEEPEST:
+        return node
+    if isinstance(node, list):
+        return [_decoded(item, depth + 1) for item in cast("list[object]", node)]
+    if not isinstance(node, dict):
+        return node
+    fields = {name: _decoded(value, depth + 1) for name, value in cast("dict[str, object]", node).items()}
+    kind, known = _parts(fields.get("id"))
+    if not known:
+        return fields
+    return {"legacyId": known, **{name: value for name, value in fields.items() if value}, "_global": kind}
+
+
+def _parts(encoded: object) -> tuple[str, str]:
+    """Return an encoded ID's kind and what the other interfaces know: of `transaction_7k3x`."""
+    if not isinstance(encoded, str) or not 12 <= len(encoded) <= 200 or len(encoded) % 4:  # noqa: PLR2004 - base64 of "refund_" and more
+        return "", ""
+    try:
+        text = b64decode(encoded, validate=True).decode("ascii")
+    except ValueError:
+        return "", ""
+    match = re.fullmatch(r"(transaction|refund|subscription|customer)_([A-Za-z0-9_-]+)", text)
+    return (match[1], match[2]) if match else ("", "")

@@ -4,77 +4,144 @@ Sources:
     https://developer.rechargepayments.com/2021-11/charges/charge_object
     https://developer.rechargepayments.com/2021-11/orders/order_object
     https://developer.rechargepayments.com/2021-11/checkouts/checkout_object
+    https://developer.rechargepayments.com/2021-11/checkouts/checkout_process
     https://developer.rechargepayments.com/2021-11/subscriptions/subscriptions_object
     https://developer.rechargepayments.com/2021-01/charges/charge_object
     https://developer.rechargepayments.com/2021-01/orders/order_object
+    https://developer.rechargepayments.com/2021-01/checkouts/checkout_object
 
+No object says what it is: keys that only Recharge has count, and IDs that are numbers.
 Not mapped: `external_order_id` and `external_customer_id`, which are the shop system's; a one-time line item; an
 order's own `id`. `client_details.browser_ip` counts only on a route with `address_from_body=True`.
 """
 
-from typing import Final
+from typing import Final, Literal, get_args
 
-from butter_middleware.extract.preset import ADDRESS, Preset, Shape
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.extract.preset import ADDRESS, NEVER, WRAPPERS, Preset, Shape
+
+ChargeId = Literal["recharge", "processor"]
 
 _CUSTOMER: Final = {"customer_email": "customer.email || email", "customer_id": "customer.id || customer_id"}
 _TRANSACTION: Final = "external_transaction_id.payment_processor || transaction_id"
 _BROWSER: Final = {ADDRESS: "client_details.browser_ip"}
 _ITEMS: Final = (
-    "line_items[?purchase_item_type == 'subscription' || (!purchase_item_type && subscription_id && "
-    "type != 'ONETIME' && type != 'onetime')]"
+    "line_items[?says(purchase_item_type, 'subscription') || (!purchase_item_type && subscription_id && "
+    "!says(type, 'onetime'))]"
 )
 _ITEM: Final = {"subscription_id": "purchase_item_id || subscription_id"}
-
-SHAPES: Final = (
-    Shape(
-        "checkout",
-        when="contains(keys(@), 'completed_at') && token && line_items",
-        under=("checkout",),
-        when_under="contains(keys(@), 'completed_at')",
-        unpaid="!completed_at",
-        fields={"customer_email": "email", "charge_id": "charge_id", "customer_id": "customer_id"},
-    ),
-    Shape(
-        "order",
-        when="status && line_items && (charge.id || charge_id) && !object",
-        # A prepaid order waits, its charge being paid; an order may be made while its charge is not.
-        paid={"status": ("success",), "charge.status || charge_status || 'success'": ("success",)},
-        fields={
-            **_CUSTOMER,
-            **_BROWSER,
-            "charge_id": "charge.id || charge_id",
-            "transaction_id": f"charge.external_transaction_id.payment_processor || {_TRANSACTION}",
-        },
-        each=_ITEMS,
-        of_each=_ITEM,
-    ),
-    Shape(
-        "charge",
-        when=(
-            "id && status && (external_transaction_id.payment_processor || "
-            "(line_items && (address_id || processor_name || scheduled_at || transaction_id)))"
-        ),
-        paid={"status": ("success",)},
-        fields={**_CUSTOMER, **_BROWSER, "charge_id": "id", "transaction_id": _TRANSACTION},
-        each=_ITEMS,
-        of_each=_ITEM,
-    ),
-    Shape(
-        "subscription",
-        when="id && status && (address_id || customer_id) && (order_interval_frequency || charge_interval_frequency)",
-        paid={"status": ("active",)},
-        fields={**_CUSTOMER, "subscription_id": "id"},
-    ),
+_NUMBER: Final = "(type(id) == 'number' || like(id, '[0-9]+'))"
+_PROOF: Final = (
+    "address_id, external_transaction_id, external_order_id, external_cart_token, charge_attempts, "
+    "charge_interval_frequency, charge_status, customer.external_customer_id, customer_hash, "
+    "has_uncommited_changes, has_uncommitted_changes, is_prepaid, last_charge_attempt, last_charge_attempt_date, "
+    "number_times_tried, order_interval_frequency, orders_count, payment_processor, processor_name, retry_date, "
+    "scheduled_at, shipments_count, shopify_order_id, shopify_cart_token, total_weight_grams, "
+    "line_items[?purchase_item_id || purchase_item_type || subscription_id || external_variant_id || "
+    "shopify_variant_id || external_product_id || shopify_product_id]"
 )
+_NOTHING: Final = "zero(total_price)"
 
 
-def recharge(*, at: str | None = None) -> Preset:
+def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
+    of_charge, of_order, of_checkout = {
+        "recharge": ("id", "charge.id || charge_id", "charge_id"),
+        "processor": (_TRANSACTION, f"charge.{_TRANSACTION}", "payment_processor_transaction_id"),
+    }[charge_id]
+    return (
+        Shape(
+            "processed checkout",
+            when="charge_id && status && some(`2`, authorization_token, payment_processor, "
+            "payment_processor_transaction_id, payment_processor_customer_id, payment_token, payment_type)",
+            paid={"status": ("success",)},
+            unpaid="says(free, 'true')",
+            fields={
+                "customer_email": "email",
+                "customer_id": "customer_id",
+                "charge_id": of_checkout,
+                "transaction_id": "payment_processor_transaction_id",
+            },
+            under=("checkout_charge",),
+            when_under="charge_id && status",
+        ),
+        Shape(
+            "checkout",
+            when=(
+                "token && type(line_items) == 'array' && !status && some(`1`, charge_id, completed_at, email, "
+                "external_checkout_id, requires_shipping, buyer_accepts_marketing, shipping_rate, shipping_line)"
+            ),
+            paid={"completed_at && type(charge_id)": ("number", "string")},
+            unpaid=f"!completed_at || {_NOTHING}",
+            fields={
+                "customer_email": "email",
+                "charge_id": of_checkout,
+                "customer_id": "customer_id",
+                "transaction_id": "payment_processor_transaction_id",
+            },
+            under=("checkout",),
+            when_under="(completed_at && charge_id) || (token && !status)",
+        ),
+        Shape(
+            "order",
+            when=f"{_NUMBER} && status && (charge.id || charge_id) && !object && some(`2`, {_PROOF})",
+            # A prepaid order waits, its charge being paid; an order may be made while its charge is not.
+            paid={"status": ("success",), "charge.status || charge_status || status": ("success",)},
+            unpaid=f"{_NOTHING} || zero(charge.total_price)",
+            fields={
+                **_CUSTOMER,
+                **_BROWSER,
+                "charge_id": of_order,
+                "transaction_id": f"charge.external_transaction_id.payment_processor || {_TRANSACTION}",
+            },
+            each=_ITEMS,
+            of_each=_ITEM,
+        ),
+        Shape(
+            "subscription",
+            when=(
+                f"{_NUMBER} && status && (address_id || customer_id) && "
+                "(order_interval_frequency || charge_interval_frequency) && !line_items"
+            ),
+            paid={"status": ("active",)},
+            unpaid="zero(price)",
+            promise="`true`",
+            fields={**_CUSTOMER, "subscription_id": "id"},
+        ),
+        Shape(
+            "charge",
+            when=f"{_NUMBER} && status && !object && some(`2`, {_PROOF})",
+            paid={"status": ("success",)},
+            unpaid=_NOTHING,
+            fields={**_CUSTOMER, **_BROWSER, "charge_id": of_charge, "transaction_id": _TRANSACTION},
+            each=_ITEMS,
+            of_each=_ITEM,
+            under=("charge",),
+            when_under=(
+                f"{_NUMBER} && says(status, 'success', 'queued', 'error', 'skipped', 'refunded', "
+                f"'partially_refunded', 'pending') && some(`1`, {_PROOF}, transaction_id)"
+            ),
+        ),
+        Shape("refund", when="refund_id || (charge_id && refund_amount)", unpaid=NEVER),
+    )
+
+
+SHAPES: Final = _shapes("recharge")
+
+
+def recharge(*, at: str | None = None, charge_id: ChargeId = "recharge") -> Preset:
     """Return an extractor of Recharge's charges, orders, checkouts and subscriptions.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers.
+        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. If it is a list,
+            each of its items counts.
+        charge_id: What is sent as `charge_id`: the ID of Recharge's own charge, or the one by which the payment
+            processor behind Recharge knows it, which is `transaction_id` too.
 
     Raises:
-        ConfigurationError: `at` is no JMESPath expression.
+        ConfigurationError: `at` is no JMESPath expression, or `charge_id` is neither.
     """
-    return Preset("recharge", SHAPES, at)
+    if charge_id not in get_args(ChargeId):
+        msg = f"extract.recharge(): charge_id={charge_id!r}: use {' or '.join(map(repr, get_args(ChargeId)))}."
+        raise ConfigurationError(msg)
+    shapes = SHAPES if charge_id == "recharge" else _shapes(charge_id)
+    return Preset("recharge", shapes, at, WRAPPERS | {"checkout_charge"})

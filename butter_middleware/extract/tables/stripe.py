@@ -6,125 +6,244 @@ Sources:
     https://docs.stripe.com/api/checkout/sessions/object
     https://docs.stripe.com/api/payment_intents/object
     https://docs.stripe.com/api/invoices/object
+    https://docs.stripe.com/api/invoice-payment/object
     https://docs.stripe.com/api/subscriptions/object
     https://docs.stripe.com/api/charges/object
+    https://docs.stripe.com/billing/subscriptions/trials (trials without a card)
     https://docs.stripe.com/upgrades#2022-11-15 (charges became latest_charge)
     https://docs.stripe.com/changelog/basil/2025-03-31/add-support-for-multiple-partial-payments-on-invoices
     https://docs.stripe.com/changelog/basil/2025-03-31/adds-new-parent-field-to-invoicing-objects
 
-No prefix of an ID is checked: Stripe calls changing them compatible (https://docs.stripe.com/upgrades).
+Each object says in `object` what it is, and no prefix of its ID is checked: Stripe calls changing them compatible
+(https://docs.stripe.com/upgrades). Only of an object from which a shop left `object` out does the prefix tell.
 Not mapped: `balance_transaction`, `three_d_secure.transaction_id`, an address in `billing_details.name`.
 """
 
 from typing import Final, cast
 
+from butter_middleware.extract import normal
 from butter_middleware.extract.preset import NEVER, Preset, Shape
 
-_CUSTOMER: Final = "customer.id || customer || customer_account"
+_CUSTOMER: Final = "customer.id || customer || customer_account.id || customer_account"
 _TEST: Final = "livemode == `false`"
-_CHARGE_OF_A: Final = "(charges.data[?!status || status == 'succeeded'] | [0])"
-"""Shape A lists a payment intent's charges, the refused ones too."""
+_NETWORK: Final = "payment_method_details.card.network_transaction_id"
+_PARTS: Final = "payments.data[?!status || says(status, 'paid')]"
+"""Shape C lists what an invoice was paid by, in parts at times, and attempts that were canceled."""
+_PART: Final = {
+    "charge_id": (
+        "payment.charge.id || payment.charge || "
+        "payment.payment_intent.latest_charge.id || payment.payment_intent.latest_charge"
+    ),
+    "transaction_id": "payment.payment_intent.id || payment.payment_intent",
+    "network_transaction_id": f"payment.charge.{_NETWORK} || payment.payment_intent.latest_charge.{_NETWORK}",
+}
 
-_DEEPEST: Final = 20
-"""Levels of a body that are looked at, far below what an interpreter can nest."""
+
+def _id(*places: str) -> str:
+    """Return where the ID of an object stands that may be expanded: `invoice.id || invoice`."""
+    return " || ".join(f"{place}.id || {place}" for place in places)
+
+
+def _subscription(invoice: str = "") -> str:
+    return _id(f"{invoice}subscription", f"{invoice}parent.subscription_details.subscription")
+
+
+def _listed(intent: str = "") -> str:
+    """Return where the charge of a payment intent of shape A stands: its list has the refused ones too."""
+    return f"({intent}charges.data[?!status || says(status, 'succeeded')] | [0])"
+
+
+def _charge(intent: str = "") -> str:
+    """Return where the ID of a payment intent's charge stands, in all shapes."""
+    return f"{_id(f'{intent}latest_charge')} || {_listed(intent)}.id"
+
+
+def _network(intent: str = "") -> str:
+    return f"{intent}latest_charge.{_NETWORK} || {_listed(intent)}.{_NETWORK}"
+
 
 SHAPES: Final = (
     Shape(
-        "checkout.session",
-        when="object == 'checkout.session'",
-        paid={
-            "status || (payment_status == 'paid' && 'complete')": ("complete",),  # the oldest have no status
-            "payment_status": ("paid", "no_payment_required"),
-        },
-        # A card was kept for later, or the price was nothing: no money, and no ID either.
-        unpaid="payment_status == 'no_payment_required' && !(payment_intent || invoice || subscription)",
-        test=_TEST,
-        fields={
-            "customer_email": "customer_details.email || customer_email",
-            "customer_id": _CUSTOMER,
-            "invoice_id": "invoice.id || invoice",
-            "subscription_id": "subscription.id || subscription",
-            "charge_id": "payment_intent.latest_charge.id || payment_intent.latest_charge",
-            "transaction_id": "payment_intent.id || payment_intent",
-            "network_transaction_id": (
-                "payment_intent.latest_charge.payment_method_details.card.network_transaction_id"
-            ),
-        },
+        "event of a refund, a dispute or an end",
+        when=(
+            "object == 'event' && (contains(type, 'refund') || contains(type, 'dispute') || contains(type, 'failed') "
+            "|| contains(type, 'deleted') || contains(type, 'canceled') || contains(type, 'expired') "
+            "|| contains(type, 'voided') || contains(type, 'upcoming'))"
+        ),
+        unpaid=NEVER,
     ),
     Shape(
-        "payment_intent",
-        when="object == 'payment_intent'",
-        paid={"status": ("succeeded", "requires_capture")},
+        "checkout.session",
+        when="object == 'checkout.session' || (!object && payment_status && starts_with(id, 'cs_'))",
+        paid={
+            "status || (says(payment_status, 'paid') && 'complete')": ("complete",),  # the oldest have no status
+            "payment_status": ("paid", "no_payment_required"),
+        },
+        # A card was kept for later, the price was nothing, or a trial began without a card: no money.
+        unpaid=(
+            "(says(payment_status, 'no_payment_required') && (!subscription || "
+            "(says(payment_method_collection, 'if_required') && !subscription.default_payment_method))) || "
+            "(zero(amount_total) && !subscription)"
+        ),
         test=_TEST,
         fields={
             "customer_email": (
-                "receipt_email || latest_charge.billing_details.email || customer.email || "
-                f"{_CHARGE_OF_A}.billing_details.email"
+                "customer_details.email || customer_email || customer.email || invoice.customer_email || "
+                "payment_intent.receipt_email || payment_intent.latest_charge.billing_details.email"
             ),
             "customer_id": _CUSTOMER,
-            "invoice_id": "invoice.id || invoice",  # A and B
-            "charge_id": f"latest_charge.id || latest_charge || {_CHARGE_OF_A}.id",
-            "transaction_id": "id",
+            "invoice_id": _id("invoice", "subscription.latest_invoice"),
+            "subscription_id": f"{_id('subscription')} || {_subscription('invoice.')}",
+            "charge_id": (
+                f"{_charge('payment_intent.')} || {_id('invoice.charge')} || {_charge('invoice.payment_intent.')}"
+            ),
+            "transaction_id": _id("payment_intent", "invoice.payment_intent"),
             "network_transaction_id": (
-                "latest_charge.payment_method_details.card.network_transaction_id || "
-                f"{_CHARGE_OF_A}.payment_method_details.card.network_transaction_id"
+                f"{_network('payment_intent.')} || invoice.charge.{_NETWORK} || {_network('invoice.payment_intent.')}"
             ),
         },
+        each=f"invoice.{_PARTS}",
+        of_each=_PART,
+        under=("session", "checkout_session"),
+        when_under="!object && payment_status && starts_with(id, 'cs_')",
+    ),
+    Shape(
+        "payment_intent",
+        when=(
+            "object == 'payment_intent' || (!object && status && starts_with(id, 'pi_') && some(`2`, "
+            "amount_received, latest_charge, charges, client_secret, payment_method, payment_method_types, "
+            "capture_method, confirmation_method))"
+        ),
+        paid={"status": ("succeeded", "requires_capture")},
+        unpaid="zero(amount) || latest_charge.refunded",
+        test=_TEST,
+        fields={
+            "customer_email": (
+                "receipt_email || latest_charge.billing_details.email || latest_charge.receipt_email || "
+                f"customer.email || {_listed()}.billing_details.email || {_listed()}.receipt_email || "
+                "invoice.customer_email"
+            ),
+            "customer_id": _CUSTOMER,
+            "invoice_id": _id("invoice"),  # A and B
+            "subscription_id": _subscription("invoice."),
+            "charge_id": _charge(),
+            "transaction_id": "id",
+            "network_transaction_id": _network(),
+        },
+        under=("payment_intent", "intent", "payment"),
+        when_under="!object && status && starts_with(id, 'pi_')",
     ),
     Shape(
         "invoice",
-        when="object == 'invoice'",
+        when=(
+            "object == 'invoice' || (!object && status && starts_with(id, 'in_') && some(`2`, amount_paid, "
+            "billing_reason, collection_method, hosted_invoice_url, lines, customer_email))"
+        ),
         paid={"status || (paid && 'paid')": ("paid",)},  # the oldest versions have no status
+        # Nothing was due, as of a trial; or the money came in another way than through Stripe.
+        unpaid="zero(amount_paid) || zero(total) || paid_out_of_band",
         test=_TEST,
         fields={
-            "customer_email": "customer_email",
-            "customer_id": "customer.id || customer",
+            "customer_email": "customer_email || customer.email || charge.billing_details.email",
+            "customer_id": _CUSTOMER,
             "invoice_id": "id",
-            "subscription_id": (
-                "subscription.id || subscription || "
-                "parent.subscription_details.subscription.id || parent.subscription_details.subscription"
-            ),
-            "charge_id": "charge.id || charge",
-            "transaction_id": "payment_intent.id || payment_intent",
-            "network_transaction_id": "charge.payment_method_details.card.network_transaction_id",
+            "subscription_id": _subscription(),
+            "charge_id": f"{_id('charge')} || {_charge('payment_intent.')}",
+            "transaction_id": _id("payment_intent"),
+            "network_transaction_id": f"charge.{_NETWORK} || {_network('payment_intent.')}",
         },
-        # C: an invoice may be paid in parts.
-        each="payments.data[?!status || status == 'paid']",
-        of_each={
-            "charge_id": "payment.charge.id || payment.charge",
-            "transaction_id": "payment.payment_intent.id || payment.payment_intent",
+        each=_PARTS,
+        of_each=_PART,
+        under=("invoice",),
+        when_under="!object && status && starts_with(id, 'in_')",
+    ),
+    Shape(
+        "invoice_payment",
+        when="object == 'invoice_payment'",
+        paid={"status": ("paid",)},
+        unpaid="zero(amount_paid)",
+        test=_TEST,
+        fields={
+            **_PART,
+            "customer_email": "invoice.customer_email",
+            "customer_id": "invoice.customer.id || invoice.customer",
+            "invoice_id": _id("invoice"),
+            "subscription_id": _subscription("invoice."),
         },
     ),
     Shape(
         "subscription",
-        when="object == 'subscription'",
+        when=(
+            "object == 'subscription' || (!object && status && starts_with(id, 'sub_') && some(`2`, latest_invoice, "
+            "current_period_end, billing_cycle_anchor, collection_method, items, default_payment_method))"
+        ),
         paid={"status": ("active", "trialing")},
-        # An invoice sent by mail leaves the subscription active while nobody has paid.
-        unpaid="(latest_invoice.status || collection_method == 'send_invoice') && latest_invoice.status != 'paid'",
+        unpaid=(
+            # An invoice, of which more than its ID is here, says itself that it is paid. One that is sent by mail
+            # leaves the subscription active while nobody has paid.
+            "((type(latest_invoice) == 'object' || says(collection_method, 'send_invoice')) && "
+            "!(says(latest_invoice.status, 'paid') || latest_invoice.paid)) || "
+            # No card was entered yet, or the trial asks for none.
+            "client_secret || (pending_setup_intent && !says(pending_setup_intent.status, 'succeeded')) || "
+            "(says(status, 'trialing') && !default_payment_method && !default_source && "
+            "says(trial_settings.end_behavior.missing_payment_method, 'cancel', 'pause')) || "
+            # Nothing is to be paid.
+            "(says(status, 'active') && (zero(latest_invoice.amount_paid) || zero(latest_invoice.total) || "
+            "zero(plan.amount) || (length(items.data || `[]`) == `1` && zero(items.data[0].price.unit_amount))))"
+        ),
+        promise="!(says(status, 'active') && says(latest_invoice.status, 'paid'))",
         test=_TEST,
         fields={
-            "customer_email": "customer.email",
-            "customer_id": "customer.id || customer",
-            "invoice_id": "latest_invoice.id || latest_invoice",
+            "customer_email": "customer.email || latest_invoice.customer_email || latest_invoice.customer.email",
+            "customer_id": _CUSTOMER,
+            "invoice_id": _id("latest_invoice"),
             "subscription_id": "id",
-            "charge_id": "latest_invoice.charge.id || latest_invoice.charge",  # B
+            "charge_id": f"{_id('latest_invoice.charge')} || {_charge('latest_invoice.payment_intent.')}",
+            "transaction_id": _id("latest_invoice.payment_intent"),
+            "network_transaction_id": (
+                f"latest_invoice.charge.{_NETWORK} || {_network('latest_invoice.payment_intent.')}"
+            ),
         },
+        each=f"latest_invoice.{_PARTS}",
+        of_each=_PART,
+        under=("subscription",),
+        when_under="!object && status && starts_with(id, 'sub_')",
     ),
     Shape(
         "charge",
-        when="object == 'charge'",
+        when=(
+            "object == 'charge' || (!object && status && (starts_with(id, 'ch_') || starts_with(id, 'py_')) && "
+            "some(`2`, amount_captured, balance_transaction, billing_details, captured, paid, payment_intent, "
+            "payment_method_details, receipt_url))"
+        ),
         paid={"status": ("succeeded",)},
+        unpaid="refunded || zero(amount)",
         test=_TEST,
         fields={
-            "customer_email": "receipt_email || billing_details.email",
-            "customer_id": "customer.id || customer",
-            "invoice_id": "invoice.id || invoice",  # A and B
+            "customer_email": (
+                "receipt_email || billing_details.email || customer.email || payment_intent.receipt_email || "
+                "invoice.customer_email"
+            ),
+            "customer_id": _CUSTOMER,
+            "invoice_id": _id("invoice", "payment_intent.invoice"),  # A and B
+            "subscription_id": _subscription("invoice."),
             "charge_id": "id",
-            "transaction_id": "payment_intent.id || payment_intent",
-            "network_transaction_id": "payment_method_details.card.network_transaction_id",
+            "transaction_id": _id("payment_intent"),
+            "network_transaction_id": _NETWORK,
         },
+        under=("charge",),
+        when_under="!object && status && (starts_with(id, 'ch_') || starts_with(id, 'py_'))",
     ),
-    Shape("payment_link or setup_intent", when="object == 'payment_link' || object == 'setup_intent'", unpaid=NEVER),
+    Shape("setup_intent", when="object == 'setup_intent'", unpaid=NEVER, pending="!says(status, 'succeeded')"),
+    Shape(
+        "object that is no payment",
+        when=(
+            "contains(['credit_note', 'customer', 'dispute', 'ephemeral_key', 'mandate', 'payment_link', "
+            "'payment_method', 'payout', 'price', 'product', 'quote', 'refund', 'review', 'source', "
+            "'subscription_schedule', 'token', 'topup', 'transfer'], object)"
+        ),
+        unpaid=NEVER,
+    ),
 )
 
 
@@ -132,7 +251,8 @@ def stripe(*, at: str | None = None) -> Preset:
     """Return an extractor of Stripe's checkout sessions, payment intents, invoices, subscriptions and charges.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers.
+        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. If it is a list,
+            each of its items counts.
 
     Raises:
         ConfigurationError: `at` is no JMESPath expression.
@@ -142,7 +262,7 @@ def stripe(*, at: str | None = None) -> Preset:
 
 def _plain(node: object, depth: int = 0) -> object:
     """Undo what FastAPI makes of an object of Stripe's SDK (v15 and later) that is returned as it stands: `_data`."""
-    if depth > _DEEPEST:
+    if depth > normal.DEEPEST:
         return node
     if isinstance(node, list):
         return [_plain(item, depth + 1) for item in cast("list[object]", node)]

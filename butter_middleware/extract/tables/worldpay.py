@@ -1,9 +1,10 @@
-"""Worldpay's dialects: Access Payments, Card Payments v7, Payment Queries, and the older order code of WPG.
+"""Worldpay's dialects: Access Payments, Card Payments v7, Payment Queries, their events, and the order code of WPG.
 
 Sources:
     https://docs.worldpay.com/access/products/payments/openapi/other/payment
     https://docs.worldpay.com/access/products/card-payments/authorize-a-payment
     https://docs.worldpay.com/access/products/payment-queries
+    https://docs.worldpay.com/access/products/events
     https://docs.worldpay.com/apis/wpg/reference/paymentstatuses
 
 None of them holds an e-mail, a customer, an invoice or a subscription. Which reference Butter matches on is not
@@ -13,58 +14,93 @@ documented: `transactionReference` is the shop's own for the payment, `paymentId
 from typing import Final, Literal, get_args
 
 from butter_middleware.errors import ConfigurationError
-from butter_middleware.extract.preset import WRAPPERS, Preset, Shape
+from butter_middleware.extract.preset import NEVER, WRAPPERS, Preset, Shape
 
 Reference = Literal["transactionReference", "paymentId"]
 
 _TEST: Final = (
     "([_links, _actions][].*[].href[] | [?type(@) == 'string' && contains(@, '//try.access.worldpay.com')]) "
-    "|| environment == 'TEST'"
+    "|| says(environment, 'TEST')"
 )
+_NAMED: Final = "(type(transactionReference) == 'string' || type(paymentId) == 'string')"
+_LINKED: Final = "(type(_links) == 'object' || type(_actions) == 'object')"
+_OUTCOMES: Final = (
+    "'authorized', 'sentForSettlement', 'refused', 'sentForCancellation', 'sentForRefund', 'sentForPartialRefund', "
+    "'sentForPartialSettlement', '3dsDeviceDataRequired', '3dsChallenged', '3dsAuthenticationFailed', "
+    "'3dsUnavailable', 'fraudHighRisk', 'fraudAssessed', 'authenticated', 'verified', 'notVerified', 'highRisk'"
+)
+_EVENTS: Final = (
+    *("authorized", "sentForSettlement", "settled"),
+    *("authorizationSucceeded", "saleSucceeded", "settlementRequested", "settlementRequestSubmitted"),
+)
+_OF_PAYMENT: Final = (
+    "'outcome', 'lastEvent', 'transactionReference', 'paymentId', 'schemeReference', 'scheme', 'issuer', "
+    "'riskFactors', 'paymentInstrument', 'commandId', 'linkData', 'token', 'fraud', 'threeDS', 'exemption', 'value', "
+    "'amount', 'currency', 'timestamp', 'merchant', 'refusalCode', 'refusalDescription', 'advice', '_links', "
+    "'_actions', 'instruction', 'deviceDataCollection', 'authentication', 'channel'"
+)
+_NOTHING: Final = "zero(value.amount) || zero(amount.value) || zero(amount)"
 
 
 def _shapes(transaction: str) -> tuple[Shape, ...]:
+    fields = {"transaction_id": transaction, "network_transaction_id": "schemeReference || scheme.reference"}
     return (
         Shape(
             "payment",
-            # Both APIs: `outcome` alone may be anybody's.
-            when="outcome && (transactionReference || paymentId || _links || _actions || schemeReference || scheme)",
-            when_under="outcome",
+            # `outcome` and a reference may be anybody's: it has more that only Worldpay has, or nothing of others.
+            when=(
+                f"says(outcome, {_OUTCOMES}) && ({_LINKED} || ({_NAMED} && (some(`1`, schemeReference, "
+                f"scheme.reference, issuer.authorizationCode, riskFactors, linkData) || only(@, {_OF_PAYMENT}))))"
+            ),
             paid={"outcome": ("authorized", "sentForSettlement")},
+            unpaid=_NOTHING,
             test=_TEST,
-            fields={
-                "transaction_id": transaction,
-                "network_transaction_id": "schemeReference || scheme.reference",
-            },
+            fields=fields,
+            when_at=f"says(outcome, {_OUTCOMES}) && {_NAMED}",
         ),
         Shape(
             "queried payment",
-            when="lastEvent && (transactionReference || paymentId || _links || _actions)",
-            when_under="lastEvent",
-            paid={
-                "lastEvent": (
-                    *("authorized", "sentForSettlement", "settled"),
-                    *("authorizationSucceeded", "saleSucceeded", "settlementRequested", "settlementRequestSubmitted"),
-                )
-            },
+            when=f"type(lastEvent) == 'string' && ({_LINKED} || ({_NAMED} && only(@, {_OF_PAYMENT})))",
+            paid={"lastEvent": _EVENTS},
+            unpaid=_NOTHING,
             test=_TEST,
-            fields={
-                "transaction_id": transaction,
-                "network_transaction_id": "schemeReference || scheme.reference",
-            },
+            fields=fields,
+            when_at=f"type(lastEvent) == 'string' && {_NAMED}",
+        ),
+        Shape(
+            "event",
+            when=f"type(type) == 'string' && {_NAMED} && some(`1`, classification, downstreamReference, _links)",
+            paid={"type": _EVENTS},
+            unpaid=f"(classification && !says(classification, 'payment')) || {_NOTHING}",
+            test=_TEST,
+            fields=fields,
+            under=("eventDetails",),
+            when_under=f"type(type) == 'string' && {_NAMED}",
         ),
         Shape(
             "order",
-            when="orderCode && (lastEvent || payment.lastEvent || paymentStatus)",
+            when=(
+                "type(orderCode) == 'string' && (type(payment.lastEvent) == 'string' || "
+                "((type(lastEvent) == 'string' || type(paymentStatus) == 'string') && (some(`1`, paymentResponse, "
+                "authorizeOnly, customerOrderCode, orderDescription, environment, merchantCode, journal) || "
+                "only(@, 'orderCode', 'lastEvent', 'paymentStatus', 'amount', 'currency', 'currencyCode', 'token', "
+                "'paymentMethod', 'payment', 'orderKey', 'status'))))"
+            ),
             paid={
                 "lastEvent || payment.lastEvent || paymentStatus": (
                     *("authorised", "authorized", "captured", "settled", "settledByMerchant"),
                     *("sentForSettlement", "success"),
                 )
             },
+            unpaid="zero(amount) || zero(amount.value) || zero(payment.amount.value)",
             test=_TEST,
             fields={"transaction_id": "orderCode"},
+            when_at=(
+                "type(orderCode) == 'string' && (type(lastEvent) == 'string' || "
+                "type(payment.lastEvent) == 'string' || type(paymentStatus) == 'string')"
+            ),
         ),
+        Shape("refusal by the API", when="errorName && message", unpaid=NEVER),
     )
 
 
@@ -72,8 +108,9 @@ def worldpay(*, at: str | None = None, prefer: Reference = "transactionReference
     """Return an extractor of Worldpay's payments.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers.
-        prefer: Which reference becomes `transaction_id`; the other one does where it is absent.
+        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. There the state
+            and a reference are enough. If it is a list, each of its items counts.
+        prefer: Which reference becomes `transaction_id`; the other one does if it is absent.
 
     Raises:
         ConfigurationError: `at` is no JMESPath expression, or `prefer` is no reference.
@@ -82,4 +119,5 @@ def worldpay(*, at: str | None = None, prefer: Reference = "transactionReference
         msg = f"extract.worldpay(): prefer={prefer!r}: use {' or '.join(map(repr, get_args(Reference)))}."
         raise ConfigurationError(msg)
     (other,) = set(get_args(Reference)) - {prefer}
-    return Preset("worldpay", _shapes(f"{prefer} || {other}"), at, WRAPPERS | {"reply", "orderStatus"})
+    wrappers = WRAPPERS | {"_embedded", "eventDetails", "paymentService", "reply", "notify", "orderStatus"}
+    return Preset("worldpay", _shapes(f"{prefer} || {other}"), at, wrappers | {"orderStatusEvent"})

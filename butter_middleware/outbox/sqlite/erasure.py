@@ -16,7 +16,6 @@ from urllib.parse import unquote, unquote_plus
 
 from butter_middleware.errors import ExtractionError
 from butter_middleware.models.content_encoding import decode
-from butter_middleware.outbox.sqlite.statements import erased
 
 T = TypeVar("T")
 Key = tuple[int | str, ...]
@@ -89,7 +88,7 @@ class Found:
 
 
 class Access(Protocol):
-    """`Visit.read` or `Visit.write`."""
+    """`SQLiteStore.read` or `SQLiteStore.write`."""
 
     def __call__(self, use: Callable[[sqlite3.Connection], T], /) -> T:
         """Use the file in one transaction."""
@@ -139,8 +138,8 @@ def _in_steps(write: Access, keys: Sequence[Key], change: Callable[[Sequence[Key
 
 
 def _remove_captures(now: float, keys: Sequence[Key], connection: sqlite3.Connection) -> int:
-    # A process that is just reading one of them must make no record of it.
-    marks = [(erased(int(key[0])), now) for key in keys]
+    # A process of an earlier release that is just reading one of them makes no record of it if it finds this mark.
+    marks = [(f"capture:{key[0]}", now) for key in keys]
     connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", marks)
     return _remove("DELETE FROM captures WHERE id = ?", keys, connection)
 

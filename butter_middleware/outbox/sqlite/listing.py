@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from butter_middleware.models.http import Capture
+from butter_middleware.outbox.sqlite.schema import UNOWNED
 
 
 class Waiting(StrEnum):
@@ -53,7 +54,7 @@ def entries(connection: sqlite3.Connection, state: Waiting, limit: int, after: i
 
 
 def content(connection: sqlite3.Connection, state: Waiting, number: int) -> tuple[str, bytes] | None:
-    """Give an entry's stored JSON text and its body: personal data. None where it is not there."""
+    """Give an entry's stored JSON text and its body: personal data. None if it is not there."""
     row = connection.execute(_SHOW[state], (number,)).fetchone()
     return None if row is None else (str(row[0]), bytes(row[1]))
 
@@ -65,7 +66,7 @@ def numbers(connection: sqlite3.Connection, state: Waiting) -> list[int]:
 
 
 def capture(connection: sqlite3.Connection, number: int) -> Capture | None:
-    """Give a parked capture, with both of its bodies; None where it is not there, or another version's."""
+    """Give a parked capture, with both of its bodies; None if it is not there, or another version's."""
     sql = "SELECT head, body, request_body FROM captures WHERE reason IS NOT NULL AND id = ?"
     row = connection.execute(sql, (number,)).fetchone()
     try:
@@ -80,12 +81,11 @@ def drop(connection: sqlite3.Connection, state: Waiting, numbers: Iterable[int])
 
 
 def retry(connection: sqlite3.Connection, state: Waiting, numbers: Iterable[int], now: float) -> int:
-    """Have entries tried once more; gives how many there were. A running process adopts parked ones within seconds."""
+    """Have entries tried once more; gives how many there were. The leader reads parked ones within seconds."""
     if state is Waiting.DEAD:
         sql = """UPDATE records SET dead_at = NULL, reason = NULL, attempts = 0, due_at = ?
             WHERE dead_at IS NOT NULL AND id = ?"""
         return sum(connection.execute(sql, (now, number)).rowcount for number in numbers)
-    # A pile without a slot is a dead process's, which every living one looks for.
-    pile = connection.execute("INSERT INTO piles (slot) VALUES (NULL)").lastrowid
+    # Captures without an owner are read by the leader at once, and it may skip them.
     sql = "UPDATE captures SET reason = NULL, detail = NULL, pile = ? WHERE reason IS NOT NULL AND id = ?"
-    return sum(connection.execute(sql, (pile, number)).rowcount for number in numbers)
+    return sum(connection.execute(sql, (UNOWNED, number)).rowcount for number in numbers)

@@ -1,159 +1,183 @@
-"""Byte locks on a file beside the outbox: who writes, who delivers, who is alive.
+"""The locks beside an outbox's file: who writes, who leads, and whether a process lives that reads what it captures.
 
-Three traps of POSIX record locks shape this module. They belong to the process, so they do not part its threads: a
-table of holders does. Closing any descriptor of the file drops them all: there is one descriptor a process and path,
-opened here and nowhere else. A forked child has none of them: it must make a `LockFile` of its own.
+On Linux they are locks of an open file description (`F_OFD_SETLK`) on bytes of one `.lock` file. A process frees them
+when it ends, however it ends. Other code in the process that opens and closes the file, such as a backup, does not free
+them, as it does those of `lockf`. Both kinds exclude each other, so that processes of earlier releases, which use
+`lockf` on the same bytes, take part. Elsewhere they are `flock` on a file each.
 """
 
-import errno
-import fcntl
 import os
+import stat
 import struct
 import sys
-import time
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
-from typing import Final
+from typing import Any, Final
+
+HAS_LOCKS: Final = find_spec("fcntl") is not None
+"""Not on Windows."""
+fcntl: Any = import_module("fcntl") if HAS_LOCKS else None
 
 WRITE: Final = 0
-"""Held round every write transaction, open, close and checkpoint."""
-LEADER: Final = 1
-"""Held for life by the one that delivers."""
-ADOPTER: Final = 2
-"""Held for life by the one that tries again what is parked."""
-FIRST_SLOT: Final = 16
-"""From here on each byte is one living user of the file. The kernel frees it when the process dies."""
-LOOK_SECONDS: Final = 0.25
-"""Between looks whether the file is still there."""
-_IS_LINUX: Final = sys.platform.startswith("linux")
+"""Held around every write transaction, open, close and checkpoint."""
+LEAD: Final = 1
+"""Held by the process that leads."""
+READERS: Final = 15
+"""Shared by all processes that read what they capture: earlier releases see by it that those are not left behind."""
+_SUFFIXES: Final = {WRITE: ".lock", LEAD: ".lead"}
+"""Without Linux's locks. Of `READERS` such a system knows nothing."""
 _FLOCK: Final = "hhqqi4x"
-"""Linux's `struct flock`: type, whence, start, length, process."""
+"""`struct flock`: type, whence, start, length, process."""
+_BYTES: Final = 64
+"""Of the leader's name in its file."""
 
 
-class LockFile:
-    """The byte locks of one path in this process. A holder is any object, told apart by identity.
+class Locks:
+    """The locks of one outbox, as one store holds them. Nothing here waits for another process.
 
-    Every method may be called from any thread, blocks for no other process, and raises OSError where the file cannot
-    be opened or locked.
+    Every method but `close` and `forget` raises OSError if the lock file cannot be opened or locked.
+
+    Args:
+        database: The outbox's file.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._guard = Lock()
-        self._descriptor: int | None = None
-        self._look_at = 0.0
-        self._closed = False
-        self._held: dict[int, object] = {}
+    def __init__(self, database: str) -> None:
+        self._database = database
+        self._descriptors: dict[str, int] = {}
+        self._held: set[int] = set()
+        self._on_bytes = sys.platform.startswith("linux")
 
-    def take(self, byte: int, holder: object) -> bool:
-        """Take a byte where it is free, and say whether `holder` has it now."""
-        with self._guard:
-            return self._take(byte, holder)
+    def take(self, lock: int) -> bool:
+        """Take a lock if it is free, and say whether it is held now."""
+        path = self._path(lock)
+        if self._replaced(path):
+            self.close()  # other processes see the locks on the new file only
+        if lock not in self._held and path and self._lock(self._opened(path), lock):
+            self._held.add(lock)
+            if lock == LEAD:
+                self._sign(self._opened(path))
+        return lock in self._held
 
-    def take_slot(self, holder: object) -> int:
-        """Take the first free byte from `FIRST_SLOT` on."""
-        with self._guard:
-            if self._closed:
-                raise OSError(errno.EBADF, "the lock file is closed")
-            byte = FIRST_SLOT
-            while byte in self._held or not self._take(byte, holder):
-                byte += 1
-            return byte
+    def holds(self, lock: int) -> bool:
+        """Whether this store holds a lock that other processes see."""
+        return lock in self._held and not self._replaced(self._path(lock))
 
-    def is_free(self, byte: int) -> bool:
-        """Whether nobody holds a byte, in this process or another."""
-        probe = object()
-        with self._guard:
-            if byte in self._held or not self._take(byte, probe):
-                return False
-            self._release(byte)
-            return True
+    def release(self, lock: int) -> None:
+        """Let go of a lock, if it is held."""
+        if lock in self._held:
+            self._held.discard(lock)
+            self._unlock(self._opened(self._path(lock)), lock)
 
-    def owner(self, byte: int) -> int | None:
-        """Return the process that holds a byte; 0 where it cannot be told, such as in another container. None: nobody.
-
-        Takes nothing where the system can tell: whoever wants the byte at this moment gets it.
-        """
-        with self._guard:
-            if byte in self._held:
-                return os.getpid()
-            if _IS_LINUX:
-                asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-                kind, _whence, _start, _length, process = struct.unpack(
-                    _FLOCK, fcntl.fcntl(self._opened(), fcntl.F_GETLK, asked)
-                )
-                return None if kind == fcntl.F_UNLCK else max(0, process)
-        return None if self.is_free(byte) else 0
-
-    def release(self, byte: int, holder: object) -> None:
-        """Let go of a byte, where `holder` has it."""
-        with self._guard:
-            if self._held.get(byte) is holder:
-                self._release(byte)
-
-    def release_all(self, holder: object) -> None:
-        """Let go of all that `holder` has."""
-        with self._guard:
-            for byte in [byte for byte, other in self._held.items() if other is holder]:
-                self._release(byte)
-
-    def replaced(self) -> bool:
-        """Whether the file at the path is no longer the one that is locked: somebody removed it. Looks now and then."""
-        with self._guard:
-            if self._descriptor is None or time.monotonic() < self._look_at:
-                return False
-            ours = os.fstat(self._descriptor)
-            try:
-                there = self._path.stat()
-            except FileNotFoundError:
-                return True
-            if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
-                return True  # and again, until somebody acts on it
-            self._look_at = time.monotonic() + LOOK_SECONDS
-            return False
-
-    def reset(self) -> None:
-        """Let go of everything; the next `take` opens the file anew."""
-        with self._guard:
-            self._held.clear()
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-                self._descriptor = None
+    def holder(self, lock: int) -> int | None:
+        """Return the process that holds a lock; 0 if it cannot be told which; None if it is free."""
+        if lock in self._held:
+            return os.getpid()
+        path = self._path(lock)
+        if not path:
+            return None
+        if self._replaced(path):
+            self.close()
+        found = self._ask(lock)
+        # The kernel knows the process of an earlier release's lock only.
+        return self._signed(self._opened(path)) if found == -1 and lock == LEAD else found and max(0, found)
 
     def close(self) -> None:
-        """Let go of everything for good: nothing can be taken any more."""
-        self._closed = True
-        self.reset()
+        """Let go of all locks. The next `take` opens the files again."""
+        with suppress(OSError):
+            for lock in [*self._held]:
+                self.release(lock)
+        self.forget()
 
-    def _take(self, byte: int, holder: object) -> bool:
-        if self._closed:
+    def forget(self) -> None:
+        """Close the files. In a forked child this frees nothing: the locks stay the parent's."""
+        for descriptor in self._descriptors.values():
+            with suppress(OSError):
+                os.close(descriptor)
+        self._descriptors, self._held = {}, set()
+
+    def _path(self, lock: int) -> str:
+        """Return the file of a lock; empty if this system has no such lock."""
+        suffix = ".lock" if self._on_bytes else _SUFFIXES.get(lock)
+        return f"{self._database}{suffix}" if suffix else ""
+
+    def _replaced(self, path: str) -> bool:
+        descriptor = self._descriptors.get(path)
+        if descriptor is None:
             return False
-        if byte in self._held:
-            return self._held[byte] is holder
         try:
-            fcntl.lockf(self._opened(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-        except (BlockingIOError, PermissionError) as error:
-            if error.filename is not None:  # the open failed, not the lock
-                raise
+            return not os.path.samestat(os.fstat(descriptor), os.lstat(path))
+        except FileNotFoundError:
+            return True
+
+    def _opened(self, path: str) -> int:
+        if path not in self._descriptors:
+            self._descriptors[path] = self._open(path)
+        return self._descriptors[path]
+
+    def _open(self, path: str) -> int:
+        # A link there may lead to any file: it is not followed, least of all by a root at the command line.
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return os.open(path, flags)
+        if os.geteuid() == 0:
+            with suppress(OSError):
+                owner = os.lstat(self._database)
+                if stat.S_ISREG(owner.st_mode):
+                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        return descriptor
+
+    def _lock(self, descriptor: int, lock: int) -> bool:
+        try:
+            if self._on_bytes:
+                kind = fcntl.F_RDLCK if lock == READERS else fcntl.F_WRLCK
+                fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(kind, lock))
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             return False
-        self._held[byte] = holder
         return True
 
-    def _release(self, byte: int) -> None:
-        del self._held[byte]
-        fcntl.lockf(self._opened(), fcntl.LOCK_UN, 1, byte)
+    def _unlock(self, descriptor: int, lock: int) -> None:
+        if self._on_bytes:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, lock))
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
 
-    def _opened(self) -> int:
-        if self._descriptor is None:
-            is_new = not self._path.exists()
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if is_new and os.geteuid() == 0:
-                self._give_to_owner(self._descriptor)
-        return self._descriptor
+    def _ask(self, lock: int) -> int | None:
+        """Return the process that holds a lock; -1 if the kernel does not say which; None if it is free."""
+        descriptor = self._opened(self._path(lock))
+        if self._on_bytes:
+            answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, lock))
+            kind, _whence, _start, _length, process = struct.unpack(_FLOCK, answer)
+            return None if kind == fcntl.F_UNLCK else process
+        if not self._lock(descriptor, lock):
+            return -1
+        self._unlock(descriptor, lock)
+        return None
 
-    def _give_to_owner(self, descriptor: int) -> None:
-        """Let whoever owns the database use its lock file: root may be at the command line, where the app is not."""
+    def _sign(self, descriptor: int) -> None:
+        """Leave the process's number in the file. In another container the same number is another process."""
         with suppress(OSError):
-            owner = self._path.with_suffix("").stat()
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            os.pwrite(descriptor, f"{os.getpid()} {_process_namespace()}\n".encode().ljust(_BYTES), 0)
+
+    def _signed(self, descriptor: int) -> int:
+        with suppress(OSError, ValueError):
+            number, _space, namespace = os.pread(descriptor, _BYTES, 0).decode().strip().partition(" ")
+            if namespace == _process_namespace():
+                return int(number)
+        return 0
+
+
+def _flock(kind: int, byte: int) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0)
+
+
+def _process_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""

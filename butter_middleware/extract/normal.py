@@ -1,0 +1,52 @@
+"""The one form in which keys and words are compared: `customerDetails` and `customer_details` are one key.
+
+SDKs and frameworks serialise a PSP's object anew: snake_case as camelCase or PascalCase, words in capitals.
+"""
+
+import re
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
+from typing import Final, cast
+
+DEEPEST: Final = 20
+"""Levels of a body that are looked at, far below what an interpreter can nest."""
+_PUNCTUATION: Final = re.compile(r"[\W_]+")
+
+
+@lru_cache(maxsize=4096)
+def key(name: str) -> str:
+    """Return the normal form of a key. A leading underscore stays: `_id` is not `id`."""
+    return ("_" if name.startswith("_") else "") + _PUNCTUATION.sub("", name).casefold() or name
+
+
+def word(value: object) -> str:
+    """Return the normal form of a word of a PSP, such as a state; empty if it is not one."""
+    if isinstance(value, bool):
+        return str(value).casefold()
+    return _PUNCTUATION.sub("", value).casefold() if isinstance(value, str) else ""
+
+
+def normal(node: object, own: AbstractSet[str] = frozenset(), depth: int = 0) -> object:
+    """Return a body with its keys in their normal form.
+
+    If two keys become one, the PSP's `own` spelling holds. If that does not decide, the value is null: it is ambiguous.
+    """
+    if depth > DEEPEST:
+        return None
+    if isinstance(node, list):
+        return [normal(item, own, depth + 1) for item in cast("list[object]", node)]
+    if not isinstance(node, dict):
+        return node
+    spellings: dict[str, dict[str, object]] = {}
+    for name, value in cast("dict[str, object]", node).items():
+        spellings.setdefault(key(name), {})[name] = normal(value, own, depth + 1)
+    return {name: _chosen(values, own) for name, values in spellings.items()}
+
+
+def _chosen(values: Mapping[str, object], own: AbstractSet[str]) -> object:
+    if len(values) == 1:
+        return next(iter(values.values()))
+    told = {name: value for name, value in values.items() if value not in (None, "", [], {})}
+    chosen = [value for name, value in told.items() if name in own] or list(told.values())
+    return chosen[0] if chosen and all(value == chosen[0] for value in chosen) else None

@@ -1,0 +1,417 @@
+"""The outbox's file as one process has it open: the connection, its transactions, the write lock, and what faults do.
+
+Every write, open, close and checkpoint runs under the write lock of `locks`: two connections that write or checkpoint
+at once can corrupt the log in versions of SQLite before 3.51.3, and the lock is fairer than SQLite's own waiting.
+"""
+
+import os
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from butter_middleware.errors import ButterError, OutboxBrokenError, OutboxBusyError, OutboxReplacedError
+from butter_middleware.outbox.faults import Alerts, Fault, describe, fault_of, set_aside
+from butter_middleware.outbox.sqlite.locks import READERS, WRITE, Locks
+from butter_middleware.outbox.sqlite.schema import PAGE_BYTES, RESERVE_PAGES, connect
+
+T = TypeVar("T")
+Inode = tuple[int, int]
+
+IDLE_LOG_BYTES: Final = 1024**2
+LOG_BYTES: Final = 32 * 1024**2
+"""Of the log, from which it is moved into the file: while nothing is to be done, and at once."""
+ALARMING_LOG_BYTES: Final = 256 * 1024**2
+FIRST_POLL: Final = 0.0001
+LAST_POLL: Final = 0.002
+SLOW_POLL: Final = 0.05
+"""Seconds between looks at the write lock; the slow one after a second of waiting."""
+GIVE_UP_SECONDS: Final = 1.0
+LOCK_ALARM_SECONDS: Final = 5.0
+FORK_SECONDS: Final = 0.03
+"""For how long a fork waits for the write lock."""
+REWRITE_SECONDS: Final = 10.0
+"""For which readers of an older state are waited for."""
+
+_inherited: Final[list[sqlite3.Connection]] = []
+"""The parent's: kept, since a finalizer that closed them would meddle with the parent's file."""
+_in_use: Final = Counter[str]()
+"""The files that are open in this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a store may do to a file that is not as it should be, and how long it waits for the write lock."""
+
+    create: bool = True
+    migrate: bool = True
+    set_aside: bool = True
+    """Whether it renames a broken file and begins a new one."""
+    reads: bool = True
+    """Whether this process reads what it captures."""
+    lock_seconds: float = float("inf")
+
+
+APP: Final = Access()
+
+
+_REMEDIES: Final = {
+    Fault.CORRUPT: (
+        "Its content is broken. A running app sets it aside and begins a new one; keep it, and check the disk."
+    ),
+    Fault.FULL: "The disk is full. Make room, and try again.",
+}
+
+
+class Database:
+    """An outbox's file. For one thread.
+
+    Args:
+        path: The file.
+        max_bytes: How large it may grow, its log not counted.
+        access: What may be done to it.
+        alerts: Says what is wrong with it.
+        give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
+    """
+
+    def __init__(
+        self, path: str, max_bytes: int, access: Access, alerts: Alerts | None, give_up: Callable[[], bool]
+    ) -> None:
+        self.path = os.path.realpath(path)
+        self.alerts = Alerts(self.path) if alerts is None else alerts
+        self.locks = Locks(self.path)
+        self.access = access
+        self._max_pages = max_bytes // PAGE_BYTES
+        self._give_up = give_up
+        self._connection: sqlite3.Connection | None = None
+        self._opened: tuple[Inode | None, Inode | None] = (None, None)
+        """Which files the database and its log were when they were opened."""
+        self._is_open = False
+        self._forget_connection()
+
+    # Opening and closing.
+
+    def open(self) -> None:
+        """Open the file; create it and bring it up to date, if that is allowed. A broken one is set aside.
+
+        Raises:
+            ConfigurationError: the file is another program's, or a newer version's.
+            OutboxBusyError: another process holds the write lock.
+        """
+        with self._locked():
+            try:
+                self._ready()
+            except sqlite3.DatabaseError as error:
+                if fault_of(error) is not Fault.CORRUPT or not self.access.set_aside:
+                    raise
+                self._ready()
+        if self.access.reads and self.access.create:
+            self.locks.take(READERS)
+        if not self._is_open:
+            self._is_open = True
+            _in_use[self.path] += 1
+
+    def close(self) -> None:
+        """Close the file, under the write lock if that can be had, and let go of all locks."""
+        with suppress(OutboxBusyError, OSError), self._locked(GIVE_UP_SECONDS):
+            self._drop()
+        self._drop()
+        self.locks.close()
+        self._opened = (None, None)
+        self._leave()
+
+    def disconnect(self) -> bool:
+        """Close the connection before a fork, and keep the locks; says whether a child may open the file."""
+        deadline = time.monotonic() + FORK_SECONDS
+        with suppress(OSError):
+            while self._connection is not None:
+                if self.locks.take(WRITE):
+                    self._drop()
+                    self.locks.release(WRITE)
+                elif time.monotonic() > deadline:
+                    break
+                else:
+                    time.sleep(LAST_POLL)
+        return self._connection is None
+
+    def forget(self) -> None:
+        """In a forked child, let go of what is the parent's without touching it."""
+        if self._connection is not None:
+            _inherited.append(self._connection)
+        self._connection = None
+        self.locks.forget()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            _in_use[self.path] -= 1
+
+    def checkpoint(self, *, idle: bool) -> None:
+        """Move the log into the file from 32 MiB on, or from 1 MiB if there is nothing else to do."""
+        if self._log_bytes() < (IDLE_LOG_BYTES if idle else LOG_BYTES):
+            return
+        with self._locked(), self._blaming():
+            connection = self._ready()
+            # A process that reads an older state is not waited for. Then a part of the log is moved.
+            connection.execute("PRAGMA busy_timeout = 0").close()
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                connection.execute("PRAGMA busy_timeout = 5000").close()
+        size = self._log_bytes()
+        if size > ALARMING_LOG_BYTES:
+            self.alerts.raise_(
+                "log",
+                f"its log {self.path}-wal has grown to {size // 1024**2} MiB, since another program keeps reading an "
+                "older state of the file. Look for a backup or an open sqlite3 shell",
+            )
+        else:
+            self.alerts.resolve("log")
+
+    # For a person at the command line.
+
+    def read(self, look: Callable[[sqlite3.Connection], T]) -> T:
+        """Read in one transaction, without the write lock. Be short: what is read keeps the log from being emptied.
+
+        Raises:
+            OutboxBrokenError: the file cannot be read, or was replaced meanwhile.
+        """
+        with self.explaining():
+            return self._read(look)
+
+    def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Change in one transaction: all of it or nothing. Be short: checkouts wait for the lock.
+
+        Raises:
+            OutboxBusyError: another process does not let go of the write lock.
+            OutboxBrokenError: the file cannot be written, or was replaced meanwhile.
+        """
+
+        def command(connection: sqlite3.Connection) -> T:
+            connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
+            return change(connection)
+
+        with self.explaining():
+            return self._write(command, full=True, reserve=True)
+
+    def rewrite(self) -> None:
+        """Write the whole file again, so that nothing deleted is left in it or in its log.
+
+        SQLite's `secure_delete` alone is not enough: when it rebuilds a page, copies of rows that moved to another page
+        stay in the gaps. Under the lock for as long as writing the file takes: what is captured meanwhile waits in its
+        process's memory.
+        """
+        with self.explaining(), self._locked(), self._blaming():
+            connection = self._ready()
+            self._tune(connection, full=True, reserve=True)
+            connection.execute("VACUUM")
+            deadline = time.monotonic() + REWRITE_SECONDS
+            while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                if time.monotonic() > deadline:
+                    msg = f"outbox={self.path!r}: another process reads an older state of it for too long. Try again."
+                    raise OutboxBusyError(msg)
+                time.sleep(SLOW_POLL)
+
+    @contextmanager
+    def explaining(self) -> Generator[None]:
+        """Say to a person what a fault of the file means. Without its own text: that may quote what is stored."""
+        try:
+            yield
+        except OutboxReplacedError as error:
+            msg = f"outbox={self.path!r} was removed or replaced meanwhile, as a broken file is. Try again."
+            raise OutboxBrokenError(msg) from error
+        except (sqlite3.Error, OSError) as error:
+            remedy = _REMEDIES.get(fault_of(error), "Is the disk mounted, and may this user write there? Try again.")
+            msg = f"outbox={self.path!r} cannot be used ({describe(error)}). {remedy}"
+            raise OutboxBrokenError(msg) from error
+
+    # Transactions.
+
+    def _read(self, look: Callable[[sqlite3.Connection], T]) -> T:
+        """Look at one state of the file."""
+        connection = self._connection
+        if connection is None or self._suspect is not None or self._files() != self._opened:
+            with self._locked():
+                connection = self._ready()
+        with self._blaming():
+            connection.execute("BEGIN")
+            try:
+                return look(connection)
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    def _write(self, change: Callable[[sqlite3.Connection], T], *, full: bool = False, reserve: bool = False) -> T:
+        """Change the file in one transaction: all of it, or nothing.
+
+        Args:
+            change: What to do.
+            full: Wait until the disk has it.
+            reserve: Let the file grow into its reserve: for what ends a capture or a record, and so makes room.
+        """
+        with self._locked(), self._blaming():
+            connection = self._ready()
+            self._tune(connection, full=full, reserve=reserve)
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                changed = change(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    with suppress(sqlite3.Error):
+                        connection.execute("ROLLBACK")
+                raise
+            return changed
+
+    def _tune(self, connection: sqlite3.Connection, *, full: bool, reserve: bool) -> None:
+        if full is not self._full:
+            connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}").close()
+            self._full = full
+        if reserve is not self._reserve and self.access.create:
+            pages = self._max_pages + (RESERVE_PAGES if reserve else 0)
+            connection.execute(f"PRAGMA max_page_count = {pages}").close()
+            self._reserve = reserve
+
+    @contextmanager
+    def _blaming(self) -> Generator[None]:
+        """After a fault, have the connection made again; after one of the file's content, the file."""
+        try:
+            yield
+        except Exception as error:
+            self._blame(error)
+            raise
+
+    def _blame(self, error: Exception) -> None:
+        fault = fault_of(error)
+        if fault in {Fault.UNUSABLE, Fault.CORRUPT} and not isinstance(error, ButterError):
+            self._suspect, self._is_broken = describe(error), fault is Fault.CORRUPT
+
+    def _ready(self) -> sqlite3.Connection:
+        """Return the connection to the file that is at the path now. The caller holds the write lock.
+
+        Raises:
+            OutboxReplacedError: it is another file than before.
+        """
+        if self._suspect is not None:
+            self._clear_suspicion(self._suspect)
+        if self._connection is not None and self._files() != self._opened:
+            self._drop()
+            self._opened = (None, None)
+            self._refuse_replaced()
+        return self._connect() if self._connection is None else self._connection
+
+    def _connect(self) -> sqlite3.Connection:
+        before = self._opened[0]
+        try:
+            self._connection = connect(self.path, create=self.access.create, migrate=self.access.migrate)
+            self._connection.execute("SELECT 1 FROM meta").fetchone()  # from here on the log is there
+        except sqlite3.Error as error:
+            self._blame(error)
+            raise
+        self._opened = self._files()
+        if before not in {None, self._opened[0]}:
+            self._refuse_replaced()
+        return self._connection
+
+    def _clear_suspicion(self, reason: str) -> None:
+        """Let go of a connection that is not to be trusted and, if that is the file's fault, set the file aside."""
+        known = self._opened[0]
+        broken = self._is_broken and self.access.set_aside and known in {None, self._files()[0]}
+        if broken:
+            name = set_aside(self.path)
+            self.alerts.raise_(
+                f"broken {name}",
+                f"its content is broken ({reason}). It was set aside as {name} and a new one begun. What waited in the "
+                "old one is not sent: keep it, and check the disk",
+            )
+        self._drop()
+        if broken and known is not None:
+            self._opened = (None, None)
+            raise OutboxReplacedError(self.path)
+
+    def _refuse_replaced(self) -> None:
+        text = "the file or its log was removed or replaced while it was in use. Going on with the file that is there"
+        self.alerts.raise_(f"replaced {self._files()}", text)
+        raise OutboxReplacedError(self.path)
+
+    def _drop(self) -> None:
+        """Close the connection. The last one of all processes moves the log into the file."""
+        connection = self._connection
+        self._connection = None
+        self._forget_connection()
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _forget_connection(self) -> None:
+        self._suspect: str | None = None
+        """What is wrong with the connection or, if the file's content is broken, with the file."""
+        self._is_broken = False
+        self._pile: int | None = None
+        """Of what this process captures; see `schema`."""
+        self._full: bool | None = None
+        self._reserve: bool | None = None
+        self._version: object = None
+
+    def _files(self) -> tuple[Inode | None, Inode | None]:
+        """Return which files the database and its log are now."""
+        return _inode(self.path), _inode(f"{self.path}-wal")
+
+    def _log_bytes(self) -> int:
+        try:
+            return os.lstat(f"{self.path}-wal").st_size
+        except FileNotFoundError:
+            return 0
+
+    # The write lock.
+
+    @contextmanager
+    def _locked(self, seconds: float | None = None) -> Generator[None]:
+        """Hold the write lock. It is polled: a thread that sleeps in the kernel cannot be stopped.
+
+        Raises:
+            OutboxBusyError: it could not be had in time, or before the store had to give up.
+            OSError: the lock file cannot be used.
+        """
+        limit = self.access.lock_seconds if seconds is None else seconds
+        since, pause = time.monotonic(), FIRST_POLL
+        while not self.locks.take(WRITE):
+            waited = time.monotonic() - since
+            if waited > limit or (waited > GIVE_UP_SECONDS and self._give_up()):
+                raise self._busy(waited)
+            if waited > LOCK_ALARM_SECONDS and self.access.create:
+                self.alerts.raise_(
+                    "lock", "another process has held the write lock for seconds. Is it stopped? Waiting"
+                )
+            time.sleep(pause)
+            pause = SLOW_POLL if waited > GIVE_UP_SECONDS else min(pause * 1.5, LAST_POLL)
+        self.alerts.resolve("lock")
+        try:
+            yield
+        finally:
+            self.locks.release(WRITE)
+
+    def _busy(self, waited: float) -> OutboxBusyError:
+        process = self.locks.holder(WRITE)
+        return OutboxBusyError(
+            f"outbox={self.path!r}: {f'process {process}' if process else 'another process'} has held its write lock "
+            f"for {waited:.0f} seconds. Is it stopped (Ctrl-Z, a debugger, a frozen container)? Let it go on, or end "
+            "it, and try again."
+        )
+
+
+def is_in_use(path: str) -> bool:
+    """Whether a file is open in this process: closing any descriptor of it here would drop SQLite's own locks."""
+    return _in_use[path] > 0
+
+
+def _inode(path: str) -> Inode | None:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,79 @@
+"""A look into an outbox's file from outside, by a person, beside the processes that live with it.
+
+A process of the app makes the file, brings it up to its version and sets a broken one aside. The command line does none
+of it: it works on the file that is there, as it is, and holds the write lock for moments only.
+"""
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.outbox.sqlite import preflight
+from butter_middleware.outbox.sqlite.database import Access, is_in_use
+from butter_middleware.outbox.sqlite.store import SQLiteStore
+
+LOCK_SECONDS: Final = 10.0
+"""For which the write lock is waited for. The app's own processes hold it for milliseconds."""
+
+
+@contextmanager
+def existing(path: str | os.PathLike[str], *, lock_seconds: float = LOCK_SECONDS) -> Generator[SQLiteStore]:
+    """Give the store of a file that is there, open.
+
+    Args:
+        path: The file.
+        lock_seconds: For how long the write lock is waited for.
+
+    Raises:
+        ConfigurationError: on entering: no outbox of this version is there. What is wrong, and the remedy.
+        OutboxBusyError: whenever another process does not let go of the write lock.
+        OutboxBrokenError: whenever the file cannot be read or written, or was replaced meanwhile.
+    """
+    found = os.path.realpath(path)
+    refuse_absent(found)
+    preflight.refuse_unusable(found)
+    if not is_in_use(found):
+        preflight.refuse_not_ours(found)
+    access = Access(create=False, migrate=False, set_aside=False, reads=False, lock_seconds=lock_seconds)
+    store = SQLiteStore(found, access=access)
+    try:
+        with store.explaining():
+            store.open()
+        yield store
+    finally:
+        store.close()
+
+
+def refuse_absent(path: str) -> None:
+    """Refuse a path at which there is no file.
+
+    Raises:
+        ConfigurationError: there is none; it names the outboxes that lie beside it. Or this user may not know.
+    """
+    file = Path(path)
+    try:
+        file.stat()
+    except PermissionError:
+        msg = (
+            f"outbox={path!r}: this process (user {os.geteuid()}) may not look into its directory. Run this as the "
+            "user that the app runs as."
+        )
+        raise ConfigurationError(msg) from None
+    except OSError:
+        pass
+    else:
+        return
+    with suppress(OSError):
+        others = sorted(lock.name.removesuffix(".lock") for lock in file.parent.glob("*.lock"))
+        found = [name for name in others if (file.parent / name).exists()]
+        if found:
+            msg = f"outbox={path!r}: there is no such file. In that directory there is {', '.join(found[:5])}."
+            raise ConfigurationError(msg)
+    msg = (
+        f"outbox={path!r}: there is no such file. Name the one that Butter(outbox=...) names, a relative path from "
+        "the directory in which the app starts. The app makes it with its first start or checkout."
+    )
+    raise ConfigurationError(msg)

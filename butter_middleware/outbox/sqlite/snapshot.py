@@ -1,0 +1,78 @@
+"""The state of a file, for a person: what waits, for whom, and which process works on it."""
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from butter_middleware.outbox.base import Counts
+from butter_middleware.outbox.sqlite.locks import LEAD, READERS, Locks
+from butter_middleware.outbox.sqlite.store import SQLiteStore, counts
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a file."""
+
+    counts: Counts
+    parked: Mapping[str, int]
+    """By reason."""
+    dead: Mapping[str, int]
+    """By the answer that they died of."""
+    oldest_captured_at: float | None
+    next_due_at: float | None
+    """When the next pending record is to be sent."""
+    read: bool
+    """Whether a process lives that reads captures with the app's extractors."""
+    leader: int | None
+    """The process that delivers; 0 if it cannot be told which; None if there is none."""
+
+    @property
+    def unread(self) -> int:
+        """Captures that no living process is going to read."""
+        return 0 if self.read else self.counts.captured
+
+
+def snapshot(store: SQLiteStore) -> Snapshot:
+    """Look at a file.
+
+    Raises:
+        OutboxBrokenError: it cannot be read.
+    """
+    with store.explaining():
+        leader = store.locks.holder(LEAD)
+        read = leader is not None or store.locks.holder(READERS) is not None
+    return store.read(
+        lambda connection: _look(connection, leader, read or _an_old_process_reads(connection, store.locks))
+    )
+
+
+def _look(connection: sqlite3.Connection, leader: int | None, read: bool) -> Snapshot:  # noqa: FBT001 - what was found
+    return Snapshot(
+        counts=counts(connection),
+        parked=_by_reason(connection, "captures WHERE reason IS NOT NULL"),
+        dead=_by_reason(connection, "records WHERE dead_at IS NOT NULL"),
+        # By an index to the number alone: the bodies of a backlog are not read.
+        oldest_captured_at=_number(
+            connection,
+            "SELECT captured_at FROM captures WHERE id = (SELECT min(id) FROM captures WHERE reason IS NULL)",
+        ),
+        next_due_at=_number(connection, "SELECT min(due_at) FROM records WHERE dead_at IS NULL"),
+        read=read,
+        leader=leader,
+    )
+
+
+def _an_old_process_reads(connection: sqlite3.Connection, locks: Locks) -> bool:
+    """Whether a process of an earlier release lives: each has a lock of its own."""
+    slots = connection.execute("SELECT DISTINCT slot FROM piles WHERE slot IS NOT NULL").fetchall()
+    return any(locks.holder(slot) is not None for (slot,) in slots)
+
+
+def _by_reason(connection: sqlite3.Connection, source: str) -> dict[str, int]:
+    sql = f"SELECT coalesce(reason, '?'), count(*) FROM {source} GROUP BY 1 ORDER BY 2 DESC, 1"  # noqa: S608 - constants
+    return dict(connection.execute(sql).fetchall())
+
+
+def _number(connection: sqlite3.Connection, sql: str) -> float | None:
+    row = connection.execute(sql).fetchone()
+    return None if row is None or row[0] is None else float(row[0])

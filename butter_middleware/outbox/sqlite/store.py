@@ -1,0 +1,515 @@
+"""The outbox on a disk: plain methods over SQL, each of them one transaction.
+
+A write that a promise depends on waits for the disk (`full`): what is captured, what a person changes. What can be done
+again after a power cut does not: there a record may be sent twice.
+"""
+
+import json
+import logging
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple
+from functools import cache
+from typing import Final
+
+from butter_middleware._utils import log_thread
+from butter_middleware._utils.asgi import RawHeaders
+from butter_middleware.models.checkout import Record
+from butter_middleware.models.http import CREDENTIAL_HEADERS, Capture
+from butter_middleware.models.partial import Part, joined
+from butter_middleware.outbox.base import (
+    COUNTED_SECONDS,
+    FAR_FUTURE,
+    HOUR,
+    TOKEN_SECONDS,
+    Count,
+    Counts,
+    Parked,
+    Pending,
+    Resolution,
+    Resolved,
+    Settled,
+    Settlement,
+    StoredCapture,
+)
+from butter_middleware.outbox.faults import Alerts
+from butter_middleware.outbox.sqlite.database import APP, Access, Database
+from butter_middleware.outbox.sqlite.locks import LEAD, READERS
+from butter_middleware.outbox.sqlite.schema import UNOWNED, own_pile
+from butter_middleware.outbox.steady import Look
+
+CaptureRow = tuple[float, str, bytes, bytes | None]
+"""`captured_at`, `head`, `body`, `request_body`."""
+
+MOST_ROWS: Final = 64
+"""Captures a statement, and numbers a query; SQLite may take no more than 999 values."""
+PRUNE_STEP: Final = 500
+"""Rows a transaction."""
+MOST_MARKS: Final = 2
+"""How often a capture is taken over from a process that died while it read it."""
+
+
+class SQLiteStore(Database):
+    """Captures and records in an SQLite file that any number of processes of a host share.
+
+    Args:
+        path: The file.
+        max_bytes: How large it may grow, its log not counted.
+        tombstone_seconds: For how long a delivered record is known by its key.
+        retention_seconds: After which parked captures and dead records are deleted; None keeps them.
+        clock: Seconds since the epoch.
+        access: What it may do to the file.
+        alerts: Says what is wrong with the file.
+        give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
+    """
+
+    durable = True
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        max_bytes: int = 2 * 1024**3,
+        tombstone_seconds: float = 7 * 86400.0,
+        retention_seconds: float | None = None,
+        clock: Callable[[], float] = time.time,
+        access: Access = APP,
+        alerts: Alerts | None = None,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__(path, max_bytes, access, alerts, give_up)
+        self._tombstone_seconds = tombstone_seconds
+        self._retention_seconds = retention_seconds
+        self._clock = clock
+        self._unreadable: set[int] = set()
+
+    # Captures.
+
+    def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
+        """Insert captures; gives their numbers.
+
+        Raises:
+            Exception: one of them cannot be stored, such as for an annotation that is not JSON.
+        """
+        rows = [_row_of(capture) for capture in captures]
+        if owned and self.access.reads:
+            self.locks.take(READERS)
+
+        def insert(connection: sqlite3.Connection) -> list[int]:
+            if owned and self._pile is None:
+                self._pile = own_pile(connection)
+            pile = self._pile if owned else UNOWNED
+            numbers: list[int] = []
+            for count, few in _in_powers(rows):
+                values = [value for row in few for value in (pile, *row)]
+                last = connection.execute(_insert(count), values).lastrowid or 0
+                numbers += range(last - count + 1, last + 1)
+            return numbers
+
+        return self._write(insert, full=True)
+
+    def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
+        """Give those of the captures that are still there, in order."""
+        return self._read(lambda connection: self._load(connection, ids))
+
+    def _load(self, connection: sqlite3.Connection, ids: Sequence[int]) -> list[StoredCapture]:
+        found: dict[int, StoredCapture] = {}
+        for start in range(0, len(ids), MOST_ROWS):
+            few = ids[start : start + MOST_ROWS]
+            sql = f"""SELECT captures.id, pile, coalesce(reason, ''), coalesce(tries, 0), head, body, request_body
+                FROM captures LEFT JOIN tries ON tries.id = captures.id
+                WHERE captures.id IN ({_places(len(few))})"""  # noqa: S608 - question marks
+            for number, pile, reason, tries, *stored in connection.execute(sql, few):
+                with self._noting_unreadable(number):
+                    capture = Capture.from_head(*stored)
+                    found[number] = StoredCapture(number, capture, pile != UNOWNED, reason, tries)
+        return [found[number] for number in ids if number in found]
+
+    @contextmanager
+    def _noting_unreadable(self, number: int) -> Generator[None]:
+        """Pass over a capture that another version stored, and say it once."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError) as error:
+            if number not in self._unreadable:
+                self._unreadable.add(number)
+                message = f"capture {number} cannot be read by this version ({type(error).__name__}); it stays"
+                log_thread.log(logging.ERROR, message, name="outbox", event="outbox", reason="capture_unreadable")
+
+    def unread(self, limit: int, *, below: int, exclude: Collection[int] = ()) -> Sequence[StoredCapture]:
+        """Give captures that nobody has read, oldest first: unowned ones, and others up to the number `below`."""
+        passed = {*exclude, *self._unreadable}
+
+        def look(connection: sqlite3.Connection) -> list[StoredCapture]:
+            numbers: list[int] = []
+            sql = "SELECT id FROM captures WHERE reason IS NULL AND pile = ? AND id <= ? ORDER BY id LIMIT ?"
+            for pile in _piles(connection):
+                highest = 2**62 if pile == UNOWNED else below
+                rows = connection.execute(sql, (pile, highest, limit + len(passed)))
+                numbers += [number for (number,) in rows if number not in passed][:limit]
+            return self._load(connection, sorted(numbers)[:limit])
+
+        return self._read(look)
+
+    def mark_taken_over(self, ids: Sequence[int]) -> Sequence[int]:
+        """Mark captures before they are read; gives those that had two marks."""
+
+        def mark(connection: sqlite3.Connection) -> list[int]:
+            there = [(number,) for number in ids if _is_there(connection, number)]
+            connection.executemany("INSERT OR IGNORE INTO tries (id) VALUES (?)", there)
+            connection.executemany("UPDATE tries SET tries = tries + 1 WHERE id = ?", there)
+            sql = "SELECT 1 FROM tries WHERE id = ? AND tries > ?"
+            return [number for (number,) in there if connection.execute(sql, (number, MOST_MARKS)).fetchone()]
+
+        return self._write(mark, reserve=True)
+
+    def parked_to_try(self, limit: int, *, configuration: str, before: float) -> Sequence[StoredCapture]:
+        """Give parked captures that this configuration did not try since `before`, those tried longest ago first."""
+
+        def mark(connection: sqlite3.Connection) -> list[StoredCapture]:
+            # The first are found by the index. Of those tried since then there are few.
+            sql = """SELECT id FROM tries WHERE (tried_at < ? OR tried_by <> ?)
+                AND EXISTS (SELECT 1 FROM captures WHERE captures.id = tries.id AND reason IS NOT NULL)
+                ORDER BY tried_at, id LIMIT ?"""
+            numbers = [number for (number,) in connection.execute(sql, (before, configuration, limit))]
+            sql = "UPDATE tries SET tries = tries + 1, tried_at = ?, tried_by = ? WHERE id = ?"
+            connection.executemany(sql, [(self._clock(), configuration, number) for number in numbers])
+            return self._load(connection, numbers)
+
+        return self._write(mark, reserve=True)
+
+    # What the reader made of them.
+
+    def resolve(self, resolutions: Sequence[Resolution]) -> Sequence[Resolved]:
+        """End captures: replace each by its records or a part, or park it."""
+
+        def change(connection: sqlite3.Connection) -> list[Resolved]:
+            resolved = [self._resolve(connection, resolution) for resolution in resolutions]
+            ended = [
+                resolution.counts
+                for resolution, one in zip(resolutions, resolved, strict=True)
+                if one.there and not one.replayed
+            ]
+            self._count(connection, [count for counts in ended for count in counts])
+            return resolved
+
+        return self._write(change, reserve=True)
+
+    def _resolve(self, connection: sqlite3.Connection, resolution: Resolution) -> Resolved:
+        number, parked = resolution.id, resolution.parked
+        sql = """SELECT CASE WHEN instr(head, '"made": [') THEN head END FROM captures WHERE id = ?"""
+        row = connection.execute(sql, (number,)).fetchone()
+        if row is None:
+            return Resolved(number, there=False)
+        if resolution.token and not self._redeem(connection, resolution):
+            return Resolved(number, there=True, replayed=True)
+        made = frozenset[str]() if row[0] is None else frozenset(json.loads(row[0])["made"])
+        if parked is None:
+            connection.execute("DELETE FROM captures WHERE id = ?", (number,))
+        else:
+            self._park(connection, number, parked, made)
+            sql = "UPDATE tries SET tried_at = ?, tried_by = coalesce(nullif(?, ''), tried_by) WHERE id = ?"
+            connection.execute(sql, (self._clock(), resolution.configuration, number))
+        if resolution.part is not None:
+            added, known = self._join(connection, resolution.part)
+        else:
+            new = [record for record in resolution.made if record.key not in made]
+            added, known = self._add(connection, new)
+            known += len(resolution.made) - len(new)
+        return Resolved(number, there=True, added=added, known=known)
+
+    def _park(self, connection: sqlite3.Connection, number: int, parked: Parked, made: frozenset[str]) -> None:
+        """Park a capture, with the keys of what it gave already in its head."""
+        if parked.records:
+            (head,) = connection.execute("SELECT head FROM captures WHERE id = ?", (number,)).fetchone()
+            keys = sorted(made | {record.key for record in parked.records})
+            head = json.dumps(json.loads(head) | {"made": keys})
+            connection.execute("UPDATE captures SET head = ? WHERE id = ?", (head, number))
+        row = (parked.reason, parked.detail, number)
+        connection.execute("UPDATE captures SET reason = ?, detail = ? WHERE id = ?", row)
+
+    def _redeem(self, connection: sqlite3.Connection, resolution: Resolution) -> bool:
+        """Say whether a token may prove this checkout: no other one, of another capture, had it before."""
+        part = () if resolution.part is None else (resolution.part,)
+        keys = " ".join(sorted(made.key for made in (*resolution.made, *part)))
+        if not keys:
+            return True
+        row = (resolution.token, resolution.id, keys, self._clock())
+        if connection.execute("INSERT OR IGNORE INTO tokens VALUES (?, ?, ?, ?)", row).rowcount:
+            return True
+        sql = "SELECT 1 FROM tokens WHERE token = ? AND (capture = ? OR keys = ?)"
+        return connection.execute(sql, row[:3]).fetchone() is not None
+
+    def _join(self, connection: sqlite3.Connection, part: Part) -> tuple[Sequence[Pending], int]:
+        """Keep a part, or make the record that it completes; gives what is new, and how many were known."""
+        if connection.execute("SELECT 1 FROM tombstones WHERE key = ?", (part.key,)).fetchone():
+            return (), 1
+        sql = "SELECT shopper, fields, captured_at FROM parts WHERE key = ?"
+        rows = connection.execute(sql, (part.key,)).fetchall()
+        parts = {bool(shopper): Part(part.key, bool(shopper), json.loads(fields), at) for shopper, fields, at in rows}
+        parts[part.shopper] = kept = part.after(parts.get(part.shopper))
+        record = joined(parts.get(True), parts.get(False))
+        if record is None:
+            row = (kept.key, kept.shopper, json.dumps(dict(kept.fields), default=_text), kept.captured_at)
+            connection.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)", row)
+            return (), 0
+        connection.execute("DELETE FROM parts WHERE key = ?", (part.key,))
+        connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", (part.key, self._clock()))
+        return self._add(connection, [record])
+
+    def expire(self, before: float) -> int:
+        """Delete old parts, by the time that it surely is; gives how many there were."""
+        age = self._clock() - before
+
+        def change(connection: sqlite3.Connection) -> int:
+            sql = "DELETE FROM parts WHERE captured_at < ?"
+            return connection.execute(sql, (self._look(connection).confirmed - age,)).rowcount
+
+        return self._write(change, reserve=True)
+
+    # Records.
+
+    def add(self, records: Sequence[Record], counts: Sequence[Count] = ()) -> tuple[Sequence[Pending], int]:
+        """Add records made outside a request; gives the new ones, and how many were known."""
+
+        def change(connection: sqlite3.Connection) -> tuple[Sequence[Pending], int]:
+            self._count(connection, counts)
+            return self._add(connection, records)
+
+        return self._write(change, full=True)
+
+    def _add(self, connection: sqlite3.Connection, records: Iterable[Record]) -> tuple[list[Pending], int]:
+        """Insert records that are not known by key; gives them, and how many were known.
+
+        A record is due at once; what was captured first goes first.
+        """
+        sql = """INSERT OR IGNORE INTO records (key, captured_at, due_at, payload, traceparent)
+            SELECT ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE key = ?)"""
+        now, added, known = self._clock(), list[Pending](), 0
+        for record in records:
+            due_at = min(record.captured_at, now)
+            row = (record.key, record.captured_at, due_at, record.payload, record.traceparent, record.key)
+            cursor = connection.execute(sql, row)
+            if cursor.rowcount:
+                added.append(Pending(cursor.lastrowid or 0, record, 0))
+            else:
+                known += 1
+        return added, known
+
+    def due(self, limit: int, exclude: Collection[int] = ()) -> Sequence[Pending]:
+        """Give records that are due, those due longest first, those of another clock's future last."""
+
+        def look(connection: sqlite3.Connection) -> list[Pending]:
+            now, wanted = self._clock(), limit + len(exclude)
+            numbers = _due(connection, "due_at <= ?", now, wanted)
+            if len(numbers) < wanted:
+                numbers += _due(connection, "due_at > ?", now + FAR_FUTURE, wanted - len(numbers))
+            sql = """SELECT id, attempts, key, payload, captured_at, coalesce(traceparent, '') FROM records
+                WHERE id = ?"""
+            few = [number for number in numbers if number not in exclude][:limit]
+            rows = [connection.execute(sql, (number,)).fetchone() for number in few]
+            return [Pending(number, Record(*record), attempts) for number, attempts, *record in rows]
+
+        return self._read(look)
+
+    def settle(self, settlements: Sequence[Settlement], counts: Sequence[Count] = ()) -> None:
+        """Note what became of records. What a person dropped meanwhile is passed over."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            now = self._clock()
+            delivered = sum(_settle(connection, settlement, now) for settlement in settlements)
+            if delivered:
+                connection.execute("UPDATE meta SET value = value + ? WHERE name = 'delivered'", (delivered,))
+                connection.execute("UPDATE meta SET value = ? WHERE name = 'last_delivered_at'", (now,))
+            self._count(connection, counts)
+
+        self._write(change, reserve=True)
+
+    # The host.
+
+    def hold(self) -> str | None:
+        """Give the reason for which nothing is sent."""
+        return self._read(hold)
+
+    def set_hold(self, reason: str | None) -> None:
+        """Keep the reason for which nothing is sent; None ends it."""
+        self._write(lambda connection: set_hold(connection, reason), full=True, reserve=True)
+
+    def prune(self) -> bool:
+        """Delete a step of what is too old by the time that it surely is; says whether there is more."""
+
+        def change(connection: sqlite3.Connection) -> bool:
+            before = self._look(connection)
+            look = before.again(self._clock())
+            if look != before:
+                connection.execute("UPDATE meta SET value = ? WHERE name = 'look'", (json.dumps(astuple(look)),))
+            return PRUNE_STEP in [
+                connection.execute(sql, (bound, PRUNE_STEP)).rowcount for sql, bound in self._old(look.confirmed)
+            ]
+
+        return self._write(change, reserve=True)
+
+    def _look(self, connection: sqlite3.Connection) -> Look:
+        (kept,) = connection.execute("SELECT value FROM meta WHERE name = 'look'").fetchone()
+        return Look(time.monotonic(), self._clock()) if kept is None else Look(*json.loads(kept))
+
+    def _old(self, now: float) -> Iterator[tuple[str, float]]:
+        """Give what deletes a step of each kind, and the bound that it takes."""
+        for table, key, at, seconds in (
+            ("tombstones", "key", "delivered_at", self._tombstone_seconds),
+            ("tokens", "token", "used_at", TOKEN_SECONDS),
+        ):
+            old = f"SELECT {key} FROM {table} WHERE {at} < ? LIMIT ?"  # noqa: S608 - constants
+            yield f"DELETE FROM {table} WHERE {key} IN ({old})", now - seconds  # noqa: S608 - constants
+        old = "SELECT hour FROM counted WHERE hour > 0 AND hour < ? LIMIT ?"
+        yield f"DELETE FROM counted WHERE hour IN ({old})", (now - COUNTED_SECONDS) // HOUR  # noqa: S608 - constants
+        if self._retention_seconds is not None:  # what needs a person is kept
+            for table, state in (("captures", "reason IS NOT NULL"), ("records", "dead_at IS NOT NULL")):
+                old = f"SELECT id FROM {table} WHERE {state} AND captured_at < ? LIMIT ?"  # noqa: S608 - constants
+                yield f"DELETE FROM {table} WHERE id IN ({old})", now - self._retention_seconds  # noqa: S608 - constants
+
+    def counts(self) -> Counts:
+        """Tell how much there is: triggers keep count."""
+        return self._read(counts)
+
+    def count(self, counts: Sequence[Count]) -> None:
+        """Add to the counts of the host."""
+        self._write(lambda connection: self._count(connection, counts), reserve=True)
+
+    def _count(self, connection: sqlite3.Connection, counts: Iterable[Count]) -> None:
+        times = Counter[tuple[str, str, str]]()
+        for count in counts:
+            times[count[:3]] += count.times
+        hour = int(self._clock() // HOUR)
+        for key, more in times.items():
+            for row in ((hour, *key), (0, *key)):
+                connection.execute("INSERT OR IGNORE INTO counted VALUES (?, ?, ?, ?, 0)", row)
+                sql = "UPDATE counted SET times = times + ? WHERE hour = ? AND name = ? AND route = ? AND reason = ?"
+                connection.execute(sql, (more, *row))
+
+    def counted(self, since: float | None = None) -> Mapping[tuple[str, str, str], int]:
+        """Give the counts of the host by name, route and reason: the total, or those since an hour."""
+        bounds = (0, 0) if since is None else (max(1, int(since // HOUR)), 2**62)
+        sql = "SELECT name, route, reason, sum(times) FROM counted WHERE hour BETWEEN ? AND ? GROUP BY 1, 2, 3"
+        rows = self._read(lambda connection: connection.execute(sql, bounds).fetchall())
+        return {(name, route, reason): times for name, route, reason, times in rows}
+
+    def lead(self) -> bool:
+        """Whether this process leads, taking the lead if it is free. The kernel frees it when the process ends."""
+        return self.locks.take(LEAD)
+
+    def release_lead(self) -> None:
+        """Let go of the lead."""
+        self.locks.release(LEAD)
+
+    def changed(self) -> bool:
+        """Whether another process wrote since the last call; True at first."""
+        before = self._version
+        self._version = self._read(lambda connection: connection.execute("PRAGMA data_version").fetchone()[0])
+        return self._version != before
+
+
+def hold(connection: sqlite3.Connection) -> str | None:
+    """Give why nothing is sent."""
+    reason = connection.execute("SELECT value FROM meta WHERE name = 'hold'").fetchone()[0]
+    return None if reason is None else str(reason)
+
+
+def set_hold(connection: sqlite3.Connection, reason: str | None) -> None:
+    """Keep why nothing is sent."""
+    connection.execute("UPDATE meta SET value = ? WHERE name = 'hold'", (reason,))
+
+
+def counts(connection: sqlite3.Connection) -> Counts:
+    """Tell how much there is."""
+    meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    sql = "SELECT captured_at FROM records WHERE dead_at IS NULL ORDER BY captured_at LIMIT 1"
+    oldest = connection.execute(sql).fetchone()
+    newest = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'captures'").fetchone()
+    numbers = {name: meta[name] for name in ("captured", "pending", "parked", "dead", "delivered", "parts", "epoch")}
+    return Counts(
+        **numbers,
+        oldest_pending_at=None if oldest is None else oldest[0],
+        last_delivered_at=meta["last_delivered_at"],
+        hold=meta["hold"],
+        newest_capture=0 if newest is None else newest[0],
+    )
+
+
+def _row_of(capture: Capture) -> CaptureRow:
+    """Return a capture as it is stored. What waits on disk holds no credential, whoever made the capture."""
+    headers, response_headers = _harmless(capture.headers), _harmless(capture.response_headers)
+    if len(headers) + len(response_headers) < len(capture.headers) + len(capture.response_headers):
+        capture = capture._replace(headers=headers, response_headers=response_headers)
+    return capture.captured_at, capture.head(), capture.body, capture.request_body
+
+
+def _harmless(headers: RawHeaders) -> RawHeaders:
+    return [header for header in headers if header[0].lower() not in CREDENTIAL_HEADERS]
+
+
+def _in_powers(rows: Sequence[CaptureRow]) -> Iterator[tuple[int, Sequence[CaptureRow]]]:
+    """Part rows by statement. Each statement lets go of the interpreter's lock and has to wait for it again.
+
+    Their numbers are powers of two, so that few statements are prepared.
+    """
+    start = 0
+    while start < len(rows):
+        count = min(1 << ((len(rows) - start).bit_length() - 1), MOST_ROWS)
+        yield count, rows[start : start + count]
+        start += count
+
+
+@cache
+def _insert(count: int) -> str:
+    rows = ", ".join(["(?, ?, ?, ?, ?)"] * count)
+    return f"INSERT INTO captures (pile, captured_at, head, body, request_body) VALUES {rows}"  # noqa: S608 - question marks
+
+
+@cache
+def _places(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+def _piles(connection: sqlite3.Connection) -> Iterator[int]:
+    """Give the piles that hold captures to be read, each by one step in the index."""
+    sql, pile = "SELECT min(pile) FROM captures WHERE reason IS NULL AND pile > ?", -1
+    while (found := connection.execute(sql, (pile,)).fetchone()[0]) is not None:
+        yield (pile := found)
+
+
+def _is_there(connection: sqlite3.Connection, number: int) -> bool:
+    return connection.execute("SELECT 1 FROM captures WHERE id = ?", (number,)).fetchone() is not None
+
+
+def _due(connection: sqlite3.Connection, condition: str, bound: float, limit: int) -> list[int]:
+    sql = f"SELECT id FROM records WHERE dead_at IS NULL AND {condition} ORDER BY due_at, id LIMIT ?"  # noqa: S608 - a constant
+    return [number for (number,) in connection.execute(sql, (bound, limit))]
+
+
+def _settle(connection: sqlite3.Connection, settlement: Settlement, now: float) -> int:
+    """Note what became of one record; gives how many were delivered."""
+    number = settlement.id
+    match settlement.settled:
+        case Settled.DELIVERED:
+            sql = "INSERT OR REPLACE INTO tombstones SELECT key, ? FROM records WHERE id = ?"
+            connection.execute(sql, (now, number))
+            return connection.execute("DELETE FROM records WHERE id = ?", (number,)).rowcount
+        case Settled.DEAD:
+            sql = "UPDATE records SET dead_at = ?, reason = ?, attempts = attempts + 1 WHERE id = ?"
+            connection.execute(sql, (now, settlement.reason, number))
+        case Settled.RETRY:
+            sql = "UPDATE records SET due_at = ?, reason = ?, attempts = attempts + 1 WHERE id = ?"
+            connection.execute(sql, (settlement.due_at or now, settlement.reason, number))
+        case Settled.RELEASED:
+            if settlement.due_at:
+                connection.execute("UPDATE records SET due_at = ? WHERE id = ?", (settlement.due_at, number))
+    return 0
+
+
+def _text(value: bytes | bytearray) -> str:
+    """Return as text the only values that pass for text in a `Checkout` and are not JSON."""
+    return value.decode()
