@@ -293,6 +293,14 @@ class Store(Protocol):
         """Whether this process leads, taking the lead if it is free. Never blocks."""
         ...
 
+    def leader(self) -> int | None:
+        """Give the process that leads. 0: it cannot be told which. None: there is none."""
+        ...
+
+    def alone(self) -> bool:
+        """Whether no other process lives that reads what it captures."""
+        ...
+
     def release_lead(self) -> None:
         """Let go of the lead."""
         ...

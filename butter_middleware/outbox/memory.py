@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import os
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -388,6 +389,14 @@ class MemoryStore:
         return dict(found)
 
     def lead(self) -> bool:
+        """Give True: no other process shares this memory."""
+        return True
+
+    def leader(self) -> int | None:
+        """Give this process."""
+        return os.getpid()
+
+    def alone(self) -> bool:
         """Give True: no other process shares this memory."""
         return True
 

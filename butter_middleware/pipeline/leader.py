@@ -21,6 +21,8 @@ LEFT_BEHIND_SECONDS: Final = 5.0
 """What was captured before then, and is not resolved, was left by a dead or hung process."""
 EXPIRE_SECONDS: Final = 5.0
 """Between looks for parts of checkouts that stayed alone."""
+ALONE_SECONDS: Final = 60.0
+"""For which no process may send what this one appends, before it is said."""
 PARKED_AT_ONCE: Final = 20
 """Parked captures that are tried again in one second."""
 PARKED_AGAIN_SECONDS: Final = 600.0
@@ -45,6 +47,9 @@ class Leader:
         """The highest number of a capture, at each look."""
         self._epoch: int | None = None
         self._counts = Counts()
+        self._alone_since: float | None = None
+        self.deliverer: int | None = None
+        """The process that sends, if it is not this one. 0: it cannot be told which."""
 
     def is_led_by(self, participant: Participant) -> bool:
         """Whether this participant has the lead."""
@@ -112,20 +117,34 @@ class Leader:
     def _take_lead(self, now: float) -> bool:
         self.look_at = now + LEAD_SECONDS
         candidate = next((one for one in self._thread.participants if one.can_lead), None)
-        if candidate is None:
-            return False
         self._thread.looked = True
+        if candidate is None:
+            self._watch_deliverer(now)
+            return False
         if not self._store.lead():
             return False
         self._participant = candidate
         self._due_at = self._expire_at = self._parked_at = self.look_at = 0.0
         self._marks.clear()
-        if not self._store.durable:
+        if self._store.alone():  # whoever left captures behind is dead
             self._marks.append((now - LEFT_BEHIND_SECONDS, self._store.counts().newest_capture))
         self._store.changed()
         self._notice(candidate)
         candidate.sender.take_lead(self._store.hold())
         return True
+
+    def _watch_deliverer(self, now: float) -> None:
+        """In a process that only appends, see whether another one reads and sends."""
+        self.deliverer = self._store.leader()
+        external = [one for one in self._thread.participants if not one.owned and one.running]
+        if self.deliverer is not None or not external:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since >= ALONE_SECONDS:
+            for participant in external:
+                participant.unattended()
+            self._alone_since = now
 
     def _notice(self, leader: Participant) -> None:
         """See what other processes and people changed."""

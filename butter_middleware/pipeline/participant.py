@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from threading import Condition
 from typing import Final, Protocol
 
-from butter_middleware.events import Faulted, Lost, Skipped
+from butter_middleware.events import Faulted, Lost, OutboxChanged, Skipped
 from butter_middleware.models.partial import EXPIRED
 from butter_middleware.models.reasons import ParkReason, Skip
 from butter_middleware.outbox.base import Parked, Resolution, Resolved, Settled, Settlement, Store
@@ -264,6 +264,10 @@ class Participant:
         self.ids.discard(before)
         self.ids.add(entry.id)
 
+    def unattended(self) -> None:
+        """Tell that no process sends what this one appends."""
+        self._events.emit(OutboxChanged(reason="no_deliverer", message=NO_DELIVERER, level=logging.CRITICAL))
+
     def lost(self, item: object, error: Exception) -> None:
         """Tell that something could not be written."""
         match item:
@@ -313,6 +317,10 @@ def _parked(entry: Entry, result: ReadResult) -> Parked | None:
     return None
 
 
+NO_DELIVERER: Final = (
+    "no process delivers what this one appends to the outbox. Run beside it, on this host: "
+    "butter-middleware deliver --app shop.main:butter --follow"
+)
 READ_ELSEWHERE: Final = Parked(
     ParkReason.READ_ELSEWHERE,
     "another process served this checkout and did not read it, and this one finds no checkout in it. It is read once "

@@ -567,7 +567,7 @@ class Pipeline:
     @property
     def deliverer(self) -> int | None:
         """The process that sends from the outbox's file. 0: it cannot be told which. None: there is none."""
-        return self.components.outbox.deliverer()
+        return None if self._thread is None else self._thread.deliverer
 
     # What the threads call.
 

@@ -165,6 +165,11 @@ class StoreThread:
         return self._leader.is_led_by(participant)
 
     @property
+    def deliverer(self) -> int | None:
+        """The process that sends, if it is not this one. 0: it cannot be told which. None: none that is known."""
+        return self._leader.deliverer
+
+    @property
     def faults(self) -> Sequence[str]:
         """What is wrong with the store now."""
         return self.alerts.ringing

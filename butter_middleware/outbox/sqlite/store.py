@@ -401,6 +401,14 @@ class SQLiteStore(Database):
         """Whether this process leads, taking the lead if it is free. The kernel frees it when the process ends."""
         return self.locks.take(LEAD)
 
+    def leader(self) -> int | None:
+        """Give the process that leads. 0: it cannot be told which. None: there is none."""
+        return self.locks.holder(LEAD)
+
+    def alone(self) -> bool:
+        """Whether no other process lives that reads what it captures."""
+        return self.locks.holder(READERS) is None
+
     def release_lead(self) -> None:
         """Let go of the lead."""
         self.locks.release(LEAD)
