@@ -52,6 +52,20 @@ class Role:
     """A digest of the routes: parked captures are tried again by another configuration at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """What a participant asks of its `Butter`."""
+
+    route_of: Callable[[Entry], str]
+    """Names the route of a capture."""
+    expire_before: Callable[[], float]
+    """Seconds since the epoch: parts of checkouts from before then are deleted."""
+    clock: Callable[[], float]
+    """Seconds since the epoch."""
+    look: Callable[[], object]
+    """Watches what needs a look about once a second."""
+
+
 class Participant:
     """Takes what the store's thread did with the captures and records of one `Butter`, on that thread.
 
@@ -61,9 +75,7 @@ class Participant:
         events: Counts and tells what happens.
         reader: Reads captures.
         sender: Sends records.
-        expire_before: Seconds since the epoch: parts of checkouts from before then are deleted.
-        clock: Seconds since the epoch.
-        route_of: Names the route of a capture.
+        callbacks: What it asks of its `Butter`.
     """
 
     def __init__(
@@ -73,20 +85,19 @@ class Participant:
         events: EventDispatcher,
         reader: ReaderThread,
         sender: SenderThread,
-        expire_before: Callable[[], float],
-        clock: Callable[[], float],
-        route_of: Callable[[Entry], str],
+        callbacks: Callbacks,
     ) -> None:
         self.owned = role.owned
         self.configuration = role.configuration
         self.reader = reader
         self.sender = sender
-        self.expire_before = expire_before
-        self.clock = clock
+        self.expire_before = callbacks.expire_before
+        self.clock = callbacks.clock
         self._role = role
         self._link = link
         self._events = events
-        self._route_of = route_of
+        self._route_of = callbacks.route_of
+        self._look = callbacks.look
         self._results: dict[Entry, ReadResult] = {}
         self._backlog: deque[Entry] = deque()
         """Captures of this process that are in the store only, the oldest first."""
@@ -263,6 +274,13 @@ class Participant:
         """Note that a capture was written to another file."""
         self.ids.discard(before)
         self.ids.add(entry.id)
+
+    def look(self) -> None:
+        """Watch what needs a look about once a second."""
+        try:
+            self._look()
+        except Exception as error:  # noqa: BLE001 - a clock of the merchant's
+            self.failed("watching", error)
 
     def unattended(self) -> None:
         """Tell that no process sends what this one appends."""

@@ -34,7 +34,7 @@ from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Store
 from butter_middleware.pipeline import processes
 from butter_middleware.pipeline.components import Components
 from butter_middleware.pipeline.entries import NOTHING, Addition, Entry
-from butter_middleware.pipeline.participant import Participant, Role
+from butter_middleware.pipeline.participant import Callbacks, Participant, Role
 from butter_middleware.pipeline.reader_thread import ReaderThread
 from butter_middleware.pipeline.reporter import StatusReporter
 from butter_middleware.pipeline.sender_thread import SenderThread
@@ -124,7 +124,7 @@ class Pipeline:
         def keep_hold(reason: str | None) -> None:
             thread.ask(lambda store: store.set_hold(reason))
 
-        reader = ReaderThread(self._read, read)
+        reader = ReaderThread(self._read, read, self._begin)
         sender = SenderThread(
             components.make_delivery(),
             settle,
@@ -138,9 +138,7 @@ class Pipeline:
             self._events,
             reader,
             sender,
-            lambda: self._clock() - self._config.join_ttl,
-            self._clock,
-            self._route_of,
+            Callbacks(self._route_of, lambda: self._clock() - self._config.join_ttl, self._clock, self.look),
         )
         participant.running = True
         try:
@@ -159,7 +157,8 @@ class Pipeline:
         self._thread, self._participant = thread, participant
         self._running = True
         thread.wake()
-        log_thread.run(self._begin)
+        if not self._role.reads:
+            log_thread.run(self._begin)
 
     def _begin(self) -> None:
         self.reporter.begin()

@@ -43,6 +43,8 @@ LAST_BACKOFF: Final = 5.0
 RESTART_MOST: Final = 30.0
 """Seconds after which a loop that failed begins again, at most."""
 PRUNE_SECONDS: Final = 60.0
+WATCH_SECONDS: Final = 1.0
+"""Between looks at coverage and faults."""
 IDLE_SECONDS: Final = 1.0
 """Without work, before the log of the file is emptied."""
 STOPPING_SECONDS: Final = 0.5
@@ -88,6 +90,7 @@ class StoreThread:
         self._backoff = FIRST_BACKOFF
         self._full_until = 0.0
         self._prune_at = 0.0
+        self._watch_at = 0.0
         self._idle_since: float | None = None
         self._thread = Thread(target=self._run, name="butter-store", daemon=True)
 
@@ -316,12 +319,16 @@ class StoreThread:
         elif now - self._idle_since >= IDLE_SECONDS:
             self.store.checkpoint(idle=True)
             self._idle_since = float("inf")
+        if now >= self._watch_at:
+            self._watch_at = now + WATCH_SECONDS
+            for participant in self._participants:
+                participant.look()
         if now >= self._prune_at:
             self._prune_at = now + PRUNE_SECONDS
             if self.store.prune():
                 self._prune_at = 0.0
                 return
-        until = min(self._leader.look_at, self._prune_at)
+        until = min(self._leader.look_at, self._prune_at, self._watch_at)
         if self._full_until > now and (self._intake or self._additions or self._resolutions):
             until = min(until, self._full_until)
         if self._idle_since != float("inf"):
