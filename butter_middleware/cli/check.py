@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from threading import Thread
@@ -37,8 +36,8 @@ from butter_middleware.extract.expressions import Expressions
 from butter_middleware.models.answer import Answer, AnswerKind
 from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
 from butter_middleware.outbox.sqlite import preflight
-from butter_middleware.outbox.sqlite.admin import Visit, refuse_absent
-from butter_middleware.outbox.sqlite.overview import Overview, overview
+from butter_middleware.outbox.sqlite.existing import existing, refuse_absent
+from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
 from butter_middleware.pipeline import components
 from butter_middleware.pipeline.appender import Appender
 
@@ -229,17 +228,13 @@ def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
         return
     yield from _owner(path)
     try:
-        with Visit(path) as visit:
-            view = visit.read(partial(_view, visit))
+        with existing(path) as store:
+            view = snapshot(store)
     except ButterError as error:
         yield Finding("outbox", Mark.FAILED, str(error))
         return
     yield from _content(view)
     yield _delivering(view, external=_only_appends(butter))
-
-
-def _view(visit: Visit, connection: sqlite3.Connection) -> Overview:
-    return overview(connection, visit.locks)
 
 
 def _elsewhere(outbox: object, butter: Butter | None) -> Finding:
@@ -275,7 +270,7 @@ def _owner(path: str) -> Iterator[Finding]:
         )
 
 
-def _content(view: Overview) -> Iterator[Finding]:
+def _content(view: Snapshot) -> Iterator[Finding]:
     counts = view.counts
     reasons = [reason for reason in attention(view, time.time()) if reason.code != "no_deliverer"]
     for reason in reasons:
@@ -286,7 +281,7 @@ def _content(view: Overview) -> Iterator[Finding]:
         )
 
 
-def _delivering(view: Overview, *, external: bool) -> Finding:
+def _delivering(view: Snapshot, *, external: bool) -> Finding:
     if view.unread:
         text = f"captured and read by no process that runs now: {view.unread}"
         return Finding("delivery", Mark.WARNING, text, NOBODY_DELIVERS)

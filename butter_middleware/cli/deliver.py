@@ -23,8 +23,8 @@ from butter_middleware.cli.output import Output, counted, duration, moment, outp
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import Counts, SQLiteOutbox
-from butter_middleware.outbox.sqlite.admin import refuse_absent
-from butter_middleware.outbox.sqlite.locks import LEADER, LockFile
+from butter_middleware.outbox.sqlite.existing import refuse_absent
+from butter_middleware.outbox.sqlite.locks import LEAD, Locks
 from butter_middleware.pipeline import components
 from butter_middleware.pipeline.worker import Worker
 from butter_middleware.reader.reader import ReadResult
@@ -170,9 +170,9 @@ def _records_only(path: str | None) -> Work:
 
 def _refuse_another(path: str) -> None:
     """Refuse where a process delivers from the file already, before anything is opened."""
-    locks = LockFile(f"{os.path.realpath(path)}.lock")
+    locks = Locks(os.path.realpath(path))
     try:
-        process = locks.owner(LEADER)
+        process = locks.holder(LEAD)
     finally:
         locks.close()
     if process is not None:

@@ -12,9 +12,10 @@ from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
 from butter_middleware.cli.options import app_option, outbox_option, outbox_path
 from butter_middleware.cli.output import Output, mask, output_options
 from butter_middleware.cli.queue import confirm
-from butter_middleware.outbox.sqlite.admin import Visit
 from butter_middleware.outbox.sqlite.erasure import Found, Person, remove, search
-from butter_middleware.outbox.sqlite.overview import overview
+from butter_middleware.outbox.sqlite.existing import existing
+from butter_middleware.outbox.sqlite.snapshot import snapshot
+from butter_middleware.outbox.sqlite.store import SQLiteStore
 
 MOST_ROUNDS: Final = 20
 SETTLING_SECONDS: Final = 1.0
@@ -53,13 +54,13 @@ def erase(output: Output, *, email: str, outbox: str | None, app: str | None, ye
     """
     person = _person(email)
     path = outbox_path(outbox, app)
-    with Visit(path) as visit:
-        found = _search(output, visit, person)
+    with existing(path) as store:
+        found = _search(output, store, person)
         if len(found) and not yes:
             confirm(f"Delete {_words(found.counts())} of {mask(email.strip())} for good?", output)
-        counts, left = _remove(visit, person, found)
-        visit.rewrite()
-    file = Path(visit.path)
+        counts, left = _remove(store, person, found)
+        store.rewrite()
+    file = Path(store.path)
     aside = sorted(map(str, file.parent.glob(f"{escape(file.name)}.corrupt-*")))
     document = {"erased": counts, "not_looked_into": left.unreadable, "still_there": len(left), "set_aside": aside}
     text = f"Deleted: {_words(counts)}." if any(counts.values()) else "The outbox holds nothing of this person."
@@ -86,23 +87,23 @@ def _person(email: str) -> Person:
         raise Failure(msg, ExitCode.USAGE) from None
 
 
-def _search(output: Output, visit: Visit, person: Person) -> Found:
-    counts = visit.read(lambda db: overview(db, visit.locks)).counts
+def _search(output: Output, store: SQLiteStore, person: Person) -> Found:
+    counts = snapshot(store).counts
     rows = counts.captured + counts.parked + counts.pending + counts.dead
     with output.progress("Looking", rows) as tell:
-        return search(visit.read, person, lambda looked_at: tell(min(looked_at, rows), rows))
+        return search(store.read, person, lambda looked_at: tell(min(looked_at, rows), rows))
 
 
-def _remove(visit: Visit, person: Person, found: Found) -> tuple[dict[str, int], Found]:
+def _remove(store: SQLiteStore, person: Person, found: Found) -> tuple[dict[str, int], Found]:
     """Delete until nothing is found any more: a capture may become a record meanwhile, and a new one may come."""
     total = dict.fromkeys(_NAMES, 0)
     for _round in range(MOST_ROUNDS):
         if not len(found):
             break
-        for kind, count in remove(visit.write, found, time.time()).items():
+        for kind, count in remove(store.write, found, time.time()).items():
             total[kind] += count
         time.sleep(SETTLING_SECONDS)
-        found = search(visit.read, person)
+        found = search(store.read, person)
     return total, found
 
 

@@ -16,9 +16,10 @@ from butter_middleware.errors import ExtractionError
 from butter_middleware.models.content_encoding import decode
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox.sqlite import listing
-from butter_middleware.outbox.sqlite.admin import Visit
+from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.listing import Waiting
-from butter_middleware.outbox.sqlite.overview import overview
+from butter_middleware.outbox.sqlite.snapshot import snapshot
+from butter_middleware.outbox.sqlite.store import SQLiteStore
 
 SHOWN_BYTES: Final = 64 * 1024
 """Of a body, with --reveal."""
@@ -76,8 +77,8 @@ def _group(state: Waiting) -> click.Group:
     @click.option("--after", type=int, default=0, help="Only those with a number above this one, for the next page.")
     @output_options()
     def list_(output: Output, *, outbox: str | None, app: str | None, limit: int, after: int) -> None:
-        with Visit(outbox_path(outbox, app)) as visit:
-            found = visit.read(lambda db: listing.entries(db, state, limit + 1, after))
+        with existing(outbox_path(outbox, app)) as store:
+            found = store.read(lambda db: listing.entries(db, state, limit + 1, after))
         rows: list[Row] = [
             {
                 "id": entry.id,
@@ -102,8 +103,8 @@ def _group(state: Waiting) -> click.Group:
     @app_option
     @output_options(reveal=True)
     def show(output: Output, *, number: int, outbox: str | None, app: str | None) -> None:
-        with Visit(outbox_path(outbox, app)) as visit:
-            found = visit.read(lambda db: _details(db, state, number, reveal=output.reveal))
+        with existing(outbox_path(outbox, app)) as store:
+            found = store.read(lambda db: _details(db, state, number, reveal=output.reveal))
         if found is None:
             msg = f"there is no {_THINGS[state][0]} {number}. `butter-middleware {state} list` names them."
             raise Failure(msg, ExitCode.ATTENTION)
@@ -113,10 +114,10 @@ def _group(state: Waiting) -> click.Group:
     @_chosen
     @output_options()
     def retry(output: Output, *, numbers: Sequence[int], all_: bool, outbox: str | None, app: str | None) -> None:
-        with Visit(outbox_path(outbox, app)) as visit:
-            chosen = _choose(visit, state, numbers, all_=all_)
-            done = _in_steps(chosen, lambda few: visit.write(lambda db: listing.retry(db, state, few, time.time())))
-            view = visit.read(lambda db: overview(db, visit.locks))
+        with existing(outbox_path(outbox, app)) as store:
+            chosen = _choose(store, state, numbers, all_=all_)
+            done = _in_steps(chosen, lambda few: store.write(lambda db: listing.retry(db, state, few, time.time())))
+            view = snapshot(store)
         now = _retried_now(state, readers=view.readers, delivers=view.deliverer is not None)
         _finish(output, state, "to be tried again", numbers, done, now)
 
@@ -127,12 +128,12 @@ def _group(state: Waiting) -> click.Group:
     def drop(
         output: Output, *, numbers: Sequence[int], all_: bool, yes: bool, outbox: str | None, app: str | None
     ) -> None:
-        with Visit(outbox_path(outbox, app)) as visit:
-            chosen = _choose(visit, state, numbers, all_=all_)
-            there = len({*chosen} & {*visit.read(lambda db: listing.numbers(db, state))})
+        with existing(outbox_path(outbox, app)) as store:
+            chosen = _choose(store, state, numbers, all_=all_)
+            there = len({*chosen} & {*store.read(lambda db: listing.numbers(db, state))})
             if there and not yes:
                 confirm(f"Delete {_named(state, there)} for good?", output)
-            done = _in_steps(chosen, lambda few: visit.write(lambda db: listing.drop(db, state, few)))
+            done = _in_steps(chosen, lambda few: store.write(lambda db: listing.drop(db, state, few)))
         _finish(output, state, "deleted", numbers, done, "")
 
     return group
@@ -154,11 +155,11 @@ def _chosen(command: Callable[..., None]) -> Callable[..., None]:
     return click.argument("numbers", metavar="ID...", type=int, nargs=-1)(command)
 
 
-def _choose(visit: Visit, state: Waiting, numbers: Sequence[int], *, all_: bool) -> Sequence[int]:
+def _choose(store: SQLiteStore, state: Waiting, numbers: Sequence[int], *, all_: bool) -> Sequence[int]:
     if bool(numbers) == all_:
         msg = "Which ones? Give the IDs that `list` shows, or --all."
         raise Failure(msg, ExitCode.USAGE)
-    return visit.read(lambda db: listing.numbers(db, state)) if all_ else list(dict.fromkeys(numbers))
+    return store.read(lambda db: listing.numbers(db, state)) if all_ else list(dict.fromkeys(numbers))
 
 
 def _in_steps(chosen: Sequence[int], change: Callable[[Sequence[int]], int]) -> int:
@@ -184,7 +185,7 @@ def confirm(question: str, output: Output) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-def _retried_now(state: Waiting, *, readers: int, delivers: bool) -> str:
+def _retried_now(state: Waiting, *, readers: bool, delivers: bool) -> str:
     if state is Waiting.PARKED:
         return (
             "A running process reads them within seconds."

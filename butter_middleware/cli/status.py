@@ -16,9 +16,9 @@ from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
 from butter_middleware.cli.options import app_option, outbox_option, outbox_path
 from butter_middleware.cli.output import Mark, Output, Row, duration, moment, output_options
 from butter_middleware.errors import ButterError
-from butter_middleware.outbox.sqlite import statements
-from butter_middleware.outbox.sqlite.admin import Visit
-from butter_middleware.outbox.sqlite.overview import Overview, overview
+from butter_middleware.outbox.sqlite.existing import existing
+from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
+from butter_middleware.outbox.sqlite.store import hold, set_hold
 from butter_middleware.pipeline.health import HealthInput, Reason, diagnose
 
 COLUMNS: Final = {"what": "State", "count": "Number", "note": ""}
@@ -77,11 +77,11 @@ def resume(output: Output, *, outbox: str | None, app: str | None) -> None:
     first after seconds, later every five minutes. The hold ends by itself when a probe succeeds. This command has the
     running app probe within seconds. If the cause is still there, the hold goes on. Nothing is lost either way.
     """
-    with Visit(outbox_path(outbox, app)) as visit:
-        reason = visit.read(statements.hold)
+    with existing(outbox_path(outbox, app)) as store:
+        reason = store.read(hold)
         if reason is not None:
-            visit.write(lambda db: statements.set_hold(db, None))
-        delivers = visit.read(lambda db: overview(db, visit.locks)).deliverer is not None
+            store.write(lambda db: set_hold(db, None))
+        delivers = snapshot(store).deliverer is not None
     if reason is None:
         output.result({"resumed": False, "hold": None}, "There is no hold.")
         return
@@ -90,7 +90,7 @@ def resume(output: Output, *, outbox: str | None, app: str | None) -> None:
     output.result({"resumed": True, "hold": reason, "delivered_now": delivers}, text)
 
 
-def attention(view: Overview, now: float) -> list[Reason]:
+def attention(view: Snapshot, now: float) -> list[Reason]:
     """Return what in a file needs a person, with what to do."""
     oldest = view.counts.oldest_pending_at
     signs = HealthInput(
@@ -113,9 +113,9 @@ def attention(view: Overview, now: float) -> list[Reason]:
     ]
 
 
-def _look(path: str) -> Overview:
-    with Visit(path) as visit:
-        return visit.read(lambda db: overview(db, visit.locks))
+def _look(path: str) -> Snapshot:
+    with existing(path) as store:
+        return snapshot(store)
 
 
 def _watch(output: Output, path: str, every: float) -> None:
@@ -142,7 +142,7 @@ def _screen(output: Output, path: str) -> Group:
     return Group(Text(output.safe(f"Outbox {path} ({_size(path)})  {moment(now)}")), Text(), table)
 
 
-def _rows(view: Overview, now: float) -> list[Row]:
+def _rows(view: Snapshot, now: float) -> list[Row]:
     counts = view.counts
     rows: list[Row] = [
         {"what": "captured", "count": counts.captured, "note": _captured_note(view, now)},
@@ -155,13 +155,13 @@ def _rows(view: Overview, now: float) -> list[Row]:
     return [*rows, {"what": "delivery", "count": _delivery_mark(view), "note": _delivery_note(view)}]
 
 
-def _captured_note(view: Overview, now: float) -> str:
+def _captured_note(view: Snapshot, now: float) -> str:
     if view.unread:
         return f"{view.unread} of them no process reads now: start the app, or `deliver --app ...`"
     return _ago("the oldest", view.oldest_captured_at, now) if view.counts.captured else ""
 
 
-def _pending_note(view: Overview, now: float) -> str:
+def _pending_note(view: Snapshot, now: float) -> str:
     if not view.counts.pending:
         return ""
     oldest = _ago("the oldest checkout", view.counts.oldest_pending_at, now)
@@ -169,14 +169,14 @@ def _pending_note(view: Overview, now: float) -> str:
     return f"{oldest}, the next try in {duration(wait)}" if wait > 1 else oldest
 
 
-def _delivery_mark(view: Overview) -> str:
+def _delivery_mark(view: Snapshot) -> str:
     if view.counts.hold is not None:
         return Mark.FAILED
     waits = view.counts.pending or view.counts.captured
     return Mark.WARNING if view.deliverer is None and waits else Mark.OK
 
 
-def _delivery_note(view: Overview) -> str:
+def _delivery_note(view: Snapshot) -> str:
     held = "" if view.counts.hold is None else f"on hold: {view.counts.hold} (`check` tells more); "
     if view.deliverer is None:
         return f"{held}no process delivers now"
@@ -199,7 +199,7 @@ def _size(path: str) -> str:
     return f"{total / 1024**2:.1f} MiB"
 
 
-def _document(path: str, view: Overview, now: float) -> dict[str, Any]:
+def _document(path: str, view: Snapshot, now: float) -> dict[str, Any]:
     counts = view.counts
     oldest = counts.oldest_pending_at
     return {

@@ -132,7 +132,7 @@ class MemoryStore:
         self._pending: dict[int, _Waiting] = {}
         self._due: list[tuple[float, int]] = []
         self._seen_at = self._clock()
-        self._look = Look(0.0, self._seen_at)
+        self._look = Look.first(self._seen_at)
         self._keys: set[str] = set()
         self._tombstones: OrderedDict[str, float] = OrderedDict()
         self._tokens: OrderedDict[str, tuple[frozenset[str], float]] = OrderedDict()

@@ -1,16 +1,30 @@
-"""What the tests of the outboxes have in common: captures, records, a clock, and short waits."""
+"""What the tests of the outboxes have in common: captures, records, clocks, and what a pipeline does with a store."""
 
 import json
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import pytest
+
 from butter_middleware import Checkout
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
-from butter_middleware.outbox import LocalOutbox, Pending, Settled, Settlement, StoredCapture
+from butter_middleware.models.partial import Part
+from butter_middleware.outbox import (
+    Parked,
+    ParkReason,
+    Pending,
+    Resolution,
+    Resolved,
+    Settled,
+    Settlement,
+    Store,
+    StoredCapture,
+    steady,
+)
+from butter_middleware.outbox.sqlite import database
 
 T = TypeVar("T")
 
@@ -27,6 +41,24 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@dataclass
+class SteadyClock(Clock):
+    """A wall clock, and with it the machine's own, which never jumps."""
+
+    monotonic: float = 1000.0
+
+    @classmethod
+    def installed(cls, monkeypatch: pytest.MonkeyPatch) -> "SteadyClock":
+        clock = cls()
+        monkeypatch.setattr(steady, "monotonic", lambda: clock.monotonic)
+        return clock
+
+    def pass_(self, seconds: float) -> None:
+        """Let time pass: both clocks go on."""
+        self.now += seconds
+        self.monotonic += seconds
 
 
 def capture(number: int, **fields: Any) -> Capture:
@@ -60,7 +92,7 @@ def result(future: "Future[T]", seconds: float = 20.0) -> T:
 
 
 def invoices(found: Sequence[Pending]) -> list[str]:
-    """Return the invoice of each record claimed."""
+    """Return the invoice of each record that is to be sent."""
     return [json.loads(pending.record.payload)["invoice_id"] for pending in found]
 
 
@@ -69,13 +101,56 @@ def bodies(found: Sequence[StoredCapture]) -> list[str]:
     return [json.loads(stored.capture.body)["invoice"] for stored in found]
 
 
-def settle_all(outbox: LocalOutbox, settled: Settled, limit: int = 100) -> int:
-    """Claim what is due and end each claim the same way; give how many there were."""
-    claimed = result(outbox.claim(limit))
-    result(outbox.settle([Settlement(pending.id, settled) for pending in claimed]))
-    return len(claimed)
+def append(store: Store, *numbers: int, owned: bool = True) -> Sequence[int]:
+    """Append captures; give their numbers in the store."""
+    return store.append([capture(number) for number in numbers], owned=owned)
 
 
-def committers() -> int:
-    """Return how many files this process has open."""
-    return sum(thread.name == "butter-commit" for thread in threading.enumerate())
+def unread(store: Store, limit: int = 100_000) -> Sequence[StoredCapture]:
+    """Give all that nobody has read, as a leader sees it after a while."""
+    return store.unread(limit, below=store.counts().newest_capture)
+
+
+def resolve(store: Store, number: int, *records: Record, **fields: Any) -> Resolved:
+    """End one capture."""
+    (resolved,) = store.resolve([Resolution(number, records, **fields)])
+    return resolved
+
+
+def take(store: Store, given: Part) -> int:
+    """Append a capture and resolve it to a part; give how many were known."""
+    (number,) = append(store, 1)
+    return resolve(store, number, part=given).known
+
+
+def park(store: Store, number: int, *records: Record, **fields: Any) -> int:
+    """Append a capture and park it; give its number in the store."""
+    (stored,) = append(store, number)
+    parked = Parked(ParkReason.EXTRACTOR_ERROR, f"KeyError in shop.py:{number}", records)
+    resolve(store, stored, parked=parked, **fields)
+    return stored
+
+
+def settle_all(store: Store, settled: Settled, limit: int = 100, reason: str = "") -> int:
+    """Settle all that is due the same way; give how many there were."""
+    due = store.due(limit)
+    store.settle([Settlement(pending.id, settled, reason=reason) for pending in due])
+    return len(due)
+
+
+def tries(store: Store, configuration: str, before: float, limit: int = 100) -> list[str]:
+    """Give the parked captures that a configuration is to try."""
+    return bodies(store.parked_to_try(limit, configuration=configuration, before=before))
+
+
+def keys(pending: Iterable[Pending]) -> list[str]:
+    """Return the keys of records."""
+    return [one.record.key for one in pending]
+
+
+def open_files() -> int:
+    """Return how many stores have a file open in this process."""
+    return sum(database._in_use.values())
+
+
+committers = open_files

@@ -1,4 +1,4 @@
-"""What is particular to the outbox in memory: its bound, and what it says about itself."""
+"""What is particular to the outbox in memory: its bounds, and what it says about itself."""
 
 import os
 from collections.abc import Callable
@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 import pytest
-from outboxes import Clock, capture, invoices, record, result, settle_all
+from outboxes import Clock, append, capture, invoices, park, record, resolve, settle_all
 
 from butter_middleware import MemoryOutbox, SQLiteOutbox
 from butter_middleware.errors import ConfigurationError, OutboxFullError
-from butter_middleware.models.reasons import ParkReason
-from butter_middleware.outbox import Parked, Settled
-from butter_middleware.outbox.memory import TOMBSTONES
+from butter_middleware.outbox import Settled
+from butter_middleware.outbox.base import size_of
+from butter_middleware.outbox.memory import KEPT, MOST_BYTES, TOMBSTONES
 
 
 def test_it_says_what_it_cannot_keep() -> None:
@@ -25,7 +25,7 @@ def test_it_says_what_it_cannot_keep() -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, 1e4, "x", None])
 def test_a_limit_without_room_is_refused(limit: Any) -> None:
-    """A bound below one record, or one that is no whole number, is a mistake."""
+    """A bound below one record, or one that is not a whole number, is a mistake."""
     with pytest.raises(ConfigurationError, match=r"limit=.*: use a (whole )?number"):
         MemoryOutbox(limit)
 
@@ -37,50 +37,77 @@ def test_a_clock_that_tells_no_time_is_refused(make: Callable[..., object]) -> N
         make(clock=str)
 
 
-def test_its_bound_counts_all_that_it_keeps() -> None:
-    """Captured, given, parked, pending and dead fill it; delivering or skipping makes room."""
-    outbox = MemoryOutbox(5)
-    result(outbox.add([record(1), record(2)]))
-    assert settle_all(outbox, Settled.DEAD, 1) == 1
-    for number in range(3):
-        result(outbox.append(capture(number)))
-    given = result(outbox.captures(2))
-    result(outbox.resolve(given[0].id, Parked(ParkReason.NO_EMAIL, "")))
-    assert isinstance(outbox.append(capture(9)).exception(), OutboxFullError)
-    assert isinstance(outbox.add([record(9)]).exception(), OutboxFullError)
-    result(outbox.resolve(given[1].id, []))
-    assert isinstance(outbox.add([record(8), record(9)]).exception(), OutboxFullError)
-    assert result(outbox.add([record(9)])) == 0
-    settle_all(outbox, Settled.DELIVERED, 1)
-    result(outbox.append(capture(9)))
+def test_its_bound_counts_what_waits() -> None:
+    """What is to be read and to be sent fills it; delivering or skipping makes room."""
+    store = MemoryOutbox(4).store()
+    store.add([record(1), record(2)])
+    first, _second = append(store, 1, 2)
+    for refused in (lambda: append(store, 9), lambda: store.add([record(9)])):
+        with pytest.raises(OutboxFullError):
+            refused()
+    resolve(store, first)
+    with pytest.raises(OutboxFullError):
+        append(store, 8, 9)
+    append(store, 9)
+    settle_all(store, Settled.DELIVERED, 1)
+    store.add([record(9)])
+    assert (store.counts().captured, store.counts().pending) == (2, 2)
+
+
+def test_what_is_parked_or_dead_takes_no_room() -> None:
+    """An extractor that always raises does not fill it: each capture is counted, a thousand are remembered by head."""
+    store = MemoryOutbox(2).store()
+    for number in range(KEPT + 100):
+        park(store, number)
+        store.add([record(number)])
+        settle_all(store, Settled.DEAD, reason="422")
+    counts = store.counts()
+    assert (counts.parked, counts.dead, counts.captured, counts.pending) == (KEPT + 100, KEPT + 100, 0, 0)
+    assert (len(store.parked), len(store.dead)) == (KEPT, KEPT)
+    assert store.parked[-1].detail == f"KeyError in shop.py:{KEPT + 99}"
+    assert (store.dead[-1].reason, store.dead[-1].detail) == ("422", record(KEPT + 99).key)
+    append(store, 1, 2)
+
+
+def test_its_bytes_are_bounded_with_the_headers() -> None:
+    """Everything of a capture counts, so that long headers do not fill the memory; what is resolved makes room."""
+    headers = [(b"x", bytes(60_000))]
+    long = capture(1, headers=headers)
+    assert size_of(long) > 60_000
+    store = MemoryOutbox().store()
+    most = MOST_BYTES // size_of(long)
+    numbers = store.append([long] * most)
+    with pytest.raises(OutboxFullError):
+        store.append([long])
+    resolve(store, numbers[0])
+    store.append([long])
 
 
 def test_what_a_checkout_resolves_to_is_always_taken() -> None:
     """The bound refuses what comes, never what is already inside: several records of one checkout are kept."""
-    outbox = MemoryOutbox(1)
-    result(outbox.append(capture(1)))
-    (stored,) = result(outbox.captures(1))
-    assert result(outbox.resolve(stored.id, [record(number) for number in range(3)])) == 0
-    assert len(result(outbox.claim(10))) == 3
+    store = MemoryOutbox(1).store()
+    (number,) = append(store, 1)
+    assert len(resolve(store, number, *(record(each) for each in range(3))).added) == 3
+    assert len(store.due(10)) == 3
 
 
 def test_it_remembers_a_bounded_number_of_keys() -> None:
     """Keys of delivered records are forgotten by age and by number: memory does not grow for ever."""
-    outbox = MemoryOutbox(2 * TOMBSTONES)
+    store = MemoryOutbox(2 * TOMBSTONES).store()
     for number in range(TOMBSTONES + 2):
-        outbox._tombstones[f"key {number}"] = outbox._clock()
-    result(outbox.add([record(1)]))
-    assert len(outbox._tombstones) == TOMBSTONES
+        store._bury(f"key {number}")
+    assert len(store._tombstones) == TOMBSTONES
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_has_none_of_it() -> None:
     """What the parent is going to deliver is forgotten in a forked child, and stays the parent's."""
-    outbox = MemoryOutbox(clock=Clock())
-    result(outbox.add([record(1)]))
+    store = MemoryOutbox(clock=Clock()).store()
+    store.add([record(1)])
+    assert store.disconnect()
     child = os.fork()
     if child == 0:
-        outbox.abandon()
-        os._exit(len(result(outbox.claim(10))))
+        store.forget()
+        os._exit(len(store.due(10)))
     assert os.waitpid(child, 0)[1] == 0
-    assert invoices(result(outbox.claim(10))) == ["in_1"]
+    assert invoices(store.due(10)) == ["in_1"]

@@ -92,6 +92,9 @@ class Database:
         self._is_open = False
         self._forget_connection()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r})"
+
     # Opening and closing.
 
     def open(self) -> None:

@@ -14,6 +14,8 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import unquote, unquote_plus
 
+import idna
+
 from butter_middleware.errors import ExtractionError
 from butter_middleware.models.content_encoding import decode
 
@@ -49,12 +51,7 @@ class Person:
         if not (local and at and domain) or re.search(r"\s", local + domain):
             msg = "not an e-mail address"
             raise ValueError(msg)
-        domains = {domain}
-        with suppress(UnicodeError):
-            domains.add(domain.encode("idna").decode())
-        with suppress(UnicodeError):
-            domains.add(_folded(domain.encode().decode("idna")))
-        either = "|".join(map(re.escape, sorted(domains)))
+        either = "|".join(map(re.escape, sorted({domain, *_spellings(domain)})))
         self._pattern = re.compile(rf"{_STARTS}{re.escape(local)}@(?:{either}){_ENDS}")
 
     def named_in(self, text: str) -> bool:
@@ -264,4 +261,18 @@ def _character(escape: str) -> str:
 
 
 def _folded(text: str) -> str:
-    return unicodedata.normalize("NFC", text).casefold()
+    # Not `casefold`, which makes of ß an ss: since IDNA 2008 those are two domains, perhaps of two people.
+    return unicodedata.normalize("NFC", text).lower()
+
+
+def _spellings(domain: str) -> Iterator[str]:
+    """Give an international domain in Unicode and in ASCII, as pydantic's check of e-mail addresses writes it."""
+    try:
+        encoded = idna.encode(domain, uts46=True)
+        yield encoded.decode()
+        yield _folded(idna.decode(encoded))
+    except UnicodeError:  # not a domain by IDNA 2008: an earlier standard may know it
+        with suppress(UnicodeError):
+            yield domain.encode("idna").decode()
+        with suppress(UnicodeError):
+            yield _folded(domain.encode().decode("idna"))

@@ -83,6 +83,10 @@ class Locks:
         # The kernel knows the process of an earlier release's lock only.
         return self._signed(self._opened(path)) if found == -1 and lock == LEAD else found and max(0, found)
 
+    def has_readers(self) -> bool:
+        """Whether a process lives that reads what it captures; elsewhere than on Linux, whether one leads."""
+        return self.holder(READERS if self._on_bytes else LEAD) is not None
+
     def close(self) -> None:
         """Let go of all locks. The next `take` opens the files again."""
         with suppress(OSError):

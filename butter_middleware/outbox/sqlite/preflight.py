@@ -76,7 +76,7 @@ def refuse_not_ours(path: str) -> None:
             header = file.read(_HEADER_BYTES)
     except OSError:
         return  # not there yet; or what `refuse_unusable` says, or what is said when it is opened
-    # Beside ours lies a lock file: then it is damaged, or killed before its first checkpoint, and its opening mends it.
+    # Beside ours lies a lock file: then it is damaged, or its process was killed before the first checkpoint, and opening it repairs that.
     ours = _mode(f"{path}.lock") is not None
     if header.startswith(_MAGIC) and len(header) == _HEADER_BYTES:
         version, application_id = struct.unpack_from(">I4xI", header, 60)
@@ -143,7 +143,7 @@ def file_system(path: str, mounts: str) -> str:
 
 def _mode(path: str) -> int | None:
     try:
-        return Path(path).stat().st_mode
+        return Path(path).lstat().st_mode  # a link beside the database may lead anywhere
     except OSError:
         return None
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from butter_middleware.outbox.base import Counts
-from butter_middleware.outbox.sqlite.locks import LEAD, READERS, Locks
+from butter_middleware.outbox.sqlite.locks import LEAD, Locks
 from butter_middleware.outbox.sqlite.store import SQLiteStore, counts
 
 
@@ -21,15 +21,15 @@ class Snapshot:
     oldest_captured_at: float | None
     next_due_at: float | None
     """When the next pending record is to be sent."""
-    read: bool
+    readers: bool
     """Whether a process lives that reads captures with the app's extractors."""
-    leader: int | None
+    deliverer: int | None
     """The process that delivers; 0 if it cannot be told which; None if there is none."""
 
     @property
     def unread(self) -> int:
         """Captures that no living process is going to read."""
-        return 0 if self.read else self.counts.captured
+        return 0 if self.readers else self.counts.captured
 
 
 def snapshot(store: SQLiteStore) -> Snapshot:
@@ -39,14 +39,11 @@ def snapshot(store: SQLiteStore) -> Snapshot:
         OutboxBrokenError: it cannot be read.
     """
     with store.explaining():
-        leader = store.locks.holder(LEAD)
-        read = leader is not None or store.locks.holder(READERS) is not None
-    return store.read(
-        lambda connection: _look(connection, leader, read or _an_old_process_reads(connection, store.locks))
-    )
+        deliverer, readers = store.locks.holder(LEAD), store.locks.has_readers()
+    return store.read(lambda db: _look(db, deliverer, readers or _an_old_process_reads(db, store.locks)))
 
 
-def _look(connection: sqlite3.Connection, leader: int | None, read: bool) -> Snapshot:  # noqa: FBT001 - what was found
+def _look(connection: sqlite3.Connection, deliverer: int | None, readers: bool) -> Snapshot:  # noqa: FBT001 - what was found
     return Snapshot(
         counts=counts(connection),
         parked=_by_reason(connection, "captures WHERE reason IS NOT NULL"),
@@ -57,8 +54,8 @@ def _look(connection: sqlite3.Connection, leader: int | None, read: bool) -> Sna
             "SELECT captured_at FROM captures WHERE id = (SELECT min(id) FROM captures WHERE reason IS NULL)",
         ),
         next_due_at=_number(connection, "SELECT min(due_at) FROM records WHERE dead_at IS NULL"),
-        read=read,
-        leader=leader,
+        readers=readers,
+        deliverer=deliverer,
     )
 
 

@@ -342,10 +342,9 @@ class SQLiteStore(Database):
         """Delete a step of what is too old by the time that it surely is; says whether there is more."""
 
         def change(connection: sqlite3.Connection) -> bool:
-            before = self._look(connection)
-            look = before.again(self._clock())
-            if look != before:
-                connection.execute("UPDATE meta SET value = ? WHERE name = 'look'", (json.dumps(astuple(look)),))
+            look = self._look(connection).again(self._clock())
+            kept = json.dumps(astuple(look))
+            connection.execute("UPDATE meta SET value = ? WHERE name = 'look' AND value IS NOT ?", (kept, kept))
             return PRUNE_STEP in [
                 connection.execute(sql, (bound, PRUNE_STEP)).rowcount for sql, bound in self._old(look.confirmed)
             ]
@@ -354,7 +353,7 @@ class SQLiteStore(Database):
 
     def _look(self, connection: sqlite3.Connection) -> Look:
         (kept,) = connection.execute("SELECT value FROM meta WHERE name = 'look'").fetchone()
-        return Look(time.monotonic(), self._clock()) if kept is None else Look(*json.loads(kept))
+        return Look.first(self._clock()) if kept is None else Look(*json.loads(kept))
 
     def _old(self, now: float) -> Iterator[tuple[str, float]]:
         """Give what deletes a step of each kind, and the bound that it takes."""
