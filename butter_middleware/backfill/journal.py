@@ -221,7 +221,7 @@ class Journal:
             db.execute("UPDATE lines SET state = ?, raw = NULL WHERE id = ?", (State.DELIVERED, number))
             self.totals.delivered += 1
             return
-        self.totals.broken_off += kind is AnswerKind.INTERRUPTED
+        self.totals.broken_off += kind in {AnswerKind.INTERRUPTED, AnswerKind.STALLED}
         _set_state(db, number, State.WAITING)
 
     # On the store's thread.

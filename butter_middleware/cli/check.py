@@ -409,6 +409,7 @@ _REMEDIES: Final = {
     AnswerKind.REDIRECTED: "Check base_url: credentials follow no redirect to another place.",
     AnswerKind.THROTTLED: "Butter wants fewer requests now. Try again in a minute.",
     AnswerKind.UNREACHABLE: "Let this machine reach it, or set HTTPS_PROXY to the proxy that may.",
+    AnswerKind.STALLED: "This process stood still while it asked. Run check again.",
     AnswerKind.UNTRUSTED: "Check this machine's clock and its certificate authorities (SSL_CERT_FILE).",
 }
 

@@ -158,6 +158,8 @@ class CircuitBreaker:
 
     def ping_failed(self, answer: Answer) -> bool:
         """Record a ping during a hold. True if no record needs to be tried yet."""
+        if answer.kind is AnswerKind.STALLED:
+            return True
         reached = answer.status is not None and answer.status < 500  # noqa: PLR2004 - RFC 9110, section 15.6
         if reached and answer.kind not in {AnswerKind.UNAUTHORIZED, AnswerKind.REDIRECTED, AnswerKind.THROTTLED}:
             return False
@@ -289,6 +291,8 @@ class CircuitBreaker:
     # The states.
 
     def _fail(self, answer: Answer) -> None:
+        if answer.kind is AnswerKind.STALLED:
+            return
         self._failures += 1
         if answer.kind is AnswerKind.UNTRUSTED:
             self._open(answer, PROBE_MOST, logging.CRITICAL, _UNTRUSTED)

@@ -1,8 +1,9 @@
-"""What takes records to where they belong, one at a time."""
+"""Clients take one record at a time to Butter, to a queue, or to one of the two."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from inspect import isawaitable
 from typing import Final, Protocol
 
@@ -15,23 +16,23 @@ from butter_middleware.outbox.base import Outbox
 
 
 class Client(Protocol):
-    """Takes one record at a time to where it belongs. `ButterClient` is the one that posts to Butter."""
+    """Takes one record at a time to its destination. `ButterClient` posts it to Butter."""
 
     async def post(self, record: Record) -> Answer:
         """Post one record. Never raises."""
         ...
 
     async def ping(self) -> Answer:
-        """Ask whether records would be taken, sending none. Never raises."""
+        """Ask whether records would be accepted. Sends none. Never raises."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         ...
 
 
 class ClientPool:
-    """The couriers of one delivery, of which each takes one record at a time."""
+    """The clients of one delivery. Each takes one record at a time; a new one is made when all are busy."""
 
     def __init__(self, make: Callable[[], Client]) -> None:
         self._make = make
@@ -39,16 +40,16 @@ class ClientPool:
         self._idle: list[Client] = []
 
     def prepare(self) -> None:
-        """Make the first one ahead. Raises what keeps it from being made."""
+        """Make the first client ahead. Raises what prevents it."""
         self._idle.append(self._take())
 
     async def ask(self, question: Callable[[Client], Awaitable[Answer]]) -> Answer:
-        """Ask one that is idle, or a new one. Raises nothing but the cancellation of who asks."""
+        """Ask an idle client, or a new one. Raises nothing but the cancellation of the caller."""
         try:
             client = self._take()
         except HTTPClientError as error:
             return Answer(AnswerKind.UNREACHABLE, detail=f"no client: {error}")
-        except Exception as error:  # noqa: BLE001 - a courier of the merchant's own may raise
+        except Exception as error:  # noqa: BLE001 - a client of the merchant's own may raise
             return Answer(AnswerKind.UNREACHABLE, detail=f"no client: {type(error).__name__}")
         try:
             return await question(client)
@@ -56,63 +57,66 @@ class ClientPool:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # What the courier waited for was cancelled, such as a pool that it shares, and nobody who asks.
+            # Something that the client waited for was cancelled, such as a pool that it shares, but not the caller.
             return Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - a courier of the merchant's own may raise
+        except Exception as error:  # noqa: BLE001 - a client of the merchant's own may raise
             return Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
         finally:
-            self._idle.append(client)
+            if client in self._all:  # not closed meanwhile
+                self._idle.append(client)
 
     async def aclose(self) -> None:
-        """Let go of all of them."""
+        """Close all clients."""
         clients, self._all, self._idle = self._all, [], []
-        for client in clients:
-            await client.aclose()
+        async with AsyncExitStack() as stack:  # closes each, even if another one raises
+            for client in clients:
+                stack.push_async_callback(client.aclose)
 
     def _take(self) -> Client:
-        if not self._idle:
-            self._idle.append(self._make())
-            self._all += self._idle
-        return self._idle.pop()
+        if self._idle:
+            return self._idle.pop()
+        client = self._make()
+        self._all.append(client)
+        return client
 
 
 class QueueClient:
-    """Hands records to a queue of the merchant's own; its consumer calls `Delivery.deliver`."""
+    """Puts records into a queue of the merchant's own. Its consumer calls `Delivery.deliver`."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
 
     async def post(self, record: Record) -> Answer:
-        """Enqueue one record; a queue that raises is one that is away."""
+        """Enqueue one record. If the queue raises, it is unreachable."""
         try:
             taken: object = self._outbox.enqueue(record)
-            if isawaitable(taken):  # a plain function has taken it by now; to await its None would be to try for ever
+            if isawaitable(taken):  # a plain function has taken it by now
                 await taken
         except Exception as error:  # noqa: BLE001 - each queue has exceptions of its own
             return Answer(AnswerKind.UNREACHABLE, detail=type(error).__name__)
         return Answer(AnswerKind.DELIVERED)
 
     async def ping(self) -> Answer:
-        """Say yes: only a record tells whether the queue takes records."""
+        """Say yes: only a record shows whether the queue accepts records."""
         return Answer(AnswerKind.DELIVERED, 200)
 
     async def aclose(self) -> None:
-        """Tell the queue that this loop ends, where it wants to know: it has an `aclose` too."""
+        """Close the queue's connections of this loop, if it has an `aclose`."""
         close: Callable[[], Awaitable[None]] | None = getattr(self._outbox, "aclose", None)
         if close is not None:
             await close()
 
 
 DIRECT_AGAIN_SECONDS: Final = 30.0
-"""After Butter did not take a record, for which all go to the queue at once."""
+"""After Butter did not accept a record, for which all records go to the queue at once."""
 
 
 class InlineClient:
-    """Hands a record to Butter itself, while the response waits for it, and to the queue where Butter does not take it.
+    """Posts a record to Butter while the response waits for it. If Butter does not accept it, the queue gets it.
 
     Args:
         make_client: Makes the client of Butter.
-        outbox: The queue; its consumer delivers what went there.
+        outbox: The queue. Its consumer delivers what it holds.
         seconds: For Butter's answer.
         monotonic: Seconds.
     """
@@ -131,20 +135,22 @@ class InlineClient:
         self._direct_at = 0.0
 
     async def post(self, record: Record) -> Answer:
-        """Take a record to one of the two."""
+        """Post a record to Butter, or enqueue it."""
         if self._monotonic() >= self._direct_at:
+            answer = Answer(AnswerKind.INTERRUPTED)
             with anyio.move_on_after(self._seconds):
                 answer = await self._client.post(record)
-                if answer.kind is AnswerKind.DELIVERED:
-                    return answer
-            self._direct_at = self._monotonic() + DIRECT_AGAIN_SECONDS
+            if answer.kind is AnswerKind.DELIVERED:
+                return answer
+            if answer.kind is not AnswerKind.STALLED:  # a function that was frozen tells nothing of Butter
+                self._direct_at = self._monotonic() + DIRECT_AGAIN_SECONDS
         return await self._queue.post(record)
 
     async def ping(self) -> Answer:
-        """Ask the queue, which has the last word."""
+        """Ask the queue, which decides."""
         return await self._queue.ping()
 
     async def aclose(self) -> None:
-        """Let go of both."""
+        """Close both."""
         await self._client.aclose()
         await self._queue.aclose()

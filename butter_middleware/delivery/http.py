@@ -2,20 +2,26 @@
 
 import logging
 import ssl
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from base64 import b64encode
+from collections.abc import AsyncIterable, Callable, Generator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import version
-from typing import Final, Self
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, Self, TypeAlias, cast
+from urllib.request import getproxies
 
 import anyio
 import httpx
 
+from butter_middleware._utils import log_thread
+from butter_middleware._utils.stall_watch import StallWatch
 from butter_middleware.config import SANDBOX_SOURCES
-from butter_middleware.errors import HTTPClientError
+from butter_middleware.errors import ExtractionError, HTTPClientError
 from butter_middleware.models.answer import Answer, AnswerKind, classify
 from butter_middleware.models.checkout import Record
+from butter_middleware.models.content_encoding import decode
 from butter_middleware.telemetry.otel import untraced
 
 PATH: Final = "/v1/analytics"
@@ -23,16 +29,11 @@ ANSWER_BYTES: Final = 64 * 1024
 """More of an answer's body is never read."""
 TOTAL_SECONDS: Final = 20.0
 """For a request with its answer's body: a server that drips a byte a second never trips a read timeout."""
-_TIMEOUT: Final = httpx.Timeout(connect=5.0, write=10.0, read=15.0, pool=5.0)
+_EXTENSIONS: Final = {"timeout": {"connect": 5.0, "write": 10.0, "read": 15.0, "pool": 5.0}}
 _LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
 _FOLLOWED: Final = frozenset({307, 308})
-_OURS: Final = frozenset(
-    {
-        *("accept", "accept-encoding", "authorization", "connection", "content-length", "content-type", "host"),
-        *("transfer-encoding", "user-agent", SANDBOX_SOURCES.lower()),
-    }
-)
-"""What leaves; the last one to a sandbox only. Tracers that wrap the client add headers of the merchant's traces."""
+
+_Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 _sending: Final = ContextVar("butter_sending", default=False)
 
@@ -41,16 +42,21 @@ def _not_ours(_record: logging.LogRecord) -> bool:
     return not _sending.get()
 
 
-for _name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy"):
+for _name in ("httpcore.connection", "httpcore.http11", "httpcore.proxy", "httpcore.socks"):
     logging.getLogger(_name).addFilter(_not_ours)
 
 
 @contextmanager
-def _unlogged() -> Generator[None]:
-    """Have the HTTP client log nothing: a log handler that raises would turn Butter's acceptance into a failure."""
+def _unseen() -> Generator[None]:
+    """Have the HTTP client log and trace nothing.
+
+    A log handler that raises would turn Butter's acceptance into a failure, and a trace of the merchant's would show
+    requests that are not the merchant's.
+    """
     token = _sending.set(True)
     try:
-        yield
+        with untraced():
+            yield
     finally:
         _sending.reset(token)
 
@@ -75,9 +81,17 @@ def ssl_context() -> ssl.SSLContext:
 class ButterClient:
     """One connection to Butter. httpx slows down as its pool grows: each sender has a client of its own.
 
-    Proxies are taken from the environment, as httpx does, but for a sandbox on this machine; credentials never are
-    (`.netrc` is not read, since the Authorization header is set here, and only here). Every failure is an `Answer`; no
-    method raises. `tell` gives, for a record's key, what a sandbox is told beside it.
+    It uses httpx's transport without httpx's client. The headers and the proxy are decided here once; no hook, cookie,
+    auth flow or redirect of the client runs for each record. The proxy comes from the environment, except for a sandbox
+    on this machine. Credentials never do: `.netrc` is not read. Every failure is an `Answer`; no method raises.
+
+    Args:
+        base_url: Where Butter is.
+        username: For Basic authentication.
+        password: For Basic authentication.
+        transport: Used in place of the network, such as `httpx.MockTransport`.
+        total_seconds: For a request with its answer's body.
+        tell: Returns, for a record's key, what a sandbox is told beside the record.
 
     Raises:
         HTTPClientError: SSL_CERT_FILE, or a proxy's variable, is wrong.
@@ -93,47 +107,37 @@ class ButterClient:
         total_seconds: float = TOTAL_SECONDS,
         tell: Callable[[str], str | None] | None = None,
     ) -> None:
-        self._base = httpx.URL(base_url)
-        local = self._base.scheme == "http"  # plain http goes to loopback only, as `settings` checks
-        self._tell = tell if local else None
-        self._records = httpx.URL(f"{self._base}{PATH}")  # parsed once: parsing is 7 % of a request
+        self._records = httpx.URL(f"{base_url}{PATH}")
+        self._root = httpx.URL(f"{base_url}/")
+        self._tell = tell if self._records.scheme == "http" else None  # to loopback only, as `config` checks
         self._total_seconds = total_seconds
-        authorities, credentials = ssl_context(), httpx.BasicAuth(username, password)
-        agent = f"butter-middleware/{version('butter-middleware')}"
-        try:
-            self._http = httpx.AsyncClient(
-                auth=credentials,
-                headers={"User-Agent": agent, "Accept-Encoding": "identity"},
-                timeout=_TIMEOUT,
-                limits=_LIMITS,
-                transport=transport,
-                trust_env=not local,  # no proxy: its loopback is another machine
-                verify=authorities,
-                event_hooks={"request": [_strip]},
-            )
-        except (ValueError, httpx.InvalidURL, ImportError) as error:
-            msg = (
-                f"a proxy's variable cannot be used ({type(error).__name__}). Let HTTPS_PROXY, HTTP_PROXY and "
-                "ALL_PROXY be of the shape http://host:port, or unset them; socks5:// takes `pip install httpx[socks]`."
-            )
-            raise HTTPClientError(msg) from None
+        self._transport = transport or _transport(self._records)
+        self._stalls = StallWatch()
+        self._headers = [
+            (b"Host", self._records.netloc),
+            (b"User-Agent", f"butter-middleware/{version('butter-middleware')}".encode()),
+            (b"Accept", b"*/*"),
+            (b"Accept-Encoding", b"identity"),
+            (b"Authorization", b"Basic " + b64encode(f"{username}:{password}".encode())),
+        ]
+        self._post_headers = [*self._headers, (b"Content-Type", b"application/json")]
 
     async def post(self, record: Record) -> Answer:
         """Post one record."""
-        headers = {"Content-Type": "application/json"}
+        body = record.payload.encode()
+        headers = [*self._post_headers, (b"Content-Length", b"%d" % len(body))]
         if self._tell is not None and (sources := self._tell(record.key)):
-            headers[SANDBOX_SOURCES] = sources
-        request = self._http.build_request("POST", self._records, content=record.payload.encode(), headers=headers)
-        return await self._send(request)
+            headers.append((SANDBOX_SOURCES.encode(), sources.encode()))
+        return await self._send("POST", self._records, headers, body)
 
     async def ping(self) -> Answer:
         """Ask whether Butter is up and takes the credentials. Records nothing."""
-        return await self._send(self._http.build_request("GET", f"{self._base}/"))
+        return await self._send("GET", self._root, self._headers, b"")
 
     async def aclose(self) -> None:
         """Close the connection."""
-        with untraced(), _unlogged():
-            await self._http.aclose()
+        with _unseen():
+            await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -142,48 +146,59 @@ class ButterClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"ButterClient({self._base.host})"
+        return f"ButterClient({self._records.host})"
 
-    async def _send(self, request: httpx.Request) -> Answer:
+    async def _send(self, method: str, url: httpx.URL, headers: _Headers, body: bytes) -> Answer:
+        began = self._stalls.begin()
         try:
-            with untraced(), _unlogged(), anyio.fail_after(self._total_seconds):
-                return await self._exchange(request, follow=True)
+            # anyio's deadline keeps an answer that came while the loop stood still; asyncio's throws it away.
+            with _unseen(), anyio.fail_after(self._total_seconds):
+                return await self._exchange(method, url, headers, body)
         except TimeoutError:
-            return Answer(AnswerKind.INTERRUPTED, detail="TotalTimeout")
+            kind, detail = AnswerKind.INTERRUPTED, "TotalTimeout"
         except Exception as error:  # noqa: BLE001 - the one seam where foreign errors become answers
-            return Answer(_kind(error), detail=type(error).__name__)
+            kind, detail = _kind(error), type(error).__name__
+        finally:
+            self._stalls.end()
+        if kind is not AnswerKind.UNTRUSTED and self._stalls.seen_since(began):
+            kind = AnswerKind.STALLED
+        return Answer(kind, detail=detail)
 
-    async def _exchange(self, request: httpx.Request, *, follow: bool) -> Answer:
-        response = await self._http.send(request, stream=True)
+    async def _exchange(
+        self, method: str, url: httpx.URL, headers: _Headers, body: bytes, *, redirected: bool = False
+    ) -> Answer:
+        request = httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(body), extensions=_EXTENSIONS)
+        request.read()  # so that a transport finds `request.content`; building it from content= takes thrice as long
+        response = await self._transport.handle_async_request(request)
         try:
             status = response.status_code
-            if 300 <= status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4
-                target = _target(request.url, response)
-                if not (follow and status in _FOLLOWED and target is not None and _same_origin(target, request.url)):
-                    where = "nowhere" if target is None else f"to {target.scheme}://{target.host}"
-                    return Answer(AnswerKind.REDIRECTED, status, detail=where)
-            else:
+            if not 300 <= status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4
                 return classify(status, response.headers, await _read(response))
+            target = _target(url, response)
+            if redirected or status not in _FOLLOWED or target is None or _origin(target) != _origin(url):
+                where = "nowhere" if target is None else f"to {target.scheme}://{target.host}"
+                return Answer(AnswerKind.REDIRECTED, status, detail=where)
         finally:
             await response.aclose()
-        again = self._http.build_request(
-            request.method, target, content=request.content, headers={"Content-Type": "application/json"}
-        )
-        return await self._exchange(again, follow=False)
-
-
-async def _strip(request: httpx.Request) -> None:
-    for name in [name for name in request.headers if name not in _OURS]:
-        del request.headers[name]
+        return await self._exchange(method, target, headers, body, redirected=True)
 
 
 async def _read(response: httpx.Response) -> bytes:
+    """Return the body, 64 KiB at most; decoded, if the server encoded it although it was asked not to."""
+    if response.is_stream_consumed:  # a transport of the merchant's has read it
+        return response.content[:ANSWER_BYTES]
     body = b""
-    async for chunk in response.aiter_bytes():
+    async for chunk in cast("AsyncIterable[bytes]", response.stream):  # aiter_raw() copies it into chunks first
         body += chunk
         if len(body) > ANSWER_BYTES:
             return body[:ANSWER_BYTES]
-    return body
+    coding = response.headers.get("content-encoding")
+    if coding is None:
+        return body
+    try:
+        return decode(body, coding, ANSWER_BYTES)
+    except ExtractionError:
+        return body  # the status says what it says; as a body of Butter's it is none
 
 
 def _target(url: httpx.URL, response: httpx.Response) -> httpx.URL | None:
@@ -194,13 +209,8 @@ def _target(url: httpx.URL, response: httpx.Response) -> httpx.URL | None:
         return None
 
 
-def _same_origin(one: httpx.URL, other: httpx.URL) -> bool:
-    ports = {"http": 80, "https": 443}
-    return (one.scheme, one.host, one.port or ports.get(one.scheme)) == (
-        other.scheme,
-        other.host,
-        other.port or ports.get(other.scheme),
-    )
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port  # httpx leaves out a scheme's own port
 
 
 def _kind(error: BaseException) -> AnswerKind:
@@ -211,3 +221,81 @@ def _kind(error: BaseException) -> AnswerKind:
         cause = cause.__cause__ or cause.__context__
     unsent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
     return AnswerKind.UNREACHABLE if isinstance(error, unsent) else AnswerKind.INTERRUPTED
+
+
+# The way to Butter.
+
+
+def _transport(url: httpx.URL) -> httpx.AsyncHTTPTransport:
+    """Return one connection to a URL, through the proxy that the environment names for it.
+
+    A sandbox on this machine is reached directly: the loopback of a proxy is another machine.
+    """
+    authorities = ssl_context()
+    variable, proxy = ("", None) if url.scheme == "http" else _proxy(url)
+    try:
+        return httpx.AsyncHTTPTransport(verify=authorities, limits=_LIMITS, proxy=proxy)
+    except (ValueError, httpx.InvalidURL, ImportError) as error:
+        msg = (
+            f"a proxy's variable cannot be used ({type(error).__name__}). Let {variable} be of the shape "
+            "http://host:port, or unset it; socks5:// takes `pip install httpx[socks]`."
+        )
+        raise HTTPClientError(msg) from None
+
+
+def _proxy(url: httpx.URL) -> tuple[str, str | None]:
+    """Return the variable and the proxy that it names for a URL, as httpx reads the environment.
+
+    httpx itself sends nothing at all if it cannot read a part of NO_PROXY. Here such a part is left out.
+    """
+    environment = getproxies()
+    if _bypassed(url, environment.get("no", "")):
+        return "", None
+    for scheme in (url.scheme, "all"):
+        if written := environment.get(scheme):
+            return f"{scheme.upper()}_PROXY", written if "://" in written else f"http://{written}"
+    return "", None
+
+
+def _bypassed(url: httpx.URL, no_proxy: str) -> bool:
+    """Return whether NO_PROXY names a URL."""
+    entries = [entry for part in no_proxy.split(",") if (entry := part.strip())]
+    named = {_names(entry, url) for entry in entries}  # all of them, so that each unreadable one is said
+    return "*" in entries or True in named
+
+
+def _names(entry: str, url: httpx.URL) -> bool:
+    """Return whether an entry of NO_PROXY names a URL."""
+    try:
+        pattern = httpx.URL(_pattern(entry))
+    except (httpx.InvalidURL, ValueError):
+        _say_unreadable(entry)
+        return False
+    if pattern.scheme not in {"", "all", url.scheme} or pattern.port not in {None, url.port}:
+        return False
+    if pattern.host.startswith("*."):
+        return url.host.endswith(pattern.host[1:])
+    if pattern.host.startswith("*"):
+        return f".{url.host}".endswith(f".{pattern.host[1:]}")
+    return pattern.host in {"", url.host}
+
+
+def _pattern(entry: str) -> str:
+    """Return the URL that httpx makes of an entry: a name stands for its subdomains too, an address for itself."""
+    if "://" in entry:
+        return entry
+    address = entry.partition("/")[0]
+    for kind, url in ((IPv4Address, f"all://{entry}"), (IPv6Address, f"all://[{entry}]")):
+        with suppress(ValueError):
+            kind(address)
+            return url
+    return f"all://{entry}" if entry.lower() == "localhost" else f"all://*{entry}"
+
+
+@cache
+def _say_unreadable(entry: str) -> None:
+    message = (
+        f"NO_PROXY: {entry.rpartition('@')[2]!r} is left out, because the HTTP client cannot read it. Let NO_PROXY "
+        "hold names such as example.com, and addresses without brackets and without a mask."
+    )
+    log_thread.log(logging.WARNING, message, event="proxy")

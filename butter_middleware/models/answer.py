@@ -1,8 +1,11 @@
 """What Butter, or whatever stands in its place, may answer; and what each answer is about."""
 
 import json
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from typing import Any, Final
@@ -26,6 +29,8 @@ class AnswerKind(Enum):
     """TLS verification fails; it is never switched off."""
     INTERRUPTED = auto()
     """A connection that broke or timed out: the record may have been accepted already."""
+    STALLED = auto()
+    """It failed while this process stood still: no fault of the endpoint. The record may have been accepted already."""
     REDIRECTED = auto()
     """A redirect that is not followed."""
     UNAUTHORIZED = auto()
@@ -77,10 +82,7 @@ class Answer:
     @property
     def answered_at(self) -> float | None:
         """When it answered by its own clock, in seconds since the epoch."""
-        try:
-            return parsedate_to_datetime(self.date).timestamp()
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return None
+        return _timestamp(self.date)
 
     @property
     def code(self) -> str:
@@ -101,19 +103,32 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return Retry-After in seconds (RFC 9110, 10.2.3), within its bounds; a date counts from the answer's own."""
-    value = headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    if value.isascii() and value.isdigit():
-        seconds = float(value[:9])
+    """Return Retry-After in seconds (RFC 9110, section 10.2.3), within its bounds, or None if it cannot be read.
+
+    A date counts from the answer's own, because clocks differ; if the answer has none, from this machine's.
+    """
+    value = headers.get("retry-after", "")
+    if match := _SECONDS.fullmatch(value):
+        seconds = float(match[1])
     else:
-        try:
-            then, now = parsedate_to_datetime(value), parsedate_to_datetime(headers.get("date", ""))
-            seconds = (then - now).total_seconds()
-        except (ValueError, TypeError, IndexError, OverflowError):
+        then, now = _timestamp(value), _timestamp(headers.get("date", ""))
+        if then is None:
             return None
+        seconds = then - (time.time() if now is None else now)
     return min(max(seconds, RETRY_AFTER_LEAST), RETRY_AFTER_MOST)
+
+
+_SECONDS: Final = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(?:,.*)?")
+"""Some servers send a fraction; two servers in a row send the header twice, which arrives as a list."""
+
+
+def _timestamp(date: str) -> float | None:
+    """Return an HTTP date in any of its three forms as seconds since the epoch."""
+    try:
+        moment = parsedate_to_datetime(date)
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
 
 
 def _is_object(body: bytes) -> bool:

@@ -1,12 +1,17 @@
 """Every answer is classified, every error is translated at one seam, and the credentials go nowhere else."""
 
+import gzip
 import json
 import logging
 import socket
 import ssl
 import threading
+import time
+import zlib
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from email.utils import formatdate
+from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -72,8 +77,21 @@ def test_each_status_has_one_meaning(status: int, body: bytes, kind: AnswerKind)
         ("Wed, 21 Oct 2026 07:28:30 GMT", 30),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 1),
         ("Wed, 21 Oct 2099 07:28:00 GMT", 3600),
+        ("Wednesday, 21-Oct-26 07:28:30 GMT", 30),
+        ("Wed Oct 21 07:28:30 2026", 30),
+        ("Wed, 21 Oct 2026 09:28:30 +0200", 30),
+        (" 120 ", 120),
+        ("120.5", 120.5),
+        ("0.2", 1),
+        ("120, 120", 120),
+        ("3600", 3600),
+        ("3601", 3600),
         ("soon", None),
         ("-5", None),
+        ("1e3", None),
+        ("inf", None),
+        ("nan", None),
+        ("12 minutes", None),
         ("", None),
         ("\u0661\u0662", None),
     ],
@@ -81,6 +99,13 @@ def test_each_status_has_one_meaning(status: int, body: bytes, kind: AnswerKind)
 def test_retry_after(value: str, seconds: float | None) -> None:
     """Seconds, or a date relative to the answer's own; from a second to an hour."""
     assert retry_after({"retry-after": value, "date": "Wed, 21 Oct 2026 07:28:00 GMT"}) == seconds
+
+
+@pytest.mark.parametrize("date", [{}, {"date": ""}, {"date": "yesterday"}])
+def test_a_date_counts_from_this_machines_clock_if_the_answer_has_none(date: dict[str, str]) -> None:
+    """An answer need not have a Date; what its Retry-After says is kept all the same."""
+    at = formatdate(time.time() + 120, usegmt=True)
+    assert retry_after({"retry-after": at, **date}) == pytest.approx(119.5, abs=1.5)
 
 
 @given(st.text(), st.text(), st.binary(), st.integers(100, 999))
@@ -131,6 +156,108 @@ def test_the_contract() -> None:
     assert json.loads(request.content) == json.loads(RECORD.payload)
 
 
+def test_what_is_sent() -> None:
+    """Exactly these headers, in this order; none of an environment, a cookie or a tracer."""
+    seen: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={}, headers={"set-cookie": "a=b"})
+
+    async def tour() -> None:
+        async with ButterClient("https://butter.test:8443/base", "g", "s\xe9", transport=mocked(handler)) as client:
+            await client.post(RECORD)
+            await client.ping()
+
+    anyio.run(tour)
+    assert [str(request.url) for request in seen] == [
+        "https://butter.test:8443/base/v1/analytics",
+        "https://butter.test:8443/base/",
+    ]
+    shared = [
+        (b"Host", b"butter.test:8443"),
+        (b"User-Agent", f"butter-middleware/{version('butter-middleware')}".encode()),
+        (b"Accept", b"*/*"),
+        (b"Accept-Encoding", b"identity"),
+        (b"Authorization", b"Basic " + b64encode(b"g:s\xc3\xa9")),
+    ]
+    length = str(len(RECORD.payload.encode())).encode()
+    assert seen[0].headers.raw == [
+        *shared,
+        (b"Content-Type", b"application/json"),
+        (b"Content-Length", length),
+    ]
+    assert seen[1].headers.raw == shared
+    assert seen[0].extensions == {"timeout": {"connect": 5.0, "write": 10.0, "read": 15.0, "pool": 5.0}}
+
+
+def test_nothing_that_wraps_the_client_sees_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Error trackers and tracers wrap `httpx.AsyncClient`; a record never passes it."""
+
+    def fails(*_args: object, **_options: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(httpx.AsyncClient, "__init__", fails)
+    monkeypatch.setattr(httpx.AsyncClient, "send", fails)
+    assert ask(mocked(lambda _request: httpx.Response(200, json={}))).kind is AnswerKind.DELIVERED
+
+
+class _Streamed(httpx.AsyncByteStream):
+    """A body as the network gives it."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        self.left = list(chunks)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self.left:
+            yield self.left.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("status", "coding", "body", "kind"),
+    [
+        (200, "gzip", gzip.compress(b"{}", mtime=0), AnswerKind.DELIVERED),
+        (200, "deflate", zlib.compress(b"{}"), AnswerKind.DELIVERED),
+        (200, "identity", b"{}", AnswerKind.DELIVERED),
+        (200, "gzip", b"{}", AnswerKind.DELIVERED),
+        (200, "gzip", b"nope", AnswerKind.IMPOSTOR),
+        (503, "gzip", b"nope", AnswerKind.UNAVAILABLE),
+        (200, "gzip", gzip.compress(b"{" + b" " * 70_000 + b"}", mtime=0), AnswerKind.IMPOSTOR),
+    ],
+    ids=["gzip", "deflate", "identity", "not encoded", "broken", "broken 503", "bomb"],
+)
+def test_an_answer_that_is_encoded_all_the_same(status: int, coding: str, body: bytes, kind: AnswerKind) -> None:
+    """It is decoded within the bound; if it cannot be, the status still says what it says."""
+
+    def handler(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers={"content-encoding": coding}, stream=_Streamed(body[:2], body[2:]))
+
+    assert ask(mocked(handler)).kind is kind
+
+
+def test_no_more_than_64_kib_of_a_body_are_read() -> None:
+    """What follows is left in the network."""
+    stream = _Streamed(b"{", *[b" " * 1024] * 100, b"}")
+    answer = ask(mocked(lambda _request: httpx.Response(200, stream=stream)))
+    assert answer.kind is AnswerKind.IMPOSTOR
+    assert len(stream.left) == 101 - 64
+    fits = _Streamed(b"{", b" " * (64 * 1024 - 2), b"}")
+    assert ask(mocked(lambda _request: httpx.Response(200, stream=fits))).kind is AnswerKind.DELIVERED
+
+
+def test_a_transport_that_reads_the_answer_itself() -> None:
+    """Such as one of the merchant's that logs it: the body is taken from the response."""
+
+    class Reading(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            assert json.loads(request.content) == json.loads(RECORD.payload)
+            response = httpx.Response(200, stream=_Streamed(b"{", b"}"))
+            await response.aread()
+            return response
+
+    assert ask(Reading()).kind is AnswerKind.DELIVERED
+
+
 @pytest.mark.parametrize("status", [307, 308])
 def test_a_redirect_on_the_same_origin_is_followed_once(status: int) -> None:
     """The other spelling of the path: method, body and credentials are kept; a second redirect is not followed."""
@@ -148,6 +275,60 @@ def test_a_redirect_on_the_same_origin_is_followed_once(status: int) -> None:
     assert seen[0].headers["authorization"] == seen[1].headers["authorization"]
     endless = mocked(lambda _request: httpx.Response(status, headers={"location": "/again"}))
     assert ask(endless).kind is AnswerKind.REDIRECTED
+
+
+@pytest.mark.parametrize(
+    ("base", "location", "host"),
+    [
+        ("https://butter.test", "https://butter.test:443/v2", b"butter.test"),
+        ("https://butter.test", "HTTPS://Butter.TEST/v2", b"butter.test"),
+        ("https://butter.test", "//butter.test/v2", b"butter.test"),
+        ("https://butter.test", "https://grace:sesame@butter.test/v2", b"butter.test"),
+        ("https://butter.test:443", "https://butter.test/v2", b"butter.test"),
+        ("https://butter.test:8443", "https://butter.test:8443/v2", b"butter.test:8443"),
+        ("https://butter.test:8443/base", "/v2", b"butter.test:8443"),
+        ("http://127.0.0.1", "http://127.0.0.1:80/v2", b"127.0.0.1"),
+    ],
+)
+def test_the_same_origin_in_other_words(base: str, location: str, host: bytes) -> None:
+    """An origin is a scheme, a host and a port; a port that is the scheme's own need not be written."""
+    seen: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        if len(seen) == 1:
+            return httpx.Response(308, headers={"location": location})
+        return httpx.Response(200, json={})
+
+    assert ask(mocked(handler), base).kind is AnswerKind.DELIVERED
+    assert seen[1].url.path == "/v2"
+    assert seen[1].headers.raw == seen[0].headers.raw
+    assert (b"Host", host) in seen[1].headers.raw
+
+
+@pytest.mark.parametrize(
+    ("base", "location"),
+    [
+        ("https://butter.test", "https://butter.test:442/v2"),
+        ("https://butter.test", "https://butter.test:80/v2"),
+        ("https://butter.test:8443", "https://butter.test/v2"),
+        ("https://butter.test:8443", "https://butter.test:443/v2"),
+        ("http://127.0.0.1", "http://127.0.0.1:443/v2"),
+        ("http://127.0.0.1", "https://127.0.0.1:80/v2"),
+        ("http://127.0.0.1:8000", "http://localhost:8000/v2"),
+    ],
+)
+def test_another_port_is_another_origin(base: str, location: str) -> None:
+    """Whoever listens at another port of the same host gets no credentials."""
+    seen: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(307, headers={"location": location})
+
+    answer = ask(mocked(handler), base)
+    assert (answer.kind, len(seen)) == (AnswerKind.REDIRECTED, 1)
+    assert answer.detail == f"to {httpx.URL(location).scheme}://{httpx.URL(location).host}"
 
 
 @pytest.mark.parametrize(
@@ -256,6 +437,79 @@ def test_a_server_that_misbehaves(behave: Any, kind: AnswerKind) -> None:
         assert ask(url=url, total_seconds=0.5).kind is kind
 
 
+def stalled(behave: Callable[[socket.socket], None], seconds: float, total_seconds: float = 20.0) -> Answer:
+    """Post the record, and block the loop while the server does what it does."""
+    asked, blocked, behaved = threading.Event(), threading.Event(), threading.Event()
+
+    def behaves(connection: socket.socket) -> None:
+        asked.set()
+        blocked.wait(10)
+        try:
+            behave(connection)
+        finally:
+            behaved.set()
+
+    async def post(url: str) -> Answer:
+        answers: list[Answer] = []
+
+        async def ask_once() -> None:
+            answers.append(await client.post(RECORD))
+
+        async with (
+            ButterClient(url, **CREDENTIALS, total_seconds=total_seconds) as client,
+            anyio.create_task_group() as g,
+        ):
+            g.start_soon(ask_once)
+            await anyio.to_thread.run_sync(asked.wait)
+            until = time.monotonic() + seconds
+            blocked.set()
+            behaved.wait(seconds)
+            time.sleep(max(0.0, until - time.monotonic()))  # noqa: ASYNC251 - the loop stands still
+        return answers[0]
+
+    with misbehaving(behaves) as url:
+        return anyio.run(post, url)
+
+
+GOOD = HEAD + b"Content-Length: 2\r\n\r\n{}"
+
+
+def test_an_answer_that_came_while_the_loop_stood_still_is_kept() -> None:
+    """The deadline passed meanwhile, but Butter has the record, and was in time."""
+    assert stalled(lambda c: c.sendall(GOOD), 1.3, 0.5).kind is AnswerKind.DELIVERED
+
+
+@pytest.mark.parametrize(
+    ("behave", "seconds", "total_seconds", "kind"),
+    [
+        (lambda _c: None, 1.3, 20.0, AnswerKind.STALLED),
+        (lambda _c: None, 0.4, 20.0, AnswerKind.INTERRUPTED),
+        (lambda c: c.recv(1), 1.3, 0.5, AnswerKind.STALLED),
+        (lambda c: c.recv(1), 0.4, 1.0, AnswerKind.INTERRUPTED),
+        (lambda c: c.sendall(GOOD.replace(b"200 OK", b"503 No")), 1.3, 20.0, AnswerKind.UNAVAILABLE),
+    ],
+    ids=["closed", "closed in time", "deadline", "deadline in time", "answered"],
+)
+def test_a_loop_that_stood_still_is_no_failure_of_the_endpoint(
+    behave: Callable[[socket.socket], None], seconds: float, total_seconds: float, kind: AnswerKind
+) -> None:
+    """A frozen function, a stopped process: its deadlines pass and its connections break. An answer is an answer."""
+    assert stalled(behave, seconds, total_seconds).kind is kind
+
+
+def test_a_stall_before_the_request_counts_for_nothing() -> None:
+    """A client that was idle while the loop stood still judges its next request by itself."""
+
+    async def post(url: str) -> list[AnswerKind]:
+        async with ButterClient(url, **CREDENTIALS) as client:
+            before = (await client.post(RECORD)).kind
+            time.sleep(1.3)  # noqa: ASYNC251 - the loop stands still
+            return [before, (await client.post(RECORD)).kind]
+
+    with misbehaving(lambda _connection: None) as url:
+        assert anyio.run(post, url) == [AnswerKind.INTERRUPTED] * 2
+
+
 def test_a_log_handler_that_raises_changes_no_answer() -> None:
     """Such as one whose filter asks for the current request: what the HTTP client says by itself never gets there.
 
@@ -278,8 +532,9 @@ def test_a_log_handler_that_raises_changes_no_answer() -> None:
     try:
         with misbehaving(answer_and_wait) as url:
             assert ask(url=url).kind is AnswerKind.DELIVERED
-        with pytest.raises(LookupError):
-            logging.getLogger("httpx").info("of the shop's own requests")
+        for name in ("httpx", "httpcore.connection", "httpcore.http11"):
+            with pytest.raises(LookupError):
+                logging.getLogger(name).info("of the shop's own requests")
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
