@@ -257,6 +257,10 @@ class Store(Protocol):
         """Give records that are due, those due longest first."""
         ...
 
+    def next_due(self) -> float | None:
+        """Give when the next record is due, in seconds since the epoch. None: there is none."""
+        ...
+
     def settle(self, settlements: Sequence[Settlement], counts: Sequence[Count] = ()) -> None:
         """Note what became of records that were sent. What a person dropped meanwhile is passed over."""
         ...

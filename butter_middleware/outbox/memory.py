@@ -286,6 +286,10 @@ class MemoryStore:
             heapq.heappush(self._due, entry)
         return given
 
+    def next_due(self) -> float | None:
+        """Give when the next record is due."""
+        return min((waiting.due_at for waiting in self._pending.values()), default=None)
+
     def _clamp(self, now: float) -> None:
         """Bring back from the far future what was to be due soon, if the clock went back."""
         if now < self._seen_at:

@@ -38,12 +38,12 @@ class Entry:
         capture: Capture,
         wait: ResponseWait = NOTHING,
         *,
-        id: int = 0,
+        number: int = 0,
         owned: bool = True,
         parked: str = "",
     ) -> None:
         self.capture = capture
-        self.id = id
+        self.id = number
         """The row's number in the store. 0: not there yet."""
         self.owned = owned
         """False: another process appended it and left reading to whoever leads."""

@@ -219,14 +219,14 @@ class Leader:
 
 
 def _entry(stored: StoredCapture, *, taken_over: bool) -> Entry:
-    entry = Entry(stored.capture, id=stored.id, owned=stored.owned, parked=stored.parked)
+    entry = Entry(stored.capture, number=stored.id, owned=stored.owned, parked=stored.parked)
     entry.taken_over = taken_over
     return entry
 
 
 READER_DIED: Final = Parked(
     ParkReason.READER_DIED,
-    "the process that read this capture died twice. Does the extractor end the process? Fix it, then retry the capture.",
+    "the process that read this capture died twice. Does the extractor end the process? Fix it, then retry.",
 )
 TOO_SLOW: Final = Parked(
     ParkReason.TOO_SLOW,

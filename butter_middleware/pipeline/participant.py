@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Condition
 from typing import Final, Protocol
@@ -270,10 +270,12 @@ class Participant:
         """Return the captures that are in memory and, by their number, in the store."""
         return [entry for entry in [*self._unread, *self._others] if entry.id and entry.is_loaded]
 
-    def renumbered(self, before: int, entry: Entry) -> None:
-        """Note that a capture was written to another file."""
-        self.ids.discard(before)
-        self.ids.add(entry.id)
+    def renumber(self, numbers: Mapping[Entry, int]) -> None:
+        """Note that captures were written to another file."""
+        for entry, number in numbers.items():
+            self.ids.discard(entry.id)
+            self.ids.add(number)
+            entry.id = number
 
     def look(self) -> None:
         """Watch what needs a look about once a second."""

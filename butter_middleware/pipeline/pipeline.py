@@ -30,7 +30,7 @@ from butter_middleware.events import (
 from butter_middleware.models.checkout import Checkout, Record
 from butter_middleware.models.http import Capture, snapshot
 from butter_middleware.models.reasons import Skip
-from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Store
+from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Settlement, Store
 from butter_middleware.pipeline import processes
 from butter_middleware.pipeline.components import Components
 from butter_middleware.pipeline.entries import NOTHING, Addition, Entry
@@ -70,6 +70,7 @@ class Pipeline:
         self._events = components.events
         self._telemetry = components.telemetry
         self._clock = components.clock
+        self._outbox_clock: Callable[[], float] = getattr(components.outbox, "clock", components.clock)
         self._cookies = None if components.beacon is None else components.beacon.cookies
         self._wait = components.response_wait
         self._role = Role(
@@ -99,66 +100,62 @@ class Pipeline:
     # The life of the threads.
 
     def start(self) -> None:
-        """Start the threads of this process, or wake them after `shutdown`. Cheap if they run."""
+        """Start the threads of this process, or wake them after `shutdown`. Cheap if they run.
+
+        If the system gives no thread, what is captured waits in memory, and the next call tries again.
+        """
         if self._running:
             return
         with self._starting:
-            if self._participant is not None:
-                self._running = self._participant.running = True
-                self._participant.sender.delivery.resume()
-                return
-            processes.register(self)
-            self._start()
+            if self._participant is None or self._thread is None:
+                processes.register(self)
+                self._thread, self._participant = self._make()
+            self._participant.running = True
+            self._participant.sender.delivery.resume()
+            self._running = self._start_threads(self._thread, self._participant)
 
-    def _start(self) -> None:
+    def _make(self) -> tuple[StoreThread, Participant]:
         thread = processes.store_thread(self.components.outbox, self._kept, reads=self._role.reads)
         self._kept = None if thread.store.durable else thread.store
-        components = self.components
-
-        def settle(settlements: Sequence[Any]) -> None:
-            thread.settle(participant, settlements)
 
         def read(entry: Entry, result: ReadResult) -> None:
             participant.read(entry, result)
 
+        def settle(settlements: Sequence[Settlement]) -> None:
+            thread.settle(participant, settlements)
+
         def keep_hold(reason: str | None) -> None:
             thread.ask(lambda store: store.set_hold(reason))
 
+        def failed_to_send(error: BaseException) -> None:
+            participant.failed("delivering", error)
+
         reader = ReaderThread(self._read, read, self._begin)
-        sender = SenderThread(
-            components.make_delivery(),
-            settle,
-            keep_hold,
-            thread.wake,
-            lambda error: participant.failed("delivering", error),
-        )
-        participant = Participant(
-            self._role,
-            thread,
-            self._events,
-            reader,
-            sender,
-            Callbacks(self._route_of, lambda: self._clock() - self._config.join_ttl, self._clock, self.look),
-        )
-        participant.running = True
+        sender = SenderThread(self.components.make_delivery(), settle, keep_hold, thread.wake, failed_to_send)
+        callbacks = Callbacks(self._route_of, lambda: self._clock() - self._config.join_ttl, self._clock, self.look)
+        participant = Participant(self._role, thread, self._events, reader, sender, callbacks)
+        thread.join_in(participant)
+        return thread, participant
+
+    def _start_threads(self, thread: StoreThread, participant: Participant) -> bool:
+        """Start those that do not run yet. Return whether all do."""
+        wanted: list[StoreThread | ReaderThread | SenderThread] = [thread]
+        wanted += [participant.reader] if self._role.reads else []
+        wanted += [participant.sender] if self._role.sends else []
         try:
-            if self._role.reads:
-                reader.start()
-            if self._role.sends:
-                sender.start()
-            thread.join_in(participant)
-            if not thread.alive:
-                thread.start()
-        except RuntimeError:  # the system gives no more threads: what is captured waits in the intake
-            reader.stop()
-            sender.stop()
-            thread.leave(participant)
-            raise
-        self._thread, self._participant = thread, participant
-        self._running = True
-        thread.wake()
+            for one in wanted:
+                if not one.alive:
+                    one.start()
+        except RuntimeError:
+            message = (
+                "no thread can be started: the system has no more. What is captured waits in memory, and the next "
+                "checkout tries again. Raise the limit of processes or threads."
+            )
+            self._events.emit(Faulted(reason="threads", message=message, level=logging.CRITICAL))
+            return False
         if not self._role.reads:
             log_thread.run(self._begin)
+        return True
 
     def _begin(self) -> None:
         self.reporter.begin()
@@ -289,19 +286,20 @@ class Pipeline:
         return future
 
     def _append(self, entry: Entry) -> None:
-        try:
-            self.start()
-        except RuntimeError as error:  # no thread can be started now
-            self.fault(error)
-        thread, participant = self._thread, self._participant
-        if thread is None or participant is None:
-            raise _NotStartedError
+        self.start()
+        thread, participant = self._started()
         participant.expect(entry)
         try:
             thread.append(participant, entry)
         except ButterError:
             participant.refuse(entry)
             raise
+
+    def _started(self) -> tuple[StoreThread, Participant]:
+        thread, participant = self._thread, self._participant
+        if thread is None or participant is None:
+            raise _NotStartedError  # another thread closes it at this moment
+        return thread, participant
 
     def _waits(self) -> bool:
         if not self._wait.until or not self._backoff.left:
@@ -352,9 +350,7 @@ class Pipeline:
         addition = Addition(records, Future())
         try:
             self.start()
-            thread, participant = self._thread, self._participant
-            if thread is None or participant is None:
-                raise _NotStartedError
+            thread, participant = self._started()
             participant.expect_records()
             try:
                 thread.add(participant, addition)
@@ -376,7 +372,7 @@ class Pipeline:
             self.fault(error)
 
     def records(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> Sequence[Record]:
-        """Return the records of a checkout that is recorded in a transaction. It is read here, on the caller's thread."""
+        """Return the records of a checkout that is recorded in a transaction. They are read on this thread."""
         try:
             capture = self._recorded(request, fields)
             route = self.routes.find(capture.method, capture.path)
@@ -436,6 +432,7 @@ class Pipeline:
         if participant is None or thread is None:
             return True
         delivery = participant.sender.delivery
+        deadline = time.monotonic() + timeout
 
         def verdict() -> bool | None:
             if not self._role.sends:
@@ -444,9 +441,15 @@ class Pipeline:
                 return None if delivery.in_flight or participant.sender.unsettled else True
             if self._count() and not self._counted.pending:
                 return True
-            return False if delivery.ill and not delivery.in_flight else None
+            hopeless = delivery.ill or self._due_in() > deadline - time.monotonic()
+            return False if hopeless and not delivery.in_flight else None
 
         return participant.wait(verdict, timeout)
+
+    def _due_in(self) -> float:
+        """Return in how many seconds the next record is due."""
+        due = self.ask(lambda store: store.next_due(), None)
+        return 0.0 if due is None else due - self._outbox_clock()
 
     def finish_reading(self, timeout: float) -> bool:
         """Wait until all that was captured has been read, delivered or not. Return whether it is."""
@@ -561,7 +564,8 @@ class Pipeline:
     @property
     def stopped(self) -> bool:
         """Whether what lies in memory now would be lost."""
-        return not self._running and not self.components.outbox.durable
+        running = self._participant is not None and self._participant.running
+        return not running and not self.components.outbox.durable
 
     @property
     def deliverer(self) -> int | None:

@@ -1,4 +1,4 @@
-"""The thread that owns the connections to Butter or to the merchant's queue: one asyncio loop, while this process leads."""
+"""The thread that owns the connections to Butter or to the queue: one asyncio loop, while this process leads."""
 
 import asyncio
 from collections import deque

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.futures import Waker
 from butter_middleware.errors import OutboxClosedError, OutboxFullError, OutboxReplacedError
-from butter_middleware.outbox.base import Resolution, Resolved, Settled, Settlement, Store
+from butter_middleware.outbox.base import Pending, Resolution, Resolved, Settled, Settlement, Store
 from butter_middleware.outbox.faults import Fault, describe, fault_of
 from butter_middleware.pipeline.entries import Addition, Entry
 from butter_middleware.pipeline.leader import Leader
@@ -152,7 +152,7 @@ class StoreThread:
     def ask(self, question: Callable[[Store], T]) -> "Future[T]":
         """Have a question answered by the thread."""
         future: Future[T] = Future()
-        if self._stop_at is not None or not self._thread.is_alive():
+        if self._stop_at is not None:
             future.set_exception(_closed())
         else:
             self._requests.append((question, future))
@@ -270,7 +270,9 @@ class StoreThread:
             try:
                 busy = self._turn()
             except Exception as error:  # noqa: BLE001 - a fault of the disk, whose batch is back in its queue
-                self._suffer(error)
+                if self._suffer(error):
+                    self._end()
+                    return
                 continue
             if busy:
                 self._idle_since = None
@@ -373,16 +375,16 @@ class StoreThread:
         ]
 
     def _add(self) -> bool:
-        batch = _take(self._additions, lambda item: sum(len(record.payload) for record in item[1].records))
-        for item in batch:
-            written = self._write([item], self._add_one, self._additions)
-            for (participant, addition), (added, known) in written:
+        busy = bool(self._additions)
+        for _number in range(min(BATCH, len(self._additions))):
+            item = self._additions.popleft()
+            for (participant, addition), (added, known) in self._write([item], self._add_all, self._additions):
                 self._leader.fresh(added)
                 addition.done.set_result(known)
                 participant.added(known)
-        return bool(batch)
+        return busy
 
-    def _add_one(self, batch: Sequence[tuple[Participant, Addition]]) -> Sequence[Any]:
+    def _add_all(self, batch: Sequence[tuple[Participant, Addition]]) -> Sequence[tuple[Sequence[Pending], int]]:
         return [self.store.add(addition.records) for _participant, addition in batch]
 
     def _resolve(self) -> bool:
@@ -451,35 +453,39 @@ class StoreThread:
             there = {stored.id for stored in self.store.load([entry.id for entry in entries])}
             missing = [entry for entry in entries if entry.id not in there]
             numbers = self.store.append([entry.capture for entry in missing], owned=participant.owned)
-            for entry, number in zip(missing, numbers, strict=True):
-                before, entry.id = entry.id, number
-                participant.renumbered(before, entry)
+            participant.renumber(dict(zip(missing, numbers, strict=True)))
             records = participant.sender.drop()
             if records:
                 self.store.add(records)
         self._leader.forget_file()
 
-    def _suffer(self, error: Exception) -> None:
-        """Log a fault once, let go of the lead if this process cannot use the file, and wait before the next try."""
+    def _suffer(self, error: Exception) -> bool:
+        """Log a fault once, and wait before the next try. Return whether there is no time left for one.
+
+        If this process cannot use the file at all, it lets go of the lead.
+        """
         if isinstance(error, OutboxReplacedError):
             self._replaced = True
-            return
+            return False
         fault = fault_of(error)
         if fault is Fault.REFUSED:
             self.alerts.raise_("fault", f"{error} What comes waits in memory.")
             self._leader.resign()
         elif fault is not Fault.CORRUPT:
             self.alerts.raise_("fault", f"cannot be used ({describe(error)}). Trying again; what comes waits")
-        if self._stop_at is not None and time.monotonic() >= self._stop_at:
-            self._abandon_queues()
-            return
-        self._waker.wait(self._backoff)
+        left = LAST_BACKOFF if self._stop_at is None else self._stop_at - time.monotonic()
+        if left <= 0:
+            return True
+        self._waker.wait(min(self._backoff, left))
         self._backoff = min(2 * self._backoff, LAST_BACKOFF)
+        return False
 
     def _end(self) -> None:
         """Let go of the file."""
-        self._leader.resign()
-        self.store.close()
+        with suppress(Exception):
+            self._leader.resign()
+        with suppress(Exception):
+            self.store.close()
         self._abandon_queues()
 
     def _abandon_queues(self) -> None:

@@ -125,10 +125,9 @@ class InboxClient:
 class FakeBreaker(CircuitBreaker):
     """Tries each record once. One that is not taken is held until the test lets time pass."""
 
-    def __init__(
-        self, recorder: Recorder, senders: int, clock: Callable[[], float], emit: Callable[[Event], object]
-    ) -> None:
-        super().__init__(senders, clock, lambda: recorder.seconds_ahead, lambda low, _high: low, emit)
+    def __init__(self, recorder: Recorder, clock: Callable[[], float], emit: Callable[[Event], object]) -> None:
+        # One at a time: each answer of `respond_with` is for the next record.
+        super().__init__(1, clock, lambda: recorder.seconds_ahead, lambda low, _high: low, emit)
         self._recorder = recorder
         self._now = clock
 

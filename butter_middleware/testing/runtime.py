@@ -1,7 +1,6 @@
 """Every `Butter` of a process in which tests run: what it is equipped with, and how it begins each test anew."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -67,6 +66,7 @@ class InboxRuntime:
         Raises:
             ConfigurationError: what production would not take either; only no credentials are needed.
         """
+        given = replace(given, credentials=(given.credentials[0] or None, given.credentials[1] or None))
         production = components.production(config, given, events, telemetry)
         here = given.transport is None
         outbox = production.outbox
@@ -88,16 +88,19 @@ class InboxRuntime:
         def make_client() -> Client:
             return InboxClient(self.recorder)
 
-        def make_delivery(senders: int | None = None) -> Delivery:
+        def make_delivery(_senders: int | None = None) -> Delivery:
             recorder, clock = self.recorder, parts.clock
-            ahead: Callable[[], float] = lambda: clock() + recorder.seconds_ahead
+
+            def ahead() -> float:
+                return clock() + recorder.seconds_ahead
+
             return FakeDelivery(
                 lambda: InboxClient(recorder),
                 clock=ahead,
                 monotonic=lambda: recorder.seconds_ahead,
                 emit=parts.events.emit,
                 telemetry=parts.telemetry,
-                breaker=FakeBreaker(recorder, senders or parts.config.senders, ahead, parts.events.emit),
+                breaker=FakeBreaker(recorder, ahead, parts.events.emit),
             )
 
         is_transactional = isinstance(parts.queue, TransactionalOutbox)

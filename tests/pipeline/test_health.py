@@ -4,7 +4,6 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 from butter_middleware import Butter, Checkout, CheckoutResponse, CheckoutRoute, Record
-from butter_middleware.outbox import Counts, MemoryOutbox
+from butter_middleware.outbox import Counts, MemoryOutbox, MemoryStore
 from butter_middleware.pipeline.health import Health, HealthInput, diagnose
 from butter_middleware.pipeline.reader_thread import ReaderThread
 from butter_middleware.telemetry.coverage import Coverage
@@ -251,6 +250,7 @@ def test_no_event_loop_waits_for_it(
 ) -> None:
     """An outbox that does not answer is said after a moment, in which the loop serves others."""
     monkeypatch.setattr("butter_middleware.pipeline.reporter.OUTBOX_SECONDS", 0.3)
+    monkeypatch.setattr(SlowStore, "held", threading.Event())
     butter = make_butter(outbox=Slow())
     butter.pipeline.start()
     gaps: list[float] = []

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from outboxes import Clock
+from processes import until
 from shops import ROUTE, SHOPPER, buy
 
 from butter_middleware import Butter, Checkout, ConfigurationError, events

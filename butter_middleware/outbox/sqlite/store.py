@@ -315,6 +315,12 @@ class SQLiteStore(Database):
 
         return self._read(look)
 
+    def next_due(self) -> float | None:
+        """Give when the next record is due."""
+        sql = "SELECT min(due_at) FROM records WHERE dead_at IS NULL"
+        found: float | None = self._read(lambda connection: connection.execute(sql).fetchone()[0])
+        return found
+
     def settle(self, settlements: Sequence[Settlement], counts: Sequence[Count] = ()) -> None:
         """Note what became of records. What a person dropped meanwhile is passed over."""
 

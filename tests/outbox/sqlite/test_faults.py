@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from butter_middleware.outbox.sqlite.queue import MAX_WAITING
 from outboxes import PERSONAL, bodies, capture, committers, invoices, record, result, settle_all
 from processes import until
 
@@ -20,7 +21,6 @@ from butter_middleware import Butter, Checkout, SQLiteOutbox
 from butter_middleware.errors import ConfigurationError, OutboxClosedError, OutboxFullError
 from butter_middleware.models.reasons import ParkReason
 from butter_middleware.outbox import Parked, Settled, Settlement
-from butter_middleware.outbox.sqlite.queue import MAX_WAITING
 from butter_middleware.testing import FakeButter
 
 MIB = 1024**2
