@@ -465,7 +465,7 @@ class Pipeline:
             delivery = participant.sender.delivery
             if delivery.in_flight or participant.sender.unsettled:
                 return None
-            if delivery.ill:
+            if delivery.ill and delivery.seconds_to_wait > 0:
                 return True
             return True if not self.ask(lambda store: len(store.due(1)), 0) and not participant.sender.held else None
 

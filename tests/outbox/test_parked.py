@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import anyio
 import pytest
 from asgi import JSON, body, drive, http_scope, sends, start
-from outboxes import Clock, committers
+from outboxes import SteadyClock, open_files
 from processes import until
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, client_ip
+from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, SQLiteOutbox, client_ip
 from butter_middleware.testing import FakeButter
 
 ORDER: dict[str, Any] = {"invoice": "in_1", "email": "shopper@example.com"}
@@ -73,7 +74,7 @@ def has_parked(butter: Butter, reason: str) -> bool:
 
 def on_disk(path: Path) -> tuple[str, str, bytes]:
     """Return why the one parked capture is parked, and all that is stored of it."""
-    until(lambda: committers() == 0, "the committer's end")
+    until(lambda: open_files() == 0, "the file is let go of")
     connection = sqlite3.connect(path)
     try:
         ((reason, detail, head, content),) = connection.execute("SELECT reason, detail, head, body FROM captures")
@@ -199,25 +200,38 @@ def test_good_records_go_out_beside_a_parked_one(
     assert numbers(fixed) == (0, 0, 0, 2, 0, 0)
 
 
+def forgotten(path: Path, clock: SteadyClock) -> None:
+    """Let days pass until the keys of what was delivered are forgotten."""
+    store = SQLiteOutbox(path, clock=clock).store()
+    store.open()
+    clock.pass_(9 * 86400)
+    for _ in range(30):
+        store.prune()
+        clock.pass_(60)
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM tombstones").fetchone() == (0,)
+
+
 def test_what_a_parked_one_gave_is_sent_once_however_late(
-    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The good record beside a bad one is not sent anew by a start after its tombstone is gone, nor when mended."""
-    path, clock = tmp_path / "butter.db", Clock()
+    """The good record beside a bad one is not sent again by a start after its tombstone is gone, nor when corrected."""
+    path, clock = tmp_path / "butter.db", SteadyClock.installed(monkeypatch)
     good_half = {"customer_email": "shopper@example.com", "invoice_id": "in_1"}
     halves = [good_half, {"customer_email": "nobody", "invoice_id": "in_2"}]
     butter = make_butter(route(lambda _response: halves), outbox=path, clock=clock)
     buy(butter, json.dumps(ORDER).encode())
     for _start in range(2):
         butter.close()
-        clock.now += 9 * 86400
+        forgotten(path, clock)
         butter = make_butter(route(lambda _response: halves), outbox=path, clock=clock)
         butter.pipeline.start()
         until(partial(has_parked, butter, "invalid"), "it is read")
         assert butter.flush()
         assert [sent["invoice_id"] for sent in fake.records] == ["in_1"]
     butter.close()
-    clock.now += 9 * 86400
+    forgotten(path, clock)
     whole = [good_half, good_half | {"invoice_id": "in_2"}]
     mended = make_butter(route(lambda _response: whole), outbox=path, clock=clock)
     mended.pipeline.start()

@@ -1,4 +1,4 @@
-"""A process that uses an outbox as it is told on its standard input, a command a line, answering each with JSON."""
+"""A process that uses a store as it is told on its standard input, a command a line, answering each with JSON."""
 
 import itertools
 import json
@@ -9,39 +9,33 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
-from outboxes import bodies, capture, invoices, record, result
+from outboxes import append, bodies, invoices, record, unread
 
 from butter_middleware import SQLiteOutbox
-from butter_middleware.outbox.sqlite.locks import WRITE, LockFile
+from butter_middleware.outbox.sqlite.locks import WRITE
 
 
 def main(path: str) -> None:
-    outbox = SQLiteOutbox(path)
-    locks = LockFile(f"{outbox.path}.lock")
-
-    def append(first: str, last: str) -> None:
-        for future in [outbox.append(capture(number)) for number in range(int(first), int(last))]:
-            result(future)
+    store = SQLiteOutbox(path).store()
 
     def flood(first: str) -> None:
         """Append until killed, telling each that is on the disk."""
         for number in itertools.count(int(first)):
-            result(outbox.append(capture(number)))
+            append(store, number)
             tell(number)
 
     commands: dict[str, Callable[..., Any]] = {
-        "open": outbox.open,
-        "append": append,
+        "open": store.open,
+        "append": lambda first, last: list(append(store, *range(int(first), int(last)))),
         "flood": flood,
-        "add": lambda first, last: result(outbox.add([record(number) for number in range(int(first), int(last))])),
-        "captures": lambda: bodies(result(outbox.captures(1000))),
-        "adopt": lambda: result(outbox.adopt()),
-        "lead": outbox.lead,
-        "claim": lambda: invoices(result(outbox.claim(1000))),
-        # As a committer in the midst of a transaction.
-        "lock": lambda: locks.take(WRITE, locks),
-        "unlock": lambda: locks.release(WRITE, locks),
-        "close": outbox.close,
+        "add": lambda first, last: store.add([record(number) for number in range(int(first), int(last))])[1],
+        "unread": lambda: bodies(unread(store)),
+        "lead": store.lead,
+        "due": lambda: invoices(store.due(1000)),
+        # As amid a transaction.
+        "lock": lambda: store.locks.take(WRITE),
+        "unlock": lambda: store.locks.release(WRITE),
+        "close": store.close,
     }
     for line in sys.stdin:
         name, *arguments = line.split()

@@ -6,16 +6,18 @@ at once can corrupt the log in versions of SQLite before 3.51.3, and the lock is
 
 import os
 import sqlite3
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeVar
 
 from butter_middleware.errors import ButterError, OutboxBrokenError, OutboxBusyError, OutboxReplacedError
 from butter_middleware.outbox.faults import Alerts, Fault, describe, fault_of, set_aside
-from butter_middleware.outbox.sqlite.locks import READERS, WRITE, Locks
+from butter_middleware.outbox.sqlite.locks import READERS, WRITE, Locks, beside_sqlite
 from butter_middleware.outbox.sqlite.schema import PAGE_BYTES, RESERVE_PAGES, connect
 
 T = TypeVar("T")
@@ -36,8 +38,6 @@ FORK_SECONDS: Final = 0.03
 REWRITE_SECONDS: Final = 10.0
 """For which readers of an older state are waited for."""
 
-_inherited: Final[list[sqlite3.Connection]] = []
-"""The parent's: kept, since a finalizer that closed them would meddle with the parent's file."""
 _in_use: Final = Counter[str]()
 """The files that are open in this process."""
 
@@ -132,7 +132,7 @@ class Database:
         with suppress(OSError):
             while self._connection is not None:
                 if self.locks.take(WRITE):
-                    self._drop()
+                    self._drop(untouched=True)  # moving the log into the file may take its time
                     self.locks.release(WRITE)
                 elif time.monotonic() > deadline:
                     break
@@ -143,7 +143,7 @@ class Database:
     def forget(self) -> None:
         """In a forked child, let go of what is the parent's without touching it."""
         if self._connection is not None:
-            _inherited.append(self._connection)
+            _keep_for_ever(self._connection)
         self._connection = None
         self.locks.forget()
         self._leave()
@@ -302,8 +302,7 @@ class Database:
         if self._suspect is not None:
             self._clear_suspicion(self._suspect)
         if self._connection is not None and self._files() != self._opened:
-            self._drop()
-            self._opened = (None, None)
+            self._give_up_files()
             self._refuse_replaced()
         return self._connect() if self._connection is None else self._connection
 
@@ -336,19 +335,36 @@ class Database:
             self._opened = (None, None)
             raise OutboxReplacedError(self.path)
 
+    def _give_up_files(self) -> None:
+        """Let go of files that are not those at the path any more, without touching the ones there."""
+        before, now = self._opened, self._files()
+        self._drop(untouched=True)
+        self._opened = (None, None)
+        if now[0] not in {None, before[0]} and now[1] == before[1]:
+            # A backup was put in the place of the database alone: SQLite would write our log into it.
+            for suffix in ("-wal", "-shm"):
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+
     def _refuse_replaced(self) -> None:
         text = "the file or its log was removed or replaced while it was in use. Going on with the file that is there"
         self.alerts.raise_(f"replaced {self._files()}", text)
         raise OutboxReplacedError(self.path)
 
-    def _drop(self) -> None:
-        """Close the connection. The last one of all processes moves the log into the file."""
+    def _drop(self, *, untouched: bool = False) -> None:
+        """Close the connection. The last one of all processes moves the log into the file, if it is not `untouched`."""
         connection = self._connection
         self._connection = None
         self._forget_connection()
-        if connection is not None:
-            with suppress(sqlite3.Error):
+        if connection is None:
+            return
+        with suppress(sqlite3.Error):
+            if untouched and sys.version_info >= (3, 12):
+                connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)  # noqa: FBT003 - as it is
                 connection.close()
+            elif untouched:
+                with suppress(FileNotFoundError), beside_sqlite(self.path):
+                    connection.close()
+            connection.close()
 
     def _forget_connection(self) -> None:
         self._suspect: str | None = None
@@ -405,6 +421,13 @@ class Database:
             f"for {waited:.0f} seconds. Is it stopped (Ctrl-Z, a debugger, a frozen container)? Let it go on, or end "
             "it, and try again."
         )
+
+
+def _keep_for_ever(connection: sqlite3.Connection) -> None:
+    """Keep a connection of the parent's from being closed, even when the interpreter ends: the file is the parent's."""
+    import ctypes  # noqa: PLC0415 - after a fork amid a transaction only
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
 def is_in_use(path: str) -> bool:

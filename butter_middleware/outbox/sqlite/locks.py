@@ -10,7 +10,8 @@ import os
 import stat
 import struct
 import sys
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,9 @@ _SUFFIXES: Final = {WRITE: ".lock", LEAD: ".lead"}
 """Without Linux's locks. Of `READERS` such a system knows nothing."""
 _FLOCK: Final = "hhqqi4x"
 """`struct flock`: type, whence, start, length, process."""
+_SQLITE_SHARED: Final = 0x40000002
+_SQLITE_SHARED_BYTES: Final = 510
+"""Where each reader of a database has a lock: see SQLite's file format."""
 _BYTES: Final = 64
 """Of the leader's name in its file."""
 
@@ -176,8 +180,27 @@ class Locks:
         return 0
 
 
-def _flock(kind: int, byte: int) -> bytes:
-    return struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0)
+@contextmanager
+def beside_sqlite(database: str) -> Generator[None]:
+    """Hold meanwhile what SQLite takes for another reader of a database: it then closes without touching the log.
+
+    The last connection that is closed moves the log into the database and deletes it by its name, also if that is not
+    its log any more.
+    """
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    descriptor = os.open(database, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_RDLCK, _SQLITE_SHARED, _SQLITE_SHARED_BYTES))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flock(kind: int, byte: int, length: int = 1) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, byte, length, 0)
 
 
 def _process_namespace() -> str:

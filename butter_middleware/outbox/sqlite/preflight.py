@@ -76,7 +76,8 @@ def refuse_not_ours(path: str) -> None:
             header = file.read(_HEADER_BYTES)
     except OSError:
         return  # not there yet; or what `refuse_unusable` says, or what is said when it is opened
-    # Beside ours lies a lock file: then it is damaged, or its process was killed before the first checkpoint, and opening it repairs that.
+    # Beside ours lies a lock file. Then it is damaged, or the process was killed before its first checkpoint, and opening
+    # it repairs that.
     ours = _mode(f"{path}.lock") is not None
     if header.startswith(_MAGIC) and len(header) == _HEADER_BYTES:
         version, application_id = struct.unpack_from(">I4xI", header, 60)

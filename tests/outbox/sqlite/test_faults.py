@@ -1,4 +1,7 @@
-"""A full, broken, missing or foreign file: nothing is lost that memory can hold, and a person is told once."""
+"""A full, broken, missing or foreign file: the store says whose fault it is, the pipeline outlives it.
+
+First what the store does by itself, then what an app sees of it.
+"""
 
 import logging
 import os
@@ -8,23 +11,34 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
-from butter_middleware.outbox.sqlite.queue import MAX_WAITING
-from outboxes import PERSONAL, bodies, capture, committers, invoices, record, result, settle_all
+from outboxes import (
+    PERSONAL,
+    append,
+    bodies,
+    capture,
+    invoices,
+    open_files,
+    record,
+    resolve,
+    settle_all,
+    unread,
+)
 from processes import until
 
 from butter_middleware import Butter, Checkout, SQLiteOutbox
-from butter_middleware.errors import ConfigurationError, OutboxClosedError, OutboxFullError
-from butter_middleware.models.reasons import ParkReason
-from butter_middleware.outbox import Parked, Settled, Settlement
+from butter_middleware.errors import ConfigurationError, OutboxBusyError, OutboxReplacedError
+from butter_middleware.outbox import Parked, ParkReason, Settled, Settlement, SQLiteStore
+from butter_middleware.outbox.faults import Fault, fault_of
+from butter_middleware.outbox.sqlite import database
+from butter_middleware.outbox.sqlite.locks import LEAD, WRITE, Locks
 from butter_middleware.testing import FakeButter
 
 MIB = 1024**2
-CHECKOUT = Checkout(ipv4_address="81.2.69.142", psp="stripe", customer_email="shopper@example.com", invoice_id="in_1")
+MOST_WAITING = 10_000
 
 
 @pytest.fixture
@@ -40,19 +54,19 @@ def path(folder: Path) -> Path:
 
 
 @pytest.fixture
-def opened(path: Path) -> Iterator[Callable[..., SQLiteOutbox]]:
-    """Open an outbox on `path`; each is closed at the end."""
-    made: list[SQLiteOutbox] = []
+def opened(path: Path) -> Iterator[Callable[..., SQLiteStore]]:
+    """Open a store on `path`; each is closed at the end."""
+    made: list[SQLiteStore] = []
 
-    def make(**options: Any) -> SQLiteOutbox:
-        outbox = SQLiteOutbox(path, **options)
-        outbox.open()
-        made.append(outbox)
-        return outbox
+    def make(*, give_up: Callable[[], bool] = lambda: False, **options: Any) -> SQLiteStore:
+        store = SQLiteOutbox(path, **options).store(give_up=give_up)
+        made.append(store)
+        store.open()
+        return store
 
     yield make
-    for outbox in made:
-        outbox.close(1.0)
+    for store in made:
+        store.close()
 
 
 @pytest.fixture(autouse=True)
@@ -67,12 +81,11 @@ def criticals(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
 
 
-def mended(caplog: pytest.LogCaptureFixture) -> Callable[[], bool]:
-    return lambda: "works again" in caplog.text
-
-
-def pending(futures: "list[Future[None]]") -> int:
-    return sum(not future.done() for future in futures)
+def fault(use: Callable[[], object]) -> Fault:
+    """Return whose fault it is that something fails."""
+    with pytest.raises((sqlite3.Error, OSError)) as raised:
+        use()
+    return fault_of(raised.value)
 
 
 def big(number: int) -> Any:
@@ -80,88 +93,58 @@ def big(number: int) -> Any:
     return capture(number, body=capture(number).body.ljust(50 * 1024))
 
 
-def quiet(outbox: SQLiteOutbox) -> None:
-    """Wait until the committer has nothing more to do but wait."""
-    assert outbox._link is not None
-    writer = outbox._link.committer._writer
-    until(lambda: writer.starves and writer.feed_at > time.monotonic(), "the file is full")
+def fill(store: SQLiteStore) -> int:
+    """Append captures until the file is full; give how many fitted."""
+    for number in range(100):
+        try:
+            store.append([big(number)])
+        except sqlite3.OperationalError:
+            return number
+    raise AssertionError
 
 
 # A file that is full.
 
 
-def test_beyond_its_bound_captures_wait_and_arrive(
-    opened: Callable[..., SQLiteOutbox], path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """In a full file, what comes waits in memory, in its order, and moves in as reading makes room; said once."""
-    outbox = opened(max_bytes=MIB)
-    futures = [outbox.append(big(number)) for number in range(60)]
-    quiet(outbox)
-    until(lambda: 5 < pending(futures) < 55, "some are in the file, and it is said")
+def test_beyond_its_bound_a_batch_is_refused_whole(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """A batch that does not fit leaves nothing of it; what makes room lets it in."""
+    store = opened(max_bytes=MIB)
+    batch = [big(number) for number in range(12)]
+    store.append(batch)
+    assert fault(lambda: store.append(batch)) is Fault.FULL
+    assert store.counts().captured == 12
+    store.checkpoint(idle=True)
     assert path.stat().st_size <= MIB
-    arrived: list[str] = []
-
-    def read_some() -> bool:
-        for stored in result(outbox.captures(4)):
-            arrived.extend(bodies([stored]))
-            result(outbox.resolve(stored.id, []))
-        return len(arrived) == 60
-
-    until(read_some, "sixty captures")
-    assert arrived == [f"in_{number}" for number in range(60)]
-    assert pending(futures) == 0
-    until(mended(caplog), "the all-clear")
-    assert len(criticals(caplog)) == 1
-    assert "it is full" in criticals(caplog)[0]
-    assert path.stat().st_size <= MIB
+    for stored in unread(store, 8):
+        resolve(store, stored.id)
+    store.append(batch[:8])
+    assert store.counts().captured == 12
 
 
-def test_a_full_file_still_takes_settlements(opened: Callable[..., SQLiteOutbox]) -> None:
+def test_a_full_file_still_takes_settlements(opened: Callable[..., SQLiteStore]) -> None:
     """A file full of captures does not stop a delivery from being written down, nor a record from being made."""
-    outbox = opened(max_bytes=MIB)
-    assert outbox.lead()
-    result(outbox.add([record(number) for number in range(50)]))
-    futures = [outbox.append(big(number)) for number in range(100)]
-    quiet(outbox)
-    assert settle_all(outbox, Settled.DELIVERED) == 50
-    assert result(outbox.counts()).delivered == 50
-    stored, other, *_rest = [*result(outbox.captures(10))]
-    assert result(outbox.resolve(stored.id, [record(number) for number in range(100, 200)])) == 0
-    result(outbox.resolve(other.id, Parked(ParkReason.NO_EMAIL, "x" * 100)))
-    result(outbox.set_hold("401"))
-    assert result(outbox.hold()) == "401"
-    assert result(outbox.counts()).pending == 100
-    assert pending(futures) > 0
+    store = opened(max_bytes=MIB)
+    store.add([record(number) for number in range(50)])
+    fitted = fill(store)
+    assert settle_all(store, Settled.DELIVERED) == 50
+    first, second, third, *_rest = unread(store, 10)
+    assert len(resolve(store, first.id, *(record(number) for number in range(100, 200))).added) == 100
+    resolve(store, second.id, parked=Parked(ParkReason.NO_EMAIL, "x" * 100))
+    assert store.mark_taken_over([third.id]) == []
+    store.set_hold("401")
+    counts = store.counts()
+    assert (counts.captured, counts.pending, counts.delivered, counts.hold) == (fitted - 2, 100, 50, "401")
 
 
-def test_records_wait_for_room_too(opened: Callable[..., SQLiteOutbox]) -> None:
-    """Records that were added to a full file arrive after captures made room."""
-    outbox = opened(max_bytes=MIB)
-    futures = [outbox.append(big(number)) for number in range(19)]
-    quiet(outbox)
-    added = outbox.add([record(number) for number in range(500)])
-    assert outbox.lead()
-    for _ in range(2):
-        for stored in result(outbox.captures(100)):
-            result(outbox.resolve(stored.id, []))
-        until(lambda: pending(futures) == 0, "the captures")
-    assert result(added) == 0
-    assert len(result(outbox.claim(1000))) == 500
-
-
-def test_closed_while_full_what_waited_is_told(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
-    """What finds no room until the end fails with its reason; what is in the file stays."""
-    outbox = opened(max_bytes=MIB)
-    futures = [outbox.append(big(number)) for number in range(60)]
-    quiet(outbox)
-    outbox.close(0.2)
-    ends = [type(future.exception(20)) for future in futures]
-    kept = ends.count(type(None))
-    assert ends == [type(None)] * kept + [OutboxClosedError] * (60 - kept)
-    again = SQLiteOutbox(path)
-    again.open()
-    assert result(again.counts()).captured == kept
-    again.close()
+def test_records_do_not_use_the_reserve(opened: Callable[..., SQLiteStore]) -> None:
+    """Records made outside a request wait for room as captures do: the reserve is for what makes room."""
+    store = opened(max_bytes=MIB)
+    fill(store)
+    many = [record(number) for number in range(500)]
+    assert fault(lambda: store.add(many)) is Fault.FULL
+    for stored in unread(store):
+        resolve(store, stored.id)
+    assert len(store.add(many)[0]) == 500
 
 
 @pytest.fixture
@@ -180,163 +163,122 @@ def small_disk(folder: Path) -> Iterator[Callable[[str], None]]:
     subprocess.run(["umount", "-l", str(folder)], check=True)  # noqa: S607 - as `mount`, found or skipped
 
 
-@pytest.mark.usefixtures("small_disk")
-def test_a_full_disk_is_outlived(
-    opened: Callable[..., SQLiteOutbox], small_disk: Callable[[str], None], caplog: pytest.LogCaptureFixture
+def test_a_disk_that_is_full_is_told_and_comes_back(
+    opened: Callable[..., SQLiteStore], small_disk: Callable[[str], None]
 ) -> None:
-    """On a disk that is full, where not even a DELETE works, everything waits, and goes on when there is room."""
-    outbox = opened()
-    futures = [outbox.append(big(number)) for number in range(40)]
-    until(lambda: bool(criticals(caplog)), "the alarm")
-    assert pending(futures) > 0
+    """On a disk that is full nothing is half written, and the same call succeeds when there is room."""
+    store = opened()
+    batch = [big(number) for number in range(40)]
+    assert fault(lambda: store.append(batch)) in {Fault.FULL, Fault.UNUSABLE}
     small_disk("size=20m")
-    for future in futures:
-        result(future)
-    until(mended(caplog), "the all-clear")
-    assert len(criticals(caplog)) == 1
-    assert bodies(result(outbox.captures(100))) == [f"in_{number}" for number in range(40)]
+    store.append(batch)
+    assert bodies(unread(store)) == [f"in_{number}" for number in range(40)]
 
 
-def test_a_disk_gone_read_only_is_outlived(
-    opened: Callable[..., SQLiteOutbox], small_disk: Callable[[str], None], caplog: pytest.LogCaptureFixture
+def test_a_disk_that_turns_read_only_is_told_and_comes_back(
+    opened: Callable[..., SQLiteStore], small_disk: Callable[[str], None]
 ) -> None:
-    """On a disk that is remounted read-only after an error captures wait; what is read meanwhile waits or answers."""
+    """After an error of the disk that mounts it read-only no write succeeds, and all do when it is over."""
     small_disk("size=20m")
-    outbox = opened()
-    result(outbox.append(capture(1)))
-    outbox.close()
+    store = opened()
+    append(store, 1)
+    store.close()
     small_disk("ro")
-    again = opened()
-    future = again.append(capture(2))
-    until(lambda: bool(criticals(caplog)), "the alarm")
-    assert not future.done()
+    assert fault(lambda: append(store, 2)) is Fault.UNUSABLE
     small_disk("rw")
-    result(future)
-    result(again.adopt())
-    assert sorted(bodies(result(again.captures(10)))) == ["in_1", "in_2"]
-    assert len(criticals(caplog)) == 1
+    append(store, 2)
+    assert bodies(unread(store)) == ["in_1", "in_2"]
 
 
-def test_a_file_that_cannot_grow_is_outlived(
-    opened: Callable[..., SQLiteOutbox], caplog: pytest.LogCaptureFixture
-) -> None:
-    """A write error in the midst of a transaction rolls it back; each capture is there once, when it works again."""
-    outbox = opened()
-    result(outbox.append(capture(0)))
+def test_a_file_that_cannot_grow_is_told_and_comes_back(opened: Callable[..., SQLiteStore]) -> None:
+    """A write error amid a transaction rolls it back; each capture is there once, when it works again."""
+    store = opened()
+    append(store, 0)
+    batch = [big(number) for number in range(1, 21)]
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200 * 1024, before[1]))
     try:
-        futures = [outbox.append(big(number)) for number in range(1, 21)]
-        until(lambda: bool(criticals(caplog)), "the alarm")
-        assert pending(futures) > 0
+        assert fault(lambda: store.append(batch)) in {Fault.UNUSABLE, Fault.FULL}
+        assert store.counts().captured == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    for future in futures:
-        result(future)
-    assert bodies(result(outbox.captures(100))) == [f"in_{number}" for number in range(21)]
-    assert len(criticals(caplog)) == 1
+    store.append(batch)
+    assert bodies(unread(store)) == [f"in_{number}" for number in range(21)]
 
 
 # A file that is gone.
 
 
-def test_a_folder_that_is_away_is_waited_for(
-    opened: Callable[..., SQLiteOutbox], folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """While the volume is gone captures wait in memory; when it is back they join what lies there."""
-    outbox = opened()
-    result(outbox.append(capture(0)))
+def test_a_folder_that_is_away_is_told_and_comes_back(opened: Callable[..., SQLiteStore], folder: Path) -> None:
+    """While the volume is gone each call fails; when it is back what lay there goes on."""
+    store = opened()
+    append(store, 0)
     away = folder.rename(folder.with_name("away"))
-    futures = [outbox.append(capture(number)) for number in range(1, 6)]
-    until(lambda: bool(criticals(caplog)), "the alarm")
-    assert pending(futures) == 5
+    for use in (lambda: append(store, 1), store.counts, lambda: store.due(1)):
+        assert fault(use) is Fault.UNUSABLE
     away.rename(folder)
-    for future in futures:
-        result(future)
-    result(outbox.adopt())
-    assert sorted(bodies(result(outbox.captures(100)))) == [f"in_{number}" for number in range(6)]
-    until(mended(caplog), "the all-clear")
-    assert criticals(caplog) == [
-        f"outbox {folder}/butter.db: cannot be used (ENOENT). Trying again; what comes waits",
-    ]
+    append(store, 1)
+    assert bodies(unread(store)) == ["in_0", "in_1"]
 
 
-def test_a_folder_that_comes_late_is_waited_for(opened: Callable[..., SQLiteOutbox], folder: Path) -> None:
-    """An outbox that is opened before its volume is there keeps what comes."""
+def test_a_folder_that_comes_late_is_told(path: Path, folder: Path) -> None:
+    """A store that is opened before its volume is there fails, and opens once it is."""
     folder.rmdir()
-    outbox = opened()
-    future = outbox.append(capture(1))
+    store = SQLiteOutbox(path).store()
+    assert fault(store.open) is Fault.UNUSABLE
     folder.mkdir()
-    result(future)
-    assert bodies(result(outbox.captures(1))) == ["in_1"]
+    store.open()
+    append(store, 1)
+    store.close()
 
 
-def test_a_removed_file_is_begun_anew(
-    opened: Callable[..., SQLiteOutbox], path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("removed", [[""], ["-wal"], ["", "-wal", "-shm"]])
+def test_a_removed_file_is_noticed_before_the_next_commit(
+    opened: Callable[..., SQLiteStore], path: Path, caplog: pytest.LogCaptureFixture, removed: list[str]
 ) -> None:
-    """A file that somebody removed is neither read nor written any more: its successor at the path is."""
-    outbox = opened()
-    result(outbox.append(capture(1)))
-    path.unlink()
-    assert result(outbox.counts()).captured == 0
-    result(outbox.append(capture(2)))
-    assert bodies(result(outbox.captures(10))) == ["in_2"]
-    assert path.exists()
+    """Nothing is written to a file, or a log, that is not there any more: it is said, once, and the store goes on."""
+    store = opened()
+    append(store, 1)
+    for suffix in removed:
+        Path(f"{path}{suffix}").unlink()
+    with pytest.raises(OutboxReplacedError):
+        append(store, 2)
+    assert list(unread(store)) == []
+    numbers = append(store, 1, 2)
+    assert bodies(store.load(numbers)) == ["in_1", "in_2"]
     assert [line for line in criticals(caplog) if "removed or replaced" in line] == criticals(caplog)
-    outbox.close()
-    assert result(opened().counts()).captured == 1
+    assert len(criticals(caplog)) == 1
+    store.close()
+    assert opened().counts().captured == 2
 
 
-def test_a_restored_file_is_taken_up(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
+def test_a_restored_file_is_taken_up(opened: Callable[..., SQLiteStore], path: Path) -> None:
     """A backup that is put in the place of the file is gone on with."""
-    outbox = opened()
-    result(outbox.add([record(1)]))
-    outbox.close()
+    store = opened()
+    store.add([record(1)])
+    store.close()
     backup = path.with_name("backup.db")
     backup.write_bytes(path.read_bytes())
     again = opened()
-    result(again.add([record(2)]))
+    again.add([record(2)])
     backup.replace(path)
-    result(again.append(capture(3)))
-    assert bodies(result(again.captures(10))) == ["in_3"]
-    assert again.lead()
-    assert "in_1" in invoices(result(again.claim(10)))
+    with pytest.raises(OutboxReplacedError):
+        append(again, 3)
+    append(again, 3)
+    assert bodies(unread(again)) == ["in_3"]
+    assert invoices(again.due(10)) == ["in_1"]
 
 
-def test_a_removed_lock_is_made_anew(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
-    """A lock file that a cleaner removed is replaced, and the captures of its time are neither lost nor given twice."""
-    outbox = opened()
-    assert outbox.lead()
-    for number in range(4):
-        result(outbox.append(capture(number)))
-    assert bodies(result(outbox.captures(2))) == ["in_0", "in_1"]
+def test_a_removed_lock_is_made_again(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """A lock file that a cleaner removed is replaced before the next write, and the lead is asked for again."""
+    store = opened()
+    assert store.lead()
     lock = path.with_name("butter.db.lock")
     lock.unlink()
-
-    def noticed() -> bool:
-        result(outbox.set_hold(None))
-        return lock.exists()
-
-    until(noticed, "a new lock file")
-    result(outbox.append(capture(4)))
-    result(outbox.adopt())
-    assert sorted(bodies(result(outbox.captures(10)))) == ["in_2", "in_3", "in_4"]
-    result(outbox.add([record(1)]))
-    assert invoices(result(outbox.claim(10))) == ["in_1"]
-
-
-def test_a_capture_without_a_pile_is_adopted(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
-    """A capture that went to the place of a process which others thought dead is found by the next look."""
-    outbox = opened()
-    result(outbox.append(capture(1)))
-    outbox.close()
-    connection = sqlite3.connect(path)
-    connection.execute("DELETE FROM piles")
-    connection.commit()
-    connection.close()
-    again = opened()
-    assert result(again.adopt()) == 1
-    assert bodies(result(again.captures(10))) == ["in_1"]
+    append(store, 1)
+    assert lock.exists()
+    assert not store.locks.holds(LEAD)
+    assert store.lead()
 
 
 # A file that is broken.
@@ -355,78 +297,69 @@ def aside(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("start", [0, 120], ids=["no database any more", "a header and garbage"])
 def test_a_file_found_broken_is_set_aside(
-    opened: Callable[..., SQLiteOutbox], path: Path, folder: Path, caplog: pytest.LogCaptureFixture, start: int
+    opened: Callable[..., SQLiteStore], path: Path, folder: Path, caplog: pytest.LogCaptureFixture, start: int
 ) -> None:
     """A file broken at the start is kept under a new name, a new one is begun, and the log says so once."""
-    outbox = opened()
-    result(outbox.add([record(1)]))
-    outbox.close()
+    store = opened()
+    store.add([record(1)])
+    store.close()
     wreck(path, start)
     broken = path.read_bytes()
-    again = SQLiteOutbox(path)
-    again.validate()
-    again.open()
-    assert result(again.add([record(2)])) == 0
-    assert again.lead()
-    assert invoices(result(again.claim(10))) == ["in_2"]
+    SQLiteOutbox(path).validate()
+    again = opened()
+    again.add([record(2)])
+    assert invoices(again.due(10)) == ["in_2"]
     again.close()
     (name,) = aside(folder)
     assert re.fullmatch(r"butter\.db\.corrupt-\d{8}T\d{6}Z", name)
     assert (folder / name).read_bytes() == broken
     assert len(criticals(caplog)) == 1
     assert "set aside" in criticals(caplog)[0]
+    assert again.alerts.ringing == ["broken"]
 
 
 def test_a_file_that_breaks_while_open_is_set_aside(
-    opened: Callable[..., SQLiteOutbox], path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+    opened: Callable[..., SQLiteStore], path: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What comes after the break is in the new file; what was claimed from the old one can still be settled."""
-    outbox = opened()
-    assert outbox.lead()
-    result(outbox.add([record(1)]))
-    claimed = result(outbox.claim(1))
-    for number in range(80):  # more than SQLite keeps in memory
-        result(outbox.append(big(number)))
-    given = result(outbox.captures(1))
+    """The call that meets it fails, the next one begins a new file and says so; numbers of the old one mean nothing."""
+    store = opened()
+    assert store.lead()
+    store.add([record(1)])
+    (pending,) = store.due(1)
+    numbers = store.append([big(number) for number in range(80)])  # more than SQLite keeps in memory
     wreck(path, 100)
     wreck(path.with_name("butter.db-wal"), 32)
-
-    def broken() -> bool:
-        result(outbox.append(capture(1000)))
-        result(outbox.captures(1))
-        return bool(aside(folder))
-
-    until(broken, "the file is set aside")
-    assert result(outbox.resolve(given[0].id, [record(5)])) == 0
-    assert outbox.lead()
-    assert invoices(result(outbox.claim(10))) == ["in_5"]
-    assert settle_all(outbox, Settled.DELIVERED) == 0
-    assert claimed[0].id > 0
-    result(outbox.append(capture(1001)))
-    assert "in_1001" in bodies(result(outbox.captures(1000)))
-    assert len([line for line in criticals(caplog) if "set aside" in line]) == 1
+    assert fault(lambda: [unread(store), append(store, 1000)]) is Fault.CORRUPT
+    with pytest.raises(OutboxReplacedError):
+        append(store, 1000)
+    assert [name for name in aside(folder) if not name.endswith(("-wal", "-shm"))] == [aside(folder)[0]]
+    assert not resolve(store, numbers[0], record(5)).there
+    store.settle([Settlement(pending.id, Settled.DELIVERED)])
+    assert store.lead()
+    append(store, 1001)
+    assert bodies(unread(store)) == ["in_1001"]
+    assert (store.counts().pending, store.counts().delivered) == (0, 0)
+    assert len([line for line in criticals(caplog) if "set aside" in line]) == len(criticals(caplog)) == 1
 
 
-def test_breaks_of_one_second_have_names_of_their_own(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
-    """Two files set aside in one second keep both."""
+def test_breaks_of_one_second_have_names_of_their_own(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """Files set aside in one second are all kept."""
     for _ in range(3):
-        outbox = opened()
-        result(outbox.add([record(1)]))
-        outbox.close()
+        store = opened()
+        store.add([record(1)])
+        store.close()
         wreck(path, 0)
-    result(opened().counts())
+    opened()
     assert len(aside(path.parent)) == 3
 
 
-def test_numbers_mean_nothing_in_the_next_file(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
+def test_numbers_mean_nothing_in_the_next_file(opened: Callable[..., SQLiteStore], path: Path) -> None:
     """A settlement that was meant for a record of the broken file touches none of its successor."""
     numbers: list[int] = []
     for number in range(2):
-        outbox = opened()
-        assert outbox.lead()
-        result(outbox.add([record(number)]))
-        numbers += [claimed.id for claimed in result(outbox.claim(1))]
-        outbox.close()
+        store = opened()
+        numbers += [pending.id for pending in store.add([record(number)])[0]]
+        store.close()
         wreck(path, 0)
     assert abs(numbers[0] - numbers[1]) > 1000
 
@@ -442,10 +375,10 @@ def make_foreign(path: Path) -> None:
 
 
 def make_newer(path: Path) -> None:
-    outbox = SQLiteOutbox(path)
-    outbox.open()
-    result(outbox.add([record(1)]))
-    outbox.close()
+    store = SQLiteOutbox(path).store()
+    store.open()
+    store.add([record(1)])
+    store.close()
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 1000")
     connection.close()
@@ -454,75 +387,158 @@ def make_newer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"), [(make_foreign, "another program's database"), (make_newer, "newer version .*schema 1000")]
 )
-def test_a_file_that_is_not_ours_is_refused(
-    path: Path, make: Callable[[Path], None], said: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_is_not_ours_is_refused(path: Path, make: Callable[[Path], None], said: str) -> None:
     """Another program's database, or a newer version's, is a mistake at the start, and is never written to."""
     make(path)
     before = path.read_bytes()
     outbox = SQLiteOutbox(path)
     with pytest.raises(ConfigurationError, match=said):
         outbox.validate()
-    outbox.open()
-    error = outbox.append(capture(1)).exception(20)
-    assert isinstance(error, ConfigurationError)
-    assert re.search(said, str(error))
-    outbox.close()
+    store = outbox.store()
+    for use in (store.open, lambda: append(store, 1), store.counts):
+        with pytest.raises(ConfigurationError, match=said):
+            use()
+    store.close()
     assert path.read_bytes() == before
+
+
+# A lock that another process does not let go of.
+
+
+def test_a_wait_for_the_lock_ends_when_the_process_stops(
+    opened: Callable[..., SQLiteStore], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop gives the wait up after its second; nothing was done, and the same call may come again."""
+    monkeypatch.setattr(database, "GIVE_UP_SECONDS", 0.1)
+    stopping: list[bool] = []
+    store = opened(give_up=lambda: bool(stopping))
+    other = Locks(str(path))
+    assert other.take(WRITE)
+    assert store.counts().captured == 0  # who only reads waits for no lock
+    stopping.append(True)
+    with pytest.raises(OutboxBusyError, match=r"has held its write lock for 0 seconds\. Is it stopped"):
+        append(store, 1)
+    assert not store.disconnect()
+    other.close()
+    append(store, 1)
+    assert store.disconnect()
+
+
+def test_a_close_waits_for_the_lock_for_its_time_only(
+    opened: Callable[..., SQLiteStore], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that holds the write lock does not keep a store from being closed, with all that it holds."""
+    monkeypatch.setattr(database, "GIVE_UP_SECONDS", 0.1)
+    store = opened()
+    assert store.lead()
+    other = Locks(str(path))
+    assert other.take(WRITE)
+    store.close()
+    assert open_files() == 0
+    assert other.take(LEAD)
+    other.close()
+
+
+# What an app sees of it.
+
+
+def checkout(number: int) -> Checkout:
+    return Checkout(
+        ipv4_address="81.2.69.142", psp="stripe", customer_email="shopper@example.com", invoice_id=f"in_{number}"
+    )
+
+
+def sent(fake: FakeButter) -> list[str]:
+    return sorted(record["invoice_id"] for record in fake.records)
+
+
+def mended(caplog: pytest.LogCaptureFixture) -> Callable[[], bool]:
+    return lambda: "works again" in caplog.text
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_full_disk_is_outlived(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    path: Path,
+    small_disk: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On a disk that is full, where not even a DELETE works, everything waits, and goes on when there is room."""
+    butter = make_butter(outbox=path)
+    butter.record(checkout(0))
+    until(lambda: sent(fake) == ["in_0"], "the first")
+    filler = path.with_name("filler")
+    filler.write_bytes(b"x" * (MIB - sum(entry.stat().st_blocks for entry in path.parent.iterdir()) * 512))
+    for number in range(1, 400):
+        butter.record(checkout(number))
+    until(lambda: bool(criticals(caplog)), "the alarm")
+    small_disk("size=20m")
+    until(lambda: len(sent(fake)) == 400, "all of them")
+    until(mended(caplog), "the all-clear")
     assert len(criticals(caplog)) == 1
+    assert butter.status().lost == 0
 
 
-# Memory has a bound too.
+def test_a_disk_gone_read_only_is_outlived(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    path: Path,
+    small_disk: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On a disk that is remounted read-only after an error captures wait, and are delivered when it is over."""
+    small_disk("size=20m")
+    butter = make_butter(outbox=path)
+    butter.record(checkout(1))
+    until(lambda: sent(fake) == ["in_1"], "the first")
+    butter.close()
+    small_disk("ro")
+    again = make_butter(outbox=path)
+    again.record(checkout(2))
+    until(lambda: bool(criticals(caplog)), "the alarm")
+    assert sent(fake) == ["in_1"]
+    small_disk("rw")
+    until(lambda: sent(fake) == ["in_1", "in_2"], "the second")
+    assert len(criticals(caplog)) == 1
+    assert again.status().lost == 0
 
 
-def test_the_queue_in_memory_is_bounded(opened: Callable[..., SQLiteOutbox], folder: Path) -> None:
-    """While the file is away ten thousand operations wait; more are refused, but what settles still is taken."""
-    outbox = opened()
-    assert outbox.lead()
-    result(outbox.add([record(0)]))
-    (claimed,) = result(outbox.claim(1))
+def test_a_volume_that_is_away_is_waited_for(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    path: Path,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """While the volume is gone what comes waits in memory, said once; when it is back all of it is delivered."""
+    butter = make_butter(outbox=path)
+    butter.record(checkout(0))
+    until(lambda: sent(fake) == ["in_0"], "the first")
     away = folder.rename(folder.with_name("away"))
-    futures = [outbox.append(capture(number)) for number in range(MAX_WAITING + 10)]
-    refused = [future for future in futures if future.done()]
-    assert len(refused) == 10
-    assert all(isinstance(future.exception(), OutboxFullError) for future in refused)
-    settled = outbox.settle([Settlement(claimed.id, Settled.DELIVERED)])
-    assert not settled.done()
+    for number in range(1, 6):
+        butter.record(checkout(number))
+    until(lambda: bool(criticals(caplog)), "the alarm")
     away.rename(folder)
-    result(settled)
-    for future in futures[:MAX_WAITING]:
-        result(future)
-    counts = result(outbox.counts())
-    assert (counts.captured, counts.delivered) == (MAX_WAITING, 1)
-    result(outbox.append(capture(1)))
+    until(lambda: len(sent(fake)) == 6, "all of them")
+    until(mended(caplog), "the all-clear")
+    assert len(criticals(caplog)) == 1
+    assert "cannot be used (ENOENT)" in criticals(caplog)[0]
+    assert butter.status().lost == 0
 
 
-def test_what_only_reads_takes_no_capture_s_place(opened: Callable[..., SQLiteOutbox], folder: Path) -> None:
-    """Health checks that ask in vain, and have gone since, are bounded by themselves; every capture finds its place."""
-    outbox = opened()
-    result(outbox.counts())
-    away = folder.rename(folder.with_name("away"))
-    asked = [outbox.counts() for _ in range(MAX_WAITING)]
-    assert any(isinstance(future.exception(), OutboxFullError) for future in asked if future.done())
-    for one in asked:
-        one.cancel()
-    futures = [outbox.append(capture(number)) for number in range(MAX_WAITING)]
-    assert pending(futures) == MAX_WAITING
-    away.rename(folder)
-    for future in futures:
-        result(future)
-    assert result(outbox.counts()).captured == MAX_WAITING
-
-
-def test_the_bytes_in_memory_are_bounded(opened: Callable[..., SQLiteOutbox], folder: Path) -> None:
-    """Long bodies are bounded by their bytes: 128 MiB of them wait, no more."""
-    folder.rmdir()
-    outbox = opened()
-    body = bytes(MIB)
-    futures = [outbox.append(capture(number, body=body)) for number in range(130)]
-    assert sum(future.done() for future in futures) == 2
-    assert isinstance(futures[-1].exception(), OutboxFullError)
-    assert not outbox.set_hold("401").done()
+def test_what_was_in_memory_is_written_to_the_file_s_successor(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path
+) -> None:
+    """When somebody removes the file under the app, what it still had in memory reaches Butter all the same."""
+    fake.respond_with(*[503] * 3)
+    butter = make_butter(outbox=path)
+    butter.record(checkout(1))
+    until(lambda: butter.status().pending == 1, "the record")
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink()
+    butter.record(checkout(2))
+    until(lambda: sent(fake) == ["in_1", "in_2"], "both")
 
 
 def test_what_the_queue_refuses_is_counted_as_lost(
@@ -532,62 +548,52 @@ def test_what_the_queue_refuses_is_counted_as_lost(
     folder: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A record that neither the file nor the queue can take is counted in the status, and said once."""
+    """A record that neither the file nor the memory can take is counted in the status, and said once."""
     fake.respond_with(*[503] * 100)
     butter = make_butter(outbox=path, drain_timeout=0.2)
-    butter.record(CHECKOUT)
+    butter.record(checkout(1))
     until(lambda: butter.status().pending == 1, "the record")
     away = folder.rename(folder.with_name("away"))
-    for _ in range(MAX_WAITING + 20):
-        butter.record(CHECKOUT)
+    for _ in range(MOST_WAITING + 20):
+        butter.record(checkout(1))
     away.rename(folder)
-    until(lambda: butter.status().skipped.get("duplicate", 0) >= MAX_WAITING - 20, "the queue is written")
+    until(lambda: butter.status().skipped.get("duplicate", 0) >= MOST_WAITING - 20, "the memory is written")
     status = butter.status()
     assert 20 <= status.lost <= 40
-    assert status.lost + status.skipped["duplicate"] == MAX_WAITING + 20
+    assert status.lost + status.skipped["duplicate"] == MOST_WAITING + 20
     assert len([line for line in criticals(caplog) if "a record is lost" in line]) == 1
 
 
-# The end, in the midst of a fault.
-
-
-def test_close_keeps_its_time_while_the_file_is_away(opened: Callable[..., SQLiteOutbox], folder: Path) -> None:
-    """A stop does not wait for a volume that does not come back; what is lost by that is told."""
-    outbox = opened()
-    result(outbox.counts())
-    folder.rename(folder.with_name("away"))
-    future = outbox.append(capture(1))
-    begun = time.monotonic()
-    outbox.close(0.2)
-    assert time.monotonic() - begun < 4
-    assert isinstance(future.exception(20), OutboxClosedError)
-
-
-def test_butter_stops_in_the_midst_of_a_fault(
+def test_the_bytes_in_memory_are_bounded(
     make_butter: Callable[..., Butter], path: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Status, flush and close of an app whose volume is gone neither raise nor hang, and the threads end."""
+    """While the file is away long annotations are bounded by their bytes: what comes beyond 128 MiB is counted."""
+    butter = make_butter(outbox=path)
+    butter.record(checkout(1))
+    assert butter.flush()
+    folder.rename(folder.with_name("away"))
+    long = checkout(2).model_copy(update={"user_agent": "x" * MIB})
+    for _ in range(140):
+        butter.record(long)
+    until(lambda: butter.status().lost >= 1, "some do not fit")
+    assert 12 <= butter.status().lost <= 80
+    assert len([line for line in criticals(caplog) if "a record is lost" in line]) == 1
+
+
+def test_butter_stops_amid_a_fault(
+    make_butter: Callable[..., Butter], path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Status, flush and close of an app whose volume is gone neither raise nor hang, and the file is let go of."""
     butter = make_butter(outbox=path, drain_timeout=0.2)
     assert butter.status().pending == 0  # not even started
-    butter.record(CHECKOUT)
+    butter.record(checkout(1))
     assert butter.flush()
     folder.rename(folder.with_name("away"))
     assert not butter.flush(0.1)
     assert butter.status().delivered == 1
+    begun = time.monotonic()
     butter.close()
+    assert time.monotonic() - begun < 4
     assert butter.status().delivered == 1
-    assert committers() == 0
+    until(lambda: open_files() == 0, "the file is let go of")
     assert len([line for line in criticals(caplog) if "cannot be used (ENOENT)" in line]) == 1
-
-
-def test_what_one_outbox_left_behind_another_takes_on(opened: Callable[..., SQLiteOutbox], folder: Path) -> None:
-    """Closed before its volume came, an outbox leaves its captures in the queue to the other one on the file."""
-    folder.rmdir()
-    first, second = opened(), opened()
-    future = first.append(capture(1))
-    first.close(0.1)
-    assert not future.done()
-    folder.mkdir()
-    result(future)
-    assert result(second.adopt()) == 0  # what is in the shared pile counts when it is given
-    assert bodies(result(second.captures(10))) == ["in_1"]

@@ -4,47 +4,72 @@ import json
 import os
 import sqlite3
 import stat
-import threading
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from outboxes import NOW, PERSONAL, Clock, bodies, capture, committers, invoices, record, result, settle_all
-from processes import until
+from outboxes import (
+    NOW,
+    PERSONAL,
+    Clock,
+    SteadyClock,
+    append,
+    bodies,
+    capture,
+    invoices,
+    open_files,
+    park,
+    record,
+    resolve,
+    settle_all,
+    tries,
+    unread,
+)
 
 from butter_middleware import SQLiteOutbox
-from butter_middleware.errors import ConfigurationError, OutboxClosedError
-from butter_middleware.models.reasons import ParkReason
-from butter_middleware.outbox import Counts, Entry, Parked, Settled, Settlement, Waiting
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.outbox import Counts, Entry, Settled, Settlement, SQLiteStore, Waiting
+from butter_middleware.outbox.sqlite import listing
+from butter_middleware.outbox.sqlite.database import IDLE_LOG_BYTES, LOG_BYTES
+from butter_middleware.outbox.sqlite.existing import existing
+from butter_middleware.outbox.sqlite.locks import LEAD
+from butter_middleware.outbox.sqlite.snapshot import snapshot
 
 DAY = 86400.0
+MINUTE = 60.0
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> SteadyClock:
+    return SteadyClock.installed(monkeypatch)
 
 
 @pytest.fixture
-def opened(path: Path, clock: Clock) -> Iterator[Callable[..., SQLiteOutbox]]:
-    """Open an outbox on `path`; each is closed at the end."""
-    made: list[SQLiteOutbox] = []
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "butter.db"
 
-    def make(**options: Any) -> SQLiteOutbox:
-        outbox = SQLiteOutbox(path, clock=clock, **options)
-        outbox.open()
-        made.append(outbox)
-        return outbox
+
+@pytest.fixture
+def opened(path: Path, clock: Clock) -> Iterator[Callable[..., SQLiteStore]]:
+    """Open a store on `path`; each is closed at the end."""
+    made: list[SQLiteStore] = []
+
+    def make(*, reads: bool = True, **options: Any) -> SQLiteStore:
+        store = SQLiteOutbox(path, clock=clock, **options).store(reads=reads)
+        store.open()
+        made.append(store)
+        return store
 
     yield make
-    for outbox in made:
-        outbox.close()
+    for store in made:
+        store.close()
 
 
 def ask(path: Path, question: str) -> Any:
-    """Ask the file itself, once nobody here has it open."""
-    until(lambda: committers() == 0, "the committer's end")
+    """Ask the file itself."""
     connection = sqlite3.connect(path)
     try:
         return connection.execute(question).fetchone()[0]
@@ -52,203 +77,192 @@ def ask(path: Path, question: str) -> Any:
         connection.close()
 
 
-def park(outbox: SQLiteOutbox, number: int) -> None:
-    result(outbox.append(capture(number)))
-    (stored,) = result(outbox.captures(10))
-    result(outbox.resolve(stored.id, Parked(ParkReason.EXTRACTOR_ERROR, f"KeyError in shop.py:{number}")))
-
-
 # The file.
 
 
-def test_the_files_are_for_their_owner_only(opened: Callable[..., SQLiteOutbox], tmp_path: Path) -> None:
+def test_the_files_are_for_their_owner_only(opened: Callable[..., SQLiteStore], tmp_path: Path) -> None:
     """The database, its log, its index and its lock hold personal data or guard it: mode 0600, whatever the umask."""
     before = os.umask(0)
     try:
-        result(opened().append(capture(1)))
+        append(opened(), 1)
         modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in tmp_path.iterdir()}
     finally:
         os.umask(before)
     assert modes == dict.fromkeys(["butter.db", "butter.db-wal", "butter.db-shm", "butter.db.lock"], 0o600)
 
 
-def test_the_connection_is_as_safe_as_it_says(opened: Callable[..., SQLiteOutbox]) -> None:
-    """Write-ahead log, a sync at each commit, and no deleted address left in a free page."""
-    outbox = opened()
-    result(outbox.counts())
-    assert outbox._link is not None
-    connection = outbox._link.committer._database.connection
-    found = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
-    assert found == {"journal_mode": "wal", "synchronous": 2}
-    assert connection.execute("PRAGMA secure_delete").fetchone()[0] == 1
+@pytest.mark.parametrize(
+    ("write", "synchronous"),
+    [
+        (lambda store: append(store, 1), 2),
+        (lambda store: store.add([record(1)]), 2),
+        (lambda store: store.set_hold("401"), 2),
+        (lambda store: store.write(lambda _db: None), 2),
+        (lambda store: store.resolve([]), 1),
+        (lambda store: store.settle([]), 1),
+        (lambda store: store.count([]), 1),
+        (lambda store: store.prune(), 1),
+    ],
+)
+def test_the_connection_is_as_safe_as_it_says(
+    opened: Callable[..., SQLiteStore], write: Callable[[SQLiteStore], object], synchronous: int
+) -> None:
+    """A sync for what a promise depends on, none for what can be done again; no deleted address in a free page."""
+    store = opened()
+    for _ in range(2):
+        store.prune()
+        write(store)
+        assert store.read(lambda db: db.execute("PRAGMA synchronous").fetchone()[0]) == synchronous
+        append(store, 2)
+    names = ("journal_mode", "secure_delete", "wal_autocheckpoint")
+    found = [store.read(lambda db, name=name: db.execute(f"PRAGMA {name}").fetchone()[0]) for name in names]
+    assert found == ["wal", 1, 0]
 
 
-def test_the_file_says_whose_it_is(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
-    """The header holds our mark and the schema's version, for `file`, backups and the next release."""
-    result(opened().counts())
+def test_the_file_says_whose_it_is(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """The header holds our mark and the release that can use it; what was added since is told by `meta`."""
+    opened()
     header = path.read_bytes()[:72]
     assert header[68:72] == b"Butr"
     assert int.from_bytes(header[60:64], "big") == 2
+    assert ask(path, "SELECT value FROM meta WHERE name = 'schema'") == 3
 
 
-def test_a_delivered_address_is_not_left_on_the_disk(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
+def test_a_delivered_address_is_not_left_on_the_disk(opened: Callable[..., SQLiteStore], path: Path) -> None:
     """After a delivery the file holds the record's key and no personal data."""
-    outbox = opened()
-    result(outbox.append(capture(1)))
-    (stored,) = result(outbox.captures(1))
-    result(outbox.resolve(stored.id, [record(1)]))
-    assert outbox.lead()
-    settle_all(outbox, Settled.DELIVERED)
-    outbox.close()
-    until(lambda: committers() == 0, "the committer's end")
+    store = opened()
+    (number,) = append(store, 1)
+    resolve(store, number, record(1))
+    settle_all(store, Settled.DELIVERED)
+    store.close()
     content = path.read_bytes()
     assert record(1).key.encode() in content
     assert [word for word in PERSONAL if word.encode() in content] == []
     assert not path.with_name("butter.db-wal").exists()
 
 
-def test_credentials_never_reach_the_disk(opened: Callable[..., SQLiteOutbox]) -> None:
+def test_credentials_never_reach_the_disk(opened: Callable[..., SQLiteStore]) -> None:
     """A capture that was made by hand with cookies and credentials is stored without them."""
-    outbox = opened()
+    store = opened()
     secret = [(b"Cookie", b"sesame"), (b"AUTHORIZATION", b"sesame"), (b"proxy-authorization", b"sesame")]
     kept = (b"x-forwarded-for", b"81.2.69.142")
-    result(outbox.append(capture(1, headers=[*secret, kept], response_headers=[(b"Set-Cookie", b"sesame")])))
-    (stored,) = result(outbox.captures(1))
+    numbers = store.append([capture(1, headers=[*secret, kept], response_headers=[(b"Set-Cookie", b"sesame")])])
+    (stored,) = store.load(numbers)
     assert stored.capture.headers == [kept]
     assert stored.capture.response_headers == []
+
+
+def test_the_log_is_moved_into_the_file_in_time(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """Never by an append: from 1 MiB on if there is nothing to do, from 32 MiB on in any case."""
+    store, log = opened(), path.with_name("butter.db-wal")
+
+    def grow(to: int) -> None:
+        while log.stat().st_size < to:
+            store.append([capture(number, body=bytes(500_000)) for number in range(4)])
+
+    append(store, 1)
+    store.checkpoint(idle=True)
+    assert log.stat().st_size > 0
+    grow(IDLE_LOG_BYTES)
+    store.checkpoint(idle=False)
+    assert log.stat().st_size >= IDLE_LOG_BYTES
+    store.checkpoint(idle=True)
+    assert log.stat().st_size == 0
+    grow(LOG_BYTES)
+    store.checkpoint(idle=False)
+    assert log.stat().st_size == 0
+
+
+def test_a_log_that_cannot_be_emptied_is_said(
+    opened: Callable[..., SQLiteStore], path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another program reads an older state the log grows; above a bound the log says so, and when it is over."""
+    monkeypatch.setattr("butter_middleware.outbox.sqlite.database.ALARMING_LOG_BYTES", IDLE_LOG_BYTES)
+    store = opened()
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM captures").fetchone()
+    store.append([capture(number, body=bytes(500_000)) for number in range(8)])
+    store.checkpoint(idle=True)
+    assert "keeps reading an older state" in caplog.text
+    assert store.alerts.ringing == ["log"]
+    reader.close()
+    store.checkpoint(idle=True)
+    assert store.alerts.ringing == []
 
 
 # Restarts and neighbours.
 
 
-def test_everything_outlives_a_restart(opened: Callable[..., SQLiteOutbox], clock: Clock) -> None:
-    """Captured, parked, pending, dead, tombstones and counts are as they were, for another outbox on the file."""
+def test_everything_outlives_a_restart(opened: Callable[..., SQLiteStore], clock: Clock) -> None:
+    """Captured, parked, pending, dead, tombstones and counts are as they were, for another process."""
     first = opened()
-    assert first.lead()
-    park(first, 1)
-    result(first.append(capture(2)))
-    result(first.add([record(number) for number in range(3)]))
-    delivered, dead = result(first.claim(2))
-    result(first.settle([Settlement(delivered.id, Settled.DELIVERED), Settlement(dead.id, Settled.DEAD, reason="422")]))
-    before = result(first.counts())
-    assert before == Counts(1, 1, 1, 1, 1, NOW, NOW)
+    parked = park(first, 1)
+    (newest,) = append(first, 2)
+    first.add([record(number) for number in range(3)])
+    delivered, dead, _left = first.due(3)
+    first.settle([Settlement(delivered.id, Settled.DELIVERED), Settlement(dead.id, Settled.DEAD, reason="422")])
+    before = first.counts()
+    assert before == Counts(1, 1, 1, 1, 1, NOW, NOW, newest_capture=newest)
     first.close()
     second = opened()
-    assert result(second.counts()) == before
-    assert result(second.add([record(0), record(1), record(2)])) == 3
-    assert second.lead()
-    assert invoices(result(second.claim(10))) == ["in_2"]
-    assert result(second.adopt()) == 2
-    assert bodies(result(second.captures(10))) == ["in_2", "in_1"]
-    assert clock.now == NOW
+    assert second.counts() == before
+    assert second.add([record(0), record(1), record(2)]) == ([], 3)
+    assert invoices(second.due(10)) == ["in_2"]
+    assert bodies(unread(second)) == ["in_2"]
+    assert [stored.id for stored in second.parked_to_try(9, configuration="new", before=clock())] == [parked]
 
 
-def test_two_outboxes_share_a_file(opened: Callable[..., SQLiteOutbox]) -> None:
-    """Two apps in one process on one file: each reads its own captures, one of them delivers, each record is once."""
+def test_two_stores_share_a_file(opened: Callable[..., SQLiteStore]) -> None:
+    """Two that have one file open: one of them leads, each record is once, each sees what the other wrote."""
     first, second = opened(), opened()
-    assert committers() == 1
-    result(first.append(capture(1)))
-    result(second.append(capture(2)))
-    assert bodies(result(first.captures(10))) == ["in_1"]
-    assert bodies(result(second.captures(10))) == ["in_2"]
+    assert [first.changed(), second.changed()] == [True, True]
+    append(first, 1)
+    assert [first.changed(), second.changed(), second.changed()] == [False, True, False]
     assert (first.lead(), second.lead()) == (True, False)
-    assert result(first.add([record(1)])) + result(second.add([record(1)])) == 1
-    assert result(second.claim(10)) == ()
-    first.close()
-    assert result(second.adopt()) == 1
-    assert bodies(result(second.captures(10))) == ["in_1"]
+    assert [len(first.add([record(1)])[0]), len(second.add([record(1)])[0])] == [1, 0]
+    assert bodies(unread(second)) == ["in_1"]
+    first.release_lead()
     assert second.lead()
-    assert invoices(result(second.claim(10))) == ["in_1"]
+    second.close()
+    assert first.lead()
 
 
-def test_a_link_to_the_file_is_the_file(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
-    """Two names of one file are one file: they share its committer, or its locks would part nobody."""
+def test_a_link_to_the_file_is_the_file(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """Two names of one file are one file, with one lock."""
     link = path.with_name("link.db")
     first = opened()
-    result(first.counts())
     link.symlink_to(path)
-    second = SQLiteOutbox(link)
+    second = SQLiteOutbox(link).store()
     second.open()
-    result(second.add([record(1)]))
-    assert committers() == 1
-    assert result(first.counts()).pending == 1
+    assert second.path == first.path
+    assert first.lead()
+    assert not second.lead()
     second.close()
 
 
-def test_many_threads_append_at_once(opened: Callable[..., SQLiteOutbox]) -> None:
-    """Captures from any thread are all there, none twice, whatever groups they were committed in."""
-    outbox = opened()
-
-    def append(first: int) -> None:
-        for future in [outbox.append(capture(first + number)) for number in range(100)]:
-            result(future)
-
-    threads = [threading.Thread(target=append, args=(first * 100,)) for first in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(bodies(result(outbox.captures(1000)))) == sorted(f"in_{number}" for number in range(800))
-
-
-def test_a_cancelled_wait_harms_nobody(opened: Callable[..., SQLiteOutbox]) -> None:
-    """Who stops waiting for a read, as a cancelled task does, takes nothing from those that still wait."""
-    outbox = opened()
-    result(outbox.counts())
-    assert outbox._link is not None
-    with outbox._link.committer._using:  # nothing is read meanwhile
-        future = outbox.append(capture(1))
-        cancelled = [outbox.counts().cancel() for _ in range(3)]
-    assert cancelled == [True] * 3
-    result(future)
-    assert result(outbox.counts()).captured == 1
-
-
-def test_a_write_is_done_whoever_waits(opened: Callable[..., SQLiteOutbox]) -> None:
-    """A checkout whose request was cancelled is still written."""
-    outbox = opened()
-    assert not outbox.append(capture(1)).cancel()
-    assert result(outbox.counts()).captured == 1
-
-
-@pytest.mark.parametrize(
-    ("fields", "kind"),
-    [({"annotations": {"x": {1}}}, TypeError), ({"headers": [(b"x", "text")]}, AttributeError)],
-)
-def test_one_that_cannot_be_stored_fails_alone(
-    opened: Callable[..., SQLiteOutbox], fields: dict[str, Any], kind: type[Exception]
-) -> None:
-    """What cannot be written down, of whatever kind, fails its own capture; the others of the group are committed."""
-    outbox = opened()
-    result(outbox.counts())
-    assert outbox._link is not None
-    with outbox._link.committer._using:
-        futures = [outbox.append(capture(number, **fields if number == 3 else {})) for number in range(6)]
-    assert [type(future.exception(20)) for future in futures] == [type(None)] * 3 + [kind] + [type(None)] * 2
-    assert bodies(result(outbox.captures(10))) == ["in_0", "in_1", "in_2", "in_4", "in_5"]
-
-
-def test_an_operation_that_fails_takes_no_other_with_it(opened: Callable[..., SQLiteOutbox]) -> None:
-    """A record that SQLite refuses fails its own call; its neighbours in the transaction are committed."""
-    outbox = opened()
-    result(outbox.counts())
-    assert outbox._link is not None
-    with outbox._link.committer._using:
-        bad = record(2)
-        object.__setattr__(bad, "key", object())  # no type that SQLite knows
-        futures = [outbox.add([record(1)]), outbox.add([bad]), outbox.add([record(3)])]
-    assert [future.exception(20) is None for future in futures] == [True, False, True]
-    assert result(outbox.counts()).pending == 2
+def test_a_batch_is_all_there_or_not_at_all(opened: Callable[..., SQLiteStore]) -> None:
+    """What cannot be written down fails its batch before anything is written, whatever its kind."""
+    store = opened()
+    for fields in ({"annotations": {"x": {1}}}, {"headers": [(b"x", "text")]}):
+        with pytest.raises((TypeError, AttributeError)):
+            store.append([capture(0), capture(1, **fields)])
+    bad = record(2)
+    object.__setattr__(bad, "key", object())  # no type that SQLite knows
+    with pytest.raises(sqlite3.Error):
+        store.add([record(1), bad])
+    assert store.counts() == Counts(newest_capture=store.counts().newest_capture)
+    append(store, 1)
 
 
 # Its life.
 
 
 def test_building_one_opens_nothing(path: Path) -> None:
-    """The constructor makes no file and no thread."""
-    SQLiteOutbox(path)
+    """Neither the options nor the store make a file before `open`."""
+    SQLiteOutbox(path).store()
     assert not path.exists()
-    assert committers() == 0
+    assert open_files() == 0
 
 
 @pytest.mark.parametrize("name", ["", ":memory:", "file:butter.db", "butter\0.db", "shop/", b"butter.db", 5, None])
@@ -272,7 +286,7 @@ def test_a_path_that_names_no_file_is_refused(name: Any) -> None:
     ],
 )
 def test_bounds_that_cannot_work_are_refused(path: Path, options: dict[str, Any]) -> None:
-    """A file too small for a record, days below any, and what is no number, are mistakes."""
+    """A file too small for a record, days below any, and what is not a number, are mistakes."""
     with pytest.raises(ConfigurationError, match=rf"{next(iter(options))}=.*(use a|give the)"):
         SQLiteOutbox(path, **options)
 
@@ -283,281 +297,280 @@ def test_it_stays_where_it_was_meant_to_be(tmp_path: Path, monkeypatch: pytest.M
     outbox = SQLiteOutbox("butter.db")
     monkeypatch.chdir("/")
     assert outbox.path == str(tmp_path / "butter.db")
+    assert repr(outbox) == f"SQLiteOutbox({outbox.path!r})"
 
 
-def test_a_closed_outbox_says_so(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
-    """Before `open` and after `close` an operation fails with its reason, and nothing leads."""
-    closed = SQLiteOutbox(path)
-    was_open = opened()
-    was_open.close()
-    was_open.close()
-    for outbox in (closed, was_open):
-        assert not outbox.lead()
-        for future in (outbox.append(capture(1)), outbox.add([record(1)]), outbox.counts(), outbox.claim(1)):
-            assert isinstance(future.exception(20), OutboxClosedError)
+def test_without_locks_for_files_it_is_refused_with_the_remedy() -> None:
+    """On Windows everything is imported, and an outbox on disk is a mistake that names what works there."""
+    code = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "fcntl" else find(name, *rest)
+from butter_middleware import MemoryOutbox, SQLiteOutbox
+MemoryOutbox()
+try:
+    SQLiteOutbox("butter.db")
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "fcntl is missing" in done.stdout
+    assert "Leave outbox= out" in done.stdout
 
 
-def test_close_waits_for_what_was_taken(opened: Callable[..., SQLiteOutbox]) -> None:
-    """What was handed over before `close` is committed by its end, and the thread is gone."""
-    outbox = opened()
-    futures = [outbox.append(capture(number)) for number in range(500)]
-    outbox.close()
-    assert all(future.done() and future.exception() is None for future in futures)
-    assert committers() == 0
-    assert result(opened().counts()).captured == 500
+def test_a_closed_store_opens_again(opened: Callable[..., SQLiteStore]) -> None:
+    """After `close` nothing of it is held, twice is once, and `open` goes on."""
+    store = opened()
+    append(store, 1)
+    store.open()
+    assert open_files() == 1
+    store.close()
+    store.close()
+    assert open_files() == 0
+    other = opened()
+    assert other.lead()
+    store.open()
+    assert bodies(unread(store)) == ["in_1"]
+    assert not store.lead()
 
 
 # What gets old.
 
 
-def test_tombstones_are_pruned(opened: Callable[..., SQLiteOutbox], path: Path, clock: Clock) -> None:
+def prune(store: SQLiteStore, clock: SteadyClock) -> None:
+    for _ in range(22):
+        while store.prune():
+            pass
+        clock.pass_(MINUTE)
+
+
+def test_tombstones_are_pruned(opened: Callable[..., SQLiteStore], path: Path, clock: SteadyClock) -> None:
     """After their days tombstones are deleted, in steps, so that the file does not grow for ever."""
-    outbox = opened(tombstone_days=1.0)
-    assert outbox.lead()
-    result(outbox.add([record(number) for number in range(1200)]))
-    assert settle_all(outbox, Settled.DELIVERED, 2000) == 1200
-    outbox.close()
+    store = opened(tombstone_days=1.0)
+    store.add([record(number) for number in range(1200)])
+    assert settle_all(store, Settled.DELIVERED, 2000) == 1200
+    clock.pass_(DAY)
+    for _ in range(10):
+        clock.pass_(MINUTE)
+        assert not store.prune()
     assert ask(path, "SELECT count(*) FROM tombstones") == 1200
-    clock.now += DAY + 1
-    result(opened(tombstone_days=1.0).adopt())
-    until(lambda: pruned(path) == 0, "the pruning")
+    clock.pass_(MINUTE)
+    assert [store.prune() for _ in range(3)] == [True, True, False]
+    assert ask(path, "SELECT count(*) FROM tombstones") == 0
 
 
-def pruned(path: Path) -> int:
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
-        return int(connection.execute("SELECT count(*) FROM tombstones").fetchone()[0])
-    finally:
-        connection.close()
+def test_processes_that_live_for_minutes_prune_too(
+    opened: Callable[..., SQLiteStore], path: Path, clock: SteadyClock
+) -> None:
+    """The look at the clock is in the file, so that workers which are replaced all the time confirm each other's."""
+    store = opened(tombstone_days=1.0)
+    store.add([record(1)])
+    settle_all(store, Settled.DELIVERED)
+    clock.pass_(DAY + MINUTE)
+    for _ in range(8):
+        store.prune()
+        store.close()
+        clock.pass_(3 * MINUTE)
+        store.open()
+    assert ask(path, "SELECT count(*) FROM tombstones") == 0
 
 
-def test_a_retention_deletes_what_waits_for_a_person(opened: Callable[..., SQLiteOutbox], clock: Clock) -> None:
+def test_a_retention_deletes_what_waits_for_a_person(opened: Callable[..., SQLiteStore], clock: SteadyClock) -> None:
     """With a retention, parked and dead go after their days; what is pending stays, however old."""
-    outbox = opened()
-    assert outbox.lead()
-    result(outbox.add([record(1)]))
-    settle_all(outbox, Settled.DEAD)
-    park(outbox, 2)
-    result(outbox.add([record(3)]))
-    outbox.close()
-    clock.now += 29 * DAY
-    kept = opened(retention_days=30)
-    assert result(kept.counts()) == Counts(0, 1, 1, 1, 0, NOW)
-    kept.close()
-    clock.now += 2 * DAY
-    opened(retention_days=30)
-    assert result(opened(retention_days=30).counts()) == Counts(0, 1, 0, 0, 0, NOW)
+    store = opened(retention_days=30)
+    store.add([record(1)])
+    settle_all(store, Settled.DEAD)
+    park(store, 2)
+    store.add([record(3)])
+    before = store.counts()
+    clock.pass_(29 * DAY)
+    prune(store, clock)
+    assert store.counts() == before
+    clock.pass_(2 * DAY)
+    prune(store, clock)
+    assert store.counts() == Counts(0, 1, 0, 0, 0, NOW, newest_capture=before.newest_capture)
 
 
-def test_without_a_retention_they_stay(opened: Callable[..., SQLiteOutbox], clock: Clock) -> None:
+def test_a_jumping_clock_deletes_nothing_that_waits_for_a_person(
+    opened: Callable[..., SQLiteStore], clock: SteadyClock
+) -> None:
+    """With a retention too: a clock a month ahead for some minutes, also over a restart, deletes nothing."""
+    store = opened(retention_days=30)
+    park(store, 1)
+    prune(store, clock)
+    clock.now += 40 * DAY
+    for _ in range(5):
+        store.prune()
+        clock.pass_(MINUTE)
+    store.close()
+    store.open()
+    store.prune()
+    clock.now -= 40 * DAY
+    prune(store, clock)
+    assert store.counts().parked == 1
+
+
+def test_without_a_retention_they_stay(opened: Callable[..., SQLiteStore], clock: SteadyClock) -> None:
     """Left alone, parked captures wait for years."""
-    outbox = opened()
-    park(outbox, 1)
-    outbox.close()
-    clock.now += 1000 * DAY
-    assert result(opened().counts()).parked == 1
+    store = opened()
+    park(store, 1)
+    clock.pass_(1000 * DAY)
+    prune(store, clock)
+    assert store.counts().parked == 1
 
 
 # Parked captures and people.
 
 
-def test_parked_captures_are_tried_once_an_opening(opened: Callable[..., SQLiteOutbox]) -> None:
-    """A process that starts anew tries what is parked; the one that parked it does not, nor does it twice."""
-    first = opened()
-    park(first, 1)
-    first.close()
-    second = opened()
-    assert result(second.adopt()) == 1
-    (stored,) = result(second.captures(10))
-    result(second.resolve(stored.id, Parked(ParkReason.NO_EMAIL, "still")))
-    assert result(second.adopt()) == 0
-    assert result(second.captures(10)) == []
-    assert result(second.counts()).parked == 1
+def test_parked_captures_are_tried_once_by_a_configuration(
+    opened: Callable[..., SQLiteStore], clock: SteadyClock
+) -> None:
+    """The one that parked it does not try it soon again, another one does, once; after ten minutes each may."""
+    store = opened()
+    number = park(store, 1, configuration="old")
+    before = clock() - 10 * MINUTE
+    assert tries(store, "old", before) == []
+    (stored,) = store.parked_to_try(9, configuration="new", before=before)
+    assert (stored.id, stored.parked, stored.tries) == (number, "extractor_error", 1)
+    assert tries(store, "new", before) == []
+    clock.pass_(11 * MINUTE)
+    (stored,) = store.parked_to_try(9, configuration="new", before=clock() - 10 * MINUTE)
+    assert stored.tries == 2
 
 
-def test_one_of_several_tries_what_is_parked(opened: Callable[..., SQLiteOutbox]) -> None:
-    """Of the workers that start together one tries the parked captures, so that no extractor sees them twice."""
-    first = opened()
-    park(first, 1)
-    first.close()
-    second, third = opened(), opened()
-    assert [result(outbox.adopt()) for outbox in (second, third)] == [1, 0]
-    assert (len(result(second.captures(10))), len(result(third.captures(10)))) == (1, 0)
+def test_parked_captures_take_turns(opened: Callable[..., SQLiteStore], clock: SteadyClock) -> None:
+    """Those tried longest ago come first, a few at a time, so that a long line of them is gone through."""
+    store = opened()
+    for number in range(5):
+        park(store, number, configuration="old")
+        clock.pass_(1)
+    seen: list[str] = []
+    for _ in range(3):
+        seen += tries(store, "new", clock() - 10 * MINUTE, limit=2)
+        clock.pass_(1)
+    assert seen == [f"in_{number}" for number in range(5)]
 
 
-def test_people_see_what_waits_for_them(opened: Callable[..., SQLiteOutbox]) -> None:
-    """Entries name reason and place, without personal data; `show` gives the content to who asks for it."""
-    outbox = opened()
-    assert outbox.lead()
-    park(outbox, 1)
-    result(outbox.add([record(2)]))
-    (pending,) = result(outbox.claim(1))
-    result(outbox.settle([Settlement(pending.id, Settled.DEAD, reason="422")]))
-    (parked,) = result(outbox.entries(Waiting.PARKED))
-    (dead,) = result(outbox.entries(Waiting.DEAD))
-    assert parked == Entry(parked.id, NOW + 0.001, "extractor_error", "KeyError in shop.py:1", 0)
-    assert dead == Entry(dead.id, NOW, "422", record(2).key, 1)
-    assert result(outbox.entries(Waiting.DEAD, after=dead.id)) == []
-    shown = result(outbox.show(Waiting.DEAD, dead.id))
-    assert shown is not None
-    assert json.loads(shown[0])["invoice_id"] == "in_2"
-    shown = result(outbox.show(Waiting.PARKED, parked.id))
-    assert shown is not None
-    assert shown[1] == capture(1).body
-    assert result(outbox.show(Waiting.DEAD, dead.id + 1)) is None
+def test_what_a_parked_one_gave_is_known_for_ever(opened: Callable[..., SQLiteStore], clock: SteadyClock) -> None:
+    """The records that a parked capture gave are left out whenever it is read again, also after their tombstones."""
+    store = opened()
+    number = park(store, 1, record(1))
+    settle_all(store, Settled.DELIVERED)
+    clock.pass_(9 * DAY)
+    prune(store, clock)
+    resolved = resolve(store, number, record(1), record(2))
+    assert (invoices(resolved.added), resolved.known) == (["in_2"], 1)
 
 
-def test_people_try_again_or_drop(opened: Callable[..., SQLiteOutbox]) -> None:
-    """A retried entry goes on its way in the running process; a dropped one is gone."""
-    outbox = opened()
-    assert outbox.lead()
-    for number in range(2):
-        park(outbox, number)
-    result(outbox.add([record(number) for number in range(2)]))
-    settle_all(outbox, Settled.DEAD)
-    parked = [entry.id for entry in result(outbox.entries(Waiting.PARKED))]
-    dead = [entry.id for entry in result(outbox.entries(Waiting.DEAD))]
-    assert result(outbox.retry(Waiting.PARKED, parked[:1])) == 1
-    assert result(outbox.retry(Waiting.DEAD, dead[:1])) == 1
-    assert result(outbox.drop(Waiting.PARKED, parked)) == 1
-    assert result(outbox.drop(Waiting.DEAD, dead)) == 1
-    assert result(outbox.counts()) == Counts(1, 1, 0, 0, 0, NOW)
-    assert result(outbox.adopt()) == 1
-    assert bodies(result(outbox.captures(10))) == ["in_0"]
-    (pending,) = result(outbox.claim(10))
+def test_a_token_is_the_parked_capture_s_own(opened: Callable[..., SQLiteStore]) -> None:
+    """A parked capture whose token proved a part of its records proves the rest when it is read again."""
+    store = opened()
+    number = park(store, 1, record(1), token="t")
+    resolved = resolve(store, number, record(1), record(2), token="t")
+    assert (resolved.replayed, invoices(resolved.added)) == (False, ["in_2"])
+
+
+def test_people_see_what_waits_for_them(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """Entries name reason and place, without personal data; the content is given to a person who asks for it."""
+    store = opened()
+    parked_number = park(store, 1)
+    store.add([record(2)])
+    (pending,) = store.due(1)
+    store.settle([Settlement(pending.id, Settled.DEAD, reason="422")])
+    with existing(path) as seen:
+        (parked,) = seen.read(lambda db: listing.entries(db, Waiting.PARKED, 100, 0))
+        (dead,) = seen.read(lambda db: listing.entries(db, Waiting.DEAD, 100, 0))
+        assert parked == Entry(parked_number, NOW + 0.001, "extractor_error", "KeyError in shop.py:1", 0)
+        assert dead == Entry(dead.id, NOW, "422", record(2).key, 1)
+        assert seen.read(lambda db: listing.entries(db, Waiting.DEAD, 100, dead.id)) == []
+        shown = seen.read(lambda db: listing.content(db, Waiting.DEAD, dead.id))
+        assert shown is not None
+        assert json.loads(shown[0])["invoice_id"] == "in_2"
+        shown = seen.read(lambda db: listing.content(db, Waiting.PARKED, parked.id))
+        assert shown is not None
+        assert shown[1] == capture(1).body
+        assert seen.read(lambda db: listing.content(db, Waiting.DEAD, dead.id + 1)) is None
+
+
+def test_people_try_again_or_drop(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """A retried entry goes on its way in the running process, which sees a new epoch; a dropped one is gone."""
+    store = opened()
+    parked = [park(store, number) for number in range(2)]
+    store.mark_taken_over(parked)
+    store.add([record(number) for number in range(2)])
+    settle_all(store, Settled.DEAD)
+    assert store.counts().epoch == 0
+    with existing(path) as person:
+        dead = person.read(lambda db: listing.numbers(db, Waiting.DEAD))
+        assert person.write(lambda db: listing.retry(db, Waiting.PARKED, parked[:1], NOW)) == 1
+        assert person.write(lambda db: listing.retry(db, Waiting.DEAD, dead[:1], NOW)) == 1
+        assert person.write(lambda db: listing.drop(db, Waiting.PARKED, parked)) == 1
+        assert person.write(lambda db: listing.drop(db, Waiting.DEAD, dead)) == 1
+    assert store.counts() == Counts(1, 1, 0, 0, 0, NOW, epoch=4, newest_capture=store.counts().newest_capture)
+    (stored,) = store.unread(9, below=0)
+    assert (bodies([stored]), stored.owned, stored.parked, stored.tries) == (["in_0"], False, "", 0)
+    (pending,) = store.due(10)
     assert (pending.record, pending.attempts) == (record(0), 0)
 
 
-def test_a_retry_of_what_is_about_to_be_tried_gives_it_once(opened: Callable[..., SQLiteOutbox]) -> None:
-    """A person who asks for a parked capture just when the process comes to it makes it read once, not twice."""
-    first = opened()
-    park(first, 1)
-    first.close()
-    second = opened()
-    assert result(second.adopt()) == 1
-    (entry,) = result(second.entries(Waiting.PARKED))
-    result(second.retry(Waiting.PARKED, [entry.id]))
-    assert result(second.adopt()) == 1
-    assert bodies(result(second.captures(10))) == ["in_1"]
-    assert result(second.adopt()) == -1  # it was counted twice
+def test_a_person_s_look_changes_nothing(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """The command line creates nothing, leads nothing, and leaves the locks of the running process alone."""
+    store = opened()
+    assert store.lead()
+    append(store, 1)
+    before = store.counts()
+    with existing(path) as seen:
+        found = snapshot(seen)
+        assert seen.locks.holder(LEAD) == os.getpid()
+    assert (found.counts, found.deliverer, found.readers, found.unread) == (before, os.getpid(), True, 0)
+    assert (found.parked, found.dead, found.oldest_captured_at, found.next_due_at) == ({}, {}, NOW + 0.001, None)
+    assert store.counts() == before
+    assert store.locks.holds(LEAD)
 
 
-def test_parked_ones_that_were_not_come_to_are_counted_at_the_next_opening(
-    opened: Callable[..., SQLiteOutbox], path: Path
-) -> None:
-    """Who closes in the midst of what is parked goes on with the rest, and is told how many that are."""
-    outbox = opened()
-    for number in range(3):
-        park(outbox, number)
-    outbox.close()
-    again = SQLiteOutbox(path)
-    again.open()
-    assert result(again.adopt()) == 3
-    assert bodies(result(again.captures(1))) == ["in_0"]
-    again.close()
-    again.open()
-    assert result(again.adopt()) == 2
-    (entry, *_) = result(again.entries(Waiting.PARKED, after=result(again.entries(Waiting.PARKED))[0].id))
-    assert result(again.drop(Waiting.PARKED, [entry.id])) == 1
-    assert bodies(result(again.captures(10))) == ["in_2"]
-    assert result(again.adopt()) == -1
-    again.close()
+def test_a_file_that_no_process_uses_says_so(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """Without a reader what is captured is unread; a process that only appends is none."""
+    store = opened()
+    append(store, 1)
+    store.add([record(1, NOW - 5)])
+    store.close()
+    opened(reads=False)
+    with existing(path) as seen:
+        found = snapshot(seen)
+    assert (found.deliverer, found.readers, found.unread, found.next_due_at) == (None, False, 1, NOW - 5)
 
 
 def test_a_capture_of_a_later_format_stays(
-    opened: Callable[..., SQLiteOutbox], path: Path, caplog: pytest.LogCaptureFixture
+    opened: Callable[..., SQLiteStore], path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A capture that this version cannot read is left for one that can, said without its content."""
-    outbox = opened()
-    result(outbox.append(capture(1)))
-    result(outbox.append(capture(2)))
-    outbox.close()
-    until(lambda: committers() == 0, "the committer's end")
+    """A capture that this version cannot read is left for one that can, said once, without its content."""
+    store = opened()
+    append(store, 1, 2, 3)
     connection = sqlite3.connect(path)
     connection.execute("UPDATE captures SET head = '{\"v\": 9}' WHERE id = (SELECT min(id) FROM captures)")
     connection.commit()
     connection.close()
-    again = opened()
-    assert result(again.adopt()) == 2
-    assert bodies(result(again.captures(10))) == ["in_2"]
-    assert result(again.adopt()) == -1  # one less to be read
-    assert result(again.adopt()) == 0
-    assert result(again.counts()).captured == 2
-    assert "cannot be read by this version (KeyError)" in caplog.text
+    assert bodies(unread(store)) == ["in_2", "in_3"]
+    assert bodies(unread(store, 1)) == ["in_2"]
+    assert store.counts().captured == 3
+    assert caplog.text.count("cannot be read by this version (KeyError)") == 1
+    assert "shopper@" not in caplog.text
 
 
-# Those who only append.
+def test_counting_takes_no_look_at_the_rows(opened: Callable[..., SQLiteStore]) -> None:
+    """The counts of a file with many rows are kept by triggers: no table is gone through."""
+    store = opened()
+    append(store, *range(300))
+    for number in range(5):
+        park(store, number)
+    store.add([record(number) for number in range(300)])
+    settle_all(store, Settled.DEAD, 100)
+    steps: list[int] = []
 
+    def look(db: sqlite3.Connection) -> None:
+        db.set_progress_handler(lambda: steps.append(1), 1)
 
-def test_what_is_only_appended_is_anothers_to_read(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
-    """Whoever reads gets at once, and once, what living processes only append; they themselves read nothing."""
-    reader = opened()
-    first, second = SQLiteOutbox(path), SQLiteOutbox(path)
-    for outbox in (first, second):
-        outbox.open(appends_only=True)
-    result(first.append(capture(1)))
-    result(second.append(capture(2)))
-    assert result(reader.captures(10)) == []
-    assert result(reader.adopt()) == 0
-    assert result(first.adopt()) == 0
-    found = result(reader.captures(10))
-    assert (bodies(found), [stored.shared for stored in found]) == (["in_1", "in_2"], [True, True])
-    for stored in found:
-        result(reader.resolve(stored.id, []))
-    assert result(reader.adopt()) == 0
-    result(first.append(capture(3)))
-    assert bodies(result(reader.captures(10))) == ["in_3"]
-    assert result(first.captures(10)) == []
-    for outbox in (first, second):
-        outbox.close()
-
-
-def test_the_next_reader_takes_the_shared_pile_over(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
-    """When the reader goes, another one gets what it left and what comes, whether or not the pile was empty."""
-    appender = SQLiteOutbox(path)
-    appender.open(appends_only=True)
-    for number in range(3):
-        reader = opened()
-        result(appender.append(capture(number)))
-        result(reader.adopt())
-        (stored,) = result(reader.captures(10))
-        assert bodies([stored]) == [f"in_{number}"]
-        result(reader.resolve(stored.id, []))
-        reader.close()
-    appender.close()
-
-
-def test_an_appender_outlives_its_file(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
-    """Where the file is replaced under an appender, it goes on with the one there, and is read."""
-    appender = SQLiteOutbox(path)
-    appender.open(appends_only=True)
-    result(appender.append(capture(1)))
-    path.rename(path.with_suffix(".old"))
-    result(appender.append(capture(2)))
-    reader = opened()
-    result(reader.adopt())
-    assert bodies(result(reader.captures(10))) == ["in_2"]
-    appender.close()
-
-
-def test_the_backlog_is_what_this_outbox_is_to_do(opened: Callable[..., SQLiteOutbox], path: Path) -> None:
-    """Its own captures, the shared ones, and the parked while it tries them; and when the next record is due."""
-    outbox = opened()
-    assert outbox.lead()
-    assert outbox.deliverer() == os.getpid()
-    assert result(outbox.backlog())[1:] == (0, None)
-    result(outbox.add([record(1), record(2, NOW - 5)]))
-    assert result(outbox.backlog())[1:] == (0, NOW - 5)
-    settle_all(outbox, Settled.DEAD)
-    park(outbox, 1)
-    result(outbox.append(capture(2)))
-    appender = SQLiteOutbox(path)
-    appender.open(appends_only=True)
-    result(appender.append(capture(3)))
-    appender.close()
-    assert result(outbox.backlog())[1:] == (2, None)
-    result(outbox.adopt())
-    assert result(outbox.backlog())[1:] == (3, None)
-    for stored in result(outbox.captures(10)):
-        result(outbox.resolve(stored.id, []))
-    assert result(outbox.backlog())[1:] == (0, None)
+    store.read(look)
+    counts = store.counts()
+    assert (counts.captured, counts.parked, counts.pending, counts.dead) == (300, 5, 200, 100)
+    assert 0 < len(steps) < 300

@@ -57,6 +57,11 @@ def a_log_that_is_a_pipe(folder: Path) -> Path:
     return folder / "butter.db"
 
 
+def a_lock_that_is_a_link(folder: Path) -> Path:
+    (folder / "butter.db.lock").symlink_to(folder / "elsewhere")
+    return folder / "butter.db"
+
+
 def a_device(_folder: Path) -> Path:
     return Path("/dev/null")
 
@@ -89,6 +94,7 @@ def other_database(folder: Path) -> Path:
         (a_socket, "it is no regular file"),
         (a_device, "it is no regular file"),
         (a_lock_that_is_a_folder, r"its \.lock is no regular file"),
+        (a_lock_that_is_a_link, r"its \.lock is no regular file"),
         (a_log_that_is_a_pipe, "its -wal is no regular file"),
         (a_text, "a file that is no database"),
         (other_database, "another program's database"),
@@ -136,9 +142,9 @@ def test_a_good_path_is_left_as_it_is(tmp_path: Path) -> None:
     outbox = SQLiteOutbox(path)
     outbox.validate()
     assert list(tmp_path.iterdir()) == []
-    outbox.open()
-    outbox.counts().result(20)
-    outbox.close()
+    store = outbox.store()
+    store.open()
+    store.close()
     before = {entry: entry.read_bytes() for entry in tmp_path.iterdir()}
     outbox.validate()
     assert {entry: entry.read_bytes() for entry in tmp_path.iterdir()} == before
@@ -147,14 +153,14 @@ def test_a_good_path_is_left_as_it_is(tmp_path: Path) -> None:
 def test_it_may_be_asked_while_the_file_is_open(tmp_path: Path) -> None:
     """A second `Butter` on a file that this process has open reads nothing of it: that would drop SQLite's locks."""
     outbox = SQLiteOutbox(tmp_path / "butter.db")
-    outbox.open()
-    outbox.counts().result(20)
+    store = outbox.store()
+    store.open()
     SQLiteOutbox(outbox.path).validate()
     # To leave WAL mode a process must be alone with the file, which SQLite's locks tell it.
     alone = f"import sqlite3; sqlite3.connect({outbox.path!r}, timeout=0).execute('PRAGMA journal_mode = DELETE')"
     refused = subprocess.run([sys.executable, "-c", alone], capture_output=True, check=False)
     assert b"database is locked" in refused.stderr
-    outbox.close()
+    store.close()
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,15 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -18,11 +19,14 @@ from typing import Any, Self
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
-from outboxes import bodies, capture, invoices, record, result
+from outboxes import append, bodies, invoices, record, unread
 from processes import HERE, Shop, served, until
 from shops import PAID
 
-from butter_middleware import Butter, ButterMiddleware, SQLiteOutbox
+from butter_middleware import Butter, ButterMiddleware, Checkout, SQLiteOutbox
+from butter_middleware.errors import OutboxReplacedError
+from butter_middleware.outbox import SQLiteStore
+from butter_middleware.outbox.sqlite.locks import LEAD, WRITE
 from butter_middleware.testing import FakeButter
 
 pytestmark = pytest.mark.server
@@ -76,6 +80,19 @@ class User:
             self.kill()
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "butter.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SQLiteStore]:
+    store = SQLiteOutbox(path).store()
+    store.open()
+    yield store
+    store.close()
+
+
 def numbered(first: int, last: int) -> list[str]:
     return [f"in_{number}" for number in range(first, last)]
 
@@ -83,16 +100,29 @@ def numbered(first: int, last: int) -> list[str]:
 # Killed.
 
 
-def test_captures_of_a_killed_process_are_adopted(outbox: SQLiteOutbox, path: Path) -> None:
-    """A living process keeps its captures for itself; when it is killed another one takes them over."""
+def test_captures_of_a_killed_process_are_there(store: SQLiteStore, path: Path) -> None:
+    """What a living process captured is left alone until it has had its time; when it is killed all of it is there."""
     with User(path) as user:
         user.ask("open")
         user.ask("append 0 5")
-        assert result(outbox.adopt()) == 0
-        assert result(outbox.captures(10)) == []
+        assert list(store.unread(10, below=0)) == []
         user.kill()
-        assert result(outbox.adopt()) == 5
-        assert bodies(result(outbox.captures(10))) == numbered(0, 5)
+        assert bodies(unread(store)) == numbered(0, 5)
+
+
+def test_captures_of_a_killed_process_are_adopted(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path
+) -> None:
+    """A leader that runs already reads what a process left that was killed, within seconds, and delivers it."""
+    butter = make_butter(outbox=path)
+    butter.pipeline.start()
+    until(lambda: butter.status().pending == 0, "the start")
+    with User(path) as user:
+        user.ask("open")
+        user.ask("append 0 5")
+        user.kill()
+    until(lambda: butter.status().delivered == 5, "five records")
+    assert sorted(sent["invoice_id"] for sent in fake.records) == numbered(0, 5)
 
 
 def test_what_a_killed_process_had_captured_is_delivered(
@@ -110,8 +140,8 @@ def test_what_a_killed_process_had_captured_is_delivered(
     assert butter.status().lost == 0
 
 
-def test_no_acknowledged_capture_is_lost(outbox: SQLiteOutbox, path: Path) -> None:
-    """Processes that are killed in the midst of writing lose nothing that they had acknowledged."""
+def test_no_acknowledged_capture_is_lost(store: SQLiteStore, path: Path) -> None:
+    """Processes that are killed amid writing lose nothing that they had acknowledged."""
     acknowledged: list[int] = []
     for round_number in range(2):
         users = [User(path) for _ in range(2)]
@@ -122,9 +152,8 @@ def test_no_acknowledged_capture_is_lost(outbox: SQLiteOutbox, path: Path) -> No
             acknowledged += [user.hear() for _ in range(20)]
         for user in users:
             acknowledged += user.kill()
-    result(outbox.adopt())
-    there = bodies(result(outbox.captures(100_000)))
-    assert len(set(there)) == len(there)
+    there = bodies(unread(store))
+    assert len(set(there)) == len(there) == store.counts().captured
     assert {f"in_{number}" for number in acknowledged} <= set(there)
     # What was on its way to be acknowledged: one in each process.
     assert len(there) - len(acknowledged) <= 4
@@ -146,74 +175,131 @@ def test_the_lead_passes_within_a_second(make_butter: Callable[..., Butter], fak
         assert time.monotonic() - begun < 2.0
 
 
-def test_a_claim_dies_with_its_process(outbox: SQLiteOutbox, path: Path) -> None:
-    """What the killed leader had claimed is claimed by the next one."""
+def test_what_was_on_its_way_is_due_again(store: SQLiteStore, path: Path) -> None:
+    """What the killed leader was sending is due for the next one."""
     with User(path) as user:
         user.ask("open")
         user.ask("add 0 3")
         assert user.ask("lead")
-        assert user.ask("claim") == numbered(0, 3)
-        assert not outbox.lead()
+        assert user.ask("due") == numbered(0, 3)
+        assert not store.lead()
+        assert store.locks.holder(LEAD) == user.process.pid
         user.kill()
-    assert outbox.lead()
-    assert invoices(result(outbox.claim(10))) == numbered(0, 3)
+    assert store.lead()
+    assert invoices(store.due(10)) == numbered(0, 3)
 
 
-def test_the_lead_is_one_after_the_lock_was_removed(outbox: SQLiteOutbox, path: Path) -> None:
+def test_the_lead_is_one_after_the_lock_was_removed(store: SQLiteStore, path: Path) -> None:
     """When a cleaner has removed the lock file both processes come to the new one: still one delivers."""
-    lock = path.with_name("butter.db.lock")
     with User(path) as user:
         user.ask("open")
-        assert outbox.lead()
+        assert store.lead()
         assert user.ask("lead") is False
-        lock.unlink()
-
-        def both_noticed() -> bool:
-            result(outbox.set_hold(None))
-            user.ask("add 0 1")
-            inode = lock.stat().st_ino if lock.exists() else 0
-            return all(inode in open_files(pid) for pid in (os.getpid(), user.process.pid))
-
-        until(both_noticed, "both use the new lock file")
-        assert [outbox.lead(), user.ask("lead")] in ([True, False], [False, True])
+        path.with_name("butter.db.lock").unlink()
+        assert user.ask("lead") is True
+        assert not store.lead()
+        append(store, 1)
+        assert user.ask("append 2 3")
+        assert bodies(unread(store)) == ["in_1", "in_2"]
 
 
-def open_files(pid: int) -> set[int]:
-    return {entry.stat().st_ino for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.exists()}
+# Other code in the process.
+
+
+def test_a_backup_in_the_process_lets_nobody_else_lead(
+    store: SQLiteStore, path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Copying the folder opens and closes every file: the locks stay, and nobody writes or leads beside us."""
+    assert store.lead()
+    assert store.locks.take(WRITE)
+    shutil.copytree(path.parent, tmp_path_factory.mktemp("backup") / "copy")
+    with User(path) as user:
+        assert user.ask("lead") is False
+        assert user.ask("lock") is False
+        store.locks.release(WRITE)
+        assert user.ask("lock") is True
+        user.ask("unlock")
+
+
+def test_a_log_that_another_process_made_is_left_alone(
+    store: SQLiteStore, path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """After a backup SQLite's own locks are gone: others delete the log that we have open, and make a new one.
+
+    We notice it before the next commit, and neither write to the old log nor move it over what the others wrote since.
+    """
+    append(store, 0)
+    shutil.copytree(path.parent, tmp_path_factory.mktemp("backup") / "copy")
+    with User(path) as user:
+        user.ask("open")
+        user.ask("append 1 2")
+        user.ask("close")
+        assert not path.with_name("butter.db-wal").exists()
+        user.ask("open")
+        user.ask("append 2 3")
+        user.kill()
+    with pytest.raises(OutboxReplacedError):
+        append(store, 3)
+    append(store, 3)
+    assert bodies(unread(store)) == numbered(0, 4)
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 # Stopped.
 
 
-def test_a_stopped_holder_of_the_lock_stops_nobody(
-    outbox: SQLiteOutbox, path: Path, caplog: pytest.LogCaptureFixture
+def test_a_stopped_holder_of_the_lock_stops_no_reading(
+    store: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the lock's holder is stopped captures wait in memory, reads go on, the log says so; all are there after."""
-    result(outbox.append(capture(0)))
-    with User(path) as user:
+    """While the lock's holder is stopped a write waits and the log says so, reads go on; then all is there."""
+    monkeypatch.setattr("butter_middleware.outbox.sqlite.database.LOCK_ALARM_SECONDS", 0.2)
+    append(store, 0)
+    with User(path) as user, ThreadPoolExecutor(1) as store_thread:
         assert user.ask("lock") is True
         user.signal(signal.SIGSTOP)
-        futures = [outbox.append(capture(number)) for number in range(1, 10)]
+        assert store.counts().captured == 1
+        writing = store_thread.submit(append, store, 1)
         until(lambda: "Is it stopped?" in caplog.text, "the alarm")
-        assert [future.done() for future in futures] == [False] * 9
+        assert not writing.done()
         user.signal(signal.SIGCONT)
         user.ask("unlock")
-        for future in futures:
-            result(future)
-    assert bodies(result(outbox.captures(100))) == numbered(0, 10)
+        writing.result(20)
+    assert bodies(unread(store)) == numbered(0, 2)
+    assert "works again (lock is over)" in caplog.text
+    assert sum(record.levelno == logging.CRITICAL for record in caplog.records) == 1
+
+
+def test_a_stopped_holder_of_the_lock_stops_nobody(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the lock's holder is stopped checkouts wait in memory, the log says so; all are delivered afterwards."""
+    butter = make_butter(outbox=path)
+    app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
+    butter.pipeline.start()
+    butter.status()
+    with User(path) as user:
+        until(lambda: user.ask("lock"), "the lock")
+        user.signal(signal.SIGSTOP)
+        anyio.run(drive, app, http_scope())
+        until(lambda: "Is it stopped?" in caplog.text, "the alarm")
+        assert fake.records == []
+        user.signal(signal.SIGCONT)
+        user.ask("unlock")
+        until(lambda: len(fake.records) == 1, "the record")
     until(lambda: "works again (lock is over)" in caplog.text, "the all-clear")
     assert sum(record.levelno == logging.CRITICAL for record in caplog.records) == 1
 
 
-def test_a_killed_holder_of_the_lock_frees_it(outbox: SQLiteOutbox, path: Path) -> None:
+def test_a_killed_holder_of_the_lock_frees_it(store: SQLiteStore, path: Path) -> None:
     """The kernel frees the lock of a process that was killed while it was stopped."""
-    result(outbox.counts())
-    with User(path) as user:
+    with User(path) as user, ThreadPoolExecutor(1) as store_thread:
         assert user.ask("lock") is True
         user.signal(signal.SIGSTOP)
-        future = outbox.append(capture(1))
+        writing = store_thread.submit(append, store, 1)
         user.kill()
-        result(future)
+        writing.result(20)
 
 
 @pytest.mark.parametrize(("durability", "least"), [("after_response", 0.0), ("before_response", 0.025)])
@@ -271,15 +357,15 @@ def count(path: Path) -> int:
 # At once.
 
 
-def test_processes_that_add_the_same_records_add_them_once(outbox: SQLiteOutbox, path: Path) -> None:
+def test_processes_that_add_the_same_records_add_them_once(store: SQLiteStore, path: Path) -> None:
     """The same checkouts from three processes at once are one record each."""
     with User(path) as first, User(path) as second:
         for user in (first, second):
             user.ask("open")
             user.tell("add 0 200")
-        known = result(outbox.add([record(number) for number in range(200)])) + first.hear() + second.hear()
+        known = store.add([record(number) for number in range(200)])[1] + first.hear() + second.hear()
     assert known == 400
-    assert result(outbox.counts()).pending == 200
+    assert store.counts().pending == 200
 
 
 def test_the_same_checkout_from_two_workers_is_one_post(path: Path) -> None:
@@ -302,40 +388,60 @@ def test_the_same_checkout_from_two_workers_is_one_post(path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_fork_in_the_midst_of_writing_harms_neither(outbox: SQLiteOutbox, path: Path) -> None:
+def test_forks_between_two_transactions_harm_neither(store: SQLiteStore, path: Path) -> None:
     """Parent and children go on with the file, each with a connection and locks of its own, and lose nothing."""
-    stop = threading.Event()
-    written: list[int] = []
-
-    def write() -> None:
-        while not stop.is_set():
-            result(outbox.append(capture(len(written))))
-            written.append(0)
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    children = [fork(partial(use_in_child, outbox, number)) for number in range(1, 4)]
+    assert store.lead()
+    children: list[int] = []
+    for number in range(1, 4):
+        append(store, number)
+        assert store.disconnect()
+        children.append(fork(partial(use_in_child, store, path, number)))
+        append(store, 100 + number)
     for child in children:
         assert os.waitpid(child, 0)[1] == 0
-    stop.set()
-    writer.join()
-    result(outbox.adopt())
-    there = bodies(result(outbox.captures(100_000)))
-    assert sorted(there) == sorted([*numbered(0, len(written)), *numbered(1001, 1004)])
-    outbox.close()
-    connection = sqlite3.connect(path)
-    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    connection.close()
+    assert sorted(bodies(unread(store))) == sorted([*numbered(1, 4), *numbered(101, 104), *numbered(1001, 1004)])
+    assert store.lead()
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def use_in_child(outbox: SQLiteOutbox, number: int) -> None:
-    assert isinstance(outbox.append(capture(0)).exception(), Exception)
-    outbox.abandon()
-    outbox.open()
-    result(outbox.append(capture(1000 + number)))
-    assert bodies(result(outbox.captures(10))) == [f"in_{1000 + number}"]
-    assert outbox.lead() in (True, False)
-    outbox.close()
+def use_in_child(inherited: SQLiteStore, path: Path, number: int) -> None:
+    inherited.forget()
+    store = SQLiteOutbox(path).store()
+    store.open()
+    append(store, 1000 + number)
+    assert f"in_{1000 + number}" in bodies(unread(store))
+    assert not store.lead()
+    store.close()
+
+
+def test_a_connection_of_the_parent_is_never_closed_by_a_child(path: Path) -> None:
+    """A child that was forked amid a transaction ends as a process does, and leaves the file and its log alone."""
+    code = f"""
+import os, sys, time
+sys.path[:0] = {sys.path!r}
+from outboxes import append
+from butter_middleware import SQLiteOutbox
+store = SQLiteOutbox({str(path)!r}).store()
+store.open()
+append(store, 1)
+parent = os.getpid()
+if os.fork() == 0:
+    store.forget()
+    deadline = time.monotonic() + 20
+    while os.getppid() == parent and time.monotonic() < deadline:
+        time.sleep(0.01)
+    sys.exit()
+os.kill(parent, 9)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
+    assert path.with_name("butter.db-wal").stat().st_size > 0
+    store = SQLiteOutbox(path).store()
+    store.open()
+    assert bodies(unread(store)) == ["in_1"]
+    store.close()
 
 
 def fork(run: Callable[[], object]) -> int:
@@ -351,11 +457,44 @@ def fork(run: Callable[[], object]) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_child_that_does_not_use_it_takes_nothing(outbox: SQLiteOutbox) -> None:
-    """A forked child that ends without using the outbox drops none of the parent's locks."""
-    assert outbox.lead()
-    result(outbox.append(capture(1)))
+def test_a_child_that_does_not_use_it_takes_nothing(store: SQLiteStore) -> None:
+    """A forked child that ends without using the store drops none of the parent's locks."""
+    assert store.lead()
+    append(store, 1)
     assert os.waitpid(fork(lambda: None), 0)[1] == 0
-    assert outbox.lead()
-    result(outbox.append(capture(2)))
-    assert bodies(result(outbox.captures(10))) == ["in_1", "in_2"]
+    assert store.locks.holds(LEAD)
+    append(store, 2)
+    assert bodies(unread(store)) == ["in_1", "in_2"]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forks_amid_checkouts_harm_neither(make_butter: Callable[..., Butter], fake: FakeButter, path: Path) -> None:
+    """A process that serves checkouts and forks goes on, and so do its children: every checkout is delivered once."""
+    butter = make_butter(outbox=path)
+    app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
+    children: list[int] = []
+    for number in range(1, 4):
+        butter.record(checkout(number))
+        children.append(fork(partial(serve_in_child, butter, 1000 + number)))
+    anyio.run(drive, app, http_scope())
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0
+    until(lambda: butter.status().pending == 0 and butter.status().delivered >= 4, "what the parent has")
+    assert butter.status().lost == 0
+    assert len({sent["invoice_id"] for sent in fake.records}) == len(fake.records)
+    butter.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def serve_in_child(butter: Butter, number: int) -> None:
+    butter.record(checkout(number))
+    assert butter.flush(5.0) in (True, False)
+    assert butter.status().lost == 0
+    butter.close()
+
+
+def checkout(number: int) -> Checkout:
+    return Checkout(
+        ipv4_address="81.2.69.142", psp="stripe", customer_email="shopper@example.com", invoice_id=f"in_{number}"
+    )
