@@ -20,7 +20,7 @@ help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 demo: .venv/ready  ## a shop, a proxy and the sandbox on this machine: checkouts, and a page of what arrived; ONCE=1 ends by itself
-	@$(BIN)/python examples/demo.py $(if $(ONCE),--once)
+	@$(BIN)/butter-middleware demo $(if $(ONCE),--once)
 
 test: .venv/ready  ## everything that is checked, but the benchmarks in small
 	@$(MAKE) --no-print-directory -j 2 lint types oldest docs

@@ -49,8 +49,8 @@ class Butter:
             then delivers. Left out, records are in memory only and die with the process.
         durability: "after_response": nothing waits; a SIGKILL loses what was captured in the last milliseconds.
             "before_response": the capture is on disk before the last chunk leaves (about a millisecond), or after
-            `durability_timeout` the response goes out all the same, which is counted as `not_durable_in_time`. With a queue as outbox: its
-            record is in the queue before the last chunk leaves, or after 250 ms.
+            `durability_timeout` the response goes out all the same, which is counted as `not_durable_in_time`. With a
+            queue as outbox: its record is in the queue before the last chunk leaves, or after 250 ms.
         durability_timeout: Seconds, 0.001 to 10, for which "before_response" holds back the last chunk at most. With a
             queue as outbox it is a quarter second.
         delivery: "embedded": a thread of this process sends. "inline", where the platform freezes the process after the
@@ -329,7 +329,7 @@ class Butter:
         for warning in (
             () if self.dry_run else components.warnings(self._components.outbox, routes, parts_only=parts_only)
         ):
-            log.warning("outbox: %s", warning, extra={"butter_event": "configuration"})
+            log.warning("butter: outbox: %s", warning, extra={"butter_event": "configuration"})
 
     def __repr__(self) -> str:
         return f"Butter({self.environment}, {len(self.routes.routes)} routes)"

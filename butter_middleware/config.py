@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,7 +20,7 @@ Durability = Literal["after_response", "before_response"]
 DeliveryMode = Literal["embedded", "external", "inline"]
 
 BASE_URL: Final = "https://api.disputes.services.butterpayments.com"
-_SANDBOX: Final = "BUTTER_BASE_URL: records go to %s, a sandbox, and not to Butter. Unset it in production."
+_SANDBOX: Final = "butter: BUTTER_BASE_URL: records go to %s, a sandbox, and not to Butter. Unset it in production."
 log = logging.getLogger("butter_middleware")
 
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -107,11 +107,13 @@ def credential(name: str, given: object) -> str | None:
 def from_environment(variable: str) -> str | None:
     """Return a secret: a variable of the environment, or what the file that `<variable>_FILE` names holds.
 
+    An empty variable is an unset one: compose files and CI systems set it for a value that is not there.
+
     Raises:
         ConfigurationError: the file cannot be read.
     """
-    value, path = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
-    if not value and (rehearsed := overrides.current()) is not None:
+    value, path = _variable(variable), _variable(f"{variable}_FILE")
+    if value is None and (rehearsed := overrides.current()) is not None:
         return rehearsed.secret
     if value is None and path is not None:
         try:
@@ -122,6 +124,10 @@ def from_environment(variable: str) -> str | None:
     return value
 
 
+def _variable(name: str) -> str | None:
+    return os.environ.get(name, "").strip() or None
+
+
 def environment(given: str | None) -> Environment:
     """Return the environment: the argument, or `BUTTER_ENVIRONMENT`, or production.
 
@@ -130,7 +136,7 @@ def environment(given: str | None) -> Environment:
     """
     name, value = "environment", given
     if given is None:
-        name, value = "BUTTER_ENVIRONMENT", os.environ.get("BUTTER_ENVIRONMENT", "production")
+        name, value = "BUTTER_ENVIRONMENT", _variable("BUTTER_ENVIRONMENT") or "production"
     return cast("Environment", one_of(name, value, get_args(Environment)))
 
 
@@ -142,8 +148,16 @@ def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
     """
     if given in choices:
         return given
-    msg = f"{name}={given!r}: use {' or '.join(map(repr, choices))}."
+    msg = f"{name}={given!r}: {did_you_mean(given, choices)}use {' or '.join(map(repr, choices))}."
     raise ConfigurationError(msg)
+
+
+def did_you_mean(given: object, choices: Iterable[str]) -> str:
+    """Return the near miss as the beginning of a sentence, or nothing."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only
+
+    near = get_close_matches(given.strip().lower(), choices, 1) if isinstance(given, str) else []
+    return f"did you mean {near[0]!r}? Otherwise " if near else ""
 
 
 def base_url(given: str | None) -> str:
@@ -154,7 +168,7 @@ def base_url(given: str | None) -> str:
     """
     if given is not None:
         return checked_url("base_url", given)
-    value = os.environ.get("BUTTER_BASE_URL")
+    value = _variable("BUTTER_BASE_URL")
     if value is None:
         return BASE_URL
     url = checked_url("BUTTER_BASE_URL", value)

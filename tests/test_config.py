@@ -22,6 +22,7 @@ from butter_middleware import (
     client_ip,
     extract,
 )
+from butter_middleware.config import BASE_URL
 from butter_middleware.testing import FakeButter
 
 DIRECT: dict[str, Any] = {"client_ip": client_ip.direct()}
@@ -108,7 +109,9 @@ def test_a_mistake_says_what_where_and_the_remedy(options: dict[str, Any], says:
         ({"path": "/checkout/{id"}, "'/checkout/{id'"),
         ({"path": "/checkout/{1d}"}, "'/checkout/{1d}'"),
         ({"path": "/{id}/{id}"}, "Duplicated param name id"),
-        ({"psp": "paypal"}, "psp is none that Butter knows. Use one of stripe"),
+        ({"psp": "paypal"}, "psp='paypal': use one of 'stripe', 'braintree'"),
+        ({"psp": "Stripe"}, "psp='Stripe': did you mean 'stripe'"),
+        ({"psp": "ayden"}, "psp='ayden': did you mean 'adyen'"),
         ({"methods": "POST"}, r"Write methods=\('POST',\)"),
         ({"methods": []}, "no sequence of method names"),
         ({"extract": coroutine}, "coroutine function.*annotate"),
@@ -188,6 +191,29 @@ def test_credentials_come_from_arguments_environment_or_files(monkeypatch: pytes
     Butter(**DIRECT, password="argument")
 
 
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty: str) -> None:
+    """As a compose file sets it, `BUTTER_BASE_URL: ${BUTTER_BASE_URL:-}`: the default holds, or the mounted secret."""
+    secret = tmp_path / "password"
+    secret.write_text("from-file\n")
+    for name in ("ENVIRONMENT", "BASE_URL", "USERNAME_FILE", "PASSWORD"):
+        monkeypatch.setenv(f"BUTTER_{name}", empty)
+    monkeypatch.setenv("BUTTER_USERNAME", "merchant")
+    monkeypatch.setenv("BUTTER_PASSWORD_FILE", str(secret))
+    butter = Butter(**DIRECT)
+    assert (butter.environment, butter.base_url) == ("production", BASE_URL)
+    monkeypatch.setenv("BUTTER_PASSWORD_FILE", empty)
+    with pytest.raises(ConfigurationError, match=r"no (username|password)|BUTTER_PASSWORD"):
+        Butter(**DIRECT)
+
+
+def test_an_environment_that_is_nearly_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable, its value and the near miss."""
+    monkeypatch.setenv("BUTTER_ENVIRONMENT", "Stagging")
+    with pytest.raises(ConfigurationError, match="BUTTER_ENVIRONMENT='Stagging': did you mean 'staging'"):
+        Butter(**DIRECT, **CREDENTIALS)
+
+
 def test_the_environment_comes_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """BUTTER_ENVIRONMENT sets what the argument leaves open."""
     monkeypatch.setenv("BUTTER_ENVIRONMENT", "staging")
@@ -222,7 +248,7 @@ def test_a_base_url_beside_production_is_no_sandbox(
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("", "BUTTER_BASE_URL is no http"),
+        (":8025", "BUTTER_BASE_URL is no http"),
         ("127.0.0.1:8025", "BUTTER_BASE_URL is no http"),
         (
             "http://butter.example",

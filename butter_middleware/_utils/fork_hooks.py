@@ -25,5 +25,6 @@ def register_fork_hooks(owner: T, in_child: Callable[[T], object], at_exit: Call
         if (it := me()) is not None:
             what(it)
 
-    os.register_at_fork(after_in_child=lambda: call(in_child))
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=lambda: call(in_child))
     atexit.register(lambda: call(at_exit))

@@ -18,6 +18,8 @@ from typing import Final
 
 _logger = logging.getLogger("butter_middleware")
 
+PREFIX: Final = "butter: "
+"""Begins each line: under plain uvicorn a line has no logger's name, and the reader must know who speaks."""
 MOST_WAITING: Final = 10_000
 """Calls; what comes while so many wait, behind a handler that hangs, is not said."""
 HOUR: Final = 3600.0
@@ -62,7 +64,8 @@ class _LogThread:
     def _start(self) -> None:
         if not self._hooked:
             self._hooked = True
-            os.register_at_fork(after_in_child=self.forget)
+            if hasattr(os, "register_at_fork"):  # not on Windows
+                os.register_at_fork(after_in_child=self.forget)
             atexit.register(self.settle, END_SECONDS)
         thread = Thread(target=self._work, name="butter-say", daemon=True)
         with suppress(RuntimeError):  # the system gives no more threads: the next call tries anew
@@ -118,13 +121,14 @@ def log(level: int, message: str, times: int = 0, *, name: str = "", **extra: st
 
     Args:
         level: As in `logging`.
-        message: The line as it is; no `%` in it stands for anything.
+        message: The line as it is, without the prefix; no `%` in it stands for anything.
         times: How often the same came up since it was last said.
         name: Below the logger `butter_middleware`.
         extra: What a structured log is to find under `butter_<key>`.
     """
     fields = {f"butter_{key}": value for key, value in extra.items()}
     logger = _logger.getChild(name) if name else _logger
+    message = f"{PREFIX}{message}"
     if times:
         message = message.replace("%", "%%") + " (%d more times since this was last said)"
         run(partial(logger.log, level, message, times, extra=fields))

@@ -75,7 +75,8 @@ class CheckoutRoute:
         for name in ("capture_request_body", "address_from_body", "address"):
             config.flag(f"route {self.path!r}: {name}", getattr(self, name))
         if self.psp not in get_args(Psp):
-            msg = f"route {self.path!r}: psp is none that Butter knows. Use one of {', '.join(get_args(Psp))}."
+            near = config.did_you_mean(self.psp, get_args(Psp))
+            msg = f"route {self.path!r}: psp={self.psp!r}: {near}use one of {', '.join(map(repr, get_args(Psp)))}."
             raise ConfigurationError(msg)
         if isinstance(self.extract, FunctionType) and _is_factory(self.extract):
             name = f"extract.{self.extract.__name__}"

@@ -11,13 +11,16 @@ from butter_middleware.errors import ButterError
 
 GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Try": {
+        "demo": ("butter_middleware.cli.demo", "demo"),
         "sandbox": ("butter_middleware.cli.sandbox", "sandbox"),
+        "trigger": ("butter_middleware.cli.trigger", "trigger"),
         "explain": ("butter_middleware.cli.explain", "explain"),
         "explain-ip": ("butter_middleware.cli.explain_ip", "explain_ip"),
     },
     "Watch": {
         "check": ("butter_middleware.cli.check", "check"),
         "status": ("butter_middleware.cli.status", "status"),
+        "info": ("butter_middleware.cli.info", "info"),
     },
     "Fix": {
         "parked": ("butter_middleware.cli.queue", "parked"),

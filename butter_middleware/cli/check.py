@@ -146,7 +146,7 @@ def _configured(butter: Butter, app: str) -> Iterator[Finding]:
         remedy = "Add CheckoutRoute(...) to Butter(routes=[...]), or @butter.checkout_route."
         yield Finding("routes", Mark.FAILED, "none: no checkout is captured", remedy)
     for route in routes:
-        yield Finding("route", Mark.OK, f"{route}: {route.psp}, {_extractor(route)}")
+        yield Finding("route", Mark.OK, f"{route}: {route.psp}, {read_by(route)}")
 
 
 def compared(butter: Butter, app: str) -> Iterator[Finding]:
@@ -171,7 +171,7 @@ def compared(butter: Butter, app: str) -> Iterator[Finding]:
             yield Finding("routes", Mark.OK, "the app answers each checkout route")
 
 
-def _extractor(route: CheckoutRoute) -> str:
+def read_by(route: CheckoutRoute) -> str:
     """Say how a route is read."""
     extract = route.extract
     if extract is None:
@@ -389,15 +389,19 @@ async def _ping(client: Client) -> Answer:
 
 
 def _credentials(answer: Answer, host: str) -> Finding:
-    remedy = _REMEDIES.get(answer.kind)
     if answer.kind is AnswerKind.DELIVERED:
         return Finding("credentials", Mark.OK, f"{host} takes them")
     if answer.kind is AnswerKind.IMPOSTOR:
-        text = "the answer is none of Butter's: something else may answer in its place"
-        return Finding("credentials", Mark.WARNING, text, "Check base_url, proxies and firewalls.")
-    if remedy is None:
-        remedy = "Butter, or something before it, has a fault; records wait meanwhile. Try again later."
-    return Finding("credentials", Mark.FAILED, f"{host} answered {answer.label}", remedy)
+        text = "the answer is not Butter's: something else may answer in its place"
+        return Finding("credentials", Mark.WARNING, text, refusal(answer))
+    return Finding("credentials", Mark.FAILED, f"{host} answered {answer.label}", refusal(answer))
+
+
+def refusal(answer: Answer) -> str:
+    """Say what to do about an answer that is not an acceptance."""
+    return _REMEDIES.get(
+        answer.kind, "Butter, or something in front of it, has a fault; records wait meanwhile. Try again later."
+    )
 
 
 _REMEDIES: Final = {
@@ -406,6 +410,8 @@ _REMEDIES: Final = {
         "each."
     ),
     AnswerKind.REFUSED: "The credentials are known, and may not do this; or base_url is wrong. Ask Butter.",
+    AnswerKind.INVALID: "Butter does not accept these fields of a record. Ask Butter.",
+    AnswerKind.IMPOSTOR: "Check base_url, proxies and firewalls.",
     AnswerKind.REDIRECTED: "Check base_url: credentials follow no redirect to another place.",
     AnswerKind.THROTTLED: "Butter wants fewer requests now. Try again in a minute.",
     AnswerKind.UNREACHABLE: "Let this machine reach it, or set HTTPS_PROXY to the proxy that may.",

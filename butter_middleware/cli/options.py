@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar, cast
 
 import click
 
+from butter_middleware._utils import log_thread
 from butter_middleware.butter import Butter
 from butter_middleware.capture.middleware import ButterMiddleware
 from butter_middleware.cli.failure import ExitCode, Failure
@@ -128,7 +129,7 @@ class _Listener(logging.Handler):
         self._said = said
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._said.append(record.getMessage())
+        self._said.append(record.getMessage().removeprefix(log_thread.PREFIX))
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import errno
 import shlex
 import socket
+from importlib import import_module
+from types import ModuleType
 from typing import Final
 
 import click
@@ -37,23 +39,32 @@ def sandbox(*, port: int, host: str, expose: bool, username: str | None, passwor
     if (username is None) is not (password is None):
         msg = "--username and --password go together. Leave both out to accept any credentials."
         raise click.UsageError(msg)
+    server = load_server()
+    from butter_middleware.sandbox import Sandbox  # noqa: PLC0415 - not for --help
+
     try:
-        from butter_middleware.sandbox.server import listen, serve  # noqa: PLC0415 - an extra
+        listener = server.listen(host, port)
+    except OSError as error:
+        raise _unlistenable(error, host, port) from error
+    names = () if is_loopback(host) else (host, socket.gethostname())
+    app = Sandbox(username=username, password=password, keep=keep, exposed=not is_loopback(host), names=names)
+    server.serve(app, listener, lambda: _introduce(listener, host, username))
+    click.echo(f"\nStopped. Arrived: {app.inbox.arrived}.")
+
+
+def load_server() -> ModuleType:
+    """Return the module of the server.
+
+    Raises:
+        Failure: the extra is not installed.
+    """
+    try:
+        return import_module("butter_middleware.sandbox.server")
     except ModuleNotFoundError as error:
         if error.name not in {"uvicorn", "h11"}:
             raise
         msg = "the sandbox is an extra. Run: pip install 'butter-middleware[sandbox]'"
         raise Failure(msg) from error
-    from butter_middleware.sandbox import Sandbox  # noqa: PLC0415 - not for --help
-
-    try:
-        listener = listen(host, port)
-    except OSError as error:
-        raise _unlistenable(error, host, port) from error
-    names = () if is_loopback(host) else (host, socket.gethostname())
-    app = Sandbox(username=username, password=password, keep=keep, exposed=not is_loopback(host), names=names)
-    serve(app, listener, lambda: _introduce(listener, host, username))
-    click.echo(f"\nStopped. Arrived: {app.inbox.arrived}.")
 
 
 def _check_exposure(host: str, *, expose: bool) -> None:

@@ -154,6 +154,7 @@ NOT_PUBLIC: Final = Networks(
 NOWHERE: Final = Networks((), "nowhere")
 ANYWHERE: Final = Networks(("0.0.0.0/0",), "anywhere")
 CLASS_E: Final = Networks(("240.0.0.0/4",), "class E")
+LOOPBACK: Final = Networks(("127.0.0.0/8", "::1"), "this machine")
 PRIVATE: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "100.64.0.0/10", "fc00::/7", "::1")
 """Where a platform's own proxies live."""
 

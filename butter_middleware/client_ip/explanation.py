@@ -32,7 +32,7 @@ def explain(scope: Mapping[str, Any], configured: Strategy | None = None) -> lis
     candidates: dict[str, Strategy] = {} if configured is None else {CONFIGURED: configured}
     candidates |= {f"client_ip.{name}": strategy for name, strategy in _candidates()}
     results = {name: strategy.resolve(scope) for name, strategy in candidates.items()}
-    return [Explanation(name, result, result.reason.remedy) for name, result in results.items()]
+    return [Explanation(name, result, result.remedy) for name, result in results.items()]
 
 
 def _candidates() -> Iterator[tuple[str, Strategy]]:

@@ -56,6 +56,11 @@ class Reason(StrEnum):
         """What a person can do, in a sentence."""
         return _REMEDIES.get(self, "")
 
+    @property
+    def remedy_on_loopback(self) -> str:
+        """What a person can do if the address found is this machine's own."""
+        return _ON_LOOPBACK.get(self, self.remedy)
+
 
 _MENDABLE: Final = frozenset(
     {
@@ -73,6 +78,16 @@ _MENDABLE: Final = frozenset(
         Reason.TOKEN_UNBOUND,
     }
 )
+_ON_LOOPBACK: Final = {
+    Reason.PRIVATE_ADDRESS: (
+        "127.0.0.1 is this machine. In development set BUTTER_ENVIRONMENT=staging. In production a proxy on this "
+        "host is taken for the shopper: name it in client_ip=."
+    ),
+    Reason.IPV6_CLIENT: (
+        "::1 is this machine, over IPv6. In development open 127.0.0.1 instead of localhost, and set "
+        "BUTTER_ENVIRONMENT=staging."
+    ),
+}
 _REMEDIES: Final = {
     Reason.IPV6_CLIENT: "Butter takes IPv4 only. Let the checkout page call butter.ipv4_beacon: see docs/ipv6.md.",
     Reason.PRIVATE_ADDRESS: "A proxy of yours is taken for the shopper: add its network to the trusted ones.",

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from butter_middleware.client_ip.address import (
     CLASS_E,
+    LOOPBACK,
     NOT_PUBLIC,
     Address,
     Networks,
@@ -47,6 +48,13 @@ class ClientIP:
     reason: Reason
     peer: str | None
     """The TCP peer as the server gave it; None for a Unix socket or what is no address."""
+    loopback: bool = False
+    """Whether the address that was found, and refused, is this machine's own, as in development."""
+
+    @property
+    def remedy(self) -> str:
+        """What a person can do where there is no address, in a sentence or two; empty if there is one."""
+        return self.reason.remedy_on_loopback if self.loopback else self.reason.remedy
 
     def __repr__(self) -> str:
         return f"ClientIP({self.reason.value})"
@@ -90,9 +98,10 @@ class _Base:
         if isinstance(found, Reason):
             return ClientIP(None, None, found, source)
         if not is_v4(found):
-            return ClientIP(None, text_of(found), Reason.IPV6_CLIENT, source)
+            return ClientIP(None, text_of(found), Reason.IPV6_CLIENT, source, found in LOOPBACK)
         if found in NOT_PUBLIC and not self.allow_private:
-            return ClientIP(None, None, Reason.PSEUDO_IPV4 if found in CLASS_E else Reason.PRIVATE_ADDRESS, source)
+            reason = Reason.PSEUDO_IPV4 if found in CLASS_E else Reason.PRIVATE_ADDRESS
+            return ClientIP(None, None, reason, source, found in LOOPBACK)
         return ClientIP(text_of(found), None, Reason.OK, source)
 
 

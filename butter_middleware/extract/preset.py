@@ -157,8 +157,8 @@ class Found(NamedTuple):
     node: Object
     barrier: str
     """Why it is not paid, or empty."""
-    listed: bool = False
-    """Whether it is an item of a list, which may hold what other checkouts paid."""
+    lists: int = 0
+    """In how many lists it stands, which may hold what other checkouts paid."""
 
     @classmethod
     def of(cls, shape: Shape, node: Object) -> "Found":
@@ -274,9 +274,11 @@ class Preset:
             found = list(self._find(normal.normal(body, self.own), "", {}, budget))
         else:
             found = list(self._find(normal.normal(path(self.at).search(body), self.own), None, {}, budget))
-        alone = [one for one in found if not one.listed and one.shape in self.shapes]
-        if alone:
-            found = [one for one in found if not one.listed or any(_are_of_one_checkout(one, other) for other in alone)]
+        # What stands alone is this checkout's; of what is listed beside it, only what names it.
+        known = [one for one in found if one.shape in self.shapes] or found
+        least = min((one.lists for one in known), default=0)
+        alone = [one for one in found if one.lists == least]
+        found = [one for one in found if one in alone or any(_are_of_one_checkout(one, other) for other in alone)]
         if any(one.pending for one in found):
             found = [
                 one._replace(barrier="a payment beside it")
@@ -307,10 +309,10 @@ class Preset:
         for chosen in (items, [item for item in items if not named.isdisjoint(_ids(item))]):
             every = [one for item in chosen for one in item]
             if len(_joined([[one.shape.common(one.node)] for one in every])) == 1 or len(chosen) == 1:
-                yield from (one._replace(listed=True) for one in every)
+                yield from (one._replace(lists=one.lists + 1) for one in every)
                 return
         if items:
-            yield Found(SEVERAL, {}, NEVER, listed=True)
+            yield Found(SEVERAL, {}, NEVER, lists=1)
 
     def _within(self, node: Object, key: str | None, budget: Iterator[int], depth: int) -> Iterator[Found]:
         shape = self._shape(node, key)
@@ -380,8 +382,12 @@ def _holds_one(node: object, words: set[str], depth: int = 0) -> bool:
 def _joined(groups: list[list[dict[str, str]]]) -> list[dict[str, str]]:
     """Join the records of objects that name one another, such as an invoice and its charge; leave others apart."""
     joined: list[dict[str, str]] = []
+    seen: set[tuple[str, str]] = set()
     for group in groups:
-        if len(group) > 1:
+        ids = {(name, row[name]) for row in group for name in EVIDENCE_IDS if name in row}
+        names_none = seen.isdisjoint(ids)
+        seen |= ids
+        if len(group) > 1 or names_none:
             joined += group
             continue
         (record,) = group

@@ -49,7 +49,7 @@ class Slots:
                     self._held.add(place)
         except psycopg.Error as error:
             if not self._away:
-                log.warning("PostgreSQL is away (%s); the worker waits for it", first_line(error))
+                log.warning("butter: PostgreSQL is away (%s); the worker waits for it", first_line(error))
             self._away = True
             await self.give_up()
         else:

@@ -97,7 +97,9 @@ class Worker:
     async def _cut_off(self, scope: anyio.CancelScope) -> None:
         await self._stop.wait()
         await anyio.sleep(self._pace.stop_seconds + LAST_SECONDS)
-        log.error("jobs in flight are another worker's to end: stopping took more than %g s", self._pace.stop_seconds)
+        log.error(
+            "butter: jobs in flight are another worker's to end: stopping took more than %g s", self._pace.stop_seconds
+        )
         scope.cancel()
 
     async def _forever(self, what: Callable[[], Awaitable[None]]) -> None:
@@ -107,7 +109,7 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - this process must outlive any fault
                 root = _root(error)
                 remedy = _UNGRANTED_REMEDY if isinstance(root, _UNGRANTED) else ""
-                log.error("the worker failed (%s); going on%s", type(root).__name__, remedy)  # noqa: TRY400 - frames hold personal data
+                log.error("butter: the worker failed (%s); going on%s", type(root).__name__, remedy)  # noqa: TRY400 - frames hold personal data
             await self._wait(LOOK_SECONDS)
 
     # Sending.

@@ -12,13 +12,23 @@ from pydantic import ValidationError
 
 from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.extract.explanation import NOTHING_TRIED, told
-from butter_middleware.models.checkout import EVIDENCE_IDS
+from butter_middleware.models.checkout import EVIDENCE_IDS, Checkout
 from butter_middleware.models.http import CheckoutResponse
 from butter_middleware.models.reasons import ParkReason
 from butter_middleware.outbox.base import Parked
 
 _OURS: Final = Path(__file__).parents[1]
 _PYTHONS: Final = Path(os.__file__).parent
+_KINDS: Final = {
+    "missing": "missing",
+    "no_ids": "no ID",
+    "string_type": "not a string or a whole number",
+    "literal_error": "not one of Butter's PSPs",
+    "email": "not an e-mail address",
+    "ipv4": "not an IPv4 address",
+    "surrogate": "holds a lone surrogate, which no encoding can carry",
+}
+"""Pydantic's codes, and those of `Checkout`, in words."""
 _NAME: Final = re.compile(r"[a-z_]{1,40}")
 
 
@@ -67,8 +77,17 @@ def wrong_fields(error: ValidationError) -> dict[str, str]:
 
 
 def listed(wrong: Mapping[str, str]) -> str:
-    """Return them as text."""
-    return ", ".join(f"{place} ({kind})" for place, kind in sorted(wrong.items()))
+    """Return them as text, in words: the validator's own codes say nothing to a reader."""
+    return ", ".join(f"{place} ({_in_words(place, kind)})" for place, kind in sorted(wrong.items()))
+
+
+def _in_words(place: str, kind: str) -> str:
+    if kind != "extra_forbidden":
+        return _KINDS.get(kind, "not a value that it may have")
+    from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only
+
+    near = get_close_matches(place, Checkout.model_fields, 1)
+    return f"no such field; did you mean {near[0]}?" if near else "no such field"
 
 
 def _tried(route: CheckoutRoute, response: CheckoutResponse, *names: str) -> str:

@@ -113,7 +113,7 @@ class Reader:
             return found
         # What is no checkout needs no address: free requests, from wherever they come, are not kept for the want of it.
         if address is not None and address.ipv4 is None:
-            return _without_address(route, address.reason)
+            return _without_address(route, address.reason, address.remedy)
         if isinstance(found, ReadResult):
             return found
         key, extracted = found
@@ -312,7 +312,7 @@ def _conflicts(annotations: Mapping[str, Any], result: Mapping[str, Any]) -> Ite
             yield name
 
 
-def _without_address(route: CheckoutRoute, reason: Reason | BodyReason) -> ReadResult:
-    remedy = f"{route}: no address ({reason.value}). {reason.remedy}"
+def _without_address(route: CheckoutRoute, reason: Reason | BodyReason, remedy: str = "") -> ReadResult:
+    remedy = f"{route}: no address ({reason.value}). {remedy or reason.remedy}"
     parked = Parked(ParkReason.NO_ADDRESS, remedy) if reason.mendable else None
     return ReadResult(parked=parked, skipped=f"no_address:{reason.value}", remedy=remedy)

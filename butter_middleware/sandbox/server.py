@@ -6,12 +6,13 @@ import socket
 import struct
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Final
+from threading import Thread, current_thread, main_thread
+from typing import Any, Final, Literal
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from butter_middleware._utils.asgi import Receive, Scope, Send
+from butter_middleware._utils.asgi import ASGIApp, Receive, Scope, Send
 from butter_middleware.sandbox.app import RESET, Sandbox
 
 GRACE_SECONDS: Final = 3
@@ -42,7 +43,7 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Ends at a signal, without raising it anew: who stops the sandbox wants no failure."""
+    """Ends at a signal, without raising it again: a sandbox that was told to stop has not failed."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stop: Callable[[], None]) -> None:
         super().__init__(config)
@@ -53,18 +54,30 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self._ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stop()
+        await super().shutdown(sockets)
+
     @contextmanager
     def capture_signals(self) -> Generator[None]:
+        if current_thread() is not main_thread():
+            yield
+            return
         loop = asyncio.get_running_loop()
 
         def end() -> None:
             self.force_exit = self.should_exit
             self.should_exit = True
-            self._stop()
             loop.call_later(UNREAD_SECONDS, self._abort_unread)
 
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, end)
+        try:
+            for number in _SIGNALS:
+                loop.add_signal_handler(number, end)
+        except NotImplementedError:  # the event loops of Windows
+            for number in _SIGNALS:
+                signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(end))
+            yield
+            return
         try:
             yield
         finally:
@@ -97,17 +110,37 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+@contextmanager
+def serving(app: ASGIApp, listener: socket.socket) -> Generator[str]:
+    """Serve a sandbox or a shop on a thread of its own, and give its URL. At the end the app's lifespan ends, too."""
+    if isinstance(app, Sandbox):
+        server = _Server(_config(app, lifespan="off"), lambda: None, app.close)
+    else:
+        server = _Server(_config(app, lifespan="on"), lambda: None, lambda: None)
+    thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), name="serving", daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"  # what connects before it serves waits in the backlog
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
 def serve(sandbox: Sandbox, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM. `ready` is called when it serves, and a signal ends it."""
-    config = uvicorn.Config(
-        sandbox,
+    asyncio.run(_Server(_config(sandbox, lifespan="off"), ready, sandbox.close).serve(sockets=[listener]))
+
+
+def _config(app: ASGIApp, lifespan: Literal["on", "off"]) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
         http=_Protocol,
         ws="none",
-        lifespan="off",
+        lifespan=lifespan,
         proxy_headers=False,
         server_header=False,
         access_log=False,
         log_level="warning",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    asyncio.run(_Server(config, ready, sandbox.close).serve(sockets=[listener]))

@@ -466,7 +466,7 @@ def test_a_value_of_a_wrong_kind_says_so(options: dict[str, Any], says: str) -> 
         ({"methods": (1,)}, r"Write methods=\('POST',\)"),
         ({"methods": ("",)}, r"Write methods=\('POST',\)"),
         ({"methods": 5}, r"Write methods=\('POST',\)"),
-        ({"psp": []}, "psp is none"),
+        ({"psp": []}, r"psp=\[\]: use one of"),
     ],
 )
 def test_a_route_of_a_wrong_kind_says_so(route: dict[str, Any], says: str) -> None:

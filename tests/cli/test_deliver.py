@@ -514,7 +514,7 @@ def test_a_log_line_stands_above_the_bar(fake: FakeButter, url: str, path: Path)
     fake.delay = 0.5  # the bar stands by then
     code = f"from butter_middleware.cli import cli; cli(['deliver', '--outbox', {str(path)!r}])"
     shown = on_terminal(code, BUTTER_BASE_URL=url, **USER)
-    assert re.search(r"\x1b\[2K[-\d]+ [:,\d]+ ERROR a record is dead", shown)
+    assert re.search(r"\x1b\[2K[-\d]+ [:,\d]+ ERROR butter: a record is dead", shown)
     assert "5/5" in shown
     assert shown.endswith("Delivered 5 records. This needs you: 1 dead (`dead list`).\r\n")
 

@@ -183,7 +183,7 @@ def test_a_server_that_believes_the_shopper(make_butter: MakeButter, caplog: pyt
 def test_a_right_configuration_is_silent(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
     """A thousand shoppers, well resolved, cause no warning but the one about the memory."""
     checkouts(make_butter(), *shoppers(250, "81.2.69"), *shoppers(250, "81.2.70"))
-    assert [message for message in findings(caplog) if not message.startswith("outbox:")] == []
+    assert [message for message in findings(caplog) if not message.startswith("butter: outbox:")] == []
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_the_remedy_is_said_and_the_address_is_not(
         read(butter, {"ip": "10.98.76.54"})
     (line,) = [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
     assert line == (
-        "POST /pay: no address (body_private). The PSP was told the address of a server or a proxy: "
+        "butter: POST /pay: no address (body_private). The PSP was told the address of a server or a proxy: "
         "pass it the shopper's own."
     )
 

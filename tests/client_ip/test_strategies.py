@@ -629,3 +629,19 @@ def test_explain_names_each_preset_by_its_code() -> None:
 def test_explain_takes_any_scope() -> None:
     """`explain` raises on nothing."""
     assert all(each.result.ipv4 is None for each in client_ip.explain({}))
+
+
+@pytest.mark.parametrize(
+    ("peer", "remedy"),
+    [
+        ("127.0.0.1", "127.0.0.1 is this machine. In development set BUTTER_ENVIRONMENT=staging."),
+        ("::ffff:127.0.0.1", "127.0.0.1 is this machine. In development set BUTTER_ENVIRONMENT=staging."),
+        ("::1", "In development open 127.0.0.1 instead of localhost, and set BUTTER_ENVIRONMENT=staging."),
+        ("10.0.0.7", "A proxy of yours is taken for the shopper"),
+        ("2001:db8::1", "Butter takes IPv4 only."),
+    ],
+)
+def test_loopback_says_what_to_do_in_development(peer: str, remedy: str) -> None:
+    """An address of this machine is development, or a proxy on this host; another private address is a proxy."""
+    found = client_ip.direct().resolve({"type": "http", "headers": [], "client": (peer, 4711)})
+    assert (found.ipv4, remedy in found.remedy) == (None, True), found.remedy

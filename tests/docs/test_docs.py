@@ -109,6 +109,11 @@ def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) ->
             assert [option for option in options if option not in run.stdout.decode()] == []
         case "python":
             subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        case "uvx":
+            extras = re.findall(r"\[(.*)\]", arguments[1])
+            assert set(extras) <= {*PROJECT["project"]["optional-dependencies"]}
+            assert arguments[2] in PROJECT["project"]["scripts"]
+            assert {*options} - {"--from"} <= options_of(cli, arguments[3:])
         case "butter-middleware":
             assert [option for option in options if option not in options_of(cli, arguments)] == []
         case "uvicorn" | "gunicorn" | "hypercorn" | "granian":

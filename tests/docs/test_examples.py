@@ -1,15 +1,9 @@
 """Each example does what it says; the README and the docs run as they stand."""
 
-import os
-import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import listening
 from shops import SHOPPER
 from starlette.testclient import TestClient
 
@@ -69,68 +63,3 @@ def test_ipv6_beacon(example: Any, fake: FakeButter, monkeypatch: pytest.MonkeyP
         )
     assert shop.butter.flush()
     assert [(record["invoice_id"], record["ipv4_address"]) for record in fake.records] == [("in_7", SHOPPER)]
-
-
-def once(**environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(EXAMPLES / "demo.py"), "--once"]
-    return subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=120
-    )
-
-
-@pytest.mark.server
-def test_demo() -> None:
-    """`make demo ONCE=1` ends well only if both sides agree."""
-    result = once()
-    assert result.returncode == 0, result.stderr
-    assert "They agree." in result.stdout
-
-
-@pytest.mark.server
-def test_the_demo_needs_no_proxy() -> None:
-    """A newcomer behind a company's proxy sees the same."""
-    result = once(**dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "socks5://127.0.0.1:9"))
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
-@pytest.mark.server
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_demo_stays_until_it_is_ended(number: signal.Signals) -> None:
-    """It says where to look; Ctrl-C, which goes to the whole group, ends it and what it started, with 0."""
-    command = [sys.executable, str(EXAMPLES / "demo.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout is not None
-        said = ""
-        while "Ctrl-C ends it." not in said:
-            line = process.stdout.readline()
-            assert line, said
-            said += line
-        (inbox,) = re.findall(r"The inbox: +http://127.0.0.1:([0-9]+)", said)
-        assert listening(int(inbox))
-        os.killpg(process.pid, number)
-        assert process.wait(30) == 0
-        assert "Ended" in process.stdout.read()
-    assert not listening(int(inbox))
-
-
-def demo(argument: str) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); import demo; {argument}; sys.exit(demo.main(once=True))"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
-
-
-@pytest.mark.server
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        # A shopper's address that the shop is not told: the record has another.
-        ("demo.SHOPPERS[0] = ('cart-1', 'ada@example.com', '9.9.9.9, 81.2.69.142', '')", "DIFFERENT"),
-        ("demo.SANDBOX_OPTIONS += ['--username', 'a', '--password', 'b']; demo.DELIVERY_SECONDS = 1", "They differ."),
-        ("demo.SHOPPERS[0] = ('', 'ada@example.com', '81.2.69.142', '')", "404 Not Found"),
-    ],
-    ids=["another address", "wrong credentials", "a checkout that fails"],
-)
-def test_the_demo_fails_where_the_sides_differ(change: str, says: str) -> None:
-    """A demo that could not fail would show nothing; and one that fails ends, with 1."""
-    result = demo(change)
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert says in result.stdout + result.stderr

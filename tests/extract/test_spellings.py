@@ -136,7 +136,7 @@ SPELLINGS: list[tuple[str, dict[str, Any], Fields]] = [
         {"customer_id": "k"},
     ),
     ("recurly", {"object": "subscription", "id": "s", "uuid": "u", "state": "active"}, {"subscription_id": "s"}),
-    ("recharge", {"checkout": {"completed_at": "now", "charge_id": 1, "customer_id": 2}}, {"customer_id": "2"}),
+    ("recharge", {"checkout": {"completed_at": "2026-01-05", "charge_id": 1, "customer_id": 2}}, {"customer_id": "2"}),
     ("recharge", RECHARGED | {"charge": {"id": 1}}, {"transaction_id": "77"}),
     ("recharge", RENEWED | {"customer": {"id": 2, "email": EMAIL}}, {"customer_id": "2", "customer_email": EMAIL}),
     ("recharge", RENEWED | {"email": EMAIL}, {"customer_email": EMAIL}),

@@ -2,12 +2,13 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 
 from butter_middleware.cli.output import Mark, Output, Row
 
-__all__ = ["COLUMNS", "ROWS", "Output", "on_terminal"]
+__all__ = ["COLUMNS", "ROWS", "Output", "on_terminal", "plain", "run_on_terminal"]
 
 ROWS: list[Row] = [
     {"name": "dns", "state": Mark.OK, "detail": "a.shopper@example.com", "more": 1.25},
@@ -18,11 +19,21 @@ COLUMNS = {"name": "Check", "state": "State", "detail": "Detail", "more": "More"
 
 def on_terminal(code: str, **environment: str) -> str:
     """Run Python code with a terminal of 100 columns for its output, and return what came there."""
+    return run_on_terminal([sys.executable, "-c", code], **environment)
+
+
+def plain(shown: str) -> str:
+    """Return what was shown without colours and other escapes."""
+    return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown)
+
+
+def run_on_terminal(command: list[str], **environment: str) -> str:
+    """Run a command with a terminal of 100 columns for its output, and return what came there."""
     ours, theirs = pty.openpty()
     names = {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"}
     environ = {name: value for name, value in os.environ.items() if name not in names}
     process = subprocess.Popen(
-        [sys.executable, "-c", code],
+        command,
         stdout=theirs,
         stderr=theirs,
         cwd=os.path.dirname(__file__),  # noqa: PTH120 - what the code imports lies here

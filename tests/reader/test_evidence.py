@@ -37,7 +37,7 @@ def with_email(preset: Any) -> Any:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     said = [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
-    return [line for line in said if not line.startswith("outbox:")]
+    return [line for line in said if not line.startswith("butter: outbox:")]
 
 
 def test_records_are_counted_by_their_ids(make_butter: Callable[..., Butter]) -> None:
@@ -79,7 +79,7 @@ def test_a_weak_stripe_route_is_said_once(
     for number in range(3):
         read(butter, content | {"id": f"x_{number}"})
     (line,) = warnings(caplog)
-    assert line.startswith("POST /pay: the records carry neither invoice_id nor charge_id")
+    assert line.startswith("butter: POST /pay: the records carry neither invoice_id nor charge_id")
     assert remedy in line
     assert butter.status().delivered >= 1
 
@@ -114,5 +114,5 @@ def test_any_function_and_any_note_is_told_what_to_give(
     assert butter.flush()
     first, second = warnings(caplog)
     assert "payment intent's latest_charge as charge_id, or return the Checkout Session" in first
-    assert second.startswith("POST /late")
+    assert second.startswith("butter: POST /late")
     assert second.endswith("Pass charge_id= or invoice_id= to butter.record().")

@@ -186,7 +186,7 @@ def test_a_line_means_what_it_says(caplog: pytest.LogCaptureFixture, percent: st
     """A per cent sign in a line, such as in a path, stands for itself."""
     log_thread.log(logging.ERROR, percent, event="x")
     log_thread.log(logging.ERROR, percent, 3, event="x")
-    assert caplog.messages == [percent, f"{percent} (3 more times since this was last said)"]
+    assert caplog.messages == [f"butter: {percent}", f"butter: {percent} (3 more times since this was last said)"]
 
 
 async def _never(_scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -295,7 +295,7 @@ def shop(body, extractor=KEYS, encoding=b"identity"):
     [
         (b'{"invoice": "in_1"}', KEYS, "tried customer.email, email, both absent; nothing"),
         (b'{"email": "a@example.com"}', KEYS, "tried invoice.id, invoice, both absent; neither"),
-        (b'{"email": "a@b", "invoice": "in_1"}', KEYS, "customer_email (email)"),
+        (b'{"email": "a@b", "invoice": "in_1"}', KEYS, "customer_email (not an e-mail address)"),
         (b"{", KEYS, "the response's body is not JSON, or ends early"),
         (b"{}", lambda _response: sys.exit("now"), "It raised SystemExit: now"),
         (b"{}", lambda _response: 7, "the extractor returned int"),

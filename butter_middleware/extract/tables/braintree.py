@@ -130,6 +130,7 @@ def braintree(*, at: str | None = None) -> Preset:
         for method in ("PaymentMethod", "CreditCard", "PayPalAccount", "VenmoAccount", "UsBankAccount")
     }
     wrappers = WRAPPERS | mutations | {"captureTransaction", "node", "notification", "subject"}
+    wrappers |= {"local_payment", "local_payment_completed", "local_payment_funded"}
     return Preset("braintree", SHAPES, at, wrappers, prepare=_decoded)
 
 
@@ -142,7 +143,7 @@ def _decoded(node: object, depth: int = 0) -> object:
     if not isinstance(node, dict):
         return node
     fields = {name: _decoded(value, depth + 1) for name, value in cast("dict[str, object]", node).items()}
-    kind, known = _parts(fields.get("id"))
+    kind, known = _parts(next((value for name, value in fields.items() if normal.key(name) == "id"), None))
     if not known:
         return fields
     return {"legacyId": known, **{name: value for name, value in fields.items() if value}, "_global": kind}

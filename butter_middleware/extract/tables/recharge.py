@@ -40,6 +40,16 @@ _PROOF: Final = (
     "line_items[?purchase_item_id || purchase_item_type || subscription_id || external_variant_id || "
     "shopify_variant_id || external_product_id || shopify_product_id]"
 )
+_OF_CHARGE: Final = (
+    "some(`1`, analytics_data, charge_attempts, customer_hash, error_type, external_transaction_id, "
+    "has_uncommited_changes, has_uncommitted_changes, last_charge_attempt, last_charge_attempt_date, "
+    "number_times_tried, orders_count, processor_name, retry_date, shipments_count, sub_total)"
+)
+_OF_ORDER: Final = (
+    "(is_prepaid != `null` || some(`1`, address_is_active, charge, charge_id, charge_status, external_order_name, "
+    "external_order_number, shipped_date, shopify_order_number))"
+)
+"""An order and its charge are alike, and the ID of an order is not that of a charge."""
 _NOTHING: Final = "zero(total_price)"
 
 
@@ -70,7 +80,7 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
                 "token && type(line_items) == 'array' && !status && some(`1`, charge_id, completed_at, email, "
                 "external_checkout_id, requires_shipping, buyer_accepts_marketing, shipping_rate, shipping_line)"
             ),
-            paid={"completed_at && type(charge_id)": ("number", "string")},
+            paid={"like(completed_at, '[0-9]{4}-.*') && type(charge_id)": ("number", "string")},
             unpaid=f"!completed_at || {_NOTHING}",
             fields={
                 "customer_email": "email",
@@ -83,7 +93,7 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
         ),
         Shape(
             "order",
-            when=f"{_NUMBER} && status && (charge.id || charge_id) && !object && some(`2`, {_PROOF})",
+            when=f"{_NUMBER} && status && !object && {_OF_ORDER} && some(`2`, {_PROOF})",
             # A prepaid order waits, its charge being paid; an order may be made while its charge is not.
             paid={"status": ("success",), "charge.status || charge_status || status": ("success",)},
             unpaid=f"{_NOTHING} || zero(charge.total_price)",
@@ -95,6 +105,9 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
             },
             each=_ITEMS,
             of_each=_ITEM,
+            under=("order",),
+            when_under=f"{_NUMBER} && status && !object && some(`2`, {_PROOF})",
+            when_at=f"{_NUMBER} && status && !object && {_OF_ORDER} && some(`1`, {_PROOF})",
         ),
         Shape(
             "subscription",
@@ -109,7 +122,7 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
         ),
         Shape(
             "charge",
-            when=f"{_NUMBER} && status && !object && some(`2`, {_PROOF})",
+            when=f"{_NUMBER} && status && !object && {_OF_CHARGE} && !{_OF_ORDER} && some(`2`, {_PROOF})",
             paid={"status": ("success",)},
             unpaid=_NOTHING,
             fields={**_CUSTOMER, **_BROWSER, "charge_id": of_charge, "transaction_id": _TRANSACTION},
@@ -117,7 +130,7 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
             of_each=_ITEM,
             under=("charge",),
             when_under=(
-                f"{_NUMBER} && says(status, 'success', 'queued', 'error', 'skipped', 'refunded', "
+                f"{_NUMBER} && !{_OF_ORDER} && says(status, 'success', 'queued', 'error', 'skipped', 'refunded', "
                 f"'partially_refunded', 'pending') && some(`1`, {_PROOF}, transaction_id)"
             ),
         ),

@@ -21,11 +21,12 @@ from butter_middleware.extract.preset import ADDRESS, NEVER, WRAPPERS, Preset, S
 Reference = Literal["id", "uuid"]
 
 _ACCOUNT: Final = {"customer_email": "account.email", "customer_id": "account.id || account.code"}
+_KEPT: Final = "!says(type, 'refund', 'verify') && !refunded && !voided_at && !zero(amount)"
 _SUCCESS: Final = (
-    "(transactions[?(!status || says(status, 'success')) && !says(type, 'refund', 'verify') && "
-    "!refunded && !voided_at && !zero(amount)] | [0])"
+    f"((transactions[?says(status, 'success') && {_KEPT}] || "
+    f"(length(transactions || `[]`) == `1` && transactions[?!status && {_KEPT}])) | [0])"
 )
-"""An invoice lists its attempts, the declined ones too."""
+"""An invoice lists its attempts, the declined ones too. Its only one may leave out how it ended."""
 _ID: Final = "like(id, '[a-z0-9]{11,13}')"
 _OF_ACCOUNT: Final = "(type(account.id) == 'string' || type(account.code) == 'string')"
 _INVOICE_STATES: Final = "'open', 'pending', 'processing', 'past_due', 'paid', 'closed', 'failed', 'voided'"
@@ -99,7 +100,7 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
             # Sent by mail: whether it is paid, its invoices say. Nothing to pay. A trial without a card.
             unpaid=(
                 "says(collection_method, 'manual') || zero(unit_amount) || zero(total) || "
-                f"({_TRIAL} && !billing_info_id && !account.billing_info)"
+                f"({_TRIAL} && !billing_info_id && !(account.billing_info))"
             ),
             promise="`true`",
             fields={**_ACCOUNT, "invoice_id": "active_invoice_id", "subscription_id": ids()},

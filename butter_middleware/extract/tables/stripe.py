@@ -27,8 +27,6 @@ from butter_middleware.extract.preset import NEVER, Preset, Shape
 _CUSTOMER: Final = "customer.id || customer || customer_account.id || customer_account"
 _TEST: Final = "livemode == `false`"
 _NETWORK: Final = "payment_method_details.card.network_transaction_id"
-_PARTS: Final = "payments.data[?!status || says(status, 'paid')]"
-"""Shape C lists what an invoice was paid by, in parts at times, and attempts that were canceled."""
 _PART: Final = {
     "charge_id": (
         "payment.charge.id || payment.charge || "
@@ -48,9 +46,19 @@ def _subscription(invoice: str = "") -> str:
     return _id(f"{invoice}subscription", f"{invoice}parent.subscription_details.subscription")
 
 
+def _done(listed: str, word: str) -> str:
+    """Return which items of a list say that they are done, or its only one, which may leave that out."""
+    return f"({listed}[?says(status, '{word}')] || (length({listed} || `[]`) == `1` && {listed}[?!status]))"
+
+
+def _parts(invoice: str = "") -> str:
+    """Return where shape C lists what an invoice was paid by, in parts at times; canceled attempts are listed too."""
+    return _done(f"{invoice}payments.data", "paid")
+
+
 def _listed(intent: str = "") -> str:
     """Return where the charge of a payment intent of shape A stands: its list has the refused ones too."""
-    return f"({intent}charges.data[?!status || says(status, 'succeeded')] | [0])"
+    return f"({_done(f'{intent}charges.data', 'succeeded')} | [0])"
 
 
 def _charge(intent: str = "") -> str:
@@ -68,7 +76,7 @@ SHAPES: Final = (
         when=(
             "object == 'event' && (contains(type, 'refund') || contains(type, 'dispute') || contains(type, 'failed') "
             "|| contains(type, 'deleted') || contains(type, 'canceled') || contains(type, 'expired') "
-            "|| contains(type, 'voided') || contains(type, 'upcoming'))"
+            "|| contains(type, 'voided') || contains(type, 'upcoming') || contains(type, 'trial_will_end'))"
         ),
         unpaid=NEVER,
     ),
@@ -82,7 +90,7 @@ SHAPES: Final = (
         # A card was kept for later, the price was nothing, or a trial began without a card: no money.
         unpaid=(
             "(says(payment_status, 'no_payment_required') && (!subscription || "
-            "(says(payment_method_collection, 'if_required') && !subscription.default_payment_method))) || "
+            "(says(payment_method_collection, 'if_required') && !(subscription.default_payment_method)))) || "
             "(zero(amount_total) && !subscription)"
         ),
         test=_TEST,
@@ -102,7 +110,7 @@ SHAPES: Final = (
                 f"{_network('payment_intent.')} || invoice.charge.{_NETWORK} || {_network('invoice.payment_intent.')}"
             ),
         },
-        each=f"invoice.{_PARTS}",
+        each=_parts("invoice."),
         of_each=_PART,
         under=("session", "checkout_session"),
         when_under="!object && payment_status && starts_with(id, 'cs_')",
@@ -139,7 +147,7 @@ SHAPES: Final = (
             "object == 'invoice' || (!object && status && starts_with(id, 'in_') && some(`2`, amount_paid, "
             "billing_reason, collection_method, hosted_invoice_url, lines, customer_email))"
         ),
-        paid={"status || (paid && 'paid')": ("paid",)},  # the oldest versions have no status
+        paid={"status || (says(paid, 'true') && 'paid')": ("paid",)},  # the oldest versions have no status
         # Nothing was due, as of a trial; or the money came in another way than through Stripe.
         unpaid="zero(amount_paid) || zero(total) || paid_out_of_band",
         test=_TEST,
@@ -152,7 +160,7 @@ SHAPES: Final = (
             "transaction_id": _id("payment_intent"),
             "network_transaction_id": f"charge.{_NETWORK} || {_network('payment_intent.')}",
         },
-        each=_PARTS,
+        each=_parts(),
         of_each=_PART,
         under=("invoice",),
         when_under="!object && status && starts_with(id, 'in_')",
@@ -182,7 +190,7 @@ SHAPES: Final = (
             # An invoice, of which more than its ID is here, says itself that it is paid. One that is sent by mail
             # leaves the subscription active while nobody has paid.
             "((type(latest_invoice) == 'object' || says(collection_method, 'send_invoice')) && "
-            "!(says(latest_invoice.status, 'paid') || latest_invoice.paid)) || "
+            "!(says(latest_invoice.status, 'paid') || says(latest_invoice.paid, 'true'))) || "
             # No card was entered yet, or the trial asks for none.
             "client_secret || (pending_setup_intent && !says(pending_setup_intent.status, 'succeeded')) || "
             "(says(status, 'trialing') && !default_payment_method && !default_source && "
@@ -204,7 +212,7 @@ SHAPES: Final = (
                 f"latest_invoice.charge.{_NETWORK} || {_network('latest_invoice.payment_intent.')}"
             ),
         },
-        each=f"latest_invoice.{_PARTS}",
+        each=_parts("latest_invoice."),
         of_each=_PART,
         under=("subscription",),
         when_under="!object && status && starts_with(id, 'sub_')",
@@ -216,7 +224,7 @@ SHAPES: Final = (
             "some(`2`, amount_captured, balance_transaction, billing_details, captured, paid, payment_intent, "
             "payment_method_details, receipt_url))"
         ),
-        paid={"status": ("succeeded",)},
+        paid={"status || (says(paid, 'true') && 'succeeded')": ("succeeded",)},  # the oldest versions have no status
         unpaid="refunded || zero(amount)",
         test=_TEST,
         fields={

@@ -1,6 +1,7 @@
 """The outbox on a disk: what it acknowledged survives a crash, a deploy and a power cut."""
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -64,8 +65,9 @@ class SQLiteOutbox:
         absolute = _absolute(path)
         if not HAS_LOCKS:
             msg = (
-                f"outbox={absolute!r}: this system has no locks for files (Python's module fcntl is missing, as on "
-                "Windows). Leave outbox= out to keep records in memory, use PostgresOutbox, or run in a container."
+                f"outbox={absolute!r}: an outbox on disk needs Python's fcntl module for its locks, and this system "
+                f"({sys.platform}) has none. Leave outbox= out, which keeps records in memory; use PostgresOutbox; or "
+                "run on Linux or macOS, such as in WSL or a container."
             )
             raise ConfigurationError(msg)
         config.whole_number("max_bytes", max_bytes, 0, MOST_BYTES)

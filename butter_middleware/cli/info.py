@@ -1,0 +1,93 @@
+"""`butter-middleware info`: what a bug report needs, and nothing that is secret."""
+
+import os
+import platform
+import sqlite3
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from butter_middleware import config
+from butter_middleware.butter import Butter
+from butter_middleware.cli.check import read_by
+from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
+from butter_middleware.cli.options import app_option, listening, load
+from butter_middleware.cli.output import Output, output_options
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.outbox import SQLiteOutbox
+
+_PACKAGES: Final = (
+    *("butter-middleware", "anyio", "click", "fastapi", "httpx", "jmespath", "opentelemetry-api", "pydantic", "rich"),
+    *("starlette", "uvicorn", "hypercorn", "granian", "gunicorn", "django", "litestar", "mangum"),
+    *("procrastinate", "psycopg", "sqlalchemy", "brotli", "zstandard", "backports.zstd", "sentry-sdk"),
+)
+_VARIABLES: Final = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("FORWARDED_ALLOW_IPS", "WEB_CONCURRENCY"),
+)
+
+
+@click.command(
+    epilog=exit_codes(ok="shown", attention="shown, but the app or the environment's configuration cannot be used")
+)
+@app_option
+@output_options()
+def info(output: Output, *, app: str | None) -> None:
+    """Show versions, platform and options for a bug report, without secrets.
+
+    Of the environment it shows which variables are set, and not their values. With --app also your Butter's options and
+    checkout routes. Nothing is sent.
+    """
+    fields = _here()
+    try:
+        fields |= _of_environment() if app is None else _of_app(app)
+    except (ConfigurationError, Failure):
+        # Without the reason, which may quote what the app holds.
+        fields["problem"] = "the configuration cannot be used: `butter-middleware check` says why"
+    output.fields(fields)
+    if "problem" in fields:
+        raise click.exceptions.Exit(ExitCode.ATTENTION)
+
+
+def _here() -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "platform": platform.platform(),
+        "sqlite": sqlite3.sqlite_version,
+    }
+    for name in _PACKAGES:
+        try:
+            fields[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    names = sorted(name for name in os.environ if name.startswith("BUTTER_") or name.upper() in _VARIABLES)
+    return fields | {"variables": ", ".join(names) or None}
+
+
+def _of_environment() -> dict[str, Any]:
+    with listening([]):
+        return {"environment": config.environment(None), "base_url": config.base_url(None)}
+
+
+def _of_app(app: str) -> dict[str, Any]:
+    butter = load(app)
+    return {
+        "app": app,
+        "environment": butter.environment,
+        "base_url": butter.base_url,
+        "client_ip": repr(butter.strategy),
+        "ipv4_beacon": butter.beacon is not None,
+        "outbox": _outbox(butter),
+        "dry_run": butter.dry_run,
+        "routes": [f"{route}: {route.psp}, {read_by(route)}" for route in butter.routes.routes],
+    }
+
+
+def _outbox(butter: Butter) -> str:
+    name = type(butter.outbox).__name__
+    if not isinstance(butter.outbox, SQLiteOutbox):
+        return name
+    path, home = Path(butter.outbox.path), Path.home()
+    return f"{name} at {Path('~', path.relative_to(home)) if path.is_relative_to(home) else path}"
