@@ -222,6 +222,11 @@ class Store(Protocol):
         """Take captures durably; gives their numbers. Unowned ones are for the leader to read."""
         ...
 
+    @property
+    def unreadable(self) -> int:
+        """How many captures it met that another version wrote."""
+        ...
+
     def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
         """Give those of the captures that are still there, in order."""
         ...

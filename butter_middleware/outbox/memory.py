@@ -168,6 +168,11 @@ class MemoryStore:
         self._bytes += sum(sizes)
         return numbers
 
+    @property
+    def unreadable(self) -> int:
+        """How many captures it met that another version wrote: none."""
+        return 0
+
     def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
         """Give those that are still there."""
         return [self._captures[number] for number in ids if number in self._captures]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from butter_middleware import config as settings
 from butter_middleware._utils import overrides
 from butter_middleware.capture.routes import CheckoutRoute, RouteTable
-from butter_middleware.client_ip import ClientIP, Strategy
+from butter_middleware.client_ip import ClientIP, Peer, Strategy
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, Networks
 from butter_middleware.config import Config
 from butter_middleware.delivery.circuit_breaker import BUTTER, QUEUE, Target
@@ -72,6 +72,8 @@ class Components:
     """For the consumer of a queue. Takes how many records are sent at once."""
     wrap_reader: Callable[[Read], Read] = lambda read: read
     """Wraps the reading of each capture."""
+    reads: bool = True
+    """Whether this process has extractors."""
     built: Callable[[Any], object] = lambda _pipeline: None
     """Hears of the pipeline, once."""
 
@@ -147,6 +149,36 @@ def production(config: Config, given: Given, events: EventDispatcher, telemetry:
         make_client=make_client,
         make_delivery=partial(make_delivery, make_delivery_client, BUTTER if queue is None else QUEUE),
         make_consumer=lambda senders: make_delivery(make_client, senders=senders),
+    )
+
+
+def records_only(outbox: SQLiteOutbox, make_client: Callable[[], Client]) -> Components:
+    """Return the parts of a process that sends records and has no extractors.
+
+    Raises:
+        ConfigurationError: something cannot work.
+    """
+    config = Config(environment="production", base_url=settings.BASE_URL, telemetry=False)
+    events, telemetry = EventDispatcher(time.time), Telemetry(enabled=False)
+    make = partial(delivery, make_client, config.senders, time.time, events)
+    return Components(
+        config=config,
+        routes=RouteTable(()),
+        clock=time.time,
+        events=events,
+        telemetry=telemetry,
+        strategy=Peer(),
+        beacon=None,
+        admitted=NOWHERE,
+        sources=None,
+        outbox=outbox,
+        queue=None,
+        external=False,
+        response_wait=ResponseWait(),
+        make_client=make_client,
+        make_delivery=make,
+        make_consumer=lambda _senders: make(),
+        reads=False,
     )
 
 

@@ -174,6 +174,8 @@ class Leader:
 
     def _read_others(self, leader: Participant, now: float) -> bool:
         """Have read what nobody else reads: captures without an owner, those left behind, and parked ones."""
+        if not leader.reads:
+            return False
         busy = False
         if now >= self._expire_at:
             self._expire_at = now + EXPIRE_SECONDS

@@ -88,6 +88,7 @@ class Participant:
         callbacks: Callbacks,
     ) -> None:
         self.owned = role.owned
+        self.reads = role.reads
         self.configuration = role.configuration
         self.reader = reader
         self.sender = sender

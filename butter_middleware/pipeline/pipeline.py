@@ -75,7 +75,7 @@ class Pipeline:
         self._wait = components.response_wait
         self._role = Role(
             owned=not components.external,
-            reads=not components.external,
+            reads=components.reads and not components.external,
             sends=not components.external,
             dry_run=config.dry_run,
             configuration=_digest(components),
@@ -86,6 +86,7 @@ class Pipeline:
     def _forget(self) -> None:
         self._starting = RLock()
         self._running = False
+        self._paused = False
         self._participant: Participant | None = None
         self._thread: StoreThread | None = None
         self._backoff = Backoff()
@@ -99,19 +100,24 @@ class Pipeline:
 
     # The life of the threads.
 
-    def start(self) -> None:
+    def start(self, *, paused: bool = False) -> None:
         """Start the threads of this process, or wake them after `shutdown`. Cheap if they run.
 
-        If the system gives no thread, what is captured waits in memory, and the next call tries again.
+        If the system gives no thread, what is captured waits in memory, and the next call tries again. If `paused`,
+        nothing is sent until the next call.
         """
-        if self._running:
+        if self._running and not self._paused:
             return
         with self._starting:
+            self._paused = paused
             if self._participant is None or self._thread is None:
                 processes.register(self)
                 self._thread, self._participant = self._make()
             self._participant.running = True
-            self._participant.sender.delivery.resume()
+            if paused:
+                self._participant.sender.delivery.pause()
+            else:
+                self._participant.sender.delivery.resume()
             self._running = self._start_threads(self._thread, self._participant)
 
     def _make(self) -> tuple[StoreThread, Participant]:

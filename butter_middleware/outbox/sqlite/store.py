@@ -111,6 +111,11 @@ class SQLiteStore(Database):
 
         return self._write(insert, full=True)
 
+    @property
+    def unreadable(self) -> int:
+        """How many captures it met that another version wrote."""
+        return len(self._unreadable)
+
     def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
         """Give those of the captures that are still there, in order."""
         return self._read(lambda connection: self._load(connection, ids))
