@@ -19,11 +19,10 @@ from butter_middleware.ipv6.beacon import Beacon, fitting
 from butter_middleware.models.checkout import Checkout, CheckoutFields, Psp
 from butter_middleware.models.http import Extractor
 from butter_middleware.outbox import LocalOutbox, Outbox, TransactionalOutbox
-from butter_middleware.pipeline import components as parts
+from butter_middleware.pipeline import components
 from butter_middleware.pipeline.health_app import HealthApp
 from butter_middleware.pipeline.pipeline import Pipeline
 from butter_middleware.pipeline.status import Status
-from butter_middleware.reader.provenance import Sources
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
 
@@ -49,9 +48,11 @@ class Butter:
         outbox: Path of an SQLite file, a `LocalOutbox`, or any queue with the one method of `Outbox`, whose consumer
             then delivers. Left out, records are in memory only and die with the process.
         durability: "after_response": nothing waits; a SIGKILL loses what was captured in the last milliseconds.
-            "before_response": the capture is on disk before the last chunk leaves (about a millisecond), or after 25 ms
-            the response goes out all the same, which is counted as `not_durable_in_time`. With a queue as outbox: its
-            record is in the queue before the last chunk leaves, or after 250 ms.
+            "before_response": the capture is on disk before the last chunk leaves (about a millisecond), or after
+            `durability_timeout` the response goes out all the same, which is counted as `not_durable_in_time`. With a
+            queue as outbox: its record is in the queue before the last chunk leaves, or after 250 ms.
+        durability_timeout: Seconds, 0.001 to 10, for which "before_response" holds back the last chunk at most. With a
+            queue as outbox it is a quarter second.
         delivery: "embedded": a thread of this process sends. "inline", where the platform freezes the process after the
             response: it sends too, and the last chunk waits until Butter has the record, or for `inline_timeout`.
             "external": this process only appends to the outbox's file, and needs no credentials;
@@ -86,6 +87,7 @@ class Butter:
         environment: config.Environment | None = None,
         outbox: str | PathLike[str] | LocalOutbox | Outbox | None = None,
         durability: config.Durability = "after_response",
+        durability_timeout: float = 0.025,
         delivery: config.DeliveryMode = "embedded",
         inline_timeout: float = 1.0,
         ipv4_beacon: Beacon | None = None,
@@ -105,77 +107,49 @@ class Butter:
         **unknown: Never,
     ) -> None:
         config.refuse_unknown(unknown, list(Butter.__init__.__kwdefaults__ or ()))
-        config.whole_number("max_body_bytes", max_body_bytes, 1, 1 << 30)
-        config.number("drain_timeout", drain_timeout, 0, 600)
-        config.number("join_ttl", join_ttl, 60, 366 * 86400)
-        config.whole_number("senders", senders, 1, 8)
-        config.number("coverage_threshold", coverage_threshold, 0, 1)
-        flags = {"send_user_agent": send_user_agent, "send_network_transaction_id": send_network_transaction_id}
-        for name, given in (flags | {"dry_run": dry_run, "telemetry": telemetry}).items():
-            config.flag(name, given)
         if on_event is not None:
             config.function("on_event", on_event, "Pass a plain function of one event.")
         config.clock(clock)
         config.transport(transport)
-        self.environment = config.environment(environment)
-        self.routes = RouteTable(routes)
-        self.dry_run = dry_run
-        self.clock = clock
-        self.base_url = config.base_url(base_url)
-        self._telemetry = Telemetry(enabled=telemetry)
-        self._events = EventDispatcher(clock, on_event, self._telemetry.observe)
-        staging = self.environment == "staging"
-        sources = Sources() if config.is_sandbox(self.base_url) else None
-        components = parts.build(
-            parts.Options(
-                strategy=parts.strategy(client_ip, self.environment),
-                beacon=fitting(ipv4_beacon, self.routes.routes, staging=staging),
-                base_url=self.base_url,
-                username=username,
-                password=password,
-                transport=transport,
-                outbox=outbox,
-                inline=config.delivery(delivery) == "inline",
-                inline_timeout=inline_timeout,
-                staging=staging,
-                dry_run=dry_run,
-                senders=senders,
-                clock=clock,
-                events=self._events,
-                telemetry=self._telemetry,
-                sources=sources,
-                external=config.delivery(delivery) == "external",
-            )
-        )
-        self.strategy, self.beacon = components.strategy, components.beacon
-        self._components = components
-        queued = components.queue is not None
-        self.pipeline = Pipeline(
-            self.routes,
-            components.strategy,
-            components.beacon,
-            components.outbox,
-            components.make_delivery,
-            optional_fields=frozenset(name.removeprefix("send_") for name, on in flags.items() if on),
-            max_body_bytes=max_body_bytes,
-            response_wait=parts.response_wait(delivery, durability, inline_timeout, queue=queued),
-            staging=staging,
+        settings = config.Config(
+            environment=config.environment(environment),
+            base_url=config.base_url(base_url),
+            durability=durability,
+            durability_timeout=durability_timeout,
+            delivery=delivery,
+            inline_timeout=inline_timeout,
             dry_run=dry_run,
+            max_body_bytes=max_body_bytes,
             drain_timeout=drain_timeout,
             join_ttl=join_ttl,
-            clock=clock,
-            events=self._events,
-            telemetry=self._telemetry,
+            senders=senders,
+            send_user_agent=send_user_agent,
+            send_network_transaction_id=send_network_transaction_id,
+            telemetry=telemetry,
             coverage_threshold=coverage_threshold,
-            host=None if queued else config.host(self.base_url),
-            admitted=components.admitted,
-            wrap_reader=components.wrap_reader,
-            sources=sources,
-            appends_to=components.appends_to,
         )
-        components.built(self.pipeline)
+        self.environment = settings.environment
+        self.base_url = settings.base_url
+        self.dry_run = dry_run
+        self.clock = clock
+        self.routes = RouteTable(routes)
+        self._telemetry = Telemetry(enabled=telemetry)
+        self._events = EventDispatcher(clock, on_event, self._telemetry.observe)
+        given = components.Given(
+            client_ip=client_ip,
+            routes=self.routes,
+            beacon=fitting(ipv4_beacon, self.routes.routes, staging=settings.staging),
+            outbox=outbox,
+            credentials=(username, password),
+            transport=transport,
+            clock=clock,
+        )
+        self._components = components.build(settings, given, self._events, self._telemetry)
+        self.strategy, self.beacon = self._components.strategy, self._components.beacon
+        self.pipeline = Pipeline(self._components)
+        del given
         del username, password  # an error tracker adds the variables of this frame to the lines that follow
-        self._warn(self.routes.routes, parts_only=queued)
+        self._warn(self.routes.routes, parts_only=self._components.queue is not None)
 
     def checkout_route(  # noqa: PLR0913 - as CheckoutRoute, all by name
         self,
@@ -211,7 +185,7 @@ class Butter:
     @property
     def outbox(self) -> LocalOutbox | Outbox:
         """Where records wait: the outbox of this process, or the queue of your own."""
-        return self._components.queue or self.pipeline.outbox
+        return self._components.queue or self._components.outbox
 
     @property
     def ipv4_beacon(self) -> BeaconApp:
@@ -331,7 +305,7 @@ class Butter:
         became of it. With `delivery="external"` it waits for the disk only. Blocks: not for the event loop.
         """
         deadline = time.monotonic() + timeout
-        delivered = self.pipeline.worker.flush(timeout)
+        delivered = self.pipeline.flush(timeout)
         log_thread.settle(max(0.0, deadline - time.monotonic()))
         return delivered
 
@@ -352,7 +326,9 @@ class Butter:
         return self
 
     def _warn(self, routes: Iterable[CheckoutRoute], *, parts_only: bool) -> None:
-        for warning in () if self.dry_run else parts.warnings(self.pipeline.outbox, routes, parts_only=parts_only):
+        for warning in (
+            () if self.dry_run else components.warnings(self._components.outbox, routes, parts_only=parts_only)
+        ):
             log.warning("butter: outbox: %s", warning, extra={"butter_event": "configuration"})
 
     def __repr__(self) -> str:

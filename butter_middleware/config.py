@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal, cast, get_args
@@ -28,6 +29,62 @@ _HOST: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?|[0-9a-f:.]+")
 
 SANDBOX_SOURCES: Final = "Butter-Sandbox-Sources"
 """The request header that tells a sandbox on this machine what gave each field. Butter itself never gets it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Every option of `Butter` that is a plain value, checked once. It holds no credentials.
+
+    The arguments are those of `Butter`.
+
+    Raises:
+        ConfigurationError: an option is out of its bounds.
+    """
+
+    environment: Environment
+    base_url: str
+    durability: Durability = "after_response"
+    durability_timeout: float = 0.025
+    delivery: DeliveryMode = "embedded"
+    inline_timeout: float = 1.0
+    dry_run: bool = False
+    max_body_bytes: int = 1024 * 1024
+    drain_timeout: float = 5.0
+    join_ttl: float = 7 * 86400.0
+    senders: int = 4
+    send_user_agent: bool = False
+    send_network_transaction_id: bool = False
+    telemetry: bool = True
+    coverage_threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        one_of("durability", self.durability, get_args(Durability))
+        one_of("delivery", self.delivery, get_args(DeliveryMode))
+        number("durability_timeout", self.durability_timeout, 0.001, 10)
+        number("inline_timeout", self.inline_timeout, 0.05, 30)
+        whole_number("max_body_bytes", self.max_body_bytes, 1, 1 << 30)
+        number("drain_timeout", self.drain_timeout, 0, 600)
+        number("join_ttl", self.join_ttl, 60, 366 * 86400)
+        whole_number("senders", self.senders, 1, 8)
+        number("coverage_threshold", self.coverage_threshold, 0, 1)
+        for name in ("send_user_agent", "send_network_transaction_id", "dry_run", "telemetry"):
+            flag(name, getattr(self, name))
+
+    @property
+    def staging(self) -> bool:
+        """Whether addresses that are not public and objects of a PSP's test mode count."""
+        return self.environment == "staging"
+
+    @property
+    def optional_fields(self) -> frozenset[str]:
+        """The fields that the merchant's account accepts beyond the documented ones."""
+        given = {"user_agent": self.send_user_agent, "network_transaction_id": self.send_network_transaction_id}
+        return frozenset(name for name, sent in given.items() if sent)
+
+    @property
+    def host(self) -> str:
+        """Butter's."""
+        return host(self.base_url)
 
 
 def credential(name: str, given: object) -> str | None:
@@ -83,15 +140,6 @@ def environment(given: str | None) -> Environment:
     return cast("Environment", one_of(name, value, get_args(Environment)))
 
 
-def durability(given: str) -> Durability:
-    """Return the durability.
-
-    Raises:
-        ConfigurationError: it is no mode there is.
-    """
-    return cast("Durability", one_of("durability", given, get_args(Durability)))
-
-
 def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
     """Return the choice that was given.
 
@@ -110,15 +158,6 @@ def did_you_mean(given: object, choices: Iterable[str]) -> str:
 
     near = get_close_matches(given.strip().lower(), choices, 1) if isinstance(given, str) else []
     return f"did you mean {near[0]!r}? Otherwise " if near else ""
-
-
-def delivery(given: str) -> DeliveryMode:
-    """Return who delivers, and when.
-
-    Raises:
-        ConfigurationError: it is no mode there is.
-    """
-    return cast("DeliveryMode", one_of("delivery", given, get_args(DeliveryMode)))
 
 
 def base_url(given: str | None) -> str:

@@ -42,7 +42,7 @@ class OutboxBusyError(ButterError):
 
 
 class OutboxReplacedError(ButterError):
-    """An outbox's file, or its log, that was replaced or deleted while it was in use. Raised once; the store goes on."""
+    """An outbox's file, or its log, that was replaced or deleted in use. Raised once; the store goes on."""
 
 
 class OutboxBrokenError(ButterError):

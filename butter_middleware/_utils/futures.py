@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from threading import TIMEOUT_MAX, Lock
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -37,6 +38,35 @@ class Backoff:
         self._failed = 0 if well else self._failed + 1
         if self._failed >= TRIES:
             self._failed, self._until = 0, self._monotonic() + TIRED_SECONDS
+
+
+class Waker:
+    """Wakes one thread that waits. `wake` costs nothing while that thread is awake, and is never lost.
+
+    The thread calls `rest`, then looks for work once more, and only then `wait`: what another thread adds after that
+    look finds it resting.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lock.acquire()
+        self._resting = False
+
+    def rest(self) -> None:
+        """Say that the thread is about to wait."""
+        self._resting = True
+
+    def wait(self, seconds: float) -> None:
+        """Wait until `wake`, or for `seconds`."""
+        self._lock.acquire(timeout=min(seconds, TIMEOUT_MAX))
+        self._resting = False
+
+    def wake(self) -> None:
+        """Have the thread look for work."""
+        if self._resting:
+            self._resting = False
+            with contextlib.suppress(RuntimeError):  # two threads woke it at once
+                self._lock.release()
 
 
 def done(result: T) -> "Future[T]":

@@ -39,7 +39,6 @@ from butter_middleware.outbox.sqlite import preflight
 from butter_middleware.outbox.sqlite.existing import existing, refuse_absent
 from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
 from butter_middleware.pipeline import components
-from butter_middleware.pipeline.appender import Appender
 
 T = TypeVar("T")
 
@@ -126,7 +125,7 @@ def _findings(outbox: str | None, app: str | None, *, offline: bool) -> Iterator
 
 
 def _only_appends(butter: Butter | None) -> bool:
-    return butter is not None and isinstance(butter.pipeline.worker, Appender)
+    return butter is not None and butter.pipeline.external
 
 
 def _configured(butter: Butter, app: str) -> Iterator[Finding]:

@@ -20,15 +20,11 @@ from butter_middleware import config
 from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
 from butter_middleware.cli.options import NO_OUTBOX, app_option, by_hand, load, outbox_option, path_of
 from butter_middleware.cli.output import Output, counted, duration, moment, output_options
-from butter_middleware.delivery.delivery import Delivery
-from butter_middleware.models.http import Capture
-from butter_middleware.outbox import Counts, SQLiteOutbox
+from butter_middleware.outbox import Counts, SQLiteOutbox, Store
 from butter_middleware.outbox.sqlite.existing import refuse_absent
 from butter_middleware.outbox.sqlite.locks import LEAD, Locks
 from butter_middleware.pipeline import components
-from butter_middleware.pipeline.worker import Worker
-from butter_middleware.reader.reader import ReadResult
-from butter_middleware.telemetry.dispatcher import EventDispatcher
+from butter_middleware.pipeline.pipeline import Pipeline
 
 POLL_SECONDS: Final = 0.2
 LEAD_SECONDS: Final = 3.0
@@ -56,8 +52,9 @@ UNREAD: Final = (
 class Work:
     """What is to be done, and by whom."""
 
-    outbox: SQLiteOutbox
-    worker: Worker
+    pipeline: Pipeline
+    path: str
+    """The outbox's file."""
     reads: bool
     """Whether it has extractors."""
 
@@ -102,7 +99,7 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
             work = _with_app(output, app, stop, follow=follow)
         if stop.is_set():  # told while the app was imported, or its file awaited
             if not follow:
-                with _opened(work):
+                with _running(work, paused=True):
                     finish(output, work, look(work, OPEN_SECONDS)[0], STOPPED)
             return
         _log_to_stderr(output, logging.INFO if follow else logging.WARNING)
@@ -110,11 +107,11 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
             with _running(work):
                 _follow(output, work, stop)
         else:
-            _refuse_another(work.outbox.path)
-            with _opened(work):
+            _refuse_another(work.path)
+            with _running(work, paused=True):
                 first, _to_read, _due = look(work, OPEN_SECONDS)
-                with _running(work):
-                    drain(output, work, first, stop)
+                work.pipeline.start()
+                drain(output, work, first, stop)
 
 
 def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> Work:
@@ -130,7 +127,8 @@ def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> Work:
         _await_file(output, outbox.path, stop)
     else:
         refuse_absent(outbox.path)
-    return Work(outbox, butter.pipeline.take_over(), reads=True)
+    butter.pipeline.take_over()
+    return Work(butter.pipeline, outbox.path, reads=True)
 
 
 def _await_file(output: Output, path: str, stop: Event) -> None:
@@ -150,22 +148,7 @@ def _records_only(path: str | None) -> Work:
     outbox.validate()
     make_client = components.client(config.base_url(None), None, None, None, needed=True)
     anyio.run(make_client().aclose)  # which says where the environment allows none
-    events = EventDispatcher(time.time)
-
-    def read(_capture: Capture) -> ReadResult:
-        raise AssertionError  # what only appends adopts nothing, so that there is nothing to read
-
-    worker = Worker(
-        outbox,
-        read,
-        lambda settled: Delivery(make_client, on_settled=settled, emit=events.emit),
-        events,
-        DRAIN_SECONDS,
-        lambda: 0.0,  # how long the parts of a checkout wait is the app's to say
-        lambda: None,
-        lambda: None,
-    )
-    return Work(outbox, worker, reads=False)
+    return Work(Pipeline(components.records_only(outbox, make_client)), outbox.path, reads=False)
 
 
 def _refuse_another(path: str) -> None:
@@ -214,24 +197,13 @@ def _stopped() -> Generator[Event]:
 
 
 @contextmanager
-def _opened(work: Work) -> Generator[None]:
-    """Open the file; what has no extractors takes no captures over."""
-    work.outbox.open(appends_only=not work.reads)
+def _running(work: Work, *, paused: bool = False) -> Generator[None]:
+    """Read and send meanwhile. At the end settle what is on its way, and let another process take over."""
+    work.pipeline.start(paused=paused)
     try:
         yield
     finally:
-        work.outbox.close()
-
-
-@contextmanager
-def _running(work: Work) -> Generator[None]:
-    """Read and send meanwhile; at the end settle what is on its way, and let another process take over."""
-    with _opened(work):
-        work.worker.start()
-        try:
-            yield
-        finally:
-            work.worker.close()
+        work.pipeline.close()
 
 
 class _Noting(logging.Handler):
@@ -260,14 +232,14 @@ def _log_to_stderr(output: Output, level: int) -> None:
 
 def _follow(output: Output, work: Work, stop: Event) -> None:
     if not leads_within(LEAD_SECONDS, work, stop) and not stop.is_set():
-        who = _who(work.outbox.deliverer())
-        output.note(f"{who} delivers from {work.outbox.path}. Standing by, to take over when it ends.")
+        who = _who(work.pipeline.deliverer)
+        output.note(f"{who} delivers from {work.path}. Standing by, to take over when it ends.")
     led = False
     while not stop.is_set():
-        if work.worker.leads and not led:
-            output.note(f"Delivering from {work.outbox.path}. SIGTERM or Ctrl-C ends it.")
+        if work.pipeline.leads and not led:
+            output.note(f"Delivering from {work.path}. SIGTERM or Ctrl-C ends it.")
             say_unread(output, work)
-        led = work.worker.leads
+        led = work.pipeline.leads
         stop.wait(POLL_SECONDS)
     output.note("Stopping: what is on its way is settled, the rest stays in the file.")
 
@@ -277,16 +249,16 @@ def _follow(output: Output, work: Work, stop: Event) -> None:
 
 def say_unread(output: Output, work: Work) -> None:
     """Say what stays as it is, where nothing reads."""
-    if not work.reads and (waiting := work.worker.counts().captured):
+    if not work.reads and (waiting := work.pipeline.counts().captured):
         output.note(UNREAD.format(counted(waiting, "capture waits", "captures wait")))
 
 
 def leads_within(seconds: float, work: Work, stop: Event) -> bool:
     """Wait for the lead; say whether it is had."""
     deadline = time.monotonic() + seconds
-    while not work.worker.leads and not stop.is_set() and time.monotonic() < deadline:
+    while not work.pipeline.leads and not stop.is_set() and time.monotonic() < deadline:
         stop.wait(POLL_SECONDS / 4)
-    return work.worker.leads
+    return work.pipeline.leads
 
 
 def drain(output: Output, work: Work, first: Counts, stop: Event) -> None:
@@ -297,7 +269,7 @@ def drain(output: Output, work: Work, first: Counts, stop: Event) -> None:
         click.exceptions.Exit: something is left, or needs a person.
     """
     if not leads_within(LEAD_SECONDS, work, stop) and not stop.is_set():
-        msg = f"another process has just begun to deliver from {work.outbox.path}. See `status`."
+        msg = f"another process has just begun to deliver from {work.path}. See `status`."
         raise Failure(msg, ExitCode.BUSY)
     say_unread(output, work)
     end = _Draining(work, first)
@@ -306,24 +278,29 @@ def drain(output: Output, work: Work, first: Counts, stop: Event) -> None:
             tell(end.done, end.total, end.waits_for)
             stop.wait(POLL_SECONDS)
         tell(end.done, end.total)
-    work.worker.shutdown(DRAIN_SECONDS)
+    work.pipeline.shutdown()
     finish(output, work, first, end.why)
 
 
 def look(work: Work, seconds: float) -> tuple[Counts, int, float | None]:
-    """Give what `SQLiteOutbox.backlog` gives.
+    """Count, and give how many captures this process is to read, and when the next record is due.
 
     Raises:
         Failure: the file does not answer within `seconds`.
     """
-    try:
-        return work.outbox.backlog().result(seconds)
-    except TimeoutError:
+    found = work.pipeline.ask(_backlog, None, seconds)
+    if found is None:
         msg = (
-            f"the outbox is busy: another process does not let go of {work.outbox.path}, or its disk stands still. "
+            f"the outbox is busy: another process does not let go of {work.path}, or its disk stands still. "
             "What is not yet sent stays in the file. Once that is over, run this again."
         )
-        raise Failure(msg, ExitCode.BUSY) from None
+        raise Failure(msg, ExitCode.BUSY)
+    return found
+
+
+def _backlog(store: Store) -> tuple[Counts, int, float | None]:
+    counts = store.counts()
+    return counts, counts.captured - store.unreadable, store.next_due()
 
 
 _PATIENCE: Final = {
@@ -375,13 +352,13 @@ class _Draining:
         if self._gives_up():
             return True
         wait = 0.0 if due is None else due - time.time()
-        self.waits_for = _PATIENCE.get(self._work.worker.endpoint, f"next try in {wait:.0f} s" if wait > 1 else "")
+        self.waits_for = _PATIENCE.get(self._work.pipeline.endpoint, f"next try in {wait:.0f} s" if wait > 1 else "")
         waits = due is not None and wait <= RETRY_SECONDS
         self._still = 0 if to_read or waits else self._still + 1
         return self._still >= STILL
 
     def _gives_up(self) -> bool:
-        state, now = self._work.worker.endpoint, time.monotonic()
+        state, now = self._work.pipeline.endpoint, time.monotonic()
         if state not in _PATIENCE:
             return False
         since = self._ill_since = now if self._ill_since is None else self._ill_since

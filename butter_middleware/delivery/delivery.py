@@ -1,98 +1,90 @@
-"""Claim, post, settle: how records leave an outbox."""
+"""`Delivery`: records are posted as the circuit breaker admits them, and settled as it judges the answers."""
 
 import asyncio
 import logging
-import math
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from contextvars import Context
+from typing import Final, Protocol
 
-import anyio
-from anyio.abc import TaskGroup
-
-from butter_middleware._utils.futures import result_of, wait
+from butter_middleware._utils.futures import wait
 from butter_middleware.delivery.circuit_breaker import BUTTER, BreakerState, CircuitBreaker, Target
 from butter_middleware.delivery.clients import Client, ClientPool
 from butter_middleware.errors import HTTPClientError
 from butter_middleware.events import Delivered, Died, Event, Faulted, Retried
 from butter_middleware.models.answer import Answer, AnswerKind
 from butter_middleware.models.checkout import Record
-from butter_middleware.outbox.base import Backlog, Pending, Settled, Settlement
+from butter_middleware.outbox.base import Pending, Settled, Settlement
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
 
-CLAIM_AHEAD: Final = 64
-POLL_SECONDS: Final = 0.5
-"""Another process may have appended, or may have died as the leader."""
-HOLD_SECONDS: Final = 5.0
-"""Between looks, during a hold, whether a person ended it: `butter-middleware resume`."""
-SHARE: Final = 0.5
-"""Of a core, for sending while checkouts are served: the interpreter runs one thread at a time."""
-CONSIDERATE_SECONDS: Final = 60.0
-"""After each checkout."""
-GAP_MOST: Final = 0.1
-"""Seconds between two records, whatever the first cost."""
+LOOK_SECONDS: Final = 0.5
+"""Between looks at the backlog if nothing wakes the loop."""
 _RANDOM: Final = random.SystemRandom()
-"""Not the one that all share: an app may have seeded that."""
+"""Not the shared generator: an app may have seeded that."""
+
+
+class Backlog(Protocol):
+    """Where `Delivery.run` takes records from. Its methods wait for nothing, and only the loop's thread calls them."""
+
+    def take(self) -> Pending | None:
+        """Give the next record that is due, or None if there is none now."""
+        ...
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Take what became of records."""
+        ...
+
+    def put_back(self) -> None:
+        """Drop what was taken ahead: nothing more is sent for now."""
+        ...
+
+    def keep_hold(self, reason: str | None) -> None:
+        """Keep across restarts why nothing but probes is sent. None: the hold is over."""
+        ...
 
 
 class Delivery:
-    """Sends records and settles them, as the endpoint's health allows.
+    """Sends records and settles them, as the circuit breaker allows.
 
-    `run` drains a local outbox. `deliver` sends one record, for the consumer of any other queue.
+    `run` drains a backlog. `deliver` sends one record, for the consumer of any other queue.
 
     Args:
-        make_courier: Makes a courier; each sender has one of its own.
+        make_client: Makes a client. Each sender has one of its own.
         senders: The most records on their way at once.
-        on_settled: Called, on the loop's thread, after settlements are in the outbox.
         clock: Seconds since the epoch.
         monotonic: Seconds, for probes and pauses.
-        cpu: Seconds of a core that the calling thread has had.
-        uniform: As `random.uniform`, for jitter.
         wait: How `run` waits, for tests.
-        emit: Takes what happens; left out, it is logged.
+        emit: Takes what happens. Without it, events are logged.
         telemetry: Traces each sending.
-        target: Who takes the records.
+        breaker: Judges the answers. By default, a circuit breaker for Butter.
     """
 
-    def __init__(  # noqa: PLR0913 - as the class says, most of them for tests
+    def __init__(
         self,
         make_client: Callable[[], Client],
         *,
         senders: int = 4,
-        on_settled: Callable[[Sequence[Settlement]], None] = lambda _settlements: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        cpu: Callable[[], float] = time.thread_time,
-        uniform: Callable[[float, float], float] = _RANDOM.uniform,
         wait: Callable[[asyncio.Event, float], Awaitable[None]] = wait,
         emit: Callable[[Event], object] | None = None,
         telemetry: Telemetry | None = None,
-        target: Target = BUTTER,
+        breaker: CircuitBreaker | None = None,
     ) -> None:
         self._clients = ClientPool(make_client)
-        self._on_settled = on_settled
-        self._wait = wait
-        self._monotonic = monotonic
-        self._cpu = cpu
-        self._cpu_before = 0.0
-        self._considerate_until = 0.0
         self._clock = clock
+        self._wait = wait
         self._emit = emit or EventDispatcher(clock).emit
         self._telemetry = telemetry or Telemetry(enabled=False)
-        self._endpoint = CircuitBreaker(senders, clock, monotonic, uniform, self._emit, target)
-        self._ahead: deque[Pending] = deque()
-        self._settlements: list[Settlement] = []
+        self._breaker = breaker or circuit_breaker(senders, clock, monotonic, self._emit)
         self._kept_hold: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
-        self._settle_now = asyncio.Event()
-        self._in_flight = 0
-        self._writing = 0
-        self.leads = False
-        """Whether it is this one, of all processes, that drains the outbox."""
+        self._asleep = False
+        self.in_flight = 0
+        """How many records are on their way."""
         self.paused = False
         """Whether no further record is sent."""
 
@@ -101,57 +93,41 @@ class Delivery:
     @property
     def state(self) -> BreakerState:
         """The endpoint's health."""
-        return self._endpoint.state
+        return self._breaker.state
 
     @property
     def changed_at(self) -> float | None:
         """Seconds since the epoch, when the endpoint became well or ill."""
-        return self._endpoint.changed_at
+        return self._breaker.changed_at
 
     @property
     def ill(self) -> bool:
         """Whether waiting for a delivery is of no use now."""
-        return self._endpoint.ill
+        return self._breaker.ill
 
     @property
     def hold_reason(self) -> str | None:
-        """Why nothing but probes is sent, until one succeeds; whoever calls `deliver` may keep it over a restart."""
-        return self._endpoint.hold_reason
+        """Why nothing but probes is sent, until one succeeds. The caller of `deliver` may keep it over a restart."""
+        return self._breaker.hold_reason
 
     def resume_hold(self, reason: str) -> None:
         """Go on with a hold that an earlier process began: send nothing but a probe."""
-        self._endpoint.resume_hold(reason)
+        self._kept_hold = reason
+        self._breaker.resume_hold(reason)
 
     @property
     def seconds_to_wait(self) -> float:
-        """Until something may be sent again; 0 where it may be now."""
-        return self._endpoint.seconds_to_wait()
-
-    @property
-    def busy(self) -> bool:
-        """Whether a record is on its way, or its settlement not yet in the outbox."""
-        return bool(self._in_flight or self._settlements or self._writing)
+        """Seconds until something may be sent again. 0 if it may be sent now."""
+        return self._breaker.seconds_to_wait()
 
     def wake(self) -> None:
-        """Look at the outbox now."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._changed.set)
-
-    def throttle(self) -> None:
-        """A checkout is served here: for a minute, leave the interpreter to the next ones for half of the time."""
-        self._considerate_until = self._monotonic() + CONSIDERATE_SECONDS
-
-    @property
-    def throttled(self) -> bool:
-        """Whether it gives way now."""
-        return self._monotonic() < self._considerate_until
-
-    def unthrottle(self) -> None:
-        """No more checkouts come."""
-        self._considerate_until = 0.0
+        """Look at the backlog now. Cheap if the loop is awake."""
+        if self._asleep and self._loop is not None:
+            self._asleep = False
+            self._call_soon(self._changed.set)
 
     def pause(self) -> None:
-        """Send nothing more; what is on its way is settled."""
+        """Send nothing more. What is on its way is settled."""
         self.paused = True
 
     def resume(self) -> None:
@@ -159,161 +135,113 @@ class Delivery:
         self.paused = False
         self.wake()
 
+    def end_hold(self) -> None:
+        """Probe at once, since a person says that the cause of the hold is fixed."""
+
+        def probe() -> None:
+            self._kept_hold = None
+            if self.state is BreakerState.HOLD:
+                self._breaker.probe_now()
+                self._changed.set()
+
+        self._call_soon(probe)
+
+    def _call_soon(self, call: Callable[[], object]) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call, context=Context())
+
     # One record, for another queue.
 
     async def deliver(self, record: Record, attempts: int = 0) -> Settlement:
-        """Send one record and say what became of it; the caller keeps it, or not, as `settled` says.
+        """Send one record and say what became of it. The caller keeps it, or not, as `settled` says.
 
         RETRY and RELEASED give `due_at`, seconds since the epoch; for RETRY count one more attempt. While the endpoint
-        is ill nothing is sent. Where other records cannot be tried beside it, no record dies of an ambiguous answer.
+        is ill nothing is sent. If no other record can be tried beside it, no record dies of an ambiguous answer.
         """
         pending = Pending(0, record, attempts)
-        if not self._endpoint.admit(self._in_flight):
-            return self._endpoint.not_now(pending)
-        self._in_flight += 1
+        if not self._breaker.admit(self.in_flight):
+            return self._breaker.not_now(pending)
+        self.in_flight += 1
         try:
             answer = await self._post(pending)
         finally:
-            self._in_flight -= 1
-        settled = self._endpoint.record(pending, answer) or self._endpoint.alone()
+            self.in_flight -= 1
+        settled = self._breaker.record(pending, answer) or self._breaker.alone()
         self._tell_of(settled)
         return settled[0]
 
-    # A local outbox.
+    # A backlog.
 
-    async def run(self, outbox: Backlog) -> None:
-        """Drain an outbox until cancelled; wait for the lead where another process has it."""
+    async def run(self, backlog: Backlog) -> None:
+        """Send what the backlog gives, until cancelled."""
         self._loop = asyncio.get_running_loop()
-        self._changed, self._settle_now = asyncio.Event(), asyncio.Event()
+        self._changed = asyncio.Event()
+        sending: set[asyncio.Task[None]] = set()
         try:
-            while not outbox.lead():
-                await self._wait(self._fresh(), POLL_SECONDS)
-            self.leads = True
-            self._kept_hold = await result_of(outbox.hold())
-            if self._kept_hold is not None:
-                self._endpoint.resume_hold(self._kept_hold)
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._settle_all, outbox)
-                await self._dispatch_all(outbox, group)
+            while True:
+                self._changed.clear()
+                self._asleep = True  # before the look: what comes after it wakes the loop
+                pending = await self._next(backlog)
+                if pending is None:
+                    await self._wait(self._changed, max(self._breaker.seconds_to_wait(), LOOK_SECONDS))
+                    continue
+                self._asleep = False
+                task = self._loop.create_task(self._send(pending, backlog))
+                sending.add(task)
+                task.add_done_callback(sending.discard)
         finally:
-            self._in_flight = 0
-            self.leads = False
-            with anyio.CancelScope(shield=True):
-                self._settle(self._released())
-                await self._write(outbox)
-                await self.aclose()
+            self._asleep = False
+            for task in sending:
+                task.cancel()
+            await asyncio.gather(*sending, return_exceptions=True)
+            self.in_flight = 0
+            backlog.put_back()
+            await self.aclose()
 
     def prepare(self) -> None:
-        """Make the first courier ahead: loading an HTTP client takes a tenth of a second of the interpreter."""
+        """Make the first client: loading an HTTP client takes a tenth of a second of the interpreter."""
         try:
             self._clients.prepare()
         except HTTPClientError as error:
             self._emit(Faulted(reason="delivery:client", message=f"nothing can be sent: {error}", level=logging.ERROR))
 
     async def aclose(self) -> None:
-        """Let go of the couriers. `run` does it at its end."""
+        """Close the clients. `run` does it at its end."""
         await self._clients.aclose()
 
-    async def _dispatch_all(self, outbox: Backlog, group: TaskGroup) -> None:
-        while True:
-            changed = self._fresh()
-            try:
-                await self._check_hold(outbox)
-                pending = await self._next(outbox)
-            except Exception as error:  # noqa: BLE001 - the outbox heals or not; this loop goes on
-                said = f"delivery: the outbox failed ({type(error).__name__}); trying again"
-                self._emit(Faulted(reason=f"delivery:{type(error).__name__}", message=said, level=logging.ERROR))
-                pending = None
-            if pending is None:
-                longest = math.inf if self._kept_hold is None else HOLD_SECONDS
-                await self._wait(changed, min(longest, max(self._endpoint.seconds_to_wait(), POLL_SECONDS)))
-            else:
-                group.start_soon(self._send, pending)
-                await self._pace()
-
-    async def _check_hold(self, outbox: Backlog) -> None:
-        """Probe at once where a person ended the hold in the outbox; the outbox keeps it until a probe succeeds."""
-        if self._kept_hold is not None and self.state is BreakerState.HOLD and await result_of(outbox.hold()) is None:
-            self._kept_hold = None
-            self._endpoint.probe_now()
-            self._settle([])
-
-    async def _pace(self) -> None:
-        """Wait in proportion to what sending has cost since the last gap; a server that takes its time costs little."""
-        before, self._cpu_before = self._cpu_before, self._cpu()
-        if self.throttled:
-            await self._wait(asyncio.Event(), min((self._cpu_before - before) / SHARE, GAP_MOST))
-
-    async def _next(self, outbox: Backlog) -> Pending | None:
+    async def _next(self, backlog: Backlog) -> Pending | None:
         """Return the record to send now, counted as on its way, if there is one and it may be sent."""
-        if not self._may_send():
+        if self.paused or not self._breaker.admit(self.in_flight):
             return None
-        if not self._ahead:
-            claimed = await result_of(outbox.claim(CLAIM_AHEAD))
-            self._ahead.extend(claimed)
-        if not self._ahead:
-            if self._endpoint.suspects and not self._in_flight:
-                self._settle(self._endpoint.alone())
-            return None
-        if self.state is BreakerState.HOLD and not await self._pinged():
-            return None
-        self._in_flight += 1  # first, since whoever pauses looks next whether this is busy
-        if not self.paused:
-            return self._ahead.popleft()
-        self._in_flight -= 1
-        return None
-
-    def _may_send(self) -> bool:
-        return not self.paused and self._endpoint.admit(self._in_flight)
+        self.in_flight += 1  # before the record is taken: `flush` sees it in one of the two places
+        pending = None if self.paused else backlog.take()
+        if pending is not None and self.state is BreakerState.HOLD and not await self._pinged():
+            self._settle(backlog, [Settlement(pending.id, Settled.RELEASED, key=pending.record.key)])
+            pending = None
+        if pending is None:
+            self.in_flight -= 1
+            if self._breaker.suspects and not self.in_flight:
+                self._settle(backlog, self._breaker.alone())
+        return pending
 
     async def _pinged(self) -> bool:
-        return not self._endpoint.ping_failed(await self._clients.ask(lambda client: client.ping()))
+        return not self._breaker.ping_failed(await self._clients.ask(lambda client: client.ping()))
 
-    async def _send(self, pending: Pending) -> None:
-        try:
-            answer = await self._post(pending)
-        except asyncio.CancelledError:
-            self._ahead.appendleft(pending)
-            raise
-        self._in_flight -= 1
-        settlements = self._endpoint.record(pending, answer)
-        if self._endpoint.ill:
-            settlements += self._released()  # so that the next probe is the oldest record there is
-        self._settle(settlements)
+    async def _send(self, pending: Pending, backlog: Backlog) -> None:
+        answer = await self._post(pending)
+        self._settle(backlog, self._breaker.record(pending, answer))
+        self.in_flight -= 1
+        if self._breaker.ill:
+            backlog.put_back()  # so that the next probe is the oldest record there is
+        self._changed.set()
 
-    def _released(self) -> list[Settlement]:
-        """Give up what was claimed ahead."""
-        ahead, self._ahead = self._ahead, deque()
-        return [Settlement(pending.id, Settled.RELEASED, key=pending.record.key) for pending in ahead]
-
-    def _settle(self, settlements: Sequence[Settlement]) -> None:
+    def _settle(self, backlog: Backlog, settlements: Sequence[Settlement]) -> None:
         self._tell_of(settlements)
-        self._settlements += settlements
-        self._settle_now.set()
-        self._changed.set()
-
-    async def _settle_all(self, outbox: Backlog) -> None:
-        """Settle in groups: whatever finished while the last group was written."""
-        while True:
-            await self._settle_now.wait()
-            self._settle_now.clear()
-            await self._write(outbox)
-
-    async def _write(self, outbox: Backlog) -> None:
-        settlements, self._settlements = self._settlements, []
-        self._writing = len(settlements)
-        try:
-            await result_of(outbox.settle(settlements))
-            if self._kept_hold != self._endpoint.hold_reason:
-                kept = self._endpoint.hold_reason
-                await result_of(outbox.set_hold(kept))
-                self._kept_hold = kept
-        except Exception as error:  # noqa: BLE001 - what is not settled is sent once more, after a restart
-            said = f"delivery: the outbox could not settle ({type(error).__name__})"
-            self._emit(Faulted(reason=f"delivery:{type(error).__name__}", message=said, level=logging.CRITICAL))
-        self._writing = 0
-        self._changed.set()
-        self._on_settled(settlements)
+        if settlements:
+            backlog.settle(settlements)
+        if self._kept_hold != self._breaker.hold_reason:
+            self._kept_hold = self._breaker.hold_reason
+            backlog.keep_hold(self._kept_hold)
 
     async def _post(self, pending: Pending) -> Answer:
         with self._telemetry.sending(pending.record, pending.attempts) as answered:
@@ -332,7 +260,13 @@ class Delivery:
             elif settlement.settled is Settled.RETRY:
                 self._emit(Retried(reason=code))
 
-    def _fresh(self) -> asyncio.Event:
-        """Return the event that the next change sets."""
-        self._changed.clear()
-        return self._changed
+
+def circuit_breaker(
+    senders: int,
+    clock: Callable[[], float],
+    monotonic: Callable[[], float],
+    emit: Callable[[Event], object],
+    target: Target = BUTTER,
+) -> CircuitBreaker:
+    """Return a circuit breaker with jitter of its own."""
+    return CircuitBreaker(senders, clock, monotonic, _RANDOM.uniform, emit, target)

@@ -222,6 +222,11 @@ class Store(Protocol):
         """Take captures durably; gives their numbers. Unowned ones are for the leader to read."""
         ...
 
+    @property
+    def unreadable(self) -> int:
+        """How many captures it met that another version wrote."""
+        ...
+
     def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
         """Give those of the captures that are still there, in order."""
         ...
@@ -255,6 +260,10 @@ class Store(Protocol):
 
     def due(self, limit: int, exclude: Collection[int] = ()) -> Sequence[Pending]:
         """Give records that are due, those due longest first."""
+        ...
+
+    def next_due(self) -> float | None:
+        """Give when the next record is due, in seconds since the epoch. None: there is none."""
         ...
 
     def settle(self, settlements: Sequence[Settlement], counts: Sequence[Count] = ()) -> None:
@@ -291,6 +300,14 @@ class Store(Protocol):
 
     def lead(self) -> bool:
         """Whether this process leads, taking the lead if it is free. Never blocks."""
+        ...
+
+    def leader(self) -> int | None:
+        """Give the process that leads. 0: it cannot be told which. None: there is none."""
+        ...
+
+    def alone(self) -> bool:
+        """Whether no other process lives that reads what it captures."""
         ...
 
     def release_lead(self) -> None:

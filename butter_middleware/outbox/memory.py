@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import os
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -167,6 +168,11 @@ class MemoryStore:
         self._bytes += sum(sizes)
         return numbers
 
+    @property
+    def unreadable(self) -> int:
+        """How many captures it met that another version wrote: none."""
+        return 0
+
     def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
         """Give those that are still there."""
         return [self._captures[number] for number in ids if number in self._captures]
@@ -285,6 +291,10 @@ class MemoryStore:
             heapq.heappush(self._due, entry)
         return given
 
+    def next_due(self) -> float | None:
+        """Give when the next record is due."""
+        return min((waiting.due_at for waiting in self._pending.values()), default=None)
+
     def _clamp(self, now: float) -> None:
         """Bring back from the far future what was to be due soon, if the clock went back."""
         if now < self._seen_at:
@@ -388,6 +398,14 @@ class MemoryStore:
         return dict(found)
 
     def lead(self) -> bool:
+        """Give True: no other process shares this memory."""
+        return True
+
+    def leader(self) -> int | None:
+        """Give this process."""
+        return os.getpid()
+
+    def alone(self) -> bool:
         """Give True: no other process shares this memory."""
         return True
 

@@ -1,143 +1,207 @@
-"""The parts of a `Butter` that its options name, made."""
+"""The parts of a `Butter`, built from its configuration and given to each other. Tests replace parts here."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from butter_middleware import config
+from butter_middleware import config as settings
 from butter_middleware._utils import overrides
-from butter_middleware.capture.routes import CheckoutRoute
-from butter_middleware.client_ip import Strategy
+from butter_middleware.capture.routes import CheckoutRoute, RouteTable
+from butter_middleware.client_ip import ClientIP, Peer, Strategy
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, Networks
+from butter_middleware.config import Config
 from butter_middleware.delivery.circuit_breaker import BUTTER, QUEUE, Target
 from butter_middleware.delivery.clients import Client, InlineClient, QueueClient
-from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.delivery.delivery import Delivery, circuit_breaker
 from butter_middleware.errors import ConfigurationError
-from butter_middleware.ipv6.beacon import Beacon
-from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Outbox, Settlement, SQLiteOutbox
-from butter_middleware.pipeline.pipeline import Pipeline, Read
-from butter_middleware.pipeline.waiters import ResponseWait
+from butter_middleware.ipv6.beacon import Beacon, Redeemer
+from butter_middleware.models.http import Capture
+from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Outbox, SQLiteOutbox
+from butter_middleware.pipeline.entries import ResponseWait
 from butter_middleware.reader.provenance import Sources
+from butter_middleware.reader.reader import Reader, ReadResult
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent
 
+Read = Callable[[Capture, CheckoutRoute | None], ReadResult]
+
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Options:
-    """What a `Butter` was given for its dealings with the world outside, checked as far as it can be by itself."""
+class Given:
+    """The objects that the user gave to `Butter`, beside the scalars of `Config`."""
 
-    strategy: Strategy
+    client_ip: Strategy | None
+    routes: RouteTable
     beacon: Beacon | None
-    base_url: str
-    username: str | None
-    password: str | None
-    transport: "httpx.AsyncBaseTransport | None"
     outbox: str | PathLike[str] | LocalOutbox | Outbox | None
-    inline: bool
-    inline_timeout: float
-    staging: bool
-    dry_run: bool
-    senders: int
+    credentials: tuple[str | None, str | None]
+    transport: "httpx.AsyncBaseTransport | None"
     clock: Callable[[], float]
-    events: EventDispatcher
-    telemetry: Telemetry
-    sources: Sources | None
-    external: bool = False
-    """Whether another process reads and delivers."""
-
-    def delivery(
-        self,
-        make_delivery_client: Callable[[], Client],
-        on_settled: Callable[[Sequence[Settlement]], None] = lambda _: None,
-        senders: int | None = None,
-        target: Target = BUTTER,
-    ) -> Delivery:
-        """Return what sends records by these couriers."""
-        return Delivery(
-            make_delivery_client,
-            target=target,
-            senders=senders or self.senders,
-            clock=self.clock,
-            on_settled=on_settled,
-            emit=self.events.emit,
-            telemetry=self.telemetry,
-        )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Components:
-    """What a `Butter` meets of the world outside: the shoppers' addresses, the disk, a queue, and Butter itself."""
+    """The parts of one `Butter`."""
 
+    config: Config
+    routes: RouteTable
+    clock: Callable[[], float]
+    events: EventDispatcher
+    telemetry: Telemetry
     strategy: Strategy
     beacon: Beacon | None
     admitted: Networks
     """Addresses in bodies that are not public and count all the same."""
+    sources: Sources | None
+    """Tells a sandbox what gave each field."""
     outbox: LocalOutbox
     queue: Outbox | None
+    external: bool
+    """Whether another process reads and sends."""
+    response_wait: ResponseWait
     make_client: Callable[[], Client]
-    make_delivery: Callable[[Callable[[Sequence[Settlement]], None]], Delivery]
-    """From the outbox; takes what is to be called after settlements."""
+    make_delivery: Callable[[], Delivery]
+    """For the outbox of this process."""
     make_consumer: Callable[[int | None], Delivery]
-    """From the queue; takes how many records are sent at once."""
+    """For the consumer of a queue. Takes how many records are sent at once."""
     wrap_reader: Callable[[Read], Read] = lambda read: read
-    """Stands round the reading of each capture."""
-    appends_to: SQLiteOutbox | None = None
-    """The outbox, where this process only appends to its file."""
-    built: Callable[[Pipeline], object] = lambda _pipeline: None
+    """Wraps the reading of each capture."""
+    reads: bool = True
+    """Whether this process has extractors."""
+    built: Callable[[Any], object] = lambda _pipeline: None
     """Hears of the pipeline, once."""
 
+    def make_reader(self, observe: Callable[[Capture, ClientIP], None]) -> Reader:
+        """Return what reads captures. `observe` sees each address as it was resolved."""
+        return Reader(
+            self.strategy,
+            self.config.max_body_bytes,
+            self.config.optional_fields,
+            observe,
+            self.admitted,
+            None if self.beacon is None else Redeemer(self.beacon),
+            staging=self.config.staging,
+            sources=self.sources,
+        )
 
-def build(options: Options) -> Components:
-    """Return the equipment of production; or, while tests run, what they put in its place.
+
+def build(config: Config, given: Given, events: EventDispatcher, telemetry: Telemetry) -> Components:
+    """Return the parts for production or, while tests run, what they put in their place.
 
     Raises:
-        ConfigurationError: something of the options cannot work.
+        ConfigurationError: something cannot work.
     """
-    _check_outbox(options.outbox)
-    rehearsed = overrides.current()
-    return production(options) if rehearsed is None else rehearsed.build(options)
+    _check_outbox(given.outbox)
+    replaced = overrides.current()
+    make = production if replaced is None else replaced.build
+    components: Components = make(config, given, events, telemetry)
+    return components
 
 
-def production(options: Options) -> Components:
-    """Return the equipment of production.
+def production(config: Config, given: Given, events: EventDispatcher, telemetry: Telemetry) -> Components:
+    """Return the parts for production.
 
     Raises:
-        ConfigurationError: something of the options cannot work.
+        ConfigurationError: something cannot work.
     """
+    resolver = strategy(given.client_ip, config.environment)
+    external = config.delivery == "external"
+    sources = Sources() if settings.is_sandbox(config.base_url) else None
     make_client = client(
-        options.base_url,
-        options.username,
-        options.password,
-        options.transport,
-        needed=not (options.dry_run or options.external),
-        sources=options.sources,
+        config.base_url,
+        *given.credentials,
+        given.transport,
+        needed=not (config.dry_run or external),
+        sources=sources,
     )
-    make_delivery_client, outbox, queue = make_client, options.outbox, None
+    make_delivery_client, outbox, queue = make_client, given.outbox, None
     if isinstance(outbox, Outbox):
         queue, outbox = outbox, None
-        direct = partial(InlineClient, make_client, queue, options.inline_timeout)
-        make_delivery_client = direct if options.inline else partial(QueueClient, queue)
-    target = BUTTER if queue is None else QUEUE
-    local = local_outbox(None if options.dry_run else outbox, options.clock)
+        direct = partial(InlineClient, make_client, queue, config.inline_timeout)
+        make_delivery_client = direct if config.delivery == "inline" else partial(QueueClient, queue)
+
+    def make_delivery(make: Callable[[], Client], target: Target = BUTTER, senders: int | None = None) -> Delivery:
+        return delivery(make, senders or config.senders, given.clock, events, telemetry, target)
+
+    local = local_outbox(None if config.dry_run else outbox, given.clock)
+    if external and not config.dry_run:
+        _check_shared(local, queue)
     return Components(
-        strategy=options.strategy,
-        beacon=options.beacon,
-        admitted=ANYWHERE if options.staging else NOWHERE,
+        config=config,
+        routes=given.routes,
+        clock=given.clock,
+        events=events,
+        telemetry=telemetry,
+        strategy=resolver,
+        beacon=given.beacon,
+        admitted=ANYWHERE if config.staging else NOWHERE,
+        sources=sources,
         outbox=local,
-        appends_to=shared_file(local, queue) if options.external and not options.dry_run else None,
         queue=queue,
+        external=external and not config.dry_run,
+        response_wait=response_wait(config, queue=queue is not None),
         make_client=make_client,
-        make_delivery=lambda settled: options.delivery(make_delivery_client, settled, target=target),
-        make_consumer=lambda senders: options.delivery(make_client, senders=senders),
+        make_delivery=partial(make_delivery, make_delivery_client, BUTTER if queue is None else QUEUE),
+        make_consumer=lambda senders: make_delivery(make_client, senders=senders),
     )
 
 
-def strategy(given: Strategy | None, environment: config.Environment) -> Strategy:
+def records_only(outbox: SQLiteOutbox, make_client: Callable[[], Client]) -> Components:
+    """Return the parts of a process that sends records and has no extractors.
+
+    Raises:
+        ConfigurationError: something cannot work.
+    """
+    config = Config(environment="production", base_url=settings.BASE_URL, telemetry=False)
+    events, telemetry = EventDispatcher(time.time), Telemetry(enabled=False)
+    make = partial(delivery, make_client, config.senders, time.time, events)
+    return Components(
+        config=config,
+        routes=RouteTable(()),
+        clock=time.time,
+        events=events,
+        telemetry=telemetry,
+        strategy=Peer(),
+        beacon=None,
+        admitted=NOWHERE,
+        sources=None,
+        outbox=outbox,
+        queue=None,
+        external=False,
+        response_wait=ResponseWait(),
+        make_client=make_client,
+        make_delivery=make,
+        make_consumer=lambda _senders: make(),
+        reads=False,
+    )
+
+
+def delivery(
+    make_client: Callable[[], Client],
+    senders: int,
+    clock: Callable[[], float],
+    events: EventDispatcher,
+    telemetry: Telemetry | None = None,
+    target: Target = BUTTER,
+) -> Delivery:
+    """Return what sends records by these clients."""
+    return Delivery(
+        make_client,
+        senders=senders,
+        clock=clock,
+        emit=events.emit,
+        telemetry=telemetry,
+        breaker=circuit_breaker(senders, clock, time.monotonic, events.emit, target),
+    )
+
+
+def strategy(given: Strategy | None, environment: settings.Environment) -> Strategy:
     """Return the strategy, admitting private addresses in staging.
 
     Raises:
@@ -168,7 +232,7 @@ def client(
     Raises:
         ConfigurationError: the credentials are missing.
     """
-    user, secret = config.credential("username", username), config.credential("password", password)
+    user, secret = settings.credential("username", username), settings.credential("password", password)
     if needed:
         _refuse_missing(user, secret)
     tell = None if sources is None else sources.text
@@ -192,31 +256,25 @@ def _refuse_missing(user: str | None, secret: str | None) -> None:
         raise ConfigurationError(msg)
 
 
-DISK_SECONDS: Final = 0.025
 QUEUE_SECONDS: Final = 0.25
-"""For which `durability="before_response"` holds back the last chunk at most: for a disk, for a queue."""
+"""For which `durability="before_response"` holds back the last chunk at most, until a queue has the record."""
 
 
-def response_wait(delivery: str, durability: str, inline_timeout: float, *, queue: bool) -> ResponseWait:
-    """Return what the last chunk of a captured response waits for.
-
-    Raises:
-        ConfigurationError: there is no such mode, or the time is out of its bounds.
-    """
-    config.number("inline_timeout", inline_timeout, 0.05, 30)
-    waits = config.durability(durability) == "before_response"
-    if config.delivery(delivery) == "inline":
-        return ResponseWait("butter", inline_timeout + (QUEUE_SECONDS if queue else 0.0))
+def response_wait(config: Config, *, queue: bool) -> ResponseWait:
+    """Return what the last chunk of a captured response waits for."""
+    waits = config.durability == "before_response"
+    if config.delivery == "inline":
+        return ResponseWait("butter", config.inline_timeout + (QUEUE_SECONDS if queue else 0.0))
     if queue:
         return ResponseWait("queue", QUEUE_SECONDS) if waits else ResponseWait()
-    return ResponseWait("disk", DISK_SECONDS) if waits else ResponseWait()
+    return ResponseWait("disk", config.durability_timeout) if waits else ResponseWait()
 
 
-def shared_file(outbox: LocalOutbox, queue: Outbox | None) -> SQLiteOutbox:
-    """Return the outbox as the file that another process reads and delivers from.
+def _check_shared(outbox: LocalOutbox, queue: Outbox | None) -> None:
+    """Refuse an outbox that no other process can read from.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: it is one.
     """
     if queue is not None:
         msg = (
@@ -230,7 +288,6 @@ def shared_file(outbox: LocalOutbox, queue: Outbox | None) -> SQLiteOutbox:
             "outbox= to the path of an SQLite file, and run butter-middleware deliver --app shop.main:butter --follow."
         )
         raise ConfigurationError(msg)
-    return outbox
 
 
 def warnings(outbox: LocalOutbox, routes: Iterable[CheckoutRoute], *, parts_only: bool = False) -> Iterator[str]:

@@ -1,158 +1,373 @@
-"""`Pipeline`: what the middleware tells, what the worker asks, and the counts of it."""
+"""`Pipeline`: what the middleware and `Butter` talk to. It starts the threads of a process, and hands them captures."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
-from typing import Any, Final
+from dataclasses import replace
+from threading import RLock
+from typing import Any, Final, TypeVar
 
-from butter_middleware._utils.futures import Backoff, wait_at_most
+from butter_middleware._utils import log_thread
+from butter_middleware._utils.futures import Backoff, failed, wait_at_most
 from butter_middleware.capture.annotations import SCOPE_KEY, Notes, plain
-from butter_middleware.capture.routes import CheckoutRoute, RouteTable
-from butter_middleware.client_ip import ClientIP, Strategy
-from butter_middleware.client_ip.address import Networks
+from butter_middleware.capture.routes import CheckoutRoute
+from butter_middleware.client_ip import ClientIP
 from butter_middleware.client_ip.diagnosis import Diagnosis
-from butter_middleware.delivery.delivery import Delivery
-from butter_middleware.events import Captured, Diagnosed, Faulted, Lost, NotDurableInTime, Recorded, Skipped
-from butter_middleware.ipv6.beacon import Beacon, Redeemer
+from butter_middleware.errors import ButterError
+from butter_middleware.events import (
+    Captured,
+    Diagnosed,
+    Faulted,
+    Lost,
+    NotDurableInTime,
+    OutboxChanged,
+    Recorded,
+    Skipped,
+)
 from butter_middleware.models.checkout import Checkout, Record
 from butter_middleware.models.http import Capture, snapshot
 from butter_middleware.models.reasons import Skip
-from butter_middleware.outbox import LocalOutbox, Settlement, SQLiteOutbox
-from butter_middleware.pipeline.appender import Appender
+from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Settlement, Store
+from butter_middleware.pipeline import processes
+from butter_middleware.pipeline.components import Components
+from butter_middleware.pipeline.entries import NOTHING, Addition, Entry
+from butter_middleware.pipeline.participant import Callbacks, Participant, Role
+from butter_middleware.pipeline.reader_thread import ReaderThread
 from butter_middleware.pipeline.reporter import StatusReporter
-from butter_middleware.pipeline.waiters import NOTHING, ResponseWait
-from butter_middleware.pipeline.worker import Worker
-from butter_middleware.reader import tidings
+from butter_middleware.pipeline.sender_thread import SenderThread
+from butter_middleware.pipeline.store_thread import StoreThread
 from butter_middleware.reader.evidence import ids_of
-from butter_middleware.reader.provenance import Sources
-from butter_middleware.reader.reader import Reader, ReadResult
-from butter_middleware.telemetry.dispatcher import EventDispatcher
-from butter_middleware.telemetry.otel import Telemetry
+from butter_middleware.reader.reader import ReadResult
+from butter_middleware.reader.tidings import tell
+
+T = TypeVar("T")
 
 OPEN_SECONDS: Final = 1.0
-"""For which the app's start waits for the outbox's file."""
-
-Read = Callable[[Capture, CheckoutRoute | None], ReadResult]
+"""For which the app's start waits for the outbox's file and the HTTP client."""
+STOPPING_SECONDS: Final = 0.5
+"""For a thread to end after the drain took all of its time. One that hangs in an extractor dies with the process."""
 
 
 class Pipeline:
-    """The way of a checkout into the outbox, in one process. None of what the middleware calls raises, but `snapshot`.
+    """The way of a checkout through one process. None of what the middleware calls raises, except `snapshot`.
 
-    Built by `Butter`, whose options its arguments are.
+    Nothing live is made before `start`. A forked child starts anew.
+
+    Args:
+        components: The parts, and the configuration.
     """
 
-    def __init__(  # noqa: PLR0913 - the options of the product, which Butter has checked
-        self,
-        routes: RouteTable,
-        strategy: Strategy,
-        beacon: Beacon | None,
-        outbox: LocalOutbox,
-        make_delivery: Callable[[Callable[[Sequence[Settlement]], None]], Delivery],
-        *,
-        optional_fields: frozenset[str],
-        max_body_bytes: int,
-        response_wait: ResponseWait,
-        staging: bool,
-        dry_run: bool,
-        drain_timeout: float,
-        join_ttl: float,
-        clock: Callable[[], float],
-        events: EventDispatcher,
-        telemetry: Telemetry,
-        coverage_threshold: float,
-        host: str | None,
-        admitted: Networks,
-        wrap_reader: Callable[[Read], Read],
-        sources: Sources | None = None,
-        appends_to: SQLiteOutbox | None = None,
-    ) -> None:
-        self.routes = routes
-        self.max_body_bytes = max_body_bytes
-        self.traceparent = telemetry.traceparent
-        self._events = events
-        self._telemetry = telemetry
-        self._make_reporter = partial(
-            StatusReporter,
-            events,
-            clock=clock,
-            threshold=coverage_threshold,
-            host=host,
-            routes=lambda: [route.name for route in routes.routes],
+    def __init__(self, components: Components) -> None:
+        config = components.config
+        self.components = components
+        self.routes = components.routes
+        self.max_body_bytes = config.max_body_bytes
+        self.traceparent = components.telemetry.traceparent
+        self._config = config
+        self._events = components.events
+        self._telemetry = components.telemetry
+        self._clock = components.clock
+        self._outbox_clock: Callable[[], float] = getattr(components.outbox, "clock", components.clock)
+        self._cookies = None if components.beacon is None else components.beacon.cookies
+        self._wait = components.response_wait
+        self._role = Role(
+            owned=not components.external,
+            reads=components.reads and not components.external,
+            sends=not components.external,
+            dry_run=config.dry_run,
+            configuration=_digest(components),
         )
-        self._make_diagnosis = partial(Diagnosis, strategy)
-        self._cookies = None if beacon is None else beacon.cookies
-        self._response_wait = response_wait
-        self._dry_run = dry_run
-        self._drain_timeout = drain_timeout
-        self._clock = clock
-        self._make_reader: Callable[[], Reader] = lambda: Reader(
-            strategy,
-            max_body_bytes,
-            optional_fields,
-            self._observe,
-            admitted,
-            None if beacon is None else Redeemer(beacon),
-            staging=staging,
-            sources=sources,
-        )
-        self._wrap_reader = wrap_reader
-        self._sources = sources
-        self._make_worker = partial(
-            Worker,
-            read=self._read,
-            make_delivery=make_delivery,
-            events=events,
-            drain_timeout=drain_timeout,
-            expire_before=lambda: clock() - join_ttl,
-            look=lambda: self.reporter.look(),  # noqa: PLW0108 - another one after `begin_anew`
-            started=self._begin,
-        )
-        self._assemble(outbox, appends_to)
+        self._forget()
+        components.built(self)
 
-    def _assemble(self, outbox: LocalOutbox, appends_to: SQLiteOutbox | None = None) -> None:
-        self.outbox = outbox
+    def _forget(self) -> None:
+        self._starting = RLock()
+        self._running = False
+        self._paused = False
+        self._participant: Participant | None = None
+        self._thread: StoreThread | None = None
         self._backoff = Backoff()
-        self.reporter = self._make_reporter(outbox, lambda: self.worker)
-        self._diagnosis = self._make_diagnosis()
-        self._reader = self._make_reader()
-        self._read_capture = self._wrap_reader(self._reader.read)
-        self.worker: Worker | Appender = (
-            self._make_worker(outbox)
-            if appends_to is None
-            else Appender(appends_to, self._events, self._drain_timeout, self._begin)
-        )
+        self._counted = Counts()
+        self._kept: Store | None = None
+        """The store in memory of an earlier start."""
+        self._faults: tuple[str, ...] = ()
+        self._diagnosis = Diagnosis(self.components.strategy)
+        self._read_capture = self.components.wrap_reader(self.components.make_reader(self._observe).read)
+        self.reporter = StatusReporter(self, self.components)
 
-    def take_over(self) -> Worker:
-        """Read and deliver here from now on, whoever appended. For the command `deliver`."""
-        self.worker.close()
-        self.reporter.serve_nothing()
-        self.worker = worker = self._make_worker(self.outbox)
-        return worker
+    # The life of the threads.
 
-    def begin_anew(self, outbox: LocalOutbox) -> None:
-        """Go on as a process that has just started, with another outbox: for tests, since one `Butter` serves many.
+    def start(self, *, paused: bool = False) -> None:
+        """Start the threads of this process, or wake them after `shutdown`. Cheap if they run.
 
-        What was not delivered is left behind, and with it a thread that does not end, in an extractor that hangs.
+        If the system gives no thread, what is captured waits in memory, and the next call tries again. If `paused`,
+        nothing is sent until the next call.
         """
-        self.worker.abandon()
-        self._telemetry.forget(self.reporter)
-        self._events.forget()
-        self._assemble(outbox)
+        if self._running and not self._paused:
+            return
+        with self._starting:
+            self._paused = paused
+            if self._participant is None or self._thread is None:
+                processes.register(self)
+                self._thread, self._participant = self._make()
+            self._participant.running = True
+            if paused:
+                self._participant.sender.delivery.pause()
+            else:
+                self._participant.sender.delivery.resume()
+            self._running = self._start_threads(self._thread, self._participant)
+
+    def _make(self) -> tuple[StoreThread, Participant]:
+        thread = processes.store_thread(self.components.outbox, self._kept, reads=self._role.reads)
+        self._kept = None if thread.store.durable else thread.store
+
+        def read(entry: Entry, result: ReadResult) -> None:
+            participant.read(entry, result)
+
+        def settle(settlements: Sequence[Settlement]) -> None:
+            thread.settle(participant, settlements)
+
+        def keep_hold(reason: str | None) -> None:
+            thread.ask(lambda store: store.set_hold(reason))
+
+        def failed_to_send(error: BaseException) -> None:
+            participant.failed("delivering", error)
+
+        reader = ReaderThread(self._read, read, self._begin)
+        sender = SenderThread(self.components.make_delivery(), settle, keep_hold, thread.wake, failed_to_send)
+        callbacks = Callbacks(self._route_of, lambda: self._clock() - self._config.join_ttl, self._clock, self.look)
+        participant = Participant(self._role, thread, self._events, reader, sender, callbacks)
+        thread.join_in(participant)
+        return thread, participant
+
+    def _start_threads(self, thread: StoreThread, participant: Participant) -> bool:
+        """Start those that do not run yet. Return whether all do."""
+        wanted: list[StoreThread | ReaderThread | SenderThread] = [thread]
+        wanted += [participant.reader] if self._role.reads else []
+        wanted += [participant.sender] if self._role.sends else []
+        try:
+            for one in wanted:
+                if not one.alive:
+                    one.start()
+        except RuntimeError:
+            message = (
+                "no thread can be started: the system has no more. What is captured waits in memory, and the next "
+                "checkout tries again. Raise the limit of processes or threads."
+            )
+            self._events.emit(Faulted(reason="threads", message=message, level=logging.CRITICAL))
+            return False
+        if not self._role.reads:
+            log_thread.run(self._begin)
+        return True
 
     def _begin(self) -> None:
-        """On another thread than the checkouts', before anything is delivered."""
         self.reporter.begin()
         self._telemetry.load(self.reporter, self._events.emit)
+
+    def begin_anew(self) -> None:
+        """Forget the threads, in a forked child."""
+        self._events.forget()
+        self._forget()
+
+    def shutdown(self) -> None:
+        """Bring to safety, within `drain_timeout`, what was captured. More may come afterwards.
+
+        A durable outbox stops sending and keeps its backlog. Records in memory are sent while time remains.
+        """
+        try:
+            self._shutdown()
+        except Exception as error:  # noqa: BLE001 - the app's own shutdown must go on
+            self.fault(error)
+
+    def _shutdown(self) -> None:
+        participant = self._participant
+        if participant is None or not self._running:
+            return
+        durable = self.components.outbox.durable
+        if durable:
+            participant.sender.delivery.pause()
+        self.flush(self._config.drain_timeout)
+        self._running = participant.running = False
+        counts = self.counts()
+        left = counts.captured + counts.pending + counts.parked + counts.parts
+        if left and not durable:
+            said = (
+                f"{left} records are only in memory and are lost when this process ends. Set outbox= to the path of an "
+                "SQLite file: it keeps them for the next start."
+            )
+            log_thread.log(logging.ERROR, said, event="shutdown")
+        else:
+            said = f"Butter: {counts.delivered} records delivered, {counts.pending} pending on disk"
+            log_thread.log(logging.INFO, said, event="shutdown")
+
+    def close(self) -> None:
+        """Shut down, then end the threads and let go of the outbox.
+
+        Takes `drain_timeout` and, if an extractor or the file hangs, some seconds more.
+        """
+        deadline = time.monotonic() + self._config.drain_timeout
+        self.shutdown()
+        self._end(deadline)
+        self._telemetry.forget(self.reporter)
+
+    def reset(self) -> None:
+        """Be as if just built: for tests, since one `Butter` serves many. What was not delivered is left behind."""
+        self._end(time.monotonic())
+        self._telemetry.forget(self.reporter)
+        self._events.forget()
+        self._forget()
+
+    def _end(self, deadline: float) -> None:
+        with self._starting:
+            participant, thread = self._participant, self._thread
+            self._running, self._participant = False, None
+        if participant is None or thread is None:
+            return
+        self.counts(0.2)
+        participant.running = False
+        participant.reader.stop()
+        participant.sender.stop()
+        for part in (participant.reader, participant.sender):
+            part.join(max(STOPPING_SECONDS, deadline - time.monotonic()))
+        processes.leave(thread, participant, max(CLOSING_SECONDS, deadline - time.monotonic()))
+        self._thread = None
+        log_thread.settle()
+
+    def take_over(self) -> None:
+        """Read and send in this process, whoever appended. For the command `deliver`."""
+        self.close()
+        self._role = replace(self._role, owned=True, reads=True, sends=True)
+        self.reporter.serve_nothing()
+
+    # What the middleware calls.
+
+    async def open(self) -> None:
+        """Start the threads, and wait for what takes longer than the first checkouts: the file and the HTTP client."""
+        try:
+            self.start()
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the app must start
+            self.fault(error)
+            return
+        until = time.monotonic() + OPEN_SECONDS
+        with suppress(RuntimeError):  # a loop that anyio does not know, as of granian --task-impl rust
+            for future in self._opening():
+                await wait_at_most(future, until - time.monotonic())
+
+    def _opening(self) -> Sequence["Future[Any]"]:
+        thread, participant = self._thread, self._participant
+        if thread is None or participant is None:
+            return ()
+        leads: Future[bool] = thread.ask(lambda store: store.lead() and self._role.sends)
+        ready: list[Future[Any]] = [leads]
+
+        def told(_future: "Future[bool]") -> None:
+            if not leads.cancelled() and not leads.exception() and not leads.result():
+                with suppress(Exception):
+                    participant.sender.ready.set_result(None)
+
+        leads.add_done_callback(told)
+        return [*ready, participant.sender.ready]
+
+    def snapshot(self, scope: Mapping[str, Any]) -> dict[str, Any]:
+        """Copy from the scope what a capture needs, before the app can change it. Raises if it is not a scope."""
+        return snapshot(scope, self._clock(), self._cookies)
+
+    def capture(self, route: CheckoutRoute | None, capture: Capture) -> "Future[None] | None":
+        """Take a capture. Return what the last chunk waits for, or None."""
+        name = "" if route is None else route.name
+        self._events.count(Captured, name)
+        try:
+            entry = Entry(capture, self._wait if self._waits() else NOTHING)
+            future = entry.future
+            self._append(entry)
+        except BaseException as error:
+            said = f"a record is lost: the outbox could not take it ({type(error).__name__}). See status().lost."
+            self._events.emit(Lost(route=name, reason=type(error).__name__, message=said, level=logging.CRITICAL))
+            if not isinstance(error, ButterError):
+                raise
+            return None
+        return future
+
+    def _append(self, entry: Entry) -> None:
+        self.start()
+        thread, participant = self._started()
+        participant.expect(entry)
+        try:
+            thread.append(participant, entry)
+        except ButterError:
+            participant.refuse(entry)
+            raise
+
+    def _started(self) -> tuple[StoreThread, Participant]:
+        thread, participant = self._thread, self._participant
+        if thread is None or participant is None:
+            raise _NotStartedError  # another thread closes it at this moment
+        return thread, participant
+
+    def _waits(self) -> bool:
+        if not self._wait.until or not self._backoff.left:
+            return False
+        return not self._wait.is_sending or self._sends
+
+    @property
+    def _sends(self) -> bool:
+        """Whether this process will send, soon, what it takes now."""
+        thread, participant = self._thread, self._participant
+        if thread is None or participant is None or not self._running:
+            return True  # it will have started by then
+        if participant.sender.ill:
+            return False
+        return thread.leads(participant) or not self.components.outbox.durable or not thread.looked
+
+    async def wait_until_durable(self, future: "Future[None]") -> None:
+        """Wait until a capture is where `durability` has it, within the user's limit."""
+        done = await wait_at_most(future, self._wait.seconds)
+        self._backoff.ended(well=done or self._wait.until == "disk")
+        if not done:
+            self._events.emit(NotDurableInTime(reason=self._wait.until))
+
+    def skip(self, route: CheckoutRoute, reason: Skip) -> None:
+        """Count a response that is not captured."""
+        remedy = _REMEDIES.get(reason)
+        if remedy is None:
+            self._events.count(Skipped, route.name, reason)
+        else:
+            self._events.emit(Skipped(route=route.name, reason=reason, message=f"{route}: {remedy}"))
+
+    def fault(self, error: Exception) -> None:
+        """Count a fault of the middleware itself, and log it without what it may quote."""
+        name = type(error).__name__
+        message = f"the middleware failed on a request: {name}"
+        self._events.emit(Faulted(reason=f"request:{name}", message=message, level=logging.ERROR))
 
     # What `Butter` calls.
 
     def add(self, checkout: Checkout) -> None:
         """Take a whole checkout."""
-        for record in self.record_of(checkout):
-            self.worker.add(record)
+        records = self.record_of(checkout)
+        if records:
+            self.add_records(records)
+
+    def add_records(self, records: Sequence[Record]) -> "Future[int]":
+        """Take records made outside a request. The future gives how many were known already."""
+        addition = Addition(records, Future())
+        try:
+            self.start()
+            thread, participant = self._started()
+            participant.expect_records()
+            try:
+                thread.add(participant, addition)
+            except ButterError as error:
+                participant.lost(addition, error)
+        except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
+            kind = type(error).__name__
+            said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
+            self._events.emit(Lost(reason=kind, message=said, level=logging.CRITICAL))
+            return failed(error)
+        return addition.done
 
     def record(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> None:
         """Take the fields of a checkout, and the shopper's request."""
@@ -163,26 +378,26 @@ class Pipeline:
             self.fault(error)
 
     def records(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> Sequence[Record]:
-        """Return the records of a checkout that is recorded in a transaction; what makes none is as with `record`."""
+        """Return the records of a checkout that is recorded in a transaction. They are read on this thread."""
         try:
             capture = self._recorded(request, fields)
             route = self.routes.find(capture.method, capture.path)
-            reading = self._read_now(capture, route)
-            if reading is None or reading.parked is not None or not reading.records:
+            result = self._read_now(capture, route)
+            if result is None or result.parked is not None or not result.records:
                 self.capture(route, capture)
                 return ()
-            where = "" if route is None else route.name
-            self._events.count(Captured, where)
-            tidings.tell(self._events, where, reading)
+            name = "" if route is None else route.name
+            self._events.count(Captured, name)
+            tell(self._events, name, result)
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
             self.fault(error)
             return ()
-        return self._unless_dry_run(reading.records)
+        return self._unless_dry_run(result.records)
 
     def _read_now(self, capture: Capture, route: CheckoutRoute | None) -> ReadResult | None:
-        """Read it here, or None where that fails: the worker then reads it again, parks it, and says why."""
+        """Read a capture here. None if that fails: the reader then reads it again, parks it, and says why."""
         try:
-            return self._reader.read(capture, route)
+            return self.components.make_reader(self._observe).read(capture, route)
         except Exception:  # noqa: BLE001 - a strategy of the merchant's own
             return None
 
@@ -190,12 +405,13 @@ class Pipeline:
         """Return the record of a whole checkout; none in a dry run."""
         record = Record.of(checkout, self._clock())
         self._events.count(Recorded, "", ids_of(record))
-        if self._sources is not None:
-            self._sources.note(record.key, "butter.record()", dict.fromkeys(checkout.payload(), "the Checkout"))
+        sources = self.components.sources
+        if sources is not None:
+            sources.note(record.key, "butter.record()", dict.fromkeys(checkout.payload(), "the Checkout"))
         return self._unless_dry_run([record])
 
     def _unless_dry_run(self, records: Sequence[Record]) -> Sequence[Record]:
-        if not self._dry_run:
+        if not self._config.dry_run:
             return records
         self._events.emit(Skipped(reason=Skip.DRY_RUN, times=len(records)))
         return ()
@@ -213,87 +429,188 @@ class Pipeline:
             traceparent=self.traceparent(),
         )
 
-    def close(self) -> None:
-        """End the threads, let go of the outbox, and tell telemetry no more."""
-        self.worker.close()
-        self._telemetry.forget(self.reporter)
+    def flush(self, timeout: float) -> bool:
+        """Wait until all that was captured has been read, and delivered unless sending is paused.
 
-    # What the middleware calls.
+        Returns early if waiting cannot help: the endpoint is ill. True says that nothing is left undone.
+        """
+        participant, thread = self._participant, self._thread
+        if participant is None or thread is None:
+            return True
+        delivery = participant.sender.delivery
+        deadline = time.monotonic() + timeout
 
-    def start(self) -> None:
-        """Start the worker of this process."""
+        def verdict() -> bool | None:
+            if not self._role.sends:
+                return True
+            if delivery.paused:
+                return None if delivery.in_flight or participant.sender.unsettled else True
+            if self._count() and not self._counted.pending:
+                return True
+            hopeless = delivery.ill or self._due_in() > deadline - time.monotonic()
+            return False if hopeless and not delivery.in_flight else None
+
+        return participant.wait(verdict, timeout)
+
+    def _due_in(self) -> float:
+        """Return in how many seconds the next record is due."""
+        due = self.ask(lambda store: store.next_due(), None)
+        return 0.0 if due is None else due - self._outbox_clock()
+
+    def finish_reading(self, timeout: float) -> bool:
+        """Wait until all that was captured has been read, delivered or not. Return whether it is."""
+        return self._participant is None or self._participant.wait(lambda: True, timeout)
+
+    def finish_sending(self, timeout: float) -> bool:
+        """Wait until nothing is on its way and nothing is due. For tests, in which no time passes by itself."""
+        participant = self._participant
+
+        def verdict() -> bool | None:
+            if participant is None:
+                return True
+            delivery = participant.sender.delivery
+            if delivery.in_flight or participant.sender.unsettled:
+                return None
+            if delivery.ill and delivery.seconds_to_wait > 0:
+                return True
+            return True if not self.ask(lambda store: len(store.due(1)), 0) and not participant.sender.held else None
+
+        return participant is None or participant.wait(verdict, timeout)
+
+    def ask(self, question: Callable[[Store], T], otherwise: T, seconds: float = 1.0) -> T:
+        """Return what the store's thread answers. `otherwise` if it does not within `seconds`, or is not there."""
+        thread = self._thread
+        if thread is None:
+            return otherwise if self._kept is None else question(self._kept)
         try:
-            self.worker.start()
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the app must start
-            self.fault(error)
+            return thread.ask(question).result(seconds)
+        except Exception:  # noqa: BLE001 - a fault of the disk, which the store's thread logs
+            return otherwise
 
-    async def open(self) -> None:
-        """Start the worker, and wait for what takes longer than the first checkouts: its file, and its HTTP client."""
-        self.start()
-        until = time.monotonic() + OPEN_SECONDS
-        with suppress(RuntimeError):  # a loop that anyio does not know, as of granian --task-impl rust
-            for future in (self.outbox.counts(), self.worker.ready):
-                await wait_at_most(future, until - time.monotonic())
+    def look_again(self) -> None:
+        """Look for records that are due, since the clock was moved."""
+        if self._thread is not None and self._participant is not None:
+            self._thread.look_again()
+            self._participant.sender.delivery.wake()
 
-    def shutdown(self) -> None:
-        """Bring to safety, within `drain_timeout`, what was captured; more may come afterwards."""
+    def counts(self, seconds: float = 1.0) -> Counts:
+        """Count what lies in the outbox. If it does not answer within `seconds`, or is closed, as it last was."""
+        self._count(seconds)
+        return self._counted
+
+    def ask_counts(self) -> "Future[Counts]":
+        """Count what lies in the outbox."""
+        thread = self._thread
+        return failed(_NotStartedError()) if thread is None else thread.ask(lambda store: store.counts())
+
+    def _count(self, seconds: float = 1.0) -> bool:
         try:
-            self.worker.shutdown(self._drain_timeout)
-        except Exception as error:  # noqa: BLE001 - the app's own shutdown must go on
-            self.fault(error)
+            self._counted = self.ask_counts().result(seconds)
+        except (ButterError, TimeoutError):
+            return False
+        except Exception:  # noqa: BLE001 - a fault of the disk, which the store's thread logs
+            return False
+        return True
 
-    def snapshot(self, scope: Mapping[str, Any]) -> dict[str, Any]:
-        """Copy from the scope what a capture needs, before the app can change it. Raises on a scope that is none."""
-        return snapshot(scope, self._clock(), self._cookies)
+    # What the reporter asks.
 
-    def capture(self, route: CheckoutRoute | None, capture: Capture) -> "Future[None] | None":
-        """Take a capture; give what to wait for before the last chunk leaves, if anything."""
-        where = "" if route is None else route.name
-        self._events.count(Captured, where)
-        try:
-            return self.worker.append(capture, self._response_wait if self._backoff.left else NOTHING)
-        except BaseException as error:
-            self._events.emit(Lost(route=where, reason=type(error).__name__))
-            raise
+    @property
+    def running(self) -> bool:
+        """Whether the threads were started in this process, and no shutdown has come since."""
+        return self._running
 
-    async def wait_until_durable(self, future: "Future[None]") -> None:
-        """Wait until a capture is where `response_wait` has it, but no longer than that says."""
-        done = await wait_at_most(future, self._response_wait.seconds)
-        self._backoff.ended(well=done or self._response_wait.until == "disk")
-        if not done:
-            self._events.emit(NotDurableInTime(reason=self._response_wait.until))
+    @property
+    def last_counts(self) -> Counts:
+        """What lay in the outbox when it last answered."""
+        return self._counted
 
-    def skip(self, route: CheckoutRoute, reason: Skip) -> None:
-        """Count a response that is not captured."""
-        remedy = _REMEDIES.get(reason)
-        if remedy is None:
-            self._events.count(Skipped, route.name, reason)
-        else:
-            self._events.emit(Skipped(route=route.name, reason=reason, message=f"{route}: {remedy}"))
+    @property
+    def external(self) -> bool:
+        """Whether another process reads and sends."""
+        return not self._role.sends
 
-    def fault(self, error: Exception) -> None:
-        """Count a fault of our own, and say it without what it may quote."""
-        name = type(error).__name__
-        message = f"the middleware failed on a request: {name}"
-        self._events.emit(Faulted(reason=f"request:{name}", message=message, level=logging.ERROR))
+    @property
+    def endpoint(self) -> str:
+        """The state of the endpoint as this process knows it."""
+        if not self._role.sends:
+            return "external"
+        return "unknown" if self._participant is None else self._participant.sender.delivery.state
 
-    # What the worker calls.
+    @property
+    def endpoint_changed_at(self) -> float | None:
+        """Seconds since the epoch, when the endpoint became well or ill."""
+        return None if self._participant is None else self._participant.sender.delivery.changed_at
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process sends for all that share the outbox."""
+        return self._participant is not None and self._thread is not None and self._thread.leads(self._participant)
+
+    @property
+    def dead_threads(self) -> list[str]:
+        """The threads that have ended, which they never do while they are needed."""
+        participant, thread = self._participant, self._thread
+        if participant is None or thread is None or not self._running:
+            return []
+        parts = [(thread.alive, "butter-store")]
+        parts += [(participant.reader.alive, participant.reader.name)] if self._role.reads else []
+        parts += [(participant.sender.alive, participant.sender.name)] if self._role.sends else []
+        return [name for alive, name in parts if not alive]
+
+    @property
+    def reading_for(self) -> float:
+        """Seconds for which one capture has been read."""
+        return 0.0 if self._participant is None else self._participant.reader.busy_for
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with the outbox."""
+        return () if self._thread is None else tuple(self._thread.faults)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether what lies in memory now would be lost."""
+        running = self._participant is not None and self._participant.running
+        return not running and not self.components.outbox.durable
+
+    @property
+    def deliverer(self) -> int | None:
+        """The process that sends from the outbox's file. 0: it cannot be told which. None: there is none."""
+        return None if self._thread is None else self._thread.deliverer
+
+    # What the threads call.
 
     def _read(self, capture: Capture) -> ReadResult:
         matched = self.routes.find(capture.method, capture.path)
-        reading = self._read_capture(capture, matched)
-        route = "" if matched is None else matched.name
-        tidings.tell(self._events, route, reading)
-        if not self._dry_run:
-            return reading
-        for _kept in range(len(reading.records) + (reading.part is not None)):
-            self._events.count(Skipped, route, Skip.DRY_RUN)
-        return ReadResult(skipped=Skip.DRY_RUN)
+        return self._read_capture(capture, matched)
+
+    def _route_of(self, entry: Entry) -> str:
+        matched = self.routes.find(entry.capture.method, entry.capture.path)
+        return "" if matched is None else matched.name
 
     def _observe(self, capture: Capture, address: ClientIP) -> None:
         for finding in self._diagnosis.observe(capture.scope, address):
             self._events.emit(Diagnosed(reason=finding.code, message=finding.message))
 
+    def look(self) -> None:
+        """Watch coverage and the outbox's faults, now and then. The store's thread calls it."""
+        self.reporter.look()
+        if self._faults != self.faults:
+            self._faults = self.faults
+            self._events.emit(OutboxChanged(reason="+".join(self._faults)))
+
+
+class _NotStartedError(ButterError):
+    """The threads of this process are not there."""
+
+
+def _digest(components: Components) -> str:
+    """Identify a configuration: what is parked is tried again at once by another one."""
+    text = "\n".join([repr(components.strategy), *map(repr, components.routes.routes)])
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
+
+
+Read = Callable[[Capture, CheckoutRoute | None], ReadResult]
 
 _REMEDIES: Final = {
     Skip.NOT_JSON: "the response is no JSON, so the extractor was not asked. Leave extract out and annotate instead.",

@@ -1,57 +1,106 @@
-"""How the collection stands in one process: for `status()`, the health route and telemetry.
+"""How the collection goes in one process: for `status()`, the health route and telemetry.
 
 Where a process only appends, what becomes of its checkouts is seen in another: it has no coverage.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from concurrent.futures import Future
+from typing import Final, Protocol
 
 from butter_middleware._utils.futures import wait_at_most
-from butter_middleware.outbox import Counts, LocalOutbox
-from butter_middleware.pipeline.appender import Appender
+from butter_middleware.outbox import Counts
+from butter_middleware.pipeline.components import Components
 from butter_middleware.pipeline.health import Health, HealthInput, diagnose
 from butter_middleware.pipeline.status import Status
-from butter_middleware.pipeline.worker import Worker
 from butter_middleware.telemetry.coverage import Coverage, Watch
-from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Gauges
 
 OUTBOX_SECONDS: Final = 1.0
 """For which a health check waits for the outbox."""
-LEVELS_SECONDS: Final = 0.05
-"""For which a metric waits for it; it takes a millisecond, unless the file fails: then the metric is as it last was."""
+
+
+class Threads(Protocol):
+    """What the reporter asks of the pipeline."""
+
+    def counts(self, seconds: float = 1.0) -> Counts:
+        """Count what lies in the outbox, or give what was last counted."""
+        ...
+
+    def ask_counts(self) -> "Future[Counts]":
+        """Count what lies in the outbox."""
+        ...
+
+    @property
+    def last_counts(self) -> Counts:
+        """What was last counted."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """Whether the threads run."""
+        ...
+
+    @property
+    def external(self) -> bool:
+        """Whether another process reads and sends."""
+        ...
+
+    @property
+    def endpoint(self) -> str:
+        """The state of the endpoint."""
+        ...
+
+    @property
+    def endpoint_changed_at(self) -> float | None:
+        """When it became well or ill."""
+        ...
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process sends for all."""
+        ...
+
+    @property
+    def dead_threads(self) -> list[str]:
+        """The threads that have ended."""
+        ...
+
+    @property
+    def reading_for(self) -> float:
+        """Seconds for which one capture has been read."""
+        ...
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with the outbox."""
+        ...
+
+    @property
+    def stopped(self) -> bool:
+        """Whether what lies in memory now would be lost."""
+        ...
+
+    @property
+    def deliverer(self) -> int | None:
+        """The process that sends from the outbox's file."""
+        ...
 
 
 class StatusReporter:
     """Asks what is counted, the worker and the outbox.
 
     Args:
-        notices: Counts what happens.
-        outbox: Where records wait.
-        worker: Gives what works on it in this process, or only appends.
-        clock: Seconds since the epoch.
-        threshold: The least coverage that is well, 0 to 1.
-        host: Butter's, or None where a queue takes the records.
-        routes: Gives the names of the checkout routes.
+        threads: The threads of this process.
+        components: The parts, and the configuration.
     """
 
-    def __init__(
-        self,
-        events: EventDispatcher,
-        outbox: LocalOutbox,
-        worker: Callable[[], Worker | Appender],
-        clock: Callable[[], float],
-        threshold: float,
-        host: str | None,
-        routes: Callable[[], Iterable[str]],
-    ) -> None:
-        self._events = events
-        self._outbox = outbox
-        self._worker = worker
-        self._clock = clock
-        self._threshold = threshold
-        self._host = host
-        self._routes = routes
+    def __init__(self, threads: Threads, components: Components) -> None:
+        self._threads = threads
+        self._events = components.events
+        self._clock = components.clock
+        self._threshold = components.config.coverage_threshold
+        self._host = None if components.queue is not None else components.config.host
+        self._routes: Callable[[], Iterable[str]] = lambda: [route.name for route in components.routes.routes]
         self.begin()
 
     def begin(self) -> None:
@@ -69,7 +118,7 @@ class StatusReporter:
 
     def status(self) -> Status:
         """Return how the collection goes."""
-        counters, worker = self._events.counters, self._worker()
+        counters, worker = self._events.counters, self._threads
         counts = worker.counts()
         return Status(
             captured=counters.total("captured"),
@@ -84,7 +133,7 @@ class StatusReporter:
             oldest_pending_age=self._age(counts.oldest_pending_at),
             endpoint=worker.endpoint,
             last_delivery_at=counts.last_delivered_at,
-            coverage=Coverage() if isinstance(worker, Appender) else Coverage.of(counters),
+            coverage=Coverage() if worker.external else Coverage.of(counters),
             conflicts=counters.by_reason("conflicting"),
             faults=counters.by_reason("faulted"),
             not_durable_in_time=counters.total("not_durable_in_time"),
@@ -92,8 +141,8 @@ class StatusReporter:
 
     async def health(self) -> Health:
         """Say whether evidence is being collected. Waits for the outbox, but no event loop waits for it."""
-        worker = self._worker()
-        future = self._outbox.counts()
+        worker = self._threads
+        future = worker.ask_counts()
         answered = await wait_at_most(future, OUTBOX_SECONDS) and future.exception() is None
         counts = future.result() if answered else Counts()
         changed = self._age(worker.endpoint_changed_at)
@@ -105,12 +154,12 @@ class StatusReporter:
             oldest_pending_age=self._age(counts.oldest_pending_at),
             endpoint=worker.endpoint,
             ill_for=changed if changed is not None and worker.endpoint != "ok" else 0.0,
-            low_coverage=self._watch.recent if self._watch.low and not isinstance(worker, Appender) else None,
+            low_coverage=self._watch.recent if self._watch.low and not worker.external else None,
             outbox_faults=worker.faults,
             dead_threads=worker.dead_threads,
             reading_for=worker.reading_for,
             host=self._host,
-            unattended=isinstance(worker, Appender) and worker.unattended,
+            unattended=worker.external and worker.running and worker.deliverer is None,
         )
         return diagnose(signs)
 
@@ -122,11 +171,11 @@ class StatusReporter:
 
     def levels(self) -> Gauges:
         """Return how it stands."""
-        worker = self._worker()
-        coverage = None if isinstance(worker, Appender) else self._watch.recent.ratio
+        worker = self._threads
+        coverage = None if worker.external else self._watch.recent.ratio
         if not worker.leads:
             return Gauges(coverage)
-        counts = worker.counts(LEVELS_SECONDS)
+        counts = worker.last_counts
         return Gauges(
             coverage,
             leads=True,
@@ -138,7 +187,7 @@ class StatusReporter:
         )
 
     def _at_risk(self, counts: Counts) -> int:
-        return counts.captured + counts.pending + counts.parked + counts.parts if self._worker().stopped else 0
+        return counts.captured + counts.pending + counts.parked + counts.parts if self._threads.stopped else 0
 
     def _age(self, since: float | None) -> float | None:
         return None if since is None else max(0.0, self._clock() - since)

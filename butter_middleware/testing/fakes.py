@@ -1,26 +1,25 @@
 """What stands in for the world outside, in one process: no file, no socket, and no time that passes by itself."""
 
-import asyncio
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import iscoroutinefunction
-from threading import Lock
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.client_ip.address import Networks, parse_host
-from butter_middleware.delivery.delivery import CLAIM_AHEAD, Delivery
+from butter_middleware.delivery.circuit_breaker import CircuitBreaker
+from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.events import Event
 from butter_middleware.ipv6.beacon import Beacon
 from butter_middleware.models.answer import Answer
 from butter_middleware.models.checkout import Record
-from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Pending, Settled, Settlement
-from butter_middleware.outbox.base import Backlog
-from butter_middleware.pipeline.components import Options
+from butter_middleware.outbox import MemoryOutbox, MemoryStore, Pending, Settled, Settlement
 from butter_middleware.testing.recorder import ACCEPTED, Recorder
 
 DOCUMENTATION: Final = Networks(("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"), "documentation")
 """RFC 5737: addresses of nobody, so that they stand for shoppers."""
+HELD_SECONDS: Final = 3600.0
+"""For which a record that is not taken is held: no longer than a test lets pass at once."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +52,33 @@ def fake_beacon(beacon: Beacon | None) -> Beacon | None:
     return replace(beacon, client_ip=own, allow_private=True)
 
 
-class FakeOutbox(MemoryOutbox):
-    """Keeps in memory what another outbox would keep on a disk, and promises what that one promises."""
+@dataclass(frozen=True)
+class FakeOutbox:
+    """Keeps in memory what another outbox would keep on a disk, and promises what that one promises.
 
-    def __init__(self, *, durable: bool, clock: Callable[[], float]) -> None:
-        super().__init__(clock=clock)
-        self.durable = durable
+    Args:
+        durable: What the other one promises.
+        clock: Seconds since the epoch.
+    """
 
-    def validate(self) -> list[str]:
-        """Warn where the one that it stands for would."""
-        return [] if self.durable else [*super().validate()]
+    durable: bool
+    clock: Callable[[], float]
+
+    def validate(self) -> Sequence[str]:
+        """Warn if the other one would."""
+        return () if self.durable else MemoryOutbox().validate()
+
+    def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "FakeStore":  # noqa: ARG002 - no lock is waited for
+        """Return a store in memory."""
+        return FakeStore(clock=self.clock)
+
+
+class FakeStore(MemoryStore):
+    """A store whose records a test may look at."""
+
+    def waiting(self) -> list[Record]:
+        """Return the records that are not sent, the oldest first."""
+        return [entry.record for entry in self._pending.values()]
 
 
 class FakeQueue:
@@ -106,72 +122,27 @@ class InboxClient:
         """Do nothing: there is no connection."""
 
 
-class FakeDelivery(Delivery):
-    """Tries each record once. One that is not taken is held until the test lets time pass (`retry`)."""
+class FakeBreaker(CircuitBreaker):
+    """Tries each record once. One that is not taken is held until the test lets time pass."""
 
-    def __init__(
-        self, recorder: Recorder, options: Options, on_settled: Callable[[Sequence[Settlement]], None]
-    ) -> None:
-        super().__init__(
-            lambda: InboxClient(recorder),
-            senders=options.senders,
-            clock=lambda: options.clock() + recorder.seconds_ahead,
-            monotonic=lambda: recorder.seconds_ahead,
-            on_settled=on_settled,
-            emit=options.events.emit,
-            telemetry=options.telemetry,
-        )
+    def __init__(self, recorder: Recorder, clock: Callable[[], float], emit: Callable[[Event], object]) -> None:
+        # One at a time: each answer of `respond_with` is for the next record.
+        super().__init__(1, clock, lambda: recorder.seconds_ahead, lambda low, _high: low, emit)
         self._recorder = recorder
-        self._outbox: LocalOutbox | None = None
-        self._lock = Lock()
-        self._held: dict[int, Settled] = {}
+        self._now = clock
 
-    @property
-    def ill(self) -> bool:
-        """Whether everything that is pending is held, so that waiting is of no use."""
-        with self._lock:
-            held = len(self._held)
-        return held > 0 and self._outbox is not None and self._outbox.counts().result().pending == held
+    def record(self, pending: Pending, answer: Answer) -> list[Settlement]:
+        """Return what becomes of a record, and of those that waited for this answer."""
+        settled = super().record(pending, answer) or self.alone()
+        for one in settled:
+            if one.settled is Settled.DEAD:
+                self._recorder.dead_letter(pending.record)
+        over = {Settled.DELIVERED, Settled.DEAD}
+        return [one if one.settled in over else replace(one, due_at=self._now() + HELD_SECONDS) for one in settled]
+
+
+class FakeDelivery(Delivery):
+    """Goes on when the lifespan ends: the end of the app is not the end of the test."""
 
     def pause(self) -> None:
-        """Go on: the end of a lifespan is not the end of the test, which is to see what was captured."""
-
-    def retry(self) -> None:
-        """Try anew what is held."""
-        with self._lock:
-            held, self._held = self._held, {}
-        if held and self._outbox is not None:
-            self._outbox.settle([Settlement(number, settled) for number, settled in held.items()])
-            self.wake()
-
-    async def run(self, outbox: Backlog) -> None:
-        """Try whatever comes, each record once, until cancelled."""
-        self._outbox = cast("LocalOutbox", outbox)  # a Butter's
-        self.leads = True
-        self._loop = asyncio.get_running_loop()
-        self._changed = asyncio.Event()
-        try:
-            while True:
-                changed = self._fresh()
-                while claimed := outbox.claim(CLAIM_AHEAD).result():
-                    for pending in claimed:
-                        self._take(outbox, pending, await self.deliver(pending.record, pending.attempts))
-                await changed.wait()
-        except asyncio.CancelledError:
-            with self._lock:
-                self._held = {}  # the outbox, when it is closed, gives them to the next one
-            raise
-
-    def _take(self, outbox: Backlog, pending: Pending, settlement: Settlement) -> None:
-        settlement = replace(settlement, id=pending.id, key=pending.record.key)
-        if settlement.settled in {Settled.DELIVERED, Settled.DEAD}:
-            if settlement.settled is Settled.DEAD:
-                self._recorder.dead_letter(pending.record)
-            outbox.settle([settlement])
-        else:
-            # Due at some time, and not at once: a response that waits for this record waits no longer.
-            settlement = replace(settlement, due_at=settlement.due_at or math.inf)
-            self._recorder.hold(pending.record)
-            with self._lock:
-                self._held[pending.id] = settlement.settled
-        self._on_settled([settlement])
+        """Do nothing."""

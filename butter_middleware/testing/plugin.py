@@ -10,7 +10,10 @@ import pytest
 from butter_middleware._utils import overrides
 
 if TYPE_CHECKING:
-    from butter_middleware.pipeline.components import Components, Options
+    from butter_middleware.config import Config
+    from butter_middleware.pipeline.components import Components, Given
+    from butter_middleware.telemetry.dispatcher import EventDispatcher
+    from butter_middleware.telemetry.otel import Telemetry
     from butter_middleware.testing import ButterInbox
     from butter_middleware.testing.recorder import Recorder
     from butter_middleware.testing.runtime import InboxRuntime
@@ -20,55 +23,57 @@ _MARKER: Final = "butter"
 _USAGE: Final = '@pytest.mark.butter(respond_with=[503, "timeout"])'
 
 
-class _Rehearsals:
+class _Run:
     """One run of pytest."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._stage: InboxRuntime | None = None
-        end = overrides.begin(overrides.Overrides(self._equip, _SECRET))
+        self._runtime: InboxRuntime | None = None
+        end = overrides.begin(overrides.Overrides(self._build, _SECRET))
         config.add_cleanup(end)
         config.add_cleanup(self._close)
 
     @property
-    def stage(self) -> "InboxRuntime":
-        """The stage, which is made when it is first needed."""
-        if self._stage is None:
+    def runtime(self) -> "InboxRuntime":
+        """The runtime, which is made when it is first needed."""
+        if self._runtime is None:
             from butter_middleware.testing.runtime import InboxRuntime  # noqa: PLC0415 - most runs never need it
 
-            self._stage = InboxRuntime()
-        return self._stage
+            self._runtime = InboxRuntime()
+        return self._runtime
 
     @property
     def begun(self) -> "InboxRuntime | None":
-        """The stage, where anything needed it."""
-        return self._stage
+        """The runtime, where anything needed it."""
+        return self._runtime
 
-    def _equip(self, options: "Options") -> "Components":
-        return self.stage.build(options)
+    def _build(
+        self, config: "Config", given: "Given", events: "EventDispatcher", telemetry: "Telemetry"
+    ) -> "Components":
+        return self.runtime.build(config, given, events, telemetry)
 
     def _close(self) -> None:
-        if self._stage is not None:
-            self._stage.begin()
+        if self._runtime is not None:
+            self._runtime.begin()
 
 
-_KEY: Final = pytest.StashKey[_Rehearsals]()
+_KEY: Final = pytest.StashKey[_Run]()
 
 
-def _rehearsals(config: pytest.Config) -> _Rehearsals:
+def _run_of(config: pytest.Config) -> _Run:
     if _KEY not in config.stash:
-        config.stash[_KEY] = _Rehearsals(config)
+        config.stash[_KEY] = _Run(config)
     return config.stash[_KEY]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Be there before any conftest.py, which may build a `Butter`."""
-    _rehearsals(early_config)
+    _run_of(early_config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Be there where a conftest.py names this plugin, and say what the marker is."""
-    _rehearsals(config)
+    _run_of(config)
     config.addinivalue_line(
         "markers",
         f"{_MARKER}(respond_with=[...]): what Butter answers to the records of this test, one after the other, as "
@@ -79,11 +84,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Begin each test with every `Butter` as if it had just been built."""
-    rehearsals, marker = _rehearsals(item.config), item.get_closest_marker(_MARKER)
-    if rehearsals.begun is not None or marker is not None:
-        rehearsals.stage.begin()
+    run, marker = _run_of(item.config), item.get_closest_marker(_MARKER)
+    if run.begun is not None or marker is not None:
+        run.runtime.begin()
     if marker is not None:
-        _respond(rehearsals.stage.recorder, marker)
+        _respond(run.runtime.recorder, marker)
 
 
 @pytest.hookimpl(trylast=True)
@@ -99,10 +104,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 
 def _check(item: pytest.Item) -> None:
-    stage = _rehearsals(item.config).begun
-    unseen = "" if stage is None else stage.unseen()
-    if stage is not None and unseen:
-        if stage.recorder.asked_for:
+    runtime = _run_of(item.config).begun
+    unseen = "" if runtime is None else runtime.unseen()
+    if runtime is not None and unseen:
+        if runtime.recorder.asked_for:
             pytest.fail(unseen, pytrace=False)
         from butter_middleware.testing import ParkedWarning  # noqa: PLC0415 - most runs never need it
 
@@ -127,4 +132,4 @@ def butter_inbox(request: pytest.FixtureRequest) -> "ButterInbox":
     `.respond_with(503, "timeout")` sets what Butter answers, `.retry_now()` tries again what is pending. Nothing leaves
     the process, with or without this fixture. A checkout whose extractor fails fails the test that uses it.
     """
-    return _rehearsals(request.config).stage.inbox()
+    return _run_of(request.config).runtime.inbox()

@@ -118,22 +118,20 @@ class Recorder:
         with self._lock:
             answer = self._answers.popleft() if self._answers else 200
             if accepts(answer):
-                self._pending.pop(record.key, None)
                 self._answered.pop(record.key, None)
                 self._sent.append(self._shown(record))
                 return ACCEPTED
             self._answered[record.key] = str(answer)
             return classify(answer, {}, b"") if isinstance(answer, int) else _INTERRUPTED
 
-    def hold(self, record: Record) -> None:
-        """Write down that a record waits."""
+    def set_pending(self, records: Iterable[Record]) -> None:
+        """Write down which records wait."""
         with self._lock:
-            self._pending[record.key] = record
+            self._pending = {record.key: record for record in records}
 
     def dead_letter(self, record: Record) -> None:
         """Write down that a record is dead."""
         with self._lock:
-            self._pending.pop(record.key, None)
             self._dead.append(self._shown(record))
 
     def _shown(self, record: Record) -> InboxRecord:

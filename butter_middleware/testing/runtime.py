@@ -1,32 +1,35 @@
 """Every `Butter` of a process in which tests run: what it is equipped with, and how it begins each test anew."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Final
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 from butter_middleware._utils import log_thread
 from butter_middleware.capture import annotations
 from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.client_ip.address import ANYWHERE
+from butter_middleware.config import Config
 from butter_middleware.delivery.clients import Client
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
-from butter_middleware.outbox import LocalOutbox, Settlement, SQLiteOutbox, TransactionalOutbox
+from butter_middleware.outbox import SQLiteOutbox, Store, TransactionalOutbox
 from butter_middleware.pipeline import components
-from butter_middleware.pipeline.components import Components, Options
-from butter_middleware.pipeline.pipeline import Pipeline, Read
+from butter_middleware.pipeline.components import Components, Given, Read
+from butter_middleware.pipeline.pipeline import Pipeline
 from butter_middleware.reader.messages import unreadable
 from butter_middleware.reader.reader import ReadResult
+from butter_middleware.telemetry.dispatcher import EventDispatcher
+from butter_middleware.telemetry.otel import Telemetry
 from butter_middleware.testing.assertions import Snapshot
 from butter_middleware.testing.fakes import (
     DOCUMENTATION,
+    FakeBreaker,
     FakeDelivery,
     FakeOutbox,
     FakeQueue,
+    FakeStore,
     FakeStrategy,
     InboxClient,
     fake_beacon,
@@ -39,26 +42,11 @@ RETRY_SECONDS: Final = 3700.0
 """Longer than any pause, probe or backoff of a delivery."""
 
 
-@dataclass(slots=True)
-class _Seat:
-    """A `Butter` on the stage, without anything that would keep it alive."""
-
-    make_outbox: Callable[[], LocalOutbox]
-    delivers_here: bool
-    """Whether its records come to the ledger, and not to a transport of the test's own."""
-    pipeline: Callable[[], Pipeline | None] = lambda: None
-
-    def add(self, record: Record) -> None:
-        """Put a record into the outbox."""
-        if (pipeline := self.pipeline()) is not None:
-            pipeline.worker.add(record)
-
-
 class InboxRuntime:
-    """Where every `Butter` of the process stands while tests run.
+    """Runs every `Butter` of the process while tests run.
 
     None of them reaches the network or the disk. One that was built with a transport of its own keeps it, and with it
-    an outbox that is no file.
+    an outbox that is not a file.
 
     Args:
         patience: Seconds that an extractor may take.
@@ -66,66 +54,70 @@ class InboxRuntime:
 
     def __init__(self, patience: float = 10.0) -> None:
         self.recorder = Recorder()
-        self._backoff = patience
-        self._seats: WeakKeyDictionary[Pipeline, _Seat] = WeakKeyDictionary()
-        self._deliveries: list[FakeDelivery] = []
+        self._patience = patience
+        self._pipelines: WeakKeyDictionary[Pipeline, bool] = WeakKeyDictionary()
+        """Each, and whether its records come to the recorder, and not to a transport of the test's own."""
 
-    # For `assembly`.
+    # For `pipeline.components`.
 
-    def build(self, options: Options) -> Components:
-        """Return what stands in for the world outside.
+    def build(self, config: Config, given: Given, events: EventDispatcher, telemetry: Telemetry) -> Components:
+        """Return the parts for tests.
 
         Raises:
             ConfigurationError: what production would not take either; only no credentials are needed.
         """
-        production = components.production(
-            replace(options, username=options.username or None, password=options.password or None)
-        )
-        delivers_here = options.transport is None
-        kept = options.outbox if not delivers_here and not isinstance(options.outbox, SQLiteOutbox) else None
-
-        def make_outbox() -> LocalOutbox:
-            if production.outbox is kept:
-                return production.outbox
-            return FakeOutbox(durable=production.outbox.durable, clock=options.clock)
-
-        seat = _Seat(make_outbox, delivers_here)
-        rehearsed = replace(
+        given = replace(given, credentials=(given.credentials[0] or None, given.credentials[1] or None))
+        production = components.production(config, given, events, telemetry)
+        here = given.transport is None
+        outbox = production.outbox
+        if here or isinstance(outbox, SQLiteOutbox):
+            outbox = FakeOutbox(outbox.durable, lambda: given.clock() + self.recorder.seconds_ahead)
+        fake = replace(
             production,
             strategy=FakeStrategy(production.strategy),
             beacon=fake_beacon(production.beacon),
-            admitted=ANYWHERE if options.staging else DOCUMENTATION,
-            outbox=make_outbox(),
-            appends_to=None,  # what another process would read is read here, so that a test sees it
+            admitted=ANYWHERE if config.staging else DOCUMENTATION,
+            outbox=outbox,
+            external=False,  # what another process would read is read here, so that a test sees it
             wrap_reader=self._wrap_reader,
-            built=partial(self._seat, seat),
+            built=lambda pipeline: self._pipelines.setdefault(pipeline, here),
         )
-        return self._delivering_here(rehearsed, options, seat) if delivers_here else rehearsed
+        return self._sending_here(fake) if here else fake
 
-    def _delivering_here(self, components: Components, options: Options, seat: _Seat) -> Components:
+    def _sending_here(self, parts: Components) -> Components:
         def make_client() -> Client:
             return InboxClient(self.recorder)
 
-        def make_consumer(senders: int | None) -> Delivery:
-            return options.delivery(make_client, senders=senders)
+        def make_delivery(_senders: int | None = None) -> Delivery:
+            recorder, clock = self.recorder, parts.clock
 
-        queue = components.queue
+            def ahead() -> float:
+                return clock() + recorder.seconds_ahead
+
+            return FakeDelivery(
+                lambda: InboxClient(recorder),
+                clock=ahead,
+                monotonic=lambda: recorder.seconds_ahead,
+                emit=parts.events.emit,
+                telemetry=parts.telemetry,
+                breaker=FakeBreaker(recorder, ahead, parts.events.emit),
+            )
+
+        is_transactional = isinstance(parts.queue, TransactionalOutbox)
         return replace(
-            components,
-            queue=FakeQueue(seat.add) if isinstance(queue, TransactionalOutbox) else queue,
+            parts,
+            queue=FakeQueue(self._add) if is_transactional else parts.queue,
             make_client=make_client,
-            make_delivery=partial(self._make_delivery, options),
-            make_consumer=make_consumer,
+            make_delivery=make_delivery,
+            make_consumer=make_delivery,
         )
 
-    def _make_delivery(self, options: Options, on_settled: Callable[[Sequence[Settlement]], None]) -> Delivery:
-        delivery = FakeDelivery(self.recorder, options, on_settled)
-        self._deliveries.append(delivery)
-        return delivery
-
-    def _seat(self, seat: _Seat, pipeline: Pipeline) -> None:
-        seat.pipeline = ref(pipeline)
-        self._seats[pipeline] = seat
+    def _add(self, record: Record) -> None:
+        """Take a record that went into a transaction, as if it had been committed."""
+        for pipeline, here in list(self._pipelines.items()):
+            if here and isinstance(pipeline.components.queue, FakeQueue):
+                pipeline.add_records([record])
+                return
 
     def _wrap_reader(self, read: Read) -> Read:
         recorder = self.recorder
@@ -149,10 +141,9 @@ class InboxRuntime:
     def begin(self) -> None:
         """Begin a test: every `Butter` is as if it had just been built."""
         self.recorder = Recorder()
-        self._deliveries = []
         annotations.hourly.forget()
-        for pipeline, seat in list(self._seats.items()):
-            pipeline.begin_anew(seat.make_outbox())
+        for pipeline in list(self._pipelines):
+            pipeline.reset()
 
     def inbox(self) -> ButterInbox:
         """Return what the test sees of it."""
@@ -178,28 +169,30 @@ class InboxRuntime:
         Raises:
             TimeoutError: an extractor does not come back.
         """
-        for pipeline, seat in list(self._seats.items()):
-            if not pipeline.worker.finish_reading(self._backoff):
+        waiting: list[Record] = []
+        for pipeline, here in list(self._pipelines.items()):
+            if not pipeline.finish_reading(self._patience):
                 requests = ", ".join(self.recorder.reading())
-                msg = f"an extractor has been reading {requests} for {self._backoff:g} s. Does it wait for something?"
+                msg = f"an extractor has been reading {requests} for {self._patience:g} s. Does it wait for something?"
                 raise TimeoutError(msg)
-            if seat.delivers_here:
-                pipeline.worker.flush(self._backoff)
-        log_thread.settle(self._backoff)
+            if here:
+                pipeline.finish_sending(self._patience)
+                waiting += pipeline.ask(_waiting, [])
+        self.recorder.set_pending(waiting)
+        log_thread.settle(self._patience)
 
     def retry(self) -> None:
         """Let an hour pass for what is pending."""
         self.recorder.seconds_ahead += RETRY_SECONDS
-        for pipeline, seat in list(self._seats.items()):
-            if seat.delivers_here and pipeline.worker.counts().pending:
+        for pipeline, here in list(self._pipelines.items()):
+            if here and pipeline.counts().pending:
                 pipeline.start()  # it may have been closed with the app
-        for delivery in list(self._deliveries):
-            delivery.retry()
+                pipeline.look_again()
 
     def whereabouts(self, recorder: Recorder) -> Snapshot:
         """Return what became of the checkouts of a test."""
         skipped: Counter[str] = Counter()
-        for pipeline in list(self._seats):
+        for pipeline in list(self._pipelines):
             for (name, _route, reason), count in pipeline.reporter.counts().items():
                 skipped[reason] += count if name == "skipped" else 0
         return Snapshot(
@@ -209,6 +202,10 @@ class InboxRuntime:
             parked=recorder.parked(),
             skipped=+skipped,
             remedies=recorder.remedies(),
-            routes=sorted({str(route) for pipeline in list(self._seats) for route in pipeline.routes.routes}),
-            elsewhere=not all(seat.delivers_here for seat in list(self._seats.values())),
+            routes=sorted({str(route) for pipeline in list(self._pipelines) for route in pipeline.routes.routes}),
+            elsewhere=not all(self._pipelines.values()),
         )
+
+
+def _waiting(store: Store) -> list[Record]:
+    return store.waiting() if isinstance(store, FakeStore) else []

@@ -8,8 +8,7 @@ import socket
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -34,7 +33,7 @@ from butter_middleware._utils.asgi import Receive, Scope, Send
 from butter_middleware.client_ip import ClientIP
 from butter_middleware.delivery.http import ssl_context
 from butter_middleware.models.http import Capture
-from butter_middleware.pipeline import worker
+from butter_middleware.outbox import MemoryStore
 from butter_middleware.testing import FakeButter
 
 SECRETS = ["grace@example.com", "in_secret", "sesame", "81.2.69.142", "10.0.0.1", "cart-of-grace", "s3cret-pass"]
@@ -221,46 +220,60 @@ def test_a_clock_that_raises_harms_no_checkout(make_butter: Callable[..., Butter
 # What the system may do.
 
 
-class _Unopened(MemoryOutbox):
+class _UnopenedStore(MemoryStore):
+    broken = True
+
     def open(self) -> None:
-        raise OSError(*SECRETS)
+        if self.broken:
+            raise OSError(*SECRETS)
 
 
-def test_an_outbox_that_cannot_open_is_counted(
+class _Unopened(MemoryOutbox):
+    def store(self, **_options: object) -> MemoryStore:
+        return _UnopenedStore()
+
+
+def test_an_outbox_that_cannot_open_loses_nothing_while_the_process_lives(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither a checkout nor `butter.record` notices: the loss is counted, and said once at CRITICAL."""
-    butter = make_butter(outbox=_Unopened())
+    """Neither a checkout nor `butter.record` notices: both wait in memory. It is said once, and counted at the end."""
+    butter = make_butter(outbox=_Unopened(), drain_timeout=0)
     buy(butter)
     butter.record(RECORD)
+    until(lambda: "cannot be used" in caplog.text, "it is said")
+    assert butter.status().lost == 0
+    butter.close()
     assert butter.status().lost == 2
+    assert [record.levelname for record in caplog.records if "cannot be used" in record.message] == ["CRITICAL"]
     assert [record.levelname for record in caplog.records if "a record is lost" in record.message] == ["CRITICAL"]
     assert leaked(caplog) == []
 
 
+@pytest.mark.parametrize("name", ["butter-store", "butter-read", "butter-send"])
 def test_a_system_out_of_threads_heals(
-    make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+    make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Where the second thread cannot be had, the next checkout starts both: nothing is left half alive."""
+    """If a thread cannot be started, checkouts wait in memory, and the next one starts it: none is lost."""
     butter = make_butter()
     begin = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
-        if thread.name == "butter-deliver":
+        if thread.name == name:
             msg = "can't start new thread"
             raise RuntimeError(msg)
         begin(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     butter.record(RECORD)
-    assert butter.status().lost == 1
+    assert butter.status().lost == 0
+    assert butter.status().faults == {"threads": 1}
     monkeypatch.undo()
-    butter.record(RECORD)
+    butter.record(RECORD.model_copy(update={"invoice_id": "in_other"}))
     assert butter.flush()
-    assert len(fake.records) == 1
+    assert len(fake.records) == 2
 
 
-class _Unled(MemoryOutbox):
+class _UnledStore(MemoryStore):
     failures = 2
 
     def lead(self) -> bool:
@@ -270,19 +283,20 @@ class _Unled(MemoryOutbox):
         return super().lead()
 
 
+class _Unled(MemoryOutbox):
+    def store(self, **_options: object) -> MemoryStore:
+        return _UnledStore()
+
+
 def test_delivery_goes_on_after_a_fault(
-    make_butter: Callable[..., Butter],
-    fake: FakeButter,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fault that ends the delivery is said, and it begins anew."""
-    monkeypatch.setattr(worker, "RESTART_SECONDS", 0.05)
+    """A fault of the outbox while the lead is taken is said, and the lead is taken all the same."""
     butter = make_butter(outbox=_Unled())
     butter.record(RECORD)
     assert butter.flush()
     assert len(fake.records) == 1
-    assert "delivering failed: OSError" in caplog.text
+    assert "cannot be used" in caplog.text
     assert leaked(caplog) == []
 
 
@@ -389,14 +403,17 @@ def test_no_repr_shows_personal_data(make_butter: Callable[..., Butter]) -> None
         shown.extend(map(repr, (response, response.request, RECORD, [RECORD])))
 
     captured: list[Capture] = []
-    outbox = MemoryOutbox()
-    append = outbox.append
 
-    def keep(capture: Capture) -> "Future[None]":
-        captured.append(capture)
-        return append(capture)
+    class Keeping(MemoryStore):
+        def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
+            captured.extend(captures)
+            return super().append(captures, owned=owned)
 
-    outbox.append = keep  # type: ignore[method-assign]
+    class Kept(MemoryOutbox):
+        def store(self, **_options: object) -> MemoryStore:
+            return Keeping()
+
+    outbox = Kept()
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract), outbox=outbox)
     buy(butter)
     assert butter.flush()

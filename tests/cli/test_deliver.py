@@ -16,6 +16,8 @@ from typing import Any, Self
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
+from butter_middleware.pipeline.waiters import ResponseWait
+from butter_middleware.pipeline.worker import Worker
 from click.testing import CliRunner, Result
 from outboxes import capture, committers, record, result
 from processes import HERE, Shop, free_port, numbered, until
@@ -26,8 +28,6 @@ from butter_middleware import Butter, ButterMiddleware, ConfigurationError, SQLi
 from butter_middleware.cli import cli
 from butter_middleware.cli.deliver import SAME_SECONDS
 from butter_middleware.delivery.http import ssl_context
-from butter_middleware.pipeline.waiters import ResponseWait
-from butter_middleware.pipeline.worker import Worker
 from butter_middleware.testing import FakeButter
 
 USER = {"BUTTER_USERNAME": CREDENTIALS["username"], "BUTTER_PASSWORD": CREDENTIALS["password"]}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from butter_middleware.outbox.sqlite.admin import Visit
 from click.testing import CliRunner, Result
 from outboxes import NOW, capture, committers, record, result, settle_all
 from processes import until
@@ -30,7 +31,6 @@ from butter_middleware.models.checkout import Record
 from butter_middleware.models.partial import Part
 from butter_middleware.models.reasons import ParkReason
 from butter_middleware.outbox import Parked, Settled, Settlement, Waiting
-from butter_middleware.outbox.sqlite.admin import Visit
 from butter_middleware.outbox.sqlite.schema import connect
 
 DETAIL = "no customer e-mail for POST /checkout/{cart_id}. Fix: call annotate(request, customer_email=...)."

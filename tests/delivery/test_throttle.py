@@ -7,6 +7,7 @@ from itertools import count
 import anyio
 import anyio.lowlevel
 import pytest
+from butter_middleware.pipeline.worker import Worker
 from shops import PAID, SHOPPER
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,7 +20,6 @@ from butter_middleware.delivery.delivery import GAP_MOST, POLL_SECONDS, Delivery
 from butter_middleware.models.answer import Answer, AnswerKind
 from butter_middleware.models.checkout import Record
 from butter_middleware.outbox import MemoryOutbox, Settlement
-from butter_middleware.pipeline.worker import Worker
 
 RECORDS = 5
 

@@ -15,7 +15,8 @@ from typing import Any
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
-from outboxes import NOW, Clock, capture, invoices, record, result
+from outboxes import NOW, Clock, capture, invoices, record
+from processes import until
 from shops import SHOPPER
 
 from butter_middleware import (
@@ -32,6 +33,7 @@ from butter_middleware import (
 )
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.models.partial import Part
+from butter_middleware.outbox import Resolution
 from butter_middleware.outbox.sqlite import schema
 from butter_middleware.testing import FakeButter
 
@@ -211,16 +213,25 @@ def test_the_sender_of_a_webhook_is_no_shopper(
 
 
 def test_a_lonely_part_expires(
-    serve: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
+    serve: Callable[..., Butter],
+    fake: FakeButter,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After `join_ttl` it is deleted, counted and said once; what comes then finds nothing."""
-    clock = Clock()
+    """Soon after `join_ttl` it is deleted, counted and said once; what comes then finds nothing."""
+    clock, monotonic = Clock(), Clock(0.0)
+    monkeypatch.setattr("butter_middleware.outbox.steady.monotonic", monotonic)
     first = serve(clock=clock, join_ttl=3600)
     begin(first, SESSION | {"id": "cs_1"})
     begin(first, SESSION | {"id": "cs_2"})
+    for _ten_minutes in range(9):
+        clock.now += 600
+        monotonic.now += 600
+        first.pipeline.ask(lambda store: store.prune(), otherwise=False)
     first.close()
-    clock.now += 3601
     second = serve(clock=clock, join_ttl=3600)
+    second.pipeline.start()
+    until(lambda: second.status().parts == 0, "they expire")
     confirm(second, PAID)
     assert fake.records == []
     assert second.status().skipped == {"join_expired": 2}
@@ -450,15 +461,15 @@ def test_a_file_of_version_1_is_brought_up(tmp_path: Path) -> None:
         )
     outbox = SQLiteOutbox(path, clock=Clock())
     outbox.validate()
-    outbox.open()
-    assert outbox.lead()
-    assert invoices(result(outbox.claim(10))) == ["in_1"]
-    assert result(outbox.adopt()) == 1
-    (given,) = result(outbox.captures(10))
+    store = outbox.store()
+    store.open()
+    assert invoices(store.due(10)) == ["in_1"]
+    (given,) = store.unread(10, below=store.counts().newest_capture)
     assert given.capture == stored
     part = Part(Part.key_of("stripe", "cs_1"), shopper=True, fields={"psp": "stripe"}, captured_at=NOW)
-    assert result(outbox.resolve(given.id, part)) == 0
-    assert result(outbox.counts()).parts == 1
-    outbox.close()
+    (resolved,) = store.resolve([Resolution(given.id, part=part)])
+    assert (resolved.there, resolved.known) == (True, 0)
+    assert store.counts().parts == 1
+    store.close()
     with closing(sqlite3.connect(path)) as new:
         assert new.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)

@@ -18,6 +18,8 @@ from typing import Any
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
+from butter_middleware.outbox.sqlite.committer import Committer
+from butter_middleware.pipeline.appender import Appender
 from outboxes import capture, result
 from processes import HERE, until
 from shops import PAID, SHOPPER
@@ -25,8 +27,6 @@ from shops import PAID, SHOPPER
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, MemoryOutbox, Record
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.outbox import Counts, SQLiteOutbox
-from butter_middleware.outbox.sqlite.committer import Committer
-from butter_middleware.pipeline.appender import Appender
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.testing import FakeButter
 

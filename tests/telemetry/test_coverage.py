@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import pytest
 from outboxes import Clock
+from processes import until
 from shops import ROUTE, SHOPPER, buy
 
 from butter_middleware import Butter, Checkout, ConfigurationError, events
 from butter_middleware._utils import log_thread
 from butter_middleware.events import CoverageFell, Event, RouteFellSilent
 from butter_middleware.models.reasons import NO_CHECKOUT, Skip
-from butter_middleware.pipeline.worker import Worker
 from butter_middleware.telemetry.coverage import Coverage, Watch
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 
@@ -174,14 +174,9 @@ def test_the_worker_looks(make_butter: Callable[..., Butter], caplog: pytest.Log
     clock = Clock()
     heard: list[Event] = []
     butter = make_butter(ROUTE, clock=clock, on_event=heard.append)
-    assert isinstance(butter.pipeline.worker, Worker)
     buy(butter, "free")
     clock.now += HOUR
-    for _ in range(100):
-        butter.flush(0.1)
-        if any(isinstance(event, CoverageFell) for event in heard):
-            break
-        butter.pipeline.worker._progress.wait(lambda: None, 0.1)
+    until(lambda: any(isinstance(event, CoverageFell) for event in heard), "the look")
     assert "evidence is missing: in the last hour 0 of 1 checkouts became records" in caplog.text
 
 

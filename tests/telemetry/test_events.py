@@ -106,7 +106,7 @@ def test_on_event_runs_on_a_thread_of_its_own_and_may_hang(
     butter = make_butter(on_event=tell)
     client = TestClient(ButterMiddleware(refusing_shop, butter))
     assert client.post("/checkout/a", headers={"x-forwarded-for": SHOPPER}).status_code == 200
-    assert butter.pipeline.worker.flush(10)
+    assert butter.pipeline.flush(10)
     assert len(fake.records) == 1
     go_on.set()
     assert log_thread.settle(10)

@@ -202,7 +202,7 @@ def test_a_link_that_cannot_be_read_is_none(
 ) -> None:
     """Whatever lies in a file, the record is sent."""
     butter = make_butter()
-    butter.pipeline.worker.add(Record.of(CHECKOUT, 0.0, traceparent))
+    butter.pipeline.add_records([Record.of(CHECKOUT, 0.0, traceparent)])
     assert butter.flush()
     (span,) = reader.spans("butter.deliver")
     assert span.links == ()
@@ -369,7 +369,7 @@ def test_an_api_that_is_too_old_stops_no_delivery(
     assert butter.flush()
     assert len(fake.records) == 1
     assert butter.status().faults == {"telemetry:TypeError": 1}
-    assert butter.pipeline.worker.dead_threads == []
+    assert butter.pipeline.dead_threads == []
 
 
 def test_an_instrumentation_without_suppression_stops_no_delivery(

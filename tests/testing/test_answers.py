@@ -1,48 +1,17 @@
 """What a test has Butter answer, and what it is told of checkouts that become no record."""
 
-import asyncio
 import re
 import threading
-import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
 from processes import until
 from rehearsals import Overrides
-from shops import SHOPPER
 
-from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, Record, client_ip
+from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, client_ip
 from butter_middleware._utils import overrides as seam
-from butter_middleware.pipeline.components import Options
-from butter_middleware.telemetry.dispatcher import EventDispatcher
-from butter_middleware.telemetry.otel import Telemetry
-from butter_middleware.testing.fakes import FakeDelivery, FakeOutbox
-from butter_middleware.testing.recorder import Recorder
 from butter_middleware.testing.runtime import InboxRuntime
-
-CHECKOUT = Checkout(customer_email="a@example.com", ipv4_address=SHOPPER, psp="adyen", transaction_id="PSP1")
-RECORD = Record.of(CHECKOUT, 0.0)
-OPTIONS = Options(
-    strategy=client_ip.direct(),
-    beacon=None,
-    base_url="https://butter.test",
-    username=None,
-    password=None,
-    transport=None,
-    outbox=None,
-    inline=False,
-    inline_timeout=1.0,
-    staging=False,
-    dry_run=False,
-    senders=4,
-    clock=time.time,
-    events=EventDispatcher(time.time),
-    telemetry=Telemetry(enabled=False),
-    sources=None,
-)
 
 
 def test_what_is_not_taken_is_pending_until_the_test_says_so(rehearsal: Overrides) -> None:
@@ -139,52 +108,6 @@ def test_no_answer_at_all(butter_inbox, answer):
         butter_inbox.respond_with(answer)
 """
     rehearsal.run(tests).assert_outcomes(passed=18)
-
-
-@asynccontextmanager
-async def holding(outbox: FakeOutbox) -> AsyncGenerator[FakeDelivery]:
-    """Run a delivery that holds a record of the outbox, which Butter did not take."""
-    recorder, held = Recorder(), asyncio.Event()
-    recorder.respond_with([503])
-    delivery = FakeDelivery(recorder, OPTIONS, lambda _settlements: held.set())
-    running = asyncio.create_task(delivery.run(outbox))
-    outbox.add([RECORD])
-    await held.wait()
-    yield delivery
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-
-def test_waiting_ends_when_all_that_is_pending_was_tried() -> None:
-    """Not when something was: the next record is waited for, and no shutdown keeps it from being tried."""
-
-    async def deliver() -> None:
-        outbox = FakeOutbox(durable=True, clock=time.time)
-        async with holding(outbox) as delivery:
-            ill = [delivery.ill]
-            outbox.add([Record("2", RECORD.payload, 0.0)])
-            ill.append(delivery.ill)
-            assert ill == [True, False]
-            delivery.pause()
-            assert not delivery.paused
-
-    asyncio.run(deliver())
-
-
-def test_what_was_held_when_its_app_was_closed_is_the_next_ones() -> None:
-    """A retry releases no record that another worker of the app has on its way: it would be sent twice."""
-
-    async def deliver() -> None:
-        outbox = FakeOutbox(durable=True, clock=time.time)
-        async with holding(outbox) as delivery:
-            pass
-        outbox.close()
-        assert len(outbox.claim(9).result()) == 1
-        delivery.retry()
-        assert outbox.claim(9).result() == []
-
-    asyncio.run(deliver())
 
 
 def test_a_look_waits_until_everything_is_told(rehearsal: Overrides) -> None:

@@ -227,7 +227,8 @@ def test_an_outbox_beside_it_is_kept():
     outbox = MemoryOutbox()
     with Butter(client_ip=client_ip.direct(), outbox=outbox, transport=fake.transport(), **CREDENTIALS) as butter:
         butter.record(CHECKOUT)
-    assert outbox.counts().result().delivered == 1
+        assert butter.flush()
+        assert (butter.outbox, butter.status().delivered) == (outbox, 1)
 
 
 @pytest.mark.asyncio

@@ -65,7 +65,7 @@ class SQLiteOutbox:
         absolute = _absolute(path)
         if not HAS_LOCKS:
             msg = (
-                f"outbox={str(path)!r}: an outbox on disk needs Python's fcntl module for its locks, and this system "
+                f"outbox={absolute!r}: an outbox on disk needs Python's fcntl module for its locks, and this system "
                 f"({sys.platform}) has none. Leave outbox= out, which keeps records in memory; use PostgresOutbox; or "
                 "run on Linux or macOS, such as in WSL or a container."
             )

@@ -111,6 +111,11 @@ class SQLiteStore(Database):
 
         return self._write(insert, full=True)
 
+    @property
+    def unreadable(self) -> int:
+        """How many captures it met that another version wrote."""
+        return len(self._unreadable)
+
     def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
         """Give those of the captures that are still there, in order."""
         return self._read(lambda connection: self._load(connection, ids))
@@ -315,6 +320,12 @@ class SQLiteStore(Database):
 
         return self._read(look)
 
+    def next_due(self) -> float | None:
+        """Give when the next record is due."""
+        sql = "SELECT min(due_at) FROM records WHERE dead_at IS NULL"
+        found: float | None = self._read(lambda connection: connection.execute(sql).fetchone()[0])
+        return found
+
     def settle(self, settlements: Sequence[Settlement], counts: Sequence[Count] = ()) -> None:
         """Note what became of records. What a person dropped meanwhile is passed over."""
 
@@ -399,6 +410,14 @@ class SQLiteStore(Database):
     def lead(self) -> bool:
         """Whether this process leads, taking the lead if it is free. The kernel frees it when the process ends."""
         return self.locks.take(LEAD)
+
+    def leader(self) -> int | None:
+        """Give the process that leads. 0: it cannot be told which. None: there is none."""
+        return self.locks.holder(LEAD)
+
+    def alone(self) -> bool:
+        """Whether no other process lives that reads what it captures."""
+        return self.locks.holder(READERS) is None
 
     def release_lead(self) -> None:
         """Let go of the lead."""

@@ -1,0 +1,90 @@
+"""What travels between the threads: captures, records made outside a request, and the requests that wait for them."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from butter_middleware.models.checkout import Record
+from butter_middleware.models.http import Capture
+from butter_middleware.outbox.base import size_of
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseWait:
+    """For what the last chunk of a captured response is held back."""
+
+    until: Literal["", "disk", "queue", "butter"] = ""
+    """Empty: for nothing. `disk`: the capture is there. Else its records are in the queue, or with Butter."""
+    seconds: float = 0.0
+    """And no longer than that."""
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether the response waits for more than an outbox of this process."""
+        return self.until in {"queue", "butter"}
+
+
+NOTHING: Final = ResponseWait()
+
+
+class Entry:
+    """A capture on its way through this process."""
+
+    __slots__ = ("capture", "future", "id", "left", "owned", "parked", "size", "taken_over", "until_sent")
+
+    def __init__(
+        self,
+        capture: Capture,
+        wait: ResponseWait = NOTHING,
+        *,
+        number: int = 0,
+        owned: bool = True,
+        parked: str = "",
+    ) -> None:
+        self.capture = capture
+        self.id = number
+        """The row's number in the store. 0: not there yet."""
+        self.owned = owned
+        """False: another process appended it and left reading to whoever leads."""
+        self.parked = parked
+        """Why it was parked, if it is tried again."""
+        self.taken_over = False
+        """Whether another process served it."""
+        self.size = size_of(capture)
+        self.until_sent = wait.is_sending
+        self.left = 0
+        """How many of its records are not settled yet."""
+        self.future: Future[None] | None = Future() if wait.until else None
+        """What the response waits for."""
+
+    def leave_in_store(self) -> None:
+        """Let go of the capture, which is in the store."""
+        self.capture = _IN_STORE
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the capture is in memory."""
+        return self.capture is not _IN_STORE
+
+    def load(self, capture: Capture) -> None:
+        """Take the capture back."""
+        self.capture = capture
+
+    def finish(self) -> None:
+        """Let the response go."""
+        future, self.future = self.future, None
+        if future is not None and not future.done():
+            future.set_result(None)
+
+
+@dataclass(slots=True, eq=False)
+class Addition:
+    """Records made outside a request."""
+
+    records: Sequence[Record]
+    done: "Future[int]"
+    """How many were known already."""
+
+
+_IN_STORE: Final = Capture("", "", b"", [], None, 0, [], b"", {}, 0.0)

@@ -1,0 +1,236 @@
+"""What the process that leads does beside its own captures: it sends for all, and reads what others left behind."""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from butter_middleware.models.reasons import ParkReason
+from butter_middleware.outbox.base import Counts, Parked, Pending, Resolution, Settled, Settlement, StoredCapture
+from butter_middleware.pipeline.entries import Entry
+from butter_middleware.pipeline.participant import TOO_SLOW_SECONDS, Participant
+
+if TYPE_CHECKING:
+    from butter_middleware.pipeline.store_thread import StoreThread
+
+LOOK_SECONDS: Final = 0.25
+"""Between looks at what other processes did to the file."""
+LEAD_SECONDS: Final = 0.5
+"""Between tries to take the lead."""
+LEFT_BEHIND_SECONDS: Final = 5.0
+"""What was captured before then, and is not resolved, was left by a dead or hung process."""
+EXPIRE_SECONDS: Final = 5.0
+"""Between looks for parts of checkouts that stayed alone."""
+ALONE_SECONDS: Final = 60.0
+"""For which no process may send what this one appends, before it is said."""
+PARKED_AT_ONCE: Final = 20
+"""Parked captures that are tried again in one second."""
+PARKED_AGAIN_SECONDS: Final = 600.0
+"""For which a parked capture is not tried again by the same configuration."""
+RETRY_LOOK_SECONDS: Final = 0.5
+"""Between looks for records whose time has come."""
+
+
+class Leader:
+    """The leader's part of a store thread. Only that thread calls it, except `is_led_by` and `leave`."""
+
+    def __init__(self, thread: "StoreThread") -> None:
+        self._thread = thread
+        self._store = thread.store
+        self._participant: Participant | None = None
+        self.look_at = 0.0
+        self._due_at = 0.0
+        """When to ask for records that are due, as `time.monotonic`."""
+        self._expire_at = 0.0
+        self._parked_at = 0.0
+        self._marks: deque[tuple[float, int]] = deque()
+        """The highest number of a capture, at each look."""
+        self._epoch: int | None = None
+        self._counts = Counts()
+        self._alone_since: float | None = None
+        self.deliverer: int | None = None
+        """The process that sends, if it is not this one. 0: it cannot be told which."""
+
+    def is_led_by(self, participant: Participant) -> bool:
+        """Whether this participant has the lead."""
+        return self._participant is participant
+
+    def leave(self, participant: Participant) -> None:
+        """Have the lead let go at the next look, if this participant has it."""
+        if self._participant is participant:
+            self.look_at = 0.0
+
+    def look(self, now: float) -> bool:
+        """Take or keep the lead, and do its work. Return whether there was any."""
+        if now < self.look_at and not self._hungry:
+            return self._refill(now) if self._participant is not None else False
+        self.look_at = now + LOOK_SECONDS
+        leader = self._participant
+        if leader is not None and not leader.can_lead:
+            self.resign()
+            leader = None
+        if leader is None:
+            return self._take_lead(now)
+        if leader.reader.busy_for > TOO_SLOW_SECONDS:
+            self._give_up_reading(leader)
+            return True
+        if self._store.changed():
+            self._notice(leader)
+        return self._refill(now) | self._read_others(leader, now)
+
+    def fresh(self, pendings: Sequence[Pending]) -> bool:
+        """Hand records that are new in the store to the sender. Return whether this process sends."""
+        leader = self._participant
+        if leader is None:
+            return False
+        if pendings and not leader.sender.offer(pendings, fresh=True):
+            self._due_at = 0.0
+        return not leader.sender.ill
+
+    def settled(self, settlements: Sequence[Settlement]) -> None:
+        """Notice which records are to be sent again later."""
+        if any(one.settled in {Settled.RETRY, Settled.RELEASED} for one in settlements):
+            self._due_at = min(self._due_at, time.monotonic() + RETRY_LOOK_SECONDS)
+        if any(one.settled is Settled.RELEASED and not one.due_at for one in settlements):
+            self._due_at = 0.0
+
+    def forget_file(self) -> None:
+        """Look at everything again: the file is another one."""
+        self._marks.clear()
+        self._due_at = self._expire_at = self._parked_at = self.look_at = 0.0
+
+    def look_soon(self) -> None:
+        """Look for records that are due."""
+        self._due_at = self.look_at = 0.0
+
+    def resign(self) -> None:
+        """Let go of the lead."""
+        leader, self._participant = self._participant, None
+        if leader is not None:
+            leader.sender.lose_lead()
+        self._store.release_lead()
+
+    @property
+    def _hungry(self) -> bool:
+        return self._participant is not None and self._participant.sender.hungry and time.monotonic() >= self._due_at
+
+    def _take_lead(self, now: float) -> bool:
+        self.look_at = now + LEAD_SECONDS
+        candidate = next((one for one in self._thread.participants if one.can_lead), None)
+        self._thread.looked = True
+        if candidate is None:
+            self._watch_deliverer(now)
+            return False
+        if not self._store.lead():
+            return False
+        self._participant = candidate
+        self._due_at = self._expire_at = self._parked_at = self.look_at = 0.0
+        self._marks.clear()
+        if self._store.alone():  # whoever left captures behind is dead
+            self._marks.append((now - LEFT_BEHIND_SECONDS, self._store.counts().newest_capture))
+        self._store.changed()
+        self._notice(candidate)
+        candidate.sender.take_lead(self._store.hold())
+        return True
+
+    def _watch_deliverer(self, now: float) -> None:
+        """In a process that only appends, see whether another one reads and sends."""
+        self.deliverer = self._store.leader()
+        external = [one for one in self._thread.participants if not one.owned and one.running]
+        if self.deliverer is not None or not external:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since >= ALONE_SECONDS:
+            for participant in external:
+                participant.unattended()
+            self._alone_since = now
+
+    def _notice(self, leader: Participant) -> None:
+        """See what other processes and people changed."""
+        before, self._counts = self._counts, self._store.counts()
+        self._due_at = 0.0
+        if self._epoch is not None and self._counts.epoch != self._epoch:
+            leader.sender.put_back()
+            self._parked_at = 0.0
+        self._epoch = self._counts.epoch
+        if before.hold is not None and self._counts.hold is None:
+            leader.sender.end_hold()
+
+    def _refill(self, now: float) -> bool:
+        """Give the sender records from the file."""
+        leader = self._participant
+        if leader is None or now < self._due_at:
+            return False
+        wanted = leader.sender.wanted
+        if not wanted:
+            return False
+        due = self._store.due(wanted, leader.sender.held)
+        leader.sender.offer(due, fresh=False)
+        if len(due) < wanted:
+            more = self._store.counts().pending > len(leader.sender.held)
+            self._due_at = now + RETRY_LOOK_SECONDS if more else float("inf")
+        return bool(due)
+
+    def _read_others(self, leader: Participant, now: float) -> bool:
+        """Have read what nobody else reads: captures without an owner, those left behind, and parked ones."""
+        if not leader.reads:
+            return False
+        busy = False
+        if now >= self._expire_at:
+            self._expire_at = now + EXPIRE_SECONDS
+            leader.expired(self._store.expire(leader.expire_before()))
+        counts = self._counts = self._store.counts()
+        if not self._marks or now - self._marks[-1][0] >= LOOK_SECONDS:
+            self._marks.append((now, counts.newest_capture))
+        while len(self._marks) > 1 and now - self._marks[1][0] >= LEFT_BEHIND_SECONDS:
+            self._marks.popleft()
+        below = self._marks[0][1] if now - self._marks[0][0] >= LEFT_BEHIND_SECONDS else 0
+        room = leader.reader.room
+        in_memory = self._thread.unresolved()
+        if room and counts.captured > len(in_memory):
+            left = self._store.unread(room, below=below, exclude=in_memory)
+            busy = bool(left)
+            self._take_over(leader, left)
+        if now >= self._parked_at and leader.reader.room:
+            tried = self._store.parked_to_try(
+                PARKED_AT_ONCE, configuration=leader.configuration, before=leader.clock() - PARKED_AGAIN_SECONDS
+            )
+            self._parked_at = now + 1.0 if tried else float("inf")
+            leader.taken_over([_entry(stored, taken_over=True) for stored in tried])
+            busy |= bool(tried)
+        return busy
+
+    def _take_over(self, leader: Participant, left: Sequence[StoredCapture]) -> None:
+        if not left:
+            return
+        ended = set(self._store.mark_taken_over([stored.id for stored in left]))
+        for stored in left:
+            entry = _entry(stored, taken_over=stored.owned)
+            if stored.id in ended:
+                self._thread.resolve(leader, entry, Resolution(stored.id, parked=READER_DIED))
+            else:
+                leader.taken_over([entry])
+
+    def _give_up_reading(self, leader: Participant) -> None:
+        """Park a capture that is read for too long, and let another process lead."""
+        entry = leader.reader.reading
+        self.resign()
+        if entry is not None:
+            self._thread.resolve(leader, entry, Resolution(entry.id, parked=TOO_SLOW))
+
+
+def _entry(stored: StoredCapture, *, taken_over: bool) -> Entry:
+    entry = Entry(stored.capture, number=stored.id, owned=stored.owned, parked=stored.parked)
+    entry.taken_over = taken_over
+    return entry
+
+
+READER_DIED: Final = Parked(
+    ParkReason.READER_DIED,
+    "the process that read this capture died twice. Does the extractor end the process? Fix it, then retry.",
+)
+TOO_SLOW: Final = Parked(
+    ParkReason.TOO_SLOW,
+    "the extractor has been reading this capture for a minute. Fix it, then retry the capture.",
+)

@@ -1,0 +1,349 @@
+"""One `Butter` in one process: its reader, its sender, and its share of a store thread."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from threading import Condition
+from typing import Final, Protocol
+
+from butter_middleware.events import Faulted, Lost, OutboxChanged, Skipped
+from butter_middleware.models.partial import EXPIRED
+from butter_middleware.models.reasons import ParkReason, Skip
+from butter_middleware.outbox.base import Parked, Resolution, Resolved, Settled, Settlement, Store
+from butter_middleware.pipeline.entries import Addition, Entry
+from butter_middleware.pipeline.reader_thread import MOST_AHEAD, ReaderThread
+from butter_middleware.pipeline.sender_thread import SenderThread
+from butter_middleware.reader.reader import ReadResult
+from butter_middleware.reader.tidings import tell
+from butter_middleware.telemetry.dispatcher import EventDispatcher
+
+
+class StoreLink(Protocol):
+    """What a participant asks of the store's thread."""
+
+    def resolve(self, participant: "Participant", entry: Entry, resolution: Resolution) -> None:
+        """Take what the reader made of a capture."""
+        ...
+
+    def settle(self, participant: "Participant", settlements: Sequence[Settlement]) -> None:
+        """Take what became of records."""
+        ...
+
+
+TOO_SLOW_SECONDS: Final = 60.0
+"""For which one capture may be read before the lead is let go."""
+POLL_SECONDS: Final = 0.25
+"""Between looks of those who wait, if nothing changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a process does with a store."""
+
+    owned: bool = True
+    """False: it appends for another process to read."""
+    reads: bool = True
+    sends: bool = True
+    dry_run: bool = False
+    """Records are told, and neither kept nor sent."""
+    configuration: str = ""
+    """A digest of the routes: parked captures are tried again by another configuration at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """What a participant asks of its `Butter`."""
+
+    route_of: Callable[[Entry], str]
+    """Names the route of a capture."""
+    expire_before: Callable[[], float]
+    """Seconds since the epoch: parts of checkouts from before then are deleted."""
+    clock: Callable[[], float]
+    """Seconds since the epoch."""
+    look: Callable[[], object]
+    """Watches what needs a look about once a second."""
+
+
+class Participant:
+    """Takes what the store's thread did with the captures and records of one `Butter`, on that thread.
+
+    Args:
+        role: What this process does with the store.
+        link: The store's thread.
+        events: Counts and tells what happens.
+        reader: Reads captures.
+        sender: Sends records.
+        callbacks: What it asks of its `Butter`.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        link: StoreLink,
+        events: EventDispatcher,
+        reader: ReaderThread,
+        sender: SenderThread,
+        callbacks: Callbacks,
+    ) -> None:
+        self.owned = role.owned
+        self.reads = role.reads
+        self.configuration = role.configuration
+        self.reader = reader
+        self.sender = sender
+        self.expire_before = callbacks.expire_before
+        self.clock = callbacks.clock
+        self._role = role
+        self._link = link
+        self._events = events
+        self._route_of = callbacks.route_of
+        self._look = callbacks.look
+        self._results: dict[Entry, ReadResult] = {}
+        self._backlog: deque[Entry] = deque()
+        """Captures of this process that are in the store only, the oldest first."""
+        self.ids: set[int] = set()
+        """The numbers of all captures that this process is going to resolve."""
+        self._unread: set[Entry] = set()
+        """The captures of this process that are not resolved."""
+        self._others: set[Entry] = set()
+        """Captures of other processes that this one reads."""
+        self._waiting: dict[int, list[Entry]] = {}
+        """By record: the captures whose responses wait for it to be sent."""
+        self._changed = Condition()
+        self._changes = 0
+        self._adding = 0
+        self.running = False
+        """Whether it was started, and no shutdown has come since."""
+
+    @property
+    def can_lead(self) -> bool:
+        """Whether it may send for every process of the host."""
+        if not (self._role.sends and self.running and self.sender.alive) or self.sender.failing:
+            return False
+        return not self._role.reads or (self.reader.alive and self.reader.busy_for <= TOO_SLOW_SECONDS)
+
+    # For any thread.
+
+    def expect(self, entry: Entry) -> None:
+        """Count a capture that is on its way to the store."""
+        self._unread.add(entry)
+
+    def refuse(self, entry: Entry) -> None:
+        """Stop counting a capture that the store's thread did not take."""
+        self._forget([entry])
+
+    def expect_records(self) -> None:
+        """Count records that are on their way to the store."""
+        with self._changed:
+            self._adding += 1
+
+    @property
+    def unfinished(self) -> int:
+        """How many captures and additions of this process the store has not resolved."""
+        return len(self._unread) + self._adding
+
+    def wait(self, verdict: Callable[[], bool | None], timeout: float) -> bool:
+        """Wait until everything is resolved and the verdict is given. False if that takes longer than `timeout`.
+
+        A verdict of None says that the next change may bring one.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            with self._changed:
+                changes = self._changes
+            if not self.unfinished and (given := verdict()) is not None:
+                return given
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return False
+            with self._changed:
+                if changes == self._changes:
+                    self._changed.wait(min(remaining, POLL_SECONDS))
+
+    def ring(self) -> None:
+        """Tell those who wait that something changed."""
+        with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """Tell a fault of a thread."""
+        kind = type(error).__name__
+        self._events.emit(Faulted(reason=f"{what}:{kind}", message=f"{what} failed: {kind}", level=logging.CRITICAL))
+
+    # For the reader's thread.
+
+    def read(self, entry: Entry, result: ReadResult) -> None:
+        """Take what was read from a capture, and have it written."""
+        if self._role.dry_run:
+            resolution = Resolution(entry.id)
+        else:
+            resolution = Resolution(
+                entry.id,
+                records=() if result.parked else result.records,
+                part=result.part,
+                parked=_parked(entry, result),
+                configuration=self.configuration,
+            )
+        self._results[entry] = result
+        self._link.resolve(self, entry, resolution)
+
+    # For the store's thread.
+
+    def appended(self, entries: Sequence[Entry]) -> None:
+        """Have captures read that are in the store now."""
+        if not self._role.reads:
+            self._forget(entries)
+            return
+        self.ids.update(entry.id for entry in entries)
+        room = 0 if self._backlog else self.reader.room
+        self.reader.offer(entries[:room], fresh=True)
+        for entry in entries[room:]:
+            entry.leave_in_store()
+            self._backlog.append(entry)
+
+    def reload(self, store: Store) -> bool:
+        """Load captures that are in the store only, if the reader has room. Return whether there were any."""
+        if not self._backlog or self.reader.room < MOST_AHEAD // 2:
+            return False
+        entries = [self._backlog.popleft() for _number in range(min(self.reader.room, len(self._backlog)))]
+        stored = {one.id: one for one in store.load([entry.id for entry in entries])}
+        found = [entry for entry in entries if entry.id in stored]
+        for entry in found:
+            entry.load(stored[entry.id].capture)
+        self.reader.offer(found, fresh=True)
+        self._forget([entry for entry in entries if entry.id not in stored])
+        return True
+
+    def taken_over(self, entries: Sequence[Entry]) -> None:
+        """Have captures read that another process left behind."""
+        self._others.update(entries)
+        self.ids.update(entry.id for entry in entries)
+        self.reader.offer(entries, fresh=False)
+
+    def resolved(self, entry: Entry, resolved: Resolved, *, sends: bool) -> None:
+        """Tell what became of a capture."""
+        result = self._results.pop(entry, None)
+        if result is not None and resolved.there:
+            parked = _parked(entry, result)
+            tell(
+                self._events,
+                self._route_of(entry),
+                result if parked is result.parked else replace(result, parked=parked),
+            )
+            kept = len(result.records) + (result.part is not None)
+            if self._role.dry_run and kept:
+                self._events.emit(Skipped(route=self._route_of(entry), reason=Skip.DRY_RUN, times=kept))
+        if resolved.known:
+            self._events.emit(Skipped(reason=Skip.DUPLICATE, times=resolved.known))
+        if entry.until_sent and sends and resolved.added and not resolved.known:
+            entry.left = len(resolved.added)
+            for pending in resolved.added:
+                self._waiting.setdefault(pending.id, []).append(entry)
+        else:
+            entry.finish()
+        self._forget([entry])
+
+    def added(self, known: int) -> None:
+        """Tell what became of records made outside a request."""
+        if known:
+            self._events.emit(Skipped(reason=Skip.DUPLICATE, times=known))
+        with self._changed:
+            self._adding -= 1
+        self.ring()
+
+    def settled(self, settlements: Sequence[Settlement]) -> None:
+        """Let the responses go that waited for these records."""
+        self.sender.held.difference_update(settlement.id for settlement in settlements)
+        if self._waiting:
+            for settlement in settlements:
+                if settlement.settled is not Settled.RELEASED or settlement.due_at or self.sender.ill:
+                    self._sent(settlement.id)
+        self.ring()
+
+    def expired(self, parts: int) -> None:
+        """Tell that parts of checkouts stayed alone."""
+        if parts:
+            self._events.emit(Skipped(reason=Skip.JOIN_EXPIRED, times=parts, message=EXPIRED))
+
+    def in_memory(self) -> Sequence[Entry]:
+        """Return the captures that are in memory and, by their number, in the store."""
+        return [entry for entry in [*self._unread, *self._others] if entry.id and entry.is_loaded]
+
+    def renumber(self, numbers: Mapping[Entry, int]) -> None:
+        """Note that captures were written to another file."""
+        for entry, number in numbers.items():
+            self.ids.discard(entry.id)
+            self.ids.add(number)
+            entry.id = number
+
+    def look(self) -> None:
+        """Watch what needs a look about once a second."""
+        try:
+            self._look()
+        except Exception as error:  # noqa: BLE001 - a clock of the merchant's
+            self.failed("watching", error)
+
+    def unattended(self) -> None:
+        """Tell that no process sends what this one appends."""
+        self._events.emit(OutboxChanged(reason="no_deliverer", message=NO_DELIVERER, level=logging.CRITICAL))
+
+    def lost(self, item: object, error: Exception) -> None:
+        """Tell that something could not be written."""
+        match item:
+            case Entry():
+                if not item.id:
+                    self._tell_lost(error, self._route_of(item))
+                item.finish()
+                self._results.pop(item, None)
+                self._forget([item])
+            case Addition():
+                for _record in item.records:
+                    self._tell_lost(error)
+                item.done.set_exception(error)
+                self.added(0)
+            case _:
+                self.ring()  # a settlement: the record is sent once more
+
+    def _tell_lost(self, error: Exception, route: str = "") -> None:
+        kind = type(error).__name__
+        said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
+        self._events.emit(Lost(route=route, reason=kind, message=said, level=logging.CRITICAL))
+
+    def _sent(self, record: int) -> None:
+        for entry in self._waiting.pop(record, ()):
+            entry.left -= 1
+            if entry.left <= 0:
+                entry.finish()
+
+    def _forget(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._unread.discard(entry)
+            self._others.discard(entry)
+            self.ids.discard(entry.id)
+        self.ring()
+
+
+def _parked(entry: Entry, result: ReadResult) -> Parked | None:
+    """Return why a capture is parked.
+
+    What another process served is not skipped at once: its code may have read a record where this one finds none.
+    """
+    if result.parked is not None:
+        return replace(result.parked, records=result.records)
+    nothing = not result.records and result.part is None
+    if nothing and entry.taken_over and entry.parked != ParkReason.READ_ELSEWHERE:
+        return READ_ELSEWHERE
+    return None
+
+
+NO_DELIVERER: Final = (
+    "no process delivers what this one appends to the outbox. Run beside it, on this host: "
+    "butter-middleware deliver --app shop.main:butter --follow"
+)
+READ_ELSEWHERE: Final = Parked(
+    ParkReason.READ_ELSEWHERE,
+    "another process served this checkout and did not read it, and this one finds no checkout in it. It is read once "
+    "more after the next start. If two apps share the outbox's file, give each its own.",
+)

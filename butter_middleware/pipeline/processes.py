@@ -1,0 +1,137 @@
+"""What there is once per process: a store thread for each outbox's file, one fork hook and one exit hook."""
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from typing import Final, Protocol
+from weakref import WeakSet
+
+from butter_middleware._utils import log_thread
+from butter_middleware.outbox import LocalOutbox, MemoryOutbox, SQLiteOutbox
+from butter_middleware.outbox.base import Store
+from butter_middleware.pipeline.participant import Participant
+from butter_middleware.pipeline.store_thread import StoreThread
+
+FORK_SECONDS: Final = 0.05
+"""For which a fork waits until the files are closed."""
+
+
+class Closable(Protocol):
+    """A pipeline, as this module sees it."""
+
+    def close(self) -> None:
+        """Drain, and end the threads."""
+        ...
+
+    def begin_anew(self) -> None:
+        """Forget the threads, in a forked child."""
+        ...
+
+
+class _Process:
+    def __init__(self) -> None:
+        self.guard = threading.Lock()
+        self.pipelines: WeakSet[Closable] = WeakSet()
+        self.threads: dict[str, StoreThread] = {}
+        self.unusable: set[str] = set()
+        """Files that were open while this process was forked: SQLite's lock table in it is the parent's."""
+        self.hooked = False
+
+
+_process: Final = _Process()
+
+
+def register(pipeline: Closable) -> None:
+    """Have a pipeline begin anew in each forked child, and close when the interpreter ends."""
+    with _process.guard:
+        _process.pipelines.add(pipeline)
+        if not _process.hooked:
+            _process.hooked = True
+            os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+            atexit.register(_close_all)
+
+
+def store_thread(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> StoreThread:
+    """Return the thread that owns an outbox's store: one per file, or a new one for a store in memory.
+
+    Args:
+        outbox: The outbox.
+        kept: The store of an earlier start, if it is in memory.
+        reads: Whether this process reads what it captures.
+    """
+    if not isinstance(outbox, SQLiteOutbox):
+        return _new(outbox, kept, reads=reads)
+    path = os.path.realpath(outbox.path)
+    with _process.guard:
+        if path in _process.unusable:
+            message = (
+                f"outbox {path}: this process was forked while the file was open, and must not open it. Captures are "
+                "in memory only, and are lost with the process. Start worker processes anew instead of forking them."
+            )
+            log_thread.log(logging.CRITICAL, message, name="outbox", event="outbox", reason="forked")
+            return _new(MemoryOutbox(clock=outbox.clock), None, reads=reads)
+        found = _process.threads.get(path)
+        if found is None or found.stopping:
+            found = _process.threads[path] = _new(outbox, None, reads=reads)
+        return found
+
+
+def leave(thread: StoreThread, participant: Participant, seconds: float) -> None:
+    """Let a participant go. The last one ends the thread within `seconds`."""
+    with _process.guard:
+        last = thread.leave(participant)
+        if last:
+            for path in [path for path, other in _process.threads.items() if other is thread]:
+                del _process.threads[path]
+    if last:
+        thread.stop(seconds)
+    else:
+        thread.finish(participant, seconds)
+
+
+def _new(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> StoreThread:
+    thread: StoreThread | None = None
+
+    def gives_up() -> bool:
+        return thread is not None and thread.stopping
+
+    thread = StoreThread(kept or outbox.store(reads=reads, give_up=gives_up))
+    return thread
+
+
+def _open_threads() -> Sequence[StoreThread]:
+    return list(_process.threads.values())
+
+
+def _before_fork() -> None:
+    if threading.current_thread().name == "butter-store":
+        return
+    threads = _open_threads()
+    for thread in threads:
+        thread.request_pause()
+    for thread in threads:
+        thread.await_pause(FORK_SECONDS / len(threads))
+
+
+def _after_in_parent() -> None:
+    for thread in _open_threads():
+        thread.resume()
+
+
+def _after_in_child() -> None:
+    process = _process
+    process.guard = threading.Lock()
+    threads, process.threads = process.threads, {}
+    for path, thread in threads.items():
+        if not thread.paused:
+            process.unusable.add(path)
+        thread.store.forget()
+    for pipeline in list(process.pipelines):
+        pipeline.begin_anew()
+
+
+def _close_all() -> None:
+    for pipeline in list(_process.pipelines):
+        pipeline.close()

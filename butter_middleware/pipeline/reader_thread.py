@@ -1,0 +1,144 @@
+"""The thread that reads captures. The merchant's code runs here: extractors, `when`, `join`, strategies."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Thread
+from typing import Final
+
+from butter_middleware._utils import log_thread
+from butter_middleware._utils.futures import Waker
+from butter_middleware.models.http import Capture
+from butter_middleware.pipeline.entries import Entry
+from butter_middleware.reader.messages import unreadable
+from butter_middleware.reader.reader import ReadResult
+
+MOST_AHEAD: Final = 256
+"""Captures in memory for the reader. The others are in the store only."""
+MOST_BYTES: Final = 16 * 1024**2
+REST_SECONDS: Final = 3600.0
+RESTART_MOST: Final = 30.0
+
+
+class ReaderThread:
+    """Reads captures one after the other, and hands on what each holds.
+
+    An extractor that hangs stops reading in this process. It stops neither appending nor sending.
+
+    Args:
+        read: Reads one capture.
+        result: Takes an entry with what was read, on this thread.
+        prepare: Called on this thread before it reads.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Capture], ReadResult],
+        result: Callable[[Entry, ReadResult], object],
+        prepare: Callable[[], object],
+    ) -> None:
+        self._read = read
+        self._result = result
+        self._prepare = prepare
+        self._fresh: deque[Entry] = deque()
+        self._others: deque[Entry] = deque()
+        self._from_others = False
+        self._bytes = 0
+        self._waker = Waker()
+        self._stopping = False
+        self._since: float | None = None
+        self.reading: Entry | None = None
+        """The entry that is being read."""
+        self._thread = Thread(target=self._run, name="butter-read", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the system gives no more threads.
+        """
+        log_thread.start(self._thread)
+
+    def offer(self, entries: Sequence[Entry], *, fresh: bool) -> None:
+        """Have entries read. Only the store's thread calls it."""
+        queue = self._fresh if fresh else self._others
+        for entry in entries:
+            self._bytes += entry.size
+            queue.append(entry)
+        if entries:
+            self._waker.wake()
+
+    @property
+    def room(self) -> int:
+        """How many more captures may be in memory."""
+        if self._stopping or self._bytes >= MOST_BYTES:
+            return 0
+        return max(0, MOST_AHEAD - len(self._fresh) - len(self._others))
+
+    @property
+    def busy_for(self) -> float:
+        """Seconds for which one capture has been read."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def name(self) -> str:
+        """The thread's."""
+        return self._thread.name
+
+    def stop(self) -> None:
+        """End the thread after the capture that it reads now."""
+        self._stopping = True
+        self._waker.wake()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the thread's end."""
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        restart = 1.0
+        while not self._stopping:
+            try:
+                self._prepare()
+                self._work()
+            except BaseException as error:  # noqa: BLE001 - this thread must not end while it is needed
+                kind = type(error).__name__
+                log_thread.log(logging.CRITICAL, f"reading failed: {kind}", event="faulted", reason=f"reading:{kind}")
+                self._waker.wait(restart)
+                restart = min(2 * restart, RESTART_MOST)
+
+    def _work(self) -> None:
+        while not self._stopping:
+            self._waker.rest()
+            entry = self._next()
+            if entry is None:
+                self._waker.wait(REST_SECONDS)
+                continue
+            self.reading, self._since = entry, time.monotonic()
+            try:
+                result = self._read_one(entry.capture)
+            finally:
+                self.reading, self._since = None, None
+                self._bytes -= entry.size
+            self._result(entry, result)
+
+    def _next(self) -> Entry | None:
+        """Return one of the two kinds in turn, so that a backlog stops no checkout of now, and is not stopped by it."""
+        self._from_others = not self._from_others
+        first, second = (self._others, self._fresh) if self._from_others else (self._fresh, self._others)
+        if first:
+            return first.popleft()
+        return second.popleft() if second else None
+
+    def _read_one(self, capture: Capture) -> ReadResult:
+        try:
+            return self._read(capture)
+        except BaseException as error:  # noqa: BLE001 - the merchant's code, which may even call sys.exit()
+            return ReadResult(parked=unreadable(error), error=error)

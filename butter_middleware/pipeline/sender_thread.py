@@ -1,0 +1,233 @@
+"""The thread that owns the connections to Butter or to the queue: one asyncio loop, while this process leads."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from threading import Thread
+from typing import Final
+
+from butter_middleware._utils import log_thread
+from butter_middleware._utils.daemons import DaemonThreadExecutor
+from butter_middleware._utils.futures import Waker
+from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.models.checkout import Record
+from butter_middleware.outbox.base import Pending, Settled, Settlement
+
+MOST_AHEAD: Final = 256
+"""Records in memory for the sender. The others are in the store only."""
+MOST_BYTES: Final = 16 * 1024**2
+RESTART_MOST: Final = 30.0
+REST_SECONDS: Final = 3600.0
+
+
+class SenderThread:
+    """Sends what the store has, while this process leads. It is the `Backlog` of its `Delivery`.
+
+    Args:
+        delivery: Sends.
+        settle: Takes what became of records, on this thread.
+        keep_hold: Takes why nothing is sent, on this thread.
+        hungry: Called on this thread if there is nothing more in memory to send.
+        failed: Told of a fault of the loop.
+    """
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        settle: Callable[[Sequence[Settlement]], object],
+        keep_hold: Callable[[str | None], object],
+        hungry: Callable[[], object],
+        failed: Callable[[BaseException], object],
+    ) -> None:
+        self.delivery = delivery
+        self._settle = settle
+        self._keep_hold = keep_hold
+        self._tell_hungry = hungry
+        self._failed = failed
+        self._fresh: deque[Pending] = deque()
+        self._backlog: deque[Pending] = deque()
+        self._from_backlog = False
+        self.held: set[int] = set()
+        """The records that are in memory, on their way, or not settled in the store. The store's thread changes it."""
+        self.hungry = False
+        """Whether the loop asked for a record and there was none in memory."""
+        self.ready: Future[None] = Future()
+        """Done once a record would go out at once, if this process leads."""
+        self.failing = False
+        """Whether the loop failed, and has not begun again yet."""
+        self._leads = False
+        self._hold: str | None = None
+        self._waker = Waker()
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._thread = Thread(target=self._run, name="butter-send", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the system gives no more threads.
+        """
+        log_thread.start(self._thread)
+
+    # For the store's thread.
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def name(self) -> str:
+        """The thread's."""
+        return self._thread.name
+
+    @property
+    def ill(self) -> bool:
+        """Whether nothing is sent soon."""
+        return self.delivery.ill or self.delivery.paused or self._stopping
+
+    @property
+    def wanted(self) -> int:
+        """How many records it takes now."""
+        if not self._leads or self._stopping or self.delivery.paused:
+            return 0
+        ahead = len(self._fresh) + len(self._backlog)
+        if self.delivery.ill:  # a probe at a time
+            return 1 if self.hungry and not ahead else 0
+        return MOST_AHEAD - ahead if ahead <= MOST_AHEAD // 2 else 0
+
+    def offer(self, pendings: Sequence[Pending], *, fresh: bool) -> bool:
+        """Take records ahead. Return whether all of them were taken."""
+        if fresh and (not self._leads or self.ill):
+            return not pendings
+        queue = self._fresh if fresh else self._backlog
+        room = MOST_AHEAD - len(self._fresh) if fresh else len(pendings)
+        taken = [pending for pending in pendings[:room] if pending.id not in self.held]
+        self.held.update(pending.id for pending in taken)
+        queue.extend(taken)
+        if taken:
+            self.hungry = False
+            self.delivery.wake()
+        return len(taken) == len(pendings)
+
+    def drop(self) -> Sequence[Record]:
+        """Drop everything, because the file that it came from is gone. Return the records that are in memory."""
+        records = [pending.record for pending in self._drain()]
+        self.held.clear()
+        return records
+
+    def take_lead(self, hold: str | None) -> None:
+        """Send from now on."""
+        self._hold = hold
+        self._leads = True
+        self._waker.wake()
+
+    def lose_lead(self) -> None:
+        """Send nothing more."""
+        self._leads = False
+        loop, running = self._loop, self._running
+        if loop is not None and running is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(running.cancel)
+
+    def end_hold(self) -> None:
+        """Probe at once: a person ended the hold."""
+        self.delivery.end_hold()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping = True
+        self.lose_lead()
+        self._waker.wake()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the thread's end."""
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether there are records whose settlement is not in the store yet."""
+        return len(self.held) > len(self._fresh) + len(self._backlog)
+
+    # `Backlog`, for the loop.
+
+    def take(self) -> Pending | None:
+        """Give the next record: in turn one of now and one that has waited, so that neither stops the other."""
+        self._from_backlog = not self._from_backlog
+        first, second = (self._backlog, self._fresh) if self._from_backlog else (self._fresh, self._backlog)
+        queue = first or second
+        if queue:
+            return queue.popleft()
+        if not self.hungry:
+            self.hungry = True
+            self._tell_hungry()
+        return None
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """Take what became of records."""
+        self._settle(settlements)
+
+    def put_back(self) -> None:
+        """Drop what was taken ahead."""
+        dropped = [Settlement(one.id, Settled.RELEASED, key=one.record.key) for one in (*self._drain(),)]
+        if dropped:
+            self._settle(dropped)
+
+    def keep_hold(self, reason: str | None) -> None:
+        """Keep why nothing is sent."""
+        self._keep_hold(reason)
+
+    def _drain(self) -> list[Pending]:
+        found: list[Pending] = []
+        for queue in (self._fresh, self._backlog):
+            while queue:
+                found.append(queue.popleft())
+        return found
+
+    # The thread.
+
+    def _run(self) -> None:
+        restart = 1.0
+        while not self._stopping:
+            self._waker.rest()
+            if not self._leads:
+                if not self._stopping:
+                    self._waker.wait(REST_SECONDS)
+                continue
+            try:
+                if self._hold is not None:
+                    self.delivery.resume_hold(self._hold)
+                self.delivery.prepare()
+                _finish(self.ready)
+                asyncio.run(self._send())
+            except BaseException as error:  # noqa: BLE001 - this thread must not end while it is needed
+                self.failing = True  # so that another process takes the lead meanwhile
+                self._failed(error)
+                self._waker.wait(restart)
+                self.failing = False
+                restart = min(2 * restart, RESTART_MOST)
+
+    async def _send(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(DaemonThreadExecutor())
+        # By its own account asyncio would log an exception with its frames.
+        loop.set_exception_handler(lambda _loop, told: self._failed(told.get("exception") or RuntimeError()))
+        self._running = loop.create_task(self.delivery.run(self))
+        self._loop = loop
+        try:
+            if not self._leads:  # it was lost meanwhile
+                self._running.cancel()
+            await self._running
+        except asyncio.CancelledError:
+            if self._leads and not self._stopping:
+                raise
+        finally:
+            self._loop, self._running = None, None
+
+
+def _finish(future: "Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

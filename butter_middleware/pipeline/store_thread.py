@@ -1,0 +1,527 @@
+"""The thread that owns a store: every transaction of this process happens here, one after the other.
+
+    requests ──► intake ──► append ──► the reader's look-ahead
+    reader ───► resolutions ──► resolve ──► the sender's look-ahead
+    sender ───► settlements ──► settle
+
+It runs no code of the merchant's and touches no network. A fault of the disk puts the batch back to the front of its
+queue; it is classified and logged once, and tried again with backoff.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
+from threading import Event, Lock, Thread
+from typing import Any, Final, TypeVar
+
+from butter_middleware._utils import log_thread
+from butter_middleware._utils.futures import Waker
+from butter_middleware.errors import OutboxClosedError, OutboxFullError, OutboxReplacedError
+from butter_middleware.outbox.base import Pending, Resolution, Resolved, Settled, Settlement, Store
+from butter_middleware.outbox.faults import Fault, describe, fault_of
+from butter_middleware.pipeline.entries import Addition, Entry
+from butter_middleware.pipeline.leader import Leader
+from butter_middleware.pipeline.participant import Participant
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+BATCH: Final = 512
+"""Captures, resolutions or settlements in one transaction, at most."""
+BATCH_BYTES: Final = 4 * 1024**2
+MOST_WAITING: Final = 10_000
+"""Captures that wait for the disk in memory, at most."""
+MOST_BYTES: Final = 128 * 1024**2
+"""What they hold, heads included."""
+FIRST_BACKOFF: Final = 0.05
+LAST_BACKOFF: Final = 5.0
+"""Seconds between tries while a fault lasts."""
+RESTART_MOST: Final = 30.0
+"""Seconds after which a loop that failed begins again, at most."""
+PRUNE_SECONDS: Final = 60.0
+WATCH_SECONDS: Final = 1.0
+"""Between looks at coverage and faults."""
+IDLE_SECONDS: Final = 1.0
+"""Without work, before the log of the file is emptied."""
+STOPPING_SECONDS: Final = 0.5
+"""For the thread to end after its deadline."""
+
+PAUSE_SECONDS: Final = 5.0
+"""For which the thread stands still beside a fork, at most."""
+
+
+class _Pause:
+    def __init__(self) -> None:
+        self.closed = Event()
+        self.go_on = Event()
+        self.ok = False
+
+
+class StoreThread:
+    """Owns a store. Its methods may be called from any thread, and wait for nothing, except `stop`.
+
+    Args:
+        store: The store. Only this thread calls it, except for its properties.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.alerts = store.alerts
+        self._leader = Leader(self)
+        self._participants: tuple[Participant, ...] = ()
+        self._guard = Lock()
+        """Held for moments: by requests, and by the thread when it takes what they added."""
+        self._intake: deque[tuple[Participant, Entry]] = deque()
+        self._bytes = 0
+        self._additions: deque[tuple[Participant, Addition]] = deque()
+        self._resolutions: deque[tuple[Participant, Entry, Resolution]] = deque()
+        self._settlements: deque[tuple[Participant, Settlement]] = deque()
+        self._requests: deque[tuple[Callable[[Store], Any], Future[Any]]] = deque()
+        self._waker = Waker()
+        self._stop_at: float | None = None
+        self._pause: _Pause | None = None
+        self._replaced = False
+        self.looked = False
+        """Whether it has tried to take the lead."""
+        self._backoff = FIRST_BACKOFF
+        self._full_until = 0.0
+        self._prune_at = 0.0
+        self._watch_at = 0.0
+        self._idle_since: float | None = None
+        self._thread = Thread(target=self._run, name="butter-store", daemon=True)
+
+    # For other threads.
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the system gives no more threads.
+        """
+        log_thread.start(self._thread)
+
+    def join_in(self, participant: Participant) -> None:
+        """Let a `Butter` use the store."""
+        self._participants = (*self._participants, participant)
+
+    def leave(self, participant: Participant) -> bool:
+        """Let a `Butter` go. Return whether it was the last one."""
+        self._participants = tuple(other for other in self._participants if other is not participant)
+        self._leader.leave(participant)
+        self.wake()
+        return not self._participants
+
+    def append(self, participant: Participant, entry: Entry) -> None:
+        """Take a capture.
+
+        Raises:
+            OutboxFullError: too much waits for the disk.
+        """
+        with self._guard:
+            if len(self._intake) >= MOST_WAITING or self._bytes >= MOST_BYTES:
+                raise _full()
+            self._bytes += entry.size
+            self._intake.append((participant, entry))
+        self._waker.wake()
+
+    def add(self, participant: Participant, addition: Addition) -> None:
+        """Take records made outside a request.
+
+        Raises:
+            OutboxFullError: too much waits for the disk.
+        """
+        if len(self._additions) >= MOST_WAITING:
+            raise _full()
+        self._additions.append((participant, addition))
+        self._waker.wake()
+
+    def resolve(self, participant: Participant, entry: Entry, resolution: Resolution) -> None:
+        """Take what the reader made of a capture."""
+        self._resolutions.append((participant, entry, resolution))
+        self._waker.wake()
+
+    def settle(self, participant: Participant, settlements: Sequence[Settlement]) -> None:
+        """Take what became of records."""
+        self._settlements.extend((participant, settlement) for settlement in settlements)
+        self._waker.wake()
+
+    def ask(self, question: Callable[[Store], T]) -> "Future[T]":
+        """Have a question answered by the thread."""
+        future: Future[T] = Future()
+        if self._stop_at is not None:
+            future.set_exception(_closed())
+        else:
+            self._requests.append((question, future))
+            self._waker.wake()
+        return future
+
+    def wake(self) -> None:
+        """Look for work now."""
+        self._waker.wake()
+
+    def leads(self, participant: Participant) -> bool:
+        """Whether this participant sends for every process of the host."""
+        return self._leader.is_led_by(participant)
+
+    @property
+    def deliverer(self) -> int | None:
+        """The process that sends, if it is not this one. 0: it cannot be told which. None: none that is known."""
+        return self._leader.deliverer
+
+    @property
+    def faults(self) -> Sequence[str]:
+        """What is wrong with the store now."""
+        return self.alerts.ringing
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop_at is not None
+
+    @property
+    def participants(self) -> Sequence[Participant]:
+        """Those who use the store."""
+        return self._participants
+
+    def unresolved(self) -> set[int]:
+        """Return the numbers of the captures that this process is going to resolve."""
+        return {number for participant in self._participants for number in participant.ids}
+
+    def finish(self, participant: Participant, seconds: float) -> None:
+        """Wait up to `seconds` until what a participant gave is written."""
+        with suppress(Exception):
+            self.ask(lambda _store: None).result(seconds)
+        del participant
+
+    def look_again(self) -> None:
+        """Look for records that are due, since the clock was moved."""
+        self.ask(lambda _store: self._leader.look_soon())
+
+    # A fork.
+
+    def request_pause(self) -> None:
+        """Have the thread close its connection between two transactions, and stand still."""
+        self._pause = _Pause()
+        self._waker.wake()
+
+    def await_pause(self, seconds: float) -> None:
+        """Wait for it, but no longer."""
+        if self._pause is not None and self._thread.is_alive():
+            self._pause.closed.wait(seconds)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the connection is closed, so that a child may open the file."""
+        return not self._thread.is_alive() or (self._pause is not None and self._pause.ok)
+
+    def resume(self) -> None:
+        """Go on."""
+        pause, self._pause = self._pause, None
+        if pause is not None:
+            pause.go_on.set()
+
+    def _stand_still(self, pause: "_Pause") -> None:
+        with suppress(Exception):
+            pause.ok = self.store.disconnect()
+        pause.closed.set()
+        pause.go_on.wait(PAUSE_SECONDS)
+
+    def stop(self, seconds: float) -> None:
+        """Write what waits within `seconds`, then end the thread. What could not be written is lost, and counted."""
+        self._stop_at = time.monotonic() + seconds
+        self._waker.wake()
+        if self._thread.is_alive():
+            self._thread.join(seconds + STOPPING_SECONDS)
+
+    # The thread.
+
+    def _run(self) -> None:
+        restart = 1.0
+        while True:
+            try:
+                self._work()
+            except BaseException as error:  # noqa: BLE001 - this thread must not end while it is needed
+                kind = type(error).__name__
+                message = f"the store's thread failed: {kind}. It begins again"
+                log_thread.log(logging.CRITICAL, message, event="faulted", reason=f"store:{kind}")
+                with suppress(Exception):
+                    self._leader.resign()
+                with suppress(Exception):
+                    self.store.close()
+                self._waker.wait(restart)
+                restart = min(2 * restart, RESTART_MOST)
+            else:
+                return
+
+    def _work(self) -> None:
+        while True:
+            if (pause := self._pause) is not None:
+                self._stand_still(pause)
+            self._waker.rest()
+            try:
+                busy = self._turn()
+            except Exception as error:  # noqa: BLE001 - a fault of the disk, whose batch is back in its queue
+                if self._suffer(error):
+                    self._end()
+                    return
+                continue
+            if busy:
+                self._idle_since = None
+                continue
+            if self._stop_at is not None:
+                self._end()
+                return
+            self._rest()
+
+    def _turn(self) -> bool:
+        """Do what there is to do, one transaction for each kind of it. Return whether there was any."""
+        self._answer()
+        self.store.open()
+        if self._replaced:
+            self._write_again()
+            self._replaced = False
+        self.alerts.resolve("fault")
+        now = time.monotonic()
+        if not self.looked:
+            self._leader.look(now)  # first of all: a response may wait for what this process sends
+        full = now < self._full_until
+        busy = self._settle()
+        if not full or self._stop_at is not None:
+            try:
+                busy |= self._append() | self._add() | self._resolve() | self._reload()
+            except Exception as error:
+                if fault_of(error) is not Fault.FULL or self._stop_at is not None:
+                    raise
+                self.alerts.raise_("full", "is full. What comes waits in memory until deliveries make room")
+                self._full_until = now + self._backoff
+                self._backoff = min(2 * self._backoff, LAST_BACKOFF)
+            else:
+                if busy:
+                    self._backoff = FIRST_BACKOFF
+                    self.alerts.resolve("full")
+        if self._stop_at is None:
+            busy |= self._leader.look(now)
+        if busy:
+            self.store.checkpoint(idle=False)
+        return busy
+
+    def _rest(self) -> None:
+        now = time.monotonic()
+        if self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since >= IDLE_SECONDS:
+            self.store.checkpoint(idle=True)
+            self._idle_since = float("inf")
+        if now >= self._watch_at:
+            self._watch_at = now + WATCH_SECONDS
+            for participant in self._participants:
+                participant.look()
+        if now >= self._prune_at:
+            self._prune_at = now + PRUNE_SECONDS
+            if self.store.prune():
+                self._prune_at = 0.0
+                return
+        until = min(self._leader.look_at, self._prune_at, self._watch_at)
+        if self._full_until > now and (self._intake or self._additions or self._resolutions):
+            until = min(until, self._full_until)
+        if self._idle_since != float("inf"):
+            until = min(until, self._idle_since + IDLE_SECONDS)
+        self._waker.wait(max(0.0, until - now))
+
+    def _answer(self) -> None:
+        while self._requests:
+            question, future = self._requests.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                self.store.open()
+                future.set_result(question(self.store))
+            except BaseException as error:  # noqa: BLE001 - it is the asker's
+                future.set_exception(error)
+
+    def _append(self) -> bool:
+        with self._guard:
+            batch = _take(self._intake, lambda item: item[1].size)
+        if not batch:
+            return False
+        written = self._write(batch, self._append_all, self._intake)
+        with self._guard:
+            self._bytes -= sum(entry.size for _participant, entry in batch)
+        for (participant, entry), number in written:
+            entry.id = number
+            if not entry.until_sent:
+                entry.finish()  # first of all: the response goes
+        for participant, entries in _by_participant(pair for pair, _number in written):
+            participant.appended(entries)
+        return True
+
+    def _append_all(self, batch: Sequence[tuple[Participant, Entry]]) -> Sequence[int]:
+        owned = batch[0][0].owned
+        if all(participant.owned is owned for participant, _entry in batch):
+            return self.store.append([entry.capture for _participant, entry in batch], owned=owned)
+        return [
+            number
+            for participant, entry in batch
+            for number in self.store.append([entry.capture], owned=participant.owned)
+        ]
+
+    def _add(self) -> bool:
+        busy = bool(self._additions)
+        for _number in range(min(BATCH, len(self._additions))):
+            item = self._additions.popleft()
+            for (participant, addition), (added, known) in self._write([item], self._add_all, self._additions):
+                self._leader.fresh(added)
+                addition.done.set_result(known)
+                participant.added(known)
+        return busy
+
+    def _add_all(self, batch: Sequence[tuple[Participant, Addition]]) -> Sequence[tuple[Sequence[Pending], int]]:
+        return [self.store.add(addition.records) for _participant, addition in batch]
+
+    def _resolve(self) -> bool:
+        batch = _take(self._resolutions, lambda _item: 1)
+        if not batch:
+            return False
+        for (participant, entry, _resolution), resolved in self._write(batch, self._resolve_all, self._resolutions):
+            sends = self._leader.fresh(resolved.added)
+            participant.resolved(entry, resolved, sends=sends)
+        return True
+
+    def _resolve_all(self, batch: Sequence[tuple[Participant, Entry, Resolution]]) -> Sequence[Resolved]:
+        # By the entry's number: it was written again if the file was replaced meanwhile.
+        return self.store.resolve([replace(resolution, id=entry.id) for _participant, entry, resolution in batch])
+
+    def _reload(self) -> bool:
+        busy = False
+        for participant in self._participants:
+            busy |= participant.reload(self.store)
+        return busy
+
+    def _settle(self) -> bool:
+        batch = _take(self._settlements, lambda _item: 1)
+        if not batch:
+            return False
+        written = self._write(batch, self._settle_all, self._settlements)
+        self._leader.settled([settlement for (_participant, settlement), _none in written])
+        for participant, settlements in _by_participant(pair for pair, _none in written):
+            participant.settled(settlements)
+        return True
+
+    def _settle_all(self, batch: Sequence[tuple[Participant, Settlement]]) -> Sequence[None]:
+        # A record that keeps its place and its due time needs no transaction.
+        self.store.settle([one for _participant, one in batch if one.settled is not Settled.RELEASED or one.due_at])
+        return [None] * len(batch)
+
+    def _write(
+        self, batch: Sequence[T], write: Callable[[Sequence[T]], Sequence[R]], queue: deque[T]
+    ) -> list[tuple[T, R]]:
+        """Write a batch in one transaction, and give each item with what the store returned for it.
+
+        If the fault is not the disk's, the items are written one by one. The one that fails is lost, and told.
+
+        Raises:
+            Exception: a fault of the disk. The batch is back at the front of its queue, unless the thread is stopping.
+        """
+        try:
+            return list(zip(batch, write(batch), strict=True))
+        except Exception as error:
+            fault = fault_of(error)
+            if fault is Fault.OWN:
+                if len(batch) == 1:
+                    _lose(batch, error)
+                    return []
+                return [pair for item in batch for pair in self._write([item], write, queue)]
+            if self._stop_at is not None and time.monotonic() >= self._stop_at - FIRST_BACKOFF:
+                _lose(batch, _closed())
+                return []
+            queue.extendleft(reversed(batch))
+            raise
+
+    def _write_again(self) -> None:
+        """After the file was replaced: append what is in memory and is not in the file that is there now."""
+        for participant in self._participants:
+            entries = participant.in_memory()
+            there = {stored.id for stored in self.store.load([entry.id for entry in entries])}
+            missing = [entry for entry in entries if entry.id not in there]
+            numbers = self.store.append([entry.capture for entry in missing], owned=participant.owned)
+            participant.renumber(dict(zip(missing, numbers, strict=True)))
+            records = participant.sender.drop()
+            if records:
+                self.store.add(records)
+        self._leader.forget_file()
+
+    def _suffer(self, error: Exception) -> bool:
+        """Log a fault once, and wait before the next try. Return whether there is no time left for one.
+
+        If this process cannot use the file at all, it lets go of the lead.
+        """
+        if isinstance(error, OutboxReplacedError):
+            self._replaced = True
+            return False
+        fault = fault_of(error)
+        if fault is Fault.REFUSED:
+            self.alerts.raise_("fault", f"{error} What comes waits in memory.")
+            self._leader.resign()
+        elif fault is not Fault.CORRUPT:
+            self.alerts.raise_("fault", f"cannot be used ({describe(error)}). Trying again; what comes waits")
+        left = LAST_BACKOFF if self._stop_at is None else self._stop_at - time.monotonic()
+        if left <= 0:
+            return True
+        self._waker.wait(min(self._backoff, left))
+        self._backoff = min(2 * self._backoff, LAST_BACKOFF)
+        return False
+
+    def _end(self) -> None:
+        """Let go of the file."""
+        with suppress(Exception):
+            self._leader.resign()
+        with suppress(Exception):
+            self.store.close()
+        self._abandon_queues()
+
+    def _abandon_queues(self) -> None:
+        for queue in (self._intake, self._additions, self._resolutions, self._settlements):
+            while queue:
+                _lose([queue.popleft()], _closed())
+        while self._requests:
+            self._requests.popleft()[1].set_exception(_closed())
+
+
+def _take(queue: deque[T], size: Callable[[T], int]) -> list[T]:
+    batch: list[T] = []
+    total = 0
+    while queue and len(batch) < BATCH and total < BATCH_BYTES:
+        item = queue.popleft()
+        total += size(item)
+        batch.append(item)
+    return batch
+
+
+def _by_participant(pairs: Iterable[tuple[Participant, T]]) -> Iterable[tuple[Participant, list[T]]]:
+    found: dict[Participant, list[T]] = {}
+    for participant, item in pairs:
+        found.setdefault(participant, []).append(item)
+    return found.items()
+
+
+def _lose(batch: Sequence[Any], error: Exception) -> None:
+    """Tell the participants what could not be written."""
+    for participant, *item in batch:
+        participant.lost(item[0], error)
+
+
+def _full() -> OutboxFullError:
+    return OutboxFullError("too much waits in memory for the outbox")
+
+
+def _closed() -> OutboxClosedError:
+    return OutboxClosedError("the outbox was closed before this could be written")
