@@ -346,6 +346,7 @@ class Database:
     def _give_up_files(self) -> None:
         """Let go of files that are not those at the path any more, without touching the ones there."""
         before, now = self._opened, self._files()
+        Path(self.path).parent.stat()  # a volume that is away may come back with the files as they are
         self._drop(untouched=True)
         self._opened = (None, None)
         if now[0] not in {None, before[0]} and now[1] == before[1]:

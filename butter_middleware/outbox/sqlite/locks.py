@@ -97,6 +97,10 @@ class Locks:
         """Whether a process lives that reads what it captures; elsewhere than on Linux, whether one leads."""
         return self.holder(READERS if self._on_bytes else LEAD) is not None
 
+    def has_others(self, lock: int) -> bool:
+        """Whether another store holds a lock, in this process or another; True if this system cannot tell."""
+        return not self._path(lock) or self._ask(lock) is not None
+
     def close(self) -> None:
         """Let go of all locks. The next `take` opens the files again."""
         with suppress(OSError):

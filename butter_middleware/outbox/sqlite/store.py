@@ -417,7 +417,7 @@ class SQLiteStore(Database):
 
     def alone(self) -> bool:
         """Whether no other process lives that reads what it captures."""
-        return self.locks.holder(READERS) is None
+        return not self.locks.has_others(READERS)
 
     def release_lead(self) -> None:
         """Let go of the lead."""

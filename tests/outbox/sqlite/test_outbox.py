@@ -236,7 +236,9 @@ def test_a_link_to_the_file_is_the_file(opened: Callable[..., SQLiteStore], path
     assert second.path == first.path
     assert first.lead()
     assert not second.lead()
+    assert not first.alone()
     second.close()
+    assert first.alone()
 
 
 def test_a_batch_is_all_there_or_not_at_all(opened: Callable[..., SQLiteStore]) -> None:
