@@ -6,13 +6,15 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
+from threading import Event
 from typing import Final, Protocol
 
 from butter_middleware._utils.futures import wait
 from butter_middleware.delivery.circuit_breaker import BUTTER, BreakerState, CircuitBreaker, Target
 from butter_middleware.delivery.clients import Client, ClientPool
 from butter_middleware.errors import HTTPClientError
-from butter_middleware.events import Delivered, Died, Event, Faulted, Retried
+from butter_middleware.events import Delivered, Died, Faulted, Retried
+from butter_middleware.events import Event as Happened
 from butter_middleware.models.answer import Answer, AnswerKind
 from butter_middleware.models.checkout import Record
 from butter_middleware.outbox.base import Pending, Settled, Settlement
@@ -69,7 +71,7 @@ class Delivery:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         wait: Callable[[asyncio.Event, float], Awaitable[None]] = wait,
-        emit: Callable[[Event], object] | None = None,
+        emit: Callable[[Happened], object] | None = None,
         telemetry: Telemetry | None = None,
         breaker: CircuitBreaker | None = None,
     ) -> None:
@@ -85,8 +87,7 @@ class Delivery:
         self._asleep = False
         self.in_flight = 0
         """How many records are on their way."""
-        self.paused = False
-        """Whether no further record is sent."""
+        self._pausing = Event()
 
     # For any thread.
 
@@ -99,6 +100,11 @@ class Delivery:
     def changed_at(self) -> float | None:
         """Seconds since the epoch, when the endpoint became well or ill."""
         return self._breaker.changed_at
+
+    @property
+    def paused(self) -> bool:
+        """Whether no further record is sent."""
+        return self._pausing.is_set()
 
     @property
     def ill(self) -> bool:
@@ -128,11 +134,11 @@ class Delivery:
 
     def pause(self) -> None:
         """Send nothing more. What is on its way is settled."""
-        self.paused = True
+        self._pausing.set()
 
     def resume(self) -> None:
         """Send again."""
-        self.paused = False
+        self._pausing.clear()
         self.wake()
 
     def end_hold(self) -> None:
@@ -211,18 +217,24 @@ class Delivery:
 
     async def _next(self, backlog: Backlog) -> Pending | None:
         """Return the record to send now, counted as on its way, if there is one and it may be sent."""
-        if self.paused or not self._breaker.admit(self.in_flight):
+        if self._pausing.is_set() or not self._breaker.admit(self.in_flight):
             return None
         self.in_flight += 1  # before the record is taken: `flush` sees it in one of the two places
-        pending = None if self.paused else backlog.take()
+        pending = backlog.take()
         if pending is not None and self.state is BreakerState.HOLD and not await self._pinged():
-            self._settle(backlog, [Settlement(pending.id, Settled.RELEASED, key=pending.record.key)])
-            pending = None
+            pending = self._release(pending, backlog)
+        if pending is not None and self._pausing.is_set():  # meanwhile
+            pending = self._release(pending, backlog)
         if pending is None:
             self.in_flight -= 1
             if self._breaker.suspects and not self.in_flight:
                 self._settle(backlog, self._breaker.alone())
         return pending
+
+    def _release(self, pending: Pending, backlog: Backlog) -> Pending | None:
+        """Give a record back, which keeps its place."""
+        self._settle(backlog, [Settlement(pending.id, Settled.RELEASED, key=pending.record.key)])
+        return None
 
     async def _pinged(self) -> bool:
         return not self._breaker.ping_failed(await self._clients.ask(lambda client: client.ping()))
@@ -265,7 +277,7 @@ def circuit_breaker(
     senders: int,
     clock: Callable[[], float],
     monotonic: Callable[[], float],
-    emit: Callable[[Event], object],
+    emit: Callable[[Happened], object],
     target: Target = BUTTER,
 ) -> CircuitBreaker:
     """Return a circuit breaker with jitter of its own."""

@@ -131,6 +131,8 @@ class MemoryStore:
         self._parts: dict[tuple[str, bool], Part] = {}
         self._pending: dict[int, _Waiting] = {}
         self._due: list[tuple[float, int]] = []
+        self._oldest: list[tuple[float, int]] = []
+        """When pending records were captured, those that are gone by now too."""
         self._seen_at = self._clock()
         self._look = Look.first(self._seen_at)
         self._keys: set[str] = set()
@@ -271,6 +273,7 @@ class MemoryStore:
             self._keys.add(record.key)
             self._pending[number] = _Waiting(record, 0.0)
             self._make_due(number, min(record.captured_at, now))
+            heapq.heappush(self._oldest, (record.captured_at, number))
             added.append(Pending(number, record, 0))
         return added, known
 
@@ -367,13 +370,14 @@ class MemoryStore:
 
     def counts(self) -> Counts:
         """Tell how much there is."""
-        oldest = min((waiting.record.captured_at for waiting in self._pending.values()), default=None)
+        while self._oldest and self._oldest[0][1] not in self._pending:
+            heapq.heappop(self._oldest)
         return replace(
             self._sums,
             captured=len(self._captures),
             pending=len(self._pending),
             parts=len(self._parts),
-            oldest_pending_at=oldest,
+            oldest_pending_at=self._oldest[0][0] if self._oldest else None,
             newest_capture=self._newest,
         )
 

@@ -6,9 +6,9 @@ import json
 import logging
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import pytest
@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shops import SHOPPER
 
-from butter_middleware import Checkout, MemoryOutbox, Record
-from butter_middleware.delivery.circuit_breaker import BreakerState
+from butter_middleware import Checkout, Record
+from butter_middleware.delivery.circuit_breaker import BreakerState, CircuitBreaker
 from butter_middleware.delivery.clients import QueueClient
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.models.answer import Answer, AnswerKind
-from butter_middleware.outbox.base import LocalOutbox, Settled
+from butter_middleware.outbox import MemoryStore, Pending, Settled, Settlement
+from butter_middleware.telemetry.dispatcher import EventDispatcher
 
 DAY = 86_400.0
 OK = Answer(AnswerKind.DELIVERED, 200)
@@ -42,6 +43,31 @@ ANSWERS = {
 def record(number: int, captured_at: float = 0.0) -> Record:
     payload = {"invoice_id": f"in_{number}"}
     return Record(f"key-{number}", json.dumps(payload), captured_at)
+
+
+@dataclass
+class StoreBacklog:
+    """What a store has, for `Delivery.run`, on one thread."""
+
+    store: MemoryStore
+    settled: Counter[str]
+    held: set[int] = field(default_factory=set[int])
+
+    def take(self) -> Pending | None:
+        for pending in self.store.due(1, self.held):
+            self.held.add(pending.id)
+            return pending
+        return None
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        self.store.settle(settlements)
+        self.held.difference_update(settlement.id for settlement in settlements)
+        self.settled.update(settlement.settled for settlement in settlements)
+
+    def put_back(self) -> None: ...
+
+    def keep_hold(self, reason: str | None) -> None:
+        self.store.set_hold(reason)
 
 
 @dataclass
@@ -88,23 +114,22 @@ class World:
         self.now += max(seconds, self.stride)
 
     def delivery(self, senders: int = 4) -> Delivery:
+        events = EventDispatcher(self.clock)
+        breaker = CircuitBreaker(senders, self.clock, self.clock, lambda low, high: (low + high) / 2, events.emit)
         return Delivery(
-            lambda: self,
-            senders=senders,
-            clock=self.clock,
-            monotonic=self.clock,
-            uniform=lambda low, high: (low + high) / 2,
-            wait=self.wait,
-            on_settled=lambda settlements: self.settled.update(s.settled for s in settlements),
+            lambda: self, clock=self.clock, monotonic=self.clock, wait=self.wait, emit=events.emit, breaker=breaker
         )
 
-    def run(self, outbox: LocalOutbox, until: Callable[[], bool], delivery: Delivery | None = None) -> Delivery:
+    def run(self, store: MemoryStore, until: Callable[[], bool], delivery: Delivery | None = None) -> Delivery:
         """Deliver until a condition holds."""
         used = delivery or self.delivery()
+        if (hold := store.hold()) is not None:
+            used.resume_hold(hold)
+        backlog = StoreBacklog(store, self.settled)
 
         async def main() -> None:
             async with anyio.create_task_group() as group:
-                group.start_soon(used.run, outbox)
+                group.start_soon(used.run, backlog)
                 while not until():  # noqa: ASYNC110 - the condition is the outbox's, which has no event
                     await asyncio.sleep(0)
                 group.cancel_scope.cancel()
@@ -112,14 +137,14 @@ class World:
         asyncio.run(main())
         return used
 
-    def outbox(self, numbers: Iterable[int], limit: int = 200_000) -> MemoryOutbox:
-        outbox = MemoryOutbox(limit, clock=self.clock)
-        outbox.add([record(number, self.now) for number in numbers]).result()
-        return outbox
+    def outbox(self, numbers: Iterable[int], limit: int = 200_000) -> MemoryStore:
+        store = MemoryStore(limit, self.clock)
+        store.add([record(number, self.now) for number in numbers])
+        return store
 
 
-def done(outbox: MemoryOutbox) -> Callable[[], bool]:
-    return lambda: outbox.counts().result().pending == 0
+def done(outbox: MemoryStore) -> Callable[[], bool]:
+    return lambda: outbox.counts().pending == 0
 
 
 def test_an_outage_of_three_days_costs_few_probes_and_no_record() -> None:
@@ -137,7 +162,7 @@ def test_an_outage_of_three_days_costs_few_probes_and_no_record() -> None:
     assert grown < 1_000_000
     assert set(world.settled) == {Settled.RELEASED}
     world.run(outbox, done(outbox), delivery)
-    counts = outbox.counts().result()
+    counts = outbox.counts()
     assert (counts.delivered, counts.dead) == (100_000, 0)
     assert Counter(world.posts[-100_000:]).most_common(1)[0][1] == 1
 
@@ -166,7 +191,7 @@ def test_wrong_credentials_hold_everything_and_lose_nothing(caplog: pytest.LogCa
     world.stride = 30.0
     outbox = world.outbox(range(1000))
     world.run(outbox, done(outbox))
-    counts = outbox.counts().result()
+    counts = outbox.counts()
     assert (counts.delivered, counts.dead) == (1000, 0)
     alerts = [r for r in caplog.records if r.levelno == logging.CRITICAL]
     assert len(alerts) == 1
@@ -181,7 +206,7 @@ def test_a_hold_survives_a_restart() -> None:
     world = World(lambda _world, _invoice: wrong)
     world.ping_answer = lambda _world: wrong
     outbox = world.outbox(range(3))
-    first = world.run(outbox, lambda: outbox.hold().result() is not None)
+    first = world.run(outbox, lambda: outbox.hold() is not None)
     assert first.state is BreakerState.HOLD
     outbox = _reopened(outbox)
     posts = len(world.posts)
@@ -190,7 +215,7 @@ def test_a_hold_survives_a_restart() -> None:
     assert len(world.posts) == posts
     world.ping_answer, world.answer = (lambda _world: OK), (lambda _world, _invoice: OK)
     world.run(outbox, done(outbox))
-    assert outbox.hold().result() is None
+    assert outbox.hold() is None
 
 
 def test_a_person_ends_a_hold() -> None:
@@ -207,28 +232,30 @@ def test_a_person_ends_a_hold() -> None:
 
     def until() -> bool:
         """End it twice, each time in the midst of a pause of minutes; the second time its cause is mended."""
-        if len(ended) < 2 and probed and world.now - probed[-1] > 60 and outbox.hold().result() is not None:
+        if len(ended) < 2 and probed and world.now - probed[-1] > 60 and outbox.hold() is not None:
             ended.append(len(probed))
             if len(ended) == 2:
                 world.answer = lambda _world, _invoice: OK
-            outbox.set_hold(None).result()
+            outbox.set_hold(None)
+            delivery.end_hold()
             begun.append(world.now)
         return done(outbox)() or world.now > 1_000_000 + DAY
 
     begun: list[float] = []
     world.ping_answer = ping
-    world.run(outbox, until)
+    delivery = world.delivery()
+    world.run(outbox, until, delivery)
     assert len(ended) == 2
     assert all(probed[number] - at <= 6 for number, at in zip(ended, begun, strict=True))
-    assert outbox.counts().result().delivered == 3
-    assert outbox.hold().result() is None
+    assert outbox.counts().delivered == 3
+    assert outbox.hold() is None
 
 
-def _reopened(outbox: MemoryOutbox) -> MemoryOutbox:
-    """Return an outbox as a new process finds it: what was claimed is pending again."""
-    fresh = MemoryOutbox(clock=outbox._clock)
-    fresh.add([entry.record for entry in outbox._pending.values()]).result()
-    fresh.set_hold(outbox.hold().result()).result()
+def _reopened(store: MemoryStore) -> MemoryStore:
+    """Return a store as a new process finds it."""
+    fresh = MemoryStore(clock=store._clock)
+    fresh.add([entry.record for entry in store._pending.values()])
+    fresh.set_hold(store.hold())
     return fresh
 
 
@@ -244,17 +271,17 @@ def test_poison_among_good_records_dies_alone(status: int) -> None:
     def over() -> bool:
         # The shop goes on selling, a checkout in ten minutes: others are accepted while a doubtful record waits.
         nonlocal sold
-        counts = outbox.counts().result()
+        counts = outbox.counts()
         if world.now >= 1_000_000 + 600 * (sold - 1000) and counts.dead < len(poison):
             outbox.add([record(sold, world.now)])
             sold += 1
         return counts.dead == len(poison) and not counts.pending
 
     delivery = world.run(outbox, over)
-    counts = outbox.counts().result()
+    counts = outbox.counts()
     assert counts.dead == len(poison)
     assert counts.delivered >= 1000 - len(poison)
-    assert outbox.hold().result() is None
+    assert outbox.hold() is None
     assert delivery.state is BreakerState.OK
     tries = Counter(invoice for invoice in world.posts if invoice in poison)
     least = {422: 1, 500: 12, 400: 3, 403: 3}[status]
@@ -269,10 +296,10 @@ def test_when_all_are_refused_it_is_our_fault(status: int, limit: int) -> None:
     outbox = world.outbox(range(100))
     delivery = world.run(outbox, lambda: world.now > 1_000_000 + DAY)
     assert delivery.state is BreakerState.HOLD
-    assert outbox.counts().result().dead <= limit
+    assert outbox.counts().dead <= limit
     world.answer = lambda _world, _invoice: OK
     world.run(outbox, done(outbox), delivery)
-    assert outbox.counts().result().delivered >= 100 - limit
+    assert outbox.counts().delivered >= 100 - limit
 
 
 def test_when_all_fail_it_is_the_systems_fault() -> None:
@@ -281,7 +308,7 @@ def test_when_all_fail_it_is_the_systems_fault() -> None:
     world.stride = 30.0
     outbox = world.outbox(range(100))
     world.run(outbox, done(outbox))
-    assert outbox.counts().result().delivered == 100
+    assert outbox.counts().delivered == 100
     assert len(world.posts) < 100 + 2 * 300
 
 
@@ -292,17 +319,17 @@ def test_a_lone_doubtful_record_never_dies(status: int) -> None:
     world.stride = 300.0
     outbox = world.outbox([1])
     world.run(outbox, done(outbox))
-    assert outbox.counts().result().delivered == 1
+    assert outbox.counts().delivered == 1
 
 
 def test_a_stranger_in_butters_place_holds() -> None:
     """Three answers in a row that are no JSON object: a captive portal; nothing more is sent to it."""
     world = World(lambda _world, _invoice: Answer(AnswerKind.IMPOSTOR, 200))
     outbox = world.outbox(range(100))
-    delivery = world.run(outbox, lambda: outbox.hold().result() is not None)
+    delivery = world.run(outbox, lambda: outbox.hold() is not None)
     assert delivery.state is BreakerState.HOLD
     assert len(world.posts) <= 6
-    assert outbox.counts().result().pending == 100
+    assert outbox.counts().pending == 100
 
 
 def test_a_throttle_pauses_and_halves() -> None:
@@ -315,7 +342,7 @@ def test_a_throttle_pauses_and_halves() -> None:
     assert len(world.posts) == 4
     begun = len(world.concurrency)
     world.run(outbox, done(outbox), delivery)
-    assert outbox.counts().result().delivered == 20
+    assert outbox.counts().delivered == 20
     assert max(world.concurrency[begun : begun + 4]) == 2
 
 
@@ -348,7 +375,7 @@ def test_a_courier_that_raises_is_an_outage() -> None:
     world = World(answer)
     outbox = world.outbox(range(10))
     world.run(outbox, done(outbox))
-    assert outbox.counts().result().delivered == 10
+    assert outbox.counts().delivered == 10
 
 
 def test_what_a_courier_waited_for_may_be_cancelled() -> None:
@@ -369,34 +396,31 @@ def test_what_a_courier_waited_for_may_be_cancelled() -> None:
     assert world.settled[Settled.DELIVERED] == 4
 
 
-@pytest.mark.parametrize("amid", ["claim", "ping"])
-def test_a_pause_holds_for_what_is_about_to_be_sent(amid: str) -> None:
-    """A stop that comes while the outbox or Butter is asked: what is told of it then stays true."""
+@pytest.mark.parametrize("amid", ["take", "ping"])
+def test_a_pause_holds_for_what_is_about_to_be_sent(amid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop that comes while a record is taken, or Butter is asked: once nothing is on its way, nothing is sent."""
     world = World(lambda _world, _invoice: OK)
     outbox = world.outbox([1])
     delivery = world.delivery()
-    busy: list[bool] = []
+    take = StoreBacklog.take
 
-    def pause() -> None:
-        delivery.pause()
-        busy.append(delivery.busy)
-
-    class Claims:
-        def __getattr__(self, name: str) -> Any:
-            if name == "claim" and amid == "claim":
-                pause()
-            return getattr(outbox, name)
+    def pausing_take(backlog: StoreBacklog) -> Pending | None:
+        if amid == "take":
+            delivery.pause()
+        return take(backlog)
 
     def ping(_world: World) -> Answer:
-        pause()
+        delivery.pause()
         return OK
 
+    monkeypatch.setattr(StoreBacklog, "take", pausing_take)
     if amid == "ping":
-        outbox.set_hold("401").result()
+        outbox.set_hold("401")
         world.ping_answer = ping
     stop = world.now + 60
-    world.run(cast("Any", Claims()), lambda: world.now > stop, delivery)
-    assert (busy[0], world.posts) == (False, [])
+    world.run(outbox, lambda: world.now > stop, delivery)
+    assert (delivery.in_flight, world.posts) == (0, [])
+    monkeypatch.undo()
     delivery.resume()
     world.ping_answer = lambda _world: OK
     world.run(outbox, done(outbox), delivery)
@@ -415,7 +439,7 @@ def test_whatever_butter_answers_nothing_is_lost(script: dict[int, list[int]], s
     outbox = world.outbox(range(31))
 
     def over() -> bool:
-        counts = outbox.counts().result()
+        counts = outbox.counts()
         assert counts.delivered + counts.pending + counts.dead == 31
         return counts.pending == 0
 
