@@ -18,6 +18,7 @@ from shops import CREDENTIALS, ROUTE
 from butter_middleware import Butter, CheckoutRoute, SQLiteOutbox, client_ip
 from butter_middleware._utils import log_thread
 from butter_middleware.capture import annotations
+from butter_middleware.outbox import SQLiteStore
 from butter_middleware.testing import FakeButter
 
 settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -83,12 +84,12 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def outbox(path: Path) -> Iterator[SQLiteOutbox]:
-    """Open an outbox at `path`."""
-    outbox = SQLiteOutbox(path)
-    outbox.open()
-    yield outbox
-    outbox.close()
+def store(path: Path) -> Iterator[SQLiteStore]:
+    """Open an outbox's store at `path`."""
+    store = SQLiteOutbox(path).store()
+    store.open()
+    yield store
+    store.close()
 
 
 @pytest.fixture

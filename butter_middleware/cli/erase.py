@@ -48,9 +48,9 @@ def erase(output: Output, *, email: str, outbox: str | None, app: str | None, ye
     however it is escaped. Then the file is written anew, so that no copy stays in its free space; what the app captures
     meanwhile waits in its memory. With `--email -` the address stands in no shell history.
 
-    Not reached: what Butter was sent already (ask Butter), up to 64 records that a running app has taken to send and
-    sends all the same (stop it first where that matters), backups and snapshots of the disk, and broken files that were
-    set aside; those are named.
+    Not reached: what Butter was sent already (ask Butter), records that a running app is sending at that moment (it
+    sees the erasure within a second; stop it first if that matters), backups and snapshots of the disk, and broken
+    files that were set aside; those are named.
     """
     person = _person(email)
     path = outbox_path(outbox, app)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from outboxes import capture, committers, record, result
-from processes import free_port, until
+from outboxes import append, record
+from processes import free_port
 from shops import CREDENTIALS
 
 from butter_middleware import SQLiteOutbox
@@ -25,6 +25,7 @@ from butter_middleware.cli import cli
 from butter_middleware.cli.check import _clock, _connected, _sqlite
 from butter_middleware.cli.output import Mark
 from butter_middleware.delivery.http import ssl_context
+from butter_middleware.outbox import SQLiteStore
 from butter_middleware.testing import FakeButter
 
 SHOP = """
@@ -83,12 +84,11 @@ def found(*arguments: str) -> dict[str, list[tuple[str, str, str]]]:
     return checked
 
 
-def made(path: Path, use: Callable[[SQLiteOutbox], Any]) -> None:
-    outbox = SQLiteOutbox(path)
-    outbox.open()
-    use(outbox)
-    outbox.close()
-    until(lambda: committers() == 0, "the committer's end")
+def made(path: Path, use: Callable[[SQLiteStore], Any] = SQLiteStore.counts) -> None:
+    store = SQLiteOutbox(path).store()
+    store.open()
+    use(store)
+    store.close()
 
 
 def test_all_is_well(shop: Path, fake: FakeButter) -> None:
@@ -115,7 +115,7 @@ def test_an_app_that_only_appends_needs_a_sidecar_and_no_credentials(
     shop: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeButter
 ) -> None:
     """Where the web processes run nothing fails; whether somebody delivers, and with what, is to be looked at."""
-    made(shop, lambda _outbox: None)
+    made(shop)
     monkeypatch.setenv("DELIVERY", "external")
     monkeypatch.setenv("NAME", "")
     outcome = found("--app", "shop_to_check:butter")
@@ -309,10 +309,10 @@ def test_a_configuration_is_judged(
 def test_what_waits_in_the_outbox_is_told(shop: Path) -> None:
     """A hold fails; what nobody reads or sends, and what needs a person, is a warning."""
 
-    def use(outbox: SQLiteOutbox) -> None:
-        result(outbox.add([record(1)]))
-        result(outbox.append(capture(1)))
-        result(outbox.set_hold("401"))
+    def use(store: SQLiteStore) -> None:
+        store.add([record(1)])
+        append(store, 1)
+        store.set_hold("401")
 
     made(shop, use)
     lines = found("--outbox", str(shop), "--offline")
@@ -325,7 +325,7 @@ def test_what_waits_in_the_outbox_is_told(shop: Path) -> None:
 
 def test_an_outbox_that_is_well(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty, and nobody at it: ok, and the path may come from the environment."""
-    made(shop, lambda outbox: result(outbox.counts()))
+    made(shop)
     monkeypatch.setenv("BUTTER_OUTBOX", str(shop))
     lines = found("--offline")
     assert [line[0][0] for line in lines.values()] == ["ok"] * 4
@@ -348,7 +348,7 @@ def test_a_path_that_names_no_file_is_one_of_the_findings(shop: Path) -> None:
 
 def test_places_that_do_not_last_are_warned_of(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network file system, a container's layer, a full disk: each is named with the remedy."""
-    made(shop, lambda outbox: result(outbox.counts()))
+    made(shop)
     monkeypatch.setattr("butter_middleware.outbox.sqlite.preflight.mounted", lambda: "x / nfs4 rw 0 0")
     monkeypatch.setattr(module, "LEAST_FREE", 1 << 60)
     lines = found("--outbox", str(shop), "--offline")
@@ -371,7 +371,7 @@ def test_the_owner_of_the_file_is_looked_at(shop: Path) -> None:
     """Root may do what the app may not: a check by another user than the file's is a warning."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    made(shop, lambda outbox: result(outbox.counts()))
+    made(shop)
     os.chown(shop, 1234, 1234)
     assert "belongs to user 1234, and you are 0" in found("--outbox", str(shop), "--offline")["outbox"][0][1]
 

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import inspect
 import json
 import os
 import random
@@ -12,33 +13,37 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from butter_middleware.outbox.sqlite.admin import Visit
 from click.testing import CliRunner, Result
-from outboxes import NOW, capture, committers, record, result, settle_all
-from processes import until
+from outboxes import NOW, append, capture, open_files, record, resolve, settle_all, unread
 
 from butter_middleware import Checkout, SQLiteOutbox
 from butter_middleware.cli import cli
 from butter_middleware.cli.queue import shape
-from butter_middleware.delivery.delivery import CLAIM_AHEAD
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.partial import Part
 from butter_middleware.models.reasons import ParkReason
-from butter_middleware.outbox import Parked, Settled, Settlement, Waiting
+from butter_middleware.outbox import Parked, Settled, Settlement, SQLiteStore, Waiting
+from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.schema import connect
 
 DETAIL = "no customer e-mail for POST /checkout/{cart_id}. Fix: call annotate(request, customer_email=...)."
 
 
-def closed(outbox: SQLiteOutbox) -> None:
-    outbox.close()
-    until(lambda: committers() == 0, "the committer's end")
+def closed(store: SQLiteStore) -> None:
+    store.close()
+    assert open_files() == 0
+
+
+def opened_once(path: Path) -> None:
+    """Make an outbox's file, as an app does that is started and stopped."""
+    store = SQLiteOutbox(path).store()
+    store.open()
+    closed(store)
 
 
 @pytest.fixture
@@ -78,31 +83,29 @@ def standing(found: Result) -> Any:
     return said
 
 
-def filled(outbox: SQLiteOutbox) -> None:
+def filled(store: SQLiteStore) -> None:
     """Put one of each into an outbox: two dead, one delivered, one pending, two parked, one captured, one part."""
-    assert outbox.lead()
-    result(outbox.add([record(1), record(2)]))
-    settle_all(outbox, Settled.DEAD)
-    result(outbox.add([record(3)]))
-    settle_all(outbox, Settled.DELIVERED)
-    result(outbox.add([record(4)]))
-    for number in range(5, 8):
-        result(outbox.append(capture(number)))
-    first, second, third = result(outbox.captures(3))
-    result(outbox.resolve(first.id, Parked(ParkReason.NO_EMAIL, DETAIL)))
-    result(outbox.resolve(second.id, Parked(ParkReason.INVALID, "invalid (customer_email)")))
+    assert store.lead()
+    store.add([record(1), record(2)])
+    settle_all(store, Settled.DEAD)
+    store.add([record(3)])
+    settle_all(store, Settled.DELIVERED)
+    store.add([record(4)])
+    first, second, third = append(store, 5, 6, 7)
+    resolve(store, first, parked=Parked(ParkReason.NO_EMAIL, DETAIL))
+    resolve(store, second, parked=Parked(ParkReason.INVALID, "invalid (customer_email)"))
     part = Part("join:1", shopper=True, fields={"customer_email": "shopper@example.com"}, captured_at=NOW)
-    result(outbox.resolve(third.id, part))
-    result(outbox.append(capture(8)))
+    resolve(store, third, part=part)
+    store.append([capture(8)])
 
 
 # Status.
 
 
-def test_status_counts_what_lies_in_the_file(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+def test_status_counts_what_lies_in_the_file(store: SQLiteStore, run: Callable[..., Result]) -> None:
     """Each state with its number; nobody delivers, nobody reads what was captured: both are said."""
-    filled(outbox)
-    closed(outbox)
+    filled(store)
+    closed(store)
     found = standing(run("status", "--json"))
     names = ("captured", "unread", "parts", "pending", "parked", "dead", "delivered", "hold", "delivers", "readers")
     assert [found[name] for name in names] == [1, 1, 1, 1, 2, 2, 1, None, False, 0]
@@ -113,9 +116,9 @@ def test_status_counts_what_lies_in_the_file(outbox: SQLiteOutbox, run: Callable
     assert "no process delivers now" in text
 
 
-def test_status_tells_of_the_app_that_runs(outbox: SQLiteOutbox, beside: Callable[..., tuple[int, str, str]]) -> None:
+def test_status_tells_of_the_app_that_runs(store: SQLiteStore, beside: Callable[..., tuple[int, str, str]]) -> None:
     """Beside a running app: who delivers, by its process, and that what is captured has its reader."""
-    filled(outbox)
+    filled(store)
     code, output, _errors = beside("status", "--json")
     found = json.loads(output)
     assert code == 1
@@ -127,13 +130,13 @@ def test_status_tells_of_the_app_that_runs(outbox: SQLiteOutbox, beside: Callabl
         0,
     )
     assert f"process {os.getpid()} delivers" in beside("status")[1]
-    assert outbox.lead()
-    assert result(outbox.claim(10))
+    assert store.lead()
+    assert store.due(10)
 
 
-def test_status_watches_on_a_terminal_only(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+def test_status_watches_on_a_terminal_only(store: SQLiteStore, run: Callable[..., Result]) -> None:
     """Without a terminal --watch would never end: it is refused, with what programs do instead."""
-    closed(outbox)
+    closed(store)
     for arguments in (("status", "--watch"), ("status", "--watch", "--json")):
         found = run(*arguments)
         assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
@@ -158,10 +161,7 @@ def test_status_watches_on_a_terminal_only(outbox: SQLiteOutbox, run: Callable[.
 )
 def test_a_wrong_path_is_an_error_and_makes_nothing(tmp_path: Path, command: list[str]) -> None:
     """No command makes a file, a log or a lock; the error names the outbox that lies there instead."""
-    right = SQLiteOutbox(tmp_path / "butter.db")
-    right.open()
-    result(right.counts())
-    closed(right)
+    opened_once(tmp_path / "butter.db")
     before = sorted(tmp_path.iterdir())
     found = CliRunner().invoke(cli, [*command, "--outbox", str(tmp_path / "buter.db")])
     assert (found.exit_code, found.stdout, found.stderr.count("\n")) == (3, "", 1)
@@ -187,11 +187,10 @@ def foreign(path: Path) -> None:
 
 
 def earlier(path: Path) -> None:
-    made = SQLiteOutbox(path)
-    made.open()
-    result(made.counts())
-    closed(made)
+    opened_once(path)
     with closing(sqlite3.connect(path)) as file:
+        file.execute("DELETE FROM meta WHERE name = 'schema'")
+        file.commit()
         file.execute("PRAGMA user_version = 1")
         file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -240,21 +239,19 @@ def test_a_folder_that_is_closed_to_this_user_is_said(
 
 
 def test_a_lock_that_is_not_let_go_is_an_error_that_names_its_holder(
-    outbox: SQLiteOutbox, path: Path, monkeypatch: pytest.MonkeyPatch
+    store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a process holds the lock and is stopped, the command gives up, says which one, and ends with 4."""
-    closed(outbox)
+    closed(store)
     script = (
-        "import sys; from butter_middleware.outbox.sqlite.locks import *; lock = LockFile(sys.argv[1]);"
-        "print(lock.take(WRITE, lock), flush=True); sys.stdin.read()"
+        "import sys; from butter_middleware.outbox.sqlite.locks import *; locks = Locks(sys.argv[1]);"
+        "print(locks.take(WRITE), flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, f"{path}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    holder = subprocess.Popen([sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"True\n"
-        monkeypatch.setattr(Visit.__init__, "__kwdefaults__", {"lock_seconds": 0.2})
+        monkeypatch.setattr(inspect.unwrap(existing), "__kwdefaults__", {"lock_seconds": 0.2})
         found = CliRunner().invoke(cli, ["status", "--outbox", str(path)])
         assert holder.stdin is not None
         holder.stdin.close()
@@ -266,14 +263,11 @@ def test_root_leaves_the_file_to_its_owner(path: Path) -> None:
     """At root's command line whatever SQLite and the lock make beside the file belongs to the file's owner."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    outbox = SQLiteOutbox(path)
-    outbox.open()
-    result(outbox.counts())
-    closed(outbox)
+    opened_once(path)
     Path(f"{path}.lock").unlink()
     os.chown(path, 1234, 1234)
-    with Visit(path) as visit:
-        visit.write(lambda db: db.execute("UPDATE meta SET value = NULL WHERE name = 'hold'"))
+    with existing(path) as seen:
+        seen.write(lambda db: db.execute("UPDATE meta SET value = NULL WHERE name = 'hold'"))
         owners = {name.name: name.stat().st_uid for name in path.parent.iterdir()}
     assert owners == {"butter.db": 1234, "butter.db-wal": 1234, "butter.db-shm": 1234, "butter.db.lock": 1234}
 
@@ -286,10 +280,10 @@ def listed(run: Callable[..., Result], state: Waiting) -> list[dict[str, Any]]:
     return found
 
 
-def test_entries_are_listed_without_personal_data(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+def test_entries_are_listed_without_personal_data(store: SQLiteStore, run: Callable[..., Result]) -> None:
     """By number, time, reason and remedy; pages go on after a number."""
-    filled(outbox)
-    closed(outbox)
+    filled(store)
+    closed(store)
     parked, dead = listed(run, Waiting.PARKED), listed(run, Waiting.DEAD)
     assert [(entry["reason"], entry["detail"]) for entry in parked] == [
         ("no_email", DETAIL),
@@ -302,27 +296,21 @@ def test_entries_are_listed_without_personal_data(outbox: SQLiteOutbox, run: Cal
     assert documents(run("dead", "list", "--json", "--after", dead[0]["id"]))[0]["id"] == dead[1]["id"]
 
 
-def test_what_many_entries_say_alike_is_said_once(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+def test_what_many_entries_say_alike_is_said_once(store: SQLiteStore, run: Callable[..., Result]) -> None:
     """One bad deploy parks many for one reason: people read the remedy once, programs find it with each."""
-    for number in range(4):
-        result(outbox.append(capture(number)))
-    captures = result(outbox.captures(4))
-    for number, stored in enumerate(captures):
-        result(
-            outbox.resolve(
-                stored.id, Parked(ParkReason.INVALID, "other") if number == 2 else Parked(ParkReason.NO_EMAIL, DETAIL)
-            )
-        )
-    closed(outbox)
+    for number, stored in enumerate(append(store, *range(4))):
+        why = Parked(ParkReason.INVALID, "other") if number == 2 else Parked(ParkReason.NO_EMAIL, DETAIL)
+        resolve(store, stored, parked=why)
+    closed(store)
     assert [entry["detail"] for entry in listed(run, Waiting.PARKED)] == [DETAIL, DETAIL, "other", DETAIL]
     lines = run("parked", "list").stdout.splitlines()[1:]
     assert [line.endswith("as above") for line in lines] == [False, True, False, False]
 
 
-def test_one_entry_is_shown_masked_unless_revealed(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+def test_one_entry_is_shown_masked_unless_revealed(store: SQLiteStore, run: Callable[..., Result]) -> None:
     """Of a record the addresses are masked; of a capture only the shape is shown, and what a person needs to mend."""
-    filled(outbox)
-    closed(outbox)
+    filled(store)
+    closed(store)
     number = listed(run, Waiting.DEAD)[0]["id"]
     shown = documents(run("dead", "show", number, "--json"))
     assert shown["record"]["customer_email"] == "s***@example.com"
@@ -357,10 +345,10 @@ def test_a_shape_hides_values_and_keeps_keys() -> None:
     }
 
 
-def test_what_is_not_there_is_said(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+def test_what_is_not_there_is_said(store: SQLiteStore, run: Callable[..., Result]) -> None:
     """An ID that is not there ends with 1; so does one of several, after the others were done."""
-    filled(outbox)
-    closed(outbox)
+    filled(store)
+    closed(store)
     assert run("dead", "show", 7).exit_code == 1
     number = listed(run, Waiting.DEAD)[0]["id"]
     found = run("dead", "retry", number, 7)
@@ -369,19 +357,19 @@ def test_what_is_not_there_is_said(outbox: SQLiteOutbox, run: Callable[..., Resu
 
 
 @pytest.mark.parametrize("arguments", [("dead", "retry"), ("parked", "drop"), ("dead", "drop", "5", "--all", "--yes")])
-def test_which_ones_must_be_said(outbox: SQLiteOutbox, run: Callable[..., Result], arguments: Sequence[str]) -> None:
+def test_which_ones_must_be_said(store: SQLiteStore, run: Callable[..., Result], arguments: Sequence[str]) -> None:
     """Either IDs or --all: neither and both are refused, and nothing is done."""
-    filled(outbox)
-    closed(outbox)
+    filled(store)
+    closed(store)
     found = run(*arguments)
     assert (found.exit_code, "--all" in found.stderr) == (2, True)
     assert len(listed(run, Waiting.DEAD)) == 2
 
 
-def test_dropping_asks_first(outbox: SQLiteOutbox, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropping_asks_first(store: SQLiteStore, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --yes a terminal is asked; where there is none, or the answer is no, nothing is deleted."""
-    filled(outbox)
-    closed(outbox)
+    filled(store)
+    closed(store)
     refused = run("dead", "drop", "--all")
     assert (refused.exit_code, "--yes" in refused.stderr) == (2, True)
     monkeypatch.setattr("butter_middleware.cli.queue.is_interactive", lambda: True)
@@ -395,23 +383,23 @@ def test_dropping_asks_first(outbox: SQLiteOutbox, run: Callable[..., Result], m
 
 
 def test_an_app_that_runs_takes_up_what_is_retried(
-    outbox: SQLiteOutbox, beside: Callable[..., tuple[int, str, str]]
+    store: SQLiteStore, beside: Callable[..., tuple[int, str, str]]
 ) -> None:
     """A retried capture is the running app's to read, a retried record its own to send, without a restart."""
-    filled(outbox)
-    assert result(outbox.adopt()) == 2
-    assert len(result(outbox.captures(10))) == 3
+    filled(store)
+    assert len(unread(store)) == 1
     code, output, _errors = beside("parked", "retry", "--all")
     assert (code, "A running process reads them within seconds" in output) == (0, True)
     assert "sent as soon as Butter takes them" in beside("dead", "retry", "--all")[1]
-    assert len(result(outbox.claim(10))) == 3
-    assert result(outbox.counts()).parked == 0
+    assert len(store.due(10)) == 3
+    assert len(store.unread(10, below=0)) == 2
+    assert store.counts().parked == 0
 
 
-def test_nobody_is_there_to_take_it_up(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+def test_nobody_is_there_to_take_it_up(store: SQLiteStore, run: Callable[..., Result]) -> None:
     """Without a running app a retry says when it will be tried."""
-    filled(outbox)
-    closed(outbox)
+    filled(store)
+    closed(store)
     assert "at its next start" in run("parked", "retry", "--all").stdout
     assert "start the app, or run `butter-middleware deliver`." in run("dead", "retry", "--all").stdout
 
@@ -419,10 +407,10 @@ def test_nobody_is_there_to_take_it_up(outbox: SQLiteOutbox, run: Callable[..., 
 # Resume.
 
 
-def test_resume_ends_the_hold_in_the_file(outbox: SQLiteOutbox, run: Callable[..., Result]) -> None:
+def test_resume_ends_the_hold_in_the_file(store: SQLiteStore, run: Callable[..., Result]) -> None:
     """The hold's reason is said; the process that delivers, now or next, tries Butter."""
-    result(outbox.set_hold("401"))
-    closed(outbox)
+    store.set_hold("401")
+    closed(store)
     assert standing(run("status", "--json"))["hold"] == "401"
     assert "the hold was for: 401" in run("resume").stdout
     assert standing(run("status", "--json"))["hold"] is None
@@ -482,13 +470,13 @@ def remains(path: Path, *needles: bytes) -> list[bytes]:
 @pytest.mark.parametrize("coding", CODINGS, ids=str)
 @pytest.mark.parametrize("body", BODIES, ids=str)
 def test_a_person_is_found_however_the_body_writes_it(
-    outbox: SQLiteOutbox, run: Callable[..., Result], path: Path, body: bytes, coding: bytes
+    store: SQLiteStore, run: Callable[..., Result], path: Path, body: bytes, coding: bytes
 ) -> None:
     """Escaped, encoded, compressed or cut off: a capture that names the person goes, and no byte of it stays."""
     sent = CODINGS[coding](body)
-    result(outbox.append(told(1, sent, coding)))
-    result(outbox.append(told(2, CODINGS[coding](OTHERS[0]), coding)))
-    closed(outbox)
+    store.append([told(1, sent, coding)])
+    store.append([told(2, CODINGS[coding](OTHERS[0]), coding)])
+    closed(store)
     found = documents(run("erase", "--email", ANN, "--yes", "--json"))
     assert found["erased"]["captured"] == 1
     assert found["not_looked_into"] == []
@@ -497,23 +485,23 @@ def test_a_person_is_found_however_the_body_writes_it(
 
 
 @pytest.mark.parametrize("body", OTHERS, ids=str)
-def test_nobody_else_is_taken_for_the_person(outbox: SQLiteOutbox, run: Callable[..., Result], body: bytes) -> None:
+def test_nobody_else_is_taken_for_the_person(store: SQLiteStore, run: Callable[..., Result], body: bytes) -> None:
     """An address that contains the person's is another person's."""
-    result(outbox.append(told(1, body)))
-    closed(outbox)
+    store.append([told(1, body)])
+    closed(store)
     found = run("erase", "--email", ANN, "--yes")
     assert found.stdout.startswith("The outbox holds nothing of this person.")
     assert standing(run("status", "--json"))["captured"] == 1
 
 
 def test_everything_of_a_person_goes_and_nothing_of_others(
-    outbox: SQLiteOutbox, run: Callable[..., Result], path: Path
+    store: SQLiteStore, run: Callable[..., Result], path: Path
 ) -> None:
     """Pending, dead, captured, parked and parts, wherever the address stands in them; the files hold none of it."""
-    assert outbox.lead()
-    result(outbox.add([of("ann.lee@example.com", 1), of(BOB, 2)]))
-    settle_all(outbox, Settled.DEAD)
-    result(outbox.add([of("ann.lee@EXAMPLE.com", 3), of(BOB, 4)]))
+    assert store.lead()
+    store.add([of("ann.lee@example.com", 1), of(BOB, 2)])
+    settle_all(store, Settled.DEAD)
+    store.add([of("ann.lee@EXAMPLE.com", 3), of(BOB, 4)])
     places: list[dict[str, Any]] = [
         {"annotations": {"customer_email": "ann.lee@example.com"}},
         {"query_string": b"email=ann.lee%40example.com"},
@@ -524,15 +512,14 @@ def test_everything_of_a_person_goes_and_nothing_of_others(
         {"body": gzip.compress(b'{"x": "' + b"x" * 5000 + b' ann.lee@example.com"')[:-9]},
     ]
     for number, fields in enumerate(places):
-        result(outbox.append(capture(number, **({"body": b"{}", "annotations": {}} | fields))))
-    stored = result(outbox.captures(20))
-    result(outbox.resolve(stored[0].id, Parked(ParkReason.NO_EMAIL, DETAIL)))
-    result(outbox.append(told(50, b'{"email": "ann.lee@example.com"}')))
-    (part,) = result(outbox.captures(1))
+        store.append([capture(number, **({"body": b"{}", "annotations": {}} | fields))])
+    stored = unread(store)
+    resolve(store, stored[0].id, parked=Parked(ParkReason.NO_EMAIL, DETAIL))
+    (part,) = store.append([told(50, b'{"email": "ann.lee@example.com"}')])
     fields = {"customer_email": "ann.lee@example.com"}
-    result(outbox.resolve(part.id, Part("join:a", shopper=True, fields=fields, captured_at=NOW)))
-    result(outbox.append(told(51, json.dumps({"email": BOB}).encode())))
-    closed(outbox)
+    resolve(store, part, part=Part("join:a", shopper=True, fields=fields, captured_at=NOW))
+    store.append([told(51, json.dumps({"email": BOB}).encode())])
+    closed(store)
     assert remains(path, b"ann.lee")
     found = documents(run("erase", "--email", ANN, "--yes", "--json"))
     assert found["erased"] == {"pending": 1, "dead": 1, "captured": 6, "parked": 1, "parts": 1}
@@ -548,7 +535,7 @@ def came_and_went(path: Path, seed: int) -> None:
     """Write and delete captures of the person, as an app does, with others' among them that stay."""
     chance = random.Random(seed)  # noqa: S311 - the same each time
     live: list[int] = []
-    with closing(connect(str(path), 1 << 30)) as file:
+    with closing(connect(str(path), create=True, migrate=True)) as file:
         for _round in range(300):
             file.execute("BEGIN IMMEDIATE")
             for _each in range(chance.randint(1, 20)):
@@ -577,21 +564,21 @@ def test_no_copy_stays_in_free_space(run: Callable[..., Result], path: Path) -> 
 
 
 def test_beside_an_app_that_runs_a_person_is_erased(
-    outbox: SQLiteOutbox, beside: Callable[..., tuple[int, str, str]], path: Path
+    store: SQLiteStore, beside: Callable[..., tuple[int, str, str]], path: Path
 ) -> None:
     """While the app appends, reads and leads, nothing of it fails, and what it was just reading makes no record."""
-    assert outbox.lead()
-    result(outbox.append(told(1, b'{"email": "ann.lee@example.com"}')))
-    (reading,) = result(outbox.captures(1))
+    assert store.lead()
+    store.append([told(1, b'{"email": "ann.lee@example.com"}')])
+    (reading,) = unread(store)
     stop = threading.Event()
-    appended: list[Future[None]] = []
+    appended: list[int] = []
 
-    def append() -> None:
+    def keep_appending() -> None:
         while not stop.is_set():
-            appended.append(outbox.append(told(len(appended) + 10, json.dumps({"email": BOB}).encode())))
+            appended.extend(store.append([told(len(appended) + 10, json.dumps({"email": BOB}).encode())]))
             time.sleep(0.005)
 
-    thread = threading.Thread(target=append)
+    thread = threading.Thread(target=keep_appending)
     thread.start()
     try:
         code, output, errors = beside("erase", "--email", ANN, "--yes", "--json")
@@ -600,40 +587,38 @@ def test_beside_an_app_that_runs_a_person_is_erased(
         thread.join()
     assert code == 0, errors
     assert json.loads(output)["erased"]["captured"] == 1
-    assert result(outbox.resolve(reading.id, [of("ann.lee@example.com", 1)])) == 0
-    for future in appended:
-        result(future)
-    counts = result(outbox.counts())
+    assert not resolve(store, reading.id, of("ann.lee@example.com", 1)).there
+    counts = store.counts()
     assert (counts.captured, counts.pending) == (len(appended), 0)
-    assert outbox.lead()
-    closed(outbox)
+    assert store.lead()
+    closed(store)
     assert remains(path, b"ann.lee") == []
 
 
 def test_what_an_app_has_taken_to_send_is_out_of_reach(
-    outbox: SQLiteOutbox, beside: Callable[..., tuple[int, str, str]], run: Callable[..., Result]
+    store: SQLiteStore, beside: Callable[..., tuple[int, str, str]], run: Callable[..., Result]
 ) -> None:
-    """A claimed record goes out once more at most: its end finds nothing in the file. Help and page say how many."""
-    assert outbox.lead()
-    result(outbox.add([of("ann.lee@example.com", 1), of("ann.lee@example.com", 2)]))
-    retried, delivered = result(outbox.claim(10))
+    """A record on its way goes out once more at most: its end finds nothing in the file. Help and page say so."""
+    assert store.lead()
+    store.add([of("ann.lee@example.com", 1), of("ann.lee@example.com", 2)])
+    retried, delivered = store.due(10)
     code, output, _errors = beside("erase", "--email", ANN, "--yes", "--json")
     assert (code, json.loads(output)["erased"]["pending"]) == (0, 2)
-    result(outbox.settle([Settlement(retried.id, Settled.RETRY), Settlement(delivered.id, Settled.DELIVERED)]))
-    counts = result(outbox.counts())
+    store.settle([Settlement(retried.id, Settled.RETRY), Settlement(delivered.id, Settled.DELIVERED)])
+    counts = store.counts()
     assert (counts.pending, counts.dead, counts.delivered) == (0, 0, 0)
-    page = (Path(__file__).parents[2] / "docs/data.md").read_text()
-    assert f"up to {CLAIM_AHEAD} records" in " ".join(run("erase", "--help").stdout.split())
-    assert f"({CLAIM_AHEAD} at most" in page
+    for text in (run("erase", "--help").stdout, (Path(__file__).parents[2] / "docs/data.md").read_text()):
+        assert "a running app is sending at that moment" in " ".join(text.split())
+        assert "sees the erasure within a second" in " ".join(text.split())
 
 
 def test_erasing_asks_with_the_numbers_first(
-    outbox: SQLiteOutbox, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    store: SQLiteStore, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The question says how many of what, with the address masked; no leaves all."""
-    result(outbox.append(told(1, b"ann.lee@example.com")))
-    result(outbox.append(told(2, b"ann.lee@example.com")))
-    closed(outbox)
+    store.append([told(1, b"ann.lee@example.com")])
+    store.append([told(2, b"ann.lee@example.com")])
+    closed(store)
     assert run("erase", "--email", ANN).exit_code == 2
     monkeypatch.setattr("butter_middleware.cli.queue.is_interactive", lambda: True)
     found = run("erase", "--email", ANN, text="n\n")
@@ -644,16 +629,16 @@ def test_erasing_asks_with_the_numbers_first(
 
 
 @pytest.mark.parametrize("email", ["", "ann", "@example.com", "ann@", "ann lee@example.com"])
-def test_what_is_no_address_erases_nothing(outbox: SQLiteOutbox, run: Callable[..., Result], email: str) -> None:
+def test_what_is_no_address_erases_nothing(store: SQLiteStore, run: Callable[..., Result], email: str) -> None:
     """Half an address could be many people's."""
-    closed(outbox)
+    closed(store)
     assert run("erase", "--email", email, "--yes").exit_code == 2
 
 
-def test_what_could_not_be_looked_into_is_said(outbox: SQLiteOutbox, run: Callable[..., Result], path: Path) -> None:
+def test_what_could_not_be_looked_into_is_said(store: SQLiteStore, run: Callable[..., Result], path: Path) -> None:
     """A body in a coding unknown here, and a broken file that was set aside, need a person: 1, and which."""
-    result(outbox.append(told(1, b"\x0b\x02\x80", b"x-rot13")))
-    closed(outbox)
+    store.append([told(1, b"\x0b\x02\x80", b"x-rot13")])
+    closed(store)
     aside = path.with_name("butter.db.corrupt-20261124T000000Z")
     aside.write_bytes(b"")
     found = run("erase", "--email", ANN, "--yes", "--json")

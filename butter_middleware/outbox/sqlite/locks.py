@@ -41,7 +41,7 @@ _SQLITE_SHARED: Final = 0x40000002
 _SQLITE_SHARED_BYTES: Final = 510
 """Where each reader of a database has a lock: see SQLite's file format."""
 _BYTES: Final = 64
-"""Of the leader's name in its file."""
+"""Of the holder's name in the lock file: that of the writer, then that of the leader."""
 
 
 class Locks:
@@ -58,6 +58,7 @@ class Locks:
         self._descriptors: dict[str, int] = {}
         self._held: set[int] = set()
         self._on_bytes = sys.platform.startswith("linux")
+        self._signature = f"{os.getpid()} {_process_namespace()}\n".encode().ljust(_BYTES)
 
     def take(self, lock: int) -> bool:
         """Take a lock if it is free, and say whether it is held now."""
@@ -66,8 +67,8 @@ class Locks:
             self.close()  # other processes see the locks on the new file only
         if lock not in self._held and path and self._lock(self._opened(path), lock):
             self._held.add(lock)
-            if lock == LEAD:
-                self._sign(self._opened(path))
+            if lock != READERS:
+                self._sign(self._opened(path), lock)
         return lock in self._held
 
     def holds(self, lock: int) -> bool:
@@ -91,7 +92,7 @@ class Locks:
             self.close()
         found = self._ask(lock)
         # The kernel knows the process of an earlier release's lock only.
-        return self._signed(self._opened(path)) if found == -1 and lock == LEAD else found and max(0, found)
+        return self._signed(self._opened(path), lock) if found == -1 and lock != READERS else found and max(0, found)
 
     def has_readers(self) -> bool:
         """Whether a process lives that reads what it captures; elsewhere than on Linux, whether one leads."""
@@ -177,14 +178,14 @@ class Locks:
         self._unlock(descriptor, lock)
         return None
 
-    def _sign(self, descriptor: int) -> None:
+    def _sign(self, descriptor: int, lock: int) -> None:
         """Leave the process's number in the file. In another container the same number is another process."""
         with suppress(OSError):
-            os.pwrite(descriptor, f"{os.getpid()} {_process_namespace()}\n".encode().ljust(_BYTES), 0)
+            os.pwrite(descriptor, self._signature, lock * _BYTES)
 
-    def _signed(self, descriptor: int) -> int:
+    def _signed(self, descriptor: int, lock: int) -> int:
         with suppress(OSError, ValueError):
-            number, _space, namespace = os.pread(descriptor, _BYTES, 0).decode().strip().partition(" ")
+            number, _space, namespace = os.pread(descriptor, _BYTES, lock * _BYTES).decode().strip().partition(" ")
             if namespace == _process_namespace():
                 return int(number)
         return 0
