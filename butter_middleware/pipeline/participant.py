@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from threading import Condition
 from typing import Final, Protocol
 
+from butter_middleware.errors import ButterError
 from butter_middleware.events import Faulted, Lost, OutboxChanged, Skipped
 from butter_middleware.models.partial import EXPIRED
 from butter_middleware.models.reasons import ParkReason, Skip
@@ -25,6 +26,10 @@ class StoreLink(Protocol):
 
     def resolve(self, participant: "Participant", entry: Entry, resolution: Resolution) -> None:
         """Take what the reader made of a capture."""
+        ...
+
+    def add(self, participant: "Participant", addition: Addition) -> None:
+        """Take records made outside a request."""
         ...
 
     def settle(self, participant: "Participant", settlements: Sequence[Settlement]) -> None:
@@ -133,10 +138,20 @@ class Participant:
         """Stop counting a capture that the store's thread did not take."""
         self._forget([entry])
 
-    def expect_records(self) -> None:
-        """Count records that are on their way to the store."""
+    def add(self, link: StoreLink, addition: Addition) -> None:
+        """Give records to the store's thread.
+
+        Raises:
+            ButterError: it does not take them.
+        """
         with self._changed:
             self._adding += 1
+        try:
+            link.add(self, addition)
+        except ButterError:
+            with self._changed:
+                self._adding -= 1
+            raise
 
     @property
     def unfinished(self) -> int:

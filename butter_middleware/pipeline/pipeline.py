@@ -16,7 +16,7 @@ from butter_middleware.capture.annotations import SCOPE_KEY, Notes, plain
 from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.client_ip import ClientIP
 from butter_middleware.client_ip.diagnosis import Diagnosis
-from butter_middleware.errors import ButterError
+from butter_middleware.errors import ButterError, OutboxClosedError
 from butter_middleware.events import (
     Captured,
     Diagnosed,
@@ -45,6 +45,7 @@ from butter_middleware.reader.tidings import tell
 
 T = TypeVar("T")
 
+GIVE_TRIES: Final = 3
 OPEN_SECONDS: Final = 1.0
 """For which the app's start waits for the outbox's file and the HTTP client."""
 STOPPING_SECONDS: Final = 0.5
@@ -292,20 +293,34 @@ class Pipeline:
         return future
 
     def _append(self, entry: Entry) -> None:
-        self.start()
-        thread, participant = self._started()
-        participant.expect(entry)
-        try:
-            thread.append(participant, entry)
-        except ButterError:
-            participant.refuse(entry)
-            raise
+        def give(thread: StoreThread, participant: Participant) -> None:
+            participant.expect(entry)
+            try:
+                thread.append(participant, entry)
+            except ButterError:
+                participant.refuse(entry)
+                raise
 
-    def _started(self) -> tuple[StoreThread, Participant]:
-        thread, participant = self._thread, self._participant
-        if thread is None or participant is None:
-            raise _NotStartedError  # another thread closes it at this moment
-        return thread, participant
+        self._give(give)
+
+    def _give(self, give: Callable[[StoreThread, Participant], None]) -> None:
+        """Give something to the store's thread. If another thread closes it at this moment, start a new one.
+
+        Raises:
+            ButterError: it could not be taken.
+        """
+        for attempt in range(GIVE_TRIES):
+            self.start()
+            thread, participant = self._thread, self._participant
+            try:
+                if thread is None or participant is None:
+                    raise _NotStartedError
+                give(thread, participant)
+            except (OutboxClosedError, _NotStartedError):
+                if attempt == GIVE_TRIES - 1:
+                    raise
+            else:
+                return
 
     def _waits(self) -> bool:
         if not self._wait.until or not self._backoff.left:
@@ -355,13 +370,7 @@ class Pipeline:
         """Take records made outside a request. The future gives how many were known already."""
         addition = Addition(records, Future())
         try:
-            self.start()
-            thread, participant = self._started()
-            participant.expect_records()
-            try:
-                thread.add(participant, addition)
-            except ButterError as error:
-                participant.lost(addition, error)
+            self._give(lambda thread, participant: participant.add(thread, addition))
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
             kind = type(error).__name__
             said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."

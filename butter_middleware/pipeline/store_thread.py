@@ -85,6 +85,8 @@ class StoreThread:
         self._stop_at: float | None = None
         self._pause: _Pause | None = None
         self._replaced = False
+        self._retired = False
+        """Whether it takes nothing more."""
         self.looked = False
         """Whether it has tried to take the lead."""
         self._backoff = FIRST_BACKOFF
@@ -120,8 +122,11 @@ class StoreThread:
 
         Raises:
             OutboxFullError: too much waits for the disk.
+            OutboxClosedError: the thread has ended.
         """
         with self._guard:
+            if self._retired:
+                raise _closed()
             if len(self._intake) >= MOST_WAITING or self._bytes >= MOST_BYTES:
                 raise _full()
             self._bytes += entry.size
@@ -133,10 +138,14 @@ class StoreThread:
 
         Raises:
             OutboxFullError: too much waits for the disk.
+            OutboxClosedError: the thread has ended.
         """
-        if len(self._additions) >= MOST_WAITING:
-            raise _full()
-        self._additions.append((participant, addition))
+        with self._guard:
+            if self._retired:
+                raise _closed()
+            if len(self._additions) >= MOST_WAITING:
+                raise _full()
+            self._additions.append((participant, addition))
         self._waker.wake()
 
     def resolve(self, participant: Participant, entry: Entry, resolution: Resolution) -> None:
@@ -277,10 +286,11 @@ class StoreThread:
             if busy:
                 self._idle_since = None
                 continue
-            if self._stop_at is not None:
+            if self._stop_at is None:
+                self._rest()
+            elif self._retire():
                 self._end()
                 return
-            self._rest()
 
     def _turn(self) -> bool:
         """Do what there is to do, one transaction for each kind of it. Return whether there was any."""
@@ -480,8 +490,16 @@ class StoreThread:
         self._backoff = min(2 * self._backoff, LAST_BACKOFF)
         return False
 
+    def _retire(self) -> bool:
+        """Take nothing more, if nothing waits. Return whether nothing does."""
+        with self._guard:
+            self._retired = not self._intake and not self._additions
+            return self._retired
+
     def _end(self) -> None:
         """Let go of the file."""
+        with self._guard:
+            self._retired = True
         with suppress(Exception):
             self._leader.resign()
         with suppress(Exception):

@@ -1,8 +1,10 @@
 """What OpenTelemetry is told, read back through its SDK; and what it must never be told or do."""
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,8 +31,7 @@ from starlette.testclient import TestClient
 from butter_middleware import Butter, ButterMiddleware, Checkout, Record
 from butter_middleware._utils.asgi import Receive, Scope, Send
 from butter_middleware.models.http import Capture
-from butter_middleware.outbox import SQLiteOutbox
-from butter_middleware.outbox.sqlite.schema import ADDED
+from butter_middleware.outbox.sqlite import schema
 from butter_middleware.telemetry import otel
 from butter_middleware.telemetry.otel import untraced
 from butter_middleware.testing import FakeButter
@@ -287,17 +288,16 @@ def test_older_and_newer_captures_can_be_read() -> None:
 
 
 def test_a_file_of_an_earlier_version_gets_the_column(
-    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
 ) -> None:
     """The file's version stays: an earlier version of the package goes on with it as well."""
     path = tmp_path / "butter.db"
-    with monkeypatch.context() as earlier:
-        earlier.setattr("butter_middleware.outbox.sqlite.schema.ADDED", {})
-        outbox = SQLiteOutbox(path)
-        outbox.open()
-        outbox.counts().result(5)
-        outbox.close()
-    assert ADDED
+    with closing(sqlite3.connect(path, isolation_level=None)) as earlier:
+        earlier.execute("PRAGMA journal_mode = WAL")
+        for statement in (*schema.MIGRATIONS[0], *schema.MIGRATIONS[1]):
+            earlier.execute(statement)
+        earlier.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        earlier.execute("PRAGMA user_version = 2")
     butter = make_butter(outbox=path)
     butter.record(CHECKOUT)
     assert butter.flush()

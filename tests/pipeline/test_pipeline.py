@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,14 @@ from typing import Any
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
-from butter_middleware.outbox.sqlite.committer import Committer
-from butter_middleware.pipeline.appender import Appender
-from outboxes import capture, result
+from outboxes import capture
 from processes import HERE, until
 from shops import PAID, SHOPPER
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, MemoryOutbox, Record
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
-from butter_middleware.outbox import Counts, SQLiteOutbox
-from butter_middleware.telemetry.dispatcher import EventDispatcher
+from butter_middleware.outbox import MemoryStore, SQLiteOutbox
+from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.testing import FakeButter
 
 GOOD: dict[str, Any] = {"customer_email": "a@example.com", "invoice_id": "in_1"}
@@ -48,7 +45,7 @@ def test_it_starts_on_first_use_and_ends_with_close(make_butter: Callable[..., B
     assert threads() == set()
     for number in range(2):
         butter.record(checkout(number))
-        assert threads() == {"butter-read", "butter-deliver"}
+        assert threads() == {"butter-store", "butter-read", "butter-send"}
         butter.close()
         assert threads() == set()
     assert len(fake.records) == 2
@@ -60,10 +57,10 @@ class Exit:
 
 
 def test_close_needs_no_thread_that_lives(make_butter: Callable[..., Butter]) -> None:
-    """A queue that even ends the thread of the delivery does not break the end of the app."""
+    """A queue that even raises SystemExit does not break the end of the app."""
     butter = make_butter(outbox=Exit(), drain_timeout=0.1)
     butter.record(checkout(1))
-    until(lambda: "butter-deliver" not in threads(), "the end of the thread")
+    until(lambda: bool(butter.status().faults), "the fault")
     butter.close()
     assert threads() == set()
 
@@ -118,20 +115,28 @@ def test_the_app_starts_when_its_outbox_is_open(
     make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, backend: str, opens: Any
 ) -> None:
     """The server hears of the start when the first checkout finds the file open; a disk that hangs stops no start."""
-    opened: Future[Counts] = Future()
-    butter = make_butter()
-    monkeypatch.setattr(butter.outbox, "counts", lambda: opened)
+    opened = threading.Event()
+
+    class Opening(MemoryStore):
+        def open(self) -> None:
+            opened.wait(20)
+
+    class Outbox(MemoryOutbox):
+        def store(self, **_options: object) -> MemoryStore:
+            return Opening()
+
+    butter = make_butter(outbox=Outbox())
     monkeypatch.setattr("butter_middleware.pipeline.pipeline.OPEN_SECONDS", 30 if opens else 0.05)
     answered: list[Message] = []
 
     async def receive() -> Message:
         if not answered:
             return {"type": "lifespan.startup"}
-        monkeypatch.undo()
+        opened.set()
         return {"type": "lifespan.shutdown"}
 
     async def send(message: Message) -> None:
-        assert opened.done() == opens
+        assert answered or opened.is_set() == opens
         answered.append(message)
 
     async def main() -> None:
@@ -140,7 +145,7 @@ def test_the_app_starts_when_its_outbox_is_open(
             if opens:
                 await anyio.wait_all_tasks_blocked()
                 assert answered == []
-                opened.set_result(Counts())
+                opened.set()
 
     anyio.run(main, backend=backend)
     assert len(answered) == 2
@@ -169,10 +174,10 @@ anyio.run(ButterMiddleware(app, butter), {"type": "lifespan"}, receive, send)
 @pytest.mark.parametrize("delivers", [True, False])
 def test_the_app_starts_when_its_http_client_is_loaded(tmp_path: Path, delivers: Any) -> None:
     """The first checkouts do not share the interpreter with its loading; who does not deliver does not load it."""
-    with closing(SQLiteOutbox(tmp_path / "butter.db")) as outbox:
-        outbox.open()
-        assert delivers or outbox.lead()
-        command = [sys.executable, "-c", STARTS, outbox.path]
+    with closing(SQLiteOutbox(tmp_path / "butter.db").store()) as store:
+        store.open()
+        assert delivers or store.lead()
+        command = [sys.executable, "-c", STARTS, str(tmp_path / "butter.db")]
         process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert process.stdout == f"{delivers}\n"
 
@@ -214,11 +219,9 @@ def test_a_capture_of_a_later_format_keeps_nobody_waiting(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path
 ) -> None:
     """What this version cannot read is not waited for: neither by `flush`, nor at the end."""
-    outbox = SQLiteOutbox(path)
-    outbox.open()
-    result(outbox.append(capture(1)))
-    result(outbox.append(capture(2, body=json.dumps(PAID).encode())))
-    outbox.close()
+    with closing(SQLiteOutbox(path).store()) as store:
+        store.open()
+        store.append([capture(1), capture(2, body=json.dumps(PAID).encode())])
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE captures SET head = '{}' WHERE id = (SELECT min(id) FROM captures)")
         connection.commit()
@@ -264,8 +267,8 @@ def test_a_hanging_extractor_stops_no_record(make_butter: Callable[..., Butter],
     butter = make_butter(route, drain_timeout=0.2)
     anyio.run(drive, ButterMiddleware(sends(start(), body(b"{}")), butter), http_scope())
     butter.record(checkout(1))
+    until(lambda: len(fake.records) == 1, "the record")
     assert not butter.flush(0.2)
-    assert len(fake.records) == 1
     butter.pipeline.shutdown()
     release.set()
 
@@ -367,47 +370,26 @@ def test_a_close_keeps_its_time_while_another_process_holds_the_file(
         holder.kill()
 
 
-def test_what_only_appends_may_be_closed_at_any_moment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout opens the outbox anew while the last committer fails what came too late: neither waits for ever."""
-    outbox = SQLiteOutbox(path)
-    appender = Appender(outbox, EventDispatcher(time.time), 0.2, lambda: None)
-    appender.append(capture(1))
-    assert appender.flush(5)
-    late, put_now, retiring, retire_now = (threading.Event() for _ in range(4))
-    put, close = Committer.put, Committer.close
+@pytest.mark.parametrize("delivery", ["embedded", "external"])
+def test_it_may_be_closed_at_any_moment(make_butter: Callable[..., Butter], path: Path, delivery: str) -> None:
+    """A checkout beside a close starts the threads again: neither waits for ever, and nothing is lost."""
+    butter = make_butter(outbox=path, delivery=delivery, drain_timeout=0)
 
-    def slow_put(committer: Committer, operation: Any) -> None:
-        if threading.current_thread().name == "late":
-            late.set()
-            put_now.wait(10)
-        put(committer, operation)
+    def buy(first: int) -> None:
+        for number in range(first, first + 100):
+            butter.record(checkout(number))
 
-    def slow_close(committer: Committer) -> None:
-        retiring.set()
-        retire_now.wait(10)
-        close(committer)
-
-    monkeypatch.setattr(Committer, "put", slow_put)
-    monkeypatch.setattr(Committer, "close", slow_close)
-
-    def thread(name: str, call: Callable[[], object]) -> threading.Thread:
-        made = threading.Thread(target=call, name=name, daemon=True)
-        made.start()
-        return made
-
-    first = thread("late", lambda: appender.append(capture(2)))
-    assert late.wait(10)
-    closing = thread("close", appender.close)
-    assert retiring.wait(10)  # holds the registry's guard
-    put_now.set()
-    first.join(10)
-    second = thread("anew", lambda: appender.append(capture(3)))
-    until(outbox._lock.locked, "it is in open(), and waits for the guard")
-    retire_now.set()
-    second.join(10)
-    closing.join(10)
-    assert [one.name for one in (first, second, closing) if one.is_alive()] == []
-    appender.close()
+    buyers = [threading.Thread(target=buy, args=(first,), daemon=True) for first in (0, 1000)]
+    for buyer in buyers:
+        buyer.start()
+    while any(buyer.is_alive() for buyer in buyers):
+        butter.close()
+    butter.close()
+    counts = butter.pipeline.counts()
+    assert butter.status().lost == 0
+    with existing(path) as store:
+        counts = store.counts()
+    assert counts.pending + counts.delivered == 200
 
 
 def test_backoff_takes_nothing_of_the_apps_randomness(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
