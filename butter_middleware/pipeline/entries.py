@@ -86,5 +86,12 @@ class Addition:
     done: "Future[int]"
     """How many were known already."""
 
+    @property
+    def size(self) -> int:
+        """The bytes that it holds in memory."""
+        return sum(len(record.payload) + OVERHEAD for record in self.records)
 
+
+OVERHEAD: Final = 512
+"""Bytes of a record beside its payload."""
 _IN_STORE: Final = Capture("", "", b"", [], None, 0, [], b"", {}, 0.0)

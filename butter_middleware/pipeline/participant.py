@@ -348,7 +348,7 @@ def _parked(entry: Entry, result: ReadResult) -> Parked | None:
     if result.parked is not None:
         return replace(result.parked, records=result.records)
     nothing = not result.records and result.part is None
-    if nothing and entry.taken_over and entry.parked != ParkReason.READ_ELSEWHERE:
+    if nothing and entry.taken_over and not entry.parked:
         return READ_ELSEWHERE
     return None
 

@@ -50,6 +50,7 @@ IDLE_SECONDS: Final = 1.0
 STOPPING_SECONDS: Final = 0.5
 """For the thread to end after its deadline."""
 
+FULL: Final = "is full. What comes waits in memory until deliveries make room"
 PAUSE_SECONDS: Final = 5.0
 """For which the thread stands still beside a fork, at most."""
 
@@ -143,8 +144,9 @@ class StoreThread:
         with self._guard:
             if self._retired:
                 raise _closed()
-            if len(self._additions) >= MOST_WAITING:
+            if len(self._additions) >= MOST_WAITING or self._bytes >= MOST_BYTES:
                 raise _full()
+            self._bytes += addition.size
             self._additions.append((participant, addition))
         self._waker.wake()
 
@@ -299,7 +301,6 @@ class StoreThread:
         if self._replaced:
             self._write_again()
             self._replaced = False
-        self.alerts.resolve("fault")
         now = time.monotonic()
         if not self.looked:
             self._leader.look(now)  # first of all: a response may wait for what this process sends
@@ -311,13 +312,14 @@ class StoreThread:
             except Exception as error:
                 if fault_of(error) is not Fault.FULL or self._stop_at is not None:
                     raise
-                self.alerts.raise_("full", "is full. What comes waits in memory until deliveries make room")
+                self.alerts.raise_("full", FULL)
                 self._full_until = now + self._backoff
                 self._backoff = min(2 * self._backoff, LAST_BACKOFF)
             else:
-                if busy:
+                if not (self._intake or self._additions or self._resolutions or self._settlements):
                     self._backoff = FIRST_BACKOFF
                     self.alerts.resolve("full")
+                    self.alerts.resolve("fault")
         if self._stop_at is None:
             busy |= self._leader.look(now)
         if busy:
@@ -366,7 +368,7 @@ class StoreThread:
         written = self._write(batch, self._append_all, self._intake)
         with self._guard:
             self._bytes -= sum(entry.size for _participant, entry in batch)
-        for (participant, entry), number in written:
+        for (_participant, entry), number in written:
             entry.id = number
             if not entry.until_sent:
                 entry.finish()  # first of all: the response goes
@@ -388,7 +390,10 @@ class StoreThread:
         busy = bool(self._additions)
         for _number in range(min(BATCH, len(self._additions))):
             item = self._additions.popleft()
-            for (participant, addition), (added, known) in self._write([item], self._add_all, self._additions):
+            written = self._write([item], self._add_all, self._additions)
+            with self._guard:
+                self._bytes -= item[1].size
+            for (participant, addition), (added, known) in written:
                 self._leader.fresh(added)
                 addition.done.set_result(known)
                 participant.added(known)
@@ -481,6 +486,8 @@ class StoreThread:
         if fault is Fault.REFUSED:
             self.alerts.raise_("fault", f"{error} What comes waits in memory.")
             self._leader.resign()
+        elif fault is Fault.FULL:
+            self.alerts.raise_("full", FULL)
         elif fault is not Fault.CORRUPT:
             self.alerts.raise_("fault", f"cannot be used ({describe(error)}). Trying again; what comes waits")
         left = LAST_BACKOFF if self._stop_at is None else self._stop_at - time.monotonic()
