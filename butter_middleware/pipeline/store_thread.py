@@ -316,8 +316,9 @@ class StoreThread:
                 self._full_until = now + self._backoff
                 self._backoff = min(2 * self._backoff, LAST_BACKOFF)
             else:
-                if not (self._intake or self._additions or self._resolutions or self._settlements):
+                if busy:
                     self._backoff = FIRST_BACKOFF
+                if not (self._intake or self._additions or self._resolutions or self._settlements):
                     self.alerts.resolve("full")
                     self.alerts.resolve("fault")
         if self._stop_at is None:
@@ -387,20 +388,28 @@ class StoreThread:
         ]
 
     def _add(self) -> bool:
-        busy = bool(self._additions)
-        for _number in range(min(BATCH, len(self._additions))):
-            item = self._additions.popleft()
-            written = self._write([item], self._add_all, self._additions)
-            with self._guard:
-                self._bytes -= item[1].size
-            for (participant, addition), (added, known) in written:
-                self._leader.fresh(added)
-                addition.done.set_result(known)
-                participant.added(known)
-        return busy
+        with self._guard:
+            batch = _take(self._additions, lambda item: item[1].size)
+        if not batch:
+            return False
+        written = self._write(batch, self._add_all, self._additions)
+        with self._guard:
+            self._bytes -= sum(addition.size for _participant, addition in batch)
+        for (participant, addition), added in written:
+            self._leader.fresh(added)
+            known = len(addition.records) - len(added)
+            addition.done.set_result(known)
+            participant.added(known)
+        return True
 
-    def _add_all(self, batch: Sequence[tuple[Participant, Addition]]) -> Sequence[tuple[Sequence[Pending], int]]:
-        return [self.store.add(addition.records) for _participant, addition in batch]
+    def _add_all(self, batch: Sequence[tuple[Participant, Addition]]) -> Sequence[Sequence[Pending]]:
+        added, _known = self.store.add([record for _participant, addition in batch for record in addition.records])
+        new = {pending.record.key: pending for pending in added}
+        # Of two with one key the first is new.
+        return [
+            [new.pop(record.key) for record in addition.records if record.key in new]
+            for _participant, addition in batch
+        ]
 
     def _resolve(self) -> bool:
         batch = _take(self._resolutions, lambda _item: 1)
