@@ -29,7 +29,7 @@ WRAPPERS: Final = frozenset(
         *("attributes", "body", "content", "data", "object", "payload", "psp", "response", "result", "results"),
         *("success", "target"),
         *get_args(Psp),
-        *("charge", "charges", "checkout", "checkout_session", "session"),
+        *("charge", "charges", "checkout", "checkout_session", "session", "setup_intent"),
         *("intent", "payment_intent", "payment", "payments", "payment_response"),
         *("invoice", "order", "purchase", "subscription", "transaction", "transactions"),
     }
@@ -132,7 +132,7 @@ class Shape:
 
 REFUSED: Final = Shape(
     "refusal",
-    when="says(success, 'false') || says(is_success, 'false') || says(ok, 'false')",
+    when="says(success, 'false') || says(is_success, 'false') || says(ok, 'false') || refund.id",
     unpaid=NEVER,
     pending="`true`",
 )
@@ -140,7 +140,7 @@ STEP: Final = Shape(
     "error, link or step",
     when=(
         "error || errors || client_secret || client_token || requires_action || error_name || redirect_url || "
-        "(url && length(keys(@)) <= `2`)"
+        "(url && length(keys(@)) <= `2`) || says(status, 'error', 'fail', 'failed', 'declined')"
     ),
     unpaid=NEVER,
     pending="client_secret || requires_action || error || errors",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psp_bodies_attacks as attacks
 import psp_bodies_braintree as braintree
 import psp_bodies_others as others
 import psp_bodies_stripe as stripe
@@ -18,9 +19,9 @@ from psp_objects import respond
 
 from butter_middleware.extract import normal
 
-PAID = stripe.PAID + braintree.PAID + others.PAID
-UNPAID = stripe.UNPAID + braintree.UNPAID + others.UNPAID
-UNKNOWN = stripe.UNKNOWN + braintree.UNKNOWN + others.UNKNOWN
+PAID = stripe.PAID + braintree.PAID + others.PAID + attacks.PAID
+UNPAID = stripe.UNPAID + braintree.UNPAID + others.UNPAID + attacks.UNPAID
+UNKNOWN = stripe.UNKNOWN + braintree.UNKNOWN + others.UNKNOWN + attacks.UNKNOWN
 
 
 def respelled(node: Any, spell: Callable[[str], str]) -> Any:

@@ -701,7 +701,7 @@ RECHARGE_PAID: list[Body] = group(
         ("charge of 2021-01", {"charge": CHARGE_01}, [OF_CHARGE]),
         (
             "charge, few fields",
-            {"charge": {"id": 4007, "status": "success", "transaction_id": "pi_3Pq"}},
+            {"charge": {"id": 4007, "address_id": 5, "status": "success", "transaction_id": "pi_3Pq"}},
             [{"charge_id": "4007", "transaction_id": "pi_3Pq"}],
         ),
         ("charge, alone in a list", {"charges": [CHARGE]}, [OF_CHARGE]),

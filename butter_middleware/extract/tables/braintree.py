@@ -27,8 +27,10 @@ _ITS_OWN: Final = (
 """States that nobody else has."""
 _STATES: Final = f"{_ITS_OWN}, 'authorized', 'authorizing', 'settled', 'failed', 'voided'"
 _ID: Final = "like(id, '[a-z0-9_]{1,36}')"
-_BARE_ID: Final = "like(id, '(?=.*[0-9])(?=.*[a-z])[a-z0-9]{2,16}|[b-df-hj-np-tv-z]{6,8}')"
-"""Of an ID that stands without proof: letters and digits, as Braintree makes them; no number, no word, no UUID."""
+_LETTERED_ID: Final = "like(id, '(?=.*[a-z])[a-z0-9]{1,36}')"
+_BARE_ID: Final = "like(id, '(?![a-z]{2,}[0-9]+$)(?=.*[0-9])(?=.*[a-z])[a-z0-9]{2,16}|[b-df-hj-np-tv-z]{6,8}')"
+"""Of an ID that stands without proof: letters and digits, as Braintree makes them; no number, no word, no UUID, and no
+word with a number behind it."""
 _OF_GRAPHQL: Final = "(like(legacyId, '[a-z0-9_]{1,36}') && like(id, '[A-Za-z0-9+/=_-]{6,}'))"
 _PROOF: Final = (
     "merchant_account_id, processor_response_code, processor_response_type, processor_authorization_code, "
@@ -41,9 +43,12 @@ _PROOF: Final = (
 _KEYS: Final = (
     f"'id', 'legacyId', 'status', 'amount', 'type', 'order_id', 'created_at', 'updated_at', 'subscription_id', "
     "'customer', 'customer_details', 'billing', 'billing_details', 'shipping', 'shipping_details', 'credit_card', "
-    "'paypal', 'payment_method', 'plan_id', 'recurring', 'tax_amount', 'currency', '_global', "
+    "'paypal', 'payment_method', 'plan_id', 'recurring', 'tax_amount', 'currency', '_global', 'risk_data', "
+    "'three_d_secure_info', 'sca_exemption_requested', 'mastercard_transaction_link_id', 'refund_ids', 'refund_id', "
+    "'refunded_transaction_id', 'disputes', 'discounts', 'add_ons', 'channel', 'processor_response_text', "
     f"{', '.join(repr(name) for name in _PROOF.split(', '))}"
 )
+_BARE: Final = f"says(status, {_STATES}) && ({_BARE_ID} || {_OF_GRAPHQL})"
 _SALES: Final = f"transactions[?!says(type, 'credit') && says(status, {_STATES}) && ({_ID} || {_OF_GRAPHQL})]"
 _LATEST: Final = f"({_SALES} | [0])"
 """A subscription lists its transactions, newest first: refused ones and refunds too."""
@@ -60,8 +65,9 @@ SHAPES: Final = (
         when=(
             "status && !transaction && !(transactions && plan_id) && ("
             "says(_global, 'transaction') || "
-            f"(({_ID} || {_OF_GRAPHQL}) && (some(`2`, {_PROOF}) || (says(status, {_ITS_OWN}) && "
-            f"(some(`1`, {_PROOF}, customer_details.id, customer_details.email) || says(type, 'sale', 'credit'))))))"
+            f"(({_ID} || {_OF_GRAPHQL}) && some(`2`, {_PROOF})) || "
+            f"(({_LETTERED_ID} || {_OF_GRAPHQL}) && says(status, {_ITS_OWN}) && "
+            f"(some(`1`, {_PROOF}, customer_details.id, customer_details.email) || says(type, 'sale', 'credit'))))"
         ),
         paid={"status": _PAID},
         # Money that goes back, or went back later; an amount of nothing.
@@ -75,8 +81,8 @@ SHAPES: Final = (
             "network_transaction_id": "network_transaction_id",
         },
         under=("transaction", "transactions", "target"),
-        when_under=f"says(status, {_STATES}) && ({_BARE_ID} || {_OF_GRAPHQL}) && only(@, {_KEYS})",
-        when_at=f"says(status, {_STATES}) && ({_BARE_ID} || {_OF_GRAPHQL})",
+        when_under=f"(says(status, {_ITS_OWN}) && {_LETTERED_ID}) || ({_BARE} && only(@, {_KEYS}))",
+        when_at=f"(says(status, {_ITS_OWN}) && {_LETTERED_ID}) || ({_BARE})",
     ),
     Shape(
         "subscription",
