@@ -4,13 +4,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self, cast
 
 from starlette.datastructures import Headers, QueryParams
 
-from butter_middleware._utils.asgi import RawHeaders, route_path
+from butter_middleware._utils.asgi import RawHeaders, given_peer, raw, raw_headers, route_path
 from butter_middleware.errors import ExtractionError
 from butter_middleware.models.checkout import Checkout
 from butter_middleware.models.content_encoding import decode
@@ -31,7 +30,7 @@ class Capture(NamedTuple):
     query_string: bytes
     headers: RawHeaders
     client: Any
-    """As the scope has it: None, or a host and a port."""
+    """As `given_peer` has it: None, or a host and a port, or a host alone."""
     status_code: int
     response_headers: RawHeaders
     body: bytes
@@ -101,27 +100,17 @@ def snapshot(
     scope: Mapping[str, Any], captured_at: float, pick: Callable[[RawHeaders], Mapping[str, str]] | None
 ) -> dict[str, Any]:
     """Copy from a scope the request's part of a `Capture`. `pick` takes out of the headers the cookies to keep."""
-    headers: RawHeaders = [*scope["headers"]]
-    # ASGI says bytes. A middleware may have added text all the same, which neither Starlette nor its app need notice.
-    if not _BYTES.issuperset(map(type, chain.from_iterable(headers))):
-        headers = [(_raw(name).lower(), _raw(value)) for name, value in headers]
+    headers = raw_headers(scope["headers"])
     return {
         "method": scope["method"],
         "path": route_path(scope),
-        "query_string": _raw(scope.get("query_string", b"")),
+        "query_string": raw(scope.get("query_string", b"")),
         # ASGI says that these names are in lower case. Should a server not know, the outbox on a disk looks again.
         "headers": [header for header in headers if header[0] not in CREDENTIAL_HEADERS],
-        "client": scope.get("client"),
+        "client": given_peer(scope),
         "captured_at": captured_at,
         "cookies": {} if pick is None else pick(headers),
     }
-
-
-_BYTES: Final = frozenset({bytes})
-
-
-def _raw(text: bytes | str) -> bytes:
-    return text.encode("latin-1", "replace") if isinstance(text, str) else bytes(text)
 
 
 def _to_text(headers: RawHeaders) -> list[tuple[str, str]]:

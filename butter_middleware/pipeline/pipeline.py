@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
+from butter_middleware._utils.asgi import Scope, make_rereadable
 from butter_middleware._utils.futures import Backoff, wait_at_most
 from butter_middleware.capture.annotations import SCOPE_KEY, Notes, plain
 from butter_middleware.capture.routes import CheckoutRoute, RouteTable
@@ -110,6 +111,7 @@ class Pipeline:
             look=lambda: self.reporter.look(),  # noqa: PLW0108 - another one after `begin_anew`
             started=self._begin,
         )
+        self._unheard: set[tuple[str, int]] = set()
         self._assemble(outbox, appends_to)
 
     def _assemble(self, outbox: LocalOutbox, appends_to: SQLiteOutbox | None = None) -> None:
@@ -151,21 +153,28 @@ class Pipeline:
 
     def add(self, checkout: Checkout) -> None:
         """Take a whole checkout."""
-        for record in self.record_of(checkout):
-            self.worker.add(record)
-
-    def record(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> None:
-        """Take the fields of a checkout, and the shopper's request."""
         try:
-            capture = self._recorded(request, fields)
+            for record in self.record_of(checkout):
+                self.worker.add(record)
+        except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
+            self.fault(error)
+
+    def nothing_recorded(self, message: str) -> None:
+        """Tell that `butter.record` got nothing that it can take. It raises nothing inside a checkout."""
+        self._events.emit(Lost(reason="TypeError", message=message, level=logging.ERROR))
+
+    def record(self, scope: Scope, fields: Mapping[str, object]) -> None:
+        """Take the fields of a checkout, and the scope of the shopper's request."""
+        try:
+            capture = self._recorded(scope, fields)
             self.capture(self.routes.find(capture.method, capture.path), capture)
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
             self.fault(error)
 
-    def records(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> Sequence[Record]:
+    def records(self, scope: Scope, fields: Mapping[str, object]) -> Sequence[Record]:
         """Return the records of a checkout that is recorded in a transaction; what makes none is as with `record`."""
         try:
-            capture = self._recorded(request, fields)
+            capture = self._recorded(scope, fields)
             route = self.routes.find(capture.method, capture.path)
             reading = self._read_now(capture, route)
             if reading is None or reading.parked is not None or not reading.records:
@@ -200,9 +209,13 @@ class Pipeline:
         self._events.emit(Skipped(reason=Skip.DRY_RUN, times=len(records)))
         return ()
 
-    def _recorded(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> Capture:
-        notes: Notes | None = request.get(SCOPE_KEY)
-        seen = self.snapshot(request) if notes is None else notes.request
+    def _recorded(self, scope: Scope, fields: Mapping[str, object]) -> Capture:
+        notes: object = scope.get(SCOPE_KEY)
+        if isinstance(notes, Notes):
+            seen = notes.request
+        else:
+            make_rereadable(scope)
+            seen = self.snapshot(scope)
         return Capture(
             **seen,
             status_code=0,
@@ -263,13 +276,16 @@ class Pipeline:
         if not done:
             self._events.emit(NotDurableInTime(reason=self._response_wait.until))
 
-    def skip(self, route: CheckoutRoute, reason: Skip) -> None:
-        """Count a response that is not captured."""
-        remedy = _REMEDIES.get(reason)
-        if remedy is None:
-            self._events.count(Skipped, route.name, reason)
+    def skip(self, route: CheckoutRoute, reason: Skip, annotated_status: int | None = None) -> None:
+        """Count a response that is not captured. If its endpoint annotated, say so once for each route and status."""
+        message = _REMEDIES.get(reason, "")
+        if not message and annotated_status is not None and (route.name, annotated_status) not in self._unheard:
+            self._unheard.add((route.name, annotated_status))
+            message = _UNHEARD.get(reason, "").format(status=annotated_status)
+        if message:
+            self._events.emit(Skipped(route=route.name, reason=reason, message=f"{route}: {message}"))
         else:
-            self._events.emit(Skipped(route=route.name, reason=reason, message=f"{route}: {remedy}"))
+            self._events.count(Skipped, route.name, reason)
 
     def fault(self, error: Exception) -> None:
         """Count a fault of our own, and say it without what it may quote."""
@@ -300,3 +316,18 @@ _REMEDIES: Final = {
     Skip.TOO_LARGE: "the response is longer than max_body_bytes and was not captured. Raise max_body_bytes.",
     Skip.UNCAPTURABLE: "the response is a file sent by the server, whose body cannot be read. Annotate instead.",
 }
+_UNHEARD: Final = {
+    Skip.STATUS: (
+        "the endpoint annotated, and answered {status}, which is not a success, so there is no record. After a "
+        "payment, answer 2xx, 302 or 303. If nothing was paid, all is well."
+    ),
+    Skip.UNANSWERED: (
+        "the endpoint annotated, and the app ended without an answer, so there is no record. If the payment goes "
+        "through before that, call butter.record(request, ...) right after it."
+    ),
+    Skip.INCOMPLETE: (
+        "the endpoint annotated, and the response was not finished, so there is no record. Look for what broke it. "
+        "If the shopper left, leave extract out, and annotate all fields before the response begins."
+    ),
+}
+"""What is said of a response that was annotated, if nothing is said of the others."""
