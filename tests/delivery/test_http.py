@@ -483,9 +483,9 @@ def test_an_answer_that_came_while_the_loop_stood_still_is_kept() -> None:
     ("behave", "seconds", "total_seconds", "kind"),
     [
         (lambda _c: None, 1.3, 20.0, AnswerKind.STALLED),
-        (lambda _c: None, 0.4, 20.0, AnswerKind.INTERRUPTED),
+        (lambda _c: None, 0.1, 20.0, AnswerKind.INTERRUPTED),
         (lambda c: c.recv(1), 1.3, 0.5, AnswerKind.STALLED),
-        (lambda c: c.recv(1), 0.4, 1.0, AnswerKind.INTERRUPTED),
+        (lambda c: c.recv(1), 0.1, 0.5, AnswerKind.INTERRUPTED),
         (lambda c: c.sendall(GOOD.replace(b"200 OK", b"503 No")), 1.3, 20.0, AnswerKind.UNAVAILABLE),
     ],
     ids=["closed", "closed in time", "deadline", "deadline in time", "answered"],
