@@ -159,6 +159,8 @@ def test_the_decorator_checks_methods_as_the_route_does(methods: Any) -> None:
         (lambda: extract.json(invoice_id="nosuch("), "no JMESPath expression"),
         (lambda: extract.json(invoice_id=ANYTHING), "is no string"),
         (lambda: extract.model(dict, lambda order: order), "no pydantic model"),  # type: ignore[type-var]
+        (lambda: extract.model(Checkout, coroutine), "coroutine function.*annotate"),  # type: ignore[arg-type]
+        (lambda: extract.model(Checkout, partial(coroutine)), "coroutine function"),  # type: ignore[arg-type]
     ],
 )
 def test_an_extractor_that_cannot_work_is_refused(make: Any, says: str) -> None:

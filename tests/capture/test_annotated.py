@@ -244,6 +244,24 @@ async def test_half_a_body_is_never_extracted(make_butter: MakeButter, fake: Fak
     assert (await settled(butter, fake), butter.status().skipped) == ([], {"incomplete": 1})
 
 
+async def test_a_customers_id_makes_no_second_record(make_butter: MakeButter, fake: FakeButter) -> None:
+    """The same invoice, replayed for somebody else who is logged in: the first address stays the only one."""
+    butter = make_butter(ANNOTATED)
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        customer = "" if scope["path"].endswith("guest") else "cus_1"
+        annotate(scope, customer_email="a@example.com", invoice_id="in_1", customer_id=customer)
+        await send(start(headers=[]))
+        await send(body())
+
+    await drive(ButterMiddleware(app, butter), http_scope("/checkout/guest"))
+    await settled(butter, fake)
+    other = [(b"x-forwarded-for", b"81.2.69.143")]
+    await drive(ButterMiddleware(app, butter), http_scope("/checkout/known", headers=other))
+    assert (await settled(butter, fake), butter.status().skipped) == (["in_1"], {"duplicate": 1})
+    assert fake.records[0]["ipv4_address"] == SHOPPER
+
+
 # What is not taken
 
 

@@ -46,17 +46,12 @@ class Person:
     """
 
     def __init__(self, email: str) -> None:
-        local, at, domain = _folded(email.strip()).rpartition("@")
+        local, at, domain = email.strip().rpartition("@")
         if not (local and at and domain) or re.search(r"\s", local + domain):
             msg = "not an e-mail address"
             raise ValueError(msg)
-        domains = {domain}
-        with suppress(UnicodeError):
-            domains.add(domain.encode("idna").decode())
-        with suppress(UnicodeError):
-            domains.add(_folded(domain.encode().decode("idna")))
-        either = "|".join(map(re.escape, sorted(domains)))
-        self._pattern = re.compile(rf"{_STARTS}{re.escape(local)}@(?:{either}){_ENDS}")
+        either = "|".join(map(re.escape, sorted(map(_folded, _spellings(domain)))))
+        self._pattern = re.compile(rf"{_STARTS}{re.escape(_folded(local))}@(?:{either}){_ENDS}")
 
     def named_in(self, text: str) -> bool:
         """Whether a text names the person, escaped as in JSON, URLs, forms or HTML, or several of them at once."""
@@ -65,6 +60,24 @@ class Person:
     def named_in_bytes(self, data: bytes) -> bool:
         """Whether bytes in any usual encoding name the person."""
         return any(map(self.named_in, _texts(data)))
+
+
+def _spellings(domain: str) -> set[str]:
+    """Return a domain in Unicode and in ASCII: as IDNA 2008 has it, which records follow, and as IDNA 2003 has it."""
+    import idna  # noqa: PLC0415 - its tables are large, and only a person's request needs them
+
+    domain = unicodedata.normalize("NFC", domain).lower()
+    found = {domain}
+    with suppress(UnicodeError):
+        found.add(idna.encode(domain, uts46=True).decode())
+    with suppress(UnicodeError):
+        found.add(idna.decode(domain, uts46=True))
+    for spelling in tuple(found):
+        with suppress(UnicodeError):
+            found.add(spelling.encode("idna").decode())
+        with suppress(UnicodeError):
+            found.add(spelling.encode().decode("idna"))
+    return found
 
 
 @dataclass(slots=True)
