@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from outboxes import NOW, capture, committers, record, result, settle_all
+from outboxes import NOW, capture, committers, lock_held, record, result, settle_all
 from processes import until
 
 from butter_middleware import Checkout, SQLiteOutbox
@@ -244,22 +244,11 @@ def test_a_lock_that_is_not_let_go_is_an_error_that_names_its_holder(
 ) -> None:
     """Where a process holds the lock and is stopped, the command gives up, says which one, and ends with 4."""
     closed(outbox)
-    script = (
-        "import sys; from butter_middleware.outbox.sqlite.locks import *; lock = LockFile(sys.argv[1]);"
-        "print(lock.take(WRITE, lock), flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, f"{path}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"True\n"
-        monkeypatch.setattr(Visit.__init__, "__kwdefaults__", {"lock_seconds": 0.2})
+    monkeypatch.setattr(Visit.__init__, "__kwdefaults__", {"lock_seconds": 0.2})
+    with lock_held(path) as holder:
         found = CliRunner().invoke(cli, ["status", "--outbox", str(path)])
-        assert holder.stdin is not None
-        holder.stdin.close()
     assert found.exit_code == 4
-    assert f"process {holder.pid} has held its write lock" in found.stderr
+    assert f"process {holder} has held its write lock" in found.stderr
 
 
 def test_root_leaves_the_file_to_its_owner(path: Path) -> None:

@@ -1,10 +1,14 @@
 """What the tests of the outboxes have in common: captures, records, a clock, and short waits."""
 
 import json
+import subprocess
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from butter_middleware import Checkout
@@ -74,6 +78,23 @@ def settle_all(outbox: LocalOutbox, settled: Settled, limit: int = 100) -> int:
     claimed = result(outbox.claim(limit))
     result(outbox.settle([Settlement(pending.id, settled) for pending in claimed]))
     return len(claimed)
+
+
+@contextmanager
+def lock_held(path: Path) -> Generator[int]:
+    """Have another process hold the write lock of an outbox's file, as one that is stopped does; give its number."""
+    script = (
+        "import sys; from butter_middleware.outbox.sqlite.locks import *; lock = LockFile(sys.argv[1]);"
+        "print(lock.take(WRITE, lock), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, f"{path}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"True\n"
+        yield holder.pid
+        assert holder.stdin is not None
+        holder.stdin.close()
 
 
 def committers() -> int:
