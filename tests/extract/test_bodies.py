@@ -8,6 +8,7 @@ from typing import Any
 
 import psp_bodies_attacks as attacks
 import psp_bodies_braintree as braintree
+import psp_bodies_field as field
 import psp_bodies_others as others
 import psp_bodies_stripe as stripe
 import pytest
@@ -19,9 +20,9 @@ from psp_objects import respond
 
 from butter_middleware.extract import normal
 
-PAID = stripe.PAID + braintree.PAID + others.PAID + attacks.PAID
-UNPAID = stripe.UNPAID + braintree.UNPAID + others.UNPAID + attacks.UNPAID
-UNKNOWN = stripe.UNKNOWN + braintree.UNKNOWN + others.UNKNOWN + attacks.UNKNOWN
+PAID = stripe.PAID + braintree.PAID + others.PAID + attacks.PAID + field.PAID
+UNPAID = stripe.UNPAID + braintree.UNPAID + others.UNPAID + attacks.UNPAID + field.UNPAID
+UNKNOWN = stripe.UNKNOWN + braintree.UNKNOWN + others.UNKNOWN + attacks.UNKNOWN + field.UNKNOWN
 
 
 def respelled(node: Any, spell: Callable[[str], str]) -> Any:

@@ -151,8 +151,8 @@ def recharge(*, at: str | None = None, charge_id: ChargeId = "recharge") -> Pres
     """Return an extractor of Recharge's charges, orders, checkouts and subscriptions.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. If it is a list,
-            each of its items counts.
+        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. There a few of
+            Recharge's keys are enough. If it is a list, each of its items counts.
         charge_id: What is sent as `charge_id`: the ID of Recharge's own charge, or the one by which the payment
             processor behind Recharge knows it, which is `transaction_id` too.
 

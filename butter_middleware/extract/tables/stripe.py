@@ -260,8 +260,8 @@ def stripe(*, at: str | None = None) -> Preset:
     """Return an extractor of Stripe's checkout sessions, payment intents, invoices, subscriptions and charges.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. If it is a list,
-            each of its items counts.
+        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. There an ID of
+            Stripe's form and its state are enough. If it is a list, each of its items counts.
 
     Raises:
         ConfigurationError: `at` is no JMESPath expression.
