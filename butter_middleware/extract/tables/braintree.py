@@ -49,10 +49,12 @@ _KEYS: Final = (
     f"{', '.join(repr(name) for name in _PROOF.split(', '))}"
 )
 _BARE: Final = f"says(status, {_STATES}) && ({_BARE_ID} || {_OF_GRAPHQL})"
-_SALES: Final = f"transactions[?!says(type, 'credit') && says(status, {_STATES}) && ({_ID} || {_OF_GRAPHQL})]"
-_LATEST: Final = f"({_SALES} | [0])"
+_LATEST: Final = "(transactions[?!says(type, 'credit')] | [0])"
 """A subscription lists its transactions, newest first: refused ones and refunds too."""
-_LATEST_ID: Final = "like(legacyId, '.+') && legacyId || id"
+_SALE: Final = (
+    f"(says({_LATEST}.status, {_STATES}) && (like({_LATEST}.id, '[a-z0-9_]{{1,36}}') || "
+    f"like({_LATEST}.legacyId, '[a-z0-9_]{{1,36}}')))"
+)
 
 SHAPES: Final = (
     Shape(
@@ -91,12 +93,12 @@ SHAPES: Final = (
             "billing_day_of_month, merchant_account_id, paid_through_date, billing_period_start_date, "
             "billing_period_end_date, current_billing_cycle, next_billing_date, next_billing_period_amount, "
             "next_bill_amount, first_billing_date, number_of_billing_cycles, never_expires, transactions) || "
-            f"{_SALES})"
+            f"{_SALE})"
         ),
         # A webhook leaves the state out.
         paid={f"status || {_LATEST}.status": ("Active", *_PAID)},
         unpaid=(
-            f"(transactions && !says({_LATEST}.status, {', '.join(map(repr, _PAID))})) || "
+            f"(transactions && !({_SALE} && says({_LATEST}.status, {', '.join(map(repr, _PAID))}))) || "
             f"{_LATEST}.refund_ids || zero({_LATEST}.amount) || zero(price)"
         ),
         promise="!transactions",
@@ -110,11 +112,11 @@ SHAPES: Final = (
         under=("subscription",),
         when_under=(
             "like(id, '[A-Za-z0-9_-]{1,36}') && type(transactions) == 'array' && "
-            f"({_SALES} || (status && length(transactions) == `0`))"
+            f"({_SALE} || (status && length(transactions) == `0`))"
         ),
         when_at=(
             f"like(id, '[A-Za-z0-9_-]{{1,36}}') && ((plan_id && says(status, 'Active', 'Pending', 'Past Due', "
-            f"'Canceled', 'Expired')) || {_SALES})"
+            f"'Canceled', 'Expired')) || {_SALE})"
         ),
     ),
 )

@@ -26,9 +26,10 @@ _CUSTOMER: Final = {"customer_email": "customer.email || email", "customer_id": 
 _TRANSACTION: Final = "external_transaction_id.payment_processor || transaction_id"
 _BROWSER: Final = {ADDRESS: "client_details.browser_ip"}
 _ITEMS: Final = (
-    "line_items[?says(purchase_item_type, 'subscription') || (!purchase_item_type && subscription_id && "
-    "!says(type, 'onetime'))]"
+    "line_items[?says(purchase_item_type, 'subscription') || (subscription_id && says(type, 'subscription'))] || "
+    "(length(line_items[?purchase_item_type || type] || `[]`) == `0` && line_items[?subscription_id])"
 )
+"""Items say which of them are subscriptions; in the oldest versions none says it."""
 _ITEM: Final = {"subscription_id": "purchase_item_id || subscription_id"}
 _NUMBER: Final = "(type(id) == 'number' || like(id, '[0-9]+'))"
 _STRONG: Final = (
@@ -134,6 +135,7 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
             fields={**_CUSTOMER, **_BROWSER, "charge_id": of_charge, "transaction_id": _TRANSACTION},
             each=_ITEMS,
             of_each=_ITEM,
+            never_under=("order",),
             under=("charge",),
             when_under=(
                 f"{_NUMBER} && !{_OF_ORDER} && says(status, 'success', 'queued', 'error', 'skipped', 'refunded', "

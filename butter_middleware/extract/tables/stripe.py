@@ -249,7 +249,8 @@ SHAPES: Final = (
         when=(
             "contains(['credit_note', 'customer', 'dispute', 'ephemeral_key', 'mandate', 'payment_link', "
             "'payment_method', 'payout', 'price', 'product', 'quote', 'refund', 'review', 'source', "
-            "'subscription_schedule', 'token', 'topup', 'transfer'], object)"
+            "'subscription_schedule', 'token', 'topup', 'transfer'], object) || "
+            "(!object && like(id, '(re|dp|cn|qt)_.+'))"
         ),
         unpaid=NEVER,
     ),
