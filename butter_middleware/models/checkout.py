@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Annotated, Any, Final, Literal, Self, TypedDict
@@ -126,6 +126,13 @@ class Checkout(BaseModel):
     __str__ = __repr__
 
 
+def key_of(payload: Mapping[str, str]) -> str:
+    """Return a record's key: the digest of its PSP and its IDs."""
+    # Not customer_id: who has an account at the shop is not always known, and it names no payment.
+    identity = {name: value for name, value in payload.items() if name == "psp" or name in EVIDENCE_IDS}
+    return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A checkout on its way to Butter, ready for any queue: `to_json` and `from_json` are its wire form."""
@@ -143,10 +150,7 @@ class Record:
     def of(cls, checkout: Checkout, captured_at: float, traceparent: str = "") -> Self:
         """Make the record of a checkout that came at `captured_at`."""
         payload = checkout.payload()
-        # Not customer_id: who has an account at the shop is not always known, and it names no payment.
-        identity = {name: value for name, value in payload.items() if name == "psp" or name in EVIDENCE_IDS}
-        digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16)
-        return cls(digest.hexdigest(), json.dumps(payload, ensure_ascii=False), captured_at, traceparent)
+        return cls(key_of(payload), json.dumps(payload, ensure_ascii=False), captured_at, traceparent)
 
     def to_json(self) -> str:
         """Return the record as JSON text, for a queue of the merchant's own."""

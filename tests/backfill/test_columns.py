@@ -77,7 +77,7 @@ def test_a_header_that_cannot_work_is_refused(found: Columns, names: list[str], 
 @pytest.mark.parametrize("first", [["a@example.com", "in_1"], ["x", "81.2.69.142"], ["x", "2001:db8::1"]])
 def test_a_file_without_a_header_is_told_from_one(first: list[str]) -> None:
     """Its first line is somebody's checkout, of which nothing is shown."""
-    with pytest.raises(ConfigurationError, match="the first line is no header") as caught:
+    with pytest.raises(ConfigurationError, match="the first line is not a header") as caught:
         columns().check_header(first)
     assert all(cell not in str(caught.value) for cell in first if cell != "x")
 
@@ -85,11 +85,11 @@ def test_a_file_without_a_header_is_told_from_one(first: list[str]) -> None:
 @pytest.mark.parametrize(
     ("given", "constants", "said"),
     [
-        ({"e_mail": "x"}, {}, "e_mail is no field of a checkout"),
+        ({"e_mail": "x"}, {}, "e_mail is not a field of a checkout"),
         ({"customer_emial": "x"}, {}, "Did you mean customer_email?"),
         ({}, {"pps": "stripe"}, "Did you mean psp?"),
         ({"psp": "x"}, {"psp": "stripe"}, "psp has both"),
-        ({}, {"psp": "paypal"}, "--set psp=paypal: none of stripe, braintree"),
+        ({}, {"psp": "paypal"}, "--set psp=paypal: not one of stripe, braintree"),
     ],
 )
 def test_a_wrong_field_is_said(given: dict[str, str], constants: dict[str, str], said: str) -> None:
@@ -127,14 +127,14 @@ def test_keys_and_expressions_of_json() -> None:
     [
         ({"IP": "2001:db8::1"}, "ipv4_address: IPv6, which Butter does not take"),
         ({"IP": "10.0.0.1"}, "ipv4_address: not public: a server's or a proxy's, not the shopper's"),
-        ({"IP": "somewhere"}, "ipv4_address: no address"),
+        ({"IP": "somewhere"}, "ipv4_address: not an address"),
         ({"IP": ""}, "ipv4_address: missing"),
-        ({"Email": "shopper.example.com"}, "customer_email: no e-mail address"),
+        ({"Email": "shopper.example.com"}, "customer_email: not an e-mail address"),
         ({"Email": ["a@example.com"]}, "customer_email: missing"),
-        ({"PSP": "paypal"}, "psp: none of stripe, braintree, adyen, worldpay, recurly, recharge"),
+        ({"PSP": "paypal"}, "psp: not one of stripe, braintree, adyen, worldpay, recurly, recharge"),
         ({"Invoice": " "}, "an ID: none of invoice_id, subscription_id, charge_id, transaction_id"),
         ({"Invoice": ""}, "an ID: none of invoice_id, subscription_id, charge_id, transaction_id"),
-        ({"Invoice": 1.5}, "invoice_id: no text"),
+        ({"Invoice": 1.5}, "invoice_id: not text"),
         ({"IP": "", "Email": "", "Invoice": ""}, "ipv4_address: missing; customer_email: missing; an ID: none of"),
         ({"E-mail": "b@example.com"}, "more than one column could be customer_email"),
     ],
