@@ -13,7 +13,7 @@ from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, parse_host
 from butter_middleware.client_ip.from_body import BodyReason, in_body
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.extract.paths import path
-from butter_middleware.models.checkout import EVIDENCE_IDS, Checkout, Psp, Record
+from butter_middleware.models.checkout import EVIDENCE_IDS, Checkout, Psp, Record, as_text, key_of
 from butter_middleware.reader.messages import wrong_fields
 
 REASONS_APART: Final = "; "
@@ -164,6 +164,10 @@ class Columns:
             found["psp"] = psp.strip().lower()
         return {name: value for name, value in found.items() if value is not None and value != ""}
 
+    def key(self, fields: Mapping[str, Any]) -> str:
+        """Return the key of the record that the fields make, if they make one. A twentieth of the work of `record`."""
+        return key_of({"psp": str(fields.get("psp", "")), **ids_in(fields)})
+
     def _value(self, values: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401 - JSON is any type
         if column in values:
             value = values[column]
@@ -183,9 +187,9 @@ class Columns:
             return str(error)
         wrong = {
             name: what
-            for name in ids_in(fields)
+            for name, text in ids_in(fields).items()
             for form, what in _DAMAGED.items()
-            if isinstance(value := fields[name], str) and form.fullmatch(value.strip())
+            if form.fullmatch(text)
         }
         address = in_body(fields.get("ipv4_address"), ANYWHERE if self.staging else NOWHERE)
         if isinstance(address, BodyReason):
@@ -208,8 +212,7 @@ class Columns:
 
 def ids_in(fields: Mapping[str, Any]) -> dict[str, str]:
     """Return the IDs of a line's fields as a record has them."""
-    texts = {name: str(value).strip() for name, value in fields.items() if name.endswith("_id")}
-    return {name: text for name, text in texts.items() if text}
+    return {name: text for name, value in fields.items() if name.endswith("_id") and (text := as_text(value))}
 
 
 def _plain(name: str) -> str:

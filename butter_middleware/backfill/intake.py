@@ -9,7 +9,7 @@ from butter_middleware.backfill.journal import Journal, State
 from butter_middleware.backfill.rejects import Rejects
 from butter_middleware.backfill.source import Line, Source
 from butter_middleware.errors import ConfigurationError
-from butter_middleware.models.checkout import Record, key_of
+from butter_middleware.models.checkout import Record
 
 MOST_REASONS: Final = 100
 MOST_NAMED: Final = 20
@@ -124,19 +124,18 @@ class Intake:
         except ConfigurationError as error:
             self._refuse(line, str(error))
             return None
-        psp, ids = str(fields.get("psp", "")), ids_in(fields)
-        key = bytes.fromhex(key_of({"psp": psp, **ids}))
+        key = bytes.fromhex(self._columns.key(fields))
         entry = self._journal.entry(key)
         is_known = entry is not None and entry.state != State.WAITING
         record: Record | None = None
-        # A line that was sent was good: to skip it takes a twentieth of what it takes to check it.
+        # A line that was sent was good.
         if entry is None or not is_known or entry.run == self._journal.run or entry.number != line.number:
             found = line.problem or self._columns.record(line.values)
             if not isinstance(found, Record):
                 self._refuse(line, found)
                 return None
             record = found
-        self._compare(line, psp, ids, fields)
+        self._compare(line, fields)
         if entry is not None and entry.run == self._journal.run:
             self.totals.duplicates += 1
             return None
@@ -151,11 +150,11 @@ class Intake:
         self.totals.rejected += 1
         self.reject(line, reason)
 
-    def _compare(self, line: Line, psp: str, ids: dict[str, str], fields: dict[str, Any]) -> None:
-        email = str(fields.get("customer_email", "")).strip()
+    def _compare(self, line: Line, fields: dict[str, Any]) -> None:
+        psp, email = str(fields.get("psp", "")), str(fields.get("customer_email", "")).strip()
         strange = [
             self._journal.is_stranger(psp, name, value, email)
-            for name, value in ids.items()
+            for name, value in ids_in(fields).items()
             if name in _OF_ONE_CHECKOUT
         ]
         if any(strange):
