@@ -155,7 +155,7 @@ class Columns:
     def ids_from(self, names: Sequence[str]) -> dict[str, str]:
         """Return where the PSP and the IDs come from: by field, the column or the value."""
         origins = {**self.mapped(names), **{name: f"={value}" for name, value in self.constants.items()}}
-        return {name: origin for name, origin in origins.items() if name == "psp" or name.endswith("_id")}
+        return {name: origin for name, origin in origins.items() if name in {"psp", *EVIDENCE_IDS}}
 
     def fields(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the record's fields, those that are there."""

@@ -366,12 +366,12 @@ def test_other_ids_are_refused_once_lines_were_sent(shop: Shop, fake: FakeButter
     assert shop.document(*wrong, code=1)["rejected"] == 5
     assert shop.document()["sent"] == 5
     assert not shop.rejects.exists()
-    assert shop.document("--map", "user_agent=Note")["sent_in_this_run"] == 0
-    result = shop.run("--map", "customer_id=Ref")
+    assert shop.document("--map", "customer_id=Ref")["sent_in_this_run"] == 0
+    result = shop.run("--map", "charge_id=Ref")
     assert (result.exit_code, len(fake.records)) == (3, 5)
-    assert "customer_id came from another column or value" in result.stderr
+    assert "charge_id came from another column or value" in result.stderr
     other = str(shop.directory / "other")
-    assert shop.document("--map", "customer_id=Ref", "--progress", other)["sent_in_this_run"] == 5
+    assert shop.document("--map", "charge_id=Ref", "--progress", other)["sent_in_this_run"] == 5
 
 
 def test_another_account_is_refused(shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
