@@ -9,6 +9,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+AnyASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+"""An app of any framework: each has types of its own for the three."""
 RawHeaders = list[tuple[bytes, bytes]]
 
 _PAIRS: Final = frozenset({tuple, list})

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.asgi import (
+    AnyASGIApp,
     ASGIApp,
     Message,
     RawHeaders,
@@ -98,14 +99,14 @@ class ButterMiddleware:
     Exceptions of the app pass unchanged; its own never leave.
     """
 
-    def __init__(self, app: ASGIApp, butter: Handle | None = None) -> None:
+    def __init__(self, app: AnyASGIApp, butter: Handle | None = None) -> None:
         self.app = app
         self.butter = butter
         # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
         self._pipeline = _checked(butter)
         self._compared = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - of any framework's types
         """Serve one connection."""
         pipeline = self._pipeline
         if pipeline is not None:

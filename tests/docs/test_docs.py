@@ -151,7 +151,7 @@ def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) ->
             assert {*options} - {"--from"} <= options_of(cli, arguments[3:])
         case "butter-middleware":
             assert [option for option in options if option not in options_of(cli, arguments)] == []
-        case "uvicorn" | "gunicorn" | "hypercorn" | "granian":
+        case "uvicorn" | "gunicorn" | "hypercorn" | "granian" | "daphne":
             told = help_of(program)
             assert [option for option in options if not re.search(rf"{option}\b", told)] == []
         case "export":
