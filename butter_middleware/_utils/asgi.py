@@ -14,8 +14,8 @@ AnyASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 
 _PAIRS: Final = frozenset({tuple, list})
-_BYTES: Final = frozenset({bytes})
-_HOST_AND_PORT: Final = [str, int]
+ALL_BYTES: Final = frozenset({bytes}).issuperset
+"""Whether types are those of bytes alone."""
 
 
 def route_path(scope: Mapping[str, Any]) -> str:
@@ -54,7 +54,9 @@ def request_scope(given: object) -> MutableMapping[str, Any] | None:
 
 def rereadable(headers: Any) -> Any:  # noqa: ANN401 - ASGI says iterables, and servers pass on what they get
     """Return headers that can be read twice: iterators, and pairs that are iterators, become what they give."""
-    listed: Any = [*headers] if isinstance(headers, Iterator) else headers
+    listed: Any = headers
+    if type(headers) is not list and isinstance(headers, Iterator):
+        listed = [*cast("Iterator[object]", headers)]
     if _PAIRS.issuperset(map(type, listed)) or not any(isinstance(pair, Iterator) for pair in listed):
         return listed
     return [tuple(cast("Iterator[object]", pair)) if isinstance(pair, Iterator) else pair for pair in listed]
@@ -66,7 +68,7 @@ def make_rereadable(scope: Scope) -> None:
     if (listed := rereadable(headers)) is not headers:
         scope["headers"] = listed
     client = scope.get("client")
-    if type(client) is not tuple and isinstance(client, Iterator):
+    if isinstance(client, Iterator):
         scope["client"] = (*cast("Iterator[object]", client),)
 
 
@@ -76,7 +78,7 @@ def raw_headers(headers: Iterable[Any]) -> RawHeaders:
     ASGI says that names are in lower case. Those of text are made so.
     """
     pairs: RawHeaders = [*headers]
-    if _BYTES.issuperset(map(type, chain.from_iterable(pairs))):
+    if ALL_BYTES(map(type, chain.from_iterable(pairs))):
         return pairs
     return [(raw(name).lower(), raw(value)) for name, value in pairs]
 
@@ -96,15 +98,13 @@ def given_peer(scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a server may 
         # a2wsgi leaves the peer out if the WSGI server does not know its port.
         address = _item(scope.get("wsgi_environ"), "REMOTE_ADDR")
         return (address,) if address and isinstance(address, str) else None
-    if not _is_host_and_port(client):
+    # Most servers' shape, asked for on each checkout: a tuple of text and number.
+    kind: type[object] = type(client)
+    if kind is not tuple or len(client) != 2 or type(client[0]) is not str or type(client[1]) is not int:  # noqa: PLR2004 - host and port
         client = _plain(client)
     if "aws.event" in scope and client and client[0] in _source_ips(scope["aws.event"]):
         return (client[0],)
     return client
-
-
-def _is_host_and_port(client: Any) -> bool:  # noqa: ANN401 - a server may put there what it likes
-    return type(client) is tuple and [*map(type, cast("tuple[object, ...]", client))] == _HOST_AND_PORT
 
 
 def _plain(client: object) -> Any:  # noqa: ANN401 - what JSON can carry

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from butter_middleware._utils.asgi import Scope, make_rereadable
+from butter_middleware._utils.asgi import Scope
 from butter_middleware._utils.futures import Backoff, wait_at_most
 from butter_middleware.capture.annotations import SCOPE_KEY, Notes, plain
 from butter_middleware.capture.routes import CheckoutRoute, RouteTable
@@ -211,11 +211,7 @@ class Pipeline:
 
     def _recorded(self, scope: Scope, fields: Mapping[str, object]) -> Capture:
         notes: object = scope.get(SCOPE_KEY)
-        if isinstance(notes, Notes):
-            seen = notes.request
-        else:
-            make_rereadable(scope)
-            seen = self.snapshot(scope)
+        seen = notes.request if isinstance(notes, Notes) else self.snapshot(scope)
         return Capture(
             **seen,
             status_code=0,
@@ -255,7 +251,7 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - the app's own shutdown must go on
             self.fault(error)
 
-    def snapshot(self, scope: Mapping[str, Any]) -> dict[str, Any]:
+    def snapshot(self, scope: Scope) -> dict[str, Any]:
         """Copy from the scope what a capture needs, before the app can change it. Raises on a scope that is none."""
         return snapshot(scope, self._clock(), self._cookies)
 
