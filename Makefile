@@ -13,7 +13,7 @@ OLDEST_TESTS := $(addprefix tests/,models/test_checkout.py test_config.py ecosys
 	capture/test_routes.py capture/test_middleware.py pipeline/test_worker.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit benchmarks coverage oldest docs fuzz format clean
+.PHONY: help demo test lint types unit benchmarks coverage oldest pythons docs fuzz format clean
 MINUTES ?= 10
 
 help:  ## show this
@@ -48,6 +48,9 @@ coverage: .venv/ready  ## all tests, and which lines they reach: some 15 minutes
 
 oldest: .venvs/oldest/ready
 	$(OLD)/python -m pytest -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning $(OLDEST_TESTS)
+
+pythons:  ## the core's tests on each Python, 3.11 to 3.14, that this machine has; says which it does not have
+	@WORKERS=$(WORKERS) .ci/pythons
 
 docs: .venv/ready  ## build the documentation: build/docs/index.html
 	$(BIN)/sphinx-build -W --keep-going -E -a -q -d build/doctrees docs build/docs

@@ -4,10 +4,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Never, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Never, Self, Unpack, overload
 
 from butter_middleware import config
 from butter_middleware._utils import log_thread
+from butter_middleware._utils.asgi import ASGIRequest, Scope, request_scope
+from butter_middleware.capture import annotations
 from butter_middleware.capture.routes import CheckoutRoute, Gate, Join, RouteTable, Source
 from butter_middleware.client_ip import Strategy
 from butter_middleware.delivery.clients import Client
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import psycopg  # an extra
 
 log = logging.getLogger("butter_middleware")
+_RECORDS: Final = "butter.record() takes a Checkout alone, or a request (or its scope) with the fields by name"
 
 
 class Butter:
@@ -204,7 +207,7 @@ class Butter:
     @overload
     def record(
         self,
-        checkout: Checkout | Mapping[str, Any],
+        checkout: Checkout | ASGIRequest | Mapping[str, Any],
         /,
         *,
         connection: "psycopg.AsyncConnection[Any]",
@@ -214,7 +217,7 @@ class Butter:
     @overload
     def record(
         self,
-        checkout: Checkout | Mapping[str, Any],
+        checkout: Checkout | ASGIRequest | Mapping[str, Any],
         /,
         *,
         connection: "psycopg.Connection[Any] | None" = None,
@@ -223,7 +226,7 @@ class Butter:
 
     def record(
         self,
-        checkout: Checkout | Mapping[str, Any],
+        checkout: Checkout | ASGIRequest | Mapping[str, Any],
         /,
         *,
         connection: object = None,
@@ -231,10 +234,11 @@ class Butter:
     ) -> Awaitable[None] | None:
         """Take a checkout that no response of a watched route shows.
 
-        Either a whole `Checkout`, or the shopper's request (Starlette's or FastAPI's, or the ASGI scope) with the
+        Either a whole `Checkout`, or the shopper's request (as `annotate` takes it, or the ASGI scope) with the
         fields, for a background task that learns the IDs when the response has gone. The address is then the request's,
         found and proven as that of a captured response, at the request's time; the PSP is that of the route which the
-        request matches, unless `psp` says it. Wrong fields park the record with the reason; none of it raises.
+        request matches, unless `psp` says it. Wrong fields park the record with the reason. Since it may stand inside
+        a checkout it raises nothing: an argument that is neither is logged as an error, and counted in `lost`.
 
         The record is on its way to the outbox when this returns; `flush` waits until it is safe.
 
@@ -244,25 +248,25 @@ class Butter:
         asynchronous connection this gives something that must be awaited.
 
         Raises:
-            TypeError: the first argument is neither, or fields came beside a `Checkout`; or `connection` is none.
+            TypeError: `connection` is none.
             ValueError: no transaction is open on `connection`: the record would be committed alone.
             ConfigurationError: there is a `connection`, and no `PostgresOutbox`.
         """
-        whole = isinstance(checkout, Checkout)
-        request = isinstance(checkout, Mapping) and "type" in checkout  # as every ASGI scope says what it is
-        if (whole and fields) or not (whole or request):
-            msg = "butter.record() takes a Checkout alone, or a request (or its scope) with the fields by name"
-            raise TypeError(msg)
+        scope = None if isinstance(checkout, Checkout) else request_scope(checkout)
+        if isinstance(checkout, Checkout) and fields:
+            annotations.warn(f"{_RECORDS}. It took the Checkout without {', '.join(fields)}: put them into it.")
+        elif not isinstance(checkout, Checkout) and scope is None:
+            self.pipeline.nothing_recorded(f"{_RECORDS}. It got {type(checkout).__name__}, so there is no record.")
         if connection is not None:
-            return self._record_in(connection, checkout, fields)
+            return self._record_in(connection, checkout, scope, fields)
         if isinstance(checkout, Checkout):
             self.pipeline.add(checkout)
-        else:
-            self.pipeline.record(checkout, fields)
+        elif scope is not None:
+            self.pipeline.record(scope, fields)
         return None
 
     def _record_in(
-        self, connection: object, checkout: Checkout | Mapping[str, Any], fields: Mapping[str, Any]
+        self, connection: object, checkout: object, scope: Scope | None, fields: Mapping[str, Any]
     ) -> Awaitable[None] | None:
         queue = self._components.queue
         if not isinstance(queue, TransactionalOutbox):
@@ -270,7 +274,7 @@ class Butter:
             raise ConfigurationError(msg)
         if isinstance(checkout, Checkout):
             return queue.enqueue_in(connection, self.pipeline.record_of(checkout))
-        return queue.enqueue_in(connection, self.pipeline.records(checkout, fields))
+        return queue.enqueue_in(connection, () if scope is None else self.pipeline.records(scope, fields))
 
     def client(self) -> Client:
         """Return a client of Butter, such as for `await client.ping()`; close it after use.

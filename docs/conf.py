@@ -1,8 +1,10 @@
 """How the documentation is built. Nothing is fetched: no inventories, no fonts, no scripts of others."""
 
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version as installed
+from pathlib import Path
 from typing import Final
 
 from docutils.nodes import Element
@@ -10,16 +12,30 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
 project = "butter-middleware"
 author = "the butter-middleware maintainers"
 release = version = installed(project)
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "diagrams",
+    "row_anchors",
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
 nitpicky = True
 # What users may import must be found. Other projects have no inventory here, and types of our private modules no page.
 nitpick_ignore_regex = [(r"py:.*", r"(?!butter_middleware(\.(client_ip|extract|outbox|testing))?\.\w+$).*")]
 
-myst_heading_anchors = 3
+myst_enable_extensions = ["attrs_inline", "colon_fence"]
+myst_heading_anchors = 4
+copybutton_exclude = ".linenos, .gp, .go"
+"""What is copied from a console is the commands, without prompt and output."""
 
 default_role = "py:obj"
 autodoc_default_options = {
@@ -37,6 +53,8 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = "butter-middleware"
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
 html_copy_source = False
 html_show_copyright = False
 pygments_style = "friendly"

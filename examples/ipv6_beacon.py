@@ -40,7 +40,9 @@ class Order(BaseModel):
 PAGE = """<!doctype html><title>Cart CART</title><button>Pay</button><output></output>
 <script>
 const butterToken = (cart) =>
-  fetch("BEACON", {method: "POST", body: cart, signal: AbortSignal.timeout(1000)})
+  fetch("BEACON", {
+    method: "POST", body: cart, signal: AbortSignal.timeout(1000),
+  })
     .then((answer) => answer.json())
     .then(({token = ""}) => token)
     .catch(() => "")  // a shopper without IPv4, or no beacon: the checkout goes on

@@ -109,9 +109,8 @@ def test_soak(tmp_path: Path, delivery: list[str]) -> None:
     assert re.search(r"^\| verdict +\| +kept \|$", output, re.MULTILINE), output
 
 
-@pytest.mark.parametrize("kill", ["command", "all"])
-def test_backfill(tmp_path: Path, kill: str) -> None:
+def test_backfill(tmp_path: Path) -> None:
     """Killed in the middle and resumed, each line is accepted once or named; its rate stands beside the outbox's."""
-    output = run("backfill", "--lines", "300", "--drained", "300", "--kill", kill, directory=tmp_path)
+    output = run("backfill", "--lines", "300", "--drained", "300", directory=tmp_path)
     assert re.search(r"^backfill [\d,]+/s, a backlog's drain [\d,]+/s: \d", output, re.MULTILINE), output
     assert output.endswith("kept\n")

@@ -159,6 +159,8 @@ def test_the_decorator_checks_methods_as_the_route_does(methods: Any) -> None:
         (lambda: extract.json(invoice_id="nosuch("), "no JMESPath expression"),
         (lambda: extract.json(invoice_id=ANYTHING), "is no string"),
         (lambda: extract.model(dict, lambda order: order), "no pydantic model"),  # type: ignore[type-var]
+        (lambda: extract.model(Checkout, coroutine), "coroutine function.*annotate"),  # type: ignore[arg-type]
+        (lambda: extract.model(Checkout, partial(coroutine)), "coroutine function"),  # type: ignore[arg-type]
     ],
 )
 def test_an_extractor_that_cannot_work_is_refused(make: Any, says: str) -> None:
@@ -168,12 +170,12 @@ def test_an_extractor_that_cannot_work_is_refused(make: Any, says: str) -> None:
 
 
 def test_two_routes_for_one_request_are_refused() -> None:
-    """Two routes that could match the same request are a mistake, also where the decorator adds the second."""
-    other = CheckoutRoute("/checkout/new", psp="adyen")
-    with pytest.raises(ConfigurationError, match=r"POST /checkout/\{cart_id\} and POST /checkout/new"):
+    """Two routes that match the same requests are a mistake, also if the decorator adds the second."""
+    other = CheckoutRoute("/checkout/{id}", psp="adyen")
+    with pytest.raises(ConfigurationError, match=r"POST /checkout/\{cart_id\} and POST /checkout/\{id\}"):
         Butter(**DIRECT, **CREDENTIALS, routes=[ROUTE, other])
     butter = Butter(**DIRECT, **CREDENTIALS, routes=[ROUTE])
-    with pytest.raises(ConfigurationError, match="could match the same request"):
+    with pytest.raises(ConfigurationError, match="match the same requests"):
         butter.checkout_route("/checkout/{other}", psp="stripe")(lambda _response: None)
     butter.checkout_route("/checkout/{other}", psp="stripe", methods=["PUT"])(lambda _response: None)
 

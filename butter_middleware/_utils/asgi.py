@@ -1,14 +1,21 @@
 """ASGI's shapes, as the specification at https://asgi.readthedocs.io names them."""
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
+from itertools import chain
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+AnyASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+"""An app of any framework: each has types of its own for the three."""
 RawHeaders = list[tuple[bytes, bytes]]
+
+_PAIRS: Final = frozenset({tuple, list})
+ALL_BYTES: Final = frozenset({bytes}).issuperset
+"""Whether types are those of bytes alone."""
 
 
 def route_path(scope: Mapping[str, Any]) -> str:
@@ -22,3 +29,100 @@ def route_path(scope: Mapping[str, Any]) -> str:
         return path
     rest = path[len(root) :]
     return rest if not rest or rest[0] == "/" else path
+
+
+@runtime_checkable
+class ASGIRequest(Protocol):
+    """A request of any framework that keeps its ASGI scope, as Starlette, Django, Litestar, Quart and Falcon do."""
+
+    @property
+    def scope(self) -> Any:  # noqa: ANN401 - each framework types it in its own way
+        """The ASGI scope, a mapping."""
+        ...
+
+
+def request_scope(given: object) -> MutableMapping[str, Any] | None:
+    """Return the ASGI scope of a framework's request, or the scope itself. None for anything else. Never raises."""
+    try:
+        scope: object = getattr(given, "scope", None)
+        if not isinstance(scope, Mapping):
+            scope = given
+        return cast("MutableMapping[str, Any]", scope) if isinstance(scope, Mapping) and "type" in scope else None
+    except Exception:  # noqa: BLE001 - a proxy object raises outside its request
+        return None
+
+
+def rereadable(headers: Any) -> Any:  # noqa: ANN401 - ASGI says iterables, and servers pass on what they get
+    """Return headers that can be read twice: iterators, and pairs that are iterators, become what they give."""
+    listed: Any = headers
+    if type(headers) is not list and isinstance(headers, Iterator):
+        listed = [*cast("Iterator[object]", headers)]
+    if _PAIRS.issuperset(map(type, listed)) or not any(isinstance(pair, Iterator) for pair in listed):
+        return listed
+    return [tuple(cast("Iterator[object]", pair)) if isinstance(pair, Iterator) else pair for pair in listed]
+
+
+def make_rereadable(scope: Scope) -> None:
+    """Let a scope's headers and peer be read twice: the app reads them after us."""
+    headers = scope["headers"]
+    if (listed := rereadable(headers)) is not headers:
+        scope["headers"] = listed
+    client = scope.get("client")
+    if isinstance(client, Iterator):
+        scope["client"] = (*cast("Iterator[object]", client),)
+
+
+def raw_headers(headers: Iterable[Any]) -> RawHeaders:
+    """Return a list of headers as pairs of bytes: a middleware may have added text, which some servers take.
+
+    ASGI says that names are in lower case. Those of text are made so.
+    """
+    pairs: RawHeaders = [*headers]
+    if ALL_BYTES(map(type, chain.from_iterable(pairs))):
+        return pairs
+    return [(raw(name).lower(), raw(value)) for name, value in pairs]
+
+
+def raw(text: bytes | str) -> bytes:
+    """Return text as the bytes that it stands for in a header, and bytes of any kind as bytes."""
+    return text.encode("latin-1", "replace") if isinstance(text, str) else bytes(text)
+
+
+def given_peer(scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a server may put there what it likes
+    """Return the peer as the server gives it: None, or a host with its port, or a host alone if it has no port.
+
+    A host alone is one that an adapter without sockets took from its platform, and not from a header.
+    """
+    client: Any = scope.get("client")
+    if client is None:
+        # a2wsgi leaves the peer out if the WSGI server does not know its port.
+        address = _item(scope.get("wsgi_environ"), "REMOTE_ADDR")
+        return (address,) if address and isinstance(address, str) else None
+    # Most servers' shape, asked for on each checkout: a tuple of text and number.
+    kind: type[object] = type(client)
+    if kind is not tuple or len(client) != 2 or type(client[0]) is not str or type(client[1]) is not int:  # noqa: PLR2004 - host and port
+        client = _plain(client)
+    if "aws.event" in scope and client and client[0] in _source_ips(scope["aws.event"]):
+        return (client[0],)
+    return client
+
+
+def _plain(client: object) -> Any:  # noqa: ANN401 - what JSON can carry
+    """Return a peer as JSON can carry it. What cannot be one becomes text, which is never proof of anything."""
+    if isinstance(client, list | tuple):
+        return [part if isinstance(part, str | int | None) else "" for part in cast("Iterable[object]", client)]
+    return client if isinstance(client, str) else ""
+
+
+def _source_ips(event: object) -> Iterator[object]:
+    """Give what AWS says of the TCP peer in the event that Mangum got. A load balancer says nothing of it."""
+    context = _item(event, "requestContext")
+    yield _item(_item(context, "identity"), "sourceIp")  # API Gateway's REST APIs
+    yield _item(_item(context, "http"), "sourceIp")  # its HTTP APIs, and function URLs
+    records = _item(event, "Records")
+    first = cast("list[object]", records)[0] if isinstance(records, list) and records else None
+    yield _item(_item(_item(first, "cf"), "request"), "clientIp")  # Lambda@Edge
+
+
+def _item(mapping: object, name: str) -> object:
+    return cast("Mapping[str, object]", mapping).get(name) if isinstance(mapping, Mapping) else None

@@ -1,1 +1,1 @@
-"""The checkouts of the past, out of a file: read, sent, and noted line by line."""
+"""Past checkouts are read from a file, sent, and noted by key in a journal."""

@@ -1,7 +1,7 @@
-"""Which column is which field of a record, and what a line is as one."""
+"""Which column is which field of a record, and the record of a line."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, get_args
@@ -13,13 +13,11 @@ from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, parse_host
 from butter_middleware.client_ip.from_body import BodyReason, in_body
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.extract.paths import path
-from butter_middleware.models.checkout import EVIDENCE_IDS, Checkout, Psp, Record
+from butter_middleware.models.checkout import EVIDENCE_IDS, Checkout, Psp, Record, as_text, key_of
 from butter_middleware.reader.messages import wrong_fields
 
 REASONS_APART: Final = "; "
 FIELDS: Final = tuple(Checkout.model_fields)
-ON_REQUEST: Final = frozenset({"user_agent", "network_transaction_id"})
-"""Not every account may send them: only what `--map` or `--set` names is."""
 _REQUIRED: Final = ("customer_email", "ipv4_address", "psp")
 _IDS: Final = EVIDENCE_IDS[:4]
 _ALIASES: Final[dict[str, tuple[str, ...]]] = {
@@ -38,16 +36,23 @@ _ALIASES: Final[dict[str, tuple[str, ...]]] = {
 """Other names that leave no doubt; case, spaces, hyphens and underscores do not count."""
 _ADDRESS: Final = {
     BodyReason.MISSING: "missing",
-    BodyReason.MALFORMED: "no address",
+    BodyReason.MALFORMED: "not an address",
     BodyReason.IPV6: "IPv6, which Butter does not take",
     BodyReason.PRIVATE: "not public: a server's or a proxy's, not the shopper's",
 }
 _PSPS: Final = get_args(Psp)
 _KINDS: Final = {
-    "email": "no e-mail address",
-    "literal_error": f"none of {', '.join(_PSPS)}",
-    "string_type": "no text",
+    "email": "not an e-mail address",
+    "literal_error": f"not one of {', '.join(_PSPS)}",
+    "string_type": "not text",
 }
+_SHORTENED: Final = re.compile(r"\d([.,]\d+)?[Ee]\+\d+")
+_AS_FLOAT: Final = re.compile(r"\d+\.0")
+_DAMAGED: Final = {
+    _SHORTENED: "shortened by a spreadsheet. Export it again, with the column as text",
+    _AS_FLOAT: "a decimal number, as of a program that took the IDs for numbers. Export it again, with the IDs as text",
+}
+"""What is left of an ID after a program that took it for a number. No PSP has IDs of these forms."""
 _PLACEHOLDER: Final = "192.0.2.1"
 """Stands for an address that is wrong, so that all else that is wrong is found too. It is never sent."""
 
@@ -77,7 +82,7 @@ class Columns:
             if name not in FIELDS:
                 near = get_close_matches(name, FIELDS, 1)
                 meant = f"Did you mean {near[0]}?" if near else f"The fields are {', '.join(FIELDS)}."
-                msg = f"{name} is no field of a checkout. {meant}"
+                msg = f"{name} is not a field of a checkout. {meant}"
                 raise ConfigurationError(msg)
             if name in self.given and name in self.constants:
                 msg = f"{name} has both a column (--map) and a value for all lines (--set). Leave one of them out."
@@ -95,7 +100,7 @@ class Columns:
         names = list(names)
         if any("@" in name or parse_host(name.strip()) is not None for name in names):
             msg = (
-                "the first line is no header of columns, but somebody's checkout. Put one before it, such as "
+                "the first line is not a header of columns, but somebody's checkout. Put one before it, such as "
                 "customer_email,ipv4_address,invoice_id."
             )
             raise ConfigurationError(msg)
@@ -147,12 +152,21 @@ class Columns:
             mapped |= dict.fromkeys([name], *found) if found else {}
         return mapped
 
+    def ids_from(self, names: Sequence[str]) -> dict[str, str]:
+        """Return where the PSP and the IDs come from: by field, the column or the value."""
+        origins = {**self.mapped(names), **{name: f"={value}" for name, value in self.constants.items()}}
+        return {name: origin for name, origin in origins.items() if name in {"psp", *EVIDENCE_IDS}}
+
     def fields(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the record's fields, those that are there."""
         found = {name: self._value(values, column) for name, column in self.mapped(values).items()} | {**self.constants}
         if isinstance(psp := found.get("psp"), str):
             found["psp"] = psp.strip().lower()
         return {name: value for name, value in found.items() if value is not None and value != ""}
+
+    def key(self, fields: Mapping[str, Any]) -> str:
+        """Return the key of the record that the fields make, if they make one. A twentieth of the work of `record`."""
+        return key_of({"psp": str(fields.get("psp", "")), **ids_in(fields)})
 
     def _value(self, values: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401 - JSON is any type
         if column in values:
@@ -171,7 +185,12 @@ class Columns:
             fields = self.fields(values)
         except ConfigurationError as error:
             return str(error)
-        wrong: dict[str, str] = {}
+        wrong = {
+            name: what
+            for name, text in ids_in(fields).items()
+            for form, what in _DAMAGED.items()
+            if form.fullmatch(text)
+        }
         address = in_body(fields.get("ipv4_address"), ANYWHERE if self.staging else NOWHERE)
         if isinstance(address, BodyReason):
             wrong["ipv4_address"], address = _ADDRESS[address], _PLACEHOLDER
@@ -189,6 +208,11 @@ class Columns:
         if wrong.pop("record", None) is not None:
             wrong["an ID"] = f"none of {', '.join(_IDS)}"
         return REASONS_APART.join(f"{name}: {what}" for name, what in wrong.items())
+
+
+def ids_in(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return the IDs of a line's fields as a record has them."""
+    return {name: text for name, value in fields.items() if name.endswith("_id") and (text := as_text(value))}
 
 
 def _plain(name: str) -> str:

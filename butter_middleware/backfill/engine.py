@@ -1,28 +1,37 @@
-"""Sends a journal's lines through `Delivery`: the same answers, pauses and probes as for a checkout of today."""
+"""Sends the records of an input through `Delivery`: the same answers, pauses and probes as for a checkout of today."""
 
 import asyncio
+import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Final
 
 import anyio
 
-from butter_middleware.backfill.journal import Journal
-from butter_middleware.backfill.totals import Totals
+from butter_middleware._utils.daemons import DaemonThreadExecutor
+from butter_middleware.backfill.intake import Intake, Totals, Waiting
+from butter_middleware.backfill.journal import Journal, Mark, State
+from butter_middleware.backfill.source import Line
 from butter_middleware.delivery.circuit_breaker import BreakerState
 from butter_middleware.delivery.clients import Client
 from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.errors import InputError
 from butter_middleware.events import Died, EndpointChanged, Event
 from butter_middleware.models.answer import Answer, AnswerKind
 from butter_middleware.models.checkout import Record
+from butter_middleware.outbox.base import Settled, Settlement
 
 LOOK_SECONDS: Final = 0.1
 PING_SECONDS: Final = 5.0
-"""For the question whether the credentials are good. Where Butter is away, the lines wait for it all the same."""
+"""For the question whether the credentials are good. If Butter is away, the lines wait for it all the same."""
 RETRY_SECONDS: Final = 600.0
 """For how long what Butter failed on is tried again after the last line."""
+MOST_LATER: Final = 10_000
+"""Lines that Butter failed on. While so many wait in memory, no further line is read."""
 
 
 class Ending(StrEnum):
@@ -33,7 +42,7 @@ class Ending(StrEnum):
     STOPPED = "stopped"
     """It was asked to."""
     HELD = "held"
-    """Butter will take nothing before a person has mended something."""
+    """Butter takes nothing before a person has corrected something."""
     UNFINISHED = "unfinished"
     """Butter failed on some lines, time and again."""
     UNREADABLE = "unreadable"
@@ -42,63 +51,17 @@ class Ending(StrEnum):
     """The journal, or the file of rejects, cannot be written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How a run goes."""
+class ReportingClient:
+    """A client that tells what was answered to each record."""
 
-    totals: Totals
-    delivered: int
-    """In this run."""
-    seconds: float
-    """Since it began."""
-    state: BreakerState
-    next_try_in: float
-    stopping: bool
-
-
-class Pace:
-    """Lets so many pass a second, evenly."""
-
-    def __init__(self, rate: float | None, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._seconds = 0.0 if rate is None else 1 / rate
-        self._monotonic = monotonic
-        self._next = 0.0
-        self.closed = False
-        """Nobody passes any more; who waits is cancelled."""
-
-    async def turn(self) -> None:
-        """Wait for one's turn."""
-        now = self._monotonic()
-        mine = max(self._next, now)
-        self._next = mine + self._seconds
-        if mine > now:
-            await anyio.sleep(mine - now)
-        if self.closed:
-            await anyio.sleep_forever()
-
-
-class MarkingClient:
-    """Marks a record in the journal before another courier takes it, and what came of it afterwards.
-
-    At any moment no more records have the first mark without the second, on the disk, than there are couriers: each
-    begins with a mark, and that is on the disk only together with all marks before it.
-    """
-
-    def __init__(self, client: Client, journal: Journal, pace: Pace) -> None:
+    def __init__(self, client: Client, tell: Callable[[Record, Answer], None]) -> None:
         self._client = client
-        self._journal = journal
-        self._pace = pace
+        self._tell = tell
 
     async def post(self, record: Record) -> Answer:
-        """Post one record, marked."""
-        await self._pace.turn()
-        self._journal.sending += 1
-        try:
-            await asyncio.wrap_future(self._journal.begin(record))
-            answer = await self._client.post(record)
-            self._journal.end(record, answer.kind)
-        finally:
-            self._journal.sending -= 1
+        """Post one record."""
+        answer = await self._client.post(record)
+        self._tell(record, answer)
         return answer
 
     async def ping(self) -> Answer:
@@ -106,7 +69,7 @@ class MarkingClient:
         return await self._client.ping()
 
     async def aclose(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         await self._client.aclose()
 
 
@@ -114,8 +77,9 @@ class Engine:
     """One run.
 
     Args:
-        journal: Open, with its input attached.
-        make_courier: Makes what posts to Butter.
+        intake: Gives the records.
+        journal: The intake's.
+        make_client: Makes what posts to Butter.
         concurrency: The most records on their way at once.
         rate: Records a second at most; None for as many as Butter takes.
         say: Is given what a person should know meanwhile.
@@ -123,6 +87,7 @@ class Engine:
 
     def __init__(
         self,
+        intake: Intake,
         journal: Journal,
         make_client: Callable[[], Client],
         *,
@@ -130,72 +95,96 @@ class Engine:
         rate: float | None = None,
         say: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        self._say = say
+        self._intake = intake
         self._journal = journal
         self._make_client = make_client
-        self._pace = Pace(rate)
+        self._concurrency = concurrency
+        self._interval = 0.0 if rate is None else 1 / rate
+        self._say = say
         self._delivery = Delivery(
-            lambda: MarkingClient(make_client(), journal, self._pace),
-            senders=concurrency,
-            emit=self._hear,
+            lambda: ReportingClient(make_client(), self._answered), senders=concurrency, emit=self._hear
         )
-        self._began_at = time.monotonic()
-        self._began_with = journal.totals.delivered
-        self._alone_since: float | None = None
-        self._alone_with = 0
-        self._asked_to_stop = False
         self.remedy = ""
-        """Why it is held, and what to do."""
-
-    def stop(self) -> None:
-        """Send nothing more; what is on its way is awaited and marked. A signal's handler may call it."""
-        self._asked_to_stop = True
+        """Why it ended early, and what to do."""
+        self.stopping = False
+        """Whether it only waits for what is on its way."""
+        self._sent_before = intake.totals.sent
+        self._asked_to_stop = False
+        self._exhausted = False
+        self._reading: asyncio.Future[list[Line]] | None = None
+        self._fresh: deque[Waiting] = deque()
+        self._later: list[tuple[float, int, Waiting]] = []
+        """A heap by the time when each is due."""
+        self._ticket = count()
+        self._sending: set[asyncio.Task[tuple[Waiting, Settlement]]] = set()
+        self._posted: set[str] = set()
+        self._marks: list[Mark] = []
+        self._slots = concurrency
+        """How many at once the delivery takes, as far as is known."""
+        self._next_at = 0.0
+        self._fault: InputError | None = None
+        self._quiet: tuple[float, int] | None = None
+        """Since when Butter, which is well, has accepted nothing more of the last lines, and what it had accepted."""
 
     @property
-    def progress(self) -> Progress:
-        """How it goes."""
-        totals, delivery = self._journal.totals, self._delivery
-        return Progress(
-            totals=totals,
-            delivered=totals.delivered - self._began_with,
-            seconds=time.monotonic() - self._began_at,
-            state=delivery.state,
-            next_try_in=delivery.seconds_to_wait,
-            stopping=self._pace.closed,
-        )
+    def totals(self) -> Totals:
+        """What was counted so far."""
+        return self._intake.totals
 
-    async def run(self, look: Callable[[Progress], None]) -> Ending:
-        """Send until there is an ending; `look` is told ten times a second how it goes."""
-        self._journal.wake = self._delivery.wake
+    @property
+    def offset(self) -> int:
+        """Bytes of the input up to the next record."""
+        return self._fresh[0].line.end if self._fresh else self.totals.offset
+
+    @property
+    def sent(self) -> int:
+        """Records that Butter accepted in this run."""
+        return self.totals.sent - self._sent_before
+
+    @property
+    def state(self) -> BreakerState:
+        """How Butter is."""
+        return self._delivery.state
+
+    @property
+    def next_try_in(self) -> float:
+        """Seconds until something may be sent again."""
+        return self._delivery.seconds_to_wait
+
+    def stop(self) -> None:
+        """Begin no further record; what is on its way is awaited. A signal's handler may call it."""
+        self._asked_to_stop = True
+
+    async def run(self, look: Callable[[], None]) -> Ending:
+        """Send until there is an ending; `look` is called ten times a second at least."""
         if await self._is_refused():
             return Ending.HELD
-        ending = Ending.STOPPED
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._delivery.run, self._journal)
-            ending = await self._until_ending(look)
-            self._pace.closed = True
-            self._delivery.pause()
-            while self._journal.sending:
-                look(self.progress)
-                await anyio.sleep(LOOK_SECONDS / 5)
-            group.cancel_scope.cancel()
-        look(self.progress)
-        return ending
-
-    def _hear(self, event: Event) -> None:
-        if isinstance(event, EndpointChanged) and event.state == BreakerState.HOLD:
-            self.remedy = event.message
-        elif event.message and not isinstance(event, Died):  # which is in the file of rejects
-            self._say(event.message)
-
-    async def _until_ending(self, look: Callable[[Progress], None]) -> Ending:
-        while (ending := self._ending()) is None:
-            look(self.progress)
-            await anyio.sleep(LOOK_SECONDS)
+        try:
+            ending: Ending | None = None
+            while ending is None:
+                self._read()
+                self._begin()
+                look()
+                await self._wait()
+                ending = self._ending()
+            self.stopping = bool(self._sending)
+            while self._sending:
+                look()
+                await self._wait()
+            self.stopping = False
+            self._journal.mark(self._marks)
+        except (OSError, sqlite3.Error) as error:
+            self.remedy = f"{type(error).__name__}: make room, or repair the disk"
+            ending = Ending.UNWRITABLE
+            if self._sending:
+                await asyncio.wait(self._sending)
+        finally:
+            await self._delivery.aclose()
+        look()
         return ending
 
     async def _is_refused(self) -> bool:
-        """Ask, before the first line is sent, whether the credentials are."""
+        """Ask, before the first line is sent, whether the credentials are good."""
         client = self._make_client()
         kind, label = AnswerKind.UNREACHABLE, ""
         with anyio.move_on_after(PING_SECONDS):
@@ -208,26 +197,111 @@ class Engine:
         )
         return kind is AnswerKind.UNAUTHORIZED
 
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, EndpointChanged) and event.state == BreakerState.HOLD:
+            self.remedy = event.message
+        elif event.message and not isinstance(event, Died):  # which is in the file of rejects
+            self._say(event.message)
+
+    def _answered(self, record: Record, answer: Answer) -> None:
+        self._posted.add(record.key)
+        self.totals.broken_off += answer.kind in {AnswerKind.INTERRUPTED, AnswerKind.STALLED}
+
+    def _read(self) -> None:
+        """Take the lines that were read, and have further ones read meanwhile."""
+        if self._reading is not None and self._reading.done():
+            try:
+                lines = self._reading.result()
+            except InputError as error:
+                self._fault, self.remedy, lines = error, str(error), []
+            self._reading, self._exhausted = None, not lines
+            self._fresh.extend(self._intake.take(lines))
+        is_wanted = not self._exhausted and not self._fresh and len(self._later) < MOST_LATER
+        if is_wanted and self._reading is None:
+            # A pipe may give nothing for hours: no end of a process waits for this thread.
+            self._reading = asyncio.get_running_loop().run_in_executor(DaemonThreadExecutor(), self._intake.source.read)
+
+    def _begin(self) -> None:
+        """Mark what was answered and what is sent next, on the disk, then send it."""
+        begun: list[Waiting] = []
+        while self._may_begin(len(begun)) and (waiting := self._next()) is not None:
+            begun.append(waiting)
+        marks, self._marks = self._marks, []
+        marks += [Mark(State.SENDING, None, waiting.key) for waiting in begun]
+        if marks:
+            self._journal.mark(marks)
+        self._sending |= {asyncio.create_task(self._send(waiting)) for waiting in begun}
+
+    def _may_begin(self, begun: int) -> bool:
+        busy = len(self._sending) + begun
+        if self._delivery.ill:  # one record is the probe
+            return not busy and not self.next_try_in and self._is_turn()
+        return busy < self._slots and self._is_turn()
+
+    def _is_turn(self) -> bool:
+        return time.monotonic() >= self._next_at
+
+    def _next(self) -> Waiting | None:
+        if self._later and self._later[0][0] <= time.time():
+            waiting = heappop(self._later)[2]
+        elif self._fresh:
+            waiting = self._fresh.popleft()
+        else:
+            return None
+        self._next_at = max(self._next_at, time.monotonic()) + self._interval
+        return waiting
+
+    async def _send(self, waiting: Waiting) -> tuple[Waiting, Settlement]:
+        return waiting, await self._delivery.deliver(waiting.record, waiting.attempts)
+
+    async def _wait(self) -> None:
+        """Wait until something is answered or read, or may be due."""
+        events: set[asyncio.Future[Any]] = {*self._sending}
+        if self._reading is not None:
+            events.add(self._reading)
+        to_turn = self._next_at - time.monotonic()
+        seconds = min(LOOK_SECONDS, to_turn) if to_turn > 0 else LOOK_SECONDS
+        if not events:
+            await asyncio.sleep(seconds)
+            return
+        await asyncio.wait(events, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in [task for task in self._sending if task.done()]:
+            self._sending.remove(task)
+            self._settle(*task.result())
+
+    def _settle(self, waiting: Waiting, settlement: Settlement) -> None:
+        totals, was_posted = self.totals, waiting.record.key in self._posted
+        self._posted.discard(waiting.record.key)
+        match settlement.settled:
+            case Settled.DELIVERED:
+                self._slots = min(self._concurrency, self._slots + 1)
+                totals.sent += 1
+                totals.waiting -= 1
+                self._marks.append(Mark(State.DELIVERED, None, waiting.key))
+            case Settled.DEAD:
+                reason = f"Butter answers {settlement.reason}"
+                totals.dead += 1
+                totals.waiting -= 1
+                self._marks.append(Mark(State.DEAD, reason, waiting.key))
+                self._intake.reject(waiting.line, reason)
+            case Settled.RETRY | Settled.RELEASED:
+                waiting.attempts += settlement.settled is Settled.RETRY
+                if not was_posted:
+                    self._slots = max(1, len(self._sending))
+                self._marks.append(Mark(State.WAITING, None, waiting.key))
+                heappush(self._later, (settlement.due_at, next(self._ticket), waiting))
+
     def _ending(self) -> Ending | None:
-        journal = self._journal
-        if journal.failure is not None:
-            self.remedy = f"{type(journal.failure).__name__}: make room, or mend the disk"
-            return Ending.UNWRITABLE
-        if self._delivery.state is BreakerState.HOLD:
+        if self.state is BreakerState.HOLD:
             return Ending.HELD
         if self._asked_to_stop:
             return Ending.STOPPED
-        if not journal.exhausted or self._delivery.busy:
+        if not self._exhausted or self._fresh or self._sending:
             return None
-        if not journal.totals.waiting:
-            return Ending.DONE if journal.fault is None else Ending.UNREADABLE
-        return self._ending_of_the_last()
-
-    def _ending_of_the_last(self) -> Ending | None:
-        """Where the input is read and lines wait: they are tried again for a while in which Butter is well."""
-        now, delivered = time.monotonic(), self._journal.totals.delivered
-        if self._alone_since is None or self._delivery.ill or delivered != self._alone_with:
-            self._alone_since, self._alone_with = now, delivered
-        if now - self._alone_since < RETRY_SECONDS:
+        if not self._later:
+            return Ending.DONE if self._fault is None else Ending.UNREADABLE
+        if self._quiet is None or self._delivery.ill or self._quiet[1] != self.totals.sent:
+            self._quiet = (time.monotonic(), self.totals.sent)
+        if time.monotonic() - self._quiet[0] < RETRY_SECONDS:
             return None
-        return Ending.UNFINISHED if self._journal.fault is None else Ending.UNREADABLE
+        return Ending.UNFINISHED if self._fault is None else Ending.UNREADABLE

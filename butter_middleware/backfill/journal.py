@@ -1,49 +1,51 @@
-"""What became of each line, on the disk: so that a run that was stopped or killed goes on, and sends nothing twice.
+"""What became of each record, by its key, in an SQLite file: a later run sends nothing twice.
 
-    read ──► waiting ──a──► sending ──b──► delivered
-       │      ▲   │          │   │
-       │      └───┼────c─────┘   └──d──► uncertain
-       │          └──e──► dead
-       └──► rejected
+    waiting ──a──► sending ──b──► delivered
+       ▲ ▲            │ │ └──c──► dead
+       │ └─────d──────┘ │
+       └──f── uncertain ◄──e
 
-a  Before it is posted: the mark is on the disk when the first byte leaves.
-b  Butter accepted it.
-c  It did not, or did not answer: the delivery decides when it is tried again.
-d  The run was killed between the two: nobody knows whether Butter has it. A person may have it sent again.
-e  Butter will never accept it.
+a  The mark is on the disk before the first byte is posted.
+b  Butter accepted the record.
+c  Butter will never accept it.
+d  Butter did not take it now, or did not answer. It is tried again.
+e  The run was killed between a and its answer. Butter has the record or not.
+f  A person has it sent again.
 
-Only what waits or is uncertain is kept as it was read. Of the rest its key and line number remain: no personal data.
+The journal holds no line. It has digests, line numbers and the reasons of what is dead.
 """
 
+import hashlib
 import json
+import os
 import sqlite3
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
-from butter_middleware._utils.futures import done
-from butter_middleware.backfill.ahead import Ahead, Read
-from butter_middleware.backfill.rejects import Rejects
-from butter_middleware.backfill.source import Checked, Position
-from butter_middleware.backfill.store import Store
-from butter_middleware.backfill.totals import Totals
-from butter_middleware.errors import ButterError
-from butter_middleware.models.answer import AnswerKind
-from butter_middleware.models.checkout import Record
-from butter_middleware.outbox.base import Pending, Settled, Settlement
+from butter_middleware.errors import ConfigurationError, OutboxBusyError
 
-MOST_LOOKED_AT: Final = 1024
-"""Lines a transaction, where they are known already, so that others get their turn."""
-FAR_FUTURE: Final = 3700.0
-"""Seconds. No backoff is longer than an hour: what is due later was written under another clock."""
+APPLICATION_ID: Final = 0x42757466
+"""Marks the file as ours, in SQLite's own header field."""
+VERSION: Final = 2
+_SCHEMA: Final = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    # `run`: the last one whose input had the record, at line `number`.
+    """CREATE TABLE lines (
+        key BLOB PRIMARY KEY, number INTEGER NOT NULL, run INTEGER NOT NULL,
+        state INTEGER NOT NULL DEFAULT 0, reason TEXT) WITHOUT ROWID""",
+    # By the digest of one ID: sixteen bits that tell its shopper from another one, and name neither.
+    "CREATE TABLE people (id INTEGER PRIMARY KEY, person INTEGER NOT NULL)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {VERSION}",
+)
 
 
 class State(IntEnum):
-    """Of a line that is a record."""
+    """Of one record."""
 
     WAITING = 0
     SENDING = 1
@@ -52,292 +54,214 @@ class State(IntEnum):
     UNCERTAIN = 4
 
 
+class Entry(NamedTuple):
+    """What the journal knows of one key."""
+
+    number: int
+    run: int
+    state: int
+    """A `State`."""
+    reason: str | None
+
+
+class Mark(NamedTuple):
+    """A change of one record's state."""
+
+    state: State
+    reason: str | None
+    key: bytes
+
+
 class Journal:
-    """The lines of an input as a backlog for `Delivery`, with the marks that it needs round each post.
+    """An open journal, which no other process has open.
 
     Args:
-        path: Its file.
-        clock: Seconds since the epoch.
-        patience: As of `Store`.
-        waiting: As of `Store`.
+        path: Created with mode 0600 if it is not there. None is a temporary one, for a dry run.
 
     Raises:
-        ConfigurationError: as `Store`.
+        OutboxBusyError: another process has it open.
+        ConfigurationError: it cannot be created, or is another file.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        clock: Callable[[], float] = time.time,
-        patience: float = 0.0,
-        waiting: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.totals = Totals()
-        self._sealed = _text(self.totals)
-        self._store = Store(path, self._seal, patience=patience, waiting=waiting)
-        self._clock = clock
-        self._ahead: Ahead | None = None
-        self._rejects: Rejects | None = None
-        self._record: Callable[[str], Record | str] = lambda _raw: ""
-        self._ids: dict[str, int] = {}
-        """Of what is claimed, by key."""
-        self._claimed: dict[int, str] = {}
-        """And the other way round."""
-        self._hold: str | None = None
-        self.wake: Callable[[], None] = lambda: None
-        """Called, on any thread, where `claim` gave nothing and might give something now."""
-        self.sending = 0
-        """How many posts have begun and not ended; the couriers count."""
-        self.fault: ButterError | None = None
-        """Why the input cannot be read on."""
-        self.totals = self._store.put(_load).result()
-
-    # Its life.
-
-    def identity(self) -> dict[str, Any]:
-        """Return what `set_identity` kept."""
-        identity: dict[str, Any] = json.loads(self._store.put(lambda db: _meta(db, "identity")).result() or "{}")
-        return identity
-
-    def set_identity(self, identity: dict[str, Any]) -> None:
-        """Keep what a later run must agree with."""
-        self._store.put(lambda db: _set_meta(db, "identity", json.dumps(identity))).result()
-
-    @property
-    def place(self) -> tuple[Position, Checked]:
-        """Where the input was read to, and what it was until there."""
-        totals = self.totals
-        return Position(totals.offset, totals.number), Checked(totals.checked, totals.digest)
-
-    def begin_pass(self, *, forget_waiting: bool) -> None:
-        """Read the input from its beginning once more: what is known is not sent again.
-
-        With `forget_waiting` what was not sent yet is made anew, of the lines as they are now.
-        """
-
-        def run(db: sqlite3.Connection) -> None:
-            gone = 0
-            if forget_waiting:
-                gone = db.execute("DELETE FROM lines WHERE state = ?", (State.WAITING,)).rowcount
-            old = self.totals
-            self.totals = Totals(
-                passes=old.passes + 1,
-                admitted=old.admitted - gone,
-                delivered=old.delivered,
-                dead=old.dead,
-                uncertain=old.uncertain,
-                broken_off=old.broken_off,
-            )
-
-        self._store.put(run).result()
-
-    def recover(self) -> None:
-        """See which lines were on their way when a run was killed."""
-
-        def run(db: sqlite3.Connection) -> None:
-            sql = "UPDATE lines SET state = ? WHERE state = ?"
-            self.totals.uncertain += db.execute(sql, (State.UNCERTAIN, State.SENDING)).rowcount
-            later = self._clock() + FAR_FUTURE
-            db.execute("UPDATE lines SET due_at = 0 WHERE state = ? AND due_at > ?", (State.WAITING, later))
-
-        self._store.put(run).result()
-
-    def resend_uncertain(self) -> None:
-        """Have sent again what was on its way when a run was killed."""
-
-        def run(db: sqlite3.Connection) -> None:
-            sql = "UPDATE lines SET state = ?, due_at = 0 WHERE state = ?"
-            self.totals.uncertain -= db.execute(sql, (State.WAITING, State.UNCERTAIN)).rowcount
-
-        self._store.put(run).result()
-
-    def uncertain_lines(self, limit: int = 1000) -> list[int]:
-        """Return the numbers of the lines of which nobody knows whether Butter has them."""
-        sql = "SELECT number FROM lines WHERE state IN (?, ?) ORDER BY number LIMIT ?"
-        states = (State.SENDING, State.UNCERTAIN)
-        return self._store.put(lambda db: [number for (number,) in db.execute(sql, (*states, limit))]).result()
-
-    def attach(self, ahead: Ahead, rejects: Rejects, record: Callable[[str], Record | str]) -> None:
-        """Say where lines come from, where those that are no record go, and how a kept line becomes a record."""
-        self._ahead, self._rejects, self._record = ahead, rejects, record
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._db = _open(path)
+        self.run = int(self._get("run") or "0")
+        """Counts how often the input was begun."""
+        self.mark_all(State.SENDING, State.UNCERTAIN)
 
     def close(self) -> None:
-        """Make durable what was put, and let go of the file."""
-        self._store.close()
+        """Close the file."""
+        self._db.close()
 
-    @property
-    def failure(self) -> Exception | None:
-        """Why nothing can be written any more."""
-        return self._store.failure
+    def __enter__(self) -> Self:
+        return self
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether all of the input was read."""
-        return self._ahead is not None and self._ahead.ended
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
 
-    # What `Delivery.run` drains.
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Generator[None]:
+        """Keep all of what is done within, or none of it: `durable` when it ends, else with the next one that is."""
+        self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}").close()
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
-    def lead(self) -> bool:
-        """Give True: the file is open once."""
-        return True
+    def begin_run(self) -> None:
+        """Read the input from its start."""
+        with self.transaction():
+            self.run += 1
+            self._set("run", str(self.run))
 
-    def claim(self, limit: int) -> "Future[Sequence[Pending]]":
-        """Give what waits and is due, then what the input has."""
-        return self._store.put(lambda db: self._claim(db, limit))
+    # Within a transaction.
 
-    def settle(self, settlements: Sequence[Settlement]) -> "Future[None]":
-        """End claims."""
+    def entry(self, key: bytes) -> Entry | None:
+        """Return what is known of a key."""
+        row = self._db.execute("SELECT number, run, state, reason FROM lines WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Entry(*row)
 
-        def run(db: sqlite3.Connection) -> None:
-            for settlement in settlements:
-                self._settle(db, settlement)
+    def note(self, key: bytes, number: int) -> None:
+        """Note that a line of this run has a key."""
+        self._db.execute(
+            """INSERT INTO lines (key, number, run) VALUES (?, ?, ?)
+            ON CONFLICT DO UPDATE SET number = excluded.number, run = excluded.run""",
+            (key, number, self.run),
+        )
 
-        return self._store.put(run)
+    def is_stranger(self, psp: str, name: str, value: str, email: str) -> bool:
+        """Return whether an ID was another person's in an earlier line. The first one's it remains."""
+        digest = hashlib.blake2b(f"{psp} {name} {value}".encode("utf-8", "replace"), digest_size=8).digest()
+        # Salted: the few bits of one ID say nothing about another's.
+        bits = hashlib.blake2b(email.casefold().encode("utf-8", "replace"), digest_size=2, salt=digest).digest()
+        number, person = int.from_bytes(digest, signed=True), int.from_bytes(bits)
+        row = self._db.execute("SELECT person FROM people WHERE id = ?", (number,)).fetchone()
+        if row is None:
+            self._db.execute("INSERT INTO people VALUES (?, ?)", (number, person))
+        return row is not None and row[0] != person
 
-    def set_hold(self, reason: str | None) -> "Future[None]":
-        """Keep it in memory: a hold ends the run, and the next one begins with what a person mended."""
-        self._hold = reason
-        return done(None)
+    # A transaction each.
 
-    def hold(self) -> "Future[str | None]":
-        """Give what `set_hold` kept."""
-        return done(self._hold)
+    def mark(self, marks: Iterable[Mark]) -> None:
+        """Set states. They are on the disk when this returns."""
+        with self.transaction():
+            self._db.executemany("UPDATE lines SET state = ?, reason = ? WHERE key = ?", marks)
 
-    # Round each post.
+    def mark_all(self, state: State, becomes: State) -> None:
+        """Give all records of one state another one."""
+        with self.transaction():
+            self._db.execute("UPDATE lines SET state = ? WHERE state = ?", (becomes, state))
 
-    def begin(self, record: Record) -> "Future[None]":
-        """Mark that a record is on its way; it must not be before this is done."""
-        number = self._ids[record.key]
-        return self._store.put(lambda db: _set_state(db, number, State.SENDING))
+    def agree(self, destination: str, ids: Mapping[str, str], *, same_account: bool) -> None:
+        """Keep what later runs must have in common, and check that this run has it.
 
-    def end(self, record: Record, kind: AnswerKind) -> None:
-        """Mark what was answered. On the disk no later than the next mark of `begin`."""
-        number = self._ids[record.key]
-        self._store.put(lambda db: self._end(db, number, kind))
+        Args:
+            destination: The account.
+            ids: By field, where the PSP and the IDs come from: of others, a record has another key.
+            same_account: The account is that of the earlier runs, though it does not look so.
 
-    def _end(self, db: sqlite3.Connection, number: int, kind: AnswerKind) -> None:
-        if kind is AnswerKind.DELIVERED:
-            db.execute("UPDATE lines SET state = ?, raw = NULL WHERE id = ?", (State.DELIVERED, number))
-            self.totals.delivered += 1
-            return
-        self.totals.broken_off += kind in {AnswerKind.INTERRUPTED, AnswerKind.STALLED}
-        _set_state(db, number, State.WAITING)
+        Raises:
+            ConfigurationError: this run does not go with the earlier ones.
+        """
+        kept: dict[str, Any] = json.loads(self._get("agreed") or "{}")
+        if kept and self.counts().total():
+            if kept["destination"] != destination and not same_account:
+                msg = (
+                    f"{self.path} is about another account ({kept['destination'].rpartition(' ')[0]}, and this is "
+                    f"{destination.rpartition(' ')[0]}, or another username). To send to this one too, give it a "
+                    "journal of its own with --progress. If only the username has changed, say --same-account."
+                )
+                raise ConfigurationError(msg)
+            if kept["ids"] != ids:
+                other = sorted(dict(kept["ids"].items() ^ ids.items()))
+                msg = (
+                    f"this backfill was begun with other IDs ({self.path} has them; {', '.join(other)} came from "
+                    "another column or value). What was sent would be sent again. Give the same --map and --set, or "
+                    "a new journal with --progress, to send every line again."
+                )
+                raise ConfigurationError(msg)
+        with self.transaction():
+            self._set("agreed", json.dumps({"destination": destination, "ids": dict(ids)}))
 
-    # On the store's thread.
+    def rejects_size(self, name: str) -> int | None:
+        """Return the size of the file of rejects that the last run left; None if that run was killed."""
+        kept: dict[str, int | None] = json.loads(self._get("rejects") or "{}")
+        return kept.get(name, 0)
 
-    def _claim(self, db: sqlite3.Connection, limit: int) -> list[Pending]:
-        claimed = self._due(db, limit)
-        looked_at = 0
-        while len(claimed) < limit and looked_at < MOST_LOOKED_AT:
-            try:
-                read = None if self._ahead is None else self._ahead.take()
-            except ButterError as error:
-                self.fault, read = error, None
-            if read is None:
-                break
-            looked_at += 1
-            claimed += self._admit(db, read)
-        self._claimed.update((pending.id, pending.record.key) for pending in claimed)
-        self._ids.update((pending.record.key, pending.id) for pending in claimed)
-        if looked_at and not claimed:
-            self.wake()
-        return claimed
+    def keep_rejects_size(self, name: str, size: int | None) -> None:
+        """Keep the size of the file of rejects, for `rejects_size`."""
+        with self.transaction():
+            self._set("rejects", json.dumps({name: size}))
 
-    def _due(self, db: sqlite3.Connection, limit: int) -> list[Pending]:
-        sql = """SELECT id, number, attempts, raw FROM lines WHERE state = 0 AND due_at <= ?
-            ORDER BY due_at, id LIMIT ?"""
-        due: list[Pending] = []
-        for number, line, attempts, raw in db.execute(sql, (self._clock(), limit + len(self._claimed))).fetchall():
-            if number in self._claimed or len(due) == limit:
-                continue
-            record = self._record(raw)
-            if isinstance(record, Record):
-                due.append(Pending(number, record, attempts))
-            else:
-                self._dead_letter(db, number, line, record, raw)
-        return due
+    def counts(self) -> Counter[State]:
+        """Count the records that are not waiting, by state."""
+        rows = self._db.execute("SELECT state, count(*) FROM lines WHERE state > 0 GROUP BY state")
+        return Counter({State(state): count for state, count in rows})
 
-    def _admit(self, db: sqlite3.Connection, read: Read) -> list[Pending]:
-        line, record, totals = read.line, read.outcome, self.totals
-        totals.offset, totals.number = line.after
-        totals.checked, totals.digest = line.checked
-        totals.read += 1
-        if not isinstance(record, Record):
-            totals.rejected += 1
-            self._reject(line.number, record, line.raw)
-            return []
-        key = bytes.fromhex(record.key)
-        sql = "INSERT OR IGNORE INTO lines (number, pass, key, raw) VALUES (?, ?, ?, ?)"
-        inserted = db.execute(sql, (line.number, totals.passes, key, json.dumps(line.raw)))
-        if inserted.rowcount and inserted.lastrowid is not None:
-            totals.admitted += 1
-            return [Pending(inserted.lastrowid, record, 0)]
-        sql = "SELECT id, pass, state, reason FROM lines WHERE key = ?"
-        number, passed, state, reason = db.execute(sql, (key,)).fetchone()
-        if passed == totals.passes:
-            totals.duplicates += 1
-            return []
-        totals.known += 1
-        db.execute("UPDATE lines SET pass = ?, number = ? WHERE id = ?", (totals.passes, line.number, number))
-        if state == State.DEAD:
-            self._reject(line.number, reason, line.raw)
-        return []
+    def uncertain_lines(self, limit: int = 1000) -> list[int]:
+        """Return the numbers of the lines that Butter may have or not."""
+        sql = "SELECT number FROM lines WHERE state IN (?, ?) ORDER BY number LIMIT ?"
+        return [number for (number,) in self._db.execute(sql, (State.SENDING, State.UNCERTAIN, limit))]
 
-    def _settle(self, db: sqlite3.Connection, settlement: Settlement) -> None:
-        number = settlement.id
-        if (key := self._claimed.pop(number, None)) is not None:
-            del self._ids[key]
-        match settlement.settled:
-            case Settled.DEAD:
-                line, raw = db.execute("SELECT number, raw FROM lines WHERE id = ?", (number,)).fetchone()
-                self._dead_letter(db, number, line, f"Butter answers {settlement.reason}", raw)
-            case Settled.RETRY:
-                sql = "UPDATE lines SET due_at = ?, attempts = attempts + 1 WHERE id = ?"
-                db.execute(sql, (settlement.due_at, number))
-            case Settled.RELEASED if settlement.due_at:
-                db.execute("UPDATE lines SET due_at = ? WHERE id = ?", (settlement.due_at, number))
-            case _:
-                pass
+    def _get(self, name: str) -> str | None:
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
 
-    def _dead_letter(self, db: sqlite3.Connection, number: int, line: int, reason: str, raw: str) -> None:
-        sql = "UPDATE lines SET state = ?, reason = ?, raw = NULL WHERE id = ?"
-        db.execute(sql, (State.DEAD, reason, number))
-        self.totals.dead += 1
-        self._reject(line, reason, json.loads(raw))
-
-    def _reject(self, number: int, reason: str, raw: Any) -> None:  # noqa: ANN401 - a `Raw`, or what JSON made of it
-        self.totals.reject(reason)
-        if self._rejects is not None:
-            self._rejects.add(number, reason, raw)
-
-    def _seal(self, db: sqlite3.Connection) -> None:
-        """Keep the totals, and before them what they count in the file of rejects."""
-        if self._rejects is not None and self._rejects.size != self.totals.rejects:
-            self._rejects.sync()
-            self.totals.rejects = self._rejects.size
-        sealed = _text(self.totals)
-        if sealed != self._sealed:
-            _set_meta(db, "totals", sealed)
-            self._sealed = sealed
+    def _set(self, name: str, value: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
 
-def _text(totals: Totals) -> str:
-    return json.dumps(asdict(totals))
+def destination(base_url: str, environment: str, username: str) -> str:
+    """Name an account, without its username."""
+    return f"{environment} at {base_url} {hashlib.blake2b(username.encode(), digest_size=8).hexdigest()}"
 
 
-def _load(db: sqlite3.Connection) -> Totals:
-    return Totals(**json.loads(_meta(db, "totals") or "{}"))
+def _open(path: Path | None) -> sqlite3.Connection:
+    try:
+        if path is not None:
+            # SQLite gives its -wal the mode of the file, and would make the file itself readable to all.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = sqlite3.connect(path or "", timeout=0.0, isolation_level=None)
+        try:
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            msg = f"another process is sending this file ({path} is in use). Wait for its end, or stop it."
+            raise OutboxBusyError(msg) from None
+        raise _unusable(path, error.sqlite_errorname) from None
+    except (OSError, sqlite3.DatabaseError) as error:
+        raise _unusable(path, getattr(error, "strerror", None) or "it is not a journal") from None
+    return connection
 
 
-def _meta(db: sqlite3.Connection, name: str) -> str | None:
-    row = db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-    return None if row is None else row[0]
+def _prepare(connection: sqlite3.Connection, path: Path | None) -> None:
+    # The file stays locked while it is open.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE").close()
+    pragmas = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+    application_id, version, tables = (int(connection.execute(sql).fetchone()[0]) for sql in pragmas)
+    if application_id != APPLICATION_ID and (application_id or tables):
+        msg = f"{path} is another program's database. Name another file with --progress."
+        raise ConfigurationError(msg)
+    if version not in {0, VERSION}:
+        msg = f"{path} was written by another version of butter-middleware. Use that version, or a new --progress."
+        raise ConfigurationError(msg)
+    for pragma in ("journal_mode = WAL", "trusted_schema = OFF", "cache_size = -32768"):
+        connection.execute(f"PRAGMA {pragma}").close()
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in () if version else _SCHEMA:
+        connection.execute(statement)
+    connection.execute("COMMIT")
 
 
-def _set_meta(db: sqlite3.Connection, name: str, value: str) -> None:
-    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
-
-
-def _set_state(db: sqlite3.Connection, number: int, state: State) -> None:
-    db.execute("UPDATE lines SET state = ? WHERE id = ?", (state, number))
+def _unusable(path: Path | None, reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the journal {path} cannot be used ({reason}). Name another place for it with --progress, on a local disk."
+    )

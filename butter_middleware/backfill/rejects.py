@@ -1,50 +1,61 @@
-"""The lines that became no record, each with its reason, in the format that they came in: mended, they are an input."""
+"""The lines that became no record, each with its reason, in their own format. Corrected, they are an input."""
 
 import csv
-import io
 import json
 import os
+import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, TextIO, cast
 
-from butter_middleware.backfill.source import Format, Raw
 from butter_middleware.errors import ConfigurationError
+
+Format = Literal["csv", "jsonl"]
+Raw = list[str] | str
+"""A line as it can be given back: the cells of CSV; the text of JSON, or of what cannot be parsed."""
 
 LINE: Final = "reject_line"
 REASON: Final = "reject_reason"
 TEXT: Final = "reject_text"
-"""Of JSON lines: what stood there, where it is no object."""
+"""Of JSON lines: the text that is not an object."""
+_FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
+"""What a spreadsheet runs when it opens the file; with apostrophes before it, text."""
+
+
+def neutralized(cell: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def restored(cell: str) -> str:
+    """Return the cell that `neutralized` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 class Rejects:
-    """A file that only its owner reads, made with the first line.
+    """A file that only its owner reads, created with the first line.
 
     Args:
-        path: Where it lies.
-        size: Its bytes that are known; what a killed run wrote beyond them is written anew.
-        anew: Begin it once more, since the input is read from its beginning.
+        path: The file.
+        known: The size of the file that the last run left here, which is replaced; None if that run was killed.
 
     Raises:
-        ConfigurationError: a file lies there that is none of this backfill's.
+        ConfigurationError: another file or a link is there.
     """
 
     def __init__(
-        self, path: Path, form: Format, columns: Sequence[str], delimiter: str, *, size: int = 0, anew: bool = False
+        self, path: Path, form: Format, columns: Sequence[str], delimiter: str, *, known: int | None = 0
     ) -> None:
-        self.path = path
-        self.size = 0 if anew else size
+        self._path = path
         self._form = form
         self._delimiter = delimiter
         self._kept = [place for place, name in enumerate(columns) if name not in {LINE, REASON}]
         self._columns = [columns[place] for place in self._kept]
-        self._descriptor: int | None = None
-        there = path.stat().st_size if path.exists() else 0
-        if there and (not size or (anew and there != size)):
-            msg = f"{path} is there already, from another run or mended. Move it away, or name another with --rejects."
-            raise ConfigurationError(msg)
-        if anew:
-            path.unlink(missing_ok=True)
+        self._file: TextIO | None = None
+        self.size = 0
+        """Bytes that were written."""
+        _make_way(path, known)
 
     def add(self, number: int, reason: str, raw: Raw) -> None:
         """Write a line.
@@ -52,45 +63,43 @@ class Rejects:
         Raises:
             OSError: it cannot be written.
         """
-        text = self._csv(number, reason, raw) if self._form == "csv" else _json(number, reason, str(raw))
-        data = text.encode("utf-8", "backslashreplace")
-        descriptor = self._opened()
-        while data:
-            written = os.write(descriptor, data)
-            self.size += written
-            data = data[written:]
-
-    def sync(self) -> None:
-        """Wait until it is on the disk."""
-        if self._descriptor is not None:
-            os.fsync(self._descriptor)
+        if self._file is None:
+            self._file = self._created()
+        if self._form == "csv":
+            cells = [raw] if isinstance(raw, str) else [raw[place] for place in self._kept if place < len(raw)]
+            self._write_row(self._file, [str(number), reason, *cells])
+        else:
+            self._file.write(_json(number, reason, str(raw)))
+        self.size = os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         """Close the file."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._file is not None:
+            self._file.close()
 
-    def _opened(self) -> int:
-        if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            os.fchmod(self._descriptor, 0o600)
-            if os.fstat(self._descriptor).st_size > self.size:
-                os.ftruncate(self._descriptor, self.size)
-            self.size = os.fstat(self._descriptor).st_size  # less, where a person has mended it
-            if not self.size and self._form == "csv":
-                header = self._row([LINE, REASON, *self._columns]).encode()
-                self.size += os.write(self._descriptor, header)
-        return self._descriptor
+    def _created(self) -> TextIO:
+        # O_EXCL: what lies there by now, a link too, is not opened.
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        file = open(descriptor, "w", 1, encoding="utf-8", errors="backslashreplace", newline="")  # noqa: PTH123, SIM115 - of a descriptor, and closed by `close`
+        if self._form == "csv":
+            self._write_row(file, [LINE, REASON, *self._columns])
+        return file
 
-    def _csv(self, number: int, reason: str, raw: Raw) -> str:
-        cells = [raw] if isinstance(raw, str) else [raw[place] for place in self._kept if place < len(raw)]
-        return self._row([str(number), reason, *cells])
+    def _write_row(self, file: TextIO, cells: list[str]) -> None:
+        csv.writer(file, delimiter=self._delimiter, lineterminator="\n").writerow(map(neutralized, cells))
 
-    def _row(self, cells: list[str]) -> str:
-        buffer = io.StringIO()
-        csv.writer(buffer, delimiter=self._delimiter, lineterminator="\n").writerow(cells)
-        return buffer.getvalue()
+
+def _make_way(path: Path, known: int | None) -> None:
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(there.st_mode) and known in {None, there.st_size}:
+        path.unlink()
+    else:
+        what = "a link" if stat.S_ISLNK(there.st_mode) else "another file, or one that was edited since the last run"
+        msg = f"{path} is {what}. Move it away, or name another file with --rejects."
+        raise ConfigurationError(msg)
 
 
 def _json(number: int, reason: str, text: str) -> str:

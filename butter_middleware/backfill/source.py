@@ -1,7 +1,6 @@
 """Past checkouts as a file or a pipe gives them: CSV or JSON lines, one by one, in a memory that does not grow."""
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -11,21 +10,22 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self, cast
+from typing import Any, Final, NamedTuple, Self, cast
 
+from butter_middleware.backfill.rejects import LINE, Format, Raw, restored
 from butter_middleware.errors import InputError
-
-Format = Literal["csv", "jsonl"]
-Raw = list[str] | str
-"""A line as it can be kept and given back: the cells of CSV; the text of JSON, or of what cannot be parsed."""
 
 STDIN: Final = "-"
 MOST_BYTES: Final = 256 * 1024
 """Of one record. A checkout has a few hundred; what is longer is a quote that nobody closed, or no such file."""
+LINES: Final = 256
+"""Given at once."""
 _CHUNK: Final = 64 * 1024
+_BLANK: Final = " \t\r\n\v\f"
+"""Of a line that holds nothing. `str.strip` also takes off control characters and spaces that are no JSON."""
 _DELIMITERS: Final = ",;\t|"
 _EXCEL_SAYS: Final = re.compile(r"sep=(.)\r?\n?")
-_ARRAY: Final = re.compile(r"\s*\[\s*(\{|$)")
+_ARRAY: Final = re.compile(rf"[{_BLANK}]*\[[{_BLANK}]*(\{{|$)")
 _NO_TEXT: Final = {
     b"\x1f\x8b": "is compressed. Unpack it on the way: gunzip -c FILE | butter-middleware backfill - --progress NAME",
     b"PK\x03\x04": "is a ZIP archive or an Excel workbook. Save the sheet as CSV (UTF-8)",
@@ -33,22 +33,6 @@ _NO_TEXT: Final = {
     b"\xfe\xff": "is UTF-16. Save it as UTF-8, or convert it: iconv -f UTF-16 -t UTF-8 FILE",
 }
 _BOM: Final = b"\xef\xbb\xbf"
-
-
-class Position(NamedTuple):
-    """Between two records of the input."""
-
-    offset: int = 0
-    """Bytes before it."""
-    number: int = 0
-    """Lines before it."""
-
-
-class Checked(NamedTuple):
-    """What the input was, up to where it was read: a later run may go on only where it still is."""
-
-    size: int = 0
-    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -62,8 +46,8 @@ class Line:
     """By the names of its columns or keys."""
     problem: str
     """Why it cannot be read. Holds nothing of what stands there."""
-    after: Position
-    checked: Checked
+    end: int
+    """Bytes of the input up to the end of it."""
 
 
 class _Taken(NamedTuple):
@@ -73,19 +57,16 @@ class _Taken(NamedTuple):
 
 
 class _Lines:
-    """Lines of bytes, and the digest of what was read.
+    """Lines of bytes.
 
-    Reads the file without one of Python's buffers: their lock would be held by a thread that waits for a pipe.
+    Reads the file without one of Python's buffers: a thread that waits for a pipe would hold their lock.
     """
 
     def __init__(self, file: io.RawIOBase) -> None:
         self._file = file
         self._chunk = b""
         self._at = 0
-        self._read = 0
         self._returned: deque[_Taken] = deque()
-        self._hash = hashlib.blake2b(digest_size=16)
-        self.checked = Checked()
 
     def take(self) -> _Taken | None:
         """Give the next line with its end, of a long one no more than is needed to see that it is."""
@@ -108,29 +89,14 @@ class _Lines:
         """Have lines taken once more."""
         self._returned.extendleft(reversed(lines))
 
-    def check(self, expected: Checked) -> bool:
-        """Read the beginning anew; say whether it is what was read before."""
-        self.seek(0)
-        self._hash, self.checked = hashlib.blake2b(digest_size=16), Checked()
-        while self._read < expected.size and self._fill(expected.size - self._read):
-            pass
-        return self.checked == expected
+    @property
+    def at_hand(self) -> bool:
+        """Whether the next line is in memory."""
+        return bool(self._returned) or self._chunk.find(b"\n", self._at) >= 0
 
-    def seek(self, offset: int) -> None:
-        """Go on elsewhere, not beyond what was read."""
-        self._read = self._file.seek(offset)
-        self._chunk, self._at = b"", 0
-        self._returned.clear()
-
-    def _fill(self, most: int = _CHUNK) -> bool:
-        chunk = self._file.read(min(most, _CHUNK)) or b""
-        self._chunk, self._at = chunk, 0
-        self._read += len(chunk)
-        new = self._read - self.checked.size
-        if new > 0:
-            self._hash.update(chunk[-new:])
-            self.checked = Checked(self._read, self._hash.hexdigest())
-        return bool(chunk)
+    def _fill(self) -> bool:
+        self._chunk, self._at = self._file.read(_CHUNK) or b"", 0
+        return bool(self._chunk)
 
 
 class Source:
@@ -147,7 +113,7 @@ class Source:
     def __init__(self, path: str, *, encoding: str = "utf-8") -> None:
         self._name = "standard input" if path == STDIN else path
         if not _ends_lines(encoding):
-            msg = f"{encoding} is no encoding whose lines end with a byte 10. Convert it: iconv -t UTF-8 -f {encoding}"
+            msg = f"{encoding} is not an encoding whose lines end with a byte 10. Convert: iconv -t UTF-8 -f {encoding}"
             raise InputError(msg)
         self._encoding = encoding
         self._file = self._open(path)
@@ -162,30 +128,22 @@ class Source:
         self.size = status.st_size if stat.S_ISREG(status.st_mode) and path != STDIN else None
         """In bytes; None of a pipe, which is read once and from its beginning."""
         self._lines = _Lines(self._file)
-        self._at = Position()
+        self._offset = 0
+        self._number = 0
+        self._fault: InputError | None = None
         first = self._first_line()
         if _ARRAY.match(first):
             msg = f"{self._name} is one JSON array. Make it a line an object: jq -c '.[]' FILE"
             raise InputError(msg)
-        self.form: Format = "jsonl" if first.lstrip().startswith("{") else "csv"
+        self.form: Format = "jsonl" if first.lstrip(_BLANK).startswith("{") else "csv"
         self.delimiter = max(_DELIMITERS, key=_unquoted(first).count)
         self.columns: list[str] = []
         """Of CSV."""
+        self._restores = False
+        """Whether it is a file of rejects."""
         if self.form == "csv":
             self._read_header(first)
-
-    @property
-    def checked(self) -> Checked:
-        """What was read so far."""
-        return self._lines.checked
-
-    def resume(self, at: Position, checked: Checked) -> bool:
-        """Go on at a place of an earlier run; False where what was read then is not there any more."""
-        if not self._lines.check(checked):
-            return False
-        self._lines.seek(at.offset)
-        self._at = at
-        return True
+        self._left = self._csv() if self.form == "csv" else self._jsonl()
 
     def __iter__(self) -> Iterator[Line]:
         """Give what follows.
@@ -193,13 +151,29 @@ class Source:
         Raises:
             InputError: a line is in another encoding.
         """
-        return self._csv() if self.form == "csv" else self._jsonl()
+        return self._left
 
-    def values(self, raw: Raw) -> Mapping[str, Any]:
-        """Return by name what a line gave as `raw`."""
-        if isinstance(raw, list):
-            return dict(zip(self.columns, raw, strict=False))
-        return cast("Mapping[str, Any]", json.loads(raw))
+    def read(self, most: int = LINES) -> list[Line]:
+        """Return the next lines, none at the end: waits for the first one, and takes what else is in memory.
+
+        Raises:
+            InputError: the input cannot be read beyond the lines that were given.
+        """
+        if self._fault is not None:
+            raise self._fault
+        lines: list[Line] = []
+        try:
+            for line in self._left:
+                lines.append(line)
+                if len(lines) == most or not self._lines.at_hand:
+                    break
+        except OSError as error:
+            self._fault = InputError(f"{self._name} cannot be read on: {error.strerror}")
+        except InputError as error:
+            self._fault = error
+        if self._fault is not None and not lines:
+            raise self._fault
+        return lines
 
     def close(self) -> None:
         """Close the file."""
@@ -223,15 +197,15 @@ class Source:
     def _first_line(self) -> str:
         """Return the first line that is not blank, and leave it to be read."""
         while (taken := self._lines.take()) is not None:
-            if self._at.offset == 0:
+            if self._offset == 0:
                 kind = next((text for magic, text in _NO_TEXT.items() if taken.data.startswith(magic)), None)
                 if kind is None and b"\0" in taken.data[:1024]:
-                    kind = "is no text file. A backfill reads CSV or JSON lines, in UTF-8"
+                    kind = "is not a text file. A backfill reads CSV or JSON lines, in UTF-8"
                 if kind is not None:
                     msg = f"{self._name} {kind}."
                     raise InputError(msg)
-            text = self._decoded(taken, self._at.number + 1)
-            if text.strip():
+            text = self._decoded(taken, self._number + 1)
+            if text.strip(_BLANK):
                 self._lines.put_back([taken])
                 return text
             self._pass(taken)
@@ -249,14 +223,15 @@ class Source:
             raise InputError(msg)
         header = next(self._csv(), None)
         if header is None or isinstance(header.raw, str):
-            msg = f"{self._name}: its first line is no header of columns: {'' if header is None else header.problem}"
+            msg = f"{self._name}: its first line is not a header of columns: {'' if header is None else header.problem}"
             raise InputError(msg)
-        self.columns = [name.strip() for name in header.raw]
+        self._restores = LINE in header.raw
+        self.columns = [(restored(name) if self._restores else name).strip() for name in header.raw]
 
     def _csv(self) -> Generator[Line]:
         while True:
             taken: list[_Taken] = []
-            number = self._at.number + 1
+            number = self._number + 1
             try:
                 # A reader a record: after a fault it would go on in the midst of the broken one.
                 cells = next(csv.reader(self._feed(taken), delimiter=self.delimiter, strict=True), None)
@@ -265,7 +240,7 @@ class Source:
                 self._lines.put_back(taken[1:])
                 self._pass(taken[0])
                 text = self._decoded(taken[0], number)[:MOST_BYTES].rstrip("\r\n")
-                yield self._line(number, text, problem=f"no CSV: {error}")
+                yield self._line(number, text, problem=f"not CSV: {error}")
                 continue
             if cells is None:
                 return
@@ -274,11 +249,12 @@ class Source:
                 yield self._row(number, cells)
 
     def _row(self, number: int, cells: list[str]) -> Line:
+        cells = [restored(cell) for cell in cells] if self._restores else cells
         surplus = [cell for cell in cells[len(self.columns) :] if cell]
         if self.columns and (surplus or len(cells) < len(self.columns)):
             # Half a line may hold half an ID.
             return self._line(number, cells, problem=f"{len(cells)} cells, and {len(self.columns)} columns")
-        return self._line(number, cells)
+        return self._line(number, cells, dict(zip(self.columns, cells, strict=False)))
 
     def _feed(self, taken: list[_Taken]) -> Generator[str]:
         """Give the lines of one record as its parser asks for them."""
@@ -289,12 +265,12 @@ class Source:
             if size > MOST_BYTES:
                 msg = f"longer than {MOST_BYTES // 1024} KB, or a quote is not closed"
                 raise csv.Error(msg)
-            yield self._decoded(line, self._at.number + len(taken))
+            yield self._decoded(line, self._number + len(taken))
 
     def _jsonl(self) -> Generator[Line]:
         while (taken := self._lines.take()) is not None:
-            number = self._at.number + 1
-            text = self._decoded(taken, number).strip()
+            number = self._number + 1
+            text = self._decoded(taken, number).strip(_BLANK)
             self._pass(taken)
             if taken.size > MOST_BYTES:
                 yield self._line(number, text[:MOST_BYTES], problem=f"longer than {MOST_BYTES // 1024} KB")
@@ -305,18 +281,17 @@ class Source:
         try:
             values: object = json.loads(text)
         except (ValueError, RecursionError):
-            return self._line(number, text, problem="no JSON")
+            return self._line(number, text, problem="not JSON")
         if not isinstance(values, dict):
-            return self._line(number, text, problem="no JSON object")
+            return self._line(number, text, problem="not a JSON object")
         return self._line(number, text, cast("dict[str, Any]", values))
 
     def _line(self, number: int, raw: Raw, values: Mapping[str, Any] | None = None, problem: str = "") -> Line:
-        if values is None:
-            values = {} if problem else self.values(raw)
-        return Line(number, raw, values, problem, self._at, self._lines.checked)
+        return Line(number, raw, values or {}, problem, self._offset)
 
     def _pass(self, *taken: _Taken) -> None:
-        self._at = Position(self._at.offset + sum(one.size for one in taken), self._at.number + len(taken))
+        self._offset += sum(one.size for one in taken)
+        self._number += len(taken)
 
     def _decoded(self, line: _Taken, number: int) -> str:
         data = line.data.removeprefix(_BOM) if number == 1 else line.data
@@ -326,7 +301,7 @@ class Source:
             return data.decode(self._encoding)
         except UnicodeDecodeError as error:
             msg = (
-                f"{self._name}, line {number}: byte {error.start + 1} (0x{data[error.start]:02x}) is no "
+                f"{self._name}, line {number}: byte {error.start + 1} (0x{data[error.start]:02x}) is not "
                 f"{self._encoding}. Say what it is, such as --encoding cp1252 for a file saved by Excel."
             )
             raise InputError(msg) from None

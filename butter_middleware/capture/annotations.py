@@ -3,12 +3,13 @@
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, Final, Unpack, cast
+from typing import Any, Final, Unpack
 from uuid import UUID
 
 from starlette.requests import HTTPConnection
 
 from butter_middleware._utils import log_thread
+from butter_middleware._utils.asgi import ASGIRequest, request_scope
 from butter_middleware.models.checkout import CheckoutFields
 
 SCOPE_KEY: Final = "butter_middleware"
@@ -27,30 +28,31 @@ class Notes:
         self.closed = False
 
 
-def annotate(request_or_scope: Mapping[str, Any], **fields: Unpack[CheckoutFields]) -> None:
+def annotate(request_or_scope: ASGIRequest | Mapping[str, Any], **fields: Unpack[CheckoutFields]) -> None:
     """Tell what the response does not show, such as the shopper's e-mail, from inside the endpoint.
 
-    Takes a Starlette or FastAPI request (or the ASGI scope) and the fields of `Checkout`. May be called more than once:
-    the later value of a field holds, and an explicit value from the route's extractor wins over both. It never raises,
-    since it stands inside a checkout: a call that cannot take effect is logged as a warning, and a wrong field or value
-    parks the capture with the reason.
+    Takes the request of any framework that keeps its ASGI scope (Starlette, FastAPI, Django, Litestar, Quart, Falcon,
+    BlackSheep), or the scope itself, and the fields of `Checkout`. May be called more than once: the later value of a
+    field holds, and an explicit value from the route's extractor wins over both. It never raises, since it stands
+    inside a checkout: a call that cannot take effect is logged as a warning, and a wrong field or value parks the
+    capture with the reason.
     """
-    given = cast("object", request_or_scope)
-    if not isinstance(given, Mapping):
-        got = type(given).__name__  # such as a body, which in FastAPI is often what is called request
-        _warn(
-            f"annotate() had no effect: it got {got}, which is no request. Pass the endpoint's own, such as "
-            "request: Request in FastAPI, or ask for a CheckoutNote."
+    scope = request_scope(request_or_scope)
+    if scope is None:
+        got = type(request_or_scope).__name__  # such as a body, which in FastAPI is often what is called request
+        warn(
+            f"annotate() had no effect: it got {got}, which is not a request. Pass the endpoint's own, such as "
+            "request: Request in FastAPI, or ask for a CheckoutNote. Its ASGI scope will do as well."
         )
         return
-    notes = request_or_scope.get(SCOPE_KEY)
+    notes: object = scope.get(SCOPE_KEY)
     if not isinstance(notes, Notes):
-        _warn(
+        warn(
             "annotate() had no effect: no checkout route matched this request. Add a CheckoutRoute for its path and "
             "method, or mount ButterMiddleware round this app."
         )
     elif notes.closed:
-        _warn(
+        warn(
             "annotate() came too late: the response had already finished. Call it before the endpoint returns, "
             "or use butter.record(request, ...) from a background task."
         )
@@ -76,7 +78,8 @@ class CheckoutNote:
 hourly: Final = log_thread.RateLimiter(time.monotonic)
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """Say it once an hour, from inside a checkout."""
     times = hourly.due(message)
     if times is not None:
         log_thread.log(logging.WARNING, message, times, event="annotate")

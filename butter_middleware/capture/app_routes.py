@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import islice, product
 from typing import Any, Final, cast
 
 from starlette.applications import Starlette
@@ -16,8 +17,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.routing import BaseRoute, Host, Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from butter_middleware.capture.routes import CheckoutRoute
-from butter_middleware.capture.templates import Template
+from butter_middleware.capture.routes import CheckoutRoute, Template
 from butter_middleware.errors import ConfigurationError
 
 LAYERS: Final = 64
@@ -25,6 +25,10 @@ LAYERS: Final = 64
 _ALIKE: Final = 0.6
 """Of two paths, from 0 to 1: below this one is no near miss of the other."""
 _REST: Final = "/{butter_rest:path}"
+_VALUES: Final = ("1", "12345678-1234-5678-1234-567812345678")
+"""One of these fits each converter."""
+_SAMPLES: Final = 1000
+"""Paths of one template that are tried."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,25 @@ def _template(path: str) -> Template | None:
         return None
 
 
+def _meet(one: Template, other: Template) -> bool:
+    """Whether a path matches both templates, of those that can be made of the literals of both."""
+    return any(map(other.match, _samples(one, other))) or any(map(one.match, _samples(other, one)))
+
+
+def _samples(template: Template, other: Template) -> Iterator[str]:
+    """Give paths that match a template, its parameters filled with pieces of another one."""
+    pieces = [piece for literal, _name in other.parts for piece in literal.split("/") if piece]
+    names = [name for _literal, name in template.parts if name is not None]
+    for values in islice(product((*_VALUES, *pieces), repeat=len(names)), _SAMPLES):
+        path = "".join(
+            "".join(pair) for pair in zip([text for text, _name in template.parts], (*values, ""), strict=False)
+        )
+        if template.match(path):
+            yield path
+
+
 def _unanswered(route: CheckoutRoute, known: list[tuple[AppRoute, Template]]) -> str:
-    on_path = [each for each, template in known if template.overlaps(route.template)]
+    on_path = [each for each, template in known if _meet(template, route.template)]
     if any(each.answers(method) for each in on_path for method in route.methods):
         return ""
     said = f"no route of the app answers {route}"

@@ -1,21 +1,35 @@
 """The tee: watches the responses of checkout routes, and changes none of them."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import anyio
+from starlette.requests import ClientDisconnect
 
 from butter_middleware._utils import log_thread
-from butter_middleware._utils.asgi import ASGIApp, Message, RawHeaders, Receive, Scope, Send, route_path
+from butter_middleware._utils.asgi import (
+    AnyASGIApp,
+    ASGIApp,
+    Message,
+    RawHeaders,
+    Receive,
+    Scope,
+    Send,
+    raw_headers,
+    rereadable,
+    route_path,
+)
 from butter_middleware.capture.annotations import SCOPE_KEY, Notes
 from butter_middleware.capture.routes import CheckoutRoute, RouteTable
 from butter_middleware.models.http import CREDENTIAL_HEADERS, Capture
 from butter_middleware.models.reasons import Skip
 
 _FILE_MESSAGES: Final = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
+_JSON: Final = frozenset({b"application/json", b"text/json"})
+_NO_HEADERS: Final[RawHeaders] = []
 _SHUTDOWN_ENDS: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
 
 
@@ -57,8 +71,8 @@ class CapturePipeline(Protocol):
         """Wait for what `capture` returned, within the user's limit."""
         ...
 
-    def skip(self, route: CheckoutRoute, reason: Skip) -> None:
-        """Count a response that is not captured."""
+    def skip(self, route: CheckoutRoute, reason: Skip, annotated_status: int | None) -> None:
+        """Count a response that is not captured. If its endpoint annotated, its status comes along, 0 for no answer."""
         ...
 
     def fault(self, error: Exception) -> None:
@@ -84,14 +98,14 @@ class ButterMiddleware:
     Exceptions of the app pass unchanged; its own never leave.
     """
 
-    def __init__(self, app: ASGIApp, butter: Handle | None = None) -> None:
+    def __init__(self, app: AnyASGIApp, butter: Handle | None = None) -> None:
         self.app = app
         self.butter = butter
         # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
         self._pipeline = _checked(butter)
         self._compared = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - of any framework's types
         """Serve one connection."""
         pipeline = self._pipeline
         if pipeline is not None:
@@ -123,8 +137,10 @@ class ButterMiddleware:
             return
         try:
             await self.app(scope, tee.receive if route.capture_request_body else receive, tee.send)
-        finally:
-            tee.end()
+        except BaseException as error:
+            tee.end(error)
+            raise
+        tee.end(None)
 
     async def _watch_lifespan(self, pipeline: CapturePipeline, scope: Scope, receive: Receive, send: Send) -> None:
         takes_part = False
@@ -212,10 +228,13 @@ def _find(pipeline: CapturePipeline, scope: Scope) -> CheckoutRoute | None:
 class _Tee:
     """The state of one matched request."""
 
-    __slots__ = (
-        *("_chunks", "_pipeline", "_headers", "_notes", "_open", "_receive", "_request", "_request_chunks"),
-        *("_request_ended", "_request_size", "_route", "_send", "_size", "_status"),
-    )
+    # What most requests never change stands here, since setting it costs time on each of them.
+    _open = True
+    _status = 0
+    _size = 0
+    _headers: RawHeaders = _NO_HEADERS
+    _left = False
+    _noted: Mapping[str, Any] | None = None
 
     def __init__(
         self, pipeline: CapturePipeline, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send
@@ -224,16 +243,12 @@ class _Tee:
         self._route = route
         self._receive = receive
         self._send = send
-        self._open = True
-        self._status = 0
-        self._headers: RawHeaders = []
+        self._reads_body = route.reads_body
         self._chunks: list[bytes] = []
-        self._size = 0
-        self._request_chunks: list[bytes] | None = []
-        self._request_size = 0
-        self._request_ended = False
-        if isinstance(scope["headers"], Iterator):
-            scope["headers"] = [*cast("Iterator[tuple[bytes, bytes]]", scope["headers"])]
+        if route.capture_request_body:
+            self._request_chunks: list[bytes] | None = []
+            self._request_size = 0
+            self._request_ended = False
         before: Notes | None = scope.get(SCOPE_KEY)
         # A middleware outside tries once more: the request is what it was before the app first changed its scope.
         self._request = pipeline.snapshot(scope) if before is None else dict(before.request)
@@ -249,23 +264,32 @@ class _Tee:
                     self._request_ended = True
                     self._request["request_body"] = self._request_body()
         except Exception as error:  # noqa: BLE001 - ours never leave
-            self._pipeline.fault(error)
+            self._give_up(error)
         return message
 
     async def send(self, message: Message) -> None:
         """Pass the response on, capturing at its last message: the server may cancel or block from then on."""
-        durable = None
         if self._open:
-            message = _with_listed_headers(message)
+            durable = None
             try:
-                if self._observe(message):
-                    durable = self._capture()
+                kind = message["type"]
+                if kind == "http.response.body":
+                    if self._keep_body(message):
+                        durable = self._capture(self._notes.fields)
+                elif kind == "http.response.start":
+                    message = _with_rereadable_headers(message)
+                    self._start(message)
+                elif kind in _FILE_MESSAGES and self._keep_file(message):
+                    durable = self._capture(self._notes.fields)
             except Exception as error:  # noqa: BLE001 - ours never leave
-                self._open = False
-                self._pipeline.fault(error)
-        if durable is not None:
-            await self._wait(durable)
-        await self._send(message)
+                self._give_up(error)
+            if durable is not None:
+                await self._wait(durable)
+        try:
+            await self._send(message)
+        except OSError:  # as ASGI says that a server tells of a client that has gone
+            self._left = True
+            raise
 
     async def _wait(self, durable: "Future[None]") -> None:
         try:
@@ -273,49 +297,68 @@ class _Tee:
         except Exception as error:  # noqa: BLE001 - ours never leave
             self._pipeline.fault(error)
 
-    def end(self) -> None:
-        """The app is done: without a last message there was no whole response."""
-        if self._open:
-            self._skip(Skip.INCOMPLETE if self._status else Skip.UNANSWERED)
+    def end(self, error: BaseException | None) -> None:
+        """The app is done, with what it raised. Without a last message there was no whole response.
+
+        If the route needs no body, and only the shopper left, what was annotated before a success began counts.
+        """
+        try:
+            if self._open:
+                if self._noted and (self._left or _has_left(error)):
+                    self._capture(self._noted)
+                else:
+                    self._skip(Skip.INCOMPLETE if self._status else Skip.UNANSWERED)
+        except Exception as fault:  # noqa: BLE001 - ours never leave
+            self._give_up(fault)
         self._notes.closed = True
 
-    def _observe(self, message: Message) -> bool:
-        """Take what is needed from a message; True at the last one of a response to capture."""
-        kind = message["type"]
-        if kind == "http.response.body":
-            return self._keep_body(message)
-        if kind == "http.response.start":
-            self._start(message)
-        elif kind in _FILE_MESSAGES:
-            if not self._route.reads_body:
-                return not message.get("more_body", False)
-            self._skip(Skip.UNCAPTURABLE)
-        return False
+    def _give_up(self, error: Exception) -> None:
+        """Let go of what was captured: a fault of ours must not make half a record."""
+        self._open = False
+        self._chunks = []
+        self._pipeline.fault(error)
 
     def _start(self, message: Message) -> None:
-        self._status = message["status"]
-        if not self._route.takes(self._status):
+        self._status = status = message["status"]
+        route, fields = self._route, self._notes.fields
+        if not route.takes(status, annotated=bool(fields)):
             self._skip(Skip.STATUS)
             return
         # Copied: an outer GZipMiddleware changes both the message and its list after us.
-        headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
-        self._headers = [header for header in headers if header[0] not in CREDENTIAL_HEADERS]
-        if self._route.reads_body and not self._route.redirects(self._status):
-            fields = dict(headers)
-            if not _is_json(fields.get(b"content-type", b"")):
+        headers = [(name.lower(), value) for name, value in raw_headers(message.get("headers", ()))]
+        described = dict(headers)
+        if not CREDENTIAL_HEADERS.isdisjoint(described):
+            headers = [header for header in headers if header[0] not in CREDENTIAL_HEADERS]
+        self._headers = headers
+        if route.annotated_only:
+            self._noted = dict(fields)
+        elif self._reads_body and not route.redirects(status):
+            if not _is_json(described.get(b"content-type", b"")):
                 self._skip(Skip.NOT_JSON)
-            elif _length(fields.get(b"content-length", b"")) > self._pipeline.max_body_bytes:
+            elif _length(described.get(b"content-length", b"")) > self._pipeline.max_body_bytes:
                 self._skip(Skip.TOO_LARGE)
 
     def _keep_body(self, message: Message) -> bool:
-        if self._route.reads_body:
+        """Keep a part of the body. True at the last one of a response that began."""
+        if not self._status:
+            return False
+        if self._reads_body:
             chunk = message.get("body", b"")
             self._size += _size(chunk)
             if self._size > self._pipeline.max_body_bytes:
                 self._skip(Skip.TOO_LARGE)
                 return False
             self._chunks.append(bytes(chunk))
-        return self._status != 0 and not message.get("more_body", False)
+        return not message.get("more_body", False)
+
+    def _keep_file(self, message: Message) -> bool:
+        """Pass over a file that the server sends. True if it ends a response whose body is not needed."""
+        if not self._status:
+            return False
+        if self._reads_body:
+            self._skip(Skip.UNCAPTURABLE)
+            return False
+        return not message.get("more_body", False)
 
     def _keep_request(self, chunk: bytes) -> None:
         self._request_size += _size(chunk)
@@ -327,39 +370,54 @@ class _Tee:
     def _skip(self, reason: Skip) -> None:
         self._open = False
         self._chunks = []
-        self._pipeline.skip(self._route, reason)
+        self._pipeline.skip(self._route, reason, self._status if self._notes.fields else None)
 
-    def _capture(self) -> "Future[None] | None":
+    def _capture(self, annotations: Mapping[str, Any]) -> "Future[None] | None":
         self._open = False
         self._notes.closed = True
-        self._request["request_body"] = self._request_body()
-        return self._pipeline.capture(
-            self._route,
-            Capture(
-                **self._request,
-                status_code=self._status,
-                response_headers=self._headers,
-                body=b"".join(self._chunks),
-                annotations=self._notes.fields,
-                traceparent=self._pipeline.traceparent(),
-            ),
+        request = self._request
+        if self._route.capture_request_body:
+            request["request_body"] = self._request_body()
+        capture = Capture(  # by position, which takes half the time
+            request["method"],
+            request["path"],
+            request["query_string"],
+            request["headers"],
+            request["client"],
+            self._status,
+            self._headers,
+            b"".join(self._chunks),
+            annotations,
+            request["captured_at"],
+            request.get("request_body"),
+            request["cookies"],
+            False,  # noqa: FBT003 - as above
+            self._pipeline.traceparent(),
         )
+        return self._pipeline.capture(self._route, capture)
 
     def _request_body(self) -> bytes | None:
         """Return the request's body where it was asked for and came whole: a part of a form says what nobody wrote."""
-        if not self._route.capture_request_body or self._request_chunks is None:
+        if self._request_chunks is None:
             return None
         declared = next((value for name, value in self._request["headers"] if name == b"content-length"), b"")
         whole = self._request_ended or (declared.isdigit() and int(declared) == self._request_size)
         return b"".join(self._request_chunks) if whole else None
 
 
-def _with_listed_headers(message: Message) -> Message:
-    """Return the message with headers that can be read twice: a one-shot iterator is replaced by what it gave."""
-    headers: Any = message.get("headers") if isinstance(message, dict) else None
-    if headers is None or isinstance(headers, list) or not isinstance(headers, Iterator):
-        return message
-    return {**message, "headers": [*cast("Iterator[object]", headers)]}
+def _has_left(error: BaseException | None) -> bool:
+    """Whether an app that ended without its last message did so because the client left, and not by a fault of its own.
+
+    It then returns, is cancelled, or raises what Starlette makes of a client that has gone.
+    """
+    return isinstance(error, ClientDisconnect) or not isinstance(error, Exception | KeyboardInterrupt | SystemExit)
+
+
+def _with_rereadable_headers(message: Message) -> Message:
+    """Return the message with headers that can be read twice: the server reads them after us."""
+    headers: Any = message.get("headers", ())
+    listed = rereadable(headers)
+    return message if listed is headers else {**message, "headers": listed}
 
 
 def _size(chunk: bytes | memoryview) -> int:
@@ -368,8 +426,10 @@ def _size(chunk: bytes | memoryview) -> int:
 
 
 def _is_json(content_type: bytes) -> bool:
+    if content_type in _JSON:
+        return True
     mime = content_type.partition(b";")[0].strip().lower()
-    return mime == b"application/json" or mime.endswith(b"+json")
+    return mime in _JSON or mime.endswith(b"+json")
 
 
 def _length(content_length: bytes) -> int:

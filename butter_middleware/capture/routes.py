@@ -1,13 +1,16 @@
 """Which requests are checkouts, and how each is read."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from string import Formatter
 from types import FunctionType
 from typing import Any, Final, Literal, get_args
 
+from starlette.routing import compile_path
+
 from butter_middleware import config
-from butter_middleware.capture.templates import Template
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.models.checkout import Psp
 from butter_middleware.models.http import EXTRACTOR_REMEDY, CheckoutResponse, Extractor
@@ -17,11 +20,45 @@ Join = Callable[[CheckoutResponse], str | int | None]
 Source = Literal["response", "request"]
 
 _NO_ROUTES: Final = "routes= holds what is no CheckoutRoute. Write routes=[CheckoutRoute('/checkout', psp='stripe')]."
+_POST_REDIRECT_GET: Final = frozenset({302, 303})
 _INSTEAD: Final = {
     "extract": EXTRACTOR_REMEDY,
     "when": "Pass a plain function of one CheckoutResponse that gives True or False.",
     "join": "Pass a JMESPath expression, or a plain function of one CheckoutResponse that gives the key.",
 }
+
+
+class Template:
+    """A compiled path template, such as `/checkout/{cart_id:uuid}`.
+
+    Raises:
+        ConfigurationError: the template is not an absolute path, or cannot be compiled.
+    """
+
+    def __init__(self, path: str) -> None:
+        remedy = "Write a path as Starlette does, such as '/checkout/{cart_id}'."
+        is_text = isinstance(path, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_text or not path.startswith("/") or any(c in path for c in "?# \n"):
+            msg = f"path template {path!r}: it is not an absolute path without query. {remedy}"
+            raise ConfigurationError(msg)
+        try:
+            self._regex, path_format, self._convertors = compile_path(path)
+            self.parts = [(literal, name) for literal, name, _spec, _conversion in Formatter().parse(path_format)]
+        except (AssertionError, ValueError, re.error) as error:
+            msg = f"path template {path!r}: {error}. {remedy}"
+            raise ConfigurationError(msg) from None
+        if any(name is not None and name not in self._convertors for _literal, name in self.parts):
+            msg = f"path template {path!r}: a parameter's name is not an identifier. {remedy}"
+            raise ConfigurationError(msg)
+        # Starlette's own pattern decides, also for a path without parameters: its `$` matches before a final newline.
+        self.match = self._regex.match
+        self.pattern = re.sub(r"\(\?P<\w+>", "(", self._regex.pattern)
+        """What it matches, whatever its parameters are called."""
+
+    def params(self, path: str) -> dict[str, Any]:
+        """Return the parameters that stand in `path`, converted. Empty if it does not match."""
+        found = self.match(path)
+        return {} if found is None else {k: self._convertors[k].convert(v) for k, v in found.groupdict().items()}
 
 
 @dataclass(frozen=True)
@@ -121,11 +158,15 @@ class CheckoutRoute:
             msg = f"route {self.path!r}: join= takes the address from the shopper's part. Leave address_from_body out."
             raise ConfigurationError(msg)
 
-    @property
+    @cached_property
+    def annotated_only(self) -> bool:
+        """Whether the endpoint's annotations are all that is needed."""
+        return self.extract is None and self.when is None and self.join is None
+
+    @cached_property
     def reads_body(self) -> bool:
         """Whether the response's body is needed at all."""
-        reads = self.extract is not None or self.when is not None or self.join is not None
-        return reads and self.source == "response"
+        return not self.annotated_only and self.source == "response"
 
     @property
     def from_shopper(self) -> bool:
@@ -137,9 +178,15 @@ class CheckoutRoute:
         """Whether it takes the shopper's part of a checkout that is paid apart."""
         return self.join is not None and self.address
 
-    def takes(self, status: int) -> bool:
-        """Whether a response with this status may be a checkout (RFC 9110, section 15.3)."""
-        return 200 <= status < 300 or self.redirects(status)  # noqa: PLR2004 - as the section says
+    def takes(self, status: int, *, annotated: bool) -> bool:
+        """Whether a response with this status may be a checkout: a success (RFC 9110, section 15.3), or a redirect.
+
+        After a payment, forms are answered with 302 or 303. It counts only if the endpoint annotated, since
+        it says nothing by itself.
+        """
+        if 200 <= status < 300:  # noqa: PLR2004 - as the section says
+            return True
+        return (annotated and status in _POST_REDIRECT_GET) or self.redirects(status)
 
     def redirects(self, status: int) -> bool:
         """Whether it sends a shopper who begins a checkout on to the PSP's page, with no JSON."""
@@ -182,45 +229,43 @@ def _compiled(where: str, join: str) -> Join:
 
 
 class RouteTable:
-    """The checkout routes of a shop, found by method and path.
+    """The checkout routes of a shop, found by method and path. The first match wins, as in Starlette.
 
     Raises:
-        ConfigurationError: two routes could match the same request.
+        ConfigurationError: two routes match the same requests.
     """
 
     def __init__(self, routes: Iterable[CheckoutRoute]) -> None:
         self.routes: tuple[CheckoutRoute, ...] = ()
-        self._literal: dict[tuple[str, str], CheckoutRoute] = {}
-        self._templates: dict[str, list[CheckoutRoute]] = {}
+        self._by_method: dict[str, list[CheckoutRoute]] = {}
         if not isinstance(routes, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(_NO_ROUTES)
         for route in routes:
             self.add(route)
 
     def add(self, route: CheckoutRoute) -> None:
-        """Add a route.
+        """Add a route, which is asked after those that are there.
 
         Raises:
-            ConfigurationError: it could match a request that another route matches.
+            ConfigurationError: an earlier route has the same template and a method in common, and would always win.
         """
         if not isinstance(route, CheckoutRoute):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(_NO_ROUTES)
         for other in self.routes:
-            if set(route.methods) & set(other.methods) and route.template.overlaps(other.template):
-                msg = f"routes {other} and {route} could match the same request. Make their paths or methods differ."
+            if set(route.methods) & set(other.methods) and route.template.pattern == other.template.pattern:
+                msg = f"routes {other} and {route} match the same requests. Make their paths or methods differ."
                 raise ConfigurationError(msg)
         self.routes += (route,)
-        for method in route.methods:
-            if route.template.literal:
-                self._literal[method, route.path] = route
-            else:
-                self._templates.setdefault(method, []).append(route)
+        for method in dict.fromkeys(route.methods):
+            self._by_method.setdefault(method, []).append(route)
 
     def find(self, method: str, path: str) -> CheckoutRoute | None:
-        """Return the route that this request matches."""
-        route = self._literal.get((method, path))
-        if route is None:
-            for candidate in self._templates.get(method, ()):
-                if candidate.template.match(path):
-                    return candidate
-        return route
+        """Return the first route that this request matches."""
+        routes = self._by_method.get(method)
+        if routes is None:
+            # ASGI says upper case. Some servers pass on what was written, and some frameworks read it as upper case.
+            routes = self._by_method.get(method.upper(), [])
+        for route in routes:
+            if route.template.match(path):
+                return route
+        return None

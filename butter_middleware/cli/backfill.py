@@ -1,36 +1,50 @@
-"""`butter-middleware backfill`: the checkouts of the past, out of a file."""
+"""`butter-middleware backfill`: past checkouts are sent from a file."""
 
 import asyncio
+import json
 import signal
+import sys
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import click
 from click.exceptions import Exit
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from butter_middleware import config
-from butter_middleware.backfill import guard
 from butter_middleware.backfill.columns import FIELDS, Columns
 from butter_middleware.backfill.engine import Ending, Engine
-from butter_middleware.backfill.job import PATIENCE, DryRun, Job, destination, dry_run
-from butter_middleware.backfill.journal import Journal
+from butter_middleware.backfill.intake import Intake, Totals
+from butter_middleware.backfill.journal import Journal, State, destination
 from butter_middleware.backfill.rejects import Rejects
 from butter_middleware.backfill.source import STDIN, Source
-from butter_middleware.cli import backfill_report as report
-from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure, failure_of
-from butter_middleware.cli.output import Output, duration, output_options
-from butter_middleware.errors import ButterError
+from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.cli.output import Output, Row, counted, duration, output_options
+from butter_middleware.delivery.circuit_breaker import BreakerState
 from butter_middleware.pipeline import components
+from butter_middleware.reader.evidence import ids_of
 
-LOOK_EVERY: Final = 256
-"""Lines of a dry run."""
-_UNFIT: Final = frozenset({Ending.HELD, Ending.UNREADABLE, Ending.UNWRITABLE})
-"""Endings after which a person has to mend something."""
+SAMPLE: Final = 3
+"""Records that a dry run shows."""
+LINE_SECONDS: Final = 5.0
+"""Between two lines of progress, if there is no terminal."""
+_ACTION_NEEDED: Final = frozenset({Ending.HELD, Ending.UNREADABLE, Ending.UNWRITABLE})
+_STATES: Final = {
+    BreakerState.OPEN: "Butter does not answer",
+    BreakerState.HALF_OPEN: "Butter does not answer; trying one line",
+    BreakerState.PAUSED: "Butter asks for a pause",
+    BreakerState.HOLD: "Butter takes nothing",
+}
+_ENDINGS: Final = {
+    Ending.STOPPED: "Stopped before the end. The same command sends the rest.",
+    Ending.UNFINISHED: "Butter failed on some lines time and again. The same command tries them once more.",
+}
 
 
 @dataclass(frozen=True)
@@ -41,14 +55,22 @@ class Options:
     mapped: Sequence[str]
     values: Sequence[str]
     dry_run: bool
+    yes: bool
     rate: float | None
     concurrency: int
     rejects: Path | None
     progress: Path | None
     encoding: str
     resend_uncertain: bool
-    reread: bool
     same_account: bool
+
+    @contextmanager
+    def source(self, columns: Columns) -> Generator[Source]:
+        """Open the input and check its header."""
+        with Source(self.file, encoding=self.encoding) as source:
+            if source.form == "csv":
+                columns.check_header(source.columns)
+            yield source
 
 
 def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
@@ -80,6 +102,7 @@ def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
     help="One value for all lines, such as psp=stripe. Again for each field.",
 )
 @click.option("--dry-run", is_flag=True, help="Check every line, show what would be sent, send nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask before records go to production.")
 @click.option(
     "--rate",
     type=click.FloatRange(0, min_open=True),
@@ -105,9 +128,6 @@ def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
     is_flag=True,
     help="Send again what was on its way when a run was killed. Butter may have some of it twice then.",
 )
-@click.option(
-    "--reread", is_flag=True, help="Read a file that has changed from its beginning; what was sent is not sent again."
-)
 @click.option("--same-account", is_flag=True, help="Go on under another username of the same account.")
 @output_options(reveal=True)
 def backfill(output: Output, /, **given: Any) -> None:  # noqa: ANN401 - `Options`
@@ -123,8 +143,8 @@ def backfill(output: Output, /, **given: Any) -> None:  # noqa: ANN401 - `Option
       butter-middleware backfill year.csv --set psp=stripe --dry-run
       butter-middleware backfill year.csv --set psp=stripe
 
-    It can be stopped at any time with Ctrl-C, or killed. The same command goes on where it was: what Butter has
-    accepted is not sent again.
+    It can be stopped at any time with Ctrl-C, or killed. The same command sends the rest: what Butter has accepted is
+    not sent again.
     """  # noqa: D301 - click's mark
     options = Options(**given)
     columns = Columns(
@@ -132,77 +152,59 @@ def backfill(output: Output, /, **given: Any) -> None:  # noqa: ANN401 - `Option
         _pairs(options.values, "--set"),
         staging=config.environment(None) == "staging",
     )
-    if options.dry_run:
-        raise Exit(_rehearse(output, options, columns))
-    if options.file == STDIN and options.progress is None:
+    if options.file == STDIN and options.progress is None and not options.dry_run:
         message = "standard input has no name: say with --progress where to note what was sent, such as --progress year"
         raise click.UsageError(message)
-    if not guard.is_possible():
-        raise Exit(_send(output, options, columns, None))
-    code = guard.guarded(lambda life: _exit_code(lambda: _send(output, options, columns, life)))
-    if code < 0:
-        message = (
-            f"the process that sends was killed ({signal.Signals(-code).name}). The same command goes on where it was; "
-            f"up to {options.concurrency} lines that were on their way are uncertain, and it names them."
-        )
-        raise Failure(message, ExitCode.ATTENTION)
-    raise Exit(code)
+    raise Exit((_rehearse if options.dry_run else _send)(output, options, columns))
 
 
-def _exit_code(run: Callable[[], int]) -> int:
-    """Return what a command ends with, its error shown."""
-    try:
-        return run()
-    except ButterError as error:
-        failure: click.ClickException = failure_of(error)
-    except click.ClickException as error:
-        failure = error
-    failure.show()
-    return failure.exit_code
-
-
-@contextmanager
-def _source(options: Options, columns: Columns) -> Generator[Source]:
-    with Source(options.file, encoding=options.encoding) as source:
-        if source.form == "csv":
-            columns.check_header(source.columns)
-        yield source
+# A dry run.
 
 
 def _rehearse(output: Output, options: Options, columns: Columns) -> int:
-    with _source(options, columns) as source, ExitStack() as stack:
+    found: Counter[str] = Counter()
+    sample: list[Mapping[str, str]] = []
+    with options.source(columns) as source, Journal(None) as journal, ExitStack() as stack:
         rejects = None
         if options.rejects is not None:
             rejects = Rejects(options.rejects, source.form, source.columns, source.delimiter)
             stack.callback(rejects.close)
-        found = DryRun()
-        with output.progress("checked, bytes", source.size or 0) as look:
-            for number, found in enumerate(dry_run(source, columns, rejects)):
-                if not number % LOOK_EVERY:
-                    look(found.totals.offset, source.size or found.totals.offset)
-            look(found.totals.offset, source.size or found.totals.offset)
-        mapped = columns.mapped(source.columns or found.keys)
+        intake = Intake(source, columns, journal, rejects)
+        with _progress(output, source) as show:
+            for waiting in intake:
+                found[ids_of(waiting.record)] += 1
+                if len(sample) < SAMPLE:
+                    sample.append(json.loads(waiting.record.payload))
+                show(intake.totals.offset, intake.totals.read, f"{intake.totals.read:,} checked")
+        mapped = columns.mapped(intake.names)
+    totals = intake.totals
     if output.as_json:
-        fields = report.document("dry_run", found.totals, would_send=found.totals.admitted, sample=found.sample)
-        output.result(fields | {"columns": mapped, "strength": dict(found.strength)}, "")
+        fields = _document("dry_run", totals, would_send=totals.waiting, sample=sample)
+        output.result(fields | {"columns": mapped, "strength": dict(found)}, "")
     else:
-        report.tell_rehearsal(output, found, mapped, columns.constants)
-    return ExitCode.ATTENTION if found.totals.rejected or not found.totals.admitted else ExitCode.OK
+        origin: list[Row] = [{"field": name, "from": column} for name, column in mapped.items()]
+        origin += [{"field": name, "from": f"the value {value!r}"} for name, value in columns.constants.items()]
+        output.table(origin, {"field": "Field", "from": "From"}, "No column is a field of a record.")
+        if sample:
+            shown = dict.fromkeys(name for payload in sample for name in payload)
+            output.say("\nThe first records:")
+            output.table(sample, {name: name for name in shown}, "")
+        output.say(f"\n{totals.waiting:,} would be sent, of {totals.read:,} lines")
+        for ids, count in found.most_common():
+            output.say(f"  {count:,} with {ids}")
+        _tell_left_out(output, totals)
+        if totals.rejected:
+            output.say(f"{totals.rejected:,} would be rejected:")
+            _tell_reasons(output, totals)
+        output.say("Nothing was sent.")
+    attention = totals.rejected or totals.strangers or not totals.waiting
+    return ExitCode.ATTENTION if attention else ExitCode.OK
 
 
-class _Stop:
-    """What a signal does that asks a run to stop: to the engine, or before there is one, at once."""
-
-    def __init__(self) -> None:
-        self.engine: Engine | None = None
-
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        if self.engine is None:
-            raise KeyboardInterrupt
-        self.engine.stop()
+# A run.
 
 
-def _send(output: Output, options: Options, columns: Columns, life: int | None) -> int:
+def _send(output: Output, options: Options, columns: Columns) -> int:
     environment, base_url = config.environment(None), config.base_url(None)
     for name in ("username", "password"):
         if config.credential(name, None) is None:
@@ -210,56 +212,181 @@ def _send(output: Output, options: Options, columns: Columns, life: int | None) 
             message = f"no {name}: set {variable}, or {variable}_FILE to a mounted secret. A --dry-run needs none."
             raise Failure(message)
     make_client = components.client(base_url, None, None, None, needed=True)
+    account = destination(base_url, environment, config.credential("username", None) or "")
     progress = options.progress or Path(f"{options.file}.butter-progress")
-    prefix = progress if options.file == STDIN else options.file
-    with guard.handling(stop := _Stop()), _source(options, columns) as source:
-        job = Job(
-            source,
-            columns,
-            destination(base_url, environment, config.credential("username", None) or ""),
-            progress,
-            options.rejects or Path(f"{prefix}.rejects.{source.form}"),
-            reread=options.reread,
-            resend_uncertain=options.resend_uncertain,
-            same_account=options.same_account,
-        )
-        wait = f"another process is sending this file. Waiting up to {duration(PATIENCE)} for its end."
-        with job.opened(lambda: output.note(wait)) as journal:
-            with report.shown(output, source.size) as display:
-                engine = stop.engine = Engine(
-                    journal,
-                    make_client,
-                    concurrency=options.concurrency,
-                    rate=options.rate,
-                    say=lambda text: display.say(f"{time.strftime('%H:%M:%S')} {text}"),
-                )
-                ending = asyncio.run(_run(engine, display, life))
-            uncertain = journal.uncertain_lines() if journal.failure is None else []
-        return _tell(output, job, journal, ending, engine, uncertain)
+    with options.source(columns) as source, Journal(progress) as journal:
+        journal.agree(account, columns.ids_from(source.columns), same_account=options.same_account)
+        if options.resend_uncertain:
+            journal.mark_all(State.UNCERTAIN, State.WAITING)
+        asks = environment == "production" and not config.is_sandbox(base_url) and not options.yes
+        if asks and sys.stdin.isatty() and sys.stderr.isatty() and not _confirmed(output, options, columns, journal):
+            output.result({"ending": "declined"}, "Nothing was sent.")
+            return ExitCode.ATTENTION
+        path = options.rejects or Path(f"{progress if options.file == STDIN else options.file}.rejects.{source.form}")
+        rejects = Rejects(path, source.form, source.columns, source.delimiter, known=journal.rejects_size(path.name))
+        journal.keep_rejects_size(path.name, None)
+        with closing(rejects):
+            engine = Engine(
+                Intake(source, columns, journal, rejects),
+                journal,
+                make_client,
+                concurrency=options.concurrency,
+                rate=options.rate,
+                say=lambda text: output.note(f"{time.strftime('%H:%M:%S')} {text}"),
+            )
+            with _stopping(engine.stop), _progress(output, source) as show:
+                ending = asyncio.run(engine.run(lambda: _show(engine, show)))
+        if ending is not Ending.UNWRITABLE:
+            journal.keep_rejects_size(path.name, rejects.size)
+        return _tell(output, engine, ending, journal, path)
 
 
-async def _run(engine: Engine, display: report.Display, life: int | None) -> Ending:
-    if life is not None:
-        loop = asyncio.get_running_loop()
+def _confirmed(output: Output, options: Options, columns: Columns, journal: Journal) -> bool:
+    """Ask the person at the terminal, and say how many records it is about."""
+    with options.source(columns) as source:
+        if source.size is None:
+            return click.confirm(f"Send the records of {options.file} to Butter production?", err=True)
+        intake = Intake(source, columns, journal)
+        with _progress(output, source) as show:
+            for _waiting in intake:
+                show(intake.totals.offset, intake.totals.read, f"{intake.totals.read:,} checked")
+    count = intake.totals.waiting
+    return not count or click.confirm(f"Send {counted(count, 'record')} to Butter production?", err=True)
 
-        def orphaned() -> None:
-            loop.remove_reader(life)
-            engine.stop()
 
-        loop.add_reader(life, orphaned)
-    return await engine.run(display.look)
+@contextmanager
+def _stopping(stop: Callable[[], None]) -> Generator[None]:
+    """Have the signals that ask a run to stop call `stop`; not those that are ignored, as SIGHUP by nohup."""
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def handle(_number: int, _frame: object) -> None:
+        stop()
+
+    before = [(number, signal.signal(number, handle)) for number in heeded]
+    try:
+        yield
+    finally:
+        for number, old in before:
+            signal.signal(number, old)
 
 
-def _tell(output: Output, job: Job, journal: Journal, ending: Ending, engine: Engine, uncertain: Sequence[int]) -> int:
-    totals, rejects = journal.totals, str(job.rejects)
+def _tell(output: Output, engine: Engine, ending: Ending, journal: Journal, rejects: Path) -> int:
+    totals = engine.totals
+    uncertain = journal.uncertain_lines()
     if output.as_json:
-        files = {"rejects_file": rejects, "progress_file": str(job.journal), "uncertain_lines": uncertain}
-        output.result(report.document(ending, totals, sent_in_this_run=engine.progress.delivered, **files), "")
+        files = {"rejects_file": str(rejects), "progress_file": str(journal.path), "uncertain_lines": uncertain}
+        output.result(_document(ending, totals, sent_in_this_run=engine.sent, **files), "")
     else:
-        report.tell(output, ending, totals, uncertain, rejects)
-    if ending in _UNFIT:
-        reason = str(journal.fault if ending is Ending.UNREADABLE else engine.remedy).rstrip(".")
-        message = f"{reason}. Mend it: the same command then goes on where it stopped."
+        output.say(f"{totals.sent:,} sent, of {counted(totals.read, 'line')} read")
+        _tell_left_out(output, totals)
+        if totals.waiting:
+            output.say(f"{totals.waiting:,} waiting: read, and not sent yet")
+        if totals.broken_off:
+            output.say(
+                f"{counted(totals.broken_off, 'time')} a post broke off without an answer, and the line was tried "
+                "again: Butter may have it twice"
+            )
+        if totals.rejected + totals.dead:
+            output.say(f"{totals.rejected + totals.dead:,} rejected, each with its reason in {rejects}:")
+            _tell_reasons(output, totals)
+        if uncertain:
+            output.say(
+                f"{len(uncertain):,} uncertain: a run was killed while they were on their way, so that Butter may have "
+                f"them or not. They are not sent again, unless you say --resend-uncertain. {_named(uncertain)}"
+            )
+        if ending in _ENDINGS:
+            output.say(_ENDINGS[ending])
+    if ending in _ACTION_NEEDED:
+        message = f"{engine.remedy.rstrip('.')}. Then give the same command: it sends the rest."
         raise Failure(message)
-    attention = ending is not Ending.DONE or totals.rejected or totals.dead or totals.uncertain
+    attention = ending is not Ending.DONE or totals.rejected or totals.dead or uncertain or totals.strangers
     return ExitCode.ATTENTION if attention else ExitCode.OK
+
+
+# What it shows.
+
+
+class _Show(Protocol):
+    """Shows how far it is: bytes of the input, lines, the same in words, and why it waits."""
+
+    def __call__(self, offset: int, lines: int, text: str, why: str = "") -> None: ...
+
+
+@contextmanager
+def _progress(output: Output, source: Source) -> Generator[_Show]:
+    """Give what shows how far it is: a bar on a terminal, else a line every few seconds."""
+    console = Console(stderr=True)
+    is_terminal = console.is_terminal and not console.is_dumb_terminal
+    sized = (BarColumn(20), TaskProgressColumn(), TimeRemainingColumn()) if source.size else ()
+    with Progress(*sized, TextColumn("{task.description}"), console=console, disable=not is_terminal) as bar:
+        bar.add_task("", total=source.size)
+        bar.add_task("", total=None, visible=False)  # for the rate
+        task, rate = bar.tasks
+        next_line, why_before = time.monotonic() + LINE_SECONDS, ""
+
+        def show(offset: int, lines: int, text: str, why: str = "") -> None:
+            nonlocal next_line, why_before
+            bar.update(rate.id, completed=lines)
+            text += "" if rate.speed is None else f", {rate.speed:,.0f}/s"
+            bar.update(task.id, completed=offset, description=f"[yellow]{why}" if why else text)
+            if is_terminal or (time.monotonic() < next_line and why == why_before):
+                return
+            next_line, why_before = time.monotonic() + LINE_SECONDS, why
+            left = "" if task.time_remaining is None else f"{duration(task.time_remaining)} left"
+            parts = (text, f"{task.percentage:.0f} %" if source.size else "", left, why)
+            output.note("backfill: " + ", ".join(part for part in parts if part))
+
+        yield show
+
+
+def _show(engine: Engine, show: _Show) -> None:
+    totals = engine.totals
+    rejected = totals.rejected + totals.dead
+    text = f"{totals.sent:,} sent" + (f", {rejected:,} rejected" if rejected else "")
+    why = "stopping: waiting for what is on its way" if engine.stopping else _STATES.get(engine.state, "")
+    if not engine.stopping and why and engine.next_try_in >= 1:
+        why += f"; next try in {duration(engine.next_try_in)}"
+    show(engine.offset, engine.sent, text, why)
+
+
+def _document(ending: str, totals: Totals, **more: object) -> dict[str, Any]:
+    """Return what a run came to, for programs."""
+    return {
+        "ending": ending,
+        "read": totals.read,
+        "sent": totals.sent,
+        "rejected": totals.rejected + totals.dead,
+        "reasons": dict(_by_count(totals)),
+        "duplicates": totals.duplicates,
+        "strangers": totals.strangers,
+        "stranger_lines": totals.stranger_lines,
+        "waiting": totals.waiting,
+        "uncertain": totals.uncertain,
+        "broken_off": totals.broken_off,
+        **more,
+    }
+
+
+def _tell_left_out(output: Output, totals: Totals) -> None:
+    if totals.duplicates:
+        output.say(f"{totals.duplicates:,} left out as duplicates, with the PSP and the IDs of an earlier line")
+    if totals.strangers:
+        output.say(
+            f"{counted(totals.strangers, 'line has', 'lines have')} an ID of an earlier line, and another shopper's "
+            f"e-mail address. Check that the column of that ID is the right one, and whole. "
+            f"{_named(totals.stranger_lines, totals.strangers)}"
+        )
+
+
+def _named(numbers: Sequence[int], count: int = 0) -> str:
+    return f"Lines: {', '.join(map(str, numbers))}{', ...' if count > len(numbers) else ''}"
+
+
+def _tell_reasons(output: Output, totals: Totals) -> None:
+    for reason, count in _by_count(totals):
+        output.say(f"  {count:,} {reason}")
+
+
+def _by_count(totals: Totals) -> list[tuple[str, int]]:
+    return sorted(totals.reasons.items(), key=lambda item: -item[1])

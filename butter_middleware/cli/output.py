@@ -212,8 +212,8 @@ def output_options(*, reveal: bool = False) -> Callable[[Callable[Concatenate[Ou
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Return `1 record`, `2 records`."""
-    return f"{count} {one if count == 1 else many or one + 's'}"
+    """Return `1 record`, `2,000 records`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def moment(seconds: float | None) -> str | None:

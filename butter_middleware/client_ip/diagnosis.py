@@ -84,7 +84,7 @@ class Diagnosis:
             yield Finding("never_trusted", f"{message} Add its network; a Unix socket is 'unix:'.")
         if result.reason is Reason.SERVER_REWRITE_CONFLICT:
             message = "the server replaces the peer by what the shopper wrote (uvicorn's --forwarded-allow-ips '*')."
-            yield Finding("rewrite", f"{message} Start it with --no-proxy-headers.")
+            yield Finding("rewrite", f"{message} Start it with --no-proxy-headers, or see server_rewrite_conflict.")
 
     def _unused(self, scope: Mapping[str, Any], result: ClientIP) -> Iterator[Finding]:
         """Find the platforms' headers that say another address than the one that was resolved.

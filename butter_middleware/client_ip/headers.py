@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
+from butter_middleware._utils.asgi import given_peer
 from butter_middleware.client_ip.address import Address, TcpPeer, parse_forwarded_node, parse_host
 
 ELEMENTS: Final = 32
@@ -12,35 +13,45 @@ ELEMENTS: Final = 32
 _PAIR: Final = re.compile(
     rb'[ \t;]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*+)"|([^ \t";,]*+))[ \t]*(?=;|\Z)', re.DOTALL
 )
+_REWRITING: Final = (b"x-forwarded-for", b"forwarded", b"x-real-ip")
+"""The headers of which servers make a peer, if they are told to."""
+GRANIAN_UNIX: Final = ("", "0")
+"""What Granian gives for a Unix socket. No server that reads a header gives the port as text."""
 _QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
 
 
 def peer_of(scope: Mapping[str, Any]) -> TcpPeer:
-    """Read `scope["client"]`. Only None is a Unix socket: into a string, servers copy what an attacker wrote."""
-    client: Any = scope.get("client", "")
+    """Read the peer. A string is never proof of a Unix socket: servers copy into one what an attacker wrote."""
+    client = given_peer(scope)
     if client is None:
         return TcpPeer(None, unix=True)
     if not isinstance(client, list | tuple) or not client or not isinstance(client[0], str):
         return TcpPeer(None)
+    if tuple(cast("list[Any]", client)) == GRANIAN_UNIX:
+        return TcpPeer(None, unix=True)
     return TcpPeer(parse_host(client[0]), False, cast("list[Any]", client))  # noqa: FBT003 - the faster call
 
 
-def has_port_zero(peer: TcpPeer) -> bool:
-    """Whether the server replaced the peer by what a header says, without a port: no client connects from port 0."""
-    return peer.address is not None and _port_of(peer) == 0
+def portless(peer: TcpPeer) -> bool:
+    """Whether the port is 0, from which no client connects: the peer was not read from a socket."""
+    return _port_of(peer) == 0
 
 
 def rewritten(scope: Mapping[str, Any], peer: TcpPeer) -> bool:
-    """Whether the server looks to have replaced the peer by an element of X-Forwarded-For, as uvicorn does by default.
+    """Whether the server may have replaced the peer by what a header says, as uvicorn does by default.
 
-    It then gives the port 0, or the one that the element has. So an element counts only with the very port of the peer:
-    were the host enough, a shopper who comes without a proxy could look rewritten by writing his own address.
+    It then gives the port of the element, or 0. Port 0 alone proves nothing: adapters without sockets give it, too. So
+    the peer must stand in a header. With a port, it counts only beside the very port: if the host were enough, a
+    shopper who comes without a proxy could look rewritten by writing his own address.
     """
     port = _port_of(peer)
     if peer.address is None or port is None:
         return False
+    host: str = peer.client[0]
     if port == 0:
-        return True
+        # Read as loosely as any server reads: Daphne takes the first element, Hypercorn also that of Forwarded.
+        text = host.encode("latin-1", "replace").lower()
+        return any(text in line.lower() for name in _REWRITING for line in lines(scope, name))
     header_lines = lines(scope, b"x-forwarded-for")
     if not header_lines:
         return False
@@ -48,7 +59,6 @@ def rewritten(scope: Mapping[str, Any], peer: TcpPeer) -> bool:
     comma = first.find(b",")
     # With --forwarded-allow-ips '*' it is the leftmost, which may lie beyond the elements that are looked at.
     leftmost = first if comma < 0 else first[:comma]
-    host = peer.client[0]
     return any(_says(element, host, port) for element in (leftmost, *elements(header_lines)))
 
 

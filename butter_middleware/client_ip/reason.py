@@ -99,7 +99,11 @@ _REMEDIES: Final = {
     Reason.HEADER_MISSING: "The platform's header did not come: check which platform stands before the app.",
     Reason.DUPLICATE_HEADER: "Let the platform replace the header instead of adding a second one.",
     Reason.REQUIRED_HEADER: "The request did not come through the platform, or its ID is not the configured one.",
-    Reason.SERVER_REWRITE_CONFLICT: "Start uvicorn with --no-proxy-headers: it trusts what the shopper wrote.",
+    Reason.SERVER_REWRITE_CONFLICT: (
+        "The server took the peer from a header that the shopper may have written. Start uvicorn with "
+        "--no-proxy-headers, or leave out what does the same elsewhere (Daphne's --proxy-headers, Hypercorn's "
+        "ProxyFixMiddleware). For Mangum behind a load balancer, set client_ip=client_ip.aws_alb()."
+    ),
     Reason.NO_PEER: "The server gives no peer address: use a strategy that reads a header.",
     Reason.TOKEN_MALFORMED: "Send the beacon's token as it came, whole, and only once.",
     Reason.TOKEN_FORGED: "Give the beacon and the shop the same keys; an old key goes when its last token has expired.",

@@ -26,9 +26,9 @@ from butter_middleware.client_ip.headers import (
     elements,
     forwarded_elements,
     forwarded_for,
-    has_port_zero,
     lines,
     peer_of,
+    portless,
     rewritten,
 )
 from butter_middleware.client_ip.reason import Reason
@@ -109,16 +109,17 @@ class _Base:
 class Peer(_Base):
     """No proxy stands before the app: the TCP peer is the shopper.
 
-    A peer with port 0 was put there by the server, out of a header that the shopper may have written
-    (`server_rewrite_conflict`). No header is read: start uvicorn with --no-proxy-headers, so that it reads none either.
+    No header is read for it. A peer without a port that also stands in a header was put there by the server, and the
+    shopper may have written that header (`server_rewrite_conflict`): start uvicorn with --no-proxy-headers.
     """
 
     allow_private: bool = field(default=False, kw_only=True)
 
-    def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:  # noqa: ARG002 - as all of them
+    def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         if peer.address is None:
             return Reason.NO_PEER
-        return Reason.SERVER_REWRITE_CONFLICT if has_port_zero(peer) else peer.address
+        # With a port, a shopper could look rewritten by writing his own address and port.
+        return Reason.SERVER_REWRITE_CONFLICT if portless(peer) and rewritten(scope, peer) else peer.address
 
 
 @dataclass(frozen=True)
@@ -333,4 +334,6 @@ def _guarded(
         return found
     if peer.within(networks):
         return Reason.NO_UNTRUSTED_HOP if not isinstance(found, Reason) and found in networks else found
-    return _vouched(found, peer) if rewritten(scope, peer) else Reason.UNTRUSTED_PEER
+    # A peer without a port may have been read from the very header of the strategy, whatever it is called.
+    replaced = rewritten(scope, peer) or (portless(peer) and found == peer.address)
+    return _vouched(found, peer) if replaced else Reason.UNTRUSTED_PEER

@@ -176,9 +176,11 @@ class CircuitBreaker:
         if kind is AnswerKind.INVALID:
             return self._refuse(pending, answer)
         if kind is AnswerKind.BUSY:
+            self._probe_failed()
             return [self._retry(pending, answer)]
         if kind is AnswerKind.IMPOSTOR:
             self._impostors += 1
+            self._probe_failed()
             if self._impostors >= IMPOSTORS_TO_HOLD:
                 self._hold(answer, "something else answers in Butter's place: check base_url, proxies and firewalls")
             return [self._later(pending)]
@@ -268,6 +270,7 @@ class CircuitBreaker:
     def _refuse(self, pending: Pending, answer: Answer) -> list[Settlement]:
         self._invalid += 1
         if self._invalid < INVALID_TO_HOLD:
+            self._probe_failed()
             return [self._dead_letter(pending, answer)]
         self._hold(answer, "Butter finds every record invalid: a bad deploy, or a changed contract")
         return [self._later(pending)]
@@ -326,6 +329,11 @@ class CircuitBreaker:
             self._limit = max(1, self._limit // 2)
             self._become(BreakerState.PAUSED, answer.code)
         self._wake_at = max(self._wake_at, self._monotonic() + (answer.retry_after or THROTTLED_SECONDS))
+
+    def _probe_failed(self) -> None:
+        """Let the next probe come later, after an answer that changes no state."""
+        if self.state is not BreakerState.OK:
+            self._probe_later()
 
     def _probe_later(self, least: float = 0.0) -> None:
         now = self._monotonic()

@@ -29,7 +29,7 @@ WRAPPERS: Final = frozenset(
         *("attributes", "body", "content", "data", "object", "payload", "psp", "response", "result", "results"),
         *("success", "target"),
         *get_args(Psp),
-        *("charge", "charges", "checkout", "checkout_session", "session"),
+        *("charge", "charges", "checkout", "checkout_session", "session", "setup_intent"),
         *("intent", "payment_intent", "payment", "payments", "payment_response"),
         *("invoice", "order", "purchase", "subscription", "transaction", "transactions"),
     }
@@ -43,6 +43,8 @@ _REFERENCES: Final = frozenset(
     for suffix in ("", "id", "reference")
 )
 """Keys by which an object says which payment of its list is its own."""
+_NAMING: Final = tuple(name for name in EVIDENCE_IDS if name != "network_transaction_id")
+"""The IDs by which objects of one checkout name one another."""
 _DEEPEST: Final = 8
 _MOST: Final = 1000
 """Objects of a response that are looked at, a fraction of a millisecond each: one with more is not a checkout."""
@@ -82,6 +84,8 @@ class Shape:
     """Keys that say what stands under them..."""
     when_under: str = ""
     """...so that this is enough there. Asked after `when` of all shapes."""
+    never_under: tuple[str, ...] = ()
+    """Keys that say that what stands under them is another thing, however alike."""
     when_at: str = ""
     """Enough where the merchant points by `at`, if that is not what is enough under such a key."""
 
@@ -132,18 +136,22 @@ class Shape:
 
 REFUSED: Final = Shape(
     "refusal",
-    when="says(success, 'false') || says(is_success, 'false') || says(ok, 'false')",
+    when="says(success, 'false') || says(is_success, 'false') || says(ok, 'false') || refund.id",
     unpaid=NEVER,
     pending="`true`",
+)
+_UNDER_WAY: Final = (
+    "'error', 'fail', 'failed', 'declined', 'refused', 'pending', 'processing', 'requires_action', "
+    "'requires_payment_method'"
 )
 STEP: Final = Shape(
     "error, link or step",
     when=(
         "error || errors || client_secret || client_token || requires_action || error_name || redirect_url || "
-        "(url && length(keys(@)) <= `2`)"
+        f"(url && length(keys(@)) <= `2`) || says(status, {_UNDER_WAY})"
     ),
     unpaid=NEVER,
-    pending="client_secret || requires_action || error || errors",
+    pending=f"client_secret || requires_action || error || errors || says(status, {_UNDER_WAY})",
 )
 """What a shop answers before, or instead of, the payment. Asked last."""
 SEVERAL: Final = Shape("several payments", when="", unpaid=NEVER)
@@ -294,25 +302,26 @@ class Preset:
         if depth > _DEEPEST or next(budget, None) is None:
             return
         if isinstance(node, list):
-            items = [list(self._find(item, key, {}, budget, depth + 1)) for item in cast("list[object]", node)]
-            known = [item for item in items if any(one.shape in self.shapes for one in item)]
-            yield from self._listed(known or [item for item in items if item][:1], key, parent)
+            objects = filter(_is_container, cast("list[object]", node))
+            items = [list(self._find(item, key, {}, budget, depth + 1)) for item in objects]
+            yield from self._listed(items, key, parent)
         elif isinstance(node, dict):
             yield from self._within(cast("Object", node), key, budget, depth)
 
     def _listed(self, items: list[list[Found]], key: str | None, parent: Object) -> Iterator[Found]:
         """Give what a list holds, if it is of one checkout: there may be those of others in it."""
-        if key is None:
+        if key is None or not any(one.shape in self.shapes for item in items for one in item):
             yield from (one for item in items for one in item)
             return
         named = {value for name in _REFERENCES if (value := as_text(parent.get(name))) is not None}
         for chosen in (items, [item for item in items if not named.isdisjoint(_ids(item))]):
             every = [one for item in chosen for one in item]
-            if len(_joined([[one.shape.common(one.node)] for one in every])) == 1 or len(chosen) == 1:
+            # An item in which nothing is known may be a payment, too.
+            one_checkout = all(chosen) and len(_joined([[one.shape.common(one.node)] for one in every])) == 1
+            if one_checkout or len(chosen) == 1:
                 yield from (one._replace(lists=one.lists + 1) for one in every)
                 return
-        if items:
-            yield Found(SEVERAL, {}, NEVER, lists=1)
+        yield Found(SEVERAL, {}, NEVER, lists=1)
 
     def _within(self, node: Object, key: str | None, budget: Iterator[int], depth: int) -> Iterator[Found]:
         shape = self._shape(node, key)
@@ -331,7 +340,7 @@ class Preset:
 
     def _shape(self, node: Object, key: str | None) -> Shape | None:
         """Return the shape of an object that stands under `key`, or where the merchant points if that is None."""
-        rules = [(shape, shape.when) for shape in self.shapes]
+        rules = [(shape, shape.when) for shape in self.shapes if (key or "") not in map(normal.key, shape.never_under)]
         if key is None:
             rules += [(shape, shape.when_at or shape.when_under) for shape in self.shapes]
         else:
@@ -356,6 +365,10 @@ def _state(one: Found) -> str:
     return "which is no payment" if one.barrier == NEVER else f"not paid, by {one.barrier}"
 
 
+def _is_container(node: object) -> bool:
+    return isinstance(node, dict | list)
+
+
 def _telling(found: list[Found]) -> Found:
     """Return the first object that is paid, or else the first."""
     return next((one for one in found if not one.barrier), found[0])
@@ -367,7 +380,7 @@ def _fields(table: Mapping[str, str], node: object) -> dict[str, str]:
 
 def _ids(found: list[Found]) -> set[str]:
     every = (one.shape.common(one.node) for one in found)
-    return {fields[name] for fields in every for name in EVIDENCE_IDS if name in fields}
+    return {fields[name] for fields in every for name in _NAMING if name in fields}
 
 
 def _holds_one(node: object, words: set[str], depth: int = 0) -> bool:
@@ -384,7 +397,7 @@ def _joined(groups: list[list[dict[str, str]]]) -> list[dict[str, str]]:
     joined: list[dict[str, str]] = []
     seen: set[tuple[str, str]] = set()
     for group in groups:
-        ids = {(name, row[name]) for row in group for name in EVIDENCE_IDS if name in row}
+        ids = {(name, row[name]) for row in group for name in _NAMING if name in row}
         names_none = seen.isdisjoint(ids)
         seen |= ids
         if len(group) > 1 or names_none:
@@ -407,4 +420,4 @@ def _are_one(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     # The same shopper may be written in two ways, and no payment is told apart by the e-mail.
     shared = (one.keys() & other.keys()) - {ADDRESS, "customer_email"}
     same = all(one[name] == other[name] for name in shared)
-    return same and any(name in shared for name in EVIDENCE_IDS)
+    return same and any(name in shared for name in _NAMING)

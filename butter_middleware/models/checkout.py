@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Annotated, Any, Final, Literal, Self, TypedDict
@@ -50,9 +50,13 @@ def _text(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str):
-        if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
-            reason = "a lone surrogate, which no encoding can carry"
-            raise PydanticCustomError("surrogate", reason)
+        if not value.isprintable():
+            if "\0" in value:
+                reason = "a NUL character, which no database keeps"
+                raise PydanticCustomError("nul", reason)
+            if any("\ud800" <= character <= "\udfff" for character in value):
+                reason = "a lone surrogate, which no encoding can carry"
+                raise PydanticCustomError("surrogate", reason)
         return value.strip() or None
     return value
 
@@ -122,12 +126,19 @@ class Checkout(BaseModel):
     __str__ = __repr__
 
 
+def key_of(payload: Mapping[str, str]) -> str:
+    """Return a record's key: the digest of its PSP and its IDs."""
+    # Not customer_id: who has an account at the shop is not always known, and it names no payment.
+    identity = {name: value for name, value in payload.items() if name == "psp" or name in EVIDENCE_IDS}
+    return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A checkout on its way to Butter, ready for any queue: `to_json` and `from_json` are its wire form."""
 
     key: str
-    """Digest of the PSP and the IDs: two captures of one checkout have the same. Holds no personal data."""
+    """Digest of the PSP and the IDs of the payment: two captures of one checkout have the same. No personal data."""
     payload: str
     """The JSON text to post."""
     captured_at: float
@@ -139,9 +150,7 @@ class Record:
     def of(cls, checkout: Checkout, captured_at: float, traceparent: str = "") -> Self:
         """Make the record of a checkout that came at `captured_at`."""
         payload = checkout.payload()
-        identity = {k: v for k, v in payload.items() if k == "psp" or k.endswith("_id")}
-        digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16)
-        return cls(digest.hexdigest(), json.dumps(payload, ensure_ascii=False), captured_at, traceparent)
+        return cls(key_of(payload), json.dumps(payload, ensure_ascii=False), captured_at, traceparent)
 
     def to_json(self) -> str:
         """Return the record as JSON text, for a queue of the merchant's own."""

@@ -1,7 +1,7 @@
 """One request and its response: the raw capture, and the view of it that an extractor gets."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -10,7 +10,16 @@ from typing import Any, Final, NamedTuple, Self, cast
 
 from starlette.datastructures import Headers, QueryParams
 
-from butter_middleware._utils.asgi import RawHeaders, route_path
+from butter_middleware._utils.asgi import (
+    ALL_BYTES,
+    RawHeaders,
+    Scope,
+    given_peer,
+    make_rereadable,
+    raw,
+    raw_headers,
+    route_path,
+)
 from butter_middleware.errors import ExtractionError
 from butter_middleware.models.checkout import Checkout
 from butter_middleware.models.content_encoding import decode
@@ -31,7 +40,7 @@ class Capture(NamedTuple):
     query_string: bytes
     headers: RawHeaders
     client: Any
-    """As the scope has it: None, or a host and a port."""
+    """As `given_peer` has it: None, or a host and a port, or a host alone."""
     status_code: int
     response_headers: RawHeaders
     body: bytes
@@ -98,30 +107,39 @@ class Capture(NamedTuple):
 
 
 def snapshot(
-    scope: Mapping[str, Any], captured_at: float, pick: Callable[[RawHeaders], Mapping[str, str]] | None
+    scope: Scope, captured_at: float, pick: Callable[[RawHeaders], Mapping[str, str]] | None
 ) -> dict[str, Any]:
-    """Copy from a scope the request's part of a `Capture`. `pick` takes out of the headers the cookies to keep."""
-    headers: RawHeaders = [*scope["headers"]]
-    # ASGI says bytes. A middleware may have added text all the same, which neither Starlette nor its app need notice.
-    if not _BYTES.issuperset(map(type, chain.from_iterable(headers))):
-        headers = [(_raw(name).lower(), _raw(value)) for name, value in headers]
+    """Copy from a scope the request's part of a `Capture`. `pick` takes out of the headers the cookies to keep.
+
+    What can be read once is replaced in the scope by what it gives.
+    """
+    kept = _uncredentialed(scope)
+    if kept is None or not ALL_BYTES(map(type, chain.from_iterable(kept))):
+        make_rereadable(scope)
+        kept = [header for header in raw_headers(scope["headers"]) if header[0] not in CREDENTIAL_HEADERS]
+    query = scope.get("query_string", b"")
     return {
         "method": scope["method"],
         "path": route_path(scope),
-        "query_string": _raw(scope.get("query_string", b"")),
+        "query_string": query if type(query) is bytes else raw(query),
         # ASGI says that these names are in lower case. Should a server not know, the outbox on a disk looks again.
-        "headers": [header for header in headers if header[0] not in CREDENTIAL_HEADERS],
-        "client": scope.get("client"),
+        "headers": kept,
+        "client": given_peer(scope),
         "captured_at": captured_at,
-        "cookies": {} if pick is None else pick(headers),
+        "cookies": {} if pick is None else pick(raw_headers(scope["headers"])),
     }
 
 
-_BYTES: Final = frozenset({bytes})
-
-
-def _raw(text: bytes | str) -> bytes:
-    return text.encode("latin-1", "replace") if isinstance(text, str) else bytes(text)
+def _uncredentialed(scope: Scope) -> RawHeaders | None:
+    """Return the headers to keep. None if headers or peer are not the lists and pairs that most servers give."""
+    headers: Any = scope["headers"]
+    client: Any = scope.get("client")
+    if type(headers) is not list or (type(client) is not tuple and isinstance(client, Iterator)):
+        return None
+    try:
+        return [header for header in cast("RawHeaders", headers) if header[0] not in CREDENTIAL_HEADERS]
+    except TypeError:  # an iterator is no pair
+        return None
 
 
 def _to_text(headers: RawHeaders) -> list[tuple[str, str]]:

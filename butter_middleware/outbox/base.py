@@ -1,11 +1,12 @@
 """What an outbox is: the one method that any queue can offer, and the store that the pipeline needs of its own.
 
     captured ──a──► pending ──d──► delivered
-       │ │ │            │ ▲
-       │ │ │            │ └─e── (retried)
-       │ │ └──b──► parked ──┐   └──f──► dead
-       │ └──c──► skipped    │
-       └────────────g───────┘
+       │ │ │         │ ▲ │
+       │ │ │         │ └─┴──e (retried)
+       │ │ │         └──f──► dead
+       │ │ └──b──► parked ─┐
+       │ └──c──► skipped   │
+       └─────────g─────────┘
 
 a  The extractor gave records; each is added once, by its key. Of a checkout in two parts (`parts`) the capture becomes
    a part, and the one that completes it adds the record in the same transaction; a part that stays alone expires.

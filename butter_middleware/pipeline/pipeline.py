@@ -11,6 +11,7 @@ from threading import RLock
 from typing import Any, Final, TypeVar
 
 from butter_middleware._utils import log_thread
+from butter_middleware._utils.asgi import Scope
 from butter_middleware._utils.futures import Backoff, failed, wait_at_most
 from butter_middleware.capture.annotations import SCOPE_KEY, Notes, plain
 from butter_middleware.capture.routes import CheckoutRoute
@@ -95,6 +96,8 @@ class Pipeline:
         self._kept: Store | None = None
         """The store in memory of an earlier start."""
         self._faults: tuple[str, ...] = ()
+        self._unheard: set[tuple[str, int]] = set()
+        """Routes and statuses of which it was said that an annotation had no effect."""
         self._diagnosis = Diagnosis(self.components.strategy)
         self._read_capture = self.components.wrap_reader(self.components.make_reader(self._observe).read)
         self.reporter = StatusReporter(self, self.components)
@@ -272,7 +275,7 @@ class Pipeline:
         leads.add_done_callback(told)
         return [*ready, participant.sender.ready]
 
-    def snapshot(self, scope: Mapping[str, Any]) -> dict[str, Any]:
+    def snapshot(self, scope: Scope) -> dict[str, Any]:
         """Copy from the scope what a capture needs, before the app can change it. Raises if it is not a scope."""
         return snapshot(scope, self._clock(), self._cookies)
 
@@ -309,18 +312,17 @@ class Pipeline:
         Raises:
             ButterError: it could not be taken.
         """
-        for attempt in range(GIVE_TRIES):
+        for _try in range(GIVE_TRIES - 1):
             self.start()
             thread, participant = self._thread, self._participant
-            try:
-                if thread is None or participant is None:
-                    raise _NotStartedError
-                give(thread, participant)
-            except (OutboxClosedError, _NotStartedError):
-                if attempt == GIVE_TRIES - 1:
-                    raise
-            else:
-                return
+            if thread is not None and participant is not None:
+                with suppress(OutboxClosedError):
+                    give(thread, participant)
+                    return
+        self.start()
+        if self._thread is None or self._participant is None:
+            raise _NotStartedError
+        give(self._thread, self._participant)
 
     def _waits(self) -> bool:
         if not self._wait.until or not self._backoff.left:
@@ -344,13 +346,16 @@ class Pipeline:
         if not done:
             self._events.emit(NotDurableInTime(reason=self._wait.until))
 
-    def skip(self, route: CheckoutRoute, reason: Skip) -> None:
-        """Count a response that is not captured."""
-        remedy = _REMEDIES.get(reason)
-        if remedy is None:
-            self._events.count(Skipped, route.name, reason)
+    def skip(self, route: CheckoutRoute, reason: Skip, annotated_status: int | None = None) -> None:
+        """Count a response that is not captured. If its endpoint annotated, say so once for each route and status."""
+        message = _REMEDIES.get(reason, "")
+        if not message and annotated_status is not None and (route.name, annotated_status) not in self._unheard:
+            self._unheard.add((route.name, annotated_status))
+            message = _UNHEARD.get(reason, "").format(status=annotated_status)
+        if message:
+            self._events.emit(Skipped(route=route.name, reason=reason, message=f"{route}: {message}"))
         else:
-            self._events.emit(Skipped(route=route.name, reason=reason, message=f"{route}: {remedy}"))
+            self._events.count(Skipped, route.name, reason)
 
     def fault(self, error: Exception) -> None:
         """Count a fault of the middleware itself, and log it without what it may quote."""
@@ -362,9 +367,17 @@ class Pipeline:
 
     def add(self, checkout: Checkout) -> None:
         """Take a whole checkout."""
-        records = self.record_of(checkout)
+        try:
+            records = self.record_of(checkout)
+        except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
+            self.fault(error)
+            return
         if records:
             self.add_records(records)
+
+    def nothing_recorded(self, message: str) -> None:
+        """Tell that `butter.record` got nothing that it can take. It raises nothing inside a checkout."""
+        self._events.emit(Lost(reason="TypeError", message=message, level=logging.ERROR))
 
     def add_records(self, records: Sequence[Record]) -> "Future[int]":
         """Take records made outside a request. The future gives how many were known already."""
@@ -378,18 +391,18 @@ class Pipeline:
             return failed(error)
         return addition.done
 
-    def record(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> None:
-        """Take the fields of a checkout, and the shopper's request."""
+    def record(self, scope: Scope, fields: Mapping[str, object]) -> None:
+        """Take the fields of a checkout, and the scope of the shopper's request."""
         try:
-            capture = self._recorded(request, fields)
+            capture = self._recorded(scope, fields)
             self.capture(self.routes.find(capture.method, capture.path), capture)
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
             self.fault(error)
 
-    def records(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> Sequence[Record]:
+    def records(self, scope: Scope, fields: Mapping[str, object]) -> Sequence[Record]:
         """Return the records of a checkout that is recorded in a transaction. They are read on this thread."""
         try:
-            capture = self._recorded(request, fields)
+            capture = self._recorded(scope, fields)
             route = self.routes.find(capture.method, capture.path)
             result = self._read_now(capture, route)
             if result is None or result.parked is not None or not result.records:
@@ -425,9 +438,9 @@ class Pipeline:
         self._events.emit(Skipped(reason=Skip.DRY_RUN, times=len(records)))
         return ()
 
-    def _recorded(self, request: Mapping[str, Any], fields: Mapping[str, object]) -> Capture:
-        notes: Notes | None = request.get(SCOPE_KEY)
-        seen = self.snapshot(request) if notes is None else notes.request
+    def _recorded(self, scope: Scope, fields: Mapping[str, object]) -> Capture:
+        notes: object = scope.get(SCOPE_KEY)
+        seen = notes.request if isinstance(notes, Notes) else self.snapshot(scope)
         return Capture(
             **seen,
             status_code=0,
@@ -626,3 +639,18 @@ _REMEDIES: Final = {
     Skip.TOO_LARGE: "the response is longer than max_body_bytes and was not captured. Raise max_body_bytes.",
     Skip.UNCAPTURABLE: "the response is a file sent by the server, whose body cannot be read. Annotate instead.",
 }
+_UNHEARD: Final = {
+    Skip.STATUS: (
+        "the endpoint annotated, and answered {status}, which is not a success, so there is no record. After a "
+        "payment, answer 2xx, 302 or 303. If nothing was paid, all is well."
+    ),
+    Skip.UNANSWERED: (
+        "the endpoint annotated, and the app ended without an answer, so there is no record. If the payment goes "
+        "through before that, call butter.record(request, ...) right after it."
+    ),
+    Skip.INCOMPLETE: (
+        "the endpoint annotated, and the response was not finished, so there is no record. Look for what broke it. "
+        "If the shopper left, leave extract out, and annotate all fields before the response begins."
+    ),
+}
+"""What is said of a response that was annotated, if nothing is said of the others."""

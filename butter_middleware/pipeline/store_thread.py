@@ -304,27 +304,31 @@ class StoreThread:
         now = time.monotonic()
         if not self.looked:
             self._leader.look(now)  # first of all: a response may wait for what this process sends
-        full = now < self._full_until
-        busy = self._settle()
-        if not full or self._stop_at is not None:
-            try:
-                busy |= self._append() | self._add() | self._resolve() | self._reload()
-            except Exception as error:
-                if fault_of(error) is not Fault.FULL or self._stop_at is not None:
-                    raise
-                self.alerts.raise_("full", FULL)
-                self._full_until = now + self._backoff
-                self._backoff = min(2 * self._backoff, LAST_BACKOFF)
-            else:
-                if busy:
-                    self._backoff = FIRST_BACKOFF
-                if not (self._intake or self._additions or self._resolutions or self._settlements):
-                    self.alerts.resolve("full")
-                    self.alerts.resolve("fault")
+        busy = self._settle()  # in a full file these go first: they make room
+        if now >= self._full_until or self._stop_at is not None:
+            busy |= self._grow(now)
         if self._stop_at is None:
             busy |= self._leader.look(now)
         if busy:
             self.store.checkpoint(idle=False)
+        return busy
+
+    def _grow(self, now: float) -> bool:
+        """Do what may make the file grow. Return whether there was any."""
+        try:
+            busy = self._append() | self._add() | self._resolve() | self._reload()
+        except Exception as error:
+            if fault_of(error) is not Fault.FULL or self._stop_at is not None:
+                raise
+            self.alerts.raise_("full", FULL)
+            self._full_until = now + self._backoff
+            self._backoff = min(2 * self._backoff, LAST_BACKOFF)
+            return False
+        if busy:
+            self._backoff = FIRST_BACKOFF
+        if not (self._intake or self._additions or self._resolutions or self._settlements):
+            self.alerts.resolve("full")
+            self.alerts.resolve("fault")
         return busy
 
     def _rest(self) -> None:

@@ -27,6 +27,7 @@ _KINDS: Final = {
     "email": "not an e-mail address",
     "ipv4": "not an IPv4 address",
     "surrogate": "holds a lone surrogate, which no encoding can carry",
+    "nul": "holds a NUL character, which no database keeps",
 }
 """Pydantic's codes, and those of `Checkout`, in words."""
 _NAME: Final = re.compile(r"[a-z_]{1,40}")

@@ -265,7 +265,12 @@ class Reader:
         # A server that calls has a name of its own, which is not the shopper's.
         agent = dict(capture.headers).get(b"user-agent", b"") if route.from_shopper else b""
         fields = (
-            _given({"psp": None if route is _UNROUTED else route.psp, "user_agent": agent.decode("latin-1")})
+            _given(
+                {
+                    "psp": None if route is _UNROUTED else route.psp,
+                    "user_agent": agent.decode("latin-1").replace("\0", ""),
+                }
+            )
             | _given(capture.annotations)
             | _given(result)
             | {"ipv4_address": ipv4}

@@ -114,7 +114,7 @@ def test_what_is_no_request_fails_no_checkout(shop: tuple[FastAPI, Butter], capl
     butter.checkout_route("/checkout/{cart_id}", psp="stripe", methods=["PUT"])(lambda _response: None)
     assert TestClient(app).put("/checkout/1", json={"email": "a@example.com"}).json() == {"status": "paid"}
     for kind in ("Order", "NoneType"):
-        assert f"it got {kind}, which is no request. Pass the endpoint's own" in caplog.text
+        assert f"it got {kind}, which is not a request. Pass the endpoint's own" in caplog.text
     assert "a@example.com" not in caplog.text
 
 

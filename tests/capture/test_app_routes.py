@@ -170,9 +170,8 @@ def test_the_middleware_is_found_in_an_app(place: Callable[[Butter], Any]) -> No
 @pytest.mark.parametrize("lifespan", [True, False])
 def test_a_typo_is_said_when_the_app_starts(caplog: pytest.LogCaptureFixture, *, lifespan: bool) -> None:
     """At the start, or with the first request of an app that sees no lifespan, and once."""
-    app = added(butter_of("/chekout/{cart}"))
-    with caplog.at_level(logging.WARNING, "butter_middleware"):
-        client = TestClient(app)
+    with butter_of("/chekout/{cart}") as butter, caplog.at_level(logging.WARNING, "butter_middleware"):
+        client = TestClient(added(butter))
         if lifespan:
             with client:
                 pass
@@ -186,12 +185,12 @@ def test_a_typo_is_said_when_the_app_starts(caplog: pytest.LogCaptureFixture, *,
 
 def test_a_butter_of_two_apps_is_not_accused(caplog: pytest.LogCaptureFixture) -> None:
     """The inner app's routes count for the outer one's middleware, which has the same Butter."""
-    butter = butter_of("/checkout/{cart}")
-    outer = mounted(added(butter))
-    outer.add_middleware(ButterMiddleware, butter=butter)
-    with TestClient(outer) as client:
-        client.get("/")
-    assert log_thread.settle(10)
+    with butter_of("/checkout/{cart}") as butter:
+        outer = mounted(added(butter))
+        outer.add_middleware(ButterMiddleware, butter=butter)
+        with TestClient(outer) as client:
+            client.get("/")
+        assert log_thread.settle(10)
     assert [each for each in caplog.records if "no route" in each.getMessage()] == []
 
 

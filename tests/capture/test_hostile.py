@@ -462,7 +462,7 @@ def test_a_value_of_a_wrong_kind_says_so(options: dict[str, Any], says: str) -> 
     [
         ({"path": ANY}, "path template None"),
         ({"path": b"/checkout"}, "path template b'/checkout'"),
-        ({"path": "/checkout\n"}, "no absolute path"),
+        ({"path": "/checkout\n"}, "not an absolute path"),
         ({"methods": (1,)}, r"Write methods=\('POST',\)"),
         ({"methods": ("",)}, r"Write methods=\('POST',\)"),
         ({"methods": 5}, r"Write methods=\('POST',\)"),

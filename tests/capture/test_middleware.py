@@ -44,8 +44,12 @@ def invoices(fake: FakeButter) -> list[Any]:
         tuple(JSON),
         [(b"Content-Type", b"Application/JSON; charset=utf-8")],
         [[b"content-type", b"application/vnd.shop+json"]],
+        [(b"Content-Type", b"text/json; charset=utf-8")],
+        [("Content-Type", "application/json"), ("x-frame-options", "DENY"), ("set-cookie", "caf\xe9\u20ac")],
+        [*JSON, ("x-frame-options", "DENY")],
+        [(bytearray(b"content-type"), memoryview(b"application/json"))],
     ],
-    ids=["list", "tuple", "mixed case", "pairs as lists"],
+    ids=["list", "tuple", "mixed case", "pairs as lists", "text/json", "text", "one as text", "buffers"],
 )
 async def test_headers_of_any_shape_are_read(butter: Butter, fake: FakeButter, headers: Any) -> None:
     """A response is JSON by its content type, however its headers are written."""
@@ -62,6 +66,36 @@ async def test_one_shot_headers_are_forwarded_whole(butter: Butter, fake: FakeBu
     assert seen[0]["headers"] == [*JSON, (b"x-shop", b"1")]
     await settled(butter)
     assert invoices(fake) == ["in_1"]
+
+
+async def test_headers_in_iterators_reach_server_and_app(butter: Butter, fake: FakeButter) -> None:
+    """ASGI says iterables: of headers, of each pair, and of the peer. What is read once is read by both sides."""
+    seen: list[Any] = []
+
+    def once(pairs: list[tuple[bytes, bytes]]) -> Iterator[Iterator[bytes]]:
+        return iter([iter(pair) for pair in pairs])
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        seen.extend([[tuple(pair) for pair in scope["headers"]], [*scope["client"]]])
+        await send(start(headers=once(JSON)))
+        await send(body(PAID_BODY))
+
+    given = http_scope()["headers"]
+    sent = await drive(ButterMiddleware(app, butter), http_scope(headers=once(given), client=iter(("10.0.0.1", 80))))
+    assert ([tuple(pair) for pair in sent[0]["headers"]], seen) == (JSON, [given, ["10.0.0.1", 80]])
+    await settled(butter)
+    assert invoices(fake) == ["in_1"]
+
+
+async def test_a_peer_of_a_wrong_kind_costs_no_record_on_disk(
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
+) -> None:
+    """What JSON cannot carry is no peer, and the capture is kept all the same."""
+    butter = make_butter(outbox=tmp_path / "butter.db")
+    for client in ({1}, (b"10.0.0.1", object()), object(), iter([b"x"])):
+        await drive(ButterMiddleware(sends(start(), body(PAID_BODY)), butter), http_scope(client=client))
+    await settled(butter)
+    assert (invoices(fake), butter.status().skipped, butter.status().faults) == (["in_1"], {"duplicate": 3}, {})
 
 
 async def test_headers_may_be_absent(butter: Butter, fake: FakeButter) -> None:
@@ -137,6 +171,37 @@ async def test_a_body_over_the_cap_passes_and_is_counted(
     sent = [start(headers=headers), *[body(b"x" * 50, more_body=True)] * 3, body()]
     assert await drive(ButterMiddleware(sends(*sent), butter), http_scope()) == sent
     assert butter.status().skipped == {"too_large": 1}
+
+
+@pytest.mark.parametrize("kind", ["http.response.body", "http.response.pathsend"])
+@pytest.mark.parametrize(
+    "route", [ROUTE, CheckoutRoute("/checkout/{cart_id}", psp="stripe")], ids=["reads", "annotates"]
+)
+async def test_a_body_without_a_start_is_no_checkout(
+    make_butter: Callable[..., Butter], fake: FakeButter, route: CheckoutRoute, kind: str
+) -> None:
+    """A response that never began is none, whatever its endpoint annotated."""
+    butter = make_butter(route)
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        annotate(scope, customer_email="shopper@example.com", invoice_id="in_2")
+        await send({"type": kind, "body": PAID_BODY, "path": "/thanks"})
+
+    await drive(ButterMiddleware(app, butter), http_scope())
+    await settled(butter)
+    assert (invoices(fake), butter.status().skipped, butter.status().captured) == ([], {"unanswered": 1}, 0)
+
+
+@pytest.mark.parametrize("fault", [start(headers=[(b"x",)]), body(object(), more_body=True)], ids=["start", "body"])
+async def test_after_a_fault_of_its_own_the_capture_is_given_up(
+    butter: Butter, fake: FakeButter, fault: Message
+) -> None:
+    """Half of a response is never read as a whole one: the fault is counted, and the response passes."""
+    sent = [start(), body(PAID_BODY[:10], more_body=True), fault, body(PAID_BODY[10:])]
+    assert await drive(ButterMiddleware(sends(*sent), butter), http_scope()) == sent
+    await settled(butter)
+    status = butter.status()
+    assert (invoices(fake), status.captured, status.skipped, sum(status.faults.values())) == ([], 0, {}, 1)
 
 
 async def test_without_a_last_message_nothing_is_extracted(butter: Butter, fake: FakeButter) -> None:
@@ -302,6 +367,34 @@ async def test_a_request_body_is_kept_whole_or_not_at_all(
     await drive(ButterMiddleware(app, butter), http_scope(headers=http_scope()["headers"] + headers), receive)
     await settled(butter)
     assert found == [kept]
+
+
+@pytest.mark.parametrize("cap", [20, 19])
+async def test_a_body_of_exactly_the_cap_is_kept(
+    make_butter: Callable[..., Butter], fake: FakeButter, cap: int
+) -> None:
+    """`max_body_bytes` is the longest that is kept, of a request and of a response."""
+    found: list[int] = []
+
+    def extract(response: CheckoutResponse) -> dict[str, Any]:
+        found.extend((len(response.request.body), len(response.body)))
+        return {"invoice_id": "in_9", "customer_email": "a@example.com"}
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"x" * 20, "more_body": False}
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(start(headers=[*JSON, (b"content-length", b"19")]))
+        await send(body(b" " * 19))
+
+    butter = make_butter(
+        CheckoutRoute("/checkout/{cart_id}", "stripe", extract, capture_request_body=True), max_body_bytes=cap
+    )
+    await drive(ButterMiddleware(app, butter), http_scope(), receive)
+    await settled(butter)
+    assert (found, butter.status().parked) == (([20, 19], 0) if cap == 20 else ([], 1))
+    assert invoices(fake) == (["in_9"] if cap == 20 else [])
 
 
 async def test_a_request_body_over_the_cap_parks_only_who_reads_it(make_butter: Callable[..., Butter]) -> None:

@@ -1,15 +1,22 @@
-"""Templates match as Starlette's do, and an overlap is found before a request falls into it."""
+"""The requests that Starlette gives to a route are the checkouts of our route with the same template."""
 
+import re
+from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from fuzzing import tries
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from starlette.routing import Match, Route
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Mount, Route
+from starlette.testclient import TestClient
 
-from butter_middleware import CheckoutRoute
-from butter_middleware.capture.routes import RouteTable
-from butter_middleware.capture.templates import Template
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, ConfigurationError, annotate, client_ip
+from butter_middleware._utils.asgi import route_path
+from butter_middleware.capture.routes import RouteTable, Template
 
 
 @pytest.mark.parametrize(
@@ -33,49 +40,90 @@ def test_parameters_are_converted(template: str, path: str, params: dict[str, ob
     assert Template(template).params(path) == params
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "overlap"),
-    [
-        ("/a", "/a", True),
-        ("/a", "/a/", False),
-        ("/a/{x}", "/a/b", True),
-        ("/a/{x}", "/a/{y}/b", False),
-        ("/a/{x:int}", "/a/new", False),
-        ("/a/{x:int}", "/a/{y}", True),
-        ("/a/{x:int}", "/a/{y:uuid}", True),
-        ("/a/{x:path}", "/a/", True),
-        ("/a/{x:path}", "/b/{y:path}", False),
-        ("/{x:path}", "/checkout/{y}", True),
-        ("/{x}.json", "/{y}.html", False),
-        ("/{x}-{y}", "/{z:int}", False),
-        ("/{x}/b", "/a/{y}", True),
-        ("/café/{x}", "/café/é", True),
-    ],
+TEMPLATES = [
+    *("/a", "/a/", "/a/b1", "/a.b", "/caf\xe9", "/a%20b", "/{x}", "/a/{x}", "/a/{x}/", "/a/{x:int}", "/a/{x:float}"),
+    *("/a/{x:path}", "/{x:path}", "/{x}.html", "/a-{x:int}/{y}", "/a/{x:uuid}", "/"),
+]
+PIECES = [
+    *("a", "b1", "12", "1.5", "q.html", "a-7", "", ".", "..", "\n", "\r", "\r\n", "\0", "\x85", "\u2028", " ", "%0A"),
+    *("%2F", "caf\xe9", "cafe\u0301", "A", "\u0661\u0662", "12345678-1234-5678-1234-567812345678", ";v=1", "//"),
+]
+ENDS = ["", "/", "\n", "/\n", "\n\n", "\n/", "\r", "%0A", " "]
+paths = st.builds(
+    lambda pieces, end: "/" + "/".join(pieces) + end,
+    st.lists(st.sampled_from(PIECES), max_size=4),
+    st.sampled_from(ENDS),
 )
-def test_overlaps_are_found(one: str, other: str, overlap: bool) -> None:  # noqa: FBT001 - parametrized
-    """Two templates overlap where one path could match both, and the question is symmetrical."""
-    assert Template(one).overlaps(Template(other)) is overlap
-    assert Template(other).overlaps(Template(one)) is overlap
+roots = st.sampled_from(["", "/", "/a", "/shop", "/shop/", "/a/b1", "\n"])
 
 
-segments = st.sampled_from(["a", "b1", "12", "{x}", "{x:int}", "{x:float}", "{x:path}", "{x}.html", "a-{x:int}"])
-templates = st.lists(segments, min_size=1, max_size=3).map(
-    lambda parts: "/" + "/".join(part.replace("x", f"x{number}") for number, part in enumerate(parts))
+@settings(max_examples=tries(1000), deadline=None)
+@given(st.sampled_from(TEMPLATES), paths | st.sampled_from(TEMPLATES), roots, roots, st.sampled_from(["POST", "GET"]))
+def test_the_requests_that_starlette_matches_match(
+    template: str, path: str, before: str, root: str, method: str
+) -> None:
+    """Whatever path a shopper writes, below whatever root: nothing hides a checkout, and nothing else is one."""
+    scope = {"type": "http", "method": method, "path": before + path, "root_path": root}
+    theirs = Route(template, lambda _request: None, methods=["POST"]).matches(scope)[0] is Match.FULL
+    found = RouteTable([CheckoutRoute(template, "stripe")]).find(method, route_path(scope))
+    assert (found is not None) is theirs
+
+
+class Shop:
+    """Checkouts by a literal and by a parametrized path, in an app and in one that is mounted, below any root."""
+
+    def __init__(self) -> None:
+        self.paid = 0
+        routes = [CheckoutRoute(path, "stripe") for path in ("/checkout", "/checkout/{cart}", "/checkout/{cart}/pay/")]
+        self.butter = Butter(client_ip=client_ip.direct(), routes=routes, dry_run=True)
+        inner = [Route(route.path, self._pay, methods=["POST"]) for route in routes]
+        mounted = Starlette(routes=inner)
+        mounted.add_middleware(ButterMiddleware, butter=self.butter)
+        self.mounted = Starlette(routes=[Mount("/shop", mounted)])
+        self.plain = Starlette(routes=inner)
+        self.plain.add_middleware(ButterMiddleware, butter=self.butter)
+
+    def post(self, path: str, root: str, *, mounted: bool) -> tuple[int, int]:
+        """Post to a path as it is written. Return how often it was paid, and how often that was captured."""
+        paid, captured = self.paid, self.butter.status().captured
+        client = TestClient(self.mounted if mounted else self.plain, root_path=root, follow_redirects=False)
+        client.post(path)
+        return self.paid - paid, self.butter.status().captured - captured
+
+    def _pay(self, request: Request) -> Response:
+        self.paid += 1
+        annotate(request, customer_email="a@example.com", invoice_id=str(self.paid))
+        return JSONResponse({})
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Shop]:
+    shop = Shop()
+    yield shop
+    shop.butter.close()
+
+
+raw_paths = st.builds(
+    lambda root, path, end: root + path + end,
+    st.sampled_from(["", "/shop", "/api", "/api/shop", "/checkout"]),
+    st.sampled_from(["/checkout", "/checkout/7", "/checkout/7%2F8", "/checkout/%0A", "/checkout/7/pay/", "/CHECKOUT"]),
+    st.sampled_from(
+        ["", "/", "%0A", "%0a", "%0D%0A", "%0A%0A", "/%0A", "%2F", "%20", "%00", "%E2%80%A8", "?a=1", "//"]
+    ),
 )
-paths = st.lists(st.sampled_from(["a", "b1", "12", "1.5", "zz", "", "q.html", "a-7"]), min_size=1, max_size=4).map(
-    lambda parts: "/" + "/".join(parts)
-)
 
 
-@given(templates, templates, paths)
-def test_no_path_matches_two_templates_that_do_not_overlap(one: str, other: str, path: str) -> None:
-    """Whatever the templates, a path that matches both is an overlap; and each matches as Starlette's own route."""
-    first, second = Template(one), Template(other)
-    if first.match(path) and second.match(path):
-        assert first.overlaps(second)
-    scope = {"type": "http", "method": "POST", "path": path}
-    theirs = Route(one, lambda _request: None, methods=["POST"]).matches(scope)[0]
-    assert bool(first.match(path)) is (theirs is Match.FULL)
+@settings(max_examples=tries(300), deadline=None)
+@given(raw_paths, st.sampled_from(["", "/api", "/checkout"]), st.booleans())
+def test_what_is_paid_is_captured(shop: Shop, path: str, root: str, mounted: bool) -> None:  # noqa: FBT001 - drawn
+    """Through Starlette's own router, whatever a shopper writes into the path."""
+    paid, captured = shop.post(path, root, mounted=mounted)
+    assert captured == paid
+
+
+def test_a_newline_hides_no_checkout(shop: Shop) -> None:
+    """Starlette takes `/checkout` with a newline behind it for `/checkout`."""
+    assert shop.post("/checkout%0A", "", mounted=False) == (1, 1)
 
 
 def test_a_table_finds_by_method_and_path() -> None:
@@ -87,3 +135,50 @@ def test_a_table_finds_by_method_and_path() -> None:
     assert table.find("POST", "/pay/1") is template
     assert table.find("PUT", "/pay/1") is None
     assert table.find("POST", "/pay/1/2") is None
+
+
+def test_a_method_in_lower_case_hides_no_checkout() -> None:
+    """Some servers pass on the method as it was written, and Django reads it as upper case."""
+    table = RouteTable([CheckoutRoute("/pay", psp="adyen")])
+    assert table.find("post", "/pay") is table.routes[0]
+    assert table.find("get", "/pay") is None
+
+
+def test_the_first_match_wins() -> None:
+    """Routes may overlap: they are asked in their order, as Starlette asks its own."""
+    new, any_cart = CheckoutRoute("/checkout/new", psp="adyen"), CheckoutRoute("/checkout/{cart}", psp="stripe")
+    assert RouteTable([new, any_cart]).find("POST", "/checkout/new") is new
+    assert RouteTable([any_cart, new]).find("POST", "/checkout/new") is any_cart
+    slash = CheckoutRoute("/checkout/", psp="stripe")
+    table = RouteTable([slash, any_cart])
+    assert (table.find("POST", "/checkout/"), table.find("POST", "/checkout/7")) == (slash, any_cart)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        ("/a", "/a", True),
+        ("/a/{x}", "/a/{y}", True),
+        ("/a/{x:int}", "/a/{y:int}", True),
+        ("/a/{x:int}", "/a/{y}", False),
+        ("/a", "/a/", False),
+        ("/a/{x}", "/a/b", False),
+        ("/a.b", "/a-b", False),
+    ],
+)
+def test_equal_templates_are_refused(one: str, other: str, equal: bool) -> None:  # noqa: FBT001 - parametrized
+    """A route that an earlier one always wins over is a mistake, whatever its parameters are called."""
+    first = CheckoutRoute(one, psp="stripe", methods=["POST", "PUT"])
+    if equal:
+        with pytest.raises(ConfigurationError, match=f"POST\\|PUT {re.escape(one)} and PUT {re.escape(other)} match"):
+            RouteTable([first, CheckoutRoute(other, psp="adyen", methods=["PUT"])])
+    else:
+        RouteTable([first, CheckoutRoute(other, psp="adyen")])
+    RouteTable([first, CheckoutRoute(other, psp="adyen", methods=["GET"])])
+
+
+@pytest.mark.parametrize("path", ["/a/{x", "/a/{x:nosuch}", "/a/{x}/{x}", "/a/{1}", "/a/{x-y}", "/a/{}", "a", "/a?b"])
+def test_a_template_that_cannot_work_is_refused(path: str) -> None:
+    """Whatever Starlette's compiler makes of it, it is our own error with the remedy."""
+    with pytest.raises(ConfigurationError, match="Write a path as Starlette does"):
+        CheckoutRoute(path, psp="stripe")

@@ -1,36 +1,73 @@
 """The circuit breaker is a pure state machine: answers and a clock go in, states and settlements come out."""
 
+import logging
 from collections.abc import Callable, Iterable
 
-from butter_middleware.delivery.circuit_breaker import BreakerState, CircuitBreaker
+import pytest
+
+from butter_middleware.delivery.circuit_breaker import QUEUE, BreakerState, CircuitBreaker, Target
 from butter_middleware.events import EndpointChanged
-from butter_middleware.models.answer import Answer, AnswerKind
+from butter_middleware.models.answer import Answer, AnswerKind, classify
 from butter_middleware.models.checkout import Record
 from butter_middleware.outbox.base import Pending, Settled, Settlement
 
-DELIVERED = Answer(AnswerKind.DELIVERED, 200)
-UNAVAILABLE = Answer(AnswerKind.UNAVAILABLE, 503)
 NOW = 1_000_000.0
+DAY, HOUR = 86_400.0, 3_600.0
+
+
+def answered(status: int, retry_after: float | None = None) -> Answer:
+    """Return Butter's answer of a status."""
+    headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+    return classify(status, headers, b"{}")
+
+
+DELIVERED, UNAVAILABLE, BUSY = answered(200), answered(503), answered(409)
+STRANGER = classify(200, {}, b"<html>")
+INTERRUPTED, UNTRUSTED, STALLED = map(Answer, [AnswerKind.INTERRUPTED, AnswerKind.UNTRUSTED, AnswerKind.STALLED])
+UNREACHABLE = Answer(AnswerKind.UNREACHABLE)
+
+
+def middle(least: float, most: float) -> float:
+    return (least + most) / 2
+
+
+def lowest(least: float, _most: float) -> float:
+    return least
+
+
+def highest(_least: float, most: float) -> float:
+    return most
 
 
 class Endpoint:
-    """A circuit breaker with a clock in its hand; jitter is always in the middle of its bounds."""
+    """A circuit breaker with a clock in its hand."""
 
-    def __init__(self, senders: int = 4, uniform: Callable[[float, float], float] = lambda a, b: (a + b) / 2) -> None:
+    def __init__(
+        self, senders: int = 4, uniform: Callable[[float, float], float] = middle, target: Target | None = None
+    ) -> None:
         self.now = 0.0
         self.told: list[EndpointChanged] = []
-        self.breaker = CircuitBreaker(senders, lambda: NOW + self.now, lambda: self.now, uniform, self.told.append)
+        options = {} if target is None else {"target": target}
+        self.breaker = CircuitBreaker(
+            senders, lambda: NOW + self.now, lambda: self.now, uniform, self.told.append, **options
+        )
 
-    def record(self, answers: Answer | Iterable[Answer], key: str = "r", attempts: int = 0) -> list[Settlement]:
+    def record(
+        self, answers: Answer | Iterable[Answer], key: str = "r", attempts: int = 0, captured_at: float = NOW
+    ) -> list[Settlement]:
         """Record the answers of one record after another, and return what the last one settled."""
         settled: list[Settlement] = []
         for answer in [answers] if isinstance(answers, Answer) else answers:
-            settled = self.breaker.record(pending(key, attempts), answer)
+            settled = self.breaker.record(pending(key, attempts, captured_at), answer)
         return settled
 
     def state(self) -> BreakerState:
         """Return the state."""
         return self.breaker.state
+
+    def changed_at(self) -> float | None:
+        """Return when it became well or ill."""
+        return self.breaker.changed_at
 
     def admitted(self) -> int:
         """Return how many records go out, one beside the other."""
@@ -39,9 +76,154 @@ class Endpoint:
             in_flight += 1
         return in_flight
 
+    def waits(self) -> float:
+        """Return the seconds until the next record may go, after which one is sent."""
+        seconds = self.breaker.seconds_to_wait()
+        if seconds:
+            self.now += seconds * 0.999
+            assert not self.breaker.admit(0)
+        self.now += seconds * 0.001 + 1e-6
+        assert self.breaker.admit(0)
+        assert not self.breaker.admit(1)
+        return round(seconds, 3)
+
 
 def pending(key: str = "r", attempts: int = 0, captured_at: float = NOW) -> Pending:
-    return Pending(1, Record(key, "{}", captured_at), attempts)
+    return Pending(int.from_bytes(key.encode()[:4]), Record(key, "{}", captured_at), attempts)
+
+
+# Closed, open, half-open.
+
+
+@pytest.mark.parametrize("answer", [UNAVAILABLE, UNREACHABLE, INTERRUPTED, answered(502), answered(504), answered(507)])
+def test_the_fifth_failure_in_a_row_opens(answer: Answer) -> None:
+    """Four do not, and one that is accepted begins the count again. No record is charged with an attempt."""
+    endpoint = Endpoint()
+    for _time in range(3):
+        assert [s.settled for s in endpoint.record([answer] * 4)] == [Settled.RELEASED]
+        assert (endpoint.state(), endpoint.admitted()) == (BreakerState.OK, 4)
+        endpoint.record(DELIVERED)
+    (settled,) = endpoint.record([answer] * 5)
+    assert (settled.settled, settled.due_at, settled.reason) == (Settled.RELEASED, 0.0, "")
+    assert endpoint.state() is BreakerState.OPEN
+    assert endpoint.breaker.ill
+    assert endpoint.admitted() == 0
+
+
+@pytest.mark.parametrize(
+    ("uniform", "factor"), [(lowest, 0.9), (middle, 1.0), (highest, 1.1)], ids=["lowest", "middle", "highest"]
+)
+def test_probes_back_off_to_five_minutes(uniform: Callable[[float, float], float], factor: float) -> None:
+    """After 5, 10, 20, 40, 80, 160 and 300 seconds, a tenth more or less."""
+    endpoint = Endpoint(uniform=uniform)
+    endpoint.record([UNAVAILABLE] * 5)
+    for seconds in [5, 10, 20, 40, 80, 160, 300, 300, 300]:
+        assert endpoint.waits() == pytest.approx(seconds * factor)
+        assert endpoint.state() is BreakerState.HALF_OPEN
+        endpoint.record(UNAVAILABLE)
+        assert endpoint.state() is BreakerState.OPEN
+
+
+def test_a_queue_is_probed_sooner() -> None:
+    """It is near, and meanwhile records are in memory only: after 1, 2, 4 and 5 seconds."""
+    endpoint = Endpoint(target=QUEUE)
+    endpoint.record([UNREACHABLE] * 5)
+    for seconds in [1, 2, 4, 5, 5]:
+        assert endpoint.waits() == seconds
+        endpoint.record(UNREACHABLE)
+
+
+def test_after_an_outage_the_concurrency_grows() -> None:
+    """One at a time, then two, then four; and the next outage is probed after 5 seconds again."""
+    endpoint = Endpoint(senders=6)
+    endpoint.record([UNAVAILABLE] * 5)
+    for _probe in range(3):
+        endpoint.waits()
+        endpoint.record(UNAVAILABLE)
+    endpoint.waits()
+    allowed: list[int] = []
+    for _record in range(8):
+        endpoint.record(DELIVERED)
+        allowed.append(endpoint.admitted())
+    assert allowed == [1, 2, 2, 4, 4, 4, 4, 6]
+    endpoint.record([UNAVAILABLE] * 5)
+    assert endpoint.waits() == 5
+
+
+@pytest.mark.parametrize("answers", [[UNAVAILABLE] * 5, [answered(401)]], ids=["outage", "hold"])
+def test_what_was_accepted_before_does_not_count_for_the_growth(answers: list[Answer]) -> None:
+    """Whatever the concurrency had grown to: after the trouble it is one, for two records."""
+    endpoint = Endpoint()
+    endpoint.record([DELIVERED] * 3)
+    endpoint.record(answers)
+    endpoint.waits()
+    endpoint.record(DELIVERED)
+    assert endpoint.admitted() == 1
+    endpoint.record(DELIVERED)
+    assert endpoint.admitted() == 2
+
+
+def test_a_probe_that_is_throttled_keeps_the_concurrency_at_one() -> None:
+    """After the pause it is still one at a time."""
+    endpoint = Endpoint(senders=8)
+    endpoint.record([UNAVAILABLE] * 5)
+    endpoint.waits()
+    endpoint.record(answered(429))
+    endpoint.now += 60
+    assert (endpoint.admitted(), endpoint.state()) == (1, BreakerState.OK)
+
+
+def test_answers_to_what_was_on_its_way_are_no_probes() -> None:
+    """Twenty connections that break at once do not put the first probe off."""
+    endpoint = Endpoint(senders=20)
+    endpoint.record([INTERRUPTED] * 20)
+    assert endpoint.waits() == 5
+    endpoint.record(INTERRUPTED)
+    assert endpoint.waits() == 10
+
+
+@pytest.mark.parametrize(("retry_after", "seconds"), [(1, 5), (5, 5), (30, 30), (3600, 3600), (9999, 3600)])
+def test_retry_after_puts_the_first_probe_off(retry_after: float, seconds: float) -> None:
+    """A 503 may ask for more time than the probe's own, never for less, and for an hour at most."""
+    endpoint = Endpoint()
+    endpoint.record([UNAVAILABLE] * 4 + [answered(503, retry_after)])
+    assert endpoint.waits() == seconds
+
+
+def test_an_untrusted_certificate_opens_at_once() -> None:
+    """It is said at CRITICAL, and probed every five minutes."""
+    endpoint = Endpoint()
+    endpoint.record(UNTRUSTED)
+    assert endpoint.state() is BreakerState.OPEN
+    assert [(told.level, told.reason) for told in endpoint.told] == [(logging.CRITICAL, "untrusted")]
+    for _probe in range(4):
+        assert endpoint.waits() == 300
+        endpoint.record(UNTRUSTED)
+
+
+def test_a_stall_of_our_own_is_no_failure() -> None:
+    """A frozen function never opens the breaker; its record is tried again at once, and the state stays as it was."""
+    endpoint = Endpoint()
+    (settled,) = endpoint.record([STALLED] * 20)
+    assert (settled.settled, settled.due_at) == (Settled.RELEASED, 0.0)
+    assert (endpoint.state(), endpoint.admitted(), endpoint.told) == (BreakerState.OK, 4, [])
+    endpoint.record([UNAVAILABLE] * 4 + [STALLED])
+    assert endpoint.state() is BreakerState.OK
+    endpoint.record(UNAVAILABLE)
+    assert endpoint.waits() == 5
+    endpoint.record(STALLED)
+    assert endpoint.state() is BreakerState.HALF_OPEN
+    assert endpoint.breaker.admit(0)
+
+
+@pytest.mark.parametrize("answer", [BUSY, STRANGER, answered(422)], ids=["busy", "stranger", "invalid"])
+def test_a_probe_that_says_nothing_of_the_outage_is_followed_by_another_one_later(answer: Answer) -> None:
+    """Half-open, an answer about the one record lets no others go at once."""
+    endpoint = Endpoint()
+    endpoint.record([UNAVAILABLE] * 5)
+    endpoint.waits()
+    endpoint.record(answer)
+    assert endpoint.waits() == 10
 
 
 def test_only_an_admitted_record_is_a_probe() -> None:
@@ -55,3 +237,468 @@ def test_only_an_admitted_record_is_a_probe() -> None:
     assert endpoint.state() is BreakerState.HALF_OPEN
     assert endpoint.record(DELIVERED)[0].settled is Settled.DELIVERED
     assert endpoint.state() is BreakerState.OK
+
+
+def test_what_may_not_be_sent_yet_is_put_off_until_it_may() -> None:
+    """A consumer of a queue is told when to come again: a second at least."""
+    endpoint = Endpoint()
+    assert endpoint.breaker.not_now(pending()) == Settlement(114, Settled.RELEASED, NOW + 1.0)
+    endpoint.record([UNAVAILABLE] * 5)
+    endpoint.now = 0.5
+    assert endpoint.breaker.not_now(pending()) == Settlement(114, Settled.RELEASED, NOW + 5.0)
+    endpoint.now = 4.5
+    assert endpoint.breaker.not_now(pending()) == Settlement(114, Settled.RELEASED, NOW + 5.5)
+
+
+# Paused.
+
+
+def test_a_429_pauses_for_a_minute_and_halves() -> None:
+    """Without Retry-After it is a minute; afterwards half as many records are on their way, and one at least."""
+    endpoint = Endpoint(senders=4)
+    for limit in [2, 1, 1]:
+        (settled,) = endpoint.record(answered(429))
+        assert (settled.settled, settled.due_at) == (Settled.RELEASED, 0.0)
+        assert endpoint.state() is BreakerState.PAUSED
+        assert endpoint.breaker.seconds_to_wait() == 60
+        endpoint.now += 59.999
+        assert endpoint.admitted() == 0
+        endpoint.now += 0.001
+        assert (endpoint.admitted(), endpoint.state()) == (limit, BreakerState.OK)
+
+
+def test_one_pause_halves_once() -> None:
+    """Four records on their way, four times 429: that is one answer."""
+    endpoint = Endpoint(senders=4)
+    endpoint.record([answered(429)] * 4)
+    endpoint.now = 60
+    assert endpoint.admitted() == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "seconds"),
+    [
+        (answered(429, 10), answered(429, 120), 120),
+        (answered(429, 120), answered(429, 10), 120),
+        (answered(429, 10), answered(429), 60),
+        (answered(429, 10), answered(503, 120), 120),
+        (answered(429, 120), answered(503, 10), 120),
+        (answered(429, 120), UNREACHABLE, 120),
+        (answered(429, 120), UNTRUSTED, 300),
+        (answered(429, 120), answered(401), 120),
+    ],
+)
+def test_a_retry_after_during_a_pause_is_kept(first: Answer, second: Answer, seconds: float) -> None:
+    """The longest of what was asked for counts, whatever else is answered meanwhile."""
+    endpoint = Endpoint()
+    endpoint.record([first, second])
+    assert endpoint.breaker.seconds_to_wait() == pytest.approx(seconds)
+
+
+# On hold.
+
+
+HOLDING = {
+    "unauthorized": [answered(401)],
+    "redirect": [answered(302)],
+    "invalid": [answered(422)] * 5,
+    "strangers": [STRANGER] * 3,
+}
+
+
+@pytest.mark.parametrize("why", HOLDING)
+def test_what_holds(why: str) -> None:
+    """The last of these answers holds, and none before it; it is said once, at CRITICAL."""
+    endpoint = Endpoint()
+    endpoint.record(HOLDING[why][:-1])
+    assert (endpoint.state(), endpoint.told, endpoint.breaker.hold_reason) == (BreakerState.OK, [], None)
+    (settled,) = endpoint.record(HOLDING[why][-1])
+    assert settled.settled is Settled.RELEASED
+    assert endpoint.state() is BreakerState.HOLD
+    assert [told.level for told in endpoint.told] == [logging.CRITICAL]
+    assert endpoint.breaker.hold_reason == HOLDING[why][-1].label
+    endpoint.record(HOLDING[why] * 3)
+    assert len(endpoint.told) == 1
+    assert endpoint.waits() == 5
+
+
+def test_the_first_probe_of_a_hold_comes_after_5_seconds() -> None:
+    """Also if an outage came before, whose probes had backed off."""
+    endpoint = Endpoint()
+    endpoint.record([UNAVAILABLE] * 5)
+    for _probe in range(6):
+        endpoint.waits()
+        endpoint.record(UNAVAILABLE)
+    endpoint.waits()
+    endpoint.record(answered(401))
+    assert endpoint.waits() == 5
+
+
+@pytest.mark.parametrize("why", HOLDING)
+def test_what_is_accepted_between_begins_the_count_again(why: str) -> None:
+    """Two strangers' answers, one of Butter's, two strangers' again: nobody stands in Butter's place."""
+    endpoint = Endpoint()
+    for _time in range(3):
+        endpoint.record([*HOLDING[why][:-1], DELIVERED])
+    assert (endpoint.state(), endpoint.told) == (BreakerState.OK, [])
+
+
+def test_a_422_is_dead_until_it_is_the_fifth() -> None:
+    """The fifth in a row is our fault: it is kept, and due later, so that the next probe is another record."""
+    endpoint = Endpoint()
+    for number in range(4):
+        (dead,) = endpoint.record(answered(422), key=f"r{number}")
+        assert (dead.settled, dead.reason) == (Settled.DEAD, "422")
+    (kept,) = endpoint.record(answered(422))
+    assert kept == Settlement(114, Settled.RELEASED, NOW + 45.0)
+
+
+@pytest.mark.parametrize(
+    "probe",
+    [
+        answered(403),
+        answered(500),
+        answered(400),
+        answered(422),
+        answered(503),
+        answered(302),
+        BUSY,
+        STRANGER,
+        UNREACHABLE,
+    ],
+    ids=lambda probe: probe.code,
+)
+def test_probes_of_a_hold_back_off_also_if_the_ping_succeeds(probe: Answer) -> None:
+    """The ping says that the credentials are right, the record is not accepted: 5, 10 ... 300 seconds all the same."""
+    endpoint = Endpoint()
+    endpoint.record(answered(401))
+    for seconds in [5, 10, 20, 40, 80, 160, 300, 300]:
+        assert endpoint.waits() == seconds
+        assert not endpoint.breaker.ping_failed(DELIVERED)
+        endpoint.record(probe)
+        assert endpoint.state() is BreakerState.HOLD
+
+
+@pytest.mark.parametrize(
+    "ping", [answered(401), answered(302), answered(500), answered(503), UNREACHABLE, INTERRUPTED, UNTRUSTED]
+)
+def test_probes_of_a_hold_back_off_by_pings_alone(ping: Answer) -> None:
+    """While the ping fails no record is tried."""
+    endpoint = Endpoint()
+    endpoint.record(answered(401))
+    for seconds in [5, 10, 20, 40, 80, 160, 300, 300]:
+        assert endpoint.waits() == seconds
+        assert endpoint.breaker.ping_failed(ping)
+    assert endpoint.state() is BreakerState.HOLD
+
+
+@pytest.mark.parametrize("ping", [DELIVERED, answered(403), answered(404), answered(405), answered(499), STRANGER])
+def test_a_ping_that_butter_answers_lets_a_record_be_tried(ping: Answer) -> None:
+    """Only the record shows what is right: a ping that is not allowed proves nothing."""
+    endpoint = Endpoint()
+    endpoint.record(answered(401))
+    endpoint.waits()
+    assert not endpoint.breaker.ping_failed(ping)
+    assert endpoint.breaker.admit(0)
+
+
+def test_a_ping_during_a_stall_says_nothing() -> None:
+    """The next one comes at once."""
+    endpoint = Endpoint()
+    endpoint.record(answered(401))
+    endpoint.waits()
+    assert endpoint.breaker.ping_failed(STALLED)
+    assert endpoint.breaker.admit(0)
+
+
+def test_a_429_during_a_hold_puts_the_probe_off() -> None:
+    """The hold stays, and the pause is kept: a minute, or Retry-After."""
+    endpoint = Endpoint()
+    endpoint.record(answered(401))
+    endpoint.waits()
+    endpoint.record(answered(429))
+    assert endpoint.state() is BreakerState.HOLD
+    assert endpoint.waits() == 60
+    endpoint.record(answered(429, 700))
+    assert endpoint.waits() == 700
+
+
+def test_an_accepted_record_ends_a_hold() -> None:
+    """It is said; then the concurrency grows from one, and the next hold is probed after 5 seconds again."""
+    endpoint = Endpoint()
+    endpoint.record(answered(401))
+    for _probe in range(3):
+        endpoint.waits()
+        endpoint.record(answered(401))
+    endpoint.waits()
+    endpoint.record(DELIVERED)
+    assert (endpoint.state(), endpoint.breaker.hold_reason, endpoint.breaker.ill) == (BreakerState.OK, None, False)
+    assert [(told.state, told.level) for told in endpoint.told] == [("hold", 50), ("ok", 20)]
+    assert endpoint.admitted() == 1
+    endpoint.record(answered(401))
+    assert [told.state for told in endpoint.told] == ["hold", "ok", "hold"]
+    assert endpoint.waits() == 5
+
+
+def test_a_person_ends_the_wait() -> None:
+    """The next record is tried at once; if it fails, the probes begin at 5 seconds again."""
+    endpoint = Endpoint()
+    endpoint.record(answered(401))
+    for _probe in range(5):
+        endpoint.waits()
+        endpoint.record(answered(401))
+    endpoint.breaker.probe_now()
+    assert endpoint.waits() == 0
+    assert endpoint.state() is BreakerState.HOLD
+    endpoint.record(answered(401))
+    assert endpoint.waits() == 5
+
+
+def test_a_hold_goes_on_after_a_restart() -> None:
+    """One probe goes at once; the hold is said as a warning, and not again at CRITICAL."""
+    endpoint = Endpoint()
+    endpoint.breaker.resume_hold("401 (unauthorized)")
+    assert [(told.level, told.reason) for told in endpoint.told] == [(logging.WARNING, "401")]
+    assert endpoint.breaker.hold_reason == "401 (unauthorized)"
+    assert endpoint.waits() == 0
+    endpoint.record(answered(401))
+    assert (endpoint.state(), len(endpoint.told)) == (BreakerState.HOLD, 1)
+    assert endpoint.waits() == 5
+    endpoint.record(DELIVERED)
+    assert endpoint.admitted() == 1
+
+
+@pytest.mark.parametrize(("reason", "settled"), [("422 (psp)", Settled.RELEASED), ("401", Settled.DEAD)])
+def test_a_hold_of_invalid_records_kills_no_more_after_a_restart(reason: str, settled: Settled) -> None:
+    """A restart does not begin the count of five again."""
+    endpoint = Endpoint()
+    endpoint.breaker.resume_hold(reason)
+    endpoint.waits()
+    assert [s.settled for s in endpoint.record(answered(422))] == [settled]
+
+
+# A suspect, and the record that clears the others.
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 413, 415, 418, 500])
+def test_a_suspect_waits_for_the_answer_of_another_record(status: int) -> None:
+    """Nothing is settled yet, and one record at a time is admitted; the next accepted one charges the suspect."""
+    endpoint = Endpoint()
+    assert endpoint.record(answered(status), key="bad") == []
+    assert (endpoint.breaker.suspects, endpoint.admitted(), endpoint.state()) == (1, 1, BreakerState.OK)
+    good, bad = endpoint.record(DELIVERED, key="good")
+    assert (good.settled, good.key) == (Settled.DELIVERED, "good")
+    assert (bad.settled, bad.key, bad.reason) == (Settled.RETRY, "bad", str(status))
+    assert (endpoint.breaker.suspects, endpoint.admitted()) == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("status", "attempts", "age", "settled"),
+    [
+        (400, 2, HOUR, Settled.DEAD),
+        (400, 1, HOUR, Settled.RETRY),
+        (400, 2, HOUR - 0.01, Settled.RETRY),
+        (403, 2, HOUR, Settled.DEAD),
+        (403, 1, DAY, Settled.RETRY),
+        (403, 2, HOUR - 0.01, Settled.RETRY),
+        (500, 11, DAY, Settled.DEAD),
+        (500, 10, DAY, Settled.RETRY),
+        (500, 11, DAY - 0.01, Settled.RETRY),
+    ],
+)
+def test_how_often_and_how_long_a_suspect_is_tried(status: int, attempts: int, age: float, settled: Settled) -> None:
+    """Three times over an hour; for a 500 twelve times over a day."""
+    endpoint = Endpoint()
+    endpoint.record(answered(status), "bad", attempts, NOW - age)
+    assert endpoint.record(DELIVERED)[1].settled is settled
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [(400, BreakerState.HOLD), (403, BreakerState.HOLD), (415, BreakerState.HOLD), (500, BreakerState.OPEN)],
+)
+def test_two_suspects_in_a_row_are_the_systems_fault(status: int, state: BreakerState) -> None:
+    """Neither is charged. Both are due later, so that another record is the next probe."""
+    endpoint = Endpoint()
+    endpoint.record(answered(status), key="one")
+    settlements = endpoint.record(answered(status), key="two")
+    assert [(s.settled, s.due_at, s.key) for s in settlements] == [
+        (Settled.RELEASED, NOW + 45.0, "two"),
+        (Settled.RELEASED, NOW + 45.0, "one"),
+    ]
+    assert (endpoint.state(), endpoint.breaker.suspects) == (state, 0)
+    assert endpoint.waits() == 5
+
+
+@pytest.mark.parametrize("answer", [UNAVAILABLE, answered(401), answered(302), answered(429), UNTRUSTED, STALLED])
+def test_a_suspect_is_released_if_the_answer_is_about_the_system(answer: Answer) -> None:
+    """An answer that says nothing of records charges none."""
+    endpoint = Endpoint()
+    endpoint.record(answered(500), key="bad")
+    other, bad = endpoint.record(answer, key="other")
+    assert (other.settled, other.due_at) == (Settled.RELEASED, 0.0)
+    assert bad == Settlement(pending("bad").id, Settled.RELEASED, NOW + 45.0)
+
+
+@pytest.mark.parametrize("answer", [BUSY, STRANGER, answered(422)])
+def test_a_suspect_waits_on_if_the_answer_is_about_that_record(answer: Answer) -> None:
+    """Neither accepted nor the system's: the suspect needs another answer."""
+    endpoint = Endpoint()
+    endpoint.record(answered(500), key="bad")
+    assert [s.key for s in endpoint.record(answer, key="other")] == ["other"]
+    assert endpoint.breaker.suspects == 1
+
+
+@pytest.mark.parametrize(("seconds", "settled"), [(2.4, [Settled.RETRY]), (2.6, [Settled.RELEASED] * 2)])
+def test_others_were_accepted_while_it_waited(seconds: float, settled: list[Settled]) -> None:
+    """A record on its second try is charged at once if others were accepted within half of its first wait, 5 s."""
+    endpoint = Endpoint()
+    endpoint.now = 100.0
+    endpoint.record(DELIVERED)
+    endpoint.record(answered(500), key="one")
+    endpoint.now += seconds
+    assert [s.settled for s in endpoint.record(answered(500), "two", attempts=1)] == settled
+
+
+# Alone: nothing else is there to send.
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_a_lone_suspect_is_tried_again(status: int, attempts: int) -> None:
+    """No other record can show whose fault it is, so it is retried with its own backoff."""
+    endpoint = Endpoint()
+    endpoint.record(answered(status), attempts=attempts)
+    (settled,) = endpoint.breaker.alone()
+    assert (settled.settled, settled.due_at) == (Settled.RETRY, NOW + 3.75 * 2**attempts)
+    assert (endpoint.breaker.suspects, endpoint.state()) == (0, BreakerState.OK)
+    assert endpoint.breaker.alone() == []
+
+
+@pytest.mark.parametrize(("status", "state"), [(400, BreakerState.HOLD), (403, BreakerState.HOLD)])
+def test_a_lone_record_that_is_refused_three_times_holds(status: int, state: BreakerState) -> None:
+    """It does not die: the configuration may be wrong."""
+    endpoint = Endpoint()
+    endpoint.record(answered(status), attempts=2, captured_at=NOW - DAY)
+    (settled,) = endpoint.breaker.alone()
+    assert (settled.settled, endpoint.state()) == (Settled.RELEASED, state)
+
+
+@pytest.mark.parametrize("attempts", [*range(30), 1000])
+def test_a_lone_record_that_gets_500_never_holds_all(attempts: int) -> None:
+    """It does not die either, however old it is: it is tried again with its own backoff."""
+    endpoint = Endpoint()
+    endpoint.record(answered(500), attempts=attempts, captured_at=NOW - 90 * DAY)
+    (settled,) = endpoint.breaker.alone()
+    assert settled.settled is Settled.RETRY
+    assert (endpoint.state(), endpoint.told) == (BreakerState.OK, [])
+
+
+@pytest.mark.parametrize(("status", "state"), [(403, BreakerState.HOLD), (500, BreakerState.OPEN)])
+def test_five_lone_records_in_a_row_are_the_systems_fault(status: int, state: BreakerState) -> None:
+    """Five different ones, none accepted between; the same one five times is still a lone one."""
+    endpoint = Endpoint()
+    for _time in range(10):
+        endpoint.record(answered(status), key="same")
+        endpoint.breaker.alone()
+    for number in range(3):
+        endpoint.record(answered(status), key=f"r{number}")
+        assert [s.settled for s in endpoint.breaker.alone()] == [Settled.RETRY]
+    assert endpoint.state() is BreakerState.OK
+    endpoint.record(answered(status), key="last")
+    assert [s.settled for s in endpoint.breaker.alone()] == [Settled.RELEASED]
+    assert endpoint.state() is state
+
+
+def test_an_accepted_record_clears_the_doubt() -> None:
+    """Four lone suspects, one accepted, four again: no system's fault."""
+    endpoint = Endpoint()
+    for time in range(3):
+        for number in range(4):
+            endpoint.record(answered(500), key=f"r{time}{number}")
+            endpoint.breaker.alone()
+        endpoint.record(DELIVERED)
+    assert (endpoint.state(), endpoint.told) == (BreakerState.OK, [])
+
+
+def test_a_lone_suspect_that_others_overtook_may_die() -> None:
+    """Others were accepted while it waited for this try, so the fault is its own."""
+    endpoint = Endpoint()
+    endpoint.record(DELIVERED)
+    endpoint.record(answered(400), attempts=2, captured_at=NOW - HOUR)
+    (settled,) = endpoint.breaker.alone()
+    assert (settled.settled, settled.reason) == (Settled.DEAD, "400")
+
+
+# The wait of one record.
+
+
+@pytest.mark.parametrize(
+    ("attempts", "backoff"),
+    [(0, 5), (1, 10), (2, 20), (3, 40), (9, 2560), (10, 3600), (11, 3600), (20, 3600), (5000, 3600)],
+)
+@pytest.mark.parametrize(("uniform", "factor"), [(lowest, 0.5), (middle, 0.75), (highest, 1.0)])
+def test_the_backoff_of_a_record(
+    attempts: int, backoff: float, uniform: Callable[[float, float], float], factor: float
+) -> None:
+    """5, 10, 20 seconds to an hour. Half is fixed and half is random: never below half, never above the whole."""
+    endpoint = Endpoint(uniform=uniform)
+    (settled,) = endpoint.record(BUSY, attempts=attempts)
+    assert settled == Settlement(114, Settled.RETRY, NOW + backoff * factor, "409")
+
+
+@pytest.mark.parametrize(("retry_after", "seconds"), [(1, 3.75), (3, 3.75), (30, 30), (9999, 3600)])
+def test_retry_after_lengthens_the_wait_of_a_record(retry_after: float, seconds: float) -> None:
+    """It never shortens it."""
+    (settled,) = Endpoint().record(answered(409, retry_after))
+    assert settled.due_at == NOW + seconds
+
+
+@pytest.mark.parametrize(("uniform", "seconds"), [(lowest, 30), (highest, 60)])
+def test_a_released_record_comes_half_a_minute_later(uniform: Callable[[float, float], float], seconds: float) -> None:
+    """Or a minute later: not all at once."""
+    (settled,) = Endpoint(uniform=uniform).record(STRANGER)
+    assert (settled.settled, settled.due_at) == (Settled.RELEASED, NOW + seconds)
+
+
+# What is told.
+
+
+def test_each_change_is_told_once() -> None:
+    """Half-open is not told; a worse reason of the same state is."""
+    endpoint = Endpoint()
+    endpoint.record([UNAVAILABLE] * 5)
+    for _probe in range(3):
+        endpoint.waits()
+        endpoint.record(UNAVAILABLE)
+    endpoint.waits()
+    endpoint.record([UNTRUSTED] * 2)
+    endpoint.waits()
+    endpoint.record([DELIVERED] * 3)
+    endpoint.record(answered(429))
+    endpoint.now += 60
+    endpoint.breaker.admit(0)
+    assert [(told.before, told.state, told.reason, told.level) for told in endpoint.told] == [
+        ("ok", "open", "503", logging.WARNING),
+        ("open", "open", "untrusted", logging.CRITICAL),
+        ("open", "ok", "", logging.INFO),
+        ("ok", "paused", "429", logging.INFO),
+        ("paused", "ok", "", logging.INFO),
+    ]
+    assert "Butter does not answer (503); records wait" in endpoint.told[0].message
+    assert endpoint.told[2].message == "Butter: records are accepted again"
+    assert endpoint.told[3].message == ""
+
+
+def test_when_it_changed() -> None:
+    """The time is that of the last change between well and ill, by the wall clock; a worse reason does not count."""
+    endpoint = Endpoint()
+    assert endpoint.changed_at() is None
+    endpoint.now = 7.0
+    endpoint.record([UNAVAILABLE] * 5)
+    assert endpoint.changed_at() == NOW + 7.0
+    endpoint.now = 12.0
+    endpoint.record(UNTRUSTED)
+    assert endpoint.changed_at() == NOW + 7.0
+    endpoint.record(DELIVERED)
+    assert endpoint.changed_at() == NOW + 12.0

@@ -1,5 +1,6 @@
 """Every answer is classified, every error is translated at one seam, and the credentials go nowhere else."""
 
+import asyncio
 import gzip
 import json
 import logging
@@ -11,6 +12,7 @@ import zlib
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -23,6 +25,7 @@ from processes import free_port, misbehaving, served
 from shops import CREDENTIALS, SHOPPER
 
 from butter_middleware import Checkout, Record
+from butter_middleware._utils.stall_watch import LOOK_SECONDS, StallWatch
 from butter_middleware.delivery.http import ButterClient
 from butter_middleware.models.answer import Answer, AnswerKind, classify, retry_after
 from butter_middleware.testing import FakeButter
@@ -40,6 +43,9 @@ RECORD = Record.of(
         (200, b"<html>Sign in to the hotel</html>", AnswerKind.IMPOSTOR),
         (200, b"[]", AnswerKind.IMPOSTOR),
         (204, b"", AnswerKind.IMPOSTOR),
+        (299, b"{}", AnswerKind.DELIVERED),
+        (199, b"{}", AnswerKind.REDIRECTED),
+        (300, b"{}", AnswerKind.REDIRECTED),
         (302, b"", AnswerKind.REDIRECTED),
         (400, b"", AnswerKind.REJECTED),
         (401, b"", AnswerKind.UNAUTHORIZED),
@@ -66,6 +72,36 @@ RECORD = Record.of(
 def test_each_status_has_one_meaning(status: int, body: bytes, kind: AnswerKind) -> None:
     """The table of answers, row by row."""
     assert classify(status, {}, body).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "label"),
+    [
+        (Answer(AnswerKind.DELIVERED, 200), "200", "200"),
+        (Answer(AnswerKind.INVALID, 422, detail="psp"), "422", "422 (psp)"),
+        (Answer(AnswerKind.UNREACHABLE), "unreachable", "unreachable"),
+        (Answer(AnswerKind.INTERRUPTED, detail="TotalTimeout"), "interrupted", "interrupted (TotalTimeout)"),
+        (Answer(AnswerKind.STALLED, detail="ReadError"), "stalled", "stalled (ReadError)"),
+    ],
+)
+def test_an_answer_in_words(answer: Answer, code: str, label: str) -> None:
+    """A status if there is one, else the kind; and what a person needs to know."""
+    assert (answer.code, answer.label) == (code, label)
+
+
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        ("Thu, 01 Jan 1970 00:01:00 GMT", 60),
+        ("Thursday, 01-Jan-70 00:01:00 GMT", 60),
+        ("Thu Jan  1 00:01:00 1970", 60),
+        ("", None),
+        ("today", None),
+    ],
+)
+def test_when_it_was_answered(date: str, seconds: float | None) -> None:
+    """By Butter's own clock, in each form of a date, which is UTC on a machine of any time zone."""
+    assert classify(200, {"date": date}, b"{}").answered_at == seconds
 
 
 @pytest.mark.parametrize(
@@ -233,6 +269,47 @@ def test_an_answer_that_is_encoded_all_the_same(status: int, coding: str, body: 
         return httpx.Response(status, headers={"content-encoding": coding}, stream=_Streamed(body[:2], body[2:]))
 
     assert ask(mocked(handler)).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (299, AnswerKind.DELIVERED),
+        (300, AnswerKind.REDIRECTED),
+        (304, AnswerKind.REDIRECTED),
+        (399, AnswerKind.REDIRECTED),
+        (400, AnswerKind.REJECTED),
+    ],
+)
+def test_where_redirects_begin_and_end(status: int, kind: AnswerKind) -> None:
+    """A 400 is not a redirect, even if it names a location."""
+    answer = ask(mocked(lambda _request: httpx.Response(status, json={}, headers={"location": "/elsewhere"})))
+    assert (answer.kind, answer.status) == (kind, status)
+    assert answer.detail == ("to https://butter.test" if kind is AnswerKind.REDIRECTED else "")
+
+
+@pytest.mark.parametrize(
+    ("status", "chunks"), [(200, [b"{}"]), (302, []), (307, []), (500, [b"x"]), (200, [b" " * 70_000, b"{}"])]
+)
+def test_each_answer_is_closed(status: int, chunks: list[bytes]) -> None:
+    """An answer that stays open would keep the only connection; the transport is closed at the end."""
+    closed: list[str] = []
+
+    class Stream(_Streamed):
+        async def aclose(self) -> None:
+            closed.append("answer")
+
+    class Transport(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            assert request.url.host == "butter.test"
+            headers = {"location": "/again"} if status == 307 else {}
+            return httpx.Response(status, headers=headers, stream=Stream(*chunks))
+
+        async def aclose(self) -> None:
+            closed.append("transport")
+
+    ask(Transport())
+    assert closed == ["answer"] * (2 if status == 307 else 1) + ["transport"]
 
 
 def test_no_more_than_64_kib_of_a_body_are_read() -> None:
@@ -483,9 +560,9 @@ def test_an_answer_that_came_while_the_loop_stood_still_is_kept() -> None:
     ("behave", "seconds", "total_seconds", "kind"),
     [
         (lambda _c: None, 1.3, 20.0, AnswerKind.STALLED),
-        (lambda _c: None, 0.4, 20.0, AnswerKind.INTERRUPTED),
+        (lambda _c: None, 0.1, 20.0, AnswerKind.INTERRUPTED),
         (lambda c: c.recv(1), 1.3, 0.5, AnswerKind.STALLED),
-        (lambda c: c.recv(1), 0.4, 1.0, AnswerKind.INTERRUPTED),
+        (lambda c: c.recv(1), 0.1, 0.5, AnswerKind.INTERRUPTED),
         (lambda c: c.sendall(GOOD.replace(b"200 OK", b"503 No")), 1.3, 20.0, AnswerKind.UNAVAILABLE),
     ],
     ids=["closed", "closed in time", "deadline", "deadline in time", "answered"],
@@ -495,6 +572,34 @@ def test_a_loop_that_stood_still_is_no_failure_of_the_endpoint(
 ) -> None:
     """A frozen function, a stopped process: its deadlines pass and its connections break. An answer is an answer."""
     assert stalled(behave, seconds, total_seconds).kind is kind
+
+
+def test_the_loop_is_watched_during_requests_only() -> None:
+    """An idle client has no timer: the first look after the last request is the last one."""
+
+    async def main() -> None:
+        looks: list[Callable[[], object]] = []
+        loop = asyncio.get_running_loop()
+
+        def later(seconds: float, look: Callable[..., object], *args: Any) -> None:
+            assert seconds == LOOK_SECONDS
+            looks.append(partial(look, *args))
+
+        loop.call_later = later  # type: ignore[assignment,method-assign]
+        watch = StallWatch()
+        began = watch.begin()
+        watch.begin()
+        watch.end()
+        looks.pop()()
+        assert len(looks) == 1  # one request is still on its way
+        watch.end()
+        looks.pop()()
+        assert looks == []
+        assert not watch.seen_since(began)
+        watch.begin()
+        assert len(looks) == 1
+
+    asyncio.run(main())
 
 
 def test_a_stall_before_the_request_counts_for_nothing() -> None:

@@ -180,7 +180,9 @@ def test_what_cannot_be_read_in_no_proxy_is_said_once(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     name = no_proxy.removeprefix("localhost,")
-    assert record.getMessage().startswith(f"NO_PROXY: '{name}' is left out, because the HTTP client cannot read it.")
+    assert record.getMessage().startswith(
+        f"butter: NO_PROXY: '{name}' is left out, because the HTTP client cannot read it."
+    )
 
 
 def test_credentials_in_no_proxy_are_not_said(

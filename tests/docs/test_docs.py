@@ -35,6 +35,29 @@ def blocks(language: str) -> Iterator[tuple[Path, str]]:
             yield page, block
 
 
+# What a reader copies.
+
+COLUMNS = 88
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_fits_beside_the_menu(page: Path) -> None:
+    """No code to copy is cut off at the right; what a command prints may be longer."""
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        lines = block.splitlines()
+        copied = [line for line in lines if language != "console" or line.startswith("$ ")]
+        assert [line for line in copied if len(line) > COLUMNS] == []
+
+
+def test_prompts_tell_commands_from_output() -> None:
+    """A block of commands alone has no prompt, and can be copied as a whole; one with output has prompts."""
+    for page, block in blocks("bash"):
+        assert not re.search(r"^\$ ", block, re.MULTILINE), page.name
+    for page, block in blocks("console"):
+        lines = re.sub(r"\\\n\s*", "", block).splitlines()
+        assert {line[:2] == "$ " for line in lines if line} == {True, False}, f"{page.name}: use bash, without prompts"
+
+
 # Links. Those between the pages are Sphinx's to check.
 
 
@@ -64,16 +87,27 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 def test_no_command_has_a_comment() -> None:
     """An interactive zsh takes it for arguments."""
-    lines = [line for _page, block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
-    assert not [line for line in lines if " # " in line]
+    assert not [command for _page, command in lines_of_commands() if " # " in command]
 
 
 def commands() -> Iterator[tuple[str, ...]]:
     """Give each command that a console block shows; those of the tutorial are run by its own test."""
+    for page, line in lines_of_commands():
+        if page.name != "tutorial.md":
+            yield tuple(shlex.split(line))
+
+
+def lines_of_commands() -> Iterator[tuple[Path, str]]:
+    """Give each command that can be copied, with its page."""
     for page, block in blocks("console"):
-        for line in re.sub(r"\\\n\s*", "", block).splitlines():
-            if line.startswith("$ ") and page.name != "tutorial.md":
-                yield tuple(shlex.split(line[2:]))
+        yield from ((page, line[2:]) for line in unfolded(block) if line.startswith("$ "))
+    for page, block in blocks("bash"):
+        yield from ((page, line) for line in unfolded(block) if line)
+
+
+def unfolded(block: str) -> list[str]:
+    """Return the lines of a block, those that a backslash continues joined."""
+    return re.sub(r"\\\n\s*", "", block).splitlines()
 
 
 @cache
@@ -101,7 +135,8 @@ def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) ->
     match program:
         case "make":
             assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text()
-        case "pip":
+        case "pip" | "uv":
+            assert arguments[0] in {"install", "add"}
             extras = re.findall(r"\[(.*)\]", arguments[-1])
             assert set(",".join(extras).split(",")) <= {"", *PROJECT["project"]["optional-dependencies"]}
         case "python" if arguments[0].endswith(".py"):
@@ -116,7 +151,7 @@ def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) ->
             assert {*options} - {"--from"} <= options_of(cli, arguments[3:])
         case "butter-middleware":
             assert [option for option in options if option not in options_of(cli, arguments)] == []
-        case "uvicorn" | "gunicorn" | "hypercorn" | "granian":
+        case "uvicorn" | "gunicorn" | "hypercorn" | "granian" | "daphne":
             told = help_of(program)
             assert [option for option in options if not re.search(rf"{option}\b", told)] == []
         case "export":

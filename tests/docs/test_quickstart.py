@@ -29,7 +29,7 @@ def test_the_shop_is_ten_lines_at_most() -> None:
 def test_the_first_record_is_seen(tmp_path: Path) -> None:
     """With the commands and the environment that the README names; only the ports are others, and nothing else."""
     (shop,) = blocks("python")
-    commands = [line[2:] for block in blocks("console") for line in block.splitlines()]
+    commands = [line for block in blocks("bash") for line in re.sub(r"\\\n\s*", "", block).splitlines()]
     sandbox, exported, served, bought = (
         next(command for command in commands if command.startswith(start))
         for start in ("butter-middleware sandbox", "export ", "uvicorn ", "curl ")

@@ -91,8 +91,10 @@ def blocks() -> Iterator[tuple[str, str, str]]:
         before = "" if language == "python" else words
 
 
-def typed(block: str) -> Iterator[tuple[str, str]]:
-    """Give each command of a console block, and what it is shown to print."""
+def typed(language: str, block: str) -> Iterator[tuple[str, str]]:
+    """Give each command of a block, and what it is shown to print."""
+    if language == "bash":
+        block = re.sub("^", "$ ", block, flags=re.MULTILINE)
     for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
         if not command.startswith(INSTALLS):
             yield command, shown.strip()
@@ -104,11 +106,11 @@ def test_every_step_does_what_the_page_shows(tmp_path: Path) -> None:
     steps = list(blocks())
     assert [saved for _language, _block, saved in steps if saved] == ["shop.py", "test_shop.py"]
     with Terminal(tmp_path) as terminal:
-        for _language, block, saved in steps:
+        for language, block, saved in steps:
             if saved:
                 (tmp_path / saved).write_text(block)
             else:
-                for command, shown in typed(block):
+                for command, shown in typed(language, block):
                     if command == "inbox":
                         until(partial(terminal.shows, command, shown), f"the records {shown}")
                         continue

@@ -1,16 +1,16 @@
-"""Under real servers, with real signals: a checkout arrives, and a stop right after loses none."""
+"""Under real servers, on ports and Unix sockets, with real signals: a checkout arrives, and a stop loses none."""
 
 import signal
 from pathlib import Path
 
 import pytest
-from processes import SERVERS, Shop, numbered, until
+from processes import SERVERS, WITHOUT_LIFESPAN, Shop, numbered, until
 
 from butter_middleware.testing import FakeButter
 
 pytestmark = pytest.mark.server
 FIVE = numbered(5)
-WITH_LIFESPAN = [server for server in SERVERS if "without" not in server]
+WITH_LIFESPAN = [server for server in SERVERS if server not in WITHOUT_LIFESPAN]
 
 
 def arrived(fake: FakeButter) -> list[str]:
@@ -52,10 +52,23 @@ def test_a_stop_right_after_five_checkouts_loses_none_on_disk(
     assert server not in WITH_LIFESPAN or arrived(fake) == FIVE
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_checkout_arrives_while_the_server_runs(fake: FakeButter, url: str, server: str) -> None:
-    """No stop is needed for a record to go out, under any server."""
+@pytest.mark.parametrize("server", WITHOUT_LIFESPAN)
+def test_what_a_memory_outbox_loses_is_said(fake: FakeButter, url: str, server: str) -> None:
+    """Without a lifespan nothing tells of the end: the log says from the start what is lost, and what keeps it."""
     with Shop(server, url) as shop:
+        buy_five(shop)
+        output = shop.stop(signal.SIGTERM)
+    assert b"records are kept in memory only: what is not yet delivered is lost when this process is killed" in output
+    assert b"Set outbox= to the path of an SQLite file to keep them." in output
+
+
+@pytest.mark.parametrize("over", ["a port", "a Unix socket"])
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_checkout_arrives_while_the_server_runs(
+    fake: FakeButter, url: str, server: str, over: str, tmp_path: Path
+) -> None:
+    """No stop is needed for a record to go out, under any server."""
+    with Shop(server, url, tmp_path / "shop.sock" if over == "a Unix socket" else None) as shop:
         assert shop.checkout("in_7")[0] == 200
         until(lambda: arrived(fake) == ["in_7"], "the record")
         assert fake.records[0]["ipv4_address"] == "81.2.69.142"

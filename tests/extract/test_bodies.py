@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psp_bodies_attacks as attacks
 import psp_bodies_braintree as braintree
+import psp_bodies_field as field
 import psp_bodies_others as others
 import psp_bodies_stripe as stripe
 import pytest
@@ -18,9 +20,9 @@ from psp_objects import respond
 
 from butter_middleware.extract import normal
 
-PAID = stripe.PAID + braintree.PAID + others.PAID
-UNPAID = stripe.UNPAID + braintree.UNPAID + others.UNPAID
-UNKNOWN = stripe.UNKNOWN + braintree.UNKNOWN + others.UNKNOWN
+PAID = stripe.PAID + braintree.PAID + others.PAID + attacks.PAID + field.PAID
+UNPAID = stripe.UNPAID + braintree.UNPAID + others.UNPAID + attacks.UNPAID + field.UNPAID
+UNKNOWN = stripe.UNKNOWN + braintree.UNKNOWN + others.UNKNOWN + attacks.UNKNOWN + field.UNKNOWN
 
 
 def respelled(node: Any, spell: Callable[[str], str]) -> Any:
@@ -120,8 +122,15 @@ GOOD = {
 """What the bodies' fields hold. Everything else that looks like an ID in them is a decoy."""
 
 
+SEVERAL = re.compile(
+    "older|newer|named by|order names|previous|latestCharge|two |beside|renewed|newest|second attempt|list"
+)
+"""Names of bodies that have payments of several checkouts or attempts: without one of them, another may be meant."""
+ALONE = [body for body in PAID + UNPAID if not SEVERAL.search(body.name)]
+
+
 @settings(max_examples=tries(500), deadline=None)
-@given(body=st.sampled_from(PAID + UNPAID), seed=st.integers(0, 2**32))
+@given(body=st.sampled_from(ALONE), seed=st.integers(0, 2**32))
 def test_what_is_missing_gives_no_other_id(body: Body, seed: int) -> None:
     """Whatever part of a body is gone, no decoy and no other object's ID takes its place."""
     chance = random.Random(seed)  # noqa: S311 - a choice of a test

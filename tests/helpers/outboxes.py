@@ -1,9 +1,13 @@
 """What the tests of the outboxes have in common: captures, records, clocks, and what a pipeline does with a store."""
 
 import json
-from collections.abc import Iterable, Sequence
+import subprocess
+import sys
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -154,3 +158,19 @@ def open_files() -> int:
 
 
 committers = open_files
+
+
+@contextmanager
+def lock_held(path: Path) -> Generator[int]:
+    """Have another process hold the write lock of an outbox's file, as one that is stopped does; give its number."""
+    script = (
+        "import sys; from butter_middleware.outbox.sqlite.locks import *; locks = Locks(sys.argv[1]);"
+        "print(locks.take(WRITE), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"True\n"
+        yield holder.pid
+        assert holder.stdin is not None
+        holder.stdin.close()

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -19,17 +19,24 @@ from butter_middleware._utils.asgi import ASGIApp, Receive, Scope, Send
 
 SHOPPER = "81.2.69.142"
 HERE = Path(__file__).parents[1]
+GUNICORN = "gunicorn shop:api -w 2 -k"
+TCP_BIND, UNIX_BIND = "--bind 127.0.0.1:{port}", "--bind unix:{socket}"
 SERVERS = {
-    "uvicorn": ["uvicorn", "shop:api", "--port", "{port}", "--no-access-log"],
-    "uvicorn two workers": ["uvicorn", "shop:api", "--port", "{port}", "--workers", "2"],
-    "uvicorn without lifespan": ["uvicorn", "shop:api", "--port", "{port}", "--lifespan", "off"],
-    "gunicorn": ["gunicorn", "shop:api", "-b", "127.0.0.1:{port}", "-k", "{gunicorn_worker}", "-w", "2"],
-    "gunicorn preload": [
-        *("gunicorn", "shop:api", "-b", "127.0.0.1:{port}", "-k", "{gunicorn_worker}", "-w", "2", "--preload"),
-    ],
-    "hypercorn trio": ["hypercorn", "shop:plain", "--bind", "127.0.0.1:{port}", "-k", "trio"],
-    "granian": ["granian", "shop:api", "--interface", "asgi", "--port", "{port}"],
+    # What starts it; how it is bound to a port; how to a Unix socket.
+    "uvicorn": ("uvicorn shop:api --no-access-log", "--port {port}", "--uds {socket}"),
+    "uvicorn two workers": ("uvicorn shop:api --workers 2", "--port {port}", "--uds {socket}"),
+    "uvicorn without lifespan": ("uvicorn shop:api --lifespan off", "--port {port}", "--uds {socket}"),
+    "gunicorn uvicorn": (f"{GUNICORN} uvicorn_worker.UvicornWorker", TCP_BIND, UNIX_BIND),
+    "gunicorn uvicorn preload": (f"{GUNICORN} uvicorn_worker.UvicornWorker --preload", TCP_BIND, UNIX_BIND),
+    "gunicorn asgi": (f"{GUNICORN} asgi", TCP_BIND, UNIX_BIND),
+    "hypercorn": ("hypercorn shop:api", TCP_BIND, UNIX_BIND),
+    "hypercorn trio": ("hypercorn shop:plain -k trio", TCP_BIND, UNIX_BIND),
+    "granian": ("granian shop:api --interface asgi", "--port {port}", "--uds {socket}"),
+    "granian asginl": ("granian shop:api --interface asginl", "--port {port}", "--uds {socket}"),
+    "daphne": ("daphne shop:api", "--port {port}", "-u {socket}"),
 }
+WITHOUT_LIFESPAN = ["uvicorn without lifespan", "granian asginl", "daphne"]
+"""What tells the app neither that it starts nor that it ends."""
 
 
 def until(done: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
@@ -52,6 +59,23 @@ def listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("shop.example", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        try:
+            self.sock.connect(str(self._path))
+        except OSError:
+            self.sock.close()
+            raise
 
 
 @contextmanager
@@ -81,14 +105,15 @@ class Late:
 
 
 class Shop:
-    """A shop under a real server, in a process group of its own."""
+    """A shop under a real server, on a port or a Unix socket, in a process group of its own."""
 
-    def __init__(self, server: str, butter: str, **environment: str) -> None:
+    def __init__(self, server: str, butter: str, unix_socket: Path | None = None, /, **environment: str) -> None:
         self.port = free_port()
-        worker = "uvicorn_worker.UvicornWorker"
-        command = [part.format(port=self.port, gunicorn_worker=worker) for part in SERVERS[server]]
+        self._socket = unix_socket
+        start, on_port, on_socket = SERVERS[server]
+        bound = on_port.format(port=self.port) if unix_socket is None else on_socket.format(socket=unix_socket)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [sys.executable, "-m", *start.split(), *bound.split()],
             cwd=HERE / "servers",
             env=os.environ | {"SHOP_BUTTER": butter, "PYTHONWARNINGS": "default"} | environment,
             stdout=subprocess.PIPE,
@@ -98,20 +123,33 @@ class Shop:
         self.output = b""
         self._over = False
 
+    def _listens(self) -> bool:
+        if self._socket is None:
+            return listening(self.port)
+        with closing(UnixConnection(self._socket, 0.5)) as probe, suppress(OSError):
+            probe.connect()
+            return True
+        return False
+
     def ready(self) -> Self:
-        until(lambda: listening(self.port) or self.process.poll() is not None, "the shop listens", 40)
+        until(lambda: self._listens() or self.process.poll() is not None, "the shop listens", 40)
         if self.process.poll() is not None:
             raise AssertionError(self.stop().decode())
         return self
 
-    def checkout(self, invoice: str) -> tuple[int, list[tuple[str, str]], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        try:
-            connection.request("POST", f"/checkout/{invoice}", headers={"X-Forwarded-For": SHOPPER})
+    def request(self, method: str, path: str) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = (
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            if self._socket is None
+            else UnixConnection(self._socket, 20)
+        )
+        with closing(connection):
+            connection.request(method, path, headers={"X-Forwarded-For": SHOPPER})
             response = connection.getresponse()
             return response.status, response.getheaders(), response.read()
-        finally:
-            connection.close()
+
+    def checkout(self, invoice: str) -> tuple[int, list[tuple[str, str]], bytes]:
+        return self.request("POST", f"/checkout/{invoice}")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> bytes:
         """Send a signal to the server, as its supervisor would, and return all that it printed."""

@@ -317,6 +317,10 @@ UNPAID: list[Body] = group(
             "subscription, newest declined",
             SUBSCRIPTION | {"transactions": [PYTHON | {"id": "f41led", "status": "failed"}, PYTHON]},
         ),
+        (
+            "subscription, its newest sale without state",
+            SUBSCRIPTION | {"transactions": [without(PYTHON, "status") | {"id": "n3wtx1"}, PYTHON]},
+        ),
         ("subscription, only a credit", SUBSCRIPTION | {"transactions": [PYTHON | {"type": "credit"}]}),
         ("subscription of nothing", without(SUBSCRIPTION, "transactions") | {"price": "0.00"}),
         (

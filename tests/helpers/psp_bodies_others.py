@@ -498,6 +498,7 @@ RECURLY_PAID: list[Body] = group(
         ),
         ("subscription after its trial", SUBSCRIPTION | {"trial_ends_at": "2026-01-01T10:00:00Z"}, [OF_SUBSCRIPTION]),
         ("webhook, invoice paid", told("charge_invoice", "paid"), [{"invoice_id": "rafhdbbf41mc"}]),
+        ("webhook, by uuid", told("charge_invoice", "paid"), [{"invoice_id": "63b0"}], {"prefer": "uuid"}),
         ("webhook, payment succeeded", told("payment", "succeeded"), [{"transaction_id": "rafhdbbf41mc"}]),
         (
             "notification",
@@ -701,7 +702,7 @@ RECHARGE_PAID: list[Body] = group(
         ("charge of 2021-01", {"charge": CHARGE_01}, [OF_CHARGE]),
         (
             "charge, few fields",
-            {"charge": {"id": 4007, "status": "success", "transaction_id": "pi_3Pq"}},
+            {"charge": {"id": 4007, "address_id": 5, "status": "success", "transaction_id": "pi_3Pq"}},
             [{"charge_id": "4007", "transaction_id": "pi_3Pq"}],
         ),
         ("charge, alone in a list", {"charges": [CHARGE]}, [OF_CHARGE]),
@@ -781,6 +782,10 @@ RECHARGE_UNPAID: list[Body] = group(
         *(
             (f"subscription {status}", {"subscription": RENEWED | {"status": status}})
             for status in ("cancelled", "expired")
+        ),
+        (
+            "subscription with a charge in error, few fields",
+            {"subscription": RENEWED, "charge": {"status": "error", "error_type": "CARD_DECLINED"}},
         ),
         ("subscription of nothing", {"subscription": RENEWED | {"price": "0.00"}}),
         ("subscription with a charge in error", {"subscription": RENEWED, "charge": CHARGE | {"status": "error"}}),

@@ -456,6 +456,7 @@ UNPAID: list[Body] = group(
             event("charge.dispute.created", {"id": "dp_1", "object": "dispute", "charge": CHARGE}),
         ),
         ("refund", {"id": "re_1", "object": "refund", "status": "succeeded", "charge": CHARGE, "payment_intent": PI}),
+        ("refund without its discriminator", {"id": "re_1", "status": "succeeded", "charge": CHARGE}),
         ("credit note", {"id": "cn_1", "object": "credit_note", "invoice": INVOICE, "status": "issued"}),
         ("kept card", {"id": "seti_1", "object": "setup_intent", "status": "succeeded", "customer": CUS}),
         (
@@ -483,6 +484,7 @@ UNKNOWN: list[Body] = group(
         ("shop's subscription", {"subscription": {"id": "s-7", "status": "active", "plan": "gold"}}),
         ("shop's session", {"session": {"id": "abc", "status": "complete", "payment_status": "paid"}}),
         ("shop's invoice", {"invoice": {"id": "INV-7", "status": "paid", "customer_email": EMAIL}}),
+        ("payment beside a row of the shop's in one list", {"payments": [INTENT, {"id": 7, "note": "the first"}]}),
         ("words for paid alone", {"status": "succeeded", "paid": True, "id": "7"}),
         (
             "two payments of which none is named",

@@ -160,17 +160,39 @@ def test_wrong_fields_park_and_raise_nothing(
     assert fake.records == []
 
 
-def test_what_is_no_request(make_butter: Callable[..., Butter]) -> None:
-    """A scope of which nothing can be taken is a counted fault; what is no request at all is the caller's error."""
+class OutOfContext:
+    """A framework's stand-in for the current request, where there is none."""
+
+    @property
+    def scope(self) -> Any:
+        raise RuntimeError
+
+
+def test_what_is_no_request_harms_no_checkout(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
+) -> None:
+    """`record` may stand inside a checkout and raises nothing: the loss is said with the remedy, and counted."""
     butter = watched(make=make_butter)
     butter.record({"type": "http"}, **FIELDS)
     assert butter.status().faults == {"request:KeyError": 1}
     wrong: Any = butter.record
-    for arguments, fields in [(("/checkout/7",), FIELDS), ((None,), {}), ((FIELDS,), {}), (({},), FIELDS)]:
-        with pytest.raises(TypeError, match="takes a Checkout alone, or a request"):
-            wrong(*arguments, **fields)
-    with pytest.raises(TypeError, match="takes a Checkout alone"):
-        wrong(Checkout(ipv4_address=SHOPPER, psp="adyen", **FIELDS), charge_id="ch_2")
+    given = [(("/checkout/7",), FIELDS), ((None,), {}), ((FIELDS,), {}), (({},), FIELDS), ((OutOfContext(),), FIELDS)]
+    for arguments, fields in given:
+        wrong(*arguments, **fields)
+    assert butter.status().lost == len(given)
+    assert "takes a Checkout alone, or a request (or its scope) with the fields by name. It got NoneType" in caplog.text
+
+
+def test_fields_beside_a_checkout_are_left_out(
+    make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The Checkout is evidence by itself: it is recorded as it is, and the mistake is said."""
+    butter = watched(make=make_butter)
+    wrong: Any = butter.record
+    wrong(Checkout(ipv4_address=SHOPPER, psp="adyen", **FIELDS), transaction_id="t_2")
+    assert butter.flush()
+    assert [record.get("transaction_id") for record in fake.records] == [None]
+    assert "It took the Checkout without transaction_id: put them into it." in caplog.text
 
 
 class Broken:

@@ -147,7 +147,7 @@ async def break_rules(butter: Butter) -> None:
     async def nothing(_message: Any = None) -> dict[str, Any]:
         return {}
 
-    await ButterMiddleware(app, butter)(scope, nothing, nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - see above
+    await ButterMiddleware(app, butter)(scope, nothing, nothing)
 
 
 async def main(folder: Path) -> None:

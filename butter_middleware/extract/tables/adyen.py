@@ -26,7 +26,7 @@ _ADDITIONAL: Final = {
     ),
     "network_transaction_id": "additionalData.networkTxReference",
 }
-_NOTHING: Final = "zero(amount.value) || zero(additionalData.authorisedAmountValue)"
+_NOTHING: Final = "zero(amount.value) || zero(value) || zero(additionalData.authorisedAmountValue)"
 """A card was kept for later, without a payment."""
 _DONATION: Final = "donationAccount || donationCampaignId || donationType"
 _AUTHORISED: Final = (
@@ -51,7 +51,7 @@ SHAPES: Final = (
     ),
     Shape(
         "result of a session",
-        when="id && status && payments[?resultCode] && !sessionData",
+        when="like(id, 'CS.+') && status && payments[?resultCode] && !sessionData",
         paid={"status": ("completed",)},
         unpaid=f"!({_AUTHORISED})",
         fields=_ADDITIONAL,

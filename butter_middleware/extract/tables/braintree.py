@@ -27,8 +27,10 @@ _ITS_OWN: Final = (
 """States that nobody else has."""
 _STATES: Final = f"{_ITS_OWN}, 'authorized', 'authorizing', 'settled', 'failed', 'voided'"
 _ID: Final = "like(id, '[a-z0-9_]{1,36}')"
-_BARE_ID: Final = "like(id, '(?=.*[0-9])(?=.*[a-z])[a-z0-9]{2,16}|[b-df-hj-np-tv-z]{6,8}')"
-"""Of an ID that stands without proof: letters and digits, as Braintree makes them; no number, no word, no UUID."""
+_LETTERED_ID: Final = "like(id, '(?=.*[a-z])[a-z0-9]{1,36}')"
+_BARE_ID: Final = "like(id, '(?![a-z]{2,}[0-9]+$)(?=.*[0-9])(?=.*[a-z])[a-z0-9]{2,16}|[b-df-hj-np-tv-z]{6,8}')"
+"""Of an ID that stands without proof: letters and digits, as Braintree makes them; no number, no word, no UUID, and no
+word with a number behind it."""
 _OF_GRAPHQL: Final = "(like(legacyId, '[a-z0-9_]{1,36}') && like(id, '[A-Za-z0-9+/=_-]{6,}'))"
 _PROOF: Final = (
     "merchant_account_id, processor_response_code, processor_response_type, processor_authorization_code, "
@@ -41,13 +43,18 @@ _PROOF: Final = (
 _KEYS: Final = (
     f"'id', 'legacyId', 'status', 'amount', 'type', 'order_id', 'created_at', 'updated_at', 'subscription_id', "
     "'customer', 'customer_details', 'billing', 'billing_details', 'shipping', 'shipping_details', 'credit_card', "
-    "'paypal', 'payment_method', 'plan_id', 'recurring', 'tax_amount', 'currency', '_global', "
+    "'paypal', 'payment_method', 'plan_id', 'recurring', 'tax_amount', 'currency', '_global', 'risk_data', "
+    "'three_d_secure_info', 'sca_exemption_requested', 'mastercard_transaction_link_id', 'refund_ids', 'refund_id', "
+    "'refunded_transaction_id', 'disputes', 'discounts', 'add_ons', 'channel', 'processor_response_text', "
     f"{', '.join(repr(name) for name in _PROOF.split(', '))}"
 )
-_SALES: Final = f"transactions[?!says(type, 'credit') && says(status, {_STATES}) && ({_ID} || {_OF_GRAPHQL})]"
-_LATEST: Final = f"({_SALES} | [0])"
+_BARE: Final = f"says(status, {_STATES}) && ({_BARE_ID} || {_OF_GRAPHQL})"
+_LATEST: Final = "(transactions[?!says(type, 'credit')] | [0])"
 """A subscription lists its transactions, newest first: refused ones and refunds too."""
-_LATEST_ID: Final = "like(legacyId, '.+') && legacyId || id"
+_SALE: Final = (
+    f"(says({_LATEST}.status, {_STATES}) && (like({_LATEST}.id, '[a-z0-9_]{{1,36}}') || "
+    f"like({_LATEST}.legacyId, '[a-z0-9_]{{1,36}}')))"
+)
 
 SHAPES: Final = (
     Shape(
@@ -60,8 +67,9 @@ SHAPES: Final = (
         when=(
             "status && !transaction && !(transactions && plan_id) && ("
             "says(_global, 'transaction') || "
-            f"(({_ID} || {_OF_GRAPHQL}) && (some(`2`, {_PROOF}) || (says(status, {_ITS_OWN}) && "
-            f"(some(`1`, {_PROOF}, customer_details.id, customer_details.email) || says(type, 'sale', 'credit'))))))"
+            f"(({_ID} || {_OF_GRAPHQL}) && some(`2`, {_PROOF})) || "
+            f"(({_LETTERED_ID} || {_OF_GRAPHQL}) && says(status, {_ITS_OWN}) && "
+            f"(some(`1`, {_PROOF}, customer_details.id, customer_details.email) || says(type, 'sale', 'credit'))))"
         ),
         paid={"status": _PAID},
         # Money that goes back, or went back later; an amount of nothing.
@@ -75,8 +83,8 @@ SHAPES: Final = (
             "network_transaction_id": "network_transaction_id",
         },
         under=("transaction", "transactions", "target"),
-        when_under=f"says(status, {_STATES}) && ({_BARE_ID} || {_OF_GRAPHQL}) && only(@, {_KEYS})",
-        when_at=f"says(status, {_STATES}) && ({_BARE_ID} || {_OF_GRAPHQL})",
+        when_under=f"(says(status, {_ITS_OWN}) && {_LETTERED_ID}) || ({_BARE} && only(@, {_KEYS}))",
+        when_at=f"(says(status, {_ITS_OWN}) && {_LETTERED_ID}) || ({_BARE})",
     ),
     Shape(
         "subscription",
@@ -85,12 +93,12 @@ SHAPES: Final = (
             "billing_day_of_month, merchant_account_id, paid_through_date, billing_period_start_date, "
             "billing_period_end_date, current_billing_cycle, next_billing_date, next_billing_period_amount, "
             "next_bill_amount, first_billing_date, number_of_billing_cycles, never_expires, transactions) || "
-            f"{_SALES})"
+            f"{_SALE})"
         ),
         # A webhook leaves the state out.
         paid={f"status || {_LATEST}.status": ("Active", *_PAID)},
         unpaid=(
-            f"(transactions && !says({_LATEST}.status, {', '.join(map(repr, _PAID))})) || "
+            f"(transactions && !({_SALE} && says({_LATEST}.status, {', '.join(map(repr, _PAID))}))) || "
             f"{_LATEST}.refund_ids || zero({_LATEST}.amount) || zero(price)"
         ),
         promise="!transactions",
@@ -104,11 +112,11 @@ SHAPES: Final = (
         under=("subscription",),
         when_under=(
             "like(id, '[A-Za-z0-9_-]{1,36}') && type(transactions) == 'array' && "
-            f"({_SALES} || (status && length(transactions) == `0`))"
+            f"({_SALE} || (status && length(transactions) == `0`))"
         ),
         when_at=(
             f"like(id, '[A-Za-z0-9_-]{{1,36}}') && ((plan_id && says(status, 'Active', 'Pending', 'Past Due', "
-            f"'Canceled', 'Expired')) || {_SALES})"
+            f"'Canceled', 'Expired')) || {_SALE})"
         ),
     ),
 )

@@ -26,20 +26,24 @@ _CUSTOMER: Final = {"customer_email": "customer.email || email", "customer_id": 
 _TRANSACTION: Final = "external_transaction_id.payment_processor || transaction_id"
 _BROWSER: Final = {ADDRESS: "client_details.browser_ip"}
 _ITEMS: Final = (
-    "line_items[?says(purchase_item_type, 'subscription') || (!purchase_item_type && subscription_id && "
-    "!says(type, 'onetime'))]"
+    "line_items[?says(purchase_item_type, 'subscription') || (subscription_id && says(type, 'subscription'))] || "
+    "(length(line_items[?purchase_item_type || type] || `[]`) == `0` && line_items[?subscription_id])"
 )
+"""Items say which of them are subscriptions; in the oldest versions none says it."""
 _ITEM: Final = {"subscription_id": "purchase_item_id || subscription_id"}
 _NUMBER: Final = "(type(id) == 'number' || like(id, '[0-9]+'))"
-_PROOF: Final = (
-    "address_id, external_transaction_id, external_order_id, external_cart_token, charge_attempts, "
-    "charge_interval_frequency, charge_status, customer.external_customer_id, customer_hash, "
-    "has_uncommited_changes, has_uncommitted_changes, is_prepaid, last_charge_attempt, last_charge_attempt_date, "
-    "number_times_tried, order_interval_frequency, orders_count, payment_processor, processor_name, retry_date, "
-    "scheduled_at, shipments_count, shopify_order_id, shopify_cart_token, total_weight_grams, "
-    "line_items[?purchase_item_id || purchase_item_type || subscription_id || external_variant_id || "
-    "shopify_variant_id || external_product_id || shopify_product_id]"
+_STRONG: Final = (
+    "charge_attempts, charge_status, customer.external_customer_id, customer_hash, external_cart_token, "
+    "external_order_id, external_transaction_id, has_uncommited_changes, has_uncommitted_changes, is_prepaid, "
+    "last_charge_attempt, last_charge_attempt_date, number_times_tried, shipments_count, shopify_cart_token, "
+    "shopify_order_id, total_weight_grams, line_items[?purchase_item_id || purchase_item_type || "
+    "external_variant_id || shopify_variant_id || (subscription_id && says(type, 'subscription', 'onetime'))]"
 )
+_WEAK: Final = (
+    "address_id, charge_id, orders_count, payment_processor, processor_name, retry_date, scheduled_at, "
+    "line_items[?subscription_id]"
+)
+_PROVED: Final = f"(some(`2`, {_STRONG}) || (some(`1`, {_STRONG}) && some(`2`, {_WEAK})))"
 _OF_CHARGE: Final = (
     "some(`1`, analytics_data, charge_attempts, customer_hash, error_type, external_transaction_id, "
     "has_uncommited_changes, has_uncommitted_changes, last_charge_attempt, last_charge_attempt_date, "
@@ -77,8 +81,8 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
         Shape(
             "checkout",
             when=(
-                "token && type(line_items) == 'array' && !status && some(`1`, charge_id, completed_at, email, "
-                "external_checkout_id, requires_shipping, buyer_accepts_marketing, shipping_rate, shipping_line)"
+                "token && type(line_items) == 'array' && !status && some(`1`, charge_id, external_checkout_id, "
+                "requires_shipping, buyer_accepts_marketing, payment_processor, shipping_rate, shipping_line)"
             ),
             paid={"like(completed_at, '[0-9]{4}-.*') && type(charge_id)": ("number", "string")},
             unpaid=f"!completed_at || {_NOTHING}",
@@ -89,11 +93,14 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
                 "transaction_id": "payment_processor_transaction_id",
             },
             under=("checkout",),
-            when_under="(completed_at && charge_id) || (token && !status)",
+            when_under=(
+                "(completed_at && charge_id && (some(`1`, token, payment_processor, external_checkout_id) || "
+                "only(@, 'completed_at', 'charge_id', 'customer_id', 'email'))) || (token && !status)"
+            ),
         ),
         Shape(
             "order",
-            when=f"{_NUMBER} && status && !object && {_OF_ORDER} && some(`2`, {_PROOF})",
+            when=f"{_NUMBER} && status && !object && {_OF_ORDER} && {_PROVED}",
             # A prepaid order waits, its charge being paid; an order may be made while its charge is not.
             paid={"status": ("success",), "charge.status || charge_status || status": ("success",)},
             unpaid=f"{_NOTHING} || zero(charge.total_price)",
@@ -106,8 +113,8 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
             each=_ITEMS,
             of_each=_ITEM,
             under=("order",),
-            when_under=f"{_NUMBER} && status && !object && some(`2`, {_PROOF})",
-            when_at=f"{_NUMBER} && status && !object && {_OF_ORDER} && some(`1`, {_PROOF})",
+            when_under=f"{_NUMBER} && status && !object && {_PROVED}",
+            when_at=f"{_NUMBER} && status && !object && {_OF_ORDER} && (some(`1`, {_STRONG}) || some(`2`, {_WEAK}))",
         ),
         Shape(
             "subscription",
@@ -122,16 +129,17 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
         ),
         Shape(
             "charge",
-            when=f"{_NUMBER} && status && !object && {_OF_CHARGE} && !{_OF_ORDER} && some(`2`, {_PROOF})",
+            when=f"{_NUMBER} && status && !object && {_OF_CHARGE} && !{_OF_ORDER} && {_PROVED}",
             paid={"status": ("success",)},
             unpaid=_NOTHING,
             fields={**_CUSTOMER, **_BROWSER, "charge_id": of_charge, "transaction_id": _TRANSACTION},
             each=_ITEMS,
             of_each=_ITEM,
+            never_under=("order",),
             under=("charge",),
             when_under=(
                 f"{_NUMBER} && !{_OF_ORDER} && says(status, 'success', 'queued', 'error', 'skipped', 'refunded', "
-                f"'partially_refunded', 'pending') && some(`1`, {_PROOF}, transaction_id)"
+                f"'partially_refunded', 'pending') && (some(`1`, {_STRONG}) || some(`2`, {_WEAK}, transaction_id))"
             ),
         ),
         Shape("refund", when="refund_id || (charge_id && refund_amount)", unpaid=NEVER),
@@ -145,8 +153,8 @@ def recharge(*, at: str | None = None, charge_id: ChargeId = "recharge") -> Pres
     """Return an extractor of Recharge's charges, orders, checkouts and subscriptions.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. If it is a list,
-            each of its items counts.
+        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. There a few of
+            Recharge's keys are enough. If it is a list, each of its items counts.
         charge_id: What is sent as `charge_id`: the ID of Recharge's own charge, or the one by which the payment
             processor behind Recharge knows it, which is `transaction_id` too.
 

@@ -57,7 +57,9 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
             # An invoice that is sent by mail is pending. A shop may leave the state out.
             paid={f"state || {_SUCCESS}.status": ("paid", "success")},
             # Money going back; a preview; nothing to pay; paid, and given back.
-            unpaid=f"says(type, 'credit') || !(id || uuid) || zero(total) || (transactions && !{_SUCCESS})",
+            unpaid=(
+                f"says(type, 'credit') || !(id || uuid) || zero(total) || zero(paid) || (transactions && !{_SUCCESS})"
+            ),
             fields={
                 **_ACCOUNT,
                 "invoice_id": ids(),

@@ -82,7 +82,7 @@ SHAPES: Final = (
     ),
     Shape(
         "checkout.session",
-        when="object == 'checkout.session' || (!object && payment_status && starts_with(id, 'cs_'))",
+        when="object == 'checkout.session' || (!object && payment_status && like(id, 'cs_.+'))",
         paid={
             "status || (says(payment_status, 'paid') && 'complete')": ("complete",),  # the oldest have no status
             "payment_status": ("paid", "no_payment_required"),
@@ -113,14 +113,14 @@ SHAPES: Final = (
         each=_parts("invoice."),
         of_each=_PART,
         under=("session", "checkout_session"),
-        when_under="!object && payment_status && starts_with(id, 'cs_')",
+        when_under="!object && payment_status && like(id, 'cs_.+')",
     ),
     Shape(
         "payment_intent",
         when=(
-            "object == 'payment_intent' || (!object && status && starts_with(id, 'pi_') && some(`2`, "
-            "amount_received, latest_charge, charges, client_secret, payment_method, payment_method_types, "
-            "capture_method, confirmation_method))"
+            "object == 'payment_intent' || (!object && status && (like(id, 'pi_[A-Za-z0-9]{14,}') || "
+            "(like(id, 'pi_.+') && some(`2`, amount_received, latest_charge, charges, client_secret, payment_method, "
+            "payment_method_types, capture_method, confirmation_method))))"
         ),
         paid={"status": ("succeeded", "requires_capture")},
         unpaid="zero(amount) || latest_charge.refunded",
@@ -139,13 +139,13 @@ SHAPES: Final = (
             "network_transaction_id": _network(),
         },
         under=("payment_intent", "intent", "payment"),
-        when_under="!object && status && starts_with(id, 'pi_')",
+        when_under="!object && status && like(id, 'pi_.+')",
     ),
     Shape(
         "invoice",
         when=(
-            "object == 'invoice' || (!object && status && starts_with(id, 'in_') && some(`2`, amount_paid, "
-            "billing_reason, collection_method, hosted_invoice_url, lines, customer_email))"
+            "object == 'invoice' || (!object && status && (like(id, 'in_[A-Za-z0-9]{14,}') || (like(id, 'in_.+') && "
+            "some(`2`, amount_paid, billing_reason, collection_method, hosted_invoice_url, lines))))"
         ),
         paid={"status || (says(paid, 'true') && 'paid')": ("paid",)},  # the oldest versions have no status
         # Nothing was due, as of a trial; or the money came in another way than through Stripe.
@@ -163,7 +163,7 @@ SHAPES: Final = (
         each=_parts(),
         of_each=_PART,
         under=("invoice",),
-        when_under="!object && status && starts_with(id, 'in_')",
+        when_under="!object && status && like(id, 'in_.+')",
     ),
     Shape(
         "invoice_payment",
@@ -182,8 +182,9 @@ SHAPES: Final = (
     Shape(
         "subscription",
         when=(
-            "object == 'subscription' || (!object && status && starts_with(id, 'sub_') && some(`2`, latest_invoice, "
-            "current_period_end, billing_cycle_anchor, collection_method, items, default_payment_method))"
+            "object == 'subscription' || (!object && status && (like(id, 'sub_[A-Za-z0-9]{14,}') || "
+            "(like(id, 'sub_.+') && some(`2`, latest_invoice, current_period_end, billing_cycle_anchor, "
+            "collection_method, items, default_payment_method))))"
         ),
         paid={"status": ("active", "trialing")},
         unpaid=(
@@ -215,14 +216,14 @@ SHAPES: Final = (
         each=_parts("latest_invoice."),
         of_each=_PART,
         under=("subscription",),
-        when_under="!object && status && starts_with(id, 'sub_')",
+        when_under="!object && status && like(id, 'sub_.+')",
     ),
     Shape(
         "charge",
         when=(
-            "object == 'charge' || (!object && status && (starts_with(id, 'ch_') || starts_with(id, 'py_')) && "
-            "some(`2`, amount_captured, balance_transaction, billing_details, captured, paid, payment_intent, "
-            "payment_method_details, receipt_url))"
+            "object == 'charge' || (!object && status && (like(id, '(ch|py)_[A-Za-z0-9]{14,}') || "
+            "(like(id, '(ch|py)_.+') && some(`2`, amount_captured, balance_transaction, billing_details, captured, "
+            "paid, payment_intent, payment_method_details, receipt_url))))"
         ),
         paid={"status || (says(paid, 'true') && 'succeeded')": ("succeeded",)},  # the oldest versions have no status
         unpaid="refunded || zero(amount)",
@@ -240,7 +241,7 @@ SHAPES: Final = (
             "network_transaction_id": _NETWORK,
         },
         under=("charge",),
-        when_under="!object && status && (starts_with(id, 'ch_') || starts_with(id, 'py_'))",
+        when_under="!object && status && like(id, '(ch|py)_.+')",
     ),
     Shape("setup_intent", when="object == 'setup_intent'", unpaid=NEVER, pending="!says(status, 'succeeded')"),
     Shape(
@@ -248,7 +249,8 @@ SHAPES: Final = (
         when=(
             "contains(['credit_note', 'customer', 'dispute', 'ephemeral_key', 'mandate', 'payment_link', "
             "'payment_method', 'payout', 'price', 'product', 'quote', 'refund', 'review', 'source', "
-            "'subscription_schedule', 'token', 'topup', 'transfer'], object)"
+            "'subscription_schedule', 'token', 'topup', 'transfer'], object) || "
+            "(!object && like(id, '(re|dp|cn|qt)_.+'))"
         ),
         unpaid=NEVER,
     ),
@@ -259,8 +261,8 @@ def stripe(*, at: str | None = None) -> Preset:
     """Return an extractor of Stripe's checkout sessions, payment intents, invoices, subscriptions and charges.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. If it is a list,
-            each of its items counts.
+        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. There an ID of
+            Stripe's form and its state are enough. If it is a list, each of its items counts.
 
     Raises:
         ConfigurationError: `at` is no JMESPath expression.

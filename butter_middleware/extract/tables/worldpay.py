@@ -23,12 +23,22 @@ _TEST: Final = (
     "|| says(environment, 'TEST')"
 )
 _NAMED: Final = "(type(transactionReference) == 'string' || type(paymentId) == 'string')"
-_LINKED: Final = "(type(_links) == 'object' || type(_actions) == 'object')"
+_LINKED: Final = (
+    "(contains(to_string([_links, _actions]), 'access.worldpay') || some(`1`, _links.\"payments:settle\", "
+    '_links."payments:events", _links."payments:cancel", _links."cardPayments:settle", '
+    '_links."cardPayments:events", _links."cardPayments:cancel"))'
+)
+"""Other APIs have links, too."""
 _OUTCOMES: Final = (
     "'authorized', 'sentForSettlement', 'refused', 'sentForCancellation', 'sentForRefund', 'sentForPartialRefund', "
     "'sentForPartialSettlement', '3dsDeviceDataRequired', '3dsChallenged', '3dsAuthenticationFailed', "
     "'3dsUnavailable', 'fraudHighRisk', 'fraudAssessed', 'authenticated', 'verified', 'notVerified', 'highRisk'"
 )
+_ITS_OWN: Final = (
+    "'sentForSettlement', 'sentForCancellation', 'sentForRefund', '3dsDeviceDataRequired', '3dsChallenged', "
+    "'3dsAuthenticationFailed', '3dsUnavailable', 'fraudHighRisk'"
+)
+"""Outcomes that nobody else has."""
 _EVENTS: Final = (
     *("authorized", "sentForSettlement", "settled"),
     *("authorizationSucceeded", "saleSucceeded", "settlementRequested", "settlementRequestSubmitted"),
@@ -36,8 +46,8 @@ _EVENTS: Final = (
 _OF_PAYMENT: Final = (
     "'outcome', 'lastEvent', 'transactionReference', 'paymentId', 'schemeReference', 'scheme', 'issuer', "
     "'riskFactors', 'paymentInstrument', 'commandId', 'linkData', 'token', 'fraud', 'threeDS', 'exemption', 'value', "
-    "'amount', 'currency', 'timestamp', 'merchant', 'refusalCode', 'refusalDescription', 'advice', '_links', "
-    "'_actions', 'instruction', 'deviceDataCollection', 'authentication', 'channel'"
+    "'amount', 'currency', 'timestamp', 'merchant', 'refusalCode', 'refusalDescription', 'advice', 'instruction', "
+    "'challenge', 'deviceDataCollection', 'authentication', 'channel'"
 )
 _NOTHING: Final = "zero(value.amount) || zero(amount.value) || zero(amount)"
 
@@ -49,8 +59,9 @@ def _shapes(transaction: str) -> tuple[Shape, ...]:
             "payment",
             # `outcome` and a reference may be anybody's: it has more that only Worldpay has, or nothing of others.
             when=(
-                f"says(outcome, {_OUTCOMES}) && ({_LINKED} || ({_NAMED} && (some(`1`, schemeReference, "
-                f"scheme.reference, issuer.authorizationCode, riskFactors, linkData) || only(@, {_OF_PAYMENT}))))"
+                f"(says(outcome, {_ITS_OWN}) && {_NAMED}) || (says(outcome, {_OUTCOMES}) && ({_LINKED} || "
+                f"({_NAMED} && (some(`1`, schemeReference, scheme.reference, issuer.authorizationCode, riskFactors, "
+                f"linkData) || only(@, {_OF_PAYMENT})))))"
             ),
             paid={"outcome": ("authorized", "sentForSettlement")},
             unpaid=_NOTHING,
@@ -69,7 +80,7 @@ def _shapes(transaction: str) -> tuple[Shape, ...]:
         ),
         Shape(
             "event",
-            when=f"type(type) == 'string' && {_NAMED} && some(`1`, classification, downstreamReference, _links)",
+            when=f"type(type) == 'string' && {_NAMED} && (classification || downstreamReference || {_LINKED})",
             paid={"type": _EVENTS},
             unpaid=f"(classification && !says(classification, 'payment')) || {_NOTHING}",
             test=_TEST,
@@ -84,7 +95,7 @@ def _shapes(transaction: str) -> tuple[Shape, ...]:
                 "((type(lastEvent) == 'string' || type(paymentStatus) == 'string') && (some(`1`, paymentResponse, "
                 "authorizeOnly, customerOrderCode, orderDescription, environment, merchantCode, journal) || "
                 "only(@, 'orderCode', 'lastEvent', 'paymentStatus', 'amount', 'currency', 'currencyCode', 'token', "
-                "'paymentMethod', 'payment', 'orderKey', 'status'))))"
+                "'paymentMethod', 'payment', 'orderKey'))))"
             ),
             paid={
                 "lastEvent || payment.lastEvent || paymentStatus": (

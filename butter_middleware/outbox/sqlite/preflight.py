@@ -95,7 +95,14 @@ def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> list[str]:
         mounts: The text of `/proc/mounts`; empty where there is none.
         environ: The process's environment.
     """
-    return list(_warnings(path, file_system(path, mounts), environ))
+    point, kind = _mount(path, mounts)
+    found = list(_warnings(path, kind, environ))
+    if point == path:
+        found.append(
+            f"only the file {path} is mounted, and not the -wal and -shm that SQLite keeps beside it: the newest "
+            "records go with the container. Mount its directory."
+        )
+    return found
 
 
 def _warnings(path: str, file_system: str, environ: Mapping[str, str]) -> Iterator[str]:
@@ -129,17 +136,22 @@ def mounted() -> str:
 
 
 def file_system(path: str, mounts: str) -> str:
-    """Return the type of the file system at a path: that of the longest mount point above it, the last one mounted."""
-    longest, found = -1, ""
+    """Return the type of the file system at a path."""
+    return _mount(path, mounts)[1]
+
+
+def _mount(path: str, mounts: str) -> tuple[str, str]:
+    """Return the longest mount point above a path, the last one mounted there, and the type of its file system."""
+    longest, found = "", ""
     for line in mounts.splitlines():
         fields = line.split()
         if len(fields) < 3:  # noqa: PLR2004 - device, mount point, type
             continue
         point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[1])
         inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= longest:
-            longest, found = len(point), fields[2]
-    return found
+        if inside and len(point) >= len(longest):
+            longest, found = point, fields[2]
+    return longest, found
 
 
 def _mode(path: str) -> int | None:

@@ -185,6 +185,16 @@ def test_it_may_be_asked_while_the_file_is_open(tmp_path: Path) -> None:
         (f"{TMP}/butter.db", DISK, ["temporary folder"]),
         (f"{TMP}/butter.db", DISK + f"tmpfs {TMP} tmpfs rw 0 0\n", ["in memory", "temporary folder"]),
         (f"{TMP}files/butter.db", DISK, []),
+        # A file alone in a container: what SQLite writes beside it is not in the volume.
+        ("/data/butter.db", "overlay / overlay rw 0 0\n/dev/sdb /data/butter.db ext4 rw 0 0\n", ["only the file"]),
+        (
+            "/data/butter.db",
+            DISK + "/dev/sdb /data ext4 rw 0 0\n/dev/sdb /data/butter.db ext4 rw 0 0\n",
+            ["only the file"],
+        ),
+        ("/my disk/butter.db", DISK + "/dev/sdb /my\\040disk/butter.db ext4 rw 0 0\n", ["only the file"]),
+        ("/data/butter.db", DISK + "nas:/x /data/butter.db nfs rw 0 0\n", ["network file system", "only the file"]),
+        ("/data/butter.db", "overlay / overlay rw 0 0\n/dev/sdb /data/butter.db.lock ext4 rw 0 0\n", ["own layer"]),
     ],
 )
 def test_a_place_that_does_not_last_is_told(path: str, mounts: str, said: list[str]) -> None:

@@ -1,0 +1,163 @@
+"""Lines become records: those that an earlier line or run has are left out, and what is no record is rejected."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from butter_middleware.backfill.columns import REASONS_APART, Columns, ids_in
+from butter_middleware.backfill.journal import Journal, State
+from butter_middleware.backfill.rejects import Rejects
+from butter_middleware.backfill.source import Line, Source
+from butter_middleware.errors import ConfigurationError
+from butter_middleware.models.checkout import Record
+
+MOST_REASONS: Final = 100
+MOST_NAMED: Final = 20
+"""Lines that are named one by one."""
+_OF_ONE_CHECKOUT: Final = frozenset({"invoice_id", "charge_id", "transaction_id"})
+"""IDs that two shoppers do not share."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a run has counted so far."""
+
+    offset: int = 0
+    """Bytes of the input."""
+    read: int = 0
+    """Lines that are neither blank nor a header."""
+    rejected: int = 0
+    """Lines that are no record."""
+    duplicates: int = 0
+    """Lines with the PSP and the IDs of an earlier one."""
+    strangers: int = 0
+    """Lines with an ID of an earlier line, and another person's e-mail address."""
+    stranger_lines: list[int] = field(default_factory=list[int])
+    """The first of them."""
+    waiting: int = 0
+    """Records that are to be sent."""
+    sent: int = 0
+    """Records, in all runs, as the next two."""
+    dead: int = 0
+    uncertain: int = 0
+    broken_off: int = 0
+    """Posts that ended without an answer. Their lines are sent again."""
+    reasons: dict[str, int] = field(default_factory=dict[str, int])
+    """Of what was rejected or is dead. A line may have several."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A line that is to be sent."""
+
+    record: Record
+    line: Line
+    attempts: int = 0
+
+    @property
+    def key(self) -> bytes:
+        """The record's key, as the journal has it."""
+        return bytes.fromhex(self.record.key)
+
+
+class Intake:
+    """One reading of an input from its start.
+
+    Args:
+        source: Not read yet.
+        columns: Make records of its lines.
+        journal: Knows what earlier runs sent.
+        rejects: Takes what is no record; None counts it only.
+    """
+
+    def __init__(self, source: Source, columns: Columns, journal: Journal, rejects: Rejects | None = None) -> None:
+        self.source = source
+        self._columns = columns
+        self._journal = journal
+        self._rejects = rejects
+        self.names = source.columns
+        """The columns, or the keys of the first object."""
+        journal.begin_run()
+        counts = journal.counts()
+        self.totals = Totals(sent=counts[State.DELIVERED], dead=counts[State.DEAD], uncertain=counts[State.UNCERTAIN])
+
+    def __iter__(self) -> Iterator[Waiting]:
+        """Give all records that are to be sent.
+
+        Raises:
+            InputError: the input cannot be read on.
+        """
+        while lines := self.source.read():
+            yield from self.take(lines)
+
+    def take(self, lines: Sequence[Line]) -> list[Waiting]:
+        """Return the records of these lines that are to be sent.
+
+        Raises:
+            OSError: the file of rejects cannot be written.
+            sqlite3.Error: the journal cannot be written.
+        """
+        with self._journal.transaction(durable=False):
+            taken = [waiting for line in lines if (waiting := self._take(line)) is not None]
+        self.totals.waiting += len(taken)
+        return taken
+
+    def reject(self, line: Line, reason: str) -> None:
+        """Count and keep a line that will not be sent.
+
+        Raises:
+            OSError: the file of rejects cannot be written.
+        """
+        reasons = self.totals.reasons
+        for one in reason.split(REASONS_APART):
+            name = one if one in reasons or len(reasons) < MOST_REASONS else "other reasons"
+            reasons[name] = reasons.get(name, 0) + 1
+        if self._rejects is not None:
+            self._rejects.add(line.number, reason, line.raw)
+
+    def _take(self, line: Line) -> Waiting | None:
+        self.totals.offset = line.end
+        self.totals.read += 1
+        self.names = self.names or list(line.values)
+        try:
+            fields = {} if line.problem else self._columns.fields(line.values)
+        except ConfigurationError as error:
+            self._refuse(line, str(error))
+            return None
+        key = bytes.fromhex(self._columns.key(fields))
+        entry = self._journal.entry(key)
+        is_known = entry is not None and entry.state != State.WAITING
+        record: Record | None = None
+        # A line that was sent was good.
+        if entry is None or not is_known or entry.run == self._journal.run or entry.number != line.number:
+            found = line.problem or self._columns.record(line.values)
+            if not isinstance(found, Record):
+                self._refuse(line, found)
+                return None
+            record = found
+        self._compare(line, fields)
+        if entry is not None and entry.run == self._journal.run:
+            self.totals.duplicates += 1
+            return None
+        self._journal.note(key, line.number)
+        if is_known or record is None:
+            if entry is not None and entry.state == State.DEAD:
+                self.reject(line, entry.reason or "")
+            return None
+        return Waiting(record, line)
+
+    def _refuse(self, line: Line, reason: str) -> None:
+        self.totals.rejected += 1
+        self.reject(line, reason)
+
+    def _compare(self, line: Line, fields: dict[str, Any]) -> None:
+        psp, email = str(fields.get("psp", "")), str(fields.get("customer_email", "")).strip()
+        strange = [
+            self._journal.is_stranger(psp, name, value, email)
+            for name, value in ids_in(fields).items()
+            if name in _OF_ONE_CHECKOUT
+        ]
+        if any(strange):
+            self.totals.strangers += 1
+            if len(self.totals.stranger_lines) < MOST_NAMED:
+                self.totals.stranger_lines.append(line.number)

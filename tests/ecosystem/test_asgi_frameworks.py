@@ -1,0 +1,264 @@
+"""In each ASGI framework by name: what its own request is good for, and the example as it stands."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import free_port, listening, numbered, until
+from shops import CREDENTIALS, PAID, SHOPPER
+from starlette.testclient import TestClient
+
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate
+from butter_middleware.testing import FakeButter
+
+EXAMPLES = Path(__file__).parents[2] / "examples/frameworks"
+Act = Callable[[Any], None]
+"""What an endpoint does with its request."""
+
+
+def fastapi(act: Act) -> Any:
+    from fastapi import FastAPI, Request
+
+    app = FastAPI()
+
+    @app.post("/checkout/{cart}")
+    def checkout(cart: str, request: Request) -> Any:
+        act(request)
+        return PAID
+
+    return app
+
+
+def starlette(act: Act) -> Any:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    async def checkout(request: Request) -> JSONResponse:
+        act(request)
+        return JSONResponse(PAID)
+
+    return Starlette(routes=[Route("/checkout/{cart}", checkout, methods=["POST"])])
+
+
+def litestar(act: Act, **options: Any) -> Any:
+    from litestar import Litestar, Request, post
+    from litestar.params import FromPath
+
+    @post("/checkout/{cart:str}", status_code=200)
+    async def checkout(cart: FromPath[str], request: Request[Any, Any, Any]) -> dict[str, Any]:
+        act(request)
+        return PAID
+
+    return Litestar([checkout], **options)
+
+
+@cache
+def django_settings() -> None:
+    import django
+    from django.conf import settings
+
+    settings.configure(
+        ALLOWED_HOSTS=["*"], REST_FRAMEWORK={"UNAUTHENTICATED_USER": None}, USE_TZ=True, DEFAULT_CHARSET="utf-8"
+    )
+    django.setup()
+
+
+def served_by_django(view: Any, route: str = "checkout/<str:cart>") -> Any:
+    from django.conf import settings
+    from django.core.asgi import get_asgi_application
+    from django.urls import clear_url_caches, path
+
+    settings.ROOT_URLCONF = (path(route, view),)
+    clear_url_caches()
+    return get_asgi_application()
+
+
+def django(act: Act) -> Any:
+    django_settings()
+    from django.http import HttpRequest, JsonResponse
+
+    def checkout(request: HttpRequest, cart: str) -> JsonResponse:
+        act(request)
+        return JsonResponse(PAID)
+
+    return served_by_django(checkout)
+
+
+def rest_framework(act: Act) -> Any:
+    django_settings()
+    from rest_framework.decorators import api_view
+    from rest_framework.response import Response
+
+    @api_view(["POST"])
+    def checkout(request: Any, cart: str) -> Any:
+        act(request)
+        return Response(PAID)
+
+    return served_by_django(checkout)
+
+
+def ninja(act: Act) -> Any:
+    django_settings()
+    from django.http import HttpRequest
+    from ninja import NinjaAPI
+
+    api = NinjaAPI(urls_namespace=f"shop-{id(act)}")
+
+    @api.post("/checkout/{cart}")
+    async def checkout(request: HttpRequest, cart: str) -> dict[str, Any]:
+        act(request)
+        return PAID
+
+    return served_by_django(api.urls, "")
+
+
+def quart(act: Act) -> Any:
+    from quart import Quart, request
+
+    app = Quart(__name__)
+
+    @app.post("/checkout/<cart>")
+    async def checkout(cart: str) -> dict[str, Any]:
+        act(request)
+        return PAID
+
+    return app
+
+
+def falcon(act: Act) -> Any:
+    from falcon.asgi import App, Request, Response
+
+    class Checkout:
+        async def on_post(self, req: Request, resp: Response, cart: str) -> None:
+            assert cart == "7"
+            act(req)
+            resp.media = PAID
+
+    app = App()
+    app.add_route("/checkout/{cart}", Checkout())
+    return app
+
+
+def blacksheep(act: Act) -> Any:
+    from blacksheep import Application, Request
+    from blacksheep.server.routing import Router
+
+    router = Router()
+
+    @router.post("/checkout/{cart}")
+    async def checkout(cart: str, request: Request) -> dict[str, Any]:
+        act(request)
+        return PAID
+
+    return Application(router=router)
+
+
+FRAMEWORKS = [fastapi, starlette, litestar, django, rest_framework, ninja, quart, falcon, blacksheep]
+by_name = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.__name__)
+
+
+def nothing(_request: Any) -> None:
+    """Leave the record to the response."""
+
+
+def buy(app: Any, butter: Butter) -> None:
+    response = TestClient(app).post("/checkout/7", headers={"x-forwarded-for": SHOPPER})
+    assert (response.status_code, response.json()) == (200, PAID)
+    assert butter.flush()
+
+
+@by_name
+def test_the_response_is_read(butter: Butter, fake: FakeButter, framework: Any) -> None:
+    """The middleware around the app reads the checkout's response."""
+    buy(ButterMiddleware(framework(nothing), butter), butter)
+    assert [(record["invoice_id"], record["ipv4_address"]) for record in fake.records] == [("in_1", SHOPPER)]
+
+
+@by_name
+def test_the_endpoint_annotates(make_butter: Callable[..., Butter], fake: FakeButter, framework: Any) -> None:
+    """`annotate` takes the framework's own request."""
+    butter = make_butter(CheckoutRoute("/checkout/{cart}", "stripe"))
+    act = lambda request: annotate(request.scope, customer_email="a@example.com", charge_id="ch_1")
+    buy(ButterMiddleware(framework(act), butter), butter)
+    assert [(record["customer_email"], record["charge_id"]) for record in fake.records] == [("a@example.com", "ch_1")]
+
+
+@by_name
+def test_the_endpoint_records(make_butter: Callable[..., Butter], fake: FakeButter, framework: Any) -> None:
+    """`butter.record` takes the framework's own request, with the shopper's address and the PSP of its route."""
+    butter = make_butter(CheckoutRoute("/other/{cart}", "stripe"))
+    act = lambda request: butter.record(request.scope, psp="adyen", customer_email="a@example.com", charge_id="ch_1")
+    buy(ButterMiddleware(framework(act), butter), butter)
+    assert [(record["psp"], record["ipv4_address"]) for record in fake.records] == [("adyen", SHOPPER)]
+
+
+def test_litestars_own_middleware(butter: Butter, fake: FakeButter) -> None:
+    """Litestar deep-copies the options of a middleware: the handle stays the same."""
+    from litestar.middleware import DefineMiddleware
+
+    buy(litestar(nothing, middleware=[DefineMiddleware(ButterMiddleware, butter=butter)]), butter)
+    assert len(fake.records) == 1
+
+
+# The examples, each under a real server.
+
+
+@contextmanager
+def running(example: str, url: str) -> Generator[tuple[int, "subprocess.Popen[str]"]]:
+    """Run an example as its docstring says; give its port and its process."""
+    port = free_port()
+    environment = {f"BUTTER_{name.upper()}": value for name, value in CREDENTIALS.items()}
+    with subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", f"{example}:app", "--port", str(port), "--no-access-log"],
+        cwd=EXAMPLES,
+        env=os.environ | environment | {"BUTTER_BASE_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            until(lambda: listening(port) or process.poll() is not None, "the example listens", 40)
+            yield port, process
+        finally:
+            process.kill()
+
+
+def post(port: int, path: str, body: Any = None) -> Any:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        headers = {"X-Forwarded-For": SHOPPER, "Content-Type": "application/json"}
+        connection.request("POST", path, body=None if body is None else json.dumps(body), headers=headers)
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        return json.loads(response.read())
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("example", sorted(path.stem for path in EXAMPLES.glob("*_shop.py")))
+def test_an_example_loses_nothing_at_a_stop(fake: FakeButter, url: str, example: str) -> None:
+    """Five checkouts and SIGTERM right after them: five records with the annotated e-mail, though all is in memory."""
+    with running(example, url) as (port, process):
+        for invoice in numbered(5):
+            cart = invoice.removeprefix("in_")
+            if example == "graphql_shop":
+                query = f'mutation {{ pay: checkout(cart: "{cart}") }}'
+                assert post(port, "/graphql", {"query": query}) == {"data": {"pay": invoice}}
+                assert post(port, "/graphql", {"query": "{ price }"}) == {"data": {"price": 42}}
+            else:
+                assert post(port, f"/checkout/{cart}") == {"invoice": invoice}
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+    assert sorted(record["invoice_id"] for record in fake.records) == numbered(5), output
+    assert {record["customer_email"] for record in fake.records} == {"shopper@example.com"}
+    assert {record["ipv4_address"] for record in fake.records} == {SHOPPER}
+    assert "Traceback" not in output
