@@ -149,9 +149,10 @@ class Pipeline:
 
     def _start_threads(self, thread: StoreThread, participant: Participant) -> bool:
         """Start those that do not run yet. Return whether all do."""
-        wanted: list[StoreThread | ReaderThread | SenderThread] = [thread]
+        wanted: list[StoreThread | ReaderThread | SenderThread] = []
         wanted += [participant.reader] if self._role.reads else []
         wanted += [participant.sender] if self._role.sends else []
+        wanted.append(thread)  # last: its first look may take the lead, for which it asks the others
         try:
             for one in wanted:
                 if not one.alive:
@@ -615,7 +616,9 @@ class Pipeline:
             self._events.emit(Diagnosed(reason=finding.code, message=finding.message))
 
     def look(self) -> None:
-        """Watch coverage and the outbox's faults, now and then. The store's thread calls it."""
+        """Watch coverage, counts and the outbox's faults about once a second. The store's thread calls it."""
+        if self._thread is not None and self.leads:
+            self._counted = self._thread.store.counts()
         self.reporter.look()
         if self._faults != self.faults:
             self._faults = self.faults

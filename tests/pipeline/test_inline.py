@@ -124,12 +124,14 @@ def test_what_gives_no_record_is_not_waited_for(
     assert butter.status().not_durable_in_time == 0
 
 
-def test_what_the_outbox_refuses_is_not_waited_for(make_butter: Shop, serve: Serve) -> None:
+def test_what_the_outbox_refuses_is_not_waited_for(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:
     """A record that is lost already holds back no response."""
-    butter = make_butter(delivery="inline", inline_timeout=20, outbox=MemoryOutbox(1))
-    serve(butter, {"customer": {}})
-    until(lambda: butter.status().parked == 1, "the outbox is full; nobody waited for that either")
+    fake.respond_with(*[503] * 50)
+    butter = make_butter(delivery="inline", inline_timeout=20, outbox=MemoryOutbox(1), drain_timeout=0)
+    serve(butter)
+    until(lambda: butter.status().pending == 1, "the outbox is full")
     assert serve(butter) < 10
+    until(lambda: butter.status().lost == 1, "the other is refused")
     assert (butter.status().lost, butter.status().not_durable_in_time) == (1, 0)
 
 
