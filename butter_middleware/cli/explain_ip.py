@@ -19,7 +19,7 @@ from butter_middleware.errors import ConfigurationError
 
 UNIX: Final = "unix:"
 _PORT: Final = 50_000
-"""Any but 0, which says that the server replaced the peer."""
+"""Any but 0, which a server gives that replaced the peer."""
 _STRATEGIES: Final = {
     name: getattr(client_ip, name)
     for name in client_ip.__all__
