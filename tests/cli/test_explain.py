@@ -101,7 +101,7 @@ def test_the_test_mode_says_what_admits_it(run: Callable[..., Result], monkeypat
     """No route is named where none was given."""
     session = SESSION | {"livemode": False}
     said = run("explain", "--psp", "stripe", body=session).stdout.splitlines()[-1]
-    assert said.startswith("A payment of the PSP's test mode, which is no evidence in production.")
+    assert said.startswith("A payment of the PSP's test mode, which is not evidence in production.")
     monkeypatch.setenv("BUTTER_ENVIRONMENT", "staging")
     assert run("explain", "--psp", "stripe", body=session).stdout.splitlines()[-1].startswith("A record")
 
@@ -187,7 +187,7 @@ def test_where_each_value_is_from(run: Callable[..., Result]) -> None:
         (at("/nowhere"), {}, 3, "is no checkout route of explained_shop:butter. Its routes: POST /checkout/{cart}"),
         (at("/mine", "--method", "put"), {}, 3, "PUT /mine is no checkout route"),
         (["--psp", "stripe"], "<html>", 3, "is not JSON"),
-        (["--psp", "stripe", "--at", "a["], {}, 3, "no JMESPath expression"),
+        (["--psp", "stripe", "--at", "a["], {}, 3, "not a JMESPath expression"),
         (at("/mine", "--annotate", "email=x"), {}, 2, "email is no FIELD=VALUE"),
     ],
 )
