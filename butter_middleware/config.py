@@ -203,7 +203,7 @@ def checked_url(name: str, given: object) -> str:
     if host is None or not _is_host(host) or not text.isprintable() or {*text} & {*" ?#\\"}:
         host = None
     if url.scheme not in {"http", "https"} or host is None:
-        msg = f"{name} is no http(s) URL without query. Leave it out for {BASE_URL}."
+        msg = f"{name} is not an http(s) URL without query. Leave it out for {BASE_URL}."
         raise ConfigurationError(msg)
     if url.username is not None or url.password is not None:
         msg = f"{name} carries credentials. Pass them as username= and password=: they belong in no URL."
@@ -264,7 +264,7 @@ def flag(name: str, given: object) -> None:
     """
     if not isinstance(given, bool):
         msg = (
-            f"{name}={given!r}: use True or False. A variable of the environment is text, and 'false' is no False: "
+            f"{name}={given!r}: use True or False. A variable of the environment is text, and 'false' is not False: "
             "write os.environ.get(...) == 'true'."
         )
         raise ConfigurationError(msg)
@@ -298,10 +298,10 @@ def clock(given: object) -> None:
     try:
         now = cast("Callable[[], object]", given)()
     except Exception as error:
-        msg = f"clock raises {type(error).__name__} where it is called without arguments. {remedy}"
+        msg = f"clock raises {type(error).__name__} if it is called without arguments. {remedy}"
         raise ConfigurationError(msg) from error
     if isinstance(now, bool) or not isinstance(now, int | float) or not -math.inf < now < math.inf:
-        msg = f"clock gives {now if isinstance(now, float) else type(now).__name__}, which is no time. {remedy}"
+        msg = f"clock gives {now if isinstance(now, float) else type(now).__name__}, which is not a time. {remedy}"
         raise ConfigurationError(msg)
 
 
@@ -314,7 +314,7 @@ def transport(given: object) -> None:
     if given is not None and (isinstance(given, type) or not hasattr(given, "handle_async_request")):
         kind = given if isinstance(given, type) else type(given)
         msg = (
-            f"transport={kind.__name__} is no httpx.AsyncBaseTransport. Leave it out; a test gives "
+            f"transport={kind.__name__} is not an httpx.AsyncBaseTransport. Leave it out; a test gives "
             "FakeButter(...).transport()."
         )
         raise ConfigurationError(msg)

@@ -99,7 +99,7 @@ def given_peer(scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a server may 
         address = _item(scope.get("wsgi_environ"), "REMOTE_ADDR")
         return (address,) if address and isinstance(address, str) else None
     # Most servers' shape, asked for on each checkout: a tuple of text and number.
-    kind: type[object] = type(client)
+    kind: Any = client.__class__
     if kind is not tuple or len(client) != 2 or type(client[0]) is not str or type(client[1]) is not int:  # noqa: PLR2004 - host and port
         client = _plain(client)
     if "aws.event" in scope and client and client[0] in _source_ips(scope["aws.event"]):

@@ -49,7 +49,7 @@ def annotate(request_or_scope: ASGIRequest | Mapping[str, Any], **fields: Unpack
     if not isinstance(notes, Notes):
         warn(
             "annotate() had no effect: no checkout route matched this request. Add a CheckoutRoute for its path and "
-            "method, or mount ButterMiddleware round this app."
+            "method, or mount ButterMiddleware around this app."
         )
     elif notes.closed:
         warn(

@@ -19,7 +19,9 @@ Gate = Callable[[CheckoutResponse], bool]
 Join = Callable[[CheckoutResponse], str | int | None]
 Source = Literal["response", "request"]
 
-_NO_ROUTES: Final = "routes= holds what is no CheckoutRoute. Write routes=[CheckoutRoute('/checkout', psp='stripe')]."
+_NO_ROUTES: Final = (
+    "routes= contains something that is not a CheckoutRoute. Write routes=[CheckoutRoute('/checkout', psp='stripe')]."
+)
 _POST_REDIRECT_GET: Final = frozenset({302, 303})
 _INSTEAD: Final = {
     "extract": EXTRACTOR_REMEDY,
@@ -125,14 +127,14 @@ class CheckoutRoute:
             raise ConfigurationError(msg)
         if not self.address_from_body and "ipv4_address" in getattr(self.extract, "fields", ()):
             msg = (
-                f"route {self.path!r}: extract gives ipv4_address; whoever writes the body would choose the evidence. "
-                "Leave it out, or, where the caller of this route is a server, say address_from_body=True."
+                f"route {self.path!r}: extract gives ipv4_address, so the author of the body would choose the "
+                "evidence. Leave it out. If a server calls this route, set address_from_body=True."
             )
             raise ConfigurationError(msg)
         given: object = self.methods
         methods = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else ()  # pyright: ignore[reportUnnecessaryIsInstance]
         if not methods or not all(map(_is_method, methods)):
-            msg = f"route {self.path!r}: methods is no sequence of method names. Write methods=('POST',)."
+            msg = f"route {self.path!r}: methods is not a sequence of method names. Write methods=('POST',)."
             raise ConfigurationError(msg)
         self._check_parts()
         join = _compiled(f"route {self.path!r}", self.join) if isinstance(self.join, str) else self.join
@@ -219,7 +221,7 @@ def _compiled(where: str, join: str) -> Join:
     try:
         expression: Any = jmespath.compile(join)
     except JMESPathError as error:
-        msg = f"{where}: join={join!r} is no JMESPath expression: {str(error).splitlines()[0]}"
+        msg = f"{where}: join={join!r} is not a JMESPath expression: {str(error).splitlines()[0]}"
         raise ConfigurationError(msg) from None
 
     def key_of(response: CheckoutResponse) -> Any:  # noqa: ANN401 - JSON is any type

@@ -202,7 +202,7 @@ def _sqlite(version: tuple[int, int, int]) -> Finding:
             "the outbox's own lock never lets two. Keep the .lock file, and other programs away from the file"
         )
         return Finding("sqlite", Mark.OK, why)
-    return Finding("sqlite", Mark.OK, f"SQLite {text}, in which the WAL-reset bug is mended")
+    return Finding("sqlite", Mark.OK, f"SQLite {text}, in which the WAL-reset bug is fixed")
 
 
 def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
@@ -439,7 +439,7 @@ def within(ask: Callable[[], T], seconds: float) -> T:
     def run() -> None:
         try:
             future.set_result(ask())
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+        except Exception as error:  # noqa: BLE001 - the thread that waits gets it
             future.set_exception(error)
 
     Thread(target=run, daemon=True).start()

@@ -28,7 +28,7 @@ from butter_middleware.pipeline.pipeline import Pipeline
 
 POLL_SECONDS: Final = 0.2
 LEAD_SECONDS: Final = 3.0
-"""For the lead to be had where nobody had it a moment ago."""
+"""For taking the lead, if no process had it a moment ago."""
 RETRY_SECONDS: Final = 60.0
 """For which a record that is to be tried again is waited for."""
 PATIENCE_SECONDS: Final = 60.0
@@ -311,7 +311,7 @@ _PATIENCE: Final = {
 }
 """By the state of the endpoint: what it waits for."""
 _WHY: Final = {
-    "hold": "Butter refuses what is sent: `check` says why. Once that is mended, run this again.",
+    "hold": "Butter refuses what is sent: `check` says why. Fix that, then run this again.",
     "paused": "Butter asks for a pause: try again later, or with --follow.",
 }
 

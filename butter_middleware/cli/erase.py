@@ -45,8 +45,8 @@ def erase(output: Output, *, email: str, outbox: str | None, app: str | None, ye
     """Delete for good what the outbox holds of a person: a request to be forgotten.
 
     Looks through records, parts and captures, bodies that are compressed included, whatever the case of the address and
-    however it is escaped. Then the file is written anew, so that no copy stays in its free space; what the app captures
-    meanwhile waits in its memory. With `--email -` the address stands in no shell history.
+    however it is escaped. Then the whole file is written again, so that no copy stays in its free space. What the app
+    captures meanwhile waits in its memory. With `--email -` the address stands in no shell history.
 
     Not reached: what Butter was sent already (ask Butter), records that a running app is sending at that moment (it
     sees the erasure within a second; stop it first if that matters), backups and snapshots of the disk, and broken
@@ -64,7 +64,7 @@ def erase(output: Output, *, email: str, outbox: str | None, app: str | None, ye
     aside = sorted(map(str, file.parent.glob(f"{escape(file.name)}.corrupt-*")))
     document = {"erased": counts, "not_looked_into": left.unreadable, "still_there": len(left), "set_aside": aside}
     text = f"Deleted: {_words(counts)}." if any(counts.values()) else "The outbox holds nothing of this person."
-    output.result(document, f"{text} The file was written anew.")
+    output.result(document, f"{text} The whole file was written again.")
     if len(left):
         output.note(f"More keeps coming: {_words(left.counts())}. Run this again.")
     if left.unreadable:

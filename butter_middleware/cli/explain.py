@@ -247,11 +247,15 @@ def _payload(record: Record, *, address: bool) -> dict[str, str]:
 
 
 def _tell(output: Output, explanation: Explanation, rows: Sequence[Row], found: Found) -> None:
-    if output.as_json:
-        fields = {"extractor": explanation.extractor, "saw": explanation.saw, "fields": [dict(row) for row in rows]}
-        verdict = {"verdict": found.verdict, "reason": found.reason, "text": found.text, "records": found.payloads}
-        output.result(fields | verdict, "")
-        return
-    output.say(f"{explanation.extractor}: {explanation.saw}\n")
-    output.table(rows, {"field": "Field", "value": "Value", "from": "From"}, "No field was found.")
-    output.say(f"\n{found.text.strip()}")
+    given = [row for row in rows if row["value"] is not None]
+    absent = [{**row, "from": str(row["from"]).removeprefix("tried ")} for row in rows if row["value"] is None]
+    document = {"extractor": explanation.extractor, "saw": explanation.saw, "fields": [dict(row) for row in rows]}
+    document |= {"verdict": found.verdict, "reason": found.reason, "text": found.text, "records": found.payloads}
+    output.show(
+        document,
+        f"{explanation.extractor}: {explanation.saw}\n",
+        output.grid(given, {"field": "Field", "value": "Value", "from": "From"}) if given else "No field was found.",
+        # A table of their own: what was tried is long, and gets the whole width.
+        *(["", output.grid(absent, {"field": "Not found", "from": "What was tried"})] if absent else []),
+        f"\n{found.text.strip()}",
+    )

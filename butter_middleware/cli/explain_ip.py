@@ -19,7 +19,7 @@ from butter_middleware.errors import ConfigurationError
 
 UNIX: Final = "unix:"
 _PORT: Final = 50_000
-"""Any but 0, which says that the server replaced the peer."""
+"""Any but 0, which a server gives that replaced the peer."""
 _STRATEGIES: Final = {
     name: getattr(client_ip, name)
     for name in client_ip.__all__
@@ -49,7 +49,7 @@ _STRATEGIES: Final = {
 def explain_ip(output: Output, /, headers: Sequence[str], peer: str, app: str | None, strategy: str | None) -> None:
     """Show which address each client_ip strategy finds in one request, or why it finds none and what would help.
 
-    For whoever sets up client_ip=: log one request's headers and its peer, as the app sees them, and compare. With
+    To set up client_ip=, log one request's headers and its peer, as the app sees them, and compare. With
     --app or --strategy, the one that is configured comes first.
 
     \b
@@ -83,7 +83,7 @@ def explain_ip(output: Output, /, headers: Sequence[str], peer: str, app: str | 
             output.say(f"{reason}: {remedy}")
     output.say("An address here proves nothing by itself: a header may be the shopper's own.")
     output.say(
-        "Choose by what stands before the app: `butter_middleware.client_ip` has a preset for each common platform."
+        "Choose by what is in front of the app: `butter_middleware.client_ip` has a preset for each common platform."
     )
     judged = found[0] if found[0].name == CONFIGURED else None
     raise Exit(ExitCode.ATTENTION if judged is not None and judged.result.ipv4 is None else ExitCode.OK)

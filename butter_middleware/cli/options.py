@@ -22,7 +22,7 @@ from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
 C = TypeVar("C", bound=Callable[..., Any])
 
 LAYERS: Final = 32
-"""Of middleware round an app, to look through."""
+"""Of middleware around an app, to look through."""
 NO_OUTBOX: Final = (
     "Which outbox? Pass --outbox PATH or set BUTTER_OUTBOX. Or name your Butter, which knows the path: pass "
     "--app shop.main:butter or set BUTTER_APP."
@@ -116,7 +116,7 @@ def load(app: str, said: list[str] | None = None) -> Butter:
     butter = _butter_in(found)
     if butter is None:
         msg = (
-            f"--app {app}: that is no Butter and no app with ButterMiddleware, but {type(found).__name__}. Name the "
+            f"--app {app}: that is not a Butter or an app with ButterMiddleware, but {type(found).__name__}. Name the "
             "variable that holds Butter(...), at the module's top level."
         )
         raise Failure(msg)
@@ -174,7 +174,7 @@ def _only_one(module: ModuleType, app: str) -> Butter:
 
 
 def _butter_in(found: object) -> Butter | None:
-    """Return a Butter, or the one that the ButterMiddleware was given which an app has, or that stands round it."""
+    """Return a Butter, or the one that the ButterMiddleware was given which an app has, or that is around it."""
     for _layer in range(LAYERS):
         if isinstance(found, Butter):
             return found

@@ -146,6 +146,8 @@ class Output:
                 return Text(f"{value:.1f}")
             case str() | int():
                 return Text(self.safe(str(value)))
+            case list() if all(isinstance(item, str) for item in cast("list[object]", value)):
+                return Text(self.safe("\n".join(cast("list[str]", value))))
             case _:
                 return Text(self.safe(json.dumps(value, indent=2, ensure_ascii=False)))
 

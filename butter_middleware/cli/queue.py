@@ -34,7 +34,7 @@ _SHOWN: Final = exit_codes(ok="shown", attention="it is not there", busy=_LOCK)
 _CHANGED: Final = exit_codes(ok="done", attention="some are not there, or you said no", busy=_LOCK)
 _THINGS: Final = {Waiting.DEAD: ("dead record", "dead records"), Waiting.PARKED: ("parked capture", "parked captures")}
 _MEANINGS: Final = {
-    "422": "Butter finds these fields invalid. Mend what gives them; this one never goes out as it is.",
+    "422": "Butter finds these fields invalid. Fix what gives them. This record is never accepted as it is.",
     "500": "Butter failed on it again and again, while it took others. Ask Butter, then retry.",
     **dict.fromkeys(("400", "413", "415"), "Butter cannot read it, while it took others. Ask Butter, then retry."),
     **dict.fromkeys(("403", "404", "405", "410"), "Butter refuses it, while it took others. Ask Butter, then retry."),
@@ -176,11 +176,11 @@ def confirm(question: str, output: Output) -> None:
     """Ask before something that cannot be undone.
 
     Raises:
-        Failure: nobody is there to ask.
+        Failure: there is no terminal to ask on.
         click.Abort: the answer is no.
     """
     if output.as_json or not is_interactive():
-        msg = "This cannot be undone, and there is no terminal to ask on. Say --yes where you mean it."
+        msg = "This cannot be undone, and there is no terminal to ask on. Pass --yes if you mean it."
         raise Failure(msg, ExitCode.USAGE)
     click.confirm(question, abort=True, err=True)
 

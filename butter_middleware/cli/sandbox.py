@@ -96,7 +96,7 @@ def _introduce(listener: socket.socket, host: str, username: str | None) -> None
         "  export BUTTER_ENVIRONMENT=staging   # so that this machine's own address counts\n"
     )
     if not is_loopback(host):
-        click.echo(f"Exposed: whoever reaches port {port} of this machine reads the records.\n", err=True)
+        click.echo(f"Exposed: everyone who reaches port {port} of this machine can read the records.\n", err=True)
     if not is_loopback(here):
         click.echo("The middleware sends plain http to loopback only: listen at 0.0.0.0 for a shop here.\n", err=True)
     click.echo("Ctrl-C ends it.")

@@ -44,7 +44,7 @@ def status(output: Output, *, outbox: str | None, app: str | None, watch: bool, 
     captured   responses that the app's extractors have yet to read
     parts      halves of checkouts whose payment is confirmed apart
     pending    records that are to be sent
-    parked     captures that wait for a mended extractor: `parked list`
+    parked     captures that wait for a fixed extractor: `parked list`
     dead       records that Butter will not accept: `dead list`
     """  # noqa: D301 - click's mark
     path = outbox_path(outbox, app)
@@ -194,7 +194,7 @@ def _ago(what: str, at: float | None, now: float) -> str:
 def _size(path: str) -> str:
     total = 0
     for suffix in ("", "-wal"):
-        with suppress(FileNotFoundError):  # whoever closes the file last takes the log away, perhaps just now
+        with suppress(FileNotFoundError):  # the last process that closes the file removes the log, perhaps just now
             total += Path(path + suffix).stat().st_size
     return f"{total / 1024**2:.1f} MiB"
 

@@ -135,7 +135,7 @@ def _range(entry: Any, where: str) -> tuple[int, int]:  # noqa: ANN401 - the use
     except ValueError:
         with suppress(ValueError):
             meant = f"Did you mean {ip_network(entry, strict=False)}?"
-        msg = f"{where}: {entry!r} is no network. {meant}"
+        msg = f"{where}: {entry!r} is not a network. {meant}"
         raise ConfigurationError(msg) from None
     base = 0 if isinstance(network, IPv6Network) else _MAPPED
     return base + int(network.network_address), base + int(network.broadcast_address)

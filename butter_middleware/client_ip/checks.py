@@ -35,7 +35,7 @@ def proof(require: tuple[str, str]) -> tuple[bytes, bytes]:
 def header_name(name: object) -> bytes:
     """Check a header's name, and return it in lower case."""
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-        msg = f"{name!r} is no header name."
+        msg = f"{name!r} is not a header name."
         raise ConfigurationError(msg)
     return name.lower().encode()
 

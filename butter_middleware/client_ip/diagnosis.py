@@ -101,5 +101,5 @@ class Diagnosis:
                 yield Finding(
                     f"header:{header}",
                     f"{platform}'s header {header} comes with the requests but is not used for the address: "
-                    f"if {platform} stands before the app, set client_ip={preset}.",
+                    f"if {platform} is in front of the app, set client_ip={preset}.",
                 )

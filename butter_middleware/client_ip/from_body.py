@@ -31,7 +31,7 @@ class BodyReason(StrEnum):
 
 _REMEDIES: Final = {
     BodyReason.MISSING: "The route has address_from_body=True: let its extractor give ipv4_address, or drop it.",
-    BodyReason.MALFORMED: "What the extractor gave as ipv4_address is no address: look at the field that it reads.",
+    BodyReason.MALFORMED: "What the extractor gave as ipv4_address is not an address: look at the field that it reads.",
     BodyReason.IPV6: "Butter takes IPv4 only, and the PSP saw this shopper over IPv6.",
     BodyReason.PRIVATE: "The PSP was told the address of a server or a proxy: pass it the shopper's own.",
 }

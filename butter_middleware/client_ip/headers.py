@@ -13,8 +13,6 @@ ELEMENTS: Final = 32
 _PAIR: Final = re.compile(
     rb'[ \t;]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*+)"|([^ \t";,]*+))[ \t]*(?=;|\Z)', re.DOTALL
 )
-_REWRITING: Final = (b"x-forwarded-for", b"forwarded", b"x-real-ip")
-"""The headers of which servers make a peer, if they are told to."""
 GRANIAN_UNIX: Final = ("", "0")
 """What Granian gives for a Unix socket. No server that reads a header gives the port as text."""
 _QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
@@ -49,9 +47,9 @@ def rewritten(scope: Mapping[str, Any], peer: TcpPeer) -> bool:
         return False
     host: str = peer.client[0]
     if port == 0:
-        # Read as loosely as any server reads: Daphne takes the first element, Hypercorn also that of Forwarded.
+        # Read as loosely as anything reads: Hypercorn takes Forwarded, Daphne any header, and so do middlewares.
         text = host.encode("latin-1", "replace").lower()
-        return any(text in line.lower() for name in _REWRITING for line in lines(scope, name))
+        return any(text in value.lower() for _name, value in scope.get("headers") or ())
     header_lines = lines(scope, b"x-forwarded-for")
     if not header_lines:
         return False

@@ -95,8 +95,8 @@ _REMEDIES: Final = {
     Reason.UNTRUSTED_PEER: "Add the proxy's network to trusted= or peer_in=; a Unix socket is 'unix:'.",
     Reason.TOO_FEW_HOPS: "Fewer proxies append to the header than the configuration counts: lower the number of hops.",
     Reason.NO_UNTRUSTED_HOP: "A trusted network holds the shoppers too, or the first proxy appends nothing.",
-    Reason.MALFORMED: "What the nearest proxy wrote is no address: look at how it sets the header.",
-    Reason.HEADER_MISSING: "The platform's header did not come: check which platform stands before the app.",
+    Reason.MALFORMED: "What the nearest proxy wrote is not an address: look at how it sets the header.",
+    Reason.HEADER_MISSING: "The platform's header did not come: check which platform is in front of the app.",
     Reason.DUPLICATE_HEADER: "Let the platform replace the header instead of adding a second one.",
     Reason.REQUIRED_HEADER: "The request did not come through the platform, or its ID is not the configured one.",
     Reason.SERVER_REWRITE_CONFLICT: (
@@ -108,7 +108,7 @@ _REMEDIES: Final = {
     Reason.TOKEN_MALFORMED: "Send the beacon's token as it came, whole, and only once.",
     Reason.TOKEN_FORGED: "Give the beacon and the shop the same keys; an old key goes when its last token has expired.",
     Reason.TOKEN_STALE: "Let the page ask for the token when the shopper pays, raise ttl=, and set the hosts' clocks.",
-    Reason.TOKEN_UNBOUND: "The checkout's key is not where Beacon(bind=...) says that it stands in the request.",
+    Reason.TOKEN_UNBOUND: "The checkout's key is not where Beacon(bind=...) expects it in the request.",
     Reason.TOKEN_FOREIGN: "Let the page give the beacon the very key that the checkout request carries.",
     Reason.TOKEN_REPLAYED: "Let the page ask for a new token for each payment.",
 }

@@ -256,7 +256,7 @@ class Forwarded(_Base):
             msg = "Forwarded() takes either trusted=[...] or hops=n."
             raise ConfigurationError(msg)
         if self.trusted is not None and self.peer_in is not None:
-            msg = "Forwarded(): peer_in= goes with hops=n. trusted= says already which peers may forward."
+            msg = "Forwarded(): peer_in= needs hops=n. trusted= already says which peers may forward."
             raise ConfigurationError(msg)
         if self.hops is None:
             set_networks(self, "trusted", self.trusted)

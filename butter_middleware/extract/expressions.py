@@ -67,16 +67,16 @@ def _check(name: str, expression: object) -> None:
     if name not in _KNOWN:
         near = get_close_matches(name, _KNOWN, 1)
         meant = f" Did you mean {near[0]}?" if near else ""
-        msg = f"extract.json(): {name} is no field of a checkout.{meant} The fields are {', '.join(FIELDS)}."
+        msg = f"extract.json(): {name} is not a field of a checkout.{meant} The fields are {', '.join(FIELDS)}."
         raise ConfigurationError(msg)
     if not isinstance(expression, str):
-        msg = f"extract.json(): {name} is no string. Write a JMESPath expression, such as 'invoice.id || invoice'."
+        msg = f"extract.json(): {name} is not a string. Write a JMESPath expression, such as 'invoice.id || invoice'."
         raise ConfigurationError(msg)
     try:
         path(expression)
     except JMESPathError as error:
         reason = str(error).splitlines()[0]
-        msg = f"extract.json(): {name}={expression!r} is no JMESPath expression: {reason}"
+        msg = f"extract.json(): {name}={expression!r} is not a JMESPath expression: {reason}"
         raise ConfigurationError(msg) from None
 
 

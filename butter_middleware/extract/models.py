@@ -19,7 +19,7 @@ def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Calla
         ConfigurationError: `model` is no pydantic model, or `function` is a coroutine function.
     """
     if not _is_model(model):
-        msg = "extract.model(): the first argument is no pydantic model class. Pass the endpoint's response model."
+        msg = "extract.model(): the first argument is not a pydantic model class. Pass the endpoint's response model."
         raise ConfigurationError(msg)
     config.function("extract.model(): function", function, EXTRACTOR_REMEDY)
 

@@ -204,7 +204,7 @@ class Preset:
         try:
             path(self.at or "@")
         except (JMESPathError, TypeError, AttributeError):
-            msg = f"{self}: at={self.at!r} is no JMESPath expression. Write the place of the object, such as 'payment'."
+            msg = f"{self}: at={self.at!r} is not a JMESPath expression. Write the object's place, such as 'payment'."
             raise ConfigurationError(msg) from None
         expressions = (
             expression for shape in self.shapes for expression in (shape.when, *shape.fields.values(), *shape.paid)
@@ -362,7 +362,7 @@ _NAME: Final = re.compile(r"[A-Za-z_]\w*")
 def _state(one: Found) -> str:
     if not one.barrier:
         return "paid"
-    return "which is no payment" if one.barrier == NEVER else f"not paid, by {one.barrier}"
+    return "which is not a payment" if one.barrier == NEVER else f"not paid, by {one.barrier}"
 
 
 def _is_container(node: object) -> bool:

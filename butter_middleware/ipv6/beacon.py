@@ -79,7 +79,7 @@ class Beacon:
         config.flag("Beacon: allow_private", self.allow_private)
         own = cast("object", self.client_ip)
         if isinstance(own, type) or not isinstance(own, Strategy | None):
-            msg = "Beacon(client_ip=...) is no strategy. Say what stands before the beacon, or leave it out."
+            msg = "Beacon(client_ip=...) is not a strategy. Say what is in front of the beacon, or leave it out."
             raise ConfigurationError(msg)
         object.__setattr__(self, "origins", _origins(self.origins))
         object.__setattr__(self, "_secrets", _secrets(self.keys))
@@ -182,9 +182,7 @@ def fitting(beacon: Beacon | None, routes: Iterable[Route], *, staging: bool = F
     if beacon is None:
         return None
     if isinstance(beacon, type) or not hasattr(beacon, "check"):
-        msg = (
-            "Butter(ipv4_beacon=...) is no Beacon. Write ipv4_beacon=Beacon(origins=[...], bind=...), or leave it out."
-        )
+        msg = "Butter(ipv4_beacon=...) is not a Beacon. Write Beacon(origins=[...], bind=...), or leave it out."
         raise ConfigurationError(msg)
     for route in routes:
         beacon.check(route)
@@ -263,11 +261,11 @@ def _origins(given: object) -> tuple[str, ...]:
     for origin in origins:
         if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
             msg = (
-                f"Beacon: {origin!r} is no origin as browsers send it. Write scheme, host and, unless it is the usual "
-                "one, port, in lower case and without a slash at the end: 'https://shop.example'."
+                f"Beacon: {origin!r} is not an origin as browsers send it. Write scheme, host and, unless it is the "
+                "usual one, port, in lower case and without a slash at the end: 'https://shop.example'."
             )
             raise ConfigurationError(msg)
     if not origins:
-        msg = "Beacon(origins=...) is no list of origins. Name the pages that may ask: ['https://shop.example']."
+        msg = "Beacon(origins=...) is not a list of origins. Name the pages that may ask: ['https://shop.example']."
         raise ConfigurationError(msg)
     return cast("tuple[str, ...]", origins)

@@ -68,7 +68,7 @@ def place(option: str, text: str, kinds: Sequence[str]) -> Place:
     kind, _colon, name = str(text).partition(":")
     if kind not in kinds or not _NAME.fullmatch(name):
         forms = ", ".join(f"'{kind}:...'" for kind in kinds)
-        msg = f"Beacon: {option}={text!r} is no place in a request. Write one of {forms}, with a name."
+        msg = f"Beacon: {option}={text!r} is not a place in a request. Write one of {forms}, with a name."
         raise ConfigurationError(msg)
     return Place(kind, name)
 

@@ -37,7 +37,7 @@ def decode(body: bytes, content_encoding: str, limit: int) -> bytes:
 def _decode_one(body: bytes, coding: str, limit: int) -> bytes:
     decoder = _DECODERS.get(coding)
     if decoder is None:
-        msg = "the response's content coding is none of gzip, deflate, br, zstd"
+        msg = "the response's content coding is not one of gzip, deflate, br, zstd"
         raise ExtractionError(msg)
     try:
         plain = decoder(body, limit)

@@ -209,8 +209,8 @@ def strategy(given: Strategy | None, environment: settings.Environment) -> Strat
     """
     if isinstance(given, type) or not isinstance(given, Strategy):
         msg = (
-            "Butter(client_ip=...) is no strategy, and there is no default: a wrong guess is worthless evidence. Say "
-            "what stands before the app, such as client_ip.aws_alb(), client_ip.nginx([...]) or client_ip.direct()."
+            "Butter(client_ip=...) is not a strategy, and there is no default: a wrong guess is worthless evidence. "
+            "Say what is in front of the app: client_ip.aws_alb(), client_ip.nginx([...]), client_ip.direct(), ..."
         )
         raise ConfigurationError(msg)
     return given.admitting_private() if environment == "staging" else given
@@ -320,7 +320,7 @@ def _check_outbox(given: object) -> None:
     if isinstance(given, type) or not isinstance(given, str | PathLike | LocalOutbox | Outbox | None):
         got = f"{given.__name__}, a class," if isinstance(given, type) else type(given).__name__
         msg = (
-            f"outbox={got} is no outbox. Give the path of an SQLite file, or an object with the method "
+            f"outbox={got} is not an outbox. Give the path of an SQLite file, or an object with the method "
             "async enqueue(record); leave it out to keep records in memory only."
         )
         raise ConfigurationError(msg)

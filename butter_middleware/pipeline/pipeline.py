@@ -638,7 +638,7 @@ def _digest(components: Components) -> str:
 Read = Callable[[Capture, CheckoutRoute | None], ReadResult]
 
 _REMEDIES: Final = {
-    Skip.NOT_JSON: "the response is no JSON, so the extractor was not asked. Leave extract out and annotate instead.",
+    Skip.NOT_JSON: "the response is not JSON, so the extractor was not asked. Leave extract out and annotate instead.",
     Skip.TOO_LARGE: "the response is longer than max_body_bytes and was not captured. Raise max_body_bytes.",
     Skip.UNCAPTURABLE: "the response is a file sent by the server, whose body cannot be read. Annotate instead.",
 }

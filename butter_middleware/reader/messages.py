@@ -40,8 +40,8 @@ def invalid(
     if not any(name in fields for name in EVIDENCE_IDS):
         detail = (
             f"no ID for {route}: {_tried(route, response, *EVIDENCE_IDS[:4])}neither the extractor nor annotate() gave "
-            f"one of {', '.join(EVIDENCE_IDS[:4])}. Fix: annotate what the endpoint knows, or mend the expressions; "
-            "where this response is no paid checkout, say so with when=."
+            f"one of {', '.join(EVIDENCE_IDS[:4])}. Fix: annotate what the endpoint knows, or fix the expressions. If "
+            "this response is not a paid checkout, say so with when=."
         )
         return Parked(ParkReason.INVALID, detail)
     wrong = wrong_fields(error)
@@ -113,7 +113,7 @@ def unreadable(error: BaseException) -> Parked:
     """Say that reading itself broke. The error's own text may quote what it read, so it is left out."""
     detail = (
         f"reading a capture raised {type(error).__name__}, in the extractor, in what it returned, or in the client_ip "
-        "strategy. Mend it: the capture is read again at the next start where the outbox is durable."
+        "strategy. Fix it: the capture is read again at the next start if the outbox is durable."
     )
     return Parked(ParkReason.EXTRACTOR_ERROR, detail)
 
@@ -121,8 +121,8 @@ def unreadable(error: BaseException) -> Parked:
 def broken_extractor(route: CheckoutRoute, error: Exception) -> str:
     """Say where the extractor failed. The error's own text may quote what it read, so it is left out."""
     return (
-        f"the extractor of {route} raised {type(error).__name__}{_line(error, route.extract)}. Mend it: the capture is "
-        "read again at the next start where the outbox is durable."
+        f"the extractor of {route} raised {type(error).__name__}{_line(error, route.extract)}. Fix it: the capture is "
+        "read again at the next start if the outbox is durable."
     )
 
 

@@ -189,7 +189,7 @@ class Reader:
             return ReadResult(skipped=payments.skip, remedy=remedy, everyday=payments.everyday)
         if payments.test_mode and not self.staging:
             remedy = (
-                f"{route}: a payment of the PSP's test mode, which is no evidence in production. Use the PSP's live "
+                f"{route}: a payment of the PSP's test mode, which is not evidence in production. Use the PSP's live "
                 "keys here, or Butter(environment='staging')."
             )
             return ReadResult(skipped=Skip.TEST_MODE, remedy=remedy)
@@ -301,7 +301,7 @@ def _each(extracted: object) -> Iterator[Mapping[str, Any]]:
 
 def _verdict(given: object) -> bool:
     if isawaitable(given):
-        msg = "when= gave something to await, which is no answer: make it a plain function"
+        msg = "when= returned an awaitable: make it a plain function"
         raise ExtractionError(msg)
     return bool(given)
 

@@ -76,5 +76,5 @@ class EventDispatcher:
         except BaseException as error:  # noqa: BLE001 - the merchant's code, which may even call sys.exit()
             reason = f"on_event:{type(error).__name__}"
             self.counters.add("faulted", reason=reason)
-            message = f"on_event raised {type(error).__name__}. Mend it: what it was told then is not told again."
+            message = f"on_event raised {type(error).__name__}. Fix it: it does not get that event again."
             self._say("faulted", logging.ERROR, message, "", reason)

@@ -103,7 +103,7 @@ class Telemetry:
         except Exception as error:  # noqa: BLE001 - another version of the API, or an SDK of the merchant's
             kind = type(error).__name__
             said = (
-                f"OpenTelemetry cannot be told: {kind}. Bring opentelemetry-api up to date, or set "
+                f"OpenTelemetry gets no data: {kind}. Bring opentelemetry-api up to date, or set "
                 "Butter(telemetry=False). Records are sent all the same."
             )
             tell(Faulted(reason=f"telemetry:{kind}", message=said))

@@ -12,7 +12,7 @@ _HINTS: Final = {
     "dry_run": "Leave dry_run=True out of tests: nothing leaves the process here anyway.",
     "status": "It is no 2xx.",
     "incomplete": "The app never finished it.",
-    "not_json": "It is no JSON, so that the extractor was not asked.",
+    "not_json": "It is not JSON, so that the extractor was not asked.",
     "not_a_checkout": "The extractor gave None, or nothing.",
     "gated": "The route's when= said no.",
     "not_paid": "It holds an object of the PSP that is not paid.",

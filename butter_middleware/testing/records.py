@@ -14,7 +14,7 @@ from butter_middleware.models.reasons import ParkReason
 from butter_middleware.outbox import Parked
 
 FROM_A_SHOPPER: Final = (
-    "A test's own request comes from 127.0.0.1, which is no shopper. Send what your proxy would, such as "
+    "A test's own request comes from 127.0.0.1, which is not a shopper. Send what your proxy would, such as "
     'headers={"x-forwarded-for": "203.0.113.7"}, or say who sends it: TestClient(app, client=("203.0.113.7", 50000)).'
 )
 _SHOWN: Final = 1000

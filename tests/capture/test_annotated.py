@@ -272,7 +272,7 @@ async def test_a_customers_id_makes_no_second_record(make_butter: MakeButter, fa
         (pays(start(402), body()), ROUTE, "After a payment, answer 2xx, 302 or 303"),
         (pays(), ANNOTATED, "call butter.record(request, ...) right after it"),
         (pays(start(), CHUNK), ROUTE, "annotate all fields before the response begins"),
-        (pays(start(headers=[]), body()), ROUTE, "the response is no JSON"),
+        (pays(start(headers=[]), body()), ROUTE, "the response is not JSON"),
     ],
     ids=["redirect", "refusal", "no answer", "cut", "no JSON"],
 )

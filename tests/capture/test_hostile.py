@@ -443,10 +443,10 @@ ANY: Any = None
         ({"max_body_bytes": 1e6}, "max_body_bytes=1000000.0: use a whole number"),
         ({"drain_timeout": None}, "drain_timeout=None: use a number"),
         ({"drain_timeout": float("nan")}, "drain_timeout=nan"),
-        ({"base_url": 7}, "base_url is no http"),
-        ({"base_url": "https://butter.example\n"}, "base_url is no http"),
-        ({"base_url": "https://butter example"}, "base_url is no http"),
-        ({"client_ip": client_ip.TrustedHops}, "client_ip=...\\) is no strategy"),
+        ({"base_url": 7}, "base_url is not an http"),
+        ({"base_url": "https://butter.example\n"}, "base_url is not an http"),
+        ({"base_url": "https://butter example"}, "base_url is not an http"),
+        ({"client_ip": client_ip.TrustedHops}, "client_ip=...\\) is not a strategy"),
     ],
 )
 def test_a_value_of_a_wrong_kind_says_so(options: dict[str, Any], says: str) -> None:

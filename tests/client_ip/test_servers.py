@@ -74,6 +74,9 @@ CASES: list[tuple[Any, Headers, client_ip.Strategy, str, dict[str, Any]]] = [
     (["127.0.0.1", 40000], CHAIN, LOCAL, SHOPPER, {}),
     (["1.2.3.4", 0], CHAIN, LOCAL, "server_rewrite_conflict", {}),
     (["1.2.3.4", 0], [(b"x-real-ip", b"1.2.3.4")], DIRECT, "server_rewrite_conflict", {}),
+    # A middleware of the shop that reads a platform's header does the same.
+    (("1.2.3.4", 0), [(b"cf-connecting-ip", b"1.2.3.4")], DIRECT, "server_rewrite_conflict", {}),
+    ((SHOPPER, 0), [(b"cf-connecting-ip", SHOPPER.encode())], client_ip.SingleHeader("CF-Connecting-IP"), SHOPPER, {}),
     ([SHOPPER, 0], ALONE, LOCAL, SHOPPER, {}),
     # Granian: the port is text, and a Unix socket is an empty host.
     ((SHOPPER, "40000"), WRITTEN, DIRECT, SHOPPER, {}),

@@ -83,7 +83,7 @@ def outcome(strategy: client_ip.Strategy, *headers: tuple[str, str | bytes], cli
         ("2a00:1450:4001::1]", "malformed"),
         ("[[2a00:1450:4001::1]]", "malformed"),
         ("[]", "malformed"),
-        # What is no address: RFC 7239's words, names, masks, quotes, other separators, other white space.
+        # What is not an address: RFC 7239's words, names, masks, quotes, other separators, other white space.
         ("", "malformed"),
         ("unknown", "malformed"),
         ("_hidden", "malformed"),
@@ -157,7 +157,7 @@ BY_TRUST = client_ip.RightmostUntrusted(PROXIES)
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        # The rightmost that is no proxy; what stands left of it is the shopper's own writing.
+        # The rightmost that is not a proxy; what stands left of it is the shopper's own writing.
         ([SHOPPER], SHOPPER),
         (["1.2.3.4, 81.2.69.142"], SHOPPER),
         (["1.2.3.4,81.2.69.142,10.0.0.2"], SHOPPER),
@@ -455,28 +455,28 @@ def test_a_replaced_peer_does_not_open_a_guard() -> None:
     [
         (lambda: client_ip.RightmostUntrusted("10.0.0.0/8"), r"one string.*\['10.0.0.0/8'\]"),
         (lambda: client_ip.RightmostUntrusted(None), "no list"),  # type: ignore[arg-type]
-        (lambda: client_ip.RightmostUntrusted([10]), "10 is no network"),  # type: ignore[list-item]
+        (lambda: client_ip.RightmostUntrusted([10]), "10 is not a network"),  # type: ignore[list-item]
         (lambda: client_ip.RightmostUntrusted(["10.0.0.1/8"]), "Did you mean 10.0.0.0/8"),
-        (lambda: client_ip.RightmostUntrusted(["10.0.0.0/33"]), "is no network"),
-        (lambda: client_ip.RightmostUntrusted(["proxy.internal"]), "is no network.*'unix:'"),
+        (lambda: client_ip.RightmostUntrusted(["10.0.0.0/33"]), "is not a network"),
+        (lambda: client_ip.RightmostUntrusted(["proxy.internal"]), "is not a network.*'unix:'"),
         (lambda: client_ip.RightmostUntrusted([], on_untrusted_peer="skip"), "neither"),  # type: ignore[arg-type]
-        (lambda: client_ip.RightmostUntrusted([], header="X Forwarded"), "no header name"),
-        (lambda: client_ip.RightmostUntrusted([], header=None), "no header name"),  # type: ignore[arg-type]
+        (lambda: client_ip.RightmostUntrusted([], header="X Forwarded"), "not a header name"),
+        (lambda: client_ip.RightmostUntrusted([], header=None), "not a header name"),  # type: ignore[arg-type]
         (lambda: client_ip.TrustedHops(0), "from 1 to 32"),
         (lambda: client_ip.TrustedHops(33), "from 1 to 32"),
         (lambda: client_ip.TrustedHops(True), "from 1 to 32"),  # noqa: FBT003
         (lambda: client_ip.TrustedHops("1"), "from 1 to 32"),  # type: ignore[arg-type]
         (lambda: client_ip.TrustedHops(1, peer_in="10.0.0.0/8"), r"TrustedHops\(peer_in=...\) is one string"),
-        (lambda: client_ip.SingleHeader(""), "no header name"),
-        (lambda: client_ip.SingleHeader("X-Real-IP:"), "no header name"),
+        (lambda: client_ip.SingleHeader(""), "not a header name"),
+        (lambda: client_ip.SingleHeader("X-Real-IP:"), "not a header name"),
         (lambda: client_ip.SingleHeader("X-Real-IP", require=("X-Azure-FDID", " ")), "two strings"),
         (lambda: client_ip.SingleHeader("X-Real-IP", require="id"), "two strings"),  # type: ignore[arg-type]
-        (lambda: client_ip.SingleHeader("X-Real-IP", require=("a b", "id")), "no header name"),
+        (lambda: client_ip.SingleHeader("X-Real-IP", require=("a b", "id")), "not a header name"),
         (client_ip.Forwarded, "either"),
         (lambda: client_ip.Forwarded(["10.0.0.1"], hops=1), "either"),
         (lambda: client_ip.Forwarded(hops=0), "from 1 to 32"),
-        (lambda: client_ip.Forwarded(["10.0.0.1"], peer_in=["10.0.0.1"]), "goes with hops=n"),
-        (lambda: client_ip.Forwarded(hops=1, peer_in=["10.0.0.1/33"]), "is no network"),
+        (lambda: client_ip.Forwarded(["10.0.0.1"], peer_in=["10.0.0.1"]), "needs hops=n"),
+        (lambda: client_ip.Forwarded(hops=1, peer_in=["10.0.0.1/33"]), "is not a network"),
         (lambda: client_ip.azure_front_door(""), "two strings"),
     ],
 )

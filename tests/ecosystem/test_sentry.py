@@ -21,7 +21,7 @@ SAID = [
     "no customer e-mail",
     "is not what Butter accepts: customer_email (email)",
     "the extractor returned str",
-    "the response is no JSON",
+    "the response is not JSON",
     "annotate() gave another invoice_id",
     "annotate() had no effect",
     "a record is dead",

@@ -93,8 +93,8 @@ def test_the_merchant_points_at_the_object() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: extract.stripe(at="a b"), r"extract.stripe\(\): at='a b' is no JMESPath"),
-        (lambda: extract.adyen(at=7), "is no JMESPath"),  # type: ignore[arg-type]
+        (lambda: extract.stripe(at="a b"), r"extract.stripe\(\): at='a b' is not a JMESPath"),
+        (lambda: extract.adyen(at=7), "is not a JMESPath"),  # type: ignore[arg-type]
         (lambda: extract.worldpay(prefer="orderCode"), "'transactionReference' or 'paymentId'"),  # type: ignore[arg-type]
     ],
 )

@@ -72,7 +72,7 @@ def test_several_payments_of_which_one_may_be_meant_are_kept(
     [
         ("adyen", {"resultCode": "Refused", "pspReference": "P1"}, "INFO", "saw payment, not paid, by resultCode."),
         ("stripe", SESSION | {"payment_status": None}, "WARNING", "saw checkout.session, not paid, by payment_status."),
-        ("stripe", {"url": "https://example.com"}, "INFO", "saw error, link or step, which is no payment."),
+        ("stripe", {"url": "https://example.com"}, "INFO", "saw error, link or step, which is not a payment."),
     ],
 )
 def test_what_is_not_paid_is_explained_once(
@@ -120,5 +120,5 @@ def test_no_file_of_ours_is_named_as_the_extractors(
     """An extractor that cannot be called at all is named by its own file, since none of its lines was reached."""
     read(make_butter(route(takes_two)), {})
     line = takes_two.__code__.co_firstlineno
-    assert f"raised TypeError at test_unrecognised.py:{line}. Mend it" in caplog.text
+    assert f"raised TypeError at test_unrecognised.py:{line}. Fix it" in caplog.text
     assert "reader.py" not in caplog.text.replace("test_unrecognised.py", "").split("raised TypeError")[1]

@@ -150,22 +150,22 @@ def test_a_token_is_of_ipv4_only(address: str) -> None:
         ({"keys": []}, "no list of keys"),
         ({"keys": KEY}, "no list of keys"),
         ({"keys": [KEY, "short-secret"]}, "key 2 has 12 bytes; at least 32"),
-        ({"origins": []}, "no list of origins"),
-        ({"origins": ORIGIN}, "no list of origins"),
-        ({"origins": [f"{ORIGIN}/"]}, "is no origin"),
-        ({"origins": ["*"]}, "is no origin"),
-        ({"origins": ["https://Shop.example"]}, "is no origin"),
-        ({"origins": ["shop.example"]}, "is no origin"),
-        ({"origins": ["https://["]}, "is no origin"),
-        ({"origins": ["https://k\u00e4se.example"]}, "is no origin"),
-        ({"origins": [f"{ORIGIN}:443"]}, "is no origin"),
-        ({"origins": ["http://localhost:80"]}, "is no origin"),
-        ({"bind": "cart_id"}, "bind='cart_id' is no place"),
-        ({"bind": "cookie:"}, "is no place"),
-        ({"token": "path:cart_id"}, "token='path:cart_id' is no place"),
+        ({"origins": []}, "not a list of origins"),
+        ({"origins": ORIGIN}, "not a list of origins"),
+        ({"origins": [f"{ORIGIN}/"]}, "is not an origin"),
+        ({"origins": ["*"]}, "is not an origin"),
+        ({"origins": ["https://Shop.example"]}, "is not an origin"),
+        ({"origins": ["shop.example"]}, "is not an origin"),
+        ({"origins": ["https://["]}, "is not an origin"),
+        ({"origins": ["https://k\u00e4se.example"]}, "is not an origin"),
+        ({"origins": [f"{ORIGIN}:443"]}, "is not an origin"),
+        ({"origins": ["http://localhost:80"]}, "is not an origin"),
+        ({"bind": "cart_id"}, "bind='cart_id' is not a place"),
+        ({"bind": "cookie:"}, "is not a place"),
+        ({"token": "path:cart_id"}, "token='path:cart_id' is not a place"),
         ({"bind": "header:X-Butter-Token"}, "the same place"),
         ({"ttl": 5}, "from 10 to 3600"),
-        ({"client_ip": "aws_alb"}, "is no strategy"),
+        ({"client_ip": "aws_alb"}, "is not a strategy"),
     ],
 )
 def test_a_mistake_stops_the_start(options: dict[str, Any], says: str) -> None:
@@ -207,7 +207,7 @@ def test_no_beacon_and_no_true_beacon(make_butter: MakeButter) -> None:
     """Whoever mounts a beacon that was not configured, or passes something else, is told so."""
     with pytest.raises(ConfigurationError, match="there is none"):
         _ = make_butter().ipv4_beacon
-    with pytest.raises(ConfigurationError, match="is no Beacon"):
+    with pytest.raises(ConfigurationError, match="is not a Beacon"):
         make_butter(ipv4_beacon={"keys": [KEY]})
 
 

@@ -33,7 +33,7 @@ def test_a_limit_without_room_is_refused(limit: Any) -> None:
 @pytest.mark.parametrize("make", [MemoryOutbox, partial(SQLiteOutbox, "butter.db")])
 def test_a_clock_that_tells_no_time_is_refused(make: Callable[..., object]) -> None:
     """When it is built, not amid a checkout."""
-    with pytest.raises(ConfigurationError, match=r"clock gives str, which is no time\. Pass .*time\.time"):
+    with pytest.raises(ConfigurationError, match=r"clock gives str, which is not a time\. Pass .*time\.time"):
         make(clock=str)
 
 

@@ -138,7 +138,7 @@ def fails_late(_response: CheckoutResponse) -> Iterator[Fields]:
         (lambda _r: {"customer_email": SECRET}, b"{}", "invalid", "no ID .* neither the extractor nor"),
         (lambda _r: GOOD | {SECRET: 1}, b"{}", "invalid", r"a field \(no such field\)"),
         (lambda _r: GOOD | {"psp": SECRET}, b"{}", "invalid", r"psp \(not one of Butter's PSPs\)"),
-        (extract.json(invoice_id="id"), b"{}", "invalid", r"mend the expressions.*when="),
+        (extract.json(invoice_id="id"), b"{}", "invalid", r"fix the expressions.*when="),
     ],
 )
 def test_what_cannot_be_read_is_parked_and_said(
@@ -182,7 +182,7 @@ def test_the_line_that_is_said_is_the_extractors(
     """Not that of the library which it called, not even where the shop is installed as libraries are."""
     read(make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", function)))
     line = asks_a_library.__code__.co_firstlineno + 1
-    assert f"raised ValueError at {file}:{line}. Mend it" in caplog.text
+    assert f"raised ValueError at {file}:{line}. Fix it" in caplog.text
 
 
 class Failing(client_ip.Peer):

@@ -245,7 +245,7 @@ def test_exposed_it_warns(start: Start) -> None:
     assert httpx.get(f"{process.url}/api/records").status_code == 200
     code, _out, err = process.end(signal.SIGINT)
     assert code == 0
-    assert "Exposed: whoever reaches port" in err
+    assert "Exposed: everyone who reaches port" in err
 
 
 @pytest.mark.server

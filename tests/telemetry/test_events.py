@@ -177,7 +177,7 @@ def test_what_recurs_is_said_once_an_hour_with_how_often(
     buy(butter, "text", "text", "text")
     clock.now += 3600
     buy(butter, "text", "text")
-    lines = [record.getMessage() for record in caplog.records if "the response is no JSON" in record.getMessage()]
+    lines = [record.getMessage() for record in caplog.records if "the response is not JSON" in record.getMessage()]
     assert [line.endswith("(2 more times since this was last said)") for line in lines] == [False, True]
 
 

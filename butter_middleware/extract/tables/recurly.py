@@ -157,7 +157,7 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
             of_each={"subscription_id": "@"},
         ),
         Shape(
-            "object that is no payment",
+            "object that is not a payment",
             when=(
                 "contains(['account', 'billing_info', 'coupon', 'coupon_redemption', 'credit_payment', 'error', "
                 "'line_item', 'plan', 'shipping_address', 'unique_coupon_code'], object)"

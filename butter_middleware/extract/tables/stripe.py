@@ -245,7 +245,7 @@ SHAPES: Final = (
     ),
     Shape("setup_intent", when="object == 'setup_intent'", unpaid=NEVER, pending="!says(status, 'succeeded')"),
     Shape(
-        "object that is no payment",
+        "object that is not a payment",
         when=(
             "contains(['credit_note', 'customer', 'dispute', 'ephemeral_key', 'mandate', 'payment_link', "
             "'payment_method', 'payout', 'price', 'product', 'quote', 'refund', 'review', 'source', "
