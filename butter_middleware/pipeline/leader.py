@@ -151,7 +151,7 @@ class Leader:
         before, self._counts = self._counts, self._store.counts()
         self._due_at = 0.0
         if self._epoch is not None and self._counts.epoch != self._epoch:
-            leader.sender.put_back()
+            leader.sender.forget_ahead()
             self._parked_at = 0.0
         self._epoch = self._counts.epoch
         if before.hold is not None and self._counts.hold is None:

@@ -3,7 +3,8 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Condition
 from typing import Final, Protocol
@@ -118,6 +119,8 @@ class Participant:
         self._changed = Condition()
         self._changes = 0
         self._adding = 0
+        self._waits = 0
+        """How many threads wait, and responses that wait until their records are sent."""
         self.running = False
         """Whether it was started, and no shutdown has come since."""
 
@@ -164,6 +167,19 @@ class Participant:
         A verdict of None says that the next change may bring one.
         """
         deadline = time.monotonic() + timeout
+        with self._hurrying():
+            return self._wait(verdict, deadline)
+
+    @contextmanager
+    def _hurrying(self) -> Generator[None]:
+        """Have the sender hand over at once what became of records."""
+        self._hurry(1)
+        try:
+            yield
+        finally:
+            self._hurry(-1)
+
+    def _wait(self, verdict: Callable[[], bool | None], deadline: float) -> bool:
         while True:
             with self._changed:
                 changes = self._changes
@@ -254,6 +270,7 @@ class Participant:
             self._events.emit(Skipped(reason=Skip.DUPLICATE, times=resolved.known))
         if entry.until_sent and sends and resolved.added and not resolved.known:
             entry.left = len(resolved.added)
+            self._hurry(1)
             for pending in resolved.added:
                 self._waiting.setdefault(pending.id, []).append(entry)
         else:
@@ -331,6 +348,13 @@ class Participant:
             entry.left -= 1
             if entry.left <= 0:
                 entry.finish()
+                self._hurry(-1)
+
+    def _hurry(self, waits: int) -> None:
+        with self._changed:
+            self._waits += waits
+            self.sender.hurried = self._waits > 0
+        self.sender.hurry()
 
     def _forget(self, entries: Sequence[Entry]) -> None:
         for entry in entries:

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from threading import Thread
 from typing import Final
 
@@ -17,6 +18,8 @@ from butter_middleware.outbox.base import Pending, Settled, Settlement
 MOST_AHEAD: Final = 256
 """Records in memory for the sender. The others are in the store only."""
 MOST_BYTES: Final = 16 * 1024**2
+SETTLE_SECONDS: Final = 0.05
+"""For which settlements wait for others. A process that is killed meanwhile sends these records again."""
 RESTART_MOST: Final = 30.0
 REST_SECONDS: Final = 3600.0
 
@@ -50,6 +53,10 @@ class SenderThread:
         self._from_backlog = False
         self.held: set[int] = set()
         """The records that are in memory, on their way, or not settled in the store. The store's thread changes it."""
+        self.hurried = False
+        """Whether someone waits for settlements."""
+        self._unsettled: list[Settlement] = []
+        self._timer: asyncio.TimerHandle | None = None
         self.hungry = False
         """Whether the loop asked for a record and there was none in memory."""
         self.ready: Future[None] = Future()
@@ -132,6 +139,13 @@ class SenderThread:
         if loop is not None and running is not None and not loop.is_closed():
             loop.call_soon_threadsafe(running.cancel)
 
+    def forget_ahead(self) -> None:
+        """Drop what was taken ahead: a person changed what lies in the store."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            with suppress(RuntimeError):  # it was closed meanwhile
+                loop.call_soon_threadsafe(self.put_back)
+
     def end_hold(self) -> None:
         """Probe at once: a person ended the hold."""
         self.delivery.end_hold()
@@ -167,14 +181,32 @@ class SenderThread:
         return None
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Take what became of records."""
-        self._settle(settlements)
+        """Take what became of records. It is written with that of the next moment, unless someone waits."""
+        self._unsettled += settlements
+        if self.hurried or self._loop is None or len(self._unsettled) >= MOST_AHEAD:
+            self._hand_over()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(SETTLE_SECONDS, self._hand_over)
 
     def put_back(self) -> None:
         """Drop what was taken ahead."""
-        dropped = [Settlement(one.id, Settled.RELEASED, key=one.record.key) for one in (*self._drain(),)]
-        if dropped:
-            self._settle(dropped)
+        self._unsettled += [Settlement(one.id, Settled.RELEASED, key=one.record.key) for one in self._drain()]
+        self._hand_over()
+
+    def hurry(self) -> None:
+        """Hand over at once what became of records, since someone waits. Any thread may call it."""
+        loop = self._loop
+        if self._unsettled and loop is not None and not loop.is_closed():
+            with suppress(RuntimeError):  # it was closed meanwhile, and hands over all that it has
+                loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        settlements, self._unsettled = self._unsettled, []
+        if settlements:
+            self._settle(settlements)
 
     def keep_hold(self, reason: str | None) -> None:
         """Keep why nothing is sent."""
@@ -226,6 +258,7 @@ class SenderThread:
                 raise
         finally:
             self._loop, self._running = None, None
+            self._hand_over()
 
 
 def _finish(future: "Future[None]") -> None:
