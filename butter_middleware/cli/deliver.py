@@ -232,7 +232,7 @@ def _log_to_stderr(output: Output, level: int) -> None:
 
 def _follow(output: Output, work: Work, stop: Event) -> None:
     if not leads_within(LEAD_SECONDS, work, stop) and not stop.is_set():
-        who = _who(work.pipeline.deliverer)
+        who = _who(work.pipeline.ask(lambda store: store.leader(), None))
         output.note(f"{who} delivers from {work.path}. Standing by, to take over when it ends.")
     led = False
     while not stop.is_set():

@@ -265,7 +265,7 @@ class Pipeline:
         thread, participant = self._thread, self._participant
         if thread is None or participant is None:
             return ()
-        leads: Future[bool] = thread.ask(lambda store: store.lead() and self._role.sends)
+        leads: Future[bool] = thread.ask(lambda store: self._role.sends and store.lead())
         ready: list[Future[Any]] = [leads]
 
         def told(_future: "Future[bool]") -> None:

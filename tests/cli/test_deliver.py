@@ -9,17 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
-from butter_middleware.pipeline.waiters import ResponseWait
-from butter_middleware.pipeline.worker import Worker
 from click.testing import CliRunner, Result
-from outboxes import capture, committers, record, result
+from outboxes import append, lock_held, open_files, record, resolve
 from processes import HERE, Shop, free_port, numbered, until
 from shops import CREDENTIALS, PAID
 from terminal import on_terminal
@@ -28,6 +27,9 @@ from butter_middleware import Butter, ButterMiddleware, ConfigurationError, SQLi
 from butter_middleware.cli import cli
 from butter_middleware.cli.deliver import SAME_SECONDS
 from butter_middleware.delivery.http import ssl_context
+from butter_middleware.models.partial import Part
+from butter_middleware.outbox import SQLiteStore
+from butter_middleware.pipeline.pipeline import Pipeline
 from butter_middleware.testing import FakeButter
 
 USER = {"BUTTER_USERNAME": CREDENTIALS["username"], "BUTTER_PASSWORD": CREDENTIALS["password"]}
@@ -104,6 +106,15 @@ def stored(path: Path) -> dict[str, Any]:
     return status
 
 
+@contextmanager
+def outbox(path: Path) -> Generator[SQLiteStore]:
+    """Open an outbox meanwhile, as another process does."""
+    store = SQLiteOutbox(path).store()
+    store.open()
+    yield store
+    store.close()
+
+
 # The web processes.
 
 
@@ -120,12 +131,12 @@ def test_a_web_process_only_appends(make_butter: Callable[..., Butter], fake: Fa
     butter = make_butter(outbox=path, delivery="external", username=None, password=None)
     buy(butter)
     assert butter.flush()
-    assert threads() <= {"butter-commit", "butter-say"}
+    assert threads() <= {"butter-store", "butter-say"}
     status = butter.status()
     assert (status.captured, status.pending, status.lost, status.endpoint) == (1, 0, 0, "external")
     assert status.coverage.ratio is None
     butter.close()
-    until(lambda: committers() == 0, "the committer's end")
+    assert open_files() == 0
     assert [stored(path)[name] for name in ("captured", "unread", "readers")] == [1, 1, 0]
     assert fake.requests == 0
 
@@ -151,20 +162,18 @@ def test_a_queue_has_a_consumer_already(make_butter: Callable[..., Butter]) -> N
 
 def test_before_response_waits_for_the_disk_only(make_butter: Callable[..., Butter], path: Path) -> None:
     """The last chunk waits for the capture to be on the disk, as it does in a process that delivers."""
-    butter = make_butter(outbox=path, delivery="external", durability="before_response")
-    worker = butter.pipeline.worker
-    future = worker.append(capture(1), ResponseWait("disk", 0.025))
-    assert future is not None
-    assert result(future) is None
-    assert worker.counts().captured == 1
-    assert worker.append(capture(2)) is None
+    butter = make_butter(outbox=path, delivery="external", durability="before_response", durability_timeout=10)
+    buy(butter)
+    status = butter.status()
+    assert (status.captured, status.not_durable_in_time, stored(path)["captured"]) == (1, 0, 1)
 
 
 def test_it_is_said_where_nobody_delivers(
     make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While checkouts come and no process delivers, the log says so at CRITICAL, once, and the health route too."""
-    monkeypatch.setattr("butter_middleware.pipeline.appender.LOOK_SECONDS", 0.0)
+    """While no process delivers, the log says so at CRITICAL, once, and the health route too."""
+    monkeypatch.setattr("butter_middleware.pipeline.leader.ALONE_SECONDS", 0.0)
+    monkeypatch.setattr("butter_middleware.pipeline.leader.LEAD_SECONDS", 0.01)
     butter = make_butter(outbox=path, delivery="external")
     for _each in range(4):
         buy(butter)
@@ -173,11 +182,9 @@ def test_it_is_said_where_nobody_delivers(
     assert [reason.code for reason in health.reasons] == ["no_deliverer"]
     until(lambda: "no process delivers" in caplog.text, "the alarm")
     assert caplog.text.count("no process delivers") == 1
-    other = SQLiteOutbox(path)
-    other.open()
-    assert other.lead()
-    assert anyio.run(butter.pipeline.reporter.health).reasons == ()
-    other.close()
+    with outbox(path) as other:
+        assert other.lead()
+        until(lambda: anyio.run(butter.pipeline.reporter.health).reasons == (), "the other one is seen")
 
 
 @pytest.mark.server
@@ -242,11 +249,7 @@ def test_one_sidecar_relieves_another(fake: FakeButter, url: str, path: Path) ->
 @pytest.mark.server
 def test_a_stop_settles_what_is_on_its_way(fake: FakeButter, url: str, path: Path) -> None:
     """SIGTERM amid slow answers: what was sent is not sent again, and the rest waits for the next one."""
-    outbox = SQLiteOutbox(path)
-    outbox.open()
-    result(outbox.add([record(number) for number in range(40)]))
-    outbox.close()
-    until(lambda: committers() == 0, "the committer's end")
+    filled(path, 40)
     fake.delay = 0.5
     with Sidecar(url, path) as first:
         until(lambda: len(fake.records) >= 4, "some records")
@@ -340,13 +343,9 @@ def test_a_sidecar_goes_on_where_nobody_reads_what_it_says(fake: FakeButter, url
 
 
 def filled(path: Path, records: int, captures: int = 0) -> None:
-    outbox = SQLiteOutbox(path)
-    outbox.open()
-    result(outbox.add([record(number) for number in range(records)]))
-    for number in range(captures):
-        result(outbox.append(capture(number)))
-    outbox.close()
-    until(lambda: committers() == 0, "the committer's end")
+    with outbox(path) as store:
+        store.add([record(number) for number in range(records)])
+        append(store, *range(captures))
 
 
 @pytest.fixture
@@ -382,15 +381,9 @@ def test_captures_need_the_app(run: Callable[..., Result], fake: FakeButter, pat
 
 def test_parts_are_not_expired_without_the_app(run: Callable[..., Result], path: Path) -> None:
     """How long half of a checkout waits for the other is the app's to say."""
-    from butter_middleware.models.partial import Part  # noqa: PLC0415 - for this test alone
-
-    outbox = SQLiteOutbox(path)
-    outbox.open()
-    result(outbox.append(capture(1)))
-    (found,) = result(outbox.captures(1))
-    result(outbox.resolve(found.id, Part("join:1", shopper=True, fields={}, captured_at=1.0)))
-    outbox.close()
-    until(lambda: committers() == 0, "the committer's end")
+    with outbox(path) as store:
+        (found,) = append(store, 1)
+        resolve(store, found, part=Part("join:1", shopper=True, fields={}, captured_at=1.0))
     assert run().exit_code == 0
     assert stored(path)["parts"] == 1
 
@@ -435,21 +428,6 @@ def test_pauses_one_after_the_other_are_one(
     assert fake.requests > 2
 
 
-def holding(path: Path) -> "subprocess.Popen[str]":
-    """Hold the write lock in a process of its own, until that is killed."""
-    code = (
-        "import sys, time; from butter_middleware.outbox.sqlite.locks import *; lock = LockFile(sys.argv[1])\n"
-        "while not lock.take(WRITE, lock): time.sleep(0.001)\n"
-        "print(flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, f"{path}.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
-    holder.stdout.readline()
-    return holder
-
-
 def test_a_file_that_nobody_lets_go_of_is_waited_for(
     run: Callable[..., Result], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -458,26 +436,27 @@ def test_a_file_that_nobody_lets_go_of_is_waited_for(
     monkeypatch.setattr("butter_middleware.cli.deliver.PATIENCE_SECONDS", 1.0)
     filled(path, 1)
     fake.respond_with(*[409] * 50)
-    holders: list[subprocess.Popen[str]] = []
+    close = Pipeline.close
+    with ExitStack() as lock:
+        holds = threading.Event()
 
-    def hold() -> None:
-        until(lambda: fake.requests > 0, "the first answer", 40)
-        holders.append(holding(path))
+        def hold() -> None:
+            until(lambda: fake.requests > 0, "the first answer", 40)
+            lock.enter_context(lock_held(path))
+            holds.set()
 
-    thread = threading.Thread(target=hold)
-    close = Worker.close
+        def let_go_and_close(pipeline: Pipeline) -> None:
+            assert holds.wait(40)
+            lock.close()
+            close(pipeline)
 
-    def let_go_and_close(worker: Worker) -> None:
+        monkeypatch.setattr(Pipeline, "close", let_go_and_close)  # closing would wait for it
+        thread = threading.Thread(target=hold)
+        thread.start()
+        found = run()
         thread.join()
-        for holder in holders:
-            holder.communicate()
-        close(worker)
-
-    monkeypatch.setattr(Worker, "close", let_go_and_close)  # closing would wait for it
-    thread.start()
-    found = run()
     assert (found.exit_code, "the outbox is busy" in found.stderr) == (4, True), found.output
-    assert (len(holders), found.stdout) == (1, "")
+    assert found.stdout == ""
     assert stored(path)["pending"] == 1
 
 
