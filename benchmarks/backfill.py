@@ -21,7 +21,7 @@ from json import loads
 from pathlib import Path
 from typing import Any
 
-from outbox import fill
+from outbox import fill, records
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
@@ -98,7 +98,7 @@ def run(url: str, file: Path, fake: FakeButter, options: argparse.Namespace, kil
 def drain_rate(url: str, directory: Path, fake: FakeButter, concurrency: int, count: int) -> float:
     """Return how fast the embedded outbox's backlog goes to the same server."""
     path = directory / "drain.db"
-    fill(str(path), count)
+    fill(path, records(count))
     fake.records.clear()
     options: dict[str, Any] = {"base_url": url, "senders": concurrency, "outbox": path, "client_ip": client_ip.direct()}
     with Butter(username=USERNAME, password=PASSWORD, **options) as butter:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from openloop import Answer, listening, load
-from outbox import fill
+from outbox import fill, records
 from sink import Sink, sink
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
@@ -134,7 +134,7 @@ def main() -> None:
     runs: dict[Case, list[Run]] = {case: [] for case in cases}
     with tempfile.TemporaryDirectory() as directory, sink(0.0) as at_once, sink(0.1) as later:
         filled = Path(directory) / "filled.db"
-        fill(str(filled), options.pending)
+        fill(filled, records(options.pending))
         for _ in range(options.rounds):
             for case in cases:
                 butter = later if case.latency else at_once

@@ -42,7 +42,9 @@ from processes import free_port, listening, served, until
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
 from butter_middleware._utils.asgi import ASGIApp, Message, Receive, Scope, Send
-from butter_middleware.outbox import SQLiteOutbox
+from butter_middleware.outbox import SQLiteStore
+from butter_middleware.outbox.sqlite.existing import existing
+from butter_middleware.outbox.sqlite.locks import LEAD, Locks
 from butter_middleware.testing import FakeButter
 
 USERNAME, PASSWORD = "merchant", secrets.token_urlsafe()
@@ -171,11 +173,11 @@ class Shop:
             self._kills.append(time.monotonic())
             self._process.wait()
 
-    def kill_worker(self, lock_file: Path, *, leader: bool) -> None:
+    def kill_worker(self, outbox: Path, *, leader: bool) -> None:
         """Kill one worker; the supervisor starts another."""
         until(lambda: len(self._living()) == self._workers, "all workers live", 60)
         living = self._living()
-        leading = [pid for pid in living if leader and pid in leaders(lock_file)]
+        leading = [pid for pid in living if leader and pid == delivers(outbox)]
         os.kill(random.choice(leading or living), signal.SIGKILL)
         self._kills.append(time.monotonic())
 
@@ -196,11 +198,13 @@ class Shop:
         return found
 
 
-def leaders(lock_file: Path) -> list[int]:
-    """Return who holds the byte of the one that delivers, as the kernel tells it."""
-    inode = str(lock_file.stat().st_ino)
-    rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return [int(row[4]) for row in rows if row[5].rpartition(":")[2] == inode and row[6:] == ["1", "1"]]
+def delivers(outbox: Path) -> int | None:
+    """Return the process that delivers from a file."""
+    locks = Locks(str(outbox))
+    try:
+        return locks.holder(LEAD)
+    finally:
+        locks.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +283,7 @@ class Lane:
             shop.kill()
         else:
             self._shop = shop
-            shop.kill_worker(Path(f"{self._file}.lock"), leader=number // LANES % 2 == 0)
+            shop.kill_worker(self._file, leader=number // LANES % 2 == 0)
             time.sleep(random.uniform(0, LONGEST_LIFE))  # the survivor goes on selling
         over.set()
         for buyer in buyers:
@@ -292,14 +296,11 @@ class Lane:
     def drain(self) -> str:
         """Let a last shop deliver what is left; say what cannot be delivered."""
         self.kill()
-        outbox = SQLiteOutbox(self._file)
         with self._started() as last:
-            outbox.open()
-            try:
-                until(lambda: _empty(outbox), f"{self._file.name} is drained", 300)
-                counts = outbox.counts().result()
-            finally:
-                outbox.close()
+            until(self._file.exists, f"{self._file.name} is made")
+            with existing(self._file) as store:
+                until(lambda: _empty(store), f"{self._file.name} is drained", 300)
+                counts = store.counts()
             last.stop()
         return f"{counts.dead} dead, {counts.parked} parked" if counts.dead or counts.parked else ""
 
@@ -315,9 +316,9 @@ class Lane:
             self._shop = None
 
 
-def _empty(outbox: SQLiteOutbox) -> bool:
+def _empty(store: SQLiteStore) -> bool:
     time.sleep(0.1)
-    counts = outbox.counts().result()
+    counts = store.counts()
     return not (counts.captured or counts.pending)
 
 

@@ -17,8 +17,9 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Thread
@@ -73,14 +74,42 @@ class Result:
 HEADER = f"{'appends':24} {'processes':>9} {'producers':>9} {'per s':>10} {'p50 ms':>9} {'p99 ms':>9} {'max ms':>9}"
 
 
-def produce_in_tasks(outbox: SQLiteOutbox, producers: int, seconds: float) -> list[float]:
+@contextmanager
+def appending(path: str | os.PathLike[str]) -> Generator[Butter]:
+    """Give a `Butter` that only appends to a file, as web processes beside a sidecar do."""
+    with Butter(
+        client_ip=client_ip.direct(),
+        outbox=SQLiteOutbox(path, max_bytes=64 * 1024**3),
+        delivery="external",
+        durability="before_response",
+    ) as butter:
+        butter.pipeline.start()
+        butter.pipeline.ask_counts().result()  # the file is open
+        yield butter
+
+
+Append = Callable[[Capture], "Future[None]"]
+
+
+def append_to(butter: Butter) -> Append:
+    """Return what takes a capture and gives a future, done once that is on the disk."""
+
+    def append(one: Capture) -> "Future[None]":
+        future = butter.pipeline.capture(None, one)
+        assert future is not None
+        return future
+
+    return append
+
+
+def produce_in_tasks(append: Append, producers: int, seconds: float) -> list[float]:
     """Append from tasks of one event loop, as a server's requests do."""
     latencies: list[float] = []
 
     async def producer(begin: float, end: float) -> None:
         one = capture()
         while (started := time.perf_counter()) < end:
-            await asyncio.wrap_future(outbox.append(one))
+            await asyncio.wrap_future(append(one))
             if started >= begin:
                 latencies.append(time.perf_counter() - started)
 
@@ -114,24 +143,15 @@ def produce_in_threads(append: Callable[[Capture], object], producers: int, seco
 
 def append_tasks(path: str, producers: int, seconds: float) -> list[float]:
     """Measure one process whose producers are tasks."""
-    outbox = SQLiteOutbox(path, max_bytes=64 * 1024**3)
-    outbox.open()
-    outbox.counts().result()
-    try:
-        return produce_in_tasks(outbox, producers, seconds)
-    finally:
-        outbox.close()
+    with appending(path) as butter:
+        return produce_in_tasks(append_to(butter), producers, seconds)
 
 
 def append_threads(path: str, producers: int, seconds: float) -> list[float]:
     """Measure one process whose producers are threads."""
-    outbox = SQLiteOutbox(path, max_bytes=64 * 1024**3)
-    outbox.open()
-    outbox.counts().result()
-    try:
-        return produce_in_threads(lambda one: outbox.append(one).result(), producers, seconds)
-    finally:
-        outbox.close()
+    with appending(path) as butter:
+        append = append_to(butter)
+        return produce_in_threads(lambda one: append(one).result(), producers, seconds)
 
 
 def append_naively(path: str, producers: int, seconds: float) -> list[float]:
@@ -195,18 +215,18 @@ def records(count: int) -> list[Record]:
     return [Record.of(checkout, time.time()) for checkout in checkouts]
 
 
-def fill(path: str, count: int) -> None:
+def fill(path: str | os.PathLike[str], given: Sequence[Record]) -> None:
     """Put records into an outbox, due now."""
-    outbox = SQLiteOutbox(path)
-    outbox.open()
-    outbox.add(records(count)).result()
-    outbox.close()
+    store = SQLiteOutbox(path).store()
+    store.open()
+    store.add(given)
+    store.close()
 
 
 def drain_ours(sink: Sink, senders: int, count: int, directory: Path) -> list[float]:
     """Send a backlog as the package does; give when each record arrived."""
     path = directory / f"drain-{secrets.token_hex(4)}.db"
-    fill(str(path), count)
+    fill(path, records(count))
     butter = Butter(
         username="u",
         password=secrets.token_hex(),

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import psycopg
 from machine import machine
+from outbox import appending
+from outbox import fill as fill_file
 from sink import Sink, sink
 from written import table, write
 
@@ -31,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from postgres_server import PostgresServer, why_not
 
-from butter_middleware import Butter, Checkout, Record, SQLiteOutbox, client_ip
+from butter_middleware import Butter, Checkout, Record, client_ip
 from butter_middleware.postgres import Names, PostgresOutbox
 from butter_middleware.postgres.schema import migrate
 
@@ -109,11 +111,9 @@ def enqueuer(dsn: str) -> Generator[Callable[[Record], None]]:
 
 
 def enqueue_table(server: PostgresServer, seconds: float, directory: Path) -> str:
-    embedded = SQLiteOutbox(directory / "embedded.db")
-    embedded.open()
-    embedded.counts().result()
-    rows = [row("into the embedded outbox, a file", timed(lambda one: embedded.add([one]).result(), seconds))]
-    embedded.close()
+    with appending(directory / "embedded.db") as butter:
+        add = butter.pipeline.add_records
+        rows = [row("into the embedded outbox, a file", timed(lambda one: add([one]).result(), seconds))]
     with database(server) as dsn:
         with enqueuer(dsn) as enqueue:
             rows.append(row("into PostgreSQL, committed", timed(enqueue, seconds)))
@@ -209,10 +209,7 @@ def send_embedded(there: Sink, senders: int, seconds: float, directory: Path) ->
     """Return how many records a second the embedded outbox sends, and its seconds of a core for one."""
     pending = int(seconds * senders / LATENCY)
     path = directory / f"{secrets.token_hex(4)}.db"
-    outbox = SQLiteOutbox(path)
-    outbox.open()
-    outbox.add(list(itertools.islice(records(), pending))).result()
-    outbox.close()
+    fill_file(path, list(itertools.islice(records(), pending)))
     butter = Butter(
         username="u",
         password=secrets.token_hex(),
