@@ -304,9 +304,13 @@ class StoreThread:
         now = time.monotonic()
         if not self.looked:
             self._leader.look(now)  # first of all: a response may wait for what this process sends
-        busy = self._settle()  # in a full file these go first: they make room
+        busy = False
         if now >= self._full_until or self._stop_at is not None:
-            busy |= self._grow(now)
+            busy = self._grow(now)  # first: a response may wait for it
+        busy |= self._settle() | self._resolve() | self._reload()  # in a full file these make room
+        if not (self._intake or self._additions or self._resolutions or self._settlements):
+            self.alerts.resolve("full")
+            self.alerts.resolve("fault")
         if self._stop_at is None:
             busy |= self._leader.look(now)
         if busy:
@@ -316,7 +320,7 @@ class StoreThread:
     def _grow(self, now: float) -> bool:
         """Do what may make the file grow. Return whether there was any."""
         try:
-            busy = self._append() | self._add() | self._resolve() | self._reload()
+            busy = self._append() | self._add()
         except Exception as error:
             if fault_of(error) is not Fault.FULL or self._stop_at is not None:
                 raise
@@ -326,9 +330,6 @@ class StoreThread:
             return False
         if busy:
             self._backoff = FIRST_BACKOFF
-        if not (self._intake or self._additions or self._resolutions or self._settlements):
-            self.alerts.resolve("full")
-            self.alerts.resolve("fault")
         return busy
 
     def _rest(self) -> None:

@@ -1,5 +1,6 @@
 """Each exit code that a command's help names, reached."""
 
+import inspect
 import re
 import signal
 import socket
@@ -13,9 +14,8 @@ from typing import Any
 
 import click
 import pytest
-from butter_middleware.outbox.sqlite.admin import Visit
 from click.testing import CliRunner
-from outboxes import committers, lock_held
+from outboxes import lock_held, open_files
 from processes import until
 from shops import CREDENTIALS
 from starlette.applications import Starlette
@@ -27,6 +27,7 @@ from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, client_ip
 from butter_middleware.cli import cli, demo
+from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.testing import FakeButter
 
 PAID = '{"object": "checkout.session", "id": "cs_1", "status": "complete", "payment_status": "paid", "invoice": "in_1"}'
@@ -41,7 +42,7 @@ class Desk:
     def __init__(self, path: Path, fake: FakeButter, url: str, patch: pytest.MonkeyPatch, database: str) -> None:
         self.path, self.fake, self.patch, self.database = path, fake, patch, database
         patch.chdir(path.parent)
-        patch.setattr(Visit.__init__, "__kwdefaults__", {"lock_seconds": 0.2})
+        patch.setattr(inspect.unwrap(existing), "__kwdefaults__", {"lock_seconds": 0.2})
         patch.setattr("butter_middleware.cli.erase.SETTLING_SECONDS", 0.0)
         for name in ("BUTTER_APP", "BUTTER_ENVIRONMENT", "BUTTER_POSTGRES_DSN"):
             patch.delenv(name, raising=False)
@@ -69,7 +70,7 @@ class Desk:
         with TestClient(app, client=("81.2.69.142", 4711)) as client:
             yield client, butter
         butter.close()
-        until(lambda: committers() == 0, "the outbox is closed")
+        until(lambda: open_files() == 0, "the outbox is closed")
 
     def fill(self) -> None:
         """Have one dead record and one parked capture in the outbox."""

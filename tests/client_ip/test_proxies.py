@@ -71,7 +71,8 @@ def shop(butter: Butter, **options: Any) -> Generator[None]:
         await sends(start(), body(json.dumps(paid).encode()))(scope, receive, send)
 
     app = ButterMiddleware(pay, butter)
-    config = uvicorn.Config(app, log_level="error", lifespan="off", ws="none", **options)
+    # h11 takes the bytes of a spoofed header that httptools refuses.
+    config = uvicorn.Config(app, log_level="error", lifespan="off", ws="none", http="h11", **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
