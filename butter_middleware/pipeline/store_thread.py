@@ -92,6 +92,8 @@ class StoreThread:
         """Whether it has tried to take the lead."""
         self._backoff = FIRST_BACKOFF
         self._full_until = 0.0
+        self._most = BATCH
+        """Captures in one transaction, at most. Fewer if the file is full."""
         self._prune_at = 0.0
         self._watch_at = 0.0
         self._idle_since: float | None = None
@@ -325,11 +327,12 @@ class StoreThread:
             if fault_of(error) is not Fault.FULL or self._stop_at is not None:
                 raise
             self.alerts.raise_("full", FULL)
+            self._most = max(1, self._most // 2)  # a part of the batch may fit
             self._full_until = now + self._backoff
             self._backoff = min(2 * self._backoff, LAST_BACKOFF)
             return False
         if busy:
-            self._backoff = FIRST_BACKOFF
+            self._backoff, self._most = FIRST_BACKOFF, min(BATCH, 2 * self._most)
         return busy
 
     def _rest(self) -> None:
@@ -368,7 +371,7 @@ class StoreThread:
 
     def _append(self) -> bool:
         with self._guard:
-            batch = _take(self._intake, lambda item: item[1].size)
+            batch = _take(self._intake, lambda item: item[1].size, self._most)
         if not batch:
             return False
         written = self._write(batch, self._append_all, self._intake)
@@ -394,7 +397,7 @@ class StoreThread:
 
     def _add(self) -> bool:
         with self._guard:
-            batch = _take(self._additions, lambda item: item[1].size)
+            batch = _take(self._additions, lambda item: item[1].size, self._most)
         if not batch:
             return False
         written = self._write(batch, self._add_all, self._additions)
@@ -535,10 +538,10 @@ class StoreThread:
             self._requests.popleft()[1].set_exception(_closed())
 
 
-def _take(queue: deque[T], size: Callable[[T], int]) -> list[T]:
+def _take(queue: deque[T], size: Callable[[T], int], most: int = BATCH) -> list[T]:
     batch: list[T] = []
     total = 0
-    while queue and len(batch) < BATCH and total < BATCH_BYTES:
+    while queue and len(batch) < most and total < BATCH_BYTES:
         item = queue.popleft()
         total += size(item)
         batch.append(item)
