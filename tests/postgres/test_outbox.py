@@ -375,7 +375,7 @@ def test_commands_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, says in (
         (["worker"], "no database"),
         (["worker", "--app", "no_such_module:butter"], "there is no module"),
-        (["worker", "--app", "os:name"], "no Butter"),
+        (["worker", "--app", "os:name"], "that is not a Butter"),
         (["postgres", "migrate", "--dsn", f"postgresql://127.0.0.1:{free_port()}/x"], "PostgreSQL refused"),
         (["postgres", "schema", "--schema", "a-b"], "lower-case letters"),
     ):
@@ -428,9 +428,9 @@ dry = Butter(client_ip=client_ip.direct(), outbox=PostgresOutbox("postgresql://1
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        ("queue_shop:butter --base-url http://127.0.0.1:1", 2, "--base-url and --app"),
-        ("queue_shop:butter --queue other", 2, "--queue and --app"),
-        ("queue_shop:butter --schema other", 2, "--schema and --app"),
+        ("queue_shop:butter --base-url http://127.0.0.1:1", 2, "leave out --base-url"),
+        ("queue_shop:butter --queue other", 2, "leave out --queue"),
+        ("queue_shop:butter --schema other", 2, "leave out --schema"),
         ("queue_shop:dry", 3, "dry_run=True"),
     ],
 )
