@@ -167,7 +167,7 @@ def test_nobody_else_is_told(make_butter: Callable[..., Butter], wire: Wire, bas
     for request in wire.requests:
         assert SANDBOX_SOURCES not in request.headers
         assert set(request.headers) == {
-            *("host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length"),
+            *("host", "accept", "accept-encoding", "user-agent", "content-type", "content-length"),
             "authorization",
         }
 
