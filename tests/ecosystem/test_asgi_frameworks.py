@@ -68,9 +68,10 @@ def django_settings() -> None:
     import django
     from django.conf import settings
 
-    settings.configure(
-        ALLOWED_HOSTS=["*"], REST_FRAMEWORK={"UNAUTHENTICATED_USER": None}, USE_TZ=True, DEFAULT_CHARSET="utf-8"
-    )
+    if not settings.configured:  # another module of the tests may have been first
+        settings.configure()
+    settings.ALLOWED_HOSTS = ["*"]
+    settings.REST_FRAMEWORK = {"UNAUTHENTICATED_USER": None}
     django.setup()
 
 
@@ -99,6 +100,9 @@ def rest_framework(act: Act) -> Any:
     django_settings()
     from rest_framework.decorators import api_view
     from rest_framework.response import Response
+    from rest_framework.settings import api_settings
+
+    api_settings.reload()  # as the one who was first read them
 
     @api_view(["POST"])
     def checkout(request: Any, cart: str) -> Any:
