@@ -21,6 +21,7 @@ from butter_middleware.capture import annotations
 from butter_middleware.outbox import SQLiteStore
 from butter_middleware.testing import FakeButter
 
+settings.register_profile("quick", max_examples=20)  # on one Python more
 settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

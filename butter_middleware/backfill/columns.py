@@ -14,7 +14,7 @@ from butter_middleware.client_ip.from_body import BodyReason, in_body
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.extract.paths import path
 from butter_middleware.models.checkout import EVIDENCE_IDS, Checkout, Psp, Record, as_text, key_of
-from butter_middleware.reader.messages import wrong_fields
+from butter_middleware.reader.messages import in_words, wrong_fields
 
 REASONS_APART: Final = "; "
 FIELDS: Final = tuple(Checkout.model_fields)
@@ -41,11 +41,7 @@ _ADDRESS: Final = {
     BodyReason.PRIVATE: "not public: a server's or a proxy's, not the shopper's",
 }
 _PSPS: Final = get_args(Psp)
-_KINDS: Final = {
-    "email": "not an e-mail address",
-    "literal_error": f"not one of {', '.join(_PSPS)}",
-    "string_type": "not text",
-}
+_NOT_A_PSP: Final = f"not one of {', '.join(_PSPS)}"
 _SHORTENED: Final = re.compile(r"\d([.,]\d+)?[Ee]\+\d+")
 _AS_FLOAT: Final = re.compile(r"\d+\.0")
 _DAMAGED: Final = {
@@ -88,7 +84,7 @@ class Columns:
                 msg = f"{name} has both a column (--map) and a value for all lines (--set). Leave one of them out."
                 raise ConfigurationError(msg)
         if (psp := self.constants.get("psp", "stripe").strip().lower()) not in _PSPS:
-            msg = f"--set psp={psp}: {_KINDS['literal_error']}."
+            msg = f"--set psp={psp}: {_NOT_A_PSP}."
             raise ConfigurationError(msg)
 
     def check_header(self, names: Iterable[str]) -> None:
@@ -200,7 +196,8 @@ class Columns:
             kinds = wrong_fields(error)
             if not fields.keys() & {*EVIDENCE_IDS}:
                 kinds["record"] = "no_ids"  # found by pydantic only where all else is well
-            wrong |= {name: _KINDS.get(kind, kind) for name, kind in kinds.items()}
+            words = {name: in_words(name, kind) for name, kind in kinds.items()}
+            wrong |= words | ({"psp": _NOT_A_PSP} if kinds.get("psp") == "literal_error" else {})
         else:
             if not wrong:
                 # Of the past: a record that Butter fails on is given up after its tries, without waiting for a day.

@@ -257,7 +257,7 @@ class Engine:
     async def _wait(self) -> None:
         """Wait until something is answered or read, or may be due."""
         events: set[asyncio.Future[Any]] = {*self._sending}
-        if self._reading is not None:
+        if self._reading is not None and not self._reading.done():
             events.add(self._reading)
         to_turn = self._next_at - time.monotonic()
         seconds = min(LOOK_SECONDS, to_turn) if to_turn > 0 else LOOK_SECONDS

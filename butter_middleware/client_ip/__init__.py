@@ -3,6 +3,7 @@
 from butter_middleware.client_ip.explanation import Explanation, explain
 from butter_middleware.client_ip.platforms import (
     akamai,
+    api_gateway,
     aws_alb,
     azure_app_gateway,
     azure_front_door,
@@ -45,6 +46,7 @@ __all__ = [
     "Strategy",
     "TrustedHops",
     "akamai",
+    "api_gateway",
     "aws_alb",
     "azure_app_gateway",
     "azure_front_door",

@@ -70,6 +70,19 @@ def aws_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
     return TrustedHops(1, peer_in=peer_in)
 
 
+def api_gateway() -> Peer:
+    """AWS's API Gateway, or a function URL, before a Lambda function with Mangum: the `sourceIp` of the event.
+
+    AWS takes it from the connection, for REST APIs (regional and edge-optimised), HTTP APIs and function URLs.
+    No header is read: an edge-optimised API's X-Forwarded-For ends with CloudFront's address, and a function URL's
+    is cut to what the client wrote. Behind a CDN of your own, `sourceIp` is the CDN's address: use `cloudfront_alb()`
+    with API Gateway. The event of a load balancer has no `sourceIp`: use `aws_alb()`.
+    Checked 2026-11: https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html,
+    https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
+    """
+    return Peer()
+
+
 def cloudfront_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
     """CloudFront before an Application Load Balancer: it appends the shopper, the balancer appends CloudFront.
 

@@ -79,10 +79,11 @@ def wrong_fields(error: ValidationError) -> dict[str, str]:
 
 def listed(wrong: Mapping[str, str]) -> str:
     """Return them as text, in words: the validator's own codes say nothing to a reader."""
-    return ", ".join(f"{place} ({_in_words(place, kind)})" for place, kind in sorted(wrong.items()))
+    return ", ".join(f"{place} ({in_words(place, kind)})" for place, kind in sorted(wrong.items()))
 
 
-def _in_words(place: str, kind: str) -> str:
+def in_words(place: str, kind: str) -> str:
+    """Say what is wrong with a field."""
     if kind != "extra_forbidden":
         return _KINDS.get(kind, "not a value that it may have")
     from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only

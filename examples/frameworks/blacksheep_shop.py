@@ -15,7 +15,7 @@ butter = Butter(
 
 @post("/checkout/{cart}")
 async def checkout(cart: str, request: Request) -> dict[str, str]:
-    annotate(request.scope, customer_email="shopper@example.com")
+    annotate(request, customer_email="shopper@example.com")
     return {"invoice": f"in_{cart}"}
 
 

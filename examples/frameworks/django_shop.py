@@ -18,7 +18,7 @@ butter = Butter(
 
 
 def checkout(request: ASGIRequest, cart: str) -> JsonResponse:
-    annotate(request.scope, customer_email="shopper@example.com")
+    annotate(request, customer_email="shopper@example.com")
     return JsonResponse({"invoice": f"in_{cart}"})
 
 

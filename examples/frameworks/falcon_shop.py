@@ -15,7 +15,7 @@ butter = Butter(
 
 class Checkout:
     async def on_post(self, req: Request, resp: Response, cart: str) -> None:
-        annotate(req.scope, customer_email="shopper@example.com")
+        annotate(req, customer_email="shopper@example.com")
         resp.media = {"invoice": f"in_{cart}"}
 
 

@@ -17,5 +17,5 @@ app.add_middleware(ButterMiddleware, butter=butter)
 
 @app.post("/checkout/{cart}")
 def checkout(cart: str, request: Request) -> dict[str, str]:
-    annotate(request.scope, customer_email="shopper@example.com")
+    annotate(request, customer_email="shopper@example.com")
     return {"invoice": f"in_{cart}"}

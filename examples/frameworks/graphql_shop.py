@@ -31,7 +31,7 @@ class Mutation:
     @strawberry.mutation
     def checkout(self, info: strawberry.Info, cart: str) -> str:
         invoice = f"in_{cart}"
-        annotate(info.context["request"].scope, customer_email="shopper@example.com", invoice_id=invoice)
+        annotate(info.context["request"], customer_email="shopper@example.com", invoice_id=invoice)
         return invoice
 
 

@@ -18,7 +18,7 @@ butter = Butter(
 
 @post("/checkout/{cart:str}", status_code=200)
 async def checkout(cart: FromPath[str], request: Request[object, object, Any]) -> dict[str, str]:
-    annotate(request.scope, customer_email="shopper@example.com")
+    annotate(request, customer_email="shopper@example.com")
     return {"invoice": f"in_{cart}"}
 
 

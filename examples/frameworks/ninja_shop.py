@@ -23,7 +23,7 @@ api = NinjaAPI()
 
 @api.post("/checkout/{cart}")
 async def checkout(request: ASGIRequest, cart: str) -> dict[str, str]:
-    annotate(request.scope, customer_email="shopper@example.com")
+    annotate(request, customer_email="shopper@example.com")
     return {"invoice": f"in_{cart}"}
 
 

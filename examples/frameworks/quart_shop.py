@@ -16,7 +16,7 @@ shop = Quart(__name__)
 
 @shop.post("/checkout/<cart>")
 async def checkout(cart: str) -> dict[str, str]:
-    annotate(request.scope, customer_email="shopper@example.com")
+    annotate(request, customer_email="shopper@example.com")
     return {"invoice": f"in_{cart}"}
 
 

@@ -25,7 +25,7 @@ butter = Butter(
 
 @api_view(["POST"])
 def checkout(request: Request, cart: str) -> Response:
-    annotate(request.scope, customer_email="shopper@example.com")
+    annotate(request, customer_email="shopper@example.com")
     return Response({"invoice": f"in_{cart}"})
 
 

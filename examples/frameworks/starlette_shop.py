@@ -18,7 +18,7 @@ butter = Butter(
 
 
 async def checkout(request: Request) -> JSONResponse:
-    annotate(request.scope, customer_email="shopper@example.com")
+    annotate(request, customer_email="shopper@example.com")
     return JSONResponse({"invoice": f"in_{request.path_params['cart']}"})
 
 

@@ -134,7 +134,7 @@ def test_keys_and_expressions_of_json() -> None:
         ({"PSP": "paypal"}, "psp: not one of stripe, braintree, adyen, worldpay, recurly, recharge"),
         ({"Invoice": " "}, "an ID: none of invoice_id, subscription_id, charge_id, transaction_id"),
         ({"Invoice": ""}, "an ID: none of invoice_id, subscription_id, charge_id, transaction_id"),
-        ({"Invoice": 1.5}, "invoice_id: not text"),
+        ({"Invoice": 1.5}, "invoice_id: not a string or a whole number"),
         ({"IP": "", "Email": "", "Invoice": ""}, "ipv4_address: missing; customer_email: missing; an ID: none of"),
         ({"E-mail": "b@example.com"}, "more than one column could be customer_email"),
     ],

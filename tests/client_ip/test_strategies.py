@@ -591,7 +591,7 @@ def test_a_platform(
 PRESETS = [
     *("direct", "nginx", "haproxy", "traefik", "kubernetes_ingress", "aws_alb", "cloudfront_alb", "cloudflare"),
     *("akamai", "fastly", "gcp_lb", "cloud_run", "azure_front_door", "azure_app_gateway", "fly", "heroku", "render"),
-    *("railway", "vercel", "digitalocean"),
+    *("railway", "vercel", "digitalocean", "api_gateway"),
 ]
 
 

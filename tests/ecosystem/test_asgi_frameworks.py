@@ -68,9 +68,10 @@ def django_settings() -> None:
     import django
     from django.conf import settings
 
-    settings.configure(
-        ALLOWED_HOSTS=["*"], REST_FRAMEWORK={"UNAUTHENTICATED_USER": None}, USE_TZ=True, DEFAULT_CHARSET="utf-8"
-    )
+    if not settings.configured:  # another module of the tests may have been first
+        settings.configure()
+    settings.ALLOWED_HOSTS = ["*"]
+    settings.REST_FRAMEWORK = {"UNAUTHENTICATED_USER": None}
     django.setup()
 
 
@@ -99,6 +100,9 @@ def rest_framework(act: Act) -> Any:
     django_settings()
     from rest_framework.decorators import api_view
     from rest_framework.response import Response
+    from rest_framework.settings import api_settings
+
+    api_settings.reload()  # as the one who was first read them
 
     @api_view(["POST"])
     def checkout(request: Any, cart: str) -> Any:
@@ -189,7 +193,7 @@ def test_the_response_is_read(butter: Butter, fake: FakeButter, framework: Any) 
 def test_the_endpoint_annotates(make_butter: Callable[..., Butter], fake: FakeButter, framework: Any) -> None:
     """`annotate` takes the framework's own request."""
     butter = make_butter(CheckoutRoute("/checkout/{cart}", "stripe"))
-    act = lambda request: annotate(request.scope, customer_email="a@example.com", charge_id="ch_1")
+    act = lambda request: annotate(request, customer_email="a@example.com", charge_id="ch_1")
     buy(ButterMiddleware(framework(act), butter), butter)
     assert [(record["customer_email"], record["charge_id"]) for record in fake.records] == [("a@example.com", "ch_1")]
 
@@ -198,7 +202,7 @@ def test_the_endpoint_annotates(make_butter: Callable[..., Butter], fake: FakeBu
 def test_the_endpoint_records(make_butter: Callable[..., Butter], fake: FakeButter, framework: Any) -> None:
     """`butter.record` takes the framework's own request, with the shopper's address and the PSP of its route."""
     butter = make_butter(CheckoutRoute("/other/{cart}", "stripe"))
-    act = lambda request: butter.record(request.scope, psp="adyen", customer_email="a@example.com", charge_id="ch_1")
+    act = lambda request: butter.record(request, psp="adyen", customer_email="a@example.com", charge_id="ch_1")
     buy(ButterMiddleware(framework(act), butter), butter)
     assert [(record["psp"], record["ipv4_address"]) for record in fake.records] == [("adyen", SHOPPER)]
 

@@ -294,7 +294,7 @@ def test_copy_as_pytest_assertion(page: Any, http: httpx.Client) -> None:
 
 def test_what_is_copied_is_python_whatever_it_holds(page: Any, http: httpx.Client) -> None:
     """Quotes, escapes, what is no ASCII, and what is seen by nobody or reorders what is seen."""
-    odd = "\"');import os\\\n\t\u2028\u202e\x7f\x00é😀\U000e0041" + "{x}" * 3
+    odd = "\"');import os\\\n\t\u2028\u202e\x7f\x01é😀\U000e0041" + "{x}" * 3
     http.post("/v1/analytics", json=GOOD | {"invoice_id": odd, "charge_id": "'"})
     wait_for_rows(page, 1)
     page.click("tr.record")
@@ -305,7 +305,7 @@ def test_what_is_copied_is_python_whatever_it_holds(page: Any, http: httpx.Clien
 
 def test_what_is_copied_passes_in_a_test(page: Any, http: httpx.Client, rehearsal: Overrides) -> None:
     """As it is, with the plugin's own `butter_inbox`, where the checkout is the same; and fails where it is not."""
-    odd = GOOD | {"charge_id": "\"'\\\n\u2028\u202e\x00é😀", "user_agent": "Mozilla/5.0 (X11; Linux x86_64)"}
+    odd = GOOD | {"charge_id": "\"'\\\n\u2028\u202e\x01é😀", "user_agent": "Mozilla/5.0 (X11; Linux x86_64)"}
     tests = """
 from butter_middleware import Butter, Checkout, client_ip
 
