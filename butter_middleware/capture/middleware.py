@@ -51,6 +51,10 @@ class CapturePipeline(Protocol):
         """Return the W3C trace context of the request that runs, empty if there is no trace."""
         ...
 
+    def first_request(self) -> None:
+        """Start the threads if no lifespan did, and say what a missing lifespan means. Never raises."""
+        ...
+
     async def open(self) -> None:
         """Start the threads, and wait at most a second for the outbox's file and the HTTP client."""
         ...
@@ -103,14 +107,17 @@ class ButterMiddleware:
         self.butter = butter
         # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
         self._pipeline = _checked(butter)
-        self._compared = False
+        self._compared = self._served = False
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - of any framework's types
         """Serve one connection."""
         pipeline = self._pipeline
         if pipeline is not None:
             if scope["type"] == "http":
-                self._compare(pipeline)
+                if not self._served:
+                    self._served = True
+                    self._compare(pipeline)
+                    pipeline.first_request()
                 route = _find(pipeline, scope)
                 if route is not None:
                     await self._tee(pipeline, route, scope, receive, send)

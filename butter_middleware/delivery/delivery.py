@@ -9,6 +9,8 @@ from contextvars import Context
 from threading import Event
 from typing import Final, Protocol
 
+import anyio
+
 from butter_middleware._utils.futures import wait
 from butter_middleware.delivery.circuit_breaker import BUTTER, BreakerState, CircuitBreaker, Target
 from butter_middleware.delivery.clients import Client, ClientPool
@@ -23,6 +25,8 @@ from butter_middleware.telemetry.otel import Telemetry
 
 LOOK_SECONDS: Final = 0.5
 """Between looks at the backlog if nothing wakes the loop."""
+LONGEST_SECONDS: Final = 5.0
+"""Between looks during a pause: the clock may be set, and a person may end a hold."""
 _RANDOM: Final = random.SystemRandom()
 """Not the shared generator: an app may have seeded that."""
 
@@ -189,7 +193,9 @@ class Delivery:
                 self._asleep = True  # before the look: what comes after it wakes the loop
                 pending = await self._next(backlog)
                 if pending is None:
-                    await self._wait(self._changed, max(self._breaker.seconds_to_wait(), LOOK_SECONDS))
+                    await self._wait(
+                        self._changed, min(max(self._breaker.seconds_to_wait(), LOOK_SECONDS), LONGEST_SECONDS)
+                    )
                     continue
                 self._asleep = False
                 task = self._loop.create_task(self._send(pending, backlog))
@@ -199,10 +205,11 @@ class Delivery:
             self._asleep = False
             for task in sending:
                 task.cancel()
-            await asyncio.gather(*sending, return_exceptions=True)
-            self.in_flight = 0
-            backlog.put_back()
-            await self.aclose()
+            with anyio.CancelScope(shield=True):
+                await asyncio.gather(*sending, return_exceptions=True)
+                self.in_flight = 0
+                backlog.put_back()
+                await self.aclose()
 
     def prepare(self) -> None:
         """Make the first client: loading an HTTP client takes a tenth of a second of the interpreter."""

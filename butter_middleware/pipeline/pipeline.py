@@ -89,6 +89,8 @@ class Pipeline:
         self._starting = RLock()
         self._running = False
         self._paused = False
+        self._opened = False
+        """Whether a lifespan started it."""
         self._participant: Participant | None = None
         self._thread: StoreThread | None = None
         self._backoff = Backoff()
@@ -249,8 +251,28 @@ class Pipeline:
 
     # What the middleware calls.
 
+    def first_request(self) -> None:
+        """Start the threads, so that what waits is sent although nobody buys, and say what a missing lifespan means."""
+        if self._opened:
+            return
+        try:
+            self.start()
+        except Exception as error:  # noqa: BLE001 - it stands inside a request
+            self.fault(error)
+        durable = self.components.outbox.durable
+        message = (
+            "the server sent no lifespan event before the first request (such as uvicorn --lifespan off, Daphne, or a "
+            "sub-app): its stop is not seen. "
+        ) + (
+            "What waits then is sent after the next start."
+            if durable
+            else "What waits in memory then may be lost. Set outbox= to the path of an SQLite file."
+        )
+        log_thread.log(logging.INFO if durable else logging.WARNING, message, event="lifespan")
+
     async def open(self) -> None:
         """Start the threads, and wait for what takes longer than the first checkouts: the file and the HTTP client."""
+        self._opened = True
         try:
             self.start()
         except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the app must start

@@ -425,7 +425,7 @@ def test_memory_is_said_to_be_too_short(make_butter: Callable[..., Butter], capl
     ("options", "says"),
     [
         ({"address": False}, "address=False leaves its records without an address"),
-        ({"join": "id ||"}, "no JMESPath expression"),
+        ({"join": "id ||"}, "not a JMESPath expression"),
         ({"join": 7}, "join is not callable"),
         ({"join": "id", "address_from_body": True}, "Leave address_from_body out"),
         ({"source": "body"}, "Use 'response', or 'request'"),
