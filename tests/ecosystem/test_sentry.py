@@ -19,7 +19,7 @@ SAID = [
     "raised ValueError at sentry_shop.py",
     "raised SystemExit",
     "no customer e-mail",
-    "is not what Butter accepts: customer_email (email)",
+    "is not what Butter accepts: customer_email (not an e-mail address)",
     "the extractor returned str",
     "the response is not JSON",
     "annotate() gave another invoice_id",

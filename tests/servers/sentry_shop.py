@@ -9,7 +9,7 @@ import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from sentry_sdk.transport import Transport
 from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, annotate, client_ip
 from butter_middleware._utils import log_thread
 from butter_middleware.events import Event
-from butter_middleware.outbox import MemoryOutbox
+from butter_middleware.models.http import Capture
+from butter_middleware.outbox import MemoryOutbox, MemoryStore
 from butter_middleware.testing import FakeButter
 
 SECRETS = [
@@ -82,11 +83,18 @@ def tell(event: Event) -> None:
     raise RuntimeError(*SECRETS, event)
 
 
-class Broken(MemoryOutbox):
+class BrokenStore(MemoryStore):
     """Takes nothing more, and quotes what it was given."""
 
-    def append(self, capture: Any) -> Any:
-        raise sqlite3.OperationalError(*SECRETS, capture)
+    def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
+        raise sqlite3.OperationalError(*SECRETS, captures, owned)
+
+
+class Broken(MemoryOutbox):
+    """An outbox with such a store."""
+
+    def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> MemoryStore:  # noqa: ARG002 - as the protocol names them
+        return BrokenStore()
 
 
 def shop(butter: Butter) -> ButterMiddleware:
