@@ -66,6 +66,13 @@ def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixtur
     log_thread.settle(10)
 
 
+@pytest.fixture(autouse=True)
+def _no_word_of_lifespans(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests send requests without a lifespan. What is said of that has tests of its own."""
+    if "lifespan" not in request.node.name:
+        monkeypatch.setattr("butter_middleware.pipeline.pipeline.Pipeline._say_no_lifespan", lambda _pipeline: None)
+
+
 @pytest.fixture
 def fake() -> FakeButter:
     return FakeButter(**CREDENTIALS)

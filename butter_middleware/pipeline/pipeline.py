@@ -259,6 +259,9 @@ class Pipeline:
             self.start()
         except Exception as error:  # noqa: BLE001 - it stands inside a request
             self.fault(error)
+        self._say_no_lifespan()
+
+    def _say_no_lifespan(self) -> None:
         durable = self.components.outbox.durable
         message = (
             "the server sent no lifespan event before the first request (such as uvicorn --lifespan off, Daphne, or a "

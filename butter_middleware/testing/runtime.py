@@ -72,6 +72,10 @@ class InboxRuntime:
         outbox = production.outbox
         if here or isinstance(outbox, SQLiteOutbox):
             outbox = FakeOutbox(outbox.durable, lambda: given.clock() + self.recorder.seconds_ahead)
+
+        def built(pipeline: Pipeline) -> None:
+            self._pipelines[pipeline] = here
+
         fake = replace(
             production,
             strategy=FakeStrategy(production.strategy),
@@ -80,7 +84,7 @@ class InboxRuntime:
             outbox=outbox,
             external=False,  # what another process would read is read here, so that a test sees it
             wrap_reader=self._wrap_reader,
-            built=lambda pipeline: self._pipelines.setdefault(pipeline, here),
+            built=built,
         )
         return self._sending_here(fake) if here else fake
 

@@ -214,7 +214,7 @@ def test_a_clock_that_raises_harms_no_checkout(make_butter: Callable[..., Butter
     broken = True
     buy(butter)
     broken = False
-    assert butter.status().faults["request:LookupError"] == 1
+    assert butter.status().faults["request:LookupError"] >= 1
 
 
 # What the system may do.

@@ -182,6 +182,21 @@ def test_the_app_starts_when_its_http_client_is_loaded(tmp_path: Path, delivers:
     assert process.stdout == f"{delivers}\n"
 
 
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_missing_lifespan_is_said_once_and_starts_the_threads(
+    make_butter: Callable[..., Butter], path: Path, caplog: pytest.LogCaptureFixture, *, durable: bool
+) -> None:
+    """The first request of any kind starts the threads, and says what the missing lifespan means for the outbox."""
+    caplog.set_level(logging.INFO)
+    app = ButterMiddleware(sends(start(404)), make_butter(outbox=path if durable else None))
+    for _twice in range(2):
+        anyio.run(drive, app, http_scope("/health", method="GET"))
+    assert threads() == {"butter-store", "butter-read", "butter-send"}
+    (line,) = [line for line in caplog.records if "no lifespan event" in line.getMessage()]
+    assert line.levelno == (logging.INFO if durable else logging.WARNING)
+    assert ("outbox=" in line.getMessage()) is not durable
+
+
 def test_records_left_in_memory_are_said_and_counted(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
