@@ -41,6 +41,7 @@ def threads() -> set[str]:
 
 def test_it_starts_on_first_use_and_ends_with_close(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """No thread runs before the first record, and none after close; a closed Butter may be used again."""
+    until(lambda: threads() == set(), "the end of other tests' threads")
     butter = make_butter()
     assert threads() == set()
     for number in range(2):
@@ -58,6 +59,7 @@ class Exit:
 
 def test_close_needs_no_thread_that_lives(make_butter: Callable[..., Butter]) -> None:
     """A queue that even raises SystemExit does not break the end of the app."""
+    until(lambda: threads() == set(), "the end of other tests' threads")
     butter = make_butter(outbox=Exit(), drain_timeout=0.1)
     butter.record(checkout(1))
     until(lambda: bool(butter.status().faults), "the fault")
