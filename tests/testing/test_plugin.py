@@ -4,6 +4,7 @@ import re
 import threading
 
 import pytest
+from processes import until
 from rehearsals import Overrides
 
 from butter_middleware._utils import overrides as seam
