@@ -10,7 +10,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 BIN := .venv/bin
 OLD := .venvs/oldest/bin
 OLDEST_TESTS := $(addprefix tests/,models/test_checkout.py test_config.py ecosystem/test_frameworks.py reader/test_reader.py \
-	capture/test_routes.py capture/test_middleware.py pipeline/test_worker.py)
+	capture/test_routes.py capture/test_middleware.py pipeline/test_pipeline.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types unit benchmarks coverage oldest pythons docs fuzz format clean

@@ -69,6 +69,8 @@ class Source(Protocol):
 _sources: Final[WeakSet[Source]] = WeakSet()
 """All that are told of in this process: an instrument of a name is there once, whoever makes it first."""
 _lock: Final = Lock()
+_listing: Final = Lock()
+"""Held while the sources are listed, or one is added: a set of weak references is not iterated meanwhile."""
 
 
 class Telemetry:
@@ -97,7 +99,8 @@ class Telemetry:
                     explicit_bucket_boundaries_advisory=_DELAYS,
                 )
                 _observe(meter, metrics.Observation)
-                _sources.add(source)
+                with _listing:
+                    _sources.add(source)
         except ImportError:
             return
         except Exception as error:  # noqa: BLE001 - another version of the API, or an SDK of the merchant's
@@ -110,7 +113,8 @@ class Telemetry:
 
     def forget(self, source: Source) -> None:
         """Tell no more of it."""
-        _sources.discard(source)
+        with _listing:
+            _sources.discard(source)
 
     def observe(self, event: Event) -> None:
         """Take what only a histogram can tell; all else is asked of the source."""
@@ -200,6 +204,11 @@ def _observe(meter: "metrics.Meter", observation: "type[metrics.Observation]") -
         meter.create_observable_gauge(metric, [_gauge(observation, read)], unit, description)
 
 
+def _told() -> "list[Source]":
+    with _listing:
+        return list(_sources)
+
+
 _Attributes = dict[str, "AttributeValue"]
 _Reading = Iterable[tuple[float, _Attributes]]
 
@@ -209,7 +218,7 @@ def _counter(
 ) -> "Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]":
     def observe(_options: "metrics.CallbackOptions") -> "Iterable[metrics.Observation]":
         totals: dict[tuple[str, str], int] = {}
-        for source in list(_sources):
+        for source in _told():
             for (counted, route, reason), count in source.counts().items():
                 if counted == name or (name, counted) == ("skipped", "parked"):
                     why = f"parked:{reason}" if counted == "parked" and ":" not in reason else reason
@@ -234,7 +243,7 @@ def _gauge(
     observation: "type[metrics.Observation]", read: Callable[[list[Gauges]], _Reading]
 ) -> "Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]":
     def observe(_options: "metrics.CallbackOptions") -> "Iterable[metrics.Observation]":
-        levels = [source.levels() for source in list(_sources)]
+        levels = [source.levels() for source in _told()]
         return [observation(value, attributes) for value, attributes in read(levels)]
 
     return observe
