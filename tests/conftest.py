@@ -19,6 +19,8 @@ from butter_middleware import Butter, CheckoutRoute, SQLiteOutbox, client_ip
 from butter_middleware._utils import log_thread
 from butter_middleware.capture import annotations
 from butter_middleware.outbox import SQLiteStore
+from butter_middleware.pipeline import processes
+from butter_middleware.pipeline.pipeline import Pipeline
 from butter_middleware.testing import FakeButter
 
 settings.register_profile("quick", max_examples=20)  # on one Python more
@@ -64,6 +66,14 @@ def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixtur
     annotations.hourly.forget()
     yield cast("pytest.LogCaptureFixture", _Patient(caplog))
     log_thread.settle(10)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_outlives_its_test() -> Iterator[None]:
+    """The first request of any kind starts threads: end those of a `Butter` that a test did not close."""
+    yield
+    for pipeline in list(processes._process.pipelines):
+        cast("Pipeline", pipeline).reset()
 
 
 @pytest.fixture(autouse=True)

@@ -142,8 +142,10 @@ class Pipeline:
         def failed_to_send(error: BaseException) -> None:
             participant.failed("delivering", error)
 
-        reader = ReaderThread(self._read, read, self._begin)
-        sender = SenderThread(self.components.make_delivery(), settle, keep_hold, thread.wake, failed_to_send)
+        reader = ReaderThread(self._read, read)
+        sender = SenderThread(
+            self.components.make_delivery(), settle, keep_hold, thread.wake, failed_to_send, self._begin
+        )
         callbacks = Callbacks(self._route_of, lambda: self._clock() - self._config.join_ttl, self._clock, self.look)
         participant = Participant(self._role, thread, self._events, reader, sender, callbacks)
         thread.join_in(participant)
@@ -166,7 +168,7 @@ class Pipeline:
             )
             self._events.emit(Faulted(reason="threads", message=message, level=logging.CRITICAL))
             return False
-        if not self._role.reads:
+        if not self._role.sends:
             log_thread.run(self._begin)
         return True
 

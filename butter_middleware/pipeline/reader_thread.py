@@ -29,18 +29,11 @@ class ReaderThread:
     Args:
         read: Reads one capture.
         result: Takes an entry with what was read, on this thread.
-        prepare: Called on this thread before it reads.
     """
 
-    def __init__(
-        self,
-        read: Callable[[Capture], ReadResult],
-        result: Callable[[Entry, ReadResult], object],
-        prepare: Callable[[], object],
-    ) -> None:
+    def __init__(self, read: Callable[[Capture], ReadResult], result: Callable[[Entry, ReadResult], object]) -> None:
         self._read = read
         self._result = result
-        self._prepare = prepare
         self._fresh: deque[Entry] = deque()
         self._others: deque[Entry] = deque()
         self._from_others = False
@@ -106,7 +99,6 @@ class ReaderThread:
         restart = 1.0
         while not self._stopping:
             try:
-                self._prepare()
                 self._work()
             except BaseException as error:  # noqa: BLE001 - this thread must not end while it is needed
                 kind = type(error).__name__

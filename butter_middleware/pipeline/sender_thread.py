@@ -33,6 +33,7 @@ class SenderThread:
         keep_hold: Takes why nothing is sent, on this thread.
         hungry: Called on this thread if there is nothing more in memory to send.
         failed: Told of a fault of the loop.
+        prepare: Called on this thread before anything is sent.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class SenderThread:
         keep_hold: Callable[[str | None], object],
         hungry: Callable[[], object],
         failed: Callable[[BaseException], object],
+        prepare: Callable[[], object],
     ) -> None:
         self.delivery = delivery
         self._settle = settle
         self._keep_hold = keep_hold
         self._tell_hungry = hungry
         self._failed = failed
+        self._prepare = prepare
         self._fresh: deque[Pending] = deque()
         self._backlog: deque[Pending] = deque()
         self._from_backlog = False
@@ -223,6 +226,7 @@ class SenderThread:
 
     def _run(self) -> None:
         restart = 1.0
+        self._prepare()
         while not self._stopping:
             self._waker.rest()
             if not self._leads:
