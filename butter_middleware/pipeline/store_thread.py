@@ -223,7 +223,8 @@ class StoreThread:
 
     def request_pause(self) -> None:
         """Have the thread close its connection between two transactions, and stand still."""
-        self._pause = _Pause()
+        self._pause = pause = _Pause()
+        pause.ok = not self._thread.is_alive()  # it has let go of the file, or has not begun
         self._waker.wake()
 
     def await_pause(self, seconds: float) -> None:
@@ -233,8 +234,8 @@ class StoreThread:
 
     @property
     def paused(self) -> bool:
-        """Whether the connection is closed, so that a child may open the file."""
-        return not self._thread.is_alive() or (self._pause is not None and self._pause.ok)
+        """Whether the connection is closed, so that a child may open the file. A child asks: no thread lives in it."""
+        return self._pause is not None and self._pause.ok
 
     def resume(self) -> None:
         """Go on."""

@@ -8,10 +8,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +26,7 @@ from shops import PAID
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, SQLiteOutbox
 from butter_middleware.errors import OutboxReplacedError
-from butter_middleware.outbox import SQLiteStore
+from butter_middleware.outbox import SQLiteStore, Store
 from butter_middleware.outbox.sqlite.locks import LEAD, WRITE
 from butter_middleware.testing import FakeButter
 
@@ -492,6 +493,48 @@ def serve_in_child(butter: Butter, number: int) -> None:
     assert butter.flush(5.0) in (True, False)
     assert butter.status().lost == 0
     butter.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells which files a process has open")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_of_a_fork_amid_a_transaction_leaves_the_file_alone(
+    make_butter: Callable[..., Butter], path: Path
+) -> None:
+    """A disk that stands still delays a fork by a moment only. The child has its checkouts in memory then."""
+    butter = make_butter(outbox=path)
+    butter.pipeline.start()
+    over, standing = threading.Event(), threading.Event()
+
+    def stand_still(_store: Store) -> None:
+        standing.set()
+        over.wait(20)
+
+    disk = threading.Thread(target=butter.pipeline.ask, args=(stand_still, None, 20))
+    disk.start()
+    assert standing.wait(20)
+    child = fork(partial(serve_without_the_file, butter, path))
+    over.set()
+    disk.join()
+    assert os.waitpid(child, 0)[1] == 0
+    butter.record(checkout(1))
+    assert butter.flush()
+
+
+def serve_without_the_file(butter: Butter, path: Path) -> None:
+    inherited = times_open(path)
+    butter.record(checkout(2))
+    assert butter.flush(5.0)
+    assert (butter.status().delivered, butter.status().lost) == (1, 0)
+    assert times_open(path) == inherited
+
+
+def times_open(path: Path) -> int:
+    """Count the descriptors of this process that are a file."""
+    found = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # it was the listing's own
+            found += descriptor.readlink() == path
+    return found
 
 
 def checkout(number: int) -> Checkout:
