@@ -54,7 +54,7 @@ from butter_middleware import ConfigurationError
 try:
     shop(username="merchant", password="secret", outbox="butter.db")
 except ConfigurationError as error:
-    assert "outbox='butter.db': an outbox on disk needs Python's fcntl module" in str(error), error
+    assert "butter.db': an outbox on disk needs Python's fcntl module" in str(error), error
     assert "use PostgresOutbox; or run on Linux or macOS" in str(error), error
 else:
     raise AssertionError("an outbox on disk was built")

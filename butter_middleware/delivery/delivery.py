@@ -25,6 +25,9 @@ from butter_middleware.telemetry.otel import Telemetry
 
 LOOK_SECONDS: Final = 0.5
 """Between looks at the backlog if nothing wakes the loop."""
+LEAST_GAP: Final = 0.002
+LONGEST_GAP: Final = 0.1
+"""Seconds between two records."""
 LONGEST_SECONDS: Final = 5.0
 """Between looks during a pause: the clock may be set, and a person may end a hold."""
 _RANDOM: Final = random.SystemRandom()
@@ -89,6 +92,8 @@ class Delivery:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._asleep = False
+        self._debt = self._cpu_before = 0.0
+        """Seconds of processor that sending has used since the last gap, and the thread's time then."""
         self.in_flight = 0
         """How many records are on their way."""
         self._pausing = Event()
@@ -188,6 +193,7 @@ class Delivery:
         self._changed = asyncio.Event()
         sending: set[asyncio.Task[None]] = set()
         try:
+            self._cpu_before = time.thread_time()
             while True:
                 self._changed.clear()
                 self._asleep = True  # before the look: what comes after it wakes the loop
@@ -201,6 +207,7 @@ class Delivery:
                 task = self._loop.create_task(self._send(pending, backlog))
                 sending.add(task)
                 task.add_done_callback(sending.discard)
+                await self._pace()
         finally:
             self._asleep = False
             for task in sending:
@@ -210,6 +217,14 @@ class Delivery:
                 self.in_flight = 0
                 backlog.put_back()
                 await self.aclose()
+
+    async def _pace(self) -> None:
+        """Leave the interpreter to the app for as long as sending has used it: one thread runs at a time."""
+        used, self._cpu_before = time.thread_time() - self._cpu_before, time.thread_time()
+        self._debt += used
+        if self._debt >= LEAST_GAP:
+            debt, self._debt = self._debt, 0.0
+            await asyncio.sleep(min(debt, LONGEST_GAP))
 
     def prepare(self) -> None:
         """Make the first client: loading an HTTP client takes a tenth of a second of the interpreter."""

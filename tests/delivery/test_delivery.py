@@ -116,9 +116,13 @@ class World:
     def delivery(self, senders: int = 4) -> Delivery:
         events = EventDispatcher(self.clock)
         breaker = CircuitBreaker(senders, self.clock, self.clock, lambda low, high: (low + high) / 2, events.emit)
-        return Delivery(
+        delivery = Delivery(
             lambda: self, clock=self.clock, monotonic=self.clock, wait=self.wait, emit=events.emit, breaker=breaker
         )
+        delivery._pace = self.no_pace  # type: ignore[method-assign]  # the gaps are real time
+        return delivery
+
+    async def no_pace(self) -> None: ...
 
     def run(self, store: MemoryStore, until: Callable[[], bool], delivery: Delivery | None = None) -> Delivery:
         """Deliver until a condition holds."""
