@@ -294,6 +294,7 @@ def test_a_newer_schema_that_is_compatible_is_used(store: SQLiteStore, path: Pat
 
 def test_a_newer_schema_that_is_not_is_refused(store: SQLiteStore, path: Path) -> None:
     """A file that a later release made unusable for this one is left as it is; the caller keeps what it has."""
+    before = open_files()
     store.open()
     append(store, 1)
     with closing(sqlite3.connect(path)) as connection:
@@ -303,7 +304,7 @@ def test_a_newer_schema_that_is_not_is_refused(store: SQLiteStore, path: Path) -
         with pytest.raises(ConfigurationError, match=r"newer version .*schema 1000.*Install that version"):
             use()
     store.close()
-    assert open_files() == 0
+    assert open_files() <= before
 
 
 def test_a_person_needs_the_app_to_bring_the_file_up(last_release: LastRelease, path: Path) -> None:
