@@ -2,6 +2,7 @@
 
 import importlib.util
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,12 @@ from butter_middleware.outbox import SQLiteStore
 from butter_middleware.pipeline import processes
 from butter_middleware.pipeline.pipeline import Pipeline
 from butter_middleware.testing import FakeButter
+
+# A suite that runs in the background (`nohup make test &`) starts with these signals ignored. So would the processes
+# that it starts and then stops by a signal.
+for ignored in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 
 settings.register_profile("quick", max_examples=20)  # on one Python more
 settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
