@@ -76,6 +76,11 @@ class Config:
         return self.environment == "staging"
 
     @property
+    def sandbox(self) -> bool:
+        """Whether records go to a sandbox on this machine, which is also told what gave each field."""
+        return is_sandbox(self.base_url)
+
+    @property
     def optional_fields(self) -> frozenset[str]:
         """The fields that the merchant's account accepts beyond the documented ones."""
         given = {"user_agent": self.send_user_agent, "network_transaction_id": self.send_network_transaction_id}

@@ -3,7 +3,7 @@
 import logging
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterable, Callable, Generator
+from collections.abc import AsyncIterable, Generator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
@@ -17,7 +17,7 @@ import httpx
 
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.stall_watch import StallWatch
-from butter_middleware.config import SANDBOX_SOURCES
+from butter_middleware.config import SANDBOX_SOURCES, is_sandbox
 from butter_middleware.errors import ExtractionError, HTTPClientError
 from butter_middleware.models.answer import Answer, AnswerKind, classify
 from butter_middleware.models.checkout import Record
@@ -91,7 +91,6 @@ class ButterClient:
         password: For Basic authentication.
         transport: Used in place of the network, such as `httpx.MockTransport`.
         total_seconds: For a request with its answer's body.
-        tell: Returns, for a record's key, what a sandbox is told beside the record.
 
     Raises:
         HTTPClientError: SSL_CERT_FILE, or a proxy's variable, is wrong.
@@ -105,11 +104,10 @@ class ButterClient:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         total_seconds: float = TOTAL_SECONDS,
-        tell: Callable[[str], str | None] | None = None,
     ) -> None:
         self._records = httpx.URL(f"{base_url}{PATH}")
         self._root = httpx.URL(f"{base_url}/")
-        self._tell = tell if self._records.scheme == "http" else None  # to loopback only, as `config` checks
+        self._to_sandbox = is_sandbox(base_url)
         self._total_seconds = total_seconds
         self._transport = transport or _transport(self._records)
         self._stalls = StallWatch()
@@ -126,8 +124,8 @@ class ButterClient:
         """Post one record."""
         body = record.payload.encode()
         headers = [*self._post_headers, (b"Content-Length", b"%d" % len(body))]
-        if self._tell is not None and (sources := self._tell(record.key)):
-            headers.append((SANDBOX_SOURCES.encode(), sources.encode()))
+        if self._to_sandbox and record.sources:
+            headers.append((SANDBOX_SOURCES.encode(), record.sources.encode()))
         return await self._send("POST", self._records, headers, body)
 
     async def ping(self) -> Answer:

@@ -38,6 +38,8 @@ def _email(value: object, check: Callable[[object], str]) -> str:
         raise PydanticCustomError("email", "not a valid email address") from None
 
 
+LONGEST_SOURCE: Final = 200
+"""Characters of one of a record's sources: an expression may be of any length, and a header may not."""
 _OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _DOTTED_QUAD: Final = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 """RFC 6943, section 3.1.1, the strict form: a tenth of the time of `ipaddress`."""
@@ -137,6 +139,12 @@ def key_of(payload: Mapping[str, str]) -> str:
     return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
+def sources_text(route: str, sources: Mapping[str, str]) -> str:
+    """Return `Record.sources`: the route that a record came by, and what gave each of its fields. It fits a header."""
+    fields = {name: source[:LONGEST_SOURCE] for name, source in sources.items()}
+    return json.dumps({"route": route[:LONGEST_SOURCE], "fields": fields})
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A checkout on its way to Butter, ready for any queue: `to_json` and `from_json` are its wire form."""
@@ -149,17 +157,19 @@ class Record:
     """Seconds since the epoch, when the checkout's request came, or `record` was given a whole `Checkout`."""
     traceparent: str = ""
     """W3C's, of the span in which it answered, where there is one."""
+    sources: str = ""
+    """What gave each field, as JSON in ASCII without values: for a sandbox only. Empty if no sandbox is configured."""
 
     @classmethod
-    def of(cls, checkout: Checkout, captured_at: float, traceparent: str = "") -> Self:
+    def of(cls, checkout: Checkout, captured_at: float, traceparent: str = "", sources: str = "") -> Self:
         """Make the record of a checkout that came at `captured_at`."""
         payload = checkout.payload()
-        return cls(key_of(payload), json.dumps(payload, ensure_ascii=False), captured_at, traceparent)
+        return cls(key_of(payload), json.dumps(payload, ensure_ascii=False), captured_at, traceparent, sources)
 
     def to_json(self) -> str:
         """Return the record as JSON text, for a queue of the merchant's own."""
-        traced = {"traceparent": self.traceparent} if self.traceparent else {}
-        return json.dumps({"key": self.key, "payload": self.payload, "captured_at": self.captured_at, **traced})
+        told = {name: text for name in ("traceparent", "sources") if (text := getattr(self, name))}
+        return json.dumps({"key": self.key, "payload": self.payload, "captured_at": self.captured_at, **told})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -170,8 +180,8 @@ class Record:
         """
         try:
             fields: Any = json.loads(text)
-            traceparent = str(fields.get("traceparent", ""))
-            return cls(str(fields["key"]), str(fields["payload"]), float(fields["captured_at"]), traceparent)
+            told = (str(fields.get(name, "")) for name in ("traceparent", "sources"))
+            return cls(str(fields["key"]), str(fields["payload"]), float(fields["captured_at"]), *told)
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             msg = "not a record: Record.from_json takes what Record.to_json gave"
             raise ValueError(msg) from None

@@ -19,13 +19,15 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from butter_middleware.models.checkout import Checkout, Psp, Record
+from butter_middleware.models.checkout import Checkout, Psp, Record, sources_text
 
 EXPIRED: Final = (
     "parts of checkouts expired: the other part did not come within join_ttl, or both together had no e-mail or no ID. "
     "Shoppers who began and never paid are among them: see status().skipped."
 )
-_SHOPPERS: Final = ("ipv4_address", "user_agent")
+SOURCE: Final = "source:"
+"""Begins the names under which a part says what gave its fields, for a sandbox; alone it names the route."""
+_SHOPPERS: Final = ("ipv4_address", "user_agent", f"{SOURCE}ipv4_address", f"{SOURCE}user_agent")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -37,7 +39,7 @@ class Part:
     shopper: bool
     """Whether the shopper sent it, and not a server that tells of the payment."""
     fields: Mapping[str, Any]
-    """Of a record, as far as they are known; the shopper's part has `ipv4_address`."""
+    """Of a record, as far as they are known; the shopper's part has `ipv4_address`. Also their sources: `SOURCE`."""
     captured_at: float
     """Seconds since the epoch."""
     traceparent: str = ""
@@ -64,9 +66,12 @@ def joined(shopper: Part | None, payment: Part | None) -> Record | None:
     if shopper is None or payment is None:
         return None
     theirs = {name: value for name, value in payment.fields.items() if name not in _SHOPPERS}
+    fields = {**shopper.fields, **theirs}
+    sources = {name.removeprefix(SOURCE): fields.pop(name) for name in list(fields) if name.startswith(SOURCE)}
     try:
-        checkout = Checkout.model_validate({**shopper.fields, **theirs})
+        checkout = Checkout.model_validate(fields)
     except ValidationError:
         return None
     last = max(shopper.captured_at, payment.captured_at)
-    return Record.of(checkout, last, payment.traceparent or shopper.traceparent)
+    told = sources_text(sources.pop("", ""), sources) if sources else ""
+    return Record.of(checkout, last, payment.traceparent or shopper.traceparent, told)

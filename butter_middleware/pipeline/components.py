@@ -21,7 +21,6 @@ from butter_middleware.ipv6.beacon import Beacon, Redeemer
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Outbox, SQLiteOutbox
 from butter_middleware.pipeline.entries import ResponseWait
-from butter_middleware.reader.provenance import Sources
 from butter_middleware.reader.reader import Reader, ReadResult
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
@@ -58,8 +57,6 @@ class Components:
     beacon: Beacon | None
     admitted: Networks
     """Addresses in bodies that are not public and count all the same."""
-    sources: Sources | None
-    """Tells a sandbox what gave each field."""
     outbox: LocalOutbox
     queue: Outbox | None
     external: bool
@@ -87,7 +84,7 @@ class Components:
             self.admitted,
             None if self.beacon is None else Redeemer(self.beacon),
             staging=self.config.staging,
-            sources=self.sources,
+            sandbox=self.config.sandbox,
         )
 
 
@@ -112,13 +109,11 @@ def production(config: Config, given: Given, events: EventDispatcher, telemetry:
     """
     resolver = strategy(given.client_ip, config.environment)
     external = config.delivery == "external"
-    sources = Sources() if settings.is_sandbox(config.base_url) else None
     make_client = client(
         config.base_url,
         *given.credentials,
         given.transport,
         needed=not (config.dry_run or external),
-        sources=sources,
     )
     make_delivery_client, outbox, queue = make_client, given.outbox, None
     if isinstance(outbox, Outbox):
@@ -141,7 +136,6 @@ def production(config: Config, given: Given, events: EventDispatcher, telemetry:
         strategy=resolver,
         beacon=given.beacon,
         admitted=ANYWHERE if config.staging else NOWHERE,
-        sources=sources,
         outbox=local,
         queue=queue,
         external=external and not config.dry_run,
@@ -170,7 +164,6 @@ def records_only(outbox: SQLiteOutbox, make_client: Callable[[], Client]) -> Com
         strategy=Peer(),
         beacon=None,
         admitted=NOWHERE,
-        sources=None,
         outbox=outbox,
         queue=None,
         external=False,
@@ -223,11 +216,8 @@ def client(
     transport: "httpx.AsyncBaseTransport | None",
     *,
     needed: bool,
-    sources: Sources | None = None,
 ) -> Callable[[], Client]:
     """Return what makes a client of Butter. Where the credentials are missing and not `needed` here, making one fails.
-
-    `sources` is what a sandbox is told beside the records.
 
     Raises:
         ConfigurationError: the credentials are missing.
@@ -235,13 +225,12 @@ def client(
     user, secret = settings.credential("username", username), settings.credential("password", password)
     if needed:
         _refuse_missing(user, secret)
-    tell = None if sources is None else sources.text
 
     def make() -> Client:
         from butter_middleware.delivery.http import ButterClient  # noqa: PLC0415 - httpx is loaded by the worker only
 
         _refuse_missing(user, secret)
-        return ButterClient(base_url, user or "", secret or "", transport=transport, tell=tell)
+        return ButterClient(base_url, user or "", secret or "", transport=transport)
 
     return make
 

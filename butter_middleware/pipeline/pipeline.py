@@ -28,7 +28,7 @@ from butter_middleware.events import (
     Recorded,
     Skipped,
 )
-from butter_middleware.models.checkout import Checkout, Record
+from butter_middleware.models.checkout import Checkout, Record, sources_text
 from butter_middleware.models.http import Capture, snapshot
 from butter_middleware.models.reasons import Skip
 from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Settlement, Store
@@ -453,11 +453,10 @@ class Pipeline:
 
     def record_of(self, checkout: Checkout) -> Sequence[Record]:
         """Return the record of a whole checkout; none in a dry run."""
-        record = Record.of(checkout, self._clock())
+        fields = dict.fromkeys(checkout.payload(), "the Checkout") if self._config.sandbox else {}
+        sources = sources_text("butter.record()", fields) if fields else ""
+        record = Record.of(checkout, self._clock(), sources=sources)
         self._events.count(Recorded, "", ids_of(record))
-        sources = self.components.sources
-        if sources is not None:
-            sources.note(record.key, "butter.record()", dict.fromkeys(checkout.payload(), "the Checkout"))
         return self._unless_dry_run([record])
 
     def _unless_dry_run(self, records: Sequence[Record]) -> Sequence[Record]:

@@ -1,70 +1,13 @@
-"""Where each field of a record came from: told to a sandbox on this machine, and to nobody else. No value is in it."""
+"""What gave each field of a record, without values. Only a sandbox on this machine gets it: see `Record.sources`."""
 
-import json
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from threading import Lock
-from typing import Any, Final, TypeVar
+from typing import Any
 
 from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.client_ip import Forwarded, Strategy
 from butter_middleware.client_ip.headers import peer_of
 from butter_middleware.extract.explanation import told
 from butter_middleware.models.http import Capture, CheckoutResponse
-from butter_middleware.models.partial import Part, joined
-
-T = TypeVar("T")
-
-REMEMBERED: Final = 10_000
-LONGEST: Final = 200
-"""Characters of one source: an expression may be of any length, and a header may not."""
-
-Origins = Mapping[str, str]
-"""A record's fields, each with what gave it."""
-_UNKNOWN: Final[tuple[None, Origins]] = (None, {})
-
-
-class Sources:
-    """What is told beside each record, by the record's key. In memory only; beyond `REMEMBERED` the oldest go.
-
-    The reader's thread notes it before the outbox has the record, and the sender's asks for it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._texts: OrderedDict[str, str] = OrderedDict()
-        self._parts: OrderedDict[tuple[str, bool], tuple[Part, Origins]] = OrderedDict()
-
-    def note(self, key: str, route: str, origins: Origins) -> None:
-        """Remember what gave the fields of a record that came by `route`."""
-        fields = {name: origin[:LONGEST] for name, origin in origins.items()}
-        with self._lock:
-            _remember(self._texts, key, json.dumps({"route": route[:LONGEST], "fields": fields}))
-
-    def note_part(self, part: Part, route: str, origins: Origins) -> None:
-        """Remember it for a part of a checkout, and for the record where this part completes it."""
-        with self._lock:
-            earlier, known = self._parts.get((part.key, part.shopper), _UNKNOWN)
-            part = part.after(earlier)
-            _remember(self._parts, (part.key, part.shopper), (part, {**known, **origins}))
-            shopper, began = self._parts.get((part.key, True), _UNKNOWN)
-            payment, paid = self._parts.get((part.key, False), _UNKNOWN)
-        if (record := joined(shopper, payment)) is not None:
-            # As `joined` has it: what the shopper's request alone can know, it gives.
-            own = {name: origin for name, origin in began.items() if name in {"ipv4_address", "user_agent"}}
-            self.note(record.key, route, {**began, **paid, **own})
-
-    def text(self, key: str) -> str | None:
-        """Return the header's value for a record, JSON in ASCII; None where nothing is known."""
-        with self._lock:
-            return self._texts.get(key)
-
-
-def _remember(memory: OrderedDict[Any, T], key: object, value: T) -> None:
-    memory[key] = value
-    memory.move_to_end(key)
-    if len(memory) > REMEMBERED:
-        memory.popitem(last=False)
 
 
 def origins(

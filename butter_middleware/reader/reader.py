@@ -15,9 +15,9 @@ from butter_middleware.client_ip.address import Networks
 from butter_middleware.client_ip.from_body import BodyReason, in_body
 from butter_middleware.errors import ExtractionError
 from butter_middleware.ipv6.beacon import Redeemer
-from butter_middleware.models.checkout import Checkout, Record, as_text
+from butter_middleware.models.checkout import Checkout, Record, as_text, sources_text
 from butter_middleware.models.http import Capture, CheckoutResponse, view
-from butter_middleware.models.partial import Part
+from butter_middleware.models.partial import SOURCE, Part
 from butter_middleware.models.payments import Payments
 from butter_middleware.models.reasons import ParkReason, Skip
 from butter_middleware.outbox.base import Parked
@@ -31,7 +31,7 @@ from butter_middleware.reader.messages import (
     unrecognised,
     wrong_fields,
 )
-from butter_middleware.reader.provenance import Sources, origins
+from butter_middleware.reader.provenance import origins
 
 MOST_RECORDS: Final = 1000
 """A response with more is none: an iterator without end would take all of the process's memory."""
@@ -85,8 +85,8 @@ class Reader:
     """Takes the tokens of shoppers on IPv6, where there is a beacon."""
     staging: bool = False
     """Whether objects of a PSP's test mode are evidence."""
-    sources: Sources | None = None
-    """Remembers what gave each field, where a sandbox is told."""
+    sandbox: bool = False
+    """Whether a sandbox is told what gave each field."""
     _unrecognised: Counter[str] = field(default_factory=Counter[str], init=False, repr=False)
     """Kept so far, by route."""
 
@@ -221,10 +221,10 @@ class Reader:
             fields = self._fields(route, capture, result, ipv4)
             try:
                 record = Record.of(Checkout.model_validate(fields), capture.captured_at, capture.traceparent)
-                records.append(record)
-                if self.sources is not None:
+                if self.sandbox:
                     told = origins(route, capture, response, result, fields, self.strategy)
-                    self.sources.note(record.key, str(route), told)
+                    record = replace(record, sources=sources_text(str(route), told))
+                records.append(record)
             except ValidationError as error:
                 parked = (
                     misrecorded(route, fields, error) if capture.recorded else invalid(route, response, fields, error)
@@ -255,10 +255,10 @@ class Reader:
             if wrong:
                 detail = f"the part of {route} is not what Butter accepts: {listed(wrong)}"
                 return ReadResult(parked=Parked(ParkReason.INVALID, detail))
+        if self.sandbox:
+            told = {"": str(route)} | origins(route, capture, response, extracted[0], fields, self.strategy)
+            fields |= {f"{SOURCE}{name}": source for name, source in told.items()}
         part = Part(key, route.address, fields, capture.captured_at, capture.traceparent)
-        if self.sources is not None:
-            told = origins(route, capture, response, extracted[0], fields, self.strategy)
-            self.sources.note_part(part, str(route), told)
         return ReadResult(part=part, conflicts=tuple(sorted(_conflicts(capture.annotations, extracted[0]))))
 
     def _fields(self, route: CheckoutRoute, capture: Capture, result: Mapping[str, Any], ipv4: str) -> dict[str, Any]:

@@ -2,21 +2,30 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from processes import until
 from shops import CREDENTIALS, SHOPPER
 from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, annotate, extract
 from butter_middleware.config import SANDBOX_SOURCES
+from butter_middleware.models.checkout import LONGEST_SOURCE, Record
 from butter_middleware.outbox import SQLiteOutbox
-from butter_middleware.reader.provenance import LONGEST, REMEMBERED, Sources
 
 SANDBOX = "http://127.0.0.1:8025"
 EMAIL = "shopper@example.com"
+
+
+class Down(httpx.AsyncBaseTransport):
+    """A sandbox that does not run."""
+
+    async def handle_async_request(self, _request: httpx.Request) -> httpx.Response:
+        raise ConnectionRefusedError
 
 
 class Wire(httpx.AsyncBaseTransport):
@@ -190,20 +199,36 @@ def test_a_sandbox_is_reached_around_a_proxy(
     assert len(fake.records) == 1
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    """In number, and each source in length: it travels in a header."""
-    sources = Sources()
-    for number in range(REMEMBERED + 1):
-        sources.note(str(number), "x" * 1000, {"psp": "y" * 1000})
-    assert sources.text("0") is None
-    text = sources.text("1") or ""
-    assert json.loads(text) == {"route": "x" * LONGEST, "fields": {"psp": "y" * LONGEST}}
+def test_a_source_has_a_length_that_a_header_can_have(told: Told) -> None:
+    """An expression may be of any length."""
+    expression = f'charge && `"{"x" * 1000}"` && charge'
+    answer = told(CheckoutRoute("/checkout", psp="stripe", extract=extract.json(charge_id=expression)))
+    assert len(answer["fields"]["charge_id"]) <= LONGEST_SOURCE
 
 
-def test_what_is_told_is_a_header() -> None:
-    """Line feeds and other alphabets of a route or an expression are escaped."""
-    sources = Sources()
-    sources.note("1", "POST /kasse\r\nX: 1/Käse", {"psp": "é"})
-    text = sources.text("1") or ""
-    assert text.isascii()
-    assert text.isprintable()
+def test_what_is_told_is_a_header(make_butter: Callable[..., Butter], wire: Wire) -> None:
+    """Other alphabets of a route or an expression are escaped."""
+    butter = make_butter(
+        CheckoutRoute("/checkout", psp="stripe", extract=extract.json(invoice_id='`"Käse"` && invoice')),
+        base_url=SANDBOX,
+        transport=wire,
+    )
+    shop(butter).post("/checkout")
+    assert butter.flush()
+    assert wire.requests[0].headers[SANDBOX_SOURCES].isascii()
+
+
+def test_sources_travel_with_the_record(make_butter: Callable[..., Butter], wire: Wire, path: Path) -> None:
+    """One process reads and another one sends, from the file that they share; and a queue's message has them too."""
+    first = make_butter(base_url=SANDBOX, transport=Down(), outbox=str(path))
+    shop(first).post("/checkout/7")
+    until(lambda: first.status().pending == 1, "the record")
+    first.close()
+    second = make_butter(base_url=SANDBOX, transport=wire, outbox=str(path))
+    with second:
+        second.pipeline.start()
+        until(lambda: second.status().delivered == 1, "the delivery")
+    (told,) = wire.told
+    assert told["route"] == "POST /checkout/{cart_id}"
+    record = Record("key", "{}", 1.0, sources=json.dumps(told))
+    assert Record.from_json(record.to_json()) == record

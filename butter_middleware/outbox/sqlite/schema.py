@@ -125,6 +125,7 @@ ADDITIONS: Final[tuple[tuple[str, ...], ...]] = (
         """CREATE TRIGGER part_gone AFTER DELETE ON parts
             BEGIN UPDATE meta SET value = value - 1 WHERE name = 'parts'; END""",
     ),
+    ("ALTER TABLE records ADD COLUMN sources TEXT",),  # for a sandbox: see `Record.sources`
 )
 """What later versions added, without which the last release's statements run as well: see `meta.schema`."""
 SCHEMA: Final = len(MIGRATIONS) + len(ADDITIONS)

@@ -291,13 +291,15 @@ class SQLiteStore(Database):
 
         A record is due at once; what was captured first goes first.
         """
-        sql = """INSERT OR IGNORE INTO records (key, captured_at, due_at, payload, traceparent)
-            SELECT ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE key = ?)"""
+        sql = """INSERT OR IGNORE INTO records (key, captured_at, due_at, payload, traceparent, sources)
+            SELECT ?, ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE key = ?)"""
         now, added, known = self._clock(), list[Pending](), 0
         for record in records:
             due_at = min(record.captured_at, now)
-            row = (record.key, record.captured_at, due_at, record.payload, record.traceparent, record.key)
-            cursor = connection.execute(sql, row)
+            told = (record.traceparent, record.sources or None)
+            cursor = connection.execute(
+                sql, (record.key, record.captured_at, due_at, record.payload, *told, record.key)
+            )
             if cursor.rowcount:
                 added.append(Pending(cursor.lastrowid or 0, record, 0))
             else:
@@ -312,8 +314,8 @@ class SQLiteStore(Database):
             numbers = _due(connection, "due_at <= ?", now, wanted)
             if len(numbers) < wanted:
                 numbers += _due(connection, "due_at > ?", now + FAR_FUTURE, wanted - len(numbers))
-            sql = """SELECT id, attempts, key, payload, captured_at, coalesce(traceparent, '') FROM records
-                WHERE id = ?"""
+            sql = """SELECT id, attempts, key, payload, captured_at, coalesce(traceparent, ''),
+                coalesce(sources, '') FROM records WHERE id = ?"""
             few = [number for number in numbers if number not in exclude][:limit]
             rows = [connection.execute(sql, (number,)).fetchone() for number in few]
             return [Pending(number, Record(*record), attempts) for number, attempts, *record in rows]

@@ -124,7 +124,7 @@ def test_the_file_says_whose_it_is(opened: Callable[..., SQLiteStore], path: Pat
     header = path.read_bytes()[:72]
     assert header[68:72] == b"Butr"
     assert int.from_bytes(header[60:64], "big") == 2
-    assert ask(path, "SELECT value FROM meta WHERE name = 'schema'") == 3
+    assert ask(path, "SELECT value FROM meta WHERE name = 'schema'") == 4
 
 
 def test_a_delivered_address_is_not_left_on_the_disk(opened: Callable[..., SQLiteStore], path: Path) -> None:
