@@ -1,13 +1,14 @@
 """kill -9, again and again: is every checkout that was answered 200 delivered, and how many more than once?
 
-    python benchmarks/crash.py --rounds 100 [--durability before_response|after_response|both] [--workers 1|2]
+    python benchmarks/crash.py --rounds 100 [--durability before_response|after_response|both] [--workers 1|2|4]
 
 A round is one SIGKILL at a random moment, while buyers check out at a real uvicorn with an SQLite outbox. With one
-worker the whole process group dies and a new shop starts on the same file; with two, one worker dies: in turn the one
-that delivers and a random one. At the end a last shop drains each file. Each answer carries what the shop knew when its
-last chunk left: `durable`, `late` (the 25 ms were over first) or `unwaited` (after_response), and the time.
+worker the whole process group dies and a new shop starts on the same file. With several, one worker dies: in turn the
+leader and a random one. In each third round the leader is stopped for a moment before (SIGSTOP, SIGCONT). At the end a
+last shop drains each file. Each answer carries what the shop knew when its last chunk left: `durable`, `late`
+(`durability_timeout` was over first) or `unwaited` (after_response), the time, and its process.
 
-The exit code is 1 where something is lost that must not be: what was durable, and what left long before the kill.
+The exit code is 1 if something is lost that must not be: what was durable, and what left long before its process died.
 """
 
 import argparse
@@ -77,7 +78,7 @@ def watch(butter: Butter) -> None:
 
 
 class Stamp:
-    """Stands before the middleware and ends each answer with the outcome and the time of its last chunk."""
+    """Is in front of the middleware. Ends each answer with the outcome, the time of its last chunk, and the process."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -87,7 +88,7 @@ class Stamp:
             if message["type"] == "http.response.start":
                 message["headers"] = [pair for pair in message["headers"] if pair[0] != b"content-length"]
             elif message["type"] == "http.response.body" and not message.get("more_body", False):
-                mark = f"\n{outcome.get()} {time.monotonic()}"
+                mark = f"\n{outcome.get()} {time.monotonic()} {os.getpid()}"
                 message = {**message, "body": message.get("body", b"") + mark.encode()}
             await send(message)
 
@@ -131,7 +132,7 @@ class Shop:
         workers: int,
         log: Path,
         port: int | None = None,
-        kills: list[float] | None = None,
+        kills: list[tuple[int, float]] | None = None,
     ) -> None:
         self.port = port or free_port()
         self._workers = workers
@@ -169,17 +170,23 @@ class Shop:
     def kill(self) -> None:
         """Kill the whole group."""
         if not self._dead:
+            workers = self._living() if self._workers > 1 else [self._process.pid]
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._kills.append(time.monotonic())
+            self._kills += [(pid, time.monotonic()) for pid in workers]
             self._process.wait()
 
-    def kill_worker(self, outbox: Path, *, leader: bool) -> None:
-        """Kill one worker; the supervisor starts another."""
+    def kill_worker(self, outbox: Path, *, leader: bool, stopped_for: float) -> None:
+        """Kill one worker; the supervisor starts another. The leader is stopped for a moment before, in seconds."""
         until(lambda: len(self._living()) == self._workers, "all workers live", 60)
         living = self._living()
-        leading = [pid for pid in living if leader and pid == delivers(outbox)]
-        os.kill(random.choice(leading or living), signal.SIGKILL)
-        self._kills.append(time.monotonic())
+        leading = [pid for pid in living if pid == delivers(outbox)]
+        for pid in leading if stopped_for else []:
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(stopped_for)
+            os.kill(pid, signal.SIGCONT)
+        killed = random.choice((leading if leader else []) or living)
+        os.kill(killed, signal.SIGKILL)
+        self._kills.append((killed, time.monotonic()))
 
     def stop(self) -> None:
         """Stop it as a deploy does."""
@@ -215,18 +222,26 @@ class Answer:
     outcome: str
     left_at: float
     """On the machine's monotonic clock, when the last chunk left the middleware."""
+    process: int
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round's buyers were answered, and when each kill of its lane came, those of later rounds too."""
+    """What one round's buyers were answered, and the kills of its lane, those of later rounds too: process and time."""
 
-    kills: list[float]
+    kills: list[tuple[int, float]]
     answers: list[Answer] = field(default_factory=list[Answer])
 
     def age(self, answer: Answer) -> float:
-        """Return the seconds from an answer's last chunk to the next kill: infinite where none came any more."""
-        return min((max(0.0, at - answer.left_at) for at in self.kills if at > answer.left_at - AT_ONCE), default=inf)
+        """Return the seconds from an answer's last chunk to its process's kill: infinite if that was never killed."""
+        return min(
+            (
+                max(0.0, at - answer.left_at)
+                for process, at in self.kills
+                if process == answer.process and at > answer.left_at - AT_ONCE
+            ),
+            default=inf,
+        )
 
 
 def buy(port: int, buyer: str, over: threading.Event, answers: list[Answer]) -> None:
@@ -245,8 +260,8 @@ def buy(port: int, buyer: str, over: threading.Event, answers: list[Answer]) -> 
             connection.close()
             continue
         if response.status == 200:
-            outcome, left_at = body.decode().rpartition("\n")[2].split()
-            answers.append(Answer(invoice, outcome, float(left_at)))
+            outcome, left_at, process = body.decode().rpartition("\n")[2].split()
+            answers.append(Answer(invoice, outcome, float(left_at), int(process)))
     connection.close()
 
 
@@ -266,7 +281,7 @@ class Lane:
         }
         self._workers = workers
         self._shop: Shop | None = None
-        self._kills: list[float] = []
+        self._kills: list[tuple[int, float]] = []
 
     def round(self, number: int) -> Round:
         """Have buyers check out, and kill in their midst."""
@@ -283,8 +298,10 @@ class Lane:
             shop.kill()
         else:
             self._shop = shop
-            shop.kill_worker(self._file, leader=number // LANES % 2 == 0)
-            time.sleep(random.uniform(0, LONGEST_LIFE))  # the survivor goes on selling
+            turn = number // LANES
+            stopped_for = random.uniform(0.1, LONGEST_LIFE) if turn % 3 == 2 else 0.0
+            shop.kill_worker(self._file, leader=turn % 2 == 0, stopped_for=stopped_for)
+            time.sleep(random.uniform(0, LONGEST_LIFE))  # the others go on selling
         over.set()
         for buyer in buyers:
             buyer.join()
@@ -400,7 +417,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--durability", choices=["before_response", "after_response", "both"], default="both")
-    parser.add_argument("--workers", type=int, choices=[1, 2], default=1)
+    parser.add_argument("--workers", type=int, choices=[1, 2, 4], default=1)
     options = parser.parse_args()
     modes = ["before_response", "after_response"] if options.durability == "both" else [options.durability]
     outcomes: list[Outcome] = []

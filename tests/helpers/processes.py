@@ -35,6 +35,14 @@ SERVERS = {
     "granian asginl": ("granian shop:api --interface asginl", "--port {port}", "--uds {socket}"),
     "daphne": ("daphne shop:api", "--port {port}", "-u {socket}"),
 }
+DEPLOYED = {
+    "gunicorn, each worker for ten requests": (
+        f"{GUNICORN} uvicorn_worker.UvicornWorker --max-requests 10 --max-requests-jitter 5",
+        TCP_BIND,
+        UNIX_BIND,
+    ),
+}
+"""As `SERVERS`, for the tests of deploys."""
 WITHOUT_LIFESPAN = ["uvicorn without lifespan", "granian asginl", "daphne"]
 """What tells the app neither that it starts nor that it ends."""
 
@@ -110,7 +118,7 @@ class Shop:
     def __init__(self, server: str, butter: str, unix_socket: Path | None = None, /, **environment: str) -> None:
         self.port = free_port()
         self._socket = unix_socket
-        start, on_port, on_socket = SERVERS[server]
+        start, on_port, on_socket = (SERVERS | DEPLOYED)[server]
         bound = on_port.format(port=self.port) if unix_socket is None else on_socket.format(socket=unix_socket)
         self.process = subprocess.Popen(
             [sys.executable, "-m", *start.split(), *bound.split()],

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -28,6 +29,17 @@ def extract(response: CheckoutResponse) -> Any:
     if EXTRACTOR == "nonsense":
         return 42
     return {"customer_email": order["email"], "invoice_id": order["invoice"]}
+
+
+def extract_wrongly(response: CheckoutResponse) -> Any:
+    """Be the extractor of an earlier release, which a deploy replaces."""
+    raise KeyError(response.json()["email"])
+
+
+def release() -> Any:
+    """Return the extractor of the release that is deployed: a file names it, and each new worker reads it."""
+    where = os.environ.get("SHOP_RELEASE")
+    return extract_wrongly if where is not None and Path(where).read_text() == "wrong" else extract
 
 
 def outbox() -> Any:
@@ -72,7 +84,7 @@ if EXTRACTOR != "absent":
         delivery=os.environ.get("SHOP_DELIVERY", "embedded"),  # type: ignore[arg-type]
         durability="before_response" if "SHOP_BEFORE" in os.environ else "after_response",
         max_body_bytes=int(os.environ.get("SHOP_CAP", "1048576")),
-        routes=[CheckoutRoute("/checkout/{invoice}", psp="stripe", extract=extract)],
+        routes=[CheckoutRoute("/checkout/{invoice}", psp="stripe", extract=release())],
     )
     api.add_middleware(ButterMiddleware, butter=butter)
     plain.add_middleware(ButterMiddleware, butter=butter)
