@@ -35,6 +35,8 @@ class Skip(StrEnum):
     """A part of a checkout in two parts stayed alone for `join_ttl`."""
     DUPLICATE = "duplicate"
     """A record with the same PSP and IDs was taken before."""
+    OTHER_ADDRESS = "other_address"
+    """A record of the same checkout was taken before, with another address, which counts."""
     DRY_RUN = "dry_run"
     """It would have been sent."""
 
@@ -49,10 +51,19 @@ NO_CHECKOUT: Final = frozenset(
         Skip.TEST_MODE,
         Skip.JOIN_EXPIRED,  # nearly always a shopper who began and never paid
         Skip.DUPLICATE,
+        Skip.OTHER_ADDRESS,
         Skip.DRY_RUN,
     }
 )
 """What needs no record. All other reasons are evidence that is missing."""
+
+
+SEVERAL_ADDRESSES: Final = (
+    "a checkout was captured again with other IDs and another address. The first address counts, and the later record "
+    "is not sent. Does a server call this route, or is its page opened again elsewhere? If several payments of one "
+    "subscription are taken for one, give an invoice_id, charge_id or transaction_id with each."
+)
+"""The log line of `Skip.OTHER_ADDRESS`."""
 
 
 def missed(reason: str) -> bool:

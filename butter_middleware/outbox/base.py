@@ -8,7 +8,8 @@
        │ └──c──► skipped   │
        └─────────g─────────┘
 
-a  The extractor gave records; each is added once, by its key. Of a checkout in two parts (`parts`) the capture becomes
+a  The extractor gave records; each is added once, by its key. A record of a known checkout with another address is left
+   out (`models.seen_ids`). Of a checkout in two parts (`parts`) the capture becomes
    a part, and the one that completes it adds the record in the same transaction; a part that stays alone expires.
 b  The capture could not be read as it should (`ParkReason`); it waits for a corrected configuration.
 c  It was not a paid checkout; the capture is deleted.
@@ -18,7 +19,7 @@ f  Butter will never accept this record as it is; a person decides.
 g  The leader reads again what is parked, and what a dead or hung process left captured.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, runtime_checkable
@@ -26,7 +27,7 @@ from typing import Final, NamedTuple, Protocol, runtime_checkable
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
 from butter_middleware.models.partial import Part
-from butter_middleware.models.reasons import ParkReason
+from butter_middleware.models.reasons import ParkReason, Skip
 from butter_middleware.outbox.faults import Alerts
 
 CLOSING_SECONDS: Final = 1.0
@@ -142,6 +143,15 @@ class Pending:
     """How often this record itself has failed; failures of the endpoint are not charged to it."""
 
 
+Outcome = Pending | Skip
+"""What became of a record that was to be added: it is new, or why it was left out."""
+
+
+def new_records(outcomes: Iterable[Outcome]) -> list[Pending]:
+    """Return the records that are new."""
+    return [outcome for outcome in outcomes if isinstance(outcome, Pending)]
+
+
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """What became of a `Resolution` in the store."""
@@ -149,10 +159,8 @@ class Resolved:
     id: int
     there: bool
     """False: another process or a person was first. Nothing was done, and nothing is counted."""
-    added: Sequence[Pending] = ()
-    """The records that are new here."""
-    known: int = 0
-    """How many records (or parts) were known already by their key."""
+    outcomes: Sequence[Outcome] = ()
+    """Of its records, or of its part if that is known or completes a record."""
     replayed: bool = False
     """The token had proved another checkout. Nothing was added: the capture is as it was, to be resolved again."""
 
@@ -255,8 +263,8 @@ class Store(Protocol):
         """
         ...
 
-    def add(self, records: Sequence[Record], counts: Sequence[Count] = ()) -> tuple[Sequence[Pending], int]:
-        """Add records made outside a request; gives the new ones, and how many were known."""
+    def add(self, records: Sequence[Record], counts: Sequence[Count] = ()) -> Sequence[Outcome]:
+        """Add records made outside a request; gives what became of each."""
         ...
 
     def due(self, limit: int, exclude: Collection[int] = ()) -> Sequence[Pending]:

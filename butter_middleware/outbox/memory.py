@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import json
 import os
 import time
 from collections import Counter, OrderedDict, deque
@@ -14,7 +15,8 @@ from butter_middleware.errors import OutboxFullError
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
 from butter_middleware.models.partial import Part, joined
-from butter_middleware.models.reasons import ParkReason
+from butter_middleware.models.reasons import ParkReason, Skip
+from butter_middleware.models.seen_ids import SeenID, after, seen_ids
 from butter_middleware.outbox.base import (
     COUNTED_SECONDS,
     FAR_FUTURE,
@@ -22,6 +24,7 @@ from butter_middleware.outbox.base import (
     TOKEN_SECONDS,
     Count,
     Counts,
+    Outcome,
     Parked,
     Pending,
     Resolution,
@@ -42,6 +45,8 @@ MOST_BYTES: Final = 128 * 1024**2
 """Of captures, with their headers."""
 TOMBSTONES: Final = 100_000
 """How many keys, and how many tokens, are remembered at most."""
+SEEN_IDS: Final = 200_000
+"""How many IDs of records are remembered at most."""
 KEPT: Final = 1_000
 """How many of the parked and of the dead are remembered by what they were; all are counted."""
 
@@ -137,6 +142,7 @@ class MemoryStore:
         self._look = Look.first(self._seen_at)
         self._keys: set[str] = set()
         self._tombstones: OrderedDict[str, float] = OrderedDict()
+        self._seen_ids: OrderedDict[int, tuple[SeenID, float]] = OrderedDict()
         self._tokens: OrderedDict[str, tuple[frozenset[str], float]] = OrderedDict()
         self._counted: Counter[tuple[int, str, str, str]] = Counter()
         self._total: Counter[tuple[str, str, str]] = Counter()
@@ -213,11 +219,9 @@ class MemoryStore:
         if resolution.parked is not None:
             self._park(number, capture, resolution.parked)
         self._count(resolution.counts)
-        if resolution.part is not None:
-            added, known = self._join(resolution.part)
-        else:
-            added, known = self._add(resolution.made)
-        return Resolved(number, there=True, added=added, known=known)
+        part = resolution.part
+        outcomes = self._add(resolution.made) if part is None else self._join(part)
+        return Resolved(number, there=True, outcomes=outcomes)
 
     def _is_replayed(self, resolution: Resolution) -> bool:
         part = () if resolution.part is None else (resolution.part,)
@@ -233,14 +237,14 @@ class MemoryStore:
         self.parked.append(Head(number, capture.captured_at, ParkReason(parked.reason).value, parked.detail))
         self._sums = replace(self._sums, parked=self._sums.parked + 1)
 
-    def _join(self, part: Part) -> tuple[Sequence[Pending], int]:
+    def _join(self, part: Part) -> Sequence[Outcome]:
         if part.key in self._tombstones:
-            return (), 1
+            return [Skip.DUPLICATE]
         place = part.key, part.shopper
         self._parts[place] = part.after(self._parts.get(place))
         record = joined(self._parts.get((part.key, True)), self._parts.get((part.key, False)))
         if record is None:
-            return (), 0
+            return ()
         for shopper in (True, False):
             del self._parts[part.key, shopper]
         self._bury(part.key)
@@ -256,26 +260,35 @@ class MemoryStore:
 
     # Records.
 
-    def add(self, records: Sequence[Record], counts: Sequence[Count] = ()) -> tuple[Sequence[Pending], int]:
-        """Add records; gives the new ones, and how many were known."""
+    def add(self, records: Sequence[Record], counts: Sequence[Count] = ()) -> Sequence[Outcome]:
+        """Add records; gives what became of each."""
         if self._size() + len(records) > self._limit:
             raise _full()
         self._count(counts)
         return self._add(records)
 
-    def _add(self, records: Iterable[Record]) -> tuple[Sequence[Pending], int]:
-        now, added, known = self._clock(), list[Pending](), 0
-        for record in records:
-            if record.key in self._keys or record.key in self._tombstones:
-                known += 1
-                continue
-            number = next(self._ids)
-            self._keys.add(record.key)
-            self._pending[number] = _Waiting(record, 0.0)
-            self._make_due(number, min(record.captured_at, now))
-            heapq.heappush(self._oldest, (record.captured_at, number))
-            added.append(Pending(number, record, 0))
-        return added, known
+    def _add(self, records: Iterable[Record]) -> list[Outcome]:
+        return [self._add_one(record) for record in records]
+
+    def _add_one(self, record: Record) -> Outcome:
+        if record.key in self._keys or record.key in self._tombstones:
+            return Skip.DUPLICATE
+        now, ids = self._clock(), seen_ids(json.loads(record.payload))
+        known = {one.id: self._seen_ids[one.id][0] for one in ids if one.id in self._seen_ids}
+        may_be_sent, changed = after(known, ids)
+        for one in changed:
+            self._seen_ids[one.id] = one, now
+            self._seen_ids.move_to_end(one.id)
+            if len(self._seen_ids) > SEEN_IDS:
+                self._seen_ids.popitem(last=False)
+        if not may_be_sent:
+            return Skip.OTHER_ADDRESS
+        number = next(self._ids)
+        self._keys.add(record.key)
+        self._pending[number] = _Waiting(record, 0.0)
+        self._make_due(number, min(record.captured_at, now))
+        heapq.heappush(self._oldest, (record.captured_at, number))
+        return Pending(number, record, 0)
 
     def due(self, limit: int, exclude: Collection[int] = ()) -> Sequence[Pending]:
         """Give records that are due, those due longest first."""
@@ -362,6 +375,10 @@ class MemoryStore:
         now = self._look.confirmed
         while self._tombstones and next(iter(self._tombstones.values())) < now - TOMBSTONE_SECONDS:
             self._tombstones.popitem(last=False)
+        # The IDs of what is still to be sent are kept.
+        oldest = min(now - TOMBSTONE_SECONDS, self._oldest_pending_at() or now)
+        while self._seen_ids and next(iter(self._seen_ids.values()))[1] < oldest:
+            self._seen_ids.popitem(last=False)
         while self._tokens and next(iter(self._tokens.values()))[1] < now - TOKEN_SECONDS:
             self._tokens.popitem(last=False)
         first = (now - COUNTED_SECONDS) // HOUR
@@ -370,16 +387,19 @@ class MemoryStore:
 
     def counts(self) -> Counts:
         """Tell how much there is."""
-        while self._oldest and self._oldest[0][1] not in self._pending:
-            heapq.heappop(self._oldest)
         return replace(
             self._sums,
             captured=len(self._captures),
             pending=len(self._pending),
             parts=len(self._parts),
-            oldest_pending_at=self._oldest[0][0] if self._oldest else None,
+            oldest_pending_at=self._oldest_pending_at(),
             newest_capture=self._newest,
         )
+
+    def _oldest_pending_at(self) -> float | None:
+        while self._oldest and self._oldest[0][1] not in self._pending:
+            heapq.heappop(self._oldest)
+        return self._oldest[0][0] if self._oldest else None
 
     def count(self, counts: Sequence[Count]) -> None:
         """Add to the counts."""

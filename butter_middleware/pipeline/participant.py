@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ from typing import Final, Protocol
 from butter_middleware.errors import ButterError
 from butter_middleware.events import Faulted, Lost, OutboxChanged, Skipped
 from butter_middleware.models.partial import EXPIRED
-from butter_middleware.models.reasons import ParkReason, Skip
-from butter_middleware.outbox.base import Parked, Resolution, Resolved, Settled, Settlement, Store
+from butter_middleware.models.reasons import SEVERAL_ADDRESSES, ParkReason, Skip
+from butter_middleware.outbox.base import Outcome, Parked, Resolution, Resolved, Settled, Settlement, Store, new_records
 from butter_middleware.pipeline.entries import Addition, Entry
 from butter_middleware.pipeline.reader_thread import MOST_AHEAD, ReaderThread
 from butter_middleware.pipeline.sender_thread import SenderThread
@@ -266,21 +266,20 @@ class Participant:
             kept = len(result.records) + (result.part is not None)
             if self._role.dry_run and kept:
                 self._events.emit(Skipped(route=self._route_of(entry), reason=Skip.DRY_RUN, times=kept))
-        if resolved.known:
-            self._events.emit(Skipped(reason=Skip.DUPLICATE, times=resolved.known))
-        if entry.until_sent and sends and resolved.added and not resolved.known:
-            entry.left = len(resolved.added)
+        new = new_records(resolved.outcomes)
+        self._tell_left_out(resolved.outcomes)
+        if entry.until_sent and sends and new and len(new) == len(resolved.outcomes):
+            entry.left = len(new)
             self._hurry(1)
-            for pending in resolved.added:
+            for pending in new:
                 self._waiting.setdefault(pending.id, []).append(entry)
         else:
             entry.finish()
         self._forget([entry])
 
-    def added(self, known: int) -> None:
+    def added(self, outcomes: Sequence[Outcome]) -> None:
         """Tell what became of records made outside a request."""
-        if known:
-            self._events.emit(Skipped(reason=Skip.DUPLICATE, times=known))
+        self._tell_left_out(outcomes)
         with self._changed:
             self._adding -= 1
         self.ring()
@@ -334,9 +333,14 @@ class Participant:
                 for _record in item.records:
                     self._tell_lost(error)
                 item.done.set_exception(error)
-                self.added(0)
+                self.added(())
             case _:
                 self.ring()  # a settlement: the record is sent once more
+
+    def _tell_left_out(self, outcomes: Sequence[Outcome]) -> None:
+        for reason, times in Counter(outcome for outcome in outcomes if isinstance(outcome, Skip)).items():
+            message = SEVERAL_ADDRESSES if reason is Skip.OTHER_ADDRESS else ""
+            self._events.emit(Skipped(reason=reason, times=times, message=message))
 
     def _tell_lost(self, error: Exception, route: str = "") -> None:
         kind = type(error).__name__

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from threading import Event, Lock, Thread
 from typing import Any, Final, TypeVar
 
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.futures import Waker
 from butter_middleware.errors import OutboxClosedError, OutboxFullError, OutboxReplacedError
-from butter_middleware.outbox.base import Pending, Resolution, Resolved, Settled, Settlement, Store
+from butter_middleware.outbox.base import Outcome, Resolution, Resolved, Settled, Settlement, Store, new_records
 from butter_middleware.outbox.faults import Fault, describe, fault_of
 from butter_middleware.pipeline.entries import Addition, Entry
 from butter_middleware.pipeline.leader import Leader
@@ -404,28 +405,23 @@ class StoreThread:
         written = self._write(batch, self._add_all, self._additions)
         with self._guard:
             self._bytes -= sum(addition.size for _participant, addition in batch)
-        for (participant, addition), added in written:
-            self._leader.fresh(added)
-            known = len(addition.records) - len(added)
-            addition.done.set_result(known)
-            participant.added(known)
+        for (participant, addition), outcomes in written:
+            new = new_records(outcomes)
+            self._leader.fresh(new)
+            addition.done.set_result(len(outcomes) - len(new))
+            participant.added(outcomes)
         return True
 
-    def _add_all(self, batch: Sequence[tuple[Participant, Addition]]) -> Sequence[Sequence[Pending]]:
-        added, _known = self.store.add([record for _participant, addition in batch for record in addition.records])
-        new = {pending.record.key: pending for pending in added}
-        # Of two with one key the first is new.
-        return [
-            [new.pop(record.key) for record in addition.records if record.key in new]
-            for _participant, addition in batch
-        ]
+    def _add_all(self, batch: Sequence[tuple[Participant, Addition]]) -> Sequence[Sequence[Outcome]]:
+        outcomes = iter(self.store.add([record for _participant, addition in batch for record in addition.records]))
+        return [list(islice(outcomes, len(addition.records))) for _participant, addition in batch]
 
     def _resolve(self) -> bool:
         batch = _take(self._resolutions, lambda _item: 1)
         if not batch:
             return False
         for (participant, entry, _resolution), resolved in self._write(batch, self._resolve_all, self._resolutions):
-            sends = self._leader.fresh(resolved.added)
+            sends = self._leader.fresh(new_records(resolved.outcomes))
             participant.resolved(entry, resolved, sends=sends)
         return True
 

@@ -16,6 +16,7 @@ from butter_middleware import Checkout
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
 from butter_middleware.models.partial import Part
+from butter_middleware.models.reasons import Skip
 from butter_middleware.outbox import (
     Parked,
     ParkReason,
@@ -28,6 +29,7 @@ from butter_middleware.outbox import (
     StoredCapture,
     steady,
 )
+from butter_middleware.outbox.base import Outcome
 from butter_middleware.outbox.sqlite import database
 
 T = TypeVar("T")
@@ -121,10 +123,15 @@ def resolve(store: Store, number: int, *records: Record, **fields: Any) -> Resol
     return resolved
 
 
+def known(outcomes: Sequence[Outcome]) -> int:
+    """Return how many records were known already."""
+    return sum(outcome is Skip.DUPLICATE for outcome in outcomes)
+
+
 def take(store: Store, given: Part) -> int:
     """Append a capture and resolve it to a part; give how many were known."""
     (number,) = append(store, 1)
-    return resolve(store, number, part=given).known
+    return known(resolve(store, number, part=given).outcomes)
 
 
 def park(store: Store, number: int, *records: Record, **fields: Any) -> int:

@@ -468,7 +468,7 @@ def test_a_file_of_version_1_is_brought_up(tmp_path: Path) -> None:
     assert given.capture == stored
     part = Part(Part.key_of("stripe", "cs_1"), shopper=True, fields={"psp": "stripe"}, captured_at=NOW)
     (resolved,) = store.resolve([Resolution(given.id, part=part)])
-    assert (resolved.there, resolved.known) == (True, 0)
+    assert (resolved.there, list(resolved.outcomes)) == (True, [])
     assert store.counts().parts == 1
     store.close()
     with closing(sqlite3.connect(path)) as new:

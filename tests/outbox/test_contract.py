@@ -13,6 +13,7 @@ from outboxes import (
     bodies,
     capture,
     invoices,
+    known,
     park,
     record,
     resolve,
@@ -24,7 +25,9 @@ from outboxes import (
 from butter_middleware import Checkout, MemoryOutbox, SQLiteOutbox
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.partial import Part
+from butter_middleware.models.reasons import Skip
 from butter_middleware.outbox import Count, Counts, Pending, Resolution, Settled, Settlement, Store
+from butter_middleware.outbox.base import new_records
 
 MINUTE = 60.0
 HOUR = 60 * MINUTE
@@ -148,11 +151,11 @@ def test_a_capture_is_replaced_by_its_records(store: Store) -> None:
         Resolution(number, [record(10 * which + each) for each in range(which)]) for which, number in enumerate(numbers)
     ]
     resolved = store.resolve(resolutions)
-    assert [(one.id, one.there, one.known, one.replayed) for one in resolved] == [
+    assert [(one.id, one.there, known(one.outcomes), one.replayed) for one in resolved] == [
         (number, True, 0, False) for number in numbers
     ]
     assert counted(store) == (0, 3, 0, 0, 0)
-    added = [pending for one in resolved for pending in one.added]
+    added = [pending for one in resolved for pending in new_records(one.outcomes)]
     assert invoices(added) == ["in_10", "in_20", "in_21"]
     assert list(store.due(10)) == added
 
@@ -162,7 +165,7 @@ def test_the_first_to_resolve_wins(store: Store) -> None:
     (number,) = append(store, 1)
     resolve(store, number, record(1), counts=[Count("covered", "/checkout")])
     again = resolve(store, number, record(2), counts=[Count("covered", "/checkout")])
-    assert (again.there, list(again.added), again.known) == (False, [], 0)
+    assert (again.there, list(again.outcomes)) == (False, [])
     assert counted(store) == (0, 1, 0, 0, 0)
     assert store.counted() == {("covered", "/checkout", ""): 1}
 
@@ -188,10 +191,10 @@ def test_what_was_not_resolved_is_there_after_a_reopening(store: Store) -> None:
 
 def test_a_record_is_known_by_its_key(store: Store) -> None:
     """A second record of the same IDs is left out and counted, however it came."""
-    added, known = store.add([record(1), record(2), record(1)])
-    assert (invoices(added), known) == (["in_1", "in_2"], 1)
+    outcomes = store.add([record(1), record(2), record(1)])
+    assert (invoices(new_records(outcomes)), outcomes[2]) == (["in_1", "in_2"], Skip.DUPLICATE)
     (number,) = append(store, 1)
-    assert resolve(store, number, record(2), record(3)).known == 1
+    assert known(resolve(store, number, record(2), record(3)).outcomes) == 1
     assert counted(store) == (0, 3, 0, 0, 0)
 
 
@@ -201,7 +204,7 @@ def test_it_is_known_in_every_state(store: Store, state: str) -> None:
     store.add([record(1)])
     if state != "pending":
         store.settle([Settlement(the_only(store).id, Settled(state), NOW + HOUR)])
-    assert store.add([record(1)]) == ([], 1)
+    assert store.add([record(1)]) == [Skip.DUPLICATE]
     assert len(store.due(10)) == (state == "pending")
 
 
@@ -214,7 +217,7 @@ def test_more_ids_make_another_record(store: Store) -> None:
         invoice_id="in_1",
         charge_id="ch_1",
     )
-    assert store.add([record(1), Record.of(more, NOW)])[1] == 0
+    assert known(store.add([record(1), Record.of(more, NOW)])) == 0
 
 
 def test_a_delivered_key_is_forgotten_after_a_week(store: Store, clock: SteadyClock) -> None:
@@ -223,14 +226,14 @@ def test_a_delivered_key_is_forgotten_after_a_week(store: Store, clock: SteadyCl
     settle_all(store, Settled.DELIVERED)
     clock.pass_(7 * DAY - HOUR)
     prune(store, clock)
-    assert store.add([record(1)])[1] == 1
+    assert known(store.add([record(1)])) == 1
     clock.pass_(2 * HOUR)
     prune(store, clock)
-    assert store.add([record(1)])[1] == 0
+    assert known(store.add([record(1)])) == 0
     settle_all(store, Settled.DELIVERED)
     clock.pass_(6 * DAY)
     prune(store, clock)
-    assert store.add([record(1)])[1] == 1
+    assert known(store.add([record(1)])) == 1
 
 
 def test_a_clock_that_jumps_ahead_deletes_nothing(store: Store, clock: SteadyClock) -> None:
@@ -247,11 +250,11 @@ def test_a_clock_that_jumps_ahead_deletes_nothing(store: Store, clock: SteadyClo
     for _ in range(3):
         store.prune()
         assert store.expire(clock.now - HOUR) == 0
-        assert store.add([record(1)])[1] == 1
+        assert known(store.add([record(1)])) == 1
         clock.pass_(MINUTE)
     clock.now -= 8 * DAY
     prune(store, clock)
-    assert store.add([record(1)])[1] == 1
+    assert known(store.add([record(1)])) == 1
     assert store.counts().parts == 1
     (number,) = append(store, 4)
     assert resolve(store, number, record(4), token="t").replayed
@@ -383,7 +386,7 @@ def test_two_parts_become_a_record(store: Store, *, shopper_first: bool, reopene
         assert store.lead()
     (number,) = append(store, 1)
     resolved = resolve(store, number, part=part(1, shopper=not shopper_first))
-    assert list(resolved.added) == [the_only(store)]
+    assert list(resolved.outcomes) == [the_only(store)]
     assert (store.counts().parts, store.counts().oldest_pending_at) == (0, NOW)
     assert the_only(store).record == record(1)
 
@@ -480,10 +483,10 @@ def test_a_token_proves_one_checkout_of_the_host(store: Store) -> None:
     """The capture that had it first, read again or loaded again, may use it; another checkout may not."""
     first, again, other = append(store, 1, 2, 3)
     assert not resolve(store, first, record(1), token="t").replayed
-    known = resolve(store, again, record(1), token="t")
-    assert (known.replayed, known.known) == (False, 1)
+    second = resolve(store, again, record(1), token="t")
+    assert (second.replayed, known(second.outcomes)) == (False, 1)
     replayed = resolve(store, other, record(2), token="t", counts=[Count("covered")])
-    assert (replayed.there, replayed.replayed, list(replayed.added)) == (True, True, [])
+    assert (replayed.there, replayed.replayed, list(replayed.outcomes)) == (True, True, [])
     assert (counted(store), store.counted()) == ((1, 1, 0, 0, 0), {})
     assert resolve(store, other).there  # as it was, to be resolved without an address
 

@@ -11,7 +11,7 @@ from outboxes import Clock, append, capture, invoices, park, record, resolve, se
 from butter_middleware import MemoryOutbox, SQLiteOutbox
 from butter_middleware.errors import ConfigurationError, OutboxFullError
 from butter_middleware.outbox import Settled
-from butter_middleware.outbox.base import size_of
+from butter_middleware.outbox.base import new_records, size_of
 from butter_middleware.outbox.memory import KEPT, MOST_BYTES, TOMBSTONES
 
 
@@ -87,7 +87,7 @@ def test_what_a_checkout_resolves_to_is_always_taken() -> None:
     """The bound refuses what comes, never what is already inside: several records of one checkout are kept."""
     store = MemoryOutbox(1).store()
     (number,) = append(store, 1)
-    assert len(resolve(store, number, *(record(each) for each in range(3))).added) == 3
+    assert len(new_records(resolve(store, number, *(record(each) for each in range(3))).outcomes)) == 3
     assert len(store.due(10)) == 3
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
-from outboxes import append, bodies, invoices, record, unread
+from outboxes import append, bodies, invoices, known, record, unread
 
 from butter_middleware import SQLiteOutbox
 from butter_middleware.outbox.sqlite.locks import WRITE
@@ -28,7 +28,7 @@ def main(path: str) -> None:
         "open": store.open,
         "append": lambda first, last: list(append(store, *range(int(first), int(last)))),
         "flood": flood,
-        "add": lambda first, last: store.add([record(number) for number in range(int(first), int(last))])[1],
+        "add": lambda first, last: known(store.add([record(number) for number in range(int(first), int(last))])),
         "unread": lambda: bodies(unread(store)),
         "lead": store.lead,
         "due": lambda: invoices(store.due(1000)),

@@ -12,6 +12,7 @@ In a rolling deploy processes of this release and of the last one share a file:
 - Pile 0 holds what has no owner. Processes of both releases read it.
 - Our leader reads what an old process left for five seconds, as it does with any process. If both read a capture, the
   records have the same keys and are added once.
+- A record that an old process adds is known by its key only: the same checkout may then be sent with another address.
 - One leader delivers, of whichever release: both use the same lock byte.
 """
 
@@ -126,6 +127,12 @@ ADDITIONS: Final[tuple[tuple[str, ...], ...]] = (
             BEGIN UPDATE meta SET value = value - 1 WHERE name = 'parts'; END""",
     ),
     ("ALTER TABLE records ADD COLUMN sources TEXT",),  # for a sandbox: see `Record.sources`
+    (
+        # By which IDs a sent checkout is known, with which address: see `models.seen_ids`.
+        """CREATE TABLE seen_ids (id INTEGER PRIMARY KEY, address INTEGER NOT NULL, payment_ids INTEGER NOT NULL,
+            seen_at REAL NOT NULL)""",
+        "CREATE INDEX seen ON seen_ids (seen_at)",
+    ),
 )
 """What later versions added, without which the last release's statements run as well: see `meta.schema`."""
 SCHEMA: Final = len(MIGRATIONS) + len(ADDITIONS)

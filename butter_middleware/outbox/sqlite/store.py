@@ -20,6 +20,8 @@ from butter_middleware._utils.asgi import RawHeaders
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import CREDENTIAL_HEADERS, Capture
 from butter_middleware.models.partial import Part, joined
+from butter_middleware.models.reasons import Skip
+from butter_middleware.models.seen_ids import SeenID, after, seen_ids
 from butter_middleware.outbox.base import (
     COUNTED_SECONDS,
     FAR_FUTURE,
@@ -27,6 +29,7 @@ from butter_middleware.outbox.base import (
     TOKEN_SECONDS,
     Count,
     Counts,
+    Outcome,
     Parked,
     Pending,
     Resolution,
@@ -50,6 +53,7 @@ PRUNE_STEP: Final = 500
 """Rows a transaction."""
 MOST_MARKS: Final = 2
 """How often a capture is taken over from a process that died while it read it."""
+_OLDEST: Final = "SELECT captured_at FROM records WHERE dead_at IS NULL ORDER BY captured_at LIMIT 1"
 
 
 class SQLiteStore(Database):
@@ -219,12 +223,12 @@ class SQLiteStore(Database):
             sql = "UPDATE tries SET tried_at = ?, tried_by = coalesce(nullif(?, ''), tried_by) WHERE id = ?"
             connection.execute(sql, (self._clock(), resolution.configuration, number))
         if resolution.part is not None:
-            added, known = self._join(connection, resolution.part)
+            outcomes = self._join(connection, resolution.part)
         else:
-            new = [record for record in resolution.made if record.key not in made]
-            added, known = self._add(connection, new)
-            known += len(resolution.made) - len(new)
-        return Resolved(number, there=True, added=added, known=known)
+            outcomes = [
+                Skip.DUPLICATE if record.key in made else self._add(connection, record) for record in resolution.made
+            ]
+        return Resolved(number, there=True, outcomes=outcomes)
 
     def _park(self, connection: sqlite3.Connection, number: int, parked: Parked, made: frozenset[str]) -> None:
         """Park a capture, with the keys of what it gave already in its head."""
@@ -248,10 +252,10 @@ class SQLiteStore(Database):
         sql = "SELECT 1 FROM tokens WHERE token = ? AND (capture = ? OR keys = ?)"
         return connection.execute(sql, row[:3]).fetchone() is not None
 
-    def _join(self, connection: sqlite3.Connection, part: Part) -> tuple[Sequence[Pending], int]:
-        """Keep a part, or make the record that it completes; gives what is new, and how many were known."""
+    def _join(self, connection: sqlite3.Connection, part: Part) -> list[Outcome]:
+        """Keep a part, or make the record that it completes."""
         if connection.execute("SELECT 1 FROM tombstones WHERE key = ?", (part.key,)).fetchone():
-            return (), 1
+            return [Skip.DUPLICATE]
         sql = "SELECT shopper, fields, captured_at FROM parts WHERE key = ?"
         rows = connection.execute(sql, (part.key,)).fetchall()
         parts = {bool(shopper): Part(part.key, bool(shopper), json.loads(fields), at) for shopper, fields, at in rows}
@@ -260,10 +264,10 @@ class SQLiteStore(Database):
         if record is None:
             row = (kept.key, kept.shopper, json.dumps(dict(kept.fields), default=_text), kept.captured_at)
             connection.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)", row)
-            return (), 0
+            return []
         connection.execute("DELETE FROM parts WHERE key = ?", (part.key,))
         connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", (part.key, self._clock()))
-        return self._add(connection, [record])
+        return [self._add(connection, record)]
 
     def expire(self, before: float) -> int:
         """Delete old parts, by the time that it surely is; gives how many there were."""
@@ -277,34 +281,39 @@ class SQLiteStore(Database):
 
     # Records.
 
-    def add(self, records: Sequence[Record], counts: Sequence[Count] = ()) -> tuple[Sequence[Pending], int]:
-        """Add records made outside a request; gives the new ones, and how many were known."""
+    def add(self, records: Sequence[Record], counts: Sequence[Count] = ()) -> Sequence[Outcome]:
+        """Add records made outside a request; gives what became of each."""
 
-        def change(connection: sqlite3.Connection) -> tuple[Sequence[Pending], int]:
+        def change(connection: sqlite3.Connection) -> list[Outcome]:
             self._count(connection, counts)
-            return self._add(connection, records)
+            return [self._add(connection, record) for record in records]
 
         return self._write(change, full=True)
 
-    def _add(self, connection: sqlite3.Connection, records: Iterable[Record]) -> tuple[list[Pending], int]:
-        """Insert records that are not known by key; gives them, and how many were known.
+    def _add(self, connection: sqlite3.Connection, record: Record) -> Outcome:
+        """Insert a record that is not known, by its key or with another address.
 
-        A record is due at once; what was captured first goes first.
+        It is due at once; what was captured first goes first.
         """
-        sql = """INSERT OR IGNORE INTO records (key, captured_at, due_at, payload, traceparent, sources)
-            SELECT ?, ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE key = ?)"""
-        now, added, known = self._clock(), list[Pending](), 0
-        for record in records:
-            due_at = min(record.captured_at, now)
-            told = (record.traceparent, record.sources or None)
-            cursor = connection.execute(
-                sql, (record.key, record.captured_at, due_at, record.payload, *told, record.key)
-            )
-            if cursor.rowcount:
-                added.append(Pending(cursor.lastrowid or 0, record, 0))
-            else:
-                known += 1
-        return added, known
+        now, ids = self._clock(), seen_ids(json.loads(record.payload))
+        sql = f"SELECT id, address, payment_ids FROM seen_ids WHERE id IN ({_places(len(ids))})"  # noqa: S608 - question marks
+        known = {row[0]: SeenID(*row) for row in connection.execute(sql, [one.id for one in ids])}
+        may_be_sent, changed = after(known, ids)
+        if may_be_sent:
+            sql = """INSERT OR IGNORE INTO records (key, captured_at, due_at, payload, traceparent, sources)
+                SELECT ?, ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE key = ?)"""
+            row = (record.key, record.captured_at, min(record.captured_at, now), record.payload, record.traceparent)
+            cursor = connection.execute(sql, (*row, record.sources or None, record.key))
+            is_known = not cursor.rowcount
+        else:
+            sql = "SELECT 1 FROM records WHERE key = ? UNION ALL SELECT 1 FROM tombstones WHERE key = ?"
+            cursor = connection.execute(sql, (record.key, record.key))
+            is_known = cursor.fetchone() is not None
+        if is_known:
+            return Skip.DUPLICATE
+        rows = [(*one, now) for one in changed]
+        connection.executemany("INSERT OR REPLACE INTO seen_ids VALUES (?, ?, ?, ?)", rows)
+        return Pending(cursor.lastrowid or 0, record, 0) if may_be_sent else Skip.OTHER_ADDRESS
 
     def due(self, limit: int, exclude: Collection[int] = ()) -> Sequence[Pending]:
         """Give records that are due, those due longest first, those of another clock's future last."""
@@ -358,8 +367,10 @@ class SQLiteStore(Database):
             look = self._look(connection).again(self._clock())
             kept = json.dumps(astuple(look))
             connection.execute("UPDATE meta SET value = ? WHERE name = 'look' AND value IS NOT ?", (kept, kept))
+            oldest = connection.execute(_OLDEST).fetchone()
             return PRUNE_STEP in [
-                connection.execute(sql, (bound, PRUNE_STEP)).rowcount for sql, bound in self._old(look.confirmed)
+                connection.execute(sql, (bound, PRUNE_STEP)).rowcount
+                for sql, bound in self._old(look.confirmed, look.confirmed if oldest is None else oldest[0])
             ]
 
         return self._write(change, reserve=True)
@@ -368,14 +379,16 @@ class SQLiteStore(Database):
         (kept,) = connection.execute("SELECT value FROM meta WHERE name = 'look'").fetchone()
         return Look.first(self._clock()) if kept is None else Look(*json.loads(kept))
 
-    def _old(self, now: float) -> Iterator[tuple[str, float]]:
+    def _old(self, now: float, oldest_pending_at: float) -> Iterator[tuple[str, float]]:
         """Give what deletes a step of each kind, and the bound that it takes."""
-        for table, key, at, seconds in (
-            ("tombstones", "key", "delivered_at", self._tombstone_seconds),
-            ("tokens", "token", "used_at", TOKEN_SECONDS),
+        delivered_before = now - self._tombstone_seconds
+        for table, key, at, before in (
+            ("tombstones", "key", "delivered_at", delivered_before),
+            ("seen_ids", "id", "seen_at", min(delivered_before, oldest_pending_at)),
+            ("tokens", "token", "used_at", now - TOKEN_SECONDS),
         ):
             old = f"SELECT {key} FROM {table} WHERE {at} < ? LIMIT ?"  # noqa: S608 - constants
-            yield f"DELETE FROM {table} WHERE {key} IN ({old})", now - seconds  # noqa: S608 - constants
+            yield f"DELETE FROM {table} WHERE {key} IN ({old})", before  # noqa: S608 - constants
         old = "SELECT hour FROM counted WHERE hour > 0 AND hour < ? LIMIT ?"
         yield f"DELETE FROM counted WHERE hour IN ({old})", (now - COUNTED_SECONDS) // HOUR  # noqa: S608 - constants
         if self._retention_seconds is not None:  # what needs a person is kept
@@ -446,8 +459,7 @@ def set_hold(connection: sqlite3.Connection, reason: str | None) -> None:
 def counts(connection: sqlite3.Connection) -> Counts:
     """Tell how much there is."""
     meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
-    sql = "SELECT captured_at FROM records WHERE dead_at IS NULL ORDER BY captured_at LIMIT 1"
-    oldest = connection.execute(sql).fetchone()
+    oldest = connection.execute(_OLDEST).fetchone()
     newest = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'captures'").fetchone()
     numbers = {name: meta[name] for name in ("captured", "pending", "parked", "dead", "delivered", "parts", "epoch")}
     return Counts(

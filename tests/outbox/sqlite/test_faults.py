@@ -32,6 +32,7 @@ from processes import until
 from butter_middleware import Butter, Checkout, SQLiteOutbox
 from butter_middleware.errors import ConfigurationError, OutboxBusyError, OutboxReplacedError
 from butter_middleware.outbox import Parked, ParkReason, Settled, Settlement, SQLiteStore
+from butter_middleware.outbox.base import new_records
 from butter_middleware.outbox.faults import Fault, fault_of
 from butter_middleware.outbox.sqlite import database
 from butter_middleware.outbox.sqlite.locks import LEAD, WRITE, Locks
@@ -128,7 +129,7 @@ def test_a_full_file_still_takes_settlements(opened: Callable[..., SQLiteStore])
     fitted = fill(store)
     assert settle_all(store, Settled.DELIVERED) == 50
     first, second, third, *_rest = unread(store, 10)
-    assert len(resolve(store, first.id, *(record(number) for number in range(100, 200))).added) == 100
+    assert len(new_records(resolve(store, first.id, *(record(number) for number in range(100, 200))).outcomes)) == 100
     resolve(store, second.id, parked=Parked(ParkReason.NO_EMAIL, "x" * 100))
     assert store.mark_taken_over([third.id]) == []
     store.set_hold("401")
@@ -144,7 +145,7 @@ def test_records_do_not_use_the_reserve(opened: Callable[..., SQLiteStore]) -> N
     assert fault(lambda: store.add(many)) is Fault.FULL
     for stored in unread(store):
         resolve(store, stored.id)
-    assert len(store.add(many)[0]) == 500
+    assert len(new_records(store.add(many))) == 500
 
 
 @pytest.fixture
@@ -358,7 +359,7 @@ def test_numbers_mean_nothing_in_the_next_file(opened: Callable[..., SQLiteStore
     numbers: list[int] = []
     for number in range(2):
         store = opened()
-        numbers += [pending.id for pending in store.add([record(number)])[0]]
+        numbers += [pending.id for pending in new_records(store.add([record(number)]))]
         store.close()
         wreck(path, 0)
     assert abs(numbers[0] - numbers[1]) > 1000

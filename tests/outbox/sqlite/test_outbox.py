@@ -18,6 +18,7 @@ from outboxes import (
     bodies,
     capture,
     invoices,
+    known,
     open_files,
     park,
     record,
@@ -30,7 +31,9 @@ from processes import until
 
 from butter_middleware import SQLiteOutbox
 from butter_middleware.errors import ConfigurationError
+from butter_middleware.models.reasons import Skip
 from butter_middleware.outbox import Counts, Entry, Settled, Settlement, SQLiteStore, Waiting
+from butter_middleware.outbox.base import new_records
 from butter_middleware.outbox.sqlite import listing
 from butter_middleware.outbox.sqlite.database import IDLE_LOG_BYTES, LOG_BYTES
 from butter_middleware.outbox.sqlite.existing import existing
@@ -124,7 +127,7 @@ def test_the_file_says_whose_it_is(opened: Callable[..., SQLiteStore], path: Pat
     header = path.read_bytes()[:72]
     assert header[68:72] == b"Butr"
     assert int.from_bytes(header[60:64], "big") == 2
-    assert ask(path, "SELECT value FROM meta WHERE name = 'schema'") == 4
+    assert ask(path, "SELECT value FROM meta WHERE name = 'schema'") == 5
 
 
 def test_a_delivered_address_is_not_left_on_the_disk(opened: Callable[..., SQLiteStore], path: Path) -> None:
@@ -206,7 +209,7 @@ def test_everything_outlives_a_restart(opened: Callable[..., SQLiteStore], clock
     first.close()
     second = opened()
     assert second.counts() == before
-    assert second.add([record(0), record(1), record(2)]) == ([], 3)
+    assert second.add([record(0), record(1), record(2)]) == [Skip.DUPLICATE] * 3
     assert invoices(second.due(10)) == ["in_2"]
     assert bodies(unread(second)) == ["in_2"]
     assert [stored.id for stored in second.parked_to_try(9, configuration="new", before=clock())] == [parked]
@@ -219,7 +222,7 @@ def test_two_stores_share_a_file(opened: Callable[..., SQLiteStore]) -> None:
     append(first, 1)
     assert [first.changed(), second.changed(), second.changed()] == [False, True, False]
     assert (first.lead(), second.lead()) == (True, False)
-    assert [len(first.add([record(1)])[0]), len(second.add([record(1)])[0])] == [1, 0]
+    assert [known(first.add([record(1)])), known(second.add([record(1)]))] == [0, 1]
     assert bodies(unread(second)) == ["in_1"]
     first.release_lead()
     assert second.lead()
@@ -442,7 +445,7 @@ def test_what_a_parked_one_gave_is_known_for_ever(opened: Callable[..., SQLiteSt
     clock.pass_(9 * DAY)
     prune(store, clock)
     resolved = resolve(store, number, record(1), record(2))
-    assert (invoices(resolved.added), resolved.known) == (["in_2"], 1)
+    assert (invoices(new_records(resolved.outcomes)), known(resolved.outcomes)) == (["in_2"], 1)
 
 
 def test_a_token_is_the_parked_capture_s_own(opened: Callable[..., SQLiteStore]) -> None:
@@ -450,7 +453,7 @@ def test_a_token_is_the_parked_capture_s_own(opened: Callable[..., SQLiteStore])
     store = opened()
     number = park(store, 1, record(1), token="t")
     resolved = resolve(store, number, record(1), record(2), token="t")
-    assert (resolved.replayed, invoices(resolved.added)) == (False, ["in_2"])
+    assert (resolved.replayed, invoices(new_records(resolved.outcomes))) == (False, ["in_2"])
 
 
 def test_people_see_what_waits_for_them(opened: Callable[..., SQLiteStore], path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Self
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
-from outboxes import append, bodies, invoices, record, unread
+from outboxes import append, bodies, invoices, known, record, unread
 from processes import HERE, Shop, served, until
 from shops import PAID
 
@@ -364,8 +364,8 @@ def test_processes_that_add_the_same_records_add_them_once(store: SQLiteStore, p
         for user in (first, second):
             user.ask("open")
             user.tell("add 0 200")
-        known = store.add([record(number) for number in range(200)])[1] + first.hear() + second.hear()
-    assert known == 400
+        duplicates = known(store.add([record(number) for number in range(200)])) + first.hear() + second.hear()
+    assert duplicates == 400
     assert store.counts().pending == 200
 
 

@@ -14,6 +14,7 @@ from outboxes import (
     bodies,
     capture,
     invoices,
+    known,
     open_files,
     park,
     record,
@@ -26,6 +27,7 @@ from outboxes import (
 from butter_middleware import SQLiteOutbox
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.outbox import Counts, Parked, ParkReason, Settled, SQLiteStore
+from butter_middleware.outbox.base import new_records
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.locks import READERS
 from butter_middleware.outbox.sqlite.schema import APPLICATION_ID, MIGRATIONS
@@ -196,7 +198,7 @@ def test_a_file_of_the_last_release_is_brought_up(last_release: LastRelease, sto
     assert counted(store) == before == (2, 1, 1, 1, 1, 1)
     assert bodies(unread(store)) == ["in_3", "in_4"]
     assert tries(store, "new", NOW) == ["in_0"]
-    assert store.add([record(1)])[1] == 1
+    assert known(store.add([record(1)])) == 1
     store.close()
     store.open()
     assert counted(store) == before
@@ -276,7 +278,7 @@ def test_a_parked_capture_of_an_old_process_keeps_what_it_gave(last_release: Las
     (stored,) = unread(store)
     assert (stored.parked, stored.tries) == ("", 0)
     parked = Parked(ParkReason.NO_EMAIL, "", [record(1), record(2)])
-    assert invoices(resolve(store, number, parked=parked).added) == ["in_2"]
+    assert invoices(new_records(resolve(store, number, parked=parked).outcomes)) == ["in_2"]
 
 
 def test_a_newer_schema_that_is_compatible_is_used(store: SQLiteStore, path: Path) -> None:
@@ -284,7 +286,7 @@ def test_a_newer_schema_that_is_compatible_is_used(store: SQLiteStore, path: Pat
     store.open()
     append(store, 1)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE meta SET value = 4 WHERE name = 'schema'")
+        connection.execute("UPDATE meta SET value = 6 WHERE name = 'schema'")
         connection.execute("CREATE TABLE later (id)")
         connection.commit()
     store.close()

@@ -1,0 +1,301 @@
+"""One checkout, one address: it may be captured again with other IDs, but never sent with another address."""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from asgi import body, drive, http_scope, sends, start
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from outboxes import NOW, SteadyClock, append, record, resolve, settle_all
+
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, MemoryOutbox, SQLiteOutbox
+from butter_middleware.models.checkout import Record
+from butter_middleware.models.partial import Part
+from butter_middleware.models.reasons import Skip
+from butter_middleware.outbox import Pending, Settled, Store
+from butter_middleware.outbox.base import Outcome
+from butter_middleware.outbox.sqlite.schema import ADDITIONS, APPLICATION_ID, MIGRATIONS
+from butter_middleware.testing import FakeButter
+
+MINUTE = 60.0
+DAY = 86400.0
+ADDRESSES = ["81.2.69.142", "81.2.69.143", "8.8.8.8"]
+FIRST, OTHER, _THIRD = ADDRESSES
+OUTBOXES: dict[str, Callable[..., MemoryOutbox | SQLiteOutbox]] = {
+    "memory": lambda _folder, clock: MemoryOutbox(clock=clock),
+    "disk": lambda folder, clock: SQLiteOutbox(folder / "butter.db", clock=clock),
+}
+
+
+def of(address: str = FIRST, psp: Any = "stripe", **ids: str) -> Record:
+    """Return a record with these IDs."""
+    checkout = Checkout(ipv4_address=address, psp=psp, customer_email="shopper@example.com", **ids)
+    return Record.of(checkout, NOW)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SteadyClock:
+    return SteadyClock.installed(monkeypatch)
+
+
+@pytest.fixture(params=OUTBOXES)
+def store(request: pytest.FixtureRequest, tmp_path: Path, clock: SteadyClock) -> Iterator[Store]:
+    store = OUTBOXES[request.param](tmp_path, clock).store()
+    store.open()
+    yield store
+    store.close()
+
+
+def outcome(store: Store, record: Record) -> Skip | None:
+    """Add a record; say why it was left out."""
+    (found,) = store.add([record])
+    return None if isinstance(found, Pending) else found
+
+
+@pytest.mark.parametrize("state", [None, Settled.DELIVERED, Settled.DEAD])
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ({"invoice_id": "in_1"}, {"invoice_id": "in_1", "charge_id": "ch_1"}),
+        ({"invoice_id": "in_1", "charge_id": "ch_1"}, {"invoice_id": "in_1"}),
+        ({"invoice_id": "in_1", "charge_id": "ch_1"}, {"charge_id": "ch_1", "transaction_id": "pi_1"}),
+        ({"subscription_id": "sub_1"}, {"subscription_id": "sub_1", "invoice_id": "in_1"}),
+        ({"subscription_id": "sub_1", "invoice_id": "in_1"}, {"subscription_id": "sub_1"}),
+        ({"subscription_id": "sub_1", "invoice_id": "in_1"}, {"subscription_id": "sub_1", "charge_id": "ch_1"}),
+        ({"network_transaction_id": "n1", "charge_id": "ch_1"}, {"network_transaction_id": "n1"}),
+    ],
+)
+def test_other_ids_go_with_the_first_address_only(
+    store: Store, first: dict[str, str], again: dict[str, str], state: Settled | None
+) -> None:
+    """With other IDs a checkout is not sent with another address, whatever became of its first record."""
+    assert outcome(store, of(**first)) is None
+    if state is not None:
+        settle_all(store, state)
+    assert outcome(store, of(OTHER, **again)) is Skip.OTHER_ADDRESS
+    assert outcome(store, of(FIRST, **first)) is Skip.DUPLICATE
+    assert outcome(store, of(OTHER, **first)) is Skip.DUPLICATE
+
+
+def test_more_ids_with_the_same_address_are_sent(store: Store) -> None:
+    """They match a dispute better."""
+    assert outcome(store, of(invoice_id="in_1")) is None
+    assert outcome(store, of(invoice_id="in_1", charge_id="ch_1")) is None
+    assert outcome(store, of(charge_id="ch_1", transaction_id="pi_1")) is None
+
+
+def test_what_came_with_a_refused_record_is_known_too(store: Store) -> None:
+    """The charge that a refused record named belongs to the first address: nobody gets it sent with another."""
+    store.add([of(invoice_id="in_1")])
+    assert outcome(store, of(OTHER, invoice_id="in_1", charge_id="ch_1")) is Skip.OTHER_ADDRESS
+    assert outcome(store, of(OTHER, charge_id="ch_1")) is Skip.OTHER_ADDRESS
+
+
+@pytest.mark.parametrize("name", ["subscription_id", "network_transaction_id"])
+def test_payments_of_one_subscription_have_their_own_addresses(store: Store, name: str) -> None:
+    """An upgrade from another place is another checkout; what names the subscription alone may be either."""
+    shared = {name: "1"}
+    assert outcome(store, of(FIRST, invoice_id="in_1", charge_id="ch_1", **shared)) is None
+    assert outcome(store, of(OTHER, invoice_id="in_2", **shared)) is None
+    assert outcome(store, of(FIRST, invoice_id="in_3", **shared)) is None
+    for address in (FIRST, OTHER):
+        assert outcome(store, of(address, **shared)) is Skip.OTHER_ADDRESS
+        assert outcome(store, of(address, charge_id="ch_2", **shared)) is Skip.OTHER_ADDRESS
+
+
+def test_an_upgrade_after_a_reload_is_sent(store: Store) -> None:
+    """The same checkout with more and with fewer IDs keeps the bill by which the next one is told apart."""
+    for ids in ({}, {"invoice_id": "in_1"}, {"invoice_id": "in_1", "charge_id": "ch_1"}):
+        assert outcome(store, of(subscription_id="sub_1", **ids)) is None
+    assert outcome(store, of(OTHER, subscription_id="sub_1", invoice_id="in_2")) is None
+
+
+def test_strangers_share_nothing(store: Store) -> None:
+    """The same number at another PSP, in another field, or of another shopper is another checkout."""
+    assert outcome(store, of(transaction_id="1", psp="adyen")) is None
+    assert outcome(store, of(OTHER, transaction_id="1", psp="worldpay")) is None
+    assert outcome(store, of(OTHER, invoice_id="1", psp="adyen")) is None
+    assert outcome(store, of(OTHER, transaction_id="2", psp="adyen")) is None
+
+
+def test_parts_and_captures_are_held_to_it(store: Store) -> None:
+    """However a record comes: of a capture, a parked one or two parts."""
+    store.add([of(charge_id="ch_1")])
+    late = of(OTHER, charge_id="ch_1", invoice_id="in_1")
+    first, second = append(store, 1, 2)
+    assert resolve(store, first, late, record(7)).outcomes[0] is Skip.OTHER_ADDRESS
+    fields: dict[str, Any] = {"psp": "stripe", "customer_email": "shopper@example.com"}
+    parts = [
+        Part("join:1", shopper=True, fields=fields | {"ipv4_address": OTHER}, captured_at=NOW),
+        Part("join:1", shopper=False, fields=fields | {"charge_id": "ch_1", "invoice_id": "in_1"}, captured_at=NOW),
+    ]
+    (third,) = append(store, 3)
+    assert list(resolve(store, second, part=parts[0]).outcomes) == []
+    assert list(resolve(store, third, part=parts[1]).outcomes) == [Skip.OTHER_ADDRESS]
+
+
+def prune(store: Store, clock: SteadyClock) -> None:
+    for _ in range(22):
+        while store.prune():
+            pass
+        clock.pass_(MINUTE)
+
+
+def test_ids_are_known_for_a_week_and_while_the_record_waits(store: Store, clock: SteadyClock) -> None:
+    """As long as a key; a record that an outage keeps for longer holds its IDs."""
+    store.add([of(invoice_id="in_1")])
+    clock.pass_(30 * DAY)
+    prune(store, clock)
+    assert outcome(store, of(OTHER, invoice_id="in_1", charge_id="ch_1")) is Skip.OTHER_ADDRESS
+    settle_all(store, Settled.DELIVERED)
+    prune(store, clock)
+    assert outcome(store, of(OTHER, invoice_id="in_1", transaction_id="pi_1")) is None
+
+
+def test_ids_seen_again_are_remembered_from_then_on(store: Store, clock: SteadyClock) -> None:
+    """Each record of a checkout that is sent begins the week again."""
+    store.add([of(invoice_id="in_1")])
+    settle_all(store, Settled.DELIVERED)
+    clock.pass_(6 * DAY)
+    store.add([of(invoice_id="in_1", charge_id="ch_1")])
+    settle_all(store, Settled.DELIVERED)
+    clock.pass_(6 * DAY)
+    prune(store, clock)
+    assert outcome(store, of(OTHER, invoice_id="in_1", transaction_id="pi_1")) is Skip.OTHER_ADDRESS
+
+
+def test_neither_id_nor_address_is_in_the_file(tmp_path: Path) -> None:
+    """What is remembered is digests, of which two bytes are the address's: they fit 65,536 addresses."""
+    store = SQLiteOutbox(tmp_path / "butter.db").store()
+    store.open()
+    store.add([of(invoice_id="in_1", charge_id="ch_1")])
+    settle_all(store, Settled.DELIVERED)
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "butter.db")) as connection:
+        rows = connection.execute("SELECT * FROM seen_ids").fetchall()
+    assert len(rows) == 2
+    for number, address, payment_ids, _seen_at in rows:
+        assert (0 <= address < 2**16, payment_ids) == (True, 0)
+        assert -(2**63) <= number < 2**63
+    content = (tmp_path / "butter.db").read_bytes()
+    assert not any(word in content for word in (b"in_1", b"ch_1", FIRST.encode()))
+
+
+def test_they_outlive_a_restart_and_bind_every_process(tmp_path: Path) -> None:
+    """Another process of the host, and the next one, know what was sent."""
+    first, second = (SQLiteOutbox(tmp_path / "butter.db").store() for _ in range(2))
+    first.open()
+    second.open()
+    first.add([of(invoice_id="in_1")])
+    again = of(OTHER, invoice_id="in_1", charge_id="ch_1")
+    assert outcome(second, again) is Skip.OTHER_ADDRESS
+    first.close()
+    second.close()
+    first.open()
+    assert outcome(first, again) is Skip.OTHER_ADDRESS
+    first.close()
+
+
+def test_a_file_of_an_earlier_schema_comes_up(tmp_path: Path) -> None:
+    """A file of schema 3, with what waits in it, gets the table and goes on."""
+    path = tmp_path / "butter.db"
+    with closing(sqlite3.connect(path)) as connection:
+        for statements in (*MIGRATIONS, ADDITIONS[0]):
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute("ALTER TABLE records ADD COLUMN traceparent TEXT")
+        connection.execute("UPDATE meta SET value = 3 WHERE name = 'schema'")
+        waiting = record(1)
+        sql = "INSERT INTO records (key, captured_at, due_at, payload) VALUES (?, ?, ?, ?)"
+        connection.execute(sql, (waiting.key, NOW, NOW, waiting.payload))
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.commit()
+    store = SQLiteOutbox(path, clock=lambda: NOW).store()
+    store.open()
+    assert [pending.record for pending in store.due(9)] == [waiting]
+    store.add([of(charge_id="ch_1")])
+    assert outcome(store, of(OTHER, charge_id="ch_1", invoice_id="in_2")) is Skip.OTHER_ADDRESS
+    store.close()
+
+
+# What an app sees of it.
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_page_that_a_stranger_opens_gives_no_second_address(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    on_disk: bool,
+) -> None:
+    """The response names the charge the second time, and comes to somebody else: counted, said, and not sent."""
+    options = {"outbox": tmp_path / "butter.db"} if on_disk else {}
+    route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda response: response.json())
+    butter = make_butter(route, **options)
+    paid = {"customer_email": "a@example.com", "invoice_id": "in_1"}
+
+    def open_page(address: str, **ids: str) -> None:
+        scope = http_scope(headers=[(b"x-forwarded-for", address.encode())])
+        app = ButterMiddleware(sends(start(200), body(json.dumps(paid | ids).encode())), butter)
+        anyio.run(drive, app, scope)
+        assert butter.flush()
+
+    open_page(FIRST)
+    open_page(OTHER, charge_id="ch_1")
+    butter.record(Checkout.model_validate(fake.records[0] | {"transaction_id": "pi_1", "ipv4_address": OTHER}))
+    assert butter.flush()
+    assert [found["ipv4_address"] for found in fake.records] == [FIRST]
+    open_page(FIRST, transaction_id="pi_2")
+    assert [found.get("transaction_id") for found in fake.records] == [None, "pi_2"]
+    status = butter.status()
+    assert (status.skipped, status.lost) == ({"other_address": 2}, 0)
+    assert status.coverage.missed == {}
+    assert caplog.text.count("The first address counts, and the later record is not sent") == 1
+
+
+# Whatever comes in whatever order.
+
+IDS = {
+    "invoice_id": "in_1",
+    "subscription_id": "sub_1",
+    "charge_id": "ch_1",
+    "transaction_id": "pi_1",
+    "network_transaction_id": "n1",
+}
+SUBSETS = st.sets(st.sampled_from(sorted(IDS)), min_size=1)
+CAPTURES = st.lists(st.tuples(SUBSETS, st.sampled_from(ADDRESSES)), min_size=2, max_size=8)
+
+
+def sent(outcomes: list[Outcome]) -> set[str]:
+    return {json.loads(one.record.payload)["ipv4_address"] for one in outcomes if isinstance(one, Pending)}
+
+
+@pytest.mark.parametrize("kind", OUTBOXES)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(captures=CAPTURES)
+def test_at_most_one_address_of_a_checkout_leaves(
+    kind: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    captures: list[tuple[set[str], str]],
+) -> None:
+    """For captures of one checkout that each name an ID which an earlier one named, with any IDs and addresses."""
+    store = OUTBOXES[kind](tmp_path_factory.mktemp("outbox"), lambda: NOW).store()
+    store.open()
+    try:
+        named, outcomes = set[str](), list[Outcome]()
+        for names, address in captures:
+            if not named or names & named:
+                named |= names
+                outcomes += store.add([of(address, **{name: IDS[name] for name in names})])
+        assert len(sent(outcomes)) == 1
+    finally:
+        store.close()
