@@ -22,6 +22,7 @@ g  The leader reads again what is parked, and what a dead or hung process left c
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from butter_middleware.models.checkout import Record
@@ -371,9 +372,14 @@ class LocalOutbox(Protocol):
 
 
 def size_of(capture: Capture) -> int:
-    """Return about how many bytes a capture takes in memory, with its headers and annotations."""
-    texts = [capture.path, capture.query_string, capture.body, capture.request_body or b""]
-    texts += [text for name, value in (*capture.headers, *capture.response_headers) for text in (name, value)]
-    texts += [text for item in capture.cookies.items() for text in item]
-    annotated = sum(len(name) + len(str(value)) for name, value in capture.annotations.items())
-    return CAPTURE_BYTES + annotated + sum(map(len, texts)) + OBJECT_BYTES * len(texts)
+    """Return about how many bytes a capture takes in memory, with its headers and annotations.
+
+    It is asked before the response's last byte leaves.
+    """
+    headers = [*capture.headers, *capture.response_headers]
+    size = CAPTURE_BYTES + 2 * OBJECT_BYTES * len(headers) + sum(map(len, chain.from_iterable(headers)))
+    size += len(capture.path) + len(capture.query_string) + len(capture.body) + len(capture.request_body or b"")
+    for items in (capture.cookies, capture.annotations):
+        if items:
+            size += sum(len(name) + len(str(value)) + 2 * OBJECT_BYTES for name, value in items.items())
+    return size

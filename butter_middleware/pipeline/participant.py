@@ -29,6 +29,10 @@ class StoreLink(Protocol):
         """Take what the reader made of a capture."""
         ...
 
+    def append(self, participant: "Participant", entry: Entry) -> None:
+        """Take a capture."""
+        ...
+
     def add(self, participant: "Participant", addition: Addition) -> None:
         """Take records made outside a request."""
         ...
@@ -133,15 +137,20 @@ class Participant:
 
     # For any thread.
 
-    def expect(self, entry: Entry) -> None:
-        """Count a capture that is on its way to the store."""
+    def append(self, entry: Entry) -> None:
+        """Give a capture to the store's thread.
+
+        Raises:
+            ButterError: it does not take it.
+        """
         self._unread.add(entry)
+        try:
+            self._link.append(self, entry)
+        except ButterError:
+            self._forget([entry])
+            raise
 
-    def refuse(self, entry: Entry) -> None:
-        """Stop counting a capture that the store's thread did not take."""
-        self._forget([entry])
-
-    def add(self, link: StoreLink, addition: Addition) -> None:
+    def add(self, addition: Addition) -> None:
         """Give records to the store's thread.
 
         Raises:
@@ -150,7 +159,7 @@ class Participant:
         with self._changed:
             self._adding += 1
         try:
-            link.add(self, addition)
+            self._link.add(self, addition)
         except ButterError:
             with self._changed:
                 self._adding -= 1

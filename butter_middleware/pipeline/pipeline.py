@@ -314,7 +314,7 @@ class Pipeline:
         try:
             entry = Entry(capture, self._wait if self._waits() else NOTHING)
             future = entry.future
-            self._append(entry)
+            self._give(Participant.append, entry)
         except BaseException as error:
             said = f"a record is lost: the outbox could not take it ({type(error).__name__}). See status().lost."
             self._events.emit(Lost(route=name, reason=type(error).__name__, message=said, level=logging.CRITICAL))
@@ -323,34 +323,24 @@ class Pipeline:
             return None
         return future
 
-    def _append(self, entry: Entry) -> None:
-        def give(thread: StoreThread, participant: Participant) -> None:
-            participant.expect(entry)
-            try:
-                thread.append(participant, entry)
-            except ButterError:
-                participant.refuse(entry)
-                raise
-
-        self._give(give)
-
-    def _give(self, give: Callable[[StoreThread, Participant], None]) -> None:
+    def _give(self, give: Callable[[Participant, T], None], given: T) -> None:
         """Give something to the store's thread. If another thread closes it at this moment, start a new one.
 
         Raises:
             ButterError: it could not be taken.
         """
-        for _try in range(GIVE_TRIES - 1):
+        for _try in range(GIVE_TRIES):
             self.start()
-            thread, participant = self._thread, self._participant
-            if thread is not None and participant is not None:
-                with suppress(OutboxClosedError):
-                    give(thread, participant)
-                    return
-        self.start()
-        if self._thread is None or self._participant is None:
-            raise _NotStartedError
-        give(self._thread, self._participant)
+            participant = self._participant
+            if participant is not None:
+                try:
+                    give(participant, given)
+                except OutboxClosedError as error:
+                    closed: ButterError = error
+                    continue
+                return
+            closed = _NotStartedError()
+        raise closed
 
     def _waits(self) -> bool:
         if not self._wait.until or not self._backoff.left:
@@ -411,7 +401,7 @@ class Pipeline:
         """Take records made outside a request. The future gives how many were known already."""
         addition = Addition(records, Future())
         try:
-            self._give(lambda thread, participant: participant.add(thread, addition))
+            self._give(Participant.add, addition)
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
             kind = type(error).__name__
             said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."

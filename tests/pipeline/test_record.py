@@ -10,6 +10,7 @@ import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
 from fastapi import BackgroundTasks, FastAPI, Request
+from processes import until
 from shops import SHOPPER
 from starlette.testclient import TestClient
 
@@ -109,6 +110,7 @@ def test_an_address_that_a_mended_configuration_finds(
     mended = watched(make=make_butter, outbox=tmp_path / "butter.db")
     mended.pipeline.start()
     record(mended, FIELDS | {"charge_id": "ch_2"})
+    until(lambda: len(fake.records) == 2, "what was parked arrives too")
     assert {found["charge_id"]: found["ipv4_address"] for found in fake.records} == {"ch_1": SHOPPER, "ch_2": SHOPPER}
 
 
