@@ -137,6 +137,11 @@ class Engine:
         return self._fresh[0].line.end if self._fresh else self.totals.offset
 
     @property
+    def size(self) -> int | None:
+        """Bytes of the input; None of a pipe."""
+        return self._intake.source.size
+
+    @property
     def sent(self) -> int:
         """Records that Butter accepted in this run."""
         return self.totals.sent - self._sent_before

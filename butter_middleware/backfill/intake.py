@@ -1,5 +1,6 @@
 """Lines become records: those that an earlier line or run has are left out, and what is no record is rejected."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -42,7 +43,7 @@ class Totals:
     uncertain: int = 0
     broken_off: int = 0
     """Posts that ended without an answer. Their lines are sent again."""
-    reasons: dict[str, int] = field(default_factory=dict[str, int])
+    reasons: Counter[str] = field(default_factory=Counter[str])
     """Of what was rejected or is dead. A line may have several."""
 
 
@@ -110,8 +111,7 @@ class Intake:
         """
         reasons = self.totals.reasons
         for one in reason.split(REASONS_APART):
-            name = one if one in reasons or len(reasons) < MOST_REASONS else "other reasons"
-            reasons[name] = reasons.get(name, 0) + 1
+            reasons[one if one in reasons or len(reasons) < MOST_REASONS else "other reasons"] += 1
         if self._rejects is not None:
             self._rejects.add(line.number, reason, line.raw)
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import click
 
-from butter_middleware.cli.failure import EXIT_CODES, failure_of
-from butter_middleware.errors import ButterError
+from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
+from butter_middleware.errors import ButterError, OutboxBusyError
 
 GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Try": {
@@ -87,7 +87,8 @@ class _Lazy(CommandGroup):
         try:
             return super().invoke(ctx)
         except ButterError as error:
-            raise failure_of(error) from error
+            code = ExitCode.BUSY if isinstance(error, OutboxBusyError) else ExitCode.UNUSABLE
+            raise Failure(str(error), code) from error
 
 
 def _summary(command: click.Command) -> str:

@@ -7,13 +7,11 @@ import sqlite3
 import ssl
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from threading import Thread
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -22,14 +20,16 @@ import click
 from starlette.applications import Starlette
 
 from butter_middleware import config
+from butter_middleware._utils.daemons import DaemonThreadExecutor
 from butter_middleware.butter import Butter
 from butter_middleware.capture import app_routes
 from butter_middleware.capture.middleware import ButterMiddleware
 from butter_middleware.capture.routes import CheckoutRoute
-from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
-from butter_middleware.cli.options import app_option, by_hand, listening, load, outbox_option
-from butter_middleware.cli.output import Mark, Output, counted, output_options
+from butter_middleware.cli.failure import ExitCode, Failure
+from butter_middleware.cli.options import app_option, by_hand, command, listening, load, outbox_option
+from butter_middleware.cli.output import Mark, Output
 from butter_middleware.cli.status import attention
+from butter_middleware.cli.text import counted
 from butter_middleware.delivery.clients import Client
 from butter_middleware.errors import ButterError, ConfigurationError, HTTPClientError
 from butter_middleware.extract.expressions import Expressions
@@ -39,8 +39,6 @@ from butter_middleware.outbox.sqlite import preflight
 from butter_middleware.outbox.sqlite.existing import existing, refuse_absent
 from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
 from butter_middleware.pipeline import components
-
-T = TypeVar("T")
 
 LEAST_FREE: Final = 256 * 1024**2
 WAL_RESET: Final = ((3, 7, 0), (3, 51, 2))
@@ -66,12 +64,11 @@ class Finding:
     remedy: str = ""
 
 
-@click.command(epilog=exit_codes(ok="nothing failed, there may be warnings", attention="something failed"))
+@command("check", ok="nothing failed, there may be warnings", attention="something failed")
 @outbox_option
 @app_option
 @click.option("--offline", is_flag=True, help="Ask nothing over the network.")
-@output_options()
-def check(output: Output, *, outbox: str | None, app: str | None, offline: bool) -> None:
+def check(output: Output, *, outbox: str | None, app: str | None, offline: bool) -> ExitCode:
     """Check that evidence can be collected and sent from here.
 
     With --app: imports your app, and checks its configuration, its outbox and its credentials. Without: what the
@@ -95,9 +92,8 @@ def check(output: Output, *, outbox: str | None, app: str | None, offline: bool)
     failed = sum(each.state is Mark.FAILED for each in findings)
     warned = sum(each.state is Mark.WARNING for each in findings)
     verdict = f"\n{failed} failed, {warned} to look at." if failed or warned else "\nAll is well."
-    output.show(rows, output.grid(rows, COLUMNS), verdict)
-    if failed:
-        raise click.exceptions.Exit(ExitCode.ATTENTION)
+    output.show(rows, output.table(rows, COLUMNS), verdict)
+    return ExitCode.ATTENTION if failed else ExitCode.OK
 
 
 def _findings(outbox: str | None, app: str | None, *, offline: bool) -> Iterator[Finding]:
@@ -330,7 +326,7 @@ def reach(base_url: str, client: Client) -> Iterator[Finding]:
             if finding.state is Mark.FAILED:
                 return
     before = time.time()
-    answer = anyio.run(_ping, client)
+    answer = anyio.run(ask, client, client.ping)
     yield _credentials(answer, host)
     if answer.answered_at is not None:
         yield _clock(answer.answered_at, before, time.time())
@@ -338,7 +334,9 @@ def reach(base_url: str, client: Client) -> Iterator[Finding]:
 
 def _connected(host: str, port: int, *, secure: bool) -> Iterator[Finding]:
     try:
-        found = within(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), SECONDS)
+        # It knows no timeout. If none comes in time, its thread dies with the process.
+        lookup = DaemonThreadExecutor().submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = lookup.result(SECONDS)
     except (OSError, TimeoutError) as error:
         remedy = f"Look up {host} on this machine; see /etc/resolv.conf, and what the container's network allows."
         yield Finding("dns", Mark.FAILED, f"{host} has no address here ({_named(error)})", remedy)
@@ -380,9 +378,10 @@ def _secured(host: str, port: int) -> Finding:
     return Finding("tls", Mark.OK, text)
 
 
-async def _ping(client: Client) -> Answer:
+async def ask(client: Client, question: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Ask once, and close the client."""
     try:
-        return await client.ping()
+        return await question()
     finally:
         await client.aclose()
 
@@ -426,24 +425,6 @@ def _clock(theirs: float, before: float, after: float) -> Finding:
         return Finding("clock", Mark.OK, f"within {max(1.0, skew):.0f} s of Butter's")
     text = f"{skew:.0f} s {'behind' if theirs > after else 'ahead of'} Butter's"
     return Finding("clock", Mark.WARNING, text, "Let NTP set this machine's clock: tokens and due times depend on it.")
-
-
-def within(ask: Callable[[], T], seconds: float) -> T:
-    """Ask something that knows no timeout.
-
-    Raises:
-        TimeoutError: no answer came in time; the question goes on on a thread that dies with the process.
-    """
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(ask())
-        except Exception as error:  # noqa: BLE001 - the thread that waits gets it
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return future.result(seconds)
 
 
 def _named(error: BaseException) -> str:

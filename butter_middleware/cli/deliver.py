@@ -1,25 +1,32 @@
 """`butter-middleware deliver`: reads and sends what lies in an outbox's file, beside the app or in its place."""
 
 import logging
-import math
 import os
-import signal
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from types import FrameType
 from typing import Final
 
 import anyio
 import click
 
 from butter_middleware import config
-from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
-from butter_middleware.cli.options import NO_OUTBOX, app_option, by_hand, load, outbox_option, path_of
-from butter_middleware.cli.output import Output, counted, duration, moment, output_options
+from butter_middleware.cli.failure import ExitCode, Failure
+from butter_middleware.cli.options import (
+    NO_OUTBOX,
+    app_option,
+    by_hand,
+    command,
+    load_aloud,
+    outbox_option,
+    path_of,
+    stop_signals,
+)
+from butter_middleware.cli.output import Output
+from butter_middleware.cli.text import counted, duration, moment
 from butter_middleware.outbox import Counts, SQLiteOutbox, Store
 from butter_middleware.outbox.sqlite.existing import refuse_absent
 from butter_middleware.outbox.sqlite.locks import LEAD, Locks
@@ -37,8 +44,6 @@ HOLD_SECONDS: Final = 15.0
 STILL: Final = 3
 """Looks in a row that find nothing to do."""
 DRAIN_SECONDS: Final = 5.0
-SAME_SECONDS: Final = 1.0
-"""In which a second signal to stop is the first one, told twice."""
 OPEN_SECONDS: Final = 30.0
 """For a file to be opened, and brought up to this version."""
 STOPPED: Final = "Nothing was done: it was told to stop before it began."
@@ -59,18 +64,16 @@ class Work:
     """Whether it has extractors."""
 
 
-@click.command(
-    epilog=exit_codes(
-        ok="nothing is left; with --follow, it was told to stop",
-        attention="something is left, or records are dead or parked",
-        busy="another process delivers from this file, or holds its lock",
-    )
+@command(
+    "deliver",
+    ok="nothing is left; with --follow, it was told to stop",
+    attention="something is left, or records are dead or parked",
+    busy="another process delivers from this file, or holds its lock",
 )
 @outbox_option
 @app_option
 @click.option("--follow", is_flag=True, help="Go on until SIGTERM or Ctrl-C: a sidecar of the app, or its stand-in.")
-@output_options()
-def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool) -> None:
+def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool) -> ExitCode:
     """Read and send what waits in the outbox, without the app.
 
     \b
@@ -89,7 +92,8 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
     if follow and output.as_json:
         msg = "--json is for one drain. Beside --follow, for programs: `status --json`, as often as you like."
         raise Failure(msg, ExitCode.USAGE)
-    with _stopped() as stop:
+    stop = Event()
+    with stop_signals(stop.set):
         if app is None or (outbox is not None and by_hand("outbox") and not by_hand("app")):
             work = _records_only(outbox)
         elif outbox is not None and by_hand("outbox"):
@@ -97,38 +101,32 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
             raise Failure(msg, ExitCode.USAGE)
         else:
             work = _with_app(output, app, stop, follow=follow)
-        if stop.is_set():  # told while the app was imported, or its file awaited
-            if not follow:
-                with _running(work, paused=True):
-                    finish(output, work, look(work, OPEN_SECONDS)[0], STOPPED)
-            return
+        if stop.is_set() and follow:  # told while the app was imported, or its file awaited
+            return ExitCode.OK
         _log_to_stderr(output, logging.INFO if follow else logging.WARNING)
         if follow:
             with _running(work):
                 _follow(output, work, stop)
-        else:
-            _refuse_another(work.path)
-            with _running(work, paused=True):
-                first, _to_read, _due = look(work, OPEN_SECONDS)
-                work.pipeline.start()
-                drain(output, work, first, stop)
+            return ExitCode.OK
+        _refuse_another(work.path)
+        with _running(work, paused=True):
+            first, _to_read, _due = look(work, OPEN_SECONDS)
+            if stop.is_set():
+                return _finish(output, work, first, STOPPED)
+            work.pipeline.start()
+            return _drain(output, work, first, stop)
 
 
 def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> Work:
-    said: list[str] = []
-    butter = load(app, said)
-    for text in said:
-        output.note(text)
-    path_of(butter, app)  # refuses an outbox elsewhere
-    outbox = butter.outbox
-    assert isinstance(outbox, SQLiteOutbox)  # noqa: S101 - as path_of says
-    anyio.run(butter.client().aclose)  # which says where credentials are missing, or the environment allows none
+    butter = load_aloud(app, output)
+    path = path_of(butter, app)  # refuses an outbox elsewhere
+    anyio.run(butter.client().aclose)  # which says if credentials are missing, or the environment allows none
     if follow:
-        _await_file(output, outbox.path, stop)
+        _await_file(output, path, stop)
     else:
-        refuse_absent(outbox.path)
+        refuse_absent(path)
     butter.pipeline.take_over()
-    return Work(butter.pipeline, outbox.path, reads=True)
+    return Work(butter.pipeline, path, reads=True)
 
 
 def _await_file(output: Output, path: str, stop: Event) -> None:
@@ -152,7 +150,7 @@ def _records_only(path: str | None) -> Work:
 
 
 def _refuse_another(path: str) -> None:
-    """Refuse where a process delivers from the file already, before anything is opened."""
+    """Refuse if a process delivers from the file already, before anything is opened."""
     locks = Locks(os.path.realpath(path))
     try:
         process = locks.holder(LEAD)
@@ -168,32 +166,6 @@ def _refuse_another(path: str) -> None:
 
 def _who(process: int | None) -> str:
     return f"process {process}" if process else "another process"
-
-
-@contextmanager
-def _stopped() -> Generator[Event]:
-    """Give an event that SIGTERM and Ctrl-C set; a second one ends the process at once.
-
-    Within a moment it is the same one: `timeout` tells a process, then its group.
-    """
-    stop = Event()
-    again_from = math.inf
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        nonlocal again_from
-        if time.monotonic() >= again_from:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        elif not stop.is_set():
-            again_from = time.monotonic() + SAME_SECONDS
-            stop.set()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -231,55 +203,56 @@ def _log_to_stderr(output: Output, level: int) -> None:
 
 
 def _follow(output: Output, work: Work, stop: Event) -> None:
-    if not leads_within(LEAD_SECONDS, work, stop) and not stop.is_set():
+    if not _leads_soon(work, stop) and not stop.is_set():
         who = _who(work.pipeline.ask(lambda store: store.leader(), None))
         output.note(f"{who} delivers from {work.path}. Standing by, to take over when it ends.")
     led = False
     while not stop.is_set():
         if work.pipeline.leads and not led:
             output.note(f"Delivering from {work.path}. SIGTERM or Ctrl-C ends it.")
-            say_unread(output, work)
+            _say_unread(output, work)
         led = work.pipeline.leads
         stop.wait(POLL_SECONDS)
     output.note("Stopping: what is on its way is settled, the rest stays in the file.")
 
 
-# One drain.
-
-
-def say_unread(output: Output, work: Work) -> None:
-    """Say what stays as it is, where nothing reads."""
+def _say_unread(output: Output, work: Work) -> None:
+    """Say what stays as it is if nothing reads."""
     if not work.reads and (waiting := work.pipeline.counts().captured):
         output.note(UNREAD.format(counted(waiting, "capture waits", "captures wait")))
 
 
-def leads_within(seconds: float, work: Work, stop: Event) -> bool:
-    """Wait for the lead; say whether it is had."""
-    deadline = time.monotonic() + seconds
+def _leads_soon(work: Work, stop: Event) -> bool:
+    """Wait a moment for the lead, and return whether this process has it."""
+    deadline = time.monotonic() + LEAD_SECONDS
     while not work.pipeline.leads and not stop.is_set() and time.monotonic() < deadline:
         stop.wait(POLL_SECONDS / 4)
     return work.pipeline.leads
 
 
-def drain(output: Output, work: Work, first: Counts, stop: Event) -> None:
+# One drain.
+
+
+def _drain(output: Output, work: Work, first: Counts, stop: Event) -> ExitCode:
     """Wait until nothing is left that is due soon, and say what was done since `first`.
 
     Raises:
         Failure: another process is faster, or does not let go of the file.
-        click.exceptions.Exit: something is left, or needs a person.
     """
-    if not leads_within(LEAD_SECONDS, work, stop) and not stop.is_set():
+    if not _leads_soon(work, stop) and not stop.is_set():
         msg = f"another process has just begun to deliver from {work.path}. See `status`."
         raise Failure(msg, ExitCode.BUSY)
-    say_unread(output, work)
+    _say_unread(output, work)
     end = _Draining(work, first)
-    with output.progress("Delivering", end.total) as tell:
-        while not stop.is_set() and not end.over():
-            tell(end.done, end.total, end.waits_for)
-            stop.wait(POLL_SECONDS)
-        tell(end.done, end.total)
+    with output.progress("Delivering") as tell:
+        is_over = False
+        while not stop.is_set() and not is_over:
+            is_over = end.over()
+            tell(end.done, end.total, end.done, f"{end.done:,} of {end.total:,}", end.waits_for)
+            if not is_over:
+                stop.wait(POLL_SECONDS)
     work.pipeline.shutdown()
-    finish(output, work, first, end.why)
+    return _finish(output, work, first, end.why)
 
 
 def look(work: Work, seconds: float) -> tuple[Counts, int, float | None]:
@@ -368,12 +341,11 @@ class _Draining:
         return True
 
 
-def finish(output: Output, work: Work, first: Counts, why: str) -> None:
+def _finish(output: Output, work: Work, first: Counts, why: str) -> ExitCode:
     """Say what was done since `first`, and what is left, `why`.
 
     Raises:
         Failure: the file does not answer.
-        click.exceptions.Exit: something is left, or needs a person.
     """
     counts, _to_read, due = look(work, DRAIN_SECONDS)
     delivered = counts.delivered - first.delivered
@@ -386,23 +358,20 @@ def finish(output: Output, work: Work, first: Counts, why: str) -> None:
         "next_due_at": moment(due),
         "gave_up": why or None,
     }
-    left = [
-        counted(counts.pending, "record is still to be sent", "records are still to be sent") * bool(counts.pending),
-        counted(counts.captured, "capture is still to be read", "captures are still to be read")
-        * bool(counts.captured),
+    left: list[str] = []
+    if counts.pending:
+        left.append(counted(counts.pending, "record is still to be sent", "records are still to be sent"))
+    if counts.captured:
+        left.append(counted(counts.captured, "capture is still to be read", "captures are still to be read"))
+    waits = due is not None and due > time.time() and counts.pending and not why
+    waiting = {"parked": counts.parked, "dead": counts.dead}
+    people = [f"{number} {what} (`{what} list`)" for what, number in waiting.items() if number]
+    sentences = [
+        f"Delivered {counted(delivered, 'record')}.",
+        f"{', '.join(left)}." if left else "",
+        f"The next try is due in {duration((due or 0.0) - time.time())}." if waits else "",
+        f"This needs you: {', '.join(people)}." if people else "",
+        why,
     ]
-    text = f"Delivered {counted(delivered, 'record')}."
-    if any(left):
-        text += f" {', '.join(filter(None, left))}."
-    if counts.pending and not why and due is not None and due > time.time():
-        text += f" The next try is due in {duration(due - time.time())}."
-    people = [
-        f"{number} {what} (`{what} list`)"
-        for what, number in (("parked", counts.parked), ("dead", counts.dead))
-        if number
-    ]
-    if people:
-        text += f" This needs you: {', '.join(people)}."
-    output.result(document, f"{text} {why}".rstrip())
-    if counts.pending or counts.captured or people:
-        raise click.exceptions.Exit(ExitCode.ATTENTION)
+    output.show(document, " ".join(filter(None, sentences)))
+    return ExitCode.ATTENTION if left or people else ExitCode.OK

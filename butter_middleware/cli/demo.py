@@ -23,9 +23,9 @@ from butter_middleware.butter import Butter
 from butter_middleware.capture.annotations import annotate
 from butter_middleware.capture.middleware import ButterMiddleware
 from butter_middleware.capture.routes import CheckoutRoute
-from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
-from butter_middleware.cli.options import listening
-from butter_middleware.cli.output import Mark, Output, Row, output_options
+from butter_middleware.cli.failure import ExitCode, Failure
+from butter_middleware.cli.options import command, listening
+from butter_middleware.cli.output import Mark, Output, Row
 from butter_middleware.cli.sandbox import PORT as INBOX_PORT
 from butter_middleware.cli.sandbox import load_server
 
@@ -61,14 +61,9 @@ SHOPPERS: Final = [
 ]
 
 
-@click.command(
-    epilog=exit_codes(
-        ok="each checkout is one record with the shopper's own address", attention="shop and records differ"
-    )
-)
+@command("demo", ok="each checkout is one record with the shopper's own address", attention="shop and records differ")
 @click.option("--once", is_flag=True, help="Compare both sides and end, instead of staying for a look.")
-@output_options()
-def demo(output: Output, *, once: bool) -> None:
+def demo(output: Output, *, once: bool) -> ExitCode:
     """Run a shop and the sandbox on this machine, check out as five shoppers, and compare both sides.
 
     The shoppers come through a proxy, and some claim to be somewhere else. Each checkout becomes one record with the
@@ -78,7 +73,6 @@ def demo(output: Output, *, once: bool) -> None:
     if output.as_json and not once:
         msg = "--json shows one comparison. Add --once."
         raise Failure(msg, ExitCode.USAGE)
-    output = Output(output.as_json, reveal=True)  # no person has these addresses
     server = load_server()
     if not once:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -90,16 +84,15 @@ def demo(output: Output, *, once: bool) -> None:
             server.serving(sandbox, _listener(0 if once else INBOX_PORT)) as inbox,
             server.serving(shop(inbox), _listener(0 if once else SHOP_PORT)) as url,
         ):
-            agree = _compare(output, *_buy(url, inbox))
+            agree = _compare(Output(output.as_json, reveal=True), *_buy(url, inbox))
             if not once:
-                _stay(output, url, inbox)
+                _stay(url, inbox)
     except KeyboardInterrupt:
         if once:
             raise
-        output.say("\nEnded: the shop, then the sandbox.")
-        return
-    if not agree:
-        raise click.exceptions.Exit(ExitCode.ATTENTION)
+        click.echo("\nEnded: the shop, then the sandbox.")
+        return ExitCode.OK
+    return ExitCode.OK if agree else ExitCode.ATTENTION
 
 
 def shop(inbox: str, username: str = USERNAME) -> Starlette:
@@ -164,7 +157,10 @@ def _buy(url: str, inbox: str) -> tuple[dict[str, str], list[dict[str, str]]]:
 
 
 def _compare(output: Output, invoices: Mapping[str, str], arrived: Sequence[Mapping[str, str]]) -> bool:
-    """Show both sides, and return whether each checkout is one record with the shopper's own address and invoice."""
+    """Show both sides, and return whether each checkout is one record with the shopper's own address and invoice.
+
+    All is revealed: no person has these addresses.
+    """
     records = {record["customer_email"]: record for record in arrived}
     rows: list[Row] = []
     for shopper in {shopper.cart: shopper for shopper in reversed(SHOPPERS)}.values():
@@ -188,16 +184,16 @@ def _compare(output: Output, invoices: Mapping[str, str], arrived: Sequence[Mapp
         {"checkouts": len(SHOPPERS), "records": len(arrived), "agree": agree, "rows": rows},
         f"Five checkouts through a proxy. Some requests claim another address, such as {claims}. On the left what the "
         "shop saw, on the right the record that Butter would have.\n",
-        output.grid(rows, COLUMNS),
+        output.table(rows, COLUMNS),
         f"\n{len(SHOPPERS)} checkouts, one of them a reload; {len(arrived)} records. "
         + ("They agree." if agree else "They differ."),
     )
     return agree
 
 
-def _stay(output: Output, url: str, inbox: str) -> None:
+def _stay(url: str, inbox: str) -> None:
     """Say where to look and what to try, until Ctrl-C."""
-    output.say(
+    click.echo(
         f"\nThe inbox:  {inbox}\n\n"
         "One more shopper, to watch it arrive:\n\n"
         f"  curl {url}/checkout/cart-9 \\\n"

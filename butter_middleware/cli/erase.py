@@ -8,10 +8,10 @@ from typing import Final
 
 import click
 
-from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
-from butter_middleware.cli.options import app_option, outbox_option, outbox_path
-from butter_middleware.cli.output import Output, mask, output_options
-from butter_middleware.cli.queue import confirm
+from butter_middleware.cli.failure import LOCKED, ExitCode, Failure
+from butter_middleware.cli.options import command, outbox_options
+from butter_middleware.cli.output import Output
+from butter_middleware.cli.text import counted, mask
 from butter_middleware.outbox.sqlite.erasure import Found, Person, remove, search
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.snapshot import snapshot
@@ -29,19 +29,16 @@ _NAMES: Final = {
 }
 
 
-@click.command(
-    epilog=exit_codes(
-        ok="the outbox holds nothing of this person any more",
-        attention="something is left, which it names, or you said no",
-        busy="another process holds the outbox's lock",
-    )
+@command(
+    "erase",
+    ok="the outbox holds nothing of this person any more",
+    attention="something is left, which it names, or you said no",
+    busy=LOCKED,
 )
 @click.option("--email", required=True, help="The person's e-mail address; `-` reads it from standard input.")
-@outbox_option
-@app_option
+@outbox_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@output_options()
-def erase(output: Output, *, email: str, outbox: str | None, app: str | None, yes: bool) -> None:
+def erase(output: Output, *, email: str, path: str, yes: bool) -> ExitCode:
     """Delete for good what the outbox holds of a person: a request to be forgotten.
 
     Looks through records, parts and captures, bodies that are compressed included, whatever the case of the address and
@@ -52,19 +49,29 @@ def erase(output: Output, *, email: str, outbox: str | None, app: str | None, ye
     sees the erasure within a second; stop it first if that matters), backups and snapshots of the disk, and broken
     files that were set aside; those are named.
     """
-    person = _person(email)
-    path = outbox_path(outbox, app)
+    try:
+        person = Person(sys.stdin.readline() if email == "-" else email)
+    except ValueError:
+        msg = "--email is not an e-mail address. Give one whole address, such as shopper@example.com."
+        raise Failure(msg, ExitCode.USAGE) from None
     with existing(path) as store:
-        found = _search(output, store, person)
+        counts = snapshot(store).counts
+        rows = counts.captured + counts.parked + counts.pending + counts.dead
+        with output.progress("Looking") as tell:
+
+            def looked_at(count: int) -> None:
+                tell(min(count, rows), rows, count, f"{count:,} of {rows:,}")
+
+            found = search(store.read, person, looked_at)
         if len(found) and not yes:
-            confirm(f"Delete {_words(found.counts())} of {mask(email.strip())} for good?", output)
-        counts, left = _remove(store, person, found)
+            output.confirm(f"Delete {_words(found.counts())} of {mask(email.strip())} for good?")
+        erased, left = _remove(store, person, found)
         store.rewrite()
     file = Path(store.path)
     aside = sorted(map(str, file.parent.glob(f"{escape(file.name)}.corrupt-*")))
-    document = {"erased": counts, "not_looked_into": left.unreadable, "still_there": len(left), "set_aside": aside}
-    text = f"Deleted: {_words(counts)}." if any(counts.values()) else "The outbox holds nothing of this person."
-    output.result(document, f"{text} The whole file was written again.")
+    document = {"erased": erased, "not_looked_into": left.unreadable, "still_there": len(left), "set_aside": aside}
+    text = f"Deleted: {_words(erased)}." if any(erased.values()) else "The outbox holds nothing of this person."
+    output.show(document, f"{text} The whole file was written again.")
     if len(left):
         output.note(f"More keeps coming: {_words(left.counts())}. Run this again.")
     if left.unreadable:
@@ -74,24 +81,7 @@ def erase(output: Output, *, email: str, outbox: str | None, app: str | None, ye
         )
     if aside:
         output.note(f"Broken files that were set aside may hold data of this person; delete them: {', '.join(aside)}")
-    if len(left) or left.unreadable or aside:
-        raise click.exceptions.Exit(ExitCode.ATTENTION)
-
-
-def _person(email: str) -> Person:
-    given = sys.stdin.readline() if email == "-" else email
-    try:
-        return Person(given)
-    except ValueError:
-        msg = "--email is no e-mail address. Give one whole address, such as shopper@example.com."
-        raise Failure(msg, ExitCode.USAGE) from None
-
-
-def _search(output: Output, store: SQLiteStore, person: Person) -> Found:
-    counts = snapshot(store).counts
-    rows = counts.captured + counts.parked + counts.pending + counts.dead
-    with output.progress("Looking", rows) as tell:
-        return search(store.read, person, lambda looked_at: tell(min(looked_at, rows), rows))
+    return ExitCode.ATTENTION if len(left) or left.unreadable or aside else ExitCode.OK
 
 
 def _remove(store: SQLiteStore, person: Person, found: Found) -> tuple[dict[str, int], Found]:
@@ -108,4 +98,4 @@ def _remove(store: SQLiteStore, person: Person, found: Found) -> tuple[dict[str,
 
 
 def _words(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {_NAMES[kind][count != 1]}" for kind, count in counts.items() if count)
+    return ", ".join(counted(count, *_NAMES[kind]) for kind, count in counts.items() if count)

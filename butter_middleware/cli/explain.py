@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Self, get_args
 
 import click
-from click.exceptions import Exit
 
 from butter_middleware import config, extract
 from butter_middleware.capture.routes import CheckoutRoute, RouteTable
-from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
-from butter_middleware.cli.options import app_option, by_hand, load
-from butter_middleware.cli.output import Output, Row, output_options
+from butter_middleware.cli.failure import ExitCode, Failure
+from butter_middleware.cli.options import app_option, by_hand, command, default_option, field_values, load
+from butter_middleware.cli.output import Output, Row
 from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE
 from butter_middleware.errors import ExtractionError
@@ -92,7 +91,7 @@ class Found:
         return cls("skipped", reason, why, [])
 
 
-@click.command(epilog=exit_codes(ok="a record, or a part of one", attention="no record, and why"))
+@command("explain", reveal=True, ok="a record, or a part of one", attention="no record, and why")
 @click.argument("file")
 @click.option(
     "--psp",
@@ -102,7 +101,7 @@ class Found:
 @click.option("--at", metavar="JMESPATH", help="With --psp: where in the response its object stands.")
 @app_option
 @click.option("--path", help="With --app: the path of the checkout request, such as /checkout/7.")
-@click.option("--method", default="POST", show_default=True, help="With --app: its method.")
+@default_option("--method", "POST", str, "With --app: its method.")
 @click.option(
     "--annotate",
     "notes",
@@ -110,10 +109,9 @@ class Found:
     metavar="FIELD=VALUE",
     help="What the endpoint would annotate, such as customer_email=a@example.com. Again for each field.",
 )
-@output_options(reveal=True)
 def explain(
     output: Output,
-    /,
+    *,
     file: str,
     psp: Psp | None,
     at: str | None,
@@ -121,7 +119,7 @@ def explain(
     path: str | None,
     method: str,
     notes: Sequence[str],
-) -> None:
+) -> ExitCode:
     """Show what an extractor finds in the JSON body of a checkout's response.
 
     FILE is the body; '-' is standard input. For each field of the record: its value, and the expression that gave it,
@@ -136,7 +134,7 @@ def explain(
     route = routes.find(method, path)
     if route is None:
         known = ", ".join(map(str, routes.routes)) or "none"
-        message = f"{method} {path} is no checkout route of {app}. Its routes: {known}."
+        message = f"{method} {path} is not a checkout route of {app}. Its routes: {known}."
         raise Failure(message)
     body = _body(file)
     capture = _capture(route, method, path, body, _annotations(notes))
@@ -146,7 +144,7 @@ def explain(
     reader = Reader(_Somebody(), MOST_BYTES, _OPTIONAL, lambda _capture, _ip: None, admitted, staging=staging)
     found = Found.of(reader.read(capture, route), explanation, address=route.address_from_body)
     _tell(output, explanation, _rows(route, explanation, values, capture.annotations, found), found)
-    raise Exit(ExitCode.OK if found.verdict in {"record", "part"} else ExitCode.ATTENTION)
+    return ExitCode.OK if found.verdict in {"record", "part"} else ExitCode.ATTENTION
 
 
 def _routes(
@@ -179,13 +177,11 @@ def _body(file: str) -> bytes:
 
 
 def _annotations(notes: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for note in notes:
-        name, _equals, value = note.partition("=")
-        if name not in CheckoutFields.__annotations__ or not value:
-            message = f"{name} is no FIELD=VALUE. The fields are {', '.join(CheckoutFields.__annotations__)}."
+    found = field_values(notes, "--annotate")
+    for name in found:
+        if name not in CheckoutFields.__annotations__:
+            message = f"{name!r} is not a field. The fields are {', '.join(CheckoutFields.__annotations__)}."
             raise click.BadParameter(message, param_hint="--annotate")
-        found[name] = value
     return found
 
 
@@ -254,8 +250,8 @@ def _tell(output: Output, explanation: Explanation, rows: Sequence[Row], found: 
     output.show(
         document,
         f"{explanation.extractor}: {explanation.saw}\n",
-        output.grid(given, {"field": "Field", "value": "Value", "from": "From"}) if given else "No field was found.",
+        output.table(given, {"field": "Field", "value": "Value", "from": "From"}) if given else "No field was found.",
         # A table of their own: what was tried is long, and gets the whole width.
-        *(["", output.grid(absent, {"field": "Not found", "from": "What was tried"})] if absent else []),
+        *(["", output.table(absent, {"field": "Not found", "from": "What was tried"})] if absent else []),
         f"\n{found.text.strip()}",
     )

@@ -7,12 +7,11 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 import click
-from click.exceptions import Exit
 
 from butter_middleware import client_ip
-from butter_middleware.cli.failure import ExitCode, exit_codes
-from butter_middleware.cli.options import app_option, by_hand, load
-from butter_middleware.cli.output import Output, Row, output_options
+from butter_middleware.cli.failure import ExitCode
+from butter_middleware.cli.options import app_option, by_hand, command, load
+from butter_middleware.cli.output import Output, Row
 from butter_middleware.client_ip import Strategy
 from butter_middleware.client_ip.explanation import CONFIGURED
 from butter_middleware.errors import ConfigurationError
@@ -27,8 +26,11 @@ _STRATEGIES: Final = {
 }
 
 
-@click.command(
-    epilog=exit_codes(ok="shown", attention="the strategy of --app or --strategy finds no IPv4 address here")
+@command(
+    "explain-ip",
+    reveal=True,
+    ok="shown",
+    attention="the strategy of --app or --strategy finds no IPv4 address here",
 )
 @click.option(
     "--header",
@@ -45,8 +47,7 @@ _STRATEGIES: Final = {
 )
 @app_option
 @click.option("--strategy", metavar="STRATEGY", help="The one to judge, such as 'aws_alb()' or 'TrustedHops(2)'.")
-@output_options(reveal=True)
-def explain_ip(output: Output, /, headers: Sequence[str], peer: str, app: str | None, strategy: str | None) -> None:
+def explain_ip(output: Output, *, headers: Sequence[str], peer: str, app: str | None, strategy: str | None) -> ExitCode:
     """Show which address each client_ip strategy finds in one request, or why it finds none and what would help.
 
     To set up client_ip=, log one request's headers and its peer, as the app sees them, and compare. With
@@ -76,23 +77,24 @@ def explain_ip(output: Output, /, headers: Sequence[str], peer: str, app: str | 
         }
         for one in found
     ]
-    output.table(rows, {"strategy": "Strategy", "address": "Address", "reason": "Reason"}, "")
-    output.say("")
-    for reason, remedy in {one.result.reason.value: one.remedy for one in found}.items():
-        if remedy:
-            output.say(f"{reason}: {remedy}")
-    output.say("An address here proves nothing by itself: a header may be the shopper's own.")
-    output.say(
-        "Choose by what is in front of the app: `butter_middleware.client_ip` has a preset for each common platform."
+    columns = {"strategy": "Strategy", "address": "Address", "reason": "Reason"}
+    remedies = {one.result.reason.value: one.remedy for one in found}
+    output.show(
+        rows,
+        output.table(rows, columns),
+        "",
+        *(f"{reason}: {remedy}" for reason, remedy in remedies.items() if remedy),
+        "An address here proves nothing by itself: a header may be the shopper's own.\n"
+        "Choose by what is in front of the app: `butter_middleware.client_ip` has a preset for each common platform.",
     )
     judged = found[0] if found[0].name == CONFIGURED else None
-    raise Exit(ExitCode.ATTENTION if judged is not None and judged.result.ipv4 is None else ExitCode.OK)
+    return ExitCode.ATTENTION if judged is not None and judged.result.ipv4 is None else ExitCode.OK
 
 
 def _header(text: str) -> tuple[bytes, bytes]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        message = f"{text!r} is no header line. Write it as 'X-Forwarded-For: 81.2.69.142'."
+        message = f"{text!r} is not a header line. Write it as 'X-Forwarded-For: 81.2.69.142'."
         raise click.BadParameter(message, param_hint="--header")
     return name.strip().lower().encode("latin-1", "replace"), value.strip().encode("latin-1", "replace")
 
@@ -111,7 +113,7 @@ def _peer(text: str) -> tuple[str, int] | None:
     try:
         ip_address(host)
     except ValueError:
-        message = f"{text!r} is no address. Write 10.0.0.1, 10.0.0.1:4711, [2001:db8::1]:4711 or unix:."
+        message = f"{text!r} is not an address. Write 10.0.0.1, 10.0.0.1:4711, [2001:db8::1]:4711 or unix:."
         raise click.BadParameter(message, param_hint="--peer") from None
     return host, int(port)
 
@@ -142,5 +144,5 @@ def _call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
             return call.func.id, [ast.literal_eval(argument) for argument in call.args], options
     except (SyntaxError, ValueError):
         pass
-    message = f"{text!r} is no strategy. Write it as in the configuration, such as 'nginx([\"10.0.0.0/8\"])'."
+    message = f"{text!r} is not a strategy. Write it as in the configuration, such as 'nginx([\"10.0.0.0/8\"])'."
     raise click.BadParameter(message, param_hint="--strategy")

@@ -9,8 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
-from butter_middleware.cli.output import mask, printable
-from butter_middleware.errors import ButterError, OutboxBusyError
+from butter_middleware.cli.text import mask, printable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -31,24 +30,27 @@ class ExitCode(IntEnum):
     """Another process does this already, or holds what is needed. What was done before stays done."""
 
 
-_MEANINGS: Final = {
-    ExitCode.OK: "done, nothing needs you",
-    ExitCode.ATTENTION: "done, something needs you",
-    ExitCode.USAGE: "the command line is wrong",
-    ExitCode.UNUSABLE: "the configuration, the app, the outbox or standard output cannot be used",
-    ExitCode.BUSY: "another process is doing this already, or holds what is needed",
-}
+LOCKED: Final = "another process holds the outbox's lock"
+"""What `busy` means for a command that opens the outbox."""
 
 
-def exit_codes(*codes: ExitCode, **meanings: str) -> str:
-    """Return a command's `epilog`: what it may end with. `ok` and `attention` say what they mean for this command."""
-    of_command = {ExitCode[name.upper()]: text for name, text in meanings.items()}
-    known = _MEANINGS | of_command
-    documented = sorted({ExitCode.OK, ExitCode.USAGE, ExitCode.UNUSABLE, *codes, *of_command})
-    return f"Exit codes: {'; '.join(f'{int(code)} {known[code]}' for code in documented)}."
+def exit_codes(*, ok: str, attention: str = "", busy: str = "") -> str:
+    """Return a command's `epilog`: what it may end with, and what that means for it."""
+    meanings = {
+        ExitCode.OK: ok,
+        ExitCode.ATTENTION: attention,
+        ExitCode.USAGE: "the command line is wrong",
+        ExitCode.UNUSABLE: "the configuration, the app, the outbox or standard output cannot be used",
+        ExitCode.BUSY: busy,
+    }
+    return f"Exit codes: {'; '.join(f'{int(code)} {text}' for code, text in meanings.items() if text)}."
 
 
-EXIT_CODES: Final = exit_codes(*ExitCode)
+EXIT_CODES: Final = exit_codes(
+    ok="done, nothing needs you",
+    attention="done, something needs you",
+    busy="another process is doing this already, or holds what is needed",
+)
 """Of the command line as a whole."""
 
 
@@ -70,11 +72,6 @@ class Failure(click.ClickException):
         message = self.format_message()
         text = " ".join((mask(message) if self._masked else message).split())
         click.echo(printable(f"Error: {text}", sys.stderr), file=file, err=True)
-
-
-def failure_of(error: ButterError) -> Failure:
-    """Return how a command ends that meets an error of ours."""
-    return Failure(str(error), ExitCode.BUSY if isinstance(error, OutboxBusyError) else ExitCode.UNUSABLE)
 
 
 class _Stream(io.RawIOBase):

@@ -7,14 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-import click
-
 from butter_middleware import config
 from butter_middleware.butter import Butter
 from butter_middleware.cli.check import read_by
-from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
-from butter_middleware.cli.options import app_option, listening, load
-from butter_middleware.cli.output import Output, output_options
+from butter_middleware.cli.failure import ExitCode, Failure
+from butter_middleware.cli.options import app_option, command, listening, load
+from butter_middleware.cli.output import Output
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.outbox import SQLiteOutbox
 
@@ -29,12 +27,9 @@ _VARIABLES: Final = (
 )
 
 
-@click.command(
-    epilog=exit_codes(ok="shown", attention="shown, but the app or the environment's configuration cannot be used")
-)
+@command("info", ok="shown", attention="shown, but the app or the environment's configuration cannot be used")
 @app_option
-@output_options()
-def info(output: Output, *, app: str | None) -> None:
+def info(output: Output, *, app: str | None) -> ExitCode:
     """Show versions, platform and options for a bug report, without secrets.
 
     Of the environment it shows which variables are set, and not their values. With --app also your Butter's options and
@@ -47,8 +42,7 @@ def info(output: Output, *, app: str | None) -> None:
         # Without the reason, which may quote what the app holds.
         fields["problem"] = "the configuration cannot be used: `butter-middleware check` says why"
     output.fields(fields)
-    if "problem" in fields:
-        raise click.exceptions.Exit(ExitCode.ATTENTION)
+    return ExitCode.ATTENTION if "problem" in fields else ExitCode.OK
 
 
 def _here() -> dict[str, Any]:

@@ -1,32 +1,82 @@
-"""Which outbox and which app: `--outbox` or `BUTTER_OUTBOX`, `--app` or `BUTTER_APP`, the same for every command."""
+"""What commands share: exit codes, `--json`, `--reveal`, `--outbox`, `--app`, and the signals that stop them."""
 
 import logging
+import math
+import signal
 import sys
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, Final, TypeVar, cast
 
 import click
+from click.exceptions import Exit
 
 from butter_middleware._utils import log_thread
 from butter_middleware.butter import Butter
 from butter_middleware.capture.middleware import ButterMiddleware
-from butter_middleware.cli.failure import ExitCode, Failure
+from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
+from butter_middleware.cli.output import Output
+from butter_middleware.models.checkout import Checkout
 from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
 
 C = TypeVar("C", bound=Callable[..., Any])
 
 LAYERS: Final = 32
 """Of middleware around an app, to look through."""
+SAME_SECONDS: Final = 1.0
+"""In which a second signal is the first one, sent twice: `timeout` signals a process, then its group."""
 NO_OUTBOX: Final = (
     "Which outbox? Pass --outbox PATH or set BUTTER_OUTBOX. Or name your Butter, which knows the path: pass "
     "--app shop.main:butter or set BUTTER_APP."
 )
+
+
+def command(
+    name: str,
+    *,
+    ok: str,
+    attention: str = "",
+    busy: str = "",
+    reveal: bool = False,
+    group: click.Group | None = None,
+    help_: str | None = None,
+) -> Callable[[Callable[..., ExitCode | None]], click.Command]:
+    """Make a command of a function. The function gets an `Output` first, and returns an exit code, or None for OK.
+
+    Args:
+        name: The command's.
+        ok: What this exit code means, and those that follow.
+        attention: None if it is empty.
+        busy: None if it is empty.
+        reveal: Give it `--reveal` beside `--json`.
+        group: The group that it belongs to, if it is a subcommand.
+        help_: Its help, instead of the docstring.
+    """
+    codes = exit_codes(ok=ok, attention=attention, busy=busy)
+
+    def decorate(function: Callable[..., ExitCode | None]) -> click.Command:
+        @wraps(function)
+        def run(*, as_json: bool, reveal: bool = False, **options: Any) -> None:  # noqa: ANN401 - any command's
+            raise Exit(function(Output(as_json, reveal), **options) or ExitCode.OK)
+
+        make = click.command if group is None else group.command
+        made = make(name, help=help_, epilog=codes)(run)
+        if reveal:
+            text = "Show personal data: e-mail and IP addresses, and what a shopper's request and response held."
+            made.params.append(click.Option(["--reveal"], is_flag=True, help=text))
+        made.params.append(
+            click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document, for programs.")
+        )
+        return made
+
+    return decorate
 
 
 def outbox_option(command: C) -> C:
@@ -49,6 +99,21 @@ def app_option(command: C) -> C:
         show_envvar=True,
         help="Your Butter, or the app that it is mounted in, such as shop.main:butter; imported from this directory.",
     )(command)
+
+
+def outbox_options(function: C) -> C:
+    """Give a command `--outbox` and `--app`. It gets the path of the file that they mean, as `path`."""
+
+    @wraps(function)
+    def run(*arguments: Any, outbox: str | None, app: str | None, **options: Any) -> Any:  # noqa: ANN401 - any command's
+        return function(*arguments, path=outbox_path(outbox, app), **options)
+
+    return cast("C", outbox_option(app_option(run)))
+
+
+def default_option(name: str, default: Any, kind: Any, help_: str) -> Callable[[C], C]:  # noqa: ANN401 - click's types
+    """Return an option that has a default, which its help shows."""
+    return click.option(name, default=default, type=kind, show_default=True, help=help_)
 
 
 def by_hand(name: str) -> bool:
@@ -123,6 +188,62 @@ def load(app: str, said: list[str] | None = None) -> Butter:
     return butter
 
 
+def field_values(given: Sequence[str], option: str) -> dict[str, str]:
+    """Return what an option of the form FIELD=VALUE says, again for each field.
+
+    Raises:
+        click.BadParameter: a text has another form.
+    """
+    values: dict[str, str] = {}
+    for text in given:
+        name, _equals, value = text.partition("=")
+        if not name.strip() or not value:
+            message = f"{text!r} is not FIELD=VALUE. The fields are {', '.join(Checkout.model_fields)}."
+            raise click.BadParameter(message, param_hint=option)
+        values[name.strip()] = value
+    return values
+
+
+def load_aloud(app: str, output: Output) -> Butter:
+    """Import an app that is to send. What this package warns of meanwhile is told on standard error.
+
+    Raises:
+        Failure: as `load`, or this Butter sends nothing.
+    """
+    said: list[str] = []
+    butter = load(app, said)
+    for text in said:
+        output.note(text)
+    refuse_dry_run(butter, app)
+    return butter
+
+
+def refuse_dry_run(butter: Butter, app: str) -> None:
+    """Refuse a Butter that sends nothing.
+
+    Raises:
+        Failure: it does.
+    """
+    if butter.dry_run:
+        msg = f"--app {app}: this Butter sends nothing: dry_run=True. Take that out."
+        raise Failure(msg)
+
+
+def load_extra(module: str, name: str, what: str, needs: Collection[str]) -> ModuleType:
+    """Import a module that needs an extra.
+
+    Raises:
+        Failure: the extra is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in needs:
+            raise
+        msg = f"{what} is an extra. Run: pip install 'butter-middleware[{name}]'"
+        raise Failure(msg) from error
+
+
 class _Listener(logging.Handler):
     def __init__(self, said: list[str]) -> None:
         super().__init__(logging.WARNING)
@@ -186,3 +307,31 @@ def _butter_in(found: object) -> Butter | None:
                     return value
         found = getattr(found, "app", None)
     return None
+
+
+@contextmanager
+def stop_signals(stop: Callable[[], object], *, again_ends: bool = True) -> Generator[None]:
+    """Have Ctrl-C, SIGTERM and SIGHUP call `stop` meanwhile, unless they are ignored, as SIGHUP is under nohup.
+
+    With `again_ends` a second signal, more than a moment after the first one, ends the process at once.
+    """
+    ends_from = math.inf
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal ends_from
+        if again_ends and time.monotonic() >= ends_from:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        ends_from = min(ends_from, time.monotonic() + SAME_SECONDS)
+        stop()
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    heeded = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])

@@ -4,37 +4,30 @@ All that goes to standard output passes here. E-mail and IP addresses are masked
 """
 
 import json
-import re
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
-from functools import wraps
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from time import monotonic
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TextIO, TypeVar, cast
+from typing import Any, Final, Protocol, cast
 
 import click
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from butter_middleware.cli.failure import ExitCode, Failure
+from butter_middleware.cli.text import duration, mask, mask_all, printable
 
 Cell = str | int | float | None
 Row = Mapping[str, Cell]
 
-TEXT: Final = 20
-"""Characters that a column of sentences has at least. On a narrower terminal a row is shown by its fields."""
-GAP: Final = 2
-"""Between columns."""
 UNLIMITED: Final = 1_000_000
 """Columns, if the output is not a terminal: grep wants whole lines."""
-LINE_SECONDS: Final = 10.0
+LINE_SECONDS: Final = 5.0
 """Between two lines of progress, without a terminal."""
 
 
@@ -60,30 +53,14 @@ class Output:
     def show(self, document: object, *parts: RenderableType) -> None:
         """Print one result: to programs the document, to people its parts, in order. A part of text is masked here."""
         if self.as_json:
-            click.echo(json.dumps(document if self.reveal else _mask_all(document), indent=2))
+            click.echo(json.dumps(document if self.reveal else mask_all(document), indent=2))
             return
         for part in parts:
             self._print(Text(self.safe(part)) if isinstance(part, str) else part)
 
-    def result(self, fields: Mapping[str, Any], text: str) -> None:
-        """Say what was done: `text` to people, `fields` to programs."""
-        self.show(dict(fields), text)
-
-    def table(self, rows: Sequence[Row], columns: Mapping[str, str], empty: str) -> None:
-        """Show rows. `columns` maps the keys that people see to their headings. `empty` is shown if there are no rows.
-
-        JSON gets the list of the rows with all of their keys.
-        """
-        self.show([dict(row) for row in rows], self.grid(rows, columns) if rows else empty)
-
     def fields(self, fields: Mapping[str, Any]) -> None:
         """Show one thing by its fields. A value may be any JSON."""
-        self.show(dict(fields), _field_by_field({name: self._text(value) for name, value in fields.items()}))
-
-    def say(self, text: str) -> None:
-        """Tell people something that programs do not get."""
-        if not self.as_json:
-            self.show(None, text)
+        self.show(fields, _field_by_field({name: self._text(value) for name, value in fields.items()}))
 
     def note(self, text: str) -> None:
         """Remark something beside the result, on standard error."""
@@ -91,37 +68,65 @@ class Output:
         sys.stderr.write(printable(self._masked(text), sys.stderr) + "\n")
         sys.stderr.flush()
 
+    def confirm(self, question: str) -> None:
+        """Ask before something that cannot be undone.
+
+        Raises:
+            Failure: there is no terminal to ask on.
+            click.Abort: the answer is no.
+        """
+        if self.as_json or not is_interactive():
+            msg = "This cannot be undone, and there is no terminal to ask on. Pass --yes if you mean it."
+            raise Failure(msg, ExitCode.USAGE)
+        click.confirm(question, abort=True, err=True)
+
     @contextmanager
-    def progress(self, what: str, total: int) -> Generator["Tell"]:
-        """Give a function that shows how far the work is: a bar on a terminal, else a line now and then."""
+    def progress(self, what: str) -> Generator["Tell"]:
+        """Give a function that shows how far the work is: a bar on a terminal, else a line every few seconds."""
         console = Console(stderr=True)
-        if not console.is_terminal or console.is_dumb_terminal or self.as_json:
-            yield _Lines(what, self.note)
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Remaining())
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(what, total=total, why="")
-            yield lambda done, of, why="": bar.update(task, completed=done, total=of, why=why)
+        is_terminal = console.is_terminal and not console.is_dumb_terminal
+        columns = (BarColumn(20), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        with Progress(TextColumn(what), *columns, console=console, disable=not is_terminal) as bar:
+            bar.add_task("", total=None)
+            bar.add_task("", total=None, visible=False)  # for the rate
+            task, rate = bar.tasks
+            next_line, why_before = monotonic() + LINE_SECONDS, ""
+
+            def tell(done: int, of: int | None, count: int, text: str, why: str = "") -> None:
+                nonlocal next_line, why_before
+                bar.update(rate.id, completed=count)
+                text += "" if rate.speed is None else f", {rate.speed:,.0f}/s"
+                bar.update(task.id, completed=done, total=of, description=f"[yellow]{why}" if why else text)
+                if is_terminal or (monotonic() < next_line and why == why_before):
+                    return
+                next_line, why_before = monotonic() + LINE_SECONDS, why
+                left = "" if task.time_remaining is None else f"{duration(task.time_remaining)} left"
+                parts = (text, f"{task.percentage:.0f} %" if of else "", left, why)
+                self.note(f"{what}: " + ", ".join(part for part in parts if part))
+
+            yield tell
 
     def safe(self, text: str) -> str:
         """Return text as it may be shown: masked, and without what a terminal would obey."""
         return printable(self._masked(text), sys.stdout)
 
-    def grid(self, rows: Sequence[Row], columns: Mapping[str, str]) -> RenderableType:
-        """Return rows as a table, or field by field if the terminal is too narrow for that."""
+    def table(self, rows: Sequence[Row], columns: Mapping[str, str]) -> RenderableType:
+        """Return rows as a table, or field by field if the terminal is too narrow for that.
+
+        `columns` maps the keys that are shown to their headings.
+        """
+        table = Table(box=None, pad_edge=False, header_style="bold")
         cells = [[self._text(row.get(key)) for key in columns] for row in rows]
-        table, needed = Table(box=None, pad_edge=False, header_style="bold"), -GAP
         for heading, *column in zip(columns.values(), *cells, strict=True):
-            wraps = any(" " in text.plain for text in column)
-            widest = max(text.cell_len for text in (Text(heading), *column))
-            needed += GAP + (min(widest, TEXT) if wraps else widest)
-            table.add_column(Text(heading), overflow="fold", no_wrap=not wraps)
-        if needed > _console().width:  # rich would cut off the last columns
-            grids = [_field_by_field(dict(zip(columns.values(), line, strict=True))) for line in cells]
-            return Group(*[part for grid in grids for part in (grid, Text())][:-1])
+            table.add_column(Text(heading), overflow="fold", no_wrap=not any(" " in text.plain for text in column))
         for line in cells:
             table.add_row(*line)
-        return table
+        console = _console()
+        unlimited = console.options.update(width=UNLIMITED)
+        if Measurement.get(console, unlimited, table).minimum <= console.width:
+            return table
+        shown = [_field_by_field(dict(zip(columns.values(), line, strict=True))) for line in cells]
+        return Group(*[part for fields in shown for part in (fields, Text())][:-1])
 
     def _print(self, part: RenderableType) -> None:
         console = _console()
@@ -159,7 +164,7 @@ def _console() -> Console:
 
 
 def _field_by_field(fields: Mapping[str, Text]) -> Table:
-    grid = Table.grid(padding=(0, GAP, 0, 0))
+    grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, text in fields.items():
@@ -168,136 +173,15 @@ def _field_by_field(fields: Mapping[str, Text]) -> Table:
 
 
 class Tell(Protocol):
-    """How far it is."""
+    """Shows how far the work is."""
 
-    def __call__(self, done: int, of: int, why: str = "", /) -> None:
-        """Say how many of how many are done; where it waits, `why`, in a few words."""
+    def __call__(self, done: int, of: int | None, count: int, text: str, why: str = "", /) -> None:
+        """Show `done` of what there is, if that is known, the rate of `count`, and in words how far it is.
 
-
-class _Remaining(TimeRemainingColumn):
-    """The time that remains; where it waits for something else, for what."""
-
-    def render(self, task: Task) -> Text:
-        why = str(task.fields["why"])
-        return Text(why, style="yellow") if why else super().render(task)
+        `why` says in a few words why it waits.
+        """
 
 
-class _Lines:
-    """Progress where there is no terminal: a line every ten seconds."""
-
-    def __init__(self, what: str, note: Callable[[str], None]) -> None:
-        self._what = what
-        self._note = note
-        self._last = monotonic()
-
-    def __call__(self, done: int, of: int, why: str = "", /) -> None:
-        if monotonic() - self._last >= LINE_SECONDS:
-            self._last = monotonic()
-            self._note(f"{self._what}: {done} of {of}" + (f" ({why})" if why else ""))
-
-
-def output_options(*, reveal: bool = False) -> Callable[[Callable[Concatenate[Output, P], R]], Callable[P, R]]:
-    """Give a command `--json`, with `reveal` also `--reveal`, and the `Output` that they mean as first argument."""
-
-    def decorate(command: Callable[Concatenate[Output, P], R]) -> Callable[P, R]:
-        @wraps(command)
-        def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-            output = Output(bool(kwargs.pop("as_json")), bool(kwargs.pop("reveal", False)))
-            return command(output, *args, **kwargs)
-
-        if reveal:
-            help_ = "Show personal data: e-mail and IP addresses, and what a shopper's request and response held."
-            wrapped = click.option("--reveal", is_flag=True, help=help_)(wrapped)
-        return click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for programs.")(wrapped)
-
-    return decorate
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """Return `1 record`, `2,000 records`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def moment(seconds: float | None) -> str | None:
-    """Return a time, in seconds since the epoch, as `2026-11-24T08:00:00Z`."""
-    if seconds is None:
-        return None
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (OverflowError, ValueError, OSError):  # a clock that was far off
-        return None
-
-
-def duration(seconds: float) -> str:
-    """Return a duration as people say it: `45 s`, `12 min`, `3 h`, `9 days`."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def printable(text: str, stream: TextIO) -> str:
-    """Return text without control characters, which a terminal obeys, and with what the stream can encode."""
-    shown = "".join(
-        character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
-    )
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _mask_all(data: object) -> object:
-    if isinstance(data, str):
-        return mask(data)
-    if isinstance(data, Mapping):
-        return {mask(str(key)): _mask_all(value) for key, value in cast("Mapping[object, object]", data).items()}
-    if isinstance(data, list | tuple):
-        return [_mask_all(value) for value in cast("Sequence[object]", data)]
-    return data
-
-
-# Masking: enough is left of an address to recognise it, too little to use it. Addresses of a private network, and of
-# this machine, are proxies' and not a person's: they stay.
-
-_EMAIL: Final = re.compile(
-    r"""(?<![^\s@"'`<>()\[\]{},;:=&?/\\|])  # once a run of such characters, so that a long body takes no long time
-    ((?:[^\s@"'`<>()\[\]{},;:=&?/\\|%]|%(?!40)[0-9a-f]{2})+)
-    (@|%40)(?=\w)""",
-    re.IGNORECASE | re.VERBOSE,
-)
-"""The local part, as loosely as it occurs in JSON, URLs and forms; the domain stays as it is."""
-_IPV4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\d|\.\d)")
-_IPV6: Final = re.compile(r"(?<!\w)[0-9a-f:]*:[0-9a-f:]*:[0-9a-f:]*(?!\w|\.\w)", re.IGNORECASE)
-_PRIVATE: Final = [
-    IPv4Network(network)
-    for network in ("10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
-]
-
-
-def mask(text: str) -> str:
-    """Return the text with e-mail and IP addresses masked: `a***@example.com`, `81.2.x.x`, `2001:db8:x`."""
-    text = _EMAIL.sub(lambda found: f"{found[1][0]}***{found[2]}", text)
-    text = _IPV4.sub(lambda found: _mask_ipv4(found[0]), text)
-    return _IPV6.sub(lambda found: _mask_ipv6(found[0]), text)
-
-
-def _mask_ipv4(text: str) -> str:
-    first, second, *_rest = text.split(".")
-    try:
-        is_private = any(IPv4Address(text) in network for network in _PRIVATE)
-    except ValueError:  # a leading zero, or beyond 255: rather hidden than shown
-        is_private = False
-    return text if is_private else f"{first}.{second}.x.x"
-
-
-def _mask_ipv6(text: str) -> str:
-    # A colon before or after it may be the sentence's.
-    for part in (text, text[:-1], text[1:], text[1:-1]):
-        try:
-            address = IPv6Address(part)
-        except ValueError:
-            continue
-        if address.is_loopback or address.is_unspecified:
-            return text
-        groups = address.exploded.split(":")[:2]
-        return text.replace(part, ":".join(group.lstrip("0") or "0" for group in groups) + ":x")
-    return text  # a time, or a MAC address
+def is_interactive() -> bool:
+    """Return whether there is a person to ask."""
+    return sys.stdin.isatty()

@@ -2,26 +2,30 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
 from typing import Any, Final
 
 import click
 
 from butter_middleware.butter import Butter
 from butter_middleware.cli import CommandGroup
-from butter_middleware.cli.deliver import SAME_SECONDS
 from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
-from butter_middleware.cli.options import app_option, by_hand, load
-from butter_middleware.cli.output import Output, output_options
+from butter_middleware.cli.options import (
+    app_option,
+    by_hand,
+    command,
+    default_option,
+    load_aloud,
+    load_extra,
+    stop_signals,
+)
+from butter_middleware.cli.output import Output
 from butter_middleware.client_ip import direct
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _DSN: Final = "BUTTER_POSTGRES_DSN"
 _dsn: Final = click.option("--dsn", envvar=_DSN, help=f"The database, postgresql://...; or {_DSN}.")
-_schema: Final = click.option("--schema", default="butter", show_default=True, help="The schema that the queue is in.")
+_schema: Final = default_option("--schema", "butter", str, "The schema that the queue is in.")
 _engine: Final = click.option(
     "--procrastinate-schema",
     default="",
@@ -40,28 +44,12 @@ _workers: Final = click.option(
 @_dsn
 @_schema
 @_engine
-@click.option("--queue", default="butter", show_default=True, help="The queue's name.")
+@default_option("--queue", "butter", str, "The queue's name.")
 @click.option("--base-url", help="Where Butter is, or BUTTER_BASE_URL: for tests and sandboxes.")
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 32),
-    default=4,
-    show_default=True,
-    help="How many records this worker sends at once.",
-)
-@click.option(
-    "--slots",
-    type=click.IntRange(1, 64),
-    default=8,
-    show_default=True,
-    help="How many records all workers together send at once.",
-)
-@click.option(
-    "--stop-timeout",
-    type=click.FloatRange(0, 600),
-    default=25.0,
-    show_default=True,
-    help="How many seconds records on their way may take after SIGTERM.",
+@default_option("--concurrency", 4, click.IntRange(1, 32), "How many records this worker sends at once.")
+@default_option("--slots", 8, click.IntRange(1, 64), "How many records all workers together send at once.")
+@default_option(
+    "--stop-timeout", 25.0, click.FloatRange(0, 600), "How many seconds records on their way may take after SIGTERM."
 )
 def worker_command(app: str | None, dsn: str | None, base_url: str | None, **options: Any) -> None:  # noqa: ANN401
     """Send what is in the queue to Butter, until SIGTERM.
@@ -74,7 +62,13 @@ def worker_command(app: str | None, dsn: str | None, base_url: str | None, **opt
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # one line each time that PostgreSQL is not there
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    butter = _bare(_needed(dsn), base_url, options) if app is None else _of_app(app)
+    if app is not None:
+        butter = _of_app(app)
+    else:
+        from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
+
+        queue = PostgresOutbox(_needed(dsn), queue=options["queue"], schema=options["schema"])
+        butter = Butter(client_ip=direct(), base_url=base_url, outbox=queue)
     asyncio.run(_work(butter, dsn, options))
 
 
@@ -86,26 +80,13 @@ def _of_app(app: str) -> Butter:
     """
     from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
 
-    said: list[str] = []
-    butter = load(app, said)
-    for text in said:
-        Output().note(text)
-    if butter.dry_run:
-        msg = f"--app {app}: this Butter sends nothing: dry_run=True. Take that out."
-        raise Failure(msg)
+    butter = load_aloud(app, Output())
     own = ("base_url", "queue", "schema") if isinstance(butter.outbox, PostgresOutbox) else ("base_url",)
     for name in own:
         if by_hand(name):
             msg = f"leave out --{name.replace('_', '-')}: the app that --app or BUTTER_APP names has its own."
             raise Failure(msg, ExitCode.USAGE)
     return butter
-
-
-def _bare(dsn: str, base_url: str | None, options: dict[str, Any]) -> Butter:
-    from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
-
-    queue = PostgresOutbox(dsn, queue=options["queue"], schema=options["schema"])
-    return Butter(client_ip=direct(), base_url=base_url, outbox=queue)
 
 
 async def _work(butter: Butter, dsn: str | None, options: dict[str, Any]) -> None:
@@ -119,16 +100,8 @@ async def _work(butter: Butter, dsn: str | None, options: dict[str, Any]) -> Non
     pace = Pace(options["concurrency"], options["slots"], options["stop_timeout"])
     worker = Worker(_needed(dsn), names, butter.delivery, pace)
     loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        """Stop; a second signal ends the process at once, but within a moment it is the first, told twice."""
-        worker.stop()
-        for number in _SIGNALS:
-            loop.call_later(SAME_SECONDS, signal.signal, number, signal.SIG_DFL)
-
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop)
-    await worker.run()
+    with stop_signals(lambda: loop.call_soon_threadsafe(worker.stop)):
+        await worker.run()
 
 
 def _extra() -> None:
@@ -137,13 +110,11 @@ def _extra() -> None:
     Raises:
         Failure: it is not installed, or psycopg finds no libpq; the remedy.
     """
+    packages = {"procrastinate", "psycopg", "psycopg_pool"}
     try:
-        import_module("butter_middleware.postgres")
-    except ModuleNotFoundError as error:
-        if error.name not in {"procrastinate", "psycopg", "psycopg_pool"}:
-            raise
-        msg = "the queue in PostgreSQL is an extra. Run: pip install 'butter-middleware[postgres]'"
-        raise Failure(msg) from error
+        load_extra("butter_middleware.postgres", "postgres", "the queue in PostgreSQL", packages)
+    except ModuleNotFoundError:
+        raise
     except ImportError as error:  # psycopg's own, which has no module's name
         msg = f"psycopg cannot be used ({error}). Install the system's libpq, or run: pip install 'psycopg[binary]'"
         raise Failure(msg) from error
@@ -168,8 +139,7 @@ def schema_command(schema: str, procrastinate_schema: str, web: Sequence[str], w
     click.echo(fresh_sql(Names(schema, procrastinate_schema), web, worker))
 
 
-@postgres_command.command("migrate", epilog=exit_codes(ok="the queue is up to date"))
-@output_options()
+@command("migrate", group=postgres_command, ok="the queue is up to date")
 @_dsn
 @_schema
 @_engine
@@ -187,7 +157,7 @@ def migrate_command(
     from butter_middleware.postgres.schema import migrate  # noqa: PLC0415
 
     done = migrate(_needed(dsn), Names(schema, procrastinate_schema), web, worker)
-    output.result({"done": done}, "; ".join(done))
+    output.show({"done": done}, "; ".join(done))
 
 
 def _needed(dsn: str | None) -> str:

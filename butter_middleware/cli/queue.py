@@ -1,7 +1,6 @@
 """`butter-middleware dead` and `parked`: what waits for a person, listed, shown, tried again or dropped."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
@@ -9,16 +8,17 @@ from typing import Any, Final, cast
 import click
 
 from butter_middleware.cli import CommandGroup
-from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure, exit_codes
-from butter_middleware.cli.options import app_option, outbox_option, outbox_path
-from butter_middleware.cli.output import Output, Row, moment, output_options
+from butter_middleware.cli.failure import EXIT_CODES, LOCKED, ExitCode, Failure
+from butter_middleware.cli.options import C, command, default_option, outbox_options
+from butter_middleware.cli.output import Output, Row
+from butter_middleware.cli.text import counted, moment
 from butter_middleware.errors import ExtractionError
 from butter_middleware.models.content_encoding import decode
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox.sqlite import listing
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.listing import Waiting
-from butter_middleware.outbox.sqlite.snapshot import snapshot
+from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
 from butter_middleware.outbox.sqlite.store import SQLiteStore
 
 SHOWN_BYTES: Final = 64 * 1024
@@ -28,10 +28,7 @@ SHOWN_ITEMS: Final = 5
 STEP: Final = 200
 """Entries a transaction."""
 
-_LOCK: Final = "another process holds the outbox's lock"
-_LISTED: Final = exit_codes(ok="listed", busy=_LOCK)
-_SHOWN: Final = exit_codes(ok="shown", attention="it is not there", busy=_LOCK)
-_CHANGED: Final = exit_codes(ok="done", attention="some are not there, or you said no", busy=_LOCK)
+_CHANGED: Final = "some are not there, or you said no"
 _THINGS: Final = {Waiting.DEAD: ("dead record", "dead records"), Waiting.PARKED: ("parked capture", "parked captures")}
 _MEANINGS: Final = {
     "422": "Butter finds these fields invalid. Fix what gives them. This record is never accepted as it is.",
@@ -60,24 +57,22 @@ def _said_once(rows: Sequence[Row], column: str) -> Sequence[Row]:
     ]
 
 
-def _named(state: Waiting, count: int) -> str:
-    return f"{count} {_THINGS[state][count != 1]}"
-
-
 def _group(state: Waiting) -> click.Group:
     """Return the commands for one kind of entry."""
+    one, many = _THINGS[state]
+    told, heading = ("detail", "What to do") if state is Waiting.PARKED else ("meaning", "What it means")
 
     @click.group(name=state.value, cls=CommandGroup, help=_INTRODUCTIONS[state], epilog=EXIT_CODES)
     def group() -> None: ...
 
-    @group.command("list", help=f"List the {_THINGS[state][1]}, oldest first, without personal data.", epilog=_LISTED)
-    @outbox_option
-    @app_option
-    @click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many at most.")
+    @command(
+        "list", group=group, help_=f"List the {many}, oldest first, without personal data.", ok="listed", busy=LOCKED
+    )
+    @outbox_options
+    @default_option("--limit", 100, click.IntRange(1, 100_000), "How many at most.")
     @click.option("--after", type=int, default=0, help="Only those with a number above this one, for the next page.")
-    @output_options()
-    def list_(output: Output, *, outbox: str | None, app: str | None, limit: int, after: int) -> None:
-        with existing(outbox_path(outbox, app)) as store:
+    def list_(output: Output, *, path: str, limit: int, after: int) -> None:
+        with existing(path) as store:
             found = store.read(lambda db: listing.entries(db, state, limit + 1, after))
         rows: list[Row] = [
             {
@@ -90,51 +85,53 @@ def _group(state: Waiting) -> click.Group:
             }
             for entry in found[:limit]
         ]
-        columns = {"id": "ID", "captured_at": "Checkout at", "reason": "Reason"}
-        told = "detail" if state is Waiting.PARKED else "meaning"
-        columns[told] = "What to do" if state is Waiting.PARKED else "What it means"
-        output.table(rows if output.as_json else _said_once(rows, told), columns, f"There is no {_THINGS[state][0]}.")
+        columns = {"id": "ID", "captured_at": "Checkout at", "reason": "Reason", told: heading}
+        output.show(rows, output.table(_said_once(rows, told), columns) if rows else f"There is no {one}.")
         if len(found) > limit:
             output.note(f"There are more. The next page: --after {found[limit - 1].id}")
 
-    @group.command("show", help=f"Show one {_THINGS[state][0]}, with what is stored of it.", epilog=_SHOWN)
+    @command(
+        "show",
+        group=group,
+        help_=f"Show one {one}, with what is stored of it.",
+        reveal=True,
+        ok="shown",
+        attention="it is not there",
+        busy=LOCKED,
+    )
     @click.argument("number", metavar="ID", type=int)
-    @outbox_option
-    @app_option
-    @output_options(reveal=True)
-    def show(output: Output, *, number: int, outbox: str | None, app: str | None) -> None:
-        with existing(outbox_path(outbox, app)) as store:
+    @outbox_options
+    def show(output: Output, *, number: int, path: str) -> None:
+        with existing(path) as store:
             found = store.read(lambda db: _details(db, state, number, reveal=output.reveal))
         if found is None:
-            msg = f"there is no {_THINGS[state][0]} {number}. `butter-middleware {state} list` names them."
+            msg = f"there is no {one} {number}. `butter-middleware {state} list` names them."
             raise Failure(msg, ExitCode.ATTENTION)
         output.fields(found)
 
-    @group.command("retry", help=_RETRY[state], epilog=_CHANGED)
+    @command("retry", group=group, help_=_RETRY[state], ok="done", attention=_CHANGED, busy=LOCKED)
     @_chosen
-    @output_options()
-    def retry(output: Output, *, numbers: Sequence[int], all_: bool, outbox: str | None, app: str | None) -> None:
-        with existing(outbox_path(outbox, app)) as store:
+    def retry(output: Output, *, numbers: Sequence[int], all_: bool, path: str) -> ExitCode:
+        with existing(path) as store:
             chosen = _choose(store, state, numbers, all_=all_)
             done = _in_steps(chosen, lambda few: store.write(lambda db: listing.retry(db, state, few, time.time())))
             view = snapshot(store)
-        now = _retried_now(state, readers=view.readers, delivers=view.deliverer is not None)
-        _finish(output, state, "to be tried again", numbers, done, now)
+        text = f"{counted(done, one, many)} to be tried again."
+        return _finish(output, f"{text} {_when_retried(state, view)}" if done else text, numbers, done)
 
-    @group.command("drop", help=f"Delete {_THINGS[state][1]} for good. Their evidence is lost.", epilog=_CHANGED)
+    help_ = f"Delete {many} for good. Their evidence is lost."
+
+    @command("drop", group=group, help_=help_, ok="done", attention=_CHANGED, busy=LOCKED)
     @_chosen
     @click.option("--yes", is_flag=True, help="Do not ask.")
-    @output_options()
-    def drop(
-        output: Output, *, numbers: Sequence[int], all_: bool, yes: bool, outbox: str | None, app: str | None
-    ) -> None:
-        with existing(outbox_path(outbox, app)) as store:
+    def drop(output: Output, *, numbers: Sequence[int], all_: bool, yes: bool, path: str) -> ExitCode:
+        with existing(path) as store:
             chosen = _choose(store, state, numbers, all_=all_)
             there = len({*chosen} & {*store.read(lambda db: listing.numbers(db, state))})
             if there and not yes:
-                confirm(f"Delete {_named(state, there)} for good?", output)
+                output.confirm(f"Delete {counted(there, one, many)} for good?")
             done = _in_steps(chosen, lambda few: store.write(lambda db: listing.drop(db, state, few)))
-        _finish(output, state, "deleted", numbers, done, "")
+        return _finish(output, f"{counted(done, one, many)} deleted.", numbers, done)
 
     return group
 
@@ -148,10 +145,9 @@ _RETRY: Final = {
 }
 
 
-def _chosen(command: Callable[..., None]) -> Callable[..., None]:
+def _chosen(command: C) -> C:
     """Give a command the arguments that choose entries."""
-    command = app_option(outbox_option(command))
-    command = click.option("--all", "all_", is_flag=True, help="All that there are.")(command)
+    command = click.option("--all", "all_", is_flag=True, help="All that there are.")(outbox_options(command))
     return click.argument("numbers", metavar="ID...", type=int, nargs=-1)(command)
 
 
@@ -167,45 +163,22 @@ def _in_steps(chosen: Sequence[int], change: Callable[[Sequence[int]], int]) -> 
     return sum(change(chosen[start : start + STEP]) for start in range(0, len(chosen), STEP))
 
 
-def is_interactive() -> bool:
-    """Whether somebody can be asked."""
-    return sys.stdin.isatty()
-
-
-def confirm(question: str, output: Output) -> None:
-    """Ask before something that cannot be undone.
-
-    Raises:
-        Failure: there is no terminal to ask on.
-        click.Abort: the answer is no.
-    """
-    if output.as_json or not is_interactive():
-        msg = "This cannot be undone, and there is no terminal to ask on. Pass --yes if you mean it."
-        raise Failure(msg, ExitCode.USAGE)
-    click.confirm(question, abort=True, err=True)
-
-
-def _retried_now(state: Waiting, *, readers: bool, delivers: bool) -> str:
+def _when_retried(state: Waiting, view: Snapshot) -> str:
     if state is Waiting.PARKED:
-        return (
-            "A running process reads them within seconds."
-            if readers
-            else "No process with the app's extractors runs now: they are read at its next start."
-        )
-    return (
-        "They are sent as soon as Butter takes them."
-        if delivers
-        else "No process delivers now: start the app, or run `butter-middleware deliver`."
-    )
+        if view.readers:
+            return "A running process reads them within seconds."
+        return "No process with the app's extractors runs now: they are read at its next start."
+    if view.deliverer is not None:
+        return "They are sent as soon as Butter takes them."
+    return "No process delivers now: start the app, or run `butter-middleware deliver`."
 
 
-def _finish(output: Output, state: Waiting, what: str, numbers: Sequence[int], done: int, then: str) -> None:
+def _finish(output: Output, text: str, numbers: Sequence[int], done: int) -> ExitCode:
     absent = max(0, len(set(numbers)) - done)
-    text = f"{_named(state, done)} {what}." + (f" {then}" if then and done else "")
-    output.result({"done": done, "absent": absent}, text)
+    output.show({"done": done, "absent": absent}, text)
     if absent:
         output.note(f"{absent} of the IDs given {'is' if absent == 1 else 'are'} not there (any more).")
-        raise click.exceptions.Exit(ExitCode.ATTENTION)
+    return ExitCode.ATTENTION if absent else ExitCode.OK
 
 
 def _details(db: Any, state: Waiting, number: int, *, reveal: bool) -> dict[str, Any] | None:  # noqa: ANN401 - sqlite3.Connection

@@ -3,39 +3,39 @@
 import errno
 import shlex
 import socket
-from importlib import import_module
 from types import ModuleType
 from typing import Final
 
 import click
 
 from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
+from butter_middleware.cli.options import default_option, load_extra
 from butter_middleware.config import is_loopback
 
 PORT: Final = 8025
 
 
 @click.command(epilog=exit_codes(ok="it was told to stop", busy="the port is in use"))
-@click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0 takes a free one.")
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Where to listen. Others than loopback need --expose."
-)
+@default_option("--port", PORT, click.IntRange(0, 65535), "0 takes a free one.")
+@default_option("--host", "127.0.0.1", str, "Where to listen. Others than loopback need --expose.")
 @click.option("--expose", is_flag=True, help="Let other machines read the records. Goes with --host.")
 @click.option("--username", help="Accept only this one. Without it any credentials are accepted.")
 @click.option("--password", help="Goes with --username.")
-@click.option(
-    "--keep",
-    type=click.IntRange(1, 1_000_000),
-    default=10_000,
-    show_default=True,
-    help="How many of the newest records are kept, in memory.",
-)
+@default_option("--keep", 10_000, click.IntRange(1, 1_000_000), "How many of the newest records are kept, in memory.")
 def sandbox(*, port: int, host: str, expose: bool, username: str | None, password: str | None, keep: int) -> None:
     """Serve Butter's contract on this machine, with a page that shows each record the moment it arrives.
 
     Point a shop at it by BUTTER_BASE_URL, and check out. Nothing leaves this machine.
     """
-    _check_exposure(host, expose=expose)
+    if expose and is_loopback(host):
+        msg = "--expose alone changes nothing. Say where to listen too: --host 0.0.0.0 --expose"
+        raise click.UsageError(msg)
+    if not expose and not is_loopback(host):
+        msg = (
+            f"--host {host} would let other machines read the records and set the switches. If that is what you want, "
+            f"say it twice: --host {host} --expose"
+        )
+        raise click.UsageError(msg)
     if (username is None) is not (password is None):
         msg = "--username and --password go together. Leave both out to accept any credentials."
         raise click.UsageError(msg)
@@ -58,25 +58,7 @@ def load_server() -> ModuleType:
     Raises:
         Failure: the extra is not installed.
     """
-    try:
-        return import_module("butter_middleware.sandbox.server")
-    except ModuleNotFoundError as error:
-        if error.name not in {"uvicorn", "h11"}:
-            raise
-        msg = "the sandbox is an extra. Run: pip install 'butter-middleware[sandbox]'"
-        raise Failure(msg) from error
-
-
-def _check_exposure(host: str, *, expose: bool) -> None:
-    if expose and is_loopback(host):
-        msg = "--expose alone changes nothing. Say where to listen too: --host 0.0.0.0 --expose"
-        raise click.UsageError(msg)
-    if not expose and not is_loopback(host):
-        msg = (
-            f"--host {host} would let other machines read the records and set the switches. If that is what you want, "
-            f"say it twice: --host {host} --expose"
-        )
-        raise click.UsageError(msg)
+    return load_extra("butter_middleware.sandbox.server", "sandbox", "the sandbox", {"uvicorn", "h11"})
 
 
 def _introduce(listener: socket.socket, host: str, username: str | None) -> None:

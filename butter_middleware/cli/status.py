@@ -12,9 +12,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
-from butter_middleware.cli.options import app_option, outbox_option, outbox_path
-from butter_middleware.cli.output import Mark, Output, Row, duration, moment, output_options
+from butter_middleware.cli.failure import LOCKED, ExitCode, Failure
+from butter_middleware.cli.options import command, default_option, outbox_options
+from butter_middleware.cli.output import Mark, Output, Row
+from butter_middleware.cli.text import duration, moment
 from butter_middleware.errors import ButterError
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
@@ -25,19 +26,16 @@ COLUMNS: Final = {"what": "State", "count": "Number", "note": ""}
 _COMMANDS: Final = {"dead": "See `dead list`.", "parked": "See `parked list`.", "hold": "Then `resume` probes at once."}
 
 
-@click.command(
-    epilog=exit_codes(
-        ok="nothing needs you",
-        attention="a hold, dead or parked records, or some that wait for an hour or that no process sends",
-        busy="another process holds the outbox's lock",
-    )
+@command(
+    "status",
+    ok="nothing needs you",
+    attention="a hold, dead or parked records, or some that wait for an hour or that no process sends",
+    busy=LOCKED,
 )
-@outbox_option
-@app_option
+@outbox_options
 @click.option("--watch", is_flag=True, help="Show it again every --every seconds, until Ctrl-C.")
-@click.option("--every", type=click.FloatRange(0.2, 3600), default=2.0, show_default=True, help="Seconds.")
-@output_options()
-def status(output: Output, *, outbox: str | None, app: str | None, watch: bool, every: float) -> None:
+@default_option("--every", 2.0, click.FloatRange(0.2, 3600), "Seconds.")
+def status(output: Output, *, path: str, watch: bool, every: float) -> ExitCode:
     """Show what waits in the outbox, what was sent, and who sends.
 
     \b
@@ -47,47 +45,41 @@ def status(output: Output, *, outbox: str | None, app: str | None, watch: bool, 
     parked     captures that wait for a fixed extractor: `parked list`
     dead       records that Butter will not accept: `dead list`
     """  # noqa: D301 - click's mark
-    path = outbox_path(outbox, app)
     if watch:
         _watch(output, path, every)
-        return
+        return ExitCode.OK
     view, now = _look(path), time.time()
     needs = attention(view, now)
     output.show(
         _document(path, view, now) | {"attention": [asdict(reason) for reason in needs]},
         f"Outbox {path} ({_size(path)})\n",
-        output.grid(_rows(view, now), COLUMNS),
+        output.table(_rows(view, now), COLUMNS),
         *(["\nThis needs you:"] if needs else []),
         *(f"{reason.code}: {reason.detail}. {reason.remedy}" for reason in needs),
     )
-    if needs:
-        raise click.exceptions.Exit(ExitCode.ATTENTION)
+    return ExitCode.ATTENTION if needs else ExitCode.OK
 
 
-@click.command(
-    epilog=exit_codes(ok="Butter is tried again, or there is no hold", busy="another process holds the outbox's lock")
-)
-@outbox_option
-@app_option
-@output_options()
-def resume(output: Output, *, outbox: str | None, app: str | None) -> None:
+@command("resume", ok="Butter is tried again, or there is no hold", busy=LOCKED)
+@outbox_options
+def resume(output: Output, *, path: str) -> None:
     """Try Butter again now, after a hold.
 
     A hold begins when Butter refuses all that is sent, such as with wrong credentials. Then only a probe is sent, at
     first after seconds, later every five minutes. The hold ends by itself when a probe succeeds. This command has the
     running app probe within seconds. If the cause is still there, the hold goes on. Nothing is lost either way.
     """
-    with existing(outbox_path(outbox, app)) as store:
+    with existing(path) as store:
         reason = store.read(hold)
         if reason is not None:
             store.write(lambda db: set_hold(db, None))
         delivers = snapshot(store).deliverer is not None
     if reason is None:
-        output.result({"resumed": False, "hold": None}, "There is no hold.")
+        output.show({"resumed": False, "hold": None}, "There is no hold.")
         return
     then = "Butter is tried again within seconds" if delivers else "Butter is tried again when a process next delivers"
     text = f"{then}; the hold was for: {reason}. See `butter-middleware status` in a moment."
-    output.result({"resumed": True, "hold": reason, "delivered_now": delivers}, text)
+    output.show({"resumed": True, "hold": reason, "delivered_now": delivers}, text)
 
 
 def attention(view: Snapshot, now: float) -> list[Reason]:
@@ -136,7 +128,7 @@ def _watch(output: Output, path: str, every: float) -> None:
 def _screen(output: Output, path: str) -> Group:
     now = time.time()
     try:
-        table = output.grid(_rows(_look(path), now), COLUMNS)
+        table = output.table(_rows(_look(path), now), COLUMNS)
     except ButterError as error:  # it may pass: somebody holds the lock, the disk is away
         return Group(Text(output.safe(str(error)), style="yellow"))
     return Group(Text(output.safe(f"Outbox {path} ({_size(path)})  {moment(now)}")), Text(), table)

@@ -8,24 +8,20 @@ import anyio
 import click
 
 from butter_middleware import config
-from butter_middleware.cli.check import refusal
-from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
-from butter_middleware.cli.options import app_option, listening, load
-from butter_middleware.cli.output import Output, output_options
-from butter_middleware.cli.queue import confirm
+from butter_middleware.cli.check import ask, refusal
+from butter_middleware.cli.failure import ExitCode
+from butter_middleware.cli.options import app_option, command, listening, load, refuse_dry_run
+from butter_middleware.cli.output import Output
 from butter_middleware.delivery.clients import Client
-from butter_middleware.models.answer import Answer, AnswerKind
+from butter_middleware.models.answer import AnswerKind
 from butter_middleware.models.checkout import Checkout, Record
 from butter_middleware.pipeline import components
 
 
-@click.command(
-    epilog=exit_codes(ok="the record was accepted", attention="it was not accepted, which it explains, or you said no")
-)
+@command("trigger", ok="the record was accepted", attention="it was not accepted, which it explains, or you said no")
 @app_option
 @click.option("--yes", is_flag=True, help="Do not ask before a test record goes to production.")
-@output_options()
-def trigger(output: Output, *, app: str | None, yes: bool) -> None:
+def trigger(output: Output, *, app: str | None, yes: bool) -> ExitCode:
     """Send one test record end to end, to the sandbox or to Butter.
 
     It goes where your records go, with the same credentials: those of --app, or of BUTTER_BASE_URL, BUTTER_USERNAME,
@@ -41,7 +37,7 @@ def trigger(output: Output, *, app: str | None, yes: bool) -> None:
     host = config.host(url)
     place = f"the sandbox at {url}" if config.is_sandbox(url) else f"Butter {environment} ({host})"
     if environment == "production" and not config.is_sandbox(url) and not yes:
-        confirm(f"Send a test record to {place}? It stays there.", output)
+        output.confirm(f"Send a test record to {place}? It stays there.")
     checkout = Checkout(
         customer_email="test@example.com",
         ipv4_address="192.0.2.1",
@@ -49,7 +45,8 @@ def trigger(output: Output, *, app: str | None, yes: bool) -> None:
         invoice_id=f"butter-test-{secrets.token_hex(4)}",
     )
     began = time.monotonic()
-    answer = anyio.run(_post, client, Record.of(checkout, time.time()))
+    record = Record.of(checkout, time.time())
+    answer = anyio.run(ask, client, lambda: client.post(record))
     accepted = answer.kind is AnswerKind.DELIVERED
     remedy = refusal(answer)
     if config.is_sandbox(url) and answer.kind is AnswerKind.UNREACHABLE:
@@ -67,9 +64,8 @@ def trigger(output: Output, *, app: str | None, yes: bool) -> None:
         text = f"Accepted by {place} in {document['milliseconds']} ms: {json.dumps(document['record'])}"
     else:
         text = f"Not accepted by {place}: {answer.label}. {remedy}"
-    output.result(document, text)
-    if not accepted:
-        raise click.exceptions.Exit(ExitCode.ATTENTION)
+    output.show(document, text)
+    return ExitCode.OK if accepted else ExitCode.ATTENTION
 
 
 def _destination(app: str | None) -> tuple[Client, str, str]:
@@ -79,14 +75,5 @@ def _destination(app: str | None) -> tuple[Client, str, str]:
             url = config.base_url(None)
         return components.client(url, None, None, None, needed=True)(), config.environment(None), url
     butter = load(app)
-    if butter.dry_run:
-        msg = f"--app {app}: this Butter sends nothing: dry_run=True. Take that out."
-        raise Failure(msg)
+    refuse_dry_run(butter, app)
     return butter.client(), butter.environment, butter.base_url
-
-
-async def _post(client: Client, record: Record) -> Answer:
-    try:
-        return await client.post(record)
-    finally:
-        await client.aclose()

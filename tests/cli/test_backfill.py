@@ -27,8 +27,7 @@ from processes import misbehaving, served, until
 from shops import CREDENTIALS
 
 from butter_middleware.backfill.journal import Journal, Mark
-from butter_middleware.cli import backfill as command
-from butter_middleware.cli import cli
+from butter_middleware.cli import cli, output
 from butter_middleware.delivery.http import ssl_context
 from butter_middleware.testing import FakeButter
 
@@ -661,7 +660,7 @@ def test_a_rate_is_kept(shop: Shop, fake: FakeButter) -> None:
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few seconds: how many, how much of the file, how fast, and how long the rest takes."""
-    monkeypatch.setattr(command, "LINE_SECONDS", 0.2)
+    monkeypatch.setattr(output, "LINE_SECONDS", 0.2)
     shop.write(rows(140))
     told = [text for text in shop.run("--rate", "100").stderr.splitlines() if text.startswith("backfill: ")]
     assert len(told) > 1
@@ -671,8 +670,8 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(shop: Shop, monkey
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--map", "customer_email"], "no FIELD=VALUE"),
-        (["--map", "customer_email="], "no FIELD=VALUE"),
+        (["--map", "customer_email"], "not FIELD=VALUE"),
+        (["--map", "customer_email="], "not FIELD=VALUE"),
         (["--rate", "0"], "--rate"),
         (["--concurrency", "9"], "--concurrency"),
     ],

@@ -25,7 +25,7 @@ from terminal import on_terminal
 
 from butter_middleware import Butter, ButterMiddleware, ConfigurationError, SQLiteOutbox
 from butter_middleware.cli import cli
-from butter_middleware.cli.deliver import SAME_SECONDS
+from butter_middleware.cli.options import SAME_SECONDS
 from butter_middleware.delivery.http import ssl_context
 from butter_middleware.models.partial import Part
 from butter_middleware.outbox import SQLiteStore
@@ -494,7 +494,7 @@ def test_a_log_line_stands_above_the_bar(fake: FakeButter, url: str, path: Path)
     code = f"from butter_middleware.cli import cli; cli(['deliver', '--outbox', {str(path)!r}])"
     shown = on_terminal(code, BUTTER_BASE_URL=url, **USER)
     assert re.search(r"\x1b\[2K[-\d]+ [:,\d]+ ERROR butter: a record is dead", shown)
-    assert "5/5" in shown
+    assert "5 of 5" in shown
     assert shown.endswith("Delivered 5 records. This needs you: 1 dead (`dead list`).\r\n")
 
 

@@ -193,7 +193,7 @@ def test_production_is_asked_about(trigger: Callable[..., Result], monkeypatch: 
     monkeypatch.setattr("butter_middleware.delivery.http.ButterClient.post", post)
     monkeypatch.delenv("BUTTER_BASE_URL")
     assert trigger().exit_code == 2
-    monkeypatch.setattr("butter_middleware.cli.queue.is_interactive", lambda: True)
+    monkeypatch.setattr("butter_middleware.cli.output.is_interactive", lambda: True)
     found = trigger(input="n\n")
     assert found.exit_code == 1
     assert "Send a test record to Butter production (api.disputes.services.butterpayments.com)?" in found.stderr

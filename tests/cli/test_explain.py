@@ -184,11 +184,11 @@ def test_where_each_value_is_from(run: Callable[..., Result]) -> None:
         (["--psp", "stripe", "--app", "x"], {}, 2, "either --psp stripe, or --app"),
         (["--psp", "paypal"], {}, 2, "paypal"),
         (["--app", "explained_shop:butter"], {}, 2, "--path /checkout/7"),
-        (at("/nowhere"), {}, 3, "is no checkout route of explained_shop:butter. Its routes: POST /checkout/{cart}"),
-        (at("/mine", "--method", "put"), {}, 3, "PUT /mine is no checkout route"),
+        (at("/nowhere"), {}, 3, "is not a checkout route of explained_shop:butter. Its routes: POST /checkout/{cart}"),
+        (at("/mine", "--method", "put"), {}, 3, "PUT /mine is not a checkout route"),
         (["--psp", "stripe"], "<html>", 3, "is not JSON"),
         (["--psp", "stripe", "--at", "a["], {}, 3, "not a JMESPath expression"),
-        (at("/mine", "--annotate", "email=x"), {}, 2, "email is no FIELD=VALUE"),
+        (at("/mine", "--annotate", "email=x"), {}, 2, "'email' is not a field"),
     ],
 )
 def test_a_wrong_question_is_answered_with_the_right_one(
@@ -298,14 +298,14 @@ def test_a_peer_as_servers_write_it(run: Callable[..., Result], peer: str, clien
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--header", "nonsense", *PEER], "is no header line"),
-        (["--peer", "somewhere"], "'somewhere' is no address"),
+        (["--header", "nonsense", *PEER], "is not a header line"),
+        (["--peer", "somewhere"], "'somewhere' is not an address"),
         ([], "--peer"),
         ([*PEER, "--strategy", "ngnix([])"], "Did you mean nginx?"),
         ([*PEER, "--strategy", "nginx()"], "missing 1 required positional argument"),
         ([*PEER, "--strategy", "nginx(['10.0.0.0/33'])"], "10.0.0.0/33"),
-        ([*PEER, "--strategy", "nginx(open('x'))"], "is no strategy"),
-        ([*PEER, "--strategy", "1 +"], "is no strategy"),
+        ([*PEER, "--strategy", "nginx(open('x'))"], "is not a strategy"),
+        ([*PEER, "--strategy", "1 +"], "is not a strategy"),
         ([*PEER, "--strategy", "__import__('os')"], "there is no client_ip.__import__"),
         ([*PEER, "--strategy", "direct", "--app", "x"], "Give one of them"),
     ],

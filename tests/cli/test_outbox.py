@@ -281,6 +281,13 @@ def listed(run: Callable[..., Result], state: Waiting) -> list[dict[str, Any]]:
     return found
 
 
+def test_an_empty_list_is_said_to_people_only(store: SQLiteStore, run: Callable[..., Result]) -> None:
+    """People get a sentence, and programs an empty list."""
+    store.close()
+    assert run("dead", "list").stdout == "There is no dead record.\n"
+    assert run("parked", "list", "--json").stdout == "[]\n"
+
+
 def test_entries_are_listed_without_personal_data(store: SQLiteStore, run: Callable[..., Result]) -> None:
     """By number, time, reason and remedy; pages go on after a number."""
     filled(store)
@@ -373,7 +380,7 @@ def test_dropping_asks_first(store: SQLiteStore, run: Callable[..., Result], mon
     closed(store)
     refused = run("dead", "drop", "--all")
     assert (refused.exit_code, "--yes" in refused.stderr) == (2, True)
-    monkeypatch.setattr("butter_middleware.cli.queue.is_interactive", lambda: True)
+    monkeypatch.setattr("butter_middleware.cli.output.is_interactive", lambda: True)
     assert run("dead", "drop", "--all", text="n\n").exit_code == 1
     one = str(listed(run, Waiting.DEAD)[0]["id"])
     assert "Delete 1 dead record for good?" in run("dead", "drop", one, "5", text="n\n").output
@@ -621,7 +628,7 @@ def test_erasing_asks_with_the_numbers_first(
     store.append([told(2, b"ann.lee@example.com")])
     closed(store)
     assert run("erase", "--email", ANN).exit_code == 2
-    monkeypatch.setattr("butter_middleware.cli.queue.is_interactive", lambda: True)
+    monkeypatch.setattr("butter_middleware.cli.output.is_interactive", lambda: True)
     found = run("erase", "--email", ANN, text="n\n")
     assert "Delete 2 captures to be read of A***@Example.com for good?" in found.output
     assert found.exit_code == 1

@@ -18,7 +18,9 @@ from terminal import COLUMNS, ROWS, on_terminal
 from butter_middleware import ConfigurationError
 from butter_middleware.cli import COMMANDS, cli
 from butter_middleware.cli.failure import ExitCode, Failure
-from butter_middleware.cli.output import Output, duration, mask, moment, output_options
+from butter_middleware.cli.options import command
+from butter_middleware.cli.output import Output
+from butter_middleware.cli.text import duration, mask, moment
 
 
 @pytest.mark.parametrize(
@@ -61,20 +63,18 @@ def test_masking_a_long_body_takes_no_long_time() -> None:
 
 
 @contextmanager
-def command(function: click.Command, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+def given(function: click.Command, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     monkeypatch.setattr(sys.modules[__name__], "_given", function, raising=False)
     monkeypatch.setitem(COMMANDS, "given", (__name__, "_given"))
     yield
 
 
-@click.command
-@output_options(reveal=True)
+@command("table", reveal=True, ok="shown")
 def table(output: Output) -> None:
-    output.table(ROWS, COLUMNS, "Nothing.")
+    output.show(ROWS, output.table(ROWS, COLUMNS))
 
 
-@click.command
-@output_options()
+@command("fields", ok="shown")
 def fields(output: Output) -> None:
     output.fields({"email": "ann@example.com", "nested": {"ann@example.com": ["81.2.69.142", 3]}})
 
@@ -88,7 +88,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 
 def test_a_table_elsewhere_is_plain_lines(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a terminal there is no colour, no border, no cut, and no control character."""
-    with command(table, monkeypatch):
+    with given(table, monkeypatch):
         result = run.invoke(cli, ["given"])
     assert result.exit_code == 0
     assert result.stdout == (
@@ -100,29 +100,21 @@ def test_a_table_elsewhere_is_plain_lines(run: CliRunner, monkeypatch: pytest.Mo
 
 def test_json_is_one_document_and_masked(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs get all keys, numbers as numbers, and no more personal data than people."""
-    with command(table, monkeypatch):
+    with given(table, monkeypatch):
         rows = json.loads(run.invoke(cli, ["given", "--json"]).stdout)
         revealed = json.loads(run.invoke(cli, ["given", "--json", "--reveal"]).stdout)
     assert rows[0] == {"name": "dns", "state": "ok", "detail": "a***@example.com", "more": 1.25}
     assert revealed[0]["detail"] == "a.shopper@example.com"
-    with command(fields, monkeypatch):
+    with given(fields, monkeypatch):
         found = json.loads(run.invoke(cli, ["given", "--json"]).stdout)
     assert found == {"email": "a***@example.com", "nested": {"a***@example.com": ["81.2.x.x", 3]}}
 
 
 def test_fields_are_lines(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """One thing is shown a field a line, what is nested indented under it."""
-    with command(fields, monkeypatch):
+    with given(fields, monkeypatch):
         lines = run.invoke(cli, ["given"]).stdout.splitlines()
     assert lines[:3] == ["email   a***@example.com", "nested  {", '          "a***@example.com": [']
-
-
-def test_nothing_to_show_is_said_to_people_only(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty table is a sentence, and an empty list for programs."""
-    monkeypatch.setattr(sys.modules[__name__], "ROWS", [])
-    with command(table, monkeypatch):
-        assert run.invoke(cli, ["given"]).stdout == "Nothing.\n"
-        assert run.invoke(cli, ["given", "--json"]).stdout == "[]\n"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +137,7 @@ def test_an_error_of_ours_is_one_line(
     def failing() -> None:
         raise error
 
-    with command(failing, monkeypatch):
+    with given(failing, monkeypatch):
         result = run.invoke(cli, ["given"])
     assert result.exit_code == code
     assert result.stdout == ""
@@ -161,7 +153,7 @@ def test_a_fault_of_ours_keeps_its_traceback(run: CliRunner, monkeypatch: pytest
     def failing() -> None:
         raise ZeroDivisionError
 
-    with command(failing, monkeypatch):
+    with given(failing, monkeypatch):
         assert isinstance(run.invoke(cli, ["given"]).exception, ZeroDivisionError)
 
 
@@ -171,7 +163,7 @@ def test_the_help_says_the_exit_codes(run: CliRunner, name: str) -> None:
     assert "Exit codes: 0 " in run.invoke(cli, [name, "--help"]).stdout
 
 
-SHOW = "from terminal import *; Output().table(ROWS, COLUMNS, '')"
+SHOW = "from terminal import *; output = Output(); output.show(ROWS, output.table(ROWS, COLUMNS))"
 
 
 def test_a_table_on_a_terminal_has_colours() -> None:
@@ -187,7 +179,7 @@ def test_a_table_on_a_terminal_has_colours() -> None:
 WIDE = """from terminal import *
 row = {"day": "2026-11-24T08:00:00Z", "email": "a.shopper@example.com", "reason": "422 " + "Unprocessable Content " * 3}
 row |= {f"id{number}": f"sub_{number}MowQVLkdIwHu7ixeRlqHVX" for number in range(2)}
-Output(reveal=True).table([row, row], {key: key.title() for key in row}, "")"""
+output = Output(reveal=True); output.show([], output.table([row, row], {key: key.title() for key in row}))"""
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100, 110, 120, 150, 250])
@@ -207,7 +199,8 @@ def test_no_color_is_respected() -> None:
 
 
 PROGRESS = """from butter_middleware.cli.output import Output
-with Output().progress("Sending", 4) as tell: tell(1, 4); Output().note("Aside."); tell(3, 4, "next try in 9 s")"""
+with Output().progress("Sending") as tell:
+    tell(1, 4, 1, "1 of 4"); Output().note("Aside."); tell(3, 4, 3, "3 of 4", "next try in 9 s")"""
 
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
@@ -216,15 +209,15 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     """The bar and the lines go to standard error, so that a result can be piped."""
     shown = on_terminal(PROGRESS)
     assert "Sending" in shown
-    assert re.search(r"3/4.*next try in 9 s", shown)
+    assert re.search(r"75%.*next try in 9 s", shown)
     assert "\x1b[2KAside.\r\n" in shown, "a line of its own, where the bar was"
     monkeypatch.setattr("butter_middleware.cli.output.LINE_SECONDS", 0.0)
-    with Output(as_json=True).progress("Sending", 4) as tell:
-        tell(1, 4)
-        tell(2, 5, "Butter is away")
+    with Output(as_json=True).progress("Sending") as tell:
+        tell(1, 4, 1, "1 of 4")
+        tell(2, 5, 2, "2 of 5", "Butter is away")
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "Sending: 1 of 4\nSending: 2 of 5 (Butter is away)\n"
+    assert re.fullmatch(r"Sending: 1 of 4, 25 %\nSending: 2 of 5.*, 40 %, .*Butter is away\n", captured.err)
 
 
 @pytest.mark.parametrize(

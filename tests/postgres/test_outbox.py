@@ -21,7 +21,7 @@ from queues import Shop, arrived, checkout, enqueue, far, record, rows, work
 
 from butter_middleware import ConfigurationError
 from butter_middleware.cli import cli
-from butter_middleware.cli.deliver import SAME_SECONDS
+from butter_middleware.cli.options import SAME_SECONDS
 from butter_middleware.models.checkout import Record
 from butter_middleware.postgres import Names, PostgresOutbox
 from butter_middleware.postgres.names import literal, quoted
