@@ -109,27 +109,26 @@ def credential(name: str, given: object) -> str | None:
     return value
 
 
-def from_environment(variable: str) -> str | None:
-    """Return a secret: a variable of the environment, or what the file that `<variable>_FILE` names holds.
-
-    An empty variable is an unset one: compose files and CI systems set it for a value that is not there.
+def from_environment(name: str) -> str | None:
+    """Return a secret: a variable of the environment, or what the file that `<name>_FILE` names holds.
 
     Raises:
         ConfigurationError: the file cannot be read.
     """
-    value, path = _variable(variable), _variable(f"{variable}_FILE")
+    value, path = variable(name), variable(f"{name}_FILE")
     if value is None and (rehearsed := overrides.current()) is not None:
         return rehearsed.secret
     if value is None and path is not None:
         try:
             value = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            msg = f"{variable}_FILE names a file that cannot be read ({type(error).__name__}). Mount the secret there."
+            msg = f"{name}_FILE names a file that cannot be read ({type(error).__name__}). Mount the secret there."
             raise ConfigurationError(msg) from None
     return value
 
 
-def _variable(name: str) -> str | None:
+def variable(name: str) -> str | None:
+    """Return a variable of the environment. An empty one is an unset one: compose files set it so."""
     return os.environ.get(name, "").strip() or None
 
 
@@ -141,7 +140,7 @@ def environment(given: str | None) -> Environment:
     """
     name, value = "environment", given
     if given is None:
-        name, value = "BUTTER_ENVIRONMENT", _variable("BUTTER_ENVIRONMENT") or "production"
+        name, value = "BUTTER_ENVIRONMENT", variable("BUTTER_ENVIRONMENT") or "production"
     return cast("Environment", one_of(name, value, get_args(Environment)))
 
 
@@ -173,7 +172,7 @@ def base_url(given: str | None) -> str:
     """
     if given is not None:
         return checked_url("base_url", given)
-    value = _variable("BUTTER_BASE_URL")
+    value = variable("BUTTER_BASE_URL")
     if value is None:
         return BASE_URL
     url = checked_url("BUTTER_BASE_URL", value)

@@ -12,6 +12,16 @@ ButterError
 └── InputError           a file of past checkouts that cannot be read on; what was sent stays sent
 """
 
+from typing import Final
+
+ERROR_INDEX: Final = "docs/errors.md"
+"""The page that has a row, with an anchor, for each reason and each log line. Messages point at it."""
+
+
+def see(anchor: str) -> str:
+    """Return the sentence that points at a row of the error index."""
+    return f"See {ERROR_INDEX}#{anchor.replace('_', '-')}."
+
 
 class ButterError(Exception):
     """Base of every exception that this package raises. Its text never holds personal data."""

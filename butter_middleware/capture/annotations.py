@@ -1,19 +1,30 @@
 """What the endpoint knows and the response does not show: `annotate`, and the same as a dependency of FastAPI."""
 
 import logging
+import re
 import time
 from collections.abc import Mapping
-from typing import Any, Final, Unpack
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Unpack, cast
 from uuid import UUID
+from weakref import ReferenceType, ref
 
 from starlette.requests import HTTPConnection
 
 from butter_middleware._utils import log_thread
-from butter_middleware._utils.asgi import ASGIRequest, request_scope
+from butter_middleware._utils.asgi import ASGIRequest, request_scope, route_path
+from butter_middleware.errors import see
 from butter_middleware.models.checkout import CheckoutFields
+
+if TYPE_CHECKING:
+    from butter_middleware.capture.routes import RouteTable  # it loads Starlette's router
 
 SCOPE_KEY: Final = "butter_middleware"
 """Where the middleware keeps a request's notes. Its presence also tells a second middleware to step aside."""
+
+_MOST_NAMES: Final = 5
+_WORD: Final = re.compile(r"[A-Za-z_-]{1,30}")
+"""A segment of a path with a digit, an @ or the like is taken for a value."""
 
 
 class Notes:
@@ -42,22 +53,70 @@ def annotate(request_or_scope: ASGIRequest | Mapping[str, Any], **fields: Unpack
         got = type(request_or_scope).__name__  # such as a body, which in FastAPI is often what is called request
         warn(
             f"annotate() had no effect: it got {got}, which is not a request. Pass the endpoint's own, such as "
-            "request: Request in FastAPI, or ask for a CheckoutNote. Its ASGI scope will do as well."
+            "request: Request in FastAPI, or ask for a CheckoutNote. Its ASGI scope will do as well. "
+            + see("annotate-had-no-effect-it-got-which-is-not-a-request")
         )
         return
     notes: object = scope.get(SCOPE_KEY)
     if not isinstance(notes, Notes):
-        warn(
-            "annotate() had no effect: no checkout route matched this request. Add a CheckoutRoute for its path and "
-            "method, or mount ButterMiddleware around this app."
-        )
+        warn(_unmatched(scope))
     elif notes.closed:
         warn(
-            "annotate() came too late: the response had already finished. Call it before the endpoint returns, "
-            "or use butter.record(request, ...) from a background task."
+            f"annotate() came too late: the response to {shown(scope)} had already finished. Call it before the "
+            "endpoint returns, or use butter.record(request, ...) from a background task. "
+            + see("annotate-came-too-late-the-response-to-had-already-finished")
         )
     else:
         notes.fields.update(plain(fields))
+
+
+_tables: tuple["ReferenceType[RouteTable]", ...] = ()
+"""Those of each `ButterMiddleware` in this process, for the message about a request that none of them matches."""
+
+
+def watching(routes: "RouteTable") -> None:
+    """Note that a middleware watches these routes."""
+    global _tables  # noqa: PLW0603 - replaced as a whole, because other threads read it
+    _tables = (*(known for known in _tables if known() not in {None, routes}), ref(routes))
+
+
+def _unmatched(scope: Mapping[str, Any]) -> str:
+    """Say why a request has no notes, with the routes that there are."""
+    tables = [table for known in _tables if (table := known()) is not None]
+    names = [route.name for table in tables for route in table.routes]
+    said = f"annotate() had no effect on {shown(scope)}"
+    if any(_matches(table, scope) for table in tables):
+        message = f"{said}: ButterMiddleware did not see this request. Mount it around this app. "
+        return message + see("annotate-had-no-effect-on-buttermiddleware-did-not-see-this")
+    if not names:
+        message = f"{said}: no ButterMiddleware watches a checkout route in this process. Mount it around this app. "
+        return message + see("annotate-had-no-effect-on-no-buttermiddleware-watches-a")
+    listed = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+    message = f"{said}: no checkout route matched it. The routes are {listed}. Correct the path or methods= of one. "
+    return message + see("annotate-had-no-effect-on-no-checkout-route-matched-it-the")
+
+
+def _matches(table: "RouteTable", scope: Mapping[str, Any]) -> bool:
+    with suppress(Exception):  # a scope against the specification
+        return any(table.find(scope["method"], path) for path in (scope["path"], route_path(scope)))
+    return False
+
+
+def shown(scope: Mapping[str, Any]) -> str:
+    """Return method and path for a message. What may be a value in the path is left out, since it may be personal."""
+    params: object = scope.get("path_params")
+    values: set[str] | None = None
+    if isinstance(params, Mapping):
+        with suppress(Exception):  # a converter of the merchant's own
+            given = cast("Mapping[str, object]", params).values()
+            values = {part for value in given for part in str(value).split("/")}
+
+    def masked(segment: str) -> str:
+        is_literal = values is not None and segment not in values and _WORD.fullmatch(segment)
+        return segment if is_literal or not segment else "…"
+
+    method, path = str(scope.get("method", "")), str(scope.get("path", ""))
+    return f"{method if _WORD.fullmatch(method) else '…'} {'/'.join(map(masked, path.split('/')))}"
 
 
 class CheckoutNote:

@@ -22,7 +22,7 @@ from butter_middleware._utils.asgi import (
     rereadable,
     route_path,
 )
-from butter_middleware.capture.annotations import SCOPE_KEY, Notes
+from butter_middleware.capture.annotations import SCOPE_KEY, Notes, watching
 from butter_middleware.capture.routes import CheckoutRoute, RouteTable
 from butter_middleware.models.http import CREDENTIAL_HEADERS, Capture
 from butter_middleware.models.reasons import Skip
@@ -75,8 +75,8 @@ class CapturePipeline(Protocol):
         """Wait for what `capture` returned, within the user's limit."""
         ...
 
-    def skip(self, route: CheckoutRoute, reason: Skip, annotated_status: int | None) -> None:
-        """Count a response that is not captured. If its endpoint annotated, its status comes along, 0 for no answer."""
+    def skip(self, route: CheckoutRoute, reason: Skip, status: int, *, annotated: bool) -> None:
+        """Count a response that is not captured. A status of 0 says that there was no answer."""
         ...
 
     def fault(self, error: Exception) -> None:
@@ -108,6 +108,8 @@ class ButterMiddleware:
         # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
         self._pipeline = _checked(butter)
         self._compared = self._served = False
+        if self._pipeline is not None:
+            watching(self._pipeline.routes)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - of any framework's types
         """Serve one connection."""
@@ -377,7 +379,7 @@ class _Tee:
     def _skip(self, reason: Skip) -> None:
         self._open = False
         self._chunks = []
-        self._pipeline.skip(self._route, reason, self._status if self._notes.fields else None)
+        self._pipeline.skip(self._route, reason, self._status, annotated=bool(self._notes.fields))
 
     def _capture(self, annotations: Mapping[str, Any]) -> "Future[None] | None":
         self._open = False

@@ -56,7 +56,11 @@ def _here() -> dict[str, Any]:
             fields[name] = version(name)
         except PackageNotFoundError:
             continue
-    names = sorted(name for name in os.environ if name.startswith("BUTTER_") or name.upper() in _VARIABLES)
+    names = sorted(
+        name
+        for name, value in os.environ.items()
+        if value.strip() and (name.startswith("BUTTER_") or name.upper() in _VARIABLES)
+    )
     return fields | {"variables": ", ".join(names) or None}
 
 

@@ -53,13 +53,15 @@ class Reason(StrEnum):
 
     @property
     def remedy(self) -> str:
-        """What a person can do, in a sentence."""
-        return _REMEDIES.get(self, "")
+        """What a person can do, in a sentence or two; empty if there is an address."""
+        return self.remedy_for("the platform's header")
 
-    @property
-    def remedy_on_loopback(self) -> str:
-        """What a person can do if the address found is this machine's own."""
-        return _ON_LOOPBACK.get(self, self.remedy)
+    def remedy_for(self, header: str, *, loopback: bool = False) -> str:
+        """What a person can do. `header` names what was read; `loopback` says that it gave this machine's address."""
+        remedy = _REMEDIES.get(self, "")
+        if loopback:
+            remedy = _ON_LOOPBACK.get(self, remedy)
+        return remedy.format(header=header, Header=header[0].upper() + header[1:])
 
 
 _MENDABLE: Final = frozenset(
@@ -92,12 +94,18 @@ _REMEDIES: Final = {
     Reason.IPV6_CLIENT: "Butter takes IPv4 only. Let the checkout page call butter.ipv4_beacon: see docs/ipv6.md.",
     Reason.PRIVATE_ADDRESS: "A proxy of yours is taken for the shopper: add its network to the trusted ones.",
     Reason.PSEUDO_IPV4: "Switch the CDN's Pseudo IPv4 off, or to 'Add header'.",
-    Reason.UNTRUSTED_PEER: "Add the proxy's network to trusted= or peer_in=; a Unix socket is 'unix:'.",
-    Reason.TOO_FEW_HOPS: "Fewer proxies append to the header than the configuration counts: lower the number of hops.",
-    Reason.NO_UNTRUSTED_HOP: "A trusted network holds the shoppers too, or the first proxy appends nothing.",
-    Reason.MALFORMED: "What the nearest proxy wrote is not an address: look at how it sets the header.",
-    Reason.HEADER_MISSING: "The platform's header did not come: check which platform is in front of the app.",
-    Reason.DUPLICATE_HEADER: "Let the platform replace the header instead of adding a second one.",
+    Reason.UNTRUSTED_PEER: (
+        "The peer is not a proxy that may set {header}: add its network to trusted= or peer_in=. A Unix socket is "
+        "'unix:'."
+    ),
+    Reason.TOO_FEW_HOPS: "{Header} has fewer elements than the configuration counts proxies: lower the number of hops.",
+    Reason.NO_UNTRUSTED_HOP: (
+        "{Header} names trusted proxies only: a trusted network contains the shoppers too, or the first proxy appends "
+        "nothing."
+    ),
+    Reason.MALFORMED: "What the nearest proxy wrote into {header} is not an address: look at how it sets it.",
+    Reason.HEADER_MISSING: "{Header} did not come: check which platform is in front of the app.",
+    Reason.DUPLICATE_HEADER: "{Header} came more than once: let the platform replace it, not add to it.",
     Reason.REQUIRED_HEADER: "The request did not come through the platform, or its ID is not the configured one.",
     Reason.SERVER_REWRITE_CONFLICT: (
         "The server took the peer from a header that the shopper may have written. Start uvicorn with "

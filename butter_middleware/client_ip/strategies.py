@@ -51,10 +51,13 @@ class ClientIP:
     loopback: bool = False
     """Whether the address that was found, and refused, is this machine's own, as in development."""
 
+    header: str = "the platform's header"
+    """The header and the strategy that reads it, as a message names them."""
+
     @property
     def remedy(self) -> str:
-        """What a person can do where there is no address, in a sentence or two; empty if there is one."""
-        return self.reason.remedy_on_loopback if self.loopback else self.reason.remedy
+        """What a person can do if there is no address, in a sentence or two; empty if there is one."""
+        return self.reason.remedy_for(self.header, loopback=self.loopback)
 
     def __repr__(self) -> str:
         return f"ClientIP({self.reason.value})"
@@ -95,14 +98,16 @@ class _Base:
 
     def _found(self, found: Address | Reason, peer: TcpPeer) -> ClientIP:
         source = None if peer.address is None else peer.client[0]
+        if not isinstance(found, Reason) and is_v4(found) and (found not in NOT_PUBLIC or self.allow_private):
+            return ClientIP(text_of(found), None, Reason.OK, source)
+        name = getattr(self, "header", getattr(self, "name", "Forwarded"))
+        header = f"the header {name} ({type(self).__name__})"
         if isinstance(found, Reason):
-            return ClientIP(None, None, found, source)
+            return ClientIP(None, None, found, source, header=header)
         if not is_v4(found):
             return ClientIP(None, text_of(found), Reason.IPV6_CLIENT, source, found in LOOPBACK)
-        if found in NOT_PUBLIC and not self.allow_private:
-            reason = Reason.PSEUDO_IPV4 if found in CLASS_E else Reason.PRIVATE_ADDRESS
-            return ClientIP(None, None, reason, source, found in LOOPBACK)
-        return ClientIP(text_of(found), None, Reason.OK, source)
+        reason = Reason.PSEUDO_IPV4 if found in CLASS_E else Reason.PRIVATE_ADDRESS
+        return ClientIP(None, None, reason, source, found in LOOPBACK)
 
 
 @dataclass(frozen=True)

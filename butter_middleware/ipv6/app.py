@@ -7,7 +7,7 @@ from typing import Final
 from starlette.datastructures import QueryParams
 
 from butter_middleware._utils.asgi import Receive, Scope, Send
-from butter_middleware.client_ip import Reason, Strategy
+from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.client_ip.headers import lines
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.events import Diagnosed, Event
@@ -72,13 +72,14 @@ class BeaconApp:
             return 400, {"reason": "no_key"}
         address = self._strategy.resolve(scope)
         if address.ipv4 is None:
-            self._say(address.reason)
+            self._say(address)
             return 422, {"reason": address.reason.value}
         token = self._beacon.issue(address.ipv4, key, self._clock())
         return 200, {"token": token, "expires_in": self._beacon.ttl}
 
-    def _say(self, reason: Reason) -> None:
-        remedy = _NOT_V4_ONLY if reason is Reason.IPV6_CLIENT else reason.remedy
+    def _say(self, address: ClientIP) -> None:
+        reason = address.reason
+        remedy = _NOT_V4_ONLY if reason is Reason.IPV6_CLIENT else address.remedy
         message = f"ipv4_beacon: no token ({reason.value}). {remedy}"
         self._tell(Diagnosed(reason=f"beacon:{reason.value}", message=message))
 

@@ -14,6 +14,7 @@ from butter_middleware.events import Faulted, Lost, OutboxChanged, Skipped
 from butter_middleware.models.partial import EXPIRED
 from butter_middleware.models.reasons import SEVERAL_ADDRESSES, ParkReason, Skip
 from butter_middleware.outbox.base import Outcome, Parked, Resolution, Resolved, Settled, Settlement, Store, new_records
+from butter_middleware.pipeline import checkout_log
 from butter_middleware.pipeline.entries import Addition, Entry
 from butter_middleware.pipeline.reader_thread import MOST_AHEAD, ReaderThread
 from butter_middleware.pipeline.sender_thread import SenderThread
@@ -58,6 +59,8 @@ class Role:
     sends: bool = True
     dry_run: bool = False
     """Records are told, and neither kept nor sent."""
+    sent: str = "sent"
+    """The word for a record that reached its destination."""
     configuration: str = ""
     """A digest of the routes: parked captures are tried again by another configuration at once."""
 
@@ -109,6 +112,7 @@ class Participant:
         self._events = events
         self._route_of = callbacks.route_of
         self._look = callbacks.look
+        self._checkout_log = checkout_log.CheckoutLog(role.sent, dry_run=role.dry_run)
         self._results: dict[Entry, ReadResult] = {}
         self._backlog: deque[Entry] = deque()
         """Captures of this process that are in the store only, the oldest first."""
@@ -234,6 +238,9 @@ class Participant:
     def appended(self, entries: Sequence[Entry]) -> None:
         """Have captures read that are in the store now."""
         if not self._role.reads:
+            if checkout_log.is_on():
+                for entry in entries:
+                    checkout_log.say(self._route_of(entry), "kept: another process reads and sends it")
             self._forget(entries)
             return
         self.ids.update(entry.id for entry in entries)
@@ -266,15 +273,13 @@ class Participant:
         """Tell what became of a capture."""
         result = self._results.pop(entry, None)
         if result is not None and resolved.there:
-            parked = _parked(entry, result)
-            tell(
-                self._events,
-                self._route_of(entry),
-                result if parked is result.parked else replace(result, parked=parked),
-            )
+            route, parked = self._route_of(entry), _parked(entry, result)
+            told = result if parked is result.parked else replace(result, parked=parked)
+            tell(self._events, route, told)
+            self._checkout_log.resolved(route, told, resolved.outcomes, sends=sends and not self.sender.ill)
             kept = len(result.records) + (result.part is not None)
             if self._role.dry_run and kept:
-                self._events.emit(Skipped(route=self._route_of(entry), reason=Skip.DRY_RUN, times=kept))
+                self._events.emit(Skipped(route=route, reason=Skip.DRY_RUN, times=kept))
         new = new_records(resolved.outcomes)
         self._tell_left_out(resolved.outcomes)
         if entry.until_sent and sends and new and len(new) == len(resolved.outcomes):
@@ -286,8 +291,9 @@ class Participant:
             entry.finish()
         self._forget([entry])
 
-    def added(self, outcomes: Sequence[Outcome]) -> None:
+    def added(self, outcomes: Sequence[Outcome], *, sends: bool) -> None:
         """Tell what became of records made outside a request."""
+        self._checkout_log.added("", outcomes, sends=sends and not self.sender.ill)
         self._tell_left_out(outcomes)
         with self._changed:
             self._adding -= 1
@@ -296,6 +302,7 @@ class Participant:
     def settled(self, settlements: Sequence[Settlement]) -> None:
         """Let the responses go that waited for these records."""
         self.sender.held.difference_update(settlement.id for settlement in settlements)
+        self._checkout_log.settled(settlements)
         if self._waiting:
             for settlement in settlements:
                 if settlement.settled is not Settled.RELEASED or settlement.due_at or self.sender.ill:
@@ -342,7 +349,7 @@ class Participant:
                 for _record in item.records:
                     self._tell_lost(error)
                 item.done.set_exception(error)
-                self.added(())
+                self.added((), sends=False)
             case _:
                 self.ring()  # a settlement: the record is sent once more
 
@@ -355,6 +362,7 @@ class Participant:
         kind = type(error).__name__
         said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
         self._events.emit(Lost(route=route, reason=kind, message=said, level=logging.CRITICAL))
+        checkout_log.say(route, f"lost: {kind}")
 
     def _sent(self, record: int) -> None:
         for entry in self._waiting.pop(record, ()):

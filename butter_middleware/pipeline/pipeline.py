@@ -32,7 +32,7 @@ from butter_middleware.models.checkout import Checkout, Record, sources_text
 from butter_middleware.models.http import Capture, snapshot
 from butter_middleware.models.reasons import Skip
 from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Settlement, Store
-from butter_middleware.pipeline import processes
+from butter_middleware.pipeline import checkout_log, processes
 from butter_middleware.pipeline.components import Components
 from butter_middleware.pipeline.entries import NOTHING, Addition, Entry
 from butter_middleware.pipeline.participant import Callbacks, Participant, Role
@@ -80,6 +80,7 @@ class Pipeline:
             reads=components.reads and not components.external,
             sends=not components.external,
             dry_run=config.dry_run,
+            sent="sent" if components.queue is None else "put into the queue",
             configuration=_digest(components),
         )
         self._forget()
@@ -318,6 +319,7 @@ class Pipeline:
         except BaseException as error:
             said = f"a record is lost: the outbox could not take it ({type(error).__name__}). See status().lost."
             self._events.emit(Lost(route=name, reason=type(error).__name__, message=said, level=logging.CRITICAL))
+            checkout_log.say(name, f"lost: {type(error).__name__}")
             if not isinstance(error, ButterError):
                 raise
             return None
@@ -364,12 +366,14 @@ class Pipeline:
         if not done:
             self._events.emit(NotDurableInTime(reason=self._wait.until))
 
-    def skip(self, route: CheckoutRoute, reason: Skip, annotated_status: int | None = None) -> None:
+    def skip(self, route: CheckoutRoute, reason: Skip, status: int = 0, *, annotated: bool = False) -> None:
         """Count a response that is not captured. If its endpoint annotated, say so once for each route and status."""
+        if checkout_log.is_on():
+            checkout_log.say(route.name, f"skipped: {reason} {status if reason is Skip.STATUS else ''}".rstrip())
         message = _REMEDIES.get(reason, "")
-        if not message and annotated_status is not None and (route.name, annotated_status) not in self._unheard:
-            self._unheard.add((route.name, annotated_status))
-            message = _UNHEARD.get(reason, "").format(status=annotated_status)
+        if not message and annotated and (route.name, status) not in self._unheard:
+            self._unheard.add((route.name, status))
+            message = _UNHEARD.get(reason, "").format(status=status)
         if message:
             self._events.emit(Skipped(route=route.name, reason=reason, message=f"{route}: {message}"))
         else:
@@ -429,6 +433,8 @@ class Pipeline:
             name = "" if route is None else route.name
             self._events.count(Captured, name)
             tell(self._events, name, result)
+            for record in result.records if checkout_log.is_on() else ():
+                checkout_log.say(name, f"written in your transaction: {ids_of(record)}")
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
             self.fault(error)
             return ()

@@ -407,9 +407,9 @@ class StoreThread:
             self._bytes -= sum(addition.size for _participant, addition in batch)
         for (participant, addition), outcomes in written:
             new = new_records(outcomes)
-            self._leader.fresh(new)
+            sends = self._leader.fresh(new)
             addition.done.set_result(len(outcomes) - len(new))
-            participant.added(outcomes)
+            participant.added(outcomes, sends=sends)
         return True
 
     def _add_all(self, batch: Sequence[tuple[Participant, Addition]]) -> Sequence[Sequence[Outcome]]:

@@ -11,6 +11,7 @@ import anyio.to_thread
 import psycopg
 from psycopg_pool import ConnectionPool
 
+from butter_middleware import config
 from butter_middleware._utils import overrides
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.models.checkout import Record
@@ -217,7 +218,7 @@ def _dsn(dsn: str | None, pool: object) -> str:
             )
             raise ConfigurationError(msg)
         return ""
-    given = dsn if dsn is not None else os.environ.get("BUTTER_POSTGRES_DSN", "")
+    given = dsn if dsn is not None else config.variable("BUTTER_POSTGRES_DSN")
     if not given and overrides.current() is not None:
         return "postgresql://nobody.invalid"  # nobody connects to it
     if not given:

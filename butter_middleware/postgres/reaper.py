@@ -42,7 +42,7 @@ class Reaper:
             try:
                 await self._app.job_manager.retry_job_by_id_async(job, retry_at=datetime.now(UTC))
             except exceptions.ConnectorException:
-                log.debug("job %d was ended, or brought back, meanwhile", job)
+                log.debug("butter: job %d was ended, or brought back, meanwhile", job)
         if jobs:
             log.warning("butter: brought back %d jobs that nobody worked on", len(jobs))
         return len(jobs)

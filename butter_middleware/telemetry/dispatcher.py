@@ -7,7 +7,8 @@ from contextlib import suppress
 from functools import partial
 
 from butter_middleware._utils import log_thread
-from butter_middleware.events import Captured, Covered, Event, Lost, Recorded, Skipped
+from butter_middleware.errors import see
+from butter_middleware.events import Captured, Covered, Event, Lost, Parked, Recorded, Skipped
 from butter_middleware.telemetry.counters import Counters
 
 
@@ -42,7 +43,10 @@ class EventDispatcher:
         if self._observe is not None:
             self._observe(event)
         if event.message:
-            self._say(event.name, event.level, event.message, event.route, event.reason)
+            message = event.message
+            if isinstance(event, Skipped | Parked):  # their reasons have rows in the error index
+                message = f"{message.rstrip('.')}. {see(event.reason.rpartition(':')[2])}"
+            self._say(event.name, event.level, message, event.route, event.reason)
         if self._on_event is not None and not log_thread.run(partial(self._call, self._on_event, event)):
             self.counters.add("faulted", reason="on_event:overrun")
 

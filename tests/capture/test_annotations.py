@@ -9,9 +9,15 @@ from asgi import drive, http_scope
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel
 from shops import SHOPPER
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutNote, CheckoutRoute, annotate
+from butter_middleware._utils import log_thread
 from butter_middleware.testing import FakeButter
 
 HEADERS = {"x-forwarded-for": SHOPPER}
@@ -92,8 +98,40 @@ def test_outside_a_checkout_it_harms_nothing(shop: tuple[FastAPI, Butter], caplo
     """On a route that is no checkout, the note has no effect, and says so with the remedy."""
     app, _butter = shop
     assert TestClient(app).post("/basket").status_code == 200
-    assert "no checkout route matched" in caplog.text
+    assert "annotate() had no effect on POST /basket: no checkout route matched it. The routes are POST" in caplog.text
     assert "a@example.com" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("template", "path", "told"),
+    [
+        ("/users/{name}/pay", "/users/jane/pay", "POST /users/…/pay"),
+        ("/users/{path:path}", "/users/jane/doe", "POST /users/…/…"),
+        ("/a/{number:int}/0042/pay", "/a/7/0042/pay", "POST /a/…/…/pay"),
+        ("/a/{x:uuid}", "/a/12345678-1234-5678-1234-567812345678", "POST /a/…"),
+    ],
+)
+def test_the_request_is_named_without_its_values(
+    butter: Butter, caplog: pytest.LogCaptureFixture, template: str, path: str, told: str
+) -> None:
+    """A path may hold a name or an ID: the message about an annotation without effect shows literals only."""
+
+    def pay(request: Request) -> Response:
+        annotate(request, customer_email="a@example.com")
+        return Response()
+
+    shop = Starlette(routes=[Route(template, pay, methods=["POST"])], middleware=[Middleware(ButterMiddleware, butter)])
+    TestClient(shop).post(path)
+    assert f"annotate() had no effect on {told}: no checkout route matched it." in caplog.text
+
+
+def test_a_request_that_the_middleware_did_not_see(butter: Butter, caplog: pytest.LogCaptureFixture) -> None:
+    """The route is right, so the message asks for the middleware, and shows no path without known parameters."""
+    watched = ButterMiddleware(FastAPI(), butter)
+    annotate({"type": "http", "method": "POST", "path": "/checkout/jane", "root_path": ""}, invoice_id="in_1")
+    log_thread.settle()
+    assert "on POST /…/…: ButterMiddleware did not see this request. Mount it around this app." in caplog.text
+    assert watched.butter is butter
 
 
 class Order(BaseModel):

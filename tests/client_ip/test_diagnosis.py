@@ -216,11 +216,16 @@ def test_a_checkout_without_an_address(
     """It is not posted; it is counted, parked where it can be mended, and said once a reason, with the remedy."""
     butter = make_butter(client_ip=strategy)
     checkouts(butter, headers, headers, client=client)
-    status, told = butter.status(), client_ip.Reason(reason)
+    status = butter.status()
     assert fake.records == []
     assert status.skipped == {f"no_address:{reason}": 2}
     assert status.parked == parked
+    seen = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    told = strategy.resolve({"type": "http", "headers": seen, "client": client})
     assert caplog.text.count(f"no address ({reason}). {told.remedy}") == 1
+    if reason in {"header_missing", "malformed", "too_few_hops", "no_untrusted_hop", "untrusted_peer"}:
+        assert told.header.removeprefix("the ") in told.remedy
+        assert type(strategy).__name__ in told.header
     assert not any(value in caplog.text for value in headers.values())
 
 

@@ -161,7 +161,7 @@ def test_the_remedy_is_said_and_the_address_is_not(
     (line,) = [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
     assert line == (
         "butter: POST /pay: no address (body_private). The PSP was told the address of a server or a proxy: "
-        "pass it the shopper's own."
+        "pass it the shopper's own. See docs/errors.md#body-private."
     )
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from docutils.nodes import make_id
 
 import butter_middleware
 from butter_middleware.client_ip import Reason
 from butter_middleware.client_ip.from_body import BodyReason
+from butter_middleware.errors import ERROR_INDEX
 from butter_middleware.events import Event
 from butter_middleware.models.reasons import ParkReason, Skip
 
@@ -33,6 +35,8 @@ TOLD = {
 """The names of what holds one."""
 INTERNAL = {"not an IPv4 address", "not an e-mail address", "the file is not open"}
 """Nobody but the package itself sees them."""
+LONGEST = 60
+"""Characters of an anchor."""
 LEAST = 12
 """Characters of a text that tell it from others."""
 
@@ -90,6 +94,34 @@ def telling(text: str) -> str:
     """Return the first clause of a text's first sentence that never varies and is long enough."""
     clauses = (part.strip(" .,'()") for part in re.split("…|[:;] ", text.split(". ", 1)[0]))
     return next((clause for clause in clauses if len(clause) >= LEAST), "")
+
+
+def anchors() -> set[str]:
+    """Return the anchors of the index's rows, as `docs/_ext/row_anchors.py` makes them."""
+    page = (PACKAGE.parent / "docs/errors.md").read_text()
+    cells = re.findall(r"^\| (.*?) \|", page, re.MULTILINE)
+    made = [make_id(cell.replace("`", "").replace("…", " ")) for cell in cells]
+    return {name if len(name) <= LONGEST else name[: name.rindex("-", 0, LONGEST)] for name in made}
+
+
+def links() -> Iterator[str]:
+    """Give the anchors that messages point at: those in calls of `see`, and the reasons."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Name(id="see"), args=[ast.Constant(value=str(anchor))]):
+                    yield anchor
+                case _:
+                    pass
+
+
+def test_each_link_of_a_message_leads_to_a_row() -> None:
+    """A message points at its row of the error index, and the row is there."""
+    reasons = [str(reason).replace("_", "-") for kind in (Reason, BodyReason, ParkReason, Skip) for reason in kind]
+    found = list(links())
+    assert len(found) > 3
+    assert {*found, *reasons} - {"ok"} <= anchors()
+    assert ERROR_INDEX == "docs/errors.md"
 
 
 ALL = set(texts(anywhere=True))

@@ -5,6 +5,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -13,7 +14,7 @@ from outboxes import Clock
 from shops import ROUTE, SHOPPER, buy, refusing_shop
 from starlette.testclient import TestClient
 
-from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, ConfigurationError, events
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, ConfigurationError, Record, events
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.asgi import Receive, Scope, Send
 from butter_middleware.outbox import MemoryOutbox
@@ -208,3 +209,72 @@ async def test_an_app_that_never_answered_is_no_missing_evidence(make_butter: Ca
 def test_the_routes_name_is_as_in_the_log() -> None:
     """The name that counts and lines carry is the route's own."""
     assert CheckoutRoute("/pay", psp="adyen", methods=("POST", "PUT")).name == "POST|PUT /pay"
+
+
+def outcomes(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the DEBUG lines of the checkouts say."""
+    log_thread.settle()
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG]
+    return sorted(line.removeprefix("butter: ") for line in lines if " -> " in line)
+
+
+def test_each_checkout_leaves_one_debug_line(
+    make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says what became of the checkout. It names the route and the kinds of IDs, and no path, value or address."""
+    caplog.set_level(logging.DEBUG, "butter_middleware")
+    butter = make_butter()
+    fake.respond_with(200, 422, 503)
+    for cart in ("paid", "refused", "text", "free", "paid", "dead", "later"):
+        buy(butter, cart)
+    butter.record(CHECKOUT)
+    butter.flush()
+    assert outcomes(caplog) == [
+        f"{WHERE} -> dead: 422",
+        f"{WHERE} -> kept: invoice_id; Butter did not accept it yet",
+        f"{WHERE} -> parked: invalid",
+        f"{WHERE} -> sent: invoice_id",
+        f"{WHERE} -> skipped: duplicate",
+        f"{WHERE} -> skipped: not_json",
+        f"{WHERE} -> skipped: status 402",
+        "butter.record() -> sent: invoice_id",
+    ]
+    assert all(record.getMessage().startswith("butter: ") for record in caplog.records if "butter" in record.name)
+
+
+class Queue:
+    async def enqueue(self, _record: Record) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"outbox": Queue()}, "put into the queue: invoice_id"),
+        ({"dry_run": True}, "skipped: dry_run"),
+        ({"delivery": "external"}, "kept: another process reads and sends it"),
+    ],
+)
+def test_the_debug_line_tells_where_the_record_went(
+    make_butter: Callable[..., Butter],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    options: dict[str, Any],
+    told: str,
+) -> None:
+    """A queue, a dry run and another process that sends are told from Butter."""
+    caplog.set_level(logging.DEBUG, "butter_middleware")
+    external = {"outbox": tmp_path / "butter.db"} if "delivery" in options else {}
+    buy(make_butter(**options, **external), "a")
+    assert outcomes(caplog) == [f"{WHERE} -> {told}"]
+
+
+def test_a_part_of_a_checkout_leaves_a_debug_line(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A part that waits for the other one is told so. What is not logged at DEBUG is not made."""
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", psp="stripe", join="invoice"))
+    buy(butter, "a")
+    assert outcomes(caplog) == []
+    caplog.set_level(logging.DEBUG, "butter_middleware")
+    buy(butter, "b")
+    assert outcomes(caplog) == [f"{WHERE} -> kept: it waits for the other part of the checkout"]
