@@ -122,6 +122,7 @@ class Engine:
         self._slots = concurrency
         """How many at once the delivery takes, as far as is known."""
         self._next_at = 0.0
+        self._executor = DaemonThreadExecutor()
         self._fault: InputError | None = None
         self._quiet: tuple[float, int] | None = None
         """Since when Butter, which is well, has accepted nothing more of the last lines, and what it had accepted."""
@@ -224,7 +225,7 @@ class Engine:
         is_wanted = not self._exhausted and not self._fresh and len(self._later) < MOST_LATER
         if is_wanted and self._reading is None:
             # A pipe may give nothing for hours: no end of a process waits for this thread.
-            self._reading = asyncio.get_running_loop().run_in_executor(DaemonThreadExecutor(), self._intake.source.read)
+            self._reading = asyncio.get_running_loop().run_in_executor(self._executor, self._intake.source.read)
 
     def _begin(self) -> None:
         """Mark what was answered and what is sent next, on the disk, then send it."""

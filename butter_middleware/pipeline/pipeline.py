@@ -231,19 +231,18 @@ class Pipeline:
         self._forget()
 
     def _end(self, deadline: float) -> None:
+        self.counts(0.2)
         with self._starting:
             participant, thread = self._participant, self._thread
-            self._running, self._participant = False, None
+            self._running, self._participant, self._thread = False, None, None  # a checkout meanwhile starts others
         if participant is None or thread is None:
             return
-        self.counts(0.2)
         participant.running = False
         participant.reader.stop()
         participant.sender.stop()
         for part in (participant.reader, participant.sender):
             part.join(max(STOPPING_SECONDS, deadline - time.monotonic()))
         processes.leave(thread, participant, max(CLOSING_SECONDS, deadline - time.monotonic()))
-        self._thread = None
         log_thread.settle()
 
     def take_over(self) -> None:

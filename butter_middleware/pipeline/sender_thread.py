@@ -9,7 +9,7 @@ from threading import Thread
 from typing import Final
 
 from butter_middleware._utils import log_thread
-from butter_middleware._utils.daemons import DaemonThreadExecutor
+from butter_middleware._utils.daemons import DaemonThreadExecutor, DaemonThreadLoop
 from butter_middleware._utils.futures import Waker
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.models.checkout import Record
@@ -72,6 +72,7 @@ class SenderThread:
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: asyncio.Task[None] | None = None
+        self._executor = DaemonThreadExecutor()
         self._thread = Thread(target=self._run, name="butter-send", daemon=True)
 
     def start(self) -> None:
@@ -226,6 +227,7 @@ class SenderThread:
 
     def _run(self) -> None:
         restart = 1.0
+        self._executor.start_ahead()
         self._prepare()
         while not self._stopping:
             self._waker.rest()
@@ -238,17 +240,18 @@ class SenderThread:
                     self.delivery.resume_hold(self._hold)
                 self.delivery.prepare()
                 _finish(self.ready)
-                asyncio.run(self._send())
+                with asyncio.Runner(loop_factory=lambda: DaemonThreadLoop(self._executor)) as runner:
+                    runner.run(self._send())
             except BaseException as error:  # noqa: BLE001 - this thread must not end while it is needed
                 self.failing = True  # so that another process takes the lead meanwhile
                 self._failed(error)
                 self._waker.wait(restart)
                 self.failing = False
                 restart = min(2 * restart, RESTART_MOST)
+        self._executor.shutdown()
 
     async def _send(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(DaemonThreadExecutor())
         # By its own account asyncio would log an exception with its frames.
         loop.set_exception_handler(lambda _loop, told: self._failed(told.get("exception") or RuntimeError()))
         self._running = loop.create_task(self.delivery.run(self))

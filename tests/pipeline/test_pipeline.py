@@ -34,6 +34,10 @@ def checkout(number: int) -> Checkout:
     return Checkout(ipv4_address=SHOPPER, psp="stripe", customer_email="a@example.com", invoice_id=f"in_{number}")
 
 
+THREADS = {"butter-store", "butter-read", "butter-send", "butter-call"}
+"""The last one is for lookups of names."""
+
+
 def threads() -> set[str]:
     names = {thread.name for thread in threading.enumerate() if thread.name.startswith("butter")}
     return names - {"butter-say"}  # the process has one, whatever there is to say
@@ -46,9 +50,9 @@ def test_it_starts_on_first_use_and_ends_with_close(make_butter: Callable[..., B
     assert threads() == set()
     for number in range(2):
         butter.record(checkout(number))
-        assert threads() == {"butter-store", "butter-read", "butter-send"}
+        until(lambda: threads() == THREADS, "all threads")
         butter.close()
-        assert threads() == set()
+        until(lambda: threads() == set(), "the end of the threads")
     assert len(fake.records) == 2
 
 
@@ -64,7 +68,7 @@ def test_close_needs_no_thread_that_lives(make_butter: Callable[..., Butter]) ->
     butter.record(checkout(1))
     until(lambda: bool(butter.status().faults), "the fault")
     butter.close()
-    assert threads() == set()
+    until(lambda: threads() == set(), "the end of the threads")
 
 
 async def lifespan(app: Any) -> list[str]:
@@ -193,7 +197,7 @@ def test_a_missing_lifespan_is_said_once_and_starts_the_threads(
     app = ButterMiddleware(sends(start(404)), make_butter(outbox=path if durable else None))
     for _twice in range(2):
         anyio.run(drive, app, http_scope("/health", method="GET"))
-    assert threads() == {"butter-store", "butter-read", "butter-send"}
+    until(lambda: threads() == THREADS, "all threads")
     (line,) = [line for line in caplog.records if "no lifespan event" in line.getMessage()]
     assert line.levelno == (logging.INFO if durable else logging.WARNING)
     assert ("outbox=" in line.getMessage()) is not durable
@@ -315,7 +319,7 @@ def test_a_fork_starts_anew(make_butter: Callable[..., Butter], fake: FakeButter
     child = os.fork()
     if child == 0:
         try:
-            assert threads() == set()
+            until(lambda: threads() == set(), "the end of the threads")
             assert butter.status().pending == 0
             butter.record(checkout(2))
             done = butter.flush(5) and [record["invoice_id"] for record in fake.records] == ["in_2"]
@@ -410,6 +414,32 @@ def test_it_may_be_closed_at_any_moment(make_butter: Callable[..., Butter], path
 
     until(lambda: kept() == 200, "all of them")
     assert butter.status().lost == 0
+
+
+def test_a_checkout_while_it_closes_starts_the_threads_once(
+    make_butter: Callable[..., Butter], fake: FakeButter
+) -> None:
+    """A close that waits for an extractor forgets nothing that a checkout meanwhile started."""
+    asked, release = threading.Event(), threading.Event()
+
+    def wait(_response: CheckoutResponse) -> None:
+        asked.set()
+        release.wait(20)
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart}", "stripe", wait), drain_timeout=0)
+    anyio.run(drive, ButterMiddleware(sends(start(200), body(b"{}")), butter), http_scope("/checkout/1"))
+    assert asked.wait(20)
+    closing = threading.Thread(target=butter.close, daemon=True)
+    closing.start()
+    until(lambda: "butter-send" not in threads(), "the close waits for the extractor")
+    butter.record(checkout(1))
+    closing.join(20)
+    butter.record(checkout(2))
+    release.set()
+    assert butter.flush()
+    assert {record["invoice_id"] for record in fake.records} == {"in_1", "in_2"}
+    running = sorted(thread.name for thread in threading.enumerate() if thread.name in THREADS - {"butter-call"})
+    assert running == ["butter-read", "butter-send", "butter-store"]
 
 
 def test_backoff_takes_nothing_of_the_apps_randomness(make_butter: Callable[..., Butter], fake: FakeButter) -> None:

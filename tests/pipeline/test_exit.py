@@ -1,0 +1,58 @@
+"""A script that records and ends: the exit of the interpreter drains."""
+
+import subprocess
+import sys
+
+import pytest
+
+from butter_middleware.testing import FakeButter
+
+SCRIPT = """
+import atexit, sys, threading, time
+from butter_middleware import Butter, Checkout, client_ip
+
+butter = Butter(username="merchant", password="s3cret-pass", client_ip=client_ip.direct(), base_url=sys.argv[1])
+
+def buy():
+    for number in range(5):
+        butter.record(Checkout(
+            customer_email="a@example.com", ipv4_address="81.2.69.142", psp="stripe", invoice_id=f"in_{number}"
+        ))
+"""
+NO_MORE_THREADS = """
+from starlette.testclient import TestClient
+from butter_middleware import ButterMiddleware
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 404, "headers": []})
+    await send({"type": "http.response.body"})
+
+TestClient(ButterMiddleware(app, butter)).get("/")  # starts the threads
+deadline = time.monotonic() + 20
+while "butter-call" not in [thread.name for thread in threading.enumerate()] and time.monotonic() < deadline:
+    time.sleep(0.01)
+
+def refuse(_thread):
+    raise RuntimeError("can't start new thread at interpreter shutdown")
+
+def end():
+    threading.Thread.start = refuse
+    buy()
+
+atexit.register(end)
+"""
+"""As Python 3.12 does."""
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("end", ["buy()", NO_MORE_THREADS], ids=["any", "without new threads"])
+def test_the_exit_of_the_interpreter_drains(fake: FakeButter, url: str, end: str) -> None:
+    """All five arrive, also if their server's name is looked up only then, and the log holds no alarm."""
+    named = url.replace("127.0.0.1", "localhost")
+    command = [sys.executable, "-W", "error", "-c", SCRIPT + end, named]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(record["invoice_id"] for record in fake.records) == [f"in_{number}" for number in range(5)], (
+        ran.stderr
+    )
+    assert "Error" not in ran.stderr
