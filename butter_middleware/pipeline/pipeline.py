@@ -330,6 +330,7 @@ class Pipeline:
         Raises:
             ButterError: it could not be taken.
         """
+        closed: ButterError = _NotStartedError()
         for _try in range(GIVE_TRIES):
             self.start()
             participant = self._participant
@@ -337,10 +338,9 @@ class Pipeline:
                 try:
                     give(participant, given)
                 except OutboxClosedError as error:
-                    closed: ButterError = error
+                    closed = error
                     continue
                 return
-            closed = _NotStartedError()
         raise closed
 
     def _waits(self) -> bool:
