@@ -1,5 +1,6 @@
 """Lines become records: those that an earlier line or run has are left out, and what is no record is rejected."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,17 @@ from butter_middleware.backfill.rejects import Rejects
 from butter_middleware.backfill.source import Line, Source
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.models.checkout import Record
+from butter_middleware.models.seen_ids import seen_ids
 
 MOST_REASONS: Final = 100
 MOST_NAMED: Final = 20
 """Lines that are named one by one."""
 _OF_ONE_CHECKOUT: Final = frozenset({"invoice_id", "charge_id", "transaction_id"})
 """IDs that two shoppers do not share."""
+OTHER_ADDRESS: Final = (
+    "ipv4_address: an earlier line has one of its IDs with another address, and no checkout is sent with two. If they "
+    "are several payments of one subscription, give an invoice_id, charge_id or transaction_id with each"
+)
 
 
 @dataclass(slots=True)
@@ -138,6 +144,9 @@ class Intake:
         self._compare(line, fields)
         if entry is not None and entry.run == self._journal.run:
             self.totals.duplicates += 1
+            return None
+        if record is not None and not is_known and not self._journal.may_send(seen_ids(json.loads(record.payload))):
+            self._refuse(line, OTHER_ADDRESS)
             return None
         self._journal.note(key, line.number)
         if is_known or record is None:

@@ -20,13 +20,14 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from butter_middleware.errors import ConfigurationError, OutboxBusyError
+from butter_middleware.models.seen_ids import SeenID, after
 
 APPLICATION_ID: Final = 0x42757466
 """Marks the file as ours, in SQLite's own header field."""
@@ -42,6 +43,9 @@ _SCHEMA: Final = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
+_ADDED: Final = """CREATE TABLE IF NOT EXISTS seen_ids (
+    id INTEGER PRIMARY KEY, address INTEGER NOT NULL, payment_ids INTEGER NOT NULL)"""
+"""What later releases added. Earlier ones can use the journal all the same."""
 
 
 class State(IntEnum):
@@ -144,6 +148,14 @@ class Journal:
         if row is None:
             self._db.execute("INSERT INTO people VALUES (?, ?)", (number, person))
         return row is not None and row[0] != person
+
+    def may_send(self, ids: Sequence[SeenID]) -> bool:
+        """Return whether no earlier line has one of these IDs with another address. It remembers them."""
+        sql = f"SELECT id, address, payment_ids FROM seen_ids WHERE id IN ({', '.join('?' * len(ids))})"  # noqa: S608 - question marks
+        known = {row[0]: SeenID(*row) for row in self._db.execute(sql, [one.id for one in ids])}
+        may_send, changed = after(known, ids)
+        self._db.executemany("INSERT OR REPLACE INTO seen_ids VALUES (?, ?, ?)", changed)
+        return may_send
 
     # A transaction each.
 
@@ -258,6 +270,7 @@ def _prepare(connection: sqlite3.Connection, path: Path | None) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement in () if version else _SCHEMA:
         connection.execute(statement)
+    connection.execute(_ADDED)
     connection.execute("COMMIT")
 
 

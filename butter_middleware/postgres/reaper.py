@@ -61,7 +61,7 @@ class Reaper:
         return [row["id"] for row in rows]
 
     async def forget(self) -> None:
-        """Forget the keys that need not be known any more: long delivered, or of jobs that a person deleted."""
+        """Forget keys and IDs that need not be known any more: old ones, and those of jobs that a person deleted."""
         seen, jobs = f"{quoted(self._names.schema)}.seen", f"{quoted(self._names.engine)}.procrastinate_jobs"
         # A key may be enqueued anew meanwhile, with a job that these statements do not see: PostgreSQL then asks each
         # condition of the row again, and what was orphaned is compared with the job that the row had.
@@ -71,5 +71,8 @@ class Reaper:
             f"AND NOT EXISTS (SELECT 1 FROM {jobs} WHERE id = found.job) AND job IS NOT NULL) AS orphan "
             "WHERE known.key = orphan.key AND known.job = orphan.job AND known.delivered_at IS NULL"
         )
-        for query in (delivered, orphaned):
+        seen_ids: Any = (
+            f"DELETE FROM {quoted(self._names.schema)}.seen_ids WHERE seen_at < now() - interval '{REMEMBERED}'"
+        )
+        for query in (delivered, orphaned, seen_ids):
             await self._app.connector.execute_query_async(query)

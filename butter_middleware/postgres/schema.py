@@ -1,6 +1,7 @@
 """What must be in the database: made, brought up to date, and granted, by its owner.
 
     seen        each record once, by its key: its text until Butter has it, then for a week its key alone
+    seen_ids    for a week: by which IDs a checkout is known, with which address, as `models.seen_ids` has it
     holds       why nothing but probes is sent, a queue each, so that no restart of a worker forgets it
     migrations  which of procrastinate's changes have been applied, and ours
     enqueue()   puts a record into both `seen` and procrastinate's queue; all that a web process may call
@@ -37,6 +38,51 @@ CREATE TABLE IF NOT EXISTS {schema}.holds (
     reason text NOT NULL,
     since timestamptz NOT NULL DEFAULT now()
 );
+CREATE TABLE IF NOT EXISTS {schema}.seen_ids (
+    id text PRIMARY KEY,
+    address text NOT NULL,
+    payment_ids integer NOT NULL,
+    seen_at timestamptz NOT NULL
+);
+CREATE INDEX IF NOT EXISTS seen_ids_seen_at ON {schema}.seen_ids (seen_at);
+CREATE OR REPLACE FUNCTION {schema}.may_send(_payload jsonb) RETURNS boolean
+LANGUAGE plpgsql SET search_path = {search_path} AS $$
+DECLARE
+    _names text[] := ARRAY['invoice_id', 'charge_id', 'transaction_id'];
+    _bits integer := (SELECT coalesce(sum(1 << (place - 1)::integer), 0)
+        FROM unnest(_names) WITH ORDINALITY AS one (name, place) WHERE _payload ? name);
+    _checkouts integer := 8;
+    _ids {schema}.seen_ids[] := ARRAY(
+        SELECT ROW(id, left(encode(sha256(convert_to(id || (_payload ->> 'ipv4_address'), 'UTF8')), 'hex'), 4),
+            CASE WHEN name = ANY(_names) THEN 0 ELSE _bits END, now())::{schema}.seen_ids
+        FROM unnest(_names || ARRAY['subscription_id', 'network_transaction_id']) AS name,
+            concat_ws(E'\n', _payload ->> 'psp', name, _payload ->> name) AS named,
+            left(encode(sha256(convert_to(named, 'UTF8')), 'hex'), 16) AS id
+        WHERE _payload ? name ORDER BY id);
+    _new text[];
+    _is_same_payment boolean;
+BEGIN
+    -- Waits for an open transaction that has one of them.
+    WITH new AS (INSERT INTO {schema}.seen_ids SELECT * FROM unnest(_ids) ON CONFLICT DO NOTHING RETURNING id)
+    SELECT coalesce(array_agg(id), '{{}}') INTO _new FROM new;
+    PERFORM FROM {schema}.seen_ids AS known JOIN unnest(_ids) AS one USING (id)
+        WHERE known.address <> one.address AND known.payment_ids & one.payment_ids = 0;
+    IF FOUND THEN
+        UPDATE {schema}.seen_ids SET address = '' WHERE id = ANY(_new);
+        RETURN false;
+    END IF;
+    _is_same_payment := EXISTS (SELECT FROM unnest(_ids) AS one WHERE one.payment_ids = 0 AND one.id <> ALL(_new));
+    UPDATE {schema}.seen_ids AS known SET seen_at = now(),
+        address = CASE WHEN known.address = one.address THEN known.address ELSE '' END,
+        payment_ids = CASE
+            WHEN known.payment_ids & one.payment_ids <> 0 AND NOT _is_same_payment
+                THEN known.payment_ids & one.payment_ids | _checkouts
+            WHEN known.payment_ids & _checkouts <> 0 THEN known.payment_ids
+            ELSE known.payment_ids | one.payment_ids END
+        FROM unnest(_ids) AS one WHERE known.id = one.id AND known.id <> ALL(_new);
+    RETURN true;
+END;
+$$;
 CREATE OR REPLACE FUNCTION {schema}.enqueue(_key text, _record text, _queue text DEFAULT 'butter') RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {search_path} AS $$
 BEGIN
@@ -44,8 +90,12 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
     INSERT INTO {schema}.seen AS known (key, record) VALUES (_key, _record)
     ON CONFLICT (key) DO UPDATE SET record = _record, attempts = 0, reason = NULL, delivered_at = NULL
-        WHERE known.delivered_at < now() - interval '{remembered}';
+        WHERE known.delivered_at < now() - interval '{remembered}' OR known.reason = 'other_address';
     IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF NOT {schema}.may_send((_record::json ->> 'payload')::jsonb) THEN
+        UPDATE {schema}.seen SET record = NULL, reason = 'other_address', delivered_at = now() WHERE key = _key;
         RETURN false;
     END IF;
     UPDATE {schema}.seen SET job = ({engine}.procrastinate_defer_jobs_v1(ARRAY[
@@ -64,7 +114,7 @@ DECLARE _each regprocedure;
 BEGIN
     FOR _each IN
         SELECT oid FROM pg_proc WHERE pronamespace = '{schema}'::regnamespace
-        AND (proname = 'enqueue' OR starts_with(proname, 'procrastinate_'))
+        AND (proname IN ('enqueue', 'may_send') OR starts_with(proname, 'procrastinate_'))
     LOOP
         EXECUTE 'REVOKE ALL ON FUNCTION ' || _each || ' FROM PUBLIC';
     END LOOP;
@@ -79,7 +129,7 @@ GRANT EXECUTE ON FUNCTION {schema}.enqueue(text, text, text) TO {role};
 
 _GRANTS_WORKER: Final = """
 GRANT USAGE ON SCHEMA {schema}, {engine} TO {role};
-GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.seen, {schema}.holds TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.seen, {schema}.seen_ids, {schema}.holds TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {engine}.procrastinate_jobs, {engine}.procrastinate_events,
     {engine}.procrastinate_workers, {engine}.procrastinate_periodic_defers TO {role};
 DO $do$

@@ -26,6 +26,7 @@ from click.testing import CliRunner, Result
 from processes import misbehaving, served, until
 from shops import CREDENTIALS
 
+from butter_middleware.backfill.intake import OTHER_ADDRESS
 from butter_middleware.backfill.journal import Journal, Mark
 from butter_middleware.cli import cli, output
 from butter_middleware.delivery.http import ssl_context
@@ -589,6 +590,18 @@ def test_one_id_with_different_people_is_said(shop: Shop, fake: FakeButter) -> N
     assert "2 lines have an ID of an earlier line, and another shopper's e-mail address." in told
     assert "Lines: 3, 6" in told
     assert len(fake.records) == 3
+
+
+def test_no_checkout_is_sent_with_two_addresses(shop: Shop, fake: FakeButter) -> None:
+    """A line that shares an ID with an earlier one, and has another address, is rejected, in the dry run too."""
+    lines = [f"{line(0)},ch_0", f"{line(1, invoice='in_0', ip='8.8.8.8')},ch_1", f"{line(2, invoice='in_0')},ch_2"]
+    shop.write(lines, f"{HEADER},Charge")
+    dry = shop.document("--dry-run", code=1)
+    assert (dry["rejected"], dry["would_send"]) == (1, 2)
+    for _run in range(2):
+        found = shop.document(code=1)
+        assert (found["rejected"], found["sent"], list(found["reasons"])) == (1, 2, [OTHER_ADDRESS])
+    assert {sent["ipv4_address"] for sent in fake.records} == {"81.2.69.142"}
 
 
 def test_rejects_of_another_name_are_not_cut(shop: Shop) -> None:
