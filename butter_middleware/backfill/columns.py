@@ -1,4 +1,4 @@
-"""Which column is which field of a record, and the record of a line."""
+"""Finds which column is which field of a record, and makes the record of a line."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ _ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "charge_id": ("charge",),
     "transaction_id": ("transaction", "psp reference"),
 }
-"""Other names that leave no doubt; case, spaces, hyphens and underscores do not count."""
+"""Other names that leave no doubt. Case, spaces, hyphens and underscores do not matter."""
 _ADDRESS: Final = {
     BodyReason.MISSING: "missing",
     BodyReason.MALFORMED: "not an address",
@@ -48,9 +48,9 @@ _DAMAGED: Final = {
     _SHORTENED: "shortened by a spreadsheet. Export it again, with the column as text",
     _AS_FLOAT: "a decimal number, as of a program that took the IDs for numbers. Export it again, with the IDs as text",
 }
-"""What is left of an ID after a program that took it for a number. No PSP has IDs of these forms."""
+"""What a program makes of an ID that it took for a number. No PSP has IDs of these forms."""
 _PLACEHOLDER: Final = "192.0.2.1"
-"""Stands for an address that is wrong, so that all else that is wrong is found too. It is never sent."""
+"""Stands for a wrong address, so that everything else that is wrong is found too. It is never sent."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Columns:
         staging: Admit addresses that are not public.
 
     Raises:
-        ConfigurationError: a field is unknown, or has both; there is no such PSP.
+        ConfigurationError: a field or the PSP is unknown, or a field has both a column and a value.
     """
 
     given: Mapping[str, str]
@@ -96,7 +96,7 @@ class Columns:
         names = list(names)
         if any("@" in name or parse_host(name.strip()) is not None for name in names):
             msg = (
-                "the first line is not a header of columns, but somebody's checkout. Put one before it, such as "
+                "the first line is not a header with names of columns, but a checkout. Put a header before it, such as "
                 "customer_email,ipv4_address,invoice_id."
             )
             raise ConfigurationError(msg)
@@ -168,7 +168,7 @@ class Columns:
         if column in values:
             value = values[column]
             if column not in self.given.values() and isinstance(value, dict | list):
-                return None  # a key that nobody named and that holds an object, such as `customer`, is no ID
+                return None  # an object under a key that nobody named, such as `customer`, is not an ID
             return value
         try:
             return path(column).search(values)

@@ -1,4 +1,4 @@
-"""Sends the records of an input through `Delivery`: the same answers, pauses and probes as for a checkout of today."""
+"""Sends the records of an input through `Delivery`, with the pauses and probes of today's checkouts."""
 
 import asyncio
 import sqlite3
@@ -51,26 +51,19 @@ class Ending(StrEnum):
     """The journal, or the file of rejects, cannot be written."""
 
 
-class ReportingClient:
-    """A client that tells what was answered to each record."""
+class CountingClient:
+    """A client that counts the posts which broke off without an answer."""
 
-    def __init__(self, client: Client, tell: Callable[[Record, Answer], None]) -> None:
+    def __init__(self, client: Client, totals: Totals) -> None:
         self._client = client
-        self._tell = tell
+        self._totals = totals
+        self.ping, self.aclose = client.ping, client.aclose
 
     async def post(self, record: Record) -> Answer:
         """Post one record."""
         answer = await self._client.post(record)
-        self._tell(record, answer)
+        self._totals.broken_off += answer.kind in {AnswerKind.INTERRUPTED, AnswerKind.STALLED}
         return answer
-
-    async def ping(self) -> Answer:
-        """Ask whether records would be taken."""
-        return await self._client.ping()
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._client.aclose()
 
 
 class Engine:
@@ -96,19 +89,20 @@ class Engine:
         say: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._intake = intake
+        self._totals = intake.totals
         self._journal = journal
         self._make_client = make_client
         self._concurrency = concurrency
         self._interval = 0.0 if rate is None else 1 / rate
         self._say = say
-        self._delivery = Delivery(
-            lambda: ReportingClient(make_client(), self._answered), senders=concurrency, emit=self._hear
+        self.delivery = Delivery(
+            lambda: CountingClient(make_client(), intake.totals), senders=concurrency, emit=self._hear
         )
+        """Knows how Butter is."""
         self.remedy = ""
         """Why it ended early, and what to do."""
         self.stopping = False
         """Whether it only waits for what is on its way."""
-        self._sent_before = intake.totals.sent
         self._asked_to_stop = False
         self._exhausted = False
         self._reading: asyncio.Future[list[Line]] | None = None
@@ -117,10 +111,8 @@ class Engine:
         """A heap by the time when each is due."""
         self._ticket = count()
         self._sending: set[asyncio.Task[tuple[Waiting, Settlement]]] = set()
-        self._posted: set[str] = set()
         self._marks: list[Mark] = []
-        self._slots = concurrency
-        """How many at once the delivery takes, as far as is known."""
+        """Of what was answered, for the next transaction."""
         self._next_at = 0.0
         self._executor = DaemonThreadExecutor()
         self._fault: InputError | None = None
@@ -128,34 +120,9 @@ class Engine:
         """Since when Butter, which is well, has accepted nothing more of the last lines, and what it had accepted."""
 
     @property
-    def totals(self) -> Totals:
-        """What was counted so far."""
-        return self._intake.totals
-
-    @property
     def offset(self) -> int:
         """Bytes of the input up to the next record."""
-        return self._fresh[0].line.end if self._fresh else self.totals.offset
-
-    @property
-    def size(self) -> int | None:
-        """Bytes of the input; None of a pipe."""
-        return self._intake.source.size
-
-    @property
-    def sent(self) -> int:
-        """Records that Butter accepted in this run."""
-        return self.totals.sent - self._sent_before
-
-    @property
-    def state(self) -> BreakerState:
-        """How Butter is."""
-        return self._delivery.state
-
-    @property
-    def next_try_in(self) -> float:
-        """Seconds until something may be sent again."""
-        return self._delivery.seconds_to_wait
+        return self._fresh[0].line.end if self._fresh else self._totals.offset
 
     def stop(self) -> None:
         """Begin no further record; what is on its way is awaited. A signal's handler may call it."""
@@ -185,7 +152,7 @@ class Engine:
             if self._sending:
                 await asyncio.wait(self._sending)
         finally:
-            await self._delivery.aclose()
+            await self.delivery.aclose()
         look()
         return ending
 
@@ -209,10 +176,6 @@ class Engine:
         elif event.message and not isinstance(event, Died):  # which is in the file of rejects
             self._say(event.message)
 
-    def _answered(self, record: Record, answer: Answer) -> None:
-        self._posted.add(record.key)
-        self.totals.broken_off += answer.kind in {AnswerKind.INTERRUPTED, AnswerKind.STALLED}
-
     def _read(self) -> None:
         """Take the lines that were read, and have further ones read meanwhile."""
         if self._reading is not None and self._reading.done():
@@ -230,35 +193,27 @@ class Engine:
     def _begin(self) -> None:
         """Mark what was answered and what is sent next, on the disk, then send it."""
         begun: list[Waiting] = []
-        while self._may_begin(len(begun)) and (waiting := self._next()) is not None:
-            begun.append(waiting)
+        while self._may_begin(len(self._sending) + len(begun)):
+            begun.append(self._next())
         marks, self._marks = self._marks, []
         marks += [Mark(State.SENDING, None, waiting.key) for waiting in begun]
         if marks:
             self._journal.mark(marks)
         self._sending |= {asyncio.create_task(self._send(waiting)) for waiting in begun}
 
-    def _may_begin(self, begun: int) -> bool:
-        busy = len(self._sending) + begun
-        if self._delivery.ill:  # one record is the probe
-            return not busy and not self.next_try_in and self._is_turn()
-        return busy < self._slots and self._is_turn()
+    def _may_begin(self, busy: int) -> bool:
+        is_due = bool(self._fresh) or (bool(self._later) and self._later[0][0] <= time.time())
+        is_turn = busy < self._concurrency and time.monotonic() >= self._next_at
+        return is_due and is_turn and self.delivery.admits(busy)
 
-    def _is_turn(self) -> bool:
-        return time.monotonic() >= self._next_at
-
-    def _next(self) -> Waiting | None:
-        if self._later and self._later[0][0] <= time.time():
-            waiting = heappop(self._later)[2]
-        elif self._fresh:
-            waiting = self._fresh.popleft()
-        else:
-            return None
+    def _next(self) -> Waiting:
         self._next_at = max(self._next_at, time.monotonic()) + self._interval
-        return waiting
+        if self._later and self._later[0][0] <= time.time():
+            return heappop(self._later)[2]
+        return self._fresh.popleft()
 
     async def _send(self, waiting: Waiting) -> tuple[Waiting, Settlement]:
-        return waiting, await self._delivery.deliver(waiting.record, waiting.attempts)
+        return waiting, await self.delivery.deliver(waiting.record, waiting.attempts)
 
     async def _wait(self) -> None:
         """Wait until something is answered or read, or may be due."""
@@ -276,11 +231,9 @@ class Engine:
             self._settle(*task.result())
 
     def _settle(self, waiting: Waiting, settlement: Settlement) -> None:
-        totals, was_posted = self.totals, waiting.record.key in self._posted
-        self._posted.discard(waiting.record.key)
+        totals = self._totals
         match settlement.settled:
             case Settled.DELIVERED:
-                self._slots = min(self._concurrency, self._slots + 1)
                 totals.sent += 1
                 totals.waiting -= 1
                 self._marks.append(Mark(State.DELIVERED, None, waiting.key))
@@ -292,13 +245,11 @@ class Engine:
                 self._intake.reject(waiting.line, reason)
             case Settled.RETRY | Settled.RELEASED:
                 waiting.attempts += settlement.settled is Settled.RETRY
-                if not was_posted:
-                    self._slots = max(1, len(self._sending))
                 self._marks.append(Mark(State.WAITING, None, waiting.key))
                 heappush(self._later, (settlement.due_at, next(self._ticket), waiting))
 
     def _ending(self) -> Ending | None:
-        if self.state is BreakerState.HOLD:
+        if self.delivery.state is BreakerState.HOLD:
             return Ending.HELD
         if self._asked_to_stop:
             return Ending.STOPPED
@@ -306,8 +257,8 @@ class Engine:
             return None
         if not self._later:
             return Ending.DONE if self._fault is None else Ending.UNREADABLE
-        if self._quiet is None or self._delivery.ill or self._quiet[1] != self.totals.sent:
-            self._quiet = (time.monotonic(), self.totals.sent)
+        if self._quiet is None or self.delivery.ill or self._quiet[1] != self._totals.sent:
+            self._quiet = (time.monotonic(), self._totals.sent)
         if time.monotonic() - self._quiet[0] < RETRY_SECONDS:
             return None
         return Ending.UNFINISHED if self._fault is None else Ending.UNREADABLE

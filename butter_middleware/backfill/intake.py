@@ -1,4 +1,4 @@
-"""Lines become records: those that an earlier line or run has are left out, and what is no record is rejected."""
+"""Lines become records. What an earlier line or run has sent is left out, and what cannot be a record is rejected."""
 
 import json
 from collections import Counter
@@ -34,7 +34,7 @@ class Totals:
     read: int = 0
     """Lines that are neither blank nor a header."""
     rejected: int = 0
-    """Lines that are no record."""
+    """Lines that cannot be a record."""
     duplicates: int = 0
     """Lines with the PSP and the IDs of an earlier one."""
     strangers: int = 0
@@ -44,7 +44,9 @@ class Totals:
     waiting: int = 0
     """Records that are to be sent."""
     sent: int = 0
-    """Records, in all runs, as the next two."""
+    """Records, in all runs, as those that are dead or uncertain."""
+    sent_before: int = 0
+    """Of these, records that earlier runs sent."""
     dead: int = 0
     uncertain: int = 0
     broken_off: int = 0
@@ -74,7 +76,7 @@ class Intake:
         source: Not read yet.
         columns: Make records of its lines.
         journal: Knows what earlier runs sent.
-        rejects: Takes what is no record; None counts it only.
+        rejects: Takes the lines that cannot be a record. With None they are only counted.
     """
 
     def __init__(self, source: Source, columns: Columns, journal: Journal, rejects: Rejects | None = None) -> None:
@@ -86,7 +88,8 @@ class Intake:
         """The columns, or the keys of the first object."""
         journal.begin_run()
         counts = journal.counts()
-        self.totals = Totals(sent=counts[State.DELIVERED], dead=counts[State.DEAD], uncertain=counts[State.UNCERTAIN])
+        sent = counts[State.DELIVERED]
+        self.totals = Totals(sent=sent, sent_before=sent, dead=counts[State.DEAD], uncertain=counts[State.UNCERTAIN])
 
     def __iter__(self) -> Iterator[Waiting]:
         """Give all records that are to be sent.
@@ -122,6 +125,7 @@ class Intake:
             self._rejects.add(line.number, reason, line.raw)
 
     def _take(self, line: Line) -> Waiting | None:
+        """Return the record of a line, if it is to be sent in this run."""
         self.totals.offset = line.end
         self.totals.read += 1
         self.names = self.names or list(line.values)

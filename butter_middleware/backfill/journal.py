@@ -1,4 +1,4 @@
-"""What became of each record, by its key, in an SQLite file: a later run sends nothing twice.
+"""Keeps what became of each record, by its key, in an SQLite file, so that a later run sends nothing twice.
 
     waiting ──a──► sending ──b──► delivered
        ▲ ▲            │ │ └──c──► dead
@@ -38,7 +38,7 @@ _SCHEMA: Final = (
     """CREATE TABLE lines (
         key BLOB PRIMARY KEY, number INTEGER NOT NULL, run INTEGER NOT NULL,
         state INTEGER NOT NULL DEFAULT 0, reason TEXT) WITHOUT ROWID""",
-    # By the digest of one ID: sixteen bits that tell its shopper from another one, and name neither.
+    # By the digest of one ID: sixteen bits of its e-mail address, which tell two apart and reveal neither.
     "CREATE TABLE people (id INTEGER PRIMARY KEY, person INTEGER NOT NULL)",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
@@ -84,7 +84,7 @@ class Journal:
 
     Raises:
         OutboxBusyError: another process has it open.
-        ConfigurationError: it cannot be created, or is another file.
+        ConfigurationError: it cannot be created, or is not a journal.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -106,7 +106,7 @@ class Journal:
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Generator[None]:
-        """Keep all of what is done within, or none of it: `durable` when it ends, else with the next one that is."""
+        """Keep all of what is done within, or none of it. If not `durable`, a power cut may undo it."""
         self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}").close()
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -139,7 +139,7 @@ class Journal:
         )
 
     def is_stranger(self, psp: str, name: str, value: str, email: str) -> bool:
-        """Return whether an ID was another person's in an earlier line. The first one's it remains."""
+        """Return whether an earlier line had this ID with another e-mail address. The first one counts."""
         digest = hashlib.blake2b(f"{psp} {name} {value}".encode("utf-8", "replace"), digest_size=8).digest()
         # Salted: the few bits of one ID say nothing about another's.
         bits = hashlib.blake2b(email.casefold().encode("utf-8", "replace"), digest_size=2, salt=digest).digest()
@@ -174,8 +174,8 @@ class Journal:
 
         Args:
             destination: The account.
-            ids: By field, where the PSP and the IDs come from: of others, a record has another key.
-            same_account: The account is that of the earlier runs, though it does not look so.
+            ids: By field, where the PSP and the IDs come from. With others, a record would have another key.
+            same_account: It is the account of the earlier runs, under another username.
 
         Raises:
             ConfigurationError: this run does not go with the earlier ones.

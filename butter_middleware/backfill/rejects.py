@@ -1,4 +1,4 @@
-"""The lines that became no record, each with its reason, in their own format. Corrected, they are an input."""
+"""Writes the lines that cannot be a record, each with its reason, in their own format. Corrected, they are an input."""
 
 import csv
 import json
@@ -20,16 +20,16 @@ REASON: Final = "reject_reason"
 TEXT: Final = "reject_text"
 """Of JSON lines: the text that is not an object."""
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
-"""What a spreadsheet runs when it opens the file; with apostrophes before it, text."""
+"""The beginning of what a spreadsheet would run as a formula. With an apostrophe before it, it is text."""
 
 
 def neutralized(cell: str) -> str:
-    """Return a cell that no spreadsheet takes for a formula."""
+    """Return a cell that a spreadsheet does not run as a formula."""
     return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
 def restored(cell: str) -> str:
-    """Return the cell that `neutralized` was given."""
+    """Undo `neutralized`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
@@ -38,7 +38,7 @@ class Rejects:
 
     Args:
         path: The file.
-        known: The size of the file that the last run left here, which is replaced; None if that run was killed.
+        known: The size of the file that the last run left here. It is replaced. None if that run was killed.
 
     Raises:
         ConfigurationError: another file or a link is there.
@@ -78,7 +78,7 @@ class Rejects:
             self._file.close()
 
     def _created(self) -> TextIO:
-        # O_EXCL: what lies there by now, a link too, is not opened.
+        # O_EXCL: if a file or a link was put there meanwhile, it is not opened.
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         file = open(descriptor, "w", 1, encoding="utf-8", errors="backslashreplace", newline="")  # noqa: PTH123, SIM115 - of a descriptor, and closed by `close`
         if self._form == "csv":

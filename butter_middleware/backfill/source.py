@@ -1,4 +1,4 @@
-"""Past checkouts as a file or a pipe gives them: CSV or JSON lines, one by one, in a memory that does not grow."""
+"""Reads past checkouts from a file or a pipe, CSV or JSON lines, one by one, in constant memory."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ LINES: Final = 256
 """Given at once."""
 _CHUNK: Final = 64 * 1024
 _BLANK: Final = " \t\r\n\v\f"
-"""Of a line that holds nothing. `str.strip` also takes off control characters and spaces that are no JSON."""
+"""Characters of a blank line. `str.strip` would also remove control characters and spaces that JSON does not allow."""
 _DELIMITERS: Final = ",;\t|"
 _EXCEL_SAYS: Final = re.compile(r"sep=(.)\r?\n?")
 _ARRAY: Final = re.compile(rf"[{_BLANK}]*\[[{_BLANK}]*(\{{|$)")
@@ -37,7 +37,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Line:
-    """One record of the input, or why there is none."""
+    """One record of the input, or why it cannot be read."""
 
     number: int
     """Of the line that it begins at, from 1, as editors count."""
@@ -53,13 +53,13 @@ class Line:
 class _Taken(NamedTuple):
     data: bytes
     size: int
-    """In the input: more than the data's where the line is longer than may be."""
+    """In the input. It is larger than the data if the line is too long."""
 
 
 class _Lines:
     """Lines of bytes.
 
-    Reads the file without one of Python's buffers: a thread that waits for a pipe would hold their lock.
+    The file has none of Python's buffers. A thread that waits for a pipe would hold a buffer's lock.
     """
 
     def __init__(self, file: io.RawIOBase) -> None:
@@ -69,7 +69,7 @@ class _Lines:
         self._returned: deque[_Taken] = deque()
 
     def take(self) -> _Taken | None:
-        """Give the next line with its end, of a long one no more than is needed to see that it is."""
+        """Return the next line with its end. Of a line that is too long, return only its beginning."""
         if self._returned:
             return self._returned.popleft()
         parts: list[bytes] = []
@@ -107,7 +107,7 @@ class Source:
         encoding: Any in which a line end is a byte 10.
 
     Raises:
-        InputError: it cannot be opened, or is neither; what it is instead, and the remedy.
+        InputError: it cannot be opened, or is neither CSV nor JSON lines. Says what it is, and the remedy.
     """
 
     def __init__(self, path: str, *, encoding: str = "utf-8") -> None:

@@ -23,7 +23,7 @@ from butter_middleware.errors import ConfigurationError
 LAYERS: Final = 64
 """Middlewares around an app, and apps mounted in one another, that are looked through."""
 _ALIKE: Final = 0.6
-"""Of two paths, from 0 to 1: below this one is no near miss of the other."""
+"""How alike two paths must be, from 0 to 1, for one to be suggested instead of the other."""
 _REST: Final = "/{butter_rest:path}"
 _VALUES: Final = ("1", "12345678-1234-5678-1234-567812345678")
 """One of these fits each converter."""

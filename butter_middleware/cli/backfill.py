@@ -216,8 +216,9 @@ def _send(output: Output, options: Options, columns: Columns) -> ExitCode:
         rejects = Rejects(path, source.form, source.columns, source.delimiter, known=journal.rejects_size(path.name))
         journal.keep_rejects_size(path.name, None)
         with closing(rejects):
+            intake = Intake(source, columns, journal, rejects)
             engine = Engine(
-                Intake(source, columns, journal, rejects),
+                intake,
                 journal,
                 make_client,
                 concurrency=options.concurrency,
@@ -225,10 +226,10 @@ def _send(output: Output, options: Options, columns: Columns) -> ExitCode:
                 say=lambda text: output.note(f"{time.strftime('%H:%M:%S')} {text}"),
             )
             with stop_signals(engine.stop, again_ends=False), output.progress("backfill") as tell:
-                ending = asyncio.run(engine.run(lambda: _tell_sent(tell, engine)))
+                ending = asyncio.run(engine.run(lambda: _tell_sent(tell, intake, engine)))
         if ending is not Ending.UNWRITABLE:
             journal.keep_rejects_size(path.name, rejects.size)
-        return _finish(output, engine, ending, journal, path)
+        return _finish(output, intake.totals, ending, engine.remedy, journal, path)
 
 
 def _confirmed(output: Output, options: Options, columns: Columns, journal: Journal) -> bool:
@@ -244,18 +245,18 @@ def _confirmed(output: Output, options: Options, columns: Columns, journal: Jour
     return not count or click.confirm(f"Send {counted(count, 'record')} to Butter production?", err=True)
 
 
-def _tell_sent(tell: Tell, engine: Engine) -> None:
-    totals = engine.totals
+def _tell_sent(tell: Tell, intake: Intake, engine: Engine) -> None:
+    totals = intake.totals
     rejected = totals.rejected + totals.dead
     text = f"{totals.sent:,} sent" + (f", {rejected:,} rejected" if rejected else "")
-    why = "stopping: waiting for what is on its way" if engine.stopping else _STATES.get(engine.state, "")
-    if not engine.stopping and why and engine.next_try_in >= 1:
-        why += f"; next try in {duration(engine.next_try_in)}"
-    tell(engine.offset, engine.size, engine.sent, text, why)
+    why = "stopping: waiting for what is on its way" if engine.stopping else _STATES.get(engine.delivery.state, "")
+    wait = engine.delivery.seconds_to_wait
+    if not engine.stopping and why and wait >= 1:
+        why += f"; next try in {duration(wait)}"
+    tell(engine.offset, intake.source.size, totals.sent - totals.sent_before, text, why)
 
 
-def _finish(output: Output, engine: Engine, ending: Ending, journal: Journal, rejects: Path) -> ExitCode:
-    totals = engine.totals
+def _finish(output: Output, totals: Totals, ending: Ending, remedy: str, journal: Journal, rejects: Path) -> ExitCode:
     uncertain = journal.uncertain_lines()
     files = {"rejects_file": str(rejects), "progress_file": str(journal.path), "uncertain_lines": uncertain}
     parts = [f"{totals.sent:,} sent, of {counted(totals.read, 'line')} read", *_left_out(totals)]
@@ -275,9 +276,9 @@ def _finish(output: Output, engine: Engine, ending: Ending, journal: Journal, re
         )
     if ending in _ENDINGS:
         parts.append(_ENDINGS[ending])
-    output.show(_document(ending, totals, sent_in_this_run=engine.sent, **files), *parts)
+    output.show(_document(ending, totals, sent_in_this_run=totals.sent - totals.sent_before, **files), *parts)
     if ending in _ACTION_NEEDED:
-        message = f"{engine.remedy.rstrip('.')}. Then give the same command: it sends the rest."
+        message = f"{remedy.rstrip('.')}. Then give the same command: it sends the rest."
         raise Failure(message)
     attention = ending is not Ending.DONE or rejected or uncertain or totals.strangers
     return ExitCode.ATTENTION if attention else ExitCode.OK

@@ -248,7 +248,8 @@ def _drain(output: Output, work: Work, first: Counts, stop: Event) -> ExitCode:
         is_over = False
         while not stop.is_set() and not is_over:
             is_over = end.over()
-            tell(end.done, end.total, end.done, f"{end.done:,} of {end.total:,}", end.waits_for)
+            if end.total:
+                tell(end.done, end.total, end.done, f"{end.done:,} of {end.total:,}", end.waits_for)
             if not is_over:
                 stop.wait(POLL_SECONDS)
     work.pipeline.shutdown()

@@ -87,7 +87,7 @@ class Output:
         is_terminal = console.is_terminal and not console.is_dumb_terminal
         columns = (BarColumn(20), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
         with Progress(TextColumn(what), *columns, console=console, disable=not is_terminal) as bar:
-            bar.add_task("", total=None)
+            bar.add_task("", total=None, visible=False)
             bar.add_task("", total=None, visible=False)  # for the rate
             task, rate = bar.tasks
             next_line, why_before = monotonic() + LINE_SECONDS, ""
@@ -96,7 +96,8 @@ class Output:
                 nonlocal next_line, why_before
                 bar.update(rate.id, completed=count)
                 text += "" if rate.speed is None else f", {rate.speed:,.0f}/s"
-                bar.update(task.id, completed=done, total=of, description=f"[yellow]{why}" if why else text)
+                shown = f"[yellow]{why}" if why else text
+                bar.update(task.id, completed=done, total=of, description=shown, visible=True)
                 if is_terminal or (monotonic() < next_line and why == why_before):
                     return
                 next_line, why_before = monotonic() + LINE_SECONDS, why

@@ -125,6 +125,10 @@ class Delivery:
         """Why nothing but probes is sent, until one succeeds. The caller of `deliver` may keep it over a restart."""
         return self._breaker.hold_reason
 
+    def admits(self, in_flight: int) -> bool:
+        """Return whether `deliver` would send one more record beside so many."""
+        return self._breaker.admit(in_flight)
+
     def resume_hold(self, reason: str) -> None:
         """Go on with a hold that an earlier process began: send nothing but a probe."""
         self._kept_hold = reason

@@ -420,8 +420,10 @@ def test_resume_ends_the_hold_in_the_file(store: SQLiteStore, run: Callable[...,
     store.set_hold("401")
     closed(store)
     assert standing(run("status", "--json"))["hold"] == "401"
+    assert run("status").exit_code == 1
     assert "the hold was for: 401" in run("resume").stdout
     assert standing(run("status", "--json"))["hold"] is None
+    assert run("status").exit_code == 0
     assert run("resume").stdout == "There is no hold.\n"
 
 
