@@ -1,6 +1,7 @@
 """What a draining backlog costs the checkouts of its process: their latency with and without one, in turn.
 
     python benchmarks/backlog.py [--seconds 5] [--rounds 3] [--rate 100] [--pending 20000]
+                                 [--write docs/benchmarks.md]
 
 A real uvicorn serves a FastAPI checkout at a steady rate (`openloop`). Its outbox is empty, or holds a backlog that
 goes out to a server that answers at once, or after 100 ms.
@@ -16,15 +17,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
+from machine import machine
 from openloop import Answer, listening, load
 from outbox import fill, records
 from sink import Sink, sink
+from written import publish, table
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
 
@@ -125,6 +128,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=100.0, help="checkouts a second")
     parser.add_argument("--pending", type=int, default=20_000, help="records of the backlog")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="where the table stands between markers")
     options = parser.parse_args()
     cases = [
         Case("no backlog", 0, 0.0),
@@ -139,9 +143,7 @@ def main() -> None:
             for case in cases:
                 butter = later if case.latency else at_once
                 runs[case].append(run(case, butter, filled, options.rate, options.seconds))
-    print(f"{options.rounds} rounds in turn, {options.rate:g} checkouts/s, {options.pending} records pending\n")
-    print(f"{'checkouts beside':28}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'p99, x':>9}{'drained/s':>11}")
-    alone = runs[cases[0]]
+    alone, rows = runs[cases[0]], list[Sequence[str]]()
     for case, found in runs.items():
         pooled = Run(
             [latency for one in found for latency in one.latencies], statistics.fmean(r.drained for r in found)
@@ -150,7 +152,13 @@ def main() -> None:
             one.quantile(0.99) / base.quantile(0.99) for one, base in zip(found, alone, strict=True)
         )
         p50, p99, most = (1000 * pooled.quantile(share) for share in (0.5, 0.99, 1 - 1e-9))
-        print(f"{case.name:28}{p50:9.2f}{p99:9.2f}{most:9.1f}{ratio:9.2f}{pooled.drained:11.0f}")
+        rows.append((case.name, f"{p50:.2f}", f"{p99:.2f}", f"{most:.1f}", f"{ratio:.2f}", f"{pooled.drained:.0f}"))
+    head = ["checkouts beside", "p50, ms", "p99, ms", "max, ms", "p99, x", "drained/s"]
+    measured = (
+        f"{options.rounds} rounds in turn of {options.seconds:g} s at {options.rate:g} checkouts/s; "
+        f"{options.pending} records pending."
+    )
+    publish(options.write, "backlog", f"{table(head, rows)}\n\n{measured}\n{machine()}.")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """How fast the SQLite outbox takes captures, and how fast a backlog of records leaves it.
 
     python benchmarks/outbox.py [--seconds 3] [--rounds 3] [--only append|drain] [--directory DIR]
+                                [--write docs/benchmarks.md]
 
-Append: one process and four on one file, beside a transaction for each insert. A producer appends one capture, waits
-until it is on the disk, and appends the next. Drain: to a server in a process of its own, at once and after 100 ms,
-beside one httpx client shared by as many tasks.
+Append: one process and four on one file, beside a transaction for each insert and the disk's own `fdatasync`. A
+producer appends one capture, waits until it is on the disk, and appends the next. Drain: to a server in a process of
+its own, at once and after 100 ms, beside one httpx client shared by as many tasks.
 """
 
 import argparse
@@ -25,7 +26,9 @@ from pathlib import Path
 from threading import Lock, Thread
 
 import httpx
+from machine import machine
 from sink import Sink, sink
+from written import publish, table
 
 from butter_middleware import Butter, Checkout, client_ip
 from butter_middleware.models.checkout import Record
@@ -63,15 +66,15 @@ class Result:
     latencies: list[float]
     seconds: float
 
-    def row(self, name: str, processes: int, producers: int) -> str:
+    def row(self, name: str, processes: int, producers: int) -> Sequence[str]:
         """Return one line of the table."""
         ordered = sorted(self.latencies) or [math.nan]
         p50, p99 = (1000 * ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
         rate = len(self.latencies) / self.seconds
-        return f"{name:24} {processes:9} {producers:9} {rate:10,.0f} {p50:9.2f} {p99:9.2f} {1000 * ordered[-1]:9.1f}"
+        return name, f"{processes}", f"{producers}", f"{rate:,.0f}", f"{p50:.2f}", f"{p99:.2f}"
 
 
-HEADER = f"{'appends':24} {'processes':>9} {'producers':>9} {'per s':>10} {'p50 ms':>9} {'p99 ms':>9} {'max ms':>9}"
+HEADER = ["appends", "processes", "producers", "per s", "p50, ms", "p99, ms"]
 
 
 @contextmanager
@@ -173,6 +176,19 @@ def append_naively(path: str, producers: int, seconds: float) -> list[float]:
         connection.close()
 
 
+def write_and_sync(path: str, producers: int, seconds: float) -> list[float]:
+    """Measure the disk itself: a page written at the end of a file, and fdatasync."""
+    del producers  # one after the other
+    latencies: list[float] = []
+    with open(path, "ab", buffering=0) as file:  # noqa: PTH123 - a descriptor is needed
+        end = time.perf_counter() + seconds
+        while (started := time.perf_counter()) < end:
+            file.write(bytes(4096))
+            os.fdatasync(file.fileno())
+            latencies.append(time.perf_counter() - started)
+    return latencies
+
+
 Measure = Callable[[str, int, float], list[float]]
 
 
@@ -185,19 +201,21 @@ def run(measure: Measure, processes: int, producers: int, seconds: float, direct
     return Result([latency for mine in measured for latency in mine], seconds)
 
 
-def append_table(seconds: float, directory: Path) -> None:
-    """Print how fast captures are appended."""
-    print(HEADER)
-    measures: dict[str, tuple[Measure, tuple[int, ...]]] = {
-        "outbox, tasks": (append_tasks, PROCESSES),
-        "outbox, threads": (append_threads, PROCESSES),
-        "transaction an insert": (append_naively, (1,)),
+def append_table(seconds: float, directory: Path) -> str:
+    """Measure how fast captures are appended."""
+    measures: dict[str, tuple[Measure, tuple[int, ...], tuple[int, ...]]] = {
+        "the disk's fdatasync": (write_and_sync, (1,), (1,)),
+        "outbox, tasks": (append_tasks, PROCESSES, PRODUCERS),
+        "outbox, threads": (append_threads, PROCESSES, PRODUCERS),
+        "transaction an insert": (append_naively, (1,), PRODUCERS),
     }
-    for name, (measure, counts) in measures.items():
-        for processes in counts:
-            for producers in PRODUCERS:
-                result = run(measure, processes, producers, seconds, directory)
-                print(result.row(name, processes, producers), flush=True)
+    rows = [
+        run(measure, processes, producers, seconds, directory).row(name, processes, producers)
+        for name, (measure, counts, numbers) in measures.items()
+        for processes in counts
+        for producers in numbers
+    ]
+    return f"{table(HEADER, rows)}\n\n{seconds:g} s each, SQLite {sqlite3.sqlite_version}.\n{machine()}."
 
 
 def records(count: int) -> list[Record]:
@@ -270,8 +288,8 @@ def rate(arrivals: list[float], concurrency: int) -> float:
 Drain = Callable[[Sink, int, int, Path], list[float]]
 
 
-def drain_table(seconds: float, rounds: int, directory: Path) -> None:
-    """Print how fast a backlog leaves, beside what httpx does; all of them in turn, `rounds` times."""
+def drain_table(seconds: float, rounds: int, directory: Path) -> str:
+    """Measure how fast a backlog leaves, beside what httpx does; all of them in turn, `rounds` times."""
     raw, ours = "one httpx client", "ours"
     cases: list[tuple[str, Drain, float, int]] = [
         (name, drain, latency, concurrency)
@@ -289,11 +307,13 @@ def drain_table(seconds: float, rounds: int, directory: Path) -> None:
                 found = rate(drain(sinks[latency], concurrency, count, directory), concurrency)
                 rates.setdefault((name, latency, concurrency), []).append(found)
     medians = {key: statistics.median(found) for key, found in rates.items()}
-    print(f"\n{'drain':24} {'latency ms':>10} {'at once':>9} {'per s':>10} {'of most':>9} {'of httpx at 32':>15}")
+    rows: list[Sequence[str]] = []
     for (name, latency, concurrency), found in medians.items():
         reached = f"{found * latency / concurrency:.2f}" if latency else ""
         share = f"{found / medians[raw, latency, 32]:.2f}"
-        print(f"{name:24} {1000 * latency:10g} {concurrency:9} {found:10,.0f} {reached:>9} {share:>15}")
+        rows.append((name, f"{1000 * latency:g}", f"{concurrency}", f"{found:,.0f}", reached, share))
+    head = ["drain", "latency, ms", "at once", "per s", "of most", "of httpx at 32"]
+    return f"{table(head, rows)}\n\n{rounds} rounds in turn.\n{machine()}."
 
 
 def main() -> None:
@@ -303,13 +323,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of the drain's measurements")
     parser.add_argument("--only", choices=["append", "drain"], help="one of the two tables")
     parser.add_argument("--directory", type=Path, default=None, help="where the files lie meanwhile")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="where the tables stand between markers")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
-        print(f"Python's SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores, {options.seconds:g} s each\n")
         if options.only != "drain":
-            append_table(options.seconds, Path(directory))
+            publish(options.write, "append", append_table(options.seconds, Path(directory)))
         if options.only != "append":
-            drain_table(options.seconds, options.rounds, Path(directory))
+            publish(options.write, "drain", drain_table(options.seconds, options.rounds, Path(directory)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What the middleware costs a request: microseconds, in process, from one interleaved run.
 
-Run it: python benchmarks/overhead.py [--rounds 40] [--requests 500]
+    python benchmarks/overhead.py [--rounds 40] [--requests 500] [--write docs/benchmarks.md]
+
+The mean and the p99 of the matched app hold the threads' share of the interpreter: requests follow without a pause.
 """
 
 import argparse
@@ -9,13 +11,16 @@ import json
 import statistics
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+from machine import machine
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from written import publish, table
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
 from butter_middleware._utils.asgi import ASGIApp, Message, Receive, Scope, Send
@@ -124,22 +129,29 @@ async def measure(rounds: int, requests: int) -> dict[str, Meter]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="where the table stands between markers")
     arguments = parser.parse_args()
     meters = asyncio.run(measure(arguments.rounds, arguments.requests))
-    base = statistics.median(meters["pass-through"].times)
-    print(
-        f"{arguments.rounds} interleaved rounds of {arguments.requests} requests; response {len(json.dumps(ORDER))} B"
+    base = statistics.median(meters["bare app"].times)
+    rows = [
+        (
+            name,
+            f"{(median := statistics.median(meter.times)):.1f}",
+            f"{median / base:.2f}",
+            f"{statistics.quantiles(meter.times, n=100)[98]:.1f}",
+            f"{statistics.fmean(meter.times):.1f}",
+        )
+        for name, meter in meters.items()
+    ]
+    measured = (
+        f"{arguments.rounds} rounds in turn of {arguments.requests} requests; a response of {len(json.dumps(ORDER))} "
+        "bytes."
     )
-    print(f"{'us to the last byte':<22}{'p50':>9}{'p99':>9}{'mean':>9}{'p50 over pass-through':>24}")
-    for name, meter in meters.items():
-        median, high = statistics.median(meter.times), statistics.quantiles(meter.times, n=100)[98]
-        print(f"{name:<22}{median:>9.1f}{high:>9.1f}{statistics.fmean(meter.times):>9.1f}{median - base:>24.1f}")
-    print(
-        "The mean and p99 of the matched app hold the worker's share of the interpreter: requests follow without pause."
-    )
+    head = ["to the last byte", "p50, µs", "p50, x", "p99, µs", "mean, µs"]
+    publish(arguments.write, "request", f"{table(head, rows)}\n\n{measured}\n{machine()}.")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(head), line(rule), *map(line, rows)])
 
 
+def publish(document: Path | None, name: str, text: str) -> None:
+    """Print a text, and put it between the markers of its name if there is a document."""
+    print(text, flush=True)
+    if document is not None:
+        write(document, name, text)
+
+
 def write(document: Path, name: str, text: str) -> None:
     """Put a text between the markers of its name.
 

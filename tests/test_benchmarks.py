@@ -31,27 +31,27 @@ def test_overhead(tmp_path: Path) -> None:
     """Each app has its line in the table."""
     output = run("overhead", "--rounds", "1", "--requests", "5", directory=tmp_path)
     for name in ("bare app", "pass-through", "ours, unmatched", "ours, matched", "BaseHTTPMiddleware"):
-        assert re.search(rf"^{name} +\d+\.\d", output, re.MULTILINE), output
+        assert re.search(rf"^\| {name} +\| +\d+\.\d", output, re.MULTILINE), output
 
 
 def test_appends(tmp_path: Path) -> None:
     """Each way of appending has a line for every number of processes and producers."""
     output = run("outbox", "--only", "append", "--seconds", "0.2", directory=tmp_path)
-    assert len(re.findall(r"^outbox, (?:tasks|threads) +[14] +(?:1|8|32) +\d", output, re.MULTILINE)) == 12
+    assert len(re.findall(r"^\| outbox, (?:tasks|threads) +\| +[14] \| +(?:1|8|32) \| +\d", output, re.MULTILINE)) == 12
 
 
 def test_drains(tmp_path: Path) -> None:
     """Each number of senders has a line, beside one httpx client, at both latencies."""
     output = run("outbox", "--only", "drain", "--seconds", "0.05", "--rounds", "1", directory=tmp_path)
-    assert len(re.findall(r"^ours +(?:0|100) +[148] +\d", output, re.MULTILINE)) == 6
-    assert len(re.findall(r"^one httpx client +(?:0|100) +(?:1|4|8|32) +\d", output, re.MULTILINE)) == 8
+    assert len(re.findall(r"^\| ours +\| +(?:0|100) \| +[148] \| +\d", output, re.MULTILINE)) == 6
+    assert len(re.findall(r"^\| one httpx client \| +(?:0|100) \| +(?:1|4|8|32) \| +\d", output, re.MULTILINE)) == 8
 
 
 def test_backlog(tmp_path: Path) -> None:
     """Checkouts are timed without a backlog and beside two."""
     arguments = ("--rounds", "1", "--seconds", "0.2", "--rate", "20", "--pending", "200")
     output = run("backlog", *arguments, directory=tmp_path)
-    assert len(re.findall(r"^(?:no )?backlog.* +\d+\.\d+ +\d+$", output, re.MULTILINE)) == 3
+    assert len(re.findall(r"^\| (?:no )?backlog.* +\d+\.\d+ \| +\d+ \|$", output, re.MULTILINE)) == 3
 
 
 @pytest.mark.postgres
