@@ -13,8 +13,10 @@ OLDEST_TESTS := $(addprefix tests/,models/test_checkout.py test_config.py ecosys
 	capture/test_routes.py capture/test_middleware.py pipeline/test_pipeline.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit benchmarks coverage oldest pythons docs fuzz format clean
+.PHONY: help demo test lint types unit benchmarks coverage oldest pythons docs fuzz mutation format clean
 MINUTES ?= 10
+SEED ?= 1
+MUTANTS ?= 60
 
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -57,6 +59,9 @@ docs: .venv/ready  ## build the documentation: build/docs/index.html
 
 fuzz: .venv/ready  ## the property tests, with new examples for MINUTES=10
 	$(BIN)/python benchmarks/fuzz.py --minutes $(MINUTES)
+
+mutation: .venv/ready  ## small faults in the core, MUTANTS=60 of SEED=1: which do the tests notice?
+	$(BIN)/python benchmarks/mutation.py --seed $(SEED) --mutants $(MUTANTS)
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

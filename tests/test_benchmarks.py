@@ -114,3 +114,14 @@ def test_backfill(tmp_path: Path) -> None:
     output = run("backfill", "--lines", "300", "--drained", "300", directory=tmp_path)
     assert re.search(r"^backfill [\d,]+/s, a backlog's drain [\d,]+/s: \d", output, re.MULTILINE), output
     assert output.endswith("kept\n")
+
+
+def test_mutation(tmp_path: Path) -> None:
+    """Two faults are tried on the tests of the routes; each is noticed, or shown with what it changes."""
+    least = ("--only", "capture/routes.py", "--tests", "tests/capture/test_routes.py", "--mutants", "2")
+    output = run("mutation", *least, "--reach", str(tmp_path / "reach.json"), directory=tmp_path)
+    assert re.search(r"^2\. butter_middleware/capture/routes\.py:\d+ [a-z ]+: ", output, re.MULTILINE), output
+    assert re.search(r"^\| all +\| +2 \| +[0-2] \| +\d+ % \|$", output, re.MULTILINE), output
+    survivors = output.split("% |\n")[-1]
+    assert output.count(": SURVIVED") == len(re.findall(r"^butter_middleware/\S+:\d+ ", survivors, re.MULTILINE))
+    assert "seconds" in (tmp_path / "reach.json").read_text()

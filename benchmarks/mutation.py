@@ -1,0 +1,395 @@
+"""Whether the tests notice a fault: one small fault after another is put into the core, and the tests are run on it.
+
+    python benchmarks/mutation.py [--seed 1] [--mutants 60] [--only capture outbox/sqlite/store.py]
+                                  [--tests tests/capture ...] [--reach FILE]
+
+Works in a copy of the tree. First all the tests run once, and it is noted which of them reach which line: `--reach`
+keeps that in a file for the next run on the same code. Then each fault, a mutant, has the tests that reach its line,
+the shortest first, until one fails. Tests that start servers, browsers or databases are left out. Prints the figures
+of each package, and the mutants that no test noticed: each is a test that is missing, or a change that nobody can
+notice.
+"""
+
+import argparse
+import ast
+import copy
+import difflib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+from machine import machine
+from written import table
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "butter_middleware"
+CORE = [
+    "capture",
+    "client_ip",
+    "delivery",
+    "extract/preset.py",
+    "extract/tables",
+    "models",
+    "outbox",
+    "pipeline",
+    "reader",
+]
+TREE = [
+    PACKAGE,
+    "tests",
+    "docs",
+    "examples",
+    "benchmarks",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+]
+TREE += ["pyproject.toml", "conftest.py", "Makefile"]
+TESTS = ["tests"]
+LEFT_OUT = ["benchmarks", "docs", "servers", "helpers"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+QUICK = ["--hypothesis-profile", "quick"]
+UNMARKED = "not server and not browser and not postgres and not proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One fault: what is written at a place, instead of what."""
+
+    path: str
+    line: int
+    last_line: int
+    operator: str
+    source: str
+    """The whole module, with the fault in it."""
+    difference: str
+
+    @property
+    def package(self) -> str:
+        """The part of the core that it is in."""
+        return self.path.split("/")[1].removesuffix(".py")
+
+
+SWAPPED, REMOVED = "swapped branch", "removed statement"
+COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
+ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+}
+
+
+def changed(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """Yield what could be written in a node's place: the operator's name, and the other node."""
+    if isinstance(node, ast.expr):
+        yield from _other_expressions(node)
+    elif isinstance(node, ast.stmt):
+        yield from _other_statements(node)
+
+
+def _other_expressions(node: ast.expr) -> Iterator[tuple[str, ast.AST]]:
+    other: Any = copy.deepcopy(node)
+    match node:
+        case ast.Compare(ops=[operator]) if type(operator) in COMPARISONS:
+            other.ops = [COMPARISONS[type(operator)]()]
+            yield "comparison", other
+        case ast.BoolOp():
+            other.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+            yield "boolean", other
+        case ast.UnaryOp(op=ast.Not()):
+            yield "boolean", other.operand
+        case ast.Constant(value=bool() as value):
+            yield "constant", ast.Constant(not value)
+        case ast.Constant(value=int() | float() as value):
+            yield "constant", ast.Constant(value + 1)
+        case ast.BinOp() if type(node.op) in ARITHMETIC and not _of_text(node):
+            other.op = ARITHMETIC[type(node.op)]()
+            yield "arithmetic", other
+        case ast.IfExp():
+            yield SWAPPED, node.test
+        case _:
+            return
+
+
+def _other_statements(node: ast.stmt) -> Iterator[tuple[str, ast.AST]]:
+    other: Any = copy.deepcopy(node)
+    match node:
+        case ast.AugAssign() if type(node.op) in ARITHMETIC and not _of_text(node):
+            other.op = ARITHMETIC[type(node.op)]()
+            yield "arithmetic", other
+            yield REMOVED, ast.Pass()
+        case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and value.value is None):
+            yield "return", ast.Return(ast.Constant(None))
+        case ast.Expr(value=ast.Call() | ast.Await()) | ast.Delete() | ast.Raise() | ast.Continue():
+            yield REMOVED, ast.Pass()
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
+            yield REMOVED, ast.Pass()
+        case ast.If() | ast.While():
+            yield SWAPPED, node.test
+        case _:
+            return
+
+
+def _of_text(node: ast.BinOp | ast.AugAssign) -> bool:
+    """Tell whether it joins or formats texts: another operator would only raise."""
+    return any(
+        isinstance(inner, ast.JoinedStr) or (isinstance(inner, ast.Constant) and isinstance(inner.value, str | bytes))
+        for inner in ast.walk(node)
+    )
+
+
+def walked(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk what runs: no annotations, decorators or defaults of types, no texts, nothing that is for checkers."""
+    for name, value in ast.iter_fields(node):
+        if name in {"annotation", "returns", "decorator_list", "type_params"}:
+            continue
+        children = cast("list[Any]", value) if isinstance(value, list) else [value]
+        for child in children:
+            if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):
+                continue
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            yield child
+            yield from walked(child)
+
+
+def sites(path: Path, root: Path = ROOT) -> Iterator[Mutant]:
+    """Yield each mutant of a module."""
+    text = path.read_text()
+    relative = str(path.relative_to(root))
+    starts: list[int] = [0]
+    for line in text.encode().splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    for node in walked(ast.parse(text)):
+        for operator, other in changed(node):
+            is_swapped = operator == SWAPPED
+            place: Any = other if is_swapped else node
+            written = f"(not ({ast.unparse(other)}))" if is_swapped else ast.unparse(other)
+            if isinstance(other, ast.expr) and not isinstance(other, ast.Constant):
+                written = f"({written})"
+            first: int = starts[int(place.lineno) - 1] + place.col_offset
+            last: int = starts[int(place.end_lineno) - 1] + place.end_col_offset
+            source = (text.encode()[:first] + written.encode() + text.encode()[last:]).decode()
+            difference = difflib.unified_diff(text.splitlines(), source.splitlines(), lineterm="", n=0)
+            shown = "\n".join(line for line in list(difference)[2:] if not line.startswith("@@"))
+            yield Mutant(relative, place.lineno, place.end_lineno, operator, source, shown)
+
+
+def modules(only: Sequence[str]) -> list[Path]:
+    """Return the modules of the packages and files that are named."""
+    found: set[Path] = set()
+    for name in only:
+        path = ROOT / PACKAGE / name
+        found |= {path} if path.is_file() else set(path.rglob("*.py"))
+    return sorted(found)
+
+
+def copied(folder: Path) -> Path:
+    """Copy the tree without what was generated; return the copy."""
+    tree = folder / "tree"
+    for name in TREE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        elif source.exists():
+            shutil.copy2(source, tree / name)
+    return tree
+
+
+PLUGIN = """
+import atexit, json, os, time
+from collections import defaultdict
+import coverage, pytest
+
+measured = coverage.Coverage.current()
+seconds = {}
+failed = set()
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    began = time.monotonic()
+    measured.switch_context(item.nodeid)
+    try:
+        return (yield)
+    finally:
+        seconds[item.nodeid] = time.monotonic() - began
+
+def pytest_runtest_logreport(report):
+    if not report.passed:
+        failed.add(report.nodeid)
+
+def pytest_unconfigure():
+    measured.stop()
+    data = measured.get_data()
+    reach = {}
+    for path in data.measured_files():
+        lines = defaultdict(list)
+        for line, contexts in data.contexts_by_lineno(path).items():
+            lines[line] = sorted(set(contexts) & set(seconds) - failed)
+        reach[os.path.relpath(path)] = lines
+    with open("reach.json", "w") as file:
+        json.dump({"seconds": seconds, "failed": sorted(failed), "reach": reach}, file)
+"""
+"""Notes which test runs which lines, on any thread."""
+
+
+class Campaign:
+    """A copy of the tree, which tests reach which line of it, and the mutants that are tried on it."""
+
+    def __init__(self, tree: Path, tests: Sequence[str]) -> None:
+        self._tree = tree
+        self._tests = tests
+        self._environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+        self._seconds: dict[str, float] = {}
+        self._reach: dict[str, dict[str, list[str]]] = {}
+
+    def measure(self, kept: Path | None) -> str:
+        """Run the tests as they are, unless a file has what they reach; return a line about it."""
+        digest = sha256()
+        for path in sorted(self._tree.rglob("*.py")):
+            digest.update(path.read_bytes())
+        name = f"{digest.hexdigest()} {' '.join(self._tests)}"
+        measured: dict[str, Any] = json.loads(kept.read_text()) if kept and kept.exists() else {}
+        if measured.get("tree") != name:
+            (self._tree / "reaching.py").write_text(PLUGIN)
+            (self._tree / ".coveragerc").write_text(
+                f"[run]\nsource = {PACKAGE}\nbranch = false\nconcurrency = thread\n"
+            )
+            options = ["-p", "reaching", "-m", UNMARKED, *QUICK]
+            ignored = [f"--ignore=tests/{name}" for name in LEFT_OUT] + ["--ignore=tests/test_benchmarks.py"]
+            done = subprocess.run(
+                [sys.executable, "-m", "coverage", "run", *PYTEST[1:], *options, *ignored, *self._tests],
+                cwd=self._tree,
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            result = self._tree / "reach.json"
+            if not result.exists():
+                sys.exit(f"{done.stdout}{done.stderr}\nthe tests do not run: see above")
+            measured = json.loads(result.read_text()) | {"tree": name}
+            if kept:
+                kept.write_text(json.dumps(measured))
+        self._seconds, self._reach = measured["seconds"], measured["reach"]
+        total = sum(self._seconds.values())
+        out = f"; these fail or are skipped without a mutant: {measured['failed']}" if measured["failed"] else ""
+        return f"{len(self._seconds)} tests in {total:.0f} s{out}"
+
+    def reaching(self, mutant: Mutant) -> list[str]:
+        """Return the tests that run a line of it, or the module when it runs at import; the shortest first."""
+        lines = self._reach.get(mutant.path, {})
+        tests = {test for line in range(mutant.line, mutant.last_line + 1) for test in lines.get(str(line), ())}
+        if not tests:
+            tests = {test for found in lines.values() for test in found}
+        return sorted(tests, key=lambda test: (self._seconds[test], test))
+
+    def noticed(self, mutant: Mutant) -> str:
+        """Run the tests on a mutant; return the first that fails, "too slow", or nothing."""
+        tests = self.reaching(mutant)
+        if not tests:
+            return ""
+        path = self._tree / mutant.path
+        original = path.read_text()
+        named = self._tree / "tests.txt"
+        named.write_text("\n".join(tests))
+        limit = 60 + 3 * sum(self._seconds[test] for test in tests)
+        path.write_text(mutant.source)
+        try:
+            return self._run([*PYTEST, "-x", "--timeout", "60", *QUICK, f"@{named}"], limit)
+        finally:
+            path.write_text(original)
+
+    def _run(self, command: list[str], seconds: float) -> str:
+        with subprocess.Popen(
+            command,
+            cwd=self._tree,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                return "too slow"
+        if process.returncode == 0:
+            return ""
+        failures = [line for line in output.splitlines() if line.startswith(("FAILED tests/", "ERROR tests/"))]
+        return failures[0].split(" - ")[0] if failures else output.strip().splitlines()[-1][:200]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1, help="chooses the mutants")
+    parser.add_argument("--mutants", type=int, default=60, help="how many")
+    parser.add_argument("--only", nargs="+", default=CORE, metavar="PATH", help="packages and modules, in the package")
+    parser.add_argument("--tests", nargs="+", default=TESTS, metavar="TEST", help="what pytest is given")
+    parser.add_argument("--reach", type=Path, help="a file that keeps which tests reach which line")
+    options = parser.parse_args()
+    everything = [mutant for path in modules(options.only) for mutant in sites(path)]
+    chosen = random.Random(options.seed).sample(everything, min(options.mutants, len(everything)))
+    began = time.monotonic()
+    tried: dict[str, list[tuple[Mutant, str]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = Campaign(copied(Path(folder)), options.tests)
+        print(campaign.measure(options.reach), flush=True)
+        for number, mutant in enumerate(chosen, 1):
+            notice = campaign.noticed(mutant)
+            tried[mutant.package].append((mutant, notice))
+            print(f"{number}. {mutant.path}:{mutant.line} {mutant.operator}: {notice or 'SURVIVED'}", flush=True)
+    print(f"\n{figures(tried)}\n\n{survivors(tried)}\n")
+    print(f"Seed {options.seed}, {len(chosen)} of {len(everything)} mutants, {time.monotonic() - began:.0f} s.")
+    print(machine())
+
+
+def figures(tried: dict[str, list[tuple[Mutant, str]]]) -> str:
+    """Return the table: how many mutants of each package were noticed."""
+    everything = [outcome for outcomes in tried.values() for outcome in outcomes]
+    rows: list[list[str]] = []
+    for name, outcomes in [*sorted(tried.items()), ("all", everything)]:
+        noticed = sum(bool(notice) for _, notice in outcomes)
+        share = f"{100 * noticed / len(outcomes):.0f} %" if outcomes else ""
+        rows.append([name, str(len(outcomes)), str(noticed), share])
+    return table(["", "mutants", "noticed", "share"], rows)
+
+
+def survivors(tried: dict[str, list[tuple[Mutant, str]]]) -> str:
+    """Return the mutants that no test noticed, each with what it changes."""
+    survived = [mutant for outcomes in tried.values() for mutant, notice in outcomes if not notice]
+    survived.sort(key=lambda mutant: (mutant.path, mutant.line))
+    return "\n\n".join(f"{mutant.path}:{mutant.line} {mutant.operator}\n{mutant.difference}" for mutant in survived)
+
+
+if __name__ == "__main__":
+    main()
