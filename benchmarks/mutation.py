@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from machine import machine
 from written import table
@@ -46,18 +46,8 @@ CORE = [
     "pipeline",
     "reader",
 ]
-TREE = [
-    PACKAGE,
-    "tests",
-    "docs",
-    "examples",
-    "benchmarks",
-    "README.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "SECURITY.md",
-]
-TREE += ["pyproject.toml", "conftest.py", "Makefile"]
+DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
+TREE = [PACKAGE, "tests", "docs", "examples", "benchmarks", "pyproject.toml", "conftest.py", "Makefile", *DOCUMENTS]
 TESTS = ["tests"]
 LEFT_OUT = ["benchmarks", "docs", "servers", "helpers"]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
@@ -167,10 +157,11 @@ def _of_text(node: ast.BinOp | ast.AugAssign) -> bool:
 
 def walked(node: ast.AST) -> Iterator[ast.AST]:
     """Walk what runs: no annotations, decorators or defaults of types, no texts, nothing that is for checkers."""
-    for name, value in ast.iter_fields(node):
+    fields: Any = ast.iter_fields(node)
+    for name, value in fields:
         if name in {"annotation", "returns", "decorator_list", "type_params"}:
             continue
-        children = cast("list[Any]", value) if isinstance(value, list) else [value]
+        children: list[Any] = value if isinstance(value, list) else [value]
         for child in children:
             if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):
                 continue
