@@ -157,18 +157,15 @@ def _of_text(node: ast.BinOp | ast.AugAssign) -> bool:
 
 def walked(node: ast.AST) -> Iterator[ast.AST]:
     """Walk what runs: no annotations, decorators or defaults of types, no texts, nothing that is for checkers."""
-    fields: Any = ast.iter_fields(node)
-    for name, value in fields:
-        if name in {"annotation", "returns", "decorator_list", "type_params"}:
+    left_out: list[Any] = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+    left_out += getattr(node, "decorator_list", [])
+    for child in ast.iter_child_nodes(node):
+        if child in left_out or isinstance(child, ast.JoinedStr):
             continue
-        children: list[Any] = value if isinstance(value, list) else [value]
-        for child in children:
-            if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr):
-                continue
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-                continue
-            yield child
-            yield from walked(child)
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from walked(child)
 
 
 def sites(path: Path, root: Path = ROOT) -> Iterator[Mutant]:
@@ -295,28 +292,43 @@ class Campaign:
         return f"{len(self._seconds)} tests in {total:.0f} s{out}"
 
     def reaching(self, mutant: Mutant) -> list[str]:
-        """Return the tests that run a line of it, or the module when it runs at import; the shortest first."""
+        """Return the tests that run a line of it, or the module when it runs at import; the shortest files first."""
         lines = self._reach.get(mutant.path, {})
         tests = {test for line in range(mutant.line, mutant.last_line + 1) for test in lines.get(str(line), ())}
         if not tests:
             tests = {test for found in lines.values() for test in found}
-        return sorted(tests, key=lambda test: (self._seconds[test], test))
+        files: dict[str, list[str]] = defaultdict(list)
+        for test in self._seconds:  # as they ran: a file's tests may share what is costly
+            if test in tests:
+                files[test.split("::")[0]].append(test)
+        return [test for of_file in sorted(files.values(), key=self._duration) for test in of_file]
+
+    def _duration(self, tests: Sequence[str]) -> float:
+        return sum(self._seconds[test] for test in tests)
 
     def noticed(self, mutant: Mutant) -> str:
         """Run the tests on a mutant; return the first that fails, "too slow", or nothing."""
-        tests = self.reaching(mutant)
-        if not tests:
-            return ""
         path = self._tree / mutant.path
         original = path.read_text()
-        named = self._tree / "tests.txt"
-        named.write_text("\n".join(tests))
-        limit = 60 + 3 * sum(self._seconds[test] for test in tests)
         path.write_text(mutant.source)
         try:
-            return self._run([*PYTEST, "-x", "--timeout", "60", *QUICK, f"@{named}"], limit)
+            tests = self.reaching(mutant)
+            while tests:
+                failed = self._fail(tests)
+                if failed not in tests or self._fail([failed]):
+                    return failed
+                tests = tests[tests.index(failed) + 1 :]  # it fails after others only: that is not the mutant's doing
         finally:
             path.write_text(original)
+        return ""
+
+    def _fail(self, tests: Sequence[str]) -> str:
+        """Run tests; return the first that fails, what else went wrong, or nothing."""
+        named = self._tree / "tests.txt"
+        named.write_text("\n".join(tests))
+        limit = 60 + 3 * self._duration(tests)
+        failure = self._run([*PYTEST, "-x", "--timeout", "60", *QUICK, f"@{named}"], limit)
+        return max((test for test in tests if failure.startswith(test)), key=len, default=failure)
 
     def _run(self, command: list[str], seconds: float) -> str:
         with subprocess.Popen(
@@ -336,8 +348,9 @@ class Campaign:
                 return "too slow"
         if process.returncode == 0:
             return ""
-        failures = [line for line in output.splitlines() if line.startswith(("FAILED tests/", "ERROR tests/"))]
-        return failures[0].split(" - ")[0] if failures else output.strip().splitlines()[-1][:200]
+        lines = output.strip().splitlines()
+        failures = [line for line in lines if line.startswith(("FAILED tests/", "ERROR tests/"))]
+        return failures[0].partition(" ")[2] if failures else lines[-1][:200]
 
 
 def main() -> None:
