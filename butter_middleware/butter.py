@@ -147,9 +147,7 @@ class Butter:
             transport=transport,
             clock=clock,
         )
-        self._components = components.build(settings, given, self._events, self._telemetry)
-        self.strategy, self.beacon = self._components.strategy, self._components.beacon
-        self.pipeline = Pipeline(self._components)
+        self.pipeline = Pipeline(components.build(settings, given, self._events, self._telemetry))
         del given
         del username, password  # an error tracker adds the variables of this frame to the lines that follow
         self._warn(self.routes.routes, parts_only=self._components.queue is not None)
@@ -184,6 +182,20 @@ class Butter:
             return extract
 
         return register
+
+    @property
+    def strategy(self) -> Strategy:
+        """How the shopper's address is found."""
+        return self._components.strategy
+
+    @property
+    def beacon(self) -> Beacon | None:
+        """How shoppers on IPv6 prove their IPv4 address."""
+        return self._components.beacon
+
+    @property
+    def _components(self) -> components.Components:
+        return self.pipeline.components
 
     @property
     def outbox(self) -> LocalOutbox | Outbox:

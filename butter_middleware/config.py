@@ -99,6 +99,8 @@ def credential(name: str, given: object) -> str | None:
         ConfigurationError: it is empty, or the file cannot be read. The text never holds the value.
     """
     variable = f"BUTTER_{name.upper()}"
+    if given == "" and overrides.current() is not None:  # as of os.environ.get("BUTTER_PASSWORD", "")
+        given = None
     value = given if given is not None else from_environment(variable)
     if value is not None and (not isinstance(value, str) or not value.strip()):
         msg = f"the {name} is empty, or no string. Set {variable} or Butter({name}=...) to what Butter gave you."
@@ -116,8 +118,8 @@ def from_environment(name: str) -> str | None:
         ConfigurationError: the file cannot be read.
     """
     value, path = variable(name), variable(f"{name}_FILE")
-    if value is None and (rehearsed := overrides.current()) is not None:
-        return rehearsed.secret
+    if value is None and overrides.current() is not None:
+        return overrides.SECRET
     if value is None and path is not None:
         try:
             value = Path(path).read_text(encoding="utf-8").strip()

@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Unpack, cast
 from uuid import UUID
@@ -137,8 +137,14 @@ class CheckoutNote:
 hourly: Final = log_thread.RateLimiter(time.monotonic)
 
 
+listeners: Final[list[Callable[[str], object]]] = []
+"""Hear of each call without effect: tests, and a sandbox. They may not raise."""
+
+
 def warn(message: str) -> None:
     """Say it once an hour, from inside a checkout."""
+    for listener in listeners:
+        listener(message)
     times = hourly.due(message)
     if times is not None:
         log_thread.log(logging.WARNING, message, times, event="annotate")

@@ -64,6 +64,25 @@ SEVERAL_ADDRESSES: Final = (
     "subscription are taken for one, give an invoice_id, charge_id or transaction_id with each."
 )
 """The log line of `Skip.OTHER_ADDRESS`."""
+EXPLAINED: Final = {
+    "status": "It is not a 2xx.",
+    "unanswered": "The app ended without an answer.",
+    "incomplete": "The app never finished it.",
+    "not_json": "It is not JSON, so the extractor was not asked.",
+    "too_large": "It is longer than max_body_bytes.",
+    "uncapturable": "It is a file that the server sends by itself.",
+    "not_a_checkout": "The extractor gave None, or nothing.",
+    "gated": "The route's when= said no.",
+    "not_paid": "It holds an object of the PSP that is not paid.",
+    "unrecognised": "The preset found no object of its PSP in it.",
+    "test_mode": "It holds an object of the PSP's test mode.",
+    "not_annotated": "The route has no extractor, and the endpoint annotated nothing.",
+    "join_expired": "The other part did not come in time.",
+    "duplicate": "A record with the same PSP and IDs was taken before.",
+    "other_address": "A record of the same checkout was taken before, with another address.",
+    "dry_run": "Butter(dry_run=True) sends nothing.",
+}
+"""What a reason says of the response, for a test and a sandbox, if the log says nothing of it."""
 
 
 def missed(reason: str) -> bool:

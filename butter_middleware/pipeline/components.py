@@ -8,7 +8,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
 from butter_middleware import config as settings
-from butter_middleware._utils import overrides
 from butter_middleware.capture.routes import CheckoutRoute, RouteTable
 from butter_middleware.client_ip import ClientIP, Peer, Strategy
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, Networks
@@ -17,6 +16,7 @@ from butter_middleware.delivery.circuit_breaker import BUTTER, QUEUE, Target
 from butter_middleware.delivery.clients import Client, InlineClient, QueueClient
 from butter_middleware.delivery.delivery import Delivery, circuit_breaker
 from butter_middleware.errors import ConfigurationError
+from butter_middleware.events import Event
 from butter_middleware.ipv6.beacon import Beacon, Redeemer
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Outbox, SQLiteOutbox
@@ -59,6 +59,8 @@ class Components:
     """Addresses in bodies that are not public and count all the same."""
     outbox: LocalOutbox
     queue: Outbox | None
+    in_process: bool
+    """Whether the records go to a transport of the user's, and not to the network."""
     external: bool
     """Whether another process reads and sends."""
     response_wait: ResponseWait
@@ -72,7 +74,9 @@ class Components:
     reads: bool = True
     """Whether this process has extractors."""
     built: Callable[[Any], object] = lambda _pipeline: None
-    """Hears of the pipeline, once."""
+    """Hears of the pipeline that uses them, once."""
+    listener: Callable[[Event], object] | None = None
+    """Hears of each event, beside the user's `on_event`."""
 
     def make_reader(self, observe: Callable[[Capture, ClientIP], None]) -> Reader:
         """Return what reads captures. `observe` sees each address as it was resolved."""
@@ -89,24 +93,12 @@ class Components:
 
 
 def build(config: Config, given: Given, events: EventDispatcher, telemetry: Telemetry) -> Components:
-    """Return the parts for production or, while tests run, what they put in their place.
+    """Return the parts for production. `Pipeline` takes what tests put in their place.
 
     Raises:
         ConfigurationError: something cannot work.
     """
     _check_outbox(given.outbox)
-    replaced = overrides.current()
-    make = production if replaced is None else replaced.build
-    components: Components = make(config, given, events, telemetry)
-    return components
-
-
-def production(config: Config, given: Given, events: EventDispatcher, telemetry: Telemetry) -> Components:
-    """Return the parts for production.
-
-    Raises:
-        ConfigurationError: something cannot work.
-    """
     resolver = strategy(given.client_ip, config.environment)
     external = config.delivery == "external"
     make_client = client(
@@ -138,6 +130,7 @@ def production(config: Config, given: Given, events: EventDispatcher, telemetry:
         admitted=ANYWHERE if config.staging else NOWHERE,
         outbox=local,
         queue=queue,
+        in_process=given.transport is not None,
         external=external and not config.dry_run,
         response_wait=response_wait(config, queue=queue is not None),
         make_client=make_client,
@@ -166,6 +159,7 @@ def records_only(outbox: SQLiteOutbox, make_client: Callable[[], Client]) -> Com
         admitted=NOWHERE,
         outbox=outbox,
         queue=None,
+        in_process=False,
         external=False,
         response_wait=ResponseWait(),
         make_client=make_client,

@@ -281,7 +281,7 @@ class Participant:
             if self._role.dry_run and kept:
                 self._events.emit(Skipped(route=route, reason=Skip.DRY_RUN, times=kept))
         new = new_records(resolved.outcomes)
-        self._tell_left_out(resolved.outcomes)
+        self._tell_left_out(self._route_of(entry), resolved.outcomes)
         if entry.until_sent and sends and new and len(new) == len(resolved.outcomes):
             entry.left = len(new)
             self._hurry(1)
@@ -294,7 +294,7 @@ class Participant:
     def added(self, outcomes: Sequence[Outcome], *, sends: bool) -> None:
         """Tell what became of records made outside a request."""
         self._checkout_log.added("", outcomes, sends=sends and not self.sender.ill)
-        self._tell_left_out(outcomes)
+        self._tell_left_out("", outcomes)
         with self._changed:
             self._adding -= 1
         self.ring()
@@ -353,10 +353,10 @@ class Participant:
             case _:
                 self.ring()  # a settlement: the record is sent once more
 
-    def _tell_left_out(self, outcomes: Sequence[Outcome]) -> None:
+    def _tell_left_out(self, route: str, outcomes: Sequence[Outcome]) -> None:
         for reason, times in Counter(outcome for outcome in outcomes if isinstance(outcome, Skip)).items():
             message = SEVERAL_ADDRESSES if reason is Skip.OTHER_ADDRESS else ""
-            self._events.emit(Skipped(reason=reason, times=times, message=message))
+            self._events.emit(Skipped(route=route, reason=reason, times=times, message=message))
 
     def _tell_lost(self, error: Exception, route: str = "") -> None:
         kind = type(error).__name__

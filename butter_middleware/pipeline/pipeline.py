@@ -10,7 +10,7 @@ from dataclasses import replace
 from threading import RLock
 from typing import Any, Final, TypeVar
 
-from butter_middleware._utils import log_thread
+from butter_middleware._utils import log_thread, overrides
 from butter_middleware._utils.asgi import Scope
 from butter_middleware._utils.futures import Backoff, failed, wait_at_most
 from butter_middleware.capture.annotations import SCOPE_KEY, Notes, plain
@@ -63,6 +63,26 @@ class Pipeline:
     """
 
     def __init__(self, components: Components) -> None:
+        self._production = components
+        self._use(components)
+        overrides.join(self)
+        if overrides.current() is not None:
+            self.rebuild()
+
+    def rebuild(self) -> None:
+        """Take the parts of production or, while tests run, what these put in their place.
+
+        What was captured before goes where it would have gone.
+        """
+        if self.components is self._production:
+            self.close()
+        elif self.finish_reading(STOPPING_SECONDS):
+            self.finish_sending(STOPPING_SECONDS)
+        self.reset()
+        tested = overrides.current()
+        self._use(self._production if tested is None else tested.build(self._production))
+
+    def _use(self, components: Components) -> None:
         config = components.config
         self.components = components
         self.routes = components.routes
@@ -83,6 +103,7 @@ class Pipeline:
             sent="sent" if components.queue is None else "put into the queue",
             configuration=_digest(components),
         )
+        self._events.listener = components.listener
         self._forget()
         components.built(self)
 
@@ -113,8 +134,9 @@ class Pipeline:
         If the system gives no thread, what is captured waits in memory, and the next call tries again. If `paused`,
         nothing is sent until the next call.
         """
-        if self._running and not self._paused:
+        if self._running and not self._paused and not overrides.guarding():
             return
+        overrides.current()  # begins or ends what unittest asks for, and rebuilds this
         with self._starting:
             self._paused = paused
             if self._participant is None or self._thread is None:

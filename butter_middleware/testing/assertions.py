@@ -1,41 +1,10 @@
-"""What a test is told where the record that it looks for was not sent: the nearest one, and what became of the rest."""
+"""What a test is told if the record that it looks for was not sent: the nearest one, and what became of the rest."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Final
 
 from butter_middleware.testing.record import POSTED, InboxRecord
-from butter_middleware.testing.records import ParkedCheckout
-
-_HINTS: Final = {
-    "dry_run": "Leave dry_run=True out of tests: nothing leaves the process here anyway.",
-    "status": "It is no 2xx.",
-    "incomplete": "The app never finished it.",
-    "not_json": "It is not JSON, so that the extractor was not asked.",
-    "not_a_checkout": "The extractor gave None, or nothing.",
-    "gated": "The route's when= said no.",
-    "not_paid": "It holds an object of the PSP that is not paid.",
-    "not_annotated": "The route has no extractor, and the endpoint annotated nothing.",
-    "duplicate": "A record with the same PSP and IDs was taken before in this test.",
-}
-"""Beside what the log of production says."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What became of the checkouts of a test."""
-
-    sent: Sequence[InboxRecord]
-    pending: Sequence[InboxRecord]
-    dead: Sequence[InboxRecord]
-    parked: Sequence[ParkedCheckout]
-    skipped: Mapping[str, int]
-    remedies: Mapping[str, str]
-    """What the log of production says of a reason for which something was skipped."""
-    routes: Sequence[str]
-    elsewhere: bool
-    """Whether a `Butter` has a transport of its own, so that its records go there."""
+from butter_middleware.testing.recorder import Recorder
 
 
 def differing(expected: Mapping[str, str | None], record: InboxRecord) -> list[str]:
@@ -43,13 +12,34 @@ def differing(expected: Mapping[str, str | None], record: InboxRecord) -> list[s
     return [name for name, value in expected.items() if getattr(record, name) != value]
 
 
-def unsent(expected: Mapping[str, str | None], whereabouts: Snapshot) -> str:
-    """Say that no record is as expected, and why that may be."""
-    wanted = ", ".join(f"{name}={value!r}" for name, value in expected.items())
-    lines = [f"no record was sent with {wanted}" if expected else "no record was sent"]
-    if whereabouts.sent:
-        lines += _nearest(expected, whereabouts.sent)
-    lines += _elsewhere(whereabouts)
+def described(expected: Mapping[str, str | None]) -> str:
+    """Return the fields as the end of a sentence."""
+    return " with " + ", ".join(f"{name}={value!r}" for name, value in expected.items()) if expected else ""
+
+
+def unsent(expected: Mapping[str, str | None], recorder: Recorder, routes: Sequence[str], *, elsewhere: bool) -> str:
+    """Say that no record is as expected, and why that may be.
+
+    Args:
+        expected: The fields that were looked for.
+        recorder: What became of the test's checkouts.
+        routes: The checkout routes of the process.
+        elsewhere: Whether a `Butter` has a transport of its own, which gets its records.
+    """
+    lines = [f"no record was sent{described(expected)}"]
+    if sent := recorder.sent():
+        lines += _nearest(expected, sent)
+    for record in recorder.pending():
+        answered = "was not asked yet" if record.answer is None else f"answered {record.answer}"
+        lines.append(f"pending, since Butter {answered} (butter_inbox.retry_now() tries again): {record!r}")
+    lines += [f"dead, since Butter answered {record.answer}: {record!r}" for record in recorder.dead()]
+    lines += [checkout.explain() for checkout in recorder.parked()]
+    lines += [f"skipped: {skipped.explain()}" for skipped in recorder.skips()]
+    lines += [f"ignored: {message}" for message in recorder.ignored()]
+    if elsewhere:
+        lines.append("a Butter was built with transport=...: its records go there, and not to this inbox.")
+    elif len(lines) == 1:
+        lines.append(_nothing_seen(routes))
     return "\n".join(lines)
 
 
@@ -70,23 +60,6 @@ def _likeness(expected: Mapping[str, str | None], record: InboxRecord) -> tuple[
     wrong = differing(expected, record)
     alike = (SequenceMatcher(None, expected[name] or "", getattr(record, name) or "").ratio() for name in wrong)
     return -len(wrong), sum(alike)
-
-
-def _elsewhere(whereabouts: Snapshot) -> Iterator[str]:
-    for record in whereabouts.pending:
-        answered = "was not asked yet" if record.answer is None else f"answered {record.answer}"
-        yield f"pending, since Butter {answered} (butter_inbox.retry_now() tries again): {record!r}"
-    for record in whereabouts.dead:
-        yield f"dead, since Butter answered {record.answer}: {record!r}"
-    for checkout in whereabouts.parked:
-        yield checkout.explain()
-    for reason, count in whereabouts.skipped.items():
-        said = whereabouts.remedies.get(reason, "")
-        yield " ".join(filter(None, [f"skipped: {count} x {reason}.", said, _HINTS.get(reason, "")]))
-    if whereabouts.elsewhere:
-        yield "a Butter was built with transport=...: its records go there, and not to this inbox."
-    elif not (whereabouts.sent or whereabouts.pending or whereabouts.dead or whereabouts.parked or whereabouts.skipped):
-        yield _nothing_seen(whereabouts.routes)
 
 
 def _nothing_seen(routes: Sequence[str]) -> str:

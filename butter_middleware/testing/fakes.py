@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from inspect import iscoroutinefunction
 from typing import Any, Final
 
-from butter_middleware.client_ip import ClientIP, Reason, Strategy
-from butter_middleware.client_ip.address import Networks, parse_host
+from butter_middleware.client_ip import ClientIP, Forwarded, Peer, Reason, Strategy
+from butter_middleware.client_ip.address import LOOPBACK, Networks, parse_host
+from butter_middleware.client_ip.headers import lines, peer_of
+from butter_middleware.client_ip.strategies import header_of
 from butter_middleware.delivery.circuit_breaker import CircuitBreaker
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.events import Event
@@ -17,38 +19,53 @@ from butter_middleware.outbox import MemoryOutbox, MemoryStore, Pending, Settled
 from butter_middleware.testing.recorder import ACCEPTED, Recorder
 
 DOCUMENTATION: Final = Networks(("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"), "documentation")
-"""RFC 5737: addresses of nobody, so that they stand for shoppers."""
+"""RFC 5737: addresses of nobody, so that they stand for shoppers'."""
 HELD_SECONDS: Final = 3600.0
 """For which a record that is not taken is held: no longer than a test lets pass at once."""
 
 
 @dataclass(frozen=True)
 class FakeStrategy:
-    """A strategy that takes TestClient's peer for the loopback address, and addresses of documentation for public."""
+    """A strategy to which a test client is a shopper, and addresses of documentation are public.
+
+    Args:
+        strategy: What decides if a request has the header that it reads, or comes from another machine.
+        shopper: Gives whose the other requests are; None: they come from 127.0.0.1.
+    """
 
     strategy: Strategy
+    shopper: Callable[[], str | None]
 
     def resolve(self, scope: Mapping[str, Any]) -> ClientIP:
         """Resolve the address as the strategy does."""
-        client = scope.get("client")
-        if isinstance(client, list | tuple) and client and client[0] == "testclient":
-            scope = {**scope, "client": ("127.0.0.1", *client[1:])}
-        found = self.strategy.resolve(scope)
-        if found.reason is not Reason.PRIVATE_ADDRESS:
+        peer = peer_of(scope)
+        if peer.address is not None and peer.address not in LOOPBACK:
+            return _resolve(self.strategy, scope)
+        found = _resolve(self.strategy, scope if peer.unix else {**scope, "client": ("127.0.0.1", 50000)})
+        decides = b"forwarded" if isinstance(self.strategy, Forwarded) else header_of(self.strategy)
+        shopper = self.shopper()
+        if shopper is None or found.ipv4 not in {None, "127.0.0.1"} or lines(scope, decides):
             return found
-        admitted = self.strategy.admitting_private().resolve(scope)
-        return admitted if admitted.ipv4 and parse_host(admitted.ipv4) in DOCUMENTATION else found
+        return _resolve(Peer(), {"headers": (), "client": (shopper, 50000)})
 
     def admitting_private(self) -> "FakeStrategy":
         """Return the same for staging."""
         return replace(self, strategy=self.strategy.admitting_private())
 
 
-def fake_beacon(beacon: Beacon | None) -> Beacon | None:
+def _resolve(strategy: Strategy, scope: Mapping[str, Any]) -> ClientIP:
+    found = strategy.resolve(scope)
+    if found.reason is not Reason.PRIVATE_ADDRESS:
+        return found
+    admitted = strategy.admitting_private().resolve(scope)
+    return admitted if admitted.ipv4 and parse_host(admitted.ipv4) in DOCUMENTATION else found
+
+
+def fake_beacon(beacon: Beacon | None, shopper: Callable[[], str | None]) -> Beacon | None:
     """Return a beacon that sees and believes the addresses that `FakeStrategy` does."""
     if beacon is None:
         return None
-    own = None if beacon.client_ip is None else FakeStrategy(beacon.client_ip)
+    own = None if beacon.client_ip is None else FakeStrategy(beacon.client_ip, shopper)
     return replace(beacon, client_ip=own, allow_private=True)
 
 

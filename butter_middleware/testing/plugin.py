@@ -10,15 +10,12 @@ import pytest
 from butter_middleware._utils import overrides
 
 if TYPE_CHECKING:
-    from butter_middleware.config import Config
-    from butter_middleware.pipeline.components import Components, Given
-    from butter_middleware.telemetry.dispatcher import EventDispatcher
-    from butter_middleware.telemetry.otel import Telemetry
+    from butter_middleware.pipeline.components import Components
     from butter_middleware.testing import ButterInbox
     from butter_middleware.testing.recorder import Recorder
     from butter_middleware.testing.runtime import InboxRuntime
 
-_SECRET: Final = "a-secret-of-no-account-for-tests-only"  # noqa: S105 - it opens nothing
+_CLIENT_IP: Final = "butter_client_ip"
 _MARKER: Final = "butter"
 _USAGE: Final = '@pytest.mark.butter(respond_with=[503, "timeout"])'
 
@@ -27,8 +24,9 @@ class _Run:
     """One run of pytest."""
 
     def __init__(self, config: pytest.Config) -> None:
+        self._config = config
         self._runtime: InboxRuntime | None = None
-        end = overrides.begin(overrides.Overrides(self._build, _SECRET))
+        end = overrides.begin(overrides.Overrides(self._build))
         config.add_cleanup(end)
         config.add_cleanup(self._close)
 
@@ -38,22 +36,26 @@ class _Run:
         if self._runtime is None:
             from butter_middleware.testing.runtime import InboxRuntime  # noqa: PLC0415 - most runs never need it
 
-            self._runtime = InboxRuntime()
+            client_ip = str(self._config.getini(_CLIENT_IP))
+            try:
+                self._runtime = InboxRuntime(client_ip=client_ip or None)
+            except ValueError as error:
+                msg = f"{_CLIENT_IP}: {error}"
+                raise pytest.UsageError(msg) from None
         return self._runtime
+
+    def _build(self, production: "Components") -> "Components":
+        return self.runtime.build(production)
 
     @property
     def begun(self) -> "InboxRuntime | None":
-        """The runtime, where anything needed it."""
+        """The runtime, if anything needed it."""
         return self._runtime
-
-    def _build(
-        self, config: "Config", given: "Given", events: "EventDispatcher", telemetry: "Telemetry"
-    ) -> "Components":
-        return self.runtime.build(config, given, events, telemetry)
 
     def _close(self) -> None:
         if self._runtime is not None:
             self._runtime.begin()
+            self._runtime.close()
 
 
 _KEY: Final = pytest.StashKey[_Run]()
@@ -63,6 +65,12 @@ def _run_of(config: pytest.Config) -> _Run:
     if _KEY not in config.stash:
         config.stash[_KEY] = _Run(config)
     return config.stash[_KEY]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Say what may stand in pytest's configuration."""
+    about = "the address of a test client's own requests, if they have no header that client_ip reads; empty: 127.0.0.1"
+    parser.addini(_CLIENT_IP, about, default=overrides.SHOPPER)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -93,7 +101,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Fail a test that has passed so far, where a checkout of it became no record and it did not look."""
+    """Fail a test that has passed so far, if a checkout of it became no record and it did not look."""
     _check(item)
 
 
@@ -130,6 +138,7 @@ def butter_inbox(request: pytest.FixtureRequest) -> "ButterInbox":
     """What reached Butter in this test: `.sent`, `.assert_sent(invoice_id=...)`, `.skipped`, `.parked`, `.pending`.
 
     `.respond_with(503, "timeout")` sets what Butter answers, `.retry_now()` tries again what is pending. Nothing leaves
-    the process, with or without this fixture. A checkout whose extractor fails fails the test that uses it.
+    the process, with or without this fixture. A checkout that becomes nothing fails the test that uses it, unless the
+    test looks at `.skipped`, `.parked` or `.ignored`.
     """
     return _run_of(request.config).runtime.inbox()

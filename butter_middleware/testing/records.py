@@ -1,5 +1,6 @@
 """Checkouts that became no record, as a test sees them."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from types import TracebackType
 from typing import Final, Self
 
 from butter_middleware.errors import ButterError
+from butter_middleware.events import Skipped
 from butter_middleware.models.http import Capture, view
-from butter_middleware.models.reasons import ParkReason
+from butter_middleware.models.reasons import EXPLAINED, ParkReason, missed
 from butter_middleware.outbox import Parked
 
 FROM_A_SHOPPER: Final = (
-    "A test's own request comes from 127.0.0.1, which is not a shopper. Send what your proxy would, such as "
-    'headers={"x-forwarded-for": "203.0.113.7"}, or say who sends it: TestClient(app, client=("203.0.113.7", 50000)).'
+    "If the test's request is to come from a shopper, leave out the headers that client_ip reads: it then has the "
+    "address butter_inbox.client_ip. Or send what your proxy would."
 )
 _SHOWN: Final = 1000
 _OURS: Final = str(Path(__file__).parents[1])
@@ -32,7 +34,7 @@ class ParkedWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class ParkedCheckout:
-    """A checkout that would wait until somebody mends the extractor or the configuration.
+    """A checkout that would wait until the extractor or the configuration is fixed.
 
     It shows what was read, personal data included: in a test that is wanted.
     """
@@ -74,11 +76,43 @@ class ParkedCheckout:
         return "\n".join(lines)
 
 
-def unexpected(parked: Sequence[ParkedCheckout]) -> ParkedError:
+@dataclass(frozen=True, slots=True)
+class SkippedCheckout:
+    """A response on a checkout route that became no record, and does not wait for anything."""
+
+    reason: str
+    """A `Skip`, or `no_address:` and why."""
+    route: str
+    message: str
+    """As the log of production says it; empty if it says nothing."""
+    times: int
+    unwanted: bool
+    """Whether evidence is missing, or production's log would warn. A refusal or a reload is neither."""
+
+    @classmethod
+    def of(cls, event: Skipped) -> Self:
+        """Return what an event tells."""
+        warned = bool(event.message) and event.level >= logging.WARNING
+        return cls(event.reason, event.route, event.message, event.times, warned or missed(event.reason))
+
+    def explain(self) -> str:
+        """Say in a line what happened."""
+        said = self.message or f"{self.route or 'butter.record()'}: {EXPLAINED.get(self.reason, '')}"
+        return f"{self.times} x {self.reason}. {said}"
+
+
+def unexpected(
+    parked: Sequence[ParkedCheckout], skipped: Sequence[SkippedCheckout] = (), ignored: Sequence[str] = ()
+) -> ParkedError:
     """Return what to raise, with the first error of an extractor as its cause."""
-    many = "a checkout" if len(parked) == 1 else f"{len(parked)} checkouts"
-    explained = "\n".join(checkout.explain() for checkout in parked)
-    error = ParkedError(f"{many} became no record\n{explained}\nA test that expects this reads butter_inbox.parked.")
+    number = len(parked) + len(skipped) + len(ignored)
+    lines = ["a checkout became no record" if number == 1 else f"{number} checkouts became no record"]
+    lines += [checkout.explain() for checkout in parked]
+    lines += [checkout.explain() for checkout in skipped]
+    lines += ignored
+    looks = [name for name, found in (("parked", parked), ("skipped", skipped), ("ignored", ignored)) if found]
+    lines.append(f"A test that expects this reads {' and '.join(f'butter_inbox.{name}' for name in looks)}.")
+    error = ParkedError("\n".join(lines))
     error.__cause__ = next((checkout.error for checkout in parked if checkout.error is not None), None)
     return error
 

@@ -1,28 +1,26 @@
-"""Every `Butter` of a process in which tests run: what it is equipped with, and how it begins each test anew."""
+"""Every `Butter` of a process in which tests run: its parts, and how it begins each test."""
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 from weakref import WeakKeyDictionary
 
 from butter_middleware._utils import log_thread
+from butter_middleware._utils.overrides import SHOPPER
 from butter_middleware.capture import annotations
 from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.client_ip.address import ANYWHERE
-from butter_middleware.config import Config
 from butter_middleware.delivery.clients import Client
 from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.events import Event
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import SQLiteOutbox, Store, TransactionalOutbox
-from butter_middleware.pipeline import components
-from butter_middleware.pipeline.components import Components, Given, Read
+from butter_middleware.pipeline.components import Components, Read
 from butter_middleware.pipeline.pipeline import Pipeline
 from butter_middleware.reader.messages import unreadable
 from butter_middleware.reader.reader import ReadResult
-from butter_middleware.telemetry.dispatcher import EventDispatcher
-from butter_middleware.telemetry.otel import Telemetry
-from butter_middleware.testing.assertions import Snapshot
+from butter_middleware.testing.butter_inbox import ButterInbox
 from butter_middleware.testing.fakes import (
     DOCUMENTATION,
     FakeBreaker,
@@ -34,7 +32,6 @@ from butter_middleware.testing.fakes import (
     InboxClient,
     fake_beacon,
 )
-from butter_middleware.testing.inbox import ButterInbox
 from butter_middleware.testing.recorder import Recorder
 from butter_middleware.testing.records import traces, unexpected
 
@@ -50,43 +47,47 @@ class InboxRuntime:
 
     Args:
         patience: Seconds that an extractor may take.
+        client_ip: Whose the test client's own requests are, unless the test says it; None: of this machine.
     """
 
-    def __init__(self, patience: float = 10.0) -> None:
-        self.recorder = Recorder()
+    def __init__(self, patience: float = 10.0, client_ip: str | None = SHOPPER) -> None:
+        self.client_ip = client_ip
+        self.recorder = Recorder(client_ip)
         self._patience = patience
         self._pipelines: WeakKeyDictionary[Pipeline, bool] = WeakKeyDictionary()
         """Each, and whether its records come to the recorder, and not to a transport of the test's own."""
+        annotations.listeners.append(self._ignored)
 
-    # For `pipeline.components`.
-
-    def build(self, config: Config, given: Given, events: EventDispatcher, telemetry: Telemetry) -> Components:
-        """Return the parts for tests.
-
-        Raises:
-            ConfigurationError: what production would not take either; only no credentials are needed.
-        """
-        given = replace(given, credentials=(given.credentials[0] or None, given.credentials[1] or None))
-        production = components.production(config, given, events, telemetry)
-        here = given.transport is None
-        outbox = production.outbox
+    def build(self, production: Components) -> Components:
+        """Return the parts for tests."""
+        here, outbox = not production.in_process, production.outbox
         if here or isinstance(outbox, SQLiteOutbox):
-            outbox = FakeOutbox(outbox.durable, lambda: given.clock() + self.recorder.seconds_ahead)
+            outbox = FakeOutbox(outbox.durable, lambda: production.clock() + self.recorder.seconds_ahead)
 
         def built(pipeline: Pipeline) -> None:
             self._pipelines[pipeline] = here
 
         fake = replace(
             production,
-            strategy=FakeStrategy(production.strategy),
-            beacon=fake_beacon(production.beacon),
-            admitted=ANYWHERE if config.staging else DOCUMENTATION,
+            strategy=FakeStrategy(production.strategy, self._shopper),
+            beacon=fake_beacon(production.beacon, self._shopper),
+            admitted=ANYWHERE if production.config.staging else DOCUMENTATION,
             outbox=outbox,
             external=False,  # what another process would read is read here, so that a test sees it
             wrap_reader=self._wrap_reader,
             built=built,
+            listener=self._hear,
         )
         return self._sending_here(fake) if here else fake
+
+    def _shopper(self) -> str | None:
+        return self.recorder.client_ip
+
+    def _hear(self, event: Event) -> None:
+        self.recorder.hear(event)
+
+    def _ignored(self, message: str) -> None:
+        self.recorder.ignore(message)
 
     def _sending_here(self, parts: Components) -> Components:
         def make_client() -> Client:
@@ -144,10 +145,15 @@ class InboxRuntime:
 
     def begin(self) -> None:
         """Begin a test: every `Butter` is as if it had just been built."""
-        self.recorder = Recorder()
+        log_thread.settle(self._patience)  # what is still told is of the test before
+        self.recorder = Recorder(self.client_ip)
         annotations.hourly.forget()
         for pipeline in list(self._pipelines):
             pipeline.reset()
+
+    def close(self) -> None:
+        """Hear of nothing more."""
+        annotations.listeners.remove(self._ignored)
 
     def inbox(self) -> ButterInbox:
         """Return what the test sees of it."""
@@ -155,17 +161,23 @@ class InboxRuntime:
         return ButterInbox(self, self.recorder)
 
     def unseen(self) -> str:
-        """Explain what the test has not seen of its checkouts that became no record; empty where there is none.
+        """Explain what the test has not seen of its checkouts that became no record; empty if it has seen all.
 
-        Of a test that does not look at all, only where the merchant's own code failed.
+        Of a test that does not look at all, only if the merchant's own code failed.
         """
         try:
             self.settle()
         except TimeoutError as error:
             return str(error)
-        asked_for = self.recorder.asked_for
-        unseen = [checkout for checkout in self.recorder.see_parked() if asked_for or checkout.broken]
-        return f"{unexpected(unseen)}\n{traces(unseen)}".rstrip() if unseen else ""
+        recorder = self.recorder
+        parked, skipped, ignored = recorder.see_parked(), recorder.see_skips(), recorder.see_ignored()
+        if recorder.asked_for:
+            skipped = [checkout for checkout in skipped if checkout.unwanted]
+        else:
+            parked, skipped, ignored = [checkout for checkout in parked if checkout.broken], (), ()
+        if not (parked or skipped or ignored):
+            return ""
+        return f"{unexpected(parked, skipped, ignored)}\n{traces(parked)}".rstrip()
 
     def settle(self) -> None:
         """Wait until everything that was captured is read, and sent where it comes here; and all of it told.
@@ -193,22 +205,13 @@ class InboxRuntime:
                 pipeline.start()  # it may have been closed with the app
                 pipeline.look_again()
 
-    def whereabouts(self, recorder: Recorder) -> Snapshot:
-        """Return what became of the checkouts of a test."""
-        skipped: Counter[str] = Counter()
-        for pipeline in list(self._pipelines):
-            for (name, _route, reason), count in pipeline.reporter.counts().items():
-                skipped[reason] += count if name == "skipped" else 0
-        return Snapshot(
-            sent=recorder.sent(),
-            pending=recorder.pending(),
-            dead=recorder.dead(),
-            parked=recorder.parked(),
-            skipped=+skipped,
-            remedies=recorder.remedies(),
-            routes=sorted({str(route) for pipeline in list(self._pipelines) for route in pipeline.routes.routes}),
-            elsewhere=not all(self._pipelines.values()),
-        )
+    def routes(self) -> Sequence[str]:
+        """Name the checkout routes of this process."""
+        return sorted({str(route) for pipeline in list(self._pipelines) for route in pipeline.routes.routes})
+
+    def elsewhere(self) -> bool:
+        """Whether a `Butter` has a transport of its own, which gets its records."""
+        return not all(self._pipelines.values())
 
 
 def _waiting(store: Store) -> list[Record]:

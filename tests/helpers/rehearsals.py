@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from butter_middleware._utils import overrides
 from butter_middleware.testing.runtime import InboxRuntime
 
 INI = """
@@ -70,6 +71,7 @@ class Overrides:
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self._pytester = pytester
+        overrides._pipelines.clear()  # what other tests built is not of this project
         pytester.makefile(".ini", pytest=INI)
         self.write("shop", SHOP)
 

@@ -24,8 +24,8 @@ EMAIL = "shopper@example.com"
 class Down(httpx.AsyncBaseTransport):
     """A sandbox that does not run."""
 
-    async def handle_async_request(self, _request: httpx.Request) -> httpx.Response:
-        raise ConnectionRefusedError
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise ConnectionRefusedError(request.url.host)
 
 
 class Wire(httpx.AsyncBaseTransport):

@@ -162,7 +162,7 @@ def test_the_documents_tests_pass(pytester: pytest.Pytester, document: str) -> N
     code = "\n".join(re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in blocks)
     pytester.makefile(".ini", pytest=INI)
     pytester.makepyfile(test_document=code)
-    expected = len(re.findall(r"^def test_", code, re.MULTILINE))
+    expected = len(re.findall(r"^ *def test_", code, re.MULTILINE))
     assert expected
     pytester.runpytest_inprocess(*LOADED).assert_outcomes(passed=expected)
 

@@ -1,0 +1,203 @@
+"""`ButterInbox`: what a test sees of the records, and what it has Butter answer."""
+
+from collections import Counter
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Protocol, Unpack
+
+from butter_middleware.sandbox.responses import Fault
+from butter_middleware.testing.assertions import described, differing, unsent
+from butter_middleware.testing.record import NAMES, InboxFields, InboxRecord
+from butter_middleware.testing.recorder import Recorder
+from butter_middleware.testing.records import ParkedCheckout, unexpected
+
+
+class Surroundings(Protocol):
+    """What an inbox asks about every `Butter` of the process."""
+
+    def settle(self) -> None:
+        """Wait until everything that was captured is read and sent."""
+        ...
+
+    def retry(self) -> None:
+        """Try again what is pending."""
+        ...
+
+    def routes(self) -> Sequence[str]:
+        """Name the checkout routes."""
+        ...
+
+    def elsewhere(self) -> bool:
+        """Whether a `Butter` has a transport of its own, which gets its records."""
+        ...
+
+
+class ButterInbox:
+    """What reached Butter in this test, from every `Butter` of this process.
+
+    It is pytest's fixture `butter_inbox`, what `with inbox()` gives, and an attribute of `ButterInboxMixin`.
+
+    Each look waits until everything that was captured has been read and sent. A test fails at its end if a checkout
+    became nothing and the test did not look: read `parked`, `skipped` or `ignored`, or call `assert_not_sent`, to
+    expect it. What is parked already fails the next look at anything else, with `ParkedError`.
+    """
+
+    def __init__(self, surroundings: Surroundings, recorder: Recorder) -> None:
+        self._surroundings = surroundings
+        self._recorder = recorder
+
+    @property
+    def client_ip(self) -> str | None:
+        """The address of the test client's own requests, if they have no header that `Butter(client_ip=...)` reads.
+
+        It is 203.0.113.1 unless you set another one. None: they come from 127.0.0.1, as a misconfigured proxy's do.
+        """
+        return self._recorder.client_ip
+
+    @client_ip.setter
+    def client_ip(self, address: str | None) -> None:
+        self._surroundings.settle()  # earlier requests had the earlier address
+        self._recorder.set_client_ip(address)
+
+    @property
+    def sent(self) -> list[InboxRecord]:
+        """The records that Butter accepted, in their order."""
+        __tracebackhide__ = True
+        self.check()
+        return self._recorder.sent()
+
+    @property
+    def pending(self) -> list[InboxRecord]:
+        """The records that Butter did not take, as `respond_with` has it, and that wait for `retry_now`."""
+        __tracebackhide__ = True
+        self.check()
+        return self._recorder.pending()
+
+    @property
+    def dead(self) -> list[InboxRecord]:
+        """The records that Butter will never take, such as after a 422."""
+        __tracebackhide__ = True
+        self.check()
+        return self._recorder.dead()
+
+    @property
+    def parked(self) -> list[ParkedCheckout]:
+        """The checkouts that wait for a fix, each with the reason. To read it is to expect them."""
+        __tracebackhide__ = True
+        self._surroundings.settle()
+        self._recorder.see_parked()
+        return self._recorder.parked()
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Why other responses on checkout routes became no record, counted: as `Butter.status().skipped` has it.
+
+        Such as `{"not_paid": 1}`, `{"duplicate": 2}` or `{"no_address:ipv6_client": 1}`; without what is `parked`. To
+        read it is to expect them.
+        """
+        __tracebackhide__ = True
+        self.check()
+        self._recorder.see_skips()
+        counts: Counter[str] = Counter()
+        for skipped in self._recorder.skips():
+            counts[skipped.reason] += skipped.times
+        return dict(counts)
+
+    @property
+    def ignored(self) -> list[str]:
+        """The calls of `annotate()` and `butter.record()` without effect, as the log says it. To read is to expect."""
+        __tracebackhide__ = True
+        self.check()
+        self._recorder.see_ignored()
+        return self._recorder.ignored()
+
+    def assert_sent(self, *, count: int | None = None, **fields: Unpack[InboxFields]) -> InboxRecord:
+        """Return the first record that was sent with these values. None stands for a field that is to be absent.
+
+        With `count`, exactly so many records must have been sent with these values.
+
+        Raises:
+            AssertionError: there is none. The text shows the nearest, field by field, and what became of the others.
+            ParkedError: as the class says.
+        """
+        __tracebackhide__ = True
+        expected = _expected(fields)
+        self.check()
+        found = self._matching(expected)
+        if count is not None and found and len(found) != count:
+            listed = "\n".join(map(repr, found))
+            msg = f"{len(found)} records were sent{described(expected)}, and not {count}:\n{listed}"
+            raise AssertionError(msg)
+        if not found:
+            routes, elsewhere = self._surroundings.routes(), self._surroundings.elsewhere()
+            raise AssertionError(unsent(expected, self._recorder, routes, elsewhere=elsewhere))
+        return found[0]
+
+    def assert_not_sent(self, **fields: Unpack[InboxFields]) -> None:
+        """Check that no record was sent with these values; without values, that none was sent at all.
+
+        A response that became no record is then expected, as if `skipped` were read.
+
+        Raises:
+            AssertionError: there is one.
+            ParkedError: as the class says. A broken extractor does not pass for a refused payment.
+        """
+        __tracebackhide__ = True
+        expected = _expected(fields)
+        self.check()
+        self._recorder.see_skips()
+        if found := self._matching(expected):
+            listed = "\n".join(map(repr, found))
+            msg = f"a record was sent{described(expected)}:\n{listed}"
+            raise AssertionError(msg)
+
+    def _matching(self, expected: dict[str, str | None]) -> list[InboxRecord]:
+        return [record for record in self._recorder.sent() if not differing(expected, record)]
+
+    def respond_with(self, *answers: int | Fault) -> None:
+        """Set Butter's next answers, one a record; afterwards it accepts again.
+
+        A status, "reset" (the connection breaks) or "timeout" (no answer; nothing waits for it). What follows is what
+        docs/delivery.md says: a 503 leaves the record `pending`, a 422 `dead`; after a 401, or five times 503, nothing
+        is sent. But no time passes by itself: what is pending is tried again at `retry_now`.
+
+        Raises:
+            ValueError: one is not an answer that there is.
+        """
+        self._recorder.respond_with(answers)
+
+    def retry_now(self) -> None:
+        """Let an hour pass: what is pending is tried once more."""
+        self._surroundings.settle()
+        self._surroundings.retry()
+        self._surroundings.settle()
+
+    def check(self) -> None:
+        """Wait until everything is read and sent, as each look does.
+
+        Raises:
+            ParkedError: a checkout was parked, and the test has not seen it.
+            TimeoutError: an extractor does not come back.
+        """
+        __tracebackhide__ = True
+        self._surroundings.settle()
+        unseen = self._recorder.see_parked()
+        if unseen:
+            raise unexpected(unseen)
+
+    def __repr__(self) -> str:
+        recorder = self._recorder
+        parts = {"sent": recorder.sent(), "pending": recorder.pending(), "dead": recorder.dead()}
+        counts = {name: len(records) for name, records in parts.items()} | {"parked": len(recorder.parked())}
+        counts["skipped"] = sum(skipped.times for skipped in recorder.skips())
+        return f"ButterInbox({', '.join(f'{count} {name}' for name, count in counts.items())})"
+
+
+def _expected(fields: InboxFields) -> dict[str, str | None]:
+    """Return the values as a record has them: IDs are text there."""
+    for name in fields:
+        if name not in NAMES:
+            near = get_close_matches(name, NAMES, 1)
+            msg = f"a record has no field {name}. {f'Did you mean {near[0]}?' if near else ', '.join(NAMES)}"
+            raise TypeError(msg)
+    return {name: None if value is None else str(value) for name, value in fields.items()}

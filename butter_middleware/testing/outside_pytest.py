@@ -1,0 +1,77 @@
+"""The inbox without pytest: as a context manager, for `unittest`; and what holds in unittest if nobody asks for it."""
+
+import logging
+import unittest
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from butter_middleware._utils import log_thread, overrides
+from butter_middleware.testing.butter_inbox import ButterInbox
+from butter_middleware.testing.records import ParkedError
+from butter_middleware.testing.runtime import InboxRuntime
+
+_UNATTENDED: Final = (
+    "unittest runs in this process: records stay in memory, nothing is sent, and no outbox is opened. To see the "
+    "records, use butter_middleware.testing.ButterInboxMixin. To send them, set BUTTER_SEND_IN_TESTS=1."
+)
+
+
+@contextmanager
+def inbox(*, client_ip: str | None = overrides.SHOPPER) -> Generator[ButterInbox]:
+    """Have nothing leave the process, and give what Butter would have received.
+
+    It holds for every `Butter` of the process, also for one that was built before. Each is then as if just built, and
+    again at the end.
+
+    Args:
+        client_ip: `ButterInbox.client_ip`.
+
+    Raises:
+        ParkedError: at the end, if a checkout became no record and the test did not look.
+    """
+    runtime = InboxRuntime(client_ip=client_ip)
+    end = overrides.begin(overrides.Overrides(runtime.build))
+    try:
+        yield runtime.inbox()
+        if unseen := runtime.unseen():
+            raise ParkedError(unseen)
+    finally:
+        end()
+        runtime.close()
+
+
+if TYPE_CHECKING:
+    _Case = unittest.TestCase
+else:
+    _Case = object
+
+
+class ButterInboxMixin(_Case):
+    """`self.butter_inbox` in each test of a `unittest.TestCase`, Django's too: `class T(ButterInboxMixin, TestCase)`.
+
+    A test fails if a checkout of it became no record and it did not look. In a `setUp` of your own, call
+    `super().setUp()` first.
+    """
+
+    butter_client_ip: ClassVar[str | None] = overrides.SHOPPER
+    """`ButterInbox.client_ip` at the start of each test."""
+    butter_inbox: ButterInbox
+
+    def setUp(self) -> None:
+        """Begin with an empty inbox."""
+        super().setUp()
+        self.butter_inbox = self.enterContext(inbox(client_ip=self.butter_client_ip))
+
+
+def begin() -> Callable[[], None]:
+    """Let nothing leave the process, although nobody looks; what is returned ends it."""
+    runtime = InboxRuntime()
+    end = overrides.begin(overrides.Overrides(runtime.build))
+    log_thread.log(logging.WARNING, _UNATTENDED, event="tests")
+
+    def close() -> None:
+        end()
+        runtime.close()
+
+    return close
