@@ -111,8 +111,13 @@ class Leader:
         self._store.release_lead()
 
     @property
+    def has_due(self) -> bool:
+        """Whether there may be records in the file that are due and not in memory. For any thread."""
+        return time.monotonic() >= self._due_at
+
+    @property
     def _hungry(self) -> bool:
-        return self._participant is not None and self._participant.sender.hungry and time.monotonic() >= self._due_at
+        return self._participant is not None and self._participant.sender.hungry and self.has_due
 
     def _take_lead(self, now: float) -> bool:
         self.look_at = now + LEAD_SECONDS

@@ -177,6 +177,11 @@ class StoreThread:
         """Look for work now."""
         self._waker.wake()
 
+    def feed(self) -> None:
+        """Give the sender records from the file, if there may be any that are due."""
+        if self._leader.has_due:
+            self._waker.wake()
+
     def leads(self, participant: Participant) -> bool:
         """Whether this participant sends for every process of the host."""
         return self._leader.is_led_by(participant)
@@ -281,9 +286,9 @@ class StoreThread:
         while True:
             if (pause := self._pause) is not None:
                 self._stand_still(pause)
-            self._waker.rest()
+            self._waker.rest()  # before the turn: what comes after its look at a queue ends the wait at once
             try:
-                busy = self._turn()
+                busy, more = self._turn()
             except Exception as error:  # noqa: BLE001 - a fault of the disk, whose batch is back in its queue
                 if self._suffer(error):
                     self._end()
@@ -291,6 +296,7 @@ class StoreThread:
                 continue
             if busy:
                 self._idle_since = None
+            if more or (busy and self._stop_at is not None):
                 continue
             if self._stop_at is None:
                 self._rest()
@@ -298,8 +304,11 @@ class StoreThread:
                 self._end()
                 return
 
-    def _turn(self) -> bool:
-        """Do what there is to do, one transaction for each kind of it. Return whether there was any."""
+    def _turn(self) -> tuple[bool, bool]:
+        """Do what there is to do, one transaction for each kind of it.
+
+        Return whether there was any, and whether there is more to do at once.
+        """
         self._answer()
         self.store.open()
         if self._replaced:
@@ -311,15 +320,17 @@ class StoreThread:
         busy = False
         if now >= self._full_until or self._stop_at is not None:
             busy = self._grow(now)  # first: a response may wait for it
-        busy |= self._settle() | self._resolve() | self._reload()  # in a full file these make room
-        if not (self._intake or self._additions or self._resolutions or self._settlements):
+        busy |= self._settle() | self._resolve()  # in a full file these make room
+        growing, shrinking = bool(self._intake or self._additions), bool(self._resolutions or self._settlements)
+        if not growing and not shrinking:
             self.alerts.resolve("full")
             self.alerts.resolve("fault")
+        more = self._reload() | shrinking | (growing and now >= self._full_until)
         if self._stop_at is None:
-            busy |= self._leader.look(now)
+            more |= self._leader.look(now)
         if busy:
             self.store.checkpoint(idle=False)
-        return busy
+        return busy or more, more
 
     def _grow(self, now: float) -> bool:
         """Do what may make the file grow. Return whether there was any."""

@@ -41,7 +41,7 @@ ANSWERS = {
 
 
 def record(number: int, captured_at: float = 0.0) -> Record:
-    payload = {"invoice_id": f"in_{number}"}
+    payload = {"psp": "stripe", "invoice_id": f"in_{number}", "ipv4_address": "81.2.69.142"}
     return Record(f"key-{number}", json.dumps(payload), captured_at)
 
 

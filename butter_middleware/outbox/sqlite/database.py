@@ -112,6 +112,8 @@ class Database:
             ConfigurationError: the file is another program's, or a newer version's.
             OutboxBusyError: another process holds the write lock.
         """
+        if self._is_open and self._is_usable():
+            return
         with self._locked():
             try:
                 self._ready()
@@ -119,8 +121,6 @@ class Database:
                 if fault_of(error) is not Fault.CORRUPT or not self.access.set_aside:
                     raise
                 self._ready()
-        if self.access.reads and self.access.create:
-            self.locks.take(READERS)
         if not self._is_open:
             self._is_open = True
             _in_use[self.path] += 1
@@ -245,7 +245,7 @@ class Database:
     def _read(self, look: Callable[[sqlite3.Connection], T]) -> T:
         """Look at one state of the file."""
         connection = self._connection
-        if connection is None or self._suspect is not None or self._files() != self._opened:
+        if connection is None or not self._is_usable():
             with self._locked():
                 connection = self._ready()
         with self._blaming():
@@ -262,21 +262,18 @@ class Database:
         Args:
             change: What to do.
             full: Wait until the disk has it.
-            reserve: Let the file grow into its reserve: for what ends a capture or a record, and so makes room.
+            reserve: Let a full file grow into its reserve: for what ends a capture or a record, and so makes room.
         """
         with self._locked(), self._blaming():
             connection = self._ready()
-            self._tune(connection, full=full, reserve=reserve)
-            connection.execute("BEGIN IMMEDIATE")
+            self._tune(connection, full=full, reserve=reserve and self._reserve is True)
             try:
-                changed = change(connection)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    with suppress(sqlite3.Error):
-                        connection.execute("ROLLBACK")
-                raise
-            return changed
+                return _transact(connection, change)
+            except sqlite3.Error as error:
+                if not reserve or self._reserve is not False or fault_of(error) is not Fault.FULL:
+                    raise
+            self._tune(connection, full=full, reserve=True)
+            return _transact(connection, change)
 
     def _tune(self, connection: sqlite3.Connection, *, full: bool, reserve: bool) -> None:
         if full is not self._full:
@@ -304,6 +301,8 @@ class Database:
     def _ready(self) -> sqlite3.Connection:
         """Return the connection to the file that is at the path now. The caller holds the write lock.
 
+        A process that reads what it captures says so by a lock, which is gone if the lock file was replaced.
+
         Raises:
             OutboxReplacedError: it is another file than before.
         """
@@ -312,6 +311,8 @@ class Database:
         if self._connection is not None and self._files() != self._opened:
             self._give_up_files()
             self._refuse_replaced()
+        if self.access.reads and self.access.create and not self.locks.has(READERS):
+            self.locks.take(READERS)
         return self._connect() if self._connection is None else self._connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -383,6 +384,9 @@ class Database:
         self._reserve = None
         self._version = None
 
+    def _is_usable(self) -> bool:
+        return self._connection is not None and self._suspect is None and self._files() == self._opened
+
     def _files(self) -> tuple[Inode | None, Inode | None]:
         """Return which files the database and its log are now."""
         return _inode(self.path), _inode(f"{self.path}-wal")
@@ -428,6 +432,19 @@ class Database:
             f"for {waited:.0f} seconds. Is it stopped (Ctrl-Z, a debugger, a frozen container)? Let it go on, or end "
             "it, and try again."
         )
+
+
+def _transact(connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], T]) -> T:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        changed = change(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+        raise
+    return changed
 
 
 def _keep_for_ever(connection: sqlite3.Connection) -> None:

@@ -12,6 +12,7 @@ import struct
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -56,6 +57,8 @@ class Locks:
     def __init__(self, database: str) -> None:
         self._database = database
         self._descriptors: dict[str, int] = {}
+        self._inodes: dict[str, tuple[int, int]] = {}
+        """Of the files that are open."""
         self._held: set[int] = set()
         self._on_bytes = sys.platform.startswith("linux")
         self._signature = f"{os.getpid()} {_process_namespace()}\n".encode().ljust(_BYTES)
@@ -69,6 +72,10 @@ class Locks:
             self._held.add(lock)
             if lock != READERS:
                 self._sign(self._opened(path), lock)
+        return lock in self._held
+
+    def has(self, lock: int) -> bool:
+        """Whether this store took a lock. It does not look whether the file was replaced."""
         return lock in self._held
 
     def holds(self, lock: int) -> bool:
@@ -114,7 +121,7 @@ class Locks:
         for descriptor in self._descriptors.values():
             with suppress(OSError):
                 os.close(descriptor)
-        self._descriptors, self._held = {}, set()
+        self._descriptors, self._inodes, self._held = {}, {}, set()
 
     def _path(self, lock: int) -> str:
         """Return the file of a lock; empty if this system has no such lock."""
@@ -122,17 +129,20 @@ class Locks:
         return f"{self._database}{suffix}" if suffix else ""
 
     def _replaced(self, path: str) -> bool:
-        descriptor = self._descriptors.get(path)
-        if descriptor is None:
+        opened = self._inodes.get(path)
+        if opened is None:
             return False
         try:
-            return not os.path.samestat(os.fstat(descriptor), os.lstat(path))
+            found = os.lstat(path)
         except FileNotFoundError:
             return True
+        return (found.st_dev, found.st_ino) != opened
 
     def _opened(self, path: str) -> int:
         if path not in self._descriptors:
-            self._descriptors[path] = self._open(path)
+            self._descriptors[path] = descriptor = self._open(path)
+            found = os.fstat(descriptor)
+            self._inodes[path] = found.st_dev, found.st_ino
         return self._descriptors[path]
 
     def _open(self, path: str) -> int:
@@ -210,6 +220,7 @@ def beside_sqlite(database: str) -> Generator[None]:
         os.close(descriptor)
 
 
+@cache
 def _flock(kind: int, byte: int, length: int = 1) -> bytes:
     return struct.pack(_FLOCK, kind, os.SEEK_SET, byte, length, 0)
 

@@ -99,8 +99,6 @@ class SQLiteStore(Database):
             Exception: one of them cannot be stored, such as for an annotation that is not JSON.
         """
         rows = [_row_of(capture) for capture in captures]
-        if owned and self.access.reads:
-            self.locks.take(READERS)
 
         def insert(connection: sqlite3.Connection) -> list[int]:
             if owned and self._pile is None:
