@@ -3,11 +3,13 @@
     uvicorn celery_outbox:app
     celery -A celery_outbox worker
 
-Any queue takes its place in the same way: one method that enqueues, and a consumer that asks `Delivery` what to do.
+Any other queue works in the same way: one method enqueues, and a consumer asks
+`Delivery` what to do.
 """
 
 # Celery has no types.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportFunctionMemberAccess=false
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportFunctionMemberAccess=false
 
 import asyncio
 import os
@@ -37,7 +39,7 @@ queue.conf.task_reject_on_worker_lost = True
 
 
 class CeleryOutbox:
-    """What `Butter(outbox=...)` wants: one method, on a thread that is no checkout's."""
+    """The outbox: one method, which runs on a thread of the middleware."""
 
     async def enqueue(self, record: Record) -> None:
         """Publish the record; what raises is tried again."""
@@ -47,21 +49,29 @@ class CeleryOutbox:
 butter = Butter(
     client_ip=client_ip.nginx(["10.0.0.0/8"]),
     outbox=CeleryOutbox(),
-    routes=[CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=extract.json(invoice_id="invoice"))],
+    routes=[
+        CheckoutRoute(
+            "/checkout/{cart_id}",
+            psp="stripe",
+            extract=extract.json(invoice_id="invoice"),
+        )
+    ],
 )
 
 
 class DeadRecordError(Exception):
-    """Butter will never accept the record: Celery's result, or its `task_failure`, shows it to a person."""
+    """Butter will never accept the record. Celery shows the failed task to a person."""
 
 
 @cache
 def delivery() -> tuple[asyncio.Runner, Delivery]:
-    """Return this worker process's own: it knows how Butter is, so it must live as long as the process."""
+    """Return the one of this process. It remembers Butter's state, so keep it."""
     return asyncio.Runner(), butter.delivery()
 
 
-@queue.task(bind=True, name="butter.deliver", max_retries=None, ignore_result=True)  # type: ignore[untyped-decorator]
+@queue.task(  # type: ignore[untyped-decorator]
+    bind=True, name="butter.deliver", max_retries=None, ignore_result=True
+)
 def deliver(task: "Task[Any, Any]", text: str, attempts: int = 0) -> None:
     """Send one record; Celery keeps it until Butter has it."""
     runner, sender = delivery()
@@ -70,12 +80,16 @@ def deliver(task: "Task[Any, Any]", text: str, attempts: int = 0) -> None:
         raise DeadRecordError(settlement.reason)
     if settlement.settled is not Settled.DELIVERED:
         charged = settlement.settled is Settled.RETRY
-        due = datetime.fromtimestamp(max(settlement.due_at, datetime.now(UTC).timestamp()), UTC)
-        raise task.retry(args=(text, attempts + charged), eta=due, argsrepr="(a record)", throw=False)
+        due = datetime.fromtimestamp(
+            max(settlement.due_at, datetime.now(UTC).timestamp()), UTC
+        )
+        raise task.retry(
+            args=(text, attempts + charged), eta=due, argsrepr="(a record)", throw=False
+        )
 
 
 def publish(text: str) -> None:
-    """Publish a record. `argsrepr` stands in Celery's logs and events for what is personal data."""
+    """Publish a record. Celery logs `argsrepr` in place of the personal data."""
     deliver.apply_async(args=(text,), argsrepr="(a record)")
 
 

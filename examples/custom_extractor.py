@@ -1,4 +1,6 @@
-"""A shop that sells several subscriptions at once: its own function gives one record for each, or none.
+"""A shop that sells several subscriptions at once.
+
+Its own extractor gives one record for each subscription.
 
 Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn custom_extractor:app
 """
@@ -7,14 +9,20 @@ from collections.abc import Iterator
 
 from fastapi import FastAPI
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutFields, CheckoutResponse, client_ip
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutFields,
+    CheckoutResponse,
+    client_ip,
+)
 
 butter = Butter(client_ip=client_ip.cloudflare())
 
 
 @butter.checkout_route("/subscriptions", psp="recurly")
 def subscriptions(response: CheckoutResponse) -> Iterator[CheckoutFields]:
-    """Give one record for each subscription that was paid; a refused payment gives none."""
+    """Give one record for each subscription that was paid."""
     order = response.json()
     if order["state"] == "paid":
         for subscription in order["subscriptions"]:

@@ -1,4 +1,6 @@
-"""A FastAPI shop whose checkout answers JSON: the IDs are read from the response, the e-mail is annotated.
+"""A FastAPI shop whose checkout answers JSON.
+
+The IDs are read from the response, and the e-mail is annotated.
 
 Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn fastapi_checkout:app
 """
@@ -8,16 +10,29 @@ from uuid import uuid4
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, EmailStr
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip, extract
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    annotate,
+    client_ip,
+    extract,
+)
 
 butter = Butter(
-    client_ip=client_ip.nginx(["127.0.0.1", "10.0.0.0/8"]),  # nginx stands before the app, at these addresses
+    client_ip=client_ip.nginx(
+        ["127.0.0.1", "10.0.0.0/8"]
+    ),  # nginx stands before the app, at these addresses
     routes=[
         CheckoutRoute(
             "/checkout/{cart_id}",
             psp="stripe",
             when=lambda response: response.json()["status"] == "paid",
-            extract=extract.json(invoice_id="invoice.id || invoice", charge_id="charge", customer_id="customer"),
+            extract=extract.json(
+                invoice_id="invoice.id || invoice",
+                charge_id="charge",
+                customer_id="customer",
+            ),
         ),
     ],
 )

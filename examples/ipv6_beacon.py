@@ -1,8 +1,10 @@
-"""A shop whose shoppers may come over IPv6: its page asks a host with A records only for a token of the IPv4 address.
+"""A shop whose shoppers may come over IPv6.
 
-This machine stands for both hosts: the shop is at ::1, the beacon at 127.0.0.1.
+Its page asks the beacon, a host with A records only, for a token with the shopper's
+IPv4 address. Here both are on this machine: the shop at ::1, the beacon at 127.0.0.1.
 
-Set:  BUTTER_USERNAME, BUTTER_PASSWORD, BUTTER_ENVIRONMENT=staging, and BUTTER_BEACON_KEYS, such as what this prints:
+Set:  BUTTER_USERNAME, BUTTER_PASSWORD, BUTTER_ENVIRONMENT=staging,
+      and BUTTER_BEACON_KEYS to what this prints:
       python -c 'import secrets; print(secrets.token_urlsafe(32))'
 Run:  uvicorn ipv6_beacon:app --host ::1 --no-proxy-headers
       uvicorn ipv6_beacon:beacon --host 127.0.0.1 --port 8001 --no-proxy-headers
@@ -15,17 +17,35 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, EmailStr
 
-from butter_middleware import Beacon, Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip, extract
+from butter_middleware import (
+    Beacon,
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    annotate,
+    client_ip,
+    extract,
+)
 
 SHOP = os.environ.get("SHOP_ORIGIN", "http://[::1]:8000")
-BEACON = os.environ.get("BEACON_URL", "http://127.0.0.1:8001/")  # in production https://v4.shop.example/
+BEACON = os.environ.get(
+    "BEACON_URL", "http://127.0.0.1:8001/"
+)  # in production https://v4.shop.example/
 
 butter = Butter(
     client_ip=client_ip.direct(),
     ipv4_beacon=Beacon(origins=[SHOP], bind="path:cart_id"),
-    routes=[CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=extract.json(invoice_id="invoice"))],
+    routes=[
+        CheckoutRoute(
+            "/checkout/{cart_id}",
+            psp="stripe",
+            extract=extract.json(invoice_id="invoice"),
+        )
+    ],
 )
-beacon = butter.ipv4_beacon  # in a process of its own here; within one app: app.host("v4.shop.example", beacon)
+beacon = (
+    butter.ipv4_beacon
+)  # in a process of its own here; within one app: app.host("v4.shop.example", beacon)
 
 app = FastAPI()
 app.add_middleware(ButterMiddleware, butter=butter)
@@ -50,7 +70,10 @@ const butterToken = (cart) =>
 document.querySelector("button").onclick = async () => {
   const answer = await fetch("/checkout/CART", {
     method: "POST",
-    headers: {"Content-Type": "application/json", "X-Butter-Token": await butterToken("CART")},
+    headers: {
+      "Content-Type": "application/json",
+      "X-Butter-Token": await butterToken("CART"),
+    },
     body: JSON.stringify({email: "shopper@example.com"}),
   })
   document.querySelector("output").textContent = (await answer.json()).status

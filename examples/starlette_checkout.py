@@ -1,4 +1,6 @@
-"""A Starlette shop with a hosted payment page: the shopper comes back to an HTML page, so everything is annotated.
+"""A Starlette shop with a hosted payment page.
+
+The shopper comes back to an HTML page, so everything is annotated.
 
 Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn starlette_checkout:app
 """
@@ -9,7 +11,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    annotate,
+    client_ip,
+)
 
 butter = Butter(
     client_ip=client_ip.heroku(),
@@ -20,7 +28,9 @@ butter = Butter(
 async def thanks(request: Request) -> HTMLResponse:
     """Confirm the order; a reload of this page is the same record, sent once."""
     order = request.path_params["order"]
-    annotate(request, customer_email="shopper@example.com", transaction_id=f"PSP{order}")
+    annotate(
+        request, customer_email="shopper@example.com", transaction_id=f"PSP{order}"
+    )
     return HTMLResponse(f"<h1>Thank you for order {order}</h1>")
 
 

@@ -9,11 +9,22 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import JsonResponse
 from django.urls import path
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip, extract
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    annotate,
+    client_ip,
+    extract,
+)
 
 butter = Butter(
     client_ip=client_ip.nginx(["127.0.0.1"]),
-    routes=[CheckoutRoute("/checkout/{cart}", psp="stripe", extract=extract.json(invoice_id="invoice"))],
+    routes=[
+        CheckoutRoute(
+            "/checkout/{cart}", psp="stripe", extract=extract.json(invoice_id="invoice")
+        )
+    ],
 )
 
 

@@ -5,11 +5,22 @@ Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn falcon_shop:app
 
 from falcon.asgi import App, Request, Response
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip, extract
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    annotate,
+    client_ip,
+    extract,
+)
 
 butter = Butter(
     client_ip=client_ip.nginx(["127.0.0.1"]),
-    routes=[CheckoutRoute("/checkout/{cart}", psp="stripe", extract=extract.json(invoice_id="invoice"))],
+    routes=[
+        CheckoutRoute(
+            "/checkout/{cart}", psp="stripe", extract=extract.json(invoice_id="invoice")
+        )
+    ],
 )
 
 

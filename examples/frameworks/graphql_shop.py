@@ -1,4 +1,6 @@
-"""A GraphQL API, here Strawberry's: one path for everything. The resolver of the mutation tells which was a checkout.
+"""A shop on GraphQL, with Strawberry.
+
+Everything is a POST to one path, so the mutation's resolver annotates the checkout.
 
 Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn graphql_shop:app
 """
@@ -7,11 +9,23 @@ import strawberry
 from fastapi import FastAPI
 from strawberry.fastapi import GraphQLRouter
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    annotate,
+    client_ip,
+)
 
 butter = Butter(
     client_ip=client_ip.nginx(["127.0.0.1"]),
-    routes=[CheckoutRoute("/graphql", psp="stripe", when=lambda response: bool(response.request.annotations))],
+    routes=[
+        CheckoutRoute(
+            "/graphql",
+            psp="stripe",
+            when=lambda response: bool(response.request.annotations),
+        )
+    ],
 )
 
 
@@ -26,12 +40,16 @@ class Query:
 
 @strawberry.type
 class Mutation:
-    """What a shopper does. The client names the fields of the response, so that they say nothing for sure."""
+    """What a shopper does. The client chooses the fields of the response."""
 
     @strawberry.mutation
     def checkout(self, info: strawberry.Info, cart: str) -> str:
         invoice = f"in_{cart}"
-        annotate(info.context["request"], customer_email="shopper@example.com", invoice_id=invoice)
+        annotate(
+            info.context["request"],
+            customer_email="shopper@example.com",
+            invoice_id=invoice,
+        )
         return invoice
 
 

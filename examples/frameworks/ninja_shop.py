@@ -12,11 +12,22 @@ settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"])
 
 from ninja import NinjaAPI
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip, extract
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    annotate,
+    client_ip,
+    extract,
+)
 
 butter = Butter(
     client_ip=client_ip.nginx(["127.0.0.1"]),
-    routes=[CheckoutRoute("/checkout/{cart}", psp="stripe", extract=extract.json(invoice_id="invoice"))],
+    routes=[
+        CheckoutRoute(
+            "/checkout/{cart}", psp="stripe", extract=extract.json(invoice_id="invoice")
+        )
+    ],
 )
 api = NinjaAPI()
 

@@ -8,18 +8,33 @@ from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.urls import path
 
-settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], REST_FRAMEWORK={"UNAUTHENTICATED_USER": None})
+settings.configure(
+    ROOT_URLCONF=__name__,
+    ALLOWED_HOSTS=["*"],
+    REST_FRAMEWORK={"UNAUTHENTICATED_USER": None},
+)
 django.setup()
 
 from rest_framework.decorators import api_view
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip, extract
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    annotate,
+    client_ip,
+    extract,
+)
 
 butter = Butter(
     client_ip=client_ip.nginx(["127.0.0.1"]),
-    routes=[CheckoutRoute("/checkout/{cart}", psp="stripe", extract=extract.json(invoice_id="invoice"))],
+    routes=[
+        CheckoutRoute(
+            "/checkout/{cart}", psp="stripe", extract=extract.json(invoice_id="invoice")
+        )
+    ],
 )
 
 

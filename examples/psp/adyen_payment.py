@@ -1,6 +1,7 @@
-"""A shop on Adyen's Checkout API, whose endpoint answers with Adyen's own answer: paid, refused, or a step to come.
+"""A shop on Adyen's Checkout API, whose endpoint returns Adyen's answer.
 
-Only `"resultCode": "Authorised"` is a checkout. The e-mail is in the request to Adyen alone, so it is annotated.
+Only `"resultCode": "Authorised"` is a checkout. Adyen's answer has no e-mail, so the
+endpoint annotates it.
 
 Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn adyen_payment:app
 """
@@ -8,7 +9,14 @@ Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn adyen_payment:app
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, EmailStr
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip, extract
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    annotate,
+    client_ip,
+    extract,
+)
 
 butter = Butter(
     client_ip=client_ip.aws_alb(),
@@ -39,12 +47,22 @@ def payments(order: Order, request: Request) -> dict[str, object]:
 def ask_adyen(order: Order) -> dict[str, object]:
     """Stand for `adyen.checkout.payments_api.payments({...}).message`."""
     if order.card == "refused":
-        return {"resultCode": "Refused", "pspReference": "PSP8", "refusalReason": "Not enough balance"}
+        return {
+            "resultCode": "Refused",
+            "pspReference": "PSP8",
+            "refusalReason": "Not enough balance",
+        }
     if order.card == "3ds":
-        return {"resultCode": "RedirectShopper", "action": {"type": "redirect", "url": "https://example.com/3ds"}}
+        return {
+            "resultCode": "RedirectShopper",
+            "action": {"type": "redirect", "url": "https://example.com/3ds"},
+        }
     return {
         "resultCode": "Authorised",
         "pspReference": "PSP7",
         "merchantReference": order.number,
-        "additionalData": {"recurring.shopperReference": "shopper-7", "networkTxReference": "777718270854480"},
+        "additionalData": {
+            "recurring.shopperReference": "shopper-7",
+            "networkTxReference": "777718270854480",
+        },
     }

@@ -1,6 +1,7 @@
-"""A shop on Recharge that charges at once and answers with the charge (API version 2021-11).
+"""A shop on Recharge that charges at once and returns the charge (API 2021-11).
 
-Recharge sends IDs as integers; they become strings. The address is the request's, not `client_details.browser_ip`.
+Recharge sends IDs as integers, and they become strings. The address is that of the
+request, not `client_details.browser_ip`.
 
 Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn recharge_charge:app
 """
@@ -8,7 +9,13 @@ Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn recharge_charge:app
 from fastapi import FastAPI
 from pydantic import BaseModel, EmailStr
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    client_ip,
+    extract,
+)
 
 butter = Butter(
     client_ip=client_ip.aws_alb(),
@@ -40,7 +47,11 @@ def process(order: Order) -> dict[str, object]:
         "id": 4007,
         "address_id": 5,
         "status": "success",
-        "customer": {"id": 7, "email": order.email, "external_customer_id": {"ecommerce": "decoy"}},
+        "customer": {
+            "id": 7,
+            "email": order.email,
+            "external_customer_id": {"ecommerce": "decoy"},
+        },
         "external_transaction_id": {"payment_processor": "ch_7"},
         "line_items": [{"purchase_item_id": 11, "purchase_item_type": "subscription"}],
         "client_details": {"browser_ip": "192.0.2.1"},

@@ -1,6 +1,6 @@
-"""A shop that subscribes by Recurly, two plans at once: one record for each subscription.
+"""A shop on Recurly that sells two plans at once.
 
-Recurly's answer holds all that a record needs.
+Each subscription gives one record. Recurly's answer contains everything.
 
 Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn recurly_purchase:app
 """
@@ -8,7 +8,13 @@ Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn recurly_purchase:app
 from fastapi import FastAPI
 from pydantic import BaseModel, EmailStr
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    client_ip,
+    extract,
+)
 
 butter = Butter(
     client_ip=client_ip.aws_alb(),
@@ -45,7 +51,14 @@ def purchase(order: Order) -> dict[str, object]:
             "state": "paid",
             "account": {"id": "acc7", "code": order.number, "email": order.email},
             "subscription_ids": ["sub7", "sub8"],
-            "transactions": [{"object": "transaction", "id": "tr7", "status": "success", "type": "purchase"}],
+            "transactions": [
+                {
+                    "object": "transaction",
+                    "id": "tr7",
+                    "status": "success",
+                    "type": "purchase",
+                }
+            ],
         },
         "credit_invoices": [],
     }

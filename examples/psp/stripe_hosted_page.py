@@ -1,9 +1,11 @@
-"""A shop whose shoppers pay on Stripe's own page: the shop makes the session, and a webhook tells when it is paid.
+"""A shop whose shoppers pay on Stripe's own page.
 
-The shopper's request has the address and no payment; the webhook has the payment, and its sender is Stripe. Both name
-the session, by which they meet in the outbox, in whichever worker and order they come.
+The shopper's request creates the session: it has the address, but no payment. Stripe's
+webhook has the payment, but not the address. Both name the session, so the outbox can
+join them, in any worker and in any order.
 
-Set: BUTTER_USERNAME, BUTTER_PASSWORD, STRIPE_WEBHOOK_SECRET, and BUTTER_OUTBOX: a file, on a disk that lasts.
+Set: BUTTER_USERNAME, BUTTER_PASSWORD, STRIPE_WEBHOOK_SECRET,
+     and BUTTER_OUTBOX to a file on a disk that lasts.
 Run: uvicorn stripe_hosted_page:app
 """
 
@@ -14,7 +16,13 @@ from uuid import uuid4
 
 from fastapi import FastAPI, HTTPException, Request
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    client_ip,
+    extract,
+)
 
 SECRET = os.environ["STRIPE_WEBHOOK_SECRET"]
 
@@ -23,18 +31,19 @@ butter = Butter(
     outbox=os.environ["BUTTER_OUTBOX"],
     join_ttl=21 * 86400,  # seconds: a bank debit may take 14 working days
     routes=[
-        # The shopper begins: the answer is the session, whose ID is what both parts have in common.
+        # The shopper starts. The answer is the session, and its ID joins both parts.
         CheckoutRoute("/sessions", psp="stripe", join="id"),
-        # Stripe tells of the payment: a card's when the session is complete, a bank debit's days later. Of the other
-        # events at this URL, none names a session that is paid, and of these two the preset refuses what is not.
+        # Stripe reports the payment: of a card when the session is complete, of a
+        # bank debit days later. Stripe sends other events to this URL too. They give
+        # no key, and the preset refuses a session that is not paid.
         CheckoutRoute(
             "/stripe/webhook",
             psp="stripe",
             extract=extract.stripe(),
             source="request",
             join=(
-                "contains(['checkout.session.completed', 'checkout.session.async_payment_succeeded'], type) "
-                "&& data.object.id"
+                "contains(['checkout.session.completed', "
+                "'checkout.session.async_payment_succeeded'], type) && data.object.id"
             ),
             address=False,
         ),
@@ -54,7 +63,7 @@ def begin() -> dict[str, str]:
 
 @app.post("/stripe/webhook")
 async def webhook(request: Request) -> dict[str, bool]:
-    """Believe Stripe only. What is answered by an error is no payment for Butter either."""
+    """Verify the signature. What is answered with an error is not captured."""
     if not is_signed(await request.body(), request.headers.get("stripe-signature", "")):
         raise HTTPException(400)
     return {"received": True}
@@ -62,14 +71,22 @@ async def webhook(request: Request) -> dict[str, bool]:
 
 def is_signed(payload: bytes, header: str) -> bool:
     """Stand for `stripe.Webhook.construct_event`, which looks at the age too (https://docs.stripe.com/webhooks)."""
-    fields = {name: value for name, _equals, value in (part.partition("=") for part in header.split(","))}
+    fields = {
+        name: value
+        for name, _equals, value in (part.partition("=") for part in header.split(","))
+    }
     signed = f"{fields.get('t', '')}.".encode() + payload
     expected = hmac.new(SECRET.encode(), signed, hashlib.sha256).hexdigest()
     return hmac.compare_digest(expected, fields.get("v1", ""))
 
 
 def create_session() -> dict[str, str]:
-    """Stand for `client.v1.checkout.sessions.create(...).to_dict()`: made, and neither complete nor paid."""
+    """In place of `client.v1.checkout.sessions.create(...).to_dict()`."""
     number = uuid4().hex
-    session = {"id": f"cs_{number}", "object": "checkout.session", "status": "open", "payment_status": "unpaid"}
+    session = {
+        "id": f"cs_{number}",
+        "object": "checkout.session",
+        "status": "open",
+        "payment_status": "unpaid",
+    }
     return session | {"url": f"https://checkout.stripe.com/c/pay/cs_{number}"}

@@ -1,6 +1,7 @@
-"""A shop on Worldpay's Access Payments, whose answer puts Worldpay's object beside its own fields.
+"""A shop on Worldpay's Access Payments, which puts Worldpay's object into its JSON.
 
-Worldpay never names the shopper, so the endpoint annotates the e-mail. `prefer` says which reference is sent.
+Worldpay never sends the e-mail, so the endpoint annotates it. `prefer` says which
+reference is sent.
 
 Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn worldpay_payment:app
 """
@@ -8,12 +9,23 @@ Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn worldpay_payment:app
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, EmailStr
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip, extract
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutRoute,
+    annotate,
+    client_ip,
+    extract,
+)
 
 butter = Butter(
     client_ip=client_ip.aws_alb(),
     routes=[
-        CheckoutRoute("/orders", psp="worldpay", extract=extract.worldpay(at="paid_by", prefer="paymentId")),
+        CheckoutRoute(
+            "/orders",
+            psp="worldpay",
+            extract=extract.worldpay(at="paid_by", prefer="paymentId"),
+        ),
     ],
 )
 

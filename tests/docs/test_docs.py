@@ -49,6 +49,13 @@ def test_code_fits_beside_the_menu(page: Path) -> None:
         assert [line for line in copied if len(line) > COLUMNS] == []
 
 
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
+def test_an_example_fits_beside_the_menu(example: Path) -> None:
+    """A shop that a page includes is not cut off either; a checker's comment may be longer."""
+    lines = [line for line in example.read_text().splitlines() if not re.search("# (type: ignore|noqa)", line)]
+    assert [line for line in lines if len(line) > COLUMNS] == []
+
+
 def test_prompts_tell_commands_from_output() -> None:
     """A block of commands alone has no prompt, and can be copied as a whole; one with output has prompts."""
     for page, block in blocks("bash"):
