@@ -27,8 +27,9 @@ NEIGHBOURS = {("models", "client_ip"), ("models", "config"), ("client_ip", "conf
 HEAVY = [
     *("httpx", "httpx2", "click", "rich", "uvicorn", "opentelemetry", "trio", "fastapi", "sqlalchemy"),
     *("jmespath", "difflib", "butter_middleware.extract.preset", "butter_middleware.extract.tables"),
+    *("psycopg", "butter_middleware.outbox.sqlite.store", "butter_middleware.outbox.sqlite.preflight"),
 ]
-"""What nothing needs until it is used: a server, a command line, a PSP's table, a near miss in an error."""
+"""What nothing needs until it is used: a server, a command line, a PSP's table, a file, a near miss in an error."""
 
 
 def test_importing_stays_light() -> None:
@@ -36,6 +37,19 @@ def test_importing_stays_light() -> None:
     code = f"import sys; from butter_middleware import *; print([m for m in {HEAVY} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_no_request_loads_the_outbox_s_file() -> None:
+    """What opens it is loaded when it is named: an app without one pays nothing, and no checkout waits."""
+    code = (
+        "import sys; from butter_middleware import Butter, SQLiteOutbox, client_ip\n"
+        "loaded = lambda: 'butter_middleware.outbox.sqlite.store' in sys.modules\n"
+        "butter = Butter(username='u', password='p', client_ip=client_ip.direct(), outbox=None)\n"
+        "assert not loaded()\n"
+        "butter = Butter(username='u', password='p', client_ip=client_ip.direct(), outbox='butter.db')\n"
+        "assert loaded()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def imported(path: Path) -> set[str]:

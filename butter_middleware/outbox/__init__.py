@@ -1,5 +1,8 @@
 """Where records wait: in memory, on disk, or in any queue that has one method."""
 
+from typing import TYPE_CHECKING
+
+from butter_middleware._utils.lazy import face
 from butter_middleware.models.reasons import ParkReason
 from butter_middleware.outbox.base import (
     Count,
@@ -17,9 +20,11 @@ from butter_middleware.outbox.base import (
     TransactionalOutbox,
 )
 from butter_middleware.outbox.memory import MemoryOutbox, MemoryStore
-from butter_middleware.outbox.sqlite.listing import Entry, Waiting
 from butter_middleware.outbox.sqlite.outbox import SQLiteOutbox
-from butter_middleware.outbox.sqlite.store import SQLiteStore
+
+if TYPE_CHECKING:
+    from butter_middleware.outbox.sqlite.listing import Entry, Waiting
+    from butter_middleware.outbox.sqlite.store import SQLiteStore
 
 __all__ = [
     "Count",
@@ -43,3 +48,11 @@ __all__ = [
     "TransactionalOutbox",
     "Waiting",
 ]
+
+if not TYPE_CHECKING:  # to a checker, a module with __getattr__ has every name there could be
+    _HOMES = {
+        "Entry": f"{__name__}.sqlite.listing",
+        "SQLiteStore": f"{__name__}.sqlite.store",
+        "Waiting": f"{__name__}.sqlite.listing",
+    }
+    __getattr__, __dir__ = face(globals(), _HOMES)

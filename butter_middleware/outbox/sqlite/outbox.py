@@ -5,15 +5,16 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from butter_middleware import config
 from butter_middleware.errors import ConfigurationError
-from butter_middleware.outbox.sqlite import preflight
-from butter_middleware.outbox.sqlite.database import Access, is_in_use
 from butter_middleware.outbox.sqlite.locks import HAS_LOCKS
-from butter_middleware.outbox.sqlite.store import SQLiteStore
+
+if TYPE_CHECKING:
+    from butter_middleware.outbox.sqlite.store import SQLiteStore
 
 DAY: Final = 86400.0
 LEAST_BYTES: Final = 1024**2
@@ -81,6 +82,7 @@ class SQLiteOutbox:
         given = {"path": absolute, "max_bytes": max_bytes, "clock": clock}
         for name, value in (given | {"retention_days": retention_days, "tombstone_days": tombstone_days}).items():
             object.__setattr__(self, name, value)
+        import_module("butter_middleware.outbox.sqlite.store")  # now, and not in a request; never without a file
 
     def __repr__(self) -> str:
         return f"SQLiteOutbox({self.path!r})"
@@ -96,19 +98,25 @@ class SQLiteOutbox:
         Raises:
             ConfigurationError: no outbox can be there: what is wrong, and the remedy.
         """
+        from butter_middleware.outbox.sqlite import preflight  # noqa: PLC0415 - as in the constructor
+        from butter_middleware.outbox.sqlite.database import is_in_use  # noqa: PLC0415 - as above
+
         path = os.path.realpath(self.path)
         preflight.refuse_unusable(path)
         if not is_in_use(path):
             preflight.refuse_not_ours(path)
         return preflight.warnings(path, preflight.mounted(), os.environ)
 
-    def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> SQLiteStore:
+    def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "SQLiteStore":
         """Return a store of these options, not open yet.
 
         Args:
             reads: Whether this process reads what it captures.
             give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
         """
+        from butter_middleware.outbox.sqlite.database import Access  # noqa: PLC0415 - as in the constructor
+        from butter_middleware.outbox.sqlite.store import SQLiteStore  # noqa: PLC0415 - as above
+
         return SQLiteStore(
             self.path,
             max_bytes=self.max_bytes,
