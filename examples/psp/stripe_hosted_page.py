@@ -70,7 +70,7 @@ async def webhook(request: Request) -> dict[str, bool]:
 
 
 def is_signed(payload: bytes, header: str) -> bool:
-    """Stand for `stripe.Webhook.construct_event`, which looks at the age too (https://docs.stripe.com/webhooks)."""
+    """In place of `stripe.Webhook.construct_event`, which checks the age too."""
     fields = {
         name: value
         for name, _equals, value in (part.partition("=") for part in header.split(","))

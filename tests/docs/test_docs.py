@@ -52,7 +52,7 @@ def test_code_fits_beside_the_menu(page: Path) -> None:
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
 def test_an_example_fits_beside_the_menu(example: Path) -> None:
     """A shop that a page includes is not cut off either; a checker's comment may be longer."""
-    lines = [line for line in example.read_text().splitlines() if not re.search("# (type: ignore|noqa)", line)]
+    lines = [line for line in example.read_text().splitlines() if "# type: ignore" not in line]
     assert [line for line in lines if len(line) > COLUMNS] == []
 
 
