@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from postgres_server import why_not
 
+from butter_middleware import client_ip
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.server
 
@@ -125,3 +127,18 @@ def test_mutation(tmp_path: Path) -> None:
     survivors = output.split("% |\n")[-1]
     assert output.count(": SURVIVED") == len(re.findall(r"^butter_middleware/\S+:\d+ ", survivors, re.MULTILINE))
     assert "seconds" in (tmp_path / "reach.json").read_text()
+
+
+def test_spoofing(tmp_path: Path) -> None:
+    """No preset takes what a shopper writes, and none loses the shopper to it."""
+    output = run("spoofing", "--requests", "100", directory=tmp_path)
+    rows = re.findall(r"^(\S.*?) +(\d+) +(\d+) +\d+\.\d$", output, re.MULTILINE)
+    presets = {name.partition("(")[0] for name, _wrong, _missing in rows}
+    assert presets >= {name for name in client_ip.__all__ if name.islower()} - {"explain"}
+    assert {(wrong, missing) for _name, wrong, missing in rows} == {("0", "0")}
+
+
+def test_interleaved(tmp_path: Path) -> None:
+    """Checkouts at once, on both loops, do not mix."""
+    output = run("interleaved", "--checkouts", "200", "--at-once", "50", directory=tmp_path)
+    assert len(re.findall(r"^(?:asyncio|trio) +0 +0 +0 +\d", output, re.MULTILINE)) == 2

@@ -14,7 +14,7 @@ import anyio
 from butter_middleware._utils.futures import wait
 from butter_middleware.delivery.circuit_breaker import BUTTER, BreakerState, CircuitBreaker, Target
 from butter_middleware.delivery.clients import Client, ClientPool
-from butter_middleware.errors import HTTPClientError
+from butter_middleware.errors import HTTPClientError, see
 from butter_middleware.events import Delivered, Died, Faulted, Retried
 from butter_middleware.events import Event as Happened
 from butter_middleware.models.answer import Answer, AnswerKind
@@ -191,13 +191,15 @@ class Delivery:
 
     # A backlog.
 
-    async def run(self, backlog: Backlog) -> None:
-        """Send what the backlog gives, until cancelled."""
+    async def run(self, backlog: Backlog, *, ping: bool = False) -> None:
+        """Send what the backlog gives, until cancelled. With `ping`, say at once if the credentials are wrong."""
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         sending: set[asyncio.Task[None]] = set()
         try:
             self._cpu_before = time.thread_time()
+            if ping:
+                sending.add(self._loop.create_task(self._check_credentials()))
             while True:
                 self._changed.clear()
                 self._asleep = True  # before the look: what comes after it wakes the loop
@@ -261,6 +263,17 @@ class Delivery:
         """Give a record back, which keeps its place."""
         self._settle(backlog, [Settlement(pending.id, Settled.RELEASED, key=pending.record.key)])
         return None
+
+    async def _check_credentials(self) -> None:
+        """Say if a ping is answered 401. It changes no state: what Butter answers to a record decides."""
+        answer = await self._clients.ask(lambda client: client.ping())
+        if answer.kind is AnswerKind.UNAUTHORIZED:
+            message = (
+                f"a ping at the start was answered {answer.label}: Butter does not take the credentials. Check "
+                "username, password and environment. Records wait, and nothing is lost. "
+                + see("a-ping-at-the-start-was-answered-butter-does-not-take-the")
+            )
+            self._emit(Faulted(reason="credentials", message=message, level=logging.CRITICAL))
 
     async def _pinged(self) -> bool:
         return not self._breaker.ping_failed(await self._clients.ask(lambda client: client.ping()))

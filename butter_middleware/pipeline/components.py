@@ -73,6 +73,8 @@ class Components:
     """Wraps the reading of each capture."""
     reads: bool = True
     """Whether this process has extractors."""
+    pings: bool = False
+    """Whether a ping at the start finds out if Butter takes the credentials."""
     built: Callable[[Any], object] = lambda _pipeline: None
     """Hears of the pipeline that uses them, once."""
     listener: Callable[[Event], object] | None = None
@@ -136,6 +138,7 @@ def build(config: Config, given: Given, events: EventDispatcher, telemetry: Tele
         make_client=make_client,
         make_delivery=partial(make_delivery, make_delivery_client, BUTTER if queue is None else QUEUE),
         make_consumer=lambda senders: make_delivery(make_client, senders=senders),
+        pings=queue is None and given.transport is None and not config.dry_run,
     )
 
 

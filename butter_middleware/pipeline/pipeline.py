@@ -167,7 +167,13 @@ class Pipeline:
 
         reader = ReaderThread(self._read, read)
         sender = SenderThread(
-            self.components.make_delivery(), settle, keep_hold, thread.feed, failed_to_send, self._begin
+            self.components.make_delivery(),
+            settle,
+            keep_hold,
+            thread.feed,
+            failed_to_send,
+            self._begin,
+            ping=self.components.pings,
         )
         callbacks = Callbacks(self._route_of, lambda: self._clock() - self._config.join_ttl, self._clock, self.look)
         participant = Participant(self._role, thread, self._events, reader, sender, callbacks)

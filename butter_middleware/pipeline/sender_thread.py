@@ -34,6 +34,7 @@ class SenderThread:
         hungry: Called on this thread if there is nothing more in memory to send.
         failed: Told of a fault of the loop.
         prepare: Called on this thread before anything is sent.
+        ping: Whether it asks once, when it first leads, if Butter takes the credentials.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class SenderThread:
         hungry: Callable[[], object],
         failed: Callable[[BaseException], object],
         prepare: Callable[[], object],
+        *,
+        ping: bool = False,
     ) -> None:
         self.delivery = delivery
         self._settle = settle
@@ -51,6 +54,7 @@ class SenderThread:
         self._tell_hungry = hungry
         self._failed = failed
         self._prepare = prepare
+        self._ping = ping
         self._fresh: deque[Pending] = deque()
         self._backlog: deque[Pending] = deque()
         self._from_backlog = False
@@ -254,7 +258,8 @@ class SenderThread:
         loop = asyncio.get_running_loop()
         # By its own account asyncio would log an exception with its frames.
         loop.set_exception_handler(lambda _loop, told: self._failed(told.get("exception") or RuntimeError()))
-        self._running = loop.create_task(self.delivery.run(self))
+        ping, self._ping = self._ping, False
+        self._running = loop.create_task(self.delivery.run(self, ping=ping))
         self._loop = loop
         try:
             if not self._leads:  # it was lost meanwhile

@@ -75,6 +75,7 @@ class InboxRuntime:
             outbox=outbox,
             external=False,  # what another process would read is read here, so that a test sees it
             wrap_reader=self._wrap_reader,
+            pings=False,
             built=built,
             listener=self._hear,
         )

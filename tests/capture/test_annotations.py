@@ -36,8 +36,8 @@ class Payments:
     def __init__(self, note: Annotated[CheckoutNote, Depends()]) -> None:
         self._note = note
 
-    async def charge(self) -> None:
-        self._note.annotate(charge_id="ch_1")
+    async def charge(self, cart: str) -> None:
+        self._note.annotate(charge_id=f"ch_{cart}")
 
 
 def customer(note: Annotated[CheckoutNote, Depends()], payments: Annotated[Payments, Depends()]) -> Payments:
@@ -57,7 +57,7 @@ def shop(make_butter: Callable[..., Butter]) -> tuple[FastAPI, Butter]:
         payments: Annotated[Payments, Depends(customer)],
         note: Annotated[CheckoutNote, Depends()],
     ) -> dict[str, str]:
-        await payments.charge()
+        await payments.charge(cart_id)
         note.annotate(invoice_id=f"in_{cart_id}")
         return {"status": "paid"}
 

@@ -18,8 +18,9 @@ import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
 from outboxes import capture
-from processes import HERE, until
+from processes import HERE, served, until
 from shops import PAID, SHOPPER
+from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, MemoryOutbox, Record
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
@@ -450,3 +451,65 @@ def test_backoff_takes_nothing_of_the_apps_randomness(make_butter: Callable[...,
     butter.record(checkout(1))
     until(lambda: butter.status().endpoint == "open", "the outage is seen")
     assert random.getstate() == before
+
+
+class Asked:
+    """Butter, which counts what it is asked and answers as it is told."""
+
+    def __init__(self, status: int) -> None:
+        self.seen: list[tuple[str, str]] = []
+        self._status = status
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.seen.append((scope["method"], scope["path"]))
+        await sends(start(self._status, [(b"content-type", b"application/json")]), body(b"{}"))(scope, receive, send)
+
+
+WRONG = "a ping at the start was answered 401: Butter does not take the credentials."
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, True), (200, False), (403, False), (503, False)])
+def test_wrong_credentials_are_said_at_the_start(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, status: int, *, said: bool
+) -> None:
+    """One ping, from the process that sends, says it before the first checkout. Any other answer says nothing."""
+    asked = Asked(status)
+    with served(asked) as url:
+        butter = make_butter(base_url=url, transport=None)
+        with TestClient(ButterMiddleware(shop, butter)):
+            until(lambda: len(asked.seen) == 1, "the ping")
+            if said:
+                until(lambda: WRONG in caplog.text, "the line")
+        with TestClient(ButterMiddleware(shop, butter)):  # a second lifespan of the same process asks nothing
+            butter.flush()
+        butter.close()
+    assert asked.seen == [("GET", "/")]
+    assert (WRONG in caplog.text) is said
+    critical = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.CRITICAL]
+    assert len(critical) == said
+    assert butter.status().endpoint in {"ok", "unknown"}  # what Butter answers to a record decides
+
+
+def test_a_ping_at_the_start_is_not_heard_if_butter_is_away(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage at a deploy is no news: nothing is logged, and the app starts."""
+    butter = make_butter(base_url="http://127.0.0.1:9", transport=None)
+    caplog.clear()
+    with TestClient(ButterMiddleware(shop, butter)):
+        butter.flush()
+    butter.close()
+    assert [entry.getMessage() for entry in caplog.records if entry.levelno > logging.INFO] == []
+
+
+def test_tests_dry_runs_and_queues_ping_nothing(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """What stands in for the network is asked for records only; a queue's web process and a dry run ask nobody."""
+    asked = Asked(401)
+    with served(asked) as url:
+        for options in ({"dry_run": True}, {"outbox": Exit()}):
+            butter = make_butter(base_url=url, transport=None, **options)
+            with TestClient(ButterMiddleware(shop, butter)):
+                butter.flush()
+    with TestClient(ButterMiddleware(shop, make_butter())):
+        pass
+    assert (asked.seen, fake.requests) == ([], 0)
