@@ -18,13 +18,13 @@ ALL_BYTES: Final = frozenset({bytes}).issuperset
 """Whether types are those of bytes alone."""
 
 
-def route_path(scope: Mapping[str, Any]) -> str:
-    """Return the path less `root_path`: what a mounted app calls its own path.
+def route_path(scope: Mapping[str, Any], root_path: str = "") -> str:
+    """Return the path without `root_path`, by default the scope's: what a mounted app calls its own path.
 
-    The rule is Starlette's `get_route_path`: a `root_path` that is no prefix on a segment boundary is ignored.
+    The rule is Starlette's `get_route_path`: a `root_path` that does not end at the end of a segment is ignored.
     """
     path: str = scope["path"]
-    root: str = scope.get("root_path", "")
+    root: str = root_path or scope.get("root_path", "")
     if not root or not path.startswith(root):
         return path
     rest = path[len(root) :]

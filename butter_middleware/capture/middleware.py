@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 import anyio
 from starlette.requests import ClientDisconnect
@@ -30,6 +30,8 @@ from butter_middleware.models.reasons import Skip
 _FILE_MESSAGES: Final = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 _JSON: Final = frozenset({b"application/json", b"text/json"})
 _NO_HEADERS: Final[RawHeaders] = []
+LAYERS: Final = 64
+"""Apps within one another that are looked through."""
 _SHUTDOWN_ENDS: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
 
 
@@ -107,6 +109,7 @@ class ButterMiddleware:
         self.butter = butter
         # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
         self._pipeline = _checked(butter)
+        self._root_path = _own_root_path(app)
         self._compared = self._served = False
         if self._pipeline is not None:
             watching(self._pipeline.routes)
@@ -120,7 +123,7 @@ class ButterMiddleware:
                     self._served = True
                     self._compare(pipeline)
                     pipeline.first_request()
-                route = _find(pipeline, scope)
+                route = _find(pipeline, scope, self._root_path)
                 if route is not None:
                     await self._tee(pipeline, route, scope, receive, send)
                     return
@@ -140,6 +143,8 @@ class ButterMiddleware:
     ) -> None:
         try:
             tee = _Tee(pipeline, route, scope, receive, send)
+            if self._root_path:
+                tee.leave_out(self._root_path, scope)
         except Exception as error:  # noqa: BLE001 - a scope against the specification is the app's to refuse
             pipeline.fault(error)
             await self.app(scope, receive, send)
@@ -221,11 +226,24 @@ async def _drain(pipeline: CapturePipeline) -> None:
         pipeline.shutdown()
 
 
-def _find(pipeline: CapturePipeline, scope: Scope) -> CheckoutRoute | None:
+def _own_root_path(app: object) -> str:
+    """Return the `root_path` that a FastAPI app puts into the scope itself, after the middleware around it has run."""
+    for _layer in range(LAYERS):
+        root_path = getattr(app, "root_path", None)
+        if isinstance(root_path, str) and hasattr(app, "router"):
+            return root_path
+        app = getattr(app, "app", None)
+    return ""
+
+
+def _find(pipeline: CapturePipeline, scope: Scope, root_path: str) -> CheckoutRoute | None:
     try:
         notes: Notes | None = scope.get(SCOPE_KEY)
         if notes is None:
-            return pipeline.routes.find(scope["method"], route_path(scope))
+            found = pipeline.routes.find(scope["method"], route_path(scope))
+            if found is None and root_path:
+                return pipeline.routes.find(scope["method"], route_path(scope, root_path))
+            return found
         if not notes.closed:
             return None  # it watches already: this one is mounted inside of it
         return pipeline.routes.find(notes.request["method"], notes.request["path"])
@@ -262,6 +280,11 @@ class _Tee:
         # A middleware outside tries once more: the request is what it was before the app first changed its scope.
         self._request = pipeline.snapshot(scope) if before is None else dict(before.request)
         self._notes = scope[SCOPE_KEY] = Notes(self._request)
+
+    def leave_out(self, root_path: str, scope: Scope) -> None:
+        """Take the path without the app's own root path, if the route matched only that."""
+        if not self._route.template.match(self._request["path"]):
+            self._request["path"] = route_path(scope, root_path)
 
     async def receive(self) -> Message:
         """Pass the request on, keeping its body within the cap."""
@@ -419,6 +442,8 @@ def _has_left(error: BaseException | None) -> bool:
 
     It then returns, is cancelled, or raises what Starlette makes of a client that has gone.
     """
+    if isinstance(error, BaseExceptionGroup):  # of a task group within the app
+        return all(map(_has_left, cast("BaseExceptionGroup[BaseException]", error).exceptions))
     return isinstance(error, ClientDisconnect) or not isinstance(error, Exception | KeyboardInterrupt | SystemExit)
 
 

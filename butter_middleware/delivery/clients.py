@@ -107,6 +107,21 @@ class QueueClient:
             await close()
 
 
+class DryRunClient:
+    """Stands for Butter in a dry run, which needs no credentials. No record comes to it."""
+
+    async def post(self, record: Record) -> Answer:  # noqa: ARG002 - the protocol's name
+        """Take a record."""
+        return Answer(AnswerKind.DELIVERED)
+
+    async def ping(self) -> Answer:
+        """Say yes."""
+        return Answer(AnswerKind.DELIVERED, 200)
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
 DIRECT_AGAIN_SECONDS: Final = 30.0
 """After Butter did not accept a record, for which all records go to the queue at once."""
 

@@ -13,7 +13,7 @@ from butter_middleware.client_ip import ClientIP, Peer, Strategy
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, Networks
 from butter_middleware.config import Config
 from butter_middleware.delivery.circuit_breaker import BUTTER, QUEUE, Target
-from butter_middleware.delivery.clients import Client, InlineClient, QueueClient
+from butter_middleware.delivery.clients import Client, DryRunClient, InlineClient, QueueClient
 from butter_middleware.delivery.delivery import Delivery, circuit_breaker
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.events import Event
@@ -114,6 +114,9 @@ def build(config: Config, given: Given, events: EventDispatcher, telemetry: Tele
         queue, outbox = outbox, None
         direct = partial(InlineClient, make_client, queue, config.inline_timeout)
         make_delivery_client = direct if config.delivery == "inline" else partial(QueueClient, queue)
+
+    if config.dry_run:
+        make_delivery_client = DryRunClient
 
     def make_delivery(make: Callable[[], Client], target: Target = BUTTER, senders: int | None = None) -> Delivery:
         return delivery(make, senders or config.senders, given.clock, events, telemetry, target)

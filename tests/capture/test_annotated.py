@@ -135,7 +135,15 @@ async def served(app: Any, send: Send) -> BaseException | None:
 CHUNK = body(b"<p>Thank you", more_body=True)
 
 
-@pytest.mark.parametrize("then", [None, ClientDisconnect(), asyncio.CancelledError(), GeneratorExit()], ids=repr)
+LEFT = [
+    *(None, ClientDisconnect(), asyncio.CancelledError(), GeneratorExit()),
+    ExceptionGroup("tasks", [ClientDisconnect(), ExceptionGroup("more", [ClientDisconnect()])]),
+    BaseExceptionGroup("tasks", [asyncio.CancelledError(), ClientDisconnect()]),
+]
+"""What an app ends with if the client has gone; task groups put it into groups."""
+
+
+@pytest.mark.parametrize("then", LEFT, ids=repr)
 async def test_a_shopper_who_leaves_midway_has_paid(
     make_butter: MakeButter, fake: FakeButter, then: BaseException | None
 ) -> None:

@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID
 
 import pytest
+from fastapi import FastAPI
 from fuzzing import tries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Mount, Route
@@ -119,6 +122,27 @@ def test_what_is_paid_is_captured(shop: Shop, path: str, root: str, mounted: boo
     """Through Starlette's own router, whatever a shopper writes into the path."""
     paid, captured = shop.post(path, root, mounted=mounted)
     assert captured == paid
+
+
+@pytest.mark.parametrize("path", ["/checkout/7", "/api/checkout/7", "/api/checkout/7/pay/%0A", "/apis/checkout/7"])
+@pytest.mark.parametrize("layers", [0, 1, 2])
+@pytest.mark.filterwarnings("ignore:The `root_path` parameter is deprecated")
+def test_the_root_path_of_an_app_hides_no_checkout(shop: Shop, path: str, layers: int) -> None:
+    """FastAPI puts its own root path into the scope, after the middleware around it has seen the request."""
+    app = FastAPI(root_path="/api", routes=shop.plain.routes)
+    wrapped: Any = app
+    for _layer in range(layers):
+        wrapped = GZipMiddleware(wrapped)
+    if layers:
+        wrapped = ButterMiddleware(wrapped, shop.butter)
+    else:
+        app.add_middleware(ButterMiddleware, butter=shop.butter)
+    paid, captured = shop.paid, shop.butter.status().captured
+    TestClient(wrapped).post(path)
+    assert shop.butter.status().captured - captured == shop.paid - paid
+    assert (shop.paid - paid) == (not path.startswith("/apis"))
+    assert shop.butter.flush()
+    assert "parked:no_route" not in shop.butter.status().skipped
 
 
 def test_a_newline_hides_no_checkout(shop: Shop) -> None:

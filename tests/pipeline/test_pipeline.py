@@ -19,10 +19,19 @@ import pytest
 from asgi import body, drive, http_scope, sends, start
 from outboxes import capture
 from processes import HERE, served, until
-from shops import PAID, SHOPPER
+from shops import PAID, ROUTE, SHOPPER
 from starlette.testclient import TestClient
 
-from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, MemoryOutbox, Record
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    Checkout,
+    CheckoutResponse,
+    CheckoutRoute,
+    MemoryOutbox,
+    Record,
+    client_ip,
+)
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.outbox import MemoryStore, SQLiteOutbox
 from butter_middleware.outbox.sqlite.existing import existing
@@ -513,3 +522,12 @@ def test_tests_dry_runs_and_queues_ping_nothing(make_butter: Callable[..., Butte
     with TestClient(ButterMiddleware(shop, make_butter())):
         pass
     assert (asked.seen, fake.requests) == ([], 0)
+
+
+def test_a_dry_run_needs_no_credentials(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is missing, and nothing fails: it reads, and neither keeps nor sends."""
+    with Butter(client_ip=client_ip.direct(), routes=[ROUTE], dry_run=True) as butter:
+        with TestClient(ButterMiddleware(shop, butter)):
+            assert butter.flush()
+        assert butter.status().faults == {}
+    assert [entry.getMessage() for entry in caplog.records if entry.levelno > logging.INFO] == []
