@@ -1,11 +1,12 @@
 """How fast the SQLite outbox takes captures, and how fast a backlog of records leaves it.
 
-    python benchmarks/outbox.py [--seconds 3] [--rounds 3] [--only append|drain] [--directory DIR]
+    python benchmarks/outbox.py [--seconds 3] [--rounds 3] [--only append|drain|looks] [--directory DIR]
                                 [--write docs/benchmarks.md]
 
 Append: one process and four on one file, beside a transaction for each insert and the disk's own `fdatasync`. A
 producer appends one capture, waits until it is on the disk, and appends the next. Drain: to a server in a process of
-its own, at once and after 100 ms, beside one httpx client shared by as many tasks.
+its own, at once and after 100 ms, beside one httpx client shared by as many tasks. Looks: what the
+store's thread asks a file with 200,000 dead records and 100,000 captures (`--dead`, `--captured`).
 """
 
 import argparse
@@ -18,6 +19,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -33,13 +35,16 @@ from written import publish, table
 from butter_middleware import Butter, Checkout, client_ip
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
-from butter_middleware.outbox import SQLiteOutbox
+from butter_middleware.outbox import Settled, Settlement, SQLiteOutbox
+from butter_middleware.outbox.base import new_records
 
 PRODUCERS = (1, 8, 32)
 PROCESSES = (1, 4)
 SENDERS = (1, 4, 8)
 LATENCIES = (0.0, 0.1)
 WARM_UP_SECONDS = 0.5
+LOT = 5000
+"""Rows in one transaction, while a large file is made."""
 
 
 def capture() -> Capture:
@@ -316,20 +321,52 @@ def drain_table(seconds: float, rounds: int, directory: Path) -> str:
     return f"{table(head, rows)}\n\n{rounds} rounds in turn.\n{machine()}."
 
 
+def looks_table(dead: int, captured: int, directory: Path) -> str:
+    """Return how long looks at a large file take."""
+    store = SQLiteOutbox(directory / "looks.db").store()
+    store.open()
+    given = records(dead)
+    for start in range(0, dead, LOT):
+        added = new_records(store.add(given[start : start + LOT]))
+        store.settle([Settlement(pending.id, Settled.DEAD, reason="422") for pending in added])
+    one = capture()
+    for start in range(0, captured, LOT):
+        store.append([one] * min(LOT, captured - start))
+    store.checkpoint(idle=True)
+    looks: dict[str, Callable[[], object]] = {
+        "counts": store.counts,
+        "counted": store.counted,
+        "next_due": store.next_due,
+        "due": lambda: store.due(256),
+        "changed": store.changed,
+    }
+    rows: list[tuple[str, str, str]] = []
+    for name, look in looks.items():
+        seconds = [timeit.timeit(look, number=1) for _ in range(200)]
+        rows.append((name, f"{1e6 * statistics.median(seconds):.0f}", f"{1e6 * max(seconds):.0f}"))
+    store.close()
+    head = [f"{dead:,} dead, {captured:,} captured", "median, us", "longest, us"]
+    return f"{table(head, rows)}\n\n{machine()}."
+
+
 def main() -> None:
     """Parse the arguments and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="of the drain's measurements")
-    parser.add_argument("--only", choices=["append", "drain"], help="one of the two tables")
+    parser.add_argument("--only", choices=["append", "drain", "looks"], help="one of the tables")
+    parser.add_argument("--dead", type=int, default=200_000, help="records in the table of looks")
+    parser.add_argument("--captured", type=int, default=100_000)
     parser.add_argument("--directory", type=Path, default=None, help="where the files lie meanwhile")
     parser.add_argument("--write", type=Path, metavar="FILE", help="where the tables stand between markers")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
-        if options.only != "drain":
+        if options.only in {None, "append"}:
             publish(options.write, "append", append_table(options.seconds, Path(directory)))
-        if options.only != "append":
+        if options.only in {None, "drain"}:
             publish(options.write, "drain", drain_table(options.seconds, options.rounds, Path(directory)))
+        if options.only == "looks":
+            print(looks_table(options.dead, options.captured, Path(directory)))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,19 @@ def test_drains(tmp_path: Path) -> None:
     assert len(re.findall(r"^\| one httpx client \| +(?:0|100) \| +(?:1|4|8|32) \| +\d", output, re.MULTILINE)) == 8
 
 
+def test_looks(tmp_path: Path) -> None:
+    """Each look at a large file has a line."""
+    output = run("outbox", "--only", "looks", "--dead", "20", "--captured", "10", directory=tmp_path)
+    looks = re.findall(r"^\| (?:counts|counted|next_due|due|changed) +\| +\d+ \| +\d+ \|$", output, re.MULTILINE)
+    assert len(looks) == 5
+
+
+def test_corrupt(tmp_path: Path) -> None:
+    """Each damage is done once, and no checkout fails or is missing."""
+    output = run("corrupt", "--rounds", "6", directory=tmp_path)
+    assert "240 checkouts, 0 failed, 0 missing" in output
+
+
 def test_backlog(tmp_path: Path) -> None:
     """Checkouts are timed without a backlog and beside two."""
     arguments = ("--rounds", "1", "--seconds", "0.2", "--rate", "20", "--pending", "200")

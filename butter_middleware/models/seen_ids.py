@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 
 from butter_middleware.models.checkout import EVIDENCE_IDS
 
-PAYMENT_IDS: Final = ("invoice_id", "charge_id", "transaction_id")
-"""The IDs that only one checkout has."""
-SEVERAL: Final = -1
-"""Instead of an address: checkouts with several addresses had this ID, or it is not known which address it has."""
-_CHECKOUTS: Final = 1 << len(PAYMENT_IDS)
+_PAYMENT_IDS: Final = {"invoice_id": 1, "charge_id": 2, "transaction_id": 4}
+"""The IDs that only one checkout has, with their bits."""
+SEVERAL: Final = 1 << 16
+"""Instead of an address: checkouts with several addresses had this ID."""
+_CHECKOUTS: Final = 8
 """Among the bits of `payment_ids`: several checkouts had this ID."""
 
 
@@ -29,32 +29,32 @@ class SeenID(NamedTuple):
     id: int
     """Eight bytes of a digest of the PSP, the field and the ID."""
     address: int
-    """Two bytes of a digest. They tell an address from another one; 65,536 addresses of IPv4 have the same."""
+    """Two bytes of a digest, without a salt, so that no ID of a record adds to them. 65,536 addresses have the same."""
     payment_ids: int = 0
-    """Of an ID with several checkouts: which of `PAYMENT_IDS` tell them apart, as bits."""
+    """Of an ID with several checkouts: which IDs of a payment tell them apart, as bits."""
 
 
 def seen_ids(payload: Mapping[str, str]) -> list[SeenID]:
     """Return what is remembered of a record's IDs."""
-    bits = sum(1 << number for number, name in enumerate(PAYMENT_IDS) if name in payload)
-    found: list[SeenID] = []
-    for name in EVIDENCE_IDS:
-        if name in payload:
-            text = f"{payload['psp']}\0{name}\0{payload[name]}".encode()
-            digest = hashlib.blake2b(text, digest_size=8).digest()
-            # Salted: what is remembered of one checkout's address says nothing about another checkout's.
-            address = hashlib.blake2b(payload["ipv4_address"].encode(), digest_size=2, salt=digest).digest()
-            number = int.from_bytes(digest, signed=True)
-            found.append(SeenID(number, int.from_bytes(address), 0 if name in PAYMENT_IDS else bits))
-    return found
+    names = [name for name in EVIDENCE_IDS if name in payload]
+    bits = sum(_PAYMENT_IDS.get(name, 0) for name in names)
+    address = _digest(payload["ipv4_address"], 2)
+    return [
+        SeenID(_digest(f"{payload['psp']}\0{name}\0{payload[name]}", 8), address, 0 if name in _PAYMENT_IDS else bits)
+        for name in names
+    ]
+
+
+def _digest(text: str, size: int) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=size).digest(), signed=True)
 
 
 def after(known: Mapping[int, SeenID], ids: Sequence[SeenID]) -> tuple[bool, list[SeenID]]:
     """Say whether a record with these IDs may be sent after those that are known, and give what to remember."""
     earlier = [(known[one.id], one) for one in ids if one.id in known]
-    if any(first.address != one.address and not first.payment_ids & one.payment_ids for first, one in earlier):
-        # Its other IDs have the first address too, which is not known any more.
-        return False, [one._replace(address=SEVERAL) for one in ids if one.id not in known]
+    for first, one in earlier:
+        if first.address != one.address and not first.payment_ids & one.payment_ids:
+            return False, [other._replace(address=first.address) for other in ids if other.id not in known]
     is_same_payment = any(not one.payment_ids for _first, one in earlier)
     merged = [_merged(first, one, is_same_payment=is_same_payment) for first, one in earlier]
     return True, merged + [one for one in ids if one.id not in known]

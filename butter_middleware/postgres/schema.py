@@ -53,22 +53,23 @@ DECLARE
         FROM unnest(_names) WITH ORDINALITY AS one (name, place) WHERE _payload ? name);
     _checkouts integer := 8;
     _ids {schema}.seen_ids[] := ARRAY(
-        SELECT ROW(id, left(encode(sha256(convert_to(id || (_payload ->> 'ipv4_address'), 'UTF8')), 'hex'), 4),
+        SELECT ROW(id, left(encode(sha256(convert_to(_payload ->> 'ipv4_address', 'UTF8')), 'hex'), 4),
             CASE WHEN name = ANY(_names) THEN 0 ELSE _bits END, now())::{schema}.seen_ids
         FROM unnest(_names || ARRAY['subscription_id', 'network_transaction_id']) AS name,
             concat_ws(E'\n', _payload ->> 'psp', name, _payload ->> name) AS named,
             left(encode(sha256(convert_to(named, 'UTF8')), 'hex'), 16) AS id
         WHERE _payload ? name ORDER BY id);
     _new text[];
+    _address text;
     _is_same_payment boolean;
 BEGIN
     -- Waits for an open transaction that has one of them.
     WITH new AS (INSERT INTO {schema}.seen_ids SELECT * FROM unnest(_ids) ON CONFLICT DO NOTHING RETURNING id)
     SELECT coalesce(array_agg(id), '{{}}') INTO _new FROM new;
-    PERFORM FROM {schema}.seen_ids AS known JOIN unnest(_ids) AS one USING (id)
-        WHERE known.address <> one.address AND known.payment_ids & one.payment_ids = 0;
+    SELECT known.address INTO _address FROM {schema}.seen_ids AS known JOIN unnest(_ids) AS one USING (id)
+        WHERE known.address <> one.address AND known.payment_ids & one.payment_ids = 0 ORDER BY id LIMIT 1;
     IF FOUND THEN
-        UPDATE {schema}.seen_ids SET address = '' WHERE id = ANY(_new);
+        UPDATE {schema}.seen_ids SET address = _address WHERE id = ANY(_new);
         RETURN false;
     END IF;
     _is_same_payment := EXISTS (SELECT FROM unnest(_ids) AS one WHERE one.payment_ids = 0 AND one.id <> ALL(_new));

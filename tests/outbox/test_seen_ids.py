@@ -95,6 +95,7 @@ def test_what_came_with_a_refused_record_is_known_too(store: Store) -> None:
     store.add([of(invoice_id="in_1")])
     assert outcome(store, of(OTHER, invoice_id="in_1", charge_id="ch_1")) is Skip.OTHER_ADDRESS
     assert outcome(store, of(OTHER, charge_id="ch_1")) is Skip.OTHER_ADDRESS
+    assert outcome(store, of(FIRST, charge_id="ch_1")) is None
 
 
 @pytest.mark.parametrize("name", ["subscription_id", "network_transaction_id"])
@@ -181,7 +182,7 @@ def test_neither_id_nor_address_is_in_the_file(tmp_path: Path) -> None:
         rows = connection.execute("SELECT * FROM seen_ids").fetchall()
     assert len(rows) == 2
     for number, address, payment_ids, _seen_at in rows:
-        assert (0 <= address < 2**16, payment_ids) == (True, 0)
+        assert (-(2**15) <= address < 2**15, payment_ids) == (True, 0)
         assert -(2**63) <= number < 2**63
     content = (tmp_path / "butter.db").read_bytes()
     assert not any(word in content for word in (b"in_1", b"ch_1", FIRST.encode()))

@@ -90,6 +90,7 @@ class Database:
         self._opened: tuple[Inode | None, Inode | None] = (None, None)
         """Which files the database and its log were when they were opened."""
         self._is_open = False
+        self._replacements = 0
         # Of the connection:
         self._suspect: str | None = None
         """What is wrong with it or, if `_is_broken`, with the file's content."""
@@ -357,7 +358,8 @@ class Database:
 
     def _refuse_replaced(self) -> None:
         text = "the file or its log was removed or replaced while it was in use. Going on with the file that is there"
-        self.alerts.raise_(f"replaced {self._files()}", text)
+        self._replacements += 1
+        self.alerts.raise_(f"replaced {self._replacements}", text)
         raise OutboxReplacedError(self.path)
 
     def _drop(self, *, untouched: bool = False) -> None:

@@ -309,8 +309,10 @@ class SQLiteStore(Database):
             is_known = cursor.fetchone() is not None
         if is_known:
             return Skip.DUPLICATE
-        rows = [(*one, now) for one in changed]
-        connection.executemany("INSERT OR REPLACE INTO seen_ids VALUES (?, ?, ?, ?)", rows)
+        if changed:
+            rows = ", ".join(["(?, ?, ?, ?)"] * len(changed))
+            values = [value for one in changed for value in (*one, now)]
+            connection.execute(f"INSERT OR REPLACE INTO seen_ids VALUES {rows}", values)  # noqa: S608 - question marks
         return Pending(cursor.lastrowid or 0, record, 0) if may_be_sent else Skip.OTHER_ADDRESS
 
     def due(self, limit: int, exclude: Collection[int] = ()) -> Sequence[Pending]:

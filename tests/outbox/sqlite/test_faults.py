@@ -253,6 +253,19 @@ def test_a_removed_file_is_noticed_before_the_next_commit(
     assert opened().counts().captured == 2
 
 
+def test_each_replacement_is_said(
+    opened: Callable[..., SQLiteStore], path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also if the file gets the number of an earlier one, as file systems give it."""
+    store = opened()
+    for number in range(4):
+        path.unlink()
+        with pytest.raises(OutboxReplacedError):
+            append(store, number)
+        append(store, number)
+    assert len([line for line in criticals(caplog) if "removed or replaced" in line]) == 4
+
+
 def test_a_restored_file_is_taken_up(opened: Callable[..., SQLiteStore], path: Path) -> None:
     """A backup that is put in the place of the file is gone on with."""
     store = opened()
