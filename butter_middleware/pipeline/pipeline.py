@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -31,7 +32,7 @@ from butter_middleware.events import (
 from butter_middleware.models.checkout import Checkout, Record, sources_text
 from butter_middleware.models.http import Capture, snapshot
 from butter_middleware.models.reasons import Skip
-from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Settlement, Store
+from butter_middleware.outbox.base import CLOSING_SECONDS, Count, Counts, Settlement, Store
 from butter_middleware.pipeline import checkout_log, processes
 from butter_middleware.pipeline.components import Components
 from butter_middleware.pipeline.entries import NOTHING, Addition, Entry
@@ -120,6 +121,8 @@ class Pipeline:
         self._kept: Store | None = None
         """The store in memory of an earlier start."""
         self._faults: tuple[str, ...] = ()
+        self._late: deque[str] = deque()
+        """What responses did not wait for, until it is counted in the outbox."""
         self._unheard: set[tuple[str, int]] = set()
         """Routes and statuses of which it was said that an annotation had no effect."""
         self._diagnosis = Diagnosis(self.components.strategy)
@@ -392,6 +395,29 @@ class Pipeline:
         self._backoff.ended(well=done or self._wait.until == "disk")
         if not done:
             self._events.emit(NotDurableInTime(reason=self._wait.until))
+            self._late.append(self._wait.until)
+            if self._thread is not None:
+                self._thread.ask(self._write_late)
+
+    def _write_late(self, store: Store) -> None:
+        """Keep in the outbox how many responses did not wait: the process may be killed, and its count with it."""
+        late: list[str] = []
+        while self._late:
+            late.append(self._late.popleft())
+        counts = [Count(NotDurableInTime.name, reason=reason, times=times) for reason, times in Counter(late).items()]
+        try:
+            if counts:
+                store.count(counts)
+        except BaseException:
+            self._late.extend(late)
+            raise
+
+    def not_durable_in_time(self, seconds: float) -> int:
+        """Return how many responses did not wait, of all processes that shared the outbox."""
+        kept = self.ask(lambda store: store.counted(), None, seconds)
+        if kept is None:
+            return self._events.counters.total(NotDurableInTime.name)
+        return len(self._late) + sum(times for key, times in kept.items() if key[0] == NotDurableInTime.name)
 
     def skip(self, route: CheckoutRoute, reason: Skip, status: int = 0, *, annotated: bool = False) -> None:
         """Count a response that is not captured. If its endpoint annotated, say so once for each route and status."""
@@ -669,6 +695,8 @@ class Pipeline:
         if self._thread is not None and self.leads:
             self._counted = self._thread.store.counts()
         self.reporter.look()
+        if self._late and self._thread is not None:  # the disk did not take it before
+            self._thread.ask(self._write_late)
         if self._faults != self.faults:
             self._faults = self.faults
             self._events.emit(OutboxChanged(reason="+".join(self._faults)))

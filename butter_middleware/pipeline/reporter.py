@@ -3,6 +3,7 @@
 Where a process only appends, what becomes of its checkouts is seen in another: it has no coverage.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Final, Protocol
@@ -16,7 +17,7 @@ from butter_middleware.telemetry.coverage import Coverage, Watch
 from butter_middleware.telemetry.otel import Gauges
 
 OUTBOX_SECONDS: Final = 1.0
-"""For which a health check waits for the outbox."""
+"""For which a health check, and `status()`, wait for the outbox."""
 
 
 class Threads(Protocol):
@@ -28,6 +29,10 @@ class Threads(Protocol):
 
     def ask_counts(self) -> "Future[Counts]":
         """Count what lies in the outbox."""
+        ...
+
+    def not_durable_in_time(self, seconds: float) -> int:
+        """Return how many responses did not wait for what their durability promises."""
         ...
 
     @property
@@ -119,6 +124,7 @@ class StatusReporter:
     def status(self) -> Status:
         """Return how the collection goes."""
         counters, worker = self._events.counters, self._threads
+        until = time.monotonic() + OUTBOX_SECONDS
         counts = worker.counts()
         return Status(
             captured=counters.total("captured"),
@@ -136,7 +142,7 @@ class StatusReporter:
             coverage=Coverage() if worker.external else Coverage.of(counters),
             conflicts=counters.by_reason("conflicting"),
             faults=counters.by_reason("faulted"),
-            not_durable_in_time=counters.total("not_durable_in_time"),
+            not_durable_in_time=worker.not_durable_in_time(max(0.05, until - time.monotonic())),
         )
 
     async def health(self) -> Health:

@@ -11,7 +11,7 @@ class Status:
     """How the collection of evidence goes.
 
     Of this process, since it started: `captured`, `skipped`, `strength`, `coverage`, `conflicts`, `faults`,
-    `not_durable_in_time`; and of it alone too: `lost`, `endpoint`. The others are of the outbox, whatever shares it.
+    and of it alone too: `lost`, `endpoint`. The others are of the outbox, whatever shares it.
     """
 
     captured: int
@@ -53,5 +53,6 @@ class Status:
     not_durable_in_time: int
     """With `durability="before_response"`, responses that went out before their capture was on the disk, or queued.
 
-    With `delivery="inline"`, those that went out before Butter had answered.
+    With `delivery="inline"`, those that went out before Butter had answered. Of all processes, over the outbox's life:
+    it outlives a process that is killed.
     """

@@ -303,12 +303,27 @@ def test_a_killed_holder_of_the_lock_frees_it(store: SQLiteStore, path: Path) ->
         writing.result(20)
 
 
-@pytest.mark.parametrize(("durability", "least"), [("after_response", 0.0), ("before_response", 0.025)])
+@pytest.mark.parametrize(
+    ("durability", "least", "options"),
+    [
+        ("after_response", 0.0, {}),
+        ("before_response", 0.025, {}),
+        ("before_response", 0.4, {"durability_timeout": 0.4}),
+    ],
+)
 def test_a_checkout_is_answered_while_the_lock_is_held(
-    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, durability: str, least: float
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    path: Path,
+    durability: str,
+    least: float,
+    options: dict[str, Any],
 ) -> None:
-    """A stopped process delays a response by 25 ms at most, which is counted; its record is delivered afterwards."""
-    butter = make_butter(outbox=path, durability=durability)
+    """A stopped process delays a response by 25 ms, or by `durability_timeout`, and it is counted.
+
+    Its record is delivered afterwards.
+    """
+    butter = make_butter(outbox=path, durability=durability, **options)
     app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
     butter.pipeline.start()
     butter.status()
@@ -326,6 +341,28 @@ def test_a_checkout_is_answered_while_the_lock_is_held(
         user.ask("unlock")
         until(lambda: len(fake.records) == 1, "the record")
     assert butter.status().lost == 0
+
+
+def test_what_was_not_durable_in_time_outlives_the_process(
+    make_butter: Callable[..., Butter], store: SQLiteStore, path: Path
+) -> None:
+    """The count is in the file as soon as the disk takes it: no later kill undoes it, and every process tells it."""
+    butter = make_butter(outbox=path, durability="before_response")
+    app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
+    butter.pipeline.start()
+    assert butter.status().not_durable_in_time == 0
+    with User(path) as user:
+        until(lambda: user.ask("lock"), "the lock")
+        for _twice in range(2):
+            anyio.run(drive, app, http_scope())
+        assert butter.status().not_durable_in_time == 2  # before it is in the file
+        user.ask("unlock")
+        until(lambda: store.counted() == {("not_durable_in_time", "", "disk"): 2}, "the count")
+    assert make_butter(outbox=path).status().not_durable_in_time == 0  # that process has not opened the file
+    other = make_butter(outbox=path)
+    other.pipeline.start()
+    until(lambda: other.status().not_durable_in_time == 2, "the count, in another process")
+    assert butter.status().not_durable_in_time == 2
 
 
 def test_before_response_is_on_disk_when_the_last_chunk_leaves(make_butter: Callable[..., Butter], path: Path) -> None:
