@@ -110,9 +110,12 @@ def _call_soon() -> Callable[[Callable[[], object]], object]:
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, but no longer than `seconds`."""
-    with anyio.move_on_after(seconds):
+    """Wait for an event, and set it after `seconds`."""
+    timer = asyncio.get_running_loop().call_later(seconds, event.set)
+    try:
         await event.wait()
+    finally:
+        timer.cancel()
 
 
 async def result_of(future: "Future[T]") -> T:

@@ -91,11 +91,11 @@ class Diagnosis:
 
         Of the one that the strategy reads, it has said itself why it gave none.
         """
+        names = {name.lower() for name, _value in scope.get("headers") or ()}
         for name, (platform, preset) in _PLATFORMS.items():
-            header_lines = lines(scope, name)
-            if not header_lines or name == header_of(self._strategy):
+            if name not in names or name == header_of(self._strategy):
                 continue
-            address = parse_node(header_lines[-1].strip(b" \t"))
+            address = parse_node(lines(scope, name)[-1].strip(b" \t"))
             if address is None or text_of(address) not in {result.ipv4, result.ipv6}:
                 header = name.decode()
                 yield Finding(

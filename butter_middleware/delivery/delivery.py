@@ -96,6 +96,8 @@ class Delivery:
         """Seconds of processor that sending has used since the last gap, and the thread's time then."""
         self.in_flight = 0
         """How many records are on their way."""
+        self._awaits_answer = False
+        """Whether an answer may let the loop go on."""
         self._pausing = Event()
 
     # For any thread.
@@ -226,8 +228,8 @@ class Delivery:
 
     async def _pace(self) -> None:
         """Leave the interpreter to the app for as long as sending has used it: one thread runs at a time."""
-        used, self._cpu_before = time.thread_time() - self._cpu_before, time.thread_time()
-        self._debt += used
+        now = time.thread_time()
+        self._debt, self._cpu_before = self._debt + now - self._cpu_before, now
         if self._debt >= LEAST_GAP:
             debt, self._debt = self._debt, 0.0
             await asyncio.sleep(min(debt, LONGEST_GAP))
@@ -245,7 +247,8 @@ class Delivery:
 
     async def _next(self, backlog: Backlog) -> Pending | None:
         """Return the record to send now, counted as on its way, if there is one and it may be sent."""
-        if self._pausing.is_set() or not self._breaker.admit(self.in_flight):
+        self._awaits_answer = self._pausing.is_set() or not self._breaker.admit(self.in_flight)
+        if self._awaits_answer:
             return None
         self.in_flight += 1  # before the record is taken: `flush` sees it in one of the two places
         pending = backlog.take()
@@ -284,7 +287,8 @@ class Delivery:
         self.in_flight -= 1
         if self._breaker.ill:
             backlog.put_back()  # so that the next probe is the oldest record there is
-        self._changed.set()
+        if self._awaits_answer or self._breaker.ill or self._breaker.suspects:
+            self._changed.set()
 
     def _settle(self, backlog: Backlog, settlements: Sequence[Settlement]) -> None:
         self._tell_of(settlements)
