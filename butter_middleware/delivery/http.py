@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import version
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, Self, TypeAlias, cast
+from typing import Any, Final, Self, TypeAlias, cast
 from urllib.request import getproxies
 
 import anyio
@@ -18,6 +18,7 @@ import httpx
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.stall_watch import StallWatch
 from butter_middleware.config import SANDBOX_SOURCES, is_sandbox
+from butter_middleware.delivery.streams import Backend
 from butter_middleware.errors import ExtractionError, HTTPClientError
 from butter_middleware.models.answer import Answer, AnswerKind, classify
 from butter_middleware.models.checkout import Record
@@ -232,13 +233,18 @@ def _transport(url: httpx.URL) -> httpx.AsyncHTTPTransport:
     authorities = ssl_context()
     variable, proxy = ("", None) if url.scheme == "http" else _proxy(url)
     try:
-        return httpx.AsyncHTTPTransport(verify=authorities, limits=_LIMITS, proxy=proxy)
+        transport = httpx.AsyncHTTPTransport(verify=authorities, limits=_LIMITS, proxy=proxy)
     except (ValueError, httpx.InvalidURL, ImportError) as error:
         msg = (
             f"a proxy's variable cannot be used ({type(error).__name__}). Let {variable} be of the shape "
             "http://host:port, or unset it; socks5:// takes `pip install httpx[socks]`."
         )
         raise HTTPClientError(msg) from None
+    # httpx has no option for it. If a later version has no such attributes, anyio's way is taken, which costs more.
+    pool: Any = getattr(transport, "_pool", None)
+    if hasattr(pool, "_network_backend"):
+        pool._network_backend = Backend()  # noqa: SLF001 - as above
+    return transport
 
 
 def _proxy(url: httpx.URL) -> tuple[str, str | None]:

@@ -1,0 +1,71 @@
+"""Our own connections under httpx: they are used, they notice an end, and a peer that floods has to wait."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from processes import misbehaving
+from shops import CREDENTIALS, SHOPPER
+
+from butter_middleware import Checkout, Record
+from butter_middleware.delivery.http import ButterClient
+from butter_middleware.delivery.streams import MOST_AHEAD, Backend
+from butter_middleware.models.answer import AnswerKind
+
+RECORD = Record.of(
+    Checkout(customer_email="a@example.com", ipv4_address=SHOPPER, psp="stripe", invoice_id="in_1"), 1_000.0
+)
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
+
+def pool_of(client: ButterClient) -> Any:
+    transport: Any = client._transport
+    return transport._pool
+
+
+@pytest.mark.parametrize("proxy", ["", "http://127.0.0.1:9", "https://127.0.0.1:9"])
+def test_they_are_used(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Httpx takes them by an attribute of its own. A version without it would cost a third more for each record."""
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    assert isinstance(pool_of(ButterClient("https://butter.test", **CREDENTIALS))._network_backend, Backend)
+
+
+def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
+    """The server answers and closes without saying so: the next record goes out on another connection."""
+
+    async def post_twice(url: str) -> list[AnswerKind]:
+        async with ButterClient(url, **CREDENTIALS) as client:
+            first = await client.post(RECORD)
+            while pool_of(client).connections and not pool_of(client).connections[0].has_expired():  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0)
+            return [first.kind, (await client.post(RECORD)).kind]
+
+    with misbehaving(lambda connection: connection.sendall(OK)) as url:
+        assert asyncio.run(post_twice(url)) == [AnswerKind.DELIVERED] * 2
+
+
+def test_a_peer_that_floods_has_to_wait() -> None:
+    """Of a body without end a bounded part is held, also while nobody reads."""
+    held: list[int] = []
+
+    def flood(connection: socket.socket) -> None:
+        connection.sendall(OK.replace(b"content-length: 2", b"content-length: 1000000000"))
+        while True:
+            connection.sendall(b"x" * MOST_AHEAD)
+
+    async def read(url: str) -> None:
+        port = int(url.rpartition(":")[2])
+        stream: Any = await Backend().connect_tcp("127.0.0.1", port)
+        await stream.write(b"POST / HTTP/1.1\r\n\r\n")
+        await stream.read(1)
+        while stream._transport.is_reading():  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
+        held.append(len(stream._received))
+        await stream.read(10 * MOST_AHEAD)
+        assert stream._transport.is_reading()
+        await stream.aclose()
+
+    with misbehaving(flood) as url:
+        asyncio.run(read(url))
+    assert MOST_AHEAD < held[0] <= 8 * MOST_AHEAD
