@@ -29,7 +29,7 @@ from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.options import app_option, by_hand, command, listening, load, outbox_option
 from butter_middleware.cli.output import Mark, Output
 from butter_middleware.cli.status import attention
-from butter_middleware.cli.text import counted
+from butter_middleware.cli.text import counted, deliverer_name
 from butter_middleware.delivery.clients import Client
 from butter_middleware.errors import ButterError, ConfigurationError, HTTPClientError
 from butter_middleware.extract.expressions import Expressions
@@ -283,8 +283,7 @@ def _delivering(view: Snapshot, *, external: bool) -> Finding:
     if view.deliverer is None:
         state = Mark.WARNING if view.counts.pending or external else Mark.OK
         return Finding("delivery", state, "no process delivers from this file now", NOBODY_DELIVERS * (state != "ok"))
-    who = f"process {view.deliverer}" if view.deliverer else "another process"
-    return Finding("delivery", Mark.OK, f"{who} delivers")
+    return Finding("delivery", Mark.OK, f"{deliverer_name(view.deliverer)} delivers")
 
 
 # The network.

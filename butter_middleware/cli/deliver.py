@@ -3,8 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -26,7 +25,7 @@ from butter_middleware.cli.options import (
     stop_signals,
 )
 from butter_middleware.cli.output import Output
-from butter_middleware.cli.text import counted, duration, moment
+from butter_middleware.cli.text import counted, deliverer_name, duration, moment
 from butter_middleware.outbox import Counts, SQLiteOutbox, Store
 from butter_middleware.outbox.sqlite.existing import refuse_absent
 from butter_middleware.outbox.sqlite.locks import LEAD, Locks
@@ -47,10 +46,6 @@ DRAIN_SECONDS: Final = 5.0
 OPEN_SECONDS: Final = 30.0
 """For a file to be opened, and brought up to this version."""
 STOPPED: Final = "Nothing was done: it was told to stop before it began."
-UNREAD: Final = (
-    "{} to be read: responses as the app gave them. Only your extractors make records of them: "
-    "add --app shop.main:butter."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +100,14 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
             return ExitCode.OK
         _log_to_stderr(output, logging.INFO if follow else logging.WARNING)
         if follow:
-            with _running(work):
+            with closing(work.pipeline):  # settles what is on its way, and lets another process take over
+                work.pipeline.start()
                 _follow(output, work, stop)
             return ExitCode.OK
         _refuse_another(work.path)
-        with _running(work, paused=True):
-            first, _to_read, _due = look(work, OPEN_SECONDS)
+        with closing(work.pipeline):
+            work.pipeline.start(paused=True)
+            first, _to_read, _due = _look(work, OPEN_SECONDS)
             if stop.is_set():
                 return _finish(output, work, first, STOPPED)
             work.pipeline.start()
@@ -158,24 +155,10 @@ def _refuse_another(path: str) -> None:
         locks.close()
     if process is not None:
         msg = (
-            f"{_who(process)} delivers from {path} already, and sends what waits. `status` shows how it goes; --follow "
-            "stands by, and takes over when it ends."
+            f"{deliverer_name(process)} delivers from {path} already, and sends what waits. `status` shows how it "
+            "goes; --follow stands by, and takes over when it ends."
         )
         raise Failure(msg, ExitCode.BUSY)
-
-
-def _who(process: int | None) -> str:
-    return f"process {process}" if process else "another process"
-
-
-@contextmanager
-def _running(work: Work, *, paused: bool = False) -> Generator[None]:
-    """Read and send meanwhile. At the end settle what is on its way, and let another process take over."""
-    work.pipeline.start(paused=paused)
-    try:
-        yield
-    finally:
-        work.pipeline.close()
 
 
 class _Noting(logging.Handler):
@@ -204,7 +187,7 @@ def _log_to_stderr(output: Output, level: int) -> None:
 
 def _follow(output: Output, work: Work, stop: Event) -> None:
     if not _leads_soon(work, stop) and not stop.is_set():
-        who = _who(work.pipeline.ask(lambda store: store.leader(), None))
+        who = deliverer_name(work.pipeline.ask(lambda store: store.leader(), None) or 0)
         output.note(f"{who} delivers from {work.path}. Standing by, to take over when it ends.")
     led = False
     while not stop.is_set():
@@ -219,7 +202,11 @@ def _follow(output: Output, work: Work, stop: Event) -> None:
 def _say_unread(output: Output, work: Work) -> None:
     """Say what stays as it is if nothing reads."""
     if not work.reads and (waiting := work.pipeline.counts().captured):
-        output.note(UNREAD.format(counted(waiting, "capture waits", "captures wait")))
+        waits = counted(waiting, "capture waits", "captures wait")
+        output.note(
+            f"{waits} to be read: responses as the app gave them. Only your extractors make records of them: "
+            "add --app shop.main:butter."
+        )
 
 
 def _leads_soon(work: Work, stop: Event) -> bool:
@@ -256,7 +243,7 @@ def _drain(output: Output, work: Work, first: Counts, stop: Event) -> ExitCode:
     return _finish(output, work, first, end.why)
 
 
-def look(work: Work, seconds: float) -> tuple[Counts, int, float | None]:
+def _look(work: Work, seconds: float) -> tuple[Counts, int, float | None]:
     """Count, and give how many captures this process is to read, and when the next record is due.
 
     Raises:
@@ -310,7 +297,7 @@ class _Draining:
     def over(self) -> bool:
         """Look, and say whether it is over."""
         try:
-            counts, to_read, due = look(self._work, DRAIN_SECONDS)
+            counts, to_read, due = _look(self._work, DRAIN_SECONDS)
         except Failure:
             if time.monotonic() - self._answered_at >= PATIENCE_SECONDS:
                 raise
@@ -348,7 +335,7 @@ def _finish(output: Output, work: Work, first: Counts, why: str) -> ExitCode:
     Raises:
         Failure: the file does not answer.
     """
-    counts, _to_read, due = look(work, DRAIN_SECONDS)
+    counts, _to_read, due = _look(work, DRAIN_SECONDS)
     delivered = counts.delivered - first.delivered
     document = {
         "delivered": delivered,

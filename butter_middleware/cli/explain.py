@@ -3,8 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Self, get_args
+from typing import Any, Final, get_args
 
 import click
 
@@ -13,12 +12,13 @@ from butter_middleware.capture.routes import CheckoutRoute, RouteTable
 from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.options import app_option, by_hand, command, default_option, field_values, load
 from butter_middleware.cli.output import Output, Row
+from butter_middleware.cli.text import counted
 from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE
 from butter_middleware.errors import ExtractionError
 from butter_middleware.extract.explanation import Explanation
 from butter_middleware.extract.explanation import values as values_of
-from butter_middleware.models.checkout import CheckoutFields, Psp, Record
+from butter_middleware.models.checkout import CheckoutFields, Psp
 from butter_middleware.models.http import Capture, CheckoutResponse, view
 from butter_middleware.models.reasons import Skip
 from butter_middleware.reader.evidence import ids_of
@@ -58,37 +58,22 @@ class _Somebody:
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What becomes of the response."""
-
-    verdict: str
-    """record, part, parked or skipped."""
-    reason: str
-    text: str
-    payloads: list[dict[str, str]]
-    """Personal data."""
-
-    @classmethod
-    def of(cls, reading: ReadResult, explanation: Explanation, *, address: bool) -> Self:
-        """Say it in a sentence."""
-        remedy = "" if reading.everyday else reading.remedy.removeprefix(f"{_RESPONSE}: ")
-        remedy = remedy[:1].upper() + remedy[1:]
-        if reading.records:
-            ids = " and ".join(dict.fromkeys(map(ids_of, reading.records)))
-            count = len(reading.records)
-            text = f"{'A record' if count == 1 else f'{count} records'}, matched to a dispute by {ids}. {remedy}"
-            return cls("record", "", text, [_payload(record, address=address) for record in reading.records])
-        if reading.part is not None:
-            text = "A part of a checkout: it becomes a record together with its counterpart (join=)."
-            return cls("part", "", text, [])
-        if reading.parked is not None:
-            text = f"No record yet, it would be parked: {reading.parked.detail}"
-            return cls("parked", reading.parked.reason, text, [])
-        reason = reading.skipped or ""
-        said = _SKIPPED.get(reason, "No record")
-        why = remedy if reason == Skip.TEST_MODE else f"{said} ({explanation.saw}). {remedy}"
-        return cls("skipped", reason, why, [])
+def _verdict(reading: ReadResult, explanation: Explanation) -> tuple[str, str, str]:
+    """Return what becomes of the response: record, part, parked or skipped; the reason; and both in a sentence."""
+    remedy = "" if reading.everyday else reading.remedy.removeprefix(f"{_RESPONSE}: ")
+    remedy = remedy[:1].upper() + remedy[1:]
+    if reading.records:
+        ids = " and ".join(dict.fromkeys(map(ids_of, reading.records)))
+        what = "A record" if len(reading.records) == 1 else counted(len(reading.records), "record")
+        return "record", "", f"{what}, matched to a dispute by {ids}. {remedy}"
+    if reading.part is not None:
+        return "part", "", "A part of a checkout: it becomes a record together with its counterpart (join=)."
+    if reading.parked is not None:
+        return "parked", reading.parked.reason, f"No record yet, it would be parked: {reading.parked.detail}"
+    reason = reading.skipped or ""
+    if reason == Skip.TEST_MODE:
+        return "skipped", reason, remedy
+    return "skipped", reason, f"{_SKIPPED.get(reason, 'No record')} ({explanation.saw}). {remedy}"
 
 
 @command("explain", reveal=True, ok="a record, or a part of one", attention="no record, and why")
@@ -136,15 +121,30 @@ def explain(
         known = ", ".join(map(str, routes.routes)) or "none"
         message = f"{method} {path} is not a checkout route of {app}. Its routes: {known}."
         raise Failure(message)
-    body = _body(file)
-    capture = _capture(route, method, path, body, _annotations(notes))
+    capture = _capture(route, method, path, _body(file), _annotations(notes))
     response = view(capture, route.template.params(path), _ADDRESS, MOST_BYTES, of_request=route.source == "request")
     explanation, values = _explained(route, response)
     admitted = ANYWHERE if staging else NOWHERE
     reader = Reader(_Somebody(), MOST_BYTES, _OPTIONAL, lambda _capture, _ip: None, admitted, staging=staging)
-    found = Found.of(reader.read(capture, route), explanation, address=route.address_from_body)
-    _tell(output, explanation, _rows(route, explanation, values, capture.annotations, found), found)
-    return ExitCode.OK if found.verdict in {"record", "part"} else ExitCode.ATTENTION
+    reading = reader.read(capture, route)
+    verdict, reason, text = _verdict(reading, explanation)
+    records = [json.loads(record.payload) for record in reading.records]
+    if not route.address_from_body:
+        records = [{name: value for name, value in record.items() if name != "ipv4_address"} for record in records]
+    rows = _rows(route, explanation, values, capture.annotations, records)
+    given = [row for row in rows if row["value"] is not None]
+    absent = [{**row, "from": str(row["from"]).removeprefix("tried ")} for row in rows if row["value"] is None]
+    document = {"extractor": explanation.extractor, "saw": explanation.saw, "fields": rows}
+    document |= {"verdict": verdict, "reason": reason, "text": text, "records": records}
+    output.show(
+        document,
+        f"{explanation.extractor}: {explanation.saw}\n",
+        output.table(given, {"field": "Field", "value": "Value", "from": "From"}) if given else "No field was found.",
+        # A table of their own: what was tried is long, and gets the whole width.
+        *(["", output.table(absent, {"field": "Not found", "from": "What was tried"})] if absent else []),
+        f"\n{text.strip()}",
+    )
+    return ExitCode.OK if verdict in {"record", "part"} else ExitCode.ATTENTION
 
 
 def _routes(
@@ -214,44 +214,29 @@ def _explained(route: CheckoutRoute, response: CheckoutResponse) -> tuple[Explan
 
 
 def _rows(
-    route: CheckoutRoute, explanation: Explanation, values: Mapping[str, Any], notes: Mapping[str, str], found: Found
+    route: CheckoutRoute,
+    explanation: Explanation,
+    values: Mapping[str, Any],
+    notes: Mapping[str, str],
+    records: Sequence[Mapping[str, str]],
 ) -> list[Row]:
     """Return what is known of each field."""
     rows: list[Row] = []
     names = [field.name for field in explanation.fields]
     for name in names:
         field = explanation[name]
-        by_note = field.given_by is None and name in notes
-        value = notes[name] if by_note else values.get(name) if field.given_by else None
-        value = value if value is None or isinstance(value, str | int | float) else type(value).__name__
-        rows.append({"field": name, "value": value, "from": "annotate()" if by_note else field.given_by or field.tried})
-    given = found.payloads[0] if found.payloads else {**notes}
+        if field.given_by is not None:
+            value = values.get(name)
+            shown = value if value is None or isinstance(value, str | int | float) else type(value).__name__
+            rows.append({"field": name, "value": shown, "from": field.given_by})
+        elif name in notes:
+            rows.append({"field": name, "value": notes[name], "from": "annotate()"})
+        else:
+            rows.append({"field": name, "value": None, "from": field.tried})
     origin = f"{explanation.extractor} or annotate()" if route.extract is not None else "annotate()"
     rows += [
         {"field": name, "value": value, "from": "the route" if name == "psp" else origin}
-        for name, value in given.items()
+        for name, value in (records[0] if records else notes).items()
         if name not in names
     ]
     return rows
-
-
-def _payload(record: Record, *, address: bool) -> dict[str, str]:
-    payload: dict[str, str] = json.loads(record.payload)
-    if not address:
-        del payload["ipv4_address"]
-    return payload
-
-
-def _tell(output: Output, explanation: Explanation, rows: Sequence[Row], found: Found) -> None:
-    given = [row for row in rows if row["value"] is not None]
-    absent = [{**row, "from": str(row["from"]).removeprefix("tried ")} for row in rows if row["value"] is None]
-    document = {"extractor": explanation.extractor, "saw": explanation.saw, "fields": [dict(row) for row in rows]}
-    document |= {"verdict": found.verdict, "reason": found.reason, "text": found.text, "records": found.payloads}
-    output.show(
-        document,
-        f"{explanation.extractor}: {explanation.saw}\n",
-        output.table(given, {"field": "Field", "value": "Value", "from": "From"}) if given else "No field was found.",
-        # A table of their own: what was tried is long, and gets the whole width.
-        *(["", output.table(absent, {"field": "Not found", "from": "What was tried"})] if absent else []),
-        f"\n{found.text.strip()}",
-    )

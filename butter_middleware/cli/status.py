@@ -15,7 +15,7 @@ from rich.text import Text
 from butter_middleware.cli.failure import LOCKED, ExitCode, Failure
 from butter_middleware.cli.options import command, default_option, outbox_options
 from butter_middleware.cli.output import Mark, Output, Row
-from butter_middleware.cli.text import duration, moment
+from butter_middleware.cli.text import deliverer_name, duration, moment
 from butter_middleware.errors import ButterError
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
@@ -91,12 +91,6 @@ def attention(view: Snapshot, now: float) -> list[Reason]:
         counts=view.counts,
         lost=0,
         oldest_pending_age=None if oldest is None else max(0.0, now - oldest),
-        endpoint="unknown",
-        ill_for=0.0,
-        low_coverage=None,
-        outbox_faults=(),
-        dead_threads=(),
-        reading_for=0.0,
         unattended=view.deliverer is None,
     )
     return [
@@ -135,44 +129,28 @@ def _screen(output: Output, path: str) -> Group:
 
 
 def _rows(view: Snapshot, now: float) -> list[Row]:
-    counts = view.counts
-    rows: list[Row] = [
-        {"what": "captured", "count": counts.captured, "note": _captured_note(view, now)},
+    counts, captured, pending = view.counts, "", ""
+    if view.unread:
+        captured = f"{view.unread} of them no process reads now: start the app, or `deliver --app ...`"
+    elif counts.captured:
+        captured = _ago("the oldest", view.oldest_captured_at, now)
+    if counts.pending:
+        pending = _ago("the oldest checkout", counts.oldest_pending_at, now)
+        if (wait := (view.next_due_at or 0.0) - now) > 1:
+            pending += f", the next try in {duration(wait)}"
+    mark = Mark.WARNING if view.deliverer is None and (counts.pending or counts.captured) else Mark.OK
+    delivery = f"{deliverer_name(view.deliverer)} delivers"
+    if counts.hold is not None:
+        mark, delivery = Mark.FAILED, f"on hold: {counts.hold} (`check` tells more); {delivery}"
+    return [
+        {"what": "captured", "count": counts.captured, "note": captured},
         {"what": "parts", "count": counts.parts, "note": ""},
-        {"what": "pending", "count": counts.pending, "note": _pending_note(view, now)},
+        {"what": "pending", "count": counts.pending, "note": pending},
         {"what": "parked", "count": counts.parked, "note": _reasons(view.parked)},
         {"what": "dead", "count": counts.dead, "note": _reasons(view.dead)},
         {"what": "delivered", "count": counts.delivered, "note": _ago("the last one", counts.last_delivered_at, now)},
+        {"what": "delivery", "count": mark, "note": f"{delivery} now" if view.deliverer is None else delivery},
     ]
-    return [*rows, {"what": "delivery", "count": _delivery_mark(view), "note": _delivery_note(view)}]
-
-
-def _captured_note(view: Snapshot, now: float) -> str:
-    if view.unread:
-        return f"{view.unread} of them no process reads now: start the app, or `deliver --app ...`"
-    return _ago("the oldest", view.oldest_captured_at, now) if view.counts.captured else ""
-
-
-def _pending_note(view: Snapshot, now: float) -> str:
-    if not view.counts.pending:
-        return ""
-    oldest = _ago("the oldest checkout", view.counts.oldest_pending_at, now)
-    wait = (view.next_due_at or 0.0) - now
-    return f"{oldest}, the next try in {duration(wait)}" if wait > 1 else oldest
-
-
-def _delivery_mark(view: Snapshot) -> str:
-    if view.counts.hold is not None:
-        return Mark.FAILED
-    waits = view.counts.pending or view.counts.captured
-    return Mark.WARNING if view.deliverer is None and waits else Mark.OK
-
-
-def _delivery_note(view: Snapshot) -> str:
-    held = "" if view.counts.hold is None else f"on hold: {view.counts.hold} (`check` tells more); "
-    if view.deliverer is None:
-        return f"{held}no process delivers now"
-    return f"{held}process {view.deliverer} delivers" if view.deliverer else f"{held}another process delivers"
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

@@ -30,6 +30,13 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def deliverer_name(process: int | None) -> str:
+    """Name the process that delivers. 0 stands for one whose number is not known, None for no process."""
+    if process is None:
+        return "no process"
+    return f"process {process}" if process else "another process"
+
+
 def printable(text: str, stream: TextIO) -> str:
     """Return text without control characters, which a terminal obeys, and with what the stream can encode."""
     shown = "".join(

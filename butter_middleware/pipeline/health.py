@@ -25,13 +25,13 @@ class HealthInput:
     counts: Counts
     lost: int
     oldest_pending_age: float | None
-    endpoint: str
-    ill_for: float
+    endpoint: str = "unknown"
+    ill_for: float = 0.0
     """Seconds for which the endpoint, as this process knows it, has not been ok."""
-    low_coverage: Coverage | None
-    outbox_faults: Sequence[str]
-    dead_threads: Sequence[str]
-    reading_for: float
+    low_coverage: Coverage | None = None
+    outbox_faults: Sequence[str] = ()
+    dead_threads: Sequence[str] = ()
+    reading_for: float = 0.0
     unattended: bool = False
     """Whether this process only appends, and none reads and delivers."""
     host: str | None = None

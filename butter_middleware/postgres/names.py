@@ -30,7 +30,7 @@ class Names:
     """The names that outbox, worker and schema must agree on.
 
     Raises:
-        ConfigurationError: one of them is no plain name.
+        ConfigurationError: one of them would need quotes in SQL, other than for being a keyword.
     """
 
     schema: str = "butter"
@@ -41,7 +41,9 @@ class Names:
 
     def __post_init__(self) -> None:
         for option, name in (("schema", self.schema), ("procrastinate_schema", self.engine), ("queue", self.queue)):
-            plain(option, name)
+            if not _NAME.fullmatch(name):
+                msg = f"{option}={name!r}: use lower-case letters, digits and underscores, 63 at most, no digit first."
+                raise ConfigurationError(msg)
 
     @property
     def engine(self) -> str:
@@ -52,18 +54,6 @@ class Names:
     def search_path(self) -> str:
         """As a setting: ours, then procrastinate's, and what is temporary last, so that it hides nothing."""
         return ", ".join([*dict.fromkeys((quoted(self.schema), quoted(self.engine))), "pg_temp"])
-
-
-def plain(option: str, name: str) -> str:
-    """Return a name that needs no quotes in SQL but for being a keyword.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
-    if not _NAME.fullmatch(name):
-        msg = f"{option}={name!r}: use lower-case letters, digits and underscores, 63 at most, no digit first."
-        raise ConfigurationError(msg)
-    return name
 
 
 def quoted(name: str) -> str:
@@ -80,7 +70,7 @@ def readable(dsn: str) -> str:
     """Return a connection string that PostgreSQL's library can read.
 
     Raises:
-        ConfigurationError: it is none. psycopg's own error would quote it, and the password in it.
+        ConfigurationError: it cannot. psycopg's own error would quote it, and the password in it.
     """
     try:
         conninfo_to_dict(dsn)
@@ -89,7 +79,7 @@ def readable(dsn: str) -> str:
     else:
         return dsn
     msg = (
-        "dsn is no connection string of PostgreSQL's (not shown: a password may be in it). Write one such as "
+        "dsn is not a connection string of PostgreSQL's (not shown: a password may be in it). Write one such as "
         "postgresql://shop@db/shop, or set BUTTER_POSTGRES_DSN to it."
     )
     raise ConfigurationError(msg)

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import anyio.to_thread
 import psycopg
@@ -17,13 +17,12 @@ from butter_middleware.errors import ConfigurationError
 from butter_middleware.models.checkout import Record
 from butter_middleware.postgres.names import Names, link, quoted, readable
 
-Connection = TypeVar("Connection", psycopg.Connection[Any], psycopg.AsyncConnection[Any])
 Statement = tuple[str, dict[str, str]]
 
 ENQUEUE_SECONDS: Final = 0.25
 """For one try. Where connecting takes longer, as to a far server, the record's next try goes on with it."""
 LATE_SECONDS: Final = 5.0
-"""After which a record's next try begins anew."""
+"""After which a record's next try starts again."""
 
 
 class PostgresOutbox:
@@ -77,7 +76,7 @@ class PostgresOutbox:
         task.result()
 
     async def aclose(self) -> None:
-        """Let go of this loop's connections; the next record opens one anew."""
+        """Let go of this loop's connections; the next record opens another."""
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.close()
@@ -96,22 +95,28 @@ class PostgresOutbox:
         transaction as it was before. The same checkout in another open transaction is waited for.
 
         Raises:
-            TypeError: it is no connection of psycopg's.
+            TypeError: it is not a connection of psycopg's.
             ValueError: no transaction is open and none would begin: the record would be committed alone.
         """
-        given: Any = connection
+        if not isinstance(connection, psycopg.AsyncConnection | psycopg.Connection):
+            msg = (
+                f"connection= is a {type(connection).__name__}, and not a psycopg connection. SQLAlchemy gives its own "
+                "as session.connection().connection.driver_connection; for other drivers see PostgresOutbox.statement."
+            )
+            raise TypeError(msg)
+        given: psycopg.AsyncConnection[Any] | psycopg.Connection[Any] = connection
+        if given.autocommit and given.info.transaction_status is psycopg.pq.TransactionStatus.IDLE:
+            msg = (
+                "connection= commits each statement by itself, so the record would be committed without the order. "
+                "Call record() within `with connection.transaction():`."
+            )
+            raise ValueError(msg)
         # In one order, so that two transactions with the same records do not wait for each other.
         ordered = sorted(records, key=lambda record: record.key)
-        if isinstance(connection, psycopg.AsyncConnection):
-            return self._enqueue_in(_transactional(given), ordered)
-        if isinstance(connection, psycopg.Connection):
-            self._enqueue_in_sync(_transactional(given), ordered)
-            return None
-        msg = (
-            f"connection= is a {type(connection).__name__}, and no psycopg connection. SQLAlchemy gives its own as "
-            "session.connection().connection.driver_connection; for other drivers see PostgresOutbox.statement."
-        )
-        raise TypeError(msg)
+        if isinstance(given, psycopg.AsyncConnection):
+            return self._enqueue_in(given, ordered)
+        self._enqueue_in_sync(given, ordered)
+        return None
 
     def _enqueue_in_sync(self, connection: "psycopg.Connection[Any]", records: Sequence[Record]) -> None:
         connection.execute("")  # begins the transaction, so that what follows is a savepoint in it and commits nothing
@@ -225,19 +230,3 @@ def _dsn(dsn: str | None, pool: object) -> str:
         msg = "PostgresOutbox needs a dsn such as postgresql://shop@db/shop; or set BUTTER_POSTGRES_DSN to it."
         raise ConfigurationError(msg)
     return readable(given)
-
-
-def _transactional(connection: Connection) -> Connection:
-    """Return the connection, which has a transaction or begins one with its next statement.
-
-    Raises:
-        ValueError: it does not.
-    """
-    idle = connection.info.transaction_status is psycopg.pq.TransactionStatus.IDLE
-    if connection.autocommit and idle:
-        msg = (
-            "connection= commits each statement by itself, so the record would be committed without the order. Call "
-            "record() within `with connection.transaction():`."
-        )
-        raise ValueError(msg)
-    return connection

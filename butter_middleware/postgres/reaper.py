@@ -63,7 +63,7 @@ class Reaper:
     async def forget(self) -> None:
         """Forget keys and IDs that need not be known any more: old ones, and those of jobs that a person deleted."""
         seen, jobs = f"{quoted(self._names.schema)}.seen", f"{quoted(self._names.engine)}.procrastinate_jobs"
-        # A key may be enqueued anew meanwhile, with a job that these statements do not see: PostgreSQL then asks each
+        # A key may be enqueued again meanwhile, with a job that these statements do not see: PostgreSQL then asks each
         # condition of the row again, and what was orphaned is compared with the job that the row had.
         delivered: Any = f"DELETE FROM {seen} WHERE delivered_at < now() - interval '{REMEMBERED}'"
         orphaned: Any = (

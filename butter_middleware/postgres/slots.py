@@ -38,7 +38,7 @@ class Slots:
     async def hold(self, wanted: int) -> int:
         """Take as many of the places as are free, up to `wanted`; give how many this worker has now.
 
-        Whatever befalls the connection: the places are given up with it, and taken anew.
+        If the connection is lost, the places are given up with it, and taken again later.
         """
         try:
             connection = await self._connected()

@@ -107,7 +107,10 @@ class Deliverer:
             raise FaultError(type(error.__cause__ or error).__name__) from None
         if settlement is not None:
             self._on_settled()
-            _raise_unless_delivered(settlement)
+            if settlement.settled is Settled.DEAD:
+                raise DeadRecordError(settlement.reason)
+            if settlement.settled is not Settled.DELIVERED:
+                raise NotYetError(settlement.due_at)
 
     async def _deliver(self, connector: BaseConnector, key: str) -> Settlement | None:
         await self.recall_hold(connector)
@@ -140,13 +143,6 @@ class Deliverer:
         """Let go of the connections to Butter."""
         if self._delivery is not None:
             await self._delivery.aclose()
-
-
-def _raise_unless_delivered(settlement: Settlement) -> None:
-    if settlement.settled is Settled.DEAD:
-        raise DeadRecordError(settlement.reason)
-    if settlement.settled is not Settled.DELIVERED:
-        raise NotYetError(settlement.due_at)
 
 
 def blueprint(make_delivery: Callable[[], Delivery], schema: str = "butter") -> Blueprint:

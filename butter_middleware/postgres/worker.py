@@ -1,4 +1,4 @@
-"""The worker: procrastinate's, held back while Butter is ill, and started anew after whatever ends it."""
+"""The worker: procrastinate's, held back while Butter is ill, and started again after a fault."""
 
 import asyncio
 import logging
@@ -155,7 +155,7 @@ class Worker:
             await anyio.sleep(LOOK_SECONDS)
             if await self._slots.hold(self._pace.concurrency) != held:
                 break
-        self._stop_engine()  # fewer, or more than before: begin anew with what there is
+        self._stop_engine()  # fewer, or more than before: begin again with what there is
 
     def _settled(self) -> None:
         """After each job: an ill Butter gets no more of them, and one that is well again gets all that it may."""
