@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, Final, get_args
 
 from jmespath.exceptions import JMESPathError
@@ -53,7 +53,6 @@ _PLACEHOLDER: Final = "192.0.2.1"
 """Stands for a wrong address, so that everything else that is wrong is found too. It is never sent."""
 
 
-@dataclass(frozen=True)
 class Columns:
     """How a record is made of a line.
 
@@ -66,15 +65,12 @@ class Columns:
         ConfigurationError: a field or the PSP is unknown, or a field has both a column and a value.
     """
 
-    given: Mapping[str, str]
-    constants: Mapping[str, str]
-    staging: bool = False
-    _by_names: dict[tuple[str, ...], dict[str, str]] = field(
-        default_factory=dict[tuple[str, ...], dict[str, str]], repr=False, compare=False
-    )
-
-    def __post_init__(self) -> None:
-        for name in (*self.given, *self.constants):
+    def __init__(self, given: Mapping[str, str], constants: Mapping[str, str], *, staging: bool = False) -> None:
+        self.given, self.constants = given, constants
+        self._admitted = ANYWHERE if staging else NOWHERE
+        self._found = lru_cache(maxsize=100)(self._find)
+        """Objects may have keys of their own, such as IDs: not all of them are kept."""
+        for name in (*given, *constants):
             if name not in FIELDS:
                 near = get_close_matches(name, FIELDS, 1)
                 meant = f"Did you mean {near[0]}?" if near else f"The fields are {', '.join(FIELDS)}."
@@ -126,15 +122,9 @@ class Columns:
         Raises:
             ConfigurationError: two columns could be the same field.
         """
-        key = tuple(names)
-        found = self._by_names.get(key)
-        if found is None:
-            if len(self._by_names) > 100:  # noqa: PLR2004 - objects with keys of their own, such as IDs
-                self._by_names.clear()
-            found = self._by_names[key] = self._mapped(key)
-        return found
+        return self._found(tuple(names))
 
-    def _mapped(self, names: tuple[str, ...]) -> dict[str, str]:
+    def _find(self, names: tuple[str, ...]) -> dict[str, str]:
         mapped = dict(self.given)
         for name, aliases in _ALIASES.items():
             if name in mapped or name in self.constants:
@@ -187,7 +177,7 @@ class Columns:
             for form, what in _DAMAGED.items()
             if form.fullmatch(text)
         }
-        address = in_body(fields.get("ipv4_address"), ANYWHERE if self.staging else NOWHERE)
+        address = in_body(fields.get("ipv4_address"), self._admitted)
         if isinstance(address, BodyReason):
             wrong["ipv4_address"], address = _ADDRESS[address], _PLACEHOLDER
         try:

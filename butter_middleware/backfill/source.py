@@ -7,9 +7,8 @@ import os
 import re
 import stat
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, NamedTuple, Self, cast
 
 from butter_middleware.backfill.rejects import LINE, Format, Raw, restored
@@ -116,7 +115,11 @@ class Source:
             msg = f"{encoding} is not an encoding whose lines end with a byte 10. Convert: iconv -t UTF-8 -f {encoding}"
             raise InputError(msg)
         self._encoding = encoding
-        self._file = self._open(path)
+        try:
+            self._file = io.FileIO(0, closefd=False) if path == STDIN else io.FileIO(path)
+        except OSError as error:
+            msg = f"{self._name} cannot be read: {error.strerror}"
+            raise InputError(msg) from None
         try:
             self._begin(path)
         except BaseException:
@@ -144,14 +147,6 @@ class Source:
         if self.form == "csv":
             self._read_header(first)
         self._left = self._csv() if self.form == "csv" else self._jsonl()
-
-    def __iter__(self) -> Iterator[Line]:
-        """Give what follows.
-
-        Raises:
-            InputError: a line is in another encoding.
-        """
-        return self._left
 
     def read(self, most: int = LINES) -> list[Line]:
         """Return the next lines, none at the end: waits for the first one, and takes what else is in memory.
@@ -184,15 +179,6 @@ class Source:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
-
-    def _open(self, path: str) -> io.FileIO:
-        try:
-            if path == STDIN:
-                return io.FileIO(0, closefd=False)
-            return io.FileIO(Path(path))
-        except OSError as error:
-            msg = f"{self._name} cannot be read: {error.strerror}"
-            raise InputError(msg) from None
 
     def _first_line(self) -> str:
         """Return the first line that is not blank, and leave it to be read."""

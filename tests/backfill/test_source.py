@@ -43,8 +43,14 @@ def source(directory: Path, content: str | bytes, **options: Any) -> Source:
     return OPENED[-1]
 
 
-def cells(lines: Iterator[Line] | Source) -> list[tuple[int, Any, str]]:
-    return [(line.number, line.raw, line.problem) for line in lines]
+def read(found: Source) -> Iterator[Line]:
+    """Give all lines of an input."""
+    while lines := found.read():
+        yield from lines
+
+
+def cells(found: Source) -> list[tuple[int, Any, str]]:
+    return [(line.number, line.raw, line.problem) for line in read(found)]
 
 
 @pytest.mark.parametrize(
@@ -94,13 +100,13 @@ def test_csv_of_every_make(tmp_path: Path, text: str, columns: list[str], rows: 
 )
 def test_a_broken_line_costs_itself(tmp_path: Path, text: str, lines: list[tuple[int, str]]) -> None:
     """The reason says what is wrong with its form, and nothing of what stands there."""
-    assert [(line.number, line.problem) for line in source(tmp_path, text)] == lines
+    assert [(line.number, line.problem) for line in read(source(tmp_path, text))] == lines
 
 
 def test_a_quote_that_is_never_closed_takes_no_memory(tmp_path: Path) -> None:
     """The rest of the file is not read as one cell: the line is rejected, and those after it are read."""
     filler = "".join(f"{number},x\n" for number in range(30_000))
-    found = list(source(tmp_path, f'a,b\n1,"2\n{filler}'))
+    found = list(read(source(tmp_path, f'a,b\n1,"2\n{filler}')))
     assert "KB, or a quote is not closed" in found[0].problem or "field limit" in found[0].problem
     assert [len(found), found[1].raw, found[-1].raw] == [30_001, ["0", "x"], ["29999", "x"]]
 
@@ -122,7 +128,7 @@ def test_json_lines(tmp_path: Path, text: str, lines: list[tuple[int, str]]) -> 
     """One object a line; what is none is a problem of that line."""
     found = source(tmp_path, text)
     assert found.form == "jsonl"
-    assert [(line.number, line.problem) for line in found] == lines
+    assert [(line.number, line.problem) for line in read(found)] == lines
 
 
 @pytest.mark.parametrize(
@@ -145,7 +151,7 @@ def test_json_lines(tmp_path: Path, text: str, lines: list[tuple[int, str]]) -> 
 def test_what_cannot_be_read_is_said_with_the_remedy(tmp_path: Path, content: bytes, said: str) -> None:
     """Workbooks, archives and other encodings are recognised; a byte that is wrong is placed."""
     with pytest.raises(InputError) as caught:
-        list(source(tmp_path, content))
+        list(read(source(tmp_path, content)))
     assert said in str(caught.value)
 
 
@@ -184,7 +190,7 @@ def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     with Source(str(fifo)) as found:
-        for line in found:
+        for line in read(found):
             seen.append(line.raw)
             wait.set()
     writer.join()
@@ -197,7 +203,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     def peak(count: int) -> int:
         found = source(tmp_path, "a,b\n" + "some value,another\n" * count)
         tracemalloc.start()
-        for _line in found:
+        for _line in read(found):
             pass
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -243,7 +249,7 @@ def test_what_a_json_writer_wrote_is_read(objects: list[dict[str, Any]]) -> None
     with TemporaryDirectory() as directory:
         content = "".join(f"{json.dumps(one, ensure_ascii=False)}\n" for one in objects)
         found = source(Path(directory), content)
-        assert [(line.number, line.values) for line in found] == list(enumerate(objects, 1))
+        assert [(line.number, line.values) for line in read(found)] == list(enumerate(objects, 1))
         close()
 
 
@@ -270,7 +276,7 @@ def test_any_bytes_are_read_or_refused(first: bytes, more: bytes) -> None:
         try:
             found = source(Path(directory), content)
             offset = number = 0
-            for line in found:
+            for line in read(found):
                 assert line.number > number
                 assert line.end > offset
                 number, offset = line.number, line.end

@@ -126,7 +126,7 @@ def test_a_connection_without_a_transaction_is_refused(shop: Butter, database: s
 def test_misuse_is_said(shop: Butter, make_butter: Shop, database: str) -> None:
     """Another kind of connection, another kind of outbox, and what is no request, which costs no order."""
     wrong: Any = object()
-    with pytest.raises(TypeError, match="no psycopg connection"):
+    with pytest.raises(TypeError, match="not a psycopg connection"):
         shop.record(checkout(1), connection=wrong)
     with psycopg.connect(database) as connection:
         with pytest.raises(ConfigurationError, match="PostgresOutbox"):
