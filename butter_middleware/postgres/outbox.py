@@ -98,13 +98,13 @@ class PostgresOutbox:
             TypeError: it is not a connection of psycopg's.
             ValueError: no transaction is open and none would begin: the record would be committed alone.
         """
+        given: Any = connection
         if not isinstance(connection, psycopg.AsyncConnection | psycopg.Connection):
             msg = (
                 f"connection= is a {type(connection).__name__}, and not a psycopg connection. SQLAlchemy gives its own "
                 "as session.connection().connection.driver_connection; for other drivers see PostgresOutbox.statement."
             )
             raise TypeError(msg)
-        given: psycopg.AsyncConnection[Any] | psycopg.Connection[Any] = connection
         if given.autocommit and given.info.transaction_status is psycopg.pq.TransactionStatus.IDLE:
             msg = (
                 "connection= commits each statement by itself, so the record would be committed without the order. "
@@ -113,7 +113,7 @@ class PostgresOutbox:
             raise ValueError(msg)
         # In one order, so that two transactions with the same records do not wait for each other.
         ordered = sorted(records, key=lambda record: record.key)
-        if isinstance(given, psycopg.AsyncConnection):
+        if isinstance(connection, psycopg.AsyncConnection):
             return self._enqueue_in(given, ordered)
         self._enqueue_in_sync(given, ordered)
         return None

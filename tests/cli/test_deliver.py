@@ -131,7 +131,7 @@ def test_a_web_process_only_appends(make_butter: Callable[..., Butter], fake: Fa
     butter = make_butter(outbox=path, delivery="external", username=None, password=None)
     buy(butter)
     assert butter.flush()
-    until(lambda: threads() <= {"butter-store", "butter-say"}, "the end of the lookups of other tests", 60)
+    assert threads() - {"butter-call"} <= {"butter-store", "butter-say"}  # a lookup of an earlier test may still hang
     status = butter.status()
     assert (status.captured, status.pending, status.lost, status.endpoint) == (1, 0, 0, "external")
     assert status.coverage.ratio is None
