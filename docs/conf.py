@@ -20,6 +20,7 @@ release = version = installed(project)
 
 extensions = [
     "diagrams",
+    "phone_tables",
     "row_anchors",
     "myst_parser",
     "sphinx.ext.autodoc",

@@ -46,6 +46,15 @@ def test_each_error_has_an_anchor(site: Path, anchor: str) -> None:
     assert anchor in rows
 
 
+def test_a_table_can_be_read_on_a_phone(site: Path) -> None:
+    """Each cell of the error index names its column, so that a row can be shown as a card."""
+    page = (site / "errors.html").read_text()
+    for row in re.findall(r'<tr [^>]*id="[^"]+">.*?</tr>', page, re.DOTALL):
+        labels = re.findall(r'<td data-label="([^"]*)"', row)
+        assert len(labels) == row.count("<td") > 1
+        assert labels[-1] in {"remedy", "meaning", "cause and remedy"}
+
+
 def test_nothing_is_fetched_to_show_a_page(site: Path) -> None:
     """No script, style, font or picture comes from elsewhere."""
     for page in site.glob("*.html"):
