@@ -40,6 +40,9 @@ def _email(value: object, check: Callable[[object], str]) -> str:
 
 LONGEST_SOURCE: Final = 200
 """Characters of one of a record's sources: an expression may be of any length, and a header may not."""
+_SORTED: Final = json.JSONEncoder(sort_keys=True)
+_PLAIN: Final = json.JSONEncoder(ensure_ascii=False)
+"""Made once: `json.dumps` makes one for each call that has options."""
 _OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _DOTTED_QUAD: Final = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 """RFC 6943, section 3.1.1, the strict form: a tenth of the time of `ipaddress`."""
@@ -136,7 +139,7 @@ def key_of(payload: Mapping[str, str]) -> str:
     """Return a record's key: the digest of its PSP and its IDs."""
     # Not customer_id: who has an account at the shop is not always known, and it names no payment.
     identity = {name: value for name, value in payload.items() if name == "psp" or name in EVIDENCE_IDS}
-    return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(_SORTED.encode(identity).encode(), digest_size=16).hexdigest()
 
 
 def sources_text(route: str, sources: Mapping[str, str]) -> str:
@@ -164,7 +167,7 @@ class Record:
     def of(cls, checkout: Checkout, captured_at: float, traceparent: str = "", sources: str = "") -> Self:
         """Make the record of a checkout that came at `captured_at`."""
         payload = checkout.payload()
-        return cls(key_of(payload), json.dumps(payload, ensure_ascii=False), captured_at, traceparent, sources)
+        return cls(key_of(payload), _PLAIN.encode(payload), captured_at, traceparent, sources)
 
     def to_json(self) -> str:
         """Return the record as JSON text, for a queue of the merchant's own."""

@@ -438,7 +438,12 @@ class StoreThread:
 
     def _resolve_all(self, batch: Sequence[tuple[Participant, Entry, Resolution]]) -> Sequence[Resolved]:
         # By the entry's number: it was written again if the file was replaced meanwhile.
-        return self.store.resolve([replace(resolution, id=entry.id) for _participant, entry, resolution in batch])
+        return self.store.resolve(
+            [
+                resolution if resolution.id == entry.id else replace(resolution, id=entry.id)
+                for _participant, entry, resolution in batch
+            ]
+        )
 
     def _reload(self) -> bool:
         busy = False

@@ -139,7 +139,10 @@ class Telemetry:
 
     def sending(self, record: Record, attempts: int) -> "AbstractContextManager[Callable[[Answer], None]]":
         """Return a span round the sending of a record, linked to its checkout's; give it the answer."""
-        if self._tracer is None:
+        trace = sys.modules.get("opentelemetry.trace")
+        if self._tracer is None or trace is None:
+            return nullcontext(_ignore)
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # no SDK was set up
             return nullcontext(_ignore)
         return _span(self._tracer, record, attempts)
 

@@ -200,7 +200,8 @@ class SQLiteStore(Database):
                 for resolution, one in zip(resolutions, resolved, strict=True)
                 if one.there and not one.replayed
             ]
-            self._count(connection, [count for counts in ended for count in counts])
+            if any(ended):
+                self._count(connection, [count for counts in ended for count in counts])
             return resolved
 
         return self._write(change, reserve=True)
