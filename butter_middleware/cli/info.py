@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from butter_middleware import config
-from butter_middleware.butter import Butter
 from butter_middleware.cli.check import read_by
 from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.options import app_option, command, listening, load
@@ -37,7 +36,11 @@ def info(output: Output, *, app: str | None) -> ExitCode:
     """
     fields = _here()
     try:
-        fields |= _of_environment() if app is None else _of_app(app)
+        if app is not None:
+            fields |= _of_app(app)
+        else:
+            with listening([]):
+                fields |= {"environment": config.environment(None), "base_url": config.base_url(None)}
     except (ConfigurationError, Failure):
         # Without the reason, which may quote what the app holds.
         fields["problem"] = "the configuration cannot be used: `butter-middleware check` says why"
@@ -64,28 +67,19 @@ def _here() -> dict[str, Any]:
     return fields | {"variables": ", ".join(names) or None}
 
 
-def _of_environment() -> dict[str, Any]:
-    with listening([]):
-        return {"environment": config.environment(None), "base_url": config.base_url(None)}
-
-
 def _of_app(app: str) -> dict[str, Any]:
     butter = load(app)
+    outbox = type(butter.outbox).__name__
+    if isinstance(butter.outbox, SQLiteOutbox):
+        path, home = Path(butter.outbox.path), Path.home()
+        outbox += f" at {Path('~', path.relative_to(home)) if path.is_relative_to(home) else path}"
     return {
         "app": app,
         "environment": butter.environment,
         "base_url": butter.base_url,
         "client_ip": repr(butter.strategy),
         "ipv4_beacon": butter.beacon is not None,
-        "outbox": _outbox(butter),
+        "outbox": outbox,
         "dry_run": butter.dry_run,
         "routes": [f"{route}: {route.psp}, {read_by(route)}" for route in butter.routes.routes],
     }
-
-
-def _outbox(butter: Butter) -> str:
-    name = type(butter.outbox).__name__
-    if not isinstance(butter.outbox, SQLiteOutbox):
-        return name
-    path, home = Path(butter.outbox.path), Path.home()
-    return f"{name} at {Path('~', path.relative_to(home)) if path.is_relative_to(home) else path}"

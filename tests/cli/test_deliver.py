@@ -247,13 +247,14 @@ def test_one_sidecar_relieves_another(fake: FakeButter, url: str, path: Path) ->
 
 
 @pytest.mark.server
-def test_a_stop_settles_what_is_on_its_way(fake: FakeButter, url: str, path: Path) -> None:
-    """SIGTERM amid slow answers: what was sent is not sent again, and the rest waits for the next one."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_settles_what_is_on_its_way(fake: FakeButter, url: str, path: Path, number: signal.Signals) -> None:
+    """A signal amid slow answers: what was sent is not sent again, and the rest waits for the next one."""
     filled(path, 40)
     fake.delay = 0.5
     with Sidecar(url, path) as first:
         until(lambda: len(fake.records) >= 4, "some records")
-        first.process.send_signal(signal.SIGTERM)
+        first.process.send_signal(number)
         assert first.end() == 0, "twice at once, as `timeout` does it, is once"
     sent = len(fake.records)
     assert sent < 40
