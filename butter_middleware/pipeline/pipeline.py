@@ -243,6 +243,7 @@ class Pipeline:
         else:
             said = f"Butter: {counts.delivered} records delivered, {counts.pending} pending on disk"
             log_thread.log(logging.INFO, said, event="shutdown")
+        log_thread.settle()  # many a server ends the process right after this, without the exit of the interpreter
 
     def close(self) -> None:
         """Shut down, then end the threads and let go of the outbox.

@@ -1,15 +1,20 @@
 """The middleware watches the lifespan of an app that has one, and answers for an app that has none."""
 
+import logging
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from asgi import drive, http_scope
 from shops import PAID
 from starlette.responses import JSONResponse
 
-from butter_middleware import Butter, ButterMiddleware
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute
 from butter_middleware._utils.asgi import ASGIApp, Message, Receive, Scope, Send
 from butter_middleware.testing import FakeButter
 
@@ -123,3 +128,74 @@ def test_a_server_that_cancels_the_lifespan_is_obeyed(butter: Butter) -> None:
         return True
 
     assert anyio.run(serve)
+
+
+def test_a_server_that_cancels_the_lifespan_s_end_waits_for_no_drain(make_butter: Callable[..., Butter]) -> None:
+    """A drain that has a minute left holds back no server that gives up waiting."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def hang(_response: object) -> None:
+        asked.set()
+        answer.wait(30)
+
+    app = ButterMiddleware(
+        shop(refuse), make_butter(CheckoutRoute("/checkout/{cart}", "stripe", hang), drain_timeout=60)
+    )
+
+    async def serve() -> None:
+        await drive(app, http_scope("/checkout/7"))
+        assert await anyio.to_thread.run_sync(asked.wait, 20)
+        events = iter([STARTUP, SHUTDOWN])
+        ending = anyio.Event()
+
+        async def receive() -> Message:
+            event = next(events)
+            if event == SHUTDOWN:
+                ending.set()
+            return {"type": event}
+
+        async def send(message: Message) -> None:
+            assert message["type"] == ANSWERED[0]
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(app, {"type": "lifespan"}, receive, send)
+            await ending.wait()
+            for _turn in range(10):  # until it drains
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+
+    begun = time.monotonic()
+    anyio.run(serve)
+    assert time.monotonic() - begun < 30
+    answer.set()
+
+
+class Slow(logging.Handler):
+    """A handler of the merchant's that takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        time.sleep(0.05)
+        self.said.append(record.getMessage())
+
+
+def test_what_the_stop_loses_is_said_before_it_is_over(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A server may end the process as soon as the lifespan's end is answered: the line is in the log by then."""
+    fake.respond_with(*[503] * 20)
+    app = ButterMiddleware(shop(refuse), make_butter())
+    slow = Slow()
+
+    async def serve() -> list[str]:
+        await drive(app, http_scope())
+        await lifespan(app)
+        return list(slow.said)
+
+    logging.getLogger("butter_middleware").addHandler(slow)
+    try:
+        said = anyio.run(serve)
+    finally:
+        logging.getLogger("butter_middleware").removeHandler(slow)
+    assert [line for line in said if "1 records are only in memory and are lost" in line], said

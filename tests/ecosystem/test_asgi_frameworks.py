@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import free_port, listening, numbered, until
+from processes import HERE, free_port, listening, numbered, until
 from shops import CREDENTIALS, PAID, SHOPPER
 from starlette.testclient import TestClient
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, extract
 from butter_middleware.testing import FakeButter
 
 EXAMPLES = Path(__file__).parents[2] / "examples/frameworks"
@@ -168,7 +168,31 @@ def blacksheep(act: Act) -> Any:
     return Application(router=router)
 
 
-FRAMEWORKS = [fastapi, starlette, litestar, django, rest_framework, ninja, quart, falcon, blacksheep]
+def graphql(act: Act) -> Any:
+    import strawberry
+    from fastapi import FastAPI
+    from strawberry.fastapi import GraphQLRouter
+    from strawberry.scalars import JSON
+
+    @strawberry.type
+    class Query:
+        price: int = 42
+
+    @strawberry.type
+    class Mutation:
+        @strawberry.mutation
+        def pay(self, info: strawberry.Info) -> JSON:
+            act(info.context["request"])
+            return JSON(PAID)
+
+    app = FastAPI()
+    app.include_router(GraphQLRouter[Any, Any](strawberry.Schema(Query, Mutation)), prefix="/checkout/{cart}")
+    return app
+
+
+FRAMEWORKS = [fastapi, starlette, litestar, django, rest_framework, ninja, quart, falcon, blacksheep, graphql]
+EITHER = extract.json(customer_email="(data.pay || @).customer.email", invoice_id="(data.pay || @).invoice.id")
+"""The checkout, or a GraphQL response that has it."""
 by_name = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.__name__)
 
 
@@ -176,16 +200,18 @@ def nothing(_request: Any) -> None:
     """Leave the record to the response."""
 
 
-def buy(app: Any, butter: Butter) -> None:
-    response = TestClient(app).post("/checkout/7", headers={"x-forwarded-for": SHOPPER})
-    assert (response.status_code, response.json()) == (200, PAID)
+def buy(app: Any, butter: Butter, framework: Any) -> None:
+    query = {"query": "mutation { pay }"} if framework is graphql else None
+    response = TestClient(app).post("/checkout/7", json=query, headers={"x-forwarded-for": SHOPPER})
+    assert (response.status_code, response.json()) == (200, {"data": {"pay": PAID}} if query else PAID)
     assert butter.flush()
 
 
 @by_name
-def test_the_response_is_read(butter: Butter, fake: FakeButter, framework: Any) -> None:
+def test_the_response_is_read(make_butter: Callable[..., Butter], fake: FakeButter, framework: Any) -> None:
     """The middleware around the app reads the checkout's response."""
-    buy(ButterMiddleware(framework(nothing), butter), butter)
+    butter = make_butter(CheckoutRoute("/checkout/{cart}", "stripe", EITHER))
+    buy(ButterMiddleware(framework(nothing), butter), butter, framework)
     assert [(record["invoice_id"], record["ipv4_address"]) for record in fake.records] == [("in_1", SHOPPER)]
 
 
@@ -194,7 +220,7 @@ def test_the_endpoint_annotates(make_butter: Callable[..., Butter], fake: FakeBu
     """`annotate` takes the framework's own request."""
     butter = make_butter(CheckoutRoute("/checkout/{cart}", "stripe"))
     act = lambda request: annotate(request, customer_email="a@example.com", charge_id="ch_1")
-    buy(ButterMiddleware(framework(act), butter), butter)
+    buy(ButterMiddleware(framework(act), butter), butter, framework)
     assert [(record["customer_email"], record["charge_id"]) for record in fake.records] == [("a@example.com", "ch_1")]
 
 
@@ -203,7 +229,7 @@ def test_the_endpoint_records(make_butter: Callable[..., Butter], fake: FakeButt
     """`butter.record` takes the framework's own request, with the shopper's address and the PSP of its route."""
     butter = make_butter(CheckoutRoute("/other/{cart}", "stripe"))
     act = lambda request: butter.record(request, psp="adyen", customer_email="a@example.com", charge_id="ch_1")
-    buy(ButterMiddleware(framework(act), butter), butter)
+    buy(ButterMiddleware(framework(act), butter), butter, framework)
     assert [(record["psp"], record["ipv4_address"]) for record in fake.records] == [("adyen", SHOPPER)]
 
 
@@ -211,22 +237,28 @@ def test_litestars_own_middleware(butter: Butter, fake: FakeButter) -> None:
     """Litestar deep-copies the options of a middleware: the handle stays the same."""
     from litestar.middleware import DefineMiddleware
 
-    buy(litestar(nothing, middleware=[DefineMiddleware(ButterMiddleware, butter=butter)]), butter)
+    buy(litestar(nothing, middleware=[DefineMiddleware(ButterMiddleware, butter=butter)]), butter, litestar)
     assert len(fake.records) == 1
 
 
 # The examples, each under a real server.
 
+NAMES = sorted(path.stem.removesuffix("_shop") for path in EXAMPLES.glob("*_shop.py"))
+by_example = pytest.mark.parametrize("example", NAMES)
+
 
 @contextmanager
-def running(example: str, url: str) -> Generator[tuple[int, "subprocess.Popen[str]"]]:
-    """Run an example as its docstring says; give its port and its process."""
+def running(example: str, url: str, outbox: Path | None = None) -> Generator[tuple[int, "subprocess.Popen[str]"]]:
+    """Run an example as its docstring says, or with an outbox on disk; give its port and its process."""
     port = free_port()
     environment = {f"BUTTER_{name.upper()}": value for name, value in CREDENTIALS.items()}
+    environment |= {"BUTTER_BASE_URL": url, "EXAMPLE": f"{example}_shop", "EXAMPLE_OUTBOX": str(outbox)}
+    module = f"{example}_shop" if outbox is None else "durable_example"
+    options = ["--port", str(port), "--no-access-log", "--app-dir", str(HERE / "servers")]
     with subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", f"{example}:app", "--port", str(port), "--no-access-log"],
+        [sys.executable, "-m", "uvicorn", f"{module}:app", *options],
         cwd=EXAMPLES,
-        env=os.environ | environment | {"BUTTER_BASE_URL": url},
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -247,22 +279,51 @@ def post(port: int, path: str, body: Any = None) -> Any:
         return json.loads(response.read())
 
 
+def pay(port: int, example: str, invoice: str) -> None:
+    cart = invoice.removeprefix("in_")
+    if example == "graphql":
+        query = f'mutation {{ pay: checkout(cart: "{cart}") }}'
+        assert post(port, "/graphql", {"query": query}) == {"data": {"pay": invoice}}
+        assert post(port, "/graphql", {"query": "{ price }"}) == {"data": {"price": 42}}
+    else:
+        assert post(port, f"/checkout/{cart}") == {"invoice": invoice}
+
+
+def stop(process: "subprocess.Popen[str]") -> str:
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert "Traceback" not in output
+    return output
+
+
+def assert_complete(fake: FakeButter, output: str = "") -> None:
+    assert sorted(record["invoice_id"] for record in fake.records) == numbered(5), output
+    assert {record["customer_email"] for record in fake.records} == {"shopper@example.com"}
+    assert {record["ipv4_address"] for record in fake.records} == {SHOPPER}
+
+
 @pytest.mark.server
-@pytest.mark.parametrize("example", sorted(path.stem for path in EXAMPLES.glob("*_shop.py")))
+@by_example
 def test_an_example_loses_nothing_at_a_stop(fake: FakeButter, url: str, example: str) -> None:
     """Five checkouts and SIGTERM right after them: five records with the annotated e-mail, though all is in memory."""
     with running(example, url) as (port, process):
         for invoice in numbered(5):
-            cart = invoice.removeprefix("in_")
-            if example == "graphql_shop":
-                query = f'mutation {{ pay: checkout(cart: "{cart}") }}'
-                assert post(port, "/graphql", {"query": query}) == {"data": {"pay": invoice}}
-                assert post(port, "/graphql", {"query": "{ price }"}) == {"data": {"price": 42}}
-            else:
-                assert post(port, f"/checkout/{cart}") == {"invoice": invoice}
-        process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=30)
-    assert sorted(record["invoice_id"] for record in fake.records) == numbered(5), output
-    assert {record["customer_email"] for record in fake.records} == {"shopper@example.com"}
-    assert {record["ipv4_address"] for record in fake.records} == {SHOPPER}
-    assert "Traceback" not in output
+            pay(port, example, invoice)
+        output = stop(process)
+    assert_complete(fake, output)
+
+
+@pytest.mark.server
+@by_example
+def test_an_example_sends_after_a_restart(fake: FakeButter, url: str, tmp_path: Path, example: str) -> None:
+    """What waits in the file while Butter does not answer is sent after the next start, without any request."""
+    outbox = tmp_path / "butter.db"
+    with running(example, f"http://127.0.0.1:{free_port()}", outbox) as (port, process):
+        for invoice in numbered(5):
+            pay(port, example, invoice)
+        stop(process)
+    assert fake.records == []
+    with running(example, url, outbox) as (_port, process):
+        until(lambda: len(fake.records) == 5, "five records")
+        stop(process)
+    assert_complete(fake)

@@ -88,6 +88,22 @@ def test_a_checkout_arrives_while_the_server_runs(
         assert fake.records[0]["ipv4_address"] == "81.2.69.142"
 
 
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_restart_sends_without_a_checkout(fake: FakeButter, url: str, server: str, tmp_path: Path) -> None:
+    """What waits in the file is sent after a restart: at once, or from the first request if there is no lifespan.
+
+    What was on its way at the stop may arrive twice, if the server ends without a lifespan.
+    """
+    outbox = str(tmp_path / "butter.db")
+    with Shop(server, "http://127.0.0.1:9", SHOP_OUTBOX=outbox, SHOP_BEFORE="1") as shop:
+        buy_five(shop)
+        shop.stop(signal.SIGTERM)
+    with Shop(server, url, SHOP_OUTBOX=outbox) as shop:
+        if server in WITHOUT_LIFESPAN:
+            assert shop.request("GET", "/health")[0] == 404
+        until(lambda: set(arrived(fake)) == set(FIVE), "five records")
+
+
 def test_sigkill_after_before_response_loses_none(fake: FakeButter, url: str, tmp_path: Path) -> None:
     """With durability="before_response" what was answered is on disk, and arrives after the next start.
 

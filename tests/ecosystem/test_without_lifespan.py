@@ -1,10 +1,9 @@
 """Servers that tell the app neither that it starts nor that it ends."""
 
 import signal
-from pathlib import Path
 
 import pytest
-from processes import WITHOUT_LIFESPAN, Shop, numbered, until
+from processes import WITHOUT_LIFESPAN, Shop, numbered
 
 from butter_middleware.testing import FakeButter
 
@@ -14,21 +13,6 @@ FIVE = numbered(5)
 
 def arrived(fake: FakeButter) -> list[str]:
     return sorted(record["invoice_id"] for record in fake.records)
-
-
-@pytest.mark.parametrize("server", WITHOUT_LIFESPAN)
-def test_the_first_request_of_any_kind_starts_the_worker(
-    fake: FakeButter, url: str, server: str, tmp_path: Path
-) -> None:
-    """What waits in the file is sent after a restart, although nobody buys."""
-    outbox = str(tmp_path / "butter.db")
-    with Shop(server, "http://127.0.0.1:9", SHOP_OUTBOX=outbox, SHOP_BEFORE="1") as shop:
-        for invoice in FIVE:
-            assert shop.checkout(invoice)[0] == 200
-        shop.stop(signal.SIGTERM)
-    with Shop(server, url, SHOP_OUTBOX=outbox) as shop:
-        assert shop.request("GET", "/health")[0] == 404
-        until(lambda: set(arrived(fake)) == set(FIVE), "five records")
 
 
 @pytest.mark.parametrize("server", WITHOUT_LIFESPAN)

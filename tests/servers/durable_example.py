@@ -1,0 +1,17 @@
+"""The example that EXAMPLE names, with the outbox on disk that EXAMPLE_OUTBOX names."""
+
+import os
+from importlib import import_module
+from typing import Any
+
+from butter_middleware import Butter
+
+build = Butter.__init__
+
+
+def build_durable(butter: Butter, **options: Any) -> None:
+    build(butter, **options, outbox=os.environ["EXAMPLE_OUTBOX"])
+
+
+Butter.__init__ = build_durable  # type: ignore[assignment, method-assign]
+app = import_module(os.environ["EXAMPLE"]).app
