@@ -29,6 +29,8 @@ _HOST: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?|[0-9a-f:.]+")
 
 SANDBOX_SOURCES: Final = "Butter-Sandbox-Sources"
 """The request header that tells a sandbox on this machine what gave each field. Butter itself never gets it."""
+SANDBOX_REPORTS: Final = "/api/reports"
+"""Where a sandbox on this machine is told which checkouts became no record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,11 @@
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Unpack, cast
 from uuid import UUID
-from weakref import ReferenceType, ref
+from weakref import ReferenceType, WeakSet, ref
 
 from starlette.requests import HTTPConnection
 
@@ -137,14 +137,21 @@ class CheckoutNote:
 hourly: Final = log_thread.RateLimiter(time.monotonic)
 
 
-listeners: Final[list[Callable[[str], object]]] = []
-"""Hear of each call without effect: tests, and a sandbox. They may not raise."""
+class Listener(Protocol):
+    """What hears of calls without effect: a test, or a sandbox."""
+
+    def ignored(self, message: str) -> None:
+        """Take what is said of a call. It may not raise, or take time."""
+        ...
+
+
+listeners: Final[WeakSet[Listener]] = WeakSet()
 
 
 def warn(message: str) -> None:
     """Say it once an hour, from inside a checkout."""
-    for listener in listeners:
-        listener(message)
+    for listener in list(listeners):
+        listener.ignored(message)
     times = hourly.due(message)
     if times is not None:
         log_thread.log(logging.WARNING, message, times, event="annotate")

@@ -1,7 +1,10 @@
 """Why a response on a checkout route became no record, and why a capture is parked."""
 
+import logging
 from enum import StrEnum
 from typing import Final
+
+from butter_middleware.events import Skipped
 
 
 class Skip(StrEnum):
@@ -83,6 +86,11 @@ EXPLAINED: Final = {
     "dry_run": "Butter(dry_run=True) sends nothing.",
 }
 """What a reason says of the response, for a test and a sandbox, if the log says nothing of it."""
+
+
+def unwanted(event: Skipped) -> bool:
+    """Whether evidence is missing, or production's log warns. A refusal or a reload is neither."""
+    return missed(event.reason) or (bool(event.message) and event.level >= logging.WARNING)
 
 
 def missed(reason: str) -> bool:

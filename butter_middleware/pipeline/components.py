@@ -8,6 +8,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
 from butter_middleware import config as settings
+from butter_middleware.capture import annotations
 from butter_middleware.capture.routes import CheckoutRoute, RouteTable
 from butter_middleware.client_ip import ClientIP, Peer, Strategy
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, Networks
@@ -24,6 +25,7 @@ from butter_middleware.pipeline.entries import ResponseWait
 from butter_middleware.reader.reader import Reader, ReadResult
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
+from butter_middleware.telemetry.sandbox_reports import SandboxReports
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent
@@ -121,6 +123,9 @@ def build(config: Config, given: Given, events: EventDispatcher, telemetry: Tele
     def make_delivery(make: Callable[[], Client], target: Target = BUTTER, senders: int | None = None) -> Delivery:
         return delivery(make, senders or config.senders, given.clock, events, telemetry, target)
 
+    reports = SandboxReports(config.base_url) if config.sandbox and given.transport is None else None
+    if reports is not None:
+        annotations.listeners.add(reports)
     local = local_outbox(None if config.dry_run else outbox, given.clock)
     if external and not config.dry_run:
         _check_shared(local, queue)
@@ -136,6 +141,7 @@ def build(config: Config, given: Given, events: EventDispatcher, telemetry: Tele
         outbox=local,
         queue=queue,
         in_process=given.transport is not None,
+        listener=None if reports is None else reports.hear,
         external=external and not config.dry_run,
         response_wait=response_wait(config, queue=queue is not None),
         make_client=make_client,

@@ -1,12 +1,14 @@
 """The sandbox as an ASGI app: Butter's contract, the page, and what the page asks."""
 
 import json
+import secrets
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, cast, get_args
 
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
-from butter_middleware.config import SANDBOX_SOURCES
+from butter_middleware.config import SANDBOX_REPORTS, SANDBOX_SOURCES
 from butter_middleware.sandbox.events import Stream
 from butter_middleware.sandbox.fake_butter import PATHS, FakeButter
 from butter_middleware.sandbox.guard import Guard
@@ -21,6 +23,8 @@ RETRY_AFTER: Final = b"5"
 """Seconds, with a 429: a middleware that pauses is back soon after the switch is off."""
 MOST_BYTES: Final = 64 * 1024
 """Of a request's body."""
+TEST_RECORD: Final = {"customer_email": "test@example.com", "ipv4_address": "192.0.2.1", "psp": "stripe"}
+"""Of an address for documentation, which no shopper has."""
 RESET: Final = "butter.reset"
 """The extension of the scope by which a server lets the app break its connection."""
 
@@ -47,7 +51,7 @@ class Sandbox:
     ) -> None:
         self.inbox = Inbox(keep)
         self.answer: Answer = "contract"
-        self._username = username
+        self._username, self._password = username, password
         self._butter = FakeButter(username=username, password=password)
         self._stream = Stream(self.inbox, self._state)
         self._guard = Guard(self._route, exposed=exposed, names=names)
@@ -107,15 +111,21 @@ class Sandbox:
             await _respond_json(send, 200, self._state())
         elif path == "/api/answer" and method == "PUT":
             await self._switch(receive, send)
+        elif path == SANDBOX_REPORTS and method == "POST":
+            await self._report(receive, send)
+        elif path == "/api/test" and method == "POST":
+            await self._send_test_record(scope, send)
         elif path.startswith("/api/"):
             await _respond_json(send, 404, {"detail": "Not Found"})
         else:
             await self._post(scope, headers, receive, send)
 
     async def _list(self, send: Send) -> None:
-        entries = b", ".join(entry.json.encode() for entry in self.inbox.since(0, 1 << 40))
-        state = json.dumps(self._state()).encode()
-        await _respond(send, 200, state[:-1] + b', "records": [' + entries + b"]}", "application/json")
+        entries = self.inbox.since(0, 1 << 40)
+        records = ", ".join(entry.json for entry in entries if entry.arrived)
+        others = ", ".join(entry.json for entry in entries if not entry.arrived)
+        text = f'{json.dumps(self._state())[:-1]}, "records": [{records}], "not_sent": [{others}]}}'
+        await _respond(send, 200, text.encode(), "application/json")
 
     async def _switch(self, receive: Receive, send: Send) -> None:
         try:
@@ -127,6 +137,28 @@ class Sandbox:
         else:
             await _respond_json(send, 200, self._state())
 
+    async def _report(self, receive: Receive, send: Send) -> None:
+        try:
+            self.inbox.report(json.loads(await _read(receive) or b""))
+        except (ValueError, RecursionError):
+            await _respond_json(send, 422, {"detail": "send a list of objects"})
+        else:
+            self._stream.changed()
+            await _respond(send, 204, b"", "application/json")
+
+    async def _send_test_record(self, scope: Scope, send: Send) -> None:
+        """Post a record of nobody, as a shop would."""
+        record = TEST_RECORD | {"invoice_id": f"butter-test-{secrets.token_hex(4)}"}
+        credentials = b64encode(f"{self._username or 'sandbox'}:{self._password or 'sandbox'}".encode())
+        headers = {b"authorization": b"Basic " + credentials, b"content-type": b"application/json"}
+        body = json.dumps(record).encode()
+        given = {**scope, "path": PATHS[0], "headers": list(headers.items())}
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body}
+
+        await self._post(given, headers, receive, send)
+
     async def _post(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         """Answer as Butter would, or as the switch says, and show it where it is a record."""
         body = await _read(receive)
@@ -134,7 +166,7 @@ class Sandbox:
             return
         answer, is_record = self.answer, scope["method"] == "POST" and scope["path"] in PATHS
         told = headers.get(SANDBOX_SOURCES.lower().encode(), b"").decode("latin-1")
-        arrival = Arrival(body, None, switched=True, told=told)
+        arrival = Arrival(body, None, switched=True, told=told, request=_raw(scope, body))
         if answer == "reset":
             if is_record:
                 self._take(arrival)
@@ -144,7 +176,8 @@ class Sandbox:
         if is_record:
             switched = answer.isdigit()
             detail = None if switched else content.get("detail")
-            self._take(replace(arrival, status=status, switched=switched, detail=detail))
+            answered = json.dumps(content)
+            self._take(replace(arrival, status=status, switched=switched, detail=detail, answer=answered))
         if answer == "slow":
             await self._stream.wait_closed(SLOW_SECONDS)
         extra = [(b"retry-after", RETRY_AFTER)] if status == 429 else []  # noqa: PLR2004 - RFC 6585, section 4
@@ -179,6 +212,15 @@ async def _read(receive: Receive) -> bytes | None:
         body = (body + message.get("body", b""))[: MOST_BYTES + 1]
         more = message.get("more_body", False)
     return body
+
+
+def _raw(scope: Scope, body: bytes) -> str:
+    """Return a request as Butter would get it, with masked credentials."""
+    hidden = {b"authorization": b"Basic (masked)", SANDBOX_SOURCES.lower().encode(): None}
+    given = [(name, hidden.get(name.lower(), value)) for name, value in scope["headers"]]
+    head = [f"{scope['method']} {scope['path']} HTTP/1.1"]
+    head += [f"{name.decode('latin-1')}: {value.decode('latin-1')}" for name, value in given if value is not None]
+    return "\n".join([*head, "", body.decode("utf-8", "replace")])
 
 
 async def _reset(scope: Scope, receive: Receive) -> None:

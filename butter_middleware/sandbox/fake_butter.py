@@ -13,6 +13,7 @@ import httpx
 from pydantic import ValidationError
 
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
+from butter_middleware.config import SANDBOX_REPORTS
 from butter_middleware.models.checkout import Checkout
 from butter_middleware.sandbox.responses import Fault, accepts, checked
 
@@ -72,7 +73,10 @@ class FakeButter:
             body += message.get("body", b"")
             more = message.get("more_body", False)
         headers = {name.lower(): value for name, value in scope["headers"]}
-        status, answer = await self.answer(scope["method"], scope["path"], headers, body)
+        if scope["path"] == SANDBOX_REPORTS:  # a shop asks whether this is a sandbox
+            status, answer = 404, {"detail": "Not Found"}
+        else:
+            status, answer = await self.answer(scope["method"], scope["path"], headers, body)
         content = json.dumps(answer).encode()
         length = str(len(content)).encode()
         start: Message = {

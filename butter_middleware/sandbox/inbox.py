@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Final, cast
 
 from butter_middleware.models.checkout import Checkout, Record
+from butter_middleware.models.reasons import EXPLAINED
 
 KEEP: Final = 10_000
 """Entries that are kept unless told otherwise."""
@@ -32,7 +33,11 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
     """It is no valid record."""
     REFUSED = "refused"
-    """The credentials, or a switch of the sandbox, stood against it."""
+    """The credentials, or a switch of the sandbox, did not let it in."""
+    MISSING = "missing"
+    """It was never posted: a checkout of the shop became no record, and evidence is missing."""
+    SKIPPED = "skipped"
+    """It was never posted, as it should be: nothing was paid, or it was known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,10 @@ class Arrival:
     switched: bool = False
     """Whether a switch chose the answer."""
     told: str = ""
-    """JSON text: what the middleware tells beside the record (`butter_middleware.reader.provenance`)."""
+    """JSON text: what the middleware tells beside the record (`Record.sources`)."""
+    request: str = ""
+    """As it came, credentials masked."""
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +65,10 @@ class Entry:
     seq: int
     """Counted from 1."""
     json: str
-    """An object in ASCII: `seq`, `at`, `outcome`, `status`, `switched`, `record`, `problems`, `body`, `duplicate_of`,
-    `route` and `sources`."""
+    """An object in ASCII: `seq`, `at`, `outcome` and `route`. Of an arrival also `status`, `switched`, `record`,
+    `problems`, `body`, `duplicate_of`, `sources`, `request` and `answer`; of others `name`, `reason`, `message` and
+    `times`."""
+    arrived: bool = True
 
     def __repr__(self) -> str:
         return f"Entry({self.seq})"
@@ -75,6 +85,7 @@ class Inbox:
         self.keep = keep
         self.arrived = 0
         """Since the start, cleared or not."""
+        self._last = 0
         self._entries: deque[Entry] = deque()
         self._characters = 0
         self._keys: OrderedDict[str, int] = OrderedDict()
@@ -84,16 +95,17 @@ class Inbox:
     @property
     def first(self) -> int:
         """The number of the oldest entry that is kept; of the next one, where none is."""
-        return self._entries[0].seq if self._entries else self.arrived + 1
+        return self._entries[0].seq if self._entries else self._last + 1
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many arrivals had which outcome since the inbox was cleared, and how many of them were dropped."""
+        """How many entries had which outcome since the inbox was cleared, and how many of them were dropped."""
         return {**{outcome.value: self._counts[outcome.value] for outcome in Outcome}, "dropped": self._dropped}
 
     def take(self, arrival: Arrival) -> Entry:
         """Take in what arrived."""
         self.arrived += 1
+        self._last += 1
         parsed = _parsed(arrival.body)
         accepted = arrival.status is not None and arrival.status < 300  # noqa: PLR2004 - RFC 9110, section 15.3
         duplicate_of = self._known(parsed) if accepted else None
@@ -103,28 +115,39 @@ class Inbox:
             outcome = Outcome.REFUSED if arrival.switched or arrival.status == 401 else Outcome.REJECTED  # noqa: PLR2004 - RFC 9110, section 15.5.2
         fields = dict(islice(parsed.items(), MOST_FIELDS))
         route, sources = _told(arrival.told, fields)
-        entry = Entry(
-            self.arrived,
-            json.dumps(
-                {
-                    "seq": self.arrived,
-                    "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                    "outcome": outcome,
-                    "status": arrival.status,
-                    "switched": arrival.switched,
-                    # No NaN, which JSON.parse refuses.
-                    "record": {name: _text(value) for name, value in fields.items()},
-                    "problems": [] if accepted else list(_problems(arrival.detail)),
-                    "body": arrival.body.decode("utf-8", "replace")[:SHOWN_BODY] if outcome is Outcome.REJECTED else "",
-                    "duplicate_of": duplicate_of,
-                    "route": route,
-                    "sources": sources,
-                }
-            ),
+        return self._keep(
+            outcome,
+            {
+                "status": arrival.status,
+                "switched": arrival.switched,
+                # No NaN, which JSON.parse refuses.
+                "record": {name: _text(value) for name, value in fields.items()},
+                "problems": [] if accepted else list(_problems(arrival.detail)),
+                "body": arrival.body.decode("utf-8", "replace")[:SHOWN_BODY] if outcome is Outcome.REJECTED else "",
+                "duplicate_of": duplicate_of,
+                "route": route,
+                "sources": sources,
+                "request": arrival.request[: 2 * SHOWN_BODY],
+                "answer": arrival.answer[:SHOWN_BODY],
+            },
         )
-        self._counts[outcome.value] += 1
-        self._keep(entry)
-        return entry
+
+    def report(self, given: object) -> None:
+        """Take in what a shop tells of checkouts that became no record.
+
+        Raises:
+            ValueError: it is not a list of reports.
+        """
+        if not isinstance(given, list) or not all(isinstance(report, dict) for report in cast("list[object]", given)):
+            msg = "not a list of reports"
+            raise ValueError(msg)
+        for report in cast("list[dict[str, object]]", given):
+            self._last += 1
+            texts = {name: str(report.get(name, ""))[:SHOWN_BODY] for name in ("name", "route", "reason", "message")}
+            texts["message"] = texts["message"] or EXPLAINED.get(texts["reason"], "")
+            times = report.get("times")
+            outcome = Outcome.MISSING if report.get("missing") else Outcome.SKIPPED
+            self._keep(outcome, {**texts, "times": times if isinstance(times, int) else 1}, arrived=False)
 
     def since(self, seq: int, characters: int) -> list[Entry]:
         """Give the entries after number `seq`, the oldest first, until they have so many characters."""
@@ -144,19 +167,23 @@ class Inbox:
         self._characters = self._dropped = 0
 
     def _known(self, record: object) -> int | None:
-        """Give the number of the arrival that brought this record first, where it is not this one."""
+        """Give the number of the arrival that brought this record first, if it is not this one."""
         key = Record.of(Checkout.model_validate(record), 0.0).key
-        first = self._keys.setdefault(key, self.arrived)
+        first = self._keys.setdefault(key, self._last)
         if len(self._keys) > KNOWN_KEYS:
             self._keys.popitem(last=False)
-        return None if first == self.arrived else first
+        return None if first == self._last else first
 
-    def _keep(self, entry: Entry) -> None:
+    def _keep(self, outcome: Outcome, content: Mapping[str, object], *, arrived: bool = True) -> Entry:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        entry = Entry(self._last, json.dumps({"seq": self._last, "at": at, "outcome": outcome, **content}), arrived)
+        self._counts[outcome.value] += 1
         self._entries.append(entry)
         self._characters += len(entry.json)
         while len(self._entries) > self.keep or self._characters > KEEP_CHARACTERS:
             self._characters -= len(self._entries.popleft().json)
             self._dropped += 1
+        return entry
 
 
 def _parsed(text: bytes | str) -> dict[str, Any]:

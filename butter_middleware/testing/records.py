@@ -1,6 +1,5 @@
 """Checkouts that became no record, as a test sees them."""
 
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Final, Self
 from butter_middleware.errors import ButterError
 from butter_middleware.events import Skipped
 from butter_middleware.models.http import Capture, view
-from butter_middleware.models.reasons import EXPLAINED, ParkReason, missed
+from butter_middleware.models.reasons import EXPLAINED, ParkReason, unwanted
 from butter_middleware.outbox import Parked
 
 FROM_A_SHOPPER: Final = (
@@ -92,8 +91,7 @@ class SkippedCheckout:
     @classmethod
     def of(cls, event: Skipped) -> Self:
         """Return what an event tells."""
-        warned = bool(event.message) and event.level >= logging.WARNING
-        return cls(event.reason, event.route, event.message, event.times, warned or missed(event.reason))
+        return cls(event.reason, event.route, event.message, event.times, unwanted(event))
 
     def explain(self) -> str:
         """Say in a line what happened."""

@@ -56,7 +56,7 @@ class InboxRuntime:
         self._patience = patience
         self._pipelines: WeakKeyDictionary[Pipeline, bool] = WeakKeyDictionary()
         """Each, and whether its records come to the recorder, and not to a transport of the test's own."""
-        annotations.listeners.append(self._ignored)
+        annotations.listeners.add(self)
 
     def build(self, production: Components) -> Components:
         """Return the parts for tests."""
@@ -87,7 +87,8 @@ class InboxRuntime:
     def _hear(self, event: Event) -> None:
         self.recorder.hear(event)
 
-    def _ignored(self, message: str) -> None:
+    def ignored(self, message: str) -> None:
+        """Take what is said of a call without effect."""
         self.recorder.ignore(message)
 
     def _sending_here(self, parts: Components) -> Components:
@@ -154,7 +155,7 @@ class InboxRuntime:
 
     def close(self) -> None:
         """Hear of nothing more."""
-        annotations.listeners.remove(self._ignored)
+        annotations.listeners.discard(self)
 
     def inbox(self) -> ButterInbox:
         """Return what the test sees of it."""

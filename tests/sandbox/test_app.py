@@ -2,25 +2,29 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import tracemalloc
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from asgi import drive, http_scope
 from processes import Late, until
-from shops import SHOPPER
+from shops import CREDENTIALS, SHOPPER
 
-from butter_middleware import Butter, Checkout, client_ip
-from butter_middleware._utils.asgi import Message
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, annotate, client_ip, extract
+from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.config import SANDBOX_SOURCES
 from butter_middleware.sandbox import Sandbox
 from butter_middleware.sandbox import inbox as inboxes
 from butter_middleware.sandbox.app import MOST_BYTES
 from butter_middleware.sandbox.events import MOST_STREAMS
 from butter_middleware.sandbox.inbox import Arrival, Inbox
+from butter_middleware.testing import FakeButter, inbox
 
 ANY = {"authorization": "Basic " + b64encode(b"any:thing").decode()}
 JSON_TYPE = (b"content-type", b"application/json")
@@ -72,9 +76,13 @@ def test_an_accepted_record_is_kept_as_it_came(client: Client) -> None:
     assert client.post().json() == {"status": "ok"}
     entry = client.last
     assert entry.pop("at").endswith("Z")
+    raw = entry.pop("request")
+    assert raw.startswith("POST /v1/analytics HTTP/1.1\n")
+    assert "authorization: Basic (masked)\n" in raw
+    assert raw.endswith(f"\n\n{json.dumps(GOOD)}")
     assert entry == {
         "seq": 1, "outcome": "accepted", "status": 200, "switched": False, "record": GOOD, "problems": [], "body": "",
-        "duplicate_of": None, "route": "", "sources": {},
+        "duplicate_of": None, "route": "", "sources": {}, "answer": '{"status": "ok"}',
     }  # fmt: skip
 
 
@@ -245,6 +253,151 @@ def test_what_is_told_wrongly_is_left_out(client: Client, told: str) -> None:
     assert (client.last["outcome"], client.last["route"], client.last["sources"]) == ("accepted", "", {})
 
 
+# What did not arrive
+
+
+def test_a_test_record_needs_no_shop(client_of: Callable[[Sandbox], Client]) -> None:
+    """It goes the way of each record, with the credentials that the sandbox wants, and a switch counts."""
+    client = client_of(Sandbox(username="merchant", password="secret"))
+    assert client.http.post("/api/test").status_code == 200
+    assert (client.last["outcome"], client.last["record"]["ipv4_address"]) == ("accepted", "192.0.2.1")
+    client.http.put("/api/answer", json={"answer": "422"})
+    assert client.http.post("/api/test").status_code == 422
+    assert "secret" not in client.http.get("/api/records").text
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"7", b"[7]", b"[" * 9000])
+def test_a_report_that_is_none_is_refused(client: Client, content: bytes) -> None:
+    """The list stays as it is."""
+    assert client.http.post("/api/reports", content=content).status_code == 422
+    assert client.state()["not_sent"] == []
+
+
+def test_what_became_nothing_is_told_with_its_remedy(client: Client, make_butter: Callable[..., Butter]) -> None:
+    """Parked, skipped, known already, and an annotation without effect; no value of a shopper's is in it."""
+    butter = make_butter(
+        CheckoutRoute("/checkout", "stripe", extract.json(invoice_id="id", customer_email="email")),
+        base_url=str(client.http.base_url),
+        transport=None,
+        client_ip=client_ip.direct(),
+    )
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        annotate(scope, customer_id="cus_1")
+        status, answer = scope["headers"][0][1].split(b" ", 1)
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": int(status), "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    def buy(answer: bytes, path: str = "/checkout") -> None:
+        scope = http_scope(path, client=(SHOPPER, 1), headers=[(b"x-answer", answer)])
+        asyncio.run(drive(ButterMiddleware(app, butter), scope))
+
+    paid = b'200 {"id": "in_1", "email": "ada@example.com"}'
+    for answer in (paid, paid, b'200 {"id": "in_2"}', b"402 {}"):
+        buy(answer)
+    buy(paid, "/chekout")
+    assert butter.flush()
+    told = {(entry["name"], entry["reason"]): entry for entry in client.state()["not_sent"]}
+    assert told.keys() == {
+        ("skipped", "duplicate"), ("parked", "no_email"), ("skipped", "status"), ("ignored", "annotate"),
+    }  # fmt: skip
+    assert {name for (name, _reason), entry in told.items() if entry["outcome"] == "missing"} == {
+        "parked", "skipped", "ignored",
+    }  # fmt: skip
+    assert told["skipped", "duplicate"]["outcome"] == "skipped"
+    assert "annotate(request, customer_email=...)" in told["parked", "no_email"]["message"]
+    assert "answered 402" in told["skipped", "status"]["message"]
+    assert {entry["route"] for entry in told.values()} == {"POST /checkout", ""}
+    assert client.state()["arrived"] == 1
+    text = json.dumps(client.state()["not_sent"])
+    assert not [value for value in ("ada@example.com", "in_1", "in_2", "cus_1", SHOPPER) if value in text]
+
+
+@pytest.mark.server
+def test_each_worker_tells(client: Client, path: Path) -> None:
+    """Several processes of one shop share a file; one sends for all, and each tells what became nothing in it."""
+    shop = """
+import sys
+import anyio
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
+
+url, file, number = sys.argv[1:]
+route = CheckoutRoute("/checkout", "stripe", extract.json(invoice_id="id", customer_email="email"))
+butter = Butter(client_ip=client_ip.direct(), routes=[route], base_url=url, username="a", password="b", outbox=file)
+
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": scope["query_string"]})
+
+
+async def nothing(message=None):
+    return {"type": "http.request"}
+
+
+async def buy(answer):
+    scope = {"type": "http", "method": "POST", "path": "/checkout", "headers": [], "client": ("81.2.69.142", 1)}
+    await ButterMiddleware(app, butter)(scope | {"query_string": answer}, nothing, nothing)
+
+
+anyio.run(buy, b'{"id": "in_%b", "email": "ada@example.com"}' % number.encode())
+anyio.run(buy, b'{"id": "in_lonely_%b"}' % number.encode())
+print("bought", flush=True)
+sys.stdin.read()
+butter.flush(20)
+butter.close()
+"""
+    url = str(client.http.base_url)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", shop, url, str(path), str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for number in range(3)
+    ]
+    until(lambda: client.state()["arrived"] == 3, "the records")
+    until(lambda: len(client.state()["not_sent"]) == 3, "the reports")
+    for worker in workers:
+        worker.communicate(timeout=30)
+        assert worker.returncode == 0
+    state = client.state()
+    assert {entry["record"]["invoice_id"] for entry in state["records"]} == {"in_0", "in_1", "in_2"}
+    assert {entry["sources"]["invoice_id"] for entry in state["records"]} == {"extract.json(): id"}
+    assert {entry["reason"] for entry in state["not_sent"]} == {"no_email"}
+
+
+def test_what_is_not_a_sandbox_is_left_alone(make_butter: Callable[..., Butter], late_server: tuple[Late, str]) -> None:
+    """It gets one request, and no second one for a while; the records go on."""
+    late, url = late_server
+    fake, came = FakeButter(**CREDENTIALS), list[str]()
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        came.append(scope["path"])
+        await fake(scope, receive, send)
+
+    late.app = counted
+    butter = make_butter(base_url=url, transport=None)
+    for _time in range(3):
+        butter.record(Checkout(**GOOD))  # type: ignore[arg-type]
+        assert butter.flush()
+    butter.record(Checkout(**GOOD | {"invoice_id": "in_2"}))  # type: ignore[arg-type]
+    assert butter.flush()
+    assert sorted(came)[-3:] == ["/api/reports", "/v1/analytics", "/v1/analytics"]
+    assert fake.requests == len(came) - 1
+
+
+def test_a_test_tells_no_sandbox(make_butter: Callable[..., Butter], client: Client) -> None:
+    """Nothing leaves the process, although BUTTER_BASE_URL names one."""
+    butter = make_butter(base_url=str(client.http.base_url), transport=None)
+    with inbox() as butter_inbox:
+        annotate({"type": "http"}, customer_id="x")
+        butter.record(Checkout(**GOOD))  # type: ignore[arg-type]
+        butter.record(Checkout(**GOOD))  # type: ignore[arg-type]
+        assert butter_inbox.ignored
+        assert butter_inbox.skipped == {"duplicate": 1}
+    assert (client.state()["arrived"], client.state()["not_sent"]) == (0, [])
+
+
 # The inbox's bounds
 
 
@@ -258,7 +411,8 @@ def test_the_oldest_are_dropped_and_counted() -> None:
     inbox = Inbox(keep=3)
     take(inbox, 1, 2, 3, 4, 5)
     assert [entry.seq for entry in inbox.since(0, 1 << 30)] == [3, 4, 5]
-    assert inbox.counts == {"accepted": 5, "duplicate": 0, "rejected": 0, "refused": 0, "dropped": 2}
+    counts = {"accepted": 5, "duplicate": 0, "rejected": 0, "refused": 0, "missing": 0, "skipped": 0, "dropped": 2}
+    assert inbox.counts == counts
     assert inbox.first == 3
 
 

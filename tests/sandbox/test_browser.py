@@ -370,6 +370,67 @@ def test_a_sandbox_that_is_started_anew_is_shown_anew(
     assert "new@example.com" in wait_for_rows(page, 1)[0]
 
 
+# What did not arrive
+
+REPORTS = [
+    {
+        "name": "parked",
+        "route": "POST /pay",
+        "reason": "no_email",
+        "message": "Fix: annotate",
+        "missing": True,
+    },
+    {"name": "skipped", "route": "POST /pay", "reason": "duplicate", "message": "", "times": 3, "missing": False},
+    {
+        "name": "ignored",
+        "route": "",
+        "reason": "annotate",
+        "message": "<b>no effect</b>",
+        "missing": True,
+    },
+]
+
+
+def test_what_did_not_arrive_stands_beside_what_did(page: Any, http: httpx.Client) -> None:
+    """With its reason and its remedy, as text; it is counted, found, and filtered by its route."""
+    http.post("/v1/analytics", json=GOOD, headers={SANDBOX_SOURCES: '{"route": "POST /buy"}'})
+    assert http.post("/api/reports", json=REPORTS).status_code == 204
+    ignored, known, parked, _record = wait_for_rows(page, 4)
+    assert "Not sent" in parked
+    assert "POST /pay" in parked
+    assert "Fix: annotate" in parked
+    assert "Skipped x 3" in known
+    assert "A record with the same PSP and IDs was taken before." in known
+    assert "<b>no effect</b>" in ignored
+    assert page.inner_text("#count-missing") == "2"
+    page.select_option("#filter-route", "POST /pay")
+    assert len(wait_for_rows(page, 2)) == 2
+    page.select_option("#filter-route", "")
+    page.select_option("#filter-psp", "stripe")
+    assert "ada@example.com" in wait_for_rows(page, 1)[0]
+
+
+def test_one_entry_has_an_address(page: Any, http: httpx.Client) -> None:
+    """Whoever opens it sees that entry, open, with the raw request and the answer."""
+    for number in range(3):
+        http.post("/v1/analytics", json=GOOD | {"invoice_id": f"in_{number}"})
+    wait_for_rows(page, 3)
+    page.evaluate("location.hash = '#2'")
+    page.wait_for_selector("tr.detail")
+    assert page.get_attribute("tr.detail a", "href") == "#2"
+    page.click("tr.detail summary")
+    request, answer = (part.inner_text() for part in page.locator("tr.detail .raw pre").all())
+    assert request.startswith("POST /v1/analytics HTTP/1.1")
+    assert '"invoice_id": "in_1"' in request.replace('":"', '": "')
+    assert answer == '{"status": "ok"}'
+
+
+def test_a_test_record_is_one_click(page: Any) -> None:
+    """From the empty page."""
+    page.click("#empty .send-test")
+    assert "test@example.com" in wait_for_rows(page, 1)[0]
+
+
 # Who uses it
 
 
@@ -380,8 +441,8 @@ def test_it_is_used_by_keyboard(page: Any, http: httpx.Client) -> None:
     wait_for_rows(page, 3)
     page.keyboard.press("Control+k")
     assert page.evaluate("document.activeElement.id") == "search"
-    for _key in range(4):
-        page.keyboard.press("Tab")  # the filter, pause, clear, the first record
+    for _key in range(6):
+        page.keyboard.press("Tab")  # the outcome, the PSP, the test record, pause, clear, the first record
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.getAttribute('aria-expanded')") == "true"
@@ -402,7 +463,7 @@ def test_what_arrives_is_announced(page: Any, http: httpx.Client) -> None:
     )
     for number in range(2, 22):
         http.post("/v1/analytics", json=GOOD | {"invoice_id": f"in_{number}"})
-    page.wait_for_function("() => /records arrived/.test(document.getElementById('announcer').textContent)")
+    page.wait_for_function("() => /entries arrived/.test(document.getElementById('announcer').textContent)")
     assert page.get_attribute("#announcer", "aria-live") == "polite"
 
 
@@ -557,7 +618,7 @@ def test_ten_thousand_records_are_searched_and_a_window_of_them_shown(open_page:
     page = open_page()
     page.wait_for_function("() => document.getElementById('older').textContent === 'Show older, 9,900 more'")
     wait_for_rows(page, 100)
-    assert "50 records are no longer here" in page.locator("#dropped").inner_text()
+    assert "50 entries are no longer here" in page.locator("#dropped").inner_text()
     page.evaluate(WATCH)
     page.focus("#search")
     page.keyboard.type("shopper50@", delay=30)

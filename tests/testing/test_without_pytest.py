@@ -279,7 +279,7 @@ def test_who_wants_to_send_says_so(run: Run, tmp_path: Path, connections: tuple[
     """BUTTER_SEND_IN_TESTS=1, for a test of the whole way; a test with the mixin sends nothing all the same."""
     (tmp_path / "test_shop.py").write_text(SEEN)
     run("-m", "unittest", BUTTER_SEND_IN_TESTS="1")
-    assert set(connections[0]) == {"/v1/analytics"}
+    assert "/v1/analytics" in connections[0]
 
 
 @pytest.mark.server
@@ -323,7 +323,7 @@ release.set()
 thread.join()
 """)
     run("serve.py")
-    assert connections[0] == ["/v1/analytics"]
+    assert connections[0].count("/v1/analytics") == 1
 
 
 # The context manager

@@ -26,9 +26,10 @@ const HINTS = {
 
 const byId = (id) => document.getElementById(id);
 const [rows, table, search, pause, older] = ["rows", "table", "search", "pause", "older"].map(byId);
+const choices = { psp: byId("filter-psp"), route: byId("filter-route") };
 
 const inbox = { run: "", entries: [], state: null }; // entries: the oldest first
-const view = { terms: [], outcome: "all", limit: WINDOW, pausedAt: null, matched: 0, frame: 0, unseen: 0 };
+const view = { terms: [], outcome: "all", psp: "", route: "", linked: 0, limit: WINDOW, pausedAt: null, matched: 0, frame: 0, unseen: 0 };
 const announced = { entries: [], timer: 0 };
 const asked = { waiting: 0, last: Promise.resolve() };
 
@@ -50,7 +51,9 @@ function button(text, action) {
 
 const short = (text) => (text.length > SHOWN ? `${text.slice(0, SHOWN)}…` : text);
 const number = (count) => count.toLocaleString("en");
-const plural = (count) => `${number(count)} ${count === 1 ? "record" : "records"}`;
+const plural = (count) => `${number(count)} ${count === 1 ? "entry" : "entries"}`;
+const isSent = (entry) => entry.data.record !== undefined;
+const noun = (entry) => (isSent(entry) ? "Record" : "Checkout");
 const clock = new Intl.DateTimeFormat("en", {
   hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hourCycle: "h23",
 });
@@ -67,6 +70,7 @@ function complain(text) {
 
 function statusOf(entry) {
   const { outcome, status } = entry.data;
+  if (!isSent(entry)) return { missing: "Not sent", skipped: "Skipped" }[outcome];
   if (outcome === "duplicate") return `Duplicate ${status}`;
   const word = { accepted: "Accepted", rejected: "Rejected", refused: "Refused" }[outcome];
   return status === null ? "Reset" : `${word} ${status}`;
@@ -78,6 +82,8 @@ function receive(records) {
   const last = inbox.entries.at(-1)?.data.seq ?? 0;
   for (const data of records) {
     if (data.seq <= last) continue;
+    offer(choices.psp, data.record?.psp);
+    offer(choices.route, data.route);
     const entry = { data, text: "", hit: false, open: false, nodes: null, fresh: true };
     entry.text = searchable(entry);
     entry.hit = matches(entry);
@@ -90,14 +96,24 @@ function receive(records) {
   schedule();
 }
 
+function offer(select, value) {
+  // Each PSP and route that was seen, to filter by.
+  if (!value || value.length > SHOWN || select.options.length > 50) return;
+  if ([...select.options].some((option) => option.value === value)) return;
+  select.append(new Option(value, value));
+  select.hidden = false;
+}
+
 function searchable(entry) {
-  const { record, problems, body, route, outcome } = entry.data;
-  const texts = [...Object.values(record), ...problems.map((problem) => problem.message), route, outcome];
+  const { record = {}, problems = [], body = "", route, outcome, reason = "", message = "" } = entry.data;
+  const texts = [...Object.values(record), ...problems.map((problem) => problem.message), route, outcome, reason, message];
   return [...texts, statusOf(entry), body].join("\n").toLowerCase();
 }
 
 function matches(entry) {
   if (view.outcome !== "all" && entry.data.outcome !== view.outcome) return false;
+  if (view.psp && entry.data.record?.psp !== view.psp) return false;
+  if (view.route && entry.data.route !== view.route) return false;
   const { seq, duplicate_of: first } = entry.data;
   return view.terms.every((term) => (term[0] === "#" && [`#${seq}`, `#${first}`].includes(term)) || entry.text.includes(term));
 }
@@ -121,7 +137,7 @@ function announce() {
   announced.timer = 0;
   // At the start the whole inbox arrives at once.
   if (entries.length > 1) say(`${plural(entries.length)} arrived.`);
-  else if (entries.length) say(`Record ${entries[0].data.seq} arrived. ${statusOf(entries[0])}.`);
+  else if (entries.length) say(`${noun(entries[0])} ${entries[0].data.seq} arrived. ${statusOf(entries[0])}.`);
 }
 
 // What is shown
@@ -166,6 +182,22 @@ function render() {
     if (entry.nodes && !wanted.has(entry.nodes[0])) Object.assign(entry, { nodes: null, open: false });
   }
   renderRest(shown.length);
+  openLinked();
+}
+
+function openLinked() {
+  // The address may name an entry: /#12. It is opened once it is there.
+  const entry = view.linked && inbox.entries.find(({ data }) => data.seq === view.linked);
+  if (!entry?.nodes) return;
+  view.linked = 0;
+  if (!entry.open) toggle(entry);
+  entry.nodes[0].scrollIntoView({ block: "center" });
+  entry.nodes[0].querySelector(".disclose").focus({ preventScroll: true });
+}
+
+function followLink() {
+  view.linked = Number(/^#([0-9]{1,15})$/.exec(location.hash)?.[1] ?? 0);
+  if (view.linked) find(`#${view.linked}`);
 }
 
 function renderRest(shown) {
@@ -229,30 +261,42 @@ function cell(className, ...children) {
 }
 
 function makeRow(entry, animated) {
-  const { seq, at, outcome, record } = entry.data;
-  const row = make("tr", entry.fresh && animated ? "record new" : "record");
+  const { seq, at, outcome, record, times } = entry.data;
+  const row = make("tr", entry.fresh && animated ? `record new ${outcome}-row` : `record ${outcome}-row`);
   entry.fresh = false;
   row.setAttribute("role", "row");
   const disclose = button(clock.format(new Date(at)), () => toggle(entry));
   disclose.className = "disclose";
   disclose.setAttribute("aria-expanded", "false");
-  disclose.setAttribute("aria-label", `${disclose.textContent}, record ${seq}`);
-  const ids = make("div", "ids");
-  for (const [name, label] of Object.entries(IDS)) if (record[name]) ids.append(makeId(label, record[name]));
-  row.append(
-    cell("time", disclose),
-    cell("outcome", make("span", `badge ${outcome}`, statusOf(entry))),
-    textCell("psp", record.psp),
-    textCell("email", record.customer_email),
-    textCell("address mono", record.ipv4_address),
-    ids.children.length ? cell("numbers", ids) : textCell("numbers", ""),
-  );
+  disclose.setAttribute("aria-label", `${disclose.textContent}, ${noun(entry).toLowerCase()} ${seq}`);
+  const status = cell("outcome", make("span", `badge ${outcome}`, statusOf(entry) + (times > 1 ? ` x ${number(times)}` : "")));
+  row.append(cell("time", disclose), status, ...(isSent(entry) ? recordCells(record) : [whyCell(entry.data)]));
   row.addEventListener("click", (event) => {
     const selects = getSelection().toString() !== "";
     if (!selects && !event.target.closest("button")) toggle(entry);
   });
   return row;
 }
+
+function recordCells(record) {
+  const ids = make("div", "ids");
+  for (const [name, label] of Object.entries(IDS)) if (record[name]) ids.append(makeId(label, record[name]));
+  return [
+    textCell("psp", record.psp),
+    textCell("email", record.customer_email),
+    textCell("address mono", record.ipv4_address),
+    ids.children.length ? cell("numbers", ids) : textCell("numbers", ""),
+  ];
+}
+
+function whyCell({ route, reason, message }) {
+  const only = cell("why", make("code", "", short(reason)), make("span", "", withoutRoute(message, route).slice(0, 4 * SHOWN)));
+  if (route) only.prepend(make("b", "", short(route)));
+  only.colSpan = 4;
+  return only;
+}
+
+const withoutRoute = (message, route) => (route && message.startsWith(`${route}: `) ? message.slice(route.length + 2) : message);
 
 function textCell(className, text) {
   return text ? cell(className, short(text)) : cell(`${className} none`, "–");
@@ -282,31 +326,46 @@ function toggle(entry) {
 }
 
 function makeDetail(entry) {
-  const { seq, record, problems, body, sources, route, outcome } = entry.data;
+  const { seq, outcome } = entry.data;
+  const parts = isSent(entry) ? recordParts(entry.data) : [make("p", "remedy", entry.data.message)];
+  const link = make("a", "", `Link to ${noun(entry).toLowerCase()} ${seq}`);
+  link.href = `#${seq}`;
+  const detail = make("tr", "detail");
+  detail.setAttribute("role", "row");
+  const only = cell("", makeTold(entry), ...parts, makeActions(entry.data, outcome, link));
+  only.colSpan = 6;
+  only.setAttribute("aria-label", `${noun(entry)} ${seq}`);
+  detail.append(only);
+  return detail;
+}
+
+function recordParts({ record, problems, body, sources, request, answer }) {
   const parts = [];
-  parts.push(makeTold(entry, route));
   if (problems.length) parts.push(makeProblems(problems));
   if (Object.keys(record).length) parts.push(makeFields(record, sources, problems));
   else if (body) parts.push(make("pre", "", body));
+  const raw = make("details", "raw");
+  raw.append(make("summary", "", "Request and answer"), make("pre", "", request), make("pre", "", answer || "(the connection was broken off)"));
+  return [...parts, raw];
+}
+
+function makeActions({ record, body }, outcome, link) {
   const actions = make("div", "actions");
   if (outcome === "accepted" || outcome === "duplicate") {
     actions.append(button("Copy as pytest assertion", (source) => copy(assertion(record), source)));
     actions.firstChild.className = "main";
   }
-  actions.append(button("Copy JSON", (source) => copy(body || JSON.stringify(record, null, 2), source)));
-  const detail = make("tr", "detail");
-  detail.setAttribute("role", "row");
-  const only = cell("", ...parts, actions);
-  only.colSpan = 6;
-  only.setAttribute("aria-label", `Record ${seq}`);
-  detail.append(only);
-  return detail;
+  if (record) actions.append(button("Copy JSON", (source) => copy(body || JSON.stringify(record, null, 2), source)));
+  actions.append(link);
+  return actions;
 }
 
-function makeTold(entry, route) {
-  const { seq, at, status, outcome, switched, duplicate_of: first } = entry.data;
+function makeTold(entry) {
+  const { seq, at, status, outcome, switched, duplicate_of: first, route, name, reason } = entry.data;
+  const when = `${noun(entry)} ${seq}, ${day.format(new Date(at))}`;
+  if (!isSent(entry)) return make("p", "told", `${when}. ${route ? `On ${short(route)}: ` : ""}${short(name)}, ${short(reason)}.`);
   const answered = status === null ? "the connection was broken off" : `answered ${status}`;
-  const told = make("p", "told", `Record ${seq}, ${day.format(new Date(at))}, ${answered}${switched ? " by the switch" : ""}.`);
+  const told = make("p", "told", `${when}, ${answered}${switched ? " by the switch" : ""}.`);
   if (route) told.append(` Captured on ${short(route)}.`);
   if (outcome === "duplicate") {
     told.append(" It has the PSP and IDs of ", button(`record ${first}`, () => find(`#${first}`)), ".");
@@ -378,6 +437,8 @@ function copyByHand(text) {
 function filter() {
   view.terms = search.value.toLowerCase().split(/\s+/).filter(Boolean);
   view.outcome = document.querySelector("[name=show]:checked").value;
+  view.psp = choices.psp.value;
+  view.route = choices.route.value;
   view.limit = WINDOW;
   view.matched = 0;
   for (const entry of inbox.entries) {
@@ -390,6 +451,7 @@ function filter() {
 function find(text) {
   search.value = text;
   document.querySelector("[name=show][value=all]").checked = true;
+  for (const select of Object.values(choices)) select.value = "";
   filter();
   search.focus();
 }
@@ -416,7 +478,11 @@ search.addEventListener("input", filter);
 search.addEventListener("keydown", (event) => {
   if (event.key === "Escape") find("");
 });
-for (const input of document.getElementsByName("show")) input.addEventListener("change", filter);
+for (const input of [...document.getElementsByName("show"), ...Object.values(choices)]) input.addEventListener("change", filter);
+for (const send of document.getElementsByClassName("send-test")) {
+  send.addEventListener("click", () => fetch("/api/test", { method: "POST" }).catch((error) => complain(`No test record was sent (${error.message}).`)));
+}
+addEventListener("hashchange", followLink);
 byId("show-all").addEventListener("click", () => find(""));
 for (const input of document.getElementsByName("answer")) {
   input.addEventListener("change", () => ask("PUT", "/api/answer", { answer: input.value }));
@@ -467,4 +533,5 @@ function listen() {
   });
 }
 
+followLink();
 listen();

@@ -1,0 +1,63 @@
+"""Tells a sandbox on this machine which checkouts became no record, and why. In production there is no sandbox."""
+
+import json
+import time
+from collections import deque
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from butter_middleware._utils import log_thread, overrides
+from butter_middleware.config import SANDBOX_REPORTS
+from butter_middleware.events import Event, Lost, Parked, Skipped
+from butter_middleware.models.reasons import unwanted
+
+MOST_WAITING: Final = 100
+TIMEOUT: Final = 1.0
+"""Seconds for the sandbox to answer."""
+REST: Final = 5.0
+"""Seconds without a try after one that failed: nothing may run there, or something else than a sandbox."""
+
+
+class SandboxReports:
+    """Sends what became of checkouts to a sandbox. None of it is personal data, as of every event.
+
+    It sends on the log's thread. What a sandbox that does not answer would have been told is dropped.
+
+    Args:
+        base_url: The sandbox's.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        self._base = urlsplit(base_url)
+        self._waiting: deque[dict[str, Any]] = deque(maxlen=MOST_WAITING)
+        self._rests_until = 0.0
+
+    def hear(self, event: Event) -> None:
+        """Take an event, if it says that there is no record."""
+        if isinstance(event, Skipped | Parked | Lost):
+            missing = not isinstance(event, Skipped) or unwanted(event)
+            self._tell(event.name, event.route, event.reason, event.message, event.times, missing=missing)
+
+    def ignored(self, message: str) -> None:
+        """Take what is said of a call of `annotate()` that had no effect."""
+        self._tell("ignored", "", "annotate", message, 1, missing=True)
+
+    def _tell(self, name: str, route: str, reason: str, message: str, times: int, *, missing: bool) -> None:
+        report = {"name": name, "route": route, "reason": reason, "message": message, "times": times}
+        self._waiting.append({**report, "missing": missing})
+        log_thread.run(self._send)
+
+    def _send(self) -> None:
+        reports = [self._waiting.popleft() for _report in range(len(self._waiting))]
+        if not reports or overrides.current() is not None or time.monotonic() < self._rests_until:
+            return
+        self._rests_until = time.monotonic() + REST
+        connection = HTTPConnection(self._base.hostname or "", self._base.port, timeout=TIMEOUT)
+        with suppress(OSError, HTTPException):
+            headers = {"content-type": "application/json"}
+            connection.request("POST", f"{self._base.path}{SANDBOX_REPORTS}", json.dumps(reports), headers)
+            if connection.getresponse().status == 204:  # noqa: PLR2004 - RFC 9110, section 15.3.5
+                self._rests_until = 0.0
+        connection.close()
