@@ -53,13 +53,19 @@ def request_scope(given: object) -> MutableMapping[str, Any] | None:
 
 
 def rereadable(headers: Any) -> Any:  # noqa: ANN401 - ASGI says iterables, and servers pass on what they get
-    """Return headers that can be read twice: iterators, and pairs that are iterators, become what they give."""
-    listed: Any = headers
-    if type(headers) is not list and isinstance(headers, Iterator):
-        listed = [*cast("Iterator[object]", headers)]
-    if _PAIRS.issuperset(map(type, listed)) or not any(isinstance(pair, Iterator) for pair in listed):
+    """Return headers that can be read twice: what gives its items once, pairs included, becomes a list or a tuple."""
+    listed: Any = [*headers] if type(headers) not in _PAIRS and _gives_once(headers) else headers
+    if _PAIRS.issuperset(map(type, listed)) or not any(map(_gives_once, listed)):
         return listed
-    return [tuple(cast("Iterator[object]", pair)) if isinstance(pair, Iterator) else pair for pair in listed]
+    return [tuple(pair) if _gives_once(pair) else pair for pair in listed]
+
+
+def _gives_once(items: object) -> bool:
+    """Whether it is an iterator, or always gives the same one."""
+    if not isinstance(items, Iterable):
+        return False
+    listed = cast("Iterable[object]", items)
+    return iter(listed) is iter(listed)
 
 
 def make_rereadable(scope: Scope) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,22 @@ async def test_headers_of_any_shape_are_read(butter: Butter, fake: FakeButter, h
     assert fake.records[0]["ipv4_address"] == SHOPPER
 
 
-async def test_one_shot_headers_are_forwarded_whole(butter: Butter, fake: FakeButter) -> None:
+class Once:
+    """An iterable that is not an iterator, and gives its items once all the same."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self._items = iter(items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._items
+
+
+@pytest.mark.parametrize("once", [iter, Once, lambda items: map(tuple, items), lambda items: Once(map(Once, items))])
+async def test_one_shot_headers_are_forwarded_whole(
+    butter: Butter, fake: FakeButter, once: Callable[[Any], Iterable[Any]]
+) -> None:
     """Headers that can be read once are forwarded as a list of what was read."""
-    one_shot: Iterator[tuple[bytes, bytes]] = iter([*JSON, (b"x-shop", b"1")])
+    one_shot = once([*JSON, (b"x-shop", b"1")])
     seen = await drive(ButterMiddleware(sends(start(headers=one_shot), body(PAID_BODY)), butter), http_scope())
     assert seen[0]["headers"] == [*JSON, (b"x-shop", b"1")]
     await settled(butter)
