@@ -1,4 +1,4 @@
-"""`Butter`: the configuration, built at import, and the handle on what becomes of the records."""
+"""`Butter`: the configuration, built at import, and a handle on the records."""
 
 import logging
 import time
@@ -37,7 +37,7 @@ _RECORDS: Final = "butter.record() takes a Checkout alone, or a request (or its 
 
 
 class Butter:
-    """What the middleware is to do, checked when it is built, and the handle on what becomes of the records.
+    """The configuration of the middleware, checked when it is built, and a handle on the records.
 
     Build it once, at import: a mistake then stops the start of the app, not a checkout. Building it opens no file and
     no socket and starts no thread.
@@ -56,28 +56,28 @@ class Butter:
             queue as outbox: its record is in the queue before the last chunk leaves, or after 250 ms.
         durability_timeout: Seconds, 0.001 to 10, for which "before_response" holds back the last chunk at most. With a
             queue as outbox it is a quarter second.
-        delivery: "embedded": a thread of this process sends. "inline", where the platform freezes the process after the
+        delivery: "embedded": a thread of this process sends. "inline", if the platform freezes the process after the
             response: it sends too, and the last chunk waits until Butter has the record, or for `inline_timeout`.
             "external": this process only appends to the outbox's file, and needs no credentials;
-            `butter-middleware deliver --app shop.main:butter --follow` beside it reads and sends.
-        inline_timeout: Seconds, 0.05 to 30. What took longer stays in the outbox, and is sent as ever.
-        ipv4_beacon: How shoppers on IPv6 prove their IPv4 address, with the app that this puts at `ipv4_beacon`.
+            `butter-middleware deliver --app shop.main:butter --follow`, as another process, reads and sends.
+        inline_timeout: Seconds, 0.05 to 30. What takes longer stays in the outbox, and is sent as usual.
+        ipv4_beacon: How shoppers on IPv6 prove their IPv4 address. The app for it is then at `ipv4_beacon`.
         base_url: Where Butter is, or `BUTTER_BASE_URL`: for tests and the sandbox, `http://127.0.0.1:8025`.
         dry_run: Read everything, keep and send nothing; needs no credentials.
         max_body_bytes: Longer bodies are not captured.
         drain_timeout: Seconds that a shutdown may take.
         join_ttl: Seconds for which one part of a checkout in two parts waits for the other (`CheckoutRoute(join=...)`).
         senders: How many records are sent at once, 1 to 8.
-        send_user_agent: Send the shopper's User-Agent; only where the account accepts it.
-        send_network_transaction_id: Send `network_transaction_id`; only where the account accepts it.
+        send_user_agent: Send the shopper's User-Agent. Only if the account accepts it.
+        send_network_transaction_id: Send `network_transaction_id`. Only if the account accepts it.
         on_event: A plain function that gets each event (`butter_middleware.events`), on a thread of its own.
-        telemetry: Tell OpenTelemetry, where its API is installed (FastAPI brings it), of counts and deliveries.
-        coverage_threshold: The least share of the checkouts, 0 to 1, that must become records for all to be well.
+        telemetry: Give counts and deliveries to OpenTelemetry, if its API is installed.
+        coverage_threshold: The share of the checkouts, 0 to 1, below which the log warns that evidence is missing.
         transport: Stands in for the network, in tests.
         clock: Gives seconds since the epoch.
 
     Raises:
-        ConfigurationError: something of it cannot work.
+        ConfigurationError: an option cannot work.
     """
 
     def __init__(  # noqa: PLR0913 - the options of the product, all by name
@@ -244,25 +244,25 @@ class Butter:
         connection: object = None,
         **fields: Unpack[CheckoutFields],
     ) -> Awaitable[None] | None:
-        """Take a checkout that no response of a watched route shows.
+        """Take a checkout that is not in the response of a checkout route.
 
-        Either a whole `Checkout`, or the shopper's request (as `annotate` takes it, or the ASGI scope) with the
-        fields, for a background task that learns the IDs when the response has gone. The address is then the request's,
-        found and proven as that of a captured response, at the request's time; the PSP is that of the route which the
-        request matches, unless `psp` says it. Wrong fields park the record with the reason. Since it may stand inside
-        a checkout it raises nothing: an argument that is neither is logged as an error, and counted in `lost`.
+        Either a whole `Checkout`, or the shopper's request (as `annotate` takes it, or the ASGI scope) with the fields,
+        for a background task that learns the IDs after the response. The address is then the request's, found as that
+        of a captured response. The time is the request's too. The PSP is that of the route that the request matches,
+        unless `psp` is given. Wrong fields park the record with the reason. It raises nothing, since it may be called
+        inside a checkout: any other argument is logged as an error, and counted in `lost`.
 
         The record is on its way to the outbox when this returns; `flush` waits until it is safe.
 
         With `connection`, a psycopg connection, and `outbox=PostgresOutbox(...)`, the record is written within the
-        transaction that is open there: it commits with the order, or not at all, and no moment is left in which it
-        could be lost. Then what the database refuses is raised, with the transaction as it was before; and on an
-        asynchronous connection this gives something that must be awaited.
+        transaction that is open there: it commits with the order, or not at all, so it cannot be lost. An error of the
+        database is then raised, with the transaction as it was before. With an asynchronous connection, await the
+        result.
 
         Raises:
-            TypeError: `connection` is none.
+            TypeError: `connection` is not a connection.
             ValueError: no transaction is open on `connection`: the record would be committed alone.
-            ConfigurationError: there is a `connection`, and no `PostgresOutbox`.
+            ConfigurationError: there is a `connection`, but no `PostgresOutbox`.
         """
         scope = None if isinstance(checkout, Checkout) else request_scope(checkout)
         if isinstance(checkout, Checkout) and fields:
@@ -303,7 +303,7 @@ class Butter:
         `await delivery.deliver(Record.from_json(text))`, of up to `senders` records at once, 1 to 8.
 
         Raises:
-            ConfigurationError: `senders` is none of these numbers.
+            ConfigurationError: `senders` is not one of these numbers.
         """
         if senders is not None:
             config.whole_number("senders", senders, 1, 8)
@@ -317,8 +317,8 @@ class Butter:
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait up to `timeout` seconds until all that was captured is delivered; say whether it is.
 
-        Returns early where waiting cannot help, since Butter does not answer. `on_event` has then been told of all that
-        became of it. With `delivery="external"` it waits for the disk only. Blocks: not for the event loop.
+        Returns early if waiting cannot help, because Butter does not answer. `on_event` has got every event by then.
+        With `delivery="external"` it waits for the disk only. Blocks: not for the event loop.
         """
         deadline = time.monotonic() + timeout
         delivered = self.pipeline.flush(timeout)

@@ -1,4 +1,4 @@
-"""The configuration's parts, each checked where it is written: what, where and the remedy."""
+"""Every option, checked when it is given. Each error names the option, what is wrong, and the remedy."""
 
 import inspect
 import logging
@@ -152,7 +152,7 @@ def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
     """Return the choice that was given.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: it is not one of them.
     """
     if given in choices:
         return given
@@ -161,7 +161,7 @@ def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
 
 
 def did_you_mean(given: object, choices: Iterable[str]) -> str:
-    """Return the near miss as the beginning of a sentence, or nothing."""
+    """Return the near miss as the beginning of a sentence, or an empty text."""
     from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only
 
     near = get_close_matches(given.strip().lower(), choices, 1) if isinstance(given, str) else []
@@ -199,7 +199,7 @@ def checked_url(name: str, given: object) -> str:
     """Return a URL without a trailing slash. `name` is how the user set it.
 
     Raises:
-        ConfigurationError: it is no URL, carries credentials, or is http:// to a host that is not loopback.
+        ConfigurationError: it is not a URL, carries credentials, or is http:// to a host that is not loopback.
     """
     text = given if isinstance(given, str) else ""
     try:
@@ -223,7 +223,7 @@ def checked_url(name: str, given: object) -> str:
 
 
 def _is_host(host: str) -> bool:
-    if "xn--" in host:  # stands for other letters; where it stands for none, a client would refuse it at each record
+    if "xn--" in host:  # encodes other letters; if it does not, a client would refuse it at each record
         import idna  # noqa: PLC0415 - its tables are large, and such names rare
 
         try:
@@ -299,7 +299,7 @@ def clock(given: object) -> None:
     """Check that something tells the time, by asking it once.
 
     Raises:
-        ConfigurationError: it is no plain function without arguments, or gives no number.
+        ConfigurationError: it is not a plain function without arguments, or does not give a number.
     """
     remedy = "Pass a plain function that gives seconds since the epoch, as time.time."
     function("clock", given, remedy)
@@ -314,7 +314,7 @@ def clock(given: object) -> None:
 
 
 def transport(given: object) -> None:
-    """Check that what stands in for the network is left out, or can.
+    """Check that `transport` is left out, or can stand in for the network.
 
     Raises:
         ConfigurationError: it is neither.
@@ -329,10 +329,10 @@ def transport(given: object) -> None:
 
 
 def refuse_unknown(options: Mapping[str, object], known: list[str]) -> None:
-    """Refuse options that there are not.
+    """Refuse options that do not exist.
 
     Raises:
-        ConfigurationError: there is one.
+        ConfigurationError: there is such an option.
     """
     for name in options:
         from difflib import get_close_matches  # noqa: PLC0415 - an app that starts needs none

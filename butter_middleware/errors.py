@@ -2,7 +2,7 @@
 
 ButterError
 ├── ConfigurationError   (also a ValueError) a mistake in what the merchant wrote, raised at import
-│   └── HTTPClientError  a variable of the environment by which no HTTP client can be made; sending waits for its mend
+│   └── HTTPClientError  an environment variable keeps the HTTP client from being made; sending waits until it is fixed
 ├── ExtractionError      a response that an extractor could not read; parks the capture
 ├── OutboxFullError      an outbox at its bound; the record is lost, counted and said
 ├── OutboxClosedError    an outbox used before `open` or after `close`; the record is lost, counted and said
@@ -28,7 +28,7 @@ class ButterError(Exception):
 
 
 class ConfigurationError(ButterError, ValueError):
-    """A mistake in the configuration: what, where and the remedy, raised when the object is built."""
+    """A mistake in the configuration, raised when the object is built. The text has the place and the remedy."""
 
 
 class HTTPClientError(ConfigurationError):
@@ -60,4 +60,4 @@ class OutboxBrokenError(ButterError):
 
 
 class InputError(ButterError):
-    """A file of past checkouts that cannot be read, or not beyond a line: where, and the remedy."""
+    """A file of past checkouts that cannot be read, or not beyond a line. The text has the line and the remedy."""

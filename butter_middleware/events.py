@@ -11,13 +11,13 @@ from typing import ClassVar
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Told:
     name: ClassVar[str]
-    """As the log's `butter_event` has it, and the counts."""
+    """The `butter_event` of the log, and the name in the counts."""
     route: str = ""
-    """The checkout route, such as `POST /checkout/{cart_id}`, where one is known."""
+    """The checkout route, such as `POST /checkout/{cart_id}`, if it is known."""
     reason: str = ""
     """From a short list, or the name of an exception's type."""
     message: str = ""
-    """What a person should know, with the remedy: the log's line. Empty where nothing is to be said."""
+    """The log line, with the remedy. Empty if there is nothing to say."""
     level: int = logging.WARNING
     """Of that line."""
     times: int = 1
@@ -40,7 +40,7 @@ class Skipped(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parked(_Told):
-    """A capture waits for a mended extractor or configuration; `reason` is a `ParkReason`."""
+    """A capture waits for a fixed extractor or configuration; `reason` is a `ParkReason`."""
 
     name = "parked"
 
@@ -61,14 +61,14 @@ class Recorded(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conflicting(_Told):
-    """Annotation and extractor said different values of a field, which is the `reason`; the extractor's holds."""
+    """Annotation and extractor gave different values for a field. The extractor's is used. `reason` is the field."""
 
     name = "conflicting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotDurableInTime(_Told):
-    """A response that was to wait went out before its capture was on the disk, in the queue or with Butter.
+    """A response left before its capture was on the disk, in the queue or with Butter, although it was to wait.
 
     `reason` is `disk`, `queue` or `butter`.
     """
@@ -85,7 +85,7 @@ class Faulted(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosed(_Told):
-    """The requests say that `client_ip` does not fit what stands before the app; `reason` is the finding's code."""
+    """The requests show that `client_ip` does not fit what is in front of the app; `reason` is the finding's code."""
 
     name = "diagnosed"
 
@@ -122,7 +122,7 @@ class Lost(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointChanged(_Told):
-    """Butter, as this process knows it, is now `state`; `reason` is the answer that tells so.
+    """The endpoint is now `state`, as this process knows it; `reason` is the answer that shows it.
 
     A hold begins with `state="hold"`, an outage with `state="open"`, and both end with `state="ok"`.
     """
@@ -135,7 +135,7 @@ class EndpointChanged(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxChanged(_Told):
-    """The outbox's file fails in a new way, or works again; `reason` is what ails it, or nothing."""
+    """The outbox's file fails in a new way, or works again; `reason` is the fault, or empty."""
 
     name = "outbox"
 

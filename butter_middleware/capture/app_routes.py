@@ -1,8 +1,8 @@
 """Whether the app has a route that answers each checkout route, and which one was probably meant.
 
 A typo, a forgotten prefix, a trailing slash or a wrong method means that no checkout is ever seen. Starlette's and
-FastAPI's routers can be walked, so this is found before the first checkout. What cannot be
-            walked may answer anything.
+FastAPI's routers can be walked, so this is found before the first checkout. An app that cannot be walked may answer
+anything.
 """
 
 import sys
@@ -21,14 +21,14 @@ from butter_middleware.capture.routes import CheckoutRoute, Template
 from butter_middleware.errors import ConfigurationError
 
 LAYERS: Final = 64
-"""Middlewares around an app, and apps mounted in one another, that are looked through."""
+"""How many middlewares around an app, and levels of mounts, are looked through."""
 _ALIKE: Final = 0.6
 """How alike two paths must be, from 0 to 1, for one to be suggested instead of the other."""
 _REST: Final = "/{butter_rest:path}"
 _VALUES: Final = ("1", "12345678-1234-5678-1234-567812345678")
 """One of these fits each converter."""
 _SAMPLES: Final = 1000
-"""Paths of one template that are tried."""
+"""How many paths of one template are tried."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ def unanswered(apps: Iterable[object], routes: Iterable[CheckoutRoute]) -> list[
     """Return one text for each checkout route that none of the apps answers.
 
     Args:
-        apps: The ASGI apps that the `ButterMiddleware` of one `Butter` wraps. What cannot be
-            walked may answer anything.
+        apps: The ASGI apps that the `ButterMiddleware` of one `Butter` wraps.
         routes: The checkout routes.
     """
     known = [
@@ -95,7 +94,7 @@ def _watched(app: object, butter: object, depth: int) -> Iterator[object]:
 
 
 def _layers(app: object) -> Iterator[object]:
-    """Give an app, and what it wraps in turn, as middlewares name it by custom."""
+    """Give an app, then what each middleware keeps as `app`."""
     for _layer in range(LAYERS):
         if app is None:
             return
@@ -168,7 +167,7 @@ def _template(path: str) -> Template | None:
 
 
 def _meet(one: Template, other: Template) -> bool:
-    """Whether a path matches both templates, of those that can be made of the literals of both."""
+    """Whether both templates match one path, of those made from their literals."""
     return any(map(other.match, _samples(one, other))) or any(map(one.match, _samples(other, one)))
 
 
@@ -223,6 +222,6 @@ def _difference(mine: str, other: str) -> str:
 
 
 def _plain(path: str) -> str:
-    """Return a path whose parameters are all called alike."""
+    """Return a path without the names of its parameters."""
     template = _template(path)
     return path if template is None else "".join(f"{text}{{}}" if name else text for text, name in template.parts)

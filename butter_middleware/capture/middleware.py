@@ -330,7 +330,7 @@ class _Tee:
             self._pipeline.fault(error)
 
     def end(self, error: BaseException | None) -> None:
-        """The app is done, with what it raised. Without a last message there was no whole response.
+        """End, with what the app raised. Without a last message the response was not whole.
 
         If the route needs no body, and only the shopper left, what was annotated before a success began counts.
         """
@@ -429,7 +429,7 @@ class _Tee:
         return self._pipeline.capture(self._route, capture)
 
     def _request_body(self) -> bytes | None:
-        """Return the request's body where it was asked for and came whole: a part of a form says what nobody wrote."""
+        """Return the request's body if it came whole. A part of a form says what nobody wrote."""
         if self._request_chunks is None:
             return None
         declared = next((value for name, value in self._request["headers"] if name == b"content-length"), b"")

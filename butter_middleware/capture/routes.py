@@ -58,7 +58,7 @@ class Template:
         """What it matches, whatever its parameters are called."""
 
     def params(self, path: str) -> dict[str, Any]:
-        """Return the parameters that stand in `path`, converted. Empty if it does not match."""
+        """Return the parameters in `path`, converted. Empty if it does not match."""
         found = self.match(path)
         return {} if found is None else {k: self._convertors[k].convert(v) for k, v in found.groupdict().items()}
 
@@ -68,28 +68,27 @@ class CheckoutRoute:
     """One route of the shop on which a checkout succeeds.
 
     Args:
-        path: A template in Starlette's syntax, converters included, matched against the path less `root_path`.
+        path: A template in Starlette's syntax, converters included, matched against the path without `root_path`.
         psp: The payment service provider whose IDs this route gives.
         extract: A plain function from `CheckoutResponse` to the record's fields: a mapping, a `Checkout`, several of
-            them, or None where this response is no checkout. Left out, the endpoint annotates what is needed, no body
-            is buffered and the response may be of any content type.
-        when: A further gate, asked before `extract`: False means that this response is no checkout.
+            them, or None if this response is not a checkout. If left out, the endpoint annotates what is needed, no
+            body is buffered, and the response may have any content type.
+        when: A further gate, asked before `extract`: False means that this response is not a checkout.
         methods: The request methods, POST unless said otherwise. GET does not imply HEAD.
-        capture_request_body: Keep the request's body too, for `response.request.json()`, where the app reads all of it
+        capture_request_body: Keep the request's body too, for `response.request.json()`, if the app reads all of it
             before it has answered.
-        address_from_body: The caller of this route is a server, not the shopper, so that the request's address is never
-            used: the shopper's is what the extractor gives as `ipv4_address`, or what Recharge and Recurly, read by
-            their presets, say that they saw. Only a public IPv4 address counts. On every other route no address of a
+        address_from_body: The caller of this route is a server, not the shopper, so its address is never used.
+            The shopper's address is what the extractor gives as `ipv4_address`, or what the presets of Recharge and
+            Recurly find. Only a public IPv4 address counts. On every other route no address of a
             body is used, whatever an extractor gives.
-        join: Makes this route's captures *parts* of checkouts whose payment is confirmed apart from the shopper's
-            request, as with a payment page that the PSP hosts: what both have in common, such as the session's ID, as a
-            JMESPath expression over the JSON, or a function of `CheckoutResponse`. Where it gives None or an empty
-            string, this is no checkout, and `extract` is not asked.
-        address: Of a route with `join`, whose request it is. True: the shopper's, who begins the checkout. It gives the
-            address and may lack everything else; a preset's "not paid" is no obstacle, and where `join` is a function a
-            redirect to the PSP's page is captured like a 2xx. False: a server's, which tells of the payment; extractor
-            and gate decide as ever, and no address is looked for. A record needs one of each, in either order, within
-            `join_ttl`.
+        join: For a payment that another request confirms, as with a payment page that the PSP hosts. The captures of
+            this route are then *parts* of checkouts. It gives what both parts have in common, such as the session's
+            ID, as a JMESPath expression over the JSON, or a function of `CheckoutResponse`. If it gives None or an
+            empty string, this is not a checkout, and `extract` is not called.
+        address: For a route with `join`, whose request it is. True: the shopper's, which begins the checkout. It
+            gives the address and may lack everything else, even a payment. If `join` is a function, a redirect to the
+            PSP's page is captured like a 2xx. False: a server's, which confirms the payment. Extractor and gate decide
+            as usual, and no address is looked for. A record needs one part of each, in either order, within `join_ttl`.
         source: Whose body `extract`, `when` and `join` read: with "request" it is the request's, as a webhook brings
             it, and the response may be of any content type.
 
@@ -177,7 +176,7 @@ class CheckoutRoute:
 
     @property
     def begins(self) -> bool:
-        """Whether it takes the shopper's part of a checkout that is paid apart."""
+        """Whether it takes the shopper's part of a checkout that another request confirms."""
         return self.join is not None and self.address
 
     def takes(self, status: int, *, annotated: bool) -> bool:
@@ -191,7 +190,7 @@ class CheckoutRoute:
         return (annotated and status in _POST_REDIRECT_GET) or self.redirects(status)
 
     def redirects(self, status: int) -> bool:
-        """Whether it sends a shopper who begins a checkout on to the PSP's page, with no JSON."""
+        """Whether this status sends a shopper who begins a checkout to the PSP's page, without JSON."""
         no_json = self.begins and not isinstance(self.join, str)
         return no_json and 300 <= status < 400  # noqa: PLR2004 - RFC 9110, section 15.4
 
@@ -205,7 +204,7 @@ class CheckoutRoute:
 
 
 def _is_factory(function: FunctionType) -> bool:
-    """Say whether it is one of `butter_middleware.extract`, which makes extractors and is none."""
+    """Return whether it is a function of `butter_middleware.extract` that makes extractors."""
     package = __name__.partition(".")[0]
     return str(function.__module__).startswith(f"{package}.extract.") and function.__qualname__ == function.__name__
 

@@ -1,4 +1,4 @@
-"""Addresses as they stand in headers: read strictly, once, and kept as numbers."""
+"""Addresses in headers: parsed strictly, once, and kept as numbers."""
 
 import re
 from bisect import bisect_right
@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 from butter_middleware.errors import ConfigurationError
 
 Address: TypeAlias = int
-"""128 bits. IPv4 is where IPv6 maps it, ::ffff:0:0/96: the two spellings of one address are one number."""
+"""128 bits. IPv4 is kept as IPv6 maps it, in ::ffff:0:0/96, so both spellings of an address are one number."""
 
 NODE_BYTES: Final = 128
-"""A longer element is no address."""
+"""A longer element is not an address."""
 
 _MAPPED: Final = 0xFFFF << 32
 _LINK_LOCAL: Final = 0xFE80 >> 6
@@ -53,7 +53,7 @@ def parse_forwarded_node(element: bytes) -> Address | None:
 
 
 def parse_host(text: str) -> Address | None:
-    """Read an address alone, without brackets or port, as it stands in `scope["client"]`."""
+    """Read an address without brackets or port, as in `scope["client"]`."""
     try:
         if ":" not in text:
             # Refuses leading zeros, which some readers take for octal, and anything but four octets.
@@ -74,7 +74,7 @@ def _parse_bracketed(text: str) -> Address | None:
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """Split a port off. What stands in brackets keeps them."""
+    """Split the port off. Brackets stay."""
     head, colon, port = text.rpartition(":")
     return (head, port) if colon and (head.endswith("]") or ":" not in head) else (text, None)
 
@@ -87,7 +87,7 @@ class Networks:
     """A set of networks, compiled: membership is a search among numbers. Holds `unix:` as well.
 
     Raises:
-        ConfigurationError: an entry is no address or network, or has host bits.
+        ConfigurationError: an entry is not an address or a network, or has host bits.
     """
 
     def __init__(self, entries: Iterable[str], where: str) -> None:
@@ -101,15 +101,15 @@ class Networks:
         self._bounds = _merge(ranges)
 
     def __contains__(self, address: Address | None) -> bool:
-        # Starts and ends alternate: an odd place lies inside.
+        # Starts and ends alternate: an odd index is inside.
         return address is not None and bisect_right(self._bounds, address) & 1 == 1
 
 
 def listed(entries: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401 - the user may write anything
-    """Return what was given for a set of networks as a tuple: an iterator would be empty when it is read again.
+    """Return the entries of a set of networks as a tuple, which can be read again.
 
     Raises:
-        ConfigurationError: it is one string, or nothing that can be listed.
+        ConfigurationError: it is one string, or not a list.
     """
     if isinstance(entries, str) or not isinstance(entries, Iterable):
         msg = f"{where} is {'one string' if isinstance(entries, str) else 'no list'}. Write it as ['10.0.0.0/8']."
@@ -156,11 +156,11 @@ ANYWHERE: Final = Networks(("0.0.0.0/0",), "anywhere")
 CLASS_E: Final = Networks(("240.0.0.0/4",), "class E")
 LOOPBACK: Final = Networks(("127.0.0.0/8", "::1"), "this machine")
 PRIVATE: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "100.64.0.0/10", "fc00::/7", "::1")
-"""Where a platform's own proxies live."""
+"""Addresses of platforms' own proxies."""
 
 
 class TcpPeer(NamedTuple):
-    """Who holds the connection, as the server says: an address, a Unix socket, or neither."""
+    """The peer of the connection, as the server gives it: an address, a Unix socket, or neither."""
 
     address: Address | None
     unix: bool = False

@@ -1,4 +1,4 @@
-"""The commonest failure is a silent misconfiguration, found out a year later: evidence against it, said early."""
+"""Finds a `client_ip=` that does not fit the requests, early: otherwise it would be noticed a year later."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from butter_middleware.client_ip.reason import Reason
 from butter_middleware.client_ip.strategies import ClientIP, Strategy, came_around, header_of
 
 WATCHED: Final = 1_000
-"""Checkouts after which nothing more is looked at."""
+"""How many checkouts are watched."""
 ALIKE: Final = 50
-"""So many checkouts from one address are no accident."""
+"""As many checkouts from one address are not a coincidence."""
 FEW: Final = 20
 
 _PLATFORMS: Final = {
@@ -39,7 +39,7 @@ class Finding:
 
 
 class Diagnosis:
-    """Watches the first thousand checkouts; gives each finding once. Remembers one address, and that only."""
+    """Watches the first thousand checkouts, and gives each finding once. It remembers one address only."""
 
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy

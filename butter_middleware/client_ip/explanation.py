@@ -1,4 +1,4 @@
-"""For one request, what each preset would have answered, as data: for a person who sets one up."""
+"""What each preset makes of one request, for a person who chooses one."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Explanation:
     """As it is written in the configuration; `configured` for the one that was given."""
     result: ClientIP
     remedy: str
-    """Where there is no address: what would have to be otherwise."""
+    """If there is no address: what to change."""
 
 
 def explain(scope: Mapping[str, Any], configured: Strategy | None = None) -> list[Explanation]:
@@ -36,7 +36,7 @@ def explain(scope: Mapping[str, Any], configured: Strategy | None = None) -> lis
 
 
 def _candidates() -> Iterator[tuple[str, Strategy]]:
-    """Give each strategy with the code that makes it. Several are the same: whoever looks for a platform finds it."""
+    """Give each strategy with the code that makes it. Some are equal, so that each platform has its name."""
     yield "direct()", platforms.direct()
     # The presets of HAProxy, Traefik and ingress controllers are the same as nginx's.
     yield f"nginx({_INTERNAL})", platforms.nginx(_INTERNAL)

@@ -1,4 +1,4 @@
-"""The shopper's address as a PSP's body says it: for routes whose caller is a server, and where the route says so."""
+"""The shopper's address in a body, for routes with `address_from_body=True`, whose caller is a server."""
 
 from enum import StrEnum
 from typing import Final
@@ -10,9 +10,9 @@ class BodyReason(StrEnum):
     """Why a body gives no address that is evidence."""
 
     MISSING = "body_missing"
-    """There is none."""
+    """There is no address."""
     MALFORMED = "body_malformed"
-    """What stands there is no address."""
+    """It is not an address."""
     IPV6 = "body_ipv6"
     """It is IPv6, which Butter does not take."""
     PRIVATE = "body_private"
@@ -38,7 +38,7 @@ _REMEDIES: Final = {
 
 
 def in_body(value: object, admitted: Networks) -> str | BodyReason:
-    """Return an IPv4 address that is public, or admitted all the same, as a dotted quad; or why there is none."""
+    """Return a public or admitted IPv4 address as a dotted quad, or why there is none."""
     if value is None or value == "":
         return BodyReason.MISSING
     address = parse_host(value.strip()) if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""Header lines and their elements, taken from the right: what lies left of the answer is never parsed."""
+"""Header lines and their elements, taken from the right: what is left of the answer is never parsed."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -39,8 +39,8 @@ def rewritten(scope: Mapping[str, Any], peer: TcpPeer) -> bool:
     """Whether the server may have replaced the peer by what a header says, as uvicorn does by default.
 
     It then gives the port of the element, or 0. Port 0 alone proves nothing: adapters without sockets give it, too. So
-    the peer must stand in a header. With a port, it counts only beside the very port: if the host were enough, a
-    shopper who comes without a proxy could look rewritten by writing his own address.
+    the peer must be in a header. With a port, the header must have the same port: if the host were enough, a shopper
+    who comes without a proxy could look rewritten by writing their own address.
     """
     port = _port_of(peer)
     if peer.address is None or port is None:
@@ -113,9 +113,9 @@ def forwarded_elements(header_lines: list[bytes]) -> Iterator[bytes | None]:
 
 
 def _comma_before(line: bytes, end: int) -> int | None:
-    """Return the place of the last comma outside quotes before `end`, -1 for none; None where a quote never opens.
+    """Return the index of the last comma outside quotes before `end`, -1 for none, None if a quote never opens.
 
-    There is no cap on the way: the Host that a proxy quotes is as long as the client likes. Each byte is seen once.
+    It has no limit: a proxy may quote a Host of any length. Each byte is seen once.
     """
     comma = line.rfind(b",", 0, end)
     while (quote := line.rfind(b'"', comma + 1, end)) >= 0:
@@ -131,7 +131,7 @@ def _comma_before(line: bytes, end: int) -> int | None:
 
 
 def _escaped(line: bytes, place: int) -> bool:
-    """Whether an odd number of backslashes stands before it."""
+    """Whether an odd number of backslashes precedes it."""
     start = place
     while start and line[start - 1] == 92:  # noqa: PLR2004 - the backslash
         start -= 1
@@ -139,7 +139,7 @@ def _escaped(line: bytes, place: int) -> bool:
 
 
 def forwarded_for(element: bytes | None) -> Address | None:
-    """Return the address of an element's `for` parameter; None where it has none, twice one, or none that is one."""
+    """Return the address of an element's `for` parameter. None if it is absent, double, or not an address."""
     if element is None:
         return None
     parameters: dict[bytes, bytes] = {}

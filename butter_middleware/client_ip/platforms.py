@@ -1,7 +1,7 @@
-"""One preset a platform: what stands before the app, in a word.
+"""One preset for each platform: what is in front of the app.
 
-Whatever lets shoppers reach the origin around the platform voids a preset that reads a header: hence the guards. Each
-docstring says how the platform sets the header, when it can be forged, and where and when that was checked.
+If shoppers can reach the origin around the platform, a preset that reads a header proves nothing: hence the guards.
+Each docstring says how the platform sets the header, when it can be forged, and its source with the date of the check.
 """
 
 from collections.abc import Iterable
@@ -14,8 +14,9 @@ from butter_middleware.client_ip.strategies import Peer, RightmostUntrusted, Sin
 def direct() -> Peer:
     """No proxy: the shopper's own TCP connection reaches the server.
 
-    Nothing that the shopper writes is read. Forged only where the server itself replaces the peer: start uvicorn with
-    `--no-proxy-headers`. With `--forwarded-allow-ips '*'`, whoever writes `address:port` into X-Forwarded-For chooses.
+    Nothing that the shopper writes is read. Forged only if the server itself replaces the peer: start uvicorn with
+    `--no-proxy-headers`. With `--forwarded-allow-ips '*'`, the shopper chooses the address by writing `address:port`
+    into X-Forwarded-For.
     Checked 2026-11: https://uvicorn.dev/settings/#http
     """
     return Peer()
@@ -24,7 +25,7 @@ def direct() -> Peer:
 def nginx(trusted: Iterable[str]) -> RightmostUntrusted:
     """Nginx with `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for`, at the `trusted` addresses.
 
-    It appends the peer it saw to what came. Forged only by who reaches the app from a trusted address.
+    It appends the peer it saw to what came. Forged only from a trusted address.
     Checked 2026-11: https://nginx.org/en/docs/http/ngx_http_proxy_module.html#var_proxy_add_x_forwarded_for
     """
     return RightmostUntrusted(trusted)
@@ -44,7 +45,7 @@ def traefik(trusted: Iterable[str]) -> RightmostUntrusted:
     """Traefik, at the `trusted` addresses.
 
     It appends the peer it saw, and discards what came from peers outside `forwardedHeaders.trustedIPs`. With
-    `forwardedHeaders.insecure` it keeps what came, left of its own. Forged only by who reaches the app around it.
+    `forwardedHeaders.insecure` it keeps what came, left of its own. Forged only if the app can be reached around it.
     Checked 2026-11: https://doc.traefik.io/traefik/routing/entrypoints/#forwarded-headers
     """
     return RightmostUntrusted(trusted)
@@ -54,7 +55,8 @@ def kubernetes_ingress(trusted: Iterable[str]) -> RightmostUntrusted:
     """An ingress controller whose pods, and load balancer if it has one, are at the `trusted` addresses.
 
     The controller sees the shopper only with `externalTrafficPolicy: Local` or the PROXY protocol; without either, what
-    arrives is a node's address, which is not public and gives no record. Forged by who reaches the app's pods directly.
+    arrives is a node's address, which is not public and gives no record. Forged if the app's pods can be reached
+    directly.
     Checked 2026-11: https://kubernetes.io/docs/tutorials/services/source-ip/
     """
     return RightmostUntrusted(trusted)
@@ -63,7 +65,7 @@ def kubernetes_ingress(trusted: Iterable[str]) -> RightmostUntrusted:
 def aws_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
     """AWS's Application Load Balancer in its default mode `append`, with or without the client's port.
 
-    Its element is the rightmost. Forged in mode `preserve`, which keeps what came, and where targets can be reached
+    Its element is the rightmost. Forged in mode `preserve`, which keeps what came, and if targets can be reached
     directly: pass the VPC's network as `peer_in`.
     Checked 2026-11: https://docs.aws.amazon.com/elasticloadbalancing/latest/application/x-forwarded-headers.html
     """
@@ -84,11 +86,11 @@ def api_gateway() -> Peer:
 
 
 def cloudfront_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
-    """CloudFront before an Application Load Balancer: it appends the shopper, the balancer appends CloudFront.
+    """CloudFront in front of an Application Load Balancer: it appends the shopper, the balancer appends CloudFront.
 
-    Forged by who reaches the balancer around your distribution: admit only CloudFront's managed prefix list there, all
-    customers' as it is, and only requests with a secret header that the distribution adds; pass the VPC's network as
-    `peer_in`. (`CloudFront-Viewer-Address` is `address:port`, with IPv6 unbracketed.)
+    Forged if the balancer can be reached around your distribution: admit only CloudFront's managed prefix list there,
+    all customers' as it is, and only requests with a secret header that the distribution adds; pass the VPC's network
+    as `peer_in`. (`CloudFront-Viewer-Address` is `address:port`, with IPv6 unbracketed.)
     Checked 2026-11: https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/
     RequestAndResponseBehaviorCustomOrigin.html#RequestCustomIPAddresses
     """
@@ -98,8 +100,8 @@ def cloudfront_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
 def cloudflare(peer_in: Iterable[str] = RANGES) -> SingleHeader:
     """Cloudflare, which replaces `CF-Connecting-IP` in each request.
 
-    Forged by who reaches the origin around Cloudflare: the peer must be one of Cloudflare's published addresses, as of
-    the date in `cloudflare_ranges.LAST_CHANGED`. Pass `peer_in` to replace them; where a proxy of yours stands between,
+    Forged if the origin can be reached around Cloudflare: the peer must be one of Cloudflare's published addresses, as
+    of the date in `cloudflare_ranges.LAST_CHANGED`. Pass `peer_in` to replace them. If a proxy of yours is in between,
     pass its addresses, and let only Cloudflare reach it. With Pseudo IPv4 in mode "Overwrite" the header holds a hash
     of class E, which gives no record (`pseudo_ipv4`).
     Checked 2026-11: https://developers.cloudflare.com/fundamentals/reference/http-headers/
@@ -108,9 +110,9 @@ def cloudflare(peer_in: Iterable[str] = RANGES) -> SingleHeader:
 
 
 def akamai(peer_in: Iterable[str]) -> SingleHeader:
-    """Akamai, which sends `True-Client-IP` where "Send True Client IP Header" of the origin's behaviour is on.
+    """Akamai, which sends `True-Client-IP` if "Send True Client IP Header" of the origin's behaviour is on.
 
-    Forged where "Allow Clients To Set True Client IP Header" is on, and by who reaches the origin around Akamai: pass
+    Forged if "Allow Clients To Set True Client IP Header" is on, or the origin can be reached around Akamai: pass
     the addresses of your Site Shield map, or of your own proxy behind it, as `peer_in`.
     Checked 2026-11: https://techdocs.akamai.com/property-mgr/docs/origin-server
     """
@@ -118,12 +120,12 @@ def akamai(peer_in: Iterable[str]) -> SingleHeader:
 
 
 def fastly(peer_in: Iterable[str], require: tuple[str, str] | None = None) -> SingleHeader:
-    """Fastly, which sets `Fastly-Client-IP` where the request has none.
+    """Fastly, which sets `Fastly-Client-IP` if the request has none.
 
     Forged by default: a client's own value is kept. Safe only with VCL that sets it from `client.ip` at the edge
     (`fastly.ff.visits_this_service == 0 && req.restarts == 0`), and only from Fastly's peers: pass its published ranges
-    (https://api.fastly.com/public-ip-list), or your own proxy's addresses, as `peer_in`. Those ranges are all
-    customers': whoever points a service of his own at your origin writes what he likes. Have your VCL set a header to a
+    (https://api.fastly.com/public-ip-list), or your own proxy's addresses, as `peer_in`. All customers
+    share these ranges, so another customer's service may write anything to your origin. Have your VCL set a header to a
     secret, and pass both as `require`.
     Checked 2026-11: https://www.fastly.com/documentation/reference/http/http-headers/Fastly-Client-IP/
     """
@@ -133,7 +135,7 @@ def fastly(peer_in: Iterable[str], require: tuple[str, str] | None = None) -> Si
 def gcp_lb(peer_in: Iterable[str] | None = None) -> TrustedHops:
     """Google Cloud's external Application Load Balancer: it appends `client, load balancer`.
 
-    Forged where backends can be reached directly: pass 130.211.0.0/22 and 35.191.0.0/16 (regional balancers: your
+    Forged if backends can be reached directly: pass 130.211.0.0/22 and 35.191.0.0/16 (regional balancers: your
     proxy-only subnet) as `peer_in`.
     Checked 2026-11: https://cloud.google.com/load-balancing/docs/https#x-forwarded-for_header
     """
@@ -153,9 +155,9 @@ def cloud_run() -> TrustedHops:
 def azure_front_door(fdid: str) -> SingleHeader:
     """Azure Front Door, which sets `X-Azure-SocketIP` to its TCP peer, and `X-Azure-FDID` to the profile's ID, `fdid`.
 
-    The ID proves that the request came through your profile: anyone's Front Door has the same addresses. Forged by who
-    knows the ID and reaches the origin: admit the service tag AzureFrontDoor.Backend only. `X-Azure-ClientIP` follows
-    what the client wrote into X-Forwarded-For, and is not read.
+    The ID proves that the request came through your profile: anyone's Front Door has the same addresses. Forged by a
+    client that knows the ID and reaches the origin: admit the service tag AzureFrontDoor.Backend only.
+    `X-Azure-ClientIP` follows what the client wrote into X-Forwarded-For, and is not read.
     Checked 2026-11: https://learn.microsoft.com/azure/frontdoor/front-door-http-headers-protocol
     """
     return SingleHeader("X-Azure-SocketIP", require=("X-Azure-FDID", fdid))
@@ -164,7 +166,7 @@ def azure_front_door(fdid: str) -> SingleHeader:
 def azure_app_gateway(peer_in: Iterable[str] | None = None) -> TrustedHops:
     """Azure's Application Gateway, which appends `address:port`.
 
-    Forged where the app can be reached directly: pass the gateway's subnet as `peer_in`; and where a rewrite rule sets
+    Forged if the app can be reached directly: pass the gateway's subnet as `peer_in`. Forged too if a rewrite rule sets
     X-Forwarded-For from what came.
     Checked 2026-11: https://learn.microsoft.com/azure/application-gateway/how-application-gateway-works
     """
@@ -185,16 +187,16 @@ def heroku() -> TrustedHops:
     """Heroku, whose router appends its peer to X-Forwarded-For.
 
     Dynos cannot be reached around it. The retired router appended to the first of several header lines, so that a
-    second one of the client's was the rightmost: Router 2.0 mended that.
+    second one of the client's was the rightmost. Router 2.0 fixed that.
     Checked 2026-11: https://devcenter.heroku.com/articles/http-routing#heroku-headers
     """
     return TrustedHops(1)
 
 
 def render() -> RightmostUntrusted:
-    """Render, whose services stand behind Cloudflare and Render's own proxies, on private addresses.
+    """Render, whose services are behind Cloudflare and Render's own proxies, on private addresses.
 
-    X-Forwarded-For is `shopper, Cloudflare[, Render]`. Services cannot be reached around them. Forged by who calls from
+    X-Forwarded-For is `shopper, Cloudflare[, Render]`. Services cannot be reached around them. Forged from
     within Cloudflare's ranges, such as from a Worker.
     Checked 2026-11: https://render.com/docs/web-services, https://rohitpaulk.com/articles/render-rails-remote-ip
     """

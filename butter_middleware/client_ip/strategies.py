@@ -1,13 +1,14 @@
 """How the shopper's address is found: five small frozen objects with one method.
 
-Whatever the client writes neither chooses nor erases the answer: only what the trusted proxies appended is read. An
-anomaly there gives no address and a reason, never a guess.
+What the client writes neither chooses nor erases the answer, because only what the trusted proxies appended is read. An
+anomaly there gives a reason and no address, never a guess.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hmac import compare_digest
-from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Final, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from butter_middleware.client_ip.address import (
     CLASS_E,
@@ -21,8 +22,8 @@ from butter_middleware.client_ip.address import (
     parse_node,
     text_of,
 )
-from butter_middleware.client_ip.checks import check_hops, header_name, proof, set_networks
 from butter_middleware.client_ip.headers import (
+    ELEMENTS,
     elements,
     forwarded_elements,
     forwarded_for,
@@ -35,6 +36,7 @@ from butter_middleware.client_ip.reason import Reason
 from butter_middleware.errors import ConfigurationError
 
 T = TypeVar("T")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -44,10 +46,10 @@ class ClientIP:
     ipv4: str | None
     """A canonical dotted quad, public unicast; or None."""
     ipv6: str | None
-    """The shopper's address where it is IPv6."""
+    """The shopper's address, if it is IPv6."""
     reason: Reason
     peer: str | None
-    """The TCP peer as the server gave it; None for a Unix socket or what is no address."""
+    """The TCP peer as the server gave it; None for a Unix socket, or if it is not an address."""
     loopback: bool = False
     """Whether the address that was found, and refused, is this machine's own, as in development."""
 
@@ -72,7 +74,7 @@ class Strategy(Protocol):
         ...
 
     def admitting_private(self) -> "Strategy":
-        """Return the same strategy for staging and tests, where shoppers have addresses that are not public."""
+        """Return the same strategy, admitting addresses that are not public, for staging and tests."""
         ...
 
 
@@ -112,9 +114,9 @@ class _Base:
 
 @dataclass(frozen=True)
 class Peer(_Base):
-    """No proxy stands before the app: the TCP peer is the shopper.
+    """No proxy is in front of the app: the TCP peer is the shopper.
 
-    No header is read for it. A peer without a port that also stands in a header was put there by the server, and the
+    No header is read for it. If a peer without a port is also in a header, the server took it from there, and the
     shopper may have written that header (`server_rewrite_conflict`): start uvicorn with --no-proxy-headers.
     """
 
@@ -123,18 +125,18 @@ class Peer(_Base):
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         if peer.address is None:
             return Reason.NO_PEER
-        # With a port, a shopper could look rewritten by writing his own address and port.
+        # With a port, a shopper could look rewritten by writing their own address and port.
         return Reason.SERVER_REWRITE_CONFLICT if portless(peer) and rewritten(scope, peer) else peer.address
 
 
 @dataclass(frozen=True)
 class RightmostUntrusted(_Base):
-    """The rightmost element that is none of the trusted proxies, read from the right.
+    """The rightmost element that is not a trusted proxy.
 
     Args:
         trusted: Addresses and networks of the proxies, and `"unix:"` for a Unix socket.
         header: A comma-separated header to which each proxy appends the peer it saw.
-        on_untrusted_peer: What a peer that is no proxy of ours is: "peer", the shopper; "none", no evidence.
+        on_untrusted_peer: What a peer that is not a trusted proxy means. "peer": it is the shopper. "none": no address.
 
     Raises:
         ConfigurationError: a network or the header's name is wrong.
@@ -148,26 +150,21 @@ class RightmostUntrusted(_Base):
     _name: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        set_networks(self, "trusted", listed(self.trusted, "RightmostUntrusted(trusted=...)"))
-        object.__setattr__(self, "_name", header_name(self.header))
+        _set_networks(self, "trusted", listed(self.trusted, "RightmostUntrusted(trusted=...)"))
+        object.__setattr__(self, "_name", _header_name(self.header))
         if self.on_untrusted_peer not in {"peer", "none"}:
             msg = "on_untrusted_peer is neither 'peer' nor 'none'."
             raise ConfigurationError(msg)
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         addresses = map(parse_node, elements(lines(scope, self._name)))
-        if peer.within(self._networks):
-            return _rightmost(addresses, self._networks)
-        if rewritten(scope, peer):
-            return _vouched(_rightmost(addresses, self._networks), peer)
-        if self.on_untrusted_peer == "none" or peer.address is None:
-            return Reason.UNTRUSTED_PEER
-        return peer.address
+        alone = None if self.on_untrusted_peer == "none" else peer.address
+        return _by_trust(addresses, scope, peer, self._networks, alone)
 
 
 @dataclass(frozen=True)
 class TrustedHops(_Base):
-    """The n-th element from the right: n proxies stand before the app, and each appends one.
+    """The n-th element from the right: n proxies are in front of the app, and each appends one.
 
     Args:
         n: How many, from 1 to 32.
@@ -186,9 +183,9 @@ class TrustedHops(_Base):
     _name: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_hops(self.n)
-        set_networks(self, "peer_in", self.peer_in)
-        object.__setattr__(self, "_name", header_name(self.header))
+        _check_hops(self.n)
+        _set_networks(self, "peer_in", self.peer_in)
+        object.__setattr__(self, "_name", _header_name(self.header))
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         found = _nth(elements(lines(scope, self._name)), self.n, parse_node)
@@ -201,7 +198,8 @@ class SingleHeader(_Base):
 
     Args:
         name: The header's name.
-        peer_in: Addresses and networks of the platform; None lets any peer pass: whoever reaches the app then chooses.
+        peer_in: Addresses and networks of the platform. None lets any peer pass: a client that reaches the app directly
+            then chooses the address.
         require: A header's name and the value that proves the platform.
 
     Raises:
@@ -217,9 +215,9 @@ class SingleHeader(_Base):
     _proof: tuple[bytes, bytes] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        set_networks(self, "peer_in", self.peer_in)
-        object.__setattr__(self, "_name", header_name(self.name))
-        object.__setattr__(self, "_proof", None if self.require is None else proof(self.require))
+        _set_networks(self, "peer_in", self.peer_in)
+        object.__setattr__(self, "_name", _header_name(self.name))
+        object.__setattr__(self, "_proof", None if self.require is None else _proof(self.require))
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         if self._proof is not None:
@@ -244,7 +242,7 @@ class Forwarded(_Base):
     Args:
         trusted: As `RightmostUntrusted`.
         hops: As `TrustedHops`.
-        peer_in: As `TrustedHops`, beside `hops`.
+        peer_in: As `TrustedHops`, with `hops`.
 
     Raises:
         ConfigurationError: neither or both are given, or one is wrong.
@@ -264,34 +262,29 @@ class Forwarded(_Base):
             msg = "Forwarded(): peer_in= needs hops=n. trusted= already says which peers may forward."
             raise ConfigurationError(msg)
         if self.hops is None:
-            set_networks(self, "trusted", self.trusted)
+            _set_networks(self, "trusted", self.trusted)
         else:
-            check_hops(self.hops)
-            set_networks(self, "peer_in", self.peer_in)
+            _check_hops(self.hops)
+            _set_networks(self, "peer_in", self.peer_in)
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         found = forwarded_elements(lines(scope, b"forwarded"))
         if self.hops is not None:
             networks = None if self.peer_in is None else self._networks
             return _guarded(_nth(found, self.hops, forwarded_for), scope, peer, networks)
-        addresses = map(forwarded_for, found)
-        if peer.within(self._networks):
-            return _rightmost(addresses, self._networks)
-        if rewritten(scope, peer):
-            return _vouched(_rightmost(addresses, self._networks), peer)
-        return Reason.UNTRUSTED_PEER if peer.address is None else peer.address
+        return _by_trust(map(forwarded_for, found), scope, peer, self._networks, peer.address)
 
 
 def header_of(strategy: Strategy) -> bytes:
-    """Name the header that a strategy reads, in lower case; empty where it reads none, or Forwarded."""
+    """Return the header that a strategy reads, in lower case. Empty if it reads none, or Forwarded."""
     name: bytes = getattr(strategy, "_name", b"")
     return name
 
 
 def came_around(strategy: Strategy, scope: Mapping[str, Any]) -> bool | None:
-    """Whether a peer that forwards for someone is none of the proxies that the strategy names.
+    """Whether a request that a proxy forwarded came from a peer that the strategy does not trust.
 
-    None where it forwards for nobody, or the strategy names none.
+    None if no proxy forwarded it, or the strategy names no proxies.
     """
     networks: Networks | None = getattr(strategy, "_networks", None)
     forwarding = (header_of(strategy), b"x-forwarded-for", b"forwarded")
@@ -299,6 +292,21 @@ def came_around(strategy: Strategy, scope: Mapping[str, Any]) -> bool | None:
         return None
     peer = peer_of(scope)
     return not (peer.within(networks) or rewritten(scope, peer))
+
+
+def _by_trust(
+    addresses: Iterator[Address | None],
+    scope: Mapping[str, Any],
+    peer: TcpPeer,
+    networks: Networks,
+    alone: Address | None,
+) -> Address | Reason:
+    """Return the rightmost address that is not trusted. `alone` is the answer for a peer that is not a proxy."""
+    if peer.within(networks):
+        return _rightmost(addresses, networks)
+    if rewritten(scope, peer):
+        return _vouched(_rightmost(addresses, networks), peer)
+    return Reason.UNTRUSTED_PEER if alone is None else alone
 
 
 def _rightmost(addresses: Iterator[Address | None], networks: Networks) -> Address | Reason:
@@ -315,7 +323,7 @@ def _rightmost(addresses: Iterator[Address | None], networks: Networks) -> Addre
 def _nth(found: Iterator[T], n: int, parse: Callable[[T], Address | None]) -> Address | Reason:
     count = 0
     for count, element in enumerate(found, 1):
-        if count == n or element is None:  # beyond what has no end, nothing can be counted
+        if count == n or element is None:  # nothing can be counted beyond an element without an end
             return _or_malformed(parse(element))
     return Reason.TOO_FEW_HOPS if count else Reason.HEADER_MISSING
 
@@ -325,7 +333,7 @@ def _or_malformed(address: Address | None) -> Address | Reason:
 
 
 def _vouched(found: Address | Reason, peer: TcpPeer) -> Address | Reason:
-    """Believe a server that replaced the peer only where the trusted proxies say the same.
+    """Believe a server that replaced the peer only if the trusted proxies say the same.
 
     uvicorn does it by default, and with `--forwarded-allow-ips '*'` takes what the shopper wrote.
     """
@@ -342,3 +350,42 @@ def _guarded(
     # A peer without a port may have been read from the very header of the strategy, whatever it is called.
     replaced = rewritten(scope, peer) or (portless(peer) and found == peer.address)
     return _vouched(found, peer) if replaced else Reason.UNTRUSTED_PEER
+
+
+# The arguments, checked when a strategy is built.
+
+
+def _set_networks(strategy: object, option: str, entries: Iterable[str] | None) -> None:
+    """Set a frozen strategy's networks, and the option they come from as a tuple, which can be read again."""
+    networks = None
+    if entries is not None:
+        where = f"{type(strategy).__name__}({option}=...)"
+        entries = listed(entries, where)
+        networks = Networks(entries, where)
+    object.__setattr__(strategy, option, entries)
+    object.__setattr__(strategy, "_networks", networks)
+
+
+def _proof(require: tuple[str, str]) -> tuple[bytes, bytes]:
+    """Check `require`, and return the header's name in lower case and the value."""
+    match require:
+        case (str(name), str(value)) if value.strip():
+            return _header_name(name), value.strip().encode()
+        case _:
+            msg = "SingleHeader(require=...) is a header's name and the value that proves the platform, as two strings."
+            raise ConfigurationError(msg)
+
+
+def _header_name(name: object) -> bytes:
+    """Check a header's name, and return it in lower case."""
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        msg = f"{name!r} is not a header name."
+        raise ConfigurationError(msg)
+    return name.lower().encode()
+
+
+def _check_hops(n: object) -> None:
+    """Check a number of proxies."""
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= ELEMENTS:
+        msg = f"the number of hops is {n!r}: count the proxies that append to the header, from 1 to {ELEMENTS}."
+        raise ConfigurationError(msg)

@@ -1,4 +1,4 @@
-"""Where each field came from, or why nothing gave it: expressions and kinds of nothing, never a value."""
+"""Which expression gave each field, or why none did. It never holds a value."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -92,17 +92,17 @@ class Shows(Protocol):
     """An extractor that can show what it found."""
 
     def values(self, response: CheckoutResponse) -> Mapping[str, Any]:
-        """Give what the fields of `explain` hold, where the gate lets nothing through, too: personal data."""
+        """Give the values of the fields of `explain`, of an unpaid object too: personal data."""
         ...
 
 
 def explain(response: CheckoutResponse, extractor: Extractor | Explains) -> Explanation:
     """Say for every field which expression of `extractor` gave it, or what was tried and why it gave nothing.
 
-    Works for `extract.json` and the presets; of a function of your own it says that it cannot look inside.
+    Works for `extract.json` and the presets. Of a function of your own, it says that it cannot look inside.
 
     Raises:
-        ExtractionError: the body cannot be decoded, or it is no JSON.
+        ExtractionError: the body cannot be decoded, or is not JSON.
     """
     explained = _asked(extractor.explain, response) if isinstance(extractor, Explains) else None
     if isinstance(explained, Explanation):
@@ -115,14 +115,14 @@ def values(response: CheckoutResponse, extractor: Extractor | Shows) -> Mapping[
     """Give what the fields of `explain` hold, those of an unpaid object too: personal data. Of a function, nothing.
 
     Raises:
-        ExtractionError: the body cannot be decoded, it is no JSON, or an expression failed on it.
+        ExtractionError: the body cannot be decoded or is not JSON, or an expression failed on it.
     """
     shown = _asked(extractor.values, response) if isinstance(extractor, Shows) else None
     return cast("Mapping[str, Any]", shown) if isinstance(shown, Mapping) else {}
 
 
 def told(response: CheckoutResponse, extractor: Extractor | None) -> Explanation:
-    """Explain for a line to a person, which must not cost the record: nothing is seen where it cannot be said."""
+    """Explain for a message. If that fails, the explanation is empty: a message must not cost the record."""
     with suppress(ExtractionError):
         if extractor is not None:
             return explain(response, extractor)
@@ -130,7 +130,7 @@ def told(response: CheckoutResponse, extractor: Extractor | None) -> Explanation
 
 
 def _asked(method: Callable[[CheckoutResponse], object], response: CheckoutResponse) -> object:
-    """Ask it; None where it fails: a class of the merchant's own may have a method of this name for something else."""
+    """Call it. None if it fails: a class of the merchant's own may use this method's name for something else."""
     try:
         return method(response)
     except ExtractionError:

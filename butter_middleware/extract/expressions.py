@@ -1,4 +1,4 @@
-"""Declarative extraction: one JMESPath expression a field (https://jmespath.org/specification.html)."""
+"""Declarative extraction: one JMESPath expression for each field (https://jmespath.org/specification.html)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Expressions:
         """Read a response.
 
         Raises:
-            ExtractionError: the body is no JSON, or an expression failed on it.
+            ExtractionError: the body is not JSON, or an expression failed on it.
         """
         body = response.json()
         return {name: _search(name, expression, body) for name, expression in self.fields.items()}
@@ -46,9 +46,8 @@ class Expressions:
 def json(**fields: str) -> Expressions:
     """Return an extractor that reads each field by a JMESPath expression, such as `invoice_id="invoice.id || invoice"`.
 
-    An expression that finds nothing leaves its field to the annotations: null, false, and what is empty or blank, as
-    JMESPath's own `||` has it. `ipv4_address` is for routes with
-    `address_from_body=True`.
+    If an expression finds nothing, its field is left to the annotations. Nothing is null, false, and what is empty or
+    blank, as for JMESPath's `||`. `ipv4_address` is for routes with `address_from_body=True`.
 
     Raises:
         ConfigurationError: no field, an unknown field, or an expression that does not compile, which is shown.

@@ -1,4 +1,4 @@
-"""The functions that the tables' expressions have beside JMESPath's own."""
+"""The functions that the tables' expressions may use in addition to JMESPath's."""
 
 import re
 from typing import Any, Final, cast

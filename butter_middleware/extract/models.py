@@ -16,7 +16,7 @@ def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Calla
     """Return an extractor that parses the body as `model` and gives it to `function`.
 
     Raises:
-        ConfigurationError: `model` is no pydantic model, or `function` is a coroutine function.
+        ConfigurationError: `model` is not a pydantic model, or `function` is a coroutine function.
     """
     if not _is_model(model):
         msg = "extract.model(): the first argument is not a pydantic model class. Pass the endpoint's response model."

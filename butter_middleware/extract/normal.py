@@ -1,6 +1,6 @@
 """The one form in which keys and words are compared: `customerDetails` and `customer_details` are one key.
 
-SDKs and frameworks serialise a PSP's object anew: snake_case as camelCase or PascalCase, words in capitals.
+SDKs and frameworks serialise a PSP's object again: snake_case as camelCase or PascalCase, words in capitals.
 """
 
 import re
@@ -30,7 +30,7 @@ def word(value: object) -> str:
 def normal(node: object, own: AbstractSet[str] = frozenset(), depth: int = 0) -> object:
     """Return a body with its keys in their normal form.
 
-    If two keys become one, the PSP's `own` spelling holds. If that does not decide, the value is null: it is ambiguous.
+    If two keys become one, the PSP's `own` spelling is used. If that does not decide, the value is null.
     """
     if depth > DEEPEST:
         return None

@@ -43,7 +43,7 @@ def path(expression: str, *, table: bool = False) -> Path:
     """Compile an expression whole: a merchant's, or one of a `table`, whose keys are read in their normal form.
 
     Raises:
-        JMESPathError: it is none.
+        JMESPathError: it is not an expression.
     """
     parsed: Any = jmespath.compile(expression)
     if not table:
@@ -62,7 +62,7 @@ def alternatives(expression: str, *, table: bool = False) -> tuple[Path, ...]:
     """Split `a || b` into its alternatives.
 
     Raises:
-        JMESPathError: it is no expression.
+        JMESPathError: it is not an expression.
     """
     path(expression)
     cuts = [0]
@@ -70,7 +70,7 @@ def alternatives(expression: str, *, table: bool = False) -> tuple[Path, ...]:
     for token in Lexer().tokenize(expression):
         depth += (token["type"] in _OPENING) - (token["type"] in _CLOSING)
         if depth == 0 and token["type"] == "pipe":
-            return (path(expression, table=table),)  # binds weaker than ||: what stands before it is no alternative
+            return (path(expression, table=table),)  # binds weaker than ||: there are no alternatives at the top
         if depth == 0 and token["type"] == "or":
             cuts += [token["start"], token["start"] + len("||")]
     cuts.append(len(expression))
@@ -112,7 +112,7 @@ def _outcome(one: Path, body: object) -> Outcome:
 
 
 def _is_there(node: dict[str, Any], body: object) -> bool:
-    """Say whether a null stands in the body; only of a key, or keys of keys, is it known where it would be."""
+    """Return whether the body has a null there. Known for a key, or keys of keys; otherwise True."""
     steps: list[dict[str, Any]] = node["children"] if node["type"] == "subexpression" else [node]
     if any(step["type"] != "field" for step in steps):
         return True

@@ -1,4 +1,4 @@
-"""How a PSP's objects are found in a response and read: the machine behind the tables in `tables/`."""
+"""Finds and reads a PSP's objects in a response, as the tables in `tables/` say."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -34,8 +34,8 @@ WRAPPERS: Final = frozenset(
         *("invoice", "order", "purchase", "subscription", "transaction", "transactions"),
     }
 )
-"""Keys under which shops hand a PSP's object on, in any spelling. Others, such as `customer` or `subscriptions`, hold
-those of other purchases."""
+"""Keys under which shops pass on a PSP's object, in any spelling. Others, such as `customer` or `subscriptions`, have
+objects of other purchases."""
 _REFERENCES: Final = frozenset(
     f"{prefix}{noun}{suffix}"
     for prefix in ("", "current", "latest")
@@ -47,9 +47,9 @@ _NAMING: Final = tuple(name for name in EVIDENCE_IDS if name != "network_transac
 """The IDs by which objects of one checkout name one another."""
 _DEEPEST: Final = 8
 _MOST: Final = 1000
-"""Objects of a response that are looked at, a fraction of a millisecond each: one with more is not a checkout."""
+"""How many objects of a response are looked at, a fraction of a millisecond each. A checkout has fewer."""
 _MOST_ITEMS: Final = 1001
-"""Items of one object that are looked at: with more than a thousand it is parked, as what any extractor gives."""
+"""How many items of one object are looked at. With more than a thousand records, a capture is parked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,11 +69,11 @@ class Shape:
     paid: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """The gate: each expression's value is one of its words."""
     unpaid: str = ""
-    """True if it is not a payment all the same."""
+    """True if it is not a payment in spite of the gate."""
     promise: str = ""
-    """True if it only says that it will be paid: it counts if nothing beside it is a payment that is under way."""
+    """True if it only promises a payment. It counts if no other object is a payment in progress."""
     pending: str = ""
-    """True if it is a step before a payment. What has a gate is one if the gate is closed."""
+    """True if it is a step before a payment. An object with a closed gate is one too."""
     each: str = ""
     """A list within the object: one record for each of its items..."""
     of_each: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -81,13 +81,13 @@ class Shape:
     test: str = ""
     """True of an object of the PSP's test mode."""
     under: tuple[str, ...] = ()
-    """Keys that say what stands under them..."""
+    """Keys that identify the object under them..."""
     when_under: str = ""
     """...so that this is enough there. Asked after `when` of all shapes."""
     never_under: tuple[str, ...] = ()
-    """Keys that say that what stands under them is another thing, however alike."""
+    """Keys under which a similar object is another thing."""
     when_at: str = ""
-    """Enough where the merchant points by `at`, if that is not what is enough under such a key."""
+    """Enough for the place that the merchant names by `at`, if it differs from `when_under`."""
 
     def barrier(self, node: Object) -> str:
         """Return the expression because of which it is not paid; empty if it is paid."""
@@ -153,9 +153,9 @@ STEP: Final = Shape(
     unpaid=NEVER,
     pending=f"client_secret || requires_action || error || errors || says(status, {_UNDER_WAY})",
 )
-"""What a shop answers before, or instead of, the payment. Asked last."""
+"""What a shop answers before a payment, or instead of one. Tried last."""
 SEVERAL: Final = Shape("several payments", when="", unpaid=NEVER)
-"""Stands for a list of payments that may be of other checkouts."""
+"""A list of payments that may be of other checkouts."""
 
 
 class Found(NamedTuple):
@@ -166,7 +166,7 @@ class Found(NamedTuple):
     barrier: str
     """Why it is not paid, or empty."""
     lists: int = 0
-    """In how many lists it stands, which may hold what other checkouts paid."""
+    """How many lists it is in. Lists may contain payments of other checkouts."""
 
     @classmethod
     def of(cls, shape: Shape, node: Object) -> "Found":
@@ -180,18 +180,18 @@ class Found(NamedTuple):
 
     @property
     def deciding(self) -> object:
-        """What stands where the gate looked, if that is one place."""
+        """The value that the gate looked at, if it is one value."""
         return path(self.barrier, table=True).search(self.node) if self.barrier in self.shape.paid else False
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """An extractor for one PSP's objects, wherever in a response they stand."""
+    """An extractor for one PSP's objects, wherever they are in a response."""
 
     psp: Psp
     shapes: tuple[Shape, ...]
     at: str | None = None
-    """Where the object stands, as JMESPath; None looks through the usual wrappers."""
+    """The object's place, as JMESPath. None looks through the usual wrappers."""
     wrappers: frozenset[str] = WRAPPERS
     prepare: Callable[[object], object] = lambda body: body
     """Undoes what a framework makes of the SDK's own objects."""
@@ -224,7 +224,7 @@ class Preset:
         if not paid:
             return self._nothing(body, found)
         records = _joined([one.shape.records(one.node) for one in paid])
-        # Apart from the fields, so that nobody takes it for the shopper's address without having said so.
+        # Separate from the fields: only a route with address_from_body may take it for the shopper's address.
         addresses = tuple(record.pop(ADDRESS, "") for record in records)
         test_mode = any(holds(one.shape.test, one.node) for one in paid) or holds(self.test, normal.normal(body))
         return Payments(tuple(records), test_mode=test_mode, addresses=addresses)
@@ -239,7 +239,7 @@ class Preset:
         return Explanation(str(self), f"{one.shape.name}{more}, {_state(one)}", tuple(one.shape.explain(one.node)))
 
     def values(self, response: CheckoutResponse) -> dict[str, str]:
-        """Return what the object that `explain` is about gives, paid or not: personal data."""
+        """Return the values of the object that `explain` describes, paid or not: personal data."""
         found = self._found(self.prepare(response.json()))
         if not found:
             return {}
@@ -282,7 +282,7 @@ class Preset:
             found = list(self._find(normal.normal(body, self.own), "", {}, budget))
         else:
             found = list(self._find(normal.normal(path(self.at).search(body), self.own), None, {}, budget))
-        # What stands alone is this checkout's; of what is listed beside it, only what names it.
+        # An object outside lists is this checkout's. Of those in lists, only the ones that name it are.
         known = [one for one in found if one.shape in self.shapes] or found
         least = min((one.lists for one in known), default=0)
         alone = [one for one in found if one.lists == least]
@@ -309,7 +309,7 @@ class Preset:
             yield from self._within(cast("Object", node), key, budget, depth)
 
     def _listed(self, items: list[list[Found]], key: str | None, parent: Object) -> Iterator[Found]:
-        """Give what a list holds, if it is of one checkout: there may be those of others in it."""
+        """Give the objects of a list, if all are of one checkout."""
         if key is None or not any(one.shape in self.shapes for item in items for one in item):
             yield from (one for item in items for one in item)
             return
@@ -339,7 +339,7 @@ class Preset:
             yield Found.of(STEP, node)
 
     def _shape(self, node: Object, key: str | None) -> Shape | None:
-        """Return the shape of an object that stands under `key`, or where the merchant points if that is None."""
+        """Return the shape of an object under `key`. None is the place that the merchant names by `at`."""
         rules = [(shape, shape.when) for shape in self.shapes if (key or "") not in map(normal.key, shape.never_under)]
         if key is None:
             rules += [(shape, shape.when_at or shape.when_under) for shape in self.shapes]
@@ -348,7 +348,7 @@ class Preset:
         return next((shape for shape, when in [*rules, (REFUSED, REFUSED.when)] if holds(when, node)), None)
 
     def _child(self, node: Object, name: str) -> object:
-        """Return what stands under a wrapper; the attributes of JSON:API with the ID, which stands beside them."""
+        """Return the object under a wrapper. JSON:API's attributes get the ID of the object that holds them."""
         if name != "attributes" or not isinstance(node[name], dict):
             return cast("object", node[name])
         child = cast("Object", node[name])
