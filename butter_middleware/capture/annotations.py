@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Unpack, cast
 from uuid import UUID
 from weakref import ReferenceType, WeakSet, ref
@@ -44,9 +45,9 @@ def annotate(request_or_scope: ASGIRequest | Mapping[str, Any], **fields: Unpack
 
     Takes the request of any framework that keeps its ASGI scope (Starlette, FastAPI, Django, Litestar, Quart, Falcon,
     BlackSheep), or the scope itself, and the fields of `Checkout`. May be called more than once: the later value of a
-    field holds, and an explicit value from the route's extractor wins over both. It never raises, since it stands
-    inside a checkout: a call that cannot take effect is logged as a warning, and a wrong field or value parks the
-    capture with the reason.
+    field holds, and a value from the route's extractor wins over both. It never raises, since it is called
+    inside a checkout: a call without effect is logged as a warning, and a wrong field or value parks the capture with
+    the reason.
     """
     scope = request_scope(request_or_scope)
     if scope is None:
@@ -106,7 +107,8 @@ def shown(scope: Mapping[str, Any]) -> str:
     """Return method and path for a message. What may be a value in the path is left out, since it may be personal."""
     params: object = scope.get("path_params")
     values: set[str] | None = None
-    if isinstance(params, Mapping):
+    # Within an app that is mounted and is not Starlette's, these are the parameters of the mount only.
+    if isinstance(params, Mapping) and isinstance(scope.get("endpoint"), FunctionType | MethodType | type):
         with suppress(Exception):  # a converter of the merchant's own
             given = cast("Mapping[str, object]", params).values()
             values = {part for value in given for part in str(value).split("/")}
@@ -122,8 +124,8 @@ def shown(scope: Mapping[str, Any]) -> str:
 class CheckoutNote:
     """`annotate` as a dependency of FastAPI: `note: Annotated[CheckoutNote, Depends()]`, then `note.annotate(...)`.
 
-    For endpoints, dependencies and services that should not know the request. Where a dependency and its endpoint both
-    ask for it, they write the notes of one request.
+    For endpoints, dependencies and services that should not know the request. All of one request write into the same
+    notes.
     """
 
     def __init__(self, connection: HTTPConnection) -> None:

@@ -69,17 +69,8 @@ def walkable(app: object) -> bool:
     return isinstance(_innermost(app), Starlette | Router)
 
 
-def watched(app: object, butter: object) -> Iterator[object]:
+def watched(app: object, butter: object, depth: int = LAYERS) -> Iterator[object]:
     """Find what the `ButterMiddleware` of a `Butter` wraps: in an app, around it, and in what is mounted in it."""
-    yield from _watched(app, butter, LAYERS)
-
-
-def app_routes(app: object) -> Iterator[AppRoute]:
-    """Give each route of the app, with its mounts' prefixes."""
-    yield from _walk(app, "", LAYERS)
-
-
-def _watched(app: object, butter: object, depth: int) -> Iterator[object]:
     for layer in _layers(app):
         if getattr(layer, "butter", None) is butter:
             yield getattr(layer, "app", None)
@@ -90,7 +81,7 @@ def _watched(app: object, butter: object, depth: int) -> Iterator[object]:
         if isinstance(layer, Starlette | Router) and depth:
             for route in _effective(layer.routes):
                 if isinstance(_kind(route), Mount | Host):
-                    yield from _watched(route.app, butter, depth - 1)
+                    yield from watched(route.app, butter, depth - 1)
 
 
 def _layers(app: object) -> Iterator[object]:
@@ -109,7 +100,8 @@ def _innermost(app: object) -> object:
     return innermost
 
 
-def _walk(app: object, prefix: str, depth: int) -> Iterator[AppRoute]:
+def app_routes(app: object, prefix: str = "", depth: int = LAYERS) -> Iterator[AppRoute]:
+    """Give each route of the app, with its mounts' prefixes."""
     inner = _innermost(app)
     if isinstance(inner, StaticFiles):
         yield AppRoute(prefix + _REST, frozenset({"GET", "HEAD"}))
@@ -120,21 +112,19 @@ def _walk(app: object, prefix: str, depth: int) -> Iterator[AppRoute]:
     router = inner.router if isinstance(inner, Starlette) else inner
     if getattr(router.default, "__func__", None) is not Router.not_found:
         yield AppRoute(prefix + _REST, None)
-    for route in _effective(router.routes):
-        yield from _of(route, prefix, depth)
-    root_path: Any = getattr(inner, "root_path", "")
-    if isinstance(root_path, str) and root_path.strip("/"):
-        # FastAPI sets root_path within the app: a middleware around it sees the path with it, or without.
+    # FastAPI sets root_path within the app: a middleware around it sees the path with it, or without.
+    root_path = str(getattr(inner, "root_path", "")).rstrip("/")
+    for start in dict.fromkeys((prefix, prefix + root_path)):
         for route in _effective(router.routes):
-            yield from _of(route, prefix + root_path.rstrip("/"), depth)
+            yield from _of(route, start, depth)
 
 
 def _of(route: Any, prefix: str, depth: int) -> Iterator[AppRoute]:  # noqa: ANN401 - a route, or FastAPI's view of one
     kind = _kind(route)
     if isinstance(kind, Mount):
-        yield from _walk(route.app, prefix + route.path, depth - 1)
+        yield from app_routes(route.app, prefix + route.path, depth - 1)
     elif isinstance(kind, Host):
-        yield from _walk(route.app, prefix, depth - 1)
+        yield from app_routes(route.app, prefix, depth - 1)
     elif isinstance(kind, Route):
         yield AppRoute(prefix + route.path, _methods(route))
     elif not isinstance(kind, WebSocketRoute):

@@ -13,11 +13,12 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutNote, CheckoutRoute, annotate
 from butter_middleware._utils import log_thread
+from butter_middleware._utils.asgi import Receive, Scope, Send
 from butter_middleware.testing import FakeButter
 
 HEADERS = {"x-forwarded-for": SHOPPER}
@@ -123,6 +124,19 @@ def test_the_request_is_named_without_its_values(
     shop = Starlette(routes=[Route(template, pay, methods=["POST"])], middleware=[Middleware(ButterMiddleware, butter)])
     TestClient(shop).post(path)
     assert f"annotate() had no effect on {told}: no checkout route matched it." in caplog.text
+
+
+def test_a_mounted_app_of_another_framework_shows_no_path(butter: Butter, caplog: pytest.LogCaptureFixture) -> None:
+    """Starlette knows the parameters of its mount only: what another router takes for a value is not shown."""
+
+    class Other:
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            annotate(scope, invoice_id="in_1")
+            await Response()(scope, receive, send)
+
+    shop = Starlette(routes=[Mount("/other", Other())], middleware=[Middleware(ButterMiddleware, butter)])
+    TestClient(shop).post("/other/jane/pay")
+    assert "annotate() had no effect on POST /…/…/…: no checkout route matched it." in caplog.text
 
 
 def test_a_request_that_the_middleware_did_not_see(butter: Butter, caplog: pytest.LogCaptureFixture) -> None:
