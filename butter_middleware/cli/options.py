@@ -79,26 +79,20 @@ def command(
     return decorate
 
 
-def outbox_option(command: C) -> C:
-    """Give a command `--outbox`."""
-    return click.option(
-        "--outbox",
-        type=click.Path(dir_okay=False),
-        envvar="BUTTER_OUTBOX",
-        show_envvar=True,
-        help="The outbox's file, as Butter(outbox=...) names it.",
-    )(command)
-
-
-def app_option(command: C) -> C:
-    """Give a command `--app`."""
-    return click.option(
-        "--app",
-        metavar="MODULE:NAME",
-        envvar="BUTTER_APP",
-        show_envvar=True,
-        help="Your Butter, or the app that it is mounted in, such as shop.main:butter; imported from this directory.",
-    )(command)
+outbox_option: Final = click.option(
+    "--outbox",
+    type=click.Path(dir_okay=False),
+    envvar="BUTTER_OUTBOX",
+    show_envvar=True,
+    help="The outbox's file, as Butter(outbox=...) names it.",
+)
+app_option: Final = click.option(
+    "--app",
+    metavar="MODULE:NAME",
+    envvar="BUTTER_APP",
+    show_envvar=True,
+    help="Your Butter, or the app that it is mounted in, such as shop.main:butter; imported from this directory.",
+)
 
 
 def outbox_options(function: C) -> C:
@@ -117,7 +111,7 @@ def default_option(name: str, default: Any, kind: Any, help_: str) -> Callable[[
 
 
 def by_hand(name: str) -> bool:
-    """Whether an option stands on the command line, and not in the environment."""
+    """Return whether an option is given on the command line, and not by the environment."""
     context = click.get_current_context(silent=True)
     return context is not None and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 

@@ -74,7 +74,7 @@ class Desk:
 
     def fill(self) -> None:
         """Have one dead record and one parked capture in the outbox."""
-        self.fake.respond_with(422)
+        self.fake.respond_with(422, 422)  # the ping at the start, and the record
         fields: dict[str, Any] = {"customer_email": "a@example.com", "ipv4_address": "81.2.69.142", "psp": "stripe"}
         with self.shop() as (client, butter):
             butter.record(Checkout(**fields, invoice_id="in_1"))
