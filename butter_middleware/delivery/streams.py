@@ -8,7 +8,7 @@ import asyncio
 import ssl
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import httpcore
@@ -35,8 +35,8 @@ class Backend(httpcore.AsyncNetworkBackend):
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            other = httpcore.AnyIOBackend()
-            return await other.connect_tcp(host, port, timeout, local_address, socket_options)
+            trios = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
+            return await trios.connect_tcp(host, port, timeout, local_address, socket_options)
         with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
             _transport, stream = await loop.create_connection(
                 _Stream,
