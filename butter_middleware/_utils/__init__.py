@@ -1,1 +1,1 @@
-"""What any module may use: ASGI types, lazy imports, the log thread, fork hooks, futures."""
+"""What any module may use: ASGI types, lazy imports, the log thread, futures."""

@@ -6,11 +6,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import TIMEOUT_MAX, Lock
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import anyio
-
-T = TypeVar("T")
 
 TRIES: Final = 3
 TIRED_SECONDS: Final = 30.0
@@ -69,13 +67,6 @@ class Waker:
                 self._lock.release()
 
 
-def done(result: T) -> "Future[T]":
-    """Return a future of what is done."""
-    future: Future[T] = Future()
-    future.set_result(result)
-    return future
-
-
 def failed(error: Exception) -> "Future[Any]":
     """Return a future of what has failed."""
     future: Future[Any] = Future()
@@ -86,7 +77,12 @@ def failed(error: Exception) -> "Future[Any]":
 async def wait_at_most(future: "Future[Any]", seconds: float) -> bool:
     """Wait until `future` is done, but no longer than `seconds`; say whether it is. Works on asyncio and on trio."""
     done = anyio.Event()
-    call_soon = _call_soon()
+    try:
+        call_soon: Callable[[Callable[[], object]], object] = asyncio.get_running_loop().call_soon_threadsafe
+    except RuntimeError:
+        from trio.lowlevel import current_trio_token  # noqa: PLC0415 - only where the app itself runs on trio
+
+        call_soon = current_trio_token().run_sync_soon
 
     def wake(_future: "Future[Any]") -> None:
         # The loop may be gone by then; nobody waits on it any more.
@@ -99,16 +95,6 @@ async def wait_at_most(future: "Future[Any]", seconds: float) -> bool:
     return future.done()
 
 
-def _call_soon() -> Callable[[Callable[[], object]], object]:
-    """Return the running loop's function that another thread may call."""
-    try:
-        return asyncio.get_running_loop().call_soon_threadsafe
-    except RuntimeError:
-        from trio.lowlevel import current_trio_token  # noqa: PLC0415 - only where the app itself runs on trio
-
-        return current_trio_token().run_sync_soon
-
-
 async def wait(event: asyncio.Event, seconds: float) -> None:
     """Wait for an event, and set it after `seconds`."""
     timer = asyncio.get_running_loop().call_later(seconds, event.set)
@@ -116,8 +102,3 @@ async def wait(event: asyncio.Event, seconds: float) -> None:
         await event.wait()
     finally:
         timer.cancel()
-
-
-async def result_of(future: "Future[T]") -> T:
-    """Wait for what another thread does, in asyncio."""
-    return future.result() if future.done() else await asyncio.wrap_future(future)

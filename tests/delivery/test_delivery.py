@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import logging
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -365,6 +366,41 @@ def test_a_busy_record_is_tried_again_later() -> None:
     outbox = world.outbox(range(10))
     world.run(outbox, done(outbox))
     assert world.settled == {Settled.DELIVERED: 10, Settled.RETRY: world.posts.count("in_0") - 1}
+
+
+@pytest.mark.parametrize(
+    ("used", "gaps"),
+    [
+        (0.0005, [0.002, 0.002]),
+        (0.0015, [0.003, 0.003, 0.003, 0.003]),
+        (0.005, [0.005] * 8),
+        (0.5, [0.1] * 8),
+    ],
+)
+def test_sending_leaves_the_interpreter_to_the_app(
+    used: float, gaps: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For as long as sending used the processor nothing more is sent: in gaps of 2 ms at least and 100 ms at most."""
+    slept: list[float] = []
+    thread_time, sleep = [100.0], asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        if seconds:
+            slept.append(round(seconds, 6))
+        await sleep(0)
+
+    def answer(_world: World, _invoice: str) -> Answer:
+        thread_time[0] += used
+        return OK
+
+    monkeypatch.setattr(time, "thread_time", lambda: thread_time[0])
+    monkeypatch.setattr(asyncio, "sleep", note)
+    world = World(answer)
+    delivery = world.delivery(senders=1)
+    del delivery._pace
+    outbox = world.outbox(range(9))
+    world.run(outbox, done(outbox), delivery)
+    assert slept == gaps
 
 
 def test_a_courier_that_raises_is_an_outage() -> None:
