@@ -452,6 +452,23 @@ def test_a_checkout_while_it_closes_starts_the_threads_once(
     assert running == ["butter-read", "butter-send", "butter-store"]
 
 
+def test_a_flush_that_waits_costs_no_processor(make_butter: Callable[..., Butter]) -> None:
+    """Beside an extractor that hangs, it sleeps until something changes."""
+    asked, release = threading.Event(), threading.Event()
+
+    def wait(_response: CheckoutResponse) -> None:
+        asked.set()
+        release.wait(20)
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart}", "stripe", wait), drain_timeout=0)
+    anyio.run(drive, ButterMiddleware(sends(start(200), body(b"{}")), butter), http_scope("/checkout/1"))
+    assert asked.wait(20)
+    begun = time.thread_time()
+    assert not butter.flush(1.0)
+    assert time.thread_time() - begun < 0.1
+    release.set()
+
+
 def test_backoff_takes_nothing_of_the_apps_randomness(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """An app that seeded the generator which all share finds it as it left it, beside an outage too."""
     fake.respond_with(*[503] * 20)
