@@ -104,7 +104,7 @@ class Pipeline:
             sent="sent" if components.queue is None else "put into the queue",
             configuration=_digest(components),
         )
-        self._events.listener = components.listener
+        self._events.listener, self._events.listens_to = components.listener, components.listens_to
         self._forget()
         components.built(self)
 

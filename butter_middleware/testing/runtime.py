@@ -78,6 +78,7 @@ class InboxRuntime:
             pings=False,
             built=built,
             listener=self._hear,
+            listens_to=(object,),
         )
         return self._sending_here(fake) if here else fake
 
