@@ -146,9 +146,8 @@ class Campaign:
         restarts = number % 5 == 4
         if restarts:
             self.stop()
-        self.kept += b"".join(
-            Path(f"{self.path}{suffix}").read_bytes() for suffix in SUFFIXES if Path(f"{self.path}{suffix}").exists()
-        )
+        until(lambda: not self.missing(self.stored()), "what was bought before is stored or sent", 60)
+        self.kept += self.stored()
         DAMAGES[damage](self.path, self.chance)
         if restarts:
             self.start()
@@ -156,10 +155,15 @@ class Campaign:
         self.butter.away = False
         until(lambda: self.missing() == [], f"round {number}, {damage}: all is sent or in a damaged file", 120)
 
-    def missing(self) -> list[str]:
+    def stored(self) -> bytes:
+        """Return all that the file and its log hold."""
+        files = [Path(f"{self.path}{suffix}") for suffix in SUFFIXES]
+        return b"".join(file.read_bytes() for file in files if file.exists())
+
+    def missing(self, stored: bytes = b"") -> list[str]:
         """Return what is neither with Butter nor in a damaged file."""
         sent, aside = self.sent(), [*self.path.parent.glob("*.corrupt-*")]
-        kept = self.kept + b"".join(file.read_bytes() for file in aside)
+        kept = self.kept + stored + b"".join(file.read_bytes() for file in aside)
         return [invoice for invoice in self.bought if invoice not in sent and invoice.encode() not in kept]
 
     def sent(self) -> set[str]:

@@ -61,8 +61,11 @@ class Part:
         return f"Part({'shopper' if self.shopper else 'payment'})"
 
 
-def joined(shopper: Part | None, payment: Part | None) -> Record | None:
-    """Return the record that two parts make, or None where they do not yet make one."""
+def joined(shopper: Part | None, payment: Part | None, traceparent: str) -> Record | None:
+    """Return the record that two parts make, or None if they do not make one yet.
+
+    Its time is the later part's. Its trace is that of the part which completes it.
+    """
     if shopper is None or payment is None:
         return None
     theirs = {name: value for name, value in payment.fields.items() if name not in _SHOPPERS}
@@ -74,4 +77,4 @@ def joined(shopper: Part | None, payment: Part | None) -> Record | None:
         return None
     last = max(shopper.captured_at, payment.captured_at)
     told = sources_text(sources.pop("", ""), sources) if sources else ""
-    return Record.of(checkout, last, payment.traceparent or shopper.traceparent, told)
+    return Record.of(checkout, last, traceparent, told)

@@ -242,7 +242,8 @@ class MemoryStore:
             return [Skip.DUPLICATE]
         place = part.key, part.shopper
         self._parts[place] = part.after(self._parts.get(place))
-        record = joined(self._parts.get((part.key, True)), self._parts.get((part.key, False)))
+        shopper, payment = self._parts.get((part.key, True)), self._parts.get((part.key, False))
+        record = joined(shopper, payment, part.traceparent)
         if record is None:
             return ()
         for shopper in (True, False):

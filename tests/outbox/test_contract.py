@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -451,6 +452,19 @@ def test_what_was_joined_is_known_for_a_week(store: Store, clock: SteadyClock) -
     prune(store, clock)
     assert take(store, part(1, shopper=False)) == 0
     assert store.counts().parts == 1
+
+
+@pytest.mark.parametrize("shopper_first", [True, False])
+@pytest.mark.parametrize("traces", [("00-1-1-01", "00-2-2-01"), ("00-1-1-01", ""), ("", "00-2-2-01")])
+def test_a_joined_record_has_the_time_and_the_trace_of_its_last_part(
+    store: Store, traces: tuple[str, str], *, shopper_first: bool
+) -> None:
+    """In memory and on disk alike, whichever part completes it and whether the others were traced."""
+    for number, trace in enumerate(traces):
+        given = part(1, shopper=shopper_first is not bool(number), at=NOW - 10 + number)
+        take(store, replace(given, traceparent=trace))
+    record = the_only(store).record
+    assert (record.captured_at, record.traceparent) == (NOW - 9, traces[1])
 
 
 def test_a_joined_record_is_known_by_its_key(store: Store) -> None:

@@ -259,7 +259,7 @@ class SQLiteStore(Database):
         rows = connection.execute(sql, (part.key,)).fetchall()
         parts = {bool(shopper): Part(part.key, bool(shopper), json.loads(fields), at) for shopper, fields, at in rows}
         parts[part.shopper] = kept = part.after(parts.get(part.shopper))
-        record = joined(parts.get(True), parts.get(False))
+        record = joined(parts.get(True), parts.get(False), part.traceparent)
         if record is None:
             row = (kept.key, kept.shopper, json.dumps(dict(kept.fields), default=_text), kept.captured_at)
             connection.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)", row)
