@@ -19,6 +19,7 @@ f  Butter will never accept this record as it is; a person decides.
 g  The leader reads again what is parked, and what a dead or hung process left captured.
 """
 
+import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -210,15 +211,15 @@ class Store(Protocol):
     `ConfigurationError` if the file is another program's or a newer version's, `OutboxBusyError` if the write lock
     could not be had, `OutboxFullError` if a bound is reached, and `OutboxReplacedError` once if the file is another
     one than before. A raised fault leaves nothing half done, and the same call may be tried again.
+
+    A method that has a body here answers for a store that no other process shares.
     """
 
     alerts: Alerts
     """Says each fault once, and that it is over."""
 
-    @property
-    def durable(self) -> bool:
-        """Whether what it took outlives the process."""
-        ...
+    durable: bool
+    """Whether what it took outlives the process."""
 
     def open(self) -> None:
         """Open, and create or bring up to date what is not there. Does nothing if it is open."""
@@ -235,7 +236,7 @@ class Store(Protocol):
     @property
     def unreadable(self) -> int:
         """How many captures it met that another version wrote."""
-        ...
+        return 0
 
     def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
         """Give those of the captures that are still there, in order."""
@@ -310,15 +311,15 @@ class Store(Protocol):
 
     def lead(self) -> bool:
         """Whether this process leads, taking the lead if it is free. Never blocks."""
-        ...
+        return True
 
     def leader(self) -> int | None:
         """Give the process that leads. 0: it cannot be told which. None: there is none."""
-        ...
+        return os.getpid()
 
     def alone(self) -> bool:
         """Whether no other process lives that reads what it captures."""
-        ...
+        return True
 
     def release_lead(self) -> None:
         """Let go of the lead."""
@@ -326,7 +327,7 @@ class Store(Protocol):
 
     def changed(self) -> bool:
         """Whether another process wrote since the last call; True at first."""
-        ...
+        return False
 
     def checkpoint(self, *, idle: bool) -> None:
         """Move what is in the log into the file if the log is long; sooner if there is nothing else to do."""
@@ -337,7 +338,7 @@ class Store(Protocol):
 
         Called between two transactions. It waits for no other process. The next call of a method connects again.
         """
-        ...
+        return True
 
     def forget(self) -> None:
         """In a forked child, let go of what is the parent's without touching it. The store is of no use afterwards."""

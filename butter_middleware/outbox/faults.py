@@ -56,7 +56,8 @@ def fault_of(error: Exception) -> Fault:
             return fault
     if isinstance(error, OSError):
         return Fault.FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else Fault.UNUSABLE
-    code = primary_code(error)
+    code = getattr(error, "sqlite_errorcode", None)
+    code = code & 0xFF if isinstance(code, int) else None  # an extended code holds the primary one in its low byte
     if code == sqlite3.SQLITE_FULL:
         return Fault.FULL
     if code in _CORRUPT:
@@ -69,12 +70,6 @@ _FAULTS: Final = {
     OutboxReplacedError: Fault.REPLACED,
     OutboxBusyError: Fault.UNUSABLE,
 }
-
-
-def primary_code(error: Exception) -> int | None:
-    """Return SQLite's primary result code; an extended code holds it in its low byte."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code & 0xFF if isinstance(code, int) else None
 
 
 def describe(error: Exception) -> str:

@@ -3,7 +3,6 @@
 import heapq
 import itertools
 import json
-import os
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -31,6 +30,7 @@ from butter_middleware.outbox.base import (
     Resolved,
     Settled,
     Settlement,
+    Store,
     StoredCapture,
     size_of,
 )
@@ -108,7 +108,7 @@ class _Waiting:
     attempts: int = 0
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """The store of a `MemoryOutbox`. `append` and `add` fail with `OutboxFullError` beyond its limit.
 
     What one checkout resolves to is always taken. `close` keeps what lies here for the next `open`.
@@ -157,9 +157,11 @@ class MemoryStore:
     def close(self) -> None:
         """Do nothing: what lies here is given again after the next `open`."""
 
-    def disconnect(self) -> bool:
-        """Say that a child may have a store of its own."""
-        return True
+    def release_lead(self) -> None:
+        """Do nothing: nobody else can have it."""
+
+    def checkpoint(self, *, idle: bool) -> None:
+        """Do nothing: there is no log."""
 
     # Captures.
 
@@ -175,11 +177,6 @@ class MemoryStore:
             self._newest = number
         self._bytes += sum(sizes)
         return numbers
-
-    @property
-    def unreadable(self) -> int:
-        """How many captures it met that another version wrote: none."""
-        return 0
 
     def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
         """Give those that are still there."""
@@ -246,8 +243,8 @@ class MemoryStore:
         record = joined(shopper, payment, part.traceparent)
         if record is None:
             return ()
-        for shopper in (True, False):
-            del self._parts[part.key, shopper]
+        for is_shopper in (True, False):
+            del self._parts[part.key, is_shopper]
         self._bury(part.key)
         return self._add([record])
 
@@ -356,7 +353,6 @@ class MemoryStore:
 
     def _bury(self, key: str) -> None:
         self._tombstones[key] = self._clock()
-        self._tombstones.move_to_end(key)
         if len(self._tombstones) > TOMBSTONES:
             self._tombstones.popitem(last=False)
 
@@ -421,28 +417,6 @@ class MemoryStore:
             if hour >= since // HOUR:
                 found[tuple(key)] += times  # type: ignore[index]  # pyright: ignore[reportArgumentType]
         return dict(found)
-
-    def lead(self) -> bool:
-        """Give True: no other process shares this memory."""
-        return True
-
-    def leader(self) -> int | None:
-        """Give this process."""
-        return os.getpid()
-
-    def alone(self) -> bool:
-        """Give True: no other process shares this memory."""
-        return True
-
-    def release_lead(self) -> None:
-        """Do nothing: nobody else can have it."""
-
-    def changed(self) -> bool:
-        """Give False: no other process writes here."""
-        return False
-
-    def checkpoint(self, *, idle: bool) -> None:
-        """Do nothing: there is no log."""
 
     def _size(self) -> int:
         return len(self._captures) + len(self._parts) + len(self._pending)

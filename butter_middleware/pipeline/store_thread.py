@@ -289,18 +289,19 @@ class StoreThread:
             self._waker.rest()  # before the turn: what comes after its look at a queue ends the wait at once
             try:
                 busy, more = self._turn()
+                if busy:
+                    self._idle_since = None
+                if more or (busy and self._stop_at is not None):
+                    continue
+                if self._stop_at is None:
+                    self._rest()
+                    continue
             except Exception as error:  # noqa: BLE001 - a fault of the disk, whose batch is back in its queue
                 if self._suffer(error):
                     self._end()
                     return
                 continue
-            if busy:
-                self._idle_since = None
-            if more or (busy and self._stop_at is not None):
-                continue
-            if self._stop_at is None:
-                self._rest()
-            elif self._retire():
+            if self._retire():
                 self._end()
                 return
 
@@ -361,7 +362,7 @@ class StoreThread:
                 participant.look()
         if now >= self._prune_at:
             self._prune_at = now + PRUNE_SECONDS
-            if self.store.prune():
+            if self._prune():
                 self._prune_at = 0.0
                 return
         until = min(self._leader.look_at, self._prune_at, self._watch_at)
@@ -370,6 +371,14 @@ class StoreThread:
         if self._idle_since != float("inf"):
             until = min(until, self._idle_since + IDLE_SECONDS)
         self._waker.wait(max(0.0, until - now))
+
+    def _prune(self) -> bool:
+        try:
+            return self.store.prune()
+        except Exception as error:
+            if fault_of(error) is not Fault.FULL:
+                raise
+            return False  # a delivery makes room
 
     def _answer(self) -> None:
         while self._requests:

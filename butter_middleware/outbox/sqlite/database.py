@@ -55,9 +55,6 @@ class Access:
     lock_seconds: float = float("inf")
 
 
-APP: Final = Access()
-
-
 _REMEDIES: Final = {
     Fault.CORRUPT: (
         "Its content is broken. A running app sets it aside and begins a new one; keep it, and check the disk."
@@ -73,15 +70,13 @@ class Database:
         path: The file.
         max_bytes: How large it may grow, its log not counted.
         access: What may be done to it.
-        alerts: Says what is wrong with it.
         give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
     """
 
-    def __init__(
-        self, path: str, max_bytes: int, access: Access, alerts: Alerts | None, give_up: Callable[[], bool]
-    ) -> None:
+    def __init__(self, path: str, max_bytes: int, access: Access, give_up: Callable[[], bool]) -> None:
         self.path = os.path.realpath(path)
-        self.alerts = Alerts(self.path) if alerts is None else alerts
+        self.alerts = Alerts(self.path)
+        """Says what is wrong with the file."""
         self.locks = Locks(self.path)
         self.access = access
         self._max_pages = max_bytes // PAGE_BYTES

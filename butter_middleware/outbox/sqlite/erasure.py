@@ -29,6 +29,13 @@ FEW_RECORDS: Final = 500
 """Rows a look, so that no look is long."""
 STEP: Final = 200
 """Rows a transaction."""
+_DELETE: Final = {
+    "pending": "DELETE FROM records WHERE id = ?",
+    "dead": "DELETE FROM records WHERE id = ?",
+    "captured": "DELETE FROM captures WHERE id = ?",
+    "parked": "DELETE FROM captures WHERE id = ?",
+    "parts": "DELETE FROM parts WHERE key = ? AND shopper = ?",
+}
 _STARTS: Final = r"(?<!\w)(?<!\w[.+-])"
 """Before an address there is no more of a local part: joann@ is not ann@."""
 _ENDS: Final = r"(?![\w-]|\.\w)"
@@ -65,20 +72,16 @@ class Person:
 
 @dataclass(slots=True)
 class Found:
-    """What names a person, by number."""
+    """What names a person."""
 
-    captured: list[int] = field(default_factory=list[int])
-    parked: list[int] = field(default_factory=list[int])
-    pending: list[int] = field(default_factory=list[int])
-    dead: list[int] = field(default_factory=list[int])
-    parts: list[Key] = field(default_factory=list[Key])
+    keys: dict[str, list[Key]] = field(default_factory=lambda: {kind: [] for kind in _DELETE})
+    """By kind: the numbers of rows; of parts their keys."""
     unreadable: list[int] = field(default_factory=list[int])
     """Captures with a body that cannot be decoded here, so that nobody knows."""
 
     def counts(self) -> dict[str, int]:
         """Return how many of each kind there are."""
-        kinds = ("pending", "dead", "captured", "parked", "parts")
-        return {kind: len(getattr(self, kind)) for kind in kinds}
+        return {kind: len(keys) for kind, keys in self.keys.items()}
 
     def __len__(self) -> int:
         return sum(self.counts().values())
@@ -98,51 +101,36 @@ def search(read: Access, person: Person, tell: Callable[[int], object] = lambda 
     for rows in _pages(read, "SELECT id, dead_at, payload FROM records WHERE id > ? ORDER BY id LIMIT ?", FEW_RECORDS):
         for number, dead_at, payload in rows:
             if person.named_in(payload):
-                (found.pending if dead_at is None else found.dead).append(number)
+                found.keys["pending" if dead_at is None else "dead"].append((number,))
         tell(looked_at := looked_at + len(rows))
     sql = "SELECT id, reason, head, body, request_body FROM captures WHERE id > ? ORDER BY id LIMIT ?"
     for rows in _pages(read, sql, FEW_CAPTURES):
         for number, reason, *stored in rows:
             named, readable = _named_in_capture(person, *stored)
             if named:
-                (found.captured if reason is None else found.parked).append(number)
+                found.keys["captured" if reason is None else "parked"].append((number,))
             elif not readable:
                 found.unreadable.append(number)
         tell(looked_at := looked_at + len(rows))
     parts = read(lambda db: db.execute("SELECT key, shopper, fields FROM parts").fetchall())
-    found.parts += [(key, shopper) for key, shopper, fields in parts if person.named_in(fields)]
+    found.keys["parts"] = [(key, shopper) for key, shopper, fields in parts if person.named_in(fields)]
     return found
 
 
 def remove(write: Access, found: Found, now: float) -> dict[str, int]:
     """Delete what was found, a few rows at a time; gives how many of each kind there still were."""
-    record, part = "DELETE FROM records WHERE id = ?", "DELETE FROM parts WHERE key = ? AND shopper = ?"
     return {
-        "pending": _in_steps(write, _numbered(found.pending), partial(_remove, record)),
-        "dead": _in_steps(write, _numbered(found.dead), partial(_remove, record)),
-        "captured": _in_steps(write, _numbered(found.captured), partial(_remove_captures, now)),
-        "parked": _in_steps(write, _numbered(found.parked), partial(_remove_captures, now)),
-        "parts": _in_steps(write, found.parts, partial(_remove, part)),
+        kind: sum(write(partial(_remove, kind, keys[at : at + STEP], now)) for at in range(0, len(keys), STEP))
+        for kind, keys in found.keys.items()
     }
 
 
-def _numbered(numbers: list[int]) -> list[tuple[int]]:
-    return [(number,) for number in numbers]
-
-
-def _in_steps(write: Access, keys: Sequence[Key], change: Callable[[Sequence[Key], sqlite3.Connection], int]) -> int:
-    return sum(write(partial(change, keys[start : start + STEP])) for start in range(0, len(keys), STEP))
-
-
-def _remove_captures(now: float, keys: Sequence[Key], connection: sqlite3.Connection) -> int:
-    # A process of an earlier release that is just reading one of them makes no record of it if it finds this mark.
-    marks = [(f"capture:{key[0]}", now) for key in keys]
-    connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", marks)
-    return _remove("DELETE FROM captures WHERE id = ?", keys, connection)
-
-
-def _remove(sql: str, keys: Sequence[Key], connection: sqlite3.Connection) -> int:
-    return sum(connection.execute(sql, key).rowcount for key in keys)
+def _remove(kind: str, keys: Sequence[Key], now: float, connection: sqlite3.Connection) -> int:
+    if kind in {"captured", "parked"}:
+        # A process of an earlier release that is just reading one of them makes no record of it if it finds this mark.
+        marks = [(f"capture:{key[0]}", now) for key in keys]
+        connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", marks)
+    return sum(connection.execute(_DELETE[kind], key).rowcount for key in keys)
 
 
 def _pages(read: Access, sql: str, few: int) -> Iterator[list[Any]]:

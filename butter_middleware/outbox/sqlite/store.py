@@ -9,8 +9,7 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from functools import cache
 from typing import Final
@@ -38,8 +37,7 @@ from butter_middleware.outbox.base import (
     Settlement,
     StoredCapture,
 )
-from butter_middleware.outbox.faults import Alerts
-from butter_middleware.outbox.sqlite.database import APP, Access, Database
+from butter_middleware.outbox.sqlite.database import Access, Database
 from butter_middleware.outbox.sqlite.locks import LEAD, READERS
 from butter_middleware.outbox.sqlite.schema import UNOWNED, own_pile
 from butter_middleware.outbox.steady import Look
@@ -66,7 +64,6 @@ class SQLiteStore(Database):
         retention_seconds: After which parked captures and dead records are deleted; None keeps them.
         clock: Seconds since the epoch.
         access: What it may do to the file.
-        alerts: Says what is wrong with the file.
         give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
     """
 
@@ -80,11 +77,10 @@ class SQLiteStore(Database):
         tombstone_seconds: float = 7 * 86400.0,
         retention_seconds: float | None = None,
         clock: Callable[[], float] = time.time,
-        access: Access = APP,
-        alerts: Alerts | None = None,
+        access: Access = Access(),  # noqa: B008 - frozen
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        super().__init__(path, max_bytes, access, alerts, give_up)
+        super().__init__(path, max_bytes, access, give_up)
         self._tombstone_seconds = tombstone_seconds
         self._retention_seconds = retention_seconds
         self._clock = clock
@@ -130,21 +126,18 @@ class SQLiteStore(Database):
                 FROM captures LEFT JOIN tries ON tries.id = captures.id
                 WHERE captures.id IN ({_places(len(few))})"""  # noqa: S608 - question marks
             for number, pile, reason, tries, *stored in connection.execute(sql, few):
-                with self._noting_unreadable(number):
+                try:
                     capture = Capture.from_head(*stored)
+                except (KeyError, TypeError, ValueError) as error:  # another version stored it
+                    if number not in self._unreadable:
+                        self._unreadable.add(number)
+                        message = f"capture {number} cannot be read by this version ({type(error).__name__}); it stays"
+                        log_thread.log(
+                            logging.ERROR, message, name="outbox", event="outbox", reason="capture_unreadable"
+                        )
+                else:
                     found[number] = StoredCapture(number, capture, pile != UNOWNED, reason, tries)
         return [found[number] for number in ids if number in found]
-
-    @contextmanager
-    def _noting_unreadable(self, number: int) -> Generator[None]:
-        """Pass over a capture that another version stored, and say it once."""
-        try:
-            yield
-        except (KeyError, TypeError, ValueError) as error:
-            if number not in self._unreadable:
-                self._unreadable.add(number)
-                message = f"capture {number} cannot be read by this version ({type(error).__name__}); it stays"
-                log_thread.log(logging.ERROR, message, name="outbox", event="outbox", reason="capture_unreadable")
 
     def unread(self, limit: int, *, below: int, exclude: Collection[int] = ()) -> Sequence[StoredCapture]:
         """Give captures that nobody has read, oldest first: unowned ones, and others up to the number `below`."""

@@ -267,6 +267,20 @@ def test_what_an_old_process_left_is_read(last_release: LastRelease, store: SQLi
     assert counted(store) == (0, 2, 0, 0, 0, 0)
 
 
+def test_a_key_that_is_delivered_again_is_remembered_anew(
+    last_release: LastRelease, store: SQLiteStore, path: Path
+) -> None:
+    """An old process adds a record whose key is old and not deleted yet: its second delivery begins the week again."""
+    store.open()
+    store.add([record(1)])
+    settle_all(store, Settled.DELIVERED)
+    store.write(lambda db: db.execute("UPDATE tombstones SET delivered_at = ?", (NOW - 8 * 86400,)))
+    last_release.add(record(1).key)
+    assert settle_all(store, Settled.DELIVERED) == 1
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT delivered_at FROM tombstones").fetchall() == [(NOW,)]
+
+
 def test_a_parked_capture_of_an_old_process_keeps_what_it_gave(last_release: LastRelease, store: SQLiteStore) -> None:
     """The keys in the head of a parked capture mean the same to both releases."""
     store.open()

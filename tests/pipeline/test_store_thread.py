@@ -1,0 +1,148 @@
+"""What the store's thread does with faults of the disk: in which order, how often and how soon it tries again."""
+
+import errno
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+from outboxes import capture
+from processes import until
+
+from butter_middleware import Butter, MemoryOutbox
+from butter_middleware._utils.futures import Waker
+from butter_middleware.models.http import Capture
+from butter_middleware.outbox import MemoryStore
+from butter_middleware.pipeline import store_thread
+from butter_middleware.testing import FakeButter
+
+
+class FailingStore(MemoryStore):
+    """A store on a disk that has a fault at times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault: int | None = None
+        self.tries: list[list[str]] = []
+        """The captures of each try to append."""
+        self.prunes = 0
+
+    def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
+        self.tries.append([capture.path for capture in captures])
+        self.fail()
+        return super().append(captures, owned=owned)
+
+    def prune(self) -> bool:
+        self.prunes += 1
+        self.fail()
+        return super().prune()
+
+    def fail(self) -> None:
+        if self.fault is not None:
+            raise OSError(self.fault, "")
+
+
+class FailingOutbox(MemoryOutbox):
+    """Its store."""
+
+    def store(self, **_options: object) -> FailingStore:
+        store = FailingStore()
+        object.__setattr__(self, "made", store)
+        return store
+
+    made: FailingStore
+
+
+@pytest.fixture
+def failing(make_butter: Callable[..., Butter]) -> tuple[Butter, FailingStore]:
+    """Give a running `Butter`, and its store."""
+    outbox = FailingOutbox()
+    butter = make_butter(outbox=outbox)
+    butter.pipeline.start()
+    assert butter.flush()
+    return butter, outbox.made
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Note for how long the store's thread waits, and shorten it."""
+    noted: list[float] = []
+    wait = Waker.wait
+
+    def shortened(self: Waker, seconds: float) -> None:
+        if threading.current_thread().name == "butter-store":
+            noted.append(seconds)
+            seconds = min(seconds, 0.002)
+        wait(self, seconds)
+
+    monkeypatch.setattr(Waker, "wait", shortened)
+    return noted
+
+
+def buy(butter: Butter, *numbers: int) -> None:
+    for number in numbers:
+        given = capture(number)
+        butter.pipeline.capture(butter.pipeline.routes.find(given.method, given.path), given)
+
+
+def paths(*numbers: int) -> list[str]:
+    return [capture(number).path for number in numbers]
+
+
+@pytest.mark.parametrize("fault", [errno.EIO, errno.ENOSPC])
+def test_what_came_first_goes_first(failing: tuple[Butter, FailingStore], fault: int) -> None:
+    """While the disk is away or full, captures wait in their order. What is tried is their beginning."""
+    butter, store = failing
+    store.fault = fault
+    buy(butter, 1, 2, 3, 4, 5)
+    until(lambda: [len(found) for found in store.tries].count(5) >= 2, "two tries with all of them")
+    tried = len(store.tries)
+    assert all(found == paths(1, 2, 3, 4, 5)[: len(found)] for found in store.tries)
+    store.fault = None
+    assert butter.flush()
+    written = [path for found in store.tries[tried:] for path in found]
+    assert written[-5:] == paths(1, 2, 3, 4, 5)
+
+
+def test_a_disk_that_is_away_is_asked_less_and_less_often(
+    failing: tuple[Butter, FailingStore], waits: list[float]
+) -> None:
+    """After 50 ms, then twice as long each time, up to 5 s. When it is back, the next fault begins at 50 ms."""
+    butter, store = failing
+    for number in range(2):
+        store.tries.clear()
+        store.fault = errno.EIO
+        buy(butter, number)
+        until(lambda: len(store.tries) >= 9, "nine tries")
+        store.fault = None
+        assert butter.flush()
+        backoffs = [0.05 * 2**tries for tries in range(7)] + [5.0]
+        began = waits.index(backoffs[0])
+        assert waits[began : began + 8] == backoffs
+        waits.clear()
+
+
+@pytest.mark.parametrize(("fault", "said"), [(errno.ENOSPC, ""), (errno.EIO, "cannot be used (EIO)")])
+def test_only_a_full_disk_is_passed_over_while_pruning(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fault: int,
+    said: str,
+) -> None:
+    """A delivery makes room there. Any other fault is said. Neither ends the thread, and checkouts go on."""
+    monkeypatch.setattr(store_thread, "PRUNE_SECONDS", 0.01)
+    outbox = FailingOutbox()
+    butter = make_butter(outbox=outbox)
+    butter.pipeline.start()
+    assert butter.flush()
+    store = outbox.made
+    before = store.prunes
+    store.fault = fault
+    until(lambda: store.prunes > before + 2, "prunes that fail")
+    store.fault = None
+    until(lambda: not butter.status().faults, "the fault is over")
+    assert not [said for said in ("thread failed", "is full") if said in caplog.text]
+    assert ("cannot be used" in caplog.text) is bool(said)
+    buy(butter, 1)
+    assert butter.flush()
