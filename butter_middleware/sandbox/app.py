@@ -5,6 +5,7 @@ import secrets
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from importlib.resources import files
 from typing import Any, Final, Literal, cast, get_args
 
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
@@ -13,7 +14,6 @@ from butter_middleware.sandbox.events import Stream
 from butter_middleware.sandbox.fake_butter import PATHS, FakeButter
 from butter_middleware.sandbox.guard import Guard
 from butter_middleware.sandbox.inbox import KEEP, Arrival, Inbox
-from butter_middleware.sandbox.pages import PAGES
 
 Answer = Literal["contract", "401", "403", "422", "429", "500", "slow", "reset"]
 """How requests are answered: as Butter would, or by a switch, until it is switched off."""
@@ -23,6 +23,16 @@ RETRY_AFTER: Final = b"5"
 """Seconds, with a 429: a middleware that pauses is back soon after the switch is off."""
 MOST_BYTES: Final = 64 * 1024
 """Of a request's body."""
+PAGES: Final = {
+    path: ((files("butter_middleware.sandbox") / "static" / name).read_bytes(), media_type)
+    for path, name, media_type in (
+        ("/", "index.html", "text/html; charset=utf-8"),
+        ("/app.js", "app.js", "text/javascript; charset=utf-8"),
+        ("/style.css", "style.css", "text/css; charset=utf-8"),
+        ("/icon.svg", "icon.svg", "image/svg+xml"),
+    )
+}
+"""The page's files, by path: no build step, nothing from elsewhere."""
 TEST_RECORD: Final = {"customer_email": "test@example.com", "ipv4_address": "192.0.2.1", "psp": "stripe"}
 """Of an address for documentation, which no shopper has."""
 RESET: Final = "butter.reset"
@@ -100,8 +110,8 @@ class Sandbox:
         # `GET /` is Butter's ping too. Whoever has credentials, or wants no HTML, pings.
         browses = b"authorization" not in headers and b"text/html" in headers.get(b"accept", b"")
         if path in PAGES and method in {"GET", "HEAD"} and (path != "/" or browses):
-            page = PAGES[path]
-            await _respond(send, 200, page.content if method == "GET" else b"", page.media_type, len(page.content))
+            content, media_type = PAGES[path]
+            await _respond(send, 200, content if method == "GET" else b"", media_type, len(content))
         elif path == "/api/events" and method == "GET":
             await self._stream(receive, send, headers.get(b"last-event-id", b""))
         elif path == "/api/records" and method == "GET":

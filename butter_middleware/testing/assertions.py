@@ -27,15 +27,15 @@ def unsent(expected: Mapping[str, str | None], recorder: Recorder, routes: Seque
         elsewhere: Whether a `Butter` has a transport of its own, which gets its records.
     """
     lines = [f"no record was sent{described(expected)}"]
-    if sent := recorder.sent():
+    if sent := recorder.sent:
         lines += _nearest(expected, sent)
     for record in recorder.pending():
         answered = "was not asked yet" if record.answer is None else f"answered {record.answer}"
         lines.append(f"pending, since Butter {answered} (butter_inbox.retry_now() tries again): {record!r}")
-    lines += [f"dead, since Butter answered {record.answer}: {record!r}" for record in recorder.dead()]
-    lines += [checkout.explain() for checkout in recorder.parked()]
-    lines += [f"skipped: {skipped.explain()}" for skipped in recorder.skips()]
-    lines += [f"ignored: {message}" for message in recorder.ignored()]
+    lines += [f"dead, since Butter answered {record.answer}: {record!r}" for record in recorder.dead]
+    lines += [checkout.explain() for checkout in recorder.parked]
+    lines += [f"skipped: {skipped.explain()}" for skipped in recorder.skipped]
+    lines += [f"ignored: {message}" for message in recorder.ignored]
     if elsewhere:
         lines.append("a Butter was built with transport=...: its records go there, and not to this inbox.")
     elif len(lines) == 1:

@@ -1,9 +1,8 @@
 """`ButterInbox`: what a test sees of the records, and what it has Butter answer."""
 
 from collections import Counter
-from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Protocol, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from butter_middleware.sandbox.responses import Fault
 from butter_middleware.testing.assertions import described, differing, unsent
@@ -11,25 +10,8 @@ from butter_middleware.testing.record import NAMES, InboxFields, InboxRecord
 from butter_middleware.testing.recorder import Recorder
 from butter_middleware.testing.records import ParkedCheckout, unexpected
 
-
-class Surroundings(Protocol):
-    """What an inbox asks about every `Butter` of the process."""
-
-    def settle(self) -> None:
-        """Wait until everything that was captured is read and sent."""
-        ...
-
-    def retry(self) -> None:
-        """Try again what is pending."""
-        ...
-
-    def routes(self) -> Sequence[str]:
-        """Name the checkout routes."""
-        ...
-
-    def elsewhere(self) -> bool:
-        """Whether a `Butter` has a transport of its own, which gets its records."""
-        ...
+if TYPE_CHECKING:
+    from butter_middleware.testing.runtime import InboxRuntime
 
 
 class ButterInbox:
@@ -42,8 +24,8 @@ class ButterInbox:
     expect it. What is parked already fails the next look at anything else, with `ParkedError`.
     """
 
-    def __init__(self, surroundings: Surroundings, recorder: Recorder) -> None:
-        self._surroundings = surroundings
+    def __init__(self, runtime: "InboxRuntime", recorder: Recorder) -> None:
+        self._runtime = runtime
         self._recorder = recorder
 
     @property
@@ -56,7 +38,7 @@ class ButterInbox:
 
     @client_ip.setter
     def client_ip(self, address: str | None) -> None:
-        self._surroundings.settle()  # earlier requests had the earlier address
+        self._runtime.settle()  # earlier requests had the earlier address
         self._recorder.set_client_ip(address)
 
     @property
@@ -64,7 +46,7 @@ class ButterInbox:
         """The records that Butter accepted, in their order."""
         __tracebackhide__ = True
         self.check()
-        return self._recorder.sent()
+        return list(self._recorder.sent)
 
     @property
     def pending(self) -> list[InboxRecord]:
@@ -78,15 +60,15 @@ class ButterInbox:
         """The records that Butter will never take, such as after a 422."""
         __tracebackhide__ = True
         self.check()
-        return self._recorder.dead()
+        return list(self._recorder.dead)
 
     @property
     def parked(self) -> list[ParkedCheckout]:
         """The checkouts that wait for a fix, each with the reason. To read it is to expect them."""
         __tracebackhide__ = True
-        self._surroundings.settle()
-        self._recorder.see_parked()
-        return self._recorder.parked()
+        self._runtime.settle()
+        self._recorder.parked.see()
+        return list(self._recorder.parked)
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -97,9 +79,9 @@ class ButterInbox:
         """
         __tracebackhide__ = True
         self.check()
-        self._recorder.see_skips()
+        self._recorder.skipped.see()
         counts: Counter[str] = Counter()
-        for skipped in self._recorder.skips():
+        for skipped in self._recorder.skipped:
             counts[skipped.reason] += skipped.times
         return dict(counts)
 
@@ -108,8 +90,8 @@ class ButterInbox:
         """The calls of `annotate()` and `butter.record()` without effect, as the log says it. To read is to expect."""
         __tracebackhide__ = True
         self.check()
-        self._recorder.see_ignored()
-        return self._recorder.ignored()
+        self._recorder.ignored.see()
+        return list(self._recorder.ignored)
 
     def assert_sent(self, *, count: int | None = None, **fields: Unpack[InboxFields]) -> InboxRecord:
         """Return the first record that was sent with these values. None stands for a field that is to be absent.
@@ -129,7 +111,7 @@ class ButterInbox:
             msg = f"{len(found)} records were sent{described(expected)}, and not {count}:\n{listed}"
             raise AssertionError(msg)
         if not found:
-            routes, elsewhere = self._surroundings.routes(), self._surroundings.elsewhere()
+            routes, elsewhere = self._runtime.routes(), self._runtime.elsewhere()
             raise AssertionError(unsent(expected, self._recorder, routes, elsewhere=elsewhere))
         return found[0]
 
@@ -145,14 +127,14 @@ class ButterInbox:
         __tracebackhide__ = True
         expected = _expected(fields)
         self.check()
-        self._recorder.see_skips()
+        self._recorder.skipped.see()
         if found := self._matching(expected):
             listed = "\n".join(map(repr, found))
             msg = f"a record was sent{described(expected)}:\n{listed}"
             raise AssertionError(msg)
 
     def _matching(self, expected: dict[str, str | None]) -> list[InboxRecord]:
-        return [record for record in self._recorder.sent() if not differing(expected, record)]
+        return [record for record in self._recorder.sent if not differing(expected, record)]
 
     def respond_with(self, *answers: int | Fault) -> None:
         """Set Butter's next answers, one a record; afterwards it accepts again.
@@ -168,9 +150,9 @@ class ButterInbox:
 
     def retry_now(self) -> None:
         """Let an hour pass: what is pending is tried once more."""
-        self._surroundings.settle()
-        self._surroundings.retry()
-        self._surroundings.settle()
+        self._runtime.settle()
+        self._runtime.retry()
+        self._runtime.settle()
 
     def check(self) -> None:
         """Wait until everything is read and sent, as each look does.
@@ -180,17 +162,17 @@ class ButterInbox:
             TimeoutError: an extractor does not come back.
         """
         __tracebackhide__ = True
-        self._surroundings.settle()
-        unseen = self._recorder.see_parked()
+        self._runtime.settle()
+        unseen = self._recorder.parked.see()
         if unseen:
             raise unexpected(unseen)
 
     def __repr__(self) -> str:
         recorder = self._recorder
-        parts = {"sent": recorder.sent(), "pending": recorder.pending(), "dead": recorder.dead()}
-        counts = {name: len(records) for name, records in parts.items()} | {"parked": len(recorder.parked())}
-        counts["skipped"] = sum(skipped.times for skipped in recorder.skips())
-        return f"ButterInbox({', '.join(f'{count} {name}' for name, count in counts.items())})"
+        return (
+            f"ButterInbox({len(recorder.sent)} sent, {len(recorder.pending())} pending, {len(recorder.dead)} dead, "
+            f"{len(recorder.parked)} parked, {sum(skipped.times for skipped in recorder.skipped)} skipped)"
+        )
 
 
 def _expected(fields: InboxFields) -> dict[str, str | None]:

@@ -23,8 +23,20 @@ ACCEPTED: Final = Answer(AnswerKind.DELIVERED, 200)
 _INTERRUPTED: Final = Answer(AnswerKind.INTERRUPTED)
 
 
+class Noted(list[T]):
+    """What a test is to look at. It only grows."""
+
+    _seen = 0
+
+    def see(self) -> Sequence[T]:
+        """Return what was added since the test last looked; it has now seen it."""
+        unseen = self[self._seen :]
+        self._seen += len(unseen)
+        return unseen
+
+
 class Recorder:
-    """The records, parked checkouts and answers of one test. Safe from any thread.
+    """The records, parked checkouts and answers of one test. Safe from any thread: its lists only grow.
 
     A thread that outlives its test goes on to write into that test's recorder, which nobody reads any more.
     """
@@ -34,13 +46,15 @@ class Recorder:
         self._answers: deque[int | Fault] = deque()
         self._answered: dict[str, str] = {}
         self._routes: dict[str, str] = {}
-        self._sent: list[InboxRecord] = []
         self._pending: dict[str, Record] = {}
-        self._dead: list[InboxRecord] = []
-        self._parked: list[ParkedCheckout] = []
-        self._skipped: list[SkippedCheckout] = []
-        self._ignored: list[str] = []
-        self._seen = {"parked": 0, "skipped": 0, "ignored": 0}
+        self.sent: list[InboxRecord] = []
+        """What was accepted, in its order."""
+        self.dead: list[InboxRecord] = []
+        """What will never be accepted."""
+        self.parked = Noted[ParkedCheckout]()
+        self.skipped = Noted[SkippedCheckout]()
+        self.ignored = Noted[str]()
+        """What is said of calls that had no effect."""
         self._reading: dict[int, str] = {}
         self._numbers = itertools.count()
         self.set_client_ip(client_ip)
@@ -71,7 +85,7 @@ class Recorder:
         with self._lock:
             del self._reading[number]
             if reading.parked is not None:
-                self._parked.append(ParkedCheckout.of(capture, reading.parked, reading.error))
+                self.parked.append(ParkedCheckout.of(capture, reading.parked, reading.error))
             if route is not None:
                 self._routes |= {record.key: route for record in reading.records}
 
@@ -84,64 +98,21 @@ class Recorder:
         """Write down what became no record."""
         with self._lock:
             if isinstance(event, Skipped):
-                self._skipped.append(SkippedCheckout.of(event))
+                self.skipped.append(SkippedCheckout.of(event))
             elif isinstance(event, Lost):
-                self._ignored.append(event.message)
+                self.ignored.append(event.message)
 
     def ignore(self, message: str) -> None:
         """Write down that a call had no effect."""
         with self._lock:
-            self._ignored.append(message)
+            self.ignored.append(message)
 
     # What the test sees.
-
-    def sent(self) -> list[InboxRecord]:
-        """Return what was accepted, in its order."""
-        with self._lock:
-            return list(self._sent)
 
     def pending(self) -> list[InboxRecord]:
         """Return what was not taken, or not even asked about, and waits."""
         with self._lock:
             return [self._shown(record) for record in self._pending.values()]
-
-    def dead(self) -> list[InboxRecord]:
-        """Return what will never be accepted."""
-        with self._lock:
-            return list(self._dead)
-
-    def parked(self) -> list[ParkedCheckout]:
-        """Return what was parked."""
-        with self._lock:
-            return list(self._parked)
-
-    def skips(self) -> list[SkippedCheckout]:
-        """Return what was skipped."""
-        with self._lock:
-            return list(self._skipped)
-
-    def ignored(self) -> list[str]:
-        """Return the calls without effect."""
-        with self._lock:
-            return list(self._ignored)
-
-    def see_parked(self) -> Sequence[ParkedCheckout]:
-        """Return what was parked since the test last looked; it has now seen it."""
-        return self._unseen("parked", self._parked)
-
-    def see_skips(self) -> Sequence[SkippedCheckout]:
-        """Return what was skipped since the test last looked; it has now seen it."""
-        return self._unseen("skipped", self._skipped)
-
-    def see_ignored(self) -> Sequence[str]:
-        """Return the calls without effect since the test last looked; it has now seen them."""
-        return self._unseen("ignored", self._ignored)
-
-    def _unseen(self, name: str, items: list[T]) -> Sequence[T]:
-        with self._lock:
-            unseen = items[self._seen[name] :]
-            self._seen[name] = len(items)
-            return unseen
 
     # Butter's part.
 
@@ -161,7 +132,7 @@ class Recorder:
             answer = self._answers.popleft() if self._answers else 200
             if accepts(answer):
                 self._answered.pop(record.key, None)
-                self._sent.append(self._shown(record))
+                self.sent.append(self._shown(record))
                 return ACCEPTED
             self._answered[record.key] = str(answer)
             return classify(answer, {}, b"") if isinstance(answer, int) else _INTERRUPTED
@@ -174,7 +145,7 @@ class Recorder:
     def dead_letter(self, record: Record) -> None:
         """Write down that a record is dead."""
         with self._lock:
-            self._dead.append(self._shown(record))
+            self.dead.append(self._shown(record))
 
     def _shown(self, record: Record) -> InboxRecord:
         return InboxRecord.of(record, self._routes.get(record.key), self._answered.get(record.key))

@@ -173,7 +173,7 @@ class InboxRuntime:
         except TimeoutError as error:
             return str(error)
         recorder = self.recorder
-        parked, skipped, ignored = recorder.see_parked(), recorder.see_skips(), recorder.see_ignored()
+        parked, skipped, ignored = recorder.parked.see(), recorder.skipped.see(), recorder.ignored.see()
         if recorder.asked_for:
             skipped = [checkout for checkout in skipped if checkout.unwanted]
         else:
