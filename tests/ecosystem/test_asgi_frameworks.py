@@ -249,14 +249,14 @@ by_example = pytest.mark.parametrize("example", NAMES)
 
 @contextmanager
 def running(example: str, url: str, outbox: Path | None = None) -> Generator[tuple[int, "subprocess.Popen[str]"]]:
-    """Run an example as its docstring says, or with an outbox on disk; give its port and its process."""
+    """Run an example, in memory or with an outbox on disk; give its port and its process."""
     port = free_port()
     environment = {f"BUTTER_{name.upper()}": value for name, value in CREDENTIALS.items()}
-    environment |= {"BUTTER_BASE_URL": url, "EXAMPLE": f"{example}_shop", "EXAMPLE_OUTBOX": str(outbox)}
-    module = f"{example}_shop" if outbox is None else "durable_example"
+    environment |= {"BUTTER_BASE_URL": url, "EXAMPLE": f"{example}_shop"}
+    environment |= {} if outbox is None else {"EXAMPLE_OUTBOX": str(outbox)}
     options = ["--port", str(port), "--no-access-log", "--app-dir", str(HERE / "servers")]
     with subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", f"{module}:app", *options],
+        [sys.executable, "-m", "uvicorn", "example:app", *options],
         cwd=EXAMPLES,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
