@@ -92,7 +92,7 @@ def appending(path: str | os.PathLike[str]) -> Generator[Butter]:
         durability="before_response",
     ) as butter:
         butter.pipeline.start()
-        butter.pipeline.ask_counts().result()  # the file is open
+        butter.pipeline.request(lambda store: store.counts()).result()  # the file is open
         yield butter
 
 

@@ -27,6 +27,8 @@ _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?|[0-9a-f:.]+")
 """A name as DNS has it, or an address."""
 
+COVERAGE_THRESHOLD: Final = 0.9
+"""The share of the checkouts that must become records, unless `Butter` says otherwise."""
 SANDBOX_SOURCES: Final = "Butter-Sandbox-Sources"
 """The request header that tells a sandbox on this machine what gave each field. Butter itself never gets it."""
 SANDBOX_REPORTS: Final = "/api/reports"
@@ -57,7 +59,7 @@ class Config:
     send_user_agent: bool = False
     send_network_transaction_id: bool = False
     telemetry: bool = True
-    coverage_threshold: float = 0.9
+    coverage_threshold: float = COVERAGE_THRESHOLD
 
     def __post_init__(self) -> None:
         one_of("durability", self.durability, get_args(Durability))

@@ -39,6 +39,7 @@ from butter_middleware.outbox.sqlite import preflight
 from butter_middleware.outbox.sqlite.existing import existing, refuse_absent
 from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
 from butter_middleware.pipeline import components
+from butter_middleware.pipeline.reporter import HostCounts, host_counts
 
 LEAST_FREE: Final = 256 * 1024**2
 WAL_RESET: Final = ((3, 7, 0), (3, 51, 2))
@@ -224,11 +225,11 @@ def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
     yield from _owner(path)
     try:
         with existing(path) as store:
-            view = snapshot(store)
+            view, host = snapshot(store), host_counts(store, time.time())
     except ButterError as error:
         yield Finding("outbox", Mark.FAILED, str(error))
         return
-    yield from _content(view)
+    yield from _content(view, host)
     yield _delivering(view, external=_only_appends(butter))
 
 
@@ -265,9 +266,9 @@ def _owner(path: str) -> Iterator[Finding]:
         )
 
 
-def _content(view: Snapshot) -> Iterator[Finding]:
+def _content(view: Snapshot, host: HostCounts) -> Iterator[Finding]:
     counts = view.counts
-    reasons = [reason for reason in attention(view, time.time()) if reason.code != "no_deliverer"]
+    reasons = [reason for reason in attention(view, host, time.time()) if reason.code != "no_deliverer"]
     for reason in reasons:
         yield Finding("outbox", Mark.FAILED if reason.code == "hold" else Mark.WARNING, reason.detail, reason.remedy)
     if not reasons:

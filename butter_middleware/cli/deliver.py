@@ -187,7 +187,7 @@ def _log_to_stderr(output: Output, level: int) -> None:
 
 def _follow(output: Output, work: Work, stop: Event) -> None:
     if not _leads_soon(work, stop) and not stop.is_set():
-        who = deliverer_name(work.pipeline.ask(lambda store: store.leader(), None) or 0)
+        who = deliverer_name(work.pipeline.deliverer or 0)
         output.note(f"{who} delivers from {work.path}. Standing by, to take over when it ends.")
     led = False
     while not stop.is_set():

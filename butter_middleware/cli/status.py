@@ -16,11 +16,15 @@ from butter_middleware.cli.failure import LOCKED, ExitCode, Failure
 from butter_middleware.cli.options import command, default_option, outbox_options
 from butter_middleware.cli.output import Mark, Output, Row
 from butter_middleware.cli.text import deliverer_name, duration, moment
+from butter_middleware.config import COVERAGE_THRESHOLD
 from butter_middleware.errors import ButterError
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
 from butter_middleware.outbox.sqlite.store import hold, set_hold
 from butter_middleware.pipeline.health import HealthInput, Reason, diagnose
+from butter_middleware.pipeline.reporter import HostCounts, host_counts
+from butter_middleware.telemetry.counters import Tally
+from butter_middleware.telemetry.coverage import Coverage
 
 COLUMNS: Final = {"what": "State", "count": "Number", "note": ""}
 _COMMANDS: Final = {"dead": "See `dead list`.", "parked": "See `parked list`.", "hold": "Then `resume` probes at once."}
@@ -29,7 +33,7 @@ _COMMANDS: Final = {"dead": "See `dead list`.", "parked": "See `parked list`.", 
 @command(
     "status",
     ok="nothing needs you",
-    attention="a hold, dead or parked records, or some that wait for an hour or that no process sends",
+    attention="a hold, dead, parked or lost records, missing evidence, or records that wait too long",
     busy=LOCKED,
 )
 @outbox_options
@@ -44,16 +48,19 @@ def status(output: Output, *, path: str, watch: bool, every: float) -> ExitCode:
     pending    records that are to be sent
     parked     captures that wait for a fixed extractor: `parked list`
     dead       records that Butter will not accept: `dead list`
+    covered    checkouts that became records, since the file began
+    lost       captures and records that are gone, since the file began
     """  # noqa: D301 - click's mark
     if watch:
         _watch(output, path, every)
         return ExitCode.OK
-    view, now = _look(path), time.time()
-    needs = attention(view, now)
+    now = time.time()
+    view, host = _look(path)
+    needs = attention(view, host, now)
     output.show(
-        _document(path, view, now) | {"attention": [asdict(reason) for reason in needs]},
+        _document(path, view, now) | _host(host) | {"attention": [asdict(reason) for reason in needs]},
         f"Outbox {path} ({_size(path)})\n",
-        output.table(_rows(view, now), COLUMNS),
+        output.table(_rows(view, host, now), COLUMNS),
         *(["\nThis needs you:"] if needs else []),
         *(f"{reason.code}: {reason.detail}. {reason.remedy}" for reason in needs),
     )
@@ -82,15 +89,16 @@ def resume(output: Output, *, path: str) -> None:
     output.show({"resumed": True, "hold": reason, "delivered_now": delivers}, text)
 
 
-def attention(view: Snapshot, now: float) -> list[Reason]:
+def attention(view: Snapshot, host: HostCounts, now: float) -> list[Reason]:
     """Return what in a file needs a person, with what to do."""
-    oldest = view.counts.oldest_pending_at
+    oldest, recent = view.counts.oldest_pending_at, Coverage.of(Tally(host.recent))
     signs = HealthInput(
         running=False,
         answered=True,
         counts=view.counts,
-        lost=0,
+        lost=Tally(host.today).total("lost"),
         oldest_pending_age=None if oldest is None else max(0.0, now - oldest),
+        low_coverage=recent if recent.is_below(COVERAGE_THRESHOLD) else None,
         unattended=view.deliverer is None,
     )
     return [
@@ -99,9 +107,9 @@ def attention(view: Snapshot, now: float) -> list[Reason]:
     ]
 
 
-def _look(path: str) -> Snapshot:
-    with existing(path) as store:
-        return snapshot(store)
+def _look(path: str) -> tuple[Snapshot, HostCounts]:
+    with existing(path) as store, store.explaining():
+        return snapshot(store), host_counts(store, time.time())
 
 
 def _watch(output: Output, path: str, every: float) -> None:
@@ -122,14 +130,16 @@ def _watch(output: Output, path: str, every: float) -> None:
 def _screen(output: Output, path: str) -> Group:
     now = time.time()
     try:
-        table = output.table(_rows(_look(path), now), COLUMNS)
+        table = output.table(_rows(*_look(path), now), COLUMNS)
     except ButterError as error:  # it may pass: somebody holds the lock, the disk is away
         return Group(Text(output.safe(str(error)), style="yellow"))
     return Group(Text(output.safe(f"Outbox {path} ({_size(path)})  {moment(now)}")), Text(), table)
 
 
-def _rows(view: Snapshot, now: float) -> list[Row]:
+def _rows(view: Snapshot, host: HostCounts, now: float) -> list[Row]:
     counts, captured, pending = view.counts, "", ""
+    total = Tally(host.total)
+    coverage, lost = Coverage.of(total), total.by_reason("lost")
     if view.unread:
         captured = f"{view.unread} of them no process reads now: start the app, or `deliver --app ...`"
     elif counts.captured:
@@ -149,6 +159,8 @@ def _rows(view: Snapshot, now: float) -> list[Row]:
         {"what": "parked", "count": counts.parked, "note": _reasons(view.parked)},
         {"what": "dead", "count": counts.dead, "note": _reasons(view.dead)},
         {"what": "delivered", "count": counts.delivered, "note": _ago("the last one", counts.last_delivered_at, now)},
+        {"what": "covered", "count": coverage.covered, "note": "" if coverage.ratio is None else str(coverage)},
+        {"what": "lost", "count": sum(lost.values()), "note": _reasons(lost)},
         {"what": "delivery", "count": mark, "note": f"{delivery} now" if view.deliverer is None else delivery},
     ]
 
@@ -192,4 +204,16 @@ def _document(path: str, view: Snapshot, now: float) -> dict[str, Any]:
         "delivers": view.deliverer is not None,
         "delivering_process": view.deliverer or None,
         "readers": view.readers,
+    }
+
+
+def _host(host: HostCounts) -> dict[str, Any]:
+    """Return the numbers of `butter.status()` that the processes of the host count."""
+    total = Tally(host.total)
+    coverage = Coverage.of(total)
+    return {
+        "coverage": {"covered": coverage.covered, "missed": dict(coverage.missed), "ratio": coverage.ratio},
+        "skipped": dict(total.skipped()),
+        "lost": total.total("lost"),
+        "not_durable_in_time": total.total("not_durable_in_time"),
     }

@@ -20,15 +20,14 @@ from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.client_ip.address import NOT_PUBLIC, parse_host
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.ipv6.places import Place, Route, cookie_jar, place
-from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
 
 KEY_BYTES: Final = 32
 """RFC 2104, section 3: no key shorter than the hash."""
 SKEW: Final = 60
 """Seconds by which the beacon's clock may run ahead of the checkout's."""
-REMEMBERED: Final = 65_536
-"""Tokens that one process knows to have made a record."""
+DIGEST_CHARACTERS: Final = 22
+"""Of a token's HMAC: they identify it."""
 
 _PURPOSE: Final = b"butter-middleware ipv4 beacon\0"
 """Signed along, so that a key which signs other things too lends none of its signatures."""
@@ -190,11 +189,10 @@ def fitting(beacon: Beacon | None, routes: Iterable[Route], *, staging: bool = F
 
 
 class Redeemer:
-    """Takes the tokens that come with checkouts. One process: its memory of used tokens is not shared."""
+    """Takes the tokens that come with checkouts. The outbox knows which were used."""
 
     def __init__(self, beacon: Beacon) -> None:
         self.beacon = beacon
-        self._used: dict[str, tuple[float, frozenset[str]]] = {}
 
     def resolve(self, address: ClientIP, capture: Capture, route: Route) -> ClientIP:
         """Give the token's IPv4 to an address that is IPv6, or the reason why not. Never raises.
@@ -209,20 +207,9 @@ class Redeemer:
             return replace(address, reason=found)
         return replace(address, ipv4=found, reason=Reason.OK)
 
-    def replayed(self, capture: Capture, route: Route, records: Sequence[Record]) -> bool:
-        """Whether the token already made other records from another request; from now on, it made these.
-
-        A capture that is read again, and a page that is loaded again, are no replays.
-        """
-        if not records:
-            return False
-        # Of the HMAC, 22 characters identify a token and hold no address.
-        token = self.beacon.token_of(capture, route)[-22:]
-        made = capture.captured_at, frozenset(record.key for record in records)
-        first = self._used.setdefault(token, made)
-        if len(self._used) > REMEMBERED:
-            del self._used[next(iter(self._used))]
-        return first[0] != made[0] and first[1] != made[1]
+    def digest_of(self, capture: Capture, route: Route) -> str:
+        """Return what identifies the token of a checkout, and holds no address."""
+        return self.beacon.token_of(capture, route)[-DIGEST_CHARACTERS:]
 
 
 def _sign(secret: bytes, claim: bytes) -> bytes:

@@ -5,9 +5,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from butter_middleware.events import Event
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
-from butter_middleware.outbox.base import size_of
+from butter_middleware.outbox.base import Resolution, size_of
+from butter_middleware.reader.reader import ReadResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,19 @@ class Entry:
         future, self.future = self.future, None
         if future is not None and not future.done():
             future.set_result(None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """What was read from a capture."""
+
+    entry: Entry
+    route: str
+    """Its name."""
+    result: ReadResult
+    events: Sequence[Event]
+    """Emitted once the store has it. It counts them in the same transaction."""
+    resolution: Resolution
 
 
 @dataclass(slots=True, eq=False)

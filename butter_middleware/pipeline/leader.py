@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from butter_middleware.models.reasons import ParkReason
-from butter_middleware.outbox.base import Counts, Parked, Pending, Resolution, Settled, Settlement, StoredCapture
+from butter_middleware.outbox.base import Counts, Parked, Pending, Settled, Settlement, StoredCapture
 from butter_middleware.pipeline.entries import Entry
 from butter_middleware.pipeline.participant import TOO_SLOW_SECONDS, Participant
+from butter_middleware.reader.reader import ReadResult
 
 if TYPE_CHECKING:
     from butter_middleware.pipeline.store_thread import StoreThread
@@ -123,12 +124,10 @@ class Leader:
         self.look_at = now + LEAD_SECONDS
         candidate = next((one for one in self._thread.participants if one.can_lead), None)
         self._thread.looked = True
-        if candidate is None:
+        if candidate is None or not self._store.lead():
             self._watch_deliverer(now)
             return False
-        if not self._store.lead():
-            return False
-        self._participant = candidate
+        self._participant, self.deliverer = candidate, None
         self._due_at = self._expire_at = self._parked_at = self.look_at = 0.0
         self._marks.clear()
         if self._store.alone():  # whoever left captures behind is dead
@@ -139,10 +138,11 @@ class Leader:
         return True
 
     def _watch_deliverer(self, now: float) -> None:
-        """In a process that only appends, see whether another one reads and sends."""
+        """See which process reads and sends. Say it if there is none, and something that this one appended waits."""
         self.deliverer = self._store.leader()
         external = [one for one in self._thread.participants if not one.owned and one.running]
-        if self.deliverer is not None or not external:
+        counts = Counts() if self.deliverer is not None or not external else self._store.counts()
+        if not counts.captured and not counts.pending:
             self._alone_since = None
         elif self._alone_since is None:
             self._alone_since = now
@@ -213,7 +213,7 @@ class Leader:
         for stored in left:
             entry = _entry(stored, taken_over=stored.owned)
             if stored.id in ended:
-                self._thread.resolve(leader, entry, Resolution(stored.id, parked=READER_DIED))
+                leader.read(entry, ReadResult(parked=READER_DIED))
             else:
                 leader.taken_over([entry])
 
@@ -222,7 +222,7 @@ class Leader:
         entry = leader.reader.reading
         self.resign()
         if entry is not None:
-            self._thread.resolve(leader, entry, Resolution(entry.id, parked=TOO_SLOW))
+            leader.read(entry, ReadResult(parked=TOO_SLOW))
 
 
 def _entry(stored: StoredCapture, *, taken_over: bool) -> Entry:

@@ -10,23 +10,33 @@ from threading import Condition
 from typing import Final, Protocol
 
 from butter_middleware.errors import ButterError
-from butter_middleware.events import Faulted, Lost, OutboxChanged, Skipped
+from butter_middleware.events import Event, Faulted, OutboxChanged, Skipped
 from butter_middleware.models.partial import EXPIRED
 from butter_middleware.models.reasons import SEVERAL_ADDRESSES, ParkReason, Skip
-from butter_middleware.outbox.base import Outcome, Parked, Resolution, Resolved, Settled, Settlement, Store, new_records
+from butter_middleware.outbox.base import (
+    Count,
+    Outcome,
+    Parked,
+    Resolution,
+    Resolved,
+    Settled,
+    Settlement,
+    Store,
+    new_records,
+)
 from butter_middleware.pipeline import checkout_log
-from butter_middleware.pipeline.entries import Addition, Entry
+from butter_middleware.pipeline.entries import Addition, Entry, Reading
 from butter_middleware.pipeline.reader_thread import MOST_AHEAD, ReaderThread
 from butter_middleware.pipeline.sender_thread import SenderThread
 from butter_middleware.reader.reader import ReadResult
-from butter_middleware.reader.tidings import tell
+from butter_middleware.reader.result_events import events_of
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 
 
 class StoreLink(Protocol):
     """What a participant asks of the store's thread."""
 
-    def resolve(self, participant: "Participant", entry: Entry, resolution: Resolution) -> None:
+    def resolve(self, participant: "Participant", reading: Reading) -> None:
         """Take what the reader made of a capture."""
         ...
 
@@ -109,11 +119,10 @@ class Participant:
         self.clock = callbacks.clock
         self._role = role
         self._link = link
-        self._events = events
+        self.events = events
         self._route_of = callbacks.route_of
         self._look = callbacks.look
         self._checkout_log = checkout_log.CheckoutLog(role.sent, dry_run=role.dry_run)
-        self._results: dict[Entry, ReadResult] = {}
         self._backlog: deque[Entry] = deque()
         """Captures of this process that are in the store only, the oldest first."""
         self.ids: set[int] = set()
@@ -214,24 +223,33 @@ class Participant:
     def failed(self, what: str, error: BaseException) -> None:
         """Tell a fault of a thread."""
         kind = type(error).__name__
-        self._events.emit(Faulted(reason=f"{what}:{kind}", message=f"{what} failed: {kind}", level=logging.CRITICAL))
+        self.events.emit(Faulted(reason=f"{what}:{kind}", message=f"{what} failed: {kind}", level=logging.CRITICAL))
 
     # For the reader's thread.
 
     def read(self, entry: Entry, result: ReadResult) -> None:
         """Take what was read from a capture, and have it written."""
+        route, parked = self._route_of(entry), _parked(entry, result)
+        if parked is not result.parked:
+            result = replace(result, parked=parked)
+        events: list[Event] = list(events_of(route, result))
+        kept = len(result.records) + (result.part is not None)
+        if self._role.dry_run and kept:
+            events.append(Skipped(route=route, reason=Skip.DRY_RUN, times=kept))
+        counts = [Count(event.name, event.route, event.reason, event.times) for event in events]
         if self._role.dry_run:
-            resolution = Resolution(entry.id)
+            resolution = Resolution(entry.id, counts=counts)
         else:
             resolution = Resolution(
                 entry.id,
-                records=() if result.parked else result.records,
+                records=() if parked else result.records,
                 part=result.part,
-                parked=_parked(entry, result),
+                parked=parked,
+                token=result.token,
+                counts=counts,
                 configuration=self.configuration,
             )
-        self._results[entry] = result
-        self._link.resolve(self, entry, resolution)
+        self._link.resolve(self, Reading(entry, route, result, events, resolution))
 
     # For the store's thread.
 
@@ -269,17 +287,16 @@ class Participant:
         self.ids.update(entry.id for entry in entries)
         self.reader.offer(entries, fresh=False)
 
-    def resolved(self, entry: Entry, resolved: Resolved, *, sends: bool) -> None:
+    def resolved(self, reading: Reading, resolved: Resolved, *, sends: bool) -> None:
         """Tell what became of a capture."""
-        result = self._results.pop(entry, None)
-        if result is not None and resolved.there:
-            route, parked = self._route_of(entry), _parked(entry, result)
-            told = result if parked is result.parked else replace(result, parked=parked)
-            tell(self._events, route, told)
-            self._checkout_log.resolved(route, told, resolved.outcomes, sends=sends and not self.sender.ill)
-            kept = len(result.records) + (result.part is not None)
-            if self._role.dry_run and kept:
-                self._events.emit(Skipped(route=route, reason=Skip.DRY_RUN, times=kept))
+        entry, result = reading.entry, reading.result
+        if resolved.replayed and result.if_replayed is not None:
+            self.read(entry, result.if_replayed)
+            return
+        if resolved.there:
+            for event in reading.events:
+                self.events.emit(event, written=True)
+            self._checkout_log.resolved(reading.route, result, resolved.outcomes, sends=sends and not self.sender.ill)
         new = new_records(resolved.outcomes)
         self._tell_left_out(self._route_of(entry), resolved.outcomes)
         if entry.until_sent and sends and new and len(new) == len(resolved.outcomes):
@@ -312,7 +329,7 @@ class Participant:
     def expired(self, parts: int) -> None:
         """Tell that parts of checkouts stayed alone."""
         if parts:
-            self._events.emit(Skipped(reason=Skip.JOIN_EXPIRED, times=parts, message=EXPIRED))
+            self.events.emit(Skipped(reason=Skip.JOIN_EXPIRED, times=parts, message=EXPIRED))
 
     def in_memory(self) -> Sequence[Entry]:
         """Return the captures that are in memory and, by their number, in the store."""
@@ -334,17 +351,18 @@ class Participant:
 
     def unattended(self) -> None:
         """Tell that no process sends what this one appends."""
-        self._events.emit(OutboxChanged(reason="no_deliverer", message=NO_DELIVERER, level=logging.CRITICAL))
+        self.events.emit(OutboxChanged(reason="no_deliverer", message=NO_DELIVERER, level=logging.CRITICAL))
 
     def lost(self, item: object, error: Exception) -> None:
         """Tell that something could not be written."""
         match item:
             case Entry():
-                if not item.id:
-                    self._tell_lost(error, self._route_of(item))
+                self._tell_lost(error, self._route_of(item))
                 item.finish()
-                self._results.pop(item, None)
                 self._forget([item])
+            case Reading():
+                item.entry.finish()  # the capture is in the store, and is read again
+                self._forget([item.entry])
             case Addition():
                 for _record in item.records:
                     self._tell_lost(error)
@@ -356,13 +374,11 @@ class Participant:
     def _tell_left_out(self, route: str, outcomes: Sequence[Outcome]) -> None:
         for reason, times in Counter(outcome for outcome in outcomes if isinstance(outcome, Skip)).items():
             message = SEVERAL_ADDRESSES if reason is Skip.OTHER_ADDRESS else ""
-            self._events.emit(Skipped(route=route, reason=reason, times=times, message=message))
+            self.events.emit(Skipped(route=route, reason=reason, times=times, message=message))
 
     def _tell_lost(self, error: Exception, route: str = "") -> None:
-        kind = type(error).__name__
-        said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
-        self._events.emit(Lost(route=route, reason=kind, message=said, level=logging.CRITICAL))
-        checkout_log.say(route, f"lost: {kind}")
+        self.events.lost(error, route)
+        checkout_log.say(route, f"lost: {type(error).__name__}")
 
     def _sent(self, record: int) -> None:
         for entry in self._waiting.pop(record, ()):
@@ -393,9 +409,7 @@ def _parked(entry: Entry, result: ReadResult) -> Parked | None:
     if result.parked is not None:
         return replace(result.parked, records=result.records)
     nothing = not result.records and result.part is None
-    if nothing and entry.taken_over and not entry.parked:
-        return READ_ELSEWHERE
-    return None
+    return READ_ELSEWHERE if nothing and entry.taken_over and not entry.parked else None
 
 
 NO_DELIVERER: Final = (

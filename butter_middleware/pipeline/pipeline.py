@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -32,7 +31,7 @@ from butter_middleware.events import (
 from butter_middleware.models.checkout import Checkout, Record, sources_text
 from butter_middleware.models.http import Capture, snapshot
 from butter_middleware.models.reasons import Skip
-from butter_middleware.outbox.base import CLOSING_SECONDS, Count, Counts, Settlement, Store
+from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Settlement, Store
 from butter_middleware.pipeline import checkout_log, processes
 from butter_middleware.pipeline.components import Components
 from butter_middleware.pipeline.entries import NOTHING, Addition, Entry
@@ -43,7 +42,7 @@ from butter_middleware.pipeline.sender_thread import SenderThread
 from butter_middleware.pipeline.store_thread import StoreThread
 from butter_middleware.reader.evidence import ids_of
 from butter_middleware.reader.reader import ReadResult
-from butter_middleware.reader.tidings import tell
+from butter_middleware.reader.result_events import events_of
 
 T = TypeVar("T")
 
@@ -93,7 +92,7 @@ class Pipeline:
         self._events = components.events
         self._telemetry = components.telemetry
         self._clock = components.clock
-        self._outbox_clock: Callable[[], float] = getattr(components.outbox, "clock", components.clock)
+        self.outbox_clock: Callable[[], float] = getattr(components.outbox, "clock", components.clock)
         self._cookies = None if components.beacon is None else components.beacon.cookies
         self._wait = components.response_wait
         self._role = Role(
@@ -117,17 +116,16 @@ class Pipeline:
         self._participant: Participant | None = None
         self._thread: StoreThread | None = None
         self._backoff = Backoff()
-        self._counted = Counts()
+        self.last_counts = Counts()
+        """What lay in the outbox when it last answered."""
         self._kept: Store | None = None
         """The store in memory of an earlier start."""
         self._faults: tuple[str, ...] = ()
-        self._late: deque[str] = deque()
-        """What responses did not wait for, until it is counted in the outbox."""
         self._unheard: set[tuple[str, int]] = set()
         """Routes and statuses of which it was said that an annotation had no effect."""
         self._diagnosis = Diagnosis(self.components.strategy)
         self._read_capture = self.components.wrap_reader(self.components.make_reader(self._observe).read)
-        self.reporter = StatusReporter(self, self.components)
+        self.reporter = StatusReporter(self)
 
     # The life of the threads.
 
@@ -205,7 +203,6 @@ class Pipeline:
         return True
 
     def _begin(self) -> None:
-        self.reporter.begin()
         self._telemetry.load(self.reporter, self._events.emit)
 
     def begin_anew(self) -> None:
@@ -281,7 +278,6 @@ class Pipeline:
         """Read and send in this process, whoever appended. For the command `deliver`."""
         self.close()
         self._role = replace(self._role, owned=True, reads=True, sends=True)
-        self.reporter.serve_nothing()
 
     # What the middleware calls.
 
@@ -315,25 +311,14 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the app must start
             self.fault(error)
             return
-        until = time.monotonic() + OPEN_SECONDS
-        with suppress(RuntimeError):  # a loop that anyio does not know, as of granian --task-impl rust
-            for future in self._opening():
-                await wait_at_most(future, until - time.monotonic())
-
-    def _opening(self) -> Sequence["Future[Any]"]:
         thread, participant = self._thread, self._participant
         if thread is None or participant is None:
-            return ()
-        leads: Future[bool] = thread.ask(lambda store: self._role.sends and store.lead())
-        ready: list[Future[Any]] = [leads]
-
-        def told(_future: "Future[bool]") -> None:
-            if not leads.cancelled() and not leads.exception() and not leads.result():
-                with suppress(Exception):
-                    participant.sender.ready.set_result(None)
-
-        leads.add_done_callback(told)
-        return [*ready, participant.sender.ready]
+            return  # it was closed at this moment
+        until = time.monotonic() + OPEN_SECONDS
+        leads = thread.take_lead(participant)
+        with suppress(RuntimeError):  # a loop that anyio does not know, as of granian --task-impl rust
+            if await wait_at_most(leads, OPEN_SECONDS) and not leads.exception() and leads.result():
+                await wait_at_most(participant.sender.ready, until - time.monotonic())
 
     def snapshot(self, scope: Scope) -> dict[str, Any]:
         """Copy from the scope what a capture needs, before the app can change it. Raises if it is not a scope."""
@@ -348,8 +333,7 @@ class Pipeline:
             future = entry.future
             self._give(Participant.append, entry)
         except BaseException as error:
-            said = f"a record is lost: the outbox could not take it ({type(error).__name__}). See status().lost."
-            self._events.emit(Lost(route=name, reason=type(error).__name__, message=said, level=logging.CRITICAL))
+            self._events.lost(error, name)
             checkout_log.say(name, f"lost: {type(error).__name__}")
             if not isinstance(error, ButterError):
                 raise
@@ -396,29 +380,8 @@ class Pipeline:
         self._backoff.ended(well=done or self._wait.until == "disk")
         if not done:
             self._events.emit(NotDurableInTime(reason=self._wait.until))
-            self._late.append(self._wait.until)
             if self._thread is not None:
-                self._thread.ask(self._write_late)
-
-    def _write_late(self, store: Store) -> None:
-        """Keep in the outbox how many responses did not wait: the process may be killed, and its count with it."""
-        late: list[str] = []
-        while self._late:
-            late.append(self._late.popleft())
-        counts = [Count(NotDurableInTime.name, reason=reason, times=times) for reason, times in Counter(late).items()]
-        try:
-            if counts:
-                store.count(counts)
-        except BaseException:
-            self._late.extend(late)
-            raise
-
-    def not_durable_in_time(self, seconds: float) -> int:
-        """Return how many responses did not wait, of all processes that shared the outbox."""
-        kept = self.ask(lambda store: store.counted(), None, seconds)
-        if kept is None:
-            return self._events.counters.total(NotDurableInTime.name)
-        return len(self._late) + sum(times for key, times in kept.items() if key[0] == NotDurableInTime.name)
+                self._thread.count_soon()  # the process may be killed, and its count with it
 
     def skip(self, route: CheckoutRoute, reason: Skip, status: int = 0, *, annotated: bool = False) -> None:
         """Count a response that is not captured. If its endpoint annotated, say so once for each route and status."""
@@ -461,9 +424,7 @@ class Pipeline:
         try:
             self._give(Participant.add, addition)
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
-            kind = type(error).__name__
-            said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
-            self._events.emit(Lost(reason=kind, message=said, level=logging.CRITICAL))
+            self._events.lost(error)
             return failed(error)
         return addition.done
 
@@ -486,7 +447,8 @@ class Pipeline:
                 return ()
             name = "" if route is None else route.name
             self._events.count(Captured, name)
-            tell(self._events, name, result)
+            for event in events_of(name, result):
+                self._events.emit(event)
             for record in result.records if checkout_log.is_on() else ():
                 checkout_log.say(name, f"written in your transaction: {ids_of(record)}")
         except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
@@ -544,7 +506,7 @@ class Pipeline:
                 return True
             if delivery.paused:
                 return None if delivery.in_flight or participant.sender.unsettled else True
-            if self._count() and not self._counted.pending:
+            if self._count() and not self.last_counts.pending:
                 return True
             hopeless = delivery.ill or self._due_in() > deadline - time.monotonic()
             return False if hopeless and not delivery.in_flight else None
@@ -554,7 +516,7 @@ class Pipeline:
     def _due_in(self) -> float:
         """Return in how many seconds the next record is due."""
         due = self.ask(lambda store: store.next_due(), None)
-        return 0.0 if due is None else due - self._outbox_clock()
+        return 0.0 if due is None else due - self.outbox_clock()
 
     def finish_reading(self, timeout: float) -> bool:
         """Wait until all that was captured has been read, delivered or not. Return whether it is."""
@@ -576,13 +538,16 @@ class Pipeline:
 
         return participant is None or participant.wait(verdict, timeout)
 
+    def request(self, question: Callable[[Store], T]) -> "Future[T]":
+        """Have a question answered by the store's thread."""
+        return failed(_NotStartedError()) if self._thread is None else self._thread.ask(question)
+
     def ask(self, question: Callable[[Store], T], otherwise: T, seconds: float = 1.0) -> T:
         """Return what the store's thread answers. `otherwise` if it does not within `seconds`, or is not there."""
-        thread = self._thread
-        if thread is None:
-            return otherwise if self._kept is None else question(self._kept)
+        if self._thread is None and self._kept is not None:
+            return question(self._kept)
         try:
-            return thread.ask(question).result(seconds)
+            return self.request(question).result(seconds)
         except Exception:  # noqa: BLE001 - a fault of the disk, which the store's thread logs
             return otherwise
 
@@ -595,21 +560,15 @@ class Pipeline:
     def counts(self, seconds: float = 1.0) -> Counts:
         """Count what lies in the outbox. If it does not answer within `seconds`, or is closed, as it last was."""
         self._count(seconds)
-        return self._counted
-
-    def ask_counts(self) -> "Future[Counts]":
-        """Count what lies in the outbox."""
-        thread = self._thread
-        return failed(_NotStartedError()) if thread is None else thread.ask(lambda store: store.counts())
+        return self.last_counts
 
     def _count(self, seconds: float = 1.0) -> bool:
-        try:
-            self._counted = self.ask_counts().result(seconds)
-        except (ButterError, TimeoutError):
-            return False
-        except Exception:  # noqa: BLE001 - a fault of the disk, which the store's thread logs
-            return False
-        return True
+        return self.ask(self.note_counts, None, seconds) is not None
+
+    def note_counts(self, store: Store) -> Counts:
+        """Count what lies in the outbox, on the store's thread."""
+        self.last_counts = store.counts()
+        return self.last_counts
 
     # What the reporter asks.
 
@@ -617,11 +576,6 @@ class Pipeline:
     def running(self) -> bool:
         """Whether the threads were started in this process, and no shutdown has come since."""
         return self._running
-
-    @property
-    def last_counts(self) -> Counts:
-        """What lay in the outbox when it last answered."""
-        return self._counted
 
     @property
     def external(self) -> bool:
@@ -692,12 +646,9 @@ class Pipeline:
             self._events.emit(Diagnosed(reason=finding.code, message=finding.message))
 
     def look(self) -> None:
-        """Watch coverage, counts and the outbox's faults about once a second. The store's thread calls it."""
+        """Watch the counts and the outbox's faults about once a second. The store's thread calls it."""
         if self._thread is not None and self.leads:
-            self._counted = self._thread.store.counts()
-        self.reporter.look()
-        if self._late and self._thread is not None:  # the disk did not take it before
-            self._thread.ask(self._write_late)
+            self.reporter.watch(self._thread.store)
         if self._faults != self.faults:
             self._faults = self.faults
             self._events.emit(OutboxChanged(reason="+".join(self._faults)))

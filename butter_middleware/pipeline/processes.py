@@ -81,11 +81,11 @@ def store_thread(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> Sto
 def leave(thread: StoreThread, participant: Participant, seconds: float) -> None:
     """Let a participant go. The last one ends the thread within `seconds`."""
     with _process.guard:
-        last = thread.leave(participant)
-        if last:
+        is_last = thread.leave(participant)
+        if is_last:
             for path in [path for path, other in _process.threads.items() if other is thread]:
                 del _process.threads[path]
-    if last:
+    if is_last:
         thread.stop(seconds)
     else:
         thread.finish(participant, seconds)

@@ -1,166 +1,155 @@
-"""How the collection goes in one process: for `status()`, the health route and telemetry.
+"""How the collection of evidence goes on this host: for `status()`, the health route and telemetry.
 
-Where a process only appends, what becomes of its checkouts is seen in another: it has no coverage.
+The outbox counts for all its processes. What a process counted in the last seconds may not be in the outbox yet; it is
+added here.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
-from typing import Final, Protocol
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from butter_middleware._utils.futures import wait_at_most
 from butter_middleware.outbox import Counts
-from butter_middleware.pipeline.components import Components
+from butter_middleware.outbox.base import Store
 from butter_middleware.pipeline.health import Health, HealthInput, diagnose
 from butter_middleware.pipeline.status import Status
-from butter_middleware.telemetry.coverage import Coverage, Watch
+from butter_middleware.telemetry.counters import Key, Tally
+from butter_middleware.telemetry.coverage import HOUR, Coverage, Watch
 from butter_middleware.telemetry.otel import Gauges
+
+if TYPE_CHECKING:
+    from butter_middleware.pipeline.pipeline import Pipeline
 
 OUTBOX_SECONDS: Final = 1.0
 """For which a health check, and `status()`, wait for the outbox."""
+LOOK_SECONDS: Final = 5.0
+"""Between looks at the host's counts."""
+LOST_SECONDS: Final = 86400.0
+"""For which health tells that something is lost."""
 
 
-class Threads(Protocol):
-    """What the reporter asks of the pipeline."""
+class HostCounts(NamedTuple):
+    """What the processes of the host counted, by name, route and reason."""
 
-    def counts(self, seconds: float = 1.0) -> Counts:
-        """Count what lies in the outbox, or give what was last counted."""
-        ...
+    total: Mapping[Key, int]
+    """Over the outbox's life."""
+    recent: Mapping[Key, int]
+    """In the last hour or two."""
+    today: Mapping[Key, int]
+    """In the last day."""
 
-    def ask_counts(self) -> "Future[Counts]":
-        """Count what lies in the outbox."""
-        ...
 
-    def not_durable_in_time(self, seconds: float) -> int:
-        """Return how many responses did not wait for what their durability promises."""
-        ...
+def host_counts(store: Store, now: float) -> HostCounts:
+    """Ask a store for the counts of its host. `now` is by its clock."""
+    return HostCounts(store.counted(), store.counted(now - HOUR), store.counted(now - LOST_SECONDS))
 
-    @property
-    def last_counts(self) -> Counts:
-        """What was last counted."""
-        ...
 
-    @property
-    def running(self) -> bool:
-        """Whether the threads run."""
-        ...
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the outbox said at one moment, with what this process counted and it does not know yet."""
 
-    @property
-    def external(self) -> bool:
-        """Whether another process reads and sends."""
-        ...
-
-    @property
-    def endpoint(self) -> str:
-        """The state of the endpoint."""
-        ...
+    host: HostCounts
+    elsewhere: Mapping[Key, int]
+    """What of the total was counted in other processes, and in earlier ones."""
+    taken_at: float | None
+    """As `time.monotonic`. None: the outbox has not answered yet."""
 
     @property
-    def endpoint_changed_at(self) -> float | None:
-        """When it became well or ill."""
-        ...
+    def lost(self) -> int:
+        """How many captures and records were lost in the last day."""
+        return Tally(self.host.today).total("lost")
 
     @property
-    def leads(self) -> bool:
-        """Whether this process sends for all."""
-        ...
-
-    @property
-    def dead_threads(self) -> list[str]:
-        """The threads that have ended."""
-        ...
-
-    @property
-    def reading_for(self) -> float:
-        """Seconds for which one capture has been read."""
-        ...
-
-    @property
-    def faults(self) -> tuple[str, ...]:
-        """What is wrong with the outbox."""
-        ...
-
-    @property
-    def stopped(self) -> bool:
-        """Whether what lies in memory now would be lost."""
-        ...
-
-    @property
-    def deliverer(self) -> int | None:
-        """The process that sends from the outbox's file."""
-        ...
+    def recent(self) -> Coverage:
+        """The coverage of the last hour or two."""
+        return Coverage.of(Tally(self.host.recent))
 
 
 class StatusReporter:
-    """Asks what is counted, the worker and the outbox.
+    """Says what is counted, how the threads are, and what lies in the outbox.
 
     Args:
-        threads: The threads of this process.
-        components: The parts, and the configuration.
+        pipeline: The threads of this process.
     """
 
-    def __init__(self, threads: Threads, components: Components) -> None:
-        self._threads = threads
-        self._events = components.events
+    def __init__(self, pipeline: "Pipeline") -> None:
+        components = pipeline.components
+        self._pipeline = pipeline
+        self._counters = components.events.counters
         self._clock = components.clock
         self._threshold = components.config.coverage_threshold
         self._host = None if components.queue is not None else components.config.host
-        self._routes: Callable[[], Iterable[str]] = lambda: [route.name for route in components.routes.routes]
-        self.begin()
+        routes = [route.name for route in components.routes.routes]
+        self._watch = Watch(components.events, pipeline.outbox_clock, self._threshold, routes)
+        self._view = View(HostCounts({}, {}, {}), {}, None)
 
-    def begin(self) -> None:
-        """Watch from now on: a fork has a watch of its own."""
-        self._watch = Watch(self._events, self._clock, self._threshold, self._routes)
+    def watch(self, store: Store) -> None:
+        """Look at the counts of the host. The store's thread calls it if this process leads."""
+        now, taken_at = self._pipeline.outbox_clock(), self._view.taken_at
+        if self._watch.is_due(now) or taken_at is None or time.monotonic() - taken_at >= LOOK_SECONDS:
+            self._take(store)
+        else:
+            self._pipeline.note_counts(store)
+        if self._watch.is_due(now):
+            self._watch.look(now, Tally(self._view.host.total), self._view.recent)
 
-    def serve_nothing(self) -> None:
-        """This process only delivers: that its routes match no request says nothing."""
-        self._routes = tuple
-        self.begin()
+    def look_up(self, seconds: float = OUTBOX_SECONDS) -> View:
+        """Ask the outbox. If it does not answer within `seconds`, or is closed, return its last answer."""
+        return self._pipeline.ask(self._take, self._view, seconds)
 
-    def look(self) -> None:
-        """See whether too few checkouts became records, now and then."""
-        self._watch.look()
+    def _take(self, store: Store) -> View:
+        self._pipeline.note_counts(store)
+        counters, host = self._counters, host_counts(store, self._pipeline.outbox_clock())
+        self._view = View(
+            HostCounts(*map(counters.with_unwritten, host)),
+            counters.elsewhere(host.total),
+            time.monotonic(),
+        )
+        return self._view
 
     def status(self) -> Status:
         """Return how the collection goes."""
-        counters, worker = self._events.counters, self._threads
-        until = time.monotonic() + OUTBOX_SECONDS
-        counts = worker.counts()
+        worker, view = self._pipeline, self.look_up()
+        counts = worker.last_counts
+        tally = Tally(Counter(view.elsewhere) + Counter(self._counters.counts()))
         return Status(
-            captured=counters.total("captured"),
-            skipped=counters.skipped(),
-            strength=counters.by_reason("recorded"),
+            captured=tally.total("captured"),
+            skipped=tally.skipped(),
+            strength=tally.by_reason("recorded"),
             pending=counts.pending,
             delivered=counts.delivered,
             dead=counts.dead,
             parked=counts.parked,
             parts=counts.parts,
-            lost=counters.total("lost") + self._at_risk(counts),
+            lost=tally.total("lost") + self._at_risk(counts),
             oldest_pending_age=self._age(counts.oldest_pending_at),
             endpoint=worker.endpoint,
             last_delivery_at=counts.last_delivered_at,
-            coverage=Coverage() if worker.external else Coverage.of(counters),
-            conflicts=counters.by_reason("conflicting"),
-            faults=counters.by_reason("faulted"),
-            not_durable_in_time=worker.not_durable_in_time(max(0.05, until - time.monotonic())),
+            coverage=Coverage.of(tally),
+            conflicts=tally.by_reason("conflicting"),
+            faults=tally.by_reason("faulted"),
+            not_durable_in_time=tally.total("not_durable_in_time"),
+            age=None if view.taken_at is None else time.monotonic() - view.taken_at,
         )
 
     async def health(self) -> Health:
         """Say whether evidence is being collected. Waits for the outbox, but no event loop waits for it."""
-        worker = self._threads
-        future = worker.ask_counts()
+        worker = self._pipeline
+        future = worker.request(self._take)
         answered = await wait_at_most(future, OUTBOX_SECONDS) and future.exception() is None
-        counts = future.result() if answered else Counts()
+        view, counts = self._view, worker.last_counts
         changed = self._age(worker.endpoint_changed_at)
         signs = HealthInput(
             running=worker.running,
             answered=answered,
             counts=counts,
-            lost=self._events.counters.total("lost") + self._at_risk(counts),
+            lost=view.lost + self._at_risk(counts),
             oldest_pending_age=self._age(counts.oldest_pending_at),
             endpoint=worker.endpoint,
             ill_for=changed if changed is not None and worker.endpoint != "ok" else 0.0,
-            low_coverage=self._watch.recent if self._watch.low and not worker.external else None,
+            low_coverage=view.recent if view.recent.is_below(self._threshold) else None,
             outbox_faults=worker.faults,
             dead_threads=worker.dead_threads,
             reading_for=worker.reading_for,
@@ -171,19 +160,18 @@ class StatusReporter:
 
     # What telemetry asks.
 
-    def counts(self) -> Mapping[tuple[str, str, str], int]:
-        """Return all that was counted, by name, route and reason."""
-        return self._events.counters.counts()
+    def counts(self) -> Mapping[Key, int]:
+        """Return all that this process counted."""
+        return self._counters.counts()
 
     def levels(self) -> Gauges:
-        """Return how it stands."""
-        worker = self._threads
-        coverage = None if worker.external else self._watch.recent.ratio
+        """Return how it stands. Only the process that leads tells it, as it was seconds ago."""
+        worker, view = self._pipeline, self._view
         if not worker.leads:
-            return Gauges(coverage)
+            return Gauges()
         counts = worker.last_counts
         return Gauges(
-            coverage,
+            view.recent.ratio,
             leads=True,
             endpoint=worker.endpoint,
             pending=counts.pending,
@@ -193,7 +181,7 @@ class StatusReporter:
         )
 
     def _at_risk(self, counts: Counts) -> int:
-        return counts.captured + counts.pending + counts.parked + counts.parts if self._threads.stopped else 0
+        return counts.captured + counts.pending + counts.parked + counts.parts if self._pipeline.stopped else 0
 
     def _age(self, since: float | None) -> float | None:
         return None if since is None else max(0.0, self._clock() - since)

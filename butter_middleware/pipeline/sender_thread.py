@@ -20,6 +20,7 @@ MOST_AHEAD: Final = 256
 MOST_BYTES: Final = 16 * 1024**2
 SETTLE_SECONDS: Final = 0.05
 """For which settlements wait for others. A process that is killed meanwhile sends these records again."""
+RESTART_SECONDS: Final = 1.0
 RESTART_MOST: Final = 30.0
 REST_SECONDS: Final = 3600.0
 
@@ -230,7 +231,7 @@ class SenderThread:
     # The thread.
 
     def _run(self) -> None:
-        restart = 1.0
+        restart = RESTART_SECONDS
         self._executor.start_ahead()
         self._prepare()
         while not self._stopping:

@@ -10,8 +10,8 @@ from butter_middleware.telemetry.coverage import Coverage
 class Status:
     """How the collection of evidence goes.
 
-    Of this process, since it started: `captured`, `skipped`, `strength`, `coverage`, `conflicts`, `faults`,
-    and of it alone too: `lost`, `endpoint`. The others are of the outbox, whatever shares it.
+    The numbers are of all processes that share the outbox, over its life: a restart changes none. What another process
+    counted in the last seconds may be missing. Of this process alone: `endpoint`, and `age`.
     """
 
     captured: int
@@ -56,3 +56,5 @@ class Status:
     With `delivery="inline"`, those that went out before Butter had answered. Of all processes, over the outbox's life:
     it outlives a process that is killed.
     """
+    age: float | None = None
+    """Seconds since the outbox gave these numbers, if it does not answer now. None: it has not answered yet."""

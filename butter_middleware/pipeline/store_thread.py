@@ -22,9 +22,9 @@ from typing import Any, Final, TypeVar
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.futures import Waker
 from butter_middleware.errors import OutboxClosedError, OutboxFullError, OutboxReplacedError
-from butter_middleware.outbox.base import Outcome, Resolution, Resolved, Settled, Settlement, Store, new_records
+from butter_middleware.outbox.base import Count, Outcome, Resolved, Settled, Settlement, Store, new_records
 from butter_middleware.outbox.faults import Fault, describe, fault_of
-from butter_middleware.pipeline.entries import Addition, Entry
+from butter_middleware.pipeline.entries import Addition, Entry, Reading
 from butter_middleware.pipeline.leader import Leader
 from butter_middleware.pipeline.participant import Participant
 
@@ -44,6 +44,8 @@ LAST_BACKOFF: Final = 5.0
 RESTART_MOST: Final = 30.0
 """Seconds after which a loop that failed begins again, at most."""
 PRUNE_SECONDS: Final = 60.0
+COUNT_SECONDS: Final = 5.0
+"""Between transactions that count what did not change the state of a capture or a record."""
 WATCH_SECONDS: Final = 1.0
 """Between looks at coverage and faults."""
 IDLE_SECONDS: Final = 1.0
@@ -80,7 +82,7 @@ class StoreThread:
         self._intake: deque[tuple[Participant, Entry]] = deque()
         self._bytes = 0
         self._additions: deque[tuple[Participant, Addition]] = deque()
-        self._resolutions: deque[tuple[Participant, Entry, Resolution]] = deque()
+        self._readings: deque[tuple[Participant, Reading]] = deque()
         self._settlements: deque[tuple[Participant, Settlement]] = deque()
         self._requests: deque[tuple[Callable[[Store], Any], Future[Any]]] = deque()
         self._waker = Waker()
@@ -95,6 +97,7 @@ class StoreThread:
         self._full_until = 0.0
         self._most = BATCH
         """Captures in one transaction, at most. Fewer if the file is full."""
+        self._count_at = 0.0
         self._prune_at = 0.0
         self._watch_at = 0.0
         self._idle_since: float | None = None
@@ -115,11 +118,18 @@ class StoreThread:
         self._participants = (*self._participants, participant)
 
     def leave(self, participant: Participant) -> bool:
-        """Let a `Butter` go. Return whether it was the last one."""
-        self._participants = tuple(other for other in self._participants if other is not participant)
+        """Let a `Butter` go. Return whether it is the last one: then the thread is to be stopped."""
+        others = tuple(other for other in self._participants if other is not participant)
+        if others:
+            self._participants = others
         self._leader.leave(participant)
         self.wake()
-        return not self._participants
+        return not others
+
+    def finish(self, participant: Participant, seconds: float) -> None:
+        """Wait up to `seconds` until what a participant gave is written, and what it counted."""
+        with suppress(Exception):
+            self.ask(lambda _store: self._count([participant])).result(seconds)
 
     def append(self, participant: Participant, entry: Entry) -> None:
         """Take a capture.
@@ -128,14 +138,7 @@ class StoreThread:
             OutboxFullError: too much waits for the disk.
             OutboxClosedError: the thread has ended.
         """
-        with self._guard:
-            if self._retired:
-                raise _closed()
-            if len(self._intake) >= MOST_WAITING or self._bytes >= MOST_BYTES:
-                raise _full()
-            self._bytes += entry.size
-            self._intake.append((participant, entry))
-        self._waker.wake()
+        self._accept(self._intake, (participant, entry), entry.size)
 
     def add(self, participant: Participant, addition: Addition) -> None:
         """Take records made outside a request.
@@ -144,18 +147,21 @@ class StoreThread:
             OutboxFullError: too much waits for the disk.
             OutboxClosedError: the thread has ended.
         """
+        self._accept(self._additions, (participant, addition), addition.size)
+
+    def _accept(self, queue: deque[T], item: T, size: int) -> None:
         with self._guard:
             if self._retired:
                 raise _closed()
-            if len(self._additions) >= MOST_WAITING or self._bytes >= MOST_BYTES:
+            if len(queue) >= MOST_WAITING or self._bytes >= MOST_BYTES:
                 raise _full()
-            self._bytes += addition.size
-            self._additions.append((participant, addition))
+            self._bytes += size
+            queue.append(item)
         self._waker.wake()
 
-    def resolve(self, participant: Participant, entry: Entry, resolution: Resolution) -> None:
+    def resolve(self, participant: Participant, reading: Reading) -> None:
         """Take what the reader made of a capture."""
-        self._resolutions.append((participant, entry, resolution))
+        self._readings.append((participant, reading))
         self._waker.wake()
 
     def settle(self, participant: Participant, settlements: Sequence[Settlement]) -> None:
@@ -181,6 +187,21 @@ class StoreThread:
         """Give the sender records from the file, if there may be any that are due."""
         if self._leader.has_due:
             self._waker.wake()
+
+    def count_soon(self) -> None:
+        """Have the store count at once what this process counted."""
+        self._count_at = 0.0
+        self._waker.wake()
+
+    def take_lead(self, participant: Participant) -> "Future[bool]":
+        """Take the lead if it is free. The future says whether this participant has it."""
+
+        def look(_store: Store) -> bool:
+            self._leader.look_soon()
+            self._leader.look(time.monotonic())
+            return self._leader.is_led_by(participant)
+
+        return self.ask(look)
 
     def leads(self, participant: Participant) -> bool:
         """Whether this participant sends for every process of the host."""
@@ -214,12 +235,6 @@ class StoreThread:
     def unresolved(self) -> set[int]:
         """Return the numbers of the captures that this process is going to resolve."""
         return {number for participant in self._participants for number in participant.ids}
-
-    def finish(self, participant: Participant, seconds: float) -> None:
-        """Wait up to `seconds` until what a participant gave is written."""
-        with suppress(Exception):
-            self.ask(lambda _store: None).result(seconds)
-        del participant
 
     def look_again(self) -> None:
         """Look for records that are due, since the clock was moved."""
@@ -322,13 +337,16 @@ class StoreThread:
         if now >= self._full_until or self._stop_at is not None:
             busy = self._grow(now)  # first: a response may wait for it
         busy |= self._settle() | self._resolve()  # in a full file these make room
-        growing, shrinking = bool(self._intake or self._additions), bool(self._resolutions or self._settlements)
+        growing, shrinking = bool(self._intake or self._additions), bool(self._readings or self._settlements)
         if not growing and not shrinking:
             self.alerts.resolve("full")
             self.alerts.resolve("fault")
         more = self._reload() | shrinking | (growing and now >= self._full_until)
         if self._stop_at is None:
             more |= self._leader.look(now)
+        if now >= self._count_at:
+            self._count_at = now + COUNT_SECONDS
+            self._count(self._participants)
         if busy:
             self.store.checkpoint(idle=False)
         return busy or more, more
@@ -366,7 +384,7 @@ class StoreThread:
                 self._prune_at = 0.0
                 return
         until = min(self._leader.look_at, self._prune_at, self._watch_at)
-        if self._full_until > now and (self._intake or self._additions or self._resolutions):
+        if self._full_until > now and (self._intake or self._additions or self._readings):
             until = min(until, self._full_until)
         if self._idle_since != float("inf"):
             until = min(until, self._idle_since + IDLE_SECONDS)
@@ -437,20 +455,20 @@ class StoreThread:
         return [list(islice(outcomes, len(addition.records))) for _participant, addition in batch]
 
     def _resolve(self) -> bool:
-        batch = _take(self._resolutions, lambda _item: 1)
+        batch = _take(self._readings, lambda _item: 1)
         if not batch:
             return False
-        for (participant, entry, _resolution), resolved in self._write(batch, self._resolve_all, self._resolutions):
+        for (participant, reading), resolved in self._write(batch, self._resolve_all, self._readings):
             sends = self._leader.fresh(new_records(resolved.outcomes))
-            participant.resolved(entry, resolved, sends=sends)
+            participant.resolved(reading, resolved, sends=sends)
         return True
 
-    def _resolve_all(self, batch: Sequence[tuple[Participant, Entry, Resolution]]) -> Sequence[Resolved]:
-        # By the entry's number: it was written again if the file was replaced meanwhile.
+    def _resolve_all(self, batch: Sequence[tuple[Participant, Reading]]) -> Sequence[Resolved]:
         return self.store.resolve(
             [
-                resolution if resolution.id == entry.id else replace(resolution, id=entry.id)
-                for _participant, entry, resolution in batch
+                # If the file was replaced meanwhile, the capture was written again with another number.
+                one.resolution if one.resolution.id == one.entry.id else replace(one.resolution, id=one.entry.id)
+                for _participant, one in batch
             ]
         )
 
@@ -474,6 +492,20 @@ class StoreThread:
         # A record that keeps its place and its due time needs no transaction.
         self.store.settle([one for _participant, one in batch if one.settled is not Settled.RELEASED or one.due_at])
         return [None] * len(batch)
+
+    def _count(self, participants: Sequence[Participant]) -> None:
+        """Have the store count for the host what this process counted, and the store does not know yet."""
+        for participant in participants:
+            counters = participant.events.counters
+            taken = counters.take_unwritten()
+            if not taken:
+                continue
+            try:
+                self.store.count([Count(*key, times) for key, times in taken.items()])
+            except Exception as error:
+                if fault_of(error) is not Fault.OWN:
+                    counters.put_back(taken)
+                raise
 
     def _write(
         self, batch: Sequence[T], write: Callable[[Sequence[T]], Sequence[R]], queue: deque[T]
@@ -543,19 +575,18 @@ class StoreThread:
             return self._retired
 
     def _end(self) -> None:
-        """Let go of the file."""
+        """Let go of the file. What could not be written is lost, and counted."""
         with self._guard:
             self._retired = True
+        for queue in (self._intake, self._additions, self._readings, self._settlements):
+            while queue:
+                _lose([queue.popleft()], _closed())
+        with suppress(Exception):  # a fault of the disk, which was said
+            self._count(self._participants)
         with suppress(Exception):
             self._leader.resign()
         with suppress(Exception):
             self.store.close()
-        self._abandon_queues()
-
-    def _abandon_queues(self) -> None:
-        for queue in (self._intake, self._additions, self._resolutions, self._settlements):
-            while queue:
-                _lose([queue.popleft()], _closed())
         while self._requests:
             self._requests.popleft()[1].set_exception(_closed())
 

@@ -65,6 +65,10 @@ class ReadResult:
     """`skipped` is what every shop has, such as a refusal: the remedy is for the curious."""
     conflicts: tuple[str, ...] = ()
     """The fields of which an annotation said another value than the extractor, which holds."""
+    token: str = field(default="", repr=False)
+    """Identifies the token of an IPv4 beacon that proved the address: it proves one checkout."""
+    if_replayed: "ReadResult | None" = None
+    """What takes its place if the token has proved another one before."""
     error: BaseException | None = field(default=None, repr=False)
     """What the merchant's code raised, for tests: it may quote what it read, so that it is neither logged nor kept."""
 
@@ -124,7 +128,11 @@ class Reader:
         if reading.records and not reading.remedy:
             weak = weakness(route, response, reading.records, recorded=capture.recorded)
             reading = replace(reading, remedy=weak)
-        return reading if address is None else self._once(route, capture, address, reading)
+        # Only a token gives an IPv4 address beside the shopper's IPv6.
+        if self.redeemer is None or address is None or address.ipv6 is None:
+            return reading
+        token, replayed = self.redeemer.digest_of(capture, route), _without_address(route, Reason.TOKEN_REPLAYED)
+        return replace(reading, token=token, if_replayed=replayed)
 
     def _found(
         self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
@@ -143,14 +151,6 @@ class Reader:
         address = self.strategy.resolve(capture.scope)
         self.observe(capture, address)
         return address if self.redeemer is None else self.redeemer.resolve(address, capture, route)
-
-    def _once(self, route: CheckoutRoute, capture: Capture, address: ClientIP, reading: ReadResult) -> ReadResult:
-        # Only a token gives an IPv4 address beside the shopper's IPv6.
-        by_token = self.redeemer if address.ipv6 is not None else None
-        parts = () if reading.part is None else (Record(reading.part.key, "", capture.captured_at),)
-        if by_token is None or not by_token.replayed(capture, route, reading.records or parts):
-            return reading
-        return _without_address(route, Reason.TOKEN_REPLAYED)
 
     def _gate(self, route: CheckoutRoute, response: CheckoutResponse) -> str | ReadResult:
         """Give what its parts have in common, and nothing for a checkout that is whole; or say why it is none."""

@@ -1,31 +1,35 @@
-"""What happened in this process, counted."""
+"""What happened, counted: in this process, and on this host."""
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from threading import Lock
+from typing import Final
+
+Key = tuple[str, str, str]
+"""Name, route and reason."""
+
+HOST: Final = frozenset(
+    {
+        "captured",
+        "conflicting",
+        "covered",
+        "faulted",
+        "lost",
+        "not_durable_in_time",
+        "parked",
+        "recorded",
+        "skipped",
+    }
+)
+"""The names that the outbox counts for all processes of the host. It knows of itself what was delivered."""
 
 
-class Counters:
-    """Counts of one process by name, route and reason; safe from any thread."""
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts by name, route and reason."""
 
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew: in a forked child, whose parent may have held the lock."""
-        self._lock = Lock()
-        self._counts: dict[tuple[str, str, str], int] = {}
-
-    def add(self, name: str, route: str = "", reason: str = "", times: int = 1) -> None:
-        """Count."""
-        key = name, route, reason
-        with self._lock:
-            self._counts[key] = self._counts.get(key, 0) + times
-
-    def counts(self) -> Mapping[tuple[str, str, str], int]:
-        """Return all counts, by name, route and reason."""
-        with self._lock:
-            return dict(self._counts)
+    counts: Mapping[Key, int]
 
     def total(self, name: str) -> int:
         """Return how often something happened."""
@@ -41,16 +45,68 @@ class Counters:
 
     def _by(self, name: str, part: int) -> Mapping[str, int]:
         found: Counter[str] = Counter()
-        for key, count in self.counts().items():
+        for key, count in self.counts.items():
             if key[0] == name:
                 found[key[part]] += count
         return dict(found.most_common())
 
     def skipped(self) -> Mapping[str, int]:
         """Return how many responses became no record, by reason: parked ones too."""
-        parked = {_parked(reason): count for reason, count in self.by_reason("parked").items()}
-        return dict(Counter(self.by_reason("skipped")) + Counter(parked))
+        found = Counter(self.by_reason("skipped"))
+        for reason, count in self.by_reason("parked").items():
+            found[reason if reason.startswith("no_address:") else f"parked:{reason}"] += count
+        return dict(found.most_common())
 
 
-def _parked(reason: str) -> str:
-    return reason if reason.startswith("no_address:") else f"parked:{reason}"
+class Counters:
+    """The counts of one process. They may be used from any thread."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: in a forked child, whose parent may have held the lock."""
+        self._lock = Lock()
+        self._counts: dict[Key, int] = {}
+        self._unwritten: dict[Key, int] = {}
+        """What the outbox does not count yet."""
+
+    def add(self, name: str, route: str = "", reason: str = "", times: int = 1, *, written: bool = False) -> None:
+        """Count. If `written`, the outbox counts it already."""
+        key = name, route, reason
+        with self._lock:
+            self._counts[key] = self._counts.get(key, 0) + times
+            if not written and name in HOST:
+                self._unwritten[key] = self._unwritten.get(key, 0) + times
+
+    def counts(self) -> Mapping[Key, int]:
+        """Return all counts of this process."""
+        with self._lock:
+            return dict(self._counts)
+
+    def elsewhere(self, written: Mapping[Key, int]) -> Mapping[Key, int]:
+        """Return what was counted elsewhere, of what the outbox counts: in other processes, and in earlier ones."""
+        with self._lock:
+            found = Counter(written)
+            found.update(self._unwritten)
+            found.subtract(self._counts)
+        return +found
+
+    def with_unwritten(self, written: Mapping[Key, int]) -> Mapping[Key, int]:
+        """Return what the outbox counts and what it does not count yet."""
+        with self._lock:
+            return Counter(written) + Counter(self._unwritten)
+
+    def take_unwritten(self) -> Mapping[Key, int]:
+        """Give what is to be written to the outbox."""
+        if not self._unwritten:
+            return {}
+        with self._lock:
+            taken, self._unwritten = self._unwritten, {}
+        return taken
+
+    def put_back(self, taken: Mapping[Key, int]) -> None:
+        """Take back what could not be written."""
+        with self._lock:
+            for key, times in taken.items():
+                self._unwritten[key] = self._unwritten.get(key, 0) + times

@@ -7,7 +7,7 @@ from typing import Final
 
 from butter_middleware.events import CoverageFell, RouteFellSilent
 from butter_middleware.models.reasons import missed
-from butter_middleware.telemetry.counters import Counters
+from butter_middleware.telemetry.counters import Tally
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 
 HOUR: Final = 3600.0
@@ -18,7 +18,7 @@ BUSY: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Of the checkouts that this process saw, which became records. What is no paid checkout is not among them."""
+    """Of the checkouts of this host, which became records. What is not a paid checkout is not among them."""
 
     covered: int = 0
     """Responses that became records, or their part of one."""
@@ -31,20 +31,18 @@ class Coverage:
         total = self.covered + sum(self.missed.values())
         return self.covered / total if total else None
 
-    def since(self, earlier: "Coverage") -> "Coverage":
-        """Return what came after `earlier`."""
-        left = Counter(self.missed)
-        left.subtract(earlier.missed)
-        return Coverage(self.covered - earlier.covered, dict((+left).most_common()))
+    def is_below(self, threshold: float) -> bool:
+        """Whether there were checkouts, and too few of them became records."""
+        return self.ratio is not None and self.ratio < threshold
 
     @classmethod
-    def of(cls, counters: Counters) -> "Coverage":
-        """Return the coverage since the process began."""
-        lacking = Counter({reason: count for reason, count in counters.skipped().items() if missed(reason)})
-        lacking["lost"] += counters.total("lost")
-        faults = counters.by_reason("faulted").items()
+    def of(cls, tally: Tally) -> "Coverage":
+        """Return the coverage that counts show."""
+        lacking = Counter({reason: count for reason, count in tally.skipped().items() if missed(reason)})
+        lacking["lost"] += tally.total("lost")
+        faults = tally.by_reason("faulted").items()
         lacking["fault"] += sum(count for reason, count in faults if reason.startswith("request:"))
-        return cls(counters.total("covered"), dict((+lacking).most_common()))
+        return cls(tally.total("covered"), dict((+lacking).most_common()))
 
     def __str__(self) -> str:
         total = self.covered + sum(self.missed.values())
@@ -53,13 +51,15 @@ class Coverage:
 
 
 class Watch:
-    """Tells once an hour where too few checkouts became records, and where a route fell silent.
+    """Tells once an hour if too few checkouts became records, or if a route fell silent.
+
+    One process of the host watches: it knows the counts of all.
 
     Args:
-        notices: Counts what is watched, and is told.
-        clock: Seconds.
+        events: Is told.
+        clock: Seconds since the epoch.
         threshold: The least coverage of which nothing is said, 0 to 1.
-        routes: Gives the names of the checkout routes.
+        routes: The names of the checkout routes.
     """
 
     def __init__(
@@ -67,42 +67,39 @@ class Watch:
         events: EventDispatcher,
         clock: Callable[[], float],
         threshold: float,
-        routes: Callable[[], Iterable[str]] = tuple,
+        routes: Iterable[str] = (),
     ) -> None:
         self._events = events
-        self._clock = clock
         self._threshold = threshold
-        self._list_routes = routes
-        self._began = self._looked_at = clock()
+        self._names = tuple(routes)
+        self._began = clock()
+        self._hour = self._began // HOUR
         self._unmatched = set[str]()
-        self._before = self._then = Coverage()
         self._routes: dict[str, tuple[int, float]] = {}
+        """How many records each route gave, and since when it has given no more."""
 
-    def look(self) -> None:
-        """Look, where the last look is an hour ago."""
-        now = self._clock()
-        if abs(now - self._looked_at) < HOUR:
-            return
-        self._looked_at = now
-        total = Coverage.of(self._events.counters)
-        hour = total.since(self._then)
-        self._before, self._then = self._then, total
-        if hour.ratio is not None and hour.ratio < self._threshold:
+    def is_due(self, now: float) -> bool:
+        """Whether the clock shows another hour than at the last look."""
+        return now // HOUR != self._hour
+
+    def look(self, now: float, total: Tally, hour: Coverage) -> None:
+        """Look at the counts of all time, and at the coverage of the last hour."""
+        self._hour = now // HOUR
+        if hour.is_below(self._threshold):
             message = (
                 f"evidence is missing: in the last hour {hour}. Each reason was said with its remedy when it first "
                 "came up; docs/telemetry.md lists them."
             )
-            self._events.emit(CoverageFell(ratio=hour.ratio, message=message))
-        for route, count in self._events.counters.by_route("covered").items():
+            self._events.emit(CoverageFell(ratio=hour.ratio or 0.0, message=message))
+        for route, count in total.by_route("covered").items():
             self._listen(route, count, now)
         if now - self._began >= SILENT_SECONDS:
-            self._find_unmatched()
+            self._find_unmatched(total)
 
-    def _find_unmatched(self) -> None:
-        """Tell once of each route that no request has matched since the process began."""
-        counters = self._events.counters
-        matched = counters.by_route("captured").keys() | counters.by_route("skipped").keys()
-        for route in [each for each in self._list_routes() if each not in matched | self._unmatched]:
+    def _find_unmatched(self, total: Tally) -> None:
+        """Tell once of each route that no request has ever matched."""
+        matched = {*total.by_route("captured"), *total.by_route("skipped"), *self._unmatched}
+        for route in [name for name in self._names if name not in matched]:
             self._unmatched.add(route)
             message = (
                 f"{route} has matched no request for {SILENT_SECONDS / HOUR:.0f} hours. If it serves checkouts, its "
@@ -121,14 +118,3 @@ class Watch:
                 "the response or the extractor has changed: see status().skipped."
             )
             self._events.emit(RouteFellSilent(route=route, message=message))
-
-    @property
-    def recent(self) -> Coverage:
-        """The coverage of the last hour or two."""
-        return Coverage.of(self._events.counters).since(self._before)
-
-    @property
-    def low(self) -> bool:
-        """Whether too few of them became records."""
-        ratio = self.recent.ratio
-        return ratio is not None and ratio < self._threshold

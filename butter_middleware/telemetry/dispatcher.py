@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
 
@@ -40,9 +39,9 @@ class EventDispatcher:
         self.counters.forget()
         self._hourly.forget()
 
-    def emit(self, event: Event) -> None:
-        """Take an event."""
-        self.counters.add(event.name, event.route, event.reason, event.times)
+    def emit(self, event: Event, *, written: bool = False) -> None:
+        """Take an event. If `written`, the outbox counts it already."""
+        self.counters.add(event.name, event.route, event.reason, event.times, written=written)
         if self._observe is not None:
             self._observe(event)
         if event.message:
@@ -61,15 +60,11 @@ class EventDispatcher:
         else:
             self.emit(event(route=route, reason=reason))
 
-    def lost(self, future: "Future[None] | Future[int]") -> bool:
-        """Tell that a record is lost, where the outbox could not take it; say whether."""
-        error = CancelledError() if future.cancelled() else future.exception()
-        if error is None:
-            return False
+    def lost(self, error: BaseException, route: str = "") -> None:
+        """Tell that the outbox could not take a record."""
         kind = type(error).__name__
-        said = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
-        self.emit(Lost(reason=kind, message=said, level=logging.CRITICAL))
-        return True
+        message = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
+        self.emit(Lost(route=route, reason=kind, message=message, level=logging.CRITICAL))
 
     def _say(self, name: str, level: int, message: str, route: str, reason: str) -> None:
         times: int | None = 0

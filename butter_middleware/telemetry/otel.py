@@ -42,10 +42,10 @@ _STATES: Final = ("ok", "open", "half_open", "paused", "hold", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """How it stands now."""
+    """How it stands now on this host. The process that delivers tells it."""
 
-    coverage: float | None
-    """Of this process, as are the counts. What follows is of the outbox, and told by the process that delivers."""
+    coverage: float | None = None
+    """Of the last hour or two."""
     leads: bool = False
     endpoint: str = ""
     pending: int = 0

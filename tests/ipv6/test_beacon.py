@@ -518,26 +518,6 @@ def test_a_token_makes_one_record(make_butter: MakeButter, fake: FakeButter) -> 
     assert (skipped["gated"], skipped["parked:invalid"], skipped["no_address:token_replayed"]) == (1, 1, 1)
 
 
-def test_the_memory_of_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest is forgotten first, and its token long stale by then."""
-    from butter_middleware.ipv6 import beacon as module  # noqa: PLC0415
-    from butter_middleware.models.checkout import Record  # noqa: PLC0415
-
-    monkeypatch.setattr(module, "REMEMBERED", 2)
-    redeemer = module.Redeemer(make_beacon())
-
-    def replayed(number: int, key: str, at: float) -> bool:
-        token = make_beacon().issue(SHOPPER, str(number), NOW)
-        headers = [(b"x-butter-token", token.encode())]
-        capture = Capture("POST", "/checkout/7", b"", headers, None, 200, [], b"", {}, at)
-        return redeemer.replayed(capture, ROUTE, [Record(key, "{}", at)])
-
-    assert [replayed(n, "a", NOW) for n in range(3)] == [False, False, False]
-    assert replayed(2, "b", NOW + 1)
-    assert not replayed(0, "b", NOW + 1)
-    assert not replayed(0, "c", NOW + 1), "the same capture, read again after its extractor was mended"
-
-
 def test_a_capture_read_days_later_reads_the_same(make_butter: MakeButter, fake: FakeButter, tmp_path: Path) -> None:
     """Its token is judged by the checkout's time; and the file on disk holds of the cookies what the token needs."""
     beacon = make_beacon(token="cookie:butter", bind="cookie:session")

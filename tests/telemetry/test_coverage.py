@@ -9,9 +9,11 @@ from processes import until
 from shops import ROUTE, SHOPPER, buy
 
 from butter_middleware import Butter, Checkout, ConfigurationError, events
-from butter_middleware._utils import log_thread
 from butter_middleware.events import CoverageFell, Event, RouteFellSilent
 from butter_middleware.models.reasons import NO_CHECKOUT, Skip
+from butter_middleware.outbox import MemoryStore
+from butter_middleware.outbox.base import Count
+from butter_middleware.telemetry.counters import Tally
 from butter_middleware.telemetry.coverage import Coverage, Watch
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 
@@ -25,7 +27,24 @@ class Told:
         self.clock = Clock()
         self.events: list[Event] = []
         self.dispatcher = EventDispatcher(self.clock, observe=self.events.append)
-        self.watch = Watch(self.dispatcher, self.clock, threshold, lambda: routes)
+        self.watch = Watch(self.dispatcher, self.clock, threshold, routes)
+        self._store = MemoryStore(clock=self.clock)
+
+    @property
+    def coverage(self) -> Coverage:
+        return Coverage.of(self._tally(None))
+
+    @property
+    def recent(self) -> Coverage:
+        return Coverage.of(self._tally(self.clock.now - HOUR))
+
+    def _tally(self, since: float | None) -> Tally:
+        self._store.count([Count(*key, times) for key, times in self.dispatcher.counters.take_unwritten().items()])
+        return Tally(self._store.counted(since))
+
+    def look(self) -> None:
+        if self.watch.is_due(self.clock.now):
+            self.watch.look(self.clock.now, self._tally(None), self.recent)
 
     def count(self, covered: int = 0, missed: int = 0, route: str = "POST /pay") -> None:
         self.dispatcher.emit(events.Covered(route=route, times=covered))
@@ -37,7 +56,7 @@ class Told:
         until = self.clock.now + seconds
         while self.clock.now < until:
             self.clock.now += min(HOUR, until - self.clock.now)
-            self.watch.look()
+            self.look()
         return self.events[before:]
 
 
@@ -69,7 +88,7 @@ def test_each_reason_is_evidence_or_none(reason: Skip) -> None:
     """The reasons that a person can mend are missing evidence; the others are no checkouts."""
     told = Told()
     told.dispatcher.emit(events.Skipped(reason=reason))
-    assert Coverage.of(told.dispatcher.counters).missed == ({} if reason in NO_CHECKOUT else {reason: 1})
+    assert told.coverage.missed == ({} if reason in NO_CHECKOUT else {reason: 1})
 
 
 def test_what_is_lost_or_failed_is_missing() -> None:
@@ -79,7 +98,7 @@ def test_what_is_lost_or_failed_is_missing() -> None:
     for reason in ("request:KeyError", "delivery:OSError", "on_event:ValueError"):
         told.dispatcher.emit(events.Faulted(reason=reason))
     told.dispatcher.emit(events.Skipped(reason="no_address:ipv6_client", times=2))
-    assert Coverage.of(told.dispatcher.counters).missed == {"no_address:ipv6_client": 2, "lost": 1, "fault": 1}
+    assert told.coverage.missed == {"no_address:ipv6_client": 2, "lost": 1, "fault": 1}
 
 
 def test_too_little_is_said_once_an_hour(caplog: pytest.LogCaptureFixture) -> None:
@@ -105,18 +124,18 @@ def test_the_threshold_is_the_users(threshold: float, told_of: int) -> None:
     """At the threshold all is well, below it is not."""
     told = Told(threshold)
     told.count(covered=8, missed=2)
-    assert (told.watch.low, len(told.pass_by(HOUR))) == (bool(told_of), told_of)
+    assert (told.recent.is_below(threshold), len(told.pass_by(HOUR))) == (bool(told_of), told_of)
 
 
 def test_the_recent_coverage_forgets() -> None:
     """What was two hours ago makes no health of today."""
     told = Told()
     told.count(missed=5)
-    assert told.watch.low
+    assert told.recent.ratio == 0
     told.pass_by(HOUR)
-    assert told.watch.low
+    assert told.recent.ratio == 0
     told.pass_by(HOUR)
-    assert told.watch.recent == Coverage()
+    assert told.recent == Coverage()
 
 
 def test_a_route_that_falls_silent_is_said_once() -> None:
@@ -146,15 +165,13 @@ def test_a_route_that_matched_no_request_is_said_once() -> None:
 
 
 def test_the_pipeline_names_its_routes(make_butter: Callable[..., Butter]) -> None:
-    """A process that serves watches its own routes; one that only delivers, as `deliver` does, serves none."""
+    """The process that leads watches the routes of its `Butter`."""
     clock, heard = Clock(), list[Event]()
     butter = make_butter(ROUTE, clock=clock, on_event=heard.append)
+    butter.pipeline.start()
+    until(lambda: butter.pipeline.leads, "the lead")
     clock.now += DAY
-    butter.pipeline.reporter.look()
-    butter.pipeline.take_over()
-    clock.now += DAY
-    butter.pipeline.reporter.look()
-    assert log_thread.settle(10)
+    until(lambda: any(isinstance(event, RouteFellSilent) for event in heard), "the look")
     assert [(event.route, event.reason) for event in heard if isinstance(event, RouteFellSilent)] == [
         (ROUTE.name, "unmatched")
     ]
@@ -165,7 +182,7 @@ def test_a_clock_that_jumps_back_stops_nothing() -> None:
     told = Told()
     told.clock.now -= 10 * DAY
     told.count(missed=1)
-    told.watch.look()
+    told.look()
     assert isinstance(told.events[-1], CoverageFell)
 
 

@@ -402,12 +402,10 @@ class SQLiteStore(Database):
         times = Counter[tuple[str, str, str]]()
         for count in counts:
             times[count[:3]] += count.times
-        hour = int(self._clock() // HOUR)
-        for key, more in times.items():
-            for row in ((hour, *key), (0, *key)):
-                connection.execute("INSERT OR IGNORE INTO counted VALUES (?, ?, ?, ?, 0)", row)
-                sql = "UPDATE counted SET times = times + ? WHERE hour = ? AND name = ? AND route = ? AND reason = ?"
-                connection.execute(sql, (more, *row))
+        rows = [(at, *key, more) for at in (0, int(self._clock() // HOUR)) for key, more in times.items()]
+        sql = """INSERT INTO counted VALUES (?, ?, ?, ?, ?)
+            ON CONFLICT DO UPDATE SET times = times + excluded.times"""
+        connection.executemany(sql, rows)
 
     def counted(self, since: float | None = None) -> Mapping[tuple[str, str, str], int]:
         """Give the counts of the host by name, route and reason: the total, or those since an hour."""

@@ -357,7 +357,7 @@ def test_what_was_not_durable_in_time_outlives_the_process(
             anyio.run(drive, app, http_scope())
         assert butter.status().not_durable_in_time == 2  # before it is in the file
         user.ask("unlock")
-        until(lambda: store.counted() == {("not_durable_in_time", "", "disk"): 2}, "the count")
+        until(lambda: store.counted().get(("not_durable_in_time", "", "disk")) == 2, "the count")
     assert make_butter(outbox=path).status().not_durable_in_time == 0  # that process has not opened the file
     other = make_butter(outbox=path)
     other.pipeline.start()

@@ -1,0 +1,25 @@
+"""The events of a capture that was read."""
+
+import logging
+from collections.abc import Iterator
+
+from butter_middleware.events import Conflicting, Covered, Event, Parked, Recorded, Skipped
+from butter_middleware.reader.evidence import ids_of
+from butter_middleware.reader.reader import ReadResult
+
+
+def events_of(route: str, result: ReadResult) -> Iterator[Event]:
+    """Give the events that tell what became of a capture, and of each record that it gave."""
+    for field in result.conflicts:
+        said = f"annotate() gave another {field} than the extractor, whose value holds. Leave one of them out."
+        yield Conflicting(route=route, reason=field, message=said)
+    if result.parked is not None:
+        reason = result.skipped or result.parked.reason
+        yield Parked(route=route, reason=reason, message=result.parked.detail)
+    elif result.skipped is not None:
+        level = logging.INFO if result.everyday else logging.WARNING
+        yield Skipped(route=route, reason=result.skipped, message=result.remedy, level=level)
+    else:
+        yield Covered(route=route, message=result.remedy)
+    for record in result.records:
+        yield Recorded(route=route, reason=ids_of(record))
