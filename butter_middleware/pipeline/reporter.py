@@ -113,7 +113,9 @@ class StatusReporter:
         """Return how the collection goes."""
         worker, view = self._pipeline, self.look_up()
         counts = worker.last_counts
-        tally = Tally(Counter(view.elsewhere) + Counter(self._counters.counts()))
+        total = Counter(view.elsewhere)
+        total.update(self._counters.counts())
+        tally = Tally(+total)
         return Status(
             captured=tally.total("captured"),
             skipped=tally.skipped(),

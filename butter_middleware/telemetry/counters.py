@@ -90,7 +90,7 @@ class Counters:
             found = Counter(written)
             found.update(self._unwritten)
             found.subtract(self._counts)
-        return +found
+        return {key: times for key, times in found.items() if times}  # below 0: what was parked here was read later
 
     def with_unwritten(self, written: Mapping[Key, int]) -> Mapping[Key, int]:
         """Return what the outbox counts and what it does not count yet."""

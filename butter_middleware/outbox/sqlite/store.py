@@ -45,6 +45,9 @@ from butter_middleware.outbox.steady import Look
 CaptureRow = tuple[float, str, bytes, bytes | None]
 """`captured_at`, `head`, `body`, `request_body`."""
 
+HourKey = tuple[int, str, str, str]
+"""Hour, name, route and reason of a count."""
+
 MOST_ROWS: Final = 64
 """Captures a statement, and numbers a query; SQLite may take no more than 999 values."""
 PRUNE_STEP: Final = 500
@@ -187,31 +190,34 @@ class SQLiteStore(Database):
         """End captures: replace each by its records or a part, or park it."""
 
         def change(connection: sqlite3.Connection) -> list[Resolved]:
-            resolved = [self._resolve(connection, resolution) for resolution in resolutions]
-            ended = [
-                resolution.counts
-                for resolution, one in zip(resolutions, resolved, strict=True)
-                if one.there and not one.replayed
-            ]
-            if any(ended):
-                self._count(connection, [count for counts in ended for count in counts])
+            times = Counter[HourKey]()
+            resolved = [self._resolve(connection, resolution, times) for resolution in resolutions]
+            _add_counts(connection, times)
             return resolved
 
         return self._write(change, reserve=True)
 
-    def _resolve(self, connection: sqlite3.Connection, resolution: Resolution) -> Resolved:
+    def _resolve(self, connection: sqlite3.Connection, resolution: Resolution, times: Counter[HourKey]) -> Resolved:
         number, parked = resolution.id, resolution.parked
-        sql = """SELECT CASE WHEN instr(head, '"made": [') THEN head END FROM captures WHERE id = ?"""
+        sql = """SELECT CASE WHEN instr(head, '"made": [') OR instr(head, '"counted": [') THEN head END
+            FROM captures WHERE id = ?"""
         row = connection.execute(sql, (number,)).fetchone()
         if row is None:
             return Resolved(number, there=False)
         if resolution.token and not self._redeem(connection, resolution):
             return Resolved(number, there=True, replayed=True)
-        made = frozenset[str]() if row[0] is None else frozenset(json.loads(row[0])["made"])
+        head = {} if row[0] is None else json.loads(row[0])
+        made = frozenset[str](head.get("made", ()))
+        # What was counted when it was parked is taken back, and counted as it is now in that same hour.
+        hour, before = head.get("counted", (int(self._clock() // HOUR), ()))
+        for *key, more in before:
+            times[hour, *key] -= more
+        for count in resolution.counts:
+            times[hour, *count[:3]] += count.times
         if parked is None:
             connection.execute("DELETE FROM captures WHERE id = ?", (number,))
         else:
-            self._park(connection, number, parked, made)
+            self._park(connection, number, parked, made, (hour, resolution.counts))
             sql = "UPDATE tries SET tried_at = ?, tried_by = coalesce(nullif(?, ''), tried_by) WHERE id = ?"
             connection.execute(sql, (self._clock(), resolution.configuration, number))
         if resolution.part is not None:
@@ -222,15 +228,21 @@ class SQLiteStore(Database):
             ]
         return Resolved(number, there=True, outcomes=outcomes)
 
-    def _park(self, connection: sqlite3.Connection, number: int, parked: Parked, made: frozenset[str]) -> None:
-        """Park a capture, with the keys of what it gave already in its head."""
+    def _park(
+        self,
+        connection: sqlite3.Connection,
+        number: int,
+        parked: Parked,
+        made: frozenset[str],
+        counted: tuple[int, Sequence[Count]],
+    ) -> None:
+        """Park a capture, with the keys of what it gave already, and with what is counted of it, in its head."""
+        (text,) = connection.execute("SELECT head FROM captures WHERE id = ?", (number,)).fetchone()
+        head = json.loads(text) | {"counted": counted}
         if parked.records:
-            (head,) = connection.execute("SELECT head FROM captures WHERE id = ?", (number,)).fetchone()
-            keys = sorted(made | {record.key for record in parked.records})
-            head = json.dumps(json.loads(head) | {"made": keys})
-            connection.execute("UPDATE captures SET head = ? WHERE id = ?", (head, number))
-        row = (parked.reason, parked.detail, number)
-        connection.execute("UPDATE captures SET reason = ?, detail = ? WHERE id = ?", row)
+            head["made"] = sorted(made | {record.key for record in parked.records})
+        row = (json.dumps(head), parked.reason, parked.detail, number)
+        connection.execute("UPDATE captures SET head = ?, reason = ?, detail = ? WHERE id = ?", row)
 
     def _redeem(self, connection: sqlite3.Connection, resolution: Resolution) -> bool:
         """Say whether a token may prove this checkout: no other one, of another capture, had it before."""
@@ -399,18 +411,16 @@ class SQLiteStore(Database):
         self._write(lambda connection: self._count(connection, counts), reserve=True)
 
     def _count(self, connection: sqlite3.Connection, counts: Iterable[Count]) -> None:
-        times = Counter[tuple[str, str, str]]()
+        hour, times = int(self._clock() // HOUR), Counter[HourKey]()
         for count in counts:
-            times[count[:3]] += count.times
-        rows = [(at, *key, more) for at in (0, int(self._clock() // HOUR)) for key, more in times.items()]
-        sql = """INSERT INTO counted VALUES (?, ?, ?, ?, ?)
-            ON CONFLICT DO UPDATE SET times = times + excluded.times"""
-        connection.executemany(sql, rows)
+            times[hour, *count[:3]] += count.times
+        _add_counts(connection, times)
 
     def counted(self, since: float | None = None) -> Mapping[tuple[str, str, str], int]:
         """Give the counts of the host by name, route and reason: the total, or those since an hour."""
         bounds = (0, 0) if since is None else (max(1, int(since // HOUR)), 2**62)
-        sql = "SELECT name, route, reason, sum(times) FROM counted WHERE hour BETWEEN ? AND ? GROUP BY 1, 2, 3"
+        sql = """SELECT name, route, reason, sum(times) FROM counted WHERE hour BETWEEN ? AND ?
+            GROUP BY 1, 2, 3 HAVING sum(times) > 0"""
         rows = self._read(lambda connection: connection.execute(sql, bounds).fetchall())
         return {(name, route, reason): times for name, route, reason, times in rows}
 
@@ -435,6 +445,14 @@ class SQLiteStore(Database):
         before = self._version
         self._version = self._read(lambda connection: connection.execute("PRAGMA data_version").fetchone()[0])
         return self._version != before
+
+
+def _add_counts(connection: sqlite3.Connection, times: Mapping[HourKey, int]) -> None:
+    """Add to the counts of each hour, and to the total."""
+    rows = [(at, *key, more) for (hour, *key), more in times.items() if more for at in (0, hour)]
+    sql = """INSERT INTO counted VALUES (?, ?, ?, ?, ?)
+        ON CONFLICT DO UPDATE SET times = times + excluded.times"""
+    connection.executemany(sql, rows)
 
 
 def hold(connection: sqlite3.Connection) -> str | None:
