@@ -151,7 +151,7 @@ class CoverageFell(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteFellSilent(_Told):
-    """A route that gave records before has given none for a day; or, with the reason `unmatched`, saw no request."""
+    """A route gave records before, and none for a day; or it saw no request (`unmatched`), or no success (`status`)."""
 
     name = "silent"
 

@@ -149,10 +149,14 @@ def compared(butter: Butter, app: str) -> Iterator[Finding]:
     """Hold the checkout routes against those of the app, which is the one named or another of its module."""
     name, _colon, attribute = app.partition(":")
     values = [value for value in vars(sys.modules[name]).values() if isinstance(value, Starlette | ButterMiddleware)]
+    has_app = bool(values)
     if attribute:
         values.append(attrgetter(attribute)(sys.modules[name]))
     apps = [wrapped for value in values for wrapped in app_routes.watched(value, butter)]
-    if not apps:
+    if not apps and has_app:
+        text = f"{name} has an app, and ButterMiddleware with this Butter is not around it: no checkout is captured"
+        yield Finding("routes", Mark.WARNING, text, "Write app.add_middleware(ButterMiddleware, butter=...).")
+    elif not apps:
         text = f"not compared with the app: {name} has no app with this Butter"
         yield Finding(
             "routes", Mark.OK, text, "The log says it when the app starts; or name the app: --app MODULE:app."

@@ -146,7 +146,7 @@ class CircuitBreaker:
         code = reason.partition(" ")[0]
         if code == "422":
             self._invalid = INVALID_TO_HOLD - 1  # no start buries four more
-        said = f"Butter: still on hold ({reason}); probing"
+        said = f"sending to Butter is still on hold ({reason}); probing"
         self._become(BreakerState.HOLD, code, said, logging.WARNING)
         self._worst = logging.CRITICAL  # the earlier process said it
 
@@ -316,7 +316,7 @@ class CircuitBreaker:
     def _hold(self, answer: Answer, remedy: str) -> None:
         if self.state is not BreakerState.HOLD:
             self._probes = 0
-        said = f"Butter: on hold, answer {answer.label}: {remedy}. Nothing is lost"
+        said = f"sending to Butter is on hold, answer {answer.label}: {remedy}. Nothing is lost"
         self._become(BreakerState.HOLD, answer.code, said, logging.CRITICAL)
         self.hold_reason, self._limit = answer.label, 1
         self._probe_later()

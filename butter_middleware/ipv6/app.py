@@ -32,7 +32,10 @@ class BeaconApp:
         self, beacon: Beacon | None, strategy: Strategy, clock: Callable[[], float], tell: Callable[[Event], object]
     ) -> None:
         if beacon is None:
-            msg = "butter.ipv4_beacon: there is none. Pass Butter(ipv4_beacon=Beacon(...)) first; see docs/ipv6.md."
+            msg = (
+                "butter.ipv4_beacon: this Butter has no beacon. Pass Butter(ipv4_beacon=Beacon(...)) first. See "
+                "docs/ipv6.md."
+            )
             raise ConfigurationError(msg)
         self._beacon = beacon
         self._strategy = beacon.client_ip or strategy

@@ -101,8 +101,8 @@ def _delivery(signs: HealthInput) -> Iterator[Reason]:
         yield Reason(
             "hold",
             f"nothing is sent, since Butter answered {hold or 'so'}",
-            "401: mend the credentials or the environment. Else check base_url, proxies and the account. Then it ends "
-            "by itself.",
+            "401: correct the credentials or the environment. Else check base_url, proxies and the account. Then it "
+            "ends by itself.",
         )
     elif signs.ill_for > OUTAGE_SECONDS:
         taker, there = ("the queue", "it") if signs.host is None else ("Butter", signs.host)
@@ -116,7 +116,7 @@ def _delivery(signs: HealthInput) -> Iterator[Reason]:
         yield Reason(
             "pending_old",
             f"{signs.counts.pending} records wait to be sent, the oldest for {_span(age)}",
-            "See the reasons beside this one and the log; where there is none, raise senders.",
+            "See the reasons beside this one, and the log. If there are none, raise senders.",
         )
 
 
@@ -125,13 +125,13 @@ def _evidence(signs: HealthInput) -> Iterator[Reason]:
         yield Reason(
             "dead",
             f"Butter will not take {signs.counts.dead} records as they are",
-            "List them, mend what is wrong with them, then retry or drop them.",
+            "List them, correct the fault of each, then retry or drop them.",
         )
     if signs.counts.parked:
         yield Reason(
             "parked",
             f"{signs.counts.parked} captures could not be read",
-            "The log says why, and what to mend; the next start reads them again. Drop what is none.",
+            "The log says why, and what to correct. The next start reads them again. Drop what is not a checkout.",
         )
     if signs.lost:
         yield Reason(
@@ -151,7 +151,7 @@ _FAULTS: Final = {
     "fault": ("the outbox's file cannot be used", "The log says why. What comes waits in memory, up to a bound."),
     "full": ("the outbox's file is full", "Raise max_bytes, make room on the disk, or drop dead and parked entries."),
     "lock": ("another process holds the outbox's lock", "See whether one of the workers is stopped, and end it."),
-    "broken": ("the outbox's file was broken and set aside", "Keep it, mend the disk, and restart this process."),
+    "broken": ("the outbox's file was broken and set aside", "Keep it, fix the disk, and restart this process."),
 }
 
 

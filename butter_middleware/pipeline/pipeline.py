@@ -238,7 +238,7 @@ class Pipeline:
             )
             log_thread.log(logging.ERROR, said, event="shutdown")
         else:
-            said = f"Butter: {counts.delivered} records delivered, {counts.pending} pending on disk"
+            said = f"{counts.delivered} records delivered, {counts.pending} pending on disk"
             log_thread.log(logging.INFO, said, event="shutdown")
         log_thread.settle()  # many a server ends the process right after this, without the exit of the interpreter
 

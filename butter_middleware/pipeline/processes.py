@@ -68,7 +68,7 @@ def store_thread(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> Sto
         if path in _process.unusable:
             message = (
                 f"outbox {path}: this process was forked while the file was open, and must not open it. Captures are "
-                "in memory only, and are lost with the process. Start worker processes anew instead of forking them."
+                "in memory only, and are lost with the process. Start worker processes instead of forking them."
             )
             log_thread.log(logging.CRITICAL, message, name="outbox", event="outbox", reason="forked")
             return _new(MemoryOutbox(clock=outbox.clock), None, reads=reads)

@@ -32,7 +32,7 @@ class Status:
     dead: int
     """Records that Butter will never accept as they are."""
     parked: int
-    """Captures that wait for a mended extractor or configuration."""
+    """Captures that wait for a fixed extractor or configuration."""
     lost: int
     """Captures and records that are gone for good."""
     oldest_pending_age: float | None

@@ -74,7 +74,7 @@ class Watch:
         self._names = tuple(routes)
         self._began = clock()
         self._hour = self._began // HOUR
-        self._unmatched = set[str]()
+        self._unmatched, self._unsuccessful = set[str](), set[str]()
         self._routes: dict[str, tuple[int, float]] = {}
         """How many records each route gave, and since when it has given no more."""
 
@@ -93,8 +93,22 @@ class Watch:
             self._events.emit(CoverageFell(ratio=hour.ratio or 0.0, message=message))
         for route, count in total.by_route("covered").items():
             self._listen(route, count, now)
+        self._find_unsuccessful(total)
         if now - self._began >= SILENT_SECONDS:
             self._find_unmatched(total)
+
+    def _find_unsuccessful(self, total: Tally) -> None:
+        """Tell once of each route that never answered with a success: a form's answer is often a redirect."""
+        captured = total.by_route("captured")
+        for route in self._names:
+            count = total.counts.get(("skipped", route, "status"), 0)
+            if count >= BUSY and route not in captured and route not in self._unsuccessful:
+                self._unsuccessful.add(route)
+                message = (
+                    f"{route} has answered {count} requests, and none with a success (2xx). If it redirects after a "
+                    "payment (302, 303), call annotate() in the endpoint: then a redirect counts."
+                )
+                self._events.emit(RouteFellSilent(route=route, reason="status", message=message))
 
     def _find_unmatched(self, total: Tally) -> None:
         """Tell once of each route that no request has ever matched."""

@@ -111,6 +111,24 @@ def test_all_is_well(shop: Path, fake: FakeButter) -> None:
     assert (fake.requests, fake.records) == (2, [])
 
 
+@pytest.mark.parametrize(
+    ("around", "state", "said"),
+    [
+        ("", "warning", "has an app, and ButterMiddleware with this Butter is not around it"),
+        ("app.add_middleware(ButterMiddleware, butter=butter)", "failed", "no route of the app answers POST /a"),
+    ],
+)
+@pytest.mark.usefixtures("shop")
+def test_an_app_without_the_middleware_is_warned_of(tmp_path: Path, around: str, state: str, said: str) -> None:
+    """A Butter that no app of its module uses captures nothing. An app that has it is compared."""
+    app = f"from starlette.applications import Starlette\nfrom butter_middleware import ButterMiddleware\n{around}\n"
+    app = app.replace("ButterMiddleware\n", "ButterMiddleware\napp = Starlette()\n", 1)
+    (tmp_path / "shop_to_check.py").write_text(SHOP + app)
+    lines = found("--app", "shop_to_check:butter")
+    findings = lines["routes"] if state == "warning" else lines["route"]
+    assert any(each[0] == state and said in each[1] for each in findings), findings
+
+
 def test_an_app_that_only_appends_needs_a_sidecar_and_no_credentials(
     shop: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeButter
 ) -> None:

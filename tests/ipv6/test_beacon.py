@@ -205,7 +205,7 @@ def test_an_origin_may_have_a_port(shop: Butter, make_butter: MakeButter, origin
 
 def test_no_beacon_and_no_true_beacon(make_butter: MakeButter) -> None:
     """Whoever mounts a beacon that was not configured, or passes something else, is told so."""
-    with pytest.raises(ConfigurationError, match="there is none"):
+    with pytest.raises(ConfigurationError, match="this Butter has no beacon"):
         _ = make_butter().ipv4_beacon
     with pytest.raises(ConfigurationError, match="is not a Beacon"):
         make_butter(ipv4_beacon={"keys": [KEY]})

@@ -9,6 +9,7 @@ import logging
 import os
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,18 @@ USERNAME, PASSWORD = SECRETS[-4:-2]
 BODY = {"email": "grace@example.com", "street": "Jermyn Street"}
 
 
+PRINTING = threading.Lock()
+
+
 class Printer(Transport):
     """Prints instead of sending."""
 
     def capture_envelope(self, envelope: Envelope) -> None:
         items = [item.payload.json or item.payload.get_bytes().decode("utf-8", "replace") for item in envelope.items]
-        sys.stdout.write(json.dumps({"headers": envelope.headers, "items": items}, default=str) + "\n")
+        line = json.dumps({"headers": envelope.headers, "items": items}, default=str) + "\n"
+        with PRINTING:  # a long line is written in parts
+            sys.stdout.write(line)
+            sys.stdout.flush()
 
 
 def be_curious() -> None:

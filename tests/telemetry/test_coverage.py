@@ -164,6 +164,22 @@ def test_a_route_that_matched_no_request_is_said_once() -> None:
     assert "has matched no request for 24 hours" in event.message
 
 
+def test_a_route_that_never_answers_with_a_success_is_said_once() -> None:
+    """Ten redirects without an annotation: the next look says what to do. Of a route that has captured, nothing."""
+    told = Told(0.9, "POST /form", "POST /pay")
+    told.dispatcher.emit(events.Captured(route="POST /pay"))
+    for route in ("POST /form", "POST /pay"):
+        told.dispatcher.emit(events.Skipped(route=route, reason=Skip.STATUS, times=9))
+    assert told.pass_by(HOUR) == []
+    for route in ("POST /form", "POST /pay"):
+        told.dispatcher.emit(events.Skipped(route=route, reason=Skip.STATUS))
+    (event,) = told.pass_by(12 * HOUR)
+    assert isinstance(event, RouteFellSilent)
+    assert (event.route, event.reason) == ("POST /form", "status")
+    assert "10 requests" in event.message
+    assert "call annotate()" in event.message
+
+
 def test_the_pipeline_names_its_routes(make_butter: Callable[..., Butter]) -> None:
     """The process that leads watches the routes of its `Butter`."""
     clock, heard = Clock(), list[Event]()

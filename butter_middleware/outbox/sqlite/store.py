@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.asgi import RawHeaders
@@ -206,7 +206,7 @@ class SQLiteStore(Database):
             return Resolved(number, there=False)
         if resolution.token and not self._redeem(connection, resolution):
             return Resolved(number, there=True, replayed=True)
-        head = {} if row[0] is None else json.loads(row[0])
+        head: dict[str, Any] = {} if row[0] is None else json.loads(row[0])
         made = frozenset[str](head.get("made", ()))
         # What was counted when it was parked is taken back, and counted as it is now in that same hour.
         hour, before = head.get("counted", (int(self._clock() // HOUR), ()))
