@@ -66,7 +66,8 @@ class PostgresServer:
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop it; `immediate` is its crash."""
-        self._run("pg_ctl", "-D", str(self.data), "-w", "-m", mode, "stop")
+        # PostgreSQL looks once a minute if it missed the end of its last process.
+        self._run("pg_ctl", "-D", str(self.data), "-w", "-t", "180", "-m", mode, "stop")
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the server and all of its children."""
