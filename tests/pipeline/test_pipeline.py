@@ -455,8 +455,11 @@ def test_a_checkout_while_it_closes_starts_the_threads_once(
     release.set()
     assert butter.flush()
     assert {record["invoice_id"] for record in fake.records} == {"in_1", "in_2"}
-    running = sorted(thread.name for thread in threading.enumerate() if thread.name in THREADS - {"butter-call"})
-    assert running == ["butter-read", "butter-send", "butter-store"]
+
+    def running() -> list[str]:
+        return sorted(thread.name for thread in threading.enumerate() if thread.name in THREADS - {"butter-call"})
+
+    until(lambda: running() == ["butter-read", "butter-send", "butter-store"], "the reader that waited has ended")
 
 
 def test_a_flush_that_waits_costs_no_processor(make_butter: Callable[..., Butter]) -> None:
