@@ -328,8 +328,7 @@ class Preset:
         if shape is not None:
             yield Found.of(shape, node)
             return
-        nothing = promised = False
-        nothing = True
+        nothing, promised = True, False
         for name in filter(self.wrappers.__contains__, node):
             for found in self._find(self._child(node, name), name, node, budget, depth + 1):
                 nothing = False

@@ -67,6 +67,15 @@ def test_several_payments_of_which_one_may_be_meant_are_kept(
     assert "extract.stripe(at='payments[-1]')" in caplog.text
 
 
+def test_an_unpaid_object_in_a_list_hides_no_list_of_several_payments(make_butter: Callable[..., Butter]) -> None:
+    """Neither list is nearer to the checkout: one of the payments may be its own, so the body is kept."""
+    butter = make_butter(route(extract.stripe()))
+    open_invoice = {"id": "in_9", "object": "invoice", "status": "open", "customer": "cus_9"}
+    payments = [CHARGE, CHARGE | {"id": "ch_2", "payment_intent": "pi_2"}]
+    read(butter, {"invoice": [open_invoice], "payments": payments})
+    assert butter.status().skipped == {"parked:unreadable": 1}
+
+
 @pytest.mark.parametrize(
     ("psp", "content", "level", "says"),
     [

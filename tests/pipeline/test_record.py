@@ -233,6 +233,15 @@ def test_what_cannot_be_read_is_parked(
     assert "reading a capture raised ZeroDivisionError" in caplog.text
 
 
+def test_what_is_no_request_harms_no_transaction(make_butter: Callable[..., Butter]) -> None:
+    """Within a transaction, too: nothing is raised or written, and the loss is counted."""
+    queue = Transactional()
+    butter = watched(make=make_butter, outbox=queue)
+    wrong: Any = butter.record
+    wrong({"type": "http"}, connection=object(), **FIELDS)
+    assert (butter.status().faults, queue.taken) == ({"request:KeyError": 1}, [])
+
+
 def test_it_waits_on_the_disk(tmp_path: Path, make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """Like a captured response it outlives the process, without cookies and credentials."""
     path = tmp_path / "butter.db"
