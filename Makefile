@@ -61,7 +61,8 @@ fuzz: .venv/ready  ## the property tests, with new examples for MINUTES=10
 	$(BIN)/python benchmarks/fuzz.py --minutes $(MINUTES)
 
 mutation: .venv/ready  ## small faults in the core, MUTANTS=60 of SEED=1: which do the tests notice?
-	$(BIN)/python benchmarks/mutation.py --seed $(SEED) --mutants $(MUTANTS)
+	mkdir -p build
+	$(BIN)/python benchmarks/mutation.py --seed $(SEED) --mutants $(MUTANTS) --reach build/reach.json --results build/mutants.jsonl
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

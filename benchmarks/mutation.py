@@ -1,19 +1,22 @@
 """Whether the tests notice a fault: one small fault after another is put into the core, and the tests are run on it.
 
     python benchmarks/mutation.py [--seed 1] [--mutants 60] [--only capture outbox/sqlite/store.py]
-                                  [--tests tests/capture ...] [--reach FILE]
+                                  [--tests tests/capture ...] [--seconds 300] [--reach FILE] [--results FILE]
 
 Works in a copy of the tree. First all the tests run once, and it is noted which of them reach which line: `--reach`
-keeps that in a file for the next run on the same code. Then each fault, a mutant, has the tests that reach its line,
-the shortest first, until one fails. Tests that start servers, browsers or databases are left out. Prints the figures
-of each package, and the mutants that no test noticed: each is a test that is missing, or a change that nobody can
-notice.
+keeps that in a file for the next run on the same code. Then the tests that reach its line run on each fault, a mutant,
+until one fails: the tests of its own package first, the shortest first, and no more than `--seconds` of them. A mutant
+that hangs is noticed. Tests that start servers, browsers or databases are left out. `--results` keeps what is known
+about each mutant: a run that was stopped goes on from there, and after a change of the tests only the survivors are
+tried again. Prints the figures of each package, and the mutants that no test noticed: each is a test that is missing,
+or a change that nobody can notice.
 """
 
 import argparse
 import ast
 import copy
 import difflib
+import itertools
 import json
 import os
 import random
@@ -25,8 +28,11 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +56,9 @@ DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
 TREE = [PACKAGE, "tests", "docs", "examples", "benchmarks", "pyproject.toml", "conftest.py", "Makefile", *DOCUMENTS]
 TESTS = ["tests"]
 LEFT_OUT = ["benchmarks", "docs", "servers", "helpers"]
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
-QUICK = ["--hypothesis-profile", "quick"]
+PYTEST = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:faker", "--hypothesis-profile", "quick"]
+LOADED = ["pytest", "pytest_asyncio.plugin", "pytest_timeout", "hypothesis", "fastapi.testclient", "httpx", "trio"]
+"""What takes long to import, and has nothing of ours: each run of the tests is forked from a process that has it."""
 UNMARKED = "not server and not browser and not postgres and not proxy"
 
 
@@ -71,6 +78,11 @@ class Mutant:
     def package(self) -> str:
         """The part of the core that it is in."""
         return self.path.split("/")[1].removesuffix(".py")
+
+    @property
+    def name(self) -> str:
+        """What tells it from each other mutant of the same code."""
+        return f"{self.path}:{self.line} {self.operator} {sha256(self.source.encode()).hexdigest()[:12]}"
 
 
 SWAPPED, REMOVED = "swapped branch", "removed statement"
@@ -251,29 +263,32 @@ def pytest_unconfigure():
 class Campaign:
     """A copy of the tree, which tests reach which line of it, and the mutants that are tried on it."""
 
-    def __init__(self, tree: Path, tests: Sequence[str]) -> None:
+    def __init__(self, tree: Path, tests: Sequence[str], budget: float) -> None:
         self._tree = tree
         self._tests = tests
-        self._environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+        self._budget = budget
+        self._environment = os.environ | {"PYTHONPATH": str(tree)}
         self._seconds: dict[str, float] = {}
         self._reach: dict[str, dict[str, list[str]]] = {}
+        self._written = 0
+        digest = sha256()
+        for path in [path for part in (PACKAGE, "tests") for path in sorted((tree / part).rglob("*.py"))]:
+            digest.update(path.read_bytes())
+        self.name = f"{digest.hexdigest()} {' '.join(tests)}"
+        """The same for the same code and tests."""
 
     def measure(self, kept: Path | None) -> str:
         """Run the tests as they are, unless a file has what they reach; return a line about it."""
-        digest = sha256()
-        for path in sorted(self._tree.rglob("*.py")):
-            digest.update(path.read_bytes())
-        name = f"{digest.hexdigest()} {' '.join(self._tests)}"
         measured: dict[str, Any] = json.loads(kept.read_text()) if kept and kept.exists() else {}
-        if measured.get("tree") != name:
+        if measured.get("tree") != self.name:
             (self._tree / "reaching.py").write_text(PLUGIN)
             (self._tree / ".coveragerc").write_text(
                 f"[run]\nsource = {PACKAGE}\nbranch = false\nconcurrency = thread\n"
             )
-            options = ["-p", "reaching", "-m", UNMARKED, *QUICK]
+            options = ["-p", "reaching", "-m", UNMARKED]
             ignored = [f"--ignore=tests/{name}" for name in LEFT_OUT] + ["--ignore=tests/test_benchmarks.py"]
             done = subprocess.run(
-                [sys.executable, "-m", "coverage", "run", *PYTEST[1:], *options, *ignored, *self._tests],
+                [sys.executable, "-m", "coverage", "run", "-m", "pytest", *PYTEST, *options, *ignored, *self._tests],
                 cwd=self._tree,
                 env=self._environment,
                 capture_output=True,
@@ -283,16 +298,21 @@ class Campaign:
             result = self._tree / "reach.json"
             if not result.exists():
                 sys.exit(f"{done.stdout}{done.stderr}\nthe tests do not run: see above")
-            measured = json.loads(result.read_text()) | {"tree": name}
+            measured = json.loads(result.read_text()) | {"tree": self.name}
             if kept:
                 kept.write_text(json.dumps(measured))
         self._seconds, self._reach = measured["seconds"], measured["reach"]
+        if not any(path.startswith(PACKAGE) for path in self._reach):
+            sys.exit(f"the tests import another {PACKAGE} than the copy in {self._tree}")
         total = sum(self._seconds.values())
         out = f"; these fail or are skipped without a mutant: {measured['failed']}" if measured["failed"] else ""
         return f"{len(self._seconds)} tests in {total:.0f} s{out}"
 
     def reaching(self, mutant: Mutant) -> list[str]:
-        """Return the tests that run a line of it, or the module when it runs at import; the shortest files first."""
+        """Return the tests that run a line of it, or the module when it runs at import.
+
+        Those of its own package come first, then the shortest files, until the budget is spent.
+        """
         lines = self._reach.get(mutant.path, {})
         tests = {test for line in range(mutant.line, mutant.last_line + 1) for test in lines.get(str(line), ())}
         if not tests:
@@ -301,7 +321,13 @@ class Campaign:
         for test in self._seconds:  # as they ran: a file's tests may share what is costly
             if test in tests:
                 files[test.split("::")[0]].append(test)
-        return [test for of_file in sorted(files.values(), key=self._duration) for test in of_file]
+
+        def order(file: str) -> tuple[bool, float]:
+            return not file.startswith(f"tests/{mutant.package}/"), self._duration(files[file])
+
+        chosen = [test for file in sorted(files, key=order) for test in files[file]]
+        spent = itertools.accumulate(self._seconds[test] for test in chosen)
+        return [test for test, seconds in zip(chosen, spent, strict=True) if seconds <= self._budget]
 
     def _duration(self, tests: Sequence[str]) -> float:
         return sum(self._seconds[test] for test in tests)
@@ -310,7 +336,7 @@ class Campaign:
         """Run the tests on a mutant; return the first that fails, "too slow", or nothing."""
         path = self._tree / mutant.path
         original = path.read_text()
-        path.write_text(mutant.source)
+        self._write(path, mutant.source)
         try:
             tests = self.reaching(mutant)
             while tests:
@@ -319,38 +345,48 @@ class Campaign:
                     return failed
                 tests = tests[tests.index(failed) + 1 :]  # it fails after others only: that is not the mutant's doing
         finally:
-            path.write_text(original)
+            self._write(path, original)
         return ""
+
+    def _write(self, path: Path, source: str) -> None:
+        """Write a module, with a time that no other version of it had: what Python compiled goes by the time."""
+        path.write_text(source)
+        self._written += 1
+        os.utime(path, (self._written, self._written))
 
     def _fail(self, tests: Sequence[str]) -> str:
         """Run tests; return the first that fails, what else went wrong, or nothing."""
-        named = self._tree / "tests.txt"
-        named.write_text("\n".join(tests))
-        limit = 60 + 3 * self._duration(tests)
-        failure = self._run([*PYTEST, "-x", "--timeout", "60", *QUICK, f"@{named}"], limit)
+        (self._tree / "tests.txt").write_text("\n".join(tests))
+        process = get_context("fork").Process(target=self._test)
+        process.start()
+        assert process.pid is not None
+        process.join(60 + 3 * self._duration(tests))
+        is_slow = process.exitcode is None
+        with suppress(ProcessLookupError):  # the group: what the tests started goes with them
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        if is_slow:
+            return "too slow"
+        if process.exitcode == 0:
+            return ""
+        lines = (self._tree / "output.txt").read_text(errors="replace").strip().splitlines() or ["no output"]
+        failures = [line for line in lines if line.startswith(("FAILED tests/", "ERROR tests/"))]
+        failure = failures[0].partition(" ")[2] if failures else lines[-1][:200]
         return max((test for test in tests if failure.startswith(test)), key=len, default=failure)
 
-    def _run(self, command: list[str], seconds: float) -> str:
-        with subprocess.Popen(
-            command,
-            cwd=self._tree,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as process:
-            try:
-                output, _ = process.communicate(timeout=seconds)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-                return "too slow"
-        if process.returncode == 0:
-            return ""
-        lines = output.strip().splitlines()
-        failures = [line for line in lines if line.startswith(("FAILED tests/", "ERROR tests/"))]
-        return failures[0].partition(" ")[2] if failures else lines[-1][:200]
+    def _test(self) -> None:
+        """Run the tests that the file names, in a process of their own; it ends with pytest's exit code."""
+        os.setsid()
+        os.chdir(self._tree)
+        os.environ.update(self._environment)
+        sys.path[0] = str(self._tree)
+        with Path("output.txt").open("wb") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        arguments = [*PYTEST, "-x", "--timeout", "60", "-W", "ignore::pytest.PytestAssertRewriteWarning", "@tests.txt"]
+        code = import_module("pytest").main(arguments)
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def main() -> None:
@@ -359,22 +395,38 @@ def main() -> None:
     parser.add_argument("--mutants", type=int, default=60, help="how many")
     parser.add_argument("--only", nargs="+", default=CORE, metavar="PATH", help="packages and modules, in the package")
     parser.add_argument("--tests", nargs="+", default=TESTS, metavar="TEST", help="what pytest is given")
+    parser.add_argument("--seconds", type=float, default=300.0, help="of tests for a mutant, at most")
     parser.add_argument("--reach", type=Path, help="a file that keeps which tests reach which line")
+    parser.add_argument("--results", type=Path, help="a file that keeps which test noticed which mutant")
     options = parser.parse_args()
     everything = [mutant for path in modules(options.only) for mutant in sites(path)]
     chosen = random.Random(options.seed).sample(everything, min(options.mutants, len(everything)))
     began = time.monotonic()
     tried: dict[str, list[tuple[Mutant, str]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        campaign = Campaign(copied(Path(folder)), options.tests)
+        campaign = Campaign(copied(Path(folder)), options.tests, options.seconds)
         print(campaign.measure(options.reach), flush=True)
+        for name in LOADED:
+            import_module(name)
+        known = results(options.results, campaign.name)
         for number, mutant in enumerate(chosen, 1):
-            notice = campaign.noticed(mutant)
+            notice = known[mutant.name] if mutant.name in known else campaign.noticed(mutant)
             tried[mutant.package].append((mutant, notice))
             print(f"{number}. {mutant.path}:{mutant.line} {mutant.operator}: {notice or 'SURVIVED'}", flush=True)
+            if options.results and mutant.name not in known:
+                with options.results.open("a") as file:
+                    file.write(json.dumps([mutant.name, campaign.name, notice]) + "\n")
     print(f"\n{figures(tried)}\n\n{survivors(tried)}\n")
     print(f"Seed {options.seed}, {len(chosen)} of {len(everything)} mutants, {time.monotonic() - began:.0f} s.")
     print(machine())
+
+
+def results(kept: Path | None, tree: str) -> dict[str, str]:
+    """Return what noticed each mutant of an earlier run: those that survived only if nothing has changed since."""
+    if kept is None or not kept.exists():
+        return {}
+    lines: list[tuple[str, str, str]] = [json.loads(line) for line in kept.read_text().splitlines()]
+    return {name: notice for name, of_tree, notice in lines if notice or of_tree == tree}
 
 
 def figures(tried: dict[str, list[tuple[Mutant, str]]]) -> str:

@@ -132,14 +132,18 @@ def test_backfill(tmp_path: Path) -> None:
 
 
 def test_mutation(tmp_path: Path) -> None:
-    """Two faults are tried on the tests of the routes; each is noticed, or shown with what it changes."""
+    """Two faults are tried on the tests of the routes, once each: noticed, or shown with what they change."""
     least = ("--only", "capture/routes.py", "--tests", "tests/capture/test_routes.py", "--mutants", "2")
-    output = run("mutation", *least, "--reach", str(tmp_path / "reach.json"), directory=tmp_path)
+    kept = ("--reach", str(tmp_path / "reach.json"), "--results", str(tmp_path / "mutants.jsonl"))
+    output = run("mutation", *least, *kept, directory=tmp_path)
     assert re.search(r"^2\. butter_middleware/capture/routes\.py:\d+ [a-z ]+: ", output, re.MULTILINE), output
     assert re.search(r"^\| all +\| +2 \| +[0-2] \| +\d+ % \|$", output, re.MULTILINE), output
     survivors = output.split("% |\n")[-1]
     assert output.count(": SURVIVED") == len(re.findall(r"^butter_middleware/\S+:\d+ ", survivors, re.MULTILINE))
     assert "seconds" in (tmp_path / "reach.json").read_text()
+    again = run("mutation", *least, *kept, directory=tmp_path)
+    assert again.partition("Seed")[0] == output.partition("Seed")[0]
+    assert (tmp_path / "mutants.jsonl").read_text().count("\n") == 2, "each was tried once"
 
 
 def test_spoofing(tmp_path: Path) -> None:
