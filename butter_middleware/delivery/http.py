@@ -110,7 +110,7 @@ class ButterClient:
         self._root = httpx.URL(f"{base_url}/")
         self._to_sandbox = is_sandbox(base_url)
         self._total_seconds = total_seconds
-        self._transport = transport or _transport(self._records)
+        self._transport = transport or _way_to(self._records)
         self._stalls = StallWatch()
         self._headers = [
             (b"Host", self._records.netloc),
@@ -170,6 +170,9 @@ class ButterClient:
         request.read()  # so that a transport finds `request.content`; building it from content= takes thrice as long
         response = await self._transport.handle_async_request(request)
         try:
+            if getattr(response.extensions.get("network_stream"), "unsent", False):
+                # It came together with the answer before. The request was not even sent.
+                return Answer(AnswerKind.INTERRUPTED, detail="UnaskedAnswer")
             status = response.status_code
             if not 300 <= status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4
                 return classify(status, response.headers, await _read(response))
@@ -225,7 +228,36 @@ def _kind(error: BaseException) -> AnswerKind:
 # The way to Butter.
 
 
-def _transport(url: httpx.URL) -> httpx.AsyncHTTPTransport:
+class _Transport(httpx.AsyncHTTPTransport):
+    """One connection, which our own sockets carry. It is closed after each failure.
+
+    httpx would keep one whose TLS handshake failed behind a proxy, and wait for it for ever.
+    """
+
+    def __init__(self, authorities: ssl.SSLContext, proxy: str | None) -> None:
+        super().__init__(verify=authorities, limits=_LIMITS, proxy=proxy)
+        self._backend = Backend()
+        # httpx has no option for it. If a later version has no such attributes, anyio's way is taken, which costs more.
+        pool: Any = getattr(self, "_pool", None)
+        if hasattr(pool, "_network_backend"):
+            pool._network_backend = self._backend  # noqa: SLF001 - as above
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await super().handle_async_request(request)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        try:
+            await super().aclose()
+        finally:
+            self._backend.close()
+
+
+def _way_to(url: httpx.URL) -> httpx.AsyncHTTPTransport:
     """Return one connection to a URL, through the proxy that the environment names for it.
 
     A sandbox on this machine is reached directly: the loopback of a proxy is another machine.
@@ -233,18 +265,13 @@ def _transport(url: httpx.URL) -> httpx.AsyncHTTPTransport:
     authorities = ssl_context()
     variable, proxy = ("", None) if url.scheme == "http" else _proxy(url)
     try:
-        transport = httpx.AsyncHTTPTransport(verify=authorities, limits=_LIMITS, proxy=proxy)
+        return _Transport(authorities, proxy)
     except (ValueError, httpx.InvalidURL, ImportError) as error:
         msg = (
             f"a proxy's variable cannot be used ({type(error).__name__}). Let {variable} be of the shape "
             "http://host:port, or unset it; socks5:// takes `pip install httpx[socks]`."
         )
         raise HTTPClientError(msg) from None
-    # httpx has no option for it. If a later version has no such attributes, anyio's way is taken, which costs more.
-    pool: Any = getattr(transport, "_pool", None)
-    if hasattr(pool, "_network_backend"):
-        pool._network_backend = Backend()  # noqa: SLF001 - as above
-    return transport
 
 
 def _proxy(url: httpx.URL) -> tuple[str, str | None]:

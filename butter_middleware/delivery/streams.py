@@ -21,7 +21,10 @@ NEXT_ADDRESS_SECONDS: Final = 0.25
 
 
 class Backend(httpcore.AsyncNetworkBackend):
-    """Opens connections on asyncio's loop. On trio httpcore's own backend does."""
+    """Opens one connection at a time on asyncio's loop. On uvloop and on trio httpcore's own backend does."""
+
+    def __init__(self) -> None:
+        self._stream: _Stream | None = None
 
     async def connect_tcp(
         self,
@@ -32,24 +35,39 @@ class Backend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Open a connection."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            trios = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
-            return await trios.connect_tcp(host, port, timeout, local_address, socket_options)
+        self.close()
+        loop = _asyncios_own_loop()
+        if loop is None:
+            others = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
+            return await others.connect_tcp(host, port, timeout, local_address, socket_options)
         with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
-            _transport, stream = await loop.create_connection(
+            _transport, self._stream = await loop.create_connection(
                 _Stream,
                 host,
                 port,
                 local_addr=None if local_address is None else (local_address, 0),
                 happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,
             )
-        return stream
+        return self._stream
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await anyio.sleep(seconds)
+
+    def close(self) -> None:
+        """Close the connection, if httpcore did not: it forgets one that fails between a SOCKS proxy and Butter."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.abort()
+
+
+def _asyncios_own_loop() -> asyncio.BaseEventLoop | None:
+    """Return the running loop, if it is asyncio's own: uvloop's cannot try the addresses of a host side by side."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    return loop if isinstance(loop, asyncio.BaseEventLoop) else None
 
 
 class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
@@ -111,7 +129,16 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
 
     async def aclose(self) -> None:
         """Close the connection."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Close the connection. What was not sent is dropped."""
         self._transport.abort()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something was written and not sent: what was read meanwhile is no answer to it."""
+        return bool(self._unsent)
 
     async def start_tls(
         self,

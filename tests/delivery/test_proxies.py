@@ -1,11 +1,13 @@
 """The proxy comes from the environment: each value of its variables, with two real listeners."""
 
+import gc
 import logging
 import os
 import socket
 import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import anyio
 import httpx
@@ -26,10 +28,12 @@ RECORD = Record.of(
 
 
 class Listener:
-    """Keeps the first bytes of each connection, and closes it."""
+    """Keeps the first bytes of each connection, answers them or not, and closes it."""
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
+        self.answers: list[bytes] = []
+        self.stalls = False
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -40,8 +44,13 @@ class Listener:
                 connection = self._socket.accept()[0]
             except OSError:
                 return
-            with closing(connection):
+            with closing(connection), suppress(ConnectionError):
                 self.heard.append(connection.recv(65536))
+                for answer in self.answers:
+                    connection.sendall(answer)
+                    connection.recv(65536)
+                while self.stalls and connection.recv(65536):
+                    pass
 
     def close(self) -> None:
         """Stop listening."""
@@ -151,6 +160,46 @@ def test_a_sandbox_on_this_machine_is_reached_directly(
     post(f"http://127.0.0.1:{butter.port}")
     assert proxy.heard == []
     assert butter.heard[0].startswith(b"POST /v1/analytics HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answers"),
+    [
+        ("http", [b"HTTP/1.1 200 OK\r\n\r\n"]),
+        ("http", [b"HTTP/1.1 200 OK\r\n\r\n", b"no TLS"]),
+        ("http", [b"HTTP/1.1 502 Bad Gateway\r\n\r\n"]),
+        ("socks5", [b"no SOCKS"]),
+        ("socks5", [b"\x05\x00", b"\x05\x05\x00\x01\x00\x00\x00\x00\x00\x00"]),
+        ("socks5", [b"\x05\x00", b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"]),
+    ],
+)
+@pytest.mark.parametrize("stalls", [False, True])
+def test_after_a_fault_behind_a_proxy_the_next_record_has_a_new_connection(
+    listeners: tuple[Listener, Listener],
+    monkeypatch: pytest.MonkeyPatch,
+    scheme: str,
+    answers: list[bytes],
+    stalls: bool,  # noqa: FBT001 - parametrized
+) -> None:
+    """Httpx keeps a connection whose TLS handshake failed in a proxy's tunnel, and waits for it for ever."""
+    if scheme == "socks5":
+        pytest.importorskip("socksio")
+    proxy, butter = listeners
+    proxy.answers, proxy.stalls = answers, stalls
+    monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://127.0.0.1:{proxy.port}")
+
+    async def ask() -> list[str]:
+        url = f"https://127.0.0.1:{butter.port}"
+        async with ButterClient(url, **CREDENTIALS, total_seconds=0.2 if stalls else 20) as client:
+            return [(await client.post(RECORD)).detail for _record in range(3)]
+
+    with warnings.catch_warnings(record=True) as leaked:
+        warnings.simplefilter("always")
+        details = anyio.run(ask)
+        gc.collect()
+    assert "PoolTimeout" not in details
+    assert len(proxy.heard) == 3
+    assert [str(warning.message) for warning in leaked] == []
 
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "ALL_PROXY"])

@@ -2,16 +2,18 @@
 
 import asyncio
 import socket
+import sys
 from typing import Any
 
 import pytest
-from processes import misbehaving
+from processes import misbehaving, served
 from shops import CREDENTIALS, SHOPPER
 
 from butter_middleware import Checkout, Record
 from butter_middleware.delivery.http import ButterClient
 from butter_middleware.delivery.streams import MOST_AHEAD, Backend
-from butter_middleware.models.answer import AnswerKind
+from butter_middleware.models.answer import Answer, AnswerKind
+from butter_middleware.testing import FakeButter
 
 RECORD = Record.of(
     Checkout(customer_email="a@example.com", ipv4_address=SHOPPER, psp="stripe", invoice_id="in_1"), 1_000.0
@@ -43,6 +45,41 @@ def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
 
     with misbehaving(lambda connection: connection.sendall(OK)) as url:
         assert asyncio.run(post_twice(url)) == [AnswerKind.DELIVERED] * 2
+
+
+def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_record() -> None:
+    """The server answers twice in one packet. The second answer says nothing about the record that comes next."""
+    requests: list[bytes] = []
+
+    def answer_twice(connection: socket.socket) -> None:
+        connection.sendall(OK * 2)
+        while request := connection.recv(65536):
+            requests.append(request)
+
+    async def post(url: str) -> tuple[Answer, Answer]:
+        async with ButterClient(url, **CREDENTIALS) as client:
+            return await client.post(RECORD), await client.post(RECORD)
+
+    with misbehaving(answer_twice) as url:
+        first, second = asyncio.run(post(url))
+    assert first.kind is AnswerKind.DELIVERED
+    assert (second.kind, second.detail) == (AnswerKind.INTERRUPTED, "UnaskedAnswer")
+    assert requests == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="uvloop does not run there")
+def test_on_uvloop() -> None:
+    """`Delivery.deliver` runs on the loop of the queue's consumer, which may be uvloop's."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def post(url: str) -> list[AnswerKind]:
+        async with ButterClient(url, **CREDENTIALS) as client:
+            return [(await client.post(RECORD)).kind for _record in range(2)]
+
+    fake = FakeButter(**CREDENTIALS)
+    with served(fake) as url, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(post(url)) == [AnswerKind.DELIVERED] * 2
+    assert len(fake.records) == 2
 
 
 def test_a_peer_that_floods_has_to_wait() -> None:
