@@ -36,8 +36,8 @@ from butter_middleware.telemetry.dispatcher import EventDispatcher
 class StoreLink(Protocol):
     """What a participant asks of the store's thread."""
 
-    def resolve(self, participant: "Participant", reading: Reading) -> None:
-        """Take what the reader made of a capture."""
+    def resolve(self, participant: "Participant", reading: Reading, *, more: bool) -> None:
+        """Take what the reader made of a capture. If it gives `more` at once, they are written together."""
         ...
 
     def append(self, participant: "Participant", entry: Entry) -> None:
@@ -249,7 +249,8 @@ class Participant:
                 counts=counts,
                 configuration=self.configuration,
             )
-        self._link.resolve(self, Reading(entry, route, result, events, resolution))
+        more = self.reader.has_more and not entry.until_sent
+        self._link.resolve(self, Reading(entry, route, result, events, resolution), more=more)
 
     # For the store's thread.
 
@@ -390,7 +391,8 @@ class Participant:
     def _hurry(self, waits: int) -> None:
         with self._changed:
             self._waits += waits
-            self.sender.hurried = self._waits > 0
+            self.reader.hurried = self.sender.hurried = self._waits > 0
+        self.reader.hurry()
         self.sender.hurry()
 
     def _forget(self, entries: Sequence[Entry]) -> None:

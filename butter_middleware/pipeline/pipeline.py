@@ -166,7 +166,7 @@ class Pipeline:
         def failed_to_send(error: BaseException) -> None:
             participant.failed("delivering", error)
 
-        reader = ReaderThread(self._read, read)
+        reader = ReaderThread(self._read, read, lingers=self.components.queue is None)
         sender = SenderThread(
             self.components.make_delivery(),
             settle,

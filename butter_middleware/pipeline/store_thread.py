@@ -33,6 +33,8 @@ R = TypeVar("R")
 
 BATCH: Final = 512
 """Captures, resolutions or settlements in one transaction, at most."""
+MOST_TOGETHER: Final = 32
+"""Resolutions that wait for the reader's next ones, at most."""
 BATCH_BYTES: Final = 4 * 1024**2
 MOST_WAITING: Final = 10_000
 """Captures that wait for the disk in memory, at most."""
@@ -159,10 +161,11 @@ class StoreThread:
             queue.append(item)
         self._waker.wake()
 
-    def resolve(self, participant: Participant, reading: Reading) -> None:
-        """Take what the reader made of a capture."""
+    def resolve(self, participant: Participant, reading: Reading, *, more: bool) -> None:
+        """Take what the reader made of a capture. If it gives `more` at once, they are written together."""
         self._readings.append((participant, reading))
-        self._waker.wake()
+        if not more or len(self._readings) >= MOST_TOGETHER:
+            self._waker.wake()
 
     def settle(self, participant: Participant, settlements: Sequence[Settlement]) -> None:
         """Take what became of records."""

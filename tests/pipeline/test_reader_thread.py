@@ -1,0 +1,85 @@
+"""Captures wait for others to share a transaction, and never if someone waits for them."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+import pytest
+from asgi import body, drive, http_scope, sends, start
+from processes import until
+from shops import PAID
+
+from butter_middleware import Butter, ButterMiddleware, Record
+from butter_middleware.outbox import MemoryStore
+from butter_middleware.outbox.base import Resolution, Resolved
+from butter_middleware.pipeline import reader_thread
+from butter_middleware.pipeline.reader_thread import MOST_LINGERING
+from butter_middleware.testing import FakeButter
+
+Shop = Callable[..., Butter]
+
+
+@pytest.fixture(autouse=True)
+def linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A capture that waits for others waits for an hour."""
+    monkeypatch.setattr(reader_thread, "LINGER_SECONDS", 3600.0)
+
+
+def serve(butter: Butter, number: int) -> None:
+    content = json.dumps(PAID | {"invoice": {"id": f"in_{number}"}}).encode()
+    anyio.run(drive, ButterMiddleware(sends(start(), body(content)), butter), http_scope())
+
+
+def test_a_capture_waits_for_others(make_butter: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes within the time is read together and written in one transaction."""
+    together: list[int] = []
+
+    def resolve(self: MemoryStore, resolutions: list[Resolution]) -> Any:
+        together.append(len(resolutions))
+        return written(self, resolutions)
+
+    written: Callable[..., Sequence[Resolved]] = MemoryStore.resolve
+    monkeypatch.setattr(MemoryStore, "resolve", resolve)
+    butter = make_butter()
+    for number in range(MOST_LINGERING - 1):
+        serve(butter, number)
+    until(lambda: butter.status().captured == MOST_LINGERING - 1, "all are in the outbox")
+    assert not together
+    serve(butter, MOST_LINGERING - 1)
+    until(lambda: len(fake.records) == MOST_LINGERING, "the last one ends the waiting")
+    assert sum(together) == MOST_LINGERING
+    assert len(together) < MOST_LINGERING / 2
+
+
+def test_a_capture_that_someone_waits_for_is_read_at_once(make_butter: Shop, fake: FakeButter) -> None:
+    """A flush, and a response that waits until its record is with Butter."""
+    butter = make_butter()
+    serve(butter, 1)
+    until(lambda: butter.status().captured == 1, "it waits")
+    assert butter.flush()
+    inline = make_butter(delivery="inline", inline_timeout=20)
+    serve(inline, 2)
+    assert [record["invoice_id"] for record in fake.records] == ["in_1", "in_2"]
+    assert inline.status().not_durable_in_time == 0
+
+
+def test_a_queue_gets_it_at_once(make_butter: Shop) -> None:
+    """Until its record is in the queue, a capture is in the memory of a process that may be killed."""
+    records: list[Record] = []
+
+    class Queue:
+        async def enqueue(self, record: Record) -> None:
+            records.append(record)
+
+    serve(make_butter(outbox=Queue()), 1)
+    until(lambda: len(records) == 1, "the record is in the queue")
+
+
+def test_a_close_waits_for_nothing_that_waits(make_butter: Shop, fake: FakeButter) -> None:
+    """The end of the app reads what is there."""
+    butter = make_butter()
+    serve(butter, 1)
+    until(lambda: butter.status().captured == 1, "it waits")
+    butter.close()
+    assert len(fake.records) == 1
