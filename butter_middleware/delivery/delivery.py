@@ -4,7 +4,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from contextvars import Context
 from threading import Event
 from typing import Final, Protocol
@@ -252,8 +253,11 @@ class Delivery:
             return None
         self.in_flight += 1  # before the record is taken: `flush` sees it in one of the two places
         pending = backlog.take()
-        if pending is not None and self.state is BreakerState.HOLD and not await self._pinged():
-            pending = self._release(pending, backlog)
+        if pending is not None and self.state is BreakerState.HOLD:
+            with self._released_if_cancelled(pending, backlog):
+                up = await self._pinged()
+            if not up:
+                pending = self._release(pending, backlog)
         if pending is not None and self._pausing.is_set():  # meanwhile
             pending = self._release(pending, backlog)
         if pending is None:
@@ -266,6 +270,15 @@ class Delivery:
         """Give a record back, which keeps its place."""
         self._settle(backlog, [Settlement(pending.id, Settled.RELEASED, key=pending.record.key)])
         return None
+
+    @contextmanager
+    def _released_if_cancelled(self, pending: Pending, backlog: Backlog) -> Generator[None]:
+        """Give a record back if its answer is not waited for: this process may lead again, and sends it then."""
+        try:
+            yield
+        except BaseException:
+            self._release(pending, backlog)
+            raise
 
     async def _check_credentials(self) -> None:
         """Say if a ping is answered 401. It changes no state: what Butter answers to a record decides."""
@@ -282,7 +295,8 @@ class Delivery:
         return not self._breaker.ping_failed(await self._clients.ask(lambda client: client.ping()))
 
     async def _send(self, pending: Pending, backlog: Backlog) -> None:
-        answer = await self._post(pending)
+        with self._released_if_cancelled(pending, backlog):
+            answer = await self._post(pending)
         self._settle(backlog, self._breaker.record(pending, answer))
         self.in_flight -= 1
         if self._breaker.ill:

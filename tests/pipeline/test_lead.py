@@ -1,16 +1,20 @@
 """Which process of a host sends, and what the others know about it."""
 
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
-from processes import until
-from shops import buy
+from processes import SHOPPER, until
+from shops import buy, refusing_shop
+from starlette.testclient import TestClient
 
-from butter_middleware import Butter, SQLiteOutbox
+from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, SQLiteOutbox
 from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.testing import FakeButter
 
 
 @pytest.fixture
@@ -58,3 +62,37 @@ def test_an_app_that_starts_takes_no_lead_that_it_cannot_use(
     with closing(SQLiteOutbox(path).store()) as other:
         other.open()
         assert other.lead()
+
+
+def test_what_was_on_its_way_when_the_lead_was_lost_is_sent_with_the_next_lead(
+    make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An extractor that hangs costs the process its lead. Its own record is not forgotten until it ends."""
+    monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.1)
+    monkeypatch.setattr("butter_middleware.pipeline.leader.LEAD_SECONDS", 0.01)
+    hanging, goes_on, under_way = threading.Event(), threading.Event(), threading.Event()
+
+    def extract(response: CheckoutResponse) -> dict[str, str]:
+        if response.request.path_params["cart_id"] == "hangs":
+            hanging.set()
+            assert goes_on.wait(20)
+        return {"customer_email": "shopper@example.com", "invoice_id": f"in_{response.request.path_params['cart_id']}"}
+
+    class Transport(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if not under_way.is_set():
+                under_way.set()
+                await anyio.sleep_forever()
+            return await fake.transport().handle_async_request(request)
+
+    butter = make_butter(
+        CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=extract), outbox=path, transport=Transport()
+    )
+    client = TestClient(ButterMiddleware(refusing_shop, butter))
+    for cart, there in (("first", under_way), ("hangs", hanging)):
+        client.post(f"/checkout/{cart}", headers={"x-forwarded-for": SHOPPER})
+        assert there.wait(20)
+    until(lambda: not butter.pipeline.leads, "the lead is let go")
+    goes_on.set()
+    until(lambda: len(fake.records) == 2, "both records are sent")
+    assert {record["invoice_id"] for record in fake.records} == {"in_first", "in_hangs"}
