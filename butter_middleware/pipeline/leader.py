@@ -68,13 +68,10 @@ class Leader:
         self.look_at = now + LOOK_SECONDS
         leader = self._participant
         if leader is not None and not leader.can_lead:
-            self.resign()
+            self._give_up(leader)
             leader = None
         if leader is None:
             return self._take_lead(now)
-        if leader.reader.busy_for > TOO_SLOW_SECONDS:
-            self._give_up_reading(leader)
-            return True
         if self._store.changed():
             self._notice(leader)
         return self._refill(now) | self._read_others(leader, now)
@@ -217,9 +214,9 @@ class Leader:
             else:
                 leader.taken_over([entry])
 
-    def _give_up_reading(self, leader: Participant) -> None:
-        """Park a capture that is read for too long, and let another process lead."""
-        entry = leader.reader.reading
+    def _give_up(self, leader: Participant) -> None:
+        """Let another process lead. Park a capture that is read for too long: it would hang there too."""
+        entry = leader.reader.reading if leader.reader.busy_for > TOO_SLOW_SECONDS else None
         self.resign()
         if entry is not None:
             leader.read(entry, ReadResult(parked=TOO_SLOW))

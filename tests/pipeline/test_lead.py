@@ -64,18 +64,23 @@ def test_an_app_that_starts_takes_no_lead_that_it_cannot_use(
         assert other.lead()
 
 
-def test_what_was_on_its_way_when_the_lead_was_lost_is_sent_with_the_next_lead(
-    make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+def test_an_extractor_that_hangs_loses_the_lead_and_no_record(
+    make_butter: Callable[..., Butter],
+    path: Path,
+    fake: FakeButter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An extractor that hangs costs the process its lead. Its own record is not forgotten until it ends."""
-    monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.1)
+    """An extractor that hangs costs the process its lead, and its capture is parked. Nothing is forgotten."""
+    for module in ("participant", "leader"):
+        monkeypatch.setattr(f"butter_middleware.pipeline.{module}.TOO_SLOW_SECONDS", 0.1)
     monkeypatch.setattr("butter_middleware.pipeline.leader.LEAD_SECONDS", 0.01)
     hanging, goes_on, under_way = threading.Event(), threading.Event(), threading.Event()
 
     def extract(response: CheckoutResponse) -> dict[str, str]:
         if response.request.path_params["cart_id"] == "hangs":
             hanging.set()
-            assert goes_on.wait(20)
+            assert goes_on.wait(40)
         return {"customer_email": "shopper@example.com", "invoice_id": f"in_{response.request.path_params['cart_id']}"}
 
     class Transport(httpx.AsyncBaseTransport):
@@ -93,6 +98,8 @@ def test_what_was_on_its_way_when_the_lead_was_lost_is_sent_with_the_next_lead(
         client.post(f"/checkout/{cart}", headers={"x-forwarded-for": SHOPPER})
         assert there.wait(20)
     until(lambda: not butter.pipeline.leads, "the lead is let go")
+    until(lambda: butter.status().parked == 1, "the capture is parked")
+    assert "has been reading this capture for a minute" in caplog.text
     goes_on.set()
     until(lambda: len(fake.records) == 2, "both records are sent")
     assert {record["invoice_id"] for record in fake.records} == {"in_first", "in_hangs"}
