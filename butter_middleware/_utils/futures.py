@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import Context
 from threading import TIMEOUT_MAX, Lock
 from typing import Any, Final
 
@@ -65,6 +66,13 @@ class Waker:
             self._resting = False
             with contextlib.suppress(RuntimeError):  # two threads woke it at once
                 self._lock.release()
+
+
+def call_in(loop: asyncio.AbstractEventLoop | None, call: Callable[[], object]) -> None:
+    """Call something soon on the loop of another thread. One that is closed, or closes meanwhile, needs no call."""
+    if loop is not None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(call, context=Context())
 
 
 def failed(error: Exception) -> "Future[Any]":

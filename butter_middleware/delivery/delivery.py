@@ -6,13 +6,12 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
-from contextvars import Context
 from threading import Event
 from typing import Final, Protocol
 
 import anyio
 
-from butter_middleware._utils.futures import wait
+from butter_middleware._utils.futures import call_in, wait
 from butter_middleware.delivery.circuit_breaker import BUTTER, BreakerState, CircuitBreaker, Target
 from butter_middleware.delivery.clients import Client, ClientPool
 from butter_middleware.errors import HTTPClientError, see
@@ -144,9 +143,9 @@ class Delivery:
 
     def wake(self) -> None:
         """Look at the backlog now. Cheap if the loop is awake."""
-        if self._asleep and self._loop is not None:
+        if self._asleep:
             self._asleep = False
-            self._call_soon(self._changed.set)
+            call_in(self._loop, self._changed.set)
 
     def pause(self) -> None:
         """Send nothing more. What is on its way is settled."""
@@ -166,11 +165,7 @@ class Delivery:
                 self._breaker.probe_now()
                 self._changed.set()
 
-        self._call_soon(probe)
-
-    def _call_soon(self, call: Callable[[], object]) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call, context=Context())
+        call_in(self._loop, probe)
 
     # One record, for another queue.
 

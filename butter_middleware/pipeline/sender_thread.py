@@ -4,13 +4,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from threading import Thread
 from typing import Final
 
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.daemons import DaemonThreadExecutor, DaemonThreadLoop
-from butter_middleware._utils.futures import Waker
+from butter_middleware._utils.futures import Waker, call_in
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.models.checkout import Record
 from butter_middleware.outbox.base import Pending, Settled, Settlement
@@ -145,15 +144,12 @@ class SenderThread:
         """Send nothing more."""
         self._leads = False
         loop, running = self._loop, self._running
-        if loop is not None and running is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(running.cancel)
+        if running is not None:
+            call_in(loop, running.cancel)
 
     def forget_ahead(self) -> None:
         """Drop what was taken ahead: a person changed what lies in the store."""
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            with suppress(RuntimeError):  # it was closed meanwhile
-                loop.call_soon_threadsafe(self.put_back)
+        call_in(self._loop, self.put_back)
 
     def end_hold(self) -> None:
         """Probe at once: a person ended the hold."""
@@ -204,10 +200,8 @@ class SenderThread:
 
     def hurry(self) -> None:
         """Hand over at once what became of records, since someone waits. Any thread may call it."""
-        loop = self._loop
-        if self._unsettled and loop is not None and not loop.is_closed():
-            with suppress(RuntimeError):  # it was closed meanwhile, and hands over all that it has
-                loop.call_soon_threadsafe(self._hand_over)
+        if self._unsettled:
+            call_in(self._loop, self._hand_over)
 
     def _hand_over(self) -> None:
         timer, self._timer = self._timer, None

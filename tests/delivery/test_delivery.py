@@ -590,3 +590,14 @@ def test_butter_hands_records_to_a_queue(make_butter: Callable[..., Any]) -> Non
     butter.record(Checkout(customer_email="a@example.com", ipv4_address=SHOPPER, psp="stripe", invoice_id="in_1"))
     assert butter.flush()
     assert len(queue.texts) == 1
+
+
+def test_what_other_threads_ask_of_a_loop_that_closes_meanwhile_fails_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store's thread wakes the delivery at any time. It looked a moment ago, and the loop was open."""
+    world = World(lambda _world, _invoice: OK)
+    store = world.outbox([1])
+    delivery = world.run(store, lambda: store.counts().pending == 0)
+    monkeypatch.setattr(asyncio.BaseEventLoop, "is_closed", lambda _loop: False)
+    delivery.end_hold()
+    delivery.resume()
+    assert world.posts == ["in_1"]
