@@ -19,8 +19,6 @@ _PAYMENT_IDS: Final = {"invoice_id": 1, "charge_id": 2, "transaction_id": 4}
 """The IDs that only one checkout has, with their bits."""
 SEVERAL: Final = 1 << 16
 """Instead of an address: checkouts with several addresses had this ID."""
-_CHECKOUTS: Final = 8
-"""Among the bits of `payment_ids`: several checkouts had this ID."""
 
 
 class SeenID(NamedTuple):
@@ -31,7 +29,7 @@ class SeenID(NamedTuple):
     address: int
     """Two bytes of a digest, without a salt, so that no ID of a record adds to them. 65,536 addresses have the same."""
     payment_ids: int = 0
-    """Of an ID with several checkouts: which IDs of a payment tell them apart, as bits."""
+    """Of an ID that several checkouts may have: which IDs of a payment tell them apart, as bits."""
 
 
 def seen_ids(payload: Mapping[str, str]) -> list[SeenID]:
@@ -55,16 +53,12 @@ def after(known: Mapping[int, SeenID], ids: Sequence[SeenID]) -> tuple[bool, lis
     for first, one in earlier:
         if first.address != one.address and not first.payment_ids & one.payment_ids:
             return False, [other._replace(address=first.address) for other in ids if other.id not in known]
-    is_same_payment = any(not one.payment_ids for _first, one in earlier)
-    merged = [_merged(first, one, is_same_payment=is_same_payment) for first, one in earlier]
+    merged = [_merged(first, one) for first, one in earlier]
     return True, merged + [one for one in ids if one.id not in known]
 
 
-def _merged(first: SeenID, one: SeenID, *, is_same_payment: bool) -> SeenID:
+def _merged(first: SeenID, one: SeenID) -> SeenID:
+    address = one.address if one.address == first.address else SEVERAL
+    # What not all of the payments have tells no two of them apart.
     told_apart_by = first.payment_ids & one.payment_ids
-    if told_apart_by and not is_same_payment:
-        address = one.address if one.address == first.address else SEVERAL
-        return SeenID(one.id, address, told_apart_by | _CHECKOUTS)
-    if first.payment_ids & _CHECKOUTS:
-        return first
-    return one._replace(payment_ids=first.payment_ids | one.payment_ids)
+    return SeenID(one.id, address, told_apart_by or first.payment_ids or one.payment_ids)

@@ -51,7 +51,6 @@ DECLARE
     _names text[] := ARRAY['invoice_id', 'charge_id', 'transaction_id'];
     _bits integer := (SELECT coalesce(sum(1 << (place - 1)::integer), 0)
         FROM unnest(_names) WITH ORDINALITY AS one (name, place) WHERE _payload ? name);
-    _checkouts integer := 8;
     _ids {schema}.seen_ids[] := ARRAY(
         SELECT ROW(id, left(encode(sha256(convert_to(_payload ->> 'ipv4_address', 'UTF8')), 'hex'), 4),
             CASE WHEN name = ANY(_names) THEN 0 ELSE _bits END, now())::{schema}.seen_ids
@@ -61,7 +60,6 @@ DECLARE
         WHERE _payload ? name ORDER BY id);
     _new text[];
     _address text;
-    _is_same_payment boolean;
 BEGIN
     -- Waits for an open transaction that has one of them.
     WITH new AS (INSERT INTO {schema}.seen_ids SELECT * FROM unnest(_ids) ON CONFLICT DO NOTHING RETURNING id)
@@ -72,14 +70,10 @@ BEGIN
         UPDATE {schema}.seen_ids SET address = _address WHERE id = ANY(_new);
         RETURN false;
     END IF;
-    _is_same_payment := EXISTS (SELECT FROM unnest(_ids) AS one WHERE one.payment_ids = 0 AND one.id <> ALL(_new));
     UPDATE {schema}.seen_ids AS known SET seen_at = now(),
         address = CASE WHEN known.address = one.address THEN known.address ELSE '' END,
-        payment_ids = CASE
-            WHEN known.payment_ids & one.payment_ids <> 0 AND NOT _is_same_payment
-                THEN known.payment_ids & one.payment_ids | _checkouts
-            WHEN known.payment_ids & _checkouts <> 0 THEN known.payment_ids
-            ELSE known.payment_ids | one.payment_ids END
+        payment_ids = coalesce(
+            nullif(known.payment_ids & one.payment_ids, 0), nullif(known.payment_ids, 0), one.payment_ids)
         FROM unnest(_ids) AS one WHERE known.id = one.id AND known.id <> ALL(_new);
     RETURN true;
 END;

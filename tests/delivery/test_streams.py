@@ -67,6 +67,45 @@ def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_record() -> No
     assert requests == []
 
 
+def test_after_a_record_is_cancelled_the_next_one_is_sent() -> None:
+    """A queue's consumer may cancel `deliver` at any moment. The client does not wait for the answer that was left."""
+    unclosed: set[asyncio.Protocol] = set()
+
+    class Server(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+            unclosed.add(self)
+
+        def data_received(self, data: bytes) -> None:  # noqa: ARG002 - asyncio's name
+            self.transport.write(OK)
+
+        def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as above
+            unclosed.discard(self)
+
+    async def cancel_after(turns: int) -> tuple[bool, AnswerKind]:
+        async with await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with ButterClient(url, **CREDENTIALS) as client:
+                await client.post(RECORD)
+                task = asyncio.create_task(client.post(RECORD))
+                for _turn in range(turns):
+                    await asyncio.sleep(0)
+                over = task.done()
+                task.cancel()
+                await asyncio.wait([task])
+                kind = (await client.post(RECORD)).kind
+            while unclosed:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0)
+            return over, kind
+
+    for turns in range(100):
+        over, kind = asyncio.run(cancel_after(turns))
+        assert kind is AnswerKind.DELIVERED, turns
+        if over:
+            break
+    assert 2 < turns < 99
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="uvloop does not run there")
 def test_on_uvloop() -> None:
     """`Delivery.deliver` runs on the loop of the queue's consumer, which may be uvloop's."""
