@@ -152,7 +152,11 @@ class ButterClient:
         try:
             # anyio's deadline keeps an answer that came while the loop stood still; asyncio's throws it away.
             with _unseen(), anyio.fail_after(self._total_seconds):
-                return await self._exchange(method, url, headers, body)
+                try:
+                    return await self._exchange(method, url, headers, body)
+                except BaseException:
+                    await self._drop_connection()
+                    raise
         except TimeoutError:
             kind, detail = AnswerKind.INTERRUPTED, "TotalTimeout"
         except Exception as error:  # noqa: BLE001 - the one seam where foreign errors become answers
@@ -162,6 +166,15 @@ class ButterClient:
         if kind is not AnswerKind.UNTRUSTED and self._stalls.seen_since(began):
             kind = AnswerKind.STALLED
         return Answer(kind, detail=detail)
+
+    async def _drop_connection(self) -> None:
+        """Close the connection after a failure, unless the transport is the merchant's.
+
+        httpx keeps one that failed behind a proxy, or whose answer was cancelled, and waits for it for ever.
+        """
+        if isinstance(self._transport, _Transport):
+            with anyio.CancelScope(shield=True):
+                await self._transport.aclose()
 
     async def _exchange(
         self, method: str, url: httpx.URL, headers: _Headers, body: bytes, *, redirected: bool = False
@@ -229,10 +242,7 @@ def _kind(error: BaseException) -> AnswerKind:
 
 
 class _Transport(httpx.AsyncHTTPTransport):
-    """One connection, which our own sockets carry. It is closed after each failure.
-
-    httpx would keep one whose TLS handshake failed behind a proxy, and wait for it for ever.
-    """
+    """One connection, which our own sockets carry."""
 
     def __init__(self, authorities: ssl.SSLContext, proxy: str | None) -> None:
         super().__init__(verify=authorities, limits=_LIMITS, proxy=proxy)
@@ -241,14 +251,6 @@ class _Transport(httpx.AsyncHTTPTransport):
         pool: Any = getattr(self, "_pool", None)
         if hasattr(pool, "_network_backend"):
             pool._network_backend = self._backend  # noqa: SLF001 - as above
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await super().handle_async_request(request)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.aclose()
-            raise
 
     async def aclose(self) -> None:
         try:
