@@ -441,7 +441,10 @@ class Pipeline:
         try:
             capture = self._recorded(scope, fields)
             route = self.routes.find(capture.method, capture.path)
-            result = self._read_now(capture, route)
+            try:
+                result = self.components.make_reader(self._observe).read(capture, route)
+            except Exception:  # noqa: BLE001 - a strategy of the merchant's: the reader reads it again, and parks it
+                result = None
             if result is None or result.parked is not None or not result.records:
                 self.capture(route, capture)
                 return ()
@@ -455,13 +458,6 @@ class Pipeline:
             self.fault(error)
             return ()
         return self._unless_dry_run(result.records)
-
-    def _read_now(self, capture: Capture, route: CheckoutRoute | None) -> ReadResult | None:
-        """Read a capture here. None if that fails: the reader then reads it again, parks it, and says why."""
-        try:
-            return self.components.make_reader(self._observe).read(capture, route)
-        except Exception:  # noqa: BLE001 - a strategy of the merchant's own
-            return None
 
     def record_of(self, checkout: Checkout) -> Sequence[Record]:
         """Return the record of a whole checkout; none in a dry run."""
@@ -508,15 +504,12 @@ class Pipeline:
                 return None if delivery.in_flight or participant.sender.unsettled else True
             if self._count() and not self.last_counts.pending:
                 return True
-            hopeless = delivery.ill or self._due_in() > deadline - time.monotonic()
+            due = self.ask(lambda store: store.next_due(), None)
+            due_in = 0.0 if due is None else due - self.outbox_clock()
+            hopeless = delivery.ill or due_in > deadline - time.monotonic()
             return False if hopeless and not delivery.in_flight else None
 
         return participant.wait(verdict, timeout)
-
-    def _due_in(self) -> float:
-        """Return in how many seconds the next record is due."""
-        due = self.ask(lambda store: store.next_due(), None)
-        return 0.0 if due is None else due - self.outbox_clock()
 
     def finish_reading(self, timeout: float) -> bool:
         """Wait until all that was captured has been read, delivered or not. Return whether it is."""

@@ -4,7 +4,6 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Sequence
 from typing import Final, Protocol
 from weakref import WeakSet
 
@@ -101,14 +100,10 @@ def _new(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> StoreThread
     return thread
 
 
-def _open_threads() -> Sequence[StoreThread]:
-    return list(_process.threads.values())
-
-
 def _before_fork() -> None:
     if threading.current_thread().name == "butter-store":
         return
-    threads = _open_threads()
+    threads = list(_process.threads.values())
     for thread in threads:
         thread.request_pause()
     for thread in threads:
@@ -116,7 +111,7 @@ def _before_fork() -> None:
 
 
 def _after_in_parent() -> None:
-    for thread in _open_threads():
+    for thread in list(_process.threads.values()):
         thread.resume()
 
 

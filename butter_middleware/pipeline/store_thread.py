@@ -267,12 +267,6 @@ class StoreThread:
         if pause is not None:
             pause.go_on.set()
 
-    def _stand_still(self, pause: "_Pause") -> None:
-        with suppress(Exception):
-            pause.ok = self.store.disconnect()
-        pause.closed.set()
-        pause.go_on.wait(PAUSE_SECONDS)
-
     def stop(self, seconds: float) -> None:
         """Write what waits within `seconds`, then end the thread. What could not be written is lost, and counted."""
         self._stop_at = time.monotonic() + seconds
@@ -303,7 +297,10 @@ class StoreThread:
     def _work(self) -> None:
         while True:
             if (pause := self._pause) is not None:
-                self._stand_still(pause)
+                with suppress(Exception):
+                    pause.ok = self.store.disconnect()
+                pause.closed.set()
+                pause.go_on.wait(PAUSE_SECONDS)
             self._waker.rest()  # before the turn: what comes after its look at a queue ends the wait at once
             try:
                 busy, more = self._turn()
@@ -319,7 +316,9 @@ class StoreThread:
                     self._end()
                     return
                 continue
-            if self._retire():
+            with self._guard:
+                self._retired = not self._intake and not self._additions
+            if self._retired:
                 self._end()
                 return
 
@@ -344,7 +343,8 @@ class StoreThread:
         if not growing and not shrinking:
             self.alerts.resolve("full")
             self.alerts.resolve("fault")
-        more = self._reload() | shrinking | (growing and now >= self._full_until)
+        reloaded = [participant.reload(self.store) for participant in self._participants]
+        more = any(reloaded) or shrinking or (growing and now >= self._full_until)
         if self._stop_at is None:
             more |= self._leader.look(now)
         if now >= self._count_at:
@@ -475,12 +475,6 @@ class StoreThread:
             ]
         )
 
-    def _reload(self) -> bool:
-        busy = False
-        for participant in self._participants:
-            busy |= participant.reload(self.store)
-        return busy
-
     def _settle(self) -> bool:
         batch = _take(self._settlements, lambda _item: 1)
         if not batch:
@@ -570,12 +564,6 @@ class StoreThread:
         self._waker.wait(min(self._backoff, left))
         self._backoff = min(2 * self._backoff, LAST_BACKOFF)
         return False
-
-    def _retire(self) -> bool:
-        """Take nothing more, if nothing waits. Return whether nothing does."""
-        with self._guard:
-            self._retired = not self._intake and not self._additions
-            return self._retired
 
     def _end(self) -> None:
         """Let go of the file. What could not be written is lost, and counted."""

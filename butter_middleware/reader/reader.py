@@ -183,8 +183,10 @@ class Reader:
 
     def _judge(self, route: CheckoutRoute, payments: Payments) -> ReadResult | None:
         if not payments.fields:
-            if payments.looks_paid and self._keeps(route):
-                return ReadResult(parked=unrecognised(route, payments.remedy))
+            if payments.looks_paid:
+                self._unrecognised[route.name] += 1
+                if self._unrecognised[route.name] <= MOST_UNRECOGNISED:
+                    return ReadResult(parked=unrecognised(route, payments.remedy))
             remedy = payments.remedy and f"{route}: {payments.remedy}"
             return ReadResult(skipped=payments.skip, remedy=remedy, everyday=payments.everyday)
         if payments.test_mode and not self.staging:
@@ -194,11 +196,6 @@ class Reader:
             )
             return ReadResult(skipped=Skip.TEST_MODE, remedy=remedy)
         return None
-
-    def _keeps(self, route: CheckoutRoute) -> bool:
-        """Say whether one more body is kept in which the route's preset knows nothing."""
-        self._unrecognised[route.name] += 1
-        return self._unrecognised[route.name] <= MOST_UNRECOGNISED
 
     def _merge(
         self,

@@ -135,18 +135,19 @@ def _remove(kind: str, keys: Sequence[Key], now: float, connection: sqlite3.Conn
 
 def _pages(read: Access, sql: str, few: int) -> Iterator[list[Any]]:
     after = -1
-    while rows := read(partial(_page, sql, (after, few))):
+
+    def page(connection: sqlite3.Connection) -> list[Any]:
+        return connection.execute(sql, (after, few)).fetchall()
+
+    while rows := read(page):
         yield rows
         after = rows[-1][0]
 
 
-def _page(sql: str, bounds: tuple[int, int], connection: sqlite3.Connection) -> list[Any]:
-    return connection.execute(sql, bounds).fetchall()
-
-
 def _named_in_capture(person: Person, head: str, body: bytes, request_body: bytes | None) -> tuple[bool, bool]:
     """Say whether a capture names the person, and whether all of it could be looked into."""
-    if person.named_in(head) or person.named_in_bytes(_headers_as_bytes(head)):
+    # The stored head has the bytes of headers as latin-1, and most were sent as UTF-8.
+    if person.named_in(head) or person.named_in_bytes(_unescaped(head).encode("latin-1", "ignore")):
         return True, True
     named, readable = _named_in_body(person, body, _coding(head, "response_headers"))
     if named or request_body is None:
@@ -159,11 +160,6 @@ def _named_in_body(person: Person, body: bytes, coding: str) -> tuple[bool, bool
     plain, readable = _decoded(body, coding)
     named = person.named_in_bytes(plain)
     return named or (not readable and person.named_in_bytes(body)), readable
-
-
-def _headers_as_bytes(head: str) -> bytes:
-    """Return the stored head as its headers were sent: it holds their bytes as latin-1, and most are UTF-8."""
-    return _unescaped(head).encode("latin-1", "ignore")
 
 
 def _coding(head: str, which: str) -> str:
@@ -222,30 +218,25 @@ def _variants(text: str) -> Iterator[str]:
     """Give a text as it is, and with its escapes undone, layer by layer."""
     seen = {text}
     yield text
-    for undone in _undone(_unescaped(_unescaped(text))):
-        if undone not in seen:
-            seen.add(undone)
-            yield undone
-
-
-def _undone(text: str) -> Iterator[str]:
-    yield text
-    if "%40" in text:
-        yield unquote_plus(text)  # a form: there a plus stands for a space
-    text = html.unescape(unquote(text))
-    yield text
-    yield _unescaped(text)
+    inner = _unescaped(_unescaped(text))
+    unquoted = html.unescape(unquote(inner))
+    # The second is a form: there a plus stands for a space.
+    for variant in (inner, unquote_plus(inner) if "%40" in inner else inner, unquoted, _unescaped(unquoted)):
+        if variant not in seen:
+            seen.add(variant)
+            yield variant
 
 
 def _unescaped(text: str) -> str:
     """Undo the escapes of JSON and JavaScript, whether or not the whole is valid."""
     if "\\" not in text:
         return text
-    return _ESCAPE.sub(lambda found: _ESCAPED.get(found[1]) or _character(found[1]), text)
 
+    def character(found: re.Match[str]) -> str:
+        escape = found[1]
+        return _ESCAPED.get(escape) or (escape if len(escape) == 1 else chr(int(escape[1:], 16)))
 
-def _character(escape: str) -> str:
-    return escape if len(escape) == 1 else chr(int(escape[1:], 16))
+    return _ESCAPE.sub(character, text)
 
 
 def _folded(text: str) -> str:

@@ -115,7 +115,8 @@ def _warnings(path: str, file_system: str, environ: Mapping[str, str]) -> Iterat
         yield f"{path} lies in a container's own layer and goes with the container. {_LASTING}"
     elif file_system in _MEMORY:
         yield f"{path} lies in memory ({file_system}) and goes with the host's next start. {_LASTING}"
-    if any(path.startswith(f"{folder}/") for folder in _temporary_folders()):
+    temporary = {os.path.realpath(folder) for folder in ("/tmp", "/var/tmp", tempfile.gettempdir())}  # noqa: S108 - compared with
+    if any(path.startswith(f"{folder}/") for folder in temporary):
         yield f"{path} lies in a temporary folder, which is emptied at times. {_LASTING}"
     for variable, platform in _FUNCTIONS.items():
         if environ.get(variable):
@@ -123,10 +124,6 @@ def _warnings(path: str, file_system: str, environ: Mapping[str, str]) -> Iterat
                 f"this is {platform} ({variable} is set): the sandbox's disk goes with the instance, and nothing runs "
                 "between requests. Call butter.flush() before each return, or use an outbox outside the sandbox."
             )
-
-
-def _temporary_folders() -> set[str]:
-    return {os.path.realpath(folder) for folder in ("/tmp", "/var/tmp", tempfile.gettempdir())}  # noqa: S108 - compared with
 
 
 def mounted() -> str:

@@ -183,11 +183,23 @@ def connect(path: str, *, create: bool, migrate: bool) -> sqlite3.Connection:
     try:
         found = identity(connection, path)
         if migrate:
+            for pragma in (
+                f"page_size = {PAGE_BYTES}",
+                "journal_mode = WAL",
+                f"journal_size_limit = {MAX_IDLE_WAL_BYTES}",
+            ):
+                connection.execute(f"PRAGMA {pragma}").close()
             _set_up(connection)
             _migrate(connection, found)
         else:
-            _refuse_older(path, found)
-            _set_up_existing(connection)
+            if found is None or found.schema < SCHEMA:
+                what = "is empty" if found is None else f"is of an earlier version (schema {found.schema})"
+                msg = (
+                    f"outbox={path!r} {what}. The app brings it up to this version (schema {SCHEMA}) at its start: "
+                    "start it with this version of butter-middleware, or use the command of its version."
+                )
+                raise ConfigurationError(msg)  # noqa: TRY301 - the connection is closed below
+            _set_up(connection)
     except BaseException:
         connection.close()
         raise
@@ -208,23 +220,7 @@ def identity(connection: sqlite3.Connection, path: str) -> Identity | None:
     return Identity(found.application_id, found.version, max(found.version, added))
 
 
-def _refuse_older(path: str, found: Identity | None) -> None:
-    if found is None or found.schema < SCHEMA:
-        what = "is empty" if found is None else f"is of an earlier version (schema {found.schema})"
-        msg = (
-            f"outbox={path!r} {what}. The app brings it up to this version (schema {SCHEMA}) at its start: start it "
-            "with this version of butter-middleware, or use the command of its version."
-        )
-        raise ConfigurationError(msg)
-
-
 def _set_up(connection: sqlite3.Connection) -> None:
-    for pragma in (f"page_size = {PAGE_BYTES}", "journal_mode = WAL", f"journal_size_limit = {MAX_IDLE_WAL_BYTES}"):
-        connection.execute(f"PRAGMA {pragma}").close()
-    _set_up_existing(connection)
-
-
-def _set_up_existing(connection: sqlite3.Connection) -> None:
     for pragma in (
         "synchronous = FULL",
         "secure_delete = ON",  # overwrites most of what is deleted; what it leaves only `SQLiteStore.rewrite` removes
@@ -249,7 +245,9 @@ def _migrate(connection: sqlite3.Connection, found: Identity | None) -> None:
     connection.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (SCHEMA,))
     if found is None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        _seed_ids(connection)
+        # A random first number: one from a file that was set aside must mean nothing in its successor.
+        start = secrets.randbits(40)
+        connection.execute("INSERT INTO sqlite_sequence VALUES ('captures', ?), ('records', ?)", (start, start))
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
     connection.execute("COMMIT")
     # So that the header tells the version to a process that reads it without opening the database.
@@ -265,12 +263,6 @@ def own_pile(connection: sqlite3.Connection) -> int:
     if pile is None:
         pile = connection.execute("INSERT INTO piles (slot) VALUES (?)", (READERS,)).lastrowid
     return int(pile or 0)
-
-
-def _seed_ids(connection: sqlite3.Connection) -> None:
-    """Start numbering at a random place: a number from a file that was set aside must mean nothing in its successor."""
-    start = secrets.randbits(40)
-    connection.execute("INSERT INTO sqlite_sequence VALUES ('captures', ?), ('records', ?)", (start, start))
 
 
 def _number(connection: sqlite3.Connection, sql: str) -> int:

@@ -148,8 +148,10 @@ class SQLiteStore(Database):
 
         def look(connection: sqlite3.Connection) -> list[StoredCapture]:
             numbers: list[int] = []
+            next_pile = "SELECT min(pile) FROM captures WHERE reason IS NULL AND pile > ?"  # one step in the index
             sql = "SELECT id FROM captures WHERE reason IS NULL AND pile = ? AND id <= ? ORDER BY id LIMIT ?"
-            for pile in _piles(connection):
+            pile = -1
+            while (pile := connection.execute(next_pile, (pile,)).fetchone()[0]) is not None:
                 highest = 2**62 if pile == UNOWNED else below
                 rows = connection.execute(sql, (pile, highest, limit + len(passed)))
                 numbers += [number for (number,) in rows if number not in passed][:limit]
@@ -514,13 +516,6 @@ def _insert(count: int) -> str:
 @cache
 def _places(count: int) -> str:
     return ", ".join("?" * count)
-
-
-def _piles(connection: sqlite3.Connection) -> Iterator[int]:
-    """Give the piles that hold captures to be read, each by one step in the index."""
-    sql, pile = "SELECT min(pile) FROM captures WHERE reason IS NULL AND pile > ?", -1
-    while (found := connection.execute(sql, (pile,)).fetchone()[0]) is not None:
-        yield (pile := found)
 
 
 def _is_there(connection: sqlite3.Connection, number: int) -> bool:
