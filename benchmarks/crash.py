@@ -324,7 +324,7 @@ class Lane:
     def said(self) -> list[str]:
         """Return what the shops logged, but that the file is a temporary one: it is."""
         lines = self._log.read_text(errors="replace").splitlines()
-        return [line for line in lines if "lies in a temporary folder" not in line]
+        return [line for line in lines if "is in a temporary folder" not in line]
 
     def kill(self) -> None:
         """End whatever still runs."""

@@ -107,7 +107,7 @@ def credential(name: str, given: object) -> str | None:
         given = None
     value = given if given is not None else from_environment(variable)
     if value is not None and (not isinstance(value, str) or not value.strip()):
-        msg = f"the {name} is empty, or no string. Set {variable} or Butter({name}=...) to what Butter gave you."
+        msg = f"the {name} is empty, or is not a string. Set {variable} or Butter({name}=...) to what Butter gave you."
         raise ConfigurationError(msg)
     if value is not None and (not value.isprintable() or (name == "username" and ":" in value)):
         msg = f"the {name} holds a character that HTTP Basic cannot carry. Set {variable} to what Butter gave you."

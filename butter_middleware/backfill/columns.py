@@ -46,7 +46,7 @@ _SHORTENED: Final = re.compile(r"\d([.,]\d+)?[Ee]\+\d+")
 _AS_FLOAT: Final = re.compile(r"\d+\.0")
 _DAMAGED: Final = {
     _SHORTENED: "shortened by a spreadsheet. Export it again, with the column as text",
-    _AS_FLOAT: "a decimal number, as of a program that took the IDs for numbers. Export it again, with the IDs as text",
+    _AS_FLOAT: "a decimal number: a program read the IDs as numbers. Export it again, with the IDs as text",
 }
 """What a program makes of an ID that it took for a number. No PSP has IDs of these forms."""
 _PLACEHOLDER: Final = "192.0.2.1"

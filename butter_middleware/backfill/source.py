@@ -136,7 +136,7 @@ class Source:
         self._fault: InputError | None = None
         first = self._first_line()
         if _ARRAY.match(first):
-            msg = f"{self._name} is one JSON array. Make it a line an object: jq -c '.[]' FILE"
+            msg = f"{self._name} is one JSON array. Write one object per line: jq -c '.[]' FILE"
             raise InputError(msg)
         self.form: Format = "jsonl" if first.lstrip(_BLANK).startswith("{") else "csv"
         self.delimiter = max(_DELIMITERS, key=_unquoted(first).count)
@@ -163,7 +163,7 @@ class Source:
                 if len(lines) == most or not self._lines.at_hand:
                     break
         except OSError as error:
-            self._fault = InputError(f"{self._name} cannot be read on: {error.strerror}")
+            self._fault = InputError(f"{self._name} cannot be read to its end:  {error.strerror}")
         except InputError as error:
             self._fault = error
         if self._fault is not None and not lines:

@@ -54,7 +54,7 @@ def annotate(request_or_scope: ASGIRequest | Mapping[str, Any], **fields: Unpack
         got = type(request_or_scope).__name__  # such as a body, which in FastAPI is often what is called request
         warn(
             f"annotate() had no effect: it got {got}, which is not a request. Pass the endpoint's own, such as "
-            "request: Request in FastAPI, or ask for a CheckoutNote. Its ASGI scope will do as well. "
+            "request: Request in FastAPI, or ask for a CheckoutNote. You can also pass its ASGI scope. "
             + see("annotate-had-no-effect-it-got-which-is-not-a-request")
         )
         return

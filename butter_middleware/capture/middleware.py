@@ -185,7 +185,7 @@ class ButterMiddleware:
                 raise
             message = (
                 f"the app refuses ASGI's lifespan ({type(error).__name__}), as Django does: the middleware answers for "
-                "it, so that the end of the server delivers what waits"
+                "it, and delivers what waits when the server stops"
             )
             log_thread.log(logging.INFO, message, event="lifespan")
         if not takes_part:

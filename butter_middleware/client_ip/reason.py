@@ -103,20 +103,26 @@ _REMEDIES: Final = {
         "{Header} names trusted proxies only: a trusted network contains the shoppers too, or the first proxy appends "
         "nothing."
     ),
-    Reason.MALFORMED: "What the nearest proxy wrote into {header} is not an address: look at how it sets it.",
-    Reason.HEADER_MISSING: "{Header} did not come: check which platform is in front of the app.",
-    Reason.DUPLICATE_HEADER: "{Header} came more than once: let the platform replace it, not add to it.",
+    Reason.MALFORMED: (
+        "What the nearest proxy wrote into {header} is not an address: check how that proxy sets the header."
+    ),
+    Reason.HEADER_MISSING: "The request has no {header}: check which platform is in front of the app.",
+    Reason.DUPLICATE_HEADER: (
+        "The request has {header} more than once: configure the platform to replace it, not to add another one."
+    ),
     Reason.REQUIRED_HEADER: "The request did not come through the platform, or its ID is not the configured one.",
     Reason.SERVER_REWRITE_CONFLICT: (
         "The server took the peer from a header that the shopper may have written. Start uvicorn with "
-        "--no-proxy-headers, or leave out what does the same elsewhere (Daphne's --proxy-headers, Hypercorn's "
+        "--no-proxy-headers, or leave out the similar option of another server (Daphne's --proxy-headers, Hypercorn's "
         "ProxyFixMiddleware). For Mangum behind a load balancer, set client_ip=client_ip.aws_alb()."
     ),
     Reason.NO_PEER: "The server gives no peer address: use a strategy that reads a header.",
     Reason.TOKEN_MALFORMED: "Send the beacon's token as it came, whole, and only once.",
-    Reason.TOKEN_FORGED: "Give the beacon and the shop the same keys; an old key goes when its last token has expired.",
+    Reason.TOKEN_FORGED: (
+        "Give the beacon and the shop the same keys; remove an old key only after its last token has expired."
+    ),
     Reason.TOKEN_STALE: "Let the page ask for the token when the shopper pays, raise ttl=, and set the hosts' clocks.",
     Reason.TOKEN_UNBOUND: "The checkout's key is not where Beacon(bind=...) expects it in the request.",
-    Reason.TOKEN_FOREIGN: "Let the page give the beacon the very key that the checkout request carries.",
+    Reason.TOKEN_FOREIGN: "Let the page send the beacon the same key that is in the checkout request.",
     Reason.TOKEN_REPLAYED: "Let the page ask for a new token for each payment.",
 }

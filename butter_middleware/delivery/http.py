@@ -73,7 +73,7 @@ def ssl_context() -> ssl.SSLContext:
         return httpx.create_ssl_context()
     except OSError as error:
         msg = (
-            f"the certificate authorities cannot be read ({type(error).__name__}). Let SSL_CERT_FILE name a file of "
+            f"the certificate authorities cannot be read ({type(error).__name__}). Set SSL_CERT_FILE to a file of "
             "certificates (PEM) that this user may read, or unset it."
         )
         raise HTTPClientError(msg) from None
@@ -328,7 +328,7 @@ def _pattern(entry: str) -> str:
 @cache
 def _say_unreadable(entry: str) -> None:
     message = (
-        f"NO_PROXY: {entry.rpartition('@')[2]!r} is left out, because the HTTP client cannot read it. Let NO_PROXY "
-        "hold names such as example.com, and addresses without brackets and without a mask."
+        f"NO_PROXY: {entry.rpartition('@')[2]!r} is left out, because the HTTP client cannot read it. NO_PROXY may "
+        "contain names such as example.com, and addresses without brackets and without a mask."
     )
     log_thread.log(logging.WARNING, message, event="proxy")

@@ -29,7 +29,7 @@ def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Calla
         except ValidationError as error:
             # Only the model's own names: deeper down, a key of the body could be personal data.
             wrong = sorted({str(e["loc"][0]) for e in error.errors() if e["loc"] and e["loc"][0] in model.model_fields})
-            msg = f"the response is no {model.__name__}: see {', '.join(wrong) or 'the body'}"
+            msg = f"the response does not fit {model.__name__}: see {', '.join(wrong) or 'the body'}"
             raise ExtractionError(msg) from None
         return function(parsed)
 

@@ -259,8 +259,8 @@ class Preset:
         everyday = bool(normal.word(one.deciding)) or one.shape.unpaid == NEVER
         if not everyday:
             said += (
-                " If this is a paid checkout, let the endpoint answer with the whole object, say where it stands, as "
-                f"in extract.{self.psp}(at='payment.intent'), or use extract.json."
+                " If this is a paid checkout, let the endpoint answer with the whole object, say where it is, as in "
+                f"extract.{self.psp}(at='payment.intent'), or use extract.json."
             )
         return Payments(remedy=said, everyday=everyday)
 
@@ -268,11 +268,11 @@ class Preset:
         if found:
             return (
                 f"{self} found a list of several payments in this response, and nothing says which of them this "
-                f"checkout made. Say it, as in extract.{self.psp}(at='payments[-1]')."
+                f"checkout made. Name it, as in extract.{self.psp}(at='payments[-1]')."
             )
         known = ", ".join(shape.name for shape in self.shapes if shape.unpaid != NEVER)
         return (
-            f"{self} found none of {known} in this response. Say where it stands, as in "
+            f"{self} found none of {known} in this response. Say where it is, as in "
             f"extract.{self.psp}(at='payment.intent'); if the response is your own, use extract.json."
         )
 

@@ -85,7 +85,7 @@ class Beacon:
         object.__setattr__(self, "_bind", place("bind", self.bind, ("path", "query", "header", "cookie", "field")))
         object.__setattr__(self, "_token", place("token", self.token, ("header", "cookie", "field")))
         if self._bind == self._token:
-            msg = "Beacon: bind= and token= name the same place. The token is one thing, the checkout's key another."
+            msg = "Beacon: bind= and token= name the same place. The token and the checkout's key need two places."
             raise ConfigurationError(msg)
 
     def admitting_private(self) -> Self:

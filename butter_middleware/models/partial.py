@@ -23,7 +23,7 @@ from butter_middleware.models.checkout import Checkout, Psp, Record, sources_tex
 
 EXPIRED: Final = (
     "parts of checkouts expired: the other part did not come within join_ttl, or both together had no e-mail or no ID. "
-    "Shoppers who began and never paid are among them: see status().skipped."
+    "Shoppers who did not pay are among them: see status().skipped."
 )
 SOURCE: Final = "source:"
 """Begins the names under which a part says what gave its fields, for a sandbox; alone it names the route."""

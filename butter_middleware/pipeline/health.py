@@ -73,7 +73,9 @@ def diagnose(signs: HealthInput) -> Health:
 def _machinery(signs: HealthInput) -> Iterator[Reason]:
     if signs.running and not signs.answered:
         yield Reason(
-            "outbox_silent", "the outbox does not answer", "See the log for what ails its file: the disk, or a lock."
+            "outbox_silent",
+            "the outbox does not answer",
+            "The log says what is wrong with its file: the disk, or a lock.",
         )
     for fault in signs.outbox_faults:
         yield Reason(f"outbox_{fault}", *_FAULTS[fault])
@@ -91,7 +93,7 @@ def _machinery(signs: HealthInput) -> Iterator[Reason]:
         yield Reason(
             "reading_hangs",
             f"one capture has been read for {_span(signs.reading_for)}",
-            "Mend the extractor that hangs, and restart. Captures wait, none is lost from a durable outbox.",
+            "Fix the extractor that hangs, and restart. Captures wait. A durable outbox loses none.",
         )
 
 
@@ -101,8 +103,8 @@ def _delivery(signs: HealthInput) -> Iterator[Reason]:
         yield Reason(
             "hold",
             f"nothing is sent, since Butter answered {hold or 'so'}",
-            "401: correct the credentials or the environment. Else check base_url, proxies and the account. Then it "
-            "ends by itself.",
+            "401: correct the credentials or the environment. Otherwise check base_url, proxies and the account. "
+            "Sending then continues by itself.",
         )
     elif signs.ill_for > OUTAGE_SECONDS:
         taker, there = ("the queue", "it") if signs.host is None else ("Butter", signs.host)
@@ -150,8 +152,8 @@ def _evidence(signs: HealthInput) -> Iterator[Reason]:
 _FAULTS: Final = {
     "fault": ("the outbox's file cannot be used", "The log says why. What comes waits in memory, up to a bound."),
     "full": ("the outbox's file is full", "Raise max_bytes, make room on the disk, or drop dead and parked entries."),
-    "lock": ("another process holds the outbox's lock", "See whether one of the workers is stopped, and end it."),
-    "broken": ("the outbox's file was broken and set aside", "Keep it, fix the disk, and restart this process."),
+    "lock": ("another process holds the outbox's lock", "Find out if one of the workers is stopped, and end it."),
+    "broken": ("the outbox's file was broken and set aside", "Keep that file, fix the disk, and restart this process."),
 }
 
 

@@ -295,7 +295,7 @@ class Pipeline:
         durable = self.components.outbox.durable
         message = (
             "the server sent no lifespan event before the first request (such as uvicorn --lifespan off, Daphne, or a "
-            "sub-app): its stop is not seen. "
+            "sub-app), so the middleware does not see when it stops. "
         ) + (
             "What waits then is sent after the next start."
             if durable
@@ -660,22 +660,22 @@ def _digest(components: Components) -> str:
 Read = Callable[[Capture, CheckoutRoute | None], ReadResult]
 
 _REMEDIES: Final = {
-    Skip.NOT_JSON: "the response is not JSON, so the extractor was not asked. Leave extract out and annotate instead.",
+    Skip.NOT_JSON: "the response is not JSON, so the extractor was not called. Leave extract out and annotate instead.",
     Skip.TOO_LARGE: "the response is longer than max_body_bytes and was not captured. Raise max_body_bytes.",
     Skip.UNCAPTURABLE: "the response is a file sent by the server, whose body cannot be read. Annotate instead.",
 }
 _UNHEARD: Final = {
     Skip.STATUS: (
         "the endpoint annotated, and answered {status}, which is not a success, so there is no record. After a "
-        "payment, answer 2xx, 302 or 303. If nothing was paid, all is well."
+        "payment, answer 2xx, 302 or 303. If nothing was paid, this is correct."
     ),
     Skip.UNANSWERED: (
         "the endpoint annotated, and the app ended without an answer, so there is no record. If the payment goes "
         "through before that, call butter.record(request, ...) right after it."
     ),
     Skip.INCOMPLETE: (
-        "the endpoint annotated, and the response was not finished, so there is no record. Look for what broke it. "
-        "If the shopper left, leave extract out, and annotate all fields before the response begins."
+        "the endpoint annotated, and the response was not finished, so there is no record. Find out why. If the "
+        "shopper left, leave extract out, and annotate all fields before the response begins."
     ),
 }
 """What is said of a response that was annotated, if nothing is said of the others."""

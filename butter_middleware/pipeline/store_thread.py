@@ -283,7 +283,7 @@ class StoreThread:
                 self._work()
             except BaseException as error:  # noqa: BLE001 - this thread must not end while it is needed
                 kind = type(error).__name__
-                message = f"the store's thread failed: {kind}. It begins again"
+                message = f"the store's thread failed: {kind}. It starts again"
                 log_thread.log(logging.CRITICAL, message, event="faulted", reason=f"store:{kind}")
                 with suppress(Exception):
                     self._leader.resign()

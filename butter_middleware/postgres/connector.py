@@ -105,4 +105,6 @@ class PatientConnector(PsycopgConnector):
     def _say(self, error: psycopg.Error) -> None:
         if time.monotonic() >= self._say_at:
             self._say_at = time.monotonic() + SAY_SECONDS
-            log.warning("butter: PostgreSQL does not do what the worker asks (%s); it asks again", first_line(error))
+            log.warning(
+                "butter: PostgreSQL did not run a query of the worker (%s); the worker tries again", first_line(error)
+            )

@@ -44,7 +44,7 @@ class Reaper:
             except exceptions.ConnectorException:
                 log.debug("butter: job %d was ended, or brought back, meanwhile", job)
         if jobs:
-            log.warning("butter: brought back %d jobs that nobody worked on", len(jobs))
+            log.warning("butter: brought back %d jobs that no live worker has", len(jobs))
         return len(jobs)
 
     async def _forgotten(self) -> Iterable[int]:

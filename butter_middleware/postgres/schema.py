@@ -230,7 +230,7 @@ def _steps(
     known = {name for (name,) in connection.execute(f"SELECT name FROM {quoted(names.schema)}.migrations".encode())}
     missing = [] if names.procrastinate else [file for file in migrations() if file.stem not in known]
     if missing and (alive := _workers_alive(connection, names)):
-        msg = f"{alive} workers are running, which cannot go on with procrastinate's changed tables. Stop them first."
+        msg = f"{alive} workers are running, and cannot work with procrastinate's changed tables. Stop them first."
         raise ConfigurationError(msg)
     for file in missing:
         yield f"applied procrastinate's {file.stem}", file.read_text() + _applied(names, file.stem)

@@ -98,7 +98,7 @@ class Worker:
         await self._stop.wait()
         await anyio.sleep(self._pace.stop_seconds + LAST_SECONDS)
         log.error(
-            "butter: jobs in flight are another worker's to end: stopping took more than %g s", self._pace.stop_seconds
+            "butter: jobs in flight are left to another worker: stopping took more than %g s", self._pace.stop_seconds
         )
         scope.cancel()
 
@@ -109,7 +109,7 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - this process must outlive any fault
                 root = _root(error)
                 remedy = _UNGRANTED_REMEDY if isinstance(root, _UNGRANTED) else ""
-                log.error("butter: the worker failed (%s); going on%s", type(root).__name__, remedy)  # noqa: TRY400 - frames hold personal data
+                log.error("butter: the worker failed (%s); it continues%s", type(root).__name__, remedy)  # noqa: TRY400 - frames hold personal data
             await self._wait(LOOK_SECONDS)
 
     # Sending.

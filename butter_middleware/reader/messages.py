@@ -59,11 +59,11 @@ def misrecorded(route: CheckoutRoute, fields: Mapping[str, Any], error: Validati
     wrong = wrong_fields(error)
     where = f"butter.record() on {route}"
     if wrong.get("psp") == "missing":
-        return Parked(
-            ParkReason.INVALID, f"{where}: nothing says the PSP. Fix: pass psp='stripe', or whose IDs it has."
-        )
+        return Parked(ParkReason.INVALID, f"{where}: the PSP is not known. Fix: pass psp=, such as psp='stripe'.")
     if wrong.get("ipv4_address") == "missing":
-        detail = f"{where}: a server calls it, whose address is not the shopper's. Fix: record a whole Checkout."
+        detail = (
+            f"{where}: a server calls this route, and its address is not the shopper's. Fix: pass a whole Checkout."
+        )
         return Parked(ParkReason.INVALID, detail)
     if not any(name in fields for name in EVIDENCE_IDS):
         return Parked(ParkReason.INVALID, f"{where}: no ID. Fix: pass one of {', '.join(EVIDENCE_IDS[:4])}.")

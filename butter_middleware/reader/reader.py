@@ -240,7 +240,8 @@ class Reader:
     ) -> ReadResult:
         if len(extracted) > 1:
             detail = (
-                f"{route}: the extractor gave {len(extracted)} records for one join key. Give the one that it names."
+                f"{route}: the extractor gave {len(extracted)} records for one join key. Return only the one that it "
+                "names."
             )
             return ReadResult(parked=Parked(ParkReason.INVALID, detail))
         fields = self._fields(route, capture, extracted[0], response.request.ipv4_address)

@@ -77,7 +77,7 @@ class Sandbox:
             ValueError: there is no such answer.
         """
         if answer not in get_args(Answer):
-            msg = f"answer is none of {', '.join(get_args(Answer))}"
+            msg = f"answer is not one of  {', '.join(get_args(Answer))}"
             raise ValueError(msg)
         self.answer = answer
         self._stream.changed()

@@ -69,7 +69,7 @@ class Guard:
             names = "an IP address" if self._exposed else "a loopback address"
             return 421, f"This sandbox answers to {names} and to localhost, in the Host header.\n"
         if not _same_origin(scope["method"], headers, f"http://{host}".lower()):
-            return 403, "This sandbox takes no requests of other sites' pages.\n"
+            return 403, "This sandbox takes no requests from pages of other sites.\n"
         return 0, ""
 
     def _is_ours(self, host: str) -> bool:

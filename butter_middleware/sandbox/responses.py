@@ -19,7 +19,7 @@ def checked(answers: Iterable[int | Fault]) -> list[int | Fault]:
     for answer in given:
         if answer not in _FAULTS and not (isinstance(answer, int) and 200 <= answer < 600):  # noqa: PLR2004 - RFC 9110, 15
             faults = " or ".join(map(repr, _FAULTS))
-            msg = f"{answer!r} is no answer of Butter's. Give statuses from 200 to 599, {faults}."
+            msg = f"{answer!r} is not an answer of Butter's. Give statuses from 200 to 599, {faults}."
             raise ValueError(msg)
     return given
 

@@ -87,8 +87,8 @@ class Watch:
         self._hour = now // HOUR
         if hour.is_below(self._threshold):
             message = (
-                f"evidence is missing: in the last hour {hour}. Each reason was said with its remedy when it first "
-                "came up; docs/telemetry.md lists them."
+                f"evidence is missing: in the last hour {hour}. The log named each reason with its remedy when it "
+                "first occurred. docs/telemetry.md lists the reasons."
             )
             self._events.emit(CoverageFell(ratio=hour.ratio or 0.0, message=message))
         for route, count in total.by_route("covered").items():

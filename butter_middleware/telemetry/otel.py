@@ -32,7 +32,7 @@ _COUNTERS: Final = {
     "retried": ("butter.retried", "{record}", "Records not accepted, to be sent again"),
     "died": ("butter.dead", "{record}", "Records that Butter will never accept as they are"),
     "lost": ("butter.lost", "{record}", "Captures and records that are gone for good"),
-    "faulted": ("butter.faults", "{fault}", "Failures of the middleware's own, and of on_event"),
+    "faulted": ("butter.faults", "{fault}", "Failures of the middleware and of on_event"),
 }
 """What is counted: the metric's name, unit and description."""
 _DELAYS: Final = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0, 259200.0]
@@ -107,7 +107,7 @@ class Telemetry:
             kind = type(error).__name__
             said = (
                 f"OpenTelemetry gets no data: {kind}. Bring opentelemetry-api up to date, or set "
-                "Butter(telemetry=False). Records are sent all the same."
+                "Butter(telemetry=False). Records are still sent."
             )
             tell(Faulted(reason=f"telemetry:{kind}", message=said))
 

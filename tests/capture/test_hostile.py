@@ -327,7 +327,7 @@ def test_a_wrong_certificate_file_is_said_at_the_start(
     butter = make_butter(base_url="https://127.0.0.1:1", transport=None)
     butter.pipeline.start()
     until(lambda: "nothing can be sent" in caplog.text, "it is said")
-    assert "Let SSL_CERT_FILE name a file of certificates" in caplog.text
+    assert "Set SSL_CERT_FILE to a file of certificates" in caplog.text
 
 
 # What the tee must not cost.
@@ -433,7 +433,7 @@ ANY: Any = None
     [
         ({"routes": ["/checkout"]}, r"Write routes=\[CheckoutRoute"),
         ({"routes": ROUTE}, r"Write routes=\[CheckoutRoute"),
-        ({"username": 5}, "username is empty, or no string"),
+        ({"username": 5}, "username is empty, or is not a string"),
         ({"username": "mer:chant"}, "username holds a character.*Set BUTTER_USERNAME"),
         ({"password": "s3cret-pass\n"}, "password holds a character.*Set BUTTER_PASSWORD"),
         ({"password": "s3cret-pass\ud800"}, "password holds a character"),

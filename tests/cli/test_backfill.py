@@ -223,7 +223,7 @@ def test_a_client_is_needed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None
     with monkeypatch.context() as wrong:
         wrong.setenv("SSL_CERT_FILE", str(shop.file))
         result = shop.run()
-    assert (result.exit_code, "Let SSL_CERT_FILE name" in result.stderr) == (3, True)
+    assert (result.exit_code, "Set SSL_CERT_FILE to" in result.stderr) == (3, True)
     assert shop.document()["sent"] == 2
 
 

@@ -239,7 +239,7 @@ def test_certificate_authorities_that_cannot_be_read(
     ((state, detail, _remedy),) = lines["client"]
     assert state == "failed"
     assert "certificate authorities cannot be read" in detail
-    assert "Let SSL_CERT_FILE name" in detail
+    assert "Set SSL_CERT_FILE to" in detail
     assert "credentials" not in lines
 
 

@@ -527,7 +527,7 @@ def test_a_client_is_needed(
     with monkeypatch.context() as wrong:
         wrong.setenv("SSL_CERT_FILE", str(path))
         found = run()
-    assert (found.exit_code, "Let SSL_CERT_FILE name" in found.stderr) == (3, True)
+    assert (found.exit_code, "Set SSL_CERT_FILE to" in found.stderr) == (3, True)
     assert run().exit_code == 0
     assert len(fake.records) == 1
 
@@ -537,7 +537,7 @@ def test_a_sidecar_that_can_make_no_client_ends_at_once(path: Path) -> None:
     """A wrong SSL_CERT_FILE is an error with its remedy, and nobody waits for the file."""
     with Sidecar("https://127.0.0.1:1", path, SSL_CERT_FILE=str(path)) as sidecar:
         assert sidecar.wait() == 3
-        assert "Let SSL_CERT_FILE name a file of certificates" in sidecar.errors.decode()
+        assert "Set SSL_CERT_FILE to a file of certificates" in sidecar.errors.decode()
         assert b"Waiting for it" not in sidecar.errors
 
 

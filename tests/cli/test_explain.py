@@ -144,7 +144,7 @@ def test_it_agrees_with_the_extractor(run: Callable[..., Result], case: Case, mo
         (at("/paid"), {"session": "cs_1", "invoice": "in_1", "email": "a@example.com"}, 0, "part", "counterpart"),
         (at("/failing"), {"id": "x", "charge": "ch_1"}, 1, "parked", "the expression of invoice_id failed"),
         (["--psp", "stripe", "--at", "pay"], {"pay": SESSION | {"livemode": False}}, 1, "skipped", "test mode"),
-        (["--psp", "stripe"], {"order": 1}, 1, "skipped", "Say where it stands"),
+        (["--psp", "stripe"], {"order": 1}, 1, "skipped", "Say where it is"),
     ],
 )
 def test_each_verdict(

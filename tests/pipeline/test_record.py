@@ -138,7 +138,7 @@ def test_a_beacon_s_token_counts(make_butter: Callable[..., Butter], fake: FakeB
         (FIELDS | {"charge": "ch_1"}, "/checkout/7", "invalid", "charge (no such field; did you mean charge_id?)"),
         (FIELDS | {"charge_id": object()}, "/checkout/7", "invalid", "charge_id (not a string or a whole number)"),
         (FIELDS | {"psp": SECRET}, "/checkout/7", "invalid", "psp (not one of Butter's PSPs)"),
-        (FIELDS, "/elsewhere", "invalid", "nothing says the PSP"),
+        (FIELDS, "/elsewhere", "invalid", "the PSP is not known"),
     ],
 )
 def test_wrong_fields_park_and_raise_nothing(

@@ -104,7 +104,7 @@ def test_a_retry_of_nothing(butter_inbox):
 
 @pytest.mark.parametrize("answer", [100, 600, 50.3, "never", None])
 def test_no_answer_at_all(butter_inbox, answer):
-    with pytest.raises(ValueError, match="is no answer of Butter's. Give statuses from 200 to 599, 'reset' or"):
+    with pytest.raises(ValueError, match="is not an answer of Butter's. Give statuses from 200 to 599, 'reset' or"):
         butter_inbox.respond_with(answer)
 """
     rehearsal.run(tests).assert_outcomes(passed=18)

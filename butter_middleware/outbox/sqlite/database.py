@@ -57,7 +57,7 @@ class Access:
 
 _REMEDIES: Final = {
     Fault.CORRUPT: (
-        "Its content is broken. A running app sets it aside and begins a new one; keep it, and check the disk."
+        "Its content is broken. A running app sets it aside and starts a new one. Keep it, and check the disk."
     ),
     Fault.FULL: "The disk is full. Make room, and try again.",
 }
@@ -229,7 +229,10 @@ class Database:
         try:
             yield
         except OutboxReplacedError as error:
-            msg = f"outbox={self.path!r} was removed or replaced meanwhile, as a broken file is. Try again."
+            msg = (
+                f"outbox={self.path!r} was removed or replaced while this command read it, as a broken file is. Try "
+                "again."
+            )
             raise OutboxBrokenError(msg) from error
         except (sqlite3.Error, OSError) as error:
             remedy = _REMEDIES.get(fault_of(error), "Is the disk mounted, and may this user write there? Try again.")
@@ -332,8 +335,8 @@ class Database:
             name = set_aside(self.path)
             self.alerts.raise_(
                 f"broken {name}",
-                f"its content is broken ({reason}). It was set aside as {name} and a new one begun. What waited in the "
-                "old one is not sent: keep it, and check the disk",
+                f"its content is broken ({reason}). It was set aside as {name} and a new one was started. What waited "
+                "in the old one is not sent: keep it, and check the disk",
             )
         self._drop()
         if broken and known is not None:
@@ -352,7 +355,10 @@ class Database:
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
     def _refuse_replaced(self) -> None:
-        text = "the file or its log was removed or replaced while it was in use. Going on with the file that is there"
+        text = (
+            "the file or its log was removed or replaced while it was in use. Continuing with the file that is there "
+            "now"
+        )
         self._replacements += 1
         self.alerts.raise_(f"replaced {self._replacements}", text)
         raise OutboxReplacedError(self.path)
@@ -426,7 +432,8 @@ class Database:
         process = self.locks.holder(WRITE)
         return OutboxBusyError(
             f"outbox={self.path!r}: {f'process {process}' if process else 'another process'} has held its write lock "
-            f"for {waited:.0f} seconds. Is it stopped (Ctrl-Z, a debugger, a frozen container)? Let it go on, or end "
+            f"for {waited:.0f} seconds. Is it stopped (Ctrl-Z, a debugger, a frozen container)? Let it continue, or "
+            "end "
             "it, and try again."
         )
 

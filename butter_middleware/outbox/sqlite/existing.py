@@ -59,7 +59,7 @@ def refuse_absent(path: str) -> None:
     except PermissionError:
         msg = (
             f"outbox={path!r}: this process (user {os.geteuid()}) may not look into its directory. Run this as the "
-            "user that the app runs as."
+            "app's user."
         )
         raise ConfigurationError(msg) from None
     except OSError:
@@ -73,7 +73,7 @@ def refuse_absent(path: str) -> None:
             msg = f"outbox={path!r}: there is no such file. In that directory there is {', '.join(found[:5])}."
             raise ConfigurationError(msg)
     msg = (
-        f"outbox={path!r}: there is no such file. Name the one that Butter(outbox=...) names, a relative path from "
-        "the directory in which the app starts. The app makes it with its first start or checkout."
+        f"outbox={path!r}: there is no such file. Name the file in Butter(outbox=...); a relative path begins in the "
+        "directory in which the app starts. The app creates the file at its first start or checkout."
     )
     raise ConfigurationError(msg)

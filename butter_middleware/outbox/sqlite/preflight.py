@@ -44,7 +44,7 @@ def refuse_unusable(path: str) -> None:
     folder = os.path.dirname(path)  # noqa: PTH120 - `path` is absolute text
     folder_mode = _mode(folder)
     _refuse_unless(folder_mode is not None, path, f"there is no directory {folder!r}. Create it before the start.")
-    _refuse_unless(stat.S_ISDIR(folder_mode or 0), path, f"{folder!r} is no directory. Name a file in one.")
+    _refuse_unless(stat.S_ISDIR(folder_mode or 0), path, f"{folder!r} is not a directory. Name a file in a directory.")
     _refuse_unless(
         _may(folder, os.W_OK | os.X_OK),
         path,
@@ -54,7 +54,7 @@ def refuse_unusable(path: str) -> None:
     for suffix, what in (("", "it"), ("-wal", "its -wal"), ("-shm", "its -shm"), (".lock", "its .lock")):
         mode = _mode(path + suffix)
         if mode is not None:
-            _refuse_unless(stat.S_ISREG(mode), path, f"{what} is no regular file. Name a file in that directory.")
+            _refuse_unless(stat.S_ISREG(mode), path, f"{what} is not a regular file. Name a file in that directory.")
             _refuse_unless(
                 _may(path + suffix, os.R_OK | os.W_OK),
                 path,
@@ -84,7 +84,7 @@ def refuse_not_ours(path: str) -> None:
         if application_id or not ours:
             refuse_foreign(path, Identity(application_id, version))
     elif header and not ours:
-        _refuse_unless(ok=False, path=path, problem="there is a file that is no database. Name another.")
+        _refuse_unless(ok=False, path=path, problem="the file at this path is not a database. Name another file.")
 
 
 def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> list[str]:
@@ -100,7 +100,7 @@ def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> list[str]:
     if point == path:
         found.append(
             f"only the file {path} is mounted, and not the -wal and -shm that SQLite keeps beside it: the newest "
-            "records go with the container. Mount its directory."
+            "records are lost with the container. Mount its directory."
         )
     return found
 
@@ -108,21 +108,21 @@ def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> list[str]:
 def _warnings(path: str, file_system: str, environ: Mapping[str, str]) -> Iterator[str]:
     if file_system in _NETWORK:
         yield (
-            f"{path} lies on a network file system ({file_system}), where SQLite's write-ahead log and locks do "
+            f"{path} is on a network file system ({file_system}), where SQLite's write-ahead log and locks do "
             "not work between hosts: records can be lost. Use a local disk, or the PostgreSQL outbox for many machines."
         )
     elif file_system in _LAYERS:
-        yield f"{path} lies in a container's own layer and goes with the container. {_LASTING}"
+        yield f"{path} is in a container's own layer, which is deleted with the container. {_LASTING}"
     elif file_system in _MEMORY:
-        yield f"{path} lies in memory ({file_system}) and goes with the host's next start. {_LASTING}"
+        yield f"{path} is in memory ({file_system}), which is lost when the host restarts. {_LASTING}"
     temporary = {os.path.realpath(folder) for folder in ("/tmp", "/var/tmp", tempfile.gettempdir())}  # noqa: S108 - compared with
     if any(path.startswith(f"{folder}/") for folder in temporary):
-        yield f"{path} lies in a temporary folder, which is emptied at times. {_LASTING}"
+        yield f"{path} is in a temporary folder, whose files may be deleted at any time. {_LASTING}"
     for variable, platform in _FUNCTIONS.items():
         if environ.get(variable):
             yield (
-                f"this is {platform} ({variable} is set): the sandbox's disk goes with the instance, and nothing runs "
-                "between requests. Call butter.flush() before each return, or use an outbox outside the sandbox."
+                f"this is {platform} ({variable} is set): the instance's disk is deleted with it, and nothing runs "
+                "between requests. Call butter.flush() before each return, or use an outbox outside the instance."
             )
 
 

@@ -134,7 +134,9 @@ class SQLiteStore(Database):
                 except (KeyError, TypeError, ValueError) as error:  # another version stored it
                     if number not in self._unreadable:
                         self._unreadable.add(number)
-                        message = f"capture {number} cannot be read by this version ({type(error).__name__}); it stays"
+                        message = (
+                            f"capture {number} cannot be read by this version ({type(error).__name__}); it is kept"
+                        )
                         log_thread.log(
                             logging.ERROR, message, name="outbox", event="outbox", reason="capture_unreadable"
                         )
