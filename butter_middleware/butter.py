@@ -43,13 +43,13 @@ class Butter:
     no socket and starts no thread.
 
     Args:
-        client_ip: How the shopper's address is found, such as `client_ip.aws_alb()`. There is no default.
+        client_ip: The strategy that finds the shopper's address, such as `client_ip.aws_alb()`. There is no default.
         routes: The checkout routes; `checkout_route` adds more.
         username: Or the environment's `BUTTER_USERNAME`, or a file that `BUTTER_USERNAME_FILE` names.
         password: Or `BUTTER_PASSWORD`, or `BUTTER_PASSWORD_FILE`.
         environment: "production" or "staging"; or `BUTTER_ENVIRONMENT`. Staging admits addresses that are not public.
         outbox: Path of an SQLite file, a `LocalOutbox`, or any queue with the one method of `Outbox`, whose consumer
-            then delivers. Left out, records are in memory only and die with the process.
+            then delivers. Without it, records are in memory only and are lost when the process ends.
         durability: "after_response": nothing waits; a SIGKILL loses what was captured in the last milliseconds.
             "before_response": the capture is on disk before the last chunk leaves (about a millisecond), or after
             `durability_timeout` the response goes out all the same, which is counted as `not_durable_in_time`. With a
@@ -60,7 +60,7 @@ class Butter:
             response: it sends too, and the last chunk waits until Butter has the record, or for `inline_timeout`.
             "external": this process only appends to the outbox's file, and needs no credentials;
             `butter-middleware deliver --app shop.main:butter --follow`, as another process, reads and sends.
-        inline_timeout: Seconds, 0.05 to 30. What takes longer stays in the outbox, and is sent as usual.
+        inline_timeout: Seconds, 0.05 to 30. A record that takes longer stays in the outbox, and is sent as usual.
         ipv4_beacon: How shoppers on IPv6 prove their IPv4 address. The app for it is then at `ipv4_beacon`.
         base_url: Where Butter is, or `BUTTER_BASE_URL`: for tests and the sandbox, `http://127.0.0.1:8025`.
         dry_run: Read everything, keep and send nothing; needs no credentials.
@@ -73,8 +73,8 @@ class Butter:
         on_event: A plain function that gets each event (`butter_middleware.events`), on a thread of its own.
         telemetry: Give counts and deliveries to OpenTelemetry, if its API is installed.
         coverage_threshold: The share of the checkouts, 0 to 1, below which the log warns that evidence is missing.
-        transport: Stands in for the network, in tests.
-        clock: Gives seconds since the epoch.
+        transport: An httpx transport that replaces the network, in tests.
+        clock: A function that returns seconds since the epoch.
 
     Raises:
         ConfigurationError: an option cannot work.
@@ -311,14 +311,14 @@ class Butter:
         return self._components.make_consumer(senders)
 
     def status(self) -> Status:
-        """Return how the collection goes. Blocks while the outbox counts, for 1 s at most: not for the event loop."""
+        """Return counts and states. Blocks for up to 1 s while the outbox counts: do not call it on the event loop."""
         return self.pipeline.reporter.status()
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait up to `timeout` seconds until all that was captured is delivered; say whether it is.
 
         Returns early if waiting cannot help, because Butter does not answer. `on_event` has got every event by then.
-        With `delivery="external"` it waits for the disk only. Blocks: not for the event loop.
+        With `delivery="external"` it waits for the disk only. Blocks: do not call it on the event loop.
         """
         deadline = time.monotonic() + timeout
         delivered = self.pipeline.flush(timeout)
@@ -326,7 +326,7 @@ class Butter:
         return delivered
 
     def close(self) -> None:
-        """Deliver what can be delivered within `drain_timeout`, end the threads and let go of the outbox."""
+        """Deliver what can be delivered within `drain_timeout`, end the threads and close the outbox."""
         self.pipeline.close()
 
     def __enter__(self) -> Self:

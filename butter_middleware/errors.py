@@ -6,10 +6,10 @@ ButterError
 ├── ExtractionError      a response that an extractor could not read; parks the capture
 ├── OutboxFullError      an outbox at its bound; the record is lost, counted and said
 ├── OutboxClosedError    an outbox used before `open` or after `close`; the record is lost, counted and said
-├── OutboxBusyError      an outbox's file that another process does not let go of; for the command line
+├── OutboxBusyError      an outbox's file whose lock another process has held for too long; for the command line
 ├── OutboxReplacedError  an outbox's file that is another one than before; what is still in memory is written again
 ├── OutboxBrokenError    an outbox's file that cannot be read or written now; for the command line
-└── InputError           a file of past checkouts that cannot be read on; what was sent stays sent
+└── InputError           a file of past checkouts that cannot be read to its end; what was sent stays sent
 """
 
 from typing import Final
@@ -52,7 +52,7 @@ class OutboxBusyError(ButterError):
 
 
 class OutboxReplacedError(ButterError):
-    """An outbox's file, or its log, that was replaced or deleted in use. Raised once; the store goes on."""
+    """An outbox's file, or its log, that was replaced or deleted in use. Raised once. The store then continues."""
 
 
 class OutboxBrokenError(ButterError):

@@ -78,7 +78,7 @@ class NotDurableInTime(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faulted(_Told):
-    """Something of this package failed; `reason` is the exception's type."""
+    """This package failed at something; `reason` says where, and the exception's type."""
 
     name = "faulted"
 
@@ -115,7 +115,7 @@ class Died(_Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost(_Told):
-    """A capture or a record is gone for good; `reason` is the exception's type."""
+    """A capture or a record is lost; `reason` is the exception's type."""
 
     name = "lost"
 

@@ -1,6 +1,6 @@
-"""What tests put in the place of the network, the disk and the secrets. In production nothing ever is.
+"""The replacements that tests make for the network, the disk and the secrets. In production there are none.
 
-It loads nothing: `testing` says here what it will do, before the rest is loaded.
+This module imports nothing else of the package, so that pytest's plugin can register before the rest is loaded.
 """
 
 import os
@@ -18,9 +18,9 @@ SEND_IN_TESTS: Final = "BUTTER_SEND_IN_TESTS"
 """The environment variable that, set to 1, lets records leave a process in which unittest runs tests."""
 
 SECRET: Final = "a-secret-of-no-account-for-tests-only"  # noqa: S105 - it opens nothing
-"""Stands in tests for each secret that the environment does not hold."""
+"""In tests, the value of each secret that the environment does not have."""
 SHOPPER: Final = "203.0.113.1"
-"""RFC 5737: an address of nobody. In tests it is the shopper's."""
+"""An address for documentation (RFC 5737), which no host has. In tests it is the shopper's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,25 +28,25 @@ class Overrides:
     """What is different for every `Butter` of the process while tests run."""
 
     build: Callable[[Any], Any]
-    """From the `Components` of production to those of a test."""
+    """Takes the `Components` of production, and returns those of a test."""
 
 
 class Rebuilt(Protocol):
     """A pipeline, which may have been built before the tests began."""
 
     def rebuild(self) -> None:
-        """Take the parts that hold now, as if just built."""
+        """Build the parts again, with the overrides that are active now."""
         ...
 
 
 _begun: Final[list[Overrides]] = []
 _guards: Final[list[Callable[[], None]]] = []
-"""Ends the overrides that nobody asked for."""
+"""Functions that end the overrides that began automatically, because unittest runs."""
 _pipelines: Final[WeakSet[Any]] = WeakSet()
 
 
 def begin(overrides: Overrides) -> Callable[[], None]:
-    """Have it hold for each `Butter` of this process, built or not; what is returned ends it."""
+    """Activate overrides for every `Butter` of this process, built or not. The returned function ends them."""
     _begun.append(overrides)
     _rebuild()
     return partial(_end, overrides)
@@ -63,24 +63,24 @@ def _rebuild() -> None:
 
 
 def join(pipeline: Rebuilt) -> None:
-    """Have a pipeline rebuilt whenever overrides begin or end."""
+    """Register a pipeline, which is then rebuilt each time overrides begin or end."""
     _pipelines.add(pipeline)
 
 
 def current() -> Overrides | None:
-    """Return the overrides that were begun last, if any hold."""
+    """Return the overrides that began last, or None if none are active."""
     if not _begun or _guards:
         _guard()
     return _begun[-1] if _begun else None
 
 
 def guarding() -> bool:
-    """Whether overrides hold that nobody asked for: they end with the tests."""
+    """Whether overrides are active because unittest runs. They end with the tests."""
     return bool(_guards)
 
 
 def _guard() -> None:
-    """Let nothing leave a process in which unittest runs tests, for as long as it does."""
+    """Begin overrides while unittest runs tests in this process, so that nothing leaves it. End them afterwards."""
     if not tests_run():
         while _guards:
             _guards.pop()()
@@ -89,7 +89,7 @@ def _guard() -> None:
 
 
 def tests_run() -> bool:
-    """Whether the main thread is inside unittest, as of `python -m unittest` and Django's test runner.
+    """Whether the main thread runs unittest, as with `python -m unittest` and Django's test runner.
 
     Only the stack counts. A server that loads unittest, or runs it in another thread, is not a test.
     """

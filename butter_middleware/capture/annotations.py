@@ -41,13 +41,12 @@ class Notes:
 
 
 def annotate(request_or_scope: ASGIRequest | Mapping[str, Any], **fields: Unpack[CheckoutFields]) -> None:
-    """Tell what the response does not show, such as the shopper's e-mail, from inside the endpoint.
+    """Add fields of the record that the response does not contain, such as the e-mail, from inside the endpoint.
 
     Takes the request of any framework that keeps its ASGI scope (Starlette, FastAPI, Django, Litestar, Quart, Falcon,
-    BlackSheep), or the scope itself, and the fields of `Checkout`. May be called more than once: the later value of a
-    field holds, and a value from the route's extractor wins over both. It never raises, since it is called
-    inside a checkout: a call without effect is logged as a warning, and a wrong field or value parks the capture with
-    the reason.
+    BlackSheep), or the scope itself, and the fields of `Checkout`. It may be called more than once: the later value of
+    a field is used. A value from the route's extractor has precedence. It never raises, because it is called inside a
+    checkout. A call without effect is logged as a warning. A wrong field or value parks the capture with the reason.
     """
     scope = request_scope(request_or_scope)
     if scope is None:
@@ -124,15 +123,14 @@ def shown(scope: Mapping[str, Any]) -> str:
 class CheckoutNote:
     """`annotate` as a dependency of FastAPI: `note: Annotated[CheckoutNote, Depends()]`, then `note.annotate(...)`.
 
-    For endpoints, dependencies and services that should not know the request. All of one request write into the same
-    notes.
+    Use it in endpoints, dependencies and services that do not have the request. All notes of one request are joined.
     """
 
     def __init__(self, connection: HTTPConnection) -> None:
         self._connection = connection
 
     def annotate(self, **fields: Unpack[CheckoutFields]) -> None:
-        """Tell what the response does not show, as the function `annotate` does; it never raises."""
+        """Add fields of the record, as the function `annotate` does. It never raises."""
         annotate(self._connection, **fields)
 
 

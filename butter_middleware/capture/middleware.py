@@ -99,9 +99,9 @@ class Handle(Protocol):
 class ButterMiddleware:
     """ASGI middleware that captures successful checkouts for Butter.
 
-    Mount it once: `app.add_middleware(ButterMiddleware, butter=butter)`, or wrap any ASGI app with it. Between the app
-    and the client it copies bytes and awaits nothing of its own, unless `durability="before_response"` asks for it.
-    Exceptions of the app pass unchanged; its own never leave.
+    Mount it once: `app.add_middleware(ButterMiddleware, butter=butter)`, or wrap any ASGI app with it. It copies
+    the bytes between the app and the client, and makes nothing wait, unless `durability="before_response"` or
+    `delivery="inline"` is set. Exceptions of the app pass unchanged. Its own exceptions never reach the app.
     """
 
     def __init__(self, app: AnyASGIApp, butter: Handle | None = None) -> None:

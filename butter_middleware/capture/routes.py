@@ -73,8 +73,8 @@ class CheckoutRoute:
         extract: A plain function from `CheckoutResponse` to the record's fields: a mapping, a `Checkout`, several of
             them, or None if this response is not a checkout. If left out, the endpoint annotates what is needed, no
             body is buffered, and the response may have any content type.
-        when: A further gate, asked before `extract`: False means that this response is not a checkout.
-        methods: The request methods, POST unless said otherwise. GET does not imply HEAD.
+        when: A function that is called before `extract`. If it returns False, this response is not a checkout.
+        methods: The request methods. The default is POST. GET does not imply HEAD.
         capture_request_body: Keep the request's body too, for `response.request.json()`, if the app reads all of it
             before it has answered.
         address_from_body: The caller of this route is a server, not the shopper, so its address is never used.
@@ -82,15 +82,16 @@ class CheckoutRoute:
             Recurly find. Only a public IPv4 address counts. On every other route no address of a
             body is used, whatever an extractor gives.
         join: For a payment that another request confirms, as with a payment page that the PSP hosts. The captures of
-            this route are then *parts* of checkouts. It gives what both parts have in common, such as the session's
-            ID, as a JMESPath expression over the JSON, or a function of `CheckoutResponse`. If it gives None or an
-            empty string, this is not a checkout, and `extract` is not called.
-        address: For a route with `join`, whose request it is. True: the shopper's, which begins the checkout. It
+            this route are then *parts* of checkouts. `join` gives the key that both parts have in common, such as the
+            session's ID. It is a JMESPath expression over the JSON, or a function of `CheckoutResponse`. If it gives
+            None or an empty string, this is not a checkout, and `extract` is not called.
+        address: For a route with `join`. True: the shopper's browser sends this request, which begins the checkout. It
             gives the address and may lack everything else, even a payment. If `join` is a function, a redirect to the
-            PSP's page is captured like a 2xx. False: a server's, which confirms the payment. Extractor and gate decide
-            as usual, and no address is looked for. A record needs one part of each, in either order, within `join_ttl`.
-        source: Whose body `extract`, `when` and `join` read: with "request" it is the request's, as a webhook brings
-            it, and the response may be of any content type.
+            PSP's page is captured like a 2xx. False: a server sends this request, which confirms the payment. `extract`
+            and `when` decide as usual, and no address is looked for. A record needs one part of each kind, in either
+            order, within `join_ttl`.
+        source: The body that `extract`, `when` and `join` read. "request": the request's body, as for a webhook. The
+            response may then have any content type.
 
     Raises:
         ConfigurationError: the template, the PSP, a method or a function cannot work.

@@ -99,4 +99,4 @@ def _summary(command: click.Command) -> str:
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(package_name="butter-middleware")
 def cli() -> None:
-    """Look after the evidence of your checkouts: see what was sent, fix what got stuck, send what is old."""
+    """Manage the evidence of your checkouts: see what was sent, fix what got stuck, send what is old."""

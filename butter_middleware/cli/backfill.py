@@ -40,7 +40,7 @@ _STATES: Final = {
 }
 _ENDINGS: Final = {
     Ending.STOPPED: "Stopped before the end. The same command sends the rest.",
-    Ending.UNFINISHED: "Butter failed on some lines time and again. The same command tries them once more.",
+    Ending.UNFINISHED: "Butter failed on some lines again and again. Run the same command later to try them once more.",
 }
 
 
@@ -116,9 +116,9 @@ class Options:
 @click.option(
     "--resend-uncertain",
     is_flag=True,
-    help="Send again what was on its way when a run was killed. Butter may have some of it twice then.",
+    help="Send again the lines that were on their way when a run was killed. Butter may then have some of them twice.",
 )
-@click.option("--same-account", is_flag=True, help="Go on under another username of the same account.")
+@click.option("--same-account", is_flag=True, help="Continue with another username of the same account.")
 def backfill(output: Output, **given: Any) -> ExitCode:  # noqa: ANN401 - `Options`
     """Send the checkouts of the past to Butter, from FILE: CSV with a header, or JSON lines; '-' is standard input.
 
@@ -278,7 +278,7 @@ def _finish(output: Output, totals: Totals, ending: Ending, remedy: str, journal
         parts.append(_ENDINGS[ending])
     output.show(_document(ending, totals, sent_in_this_run=totals.sent - totals.sent_before, **files), *parts)
     if ending in _ACTION_NEEDED:
-        message = f"{remedy.rstrip('.')}. Then give the same command: it sends the rest."
+        message = f"{remedy.rstrip('.')}. Then run the same command: it sends the rest."
         raise Failure(message)
     attention = ending is not Ending.DONE or rejected or uncertain or totals.strangers
     return ExitCode.ATTENTION if attention else ExitCode.OK

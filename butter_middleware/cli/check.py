@@ -52,7 +52,7 @@ DAY: Final = 86400.0
 EXPIRY_DAYS: Final = 14.0
 COLUMNS: Final = {"check": "Check", "state": "State", "text": "What was found, and what to do"}
 NOBODY_DELIVERS: Final = "Start the app; or beside it, or in its place, `butter-middleware deliver --app ... --follow`."
-_SIDECAR: Final = "Check once more as `deliver` runs, with its environment."
+_SIDECAR: Final = "Run check again as `deliver` runs, with its environment."
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,9 @@ def _configured(butter: Butter, app: str) -> Iterator[Finding]:
         yield Finding("app", Mark.OK, text + ", delivery='external'" * _only_appends(butter))
     if butter.environment == "staging":
         text = "staging: addresses that are not public and payments of test mode count as evidence"
-        yield Finding("environment", Mark.WARNING, text, "Right for tests. In production set BUTTER_ENVIRONMENT.")
+        yield Finding(
+            "environment", Mark.WARNING, text, "This is right for tests. In production set BUTTER_ENVIRONMENT."
+        )
     yield Finding("client_ip", Mark.OK, repr(butter.strategy))
     if "*" in os.environ.get("FORWARDED_ALLOW_IPS", ""):
         yield Finding("client_ip", Mark.WARNING, *_ANY_PEER)
@@ -163,7 +165,7 @@ def compared(butter: Butter, app: str) -> Iterator[Finding]:
         )
     elif not all(map(app_routes.walkable, apps)):
         text = "not compared with the app, whose routes cannot be listed: it is neither Starlette nor FastAPI"
-        yield Finding("routes", Mark.OK, text, "A route that matches no request for a day is said in the log.")
+        yield Finding("routes", Mark.OK, text, "If a route matches no request for a day, the log says so.")
     else:
         failures = app_routes.unanswered(apps, butter.routes.routes)
         yield from (Finding("route", Mark.FAILED, text) for text in failures)
@@ -185,7 +187,7 @@ def read_by(route: CheckoutRoute) -> str:
 
 
 _ANY_PEER: Final = (
-    "FORWARDED_ALLOW_IPS=*: uvicorn takes the peer from X-Forwarded-For, so that trusted= and peer_in= guard nothing",
+    "FORWARDED_ALLOW_IPS=*: uvicorn takes the peer from X-Forwarded-For, so trusted= and peer_in= do not protect you",
     "Start uvicorn with --no-proxy-headers.",
 )
 
@@ -199,8 +201,9 @@ def _sqlite(version: tuple[int, int, int]) -> Finding:
         return Finding("sqlite", Mark.FAILED, f"SQLite {text} is too old", "Use a Python with SQLite 3.8.2 or newer.")
     if WAL_RESET[0] <= version <= WAL_RESET[1]:
         why = (
-            f"SQLite {text}. It has the WAL-reset bug (3.7.0 to 3.51.2), which corrupts a file that two write at once; "
-            "the outbox's own lock never lets two. Keep the .lock file, and other programs away from the file"
+            f"SQLite {text}. It has the WAL-reset bug (3.7.0 to 3.51.2): two processes that write at once can corrupt "
+            "a file. The outbox's own lock prevents this. Keep the .lock file, and let no other program write to the "
+            "file"
         )
         return Finding("sqlite", Mark.OK, why)
     return Finding("sqlite", Mark.OK, f"SQLite {text}, in which the WAL-reset bug is fixed")
@@ -257,7 +260,7 @@ def _disk(path: str) -> Finding:
     kind = preflight.file_system(path, preflight.mounted()) or "a file system of unknown type"
     text = f"{folder} is on {kind}, {free / 1024**3:.1f} GiB free"
     if free < LEAST_FREE:
-        return Finding("disk", Mark.WARNING, text, "Make room: what a full disk cannot take waits in memory.")
+        return Finding("disk", Mark.WARNING, text, "Make room: while the disk is full, captures wait in memory.")
     return Finding("disk", Mark.OK, text)
 
 
@@ -265,9 +268,7 @@ def _owner(path: str) -> Iterator[Finding]:
     owner = Path(path).stat().st_uid
     if owner != os.geteuid():
         text = f"{path} belongs to user {owner}, and you are {os.geteuid()}"
-        yield Finding(
-            "outbox", Mark.WARNING, text, "Check as the user that the app runs as: its rights are what counts."
-        )
+        yield Finding("outbox", Mark.WARNING, text, "Run check as the app's user, because its rights count.")
 
 
 def _content(view: Snapshot, host: HostCounts) -> Iterator[Finding]:
@@ -378,7 +379,7 @@ def _secured(host: str, port: int) -> Finding:
         days = (expires - time.time()) / DAY
         text = f"{secured.version()}, certificate trusted, valid for {days:.0f} days"
     if days < EXPIRY_DAYS:
-        return Finding("tls", Mark.WARNING, text, "Where a proxy of yours signs it, renew it; else wait for Butter.")
+        return Finding("tls", Mark.WARNING, text, "If your own proxy signs it, renew it. Otherwise wait for Butter.")
     return Finding("tls", Mark.OK, text)
 
 
@@ -411,7 +412,7 @@ _REMEDIES: Final = {
         "Check username and password, and that they are those of this environment: production and staging have a pair "
         "each."
     ),
-    AnswerKind.REFUSED: "The credentials are known, and may not do this; or base_url is wrong. Ask Butter.",
+    AnswerKind.REFUSED: "Butter knows the credentials, but they may not do this, or base_url is wrong. Ask Butter.",
     AnswerKind.INVALID: "Butter does not accept these fields of a record. Ask Butter.",
     AnswerKind.IMPOSTOR: "Check base_url, proxies and firewalls.",
     AnswerKind.REDIRECTED: "Check base_url: credentials follow no redirect to another place.",

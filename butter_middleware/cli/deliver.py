@@ -67,7 +67,9 @@ class Work:
 )
 @outbox_option
 @app_option
-@click.option("--follow", is_flag=True, help="Go on until SIGTERM or Ctrl-C: a sidecar of the app, or its stand-in.")
+@click.option(
+    "--follow", is_flag=True, help="Continue until SIGTERM or Ctrl-C, as a sidecar of the app or in its place."
+)
 def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool) -> ExitCode:
     """Read and send what waits in the outbox, without the app.
 
@@ -85,14 +87,14 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
     way is settled, the rest stays in the file.
     """  # noqa: D301 - click's mark
     if follow and output.as_json:
-        msg = "--json is for one drain. Beside --follow, for programs: `status --json`, as often as you like."
+        msg = "--json works without --follow only. With --follow, programs can run `status --json` at any time."
         raise Failure(msg, ExitCode.USAGE)
     stop = Event()
     with stop_signals(stop.set):
         if app is None or (outbox is not None and by_hand("outbox") and not by_hand("app")):
             work = _records_only(outbox)
         elif outbox is not None and by_hand("outbox"):
-            msg = "--outbox and --app name two outboxes, maybe. Leave --outbox out: the app names its own."
+            msg = "--outbox and --app may name two different outboxes. Leave --outbox out: the app names its own."
             raise Failure(msg, ExitCode.USAGE)
         else:
             work = _with_app(output, app, stop, follow=follow)
@@ -155,8 +157,8 @@ def _refuse_another(path: str) -> None:
         locks.close()
     if process is not None:
         msg = (
-            f"{deliverer_name(process)} delivers from {path} already, and sends what waits. `status` shows how it "
-            "goes; --follow stands by, and takes over when it ends."
+            f"{deliverer_name(process)} delivers from {path} already, and sends what waits. `status` shows the "
+            "progress. With --follow this command waits, and takes over when that process ends."
         )
         raise Failure(msg, ExitCode.BUSY)
 
@@ -188,7 +190,7 @@ def _log_to_stderr(output: Output, level: int) -> None:
 def _follow(output: Output, work: Work, stop: Event) -> None:
     if not _leads_soon(work, stop) and not stop.is_set():
         who = deliverer_name(work.pipeline.deliverer or 0)
-        output.note(f"{who} delivers from {work.path}. Standing by, to take over when it ends.")
+        output.note(f"{who} delivers from {work.path}. Waiting, to take over when it ends.")
     led = False
     while not stop.is_set():
         if work.pipeline.leads and not led:

@@ -76,7 +76,7 @@ def erase(output: Output, *, email: str, path: str, yes: bool) -> ExitCode:
         output.note(f"More keeps coming: {_words(left.counts())}. Run this again.")
     if left.unreadable:
         output.note(
-            f"{len(left.unreadable)} captures could not be looked into, since their bodies cannot be decoded here "
+            f"{len(left.unreadable)} captures could not be searched, because their bodies cannot be decoded here "
             "(install brotli or zstandard where the app has them). Look at them, and drop them: `parked list`, `show`."
         )
     if aside:

@@ -69,7 +69,7 @@ def command(
         make = click.command if group is None else group.command
         made = make(name, help=help_, epilog=codes)(run)
         if reveal:
-            text = "Show personal data: e-mail and IP addresses, and what a shopper's request and response held."
+            text = "Show personal data: e-mail and IP addresses, and the content of a shopper's request and response."
             made.params.append(click.Option(["--reveal"], is_flag=True, help=text))
         made.params.append(
             click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document, for programs.")
@@ -289,7 +289,7 @@ def _only_one(module: ModuleType, app: str) -> Butter:
 
 
 def _butter_in(found: object) -> Butter | None:
-    """Return a Butter, or the one that the ButterMiddleware was given which an app has, or that is around it."""
+    """Return a Butter, or the Butter of the ButterMiddleware that is in an app or around it."""
     for _layer in range(LAYERS):
         if isinstance(found, Butter):
             return found
@@ -305,9 +305,10 @@ def _butter_in(found: object) -> Butter | None:
 
 @contextmanager
 def stop_signals(stop: Callable[[], object], *, again_ends: bool = True) -> Generator[None]:
-    """Have Ctrl-C, SIGTERM and SIGHUP call `stop` meanwhile, unless they are ignored, as SIGHUP is under nohup.
+    """Within the block, make Ctrl-C, SIGTERM and SIGHUP call `stop`.
 
-    With `again_ends` a second signal, more than a moment after the first one, ends the process at once.
+    A signal that the process ignores stays ignored, such as SIGHUP under nohup. With `again_ends`, a second signal ends
+    the process at once, unless it comes within `SAME_SECONDS` of the first one.
     """
     ends_from = math.inf
 
@@ -321,11 +322,11 @@ def stop_signals(stop: Callable[[], object], *, again_ends: bool = True) -> Gene
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
-    heeded = [number for number in numbers if before[number] is not signal.SIG_IGN]
-    for number in heeded:
+    handled = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    for number in handled:
         signal.signal(number, handle)
     try:
         yield
     finally:
-        for number in heeded:
+        for number in handled:
             signal.signal(number, before[number])

@@ -140,14 +140,14 @@ _RETRY: Final = {
     Waiting.DEAD: "Send dead records once more, with all of their tries. Use it after Butter or the account was fixed.",
     Waiting.PARKED: (
         "Read parked captures once more, with the extractors that the app runs now. Use it after a deploy brought the "
-        "fix. A start of the app does it for all of them by itself."
+        "fix. Each start of the app does this for all of them."
     ),
 }
 
 
 def _chosen(command: C) -> C:
     """Give a command the arguments that choose entries."""
-    command = click.option("--all", "all_", is_flag=True, help="All that there are.")(outbox_options(command))
+    command = click.option("--all", "all_", is_flag=True, help="All of them.")(outbox_options(command))
     return click.argument("numbers", metavar="ID...", type=int, nargs=-1)(command)
 
 

@@ -17,7 +17,7 @@ PORT: Final = 8025
 
 @click.command(epilog=exit_codes(ok="it was told to stop", busy="the port is in use"))
 @default_option("--port", PORT, click.IntRange(0, 65535), "0 takes a free one.")
-@default_option("--host", "127.0.0.1", str, "Where to listen. Others than loopback need --expose.")
+@default_option("--host", "127.0.0.1", str, "Where to listen. An address other than loopback needs --expose.")
 @click.option("--expose", is_flag=True, help="Let other machines read the records. Goes with --host.")
 @click.option("--username", help="Accept only this one. Without it any credentials are accepted.")
 @click.option("--password", help="Goes with --username.")
@@ -66,16 +66,18 @@ def _introduce(listener: socket.socket, host: str, username: str | None) -> None
     port = listener.getsockname()[1]
     here = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - asked for twice
     url = f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
-    credentials = "BUTTER_USERNAME=sandbox BUTTER_PASSWORD=sandbox   # any will do"
+    credentials = "BUTTER_USERNAME=sandbox BUTTER_PASSWORD=sandbox"
+    any_credentials = "Any credentials are accepted. "
     if username is not None:
-        credentials = f"BUTTER_USERNAME={shlex.quote(username)} BUTTER_PASSWORD=..."
+        credentials, any_credentials = f"BUTTER_USERNAME={shlex.quote(username)} BUTTER_PASSWORD=...", ""
     click.echo(
         f"The inbox:    {url}\n"
         f"For scripts:  {url}/api/records\n\n"
         "In the shell that starts the shop:\n\n"
         f"  export BUTTER_BASE_URL={url}\n"
         f"  export {credentials}\n"
-        "  export BUTTER_ENVIRONMENT=staging   # so that this machine's own address counts\n"
+        "  export BUTTER_ENVIRONMENT=staging\n\n"
+        f"{any_credentials}In staging, this machine's own address counts.\n"
     )
     if not is_loopback(host):
         click.echo(f"Exposed: everyone who reaches port {port} of this machine can read the records.\n", err=True)
@@ -93,6 +95,6 @@ def _unlistenable(error: OSError, host: str, port: int) -> Failure:
             ExitCode.BUSY,
         )
     if error.errno == errno.EACCES:
-        return Failure(f"port {port} is not for this user. Take one above 1023: --port {PORT}")
+        return Failure(f"port {port} is not allowed for this user. Take one above 1023: --port {PORT}")
     message = f"cannot listen at {host} ({error.strerror}). Use an address of this machine: --host 127.0.0.1"
     return Failure(message, masked=False)

@@ -1,4 +1,4 @@
-"""The shopper's IPv4 address, from the headers, unforgeable and inerasable."""
+"""The shopper's IPv4 address, from the peer and the headers. A shopper can neither forge nor erase it."""
 
 from butter_middleware.client_ip.explanation import Explanation, explain
 from butter_middleware.client_ip.platforms import (

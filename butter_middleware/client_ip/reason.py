@@ -10,7 +10,7 @@ class Reason(StrEnum):
     OK = "ok"
     """There is a public IPv4 address."""
     IPV6_CLIENT = "ipv6_client"
-    """The shopper came over IPv6, which Butter does not take."""
+    """The shopper uses IPv6, which Butter does not accept."""
     PRIVATE_ADDRESS = "private_address"
     """The address found is not public unicast."""
     PSEUDO_IPV4 = "pseudo_ipv4"
@@ -26,11 +26,11 @@ class Reason(StrEnum):
     HEADER_MISSING = "header_missing"
     """The header that the platform sets is not there."""
     DUPLICATE_HEADER = "duplicate_header"
-    """A header that the platform sets once came more than once."""
+    """The request has a header more than once that the platform sets once."""
     REQUIRED_HEADER = "required_header"
     """The header that proves the platform is absent or wrong."""
     SERVER_REWRITE_CONFLICT = "server_rewrite_conflict"
-    """The ASGI server replaced the peer by an address that the trusted proxies do not vouch for."""
+    """The ASGI server replaced the peer by an address that the trusted proxies do not confirm."""
     NO_PEER = "no_peer"
     """The server gave no peer, or none that is an address."""
     TOKEN_MALFORMED = "token_malformed"
@@ -44,7 +44,7 @@ class Reason(StrEnum):
     TOKEN_FOREIGN = "token_foreign"
     """The token was given for another checkout."""
     TOKEN_REPLAYED = "token_replayed"
-    """The token made another record before."""
+    """The token was already used for another record."""
 
     @property
     def mendable(self) -> bool:

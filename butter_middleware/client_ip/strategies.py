@@ -169,7 +169,7 @@ class TrustedHops(_Base):
     Args:
         n: How many, from 1 to 32.
         header: A comma-separated header to which each proxy appends the peer it saw.
-        peer_in: Addresses and networks from which a request may come at all; None lets any peer pass.
+        peer_in: Addresses and networks of the peers that are allowed. None allows every peer.
 
     Raises:
         ConfigurationError: the number, a network or the header's name is wrong.
@@ -198,8 +198,8 @@ class SingleHeader(_Base):
 
     Args:
         name: The header's name.
-        peer_in: Addresses and networks of the platform. None lets any peer pass: a client that reaches the app directly
-            then chooses the address.
+        peer_in: Addresses and networks of the platform. None allows every peer: a client that connects to the app
+            directly can then choose the address.
         require: A header's name and the value that proves the platform.
 
     Raises:

@@ -55,11 +55,11 @@ class Beacon:
         keys: Secrets of at least 32 bytes, the newest first: it signs, all of them verify. Or the environment's
             `BUTTER_BEACON_KEYS`, or a file that `BUTTER_BEACON_KEYS_FILE` names, with white space between keys.
         ttl: Seconds for which a token is good, 10 to 3600.
-        client_ip: How the beacon's host sees the shopper, where something else stands before it than before the shop.
+        client_ip: The strategy for the beacon's host, if its proxies are not those of the shop.
         allow_private: Believe addresses that are not public; Butter's staging environment sets it.
 
     Raises:
-        ConfigurationError: something of it cannot work. The text holds no key.
+        ConfigurationError: an option cannot work. The text contains no key.
     """
 
     origins: Iterable[str]

@@ -98,11 +98,11 @@ class Checkout(BaseModel):
     """One successful checkout, as Butter's `POST /v1/analytics` accepts it.
 
     IDs are stripped, integers become strings, an empty string is an absent field. At least one of
-    `invoice_id`, `subscription_id`, `charge_id` and `transaction_id` is there (or `network_transaction_id`,
-    where the account has it). Its repr names the fields that are set and shows no value.
+    `invoice_id`, `subscription_id`, `charge_id` and `transaction_id` is set (or `network_transaction_id`,
+    if the account accepts it). Its repr names the fields that are set and shows no value.
 
     Raises:
-        pydantic.ValidationError: a field is missing, wrong or unknown. The text holds none of the input.
+        pydantic.ValidationError: a field is missing, wrong or unknown. The text contains nothing of the input.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -159,7 +159,7 @@ class Record:
     captured_at: float
     """Seconds since the epoch, when the checkout's request came, or `record` was given a whole `Checkout`."""
     traceparent: str = ""
-    """W3C's, of the span in which it answered, where there is one."""
+    """The W3C trace context of the span in which the checkout answered. Empty if nothing traces."""
     sources: str = ""
     """What gave each field, as JSON in ASCII without values: for a sandbox only. Empty if no sandbox is configured."""
 

@@ -55,7 +55,7 @@ class Capture(NamedTuple):
     recorded: bool = False
     """It came from `butter.record(request, ...)`: there is no response, and the annotations are the whole record."""
     traceparent: str = ""
-    """W3C's, of the span in which the checkout answered; empty where nothing traces."""
+    """The W3C trace context of the span in which the checkout answered. Empty if nothing traces."""
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class CheckoutRequest:
         """Return the request's body parsed as JSON.
 
         Raises:
-            ExtractionError: it was not captured, or it is no JSON.
+            ExtractionError: it was not captured, or it is not JSON.
         """
         return parse_json(self.body, "request")
 
@@ -233,7 +233,7 @@ class CheckoutResponse:
         """Return the body parsed as JSON, the same object on each call.
 
         Raises:
-            ExtractionError: the body cannot be decoded, or it is no JSON.
+            ExtractionError: the body cannot be decoded, or it is not JSON.
         """
         return self._json
 
@@ -249,7 +249,7 @@ def parse_json(body: bytes, whose: str) -> Any:  # noqa: ANN401 - JSON is any ty
     """Parse a body, telling no part of it in the error.
 
     Raises:
-        ExtractionError: it is no JSON.
+        ExtractionError: it is not JSON.
     """
     try:
         return json.loads(body)

@@ -15,10 +15,10 @@ _HEADERS: Final = [(b"content-type", b"application/json"), (b"cache-control", b"
 class HealthApp:
     """Answers GET and HEAD with `{"status": "healthy" or "degraded", "reasons": [{"code", "detail", "remedy"}]}`.
 
-    The status is 200 for both: a readiness probe that took the shop out of service for want of evidence would harm the
-    checkout, which nothing of this package may do. For an alert on the status itself, `?strict=1` answers 503 where it
-    is degraded. Mount it, or route to it; scopes other than HTTP are left alone. No event loop waits for it, and it
-    holds no personal data, but how the collection goes is nobody else's business: keep it from the public.
+    The HTTP status is 200 for both, because a readiness probe must not take the shop out of service when only evidence
+    is missing. For an alert on the HTTP status, `?strict=1` answers 503 if the status is `degraded`. Mount it, or route
+    to it. It ignores scopes other than HTTP, and does not block the event loop. It contains no personal data, but do
+    not make it public: it shows how many checkouts fail.
     """
 
     def __init__(self, health: Callable[[], Awaitable[Health]]) -> None:

@@ -50,7 +50,7 @@ class FakeButter:
         A status, "reset" (the connection breaks) or "timeout" (no answer, for as long as the client waits).
 
         Raises:
-            ValueError: one is no answer that there is.
+            ValueError: an answer is not a status, "reset" or "timeout".
         """
         self._next.extend(checked(answers))
 

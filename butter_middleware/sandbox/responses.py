@@ -13,7 +13,7 @@ def checked(answers: Iterable[int | Fault]) -> list[int | Fault]:
     """Return the answers.
 
     Raises:
-        ValueError: one is none that there is.
+        ValueError: an answer is not a status, "reset" or "timeout".
     """
     given = list(answers)
     for answer in given:

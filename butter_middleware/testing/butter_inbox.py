@@ -19,9 +19,9 @@ class ButterInbox:
 
     It is pytest's fixture `butter_inbox`, what `with inbox()` gives, and an attribute of `ButterInboxMixin`.
 
-    Each look waits until everything that was captured has been read and sent. A test fails at its end if a checkout
-    became nothing and the test did not look: read `parked`, `skipped` or `ignored`, or call `assert_not_sent`, to
-    expect it. What is parked already fails the next look at anything else, with `ParkedError`.
+    Each attribute and assertion waits until everything that was captured has been read and sent. A test fails at its
+    end if a checkout became no record and the test did not expect this. To expect it, read `parked`, `skipped` or
+    `ignored`, or call `assert_not_sent`. If a checkout is parked, reading anything else raises `ParkedError` at once.
     """
 
     def __init__(self, runtime: "InboxRuntime", recorder: Recorder) -> None:
@@ -57,7 +57,7 @@ class ButterInbox:
 
     @property
     def dead(self) -> list[InboxRecord]:
-        """The records that Butter will never take, such as after a 422."""
+        """The records that Butter will never accept, such as after a 422."""
         __tracebackhide__ = True
         self.check()
         return list(self._recorder.dead)
@@ -87,7 +87,7 @@ class ButterInbox:
 
     @property
     def ignored(self) -> list[str]:
-        """The calls of `annotate()` and `butter.record()` without effect, as the log says it. To read is to expect."""
+        """The calls of `annotate()` and `butter.record()` without effect, as in the log. Reading it expects them."""
         __tracebackhide__ = True
         self.check()
         self._recorder.ignored.see()
@@ -144,7 +144,7 @@ class ButterInbox:
         is sent. But no time passes by itself: what is pending is tried again at `retry_now`.
 
         Raises:
-            ValueError: one is not an answer that there is.
+            ValueError: an answer is not a status, "reset" or "timeout".
         """
         self._recorder.respond_with(answers)
 

@@ -1,4 +1,4 @@
-"""The inbox without pytest: as a context manager, for `unittest`; and what holds in unittest if nobody asks for it."""
+"""The inbox without pytest: a context manager, a mixin for `unittest`, and the default under unittest."""
 
 import logging
 import unittest
@@ -65,7 +65,7 @@ class ButterInboxMixin(_Case):
 
 
 def begin() -> Callable[[], None]:
-    """Let nothing leave the process, although nobody looks; what is returned ends it."""
+    """Let nothing leave the process, without an inbox. The returned function ends this."""
     runtime = InboxRuntime()
     end = overrides.begin(overrides.Overrides(runtime.build))
     log_thread.log(logging.WARNING, _UNATTENDED, event="tests")

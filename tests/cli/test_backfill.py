@@ -210,7 +210,7 @@ def test_wrong_credentials_stop_it_at_once(shop: Shop, fake: FakeButter, monkeyp
     result = shop.run()
     assert result.exit_code == 3
     assert "answer 401: Butter does not take the credentials: check BUTTER_USERNAME, BUTTER_PASSWORD" in result.stderr
-    assert "Then give the same command: it sends the rest" in result.stderr
+    assert "Then run the same command: it sends the rest" in result.stderr
     assert fake.requests == 1
     monkeypatch.setenv("BUTTER_PASSWORD", CREDENTIALS["password"])
     assert shop.document()["sent"] == 20

@@ -90,11 +90,11 @@ def adyen(*, at: str | None = None) -> Preset:
     """Return an extractor of Adyen's payments.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. If it is a list,
-            each of its items counts.
+        at: The place of the object in the response, as JMESPath, if it is not in one of the usual wrappers. If it
+            is a list, each of its items counts.
 
     Raises:
-        ConfigurationError: `at` is no JMESPath expression.
+        ConfigurationError: `at` is not a JMESPath expression.
     """
     wrappers = WRAPPERS | {"notificationItems", "NotificationRequestItem"}
     return Preset("adyen", SHAPES, at, wrappers, test="says(live, 'false')")

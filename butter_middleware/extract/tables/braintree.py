@@ -126,11 +126,11 @@ def braintree(*, at: str | None = None) -> Preset:
     """Return an extractor of Braintree's transactions and subscriptions.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. There an ID of
-            Braintree's form and one of its states are enough. If it is a list, each of its items counts.
+        at: The place of the object in the response, as JMESPath, if it is not in one of the usual wrappers. There
+            an ID of Braintree's form and one of its states are enough. If it is a list, each of its items counts.
 
     Raises:
-        ConfigurationError: `at` is no JMESPath expression.
+        ConfigurationError: `at` is not a JMESPath expression.
     """
     mutations = {
         f"{verb}{method}"

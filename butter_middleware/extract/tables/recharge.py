@@ -153,13 +153,13 @@ def recharge(*, at: str | None = None, charge_id: ChargeId = "recharge") -> Pres
     """Return an extractor of Recharge's charges, orders, checkouts and subscriptions.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. There a few of
-            Recharge's keys are enough. If it is a list, each of its items counts.
+        at: The place of the object in the response, as JMESPath, if it is not in one of the usual wrappers. There a
+            few of Recharge's keys are enough. If it is a list, each of its items counts.
         charge_id: What is sent as `charge_id`: the ID of Recharge's own charge, or the one by which the payment
             processor behind Recharge knows it, which is `transaction_id` too.
 
     Raises:
-        ConfigurationError: `at` is no JMESPath expression, or `charge_id` is neither.
+        ConfigurationError: `at` is not a JMESPath expression, or `charge_id` is neither.
     """
     if charge_id not in get_args(ChargeId):
         msg = f"extract.recharge(): charge_id={charge_id!r}: use {' or '.join(map(repr, get_args(ChargeId)))}."

@@ -174,13 +174,14 @@ def recurly(*, at: str | None = None, prefer: Reference = "id") -> Preset:
     """Return an extractor of Recurly's purchases, invoices, transactions and subscriptions.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. There an ID of
-            Recurly's form, an account and one of its states are enough. If it is a list, each of its items counts.
+        at: The place of the object in the response, as JMESPath, if it is not in one of the usual wrappers. There
+            an ID of Recurly's form, an account and one of its states are enough. If it is a list, each of its items
+            counts.
         prefer: Which ID of an object is sent; the other one is if it is absent. Recurly lists an invoice's
             subscriptions by `id` only.
 
     Raises:
-        ConfigurationError: `at` is no JMESPath expression, or `prefer` is no ID.
+        ConfigurationError: `at` is not a JMESPath expression, or `prefer` is not an ID.
     """
     if prefer not in get_args(Reference):
         msg = f"extract.recurly(): prefer={prefer!r}: use {' or '.join(map(repr, get_args(Reference)))}."

@@ -261,11 +261,11 @@ def stripe(*, at: str | None = None) -> Preset:
     """Return an extractor of Stripe's checkout sessions, payment intents, invoices, subscriptions and charges.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. There an ID of
-            Stripe's form and its state are enough. If it is a list, each of its items counts.
+        at: The place of the object in the response, as JMESPath, if it is not in one of the usual wrappers. There
+            an ID of Stripe's form and its state are enough. If it is a list, each of its items counts.
 
     Raises:
-        ConfigurationError: `at` is no JMESPath expression.
+        ConfigurationError: `at` is not a JMESPath expression.
     """
     return Preset("stripe", SHAPES, at, prepare=_plain)
 

@@ -119,12 +119,12 @@ def worldpay(*, at: str | None = None, prefer: Reference = "transactionReference
     """Return an extractor of Worldpay's payments.
 
     Args:
-        at: Where the object stands in the response, as JMESPath, if not in one of the usual wrappers. There the state
-            and a reference are enough. If it is a list, each of its items counts.
+        at: The place of the object in the response, as JMESPath, if it is not in one of the usual wrappers. There
+            the state and a reference are enough. If it is a list, each of its items counts.
         prefer: Which reference becomes `transaction_id`; the other one does if it is absent.
 
     Raises:
-        ConfigurationError: `at` is no JMESPath expression, or `prefer` is no reference.
+        ConfigurationError: `at` is not a JMESPath expression, or `prefer` is not a reference.
     """
     if prefer not in get_args(Reference):
         msg = f"extract.worldpay(): prefer={prefer!r}: use {' or '.join(map(repr, get_args(Reference)))}."
