@@ -106,9 +106,9 @@ _REMEDIES: Final = {
     Reason.MALFORMED: (
         "What the nearest proxy wrote into {header} is not an address: check how that proxy sets the header."
     ),
-    Reason.HEADER_MISSING: "The request has no {header}: check which platform is in front of the app.",
+    Reason.HEADER_MISSING: "{Header} is missing: check which platform is in front of the app.",
     Reason.DUPLICATE_HEADER: (
-        "The request has {header} more than once: configure the platform to replace it, not to add another one."
+        "{Header} came more than once: configure the platform to replace it, not to add another one."
     ),
     Reason.REQUIRED_HEADER: "The request did not come through the platform, or its ID is not the configured one.",
     Reason.SERVER_REWRITE_CONFLICT: (

@@ -623,7 +623,7 @@ def test_explain_shows_every_way_at_once() -> None:
     assert answers["client_ip.cloudflare()"] == "untrusted_peer"
     assert answers["client_ip.fly()"] == "header_missing"
     assert {each.name: each.remedy for each in explanations}["client_ip.fly()"].startswith(
-        "The header Fly-Client-IP (SingleHeader) did not come"
+        "The header Fly-Client-IP (SingleHeader) is missing"
     )
     assert all(bool(each.remedy) is (each.result.ipv4 is None) for each in explanations)
     assert SHOPPER not in repr(explanations)
