@@ -120,20 +120,20 @@ class Options:
 )
 @click.option("--same-account", is_flag=True, help="Continue with another username of the same account.")
 def backfill(output: Output, **given: Any) -> ExitCode:  # noqa: ANN401 - `Options`
-    """Send the checkouts of the past to Butter, from FILE: CSV with a header, or JSON lines; '-' is standard input.
+    """Send past checkouts to Butter, from FILE: CSV with a header, or JSON lines; '-' is standard input.
 
     Every record has the shopper's e-mail (customer_email) and IPv4 address (ipv4_address), the PSP (psp), and at least
-    one of invoice_id, subscription_id, charge_id and transaction_id. Columns of such names, or of usual ones like
-    "Email" and "IP address", are found by themselves. The credentials are those of the app: BUTTER_USERNAME and
+    one of invoice_id, subscription_id, charge_id and transaction_id. Columns with these names, or with usual names such
+    as "Email" and "IP address", are found automatically. The credentials are those of the app: BUTTER_USERNAME and
     BUTTER_PASSWORD, or files that BUTTER_USERNAME_FILE and BUTTER_PASSWORD_FILE name.
 
     \b
-    First look, then send:
+    Check first, then send:
       butter-middleware backfill year.csv --set psp=stripe --dry-run
       butter-middleware backfill year.csv --set psp=stripe
 
-    It can be stopped at any time with Ctrl-C, or killed. The same command sends the rest: what Butter has accepted is
-    not sent again.
+    You can stop it at any time with Ctrl-C, or kill it. To send the rest, run the same command again: what Butter has
+    accepted is not sent again.
     """  # noqa: D301 - click's mark
     options = Options(**given)
     columns = Columns(

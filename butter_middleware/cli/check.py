@@ -72,10 +72,10 @@ class Finding:
 def check(output: Output, *, outbox: str | None, app: str | None, offline: bool) -> ExitCode:
     """Check that evidence can be collected and sent from here.
 
-    With --app: imports your app, and checks its configuration, its outbox and its credentials. Without: what the
-    environment says (BUTTER_USERNAME, BUTTER_PASSWORD, BUTTER_BASE_URL), and the outbox that --outbox names. Each line
-    is ok, warning or failed, with what to do. Run it where the app runs, as the user that it runs as.
-    Nothing is created, changed or sent but one ping, which records nothing.
+    With --app it imports your app, and checks its configuration, its outbox and its credentials. Without --app it
+    checks the environment (BUTTER_USERNAME, BUTTER_PASSWORD, BUTTER_BASE_URL), and the outbox that --outbox names. Each
+    line is ok, warning or failed, with what to do. Run it on the app's machine, as the app's user. It creates and
+    changes nothing. It sends only one ping, which records nothing.
     """
     if app is not None and by_hand("app") and not by_hand("outbox"):
         outbox = None  # the app's own goes before the environment's

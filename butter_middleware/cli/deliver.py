@@ -78,13 +78,13 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
     deliver --app shop.main:butter --follow   a sidecar, for Butter(delivery="external")
     deliver --outbox butter.db                send records only; read nothing
 
-    What waits is of two kinds. Records are ready to be sent: any process with the credentials can do that
-    (BUTTER_USERNAME, BUTTER_PASSWORD). Captures are responses as the app gave them: only your extractors make records
-    of them. That takes --app, which imports your app as its server does, and serves nothing.
+    The outbox has records and captures. Records are ready to be sent: any process with the credentials can do that
+    (BUTTER_USERNAME, BUTTER_PASSWORD). Captures are responses as the app sent them: only your extractors can make
+    records of them. For these pass --app, which imports your app as its server does, and serves nothing.
 
-    One process at a time delivers from a file. Where an app delivers already, this says so and ends with 4; with
-    --follow it stands by, and takes over within a second when that one ends. SIGTERM and Ctrl-C end it: what is on its
-    way is settled, the rest stays in the file.
+    One process at a time delivers from a file. If an app delivers already, this command says so and ends with 4. With
+    --follow it waits, and takes over within a second when that process ends. SIGTERM and Ctrl-C end it: it waits for
+    the answers to records on their way, and the rest stays in the file.
     """  # noqa: D301 - click's mark
     if follow and output.as_json:
         msg = "--json works without --follow only. With --follow, programs can run `status --json` at any time."

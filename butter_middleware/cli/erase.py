@@ -39,15 +39,15 @@ _NAMES: Final = {
 @outbox_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def erase(output: Output, *, email: str, path: str, yes: bool) -> ExitCode:
-    """Delete for good what the outbox holds of a person: a request to be forgotten.
+    """Delete everything that the outbox has about a person, for good.
 
-    Looks through records, parts and captures, bodies that are compressed included, whatever the case of the address and
-    however it is escaped. Then the whole file is written again, so that no copy stays in its free space. What the app
-    captures meanwhile waits in its memory. With `--email -` the address stands in no shell history.
+    It searches records, parts and captures for the address, also if it is escaped, has upper-case letters, or is in a
+    compressed body. Then it writes the whole file again, so that no copy stays in its free space. During this time, new
+    captures of the app wait in memory. With `--email -` the address does not get into the shell's history.
 
-    Not reached: what Butter was sent already (ask Butter), records that a running app is sending at that moment (it
-    sees the erasure within a second; stop it first if that matters), backups and snapshots of the disk, and broken
-    files that were set aside; those are named.
+    It does not reach what Butter already has (ask Butter), backups and snapshots of the disk, and broken files that
+    were set aside, which it names. A record that a running app is sending at that moment is still sent. The app sees
+    the erasure within a second; to prevent this, stop the app first.
     """
     try:
         person = Person(sys.stdin.readline() if email == "-" else email)

@@ -83,7 +83,7 @@ def _verdict(reading: ReadResult, explanation: Explanation) -> tuple[str, str, s
     type=click.Choice(list(_PRESETS)),
     help="Read FILE by this PSP's preset, such as extract.stripe(). BUTTER_ENVIRONMENT=staging admits its test mode.",
 )
-@click.option("--at", metavar="JMESPATH", help="With --psp: where in the response its object stands.")
+@click.option("--at", metavar="JMESPATH", help="With --psp: the place of its object in the response.")
 @app_option
 @click.option("--path", help="With --app: the path of the checkout request, such as /checkout/7.")
 @default_option("--method", "POST", str, "With --app: its method.")
@@ -108,7 +108,7 @@ def explain(
     """Show what an extractor finds in the JSON body of a checkout's response.
 
     FILE is the body; '-' is standard input. For each field of the record: its value, and the expression that gave it,
-    or what was tried and why it gave nothing. Then what would become of the response: a record, or why it is not a paid
+    or what was tried and why it gave nothing. Then whether the response would become a record, or why it is not a paid
     checkout. Nothing is sent.
 
     \b

@@ -29,13 +29,13 @@ _schema: Final = default_option("--schema", "butter", str, "The schema that the 
 _engine: Final = click.option(
     "--procrastinate-schema",
     default="",
-    help="The schema of a procrastinate that you run anyway. Without it, its tables are in --schema.",
+    help="The schema of a procrastinate that you already run. Without it, its tables are in --schema.",
 )
 _web: Final = click.option(
     "--web", multiple=True, metavar="ROLE", help="A role that may enqueue, and nothing else. Repeatable."
 )
 _workers: Final = click.option(
-    "--worker", multiple=True, metavar="ROLE", help="A role that may work the queue. Repeatable."
+    "--worker", multiple=True, metavar="ROLE", help="A role that may read and write the queue, for workers. Repeatable."
 )
 
 
@@ -55,7 +55,8 @@ def worker_command(app: str | None, dsn: str | None, base_url: str | None, **opt
     """Send what is in the queue to Butter, until SIGTERM.
 
     With --app: your Butter's credentials, environment and PostgresOutbox are used; name the worker's own role by --dsn.
-    Without: BUTTER_USERNAME and BUTTER_PASSWORD of the environment. Run as many as you like: they share --slots.
+    Without it: BUTTER_USERNAME and BUTTER_PASSWORD of the environment. You can run any number of workers: they share
+    --slots.
     """
     _extra()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -23,9 +23,9 @@ PORT: Final = 8025
 @click.option("--password", help="Goes with --username.")
 @default_option("--keep", 10_000, click.IntRange(1, 1_000_000), "How many of the newest records are kept, in memory.")
 def sandbox(*, port: int, host: str, expose: bool, username: str | None, password: str | None, keep: int) -> None:
-    """Serve Butter's contract on this machine, with a page that shows each record the moment it arrives.
+    """Imitate Butter's API on this machine, with a page that shows each record when it arrives.
 
-    Point a shop at it by BUTTER_BASE_URL, and check out. Nothing leaves this machine.
+    Set BUTTER_BASE_URL in a shop to its address, and check out. Nothing leaves this machine.
     """
     if expose and is_loopback(host):
         msg = "--expose alone changes nothing. Say where to listen too: --host 0.0.0.0 --expose"

@@ -44,12 +44,12 @@ def status(output: Output, *, path: str, watch: bool, every: float) -> ExitCode:
 
     \b
     captured   responses that the app's extractors have yet to read
-    parts      halves of checkouts whose payment is confirmed apart
+    parts      parts of checkouts that wait for the other part
     pending    records that are to be sent
     parked     captures that wait for a fixed extractor: `parked list`
     dead       records that Butter will not accept: `dead list`
-    covered    checkouts that became records, since the file began
-    lost       captures and records that are gone, since the file began
+    covered    checkouts that became records, since the file was created
+    lost       captures and records that are lost, since the file was created
     """  # noqa: D301 - click's mark
     if watch:
         _watch(output, path, every)
@@ -74,7 +74,7 @@ def resume(output: Output, *, path: str) -> None:
 
     A hold begins when Butter refuses all that is sent, such as with wrong credentials. Then only a probe is sent, at
     first after seconds, later every five minutes. The hold ends by itself when a probe succeeds. This command has the
-    running app probe within seconds. If the cause is still there, the hold goes on. Nothing is lost either way.
+    running app probe within seconds. If the cause is still there, the hold continues. Nothing is lost either way.
     """
     with existing(path) as store:
         reason = store.read(hold)
