@@ -285,7 +285,7 @@ def test_the_clocks_are_compared(theirs: float, state: Mark, said: str) -> None:
     ("version", "state", "said"),
     [
         ((3, 7, 17), Mark.FAILED, "too old"),
-        ((3, 40, 1), Mark.OK, "the outbox's own lock never lets two"),
+        ((3, 40, 1), Mark.OK, "The outbox's own lock prevents this"),
         ((3, 51, 2), Mark.OK, "WAL-reset bug (3.7.0 to 3.51.2)"),
         ((3, 51, 3), Mark.OK, "is fixed"),
     ],

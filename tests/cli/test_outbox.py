@@ -236,7 +236,7 @@ def test_a_folder_that_is_closed_to_this_user_is_said(
     monkeypatch.setattr(Path, "stat", closed_to_us)
     found = run("status")
     assert (found.exit_code, found.stdout) == (3, "")
-    assert f"(user {os.geteuid()}) may not look into its directory. Run this as the user" in found.stderr
+    assert f"(user {os.geteuid()}) may not look into its directory. Run this as the app's user" in found.stderr
 
 
 def test_a_lock_that_is_not_let_go_is_an_error_that_names_its_holder(
@@ -656,4 +656,4 @@ def test_what_could_not_be_looked_into_is_said(store: SQLiteStore, run: Callable
     document = json.loads(found.stdout)
     assert len(document["not_looked_into"]) == 1
     assert document["set_aside"] == [str(aside)]
-    assert "1 captures could not be looked into" in found.stderr
+    assert "1 captures could not be searched" in found.stderr

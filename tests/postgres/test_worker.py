@@ -385,7 +385,7 @@ def test_a_query_that_is_always_cancelled_is_given_up(database: str, caplog: pyt
             await connector.close_async()
 
     run(main)
-    assert caplog.text.count("canceling statement due to statement timeout); it asks again") == 1
+    assert caplog.text.count("canceling statement due to statement timeout); the worker tries again") == 1
 
 
 # A procrastinate of one's own.
