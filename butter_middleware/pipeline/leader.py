@@ -63,8 +63,8 @@ class Leader:
 
     def look(self, now: float) -> bool:
         """Take or keep the lead, and do its work. Return whether there was any."""
-        if now < self.look_at and not self._hungry:
-            return self._refill(now) if self._participant is not None else False
+        if now < self.look_at:
+            return self._refill(now)
         self.look_at = now + LOOK_SECONDS
         leader = self._participant
         if leader is not None and not leader.can_lead:
@@ -107,15 +107,6 @@ class Leader:
         if leader is not None:
             leader.sender.lose_lead()
         self._store.release_lead()
-
-    @property
-    def has_due(self) -> bool:
-        """Whether there may be records in the file that are due and not in memory. For any thread."""
-        return time.monotonic() >= self._due_at
-
-    @property
-    def _hungry(self) -> bool:
-        return self._participant is not None and self._participant.sender.hungry and self.has_due
 
     def _take_lead(self, now: float) -> bool:
         self.look_at = now + LEAD_SECONDS

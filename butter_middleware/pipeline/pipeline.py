@@ -171,7 +171,6 @@ class Pipeline:
             self.components.make_delivery(),
             settle,
             keep_hold,
-            thread.feed,
             failed_to_send,
             self._begin,
             ping=self.components.pings,
@@ -329,7 +328,7 @@ class Pipeline:
         name = "" if route is None else route.name
         self._events.count(Captured, name)
         try:
-            entry = Entry(capture, self._wait if self._waits() else NOTHING)
+            entry = Entry(capture, self._wait if self._wait.until and self._backoff.left else NOTHING)
             future = entry.future
             self._give(Participant.append, entry)
         except BaseException as error:
@@ -358,21 +357,6 @@ class Pipeline:
                     continue
                 return
         raise closed
-
-    def _waits(self) -> bool:
-        if not self._wait.until or not self._backoff.left:
-            return False
-        return not self._wait.is_sending or self._sends
-
-    @property
-    def _sends(self) -> bool:
-        """Whether this process will send, soon, what it takes now."""
-        thread, participant = self._thread, self._participant
-        if thread is None or participant is None or not self._running:
-            return True  # it will have started by then
-        if participant.sender.ill:
-            return False
-        return thread.leads(participant) or not self.components.outbox.durable or not thread.looked
 
     async def wait_until_durable(self, future: "Future[None]") -> None:
         """Wait until a capture is where `durability` has it, within the user's limit."""

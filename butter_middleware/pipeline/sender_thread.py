@@ -31,7 +31,6 @@ class SenderThread:
         delivery: Sends.
         settle: Takes what became of records, on this thread.
         keep_hold: Takes why nothing is sent, on this thread.
-        hungry: Called on this thread if there is nothing more in memory to send.
         failed: Told of a fault of the loop.
         prepare: Called on this thread before anything is sent.
         ping: Whether it asks once, when it first leads, if Butter takes the credentials.
@@ -42,7 +41,6 @@ class SenderThread:
         delivery: Delivery,
         settle: Callable[[Sequence[Settlement]], object],
         keep_hold: Callable[[str | None], object],
-        hungry: Callable[[], object],
         failed: Callable[[BaseException], object],
         prepare: Callable[[], object],
         *,
@@ -51,7 +49,6 @@ class SenderThread:
         self.delivery = delivery
         self._settle = settle
         self._keep_hold = keep_hold
-        self._tell_hungry = hungry
         self._failed = failed
         self._prepare = prepare
         self._ping = ping
@@ -180,9 +177,7 @@ class SenderThread:
         queue = first or second
         if queue:
             return queue.popleft()
-        if not self.hungry:
-            self.hungry = True
-            self._tell_hungry()
+        self.hungry = True
         return None
 
     def settle(self, settlements: Sequence[Settlement]) -> None:

@@ -186,11 +186,6 @@ class StoreThread:
         """Look for work now."""
         self._waker.wake()
 
-    def feed(self) -> None:
-        """Give the sender records from the file, if there may be any that are due."""
-        if self._leader.has_due:
-            self._waker.wake()
-
     def count_soon(self) -> None:
         """Have the store count at once what this process counted."""
         self._count_at = 0.0
