@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 import anyio
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from shops import CREDENTIALS, SHOPPER
 
@@ -272,6 +272,10 @@ entries = st.one_of(
 
 
 @settings(deadline=None)
+@example(host="butter.test", port="", no_proxy=[".butter.test"])
+@example(host="api.butter.test", port="", no_proxy=[".butter.test"])
+@example(host="notbutter.test", port="", no_proxy=[".butter.test"])
+@example(host="notbutter.test", port="", no_proxy=["butter.test"])
 @given(host=hosts, port=st.sampled_from(["", ":443", ":8443"]), no_proxy=st.lists(entries, min_size=1, max_size=3))
 def test_no_proxy_means_what_it_means_to_httpx(host: str, port: str, no_proxy: list[str]) -> None:
     """If httpx can read NO_PROXY, then the same URLs go through the proxy as with httpx."""

@@ -298,6 +298,34 @@ def test_what_was_not_read_before_a_close_is_read_after_the_next_start(
     assert {record["invoice_id"] for record in fake.records} == {"in_0", "in_1", "in_2"}
 
 
+def test_a_close_waits_for_the_capture_that_is_being_read(
+    make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a moment beyond its time: what the extractor returns is in the file, and no thread is left."""
+    monkeypatch.setattr("butter_middleware.pipeline.pipeline.STOPPING_SECONDS", 20)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def extract(_response: CheckoutResponse) -> Any:
+        begun.set()
+        go_on.wait(60)
+        return GOOD
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract), outbox=path, drain_timeout=0)
+    anyio.run(drive, ButterMiddleware(sends(start(), body(b"{}")), butter), http_scope())
+    assert begun.wait(20)
+    before = lookups()
+    closer = threading.Thread(target=butter.close)
+    closer.start()
+    closer.join(0.5)
+    assert closer.is_alive()
+    go_on.set()
+    closer.join(20)
+    assert threads(before) == set()
+    with existing(path) as store:
+        counts = store.counts()
+    assert (counts.captured, counts.pending) == (0, 1)
+
+
 def test_a_hanging_extractor_stops_no_record(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """Records are delivered while an extractor hangs, and a shutdown keeps its deadline."""
     release = threading.Event()
