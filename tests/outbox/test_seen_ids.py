@@ -1,8 +1,9 @@
 """One checkout, one address: it may be captured again with other IDs, but never sent with another address."""
 
+import itertools
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,16 @@ def test_an_upgrade_after_a_reload_is_sent(store: Store) -> None:
     for ids in ({}, {"invoice_id": "in_1"}, {"invoice_id": "in_1", "charge_id": "ch_1"}):
         assert outcome(store, of(subscription_id="sub_1", **ids)) is None
     assert outcome(store, of(OTHER, subscription_id="sub_1", invoice_id="in_2")) is None
+
+
+def test_an_upgrade_that_was_known_by_its_bill_alone_is_another_checkout(store: Store) -> None:
+    """Its bill does not make the subscription the upgrade's: what names the subscription alone may be either."""
+    assert outcome(store, of(FIRST, invoice_id="in_1", subscription_id="sub_1")) is None
+    assert outcome(store, of(OTHER, invoice_id="in_2")) is None
+    assert outcome(store, of(OTHER, invoice_id="in_2", subscription_id="sub_1")) is None
+    for address in (FIRST, OTHER):
+        assert outcome(store, of(address, subscription_id="sub_1")) is Skip.OTHER_ADDRESS
+        assert outcome(store, of(address, subscription_id="sub_1", charge_id="ch_1")) is Skip.OTHER_ADDRESS
 
 
 def test_strangers_share_nothing(store: Store) -> None:
@@ -300,3 +311,44 @@ def test_at_most_one_address_of_a_checkout_leaves(
         assert len(sent(outcomes)) == 1
     finally:
         store.close()
+
+
+NAMES = st.sampled_from(
+    [{"invoice_id"}, {"subscription_id"}, {"invoice_id", "subscription_id"}, {"invoice_id", "charge_id"}, set(IDS)]
+)
+"""With a subscription there is the invoice, or no payment: so its payments can be told apart."""
+OF_PAYMENTS = st.lists(st.tuples(NAMES, st.integers(1, 2), st.sampled_from(ADDRESSES[:2])), min_size=2, max_size=6)
+
+
+def test_of_a_subscription_with_several_payments_each_has_one_address(tmp_path: Path) -> None:
+    """Whatever is captured again, from wherever. Both outboxes decide alike."""
+    stores = [make(tmp_path, lambda: NOW).store() for make in OUTBOXES.values()]
+    examples = itertools.count()
+
+    @settings(max_examples=500, deadline=None)
+    @given(captures=OF_PAYMENTS)
+    def run(captures: list[tuple[set[str], int, str]]) -> None:
+        example, sent = next(examples), list[Mapping[str, str]]()
+        for names, number, address in captures:
+            ids = {name: f"{example}_{name}_{number}" for name in names}
+            if "subscription_id" in names:
+                ids["subscription_id"] = str(example)
+            one = of(address, **ids)
+            outcomes = [outcome(store, one) for store in stores]
+            assert outcomes[0] == outcomes[1]
+            if outcomes[0] is None:
+                sent.append(json.loads(one.payload))
+        for at, later in enumerate(sent):
+            for earlier in sent[:at]:
+                same = {name for name in IDS if name in earlier and earlier[name] == later.get(name)}
+                # What names the subscription alone may be any of its payments.
+                if same - {"subscription_id"} or (same and "invoice_id" not in later):
+                    assert earlier["ipv4_address"] == later["ipv4_address"]
+
+    for store in stores:
+        store.open()
+    try:
+        run()
+    finally:
+        for store in stores:
+            store.close()
