@@ -115,8 +115,7 @@ def _warnings(path: str, file_system: str, environ: Mapping[str, str]) -> Iterat
         yield f"{path} is in a container's own layer, which is deleted with the container. {_LASTING}"
     elif file_system in _MEMORY:
         yield f"{path} is in memory ({file_system}), which is lost when the host restarts. {_LASTING}"
-    temporary = {os.path.realpath(folder) for folder in ("/tmp", "/var/tmp", tempfile.gettempdir())}  # noqa: S108 - compared with
-    if any(path.startswith(f"{folder}/") for folder in temporary):
+    if any(path.startswith(f"{folder}/") for folder in _temporary_folders()):
         yield f"{path} is in a temporary folder, whose files may be deleted at any time. {_LASTING}"
     for variable, platform in _FUNCTIONS.items():
         if environ.get(variable):
@@ -124,6 +123,10 @@ def _warnings(path: str, file_system: str, environ: Mapping[str, str]) -> Iterat
                 f"this is {platform} ({variable} is set): the instance's disk is deleted with it, and nothing runs "
                 "between requests. Call butter.flush() before each return, or use an outbox outside the instance."
             )
+
+
+def _temporary_folders() -> set[str]:
+    return {os.path.realpath(folder) for folder in ("/tmp", "/var/tmp", tempfile.gettempdir())}  # noqa: S108 - compared with
 
 
 def mounted() -> str:
