@@ -16,7 +16,7 @@ TIRED_SECONDS: Final = 30.0
 
 
 class Backoff:
-    """Whether waiting is worth it: after three waits in a row that came to nothing nobody waits for half a minute.
+    """Whether waiting is worth it: after three waits in a row without success, no request waits for half a minute.
 
     Args:
         monotonic: Seconds.
@@ -93,7 +93,7 @@ async def wait_at_most(future: "Future[Any]", seconds: float) -> bool:
         call_soon = current_trio_token().run_sync_soon
 
     def wake(_future: "Future[Any]") -> None:
-        # The loop may be gone by then; nobody waits on it any more.
+        # The loop may be gone by then; nothing waits on it any more.
         with contextlib.suppress(RuntimeError):
             call_soon(done.set)
 

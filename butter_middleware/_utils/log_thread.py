@@ -43,7 +43,7 @@ class _LogThread:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, in a forked child: what waited is the parent's to say."""
+        """Start again, in a forked child. The parent logs what waited."""
         self._changed = Condition()
         self._calls: deque[Callable[[], object]] = deque()
         self._begun = 0
@@ -68,7 +68,7 @@ class _LogThread:
                 os.register_at_fork(after_in_child=self.forget)
             atexit.register(self.settle, END_SECONDS)
         thread = Thread(target=self._work, name="butter-say", daemon=True)
-        with suppress(RuntimeError):  # the system gives no more threads: the next call tries anew
+        with suppress(RuntimeError):  # the system gives no more threads: the next call tries again
             start(thread)
             self._thread = thread
 

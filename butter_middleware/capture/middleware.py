@@ -255,7 +255,7 @@ def _find(pipeline: CapturePipeline, scope: Scope, root_path: str) -> CheckoutRo
 class _Tee:
     """The state of one matched request."""
 
-    # What most requests never change stands here, since setting it costs time on each of them.
+    # Class attributes, because most requests never change them, and setting them costs time on each request.
     _open = True
     _status = 0
     _size = 0
@@ -345,7 +345,7 @@ class _Tee:
         self._notes.closed = True
 
     def _give_up(self, error: Exception) -> None:
-        """Let go of what was captured: a fault of ours must not make half a record."""
+        """Drop what was captured: a fault of ours must not make half a record."""
         self._open = False
         self._chunks = []
         self._pipeline.fault(error)
@@ -429,7 +429,7 @@ class _Tee:
         return self._pipeline.capture(self._route, capture)
 
     def _request_body(self) -> bytes | None:
-        """Return the request's body if it came whole. A part of a form says what nobody wrote."""
+        """Return the request's body if it came whole. A part of a form could mean something else."""
         if self._request_chunks is None:
             return None
         declared = next((value for name, value in self._request["headers"] if name == b"content-length"), b"")

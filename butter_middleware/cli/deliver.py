@@ -226,7 +226,7 @@ def _drain(output: Output, work: Work, first: Counts, stop: Event) -> ExitCode:
     """Wait until nothing is left that is due soon, and say what was done since `first`.
 
     Raises:
-        Failure: another process is faster, or does not let go of the file.
+        Failure: another process was faster, or holds the lock of the file.
     """
     if not _leads_soon(work, stop) and not stop.is_set():
         msg = f"another process has just begun to deliver from {work.path}. See `status`."
@@ -254,7 +254,7 @@ def _look(work: Work, seconds: float) -> tuple[Counts, int, float | None]:
     found = work.pipeline.ask(_backlog, None, seconds)
     if found is None:
         msg = (
-            f"the outbox is busy: another process does not let go of {work.path}, or its disk stands still. "
+            f"the outbox is busy: another process holds the lock of {work.path}, or its disk does not answer. "
             "What is not yet sent stays in the file. Once that is over, run this again."
         )
         raise Failure(msg, ExitCode.BUSY)

@@ -32,7 +32,7 @@ LINE_SECONDS: Final = 5.0
 
 
 class Mark(StrEnum):
-    """How something stands. Coloured on a terminal."""
+    """The state of something. Coloured on a terminal."""
 
     OK = "ok"
     WARNING = "warning"

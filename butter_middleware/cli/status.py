@@ -1,4 +1,4 @@
-"""`butter-middleware status` and `resume`: how the outbox stands, and on with it after a hold."""
+"""`butter-middleware status` and `resume`: the state of the outbox, and a probe after a hold."""
 
 import time
 from collections.abc import Mapping

@@ -270,7 +270,7 @@ def _way_to(url: httpx.URL) -> httpx.AsyncHTTPTransport:
         return _Transport(authorities, proxy)
     except (ValueError, httpx.InvalidURL, ImportError) as error:
         msg = (
-            f"a proxy's variable cannot be used ({type(error).__name__}). Let {variable} be of the shape "
+            f"a proxy's variable cannot be used ({type(error).__name__}). Write {variable} as "
             "http://host:port, or unset it; socks5:// takes `pip install httpx[socks]`."
         )
         raise HTTPClientError(msg) from None

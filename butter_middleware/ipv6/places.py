@@ -49,13 +49,13 @@ class Route(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A kind of place, and the name under which the value stands there."""
+    """A kind of place, and the name of the value there."""
 
     kind: str
     name: str
 
     def find(self, capture: Capture, route: Route) -> str:
-        """Return the value; empty where there is none. Never raises."""
+        """Return the value; empty if there is none. Never raises."""
         return _FINDERS[self.kind](self.name, capture, route)
 
 
@@ -63,7 +63,7 @@ def place(option: str, text: str, kinds: Sequence[str]) -> Place:
     """Read a place such as `"cookie:session"`.
 
     Raises:
-        ConfigurationError: it is none of these kinds, or the name cannot be one.
+        ConfigurationError: it is not one of these kinds, or the name is not possible.
     """
     kind, _colon, name = str(text).partition(":")
     if kind not in kinds or not _NAME.fullmatch(name):

@@ -1,4 +1,4 @@
-"""What Butter, or whatever stands in its place, may answer; and what each answer is about."""
+"""What Butter, or something in its place, may answer, and what each answer means."""
 
 import json
 import re

@@ -11,7 +11,7 @@ from typing import Any, Final
 from butter_middleware.errors import ExtractionError
 
 MAX_CODINGS: Final = 3
-"""More layers than this is nobody's response."""
+"""No real response has more layers."""
 ZSTD_WINDOW_LOG: Final = 23
 """RFC 9659: no decoder of this coding need have more than 8 MiB for its window."""
 _ZSTANDARD_STEP: Final = 64

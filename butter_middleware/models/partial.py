@@ -35,7 +35,7 @@ class Part:
     """One part of a checkout."""
 
     key: str
-    """Digest of the PSP and what the route's `join` gave: nobody can read a session's ID in it."""
+    """Digest of the PSP and what the route's `join` gave: a session's ID cannot be read from it."""
     shopper: bool
     """Whether the shopper sent it, and not a server that tells of the payment."""
     fields: Mapping[str, Any]

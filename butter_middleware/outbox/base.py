@@ -226,7 +226,7 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """Close, and let go of all locks. `open` may follow."""
+        """Close, and release all locks. `open` may follow."""
         ...
 
     def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
@@ -243,7 +243,7 @@ class Store(Protocol):
         ...
 
     def unread(self, limit: int, *, below: int, exclude: Collection[int] = ()) -> Sequence[StoredCapture]:
-        """Give captures that nobody has read, oldest first: unowned ones, and others up to the number `below`."""
+        """Give captures that no process has read, oldest first: unowned ones, and others up to the number `below`."""
         ...
 
     def mark_taken_over(self, ids: Sequence[int]) -> Sequence[int]:
@@ -322,7 +322,7 @@ class Store(Protocol):
         return True
 
     def release_lead(self) -> None:
-        """Let go of the lead."""
+        """Release the lead."""
         ...
 
     def changed(self) -> bool:
@@ -341,7 +341,7 @@ class Store(Protocol):
         return True
 
     def forget(self) -> None:
-        """In a forked child, let go of what is the parent's without touching it. The store is of no use afterwards."""
+        """In a forked child, forget what is the parent's without touching it. The store is of no use afterwards."""
         ...
 
 

@@ -158,7 +158,7 @@ class MemoryStore(Store):
         """Do nothing: what lies here is given again after the next `open`."""
 
     def release_lead(self) -> None:
-        """Do nothing: nobody else can have it."""
+        """Do nothing: no other process can have it."""
 
     def checkpoint(self, *, idle: bool) -> None:
         """Do nothing: there is no log."""
@@ -183,7 +183,7 @@ class MemoryStore(Store):
         return [self._captures[number] for number in ids if number in self._captures]
 
     def unread(self, limit: int, *, below: int, exclude: Collection[int] = ()) -> Sequence[StoredCapture]:
-        """Give captures that nobody has read, oldest first."""
+        """Give captures that were not read, oldest first."""
         left = (
             stored
             for stored in self._captures.values()

@@ -48,7 +48,7 @@ class Entry:
         self.id = number
         """The row's number in the store. 0: not there yet."""
         self.owned = owned
-        """False: another process appended it and left reading to whoever leads."""
+        """False: another process appended it, and the leader reads it."""
         self.parked = parked
         """Why it was parked, if it is tried again."""
         self.taken_over = False
@@ -61,7 +61,7 @@ class Entry:
         """What the response waits for."""
 
     def leave_in_store(self) -> None:
-        """Let go of the capture, which is in the store."""
+        """Drop the capture, which is in the store."""
         self.capture = _IN_STORE
 
     @property

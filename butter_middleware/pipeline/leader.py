@@ -102,7 +102,7 @@ class Leader:
         self._due_at = self.look_at = 0.0
 
     def resign(self) -> None:
-        """Let go of the lead."""
+        """Release the lead."""
         leader, self._participant = self._participant, None
         if leader is not None:
             leader.sender.lose_lead()
@@ -118,7 +118,7 @@ class Leader:
         self._participant, self.deliverer = candidate, None
         self._due_at = self._expire_at = self._parked_at = self.look_at = 0.0
         self._marks.clear()
-        if self._store.alone():  # whoever left captures behind is dead
+        if self._store.alone():  # the process that left captures behind is dead
             self._marks.append((now - LEFT_BEHIND_SECONDS, self._store.counts().newest_capture))
         self._store.changed()
         self._notice(candidate)
@@ -166,7 +166,7 @@ class Leader:
         return bool(due)
 
     def _read_others(self, leader: Participant, now: float) -> bool:
-        """Have read what nobody else reads: captures without an owner, those left behind, and parked ones."""
+        """Let the reader read captures without an owner, those that a dead process left, and parked ones."""
         if not leader.reads:
             return False
         busy = False

@@ -56,7 +56,7 @@ STOPPING_SECONDS: Final = 0.5
 class Pipeline:
     """The way of a checkout through one process. None of what the middleware calls raises, except `snapshot`.
 
-    Nothing live is made before `start`. A forked child starts anew.
+    Nothing live is made before `start`. A forked child starts again.
 
     Args:
         components: The parts, and the configuration.
@@ -242,7 +242,7 @@ class Pipeline:
         log_thread.settle()  # many a server ends the process right after this, without the exit of the interpreter
 
     def close(self) -> None:
-        """Shut down, then end the threads and let go of the outbox.
+        """Shut down, then end the threads and close the outbox.
 
         Takes `drain_timeout` and, if an extractor or the file hangs, some seconds more.
         """
@@ -274,14 +274,14 @@ class Pipeline:
         log_thread.settle()
 
     def take_over(self) -> None:
-        """Read and send in this process, whoever appended. For the command `deliver`."""
+        """Read and send in this process what any process appended. For the command `deliver`."""
         self.close()
         self._role = replace(self._role, owned=True, reads=True, sends=True)
 
     # What the middleware calls.
 
     def first_request(self) -> None:
-        """Start the threads, so that what waits is sent although nobody buys, and say what a missing lifespan means."""
+        """Start the threads, so that what waits is sent without a checkout, and say what a missing lifespan means."""
         if self._opened:
             return
         try:

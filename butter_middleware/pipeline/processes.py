@@ -43,7 +43,7 @@ _process: Final = _Process()
 
 
 def register(pipeline: Closable) -> None:
-    """Have a pipeline begin anew in each forked child, and close when the interpreter ends."""
+    """Make a pipeline start again in each forked child, and close when the interpreter ends."""
     with _process.guard:
         _process.pipelines.add(pipeline)
         if not _process.hooked:

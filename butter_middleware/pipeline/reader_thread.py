@@ -87,7 +87,7 @@ class ReaderThread:
 
     @property
     def has_more(self) -> bool:
-        """Whether it reads another capture right after this one, and nobody waits for this one."""
+        """Whether it reads another capture right after this one, and nothing waits for this one."""
         return bool(self._fresh or self._others) and not self.hurried and not self._stopping
 
     @property

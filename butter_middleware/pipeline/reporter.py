@@ -1,4 +1,4 @@
-"""How the collection of evidence goes on this host: for `status()`, the health route and telemetry.
+"""The state of the collection of evidence on this host: for `status()`, the health route and telemetry.
 
 The outbox counts for all its processes. What a process counted in the last seconds may not be in the outbox yet; it is
 added here.
@@ -167,7 +167,7 @@ class StatusReporter:
         return self._counters.counts()
 
     def levels(self) -> Gauges:
-        """Return how it stands. Only the process that leads tells it, as it was seconds ago."""
+        """Return the state of some seconds ago. Only the leader reports it."""
         worker, view = self._pipeline, self._view
         if not worker.leads:
             return Gauges()

@@ -243,7 +243,7 @@ class StoreThread:
     def request_pause(self) -> None:
         """Have the thread close its connection between two transactions, and stand still."""
         self._pause = pause = _Pause()
-        pause.ok = not self._thread.is_alive()  # it has let go of the file, or has not begun
+        pause.ok = not self._thread.is_alive()  # it has closed the file, or has not begun
         self._waker.wake()
 
     def await_pause(self, seconds: float) -> None:
@@ -540,7 +540,7 @@ class StoreThread:
     def _suffer(self, error: Exception) -> bool:
         """Log a fault once, and wait before the next try. Return whether there is no time left for one.
 
-        If this process cannot use the file at all, it lets go of the lead.
+        If this process cannot use the file at all, it releases the lead.
         """
         if isinstance(error, OutboxReplacedError):
             self._replaced = True
@@ -561,7 +561,7 @@ class StoreThread:
         return False
 
     def _end(self) -> None:
-        """Let go of the file. What could not be written is lost, and counted."""
+        """Close the file. What could not be written is lost, and counted."""
         with self._guard:
             self._retired = True
         for queue in (self._intake, self._additions, self._readings, self._settlements):

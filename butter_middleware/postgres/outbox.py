@@ -20,7 +20,7 @@ from butter_middleware.postgres.names import Names, link, quoted, readable
 Statement = tuple[str, dict[str, str]]
 
 ENQUEUE_SECONDS: Final = 0.25
-"""For one try. Where connecting takes longer, as to a far server, the record's next try goes on with it."""
+"""For one try. If connecting takes longer, as to a far server, the next try continues with the same connection."""
 LATE_SECONDS: Final = 5.0
 """After which a record's next try starts again."""
 
@@ -76,7 +76,7 @@ class PostgresOutbox:
         task.result()
 
     async def aclose(self) -> None:
-        """Let go of this loop's connections; the next record opens another."""
+        """Close this loop's connections. The next record opens another one."""
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.close()
@@ -139,7 +139,7 @@ class PostgresOutbox:
             return None
         if self._pool is not None or time.monotonic() - since <= LATE_SECONDS:
             return task
-        # Cancelling asks the server, which may not answer either: nobody waits for that.
+        # Cancelling asks the server, which may not answer either, so nothing waits for it.
         task.cancel()
         del self._late[key]
         return None

@@ -1,4 +1,4 @@
-"""Brings back jobs that nobody works on: their worker was killed, or PostgreSQL's answer to it got lost."""
+"""Brings back jobs without a live worker: it was killed, or PostgreSQL's answer to it was lost."""
 
 import logging
 from collections.abc import Iterable

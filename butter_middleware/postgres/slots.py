@@ -57,7 +57,7 @@ class Slots:
         return len(self._held)
 
     async def give_up(self) -> None:
-        """Let go of all."""
+        """Release all slots."""
         connection, self._connection = self._connection, None
         self._held = set()
         if connection is not None:

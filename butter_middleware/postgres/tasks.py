@@ -140,7 +140,7 @@ class Deliverer:
             self._recalled = True
 
     async def aclose(self) -> None:
-        """Let go of the connections to Butter."""
+        """Close the connections to Butter."""
         if self._delivery is not None:
             await self._delivery.aclose()
 

@@ -107,7 +107,7 @@ class Sandbox:
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
         headers = {name.lower(): value for name, value in scope["headers"]}
-        # `GET /` is Butter's ping too. Whoever has credentials, or wants no HTML, pings.
+        # `GET /` is Butter's ping too. A request with credentials, or one that does not accept HTML, is a ping.
         browses = b"authorization" not in headers and b"text/html" in headers.get(b"accept", b"")
         if path in PAGES and method in {"GET", "HEAD"} and (path != "/" or browses):
             content, media_type = PAGES[path]
@@ -157,7 +157,7 @@ class Sandbox:
             await _respond(send, 204, b"", "application/json")
 
     async def _send_test_record(self, scope: Scope, send: Send) -> None:
-        """Post a record of nobody, as a shop would."""
+        """Post a test record, as a shop would."""
         record = TEST_RECORD | {"invoice_id": f"butter-test-{secrets.token_hex(4)}"}
         credentials = b64encode(f"{self._username or 'sandbox'}:{self._password or 'sandbox'}".encode())
         headers = {b"authorization": b"Basic " + credentials, b"content-type": b"application/json"}

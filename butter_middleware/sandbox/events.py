@@ -23,7 +23,7 @@ class Stream:
     """Tells each page that listens what arrived and what changed. For one event loop.
 
     A stream has no queue: it knows the last entry that it sent, and sends what came after it. A page that comes back
-    names that entry (`Last-Event-ID`) and gets the rest; after a restart it starts anew.
+    names that entry (`Last-Event-ID`) and gets the rest; after a restart it starts again.
 
     Events: `state`, with what `state()` gives and the run's name; `records`, a list of entries, the oldest first.
     """

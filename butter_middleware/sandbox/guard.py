@@ -27,7 +27,7 @@ _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5})
 class Guard:
     """Lets pass what comes from this machine's programs and from the sandbox's own page.
 
-    A page elsewhere can make the browser of whoever runs the sandbox send requests to loopback. Two things give it
+    A page elsewhere can make the browser of the sandbox's user send requests to loopback. Two things give it
     away: `Origin` (or `Sec-Fetch-Site`), and where it made its own name resolve to loopback, that name in `Host`.
 
     Args:
@@ -87,7 +87,7 @@ def _same_origin(method: str, headers: Mapping[str, str], own: str) -> bool:
     if origin is not None:
         return origin.lower() == own
     if headers.get("sec-fetch-mode") == "navigate":
-        # A link to the page shows nothing to whoever links to it; a form and a frame are none.
+        # A link to the page shows nothing to the page that links to it. A form and a frame are not links.
         return method == "GET" and headers.get("sec-fetch-dest", "document") == "document"
     return headers.get("sec-fetch-site", "none") in {"same-origin", "none"}
 

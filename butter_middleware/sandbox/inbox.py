@@ -60,7 +60,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is kept of an arrival, ready for whoever asks."""
+    """What is kept of an arrival, ready to be shown."""
 
     seq: int
     """Counted from 1."""
@@ -160,7 +160,7 @@ class Inbox:
         return given
 
     def clear(self) -> None:
-        """Forget all entries and counts; the numbers go on, and what comes again is no duplicate."""
+        """Forget all entries and counts; the numbers continue, and a record that comes again is not a duplicate."""
         self._entries.clear()
         self._keys.clear()
         self._counts.clear()

@@ -65,7 +65,7 @@ class Counters:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: in a forked child, whose parent may have held the lock."""
+        """Start again in a forked child, because the parent may have held the lock."""
         self._lock = Lock()
         self._counts: dict[Key, int] = {}
         self._unwritten: dict[Key, int] = {}

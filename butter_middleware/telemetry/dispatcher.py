@@ -35,7 +35,7 @@ class EventDispatcher:
         self._hourly = log_thread.RateLimiter(clock)
 
     def forget(self) -> None:
-        """Begin anew, in a forked child."""
+        """Start again, in a forked child."""
         self.counters.forget()
         self._hourly.forget()
 

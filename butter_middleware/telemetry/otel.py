@@ -42,7 +42,7 @@ _STATES: Final = ("ok", "open", "half_open", "paused", "hold", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """How it stands now on this host. The process that delivers tells it."""
+    """The current state on this host. Only the process that delivers reports it."""
 
     coverage: float | None = None
     """Of the last hour or two."""
@@ -62,7 +62,7 @@ class Source(Protocol):
         ...
 
     def levels(self) -> Gauges:
-        """Give how it stands. Waits for nothing: an exporter may ask on an event loop."""
+        """Give the current state. It does not block, because an exporter may call it on an event loop."""
         ...
 
 

@@ -99,7 +99,7 @@ class ButterInbox:
         With `count`, exactly so many records must have been sent with these values.
 
         Raises:
-            AssertionError: there is none. The text shows the nearest, field by field, and what became of the others.
+            AssertionError: there is no such record. The text shows the nearest one, field by field, and the others.
             ParkedError: as the class says.
         """
         __tracebackhide__ = True

@@ -1,4 +1,4 @@
-"""What stands in for the world outside, in one process: no file, no socket, and no time that passes by itself."""
+"""Replacements for the outside world, in one process: no file, no socket, and no time that passes by itself."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from butter_middleware.outbox import MemoryOutbox, MemoryStore, Pending, Settled
 from butter_middleware.testing.recorder import ACCEPTED, Recorder
 
 DOCUMENTATION: Final = Networks(("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"), "documentation")
-"""RFC 5737: addresses of nobody, so that they stand for shoppers'."""
+"""Addresses for documentation (RFC 5737), which no host has. In tests they are shoppers'."""
 HELD_SECONDS: Final = 3600.0
 """For which a record that is not taken is held: no longer than a test lets pass at once."""
 

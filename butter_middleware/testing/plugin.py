@@ -68,7 +68,7 @@ def _run_of(config: pytest.Config) -> _Run:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Say what may stand in pytest's configuration."""
+    """Add the option of pytest's configuration."""
     about = "the address of a test client's own requests, if they have no header that client_ip reads; empty: 127.0.0.1"
     parser.addini(_CLIENT_IP, about, default=overrides.SHOPPER)
 

@@ -1,4 +1,4 @@
-"""What becomes of the checkouts of one test, written down by the stand-ins on their threads."""
+"""The results of the checkouts of one test, which the fakes record on their threads."""
 
 import itertools
 from collections import deque
@@ -38,7 +38,7 @@ class Noted(list[T]):
 class Recorder:
     """The records, parked checkouts and answers of one test. Safe from any thread: its lists only grow.
 
-    A thread that outlives its test goes on to write into that test's recorder, which nobody reads any more.
+    A thread that outlives its test still writes into that test's recorder, which is not read any more.
     """
 
     def __init__(self, client_ip: str | None = SHOPPER) -> None:

@@ -28,7 +28,7 @@ class ParkedError(AssertionError):
 
 
 class ParkedWarning(UserWarning):
-    """An extractor failed in a test that does not use `butter_inbox`, so that nobody would see it."""
+    """An extractor failed in a test that does not use `butter_inbox`, so no assertion would show it."""
 
 
 @dataclass(frozen=True, slots=True)

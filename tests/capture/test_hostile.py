@@ -314,7 +314,7 @@ def test_a_wrong_proxy_variable_is_mended_in_time(
         listener.settimeout(40)
         listener.accept()[0].close()  # the next probe
         until(lambda: butter.status().endpoint == "open", "its end: what is cancelled amid a handshake is not closed")
-    assert "no client: a proxy's variable cannot be used (ValueError). Let HTTPS_PROXY" in caplog.text
+    assert "no client: a proxy's variable cannot be used (ValueError). Write HTTPS_PROXY" in caplog.text
     assert leaked(caplog) == []
 
 

@@ -251,7 +251,7 @@ def test_a_proxy_that_cannot_be_used(shop: Path, monkeypatch: pytest.MonkeyPatch
     lines = found("--app", "shop_to_check:butter")
     ((state, detail, _remedy),) = lines["client"]
     assert state == "failed"
-    assert "Let ALL_PROXY be of the shape" in detail
+    assert "Write ALL_PROXY as" in detail
     assert "sesame" not in str(lines)
 
 

@@ -210,7 +210,7 @@ def test_after_a_fault_behind_a_proxy_the_next_record_has_a_new_connection(
 def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, name: str, proxy: str) -> None:
     """The error names the variable that is wrong, and shows nothing of its value."""
     monkeypatch.setenv(name, proxy)
-    with pytest.raises(HTTPClientError, match=rf"cannot be used \(\w+\)\. Let {name} be of the shape") as raised:
+    with pytest.raises(HTTPClientError, match=rf"cannot be used \(\w+\)\. Write {name} as") as raised:
         ButterClient("https://butter.test", **CREDENTIALS)
     assert "sesame" not in str(raised.value)
     assert "10.0.0.1" not in str(raised.value)

@@ -24,7 +24,7 @@ _ITS_OWN: Final = (
     "'submitted_for_settlement', 'settling', 'settlement_confirmed', 'settlement_pending', 'settlement_declined', "
     "'processor_declined', 'gateway_rejected', 'authorization_expired'"
 )
-"""States that nobody else has."""
+"""States that only Braintree has."""
 _STATES: Final = f"{_ITS_OWN}, 'authorized', 'authorizing', 'settled', 'failed', 'voided'"
 _ID: Final = "like(id, '[a-z0-9_]{1,36}')"
 _LETTERED_ID: Final = "like(id, '(?=.*[a-z])[a-z0-9]{1,36}')"

@@ -38,7 +38,7 @@ _PART: Final = {
 
 
 def _id(*places: str) -> str:
-    """Return where the ID of an object stands that may be expanded: `invoice.id || invoice`."""
+    """Return the expression for the ID of an object that may be expanded: `invoice.id || invoice`."""
     return " || ".join(f"{place}.id || {place}" for place in places)
 
 
@@ -57,12 +57,12 @@ def _parts(invoice: str = "") -> str:
 
 
 def _listed(intent: str = "") -> str:
-    """Return where the charge of a payment intent of shape A stands: its list has the refused ones too."""
+    """Return the expression for the charge of a payment intent of shape A. Its list has the refused ones too."""
     return f"({_done(f'{intent}charges.data', 'succeeded')} | [0])"
 
 
 def _charge(intent: str = "") -> str:
-    """Return where the ID of a payment intent's charge stands, in all shapes."""
+    """Return the expression for the ID of a payment intent's charge, in all shapes."""
     return f"{_id(f'{intent}latest_charge')} || {_listed(intent)}.id"
 
 
@@ -189,7 +189,7 @@ SHAPES: Final = (
         paid={"status": ("active", "trialing")},
         unpaid=(
             # An invoice, of which more than its ID is here, says itself that it is paid. One that is sent by mail
-            # leaves the subscription active while nobody has paid.
+            # leaves the subscription active although the shopper has not paid.
             "((type(latest_invoice) == 'object' || says(collection_method, 'send_invoice')) && "
             "!(says(latest_invoice.status, 'paid') || says(latest_invoice.paid, 'true'))) || "
             # No card was entered yet, or the trial asks for none.

@@ -38,7 +38,7 @@ _ITS_OWN: Final = (
     "'sentForSettlement', 'sentForCancellation', 'sentForRefund', '3dsDeviceDataRequired', '3dsChallenged', "
     "'3dsAuthenticationFailed', '3dsUnavailable', 'fraudHighRisk'"
 )
-"""Outcomes that nobody else has."""
+"""Outcomes that only Worldpay has."""
 _EVENTS: Final = (
     *("authorized", "sentForSettlement", "settled"),
     *("authorizationSucceeded", "saleSucceeded", "settlementRequested", "settlementRequestSubmitted"),

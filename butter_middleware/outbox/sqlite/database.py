@@ -122,7 +122,7 @@ class Database:
             _in_use[self.path] += 1
 
     def close(self) -> None:
-        """Close the file, under the write lock if that can be had, and let go of all locks."""
+        """Close the file, under the write lock if it can be taken, and release all locks."""
         with suppress(OutboxBusyError, OSError), self._locked(GIVE_UP_SECONDS):
             self._drop()
         self._drop()
@@ -145,7 +145,7 @@ class Database:
         return self._connection is None
 
     def forget(self) -> None:
-        """In a forked child, let go of what is the parent's without touching it."""
+        """In a forked child, forget what is the parent's without touching it."""
         if self._connection is not None:
             _keep_for_ever(self._connection)
         self._connection = None
@@ -194,7 +194,7 @@ class Database:
         """Change in one transaction: all of it or nothing. Be short: checkouts wait for the lock.
 
         Raises:
-            OutboxBusyError: another process does not let go of the write lock.
+            OutboxBusyError: another process holds the write lock for too long.
             OutboxBrokenError: the file cannot be written, or was replaced meanwhile.
         """
 
@@ -328,7 +328,7 @@ class Database:
         return self._connection
 
     def _clear_suspicion(self, reason: str) -> None:
-        """Let go of a connection that is not to be trusted and, if that is the file's fault, set the file aside."""
+        """Close a connection that is not to be trusted and, if that is the file's fault, set the file aside."""
         known = self._opened[0]
         broken = self._is_broken and self.access.set_aside and known in {None, self._files()[0]}
         if broken:
@@ -344,7 +344,7 @@ class Database:
             raise OutboxReplacedError(self.path)
 
     def _give_up_files(self) -> None:
-        """Let go of files that are not those at the path any more, without touching the ones there."""
+        """Close files that are not those at the path any more, without touching the ones there."""
         before, now = self._opened, self._files()
         Path(self.path).parent.stat()  # a volume that is away may come back with the files as they are
         self._drop(untouched=True)

@@ -50,7 +50,7 @@ class Person:
         email: The address.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an e-mail address.
     """
 
     def __init__(self, email: str) -> None:
@@ -77,7 +77,7 @@ class Found:
     keys: dict[str, list[Key]] = field(default_factory=lambda: {kind: [] for kind in _DELETE})
     """By kind: the numbers of rows; of parts their keys."""
     unreadable: list[int] = field(default_factory=list[int])
-    """Captures with a body that cannot be decoded here, so that nobody knows."""
+    """Captures with a body that cannot be decoded here, and so not searched."""
 
     def counts(self) -> dict[str, int]:
         """Return how many of each kind there are."""

@@ -29,7 +29,7 @@ def existing(path: str | os.PathLike[str], *, lock_seconds: float = LOCK_SECONDS
 
     Raises:
         ConfigurationError: on entering: no outbox of this version is there. What is wrong, and the remedy.
-        OutboxBusyError: whenever another process does not let go of the write lock.
+        OutboxBusyError: another process holds the write lock for too long.
         OutboxBrokenError: whenever the file cannot be read or written, or was replaced meanwhile.
     """
     found = os.path.realpath(path)
@@ -51,7 +51,7 @@ def refuse_absent(path: str) -> None:
     """Refuse a path at which there is no file.
 
     Raises:
-        ConfigurationError: there is none; it names the outboxes that lie beside it. Or this user may not know.
+        ConfigurationError: there is no such file; the text names the outboxes beside it. Or this user may not look.
     """
     file = Path(path)
     try:

@@ -83,7 +83,7 @@ class Locks:
         return lock in self._held and not self._replaced(self._path(lock))
 
     def release(self, lock: int) -> None:
-        """Let go of a lock, if it is held."""
+        """Release a lock, if it is held."""
         if lock in self._held:
             self._held.discard(lock)
             self._unlock(self._opened(self._path(lock)), lock)
@@ -110,7 +110,7 @@ class Locks:
         return not self._path(lock) or self._ask(lock) is not None
 
     def close(self) -> None:
-        """Let go of all locks. The next `take` opens the files again."""
+        """Release all locks. The next `take` opens the files again."""
         with suppress(OSError):
             for lock in [*self._held]:
                 self.release(lock)

@@ -30,7 +30,7 @@ class SQLiteOutbox:
 
     The constructor opens nothing. The file, its `-wal` and `-shm` are made with mode 0600; beside them lies a `.lock`
     that must stay. A fault of the file at run time never raises in a checkout: what is captured waits in a bounded
-    memory, the log says so once at CRITICAL, and everything goes on by itself when the fault is fixed. A broken file is
+    memory, the log says so once at CRITICAL, and everything continues when the fault is fixed. A broken file is
     renamed to `<name>.corrupt-<UTC time>` and a new one begun. Of several outboxes on one file in a process the first
     one's bounds hold for all.
 

@@ -145,7 +145,7 @@ class SQLiteStore(Database):
         return [found[number] for number in ids if number in found]
 
     def unread(self, limit: int, *, below: int, exclude: Collection[int] = ()) -> Sequence[StoredCapture]:
-        """Give captures that nobody has read, oldest first: unowned ones, and others up to the number `below`."""
+        """Give captures that no process has read, oldest first: unowned ones, and others up to the number `below`."""
         passed = {*exclude, *self._unreadable}
 
         def look(connection: sqlite3.Connection) -> list[StoredCapture]:
@@ -441,7 +441,7 @@ class SQLiteStore(Database):
         return not self.locks.has_others(READERS)
 
     def release_lead(self) -> None:
-        """Let go of the lead."""
+        """Release the lead."""
         self.locks.release(LEAD)
 
     def changed(self) -> bool:
