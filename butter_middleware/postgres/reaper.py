@@ -71,8 +71,12 @@ class Reaper:
             f"AND NOT EXISTS (SELECT 1 FROM {jobs} WHERE id = found.job) AND job IS NOT NULL) AS orphan "
             "WHERE known.key = orphan.key AND known.job = orphan.job AND known.delivered_at IS NULL"
         )
+        events = f"{quoted(self._names.engine)}.procrastinate_events"
+        # The IDs of what is still to be sent are kept, as in the other outboxes.
         seen_ids: Any = (
-            f"DELETE FROM {quoted(self._names.schema)}.seen_ids WHERE seen_at < now() - interval '{REMEMBERED}'"
+            f"DELETE FROM {quoted(self._names.schema)}.seen_ids WHERE seen_at < now() - interval '{REMEMBERED}' "
+            f"AND seen_at < coalesce((SELECT min(at) FROM {events} WHERE type = 'deferred' AND job_id = "
+            f"(SELECT min(id) FROM {jobs} WHERE status IN ('todo', 'doing') AND task_name = '{TASK}')), now())"
         )
         for query in (delivered, orphaned, seen_ids):
             await self._app.connector.execute_query_async(query)

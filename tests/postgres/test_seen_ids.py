@@ -68,6 +68,20 @@ def test_ids_are_forgotten_after_a_week(database: str, make_butter: Shop) -> Non
     work(make_butter(), database, lambda: rows(database, "SELECT count(*) FROM butter.seen_ids") == [(1,)])
 
 
+def test_ids_are_known_while_the_record_waits(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """Butter has been away for eight days: what is younger than the oldest waiting record is kept."""
+    enqueue(PostgresOutbox(database), of(FIRST, invoice_id="in_1"))
+    rows(database, "UPDATE butter.procrastinate_events SET at = now() - interval '8 days'")
+    rows(database, "UPDATE butter.seen_ids SET seen_at = now() - interval '8 days'")
+    rows(database, "INSERT INTO butter.seen_ids VALUES ('older', '', 0, now() - interval '9 days')")
+    fake.respond_with(*[503] * 100)
+    older = "SELECT count(*) FROM butter.seen_ids WHERE id = 'older'"
+    work(make_butter(), database, lambda: rows(database, older) == [(0,)])
+    late = of(OTHER, invoice_id="in_1", charge_id="ch_1")
+    enqueue(PostgresOutbox(database), late)
+    assert rows(database, "SELECT key FROM butter.seen WHERE reason = 'other_address'") == [(late.key,)]
+
+
 def test_the_database_decides_as_the_process_does(database: str) -> None:
     """Whatever IDs and addresses come in whatever order, both let the same records go."""
     chance = random.Random(7)  # noqa: S311 - no secret

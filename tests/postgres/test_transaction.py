@@ -81,6 +81,32 @@ def test_the_same_checkout_in_two_transactions_is_one(shop: Butter, database: st
     assert queued(database) == 1
 
 
+def test_two_orders_that_wait_for_each_other_both_get_their_records(shop: Butter, database: str) -> None:
+    """Each records two checkouts, in another order: PostgreSQL raises in one of them, which commits and tries again."""
+    both, refused = threading.Barrier(2), list[int]()
+
+    def order(*numbers: int) -> None:
+        with psycopg.connect(database) as connection:
+            connection.execute("INSERT INTO orders VALUES (%s)", [numbers[0]])
+            shop.record(checkout(numbers[0]), connection=connection)
+            both.wait(20)
+            try:
+                shop.record(checkout(numbers[1]), connection=connection)
+            except psycopg.errors.DeadlockDetected:
+                refused.append(numbers[1])
+        if refused == [numbers[1]]:
+            with psycopg.connect(database) as connection:
+                shop.record(checkout(numbers[1]), connection=connection)
+
+    threads = [threading.Thread(target=order, args=numbers) for numbers in ((1, 2), (2, 1))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(refused) == 1
+    assert (rows(database, "SELECT count(*) FROM orders"), queued(database)) == ([(2,)], 2)
+
+
 def test_what_was_rolled_back_can_come_again(shop: Butter, database: str) -> None:
     """The key of a record that was rolled back is not known."""
     with psycopg.connect(database) as connection:
