@@ -205,7 +205,7 @@ def broken(path: Path) -> None:
     ("spoil", "said"),
     [
         (foreign, "another program's database"),
-        (lambda path: path.write_text("not a database, but quite some text"), "no database"),
+        (lambda path: path.write_text("not a database, but quite some text"), "is not a database"),
         (earlier, "earlier version (schema 1)"),
         (broken, "content is broken"),
         (lambda path: path.mkdir(), "is a directory"),
