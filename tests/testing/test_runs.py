@@ -161,7 +161,7 @@ def test_the_documents_tests_pass(pytester: pytest.Pytester, document: str) -> N
     blocks = re.findall(r"^( *)```python\n(.*?)^ *```$", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE)
     code = "\n".join(re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in blocks)
     pytester.makefile(".ini", pytest=INI)
-    pytester.makepyfile(test_document=code)
+    pytester.makepyfile(shop=blocks[0][1], test_document=code)  # the README saves its first block as shop.py
     expected = len(re.findall(r"^ *def test_", code, re.MULTILINE))
     assert expected
     pytester.runpytest_inprocess(*LOADED).assert_outcomes(passed=expected)
