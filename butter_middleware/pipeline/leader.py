@@ -67,7 +67,8 @@ class Leader:
             return self._refill(now)
         self.look_at = now + LOOK_SECONDS
         leader = self._participant
-        if leader is not None and not leader.can_lead:
+        # The lead is gone if its lock file was removed: the new one may be another process's.
+        if leader is not None and not (leader.can_lead and self._store.lead()):
             self._give_up(leader)
             leader = None
         if leader is None:
@@ -115,14 +116,15 @@ class Leader:
         if candidate is None or not self._store.lead():
             self._watch_deliverer(now)
             return False
-        self._participant, self.deliverer = candidate, None
-        self._due_at = self._expire_at = self._parked_at = self.look_at = 0.0
+        self._due_at = self._expire_at = self._parked_at = 0.0
         self._marks.clear()
         if self._store.alone():  # the process that left captures behind is dead
             self._marks.append((now - LEFT_BEHIND_SECONDS, self._store.counts().newest_capture))
         self._store.changed()
         self._notice(candidate)
         candidate.sender.take_lead(self._store.hold())
+        # Last: after a fault of the disk, the next look begins again.
+        self._participant, self.deliverer, self.look_at = candidate, None, 0.0
         return True
 
     def _watch_deliverer(self, now: float) -> None:
@@ -207,9 +209,10 @@ class Leader:
 
     def _give_up(self, leader: Participant) -> None:
         """Let another process lead. Park a capture that is read for too long: it would hang there too."""
-        entry = leader.reader.reading if leader.reader.busy_for > TOO_SLOW_SECONDS else None
+        entry = leader.reader.reading  # first: the reader may go on to the next one meanwhile
+        too_slow = leader.reader.busy_for > TOO_SLOW_SECONDS
         self.resign()
-        if entry is not None:
+        if entry is not None and too_slow:
             leader.read(entry, ReadResult(parked=TOO_SLOW))
 
 

@@ -1,5 +1,6 @@
 """Which process of a host sends, and what the others know about it."""
 
+import errno
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +15,7 @@ from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, SQLiteOutbox
 from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.outbox import SQLiteStore
 from butter_middleware.testing import FakeButter
 
 
@@ -62,6 +64,43 @@ def test_an_app_that_starts_takes_no_lead_that_it_cannot_use(
     with closing(SQLiteOutbox(path).store()) as other:
         other.open()
         assert other.lead()
+
+
+def test_a_fault_of_the_disk_while_the_lead_is_taken_stops_no_sending(
+    make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that has the lock sends as soon as the disk works again."""
+    hold, faults = SQLiteStore.hold, [OSError(errno.EIO, "")]
+
+    def fail_once(store: SQLiteStore) -> str | None:
+        if faults:
+            raise faults.pop()
+        return hold(store)
+
+    monkeypatch.setattr(SQLiteStore, "hold", fail_once)
+    buy(make_butter(outbox=path), "a")
+    until(lambda: len(fake.records) == 1, "the record is sent")
+    assert not faults
+
+
+def test_a_process_whose_lock_was_removed_does_not_send_beside_another(
+    make_butter: Callable[..., Butter], path: Path
+) -> None:
+    """A cleaner removed the lock file, and another process took the lead by the new one."""
+    butter = make_butter(outbox=path)
+    butter.pipeline.start()
+    until(lambda: butter.pipeline.leads, "it leads")
+    with closing(SQLiteOutbox(path).store()) as other:
+        other.open()
+
+        def take_lead() -> bool:
+            path.with_name("butter.db.lock").unlink(missing_ok=True)
+            return other.lead()
+
+        until(take_lead, "the other one has the new lock")
+        until(lambda: not butter.pipeline.leads, "it has let the lead go")
+        assert other.lead()
+    until(lambda: butter.pipeline.leads, "it leads again")
 
 
 def test_an_extractor_that_hangs_loses_the_lead_and_no_record(
