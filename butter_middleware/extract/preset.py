@@ -147,11 +147,12 @@ _UNDER_WAY: Final = (
 STEP: Final = Shape(
     "error, link or step",
     when=(
-        "error || errors || client_secret || client_token || requires_action || error_name || redirect_url || "
+        "error || errors || client_secret || confirmation_secret || client_token || requires_action || error_name || "
+        "redirect_url || "
         f"(url && length(keys(@)) <= `2`) || says(status, {_UNDER_WAY})"
     ),
     unpaid=NEVER,
-    pending=f"client_secret || requires_action || error || errors || says(status, {_UNDER_WAY})",
+    pending=f"client_secret || confirmation_secret || requires_action || error || errors || says(status, {_UNDER_WAY})",
 )
 """What a shop answers before a payment, or instead of one. Tried last."""
 SEVERAL: Final = Shape("several payments", when="", unpaid=NEVER)

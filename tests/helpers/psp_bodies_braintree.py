@@ -197,6 +197,12 @@ PAID: list[Body] = group(
             SUBSCRIPTION | {"transactions": [PYTHON | {"id": "cr3d1t", "type": "credit"}, PYTHON]},
             [OF_SALE],
         ),
+        (
+            "subscription, a refund is newer",
+            SUBSCRIPTION
+            | {"transactions": [without(PYTHON, "type") | {"id": "r3fnd1", "refunded_transaction_id": TX}, PYTHON]},
+            [OF_SALE],
+        ),
         ("subscription, renewed", SUBSCRIPTION | {"transactions": [PYTHON, PYTHON | {"id": "0ldtx1"}]}, [OF_SALE]),
         (
             "subscription, paid at the second attempt",

@@ -120,6 +120,7 @@ ADYEN_UNPAID: list[Body] = group(
             )
         ),
         ("payment of nothing", PAYMENT | {"amount": {"currency": "EUR", "value": 0}}),
+        ("payment of nothing, the amount alone", PAYMENT | {"amount": 0}),
         ("payment of nothing, as text", PAYMENT | {"amount": {"currency": "EUR", "value": "0"}}),
         (
             "payment of nothing, in additionalData",

@@ -72,6 +72,7 @@ INVOICE: dict[str, Any] = {
     "status": "paid",
     "total": 2000,
 }
+REFUNDED = CHARGE | {"refunded": True, "amount_refunded": 2000}
 OF_A = {"charge": CH, "paid": True, "payment_intent": PI, "subscription": SUB}
 OF_C = {
     "parent": {"type": "subscription_details", "subscription_details": {"metadata": {}, "subscription": SUB}},
@@ -288,6 +289,12 @@ PAID: list[Body] = group(
             },
             [{"invoice_id": INV, "transaction_id": PI}],
         ),
+        (
+            "invoice, one of two parts refunded",
+            INVOICE | parts({"charge": REFUNDED | {"id": "ch_0"}}, {"charge": CHARGE}),
+            [OF_INVOICE | {"charge_id": CH} | NET],
+        ),
+        ("charge, some of it refunded", CHARGE | {"amount": 2000, "amount_refunded": 500}, [OF_INTENT | NET]),
         ("subscription", SUBSCRIPTION, [OF_SUBSCRIPTION]),
         (
             "subscription, customer expanded",
@@ -419,6 +426,18 @@ UNPAID: list[Body] = group(
         ("invoice without status", without(INVOICE, "status")),
         ("invoice of nothing", INVOICE | {"amount_due": 0, "amount_paid": 0, "total": 0}),
         ("invoice paid out of band", INVOICE | {"paid_out_of_band": True}),
+        ("invoice, its charge refunded", INVOICE | {"charge": REFUNDED}),
+        ("invoice, its intent's charge refunded", INVOICE | {"payment_intent": INTENT | {"latest_charge": REFUNDED}}),
+        (
+            "invoice, all of its parts refunded",
+            INVOICE | parts({"charge": REFUNDED}, {"payment_intent": INTENT | {"latest_charge": REFUNDED}}),
+        ),
+        ("session, its charge refunded", SESSION | {"payment_intent": INTENT | {"latest_charge": REFUNDED}}),
+        (
+            "session, its invoice refunded",
+            SESSION | {"payment_intent": None, "invoice": INVOICE | parts({"charge": REFUNDED})},
+        ),
+        ("subscription, its charge refunded", SUBSCRIPTION | {"latest_invoice": INVOICE | {"charge": REFUNDED}}),
         ("invoice payment open", {"id": "inpay_1", "object": "invoice_payment", "status": "open", "invoice": INV}),
         *(
             (f"subscription {status}", SUBSCRIPTION | {"status": status})
@@ -450,6 +469,7 @@ UNPAID: list[Body] = group(
         *((f"charge {status}", CHARGE | {"status": status}) for status in ("pending", "failed")),
         ("charge without status, failed", without(CHARGE, "status") | {"paid": False}),
         ("charge that was refunded", CHARGE | {"refunded": True, "amount_refunded": 2000}),
+        ("charge, all of it refunded", without(CHARGE, "refunded") | {"amount": 2000, "amount_refunded": 2000}),
         ("charge, refunded event", event("charge.refunded", CHARGE | {"amount_refunded": 500})),
         (
             "charge, disputed event",
@@ -458,6 +478,16 @@ UNPAID: list[Body] = group(
         ("refund", {"id": "re_1", "object": "refund", "status": "succeeded", "charge": CHARGE, "payment_intent": PI}),
         ("refund without its discriminator", {"id": "re_1", "status": "succeeded", "charge": CHARGE}),
         ("credit note", {"id": "cn_1", "object": "credit_note", "invoice": INVOICE, "status": "issued"}),
+        *(
+            (f"{kind} with what it is about", {"id": "x_1", "object": kind, "charge": CHARGE, "invoice": INVOICE})
+            for kind in ("application_fee", "balance_transaction", "discount", "fee_refund", "invoiceitem", "line_item")
+        ),
+        ("fraud warning", {"object": "radar.early_fraud_warning", "charge": CHARGE, "payment_intent": INTENT}),
+        ("fee of a refund", {"transaction": {"object": "balance_transaction", "type": "refund", "charge": CHARGE}}),
+        (
+            "subscription beside the secret of its invoice",
+            {"subscription": SUBSCRIPTION, "confirmation_secret": {"type": "payment_intent", "client_secret": "x"}},
+        ),
         ("kept card", {"id": "seti_1", "object": "setup_intent", "status": "succeeded", "customer": CUS}),
         (
             "payment link",

@@ -26,7 +26,7 @@ _ADDITIONAL: Final = {
     ),
     "network_transaction_id": "additionalData.networkTxReference",
 }
-_NOTHING: Final = "zero(amount.value) || zero(value) || zero(additionalData.authorisedAmountValue)"
+_NOTHING: Final = "zero(amount.value) || zero(amount) || zero(value) || zero(additionalData.authorisedAmountValue)"
 """A card was kept for later, without a payment."""
 _DONATION: Final = "donationAccount || donationCampaignId || donationType"
 _AUTHORISED: Final = (

@@ -49,7 +49,7 @@ _KEYS: Final = (
     f"{', '.join(repr(name) for name in _PROOF.split(', '))}"
 )
 _BARE: Final = f"says(status, {_STATES}) && ({_BARE_ID} || {_OF_GRAPHQL})"
-_LATEST: Final = "(transactions[?!says(type, 'credit')] | [0])"
+_LATEST: Final = "(transactions[?!says(type, 'credit') && !refunded_transaction_id] | [0])"
 """A subscription lists its transactions, newest first: refused ones and refunds too."""
 _SALE: Final = (
     f"(says({_LATEST}.status, {_STATES}) && (like({_LATEST}.id, '[a-z0-9_]{{1,36}}') || "

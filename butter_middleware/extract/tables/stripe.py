@@ -53,7 +53,16 @@ def _done(listed: str, word: str) -> str:
 
 def _parts(invoice: str = "") -> str:
     """Return where shape C lists what an invoice was paid by, in parts at times; canceled attempts are listed too."""
-    return _done(f"{invoice}payments.data", "paid")
+    returned = "payment.charge.refunded || payment.payment_intent.latest_charge.refunded"
+    return f"{_done(f'{invoice}payments.data', 'paid')}[?!({returned})]"
+
+
+def _returned(invoice: str = "") -> str:
+    """Return whether all that an invoice was paid by, as far as it is expanded, was refunded."""
+    return (
+        f"{invoice}charge.refunded || {invoice}payment_intent.latest_charge.refunded || "
+        f"({_done(f'{invoice}payments.data', 'paid')} && !({_parts(invoice)}))"
+    )
 
 
 def _listed(intent: str = "") -> str:
@@ -91,7 +100,8 @@ SHAPES: Final = (
         unpaid=(
             "(says(payment_status, 'no_payment_required') && (!subscription || "
             "(says(payment_method_collection, 'if_required') && !(subscription.default_payment_method)))) || "
-            "(zero(amount_total) && !subscription)"
+            "(zero(amount_total) && !subscription) || "
+            f"payment_intent.latest_charge.refunded || {_returned('invoice.')}"
         ),
         test=_TEST,
         fields={
@@ -149,7 +159,7 @@ SHAPES: Final = (
         ),
         paid={"status || (says(paid, 'true') && 'paid')": ("paid",)},  # the oldest versions have no status
         # Nothing was due, as of a trial; or the money came in another way than through Stripe.
-        unpaid="zero(amount_paid) || zero(total) || paid_out_of_band",
+        unpaid=f"zero(amount_paid) || zero(total) || paid_out_of_band || {_returned()}",
         test=_TEST,
         fields={
             "customer_email": "customer_email || customer.email || charge.billing_details.email",
@@ -198,7 +208,8 @@ SHAPES: Final = (
             "says(trial_settings.end_behavior.missing_payment_method, 'cancel', 'pause')) || "
             # Nothing is to be paid.
             "(says(status, 'active') && (zero(latest_invoice.amount_paid) || zero(latest_invoice.total) || "
-            "zero(plan.amount) || (length(items.data || `[]`) == `1` && zero(items.data[0].price.unit_amount))))"
+            "zero(plan.amount) || (length(items.data || `[]`) == `1` && zero(items.data[0].price.unit_amount)))) || "
+            f"{_returned('latest_invoice.')}"
         ),
         promise="!(says(status, 'active') && says(latest_invoice.status, 'paid'))",
         test=_TEST,
@@ -226,7 +237,7 @@ SHAPES: Final = (
             "paid, payment_intent, payment_method_details, receipt_url))))"
         ),
         paid={"status || (says(paid, 'true') && 'succeeded')": ("succeeded",)},  # the oldest versions have no status
-        unpaid="refunded || zero(amount)",
+        unpaid="refunded || (amount_refunded && amount_refunded == amount) || zero(amount)",
         test=_TEST,
         fields={
             "customer_email": (
@@ -247,9 +258,10 @@ SHAPES: Final = (
     Shape(
         "object that is not a payment",
         when=(
-            "contains(['credit_note', 'customer', 'dispute', 'ephemeral_key', 'mandate', 'payment_link', "
-            "'payment_method', 'payout', 'price', 'product', 'quote', 'refund', 'review', 'source', "
-            "'subscription_schedule', 'token', 'topup', 'transfer'], object) || "
+            "contains(['application_fee', 'balance_transaction', 'credit_note', 'customer', 'discount', 'dispute', "
+            "'ephemeral_key', 'fee_refund', 'invoiceitem', 'line_item', 'mandate', 'payment_link', 'payment_method', "
+            "'payout', 'price', 'product', 'quote', 'radar.early_fraud_warning', 'refund', 'review', 'source', "
+            "'subscription_schedule', 'token', 'topup', 'transfer', 'transfer_reversal'], object) || "
             "(!object && like(id, '(re|dp|cn|qt)_.+'))"
         ),
         unpaid=NEVER,
