@@ -69,6 +69,14 @@ def walkable(app: object) -> bool:
     return isinstance(_innermost(app), Starlette | Router)
 
 
+def matches_as_written(app: object) -> bool:
+    """Whether only Starlette's and FastAPI's routers are in an app. Those of other frameworks may fold slashes or case.
+
+    Where such a router stands alone, `//checkout` and `/Checkout/` can be the same checkout as `/checkout`.
+    """
+    return not any(route.methods is None and route.path.endswith(_REST) for route in app_routes(app))
+
+
 def watched(app: object, butter: object, depth: int = LAYERS) -> Iterator[object]:
     """Find what the `ButterMiddleware` of a `Butter` wraps: in an app, around it, and in what is mounted in it."""
     for layer in _layers(app):

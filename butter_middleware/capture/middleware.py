@@ -1,7 +1,7 @@
 """The tee: watches the responses of checkout routes, and changes none of them."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, Protocol, cast, runtime_checkable
@@ -110,6 +110,7 @@ class ButterMiddleware:
         # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
         self._pipeline = _checked(butter)
         self._root_path = _own_root_path(app)
+        self._folds = self._pipeline is not None and _folds(app)
         self._compared = self._served = False
         if self._pipeline is not None:
             watching(self._pipeline.routes)
@@ -123,9 +124,9 @@ class ButterMiddleware:
                     self._served = True
                     self._compare(pipeline)
                     pipeline.first_request()
-                route = _find(pipeline, scope, self._root_path)
-                if route is not None:
-                    await self._tee(pipeline, route, scope, receive, send)
+                found = _find(pipeline, scope, self._root_path, folds=self._folds)
+                if found is not None:
+                    await self._tee(pipeline, *found, scope, receive, send)
                     return
             elif scope["type"] == "lifespan":
                 await self._watch_lifespan(pipeline, scope, receive, send)
@@ -139,12 +140,10 @@ class ButterMiddleware:
             log_thread.run(partial(_say_unanswered, self.app, self.butter, pipeline.routes))
 
     async def _tee(
-        self, pipeline: CapturePipeline, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send
+        self, pipeline: CapturePipeline, route: CheckoutRoute, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         try:
-            tee = _Tee(pipeline, route, scope, receive, send)
-            if self._root_path:
-                tee.leave_out(self._root_path, scope)
+            tee = _Tee(pipeline, route, path, scope, receive, send)
         except Exception as error:  # noqa: BLE001 - a scope against the specification is the app's to refuse
             pipeline.fault(error)
             await self.app(scope, receive, send)
@@ -236,20 +235,46 @@ def _own_root_path(app: object) -> str:
     return ""
 
 
-def _find(pipeline: CapturePipeline, scope: Scope, root_path: str) -> CheckoutRoute | None:
+def _folds(app: object) -> bool:
+    """Whether a router in the app may take several spellings of a path for the same."""
+    from butter_middleware.capture import app_routes  # noqa: PLC0415 - it loads Starlette's router, which is not ours
+
     try:
-        notes: Notes | None = scope.get(SCOPE_KEY)
-        if notes is None:
-            found = pipeline.routes.find(scope["method"], route_path(scope))
-            if found is None and root_path:
-                return pipeline.routes.find(scope["method"], route_path(scope, root_path))
-            return found
-        if not notes.closed:
-            return None  # it watches already: this one is mounted inside of it
-        return pipeline.routes.find(notes.request["method"], notes.request["path"])
+        return not app_routes.matches_as_written(app)
+    except Exception:  # noqa: BLE001 - a router that cannot be walked
+        return True
+
+
+def _find(pipeline: CapturePipeline, scope: Scope, root_path: str, *, folds: bool) -> tuple[CheckoutRoute, str] | None:
+    """Return the checkout route that a request matches, and the path that its template matches."""
+    try:
+        routes, notes = pipeline.routes, cast("Notes | None", scope.get(SCOPE_KEY))
+        if notes is not None:
+            if not notes.closed:
+                return None  # it watches already: this one is mounted inside of it
+            path = notes.request["path"]
+            found = routes.find(notes.request["method"], path)
+            return None if found is None else (found, path)
+        method, path = scope["method"], route_path(scope)
+        found = routes.find(method, path)
+        if found is None and root_path:
+            path = route_path(scope, root_path)
+            found = routes.find(method, path)
+        if found is not None:
+            return found, path
+        return routes.find_folded(method, _spellings(scope)) if folds else None
     except Exception as error:  # noqa: BLE001 - a scope against the specification is the app's to refuse
         pipeline.fault(error)
         return None
+
+
+def _spellings(scope: Scope) -> Iterator[str]:
+    """Give the path as the routers of other frameworks see it: some keep `root_path`, some an escaped slash."""
+    raw_path = (scope.get("raw_path") or b"").decode("latin-1").partition("?")[0]
+    root_path = scope.get("root_path", "")
+    for path in (scope["path"], raw_path):
+        yield path.removeprefix(root_path)
+        yield path
 
 
 class _Tee:
@@ -264,7 +289,7 @@ class _Tee:
     _noted: Mapping[str, Any] | None = None
 
     def __init__(
-        self, pipeline: CapturePipeline, route: CheckoutRoute, scope: Scope, receive: Receive, send: Send
+        self, pipeline: CapturePipeline, route: CheckoutRoute, path: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         self._pipeline = pipeline
         self._route = route
@@ -279,12 +304,8 @@ class _Tee:
         before: Notes | None = scope.get(SCOPE_KEY)
         # A middleware outside tries once more: the request is what it was before the app first changed its scope.
         self._request = pipeline.snapshot(scope) if before is None else dict(before.request)
+        self._request["path"] = path
         self._notes = scope[SCOPE_KEY] = Notes(self._request)
-
-    def leave_out(self, root_path: str, scope: Scope) -> None:
-        """Take the path without the app's own root path, if the route matched only that."""
-        if not self._route.template.match(self._request["path"]):
-            self._request["path"] = route_path(scope, root_path)
 
     async def receive(self) -> Message:
         """Pass the request on, keeping its body within the cap."""

@@ -30,6 +30,11 @@ _INSTEAD: Final = {
 }
 
 
+def _one_slash(path: str) -> str:
+    """Return a path with one slash before each segment, and none at the end."""
+    return "/" + "/".join(segment for segment in path.split("/") if segment)
+
+
 class Template:
     """A compiled path template, such as `/checkout/{cart_id:uuid}`.
 
@@ -54,8 +59,16 @@ class Template:
             raise ConfigurationError(msg)
         # Starlette's own pattern decides, also for a path without parameters: its `$` matches before a final newline.
         self.match = self._regex.match
+        self._folded = re.compile(compile_path(_one_slash(path))[0].pattern, re.IGNORECASE)
         self.pattern = re.sub(r"\(\?P<\w+>", "(", self._regex.pattern)
         """What it matches, whatever its parameters are called."""
+
+    def written(self, path: str) -> str | None:
+        """Return a path as this template writes it, if it differs in slashes or case at most. None if in more."""
+        found = self._folded.match(_one_slash(path))
+        if found is None:
+            return None
+        return "".join(literal if name is None else literal + found[name] for literal, name in self.parts)
 
     def params(self, path: str) -> dict[str, Any]:
         """Return the parameters in `path`, converted. Empty if it does not match."""
@@ -263,11 +276,18 @@ class RouteTable:
 
     def find(self, method: str, path: str) -> CheckoutRoute | None:
         """Return the first route that this request matches."""
-        routes = self._by_method.get(method)
-        if routes is None:
-            # ASGI says upper case. Some servers pass on what was written, and some frameworks read it as upper case.
-            routes = self._by_method.get(method.upper(), [])
-        for route in routes:
+        for route in self._of(method):
             if route.template.match(path):
                 return route
         return None
+
+    def find_folded(self, method: str, paths: Iterable[str]) -> tuple[CheckoutRoute, str] | None:
+        """Return the first route that one of the paths matches whatever its slashes and case, and the path for it."""
+        routes = self._of(method)
+        found = ((route, route.template.written(path)) for path in paths for route in routes)
+        return next(((route, path) for route, path in found if path is not None and route.template.match(path)), None)
+
+    def _of(self, method: str) -> Sequence[CheckoutRoute]:
+        # ASGI says upper case. Some servers pass on what was written, and some frameworks read it as upper case.
+        routes = self._by_method.get(method)
+        return self._by_method.get(method.upper(), ()) if routes is None else routes

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
+import anyio
 import pytest
+from asgi import body, drive, http_scope, sends, start
 from fastapi import FastAPI
 from fuzzing import tries
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ from starlette.routing import Match, Mount, Route
 from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, ConfigurationError, annotate, client_ip
-from butter_middleware._utils.asgi import route_path
+from butter_middleware._utils.asgi import Receive, Scope, Send, route_path
 from butter_middleware.capture.routes import RouteTable, Template
 
 
@@ -148,6 +150,34 @@ def test_the_root_path_of_an_app_hides_no_checkout(shop: Shop, path: str, layers
 def test_a_newline_hides_no_checkout(shop: Shop) -> None:
     """Starlette takes `/checkout` with a newline behind it for `/checkout`."""
     assert shop.post("/checkout%0A", "", mounted=False) == (1, 1)
+
+
+folded_paths = st.builds(
+    lambda pieces, end: "/" + "/".join(pieces) + end,
+    st.lists(st.sampled_from(["checkout", "CheckOut", "7", "", "pay", "shop"]), max_size=6),
+    st.sampled_from(["", "/", "//", "\n"]),
+)
+
+
+@settings(max_examples=tries(300), deadline=None)
+@given(folded_paths, st.booleans())
+def test_a_router_that_folds_paths_hides_no_checkout(path: str, mounted: bool) -> None:  # noqa: FBT001 - drawn
+    """Another framework's router, alone or mounted in Starlette, may pass over case and slashes."""
+    paid = False
+
+    async def folds(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal paid
+        segments = [segment for segment in scope["path"].lower().split("/") if segment]
+        paid = segments[-2:-1] == ["checkout"] and len(segments) == 2 + mounted
+        annotate(scope, customer_email="a@example.com", invoice_id="in_1")
+        await sends(start(200 if paid else 404), body())(scope, receive, send)
+
+    template = "/shop/checkout/{cart}" if mounted else "/checkout/{cart}"
+    butter = Butter(client_ip=client_ip.direct(), routes=[CheckoutRoute(template, "stripe")], dry_run=True)
+    app: Any = Starlette(routes=[Mount("/shop", folds)]) if mounted else folds
+    anyio.run(drive, ButterMiddleware(app, butter), http_scope(path))
+    assert butter.status().captured == paid
+    butter.close()
 
 
 def test_a_table_finds_by_method_and_path() -> None:

@@ -207,6 +207,38 @@ def buy(app: Any, butter: Butter, framework: Any) -> None:
     assert butter.flush()
 
 
+SPELLINGS = ["/checkout/7", "/checkout/7/", "//checkout/7", "/checkout//7", "/checkout/7//", "/Checkout/7"]
+SPELLINGS += [
+    "/checkout/7%2F",
+    "/checkout/a%2Fb",
+    "/checkout%2F7",
+    "/%63heckout/7",
+    "/checkout/7%0A",
+    "/checkout/7?a=/",
+]
+
+
+@by_name
+def test_no_spelling_of_the_path_hides_a_checkout(make_butter: Callable[..., Butter], framework: Any) -> None:
+    """Routers fold slashes or case, each in its own way: what a shopper's request reaches is captured."""
+    if framework is graphql:
+        pytest.skip("its router is FastAPI's")
+    paid = 0
+
+    def pay(_request: Any) -> None:
+        nonlocal paid
+        paid += 1
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart}", "stripe", extract=EITHER))
+    client = TestClient(ButterMiddleware(framework(pay), butter), raise_server_exceptions=False)
+    for spelling in SPELLINGS:
+        client.post(f"http://testserver{spelling}", follow_redirects=False)
+        assert butter.status().captured == paid, spelling
+    assert paid
+    assert butter.flush()
+    assert "parked:no_route" not in butter.status().skipped
+
+
 @by_name
 def test_the_response_is_read(make_butter: Callable[..., Butter], fake: FakeButter, framework: Any) -> None:
     """The middleware around the app reads the checkout's response."""
