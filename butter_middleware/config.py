@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +26,8 @@ _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?|[0-9a-f:.]+")
 """A name as DNS has it, or an address."""
 
+FARTHEST: Final = 1e12
+"""Seconds from the epoch that a clock may show."""
 COVERAGE_THRESHOLD: Final = 0.9
 """The share of the checkouts that must become records, unless `Butter` says otherwise."""
 SANDBOX_SOURCES: Final = "Butter-Sandbox-Sources"
@@ -310,9 +311,14 @@ def clock(given: object) -> None:
     except Exception as error:
         msg = f"clock raises {type(error).__name__} if it is called without arguments. {remedy}"
         raise ConfigurationError(msg) from error
-    if isinstance(now, bool) or not isinstance(now, int | float) or not -math.inf < now < math.inf:
+    if not is_time(now):
         msg = f"clock gives {now if isinstance(now, float) else type(now).__name__}, which is not a time. {remedy}"
         raise ConfigurationError(msg)
+
+
+def is_time(given: object) -> bool:
+    """Whether it can be a time, in seconds: NaN is none, and none is 30,000 years from now."""
+    return isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < FARTHEST
 
 
 def transport(given: object) -> None:

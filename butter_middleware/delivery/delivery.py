@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event
 from typing import Final, Protocol
 
@@ -30,6 +30,8 @@ LONGEST_GAP: Final = 0.1
 """Seconds between two records."""
 LONGEST_SECONDS: Final = 5.0
 """Between looks during a pause: the clock may be set, and a person may end a hold."""
+AGAIN_SECONDS: Final = 30.0
+"""Before a record is sent again whose answer could not be judged."""
 _RANDOM: Final = random.SystemRandom()
 """Not the shared generator: an app may have seeded that."""
 
@@ -292,12 +294,22 @@ class Delivery:
     async def _send(self, pending: Pending, backlog: Backlog) -> None:
         with self._released_if_cancelled(pending, backlog):
             answer = await self._post(pending)
-        self._settle(backlog, self._breaker.record(pending, answer))
+        self._settle(backlog, self._judged(pending, answer))
         self.in_flight -= 1
         if self._breaker.ill:
             backlog.put_back()  # so that the next probe is the oldest record there is
         if self._awaits_answer or self._breaker.ill or self._breaker.suspects:
             self._changed.set()
+
+    def _judged(self, pending: Pending, answer: Answer) -> Sequence[Settlement]:
+        """Return what became of a record. A fault keeps neither it nor its place among those on their way."""
+        try:
+            return self._breaker.record(pending, answer)
+        except Exception as error:  # noqa: BLE001 - such as a clock's
+            kind = type(error).__name__
+            message = f"delivering failed: {kind}. The record is sent again"
+            self._emit(Faulted(reason=f"delivering:{kind}", message=message, level=logging.CRITICAL))
+            return [_again(pending)]
 
     def _settle(self, backlog: Backlog, settlements: Sequence[Settlement]) -> None:
         self._tell_of(settlements)
@@ -312,7 +324,8 @@ class Delivery:
             answer = await self._clients.ask(lambda client: client.post(pending.record))
             answered(answer)
         if answer.kind is AnswerKind.DELIVERED:
-            self._emit(Delivered(seconds=max(0.0, self._clock() - pending.record.captured_at)))
+            with suppress(Exception):  # a clock of the merchant's: the record is delivered all the same
+                self._emit(Delivered(seconds=max(0.0, self._clock() - pending.record.captured_at)))
         return answer
 
     def _tell_of(self, settlements: Sequence[Settlement]) -> None:
@@ -323,6 +336,11 @@ class Delivery:
                 self._emit(Died(reason=code, message=said, level=logging.ERROR))
             elif settlement.settled is Settled.RETRY:
                 self._emit(Retried(reason=code))
+
+
+def _again(pending: Pending) -> Settlement:
+    """Release a record that could not be judged. Its time is this machine's: a clock of the merchant's may fail."""
+    return Settlement(pending.id, Settled.RELEASED, time.time() + AGAIN_SECONDS, key=pending.record.key)
 
 
 def circuit_breaker(

@@ -5,14 +5,15 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
 from butter_middleware._utils import log_thread
-from butter_middleware.errors import ConfigurationError, OutboxBusyError, OutboxReplacedError
+from butter_middleware.config import is_time
+from butter_middleware.errors import ButterError, ConfigurationError, OutboxBusyError, OutboxReplacedError
 
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _UNUSABLE: Final = frozenset(
@@ -49,6 +50,24 @@ class Fault(Enum):
     """The file is another one than before: what is still in memory is written again."""
 
 
+class ClockError(ButterError):
+    """A clock of the merchant's failed. What needs the time waits for it, as for a disk that is away."""
+
+
+def checked(clock: Callable[[], float]) -> Callable[[], float]:
+    """Return a clock that raises ClockError if it fails, or gives what is not a time of these millennia."""
+
+    def now() -> float:
+        try:
+            if is_time(given := clock()):
+                return given
+        except Exception as error:
+            raise ClockError from error
+        raise ClockError
+
+    return now
+
+
 def fault_of(error: Exception) -> Fault:
     """Return whose fault an exception is that came out of the file's use."""
     for kind, fault in _FAULTS.items():
@@ -69,6 +88,8 @@ _FAULTS: Final = {
     ConfigurationError: Fault.REFUSED,
     OutboxReplacedError: Fault.REPLACED,
     OutboxBusyError: Fault.UNUSABLE,
+    MemoryError: Fault.UNUSABLE,
+    ClockError: Fault.UNUSABLE,
 }
 
 

@@ -34,7 +34,7 @@ from butter_middleware.outbox.base import (
     StoredCapture,
     size_of,
 )
-from butter_middleware.outbox.faults import Alerts
+from butter_middleware.outbox.faults import Alerts, checked
 from butter_middleware.outbox.steady import Look
 
 TOMBSTONE_SECONDS: Final = 7 * 86400.0
@@ -123,7 +123,7 @@ class MemoryStore(Store):
     def __init__(self, limit: int = 10_000, clock: Callable[[], float] = time.time) -> None:
         self.alerts = Alerts("in memory")
         self._limit = limit
-        self._clock = clock
+        self._clock = checked(clock)
         self.forget()
 
     def forget(self) -> None:
@@ -138,8 +138,9 @@ class MemoryStore(Store):
         self._due: list[tuple[float, int]] = []
         self._oldest: list[tuple[float, int]] = []
         """When pending records were captured, those that are gone by now too."""
-        self._seen_at = self._clock()
-        self._look = Look.first(self._seen_at)
+        self._seen_at = self._now = self._clock()
+        """When the transaction began. It is read first, so that a clock that fails leaves nothing half done."""
+        self._look = Look.first(self._now)
         self._keys: set[str] = set()
         self._tombstones: OrderedDict[str, float] = OrderedDict()
         self._seen_ids: OrderedDict[int, tuple[SeenID, float]] = OrderedDict()
@@ -203,6 +204,7 @@ class MemoryStore(Store):
 
     def resolve(self, resolutions: Sequence[Resolution]) -> Sequence[Resolved]:
         """End captures."""
+        self._now = self._clock()
         return [self._resolve(resolution) for resolution in resolutions]
 
     def _resolve(self, resolution: Resolution) -> Resolved:
@@ -225,7 +227,7 @@ class MemoryStore(Store):
         keys = frozenset(made.key for made in (*resolution.made, *part))
         if not (resolution.token and keys):
             return False
-        first, _at = self._tokens.setdefault(resolution.token, (keys, self._clock()))
+        first, _at = self._tokens.setdefault(resolution.token, (keys, self._now))
         if len(self._tokens) > TOMBSTONES:
             self._tokens.popitem(last=False)
         return first != keys
@@ -262,6 +264,7 @@ class MemoryStore(Store):
         """Add records; gives what became of each."""
         if self._size() + len(records) > self._limit:
             raise _full()
+        self._now = self._clock()
         self._count(counts)
         return self._add(records)
 
@@ -271,7 +274,7 @@ class MemoryStore(Store):
     def _add_one(self, record: Record) -> Outcome:
         if record.key in self._keys or record.key in self._tombstones:
             return Skip.DUPLICATE
-        now, ids = self._clock(), seen_ids(json.loads(record.payload))
+        now, ids = self._now, seen_ids(json.loads(record.payload))
         known = {one.id: self._seen_ids[one.id][0] for one in ids if one.id in self._seen_ids}
         may_be_sent, changed = after(known, ids)
         for one in changed:
@@ -323,9 +326,10 @@ class MemoryStore(Store):
 
     def settle(self, settlements: Sequence[Settlement], counts: Sequence[Count] = ()) -> None:
         """Note what became of records."""
+        self._now = self._clock()
         for settlement in settlements:
             if settlement.id in self._pending:
-                self._settle(settlement, self._clock())
+                self._settle(settlement, self._now)
         self._count(counts)
 
     def _settle(self, settlement: Settlement, now: float) -> None:
@@ -352,7 +356,7 @@ class MemoryStore(Store):
                 self._sums = replace(self._sums, delivered=self._sums.delivered + 1, last_delivered_at=now)
 
     def _bury(self, key: str) -> None:
-        self._tombstones[key] = self._clock()
+        self._tombstones[key] = self._now
         if len(self._tombstones) > TOMBSTONES:
             self._tombstones.popitem(last=False)
 
@@ -400,10 +404,11 @@ class MemoryStore(Store):
 
     def count(self, counts: Sequence[Count]) -> None:
         """Add to the counts."""
+        self._now = self._clock()
         self._count(counts)
 
     def _count(self, counts: Sequence[Count]) -> None:
-        hour = int(self._clock() // HOUR)
+        hour = int(self._now // HOUR)
         for name, route, reason, times in counts:
             self._counted[hour, name, route, reason] += times
             self._total[name, route, reason] += times

@@ -116,16 +116,25 @@ class Leader:
         if candidate is None or not self._store.lead():
             self._watch_deliverer(now)
             return False
+        try:
+            candidate.sender.take_lead(self._begin(candidate, now))
+        except BaseException:  # a process for which the file is well may lead
+            candidate.sender.lose_lead()
+            self._store.release_lead()
+            raise
+        # Last: after a fault of the disk, the next look begins again.
+        self._participant, self.deliverer, self.look_at = candidate, None, 0.0
+        return True
+
+    def _begin(self, candidate: Participant, now: float) -> str | None:
+        """See what is in the store. Return why nothing is sent, if that is so."""
         self._due_at = self._expire_at = self._parked_at = 0.0
         self._marks.clear()
         if self._store.alone():  # the process that left captures behind is dead
             self._marks.append((now - LEFT_BEHIND_SECONDS, self._store.counts().newest_capture))
         self._store.changed()
         self._notice(candidate)
-        candidate.sender.take_lead(self._store.hold())
-        # Last: after a fault of the disk, the next look begins again.
-        self._participant, self.deliverer, self.look_at = candidate, None, 0.0
-        return True
+        return self._store.hold()
 
     def _watch_deliverer(self, now: float) -> None:
         """See which process reads and sends. Say it if there is none, and something that this one appended waits."""

@@ -262,12 +262,12 @@ class Participant:
                     checkout_log.say(self._route_of(entry), "kept: another process reads and sends it")
             self._forget(entries)
             return
-        self.ids.update(entry.id for entry in entries)
         room = 0 if self._backlog else self.reader.room
         self.reader.offer(entries[:room], fresh=True)
         for entry in entries[room:]:
             entry.leave_in_store()
             self._backlog.append(entry)
+        self.ids.update(entry.id for entry in entries)
 
     def reload(self, store: Store) -> bool:
         """Load captures that are in the store only, if the reader has room. Return whether there were any."""
@@ -369,8 +369,11 @@ class Participant:
                     self._tell_lost(error)
                 item.done.set_exception(error)
                 self.added((), sends=False)
+            case Settlement():
+                self.sender.held.discard(item.id)  # the record is sent once more
+                self.ring()
             case _:
-                self.ring()  # a settlement: the record is sent once more
+                self.ring()
 
     def _tell_left_out(self, route: str, outcomes: Sequence[Outcome]) -> None:
         for reason, times in Counter(outcome for outcome in outcomes if isinstance(outcome, Skip)).items():

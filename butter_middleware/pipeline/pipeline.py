@@ -17,6 +17,7 @@ from butter_middleware.capture.annotations import SCOPE_KEY, Notes, plain
 from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.client_ip import ClientIP
 from butter_middleware.client_ip.diagnosis import Diagnosis
+from butter_middleware.config import is_time
 from butter_middleware.errors import ButterError, OutboxClosedError
 from butter_middleware.events import (
     Captured,
@@ -321,7 +322,19 @@ class Pipeline:
 
     def snapshot(self, scope: Scope) -> dict[str, Any]:
         """Copy from the scope what a capture needs, before the app can change it. Raises if it is not a scope."""
-        return snapshot(scope, self._clock(), self._cookies)
+        return snapshot(scope, self._now(), self._cookies)
+
+    def _now(self) -> float:
+        """Return the time by the merchant's clock; by the system's, if that fails, which is counted."""
+        try:
+            given = self._clock()
+        except Exception as error:  # noqa: BLE001 - it stands inside a checkout
+            self.fault(error)
+            return time.time()
+        if is_time(given):
+            return given
+        self.fault(ValueError())
+        return time.time()
 
     def capture(self, route: CheckoutRoute | None, capture: Capture) -> "Future[None] | None":
         """Take a capture. Return what the last chunk waits for, or None."""
@@ -447,7 +460,7 @@ class Pipeline:
         """Return the record of a whole checkout; none in a dry run."""
         fields = dict.fromkeys(checkout.payload(), "the Checkout") if self._config.sandbox else {}
         sources = sources_text("butter.record()", fields) if fields else ""
-        record = Record.of(checkout, self._clock(), sources=sources)
+        record = Record.of(checkout, self._now(), sources=sources)
         self._events.count(Recorded, "", ids_of(record))
         return self._unless_dry_run([record])
 

@@ -475,6 +475,8 @@ class StoreThread:
         if not batch:
             return False
         written = self._write(batch, self._settle_all, self._settlements)
+        if len(written) < len(batch):
+            self._leader.look_soon()
         self._leader.settled([settlement for (_participant, settlement), _none in written])
         for participant, settlements in _by_participant(pair for pair, _none in written):
             participant.settled(settlements)
@@ -521,6 +523,9 @@ class StoreThread:
             if self._stop_at is not None and time.monotonic() >= self._stop_at - FIRST_BACKOFF:
                 _lose(batch, _closed())
                 return []
+            queue.extendleft(reversed(batch))
+            raise
+        except BaseException:  # such as a clock's: the loop begins again
             queue.extendleft(reversed(batch))
             raise
 
@@ -580,10 +585,12 @@ class StoreThread:
 def _take(queue: deque[T], size: Callable[[T], int], most: int = BATCH) -> list[T]:
     batch: list[T] = []
     total = 0
-    while queue and len(batch) < most and total < BATCH_BYTES:
-        item = queue.popleft()
+    while len(batch) < min(most, len(queue)) and total < BATCH_BYTES:
+        item = queue[len(batch)]
         total += size(item)
         batch.append(item)
+    for _item in batch:  # not before: what fails here leaves all of them in the queue
+        queue.popleft()
     return batch
 
 

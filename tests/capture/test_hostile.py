@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -45,6 +46,10 @@ def buy(butter: Butter, number: int = 0) -> None:
     content = json.dumps({"number": number, "email": "grace@example.com", "invoice": "in_secret"}).encode()
     scope = http_scope("/checkout/cart-of-grace", query_string=b"token=sesame")
     anyio.run(drive, ButterMiddleware(sends(start(), body(content)), butter), scope)
+
+
+def pay(butter: Butter) -> None:
+    anyio.run(drive, ButterMiddleware(sends(start(), body(PAID_BODY)), butter), http_scope())
 
 
 def leaked(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -215,6 +220,7 @@ def test_a_clock_that_raises_harms_no_checkout(make_butter: Callable[..., Butter
     buy(butter)
     broken = False
     assert butter.status().faults["request:LookupError"] >= 1
+    assert butter.status().captured == 1
 
 
 # What the system may do.
@@ -273,31 +279,87 @@ def test_a_system_out_of_threads_heals(
     assert len(fake.records) == 2
 
 
-class _UnledStore(MemoryStore):
-    failures = 2
+class _FaultyStore(MemoryStore):
+    """Raises once, as a method begins."""
 
-    def lead(self) -> bool:
-        self.failures -= 1
-        if self.failures >= 0:
-            raise OSError(*SECRETS)
-        return super().lead()
+    def __init__(self, method: str, error: BaseException) -> None:
+        super().__init__()
+        works, left = getattr(self, method), [error]
+
+        def fail_once(*given: Any, **options: Any) -> Any:
+            if left:
+                raise left.pop()
+            return works(*given, **options)
+
+        setattr(self, method, fail_once)
 
 
-class _Unled(MemoryOutbox):
-    def store(self, **_options: object) -> MemoryStore:
-        return _UnledStore()
+class _Faulty(MemoryOutbox):
+    def __init__(self, method: str, error: BaseException) -> None:
+        super().__init__()
+        object.__setattr__(self, "store", lambda **_options: _FaultyStore(method, error))
 
 
+STEPS = ["open", "lead", "alone", "counts", "changed", "hold", "append", "add", "resolve", "due", "settle", "count"]
+
+
+@pytest.mark.parametrize("error", [OSError(*SECRETS), MemoryError(), SystemExit(*SECRETS)], ids=repr)
+@pytest.mark.parametrize("step", STEPS)
 def test_delivery_goes_on_after_a_fault(
-    make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    error: BaseException,
 ) -> None:
-    """A fault of the outbox while the lead is taken is said, and the lead is taken all the same."""
-    butter = make_butter(outbox=_Unled())
-    butter.record(RECORD)
-    assert butter.flush()
-    assert len(fake.records) == 1
-    assert "cannot be used" in caplog.text
+    """Whatever fails once on the store's thread, the lead included, is said; all is sent, and once."""
+    monkeypatch.setattr("butter_middleware.pipeline.store_thread.COUNT_SECONDS", 0.01)
+    butter = make_butter(outbox=_Faulty(step, error))
+    pay(butter)
+    butter.record(RECORD.model_copy(update={"invoice_id": "in_other"}))
+    until(lambda: len(fake.records) == 2, "both are sent")
+    until(lambda: butter.status().pending == 0, "both are settled")
+    assert (len(fake.records), butter.status().lost) == (2, 0)
+    said = "the store's thread failed: SystemExit" if isinstance(error, SystemExit) else "cannot be used"
+    until(lambda: said in caplog.text, "it is said")
     assert leaked(caplog) == []
+
+
+CLOCK_SHOWS: list[Callable[[], Any]] = [raising(LookupError(*SECRETS)), lambda: float("nan"), lambda: 1e300]
+
+
+@pytest.mark.parametrize("shows", CLOCK_SHOWS, ids=["raises", "NaN", "far"])
+@pytest.mark.parametrize("thread", ["butter-store", "butter-send"])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_clock_that_fails_stops_no_thread(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    thread: str,
+    shows: Callable[[], Any],
+    on_disk: bool,  # noqa: FBT001 - parametrized
+) -> None:
+    """At each moment of a record's way: it is sent once, and nothing is stuck."""
+    monkeypatch.setattr("butter_middleware.delivery.delivery.AGAIN_SECONDS", 0.0)
+    for fails_at in range(0, 24, 3):
+        asked = itertools.count()
+        path = path.with_name(f"{fails_at}.db")
+
+        def clock(asked: Iterator[int] = asked, fails_at: int = fails_at) -> Any:
+            if threading.current_thread().name == thread and next(asked) == fails_at:
+                return shows()
+            return time.time()
+
+        butter = make_butter(clock=clock, outbox=path if on_disk else None)
+        before = len(fake.records)
+        pay(butter)
+        assert butter.flush()
+        butter.record(RECORD.model_copy(update={"invoice_id": "in_other"}))
+        assert butter.flush()
+        assert (len(fake.records) - before, butter.status().lost, butter.status().pending) == (2, 0, 0)
+        butter.close()
 
 
 def test_a_wrong_proxy_variable_is_mended_in_time(

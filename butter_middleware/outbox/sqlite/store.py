@@ -37,6 +37,7 @@ from butter_middleware.outbox.base import (
     Settlement,
     StoredCapture,
 )
+from butter_middleware.outbox.faults import checked
 from butter_middleware.outbox.sqlite.database import Access, Database
 from butter_middleware.outbox.sqlite.locks import LEAD, READERS
 from butter_middleware.outbox.sqlite.schema import UNOWNED, own_pile
@@ -86,7 +87,7 @@ class SQLiteStore(Database):
         super().__init__(path, max_bytes, access, give_up)
         self._tombstone_seconds = tombstone_seconds
         self._retention_seconds = retention_seconds
-        self._clock = clock
+        self._clock = checked(clock)
         self._unreadable: set[int] = set()
 
     # Captures.
