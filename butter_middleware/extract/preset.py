@@ -315,7 +315,9 @@ class Preset:
             yield from (one for item in items for one in item)
             return
         named = {value for name in _REFERENCES if (value := as_text(parent.get(name))) is not None}
-        for chosen in (items, [item for item in items if not named.isdisjoint(_ids(item))]):
+        # Where the PSP says that its list goes on, this page of it is not all of one checkout.
+        whole = [] if parent.get("hasmore") is True else items
+        for chosen in (whole, [item for item in items if not named.isdisjoint(_ids(item))]):
             every = [one for item in chosen for one in item]
             # An item in which nothing is known may be a payment, too.
             one_checkout = all(chosen) and len(_joined([[one.shape.common(one.node)] for one in every])) == 1

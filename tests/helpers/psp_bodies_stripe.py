@@ -198,6 +198,8 @@ PAID: list[Body] = group(
             [OF_INTENT | {"invoice_id": INV, "subscription_id": SUB}],
         ),
         ("intent of a guest", INTENT | {"customer": None}, [without(OF_INTENT, "customer_id")]),
+        ("intent, its discriminator in capitals", INTENT | {"object": "PAYMENT_INTENT"}, [OF_INTENT]),
+        ("charge, its discriminator in capitals", CHARGE | {"object": "Charge"}, [OF_INTENT | NET]),
         ("intent without its discriminator", without(INTENT, "object"), [OF_INTENT]),
         (
             "intent, three fields of it, under its key",
@@ -416,6 +418,12 @@ UNPAID: list[Body] = group(
             )
         ),
         ("intent without status", without(INTENT, "status")),
+        ("intent of shape A that was refunded", INTENT | {"latest_charge": None, "charges": {"data": [REFUNDED]}}),
+        ("refund in capitals", {"id": "re_1", "object": "REFUND", "status": "succeeded", "charge": CHARGE}),
+        (
+            "charge, disputed event without its discriminator",
+            {"type": "charge.dispute.closed", "data": {"object": CHARGE}},
+        ),
         ("intent that was refunded", INTENT | {"latest_charge": CHARGE | {"refunded": True, "amount_refunded": 2000}}),
         (
             "intent, failed event",
@@ -510,6 +518,11 @@ UNKNOWN: list[Body] = group(
     [
         ("shop's order", {"order": {"id": 77, "status": "paid", "customer": "cus_like", "total": 2000}}),
         ("shop's intent, a number", {"payment_intent": {"id": 12, "status": "succeeded"}}),
+        ("shop's intent with a counter", {"payment": {"id": "pi_7", "status": "succeeded", "amount": 5}}),
+        ("shop's invoice of a word", {"invoice": {"id": "in_stock", "status": "paid"}}),
+        ("shop's subscription of a word", {"subscription": {"id": "sub_monthly", "status": "active"}}),
+        ("shop's charge with a counter", {"charge": {"id": "ch_7", "status": "succeeded"}}),
+        ("one page of several", {"object": "list", "data": [INTENT], "has_more": True}),
         ("shop's payment", {"payment": {"id": "pay-7", "status": "succeeded", "amount": 2000}}),
         ("shop's subscription", {"subscription": {"id": "s-7", "status": "active", "plan": "gold"}}),
         ("shop's session", {"session": {"id": "abc", "status": "complete", "payment_status": "paid"}}),

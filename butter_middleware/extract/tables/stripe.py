@@ -57,10 +57,14 @@ def _parts(invoice: str = "") -> str:
     return f"{_done(f'{invoice}payments.data', 'paid')}[?!({returned})]"
 
 
+def _refunded(intent: str = "") -> str:
+    return f"{intent}latest_charge.refunded || {_listed(intent)}.refunded"
+
+
 def _returned(invoice: str = "") -> str:
     """Return whether all that an invoice was paid by, as far as it is expanded, was refunded."""
     return (
-        f"{invoice}charge.refunded || {invoice}payment_intent.latest_charge.refunded || "
+        f"{invoice}charge.refunded || {_refunded(f'{invoice}payment_intent.')} || "
         f"({_done(f'{invoice}payments.data', 'paid')} && !({_parts(invoice)}))"
     )
 
@@ -79,19 +83,25 @@ def _network(intent: str = "") -> str:
     return f"{intent}latest_charge.{_NETWORK} || {_listed(intent)}.{_NETWORK}"
 
 
+def _form(prefix: str) -> str:
+    """Return the form of an ID in an object without `object`. `in_stock` and `pi_7` are a shop's own."""
+    return f"like(id, '{prefix}_(?=.*[0-9])(?=.*[A-Za-z]).{{3,}}|{prefix}_[A-Za-z0-9]{{14,}}')"
+
+
 SHAPES: Final = (
     Shape(
         "event of a refund, a dispute or an end",
         when=(
-            "object == 'event' && (contains(type, 'refund') || contains(type, 'dispute') || contains(type, 'failed') "
-            "|| contains(type, 'deleted') || contains(type, 'canceled') || contains(type, 'expired') "
-            "|| contains(type, 'voided') || contains(type, 'upcoming') || contains(type, 'trial_will_end'))"
+            "(says(object, 'event') || data.object) && (contains(type, 'refund') || contains(type, 'dispute') || "
+            "contains(type, 'failed') || contains(type, 'deleted') || contains(type, 'canceled') || "
+            "contains(type, 'expired') || contains(type, 'voided') || contains(type, 'upcoming') || "
+            "contains(type, 'trial_will_end'))"
         ),
         unpaid=NEVER,
     ),
     Shape(
         "checkout.session",
-        when="object == 'checkout.session' || (!object && payment_status && like(id, 'cs_.+'))",
+        when="says(object, 'checkout.session') || (!object && payment_status && like(id, 'cs_.+'))",
         paid={
             "status || (says(payment_status, 'paid') && 'complete')": ("complete",),  # the oldest have no status
             "payment_status": ("paid", "no_payment_required"),
@@ -101,7 +111,7 @@ SHAPES: Final = (
             "(says(payment_status, 'no_payment_required') && (!subscription || "
             "(says(payment_method_collection, 'if_required') && !(subscription.default_payment_method)))) || "
             "(zero(amount_total) && !subscription) || "
-            f"payment_intent.latest_charge.refunded || {_returned('invoice.')}"
+            f"{_refunded('payment_intent.')} || {_returned('invoice.')}"
         ),
         test=_TEST,
         fields={
@@ -123,17 +133,17 @@ SHAPES: Final = (
         each=_parts("invoice."),
         of_each=_PART,
         under=("session", "checkout_session"),
-        when_under="!object && payment_status && like(id, 'cs_.+')",
+        when_under=f"!object && payment_status && {_form('cs')}",
     ),
     Shape(
         "payment_intent",
         when=(
-            "object == 'payment_intent' || (!object && status && (like(id, 'pi_[A-Za-z0-9]{14,}') || "
+            "says(object, 'payment_intent') || (!object && status && (like(id, 'pi_[A-Za-z0-9]{14,}') || "
             "(like(id, 'pi_.+') && some(`2`, amount_received, latest_charge, charges, client_secret, payment_method, "
             "payment_method_types, capture_method, confirmation_method))))"
         ),
         paid={"status": ("succeeded", "requires_capture")},
-        unpaid="zero(amount) || latest_charge.refunded",
+        unpaid=f"zero(amount) || {_refunded()}",
         test=_TEST,
         fields={
             "customer_email": (
@@ -149,13 +159,14 @@ SHAPES: Final = (
             "network_transaction_id": _network(),
         },
         under=("payment_intent", "intent", "payment"),
-        when_under="!object && status && like(id, 'pi_.+')",
+        when_under=f"!object && status && {_form('pi')}",
     ),
     Shape(
         "invoice",
         when=(
-            "object == 'invoice' || (!object && status && (like(id, 'in_[A-Za-z0-9]{14,}') || (like(id, 'in_.+') && "
-            "some(`2`, amount_paid, billing_reason, collection_method, hosted_invoice_url, lines))))"
+            "says(object, 'invoice') || (!object && status && (like(id, 'in_[A-Za-z0-9]{14,}') || "
+            "(like(id, 'in_.+') && some(`2`, amount_paid, billing_reason, collection_method, hosted_invoice_url, "
+            "lines))))"
         ),
         paid={"status || (says(paid, 'true') && 'paid')": ("paid",)},  # the oldest versions have no status
         # Nothing was due, as of a trial; or the money came in another way than through Stripe.
@@ -173,11 +184,11 @@ SHAPES: Final = (
         each=_parts(),
         of_each=_PART,
         under=("invoice",),
-        when_under="!object && status && like(id, 'in_.+')",
+        when_under=f"!object && status && {_form('in')}",
     ),
     Shape(
         "invoice_payment",
-        when="object == 'invoice_payment'",
+        when="says(object, 'invoice_payment')",
         paid={"status": ("paid",)},
         unpaid="zero(amount_paid)",
         test=_TEST,
@@ -192,7 +203,7 @@ SHAPES: Final = (
     Shape(
         "subscription",
         when=(
-            "object == 'subscription' || (!object && status && (like(id, 'sub_[A-Za-z0-9]{14,}') || "
+            "says(object, 'subscription') || (!object && status && (like(id, 'sub_[A-Za-z0-9]{14,}') || "
             "(like(id, 'sub_.+') && some(`2`, latest_invoice, current_period_end, billing_cycle_anchor, "
             "collection_method, items, default_payment_method))))"
         ),
@@ -227,12 +238,12 @@ SHAPES: Final = (
         each=_parts("latest_invoice."),
         of_each=_PART,
         under=("subscription",),
-        when_under="!object && status && like(id, 'sub_.+')",
+        when_under=f"!object && status && {_form('sub')}",
     ),
     Shape(
         "charge",
         when=(
-            "object == 'charge' || (!object && status && (like(id, '(ch|py)_[A-Za-z0-9]{14,}') || "
+            "says(object, 'charge') || (!object && status && (like(id, '(ch|py)_[A-Za-z0-9]{14,}') || "
             "(like(id, '(ch|py)_.+') && some(`2`, amount_captured, balance_transaction, billing_details, captured, "
             "paid, payment_intent, payment_method_details, receipt_url))))"
         ),
@@ -252,16 +263,16 @@ SHAPES: Final = (
             "network_transaction_id": _NETWORK,
         },
         under=("charge",),
-        when_under="!object && status && like(id, '(ch|py)_.+')",
+        when_under=f"!object && status && {_form('(ch|py)')}",
     ),
-    Shape("setup_intent", when="object == 'setup_intent'", unpaid=NEVER, pending="!says(status, 'succeeded')"),
+    Shape("setup_intent", when="says(object, 'setup_intent')", unpaid=NEVER, pending="!says(status, 'succeeded')"),
     Shape(
         "object that is not a payment",
         when=(
-            "contains(['application_fee', 'balance_transaction', 'credit_note', 'customer', 'discount', 'dispute', "
+            "says(object, 'application_fee', 'balance_transaction', 'credit_note', 'customer', 'discount', 'dispute', "
             "'ephemeral_key', 'fee_refund', 'invoiceitem', 'line_item', 'mandate', 'payment_link', 'payment_method', "
             "'payout', 'price', 'product', 'quote', 'radar.early_fraud_warning', 'refund', 'review', 'source', "
-            "'subscription_schedule', 'token', 'topup', 'transfer', 'transfer_reversal'], object) || "
+            "'subscription_schedule', 'token', 'topup', 'transfer', 'transfer_reversal') || "
             "(!object && like(id, '(re|dp|cn|qt)_.+'))"
         ),
         unpaid=NEVER,
