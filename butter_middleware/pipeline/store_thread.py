@@ -501,9 +501,7 @@ class StoreThread:
                     counters.put_back(taken)
                 raise
 
-    def _write(
-        self, batch: Sequence[T], write: Callable[[Sequence[T]], Sequence[R]], queue: deque[T]
-    ) -> list[tuple[T, R]]:
+    def _write(self, batch: list[T], write: Callable[[list[T]], Sequence[R]], queue: deque[T]) -> list[tuple[T, R]]:
         """Write a batch in one transaction, and give each item with what the store returned for it.
 
         If the fault is not the disk's, the items are written one by one. The one that fails is lost, and told.
@@ -516,10 +514,10 @@ class StoreThread:
         except Exception as error:
             fault = fault_of(error)
             if fault is Fault.OWN:
-                if len(batch) == 1:
-                    _lose(batch, error)
-                    return []
-                return [pair for item in batch for pair in self._write([item], write, queue)]
+                if len(batch) > 1:
+                    return self._write_singly(batch, write, queue)
+                _lose(batch, error)
+                return []
             if self._stop_at is not None and time.monotonic() >= self._stop_at - FIRST_BACKOFF:
                 _lose(batch, _closed())
                 return []
@@ -528,6 +526,27 @@ class StoreThread:
         except BaseException:  # such as a clock's: the loop begins again
             queue.extendleft(reversed(batch))
             raise
+
+    def _write_singly(
+        self, batch: list[T], write: Callable[[list[T]], Sequence[R]], queue: deque[T]
+    ) -> list[tuple[T, R]]:
+        """Write items one by one. After a fault of the disk, those that are left are back in the queue, not in `batch`.
+
+        Raises:
+            Exception: the fault, if it came with the first one.
+        """
+        written: list[tuple[T, R]] = []
+        for place, item in enumerate(batch):
+            try:
+                written += self._write([item], write, queue)
+            except Exception:
+                queue.popleft()
+                queue.extendleft(reversed(batch[place:]))
+                if not place:
+                    raise
+                del batch[place:]
+                break  # the next turn meets the fault again, if it lasts
+        return written
 
     def _write_again(self) -> None:
         """After the file was replaced: append what is in memory and is not in the file that is there now."""

@@ -25,10 +25,20 @@ class FailingStore(MemoryStore):
         self.tries: list[list[str]] = []
         """The captures of each try to append."""
         self.prunes = 0
+        self.refused: list[str] = []
+        """The captures that cannot be stored."""
+        self.good: int | None = None
+        """How many captures are written before the disk has one more fault."""
 
     def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
         self.tries.append([capture.path for capture in captures])
         self.fail()
+        if any(capture.path in self.refused for capture in captures):
+            raise ValueError
+        if self.good is not None and self.good < len(captures):
+            self.good = None
+            raise OSError(errno.EIO, "")
+        self.good = None if self.good is None else self.good - len(captures)
         return super().append(captures, owned=owned)
 
     def prune(self) -> bool:
@@ -101,6 +111,26 @@ def test_what_came_first_goes_first(failing: tuple[Butter, FailingStore], fault:
     assert butter.flush()
     written = [path for found in store.tries[tried:] for path in found]
     assert written[-5:] == paths(1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("good", [0, 1, 3])
+def test_a_fault_of_the_disk_while_a_batch_is_written_one_by_one_loses_nothing(
+    failing: tuple[Butter, FailingStore], fake: FakeButter, good: int
+) -> None:
+    """One that cannot be stored makes the others of its batch be written alone. It alone is lost."""
+    butter, store = failing
+    store.fault = errno.EIO
+    buy(butter, 1, 2, 3, 4, 5)
+    until(lambda: paths(1, 2, 3, 4, 5) in store.tries, "they are tried together")
+    store.refused, store.good = paths(2), good
+    store.fault = None
+    until(lambda: len(fake.records) == 4, "the others are sent")
+    assert butter.flush()
+    assert {sent["invoice_id"] for sent in fake.records} == {"in_1", "in_3", "in_4", "in_5"}
+    assert butter.status().lost == 1
+    thread = butter.pipeline._thread
+    assert thread is not None
+    assert thread._bytes == 0
 
 
 def test_a_disk_that_is_away_is_asked_less_and_less_often(
