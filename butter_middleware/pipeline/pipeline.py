@@ -152,9 +152,13 @@ class Pipeline:
             self._running = self._start_threads(self._thread, self._participant)
 
     def _make(self) -> tuple[StoreThread, Participant]:
-        thread = processes.store_thread(self.components.outbox, self._kept, reads=self._role.reads)
+        thread, participant = processes.join(
+            self.components.outbox, self._kept, self._participant_of, reads=self._role.reads
+        )
         self._kept = None if thread.store.durable else thread.store
+        return thread, participant
 
+    def _participant_of(self, thread: StoreThread) -> Participant:
         def read(entry: Entry, result: ReadResult) -> None:
             participant.read(entry, result)
 
@@ -178,8 +182,7 @@ class Pipeline:
         )
         callbacks = Callbacks(self._route_of, lambda: self._clock() - self._config.join_ttl, self._clock, self.look)
         participant = Participant(self._role, thread, self._events, reader, sender, callbacks)
-        thread.join_in(participant)
-        return thread, participant
+        return participant
 
     def _start_threads(self, thread: StoreThread, participant: Participant) -> bool:
         """Start those that do not run yet. Return whether all do."""

@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 import threading
+from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakSet
 
@@ -32,6 +33,8 @@ class Closable(Protocol):
 class _Process:
     def __init__(self) -> None:
         self.guard = threading.Lock()
+        self.forking = threading.RLock()
+        """Held during a fork: another one beside it would have its child begin while files are open."""
         self.pipelines: WeakSet[Closable] = WeakSet()
         self.threads: dict[str, StoreThread] = {}
         self.unusable: set[str] = set()
@@ -52,29 +55,39 @@ def register(pipeline: Closable) -> None:
             atexit.register(_close_all)
 
 
-def store_thread(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> StoreThread:
-    """Return the thread that owns an outbox's store: one per file, or a new one for a store in memory.
+def join(
+    outbox: LocalOutbox, kept: Store | None, make: Callable[[StoreThread], Participant], *, reads: bool
+) -> tuple[StoreThread, Participant]:
+    """Make a participant, and return it with its store thread: one per file, or a new one for a store in memory.
 
     Args:
         outbox: The outbox.
         kept: The store of an earlier start, if it is in memory.
+        make: Makes the participant.
         reads: Whether this process reads what it captures.
     """
+    with _process.guard:  # throughout, so that the last other participant does not end the thread meanwhile
+        thread = _store_thread(outbox, kept, reads=reads)
+        participant = make(thread)
+        thread.join_in(participant)
+    return thread, participant
+
+
+def _store_thread(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> StoreThread:
     if not isinstance(outbox, SQLiteOutbox):
         return _new(outbox, kept, reads=reads)
     path = os.path.realpath(outbox.path)
-    with _process.guard:
-        if path in _process.unusable:
-            message = (
-                f"outbox {path}: this process was forked while the file was open, and must not open it. Captures are "
-                "in memory only, and are lost with the process. Start worker processes instead of forking them."
-            )
-            log_thread.log(logging.CRITICAL, message, name="outbox", event="outbox", reason="forked")
-            return _new(MemoryOutbox(clock=outbox.clock), None, reads=reads)
-        found = _process.threads.get(path)
-        if found is None or found.stopping:
-            found = _process.threads[path] = _new(outbox, None, reads=reads)
-        return found
+    if path in _process.unusable:
+        message = (
+            f"outbox {path}: this process was forked while the file was open, and must not open it. Captures are "
+            "in memory only, and are lost with the process. Start worker processes instead of forking them."
+        )
+        log_thread.log(logging.CRITICAL, message, name="outbox", event="outbox", reason="forked")
+        return _new(MemoryOutbox(clock=outbox.clock), None, reads=reads)
+    found = _process.threads.get(path)
+    if found is None or found.stopping:
+        found = _process.threads[path] = _new(outbox, None, reads=reads)
+    return found
 
 
 def leave(thread: StoreThread, participant: Participant, seconds: float) -> None:
@@ -101,6 +114,7 @@ def _new(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> StoreThread
 
 
 def _before_fork() -> None:
+    _process.forking.acquire()
     if threading.current_thread().name == "butter-store":
         return
     threads = list(_process.threads.values())
@@ -113,11 +127,12 @@ def _before_fork() -> None:
 def _after_in_parent() -> None:
     for thread in list(_process.threads.values()):
         thread.resume()
+    _process.forking.release()
 
 
 def _after_in_child() -> None:
     process = _process
-    process.guard = threading.Lock()
+    process.guard, process.forking = threading.Lock(), threading.RLock()
     threads, process.threads = process.threads, {}
     for path, thread in threads.items():
         if not thread.paused:

@@ -268,6 +268,8 @@ class StoreThread:
         self._waker.wake()
         if self._thread.is_alive():
             self._thread.join(seconds + STOPPING_SECONDS)
+        elif self._thread.ident is None:  # the system had no thread for it: what waits is written on this one
+            self._run()
 
     # The thread.
 

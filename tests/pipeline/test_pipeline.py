@@ -35,6 +35,7 @@ from butter_middleware import (
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.outbox import MemoryStore, SQLiteOutbox
 from butter_middleware.outbox.sqlite.existing import existing
+from butter_middleware.pipeline.reader_thread import ReaderThread
 from butter_middleware.testing import FakeButter
 
 GOOD: dict[str, Any] = {"customer_email": "a@example.com", "invoice_id": "in_1"}
@@ -488,6 +489,49 @@ def test_a_checkout_while_it_closes_starts_the_threads_once(
         return sorted(thread.name for thread in threading.enumerate() if thread.name in THREADS - {"butter-call"})
 
     until(lambda: running() == ["butter-read", "butter-send", "butter-store"], "the reader that waited has ended")
+
+
+def test_a_butter_that_starts_while_the_last_other_one_of_its_file_closes_loses_nothing(
+    make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share a thread, which the one ends and the other needs."""
+    make_reader = ReaderThread.__init__
+    first, second = make_butter(outbox=path, drain_timeout=0), make_butter(outbox=path)
+    first.pipeline.start()
+    assert first.flush()
+    closing = threading.Thread(target=first.close, daemon=True)
+
+    def make_while_it_closes(*arguments: Any, **options: Any) -> None:
+        closing.start()
+        until(lambda: "butter-send" not in threads() or not closing.is_alive(), "the other one ends its threads")
+        closing.join(0.5)
+        make_reader(*arguments, **options)
+
+    monkeypatch.setattr(ReaderThread, "__init__", make_while_it_closes)
+    second.record(checkout(1))
+    closing.join(20)
+    second.record(checkout(2))
+    assert second.flush()
+    assert second.status().lost == 0
+    assert {record["invoice_id"] for record in fake.records} == {"in_1", "in_2"}
+
+
+def test_what_waits_for_a_thread_that_the_system_never_gives_is_written_by_the_close(
+    make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the end of the interpreter, when Python 3.12 starts no thread."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("butter_middleware._utils.log_thread.start", refuse)
+    butter = make_butter(outbox=path)
+    anyio.run(drive, ButterMiddleware(sends(start(200), body(b"{}")), butter), http_scope("/checkout/1"))
+    butter.record(checkout(1))
+    butter.close()
+    assert butter.status().lost == 0
+    with existing(path) as store:
+        assert (store.counts().captured, store.counts().pending) == (1, 1)
 
 
 def test_a_flush_that_waits_costs_no_processor(make_butter: Callable[..., Butter]) -> None:

@@ -27,6 +27,7 @@ from shops import PAID
 from butter_middleware import Butter, ButterMiddleware, Checkout, SQLiteOutbox
 from butter_middleware.errors import OutboxReplacedError
 from butter_middleware.outbox import SQLiteStore, Store
+from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.locks import LEAD, WRITE
 from butter_middleware.testing import FakeButter
 
@@ -523,6 +524,34 @@ def test_forks_amid_checkouts_harm_neither(make_butter: Callable[..., Butter], f
     butter.close()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_forks_beside_each_other_harm_neither(
+    make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two threads that fork at once, each has the file closed for its child, which then uses it."""
+    for module in ("butter_middleware.pipeline.processes", "butter_middleware.outbox.sqlite.database"):
+        monkeypatch.setattr(f"{module}.FORK_SECONDS", 20.0)
+    butter = make_butter(outbox=path, delivery="external")
+    butter.record(checkout(0))
+    assert butter.flush()
+    together, ended = threading.Barrier(2), list[int]()
+
+    def fork_some(first: int) -> None:
+        for number in range(first, first + 5):
+            together.wait(20)
+            child = fork(partial(serve_in_child, butter, number))
+            ended.append(os.waitpid(child, 0)[1])
+
+    forkers = [threading.Thread(target=fork_some, args=(first,), daemon=True) for first in (1, 11)]
+    for forker in forkers:
+        forker.start()
+    for forker in forkers:
+        forker.join(60)
+    assert ended == [0] * 10
+    with existing(path) as store:
+        assert store.counts().pending == 11
 
 
 def serve_in_child(butter: Butter, number: int) -> None:
