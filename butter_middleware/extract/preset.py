@@ -316,7 +316,8 @@ class Preset:
             return
         named = {value for name in _REFERENCES if (value := as_text(parent.get(name))) is not None}
         # Where the PSP says that its list goes on, this page of it is not all of one checkout.
-        whole = [] if parent.get("hasmore") is True else items
+        goes_on = parent.get("hasmore") is True or parent.get("nextcursor") or parent.get("nextpage")
+        whole = [] if goes_on else items
         for chosen in (whole, [item for item in items if not named.isdisjoint(_ids(item))]):
             every = [one for item in chosen for one in item]
             # An item in which nothing is known may be a payment, too.

@@ -474,6 +474,7 @@ RECURLY_PAID: list[Body] = group(
         ("invoice without transactions", without(INVOICE, "transactions"), [OF_SUBSCRIPTION]),
         ("invoice without state, its transaction paid", without(INVOICE, "state"), [OF_RECURLY]),
         ("invoice without its discriminator", without(INVOICE, "object"), [OF_RECURLY]),
+        ("invoice, its discriminator in capitals", INVOICE | {"object": "Invoice"}, [OF_RECURLY]),
         ("invoice at a list", {"bought": [INVOICE]}, [OF_RECURLY], {"at": "bought"}),
         (
             "invoice of an account without ID",
@@ -529,6 +530,7 @@ RECURLY_UNPAID: list[Body] = group(
         ("invoice, declined", without(INVOICE, "state") | {"transactions": [TRANSACTION | {"status": "declined"}]}),
         ("invoice of nothing", INVOICE | {"total": 0, "transactions": []}),
         ("credit invoice", INVOICE | {"type": "credit"}),
+        ("credit payment in capitals", {"object": "CreditPayment", "invoice": INVOICE}),
         ("invoice, refunded", INVOICE | {"transactions": [TRANSACTION | {"refunded": True}]}),
         *(
             (f"transaction {status}", TRANSACTION | {"status": status})
@@ -814,6 +816,7 @@ RECHARGE_UNKNOWN: list[Body] = group(
                 }
             },
         ),
+        ("one page of several charges", {"charges": [CHARGE], "next_cursor": "eyJ", "previous_cursor": None}),
         ("shop's charge", {"charge": {"id": "ch_7", "status": "success", "amount": 5}}),
         ("shop's charge with a number", {"charge": {"id": 7, "status": "success", "amount": 5}}),
         ("shop's subscription", {"subscription": {"id": 5, "status": "active", "customer_id": 1, "plan": "gold"}}),

@@ -43,14 +43,14 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
     return (
         Shape(
             "declined purchase",
-            when="error && (charge_invoice || object == 'invoice_collection')",
+            when="error && (charge_invoice || says(object, 'invoice_collection'))",
             unpaid=NEVER,
             pending="`true`",
         ),
         Shape(
             "invoice",
             when=(
-                f"object == 'invoice' || (!object && {_ID} && {_OF_ACCOUNT} && says(state, {_INVOICE_STATES}) && "
+                f"says(object, 'invoice') || (!object && {_ID} && {_OF_ACCOUNT} && says(state, {_INVOICE_STATES}) && "
                 "some(`2`, subscription_ids, line_items, transactions, collection_method, net_terms, origin, "
                 "billing_info_id, refundable_amount, due_at, dunning_campaign_id, number))"
             ),
@@ -75,7 +75,7 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
         Shape(
             "transaction",
             when=(
-                f"object == 'transaction' || (!object && {_ID} && says(status, 'success', 'declined', 'pending', "
+                f"says(object, 'transaction') || (!object && {_ID} && says(status, 'success', 'declined', 'pending', "
                 "'scheduled', 'processing', 'void', 'error') && says(type, 'purchase', 'authorization', 'capture', "
                 "'refund', 'verify') && some(`2`, invoice.id, subscription_ids, gateway_reference, "
                 "gateway_approval_code, collection_method, origin, payment_gateway, account.id))"
@@ -94,7 +94,7 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
         Shape(
             "subscription",
             when=(
-                f"object == 'subscription' || (!object && {_ID} && {_OF_ACCOUNT} && type(plan.code) == 'string' && "
+                f"says(object, 'subscription') || (!object && {_ID} && {_OF_ACCOUNT} && type(plan.code) == 'string' && "
                 f"says(state, {_SUBSCRIPTION_STATES}) && some(`2`, uuid, collection_method, unit_amount, "
                 "current_period_started_at, current_term_started_at, activated_at, auto_renew, active_invoice_id))"
             ),
@@ -159,8 +159,8 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
         Shape(
             "object that is not a payment",
             when=(
-                "contains(['account', 'billing_info', 'coupon', 'coupon_redemption', 'credit_payment', 'error', "
-                "'line_item', 'plan', 'shipping_address', 'unique_coupon_code'], object)"
+                "says(object, 'account', 'billing_info', 'coupon', 'coupon_redemption', 'credit_payment', 'error', "
+                "'line_item', 'plan', 'shipping_address', 'unique_coupon_code')"
             ),
             unpaid=NEVER,
         ),
