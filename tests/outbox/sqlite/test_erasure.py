@@ -9,6 +9,7 @@ from outboxes import NOW, append, park, record, resolve
 
 from butter_middleware import Checkout, SQLiteOutbox
 from butter_middleware.models.checkout import Record
+from butter_middleware.models.reasons import Skip
 from butter_middleware.outbox.sqlite.erasure import Person, remove, search
 from butter_middleware.outbox.sqlite.existing import existing
 
@@ -61,3 +62,18 @@ def test_what_names_a_person_is_deleted(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert b"shopper@example.com" not in path.read_bytes()
+
+
+def test_an_erased_record_gives_way_to_no_other_address(tmp_path: Path) -> None:
+    """Its checkout is known by digests: a page that somebody else opens sends their address no more than before."""
+    path = tmp_path / "butter.db"
+    store = SQLiteOutbox(path).store()
+    store.open()
+    checkout = Checkout(ipv4_address="81.2.69.142", psp="stripe", customer_email="a@example.com", invoice_id="in_9")
+    store.add([Record.of(checkout, NOW)])
+    with existing(path) as person:
+        assert remove(person.write, search(person.read, Person("a@example.com")), NOW)["pending"] == 1
+    later = {"customer_email": "b@example.com", "ipv4_address": "81.2.69.143", "charge_id": "ch_9"}
+    other = Checkout.model_validate(checkout.payload() | later)
+    assert store.add([Record.of(other, NOW)]) == [Skip.OTHER_ADDRESS]
+    store.close()
