@@ -2,9 +2,11 @@
 
 import asyncio
 import socket
+import struct
 import sys
 from typing import Any
 
+import httpcore
 import pytest
 from processes import misbehaving, served
 from shops import CREDENTIALS, SHOPPER
@@ -37,7 +39,8 @@ def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
     """The server answers and closes without saying so: the next record goes out on another connection."""
 
     async def post_twice(url: str) -> list[AnswerKind]:
-        async with ButterClient(url, **CREDENTIALS) as client:
+        async with ButterClient(url, **CREDENTIALS) as client, asyncio.timeout(20):
+            pool_of(client)._keepalive_expiry = None  # it is the end that ends its use, not its age
             first = await client.post(RECORD)
             while pool_of(client).connections and not pool_of(client).connections[0].has_expired():  # noqa: ASYNC110 - it has no event
                 await asyncio.sleep(0)
@@ -45,6 +48,31 @@ def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
 
     with misbehaving(lambda connection: connection.sendall(OK)) as url:
         assert asyncio.run(post_twice(url)) == [AnswerKind.DELIVERED] * 2
+
+
+@pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
+def test_what_came_before_the_end_is_read(*, reset: bool) -> None:
+    """The server answers and is gone. Its answer counts all the same; only then the end is told, as what it was."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(OK)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", reset, 0))
+
+    async def read(url: str) -> tuple[bytes, bytes | None]:
+        stream: Any = await Backend().connect_tcp("127.0.0.1", int(url.rpartition(":")[2]))
+        await stream.write(b"POST / HTTP/1.1\r\n\r\n")
+        data = await stream.read(1, timeout=20)
+        async with asyncio.timeout(20):
+            while not stream._ended or (reset and stream._error is None):  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0)
+        data += await stream.read(1000)
+        try:
+            return data, await stream.read(1000)
+        except httpcore.ReadError:
+            return data, None
+
+    with misbehaving(answer) as url:
+        assert asyncio.run(read(url)) == (OK, None if reset else b"")
 
 
 def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_record() -> None:

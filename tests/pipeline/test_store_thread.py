@@ -12,6 +12,7 @@ from butter_middleware import Butter, MemoryOutbox
 from butter_middleware._utils.futures import Waker
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import MemoryStore
+from butter_middleware.outbox.base import size_of
 from butter_middleware.pipeline import store_thread
 from butter_middleware.testing import FakeButter
 
@@ -149,6 +150,21 @@ def test_a_disk_that_is_away_is_asked_less_and_less_often(
         began = waits.index(backoffs[0])
         assert waits[began : began + 8] == backoffs
         waits.clear()
+
+
+def test_what_waits_for_the_disk_is_bounded_in_bytes(
+    failing: tuple[Butter, FailingStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads count. What does not fit is lost, counted and told; what was written makes room for as much again."""
+    butter, store = failing
+    monkeypatch.setattr(store_thread, "MOST_BYTES", 2 * size_of(capture(1)))
+    for tries in range(1, 3):
+        store.fault = errno.EIO
+        buy(butter, 1, 2, 3)
+        assert butter.status().lost == tries
+        store.fault = None
+        assert butter.flush()
+    assert butter.status().captured == 6
 
 
 @pytest.mark.parametrize(("fault", "said"), [(errno.ENOSPC, ""), (errno.EIO, "cannot be used (EIO)")])
