@@ -5,8 +5,8 @@
 
 Works in a copy of the tree. First all the tests run once, and it is noted which of them reach which line: `--reach`
 keeps that in a file for the next run on the same code. Then the tests that reach its line run on each fault, a mutant,
-until one fails: the tests of its own package first, the shortest first, and no more than `--seconds` of them. A mutant
-that hangs is noticed. Tests that start servers, browsers or databases are left out. `--results` keeps what is known
+until one fails: those of its own name and package first, and no more than `--seconds` of them. A mutant that hangs is
+noticed. Tests that start servers, browsers or databases are left out. `--results` keeps what is known
 about each mutant: a run that was stopped goes on from there, and after a change of the tests only the survivors are
 tried again. Prints the figures of each package, and the mutants that no test noticed: each is a test that is missing,
 or a change that nobody can notice.
@@ -16,7 +16,6 @@ import argparse
 import ast
 import copy
 import difflib
-import itertools
 import json
 import os
 import random
@@ -311,7 +310,8 @@ class Campaign:
     def reaching(self, mutant: Mutant) -> list[str]:
         """Return the tests that run a line of it, or the module when it runs at import.
 
-        Those of its own package come first, then the shortest files, until the budget is spent.
+        Those of its own name come first, then those of its own package, then the shortest files. What does not fit
+        into the budget is left out.
         """
         lines = self._reach.get(mutant.path, {})
         tests = {test for line in range(mutant.line, mutant.last_line + 1) for test in lines.get(str(line), ())}
@@ -322,12 +322,17 @@ class Campaign:
             if test in tests:
                 files[test.split("::")[0]].append(test)
 
-        def order(file: str) -> tuple[bool, float]:
-            return not file.startswith(f"tests/{mutant.package}/"), self._duration(files[file])
+        def order(file: str) -> tuple[bool, bool, float]:
+            of_name, of_package = Path(mutant.path).stem in file, file.startswith(f"tests/{mutant.package}/")
+            return not of_name, not of_package, self._duration(files[file])
 
-        chosen = [test for file in sorted(files, key=order) for test in files[file]]
-        spent = itertools.accumulate(self._seconds[test] for test in chosen)
-        return [test for test, seconds in zip(chosen, spent, strict=True) if seconds <= self._budget]
+        chosen: list[str] = []
+        left = self._budget
+        for test in (test for file in sorted(files, key=order) for test in files[file]):
+            if self._seconds[test] <= left:
+                chosen.append(test)
+                left -= self._seconds[test]
+        return chosen
 
     def _duration(self, tests: Sequence[str]) -> float:
         return sum(self._seconds[test] for test in tests)
