@@ -21,6 +21,7 @@ from butter_middleware.events import Event
 from butter_middleware.ipv6.beacon import Beacon, Redeemer
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Outbox, SQLiteOutbox
+from butter_middleware.pipeline import processes
 from butter_middleware.pipeline.entries import ResponseWait
 from butter_middleware.reader.reader import Reader, ReadResult
 from butter_middleware.telemetry.dispatcher import EventDispatcher
@@ -235,7 +236,8 @@ def client(
         _refuse_missing(user, secret)
 
     def make() -> Client:
-        from butter_middleware.delivery.http import ButterClient  # noqa: PLC0415 - httpx is loaded by the worker only
+        with processes.loading():
+            from butter_middleware.delivery.http import ButterClient  # noqa: PLC0415 - httpx is loaded by the sender only
 
         _refuse_missing(user, secret)
         return ButterClient(base_url, user or "", secret or "", transport=transport)

@@ -206,7 +206,8 @@ class Pipeline:
         return True
 
     def _begin(self) -> None:
-        self._telemetry.load(self.reporter, self._events.emit)
+        with processes.loading():
+            self._telemetry.load(self.reporter, self._events.emit)
 
     def begin_anew(self) -> None:
         """Forget the threads, in a forked child."""

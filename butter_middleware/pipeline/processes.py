@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import Final, Protocol
 from weakref import WeakSet
 
@@ -16,6 +17,8 @@ from butter_middleware.pipeline.store_thread import StoreThread
 
 FORK_SECONDS: Final = 0.05
 """For which a fork waits until the files are closed."""
+LOADING_SECONDS: Final = 5.0
+"""For which a fork waits until a thread has loaded the HTTP client. It takes a tenth of a second, once in a process."""
 
 
 class Closable(Protocol):
@@ -40,6 +43,7 @@ class _Process:
         self.unusable: set[str] = set()
         """Files that were open while this process was forked: SQLite's lock table in it is the parent's."""
         self.hooked = False
+        self.loading = threading.RLock()
 
 
 _process: Final = _Process()
@@ -90,6 +94,15 @@ def _store_thread(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> St
     return found
 
 
+def loading() -> AbstractContextManager[object]:
+    """Return what a thread of ours holds while it imports a module.
+
+    Python never frees the import lock of a module that another thread was loading during a fork: the child would wait
+    for it for ever.
+    """
+    return _process.loading
+
+
 def leave(thread: StoreThread, participant: Participant, seconds: float) -> None:
     """Let a participant go. The last one ends the thread within `seconds`."""
     with _process.guard:
@@ -117,6 +130,7 @@ def _before_fork() -> None:
     _process.forking.acquire()
     if threading.current_thread().name == "butter-store":
         return
+    _process.loading.acquire(timeout=LOADING_SECONDS)
     threads = list(_process.threads.values())
     for thread in threads:
         thread.request_pause()
@@ -125,6 +139,8 @@ def _before_fork() -> None:
 
 
 def _after_in_parent() -> None:
+    with suppress(RuntimeError):  # it was not acquired in time
+        _process.loading.release()
     for thread in list(_process.threads.values()):
         thread.resume()
     _process.forking.release()
@@ -132,7 +148,8 @@ def _after_in_parent() -> None:
 
 def _after_in_child() -> None:
     process = _process
-    process.guard, process.forking = threading.Lock(), threading.RLock()
+    process.guard = threading.Lock()
+    process.forking, process.loading = threading.RLock(), threading.RLock()
     threads, process.threads = process.threads, {}
     for path, thread in threads.items():
         if not thread.paused:

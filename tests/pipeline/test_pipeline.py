@@ -379,6 +379,36 @@ def test_a_fork_starts_anew(make_butter: Callable[..., Butter], fake: FakeButter
     assert butter.status().pending == 1
 
 
+LOADING = """
+import os, sys, time
+from butter_middleware import Butter, CheckoutRoute, client_ip
+from butter_middleware.pipeline import processes
+
+processes.LOADING_SECONDS = 60.0
+route = CheckoutRoute("/pay", "stripe", lambda response: None)
+butter = Butter(client_ip=client_ip.direct(), routes=[route], username="a", password="s3cret-pass")
+butter.pipeline.start()
+while "httpx" not in sys.modules:
+    time.sleep(0)
+child = os.fork()
+if child == 0:
+    import signal
+    signal.alarm(20)
+    import butter_middleware.delivery.http
+    os._exit(0)
+os._exit(os.waitpid(child, 0)[1] != 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_while_the_http_client_is_loaded(tmp_path: Path) -> None:
+    """The child can load it too. Python would keep the import's lock in the child, where nothing lets it go."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_many_threads_share_one_butter(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """Records from any thread all arrive, each once."""
     butter = make_butter()
