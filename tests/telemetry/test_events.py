@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, ConfigurationError, Record, events
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.asgi import Receive, Scope, Send
-from butter_middleware.outbox import MemoryOutbox
+from butter_middleware.outbox import MemoryOutbox, MemoryStore
 from butter_middleware.testing import FakeButter
 
 CHECKOUT = Checkout(customer_email="shopper@example.com", ipv4_address=SHOPPER, psp="stripe", invoice_id="in_1")
@@ -240,6 +240,20 @@ def test_each_checkout_leaves_one_debug_line(
         "butter.record() -> sent: invoice_id",
     ]
     assert all(record.getMessage().startswith("butter: ") for record in caplog.records if "butter" in record.name)
+
+
+def test_what_could_not_be_written_leaves_a_debug_line(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault that is not the disk's loses the capture. The line names the route and the fault."""
+    caplog.set_level(logging.DEBUG, "butter_middleware")
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(MemoryStore, "append", fail)
+    buy(make_butter(), "a")
+    assert outcomes(caplog) == [f"{WHERE} -> lost: ZeroDivisionError"]
 
 
 class Queue:
