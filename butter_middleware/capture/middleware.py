@@ -107,8 +107,14 @@ class ButterMiddleware:
     def __init__(self, app: AnyASGIApp, butter: Handle | None = None) -> None:
         self.app = app
         self.butter = butter
-        # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
-        self._pipeline = _checked(butter)
+        self._pipeline = butter.pipeline if isinstance(butter, Handle) else None
+        if self._pipeline is None:
+            # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
+            message = (
+                f"ButterMiddleware(butter=...) got {type(butter).__name__}: nothing is captured. Pass the Butter "
+                "object that you built at import."
+            )
+            log_thread.log(logging.CRITICAL, message, event="configuration")
         self._root_path = _own_root_path(app)
         self._folds = self._pipeline is not None and _folds(app)
         self._compared = self._served = False
@@ -189,17 +195,6 @@ class ButterMiddleware:
             log_thread.log(logging.INFO, message, event="lifespan")
         if not takes_part:
             await _answer_lifespan(receive, watch)
-
-
-def _checked(butter: object) -> CapturePipeline | None:
-    if isinstance(butter, Handle):
-        return butter.pipeline
-    got = type(butter).__name__
-    message = (
-        f"ButterMiddleware(butter=...) got {got}: nothing is captured. Pass the Butter object that you built at import."
-    )
-    log_thread.log(logging.CRITICAL, message, event="configuration")
-    return None
 
 
 async def _answer_lifespan(receive: Receive, send: Send) -> None:

@@ -30,30 +30,25 @@ def decode(body: bytes, content_encoding: str, limit: int) -> bytes:
         msg = f"more than {MAX_CODINGS} content codings"
         raise ExtractionError(msg)
     for coding in reversed(codings):
-        body = _decode_one(body, coding, limit)
+        decoder = _DECODERS.get(coding)
+        if decoder is None:
+            msg = "the response's content coding is not one of gzip, deflate, br, zstd"
+            raise ExtractionError(msg)
+        try:
+            body = decoder(body, limit)
+        except ImportError:
+            msg = (
+                f"no decoder for {coding}: install brotli 1.2, backports.zstd or zstandard, or compress outside this "
+                "middleware"
+            )
+            raise ExtractionError(msg) from None
+        except Exception as error:  # noqa: BLE001 - each decoder has an exception of its own
+            msg = f"the response's {coding} data is broken ({type(error).__name__})"
+            raise ExtractionError(msg) from None
+        if len(body) > limit:
+            msg = f"the response's {coding} data is longer than max_body_bytes once decoded"
+            raise ExtractionError(msg)
     return body
-
-
-def _decode_one(body: bytes, coding: str, limit: int) -> bytes:
-    decoder = _DECODERS.get(coding)
-    if decoder is None:
-        msg = "the response's content coding is not one of gzip, deflate, br, zstd"
-        raise ExtractionError(msg)
-    try:
-        plain = decoder(body, limit)
-    except ImportError:
-        msg = (
-            f"no decoder for {coding}: install brotli 1.2, backports.zstd or zstandard, or compress outside this "
-            "middleware"
-        )
-        raise ExtractionError(msg) from None
-    except Exception as error:  # noqa: BLE001 - each decoder has an exception of its own
-        msg = f"the response's {coding} data is broken ({type(error).__name__})"
-        raise ExtractionError(msg) from None
-    if len(plain) > limit:
-        msg = f"the response's {coding} data is longer than max_body_bytes once decoded"
-        raise ExtractionError(msg)
-    return plain
 
 
 def _gzip(body: bytes, limit: int) -> bytes:

@@ -53,12 +53,10 @@ def after(known: Mapping[int, SeenID], ids: Sequence[SeenID]) -> tuple[bool, lis
     for first, one in earlier:
         if first.address != one.address and not first.payment_ids & one.payment_ids:
             return False, [other._replace(address=first.address) for other in ids if other.id not in known]
-    merged = [_merged(first, one) for first, one in earlier]
-    return True, merged + [one for one in ids if one.id not in known]
-
-
-def _merged(first: SeenID, one: SeenID) -> SeenID:
-    address = one.address if one.address == first.address else SEVERAL
-    # What not all of the payments have tells no two of them apart.
-    told_apart_by = first.payment_ids & one.payment_ids
-    return SeenID(one.id, address, told_apart_by or first.payment_ids or one.payment_ids)
+    remembered: list[SeenID] = []
+    for first, one in earlier:
+        address = one.address if one.address == first.address else SEVERAL
+        # What not all of the payments have tells no two of them apart.
+        told_apart_by = first.payment_ids & one.payment_ids
+        remembered.append(SeenID(one.id, address, told_apart_by or first.payment_ids or one.payment_ids))
+    return True, remembered + [one for one in ids if one.id not in known]

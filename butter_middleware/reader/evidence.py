@@ -38,9 +38,9 @@ def weakness(route: CheckoutRoute, response: CheckoutResponse, records: Sequence
     payloads = [json.loads(record.payload) for record in records]
     if not payloads or any(payload["psp"] != "stripe" or _STRONG & payload.keys() for payload in payloads):
         return ""
-    remedy = "Pass charge_id= or invoice_id= to butter.record()." if recorded else _remedy(route, response)
+    if recorded:
+        remedy = "Pass charge_id= or invoice_id= to butter.record()."
+    else:
+        seen, _comma, _rest = told(response, route.extract).saw.partition(",")
+        remedy = _REMEDIES.get(seen, _REMEDY)
     return f"{route}: the records carry neither invoice_id nor charge_id, which match a dispute best. {remedy}"
-
-
-def _remedy(route: CheckoutRoute, response: CheckoutResponse) -> str:
-    return _REMEDIES.get(told(response, route.extract).saw.partition(",")[0], _REMEDY)

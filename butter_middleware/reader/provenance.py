@@ -1,6 +1,6 @@
 """What gave each field of a record, without values. Only a sandbox on this machine gets it: see `Record.sources`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from butter_middleware.capture.routes import CheckoutRoute
@@ -20,8 +20,12 @@ def origins(
 ) -> dict[str, str]:
     """Say for each of a record's `fields` what gave it; `result` is what the extractor did. Never raises."""
     gave, noted = _set(result), _set(capture.annotations)
-    expressions = dict(_expressions(route, response)) if gave else {}
-    extractor = expressions.get("", "")
+    extractor, expressions = "", dict[str, str]()
+    if gave:
+        explanation = told(response, route.extract)
+        if explanation.extractor:
+            extractor = explanation.extractor.removesuffix("()") + "()"
+        expressions = {field.name: field.given_by for field in explanation.fields if field.given_by is not None}
     annotated = "butter.record()" if capture.recorded else "annotate()"
 
     def origin(name: str) -> str:
@@ -38,15 +42,6 @@ def origins(
 
 def _set(fields: Mapping[str, Any]) -> set[str]:
     return {name for name, value in fields.items() if value is not None and value != ""}
-
-
-def _expressions(route: CheckoutRoute, response: CheckoutResponse) -> Iterator[tuple[str, str]]:
-    """Give the fields with the expressions that gave them, and the extractor's name as that of the field ""."""
-    explanation = told(response, route.extract)
-    yield "", explanation.extractor.removesuffix("()") + "()" if explanation.extractor else ""
-    for field in explanation.fields:
-        if field.given_by is not None:
-            yield field.name, field.given_by
 
 
 def _address(capture: Capture, response: CheckoutResponse, strategy: Strategy) -> str:

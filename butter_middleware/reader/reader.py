@@ -138,33 +138,28 @@ class Reader:
         self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
     ) -> tuple[str, list[Mapping[str, Any]]] | ReadResult:
         """Give what its parts have in common, nothing for a whole checkout, and the fields; or say why it is none."""
+        if recorded:
+            return "", [{}]
         try:
-            gate = "" if recorded else self._gate(route, response)
-            extracted = gate if isinstance(gate, ReadResult) else self._extract(route, response, recorded=recorded)
+            if route.when is not None and not _verdict(route.when(response)):
+                return ReadResult(skipped=Skip.GATED)
+            key = "" if route.key_of is None else as_text(route.key_of(response))
+            if key is None:
+                return ReadResult(skipped=Skip.NOT_A_CHECKOUT)
+            extracted = self._extract(route, response)
+            found = extracted if isinstance(extracted, ReadResult) else (key, extracted)
         except ExtractionError as error:
             return ReadResult(parked=Parked(ParkReason.UNREADABLE, f"{route}: {error}"), error=error)
         except Exception as error:  # noqa: BLE001 - the merchant's function may raise anything
             return ReadResult(parked=Parked(ParkReason.EXTRACTOR_ERROR, broken_extractor(route, error)), error=error)
-        return extracted if isinstance(extracted, ReadResult) else (str(gate), extracted)
+        return found
 
     def _resolve(self, route: CheckoutRoute, capture: Capture) -> ClientIP:
         address = self.strategy.resolve(capture.scope)
         self.observe(capture, address)
         return address if self.redeemer is None else self.redeemer.resolve(address, capture, route)
 
-    def _gate(self, route: CheckoutRoute, response: CheckoutResponse) -> str | ReadResult:
-        """Give what its parts have in common, and nothing for a checkout that is whole; or say why it is none."""
-        if route.when is not None and not _verdict(route.when(response)):
-            return ReadResult(skipped=Skip.GATED)
-        if route.key_of is None:
-            return ""
-        return as_text(route.key_of(response)) or ReadResult(skipped=Skip.NOT_A_CHECKOUT)
-
-    def _extract(
-        self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
-    ) -> list[Mapping[str, Any]] | ReadResult:
-        if recorded:
-            return [{}]
+    def _extract(self, route: CheckoutRoute, response: CheckoutResponse) -> list[Mapping[str, Any]] | ReadResult:
         if route.extract is None:
             return [{}] if response.request.annotations or route.begins else ReadResult(skipped=Skip.NOT_ANNOTATED)
         extracted = route.extract(response)
