@@ -29,7 +29,7 @@ from butter_middleware import Butter, ButterMiddleware, Checkout, SQLiteOutbox
 from butter_middleware.errors import OutboxReplacedError
 from butter_middleware.outbox import SQLiteStore, Store
 from butter_middleware.outbox.sqlite.existing import existing
-from butter_middleware.outbox.sqlite.locks import LEAD, WRITE
+from butter_middleware.outbox.sqlite.locks import LEAD, WRITE, Locks
 from butter_middleware.testing import FakeButter
 
 pytestmark = pytest.mark.server
@@ -579,12 +579,38 @@ def test_a_child_of_a_fork_amid_a_transaction_leaves_the_file_alone(
     disk = threading.Thread(target=butter.pipeline.ask, args=(stand_still, None, 20))
     disk.start()
     assert standing.wait(20)
-    child = fork(partial(serve_without_the_file, butter, path, times_open(path)))
+    child, took = timed(partial(fork, partial(serve_without_the_file, butter, path, times_open(path))))
+    assert took < FORK_TAKES
     over.set()
     disk.join()
     assert os.waitpid(child, 0)[1] == 0
     butter.record(checkout(1))
     assert butter.flush()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_waits_for_no_other_process(make_butter: Callable[..., Butter], path: Path) -> None:
+    """While another process holds the write lock, an endpoint that forks takes a moment only."""
+    butter = make_butter(outbox=path)
+    butter.record(checkout(1))
+    assert butter.flush()
+    other = Locks(str(path))
+    until(lambda: other.take(WRITE), "the lock")
+    child, took = timed(partial(fork, lambda: None))
+    assert took < FORK_TAKES
+    other.close()
+    assert os.waitpid(child, 0)[1] == 0
+    butter.record(checkout(2))
+    assert butter.flush()
+
+
+FORK_TAKES = 0.6
+"""Seconds: it waits for 50 ms, and the machine may be busy."""
+
+
+def timed(run: Callable[[], int]) -> tuple[int, float]:
+    begun = time.monotonic()
+    return run(), time.monotonic() - begun
 
 
 def serve_without_the_file(butter: Butter, path: Path, inherited: int) -> None:
