@@ -511,7 +511,8 @@ def test_a_child_that_does_not_use_it_takes_nothing(store: SQLiteStore) -> None:
 def test_forks_amid_checkouts_harm_neither(make_butter: Callable[..., Butter], fake: FakeButter, path: Path) -> None:
     """A process that serves checkouts and forks goes on, and so do its children: every checkout is delivered once."""
     butter = make_butter(outbox=path)
-    app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
+    paid = PAID | {"invoice": {"id": "in_4"}}
+    app = ButterMiddleware(sends(start(), body(json.dumps(paid).encode())), butter)
     children: list[int] = []
     for number in range(1, 4):
         butter.record(checkout(number))
@@ -521,6 +522,7 @@ def test_forks_amid_checkouts_harm_neither(make_butter: Callable[..., Butter], f
         assert os.waitpid(child, 0)[1] == 0
     until(lambda: butter.status().pending == 0 and butter.status().delivered >= 4, "what the parent has")
     assert butter.status().lost == 0
+    assert {sent["invoice_id"] for sent in fake.records} >= {"in_1", "in_2", "in_3", "in_4"}
     assert len({sent["invoice_id"] for sent in fake.records}) == len(fake.records)
     butter.close()
     with closing(sqlite3.connect(path)) as connection:
