@@ -1,6 +1,7 @@
 """Which process of a host sends, and what the others know about it."""
 
 import errno
+import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -16,6 +17,7 @@ from starlette.testclient import TestClient
 from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, SQLiteOutbox
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.outbox import SQLiteStore
+from butter_middleware.outbox.sqlite.locks import LEAD, Locks
 from butter_middleware.testing import FakeButter
 
 
@@ -142,3 +144,26 @@ def test_an_extractor_that_hangs_loses_the_lead_and_no_record(
     goes_on.set()
     until(lambda: len(fake.records) == 2, "both records are sent")
     assert {record["invoice_id"] for record in fake.records} == {"in_first", "in_hangs"}
+
+
+def test_a_file_that_a_newer_release_brought_up_is_left_to_it(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a rolling upgrade the old process lets go of the lead, keeps its captures in memory, and says so once."""
+    butter = make_butter(outbox=path)
+    butter.pipeline.start()
+    until(lambda: butter.pipeline.leads, "the lead")
+    with closing(sqlite3.connect(path)) as connection:
+        (schema,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute("PRAGMA user_version = 1000")
+        assert butter.pipeline.ask(lambda store: store.disconnect(), otherwise=False)
+        buy(butter, "a", "b")
+        until(lambda: not butter.pipeline.leads, "the lead is let go")
+        other = Locks(str(path))
+        until(lambda: other.take(LEAD), "another process may lead")
+        other.close()
+        assert (butter.status().lost, fake.records) == (0, [])
+        connection.execute(f"PRAGMA user_version = {schema}")
+    assert butter.flush(20)
+    assert sorted(record["invoice_id"] for record in fake.records) == ["in_a", "in_b"]
+    assert len([line for line in caplog.messages if "newer version" in line]) == 1
