@@ -83,6 +83,30 @@ def test_its_bytes_are_bounded_with_the_headers() -> None:
     store.append([long])
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"headers": [(b"x", bytes(1024**2))]},
+        {"headers": [(b"x", b"")] * 10_600},
+        {"response_headers": [(b"x", bytes(1024**2))]},
+        {"path": "/checkout/" + "7" * 1024**2},
+        {"query_string": bytes(1024**2)},
+        {"body": bytes(1024**2)},
+        {"request_body": bytes(1024**2)},
+        {"annotations": {"invoice_id": "7" * 1024**2}},
+        {"cookies": {"token": "7" * 1024**2}},
+    ],
+    ids="".join,
+)
+def test_everything_that_is_kept_counts(field: dict[str, Any]) -> None:
+    """Whatever of a capture is long: 128 MiB hold no more than 128 captures of a mebibyte."""
+    store = MemoryOutbox().store()
+    long = capture(1, **field)
+    store.append([long] * 120)
+    with pytest.raises(OutboxFullError):
+        store.append([long] * 9)
+
+
 def test_what_a_checkout_resolves_to_is_always_taken() -> None:
     """The bound refuses what comes, never what is already inside: several records of one checkout are kept."""
     store = MemoryOutbox(1).store()
