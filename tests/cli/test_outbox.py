@@ -646,14 +646,14 @@ def test_what_is_no_address_erases_nothing(store: SQLiteStore, run: Callable[...
 
 
 def test_what_could_not_be_looked_into_is_said(store: SQLiteStore, run: Callable[..., Result], path: Path) -> None:
-    """A body in a coding unknown here, and a broken file that was set aside, need a person: 1, and which."""
-    store.append([told(1, b"\x0b\x02\x80", b"x-rot13")])
+    """A body that cannot be decoded here, and a broken file that was set aside, need a person: 1, and which."""
+    store.append([told(1, b"\x0b\x02\x80", b"x-rot13"), told(2, b"no gzip at all", b"gzip")])
     closed(store)
     aside = path.with_name("butter.db.corrupt-20261124T000000Z")
     aside.write_bytes(b"")
     found = run("erase", "--email", ANN, "--yes", "--json")
     assert found.exit_code == 1
     document = json.loads(found.stdout)
-    assert len(document["not_looked_into"]) == 1
+    assert len(document["not_looked_into"]) == 2
     assert document["set_aside"] == [str(aside)]
-    assert "1 captures could not be searched" in found.stderr
+    assert "2 captures could not be searched" in found.stderr

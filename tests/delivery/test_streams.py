@@ -6,6 +6,7 @@ import struct
 import sys
 from typing import Any
 
+import anyio
 import httpcore
 import pytest
 from processes import misbehaving, served
@@ -132,6 +133,19 @@ def test_after_a_record_is_cancelled_the_next_one_is_sent() -> None:
         assert kind is AnswerKind.DELIVERED, turns
         turns += 1
     assert turns > 3
+
+
+def test_on_trio() -> None:
+    """`Delivery.deliver` may run on Trio, too."""
+
+    async def post(url: str) -> list[AnswerKind]:
+        async with ButterClient(url, **CREDENTIALS) as client:
+            return [(await client.post(RECORD)).kind for _record in range(2)]
+
+    fake = FakeButter(**CREDENTIALS)
+    with served(fake) as url:
+        assert anyio.run(post, url, backend="trio") == [AnswerKind.DELIVERED] * 2
+    assert len(fake.records) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uvloop does not run there")

@@ -107,6 +107,15 @@ def test_everything_that_is_kept_counts(field: dict[str, Any]) -> None:
         store.append([long] * 9)
 
 
+def test_the_bound_of_its_bytes_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fills it to the last byte is taken."""
+    monkeypatch.setattr("butter_middleware.outbox.memory.MOST_BYTES", 3 * size_of(capture(1)))
+    store = MemoryOutbox().store()
+    append(store, 1, 2, 3)
+    with pytest.raises(OutboxFullError):
+        append(store, 4)
+
+
 def test_what_a_checkout_resolves_to_is_always_taken() -> None:
     """The bound refuses what comes, never what is already inside: several records of one checkout are kept."""
     store = MemoryOutbox(1).store()

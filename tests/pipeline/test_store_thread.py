@@ -3,17 +3,20 @@
 import errno
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
-from outboxes import capture
+from outboxes import capture, record
 from processes import until
 
-from butter_middleware import Butter, MemoryOutbox
+from butter_middleware import Butter, CheckoutRoute, MemoryOutbox
 from butter_middleware._utils.futures import Waker
 from butter_middleware.models.http import Capture
-from butter_middleware.outbox import MemoryStore
+from butter_middleware.outbox import MemoryStore, SQLiteOutbox, SQLiteStore
 from butter_middleware.outbox.base import size_of
-from butter_middleware.pipeline import store_thread
+from butter_middleware.pipeline import leader, reader_thread, store_thread
+from butter_middleware.pipeline.sender_thread import MOST_AHEAD
 from butter_middleware.testing import FakeButter
 
 
@@ -61,6 +64,11 @@ class FailingOutbox(MemoryOutbox):
         return store
 
     made: FailingStore
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "butter.db"
 
 
 @pytest.fixture
@@ -150,6 +158,63 @@ def test_a_disk_that_is_away_is_asked_less_and_less_often(
         began = waits.index(backoffs[0])
         assert waits[began : began + 8] == backoffs
         waits.clear()
+
+
+def test_a_process_with_nothing_to_do_rests(failing: tuple[Butter, FailingStore], waits: list[float]) -> None:
+    """Its store's thread waits until its next look, and does not spin."""
+    butter, _store = failing
+    assert butter.flush()
+    waits.clear()
+    until(lambda: len(waits) >= 20, "it rests")
+    assert waits.count(0.0) <= 2, waits
+
+
+def test_a_backlog_is_sent_without_a_look_at_other_processes(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look-ahead is filled as soon as there is room: what was settled begins a turn."""
+    store = SQLiteOutbox(path).store()
+    store.open()
+    store.add([record(number) for number in range(3 * MOST_AHEAD)])
+    store.close()
+    monkeypatch.setattr(leader, "LOOK_SECONDS", 600.0)
+    make_butter(outbox=path).pipeline.start()
+    until(lambda: len(fake.records) == 3 * MOST_AHEAD, "all of them", 60)
+
+
+def test_the_look_ahead_of_the_reader_is_bounded(
+    make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what another process left, no more is in memory, however long the extractor takes for one of it."""
+    left, asked, go_on = SQLiteOutbox(path).store(), list[int](), threading.Event()
+    left.open()
+    left.append([capture(number) for number in range(20)], owned=False)
+    left.close()
+    monkeypatch.setattr(reader_thread, "MOST_AHEAD", 4)
+    unread, counts = SQLiteStore.unread, SQLiteStore.counts
+    looks = [0]
+
+    def note(store: SQLiteStore, limit: int, **options: Any) -> Any:
+        asked.append(limit)
+        return unread(store, limit, **options)
+
+    def count(store: SQLiteStore) -> Any:
+        looks[0] += 1
+        return counts(store)
+
+    monkeypatch.setattr(SQLiteStore, "unread", note)
+    monkeypatch.setattr(SQLiteStore, "counts", count)
+    monkeypatch.setattr(leader, "LOOK_SECONDS", 0.01)
+    route = CheckoutRoute("/checkout/{number}", "stripe", lambda _response: {} if go_on.wait(60) else None)
+    butter = make_butter(route, outbox=path)
+    butter.pipeline.start()
+    until(lambda: bool(asked), "the first ones")
+    looked = looks[0]
+    until(lambda: looks[0] >= looked + 10, "ten more looks")
+    assert max(asked) <= 4
+    assert sum(asked) <= 5  # the one that is being read, too
+    go_on.set()
+    assert butter.flush()
 
 
 def test_what_waits_for_the_disk_is_bounded_in_bytes(
