@@ -193,24 +193,17 @@ class Engine:
     def _begin(self) -> None:
         """Mark what was answered and what is sent next, on the disk, then send it."""
         begun: list[Waiting] = []
-        while self._may_begin(len(self._sending) + len(begun)):
-            begun.append(self._next())
+        while (busy := len(self._sending) + len(begun)) < self._concurrency and time.monotonic() >= self._next_at:
+            is_late_due = bool(self._later) and self._later[0][0] <= time.time()
+            if not (is_late_due or self._fresh) or not self.delivery.admits(busy):
+                break
+            begun.append(heappop(self._later)[2] if is_late_due else self._fresh.popleft())
+            self._next_at = max(self._next_at, time.monotonic()) + self._interval
         marks, self._marks = self._marks, []
         marks += [Mark(State.SENDING, None, waiting.key) for waiting in begun]
         if marks:
             self._journal.mark(marks)
         self._sending |= {asyncio.create_task(self._send(waiting)) for waiting in begun}
-
-    def _may_begin(self, busy: int) -> bool:
-        is_due = bool(self._fresh) or (bool(self._later) and self._later[0][0] <= time.time())
-        is_turn = busy < self._concurrency and time.monotonic() >= self._next_at
-        return is_due and is_turn and self.delivery.admits(busy)
-
-    def _next(self) -> Waiting:
-        self._next_at = max(self._next_at, time.monotonic()) + self._interval
-        if self._later and self._later[0][0] <= time.time():
-            return heappop(self._later)[2]
-        return self._fresh.popleft()
 
     async def _send(self, waiting: Waiting) -> tuple[Waiting, Settlement]:
         return waiting, await self.delivery.deliver(waiting.record, waiting.attempts)

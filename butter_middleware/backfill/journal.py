@@ -24,7 +24,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 from butter_middleware.errors import ConfigurationError, OutboxBusyError
 from butter_middleware.models.seen_ids import SeenID, after
@@ -97,12 +97,6 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Generator[None]:

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TextIO, cast
 
@@ -55,7 +56,15 @@ class Rejects:
         self._file: TextIO | None = None
         self.size = 0
         """Bytes that were written."""
-        _make_way(path, known)
+        with suppress(FileNotFoundError):
+            there = path.lstat()
+            if stat.S_ISREG(there.st_mode) and known in {None, there.st_size}:
+                path.unlink()
+            else:
+                is_link = stat.S_ISLNK(there.st_mode)
+                what = "a link" if is_link else "another file, or one that was edited since the last run"
+                msg = f"{path} is {what}. Move it away, or name another file with --rejects."
+                raise ConfigurationError(msg)
 
     def add(self, number: int, reason: str, raw: Raw) -> None:
         """Write a line.
@@ -64,7 +73,11 @@ class Rejects:
             OSError: it cannot be written.
         """
         if self._file is None:
-            self._file = self._created()
+            # O_EXCL: if a file or a link was put there meanwhile, it is not opened.
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self._file = os.fdopen(descriptor, "w", 1, encoding="utf-8", errors="backslashreplace", newline="")
+            if self._form == "csv":
+                self._write_row(self._file, [LINE, REASON, *self._columns])
         if self._form == "csv":
             cells = [raw] if isinstance(raw, str) else [raw[place] for place in self._kept if place < len(raw)]
             self._write_row(self._file, [str(number), reason, *cells])
@@ -77,29 +90,8 @@ class Rejects:
         if self._file is not None:
             self._file.close()
 
-    def _created(self) -> TextIO:
-        # O_EXCL: if a file or a link was put there meanwhile, it is not opened.
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        file = open(descriptor, "w", 1, encoding="utf-8", errors="backslashreplace", newline="")  # noqa: PTH123, SIM115 - of a descriptor, and closed by `close`
-        if self._form == "csv":
-            self._write_row(file, [LINE, REASON, *self._columns])
-        return file
-
     def _write_row(self, file: TextIO, cells: list[str]) -> None:
         csv.writer(file, delimiter=self._delimiter, lineterminator="\n").writerow(map(neutralized, cells))
-
-
-def _make_way(path: Path, known: int | None) -> None:
-    try:
-        there = path.lstat()
-    except FileNotFoundError:
-        return
-    if stat.S_ISREG(there.st_mode) and known in {None, there.st_size}:
-        path.unlink()
-    else:
-        what = "a link" if stat.S_ISLNK(there.st_mode) else "another file, or one that was edited since the last run"
-        msg = f"{path} is {what}. Move it away, or name another file with --rejects."
-        raise ConfigurationError(msg)
 
 
 def _json(number: int, reason: str, text: str) -> str:

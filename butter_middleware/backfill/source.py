@@ -8,8 +8,9 @@ import re
 import stat
 from collections import deque
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Self, cast
+from typing import Any, Final, NamedTuple, cast
 
 from butter_middleware.backfill.rejects import LINE, Format, Raw, restored
 from butter_middleware.errors import InputError
@@ -80,7 +81,10 @@ class _Lines:
             if size <= MOST_BYTES:
                 parts.append(part)
             size += len(part)
-            if end or not self._fill():
+            if end:
+                break
+            self._chunk, self._at = self._file.read(_CHUNK) or b"", 0
+            if not self._chunk:
                 break
         return _Taken(b"".join(parts), size) if size else None
 
@@ -92,10 +96,6 @@ class _Lines:
     def at_hand(self) -> bool:
         """Whether the next line is in memory."""
         return bool(self._returned) or self._chunk.find(b"\n", self._at) >= 0
-
-    def _fill(self) -> bool:
-        self._chunk, self._at = self._file.read(_CHUNK) or b"", 0
-        return bool(self._chunk)
 
 
 class Source:
@@ -111,7 +111,10 @@ class Source:
 
     def __init__(self, path: str, *, encoding: str = "utf-8") -> None:
         self._name = "standard input" if path == STDIN else path
-        if not _ends_lines(encoding):
+        ends_lines = False
+        with suppress(LookupError, ValueError):
+            ends_lines = "\n".encode(encoding) == b"\n"
+        if not ends_lines:
             msg = f"{encoding} is not an encoding whose lines end with a byte 10. Convert: iconv -t UTF-8 -f {encoding}"
             raise InputError(msg)
         self._encoding = encoding
@@ -139,7 +142,7 @@ class Source:
             msg = f"{self._name} is one JSON array. Write one object per line: jq -c '.[]' FILE"
             raise InputError(msg)
         self.form: Format = "jsonl" if first.lstrip(_BLANK).startswith("{") else "csv"
-        self.delimiter = max(_DELIMITERS, key=_unquoted(first).count)
+        self.delimiter = max(_DELIMITERS, key=re.sub(r'"[^"]*"?', "", first).count)
         self.columns: list[str] = []
         """Of CSV."""
         self._restores = False
@@ -173,12 +176,6 @@ class Source:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
 
     def _first_line(self) -> str:
         """Return the first line that is not blank, and leave it to be read."""
@@ -231,16 +228,12 @@ class Source:
             if cells is None:
                 return
             self._pass(*taken)
-            if cells:
-                yield self._row(number, cells)
-
-    def _row(self, number: int, cells: list[str]) -> Line:
-        cells = [restored(cell) for cell in cells] if self._restores else cells
-        surplus = [cell for cell in cells[len(self.columns) :] if cell]
-        if self.columns and (surplus or len(cells) < len(self.columns)):
-            # Half a line may hold half an ID.
-            return self._line(number, cells, problem=f"{len(cells)} cells, and {len(self.columns)} columns")
-        return self._line(number, cells, dict(zip(self.columns, cells, strict=False)))
+            cells = [restored(cell) for cell in cells] if self._restores else cells
+            if self.columns and cells and (any(cells[len(self.columns) :]) or len(cells) < len(self.columns)):
+                # Half a line may hold half an ID.
+                yield self._line(number, cells, problem=f"{len(cells)} cells, and {len(self.columns)} columns")
+            elif cells:
+                yield self._line(number, cells, dict(zip(self.columns, cells, strict=False)))
 
     def _feed(self, taken: list[_Taken]) -> Generator[str]:
         """Give the lines of one record as its parser asks for them."""
@@ -261,16 +254,15 @@ class Source:
             if taken.size > MOST_BYTES:
                 yield self._line(number, text[:MOST_BYTES], problem=f"longer than {MOST_BYTES // 1024} KB")
             elif text:
-                yield self._object(number, text)
-
-    def _object(self, number: int, text: str) -> Line:
-        try:
-            values: object = json.loads(text)
-        except (ValueError, RecursionError):
-            return self._line(number, text, problem="not JSON")
-        if not isinstance(values, dict):
-            return self._line(number, text, problem="not a JSON object")
-        return self._line(number, text, cast("dict[str, Any]", values))
+                try:
+                    values: object = json.loads(text)
+                except (ValueError, RecursionError):
+                    yield self._line(number, text, problem="not JSON")
+                    continue
+                if isinstance(values, dict):
+                    yield self._line(number, text, cast("dict[str, Any]", values))
+                else:
+                    yield self._line(number, text, problem="not a JSON object")
 
     def _line(self, number: int, raw: Raw, values: Mapping[str, Any] | None = None, problem: str = "") -> Line:
         return Line(number, raw, values or {}, problem, self._offset)
@@ -291,14 +283,3 @@ class Source:
                 f"{self._encoding}. Say what it is, such as --encoding cp1252 for a file saved by Excel."
             )
             raise InputError(msg) from None
-
-
-def _ends_lines(encoding: str) -> bool:
-    try:
-        return "\n".encode(encoding) == b"\n"
-    except (LookupError, ValueError):
-        return False
-
-
-def _unquoted(text: str) -> str:
-    return re.sub(r'"[^"]*"?', "", text)

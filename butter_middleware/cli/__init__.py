@@ -59,7 +59,8 @@ class CommandGroup(click.Group):
         for heading, names in self.sections(ctx).items():
             with formatter.section(heading):
                 commands = [(name, self.get_command(ctx, name)) for name in names]
-                formatter.write_dl([(name, _summary(command)) for name, command in commands if command is not None])
+                summaries = [(name, command.get_short_help_str(limit=1000)) for name, command in commands if command]
+                formatter.write_dl([(name, f"{summary.removesuffix('.')}.") for name, summary in summaries])
 
     def sections(self, ctx: click.Context) -> dict[str, list[str]]:
         """Return the commands by heading."""
@@ -89,11 +90,6 @@ class _Lazy(CommandGroup):
         except ButterError as error:
             code = ExitCode.BUSY if isinstance(error, OutboxBusyError) else ExitCode.UNUSABLE
             raise Failure(str(error), code) from error
-
-
-def _summary(command: click.Command) -> str:
-    paragraph = " ".join((command.help or "").split("\n\n")[0].split())
-    return paragraph.split(". ")[0].removesuffix(".") + "."
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)

@@ -31,7 +31,6 @@ from butter_middleware.reader.evidence import ids_of
 
 SAMPLE: Final = 3
 """Records that a dry run shows."""
-_ACTION_NEEDED: Final = frozenset({Ending.HELD, Ending.UNREADABLE, Ending.UNWRITABLE})
 _STATES: Final = {
     BreakerState.OPEN: "Butter does not answer",
     BreakerState.HALF_OPEN: "Butter does not answer; trying one line",
@@ -64,7 +63,7 @@ class Options:
     @contextmanager
     def source(self, columns: Columns) -> Generator[Source]:
         """Open the input and check its header."""
-        with Source(self.file, encoding=self.encoding) as source:
+        with closing(Source(self.file, encoding=self.encoding)) as source:
             if source.form == "csv":
                 columns.check_header(source.columns)
             yield source
@@ -153,7 +152,7 @@ def backfill(output: Output, **given: Any) -> ExitCode:  # noqa: ANN401 - `Optio
 def _dry_run(output: Output, options: Options, columns: Columns) -> ExitCode:
     found: Counter[str] = Counter()
     sample: list[Mapping[str, str]] = []
-    with options.source(columns) as source, Journal(None) as journal, ExitStack() as stack:
+    with options.source(columns) as source, closing(Journal(None)) as journal, ExitStack() as stack:
         rejects = None
         if options.rejects is not None:
             rejects = Rejects(options.rejects, source.form, source.columns, source.delimiter)
@@ -204,7 +203,7 @@ def _send(output: Output, options: Options, columns: Columns) -> ExitCode:
     make_client = components.client(base_url, None, None, None, needed=True)
     account = destination(base_url, environment, config.credential("username", None) or "")
     progress = options.progress or Path(f"{options.file}.butter-progress")
-    with options.source(columns) as source, Journal(progress) as journal:
+    with options.source(columns) as source, closing(Journal(progress)) as journal:
         journal.agree(account, columns.ids_from(source.columns), same_account=options.same_account)
         if options.resend_uncertain:
             journal.mark_all(State.UNCERTAIN, State.WAITING)
@@ -277,7 +276,7 @@ def _finish(output: Output, totals: Totals, ending: Ending, remedy: str, journal
     if ending in _ENDINGS:
         parts.append(_ENDINGS[ending])
     output.show(_document(ending, totals, sent_in_this_run=totals.sent - totals.sent_before, **files), *parts)
-    if ending in _ACTION_NEEDED:
+    if ending in {Ending.HELD, Ending.UNREADABLE, Ending.UNWRITABLE}:
         message = f"{remedy.rstrip('.')}. Then run the same command: it sends the rest."
         raise Failure(message)
     attention = ending is not Ending.DONE or rejected or uncertain or totals.strangers

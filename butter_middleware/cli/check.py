@@ -8,7 +8,7 @@ import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
@@ -80,16 +80,7 @@ def check(output: Output, *, outbox: str | None, app: str | None, offline: bool)
     if app is not None and by_hand("app") and not by_hand("outbox"):
         outbox = None  # the app's own goes before the environment's
     findings = list(_findings(outbox, app, offline=offline))
-    rows = [
-        {
-            "check": each.check,
-            "state": each.state,
-            "detail": each.detail,
-            "remedy": each.remedy,
-            "text": f"{each.detail}. {each.remedy}" if each.remedy else each.detail,
-        }
-        for each in findings
-    ]
+    rows = [asdict(each) | {"text": ". ".join(filter(None, (each.detail, each.remedy)))} for each in findings]
     failed = sum(each.state is Mark.FAILED for each in findings)
     warned = sum(each.state is Mark.WARNING for each in findings)
     verdict = f"\n{failed} failed, {warned} to look at." if failed or warned else "\nAll is well."
@@ -139,7 +130,11 @@ def _configured(butter: Butter, app: str) -> Iterator[Finding]:
         )
     yield Finding("client_ip", Mark.OK, repr(butter.strategy))
     if "*" in os.environ.get("FORWARDED_ALLOW_IPS", ""):
-        yield Finding("client_ip", Mark.WARNING, *_ANY_PEER)
+        text = (
+            "FORWARDED_ALLOW_IPS=*: uvicorn takes the peer from X-Forwarded-For, so trusted= and peer_in= do not "
+            "protect you"
+        )
+        yield Finding("client_ip", Mark.WARNING, text, "Start uvicorn with --no-proxy-headers.")
     if not routes:
         remedy = "Add CheckoutRoute(...) to Butter(routes=[...]), or @butter.checkout_route."
         yield Finding("routes", Mark.FAILED, "none: no checkout is captured", remedy)
@@ -186,12 +181,6 @@ def read_by(route: CheckoutRoute) -> str:
     return f"by {getattr(extract, '__module__', '')}.{name}"
 
 
-_ANY_PEER: Final = (
-    "FORWARDED_ALLOW_IPS=*: uvicorn takes the peer from X-Forwarded-For, so trusted= and peer_in= do not protect you",
-    "Start uvicorn with --no-proxy-headers.",
-)
-
-
 # The outbox.
 
 
@@ -229,29 +218,26 @@ def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
     if not os.path.exists(path):  # noqa: PTH110 - text
         yield Finding("outbox", Mark.OK, f"{path} is not there yet: the app makes it at its first start or checkout")
         return
-    yield from _owner(path)
+    owner, here = Path(path).stat().st_uid, os.geteuid()
+    if owner != here:
+        remedy = "Run check as the app's user, because its rights count."
+        yield Finding("outbox", Mark.WARNING, f"{path} belongs to user {owner}, and you are {here}", remedy)
     try:
         with existing(path) as store:
             view, host = snapshot(store), host_counts(store, time.time())
     except ButterError as error:
         yield Finding("outbox", Mark.FAILED, str(error))
         return
-    yield from _content(view, host)
-    yield _delivering(view, external=_only_appends(butter))
+    yield from _stands(view, host, external=_only_appends(butter))
 
 
 def _elsewhere(outbox: object, butter: Butter | None) -> Finding:
     if butter is not None and butter.dry_run:
         return Finding("outbox", Mark.OK, "none: a dry run keeps nothing")
     if isinstance(outbox, MemoryOutbox):
-        return Finding("outbox", Mark.WARNING, *_MEMORY)
+        text = "memory only: what is not yet delivered is lost when the process is killed"
+        return Finding("outbox", Mark.WARNING, text, "Set outbox= to the path of an SQLite file on a disk that lasts.")
     return Finding("outbox", Mark.OK, f"a queue of your own ({type(outbox).__name__}), whose consumer delivers")
-
-
-_MEMORY: Final = (
-    "memory only: what is not yet delivered is lost when the process is killed",
-    "Set outbox= to the path of an SQLite file on a disk that lasts.",
-)
 
 
 def _disk(path: str) -> Finding:
@@ -264,32 +250,22 @@ def _disk(path: str) -> Finding:
     return Finding("disk", Mark.OK, text)
 
 
-def _owner(path: str) -> Iterator[Finding]:
-    owner = Path(path).stat().st_uid
-    if owner != os.geteuid():
-        text = f"{path} belongs to user {owner}, and you are {os.geteuid()}"
-        yield Finding("outbox", Mark.WARNING, text, "Run check as the app's user, because its rights count.")
-
-
-def _content(view: Snapshot, host: HostCounts) -> Iterator[Finding]:
-    counts = view.counts
+def _stands(view: Snapshot, host: HostCounts, *, external: bool) -> Iterator[Finding]:
     reasons = [reason for reason in attention(view, host, time.time()) if reason.code != "no_deliverer"]
     for reason in reasons:
         yield Finding("outbox", Mark.FAILED if reason.code == "hold" else Mark.WARNING, reason.detail, reason.remedy)
     if not reasons:
-        yield Finding(
-            "outbox", Mark.OK, f"{counted(counts.pending, 'record')} to be sent, {counts.delivered} delivered"
-        )
-
-
-def _delivering(view: Snapshot, *, external: bool) -> Finding:
+        text = f"{counted(view.counts.pending, 'record')} to be sent, {view.counts.delivered} delivered"
+        yield Finding("outbox", Mark.OK, text)
     if view.unread:
         text = f"captured and read by no process that runs now: {view.unread}"
-        return Finding("delivery", Mark.WARNING, text, NOBODY_DELIVERS)
-    if view.deliverer is None:
-        state = Mark.WARNING if view.counts.pending or external else Mark.OK
-        return Finding("delivery", state, "no process delivers from this file now", NOBODY_DELIVERS * (state != "ok"))
-    return Finding("delivery", Mark.OK, f"{deliverer_name(view.deliverer)} delivers")
+        yield Finding("delivery", Mark.WARNING, text, NOBODY_DELIVERS)
+    elif view.deliverer is not None:
+        yield Finding("delivery", Mark.OK, f"{deliverer_name(view.deliverer)} delivers")
+    elif view.counts.pending or external:
+        yield Finding("delivery", Mark.WARNING, "no process delivers from this file now", NOBODY_DELIVERS)
+    else:
+        yield Finding("delivery", Mark.OK, "no process delivers from this file now")
 
 
 # The network.
@@ -332,7 +308,13 @@ def reach(base_url: str, client: Client) -> Iterator[Finding]:
                 return
     before = time.time()
     answer = anyio.run(ask, client, client.ping)
-    yield _credentials(answer, host)
+    if answer.kind is AnswerKind.DELIVERED:
+        yield Finding("credentials", Mark.OK, f"{host} takes them")
+    elif answer.kind is AnswerKind.IMPOSTOR:
+        text = "the answer is not Butter's: something else may answer in its place"
+        yield Finding("credentials", Mark.WARNING, text, refusal(answer))
+    else:
+        yield Finding("credentials", Mark.FAILED, f"{host} answered {answer.label}", refusal(answer))
     if answer.answered_at is not None:
         yield _clock(answer.answered_at, before, time.time())
 
@@ -350,7 +332,11 @@ def _connected(host: str, port: int, *, secure: bool) -> Iterator[Finding]:
         "dns", Mark.OK, f"{host} has {counted(len({entry[4][0] for entry in found}), 'address', 'addresses')}"
     )
     try:
-        yield _secured(host, port) if secure else _open(host, port)
+        if secure:
+            yield _secured(host, port)
+        else:
+            socket.create_connection((host, port), SECONDS).close()
+            yield Finding("tls", Mark.OK, "none: plain http, to this machine only")
     except ssl.SSLCertVerificationError as error:
         remedy = (
             "Check this machine's clock, its certificate authorities (SSL_CERT_FILE), and whether a proxy or firewall "
@@ -360,11 +346,6 @@ def _connected(host: str, port: int, *, secure: bool) -> Iterator[Finding]:
     except (OSError, TimeoutError) as error:
         remedy = f"Let this machine reach {host} at port {port}, or set HTTPS_PROXY to the proxy that may."
         yield Finding("tls", Mark.FAILED, f"no connection to {host}:{port} ({_named(error)})", remedy)
-
-
-def _open(host: str, port: int) -> Finding:
-    socket.create_connection((host, port), SECONDS).close()
-    return Finding("tls", Mark.OK, "none: plain http, to this machine only")
 
 
 def _secured(host: str, port: int) -> Finding:
@@ -389,15 +370,6 @@ async def ask(client: Client, question: Callable[[], Awaitable[Answer]]) -> Answ
         return await question()
     finally:
         await client.aclose()
-
-
-def _credentials(answer: Answer, host: str) -> Finding:
-    if answer.kind is AnswerKind.DELIVERED:
-        return Finding("credentials", Mark.OK, f"{host} takes them")
-    if answer.kind is AnswerKind.IMPOSTOR:
-        text = "the answer is not Butter's: something else may answer in its place"
-        return Finding("credentials", Mark.WARNING, text, refusal(answer))
-    return Finding("credentials", Mark.FAILED, f"{host} answered {answer.label}", refusal(answer))
 
 
 def refusal(answer: Answer) -> str:

@@ -120,21 +120,15 @@ def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> Work:
     butter = load_aloud(app, output)
     path = path_of(butter, app)  # refuses an outbox elsewhere
     anyio.run(butter.client().aclose)  # which says if credentials are missing, or the environment allows none
-    if follow:
-        _await_file(output, path, stop)
-    else:
+    if not follow:
         refuse_absent(path)
-    butter.pipeline.take_over()
-    return Work(butter.pipeline, path, reads=True)
-
-
-def _await_file(output: Output, path: str, stop: Event) -> None:
-    """Wait until the app has made its file: a sidecar may start before it."""
-    if not Path(path).exists():
+    elif not Path(path).exists():
         SQLiteOutbox(path).validate()
         output.note(f"{path} is not there yet: the app makes it when it starts. Waiting for it.")
-    while not Path(path).exists() and not stop.is_set():
-        stop.wait(POLL_SECONDS)
+        while not Path(path).exists() and not stop.is_set():
+            stop.wait(POLL_SECONDS)
+    butter.pipeline.take_over()
+    return Work(butter.pipeline, path, reads=True)
 
 
 def _records_only(path: str | None) -> Work:
@@ -163,22 +157,16 @@ def _refuse_another(path: str) -> None:
         raise Failure(msg, ExitCode.BUSY)
 
 
-class _Noting(logging.Handler):
-    """Writes where standard error is at the moment: while a bar is shown, above it."""
-
-    def __init__(self, output: Output) -> None:
-        super().__init__()
-        self._output = output
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._output.note(self.format(record))
-
-
 def _log_to_stderr(output: Output, level: int) -> None:
     """Show the package's own log, unless the app has set up logging."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            output.note(self.format(record))  # above the bar, if one is shown
+
     log = logging.getLogger("butter_middleware")
     if not log.hasHandlers():
-        handler = _Noting(output)
+        handler = Handler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(level)
@@ -312,23 +300,17 @@ class _Draining:
             self._ill_since = None
         self.done = done
         self.total = done + counts.pending + to_read
-        if self._gives_up():
-            return True
+        state, now = self._work.pipeline.endpoint, time.monotonic()
+        if state in _PATIENCE:
+            since = self._ill_since = now if self._ill_since is None else self._ill_since
+            if now - since >= (HOLD_SECONDS if state == "hold" else PATIENCE_SECONDS):
+                self.why = _WHY.get(state, "Butter does not answer: try again later, or with --follow.")
+                return True
         wait = 0.0 if due is None else due - time.time()
-        self.waits_for = _PATIENCE.get(self._work.pipeline.endpoint, f"next try in {wait:.0f} s" if wait > 1 else "")
+        self.waits_for = _PATIENCE.get(state, f"next try in {wait:.0f} s" if wait > 1 else "")
         waits = due is not None and wait <= RETRY_SECONDS
         self._still = 0 if to_read or waits else self._still + 1
         return self._still >= STILL
-
-    def _gives_up(self) -> bool:
-        state, now = self._work.pipeline.endpoint, time.monotonic()
-        if state not in _PATIENCE:
-            return False
-        since = self._ill_since = now if self._ill_since is None else self._ill_since
-        if now - since < (HOLD_SECONDS if state == "hold" else PATIENCE_SECONDS):
-            return False
-        self.why = _WHY.get(state, "Butter does not answer: try again later, or with --follow.")
-        return True
 
 
 def _finish(output: Output, work: Work, first: Counts, why: str) -> ExitCode:
@@ -348,11 +330,11 @@ def _finish(output: Output, work: Work, first: Counts, why: str) -> ExitCode:
         "next_due_at": moment(due),
         "gave_up": why or None,
     }
-    left: list[str] = []
-    if counts.pending:
-        left.append(counted(counts.pending, "record is still to be sent", "records are still to be sent"))
-    if counts.captured:
-        left.append(counted(counts.captured, "capture is still to be read", "captures are still to be read"))
+    left = [
+        counted(count, f"{what} is still to be {done}", f"{what}s are still to be {done}")
+        for count, what, done in ((counts.pending, "record", "sent"), (counts.captured, "capture", "read"))
+        if count
+    ]
     waits = due is not None and due > time.time() and counts.pending and not why
     waiting = {"parked": counts.parked, "dead": counts.dead}
     people = [f"{number} {what} (`{what} list`)" for what, number in waiting.items() if number]

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, get_args
 
 import click
@@ -13,13 +14,13 @@ from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.options import app_option, by_hand, command, default_option, field_values, load
 from butter_middleware.cli.output import Output, Row
 from butter_middleware.cli.text import counted
-from butter_middleware.client_ip import ClientIP, Reason, Strategy
+from butter_middleware.client_ip import Peer
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE
 from butter_middleware.errors import ExtractionError
 from butter_middleware.extract.explanation import Explanation
 from butter_middleware.extract.explanation import values as values_of
 from butter_middleware.models.checkout import CheckoutFields, Psp
-from butter_middleware.models.http import Capture, CheckoutResponse, view
+from butter_middleware.models.http import Capture, view
 from butter_middleware.models.reasons import Skip
 from butter_middleware.reader.evidence import ids_of
 from butter_middleware.reader.reader import Reader, ReadResult
@@ -46,18 +47,6 @@ class _Response(CheckoutRoute):
         return _RESPONSE
 
 
-class _Somebody:
-    """A strategy that has the address."""
-
-    def resolve(self, scope: Mapping[str, Any]) -> ClientIP:  # noqa: ARG002 - as `Strategy`
-        """Give a placeholder."""
-        return ClientIP(_ADDRESS, None, Reason.OK, None)
-
-    def admitting_private(self) -> Strategy:
-        """Give the same."""
-        return self
-
-
 def _verdict(reading: ReadResult, explanation: Explanation) -> tuple[str, str, str]:
     """Return what becomes of the response: record, part, parked or skipped; the reason; and both in a sentence."""
     remedy = "" if reading.everyday else reading.remedy.removeprefix(f"{_RESPONSE}: ")
@@ -71,9 +60,8 @@ def _verdict(reading: ReadResult, explanation: Explanation) -> tuple[str, str, s
     if reading.parked is not None:
         return "parked", reading.parked.reason, f"No record yet, it would be parked: {reading.parked.detail}"
     reason = reading.skipped or ""
-    if reason == Skip.TEST_MODE:
-        return "skipped", reason, remedy
-    return "skipped", reason, f"{_SKIPPED.get(reason, 'No record')} ({explanation.saw}). {remedy}"
+    why = "" if reason == Skip.TEST_MODE else f"{_SKIPPED.get(reason, 'No record')} ({explanation.saw}). "
+    return "skipped", reason, why + remedy
 
 
 @command("explain", reveal=True, ok="a record, or a part of one", attention="no record, and why")
@@ -121,11 +109,22 @@ def explain(
         known = ", ".join(map(str, routes.routes)) or "none"
         message = f"{method} {path} is not a checkout route of {app}. Its routes: {known}."
         raise Failure(message)
-    capture = _capture(route, method, path, _body(file), _annotations(notes))
+    annotations = field_values(notes, "--annotate")
+    for name in annotations:
+        if name not in CheckoutFields.__annotations__:
+            message = f"{name!r} is not a field. The fields are {', '.join(CheckoutFields.__annotations__)}."
+            raise click.BadParameter(message, param_hint="--annotate")
+    capture = _capture(route, method, path, _body(file), annotations)
     response = view(capture, route.template.params(path), _ADDRESS, MOST_BYTES, of_request=route.source == "request")
-    explanation, values = _explained(route, response)
+    explanation = Explanation("no extractor", "its records are what the endpoint annotates")
+    values: Mapping[str, Any] = {}
+    if route.extract is not None:
+        explanation = extract.explain(response, route.extract)
+        with suppress(ExtractionError):  # an expression failed: it is among what was tried
+            values = values_of(response, route.extract)
     admitted = ANYWHERE if staging else NOWHERE
-    reader = Reader(_Somebody(), MOST_BYTES, _OPTIONAL, lambda _capture, _ip: None, admitted, staging=staging)
+    somebody = Peer(allow_private=True)
+    reader = Reader(somebody, MOST_BYTES, _OPTIONAL, lambda _capture, _ip: None, admitted, staging=staging)
     reading = reader.read(capture, route)
     verdict, reason, text = _verdict(reading, explanation)
     records = [json.loads(record.payload) for record in reading.records]
@@ -176,15 +175,6 @@ def _body(file: str) -> bytes:
         raise Failure(message) from None
 
 
-def _annotations(notes: Sequence[str]) -> dict[str, str]:
-    found = field_values(notes, "--annotate")
-    for name in found:
-        if name not in CheckoutFields.__annotations__:
-            message = f"{name!r} is not a field. The fields are {', '.join(CheckoutFields.__annotations__)}."
-            raise click.BadParameter(message, param_hint="--annotate")
-    return found
-
-
 def _capture(route: CheckoutRoute, method: str, path: str, body: bytes, notes: Mapping[str, str]) -> Capture:
     """Return what the middleware would have captured."""
     of_request = route.source == "request"
@@ -193,7 +183,7 @@ def _capture(route: CheckoutRoute, method: str, path: str, body: bytes, notes: M
         path=path,
         query_string=b"",
         headers=[],
-        client=None,
+        client=(_ADDRESS, 50_000),
         status_code=200,
         response_headers=[(b"content-type", b"application/json")],
         body=b"" if of_request else body,
@@ -201,16 +191,6 @@ def _capture(route: CheckoutRoute, method: str, path: str, body: bytes, notes: M
         captured_at=time.time(),
         request_body=body if of_request or route.capture_request_body else None,
     )
-
-
-def _explained(route: CheckoutRoute, response: CheckoutResponse) -> tuple[Explanation, Mapping[str, Any]]:
-    if route.extract is None:
-        return Explanation("no extractor", "its records are what the endpoint annotates"), {}
-    explanation = extract.explain(response, route.extract)
-    try:
-        return explanation, values_of(response, route.extract)
-    except ExtractionError:  # an expression failed: it is among what was tried
-        return explanation, {}
 
 
 def _rows(
@@ -222,9 +202,8 @@ def _rows(
 ) -> list[Row]:
     """Return what is known of each field."""
     rows: list[Row] = []
-    names = [field.name for field in explanation.fields]
-    for name in names:
-        field = explanation[name]
+    for field in explanation.fields:
+        name = field.name
         if field.given_by is not None:
             value = values.get(name)
             shown = value if value is None or isinstance(value, str | int | float) else type(value).__name__
@@ -234,6 +213,7 @@ def _rows(
         else:
             rows.append({"field": name, "value": None, "from": field.tried})
     origin = f"{explanation.extractor} or annotate()" if route.extract is not None else "annotate()"
+    names = {field.name for field in explanation.fields}
     rows += [
         {"field": name, "value": value, "from": "the route" if name == "psp" else origin}
         for name, value in (records[0] if records else notes).items()

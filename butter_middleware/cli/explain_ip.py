@@ -63,7 +63,14 @@ def explain_ip(output: Output, *, headers: Sequence[str], peer: str, app: str | 
         message = "--app and --strategy both say which strategy is configured. Give one of them"
         raise click.UsageError(message)
     configured = load(app).strategy if app is not None else _strategy(strategy) if strategy is not None else None
-    scope: dict[str, Any] = {"type": "http", "headers": [_header(text) for text in headers], "client": _peer(peer)}
+    lines: list[tuple[bytes, bytes]] = []
+    for text in headers:
+        name, colon, value = text.partition(":")
+        if not colon or not name.strip():
+            message = f"{text!r} is not a header line. Write it as 'X-Forwarded-For: 81.2.69.142'."
+            raise click.BadParameter(message, param_hint="--header")
+        lines.append((name.strip().lower().encode("latin-1", "replace"), value.strip().encode("latin-1", "replace")))
+    scope: dict[str, Any] = {"type": "http", "headers": lines, "client": _peer(peer)}
     # First the configured one, then what gives an address.
     found = sorted(
         client_ip.explain(scope, configured), key=lambda one: (one.name != CONFIGURED, one.result.ipv4 is None)
@@ -89,14 +96,6 @@ def explain_ip(output: Output, *, headers: Sequence[str], peer: str, app: str | 
     )
     judged = found[0] if found[0].name == CONFIGURED else None
     return ExitCode.ATTENTION if judged is not None and judged.result.ipv4 is None else ExitCode.OK
-
-
-def _header(text: str) -> tuple[bytes, bytes]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        message = f"{text!r} is not a header line. Write it as 'X-Forwarded-For: 81.2.69.142'."
-        raise click.BadParameter(message, param_hint="--header")
-    return name.strip().lower().encode("latin-1", "replace"), value.strip().encode("latin-1", "replace")
 
 
 def _peer(text: str) -> tuple[str, int] | None:

@@ -3,6 +3,7 @@
 import os
 import platform
 import sqlite3
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +35,20 @@ def info(output: Output, *, app: str | None) -> ExitCode:
     Of the environment it shows which variables are set, and not their values. With --app also your Butter's options and
     checkout routes. Nothing is sent.
     """
-    fields = _here()
+    fields: dict[str, Any] = {
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "platform": platform.platform(),
+        "sqlite": sqlite3.sqlite_version,
+    }
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            fields[name] = version(name)
+    variables = sorted(
+        name
+        for name, value in os.environ.items()
+        if value.strip() and (name.startswith("BUTTER_") or name.upper() in _VARIABLES)
+    )
+    fields["variables"] = ", ".join(variables) or None
     try:
         if app is not None:
             fields |= _of_app(app)
@@ -46,25 +60,6 @@ def info(output: Output, *, app: str | None) -> ExitCode:
         fields["problem"] = "the configuration cannot be used: `butter-middleware check` says why"
     output.fields(fields)
     return ExitCode.ATTENTION if "problem" in fields else ExitCode.OK
-
-
-def _here() -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "python": f"{platform.python_version()} ({platform.python_implementation()})",
-        "platform": platform.platform(),
-        "sqlite": sqlite3.sqlite_version,
-    }
-    for name in _PACKAGES:
-        try:
-            fields[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    names = sorted(
-        name
-        for name, value in os.environ.items()
-        if value.strip() and (name.startswith("BUTTER_") or name.upper() in _VARIABLES)
-    )
-    return fields | {"variables": ", ".join(names) or None}
 
 
 def _of_app(app: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
 from functools import wraps
 from importlib import import_module
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from traceback import extract_tb
 from types import FrameType, ModuleType
@@ -238,20 +239,11 @@ def load_extra(module: str, name: str, what: str, needs: Collection[str]) -> Mod
         raise Failure(msg) from error
 
 
-class _Listener(logging.Handler):
-    def __init__(self, said: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._said = said
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._said.append(record.getMessage().removeprefix(log_thread.PREFIX))
-
-
 @contextmanager
 def listening(said: list[str]) -> Generator[None]:
     """Add what this package warns of meanwhile to `said`, and let it go nowhere else."""
-    log = logging.getLogger("butter_middleware")
-    listener = _Listener(said)
+    log, listener = logging.getLogger("butter_middleware"), BufferingHandler(sys.maxsize)
+    listener.setLevel(logging.WARNING)
     propagates, log.propagate = log.propagate, False
     log.addHandler(listener)
     try:
@@ -259,6 +251,7 @@ def listening(said: list[str]) -> Generator[None]:
     finally:
         log.removeHandler(listener)
         log.propagate = propagates
+        said += [record.getMessage().removeprefix(log_thread.PREFIX) for record in listener.buffer]
 
 
 def _import(name: str, app: str) -> ModuleType:

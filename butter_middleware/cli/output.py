@@ -55,8 +55,15 @@ class Output:
         if self.as_json:
             click.echo(json.dumps(document if self.reveal else mask_all(document), indent=2))
             return
+        console = _console()
         for part in parts:
-            self._print(Text(self.safe(part)) if isinstance(part, str) else part)
+            shown = Text(self.safe(part)) if isinstance(part, str) else part
+            if console.is_terminal:
+                console.print(shown)
+                continue
+            with console.capture() as captured:
+                console.print(shown)
+            click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
     def fields(self, fields: Mapping[str, Any]) -> None:
         """Show one thing by its fields. A value may be any JSON."""
@@ -128,15 +135,6 @@ class Output:
             return table
         shown = [_field_by_field(dict(zip(columns.values(), line, strict=True))) for line in cells]
         return Group(*[part for fields in shown for part in (fields, Text())][:-1])
-
-    def _print(self, part: RenderableType) -> None:
-        console = _console()
-        if console.is_terminal:
-            console.print(part)
-            return
-        with console.capture() as shown:
-            console.print(part)
-        click.echo("\n".join(line.rstrip() for line in shown.get().splitlines()))
 
     def _masked(self, text: str) -> str:
         return text if self.reveal else mask(text)

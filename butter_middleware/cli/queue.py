@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final, cast
 
 import click
@@ -49,14 +50,6 @@ _INTRODUCTIONS: Final = {
 }
 
 
-def _said_once(rows: Sequence[Row], column: str) -> Sequence[Row]:
-    """Return rows of which only the first says what those after it would repeat."""
-    return [
-        {**row, column: "as above"} if before and row[column] and row[column] == before[column] else row
-        for before, row in zip([None, *rows], rows, strict=False)
-    ]
-
-
 def _group(state: Waiting) -> click.Group:
     """Return the commands for one kind of entry."""
     one, many = _THINGS[state]
@@ -86,7 +79,12 @@ def _group(state: Waiting) -> click.Group:
             for entry in found[:limit]
         ]
         columns = {"id": "ID", "captured_at": "Checkout at", "reason": "Reason", told: heading}
-        output.show(rows, output.table(_said_once(rows, told), columns) if rows else f"There is no {one}.")
+        # What a row would repeat of the one before it is said once.
+        shown = rows[:1] + [
+            {**row, told: "as above"} if row[told] and row[told] == before[told] else row
+            for before, row in pairwise(rows)
+        ]
+        output.show(rows, output.table(shown, columns) if rows else f"There is no {one}.")
         if len(found) > limit:
             output.note(f"There are more. The next page: --after {found[limit - 1].id}")
 
@@ -185,16 +183,11 @@ def _details(db: Any, state: Waiting, number: int, *, reveal: bool) -> dict[str,
     entry = next((found for found in listing.entries(db, state, 1, number - 1) if found.id == number), None)
     if entry is None:
         return None
-    fields: dict[str, Any] = {
-        "id": entry.id,
-        "captured_at": moment(entry.captured_at),
-        "reason": entry.reason,
-    }
+    fields = {"id": entry.id, "captured_at": moment(entry.captured_at), "reason": entry.reason}
     if state is Waiting.DEAD:
         payload, _body = listing.content(db, state, number) or ("{}", b"")
-        meaning = _MEANINGS.get(entry.reason[:3], "")
         return fields | {
-            "meaning": meaning,
+            "meaning": _MEANINGS.get(entry.reason[:3], ""),
             "attempts": entry.attempts,
             "key": entry.detail,
             "record": json.loads(payload),
@@ -250,14 +243,11 @@ def shape(value: object) -> object:
         case bool() | None:
             return value
         case str():
-            return value if _is_email(value) else f"(text of {len(value)})"
+            local, _at, domain = value.strip().partition("@")
+            is_email = local and "." in domain and not any(map(str.isspace, value.strip()))
+            return value if is_email else f"(text of {len(value)})"
         case _:
             return "(number)"
-
-
-def _is_email(text: str) -> bool:
-    local, at, domain = text.strip().partition("@")
-    return bool(local and at and "." in domain) and not any(map(str.isspace, text.strip()))
 
 
 dead = _group(Waiting.DEAD)

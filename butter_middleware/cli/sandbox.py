@@ -45,7 +45,18 @@ def sandbox(*, port: int, host: str, expose: bool, username: str | None, passwor
     try:
         listener = server.listen(host, port)
     except OSError as error:
-        raise _unlistenable(error, host, port) from error
+        if error.errno == errno.EADDRINUSE:
+            other = port + 1 if port < 65535 else PORT  # noqa: PLR2004 - the largest port
+            msg = (
+                f"port {port} is in use, perhaps by another sandbox. Stop that one, or take another port: "
+                f"butter-middleware sandbox --port {other}"
+            )
+            raise Failure(msg, ExitCode.BUSY) from error
+        if error.errno == errno.EACCES:
+            msg = f"port {port} is not allowed for this user. Take one above 1023: --port {PORT}"
+        else:
+            msg = f"cannot listen at {host} ({error.strerror}). Use an address of this machine: --host 127.0.0.1"
+        raise Failure(msg, masked=False) from error
     names = () if is_loopback(host) else (host, socket.gethostname())
     app = Sandbox(username=username, password=password, keep=keep, exposed=not is_loopback(host), names=names)
     server.serve(app, listener, lambda: _introduce(listener, host, username))
@@ -84,17 +95,3 @@ def _introduce(listener: socket.socket, host: str, username: str | None) -> None
     if not is_loopback(here):
         click.echo("The middleware sends plain http to loopback only: listen at 0.0.0.0 for a shop here.\n", err=True)
     click.echo("Ctrl-C ends it.")
-
-
-def _unlistenable(error: OSError, host: str, port: int) -> Failure:
-    if error.errno == errno.EADDRINUSE:
-        other = port + 1 if port < 65535 else PORT  # noqa: PLR2004 - the largest port
-        return Failure(
-            f"port {port} is in use, perhaps by another sandbox. Stop that one, or take another port: "
-            f"butter-middleware sandbox --port {other}",
-            ExitCode.BUSY,
-        )
-    if error.errno == errno.EACCES:
-        return Failure(f"port {port} is not allowed for this user. Take one above 1023: --port {PORT}")
-    message = f"cannot listen at {host} ({error.strerror}). Use an address of this machine: --host 127.0.0.1"
-    return Failure(message, masked=False)

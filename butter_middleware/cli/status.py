@@ -58,7 +58,7 @@ def status(output: Output, *, path: str, watch: bool, every: float) -> ExitCode:
     view, host = _look(path)
     needs = attention(view, host, now)
     output.show(
-        _document(path, view, now) | _host(host) | {"attention": [asdict(reason) for reason in needs]},
+        _document(path, view, host, now) | {"attention": [asdict(reason) for reason in needs]},
         f"Outbox {path} ({_size(path)})\n",
         output.table(_rows(view, host, now), COLUMNS),
         *(["\nThis needs you:"] if needs else []),
@@ -118,22 +118,16 @@ def _watch(output: Output, path: str, every: float) -> None:
         msg = "--watch needs a terminal. For programs: `status --json`, as often as you like."
         raise Failure(msg, ExitCode.USAGE)
     _look(path)  # what is wrong with the path is an error, not a display
-    with Live(console=console, auto_refresh=False, screen=False) as live:
-        try:
-            while True:
-                live.update(_screen(output, path), refresh=True)
-                time.sleep(every)
-        except KeyboardInterrupt:
-            return
-
-
-def _screen(output: Output, path: str) -> Group:
-    now = time.time()
-    try:
-        table = output.table(_rows(*_look(path), now), COLUMNS)
-    except ButterError as error:  # it may pass: somebody holds the lock, the disk is away
-        return Group(Text(output.safe(str(error)), style="yellow"))
-    return Group(Text(output.safe(f"Outbox {path} ({_size(path)})  {moment(now)}")), Text(), table)
+    with Live(console=console, auto_refresh=False, screen=False) as live, suppress(KeyboardInterrupt):
+        while True:
+            now = time.time()
+            try:
+                table = output.table(_rows(*_look(path), now), COLUMNS)
+                head = Text(output.safe(f"Outbox {path} ({_size(path)})  {moment(now)}"))
+                live.update(Group(head, Text(), table), refresh=True)
+            except ButterError as error:  # it may pass: somebody holds the lock, the disk is away
+                live.update(Text(output.safe(str(error)), style="yellow"), refresh=True)
+            time.sleep(every)
 
 
 def _rows(view: Snapshot, host: HostCounts, now: float) -> list[Row]:
@@ -181,9 +175,9 @@ def _size(path: str) -> str:
     return f"{total / 1024**2:.1f} MiB"
 
 
-def _document(path: str, view: Snapshot, now: float) -> dict[str, Any]:
-    counts = view.counts
-    oldest = counts.oldest_pending_at
+def _document(path: str, view: Snapshot, host: HostCounts, now: float) -> dict[str, Any]:
+    counts, oldest, total = view.counts, view.counts.oldest_pending_at, Tally(host.total)
+    coverage = Coverage.of(total)
     return {
         "outbox": path,
         "captured": counts.captured,
@@ -200,18 +194,11 @@ def _document(path: str, view: Snapshot, now: float) -> dict[str, Any]:
         "dead_by_reason": dict(view.dead),
         "delivered": counts.delivered,
         "last_delivered_at": moment(counts.last_delivered_at),
-        "hold": view.counts.hold,
+        "hold": counts.hold,
         "delivers": view.deliverer is not None,
         "delivering_process": view.deliverer or None,
         "readers": view.readers,
-    }
-
-
-def _host(host: HostCounts) -> dict[str, Any]:
-    """Return the numbers of `butter.status()` that the processes of the host count."""
-    total = Tally(host.total)
-    coverage = Coverage.of(total)
-    return {
+        # As `butter.status()` has them: all processes of the host count them.
         "coverage": {"covered": coverage.covered, "missed": dict(coverage.missed), "ratio": coverage.ratio},
         "skipped": dict(total.skipped()),
         "lost": total.total("lost"),

@@ -33,7 +33,15 @@ def trigger(output: Output, *, app: str | None, yes: bool) -> ExitCode:
       BUTTER_BASE_URL=http://127.0.0.1:8025 butter-middleware trigger
     """  # noqa: D301 - click's mark
     output = Output(output.as_json, reveal=True)  # the record is of no person
-    client, environment, url = _destination(app)
+    if app is None:
+        with listening([]):  # the text says where it goes
+            url = config.base_url(None)
+        client: Client = components.client(url, None, None, None, needed=True)()
+        environment = config.environment(None)
+    else:
+        butter = load(app)
+        refuse_dry_run(butter, app)
+        client, environment, url = butter.client(), butter.environment, butter.base_url
     host = config.host(url)
     place = f"the sandbox at {url}" if config.is_sandbox(url) else f"Butter {environment} ({host})"
     if environment == "production" and not config.is_sandbox(url) and not yes:
@@ -66,14 +74,3 @@ def trigger(output: Output, *, app: str | None, yes: bool) -> ExitCode:
         text = f"Not accepted by {place}: {answer.label}. {remedy}"
     output.show(document, text)
     return ExitCode.OK if accepted else ExitCode.ATTENTION
-
-
-def _destination(app: str | None) -> tuple[Client, str, str]:
-    """Return what sends, and where to."""
-    if app is None:
-        with listening([]):  # the text says where it goes
-            url = config.base_url(None)
-        return components.client(url, None, None, None, needed=True)(), config.environment(None), url
-    butter = load(app)
-    refuse_dry_run(butter, app)
-    return butter.client(), butter.environment, butter.base_url

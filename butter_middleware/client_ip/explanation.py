@@ -1,6 +1,6 @@
 """What each preset makes of one request, for a person who chooses one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,30 +29,28 @@ def explain(scope: Mapping[str, Any], configured: Strategy | None = None) -> lis
 
     An answer proves nothing by itself: a header that is there may be the client's own.
     """
-    candidates: dict[str, Strategy] = {} if configured is None else {CONFIGURED: configured}
-    candidates |= {f"client_ip.{name}": strategy for name, strategy in _candidates()}
-    results = {name: strategy.resolve(scope) for name, strategy in candidates.items()}
+    # Some are equal, so that each platform has its name. Those of HAProxy, Traefik and ingress controllers are nginx's.
+    strategies: dict[str, Strategy] = {
+        "direct()": platforms.direct(),
+        f"nginx({_INTERNAL})": platforms.nginx(_INTERNAL),
+        f"Forwarded({_INTERNAL})": Forwarded(_INTERNAL),
+        "aws_alb()": platforms.aws_alb(),
+        "azure_app_gateway()": platforms.azure_app_gateway(),
+        "cloud_run()": platforms.cloud_run(),
+        "heroku()": platforms.heroku(),
+        "cloudfront_alb()": platforms.cloudfront_alb(),
+        "gcp_lb()": platforms.gcp_lb(),
+        "TrustedHops(3)": TrustedHops(3),
+        "render()": platforms.render(),
+        "cloudflare()": platforms.cloudflare(),
+        "fly()": platforms.fly(),
+        "SingleHeader('True-Client-IP')": SingleHeader("True-Client-IP"),
+        "SingleHeader('Fastly-Client-IP')": SingleHeader("Fastly-Client-IP"),
+        "SingleHeader('X-Azure-SocketIP')": SingleHeader("X-Azure-SocketIP"),
+        "railway()": platforms.railway(),
+        "vercel()": platforms.vercel(),
+        "digitalocean()": platforms.digitalocean(),
+    }
+    results = {} if configured is None else {CONFIGURED: configured.resolve(scope)}
+    results |= {f"client_ip.{name}": strategy.resolve(scope) for name, strategy in strategies.items()}
     return [Explanation(name, result, result.remedy) for name, result in results.items()]
-
-
-def _candidates() -> Iterator[tuple[str, Strategy]]:
-    """Give each strategy with the code that makes it. Some are equal, so that each platform has its name."""
-    yield "direct()", platforms.direct()
-    # The presets of HAProxy, Traefik and ingress controllers are the same as nginx's.
-    yield f"nginx({_INTERNAL})", platforms.nginx(_INTERNAL)
-    yield f"Forwarded({_INTERNAL})", Forwarded(_INTERNAL)
-    yield "aws_alb()", platforms.aws_alb()
-    yield "azure_app_gateway()", platforms.azure_app_gateway()
-    yield "cloud_run()", platforms.cloud_run()
-    yield "heroku()", platforms.heroku()
-    yield "cloudfront_alb()", platforms.cloudfront_alb()
-    yield "gcp_lb()", platforms.gcp_lb()
-    yield "TrustedHops(3)", TrustedHops(3)
-    yield "render()", platforms.render()
-    yield "cloudflare()", platforms.cloudflare()
-    yield "fly()", platforms.fly()
-    for header in ("True-Client-IP", "Fastly-Client-IP", "X-Azure-SocketIP"):
-        yield f"SingleHeader({header!r})", SingleHeader(header)
-    yield "railway()", platforms.railway()
-    yield "vercel()", platforms.vercel()
-    yield "digitalocean()", platforms.digitalocean()

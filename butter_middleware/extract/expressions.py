@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from jmespath.exceptions import JMESPathError
 
@@ -57,26 +57,24 @@ def json(**fields: str) -> Expressions:
             "extract.json() has no field. Write extract.json(customer_email='customer.email', invoice_id='invoice.id')."
         )
         raise ConfigurationError(msg)
-    for name, expression in fields.items():
-        _check(name, expression)
+    for name, expression in cast("dict[str, object]", fields).items():
+        if name not in _KNOWN:
+            near = get_close_matches(name, _KNOWN, 1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            msg = f"extract.json(): {name} is not a field of a checkout.{meant} The fields are {', '.join(FIELDS)}."
+            raise ConfigurationError(msg)
+        if not isinstance(expression, str):
+            msg = (
+                f"extract.json(): {name} is not a string. Write a JMESPath expression, such as 'invoice.id || invoice'."
+            )
+            raise ConfigurationError(msg)
+        try:
+            path(expression)
+        except JMESPathError as error:
+            reason = str(error).splitlines()[0]
+            msg = f"extract.json(): {name}={expression!r} is not a JMESPath expression: {reason}"
+            raise ConfigurationError(msg) from None
     return Expressions(fields)
-
-
-def _check(name: str, expression: object) -> None:
-    if name not in _KNOWN:
-        near = get_close_matches(name, _KNOWN, 1)
-        meant = f" Did you mean {near[0]}?" if near else ""
-        msg = f"extract.json(): {name} is not a field of a checkout.{meant} The fields are {', '.join(FIELDS)}."
-        raise ConfigurationError(msg)
-    if not isinstance(expression, str):
-        msg = f"extract.json(): {name} is not a string. Write a JMESPath expression, such as 'invoice.id || invoice'."
-        raise ConfigurationError(msg)
-    try:
-        path(expression)
-    except JMESPathError as error:
-        reason = str(error).splitlines()[0]
-        msg = f"extract.json(): {name}={expression!r} is not a JMESPath expression: {reason}"
-        raise ConfigurationError(msg) from None
 
 
 def _search(name: str, expression: str, body: Any) -> Any:  # noqa: ANN401 - JSON is any type

@@ -18,7 +18,8 @@ def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Calla
     Raises:
         ConfigurationError: `model` is not a pydantic model, or `function` is a coroutine function.
     """
-    if not _is_model(model):
+    given: object = model
+    if not isinstance(given, type) or not issubclass(given, BaseModel):
         msg = "extract.model(): the first argument is not a pydantic model class. Pass the endpoint's response model."
         raise ConfigurationError(msg)
     config.function("extract.model(): function", function, EXTRACTOR_REMEDY)
@@ -34,7 +35,3 @@ def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Calla
         return function(parsed)
 
     return extract
-
-
-def _is_model(candidate: object) -> bool:
-    return isinstance(candidate, type) and issubclass(candidate, BaseModel)

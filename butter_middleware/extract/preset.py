@@ -99,10 +99,6 @@ class Shape:
                 return expression
         return "" if self.paid else NEVER
 
-    def is_pending(self, node: Object, barrier: str) -> bool:
-        """Say whether it is a payment, or a step of one, that is not over."""
-        return bool(barrier) and (bool(self.paid) or holds(self.pending, node))
-
     def common(self, node: Object) -> dict[str, str]:
         """Return the fields that all records of an object have in common."""
         return _fields(self.fields, node)
@@ -177,12 +173,7 @@ class Found(NamedTuple):
     @property
     def pending(self) -> bool:
         """Whether it is a payment, or a step of one, that is not over."""
-        return self.shape.is_pending(self.node, self.barrier)
-
-    @property
-    def deciding(self) -> object:
-        """The value that the gate looked at, if it is one value."""
-        return path(self.barrier, table=True).search(self.node) if self.barrier in self.shape.paid else False
+        return bool(self.barrier) and (bool(self.shape.paid) or holds(self.shape.pending, self.node))
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +248,9 @@ class Preset:
             return Payments(skip=Skip.UNRECOGNISED, remedy=self._remedy(found), looks_paid=looks_paid)
         one = found[0]
         said = f"{self} saw {one.shape.name}, {_state(one)}."
-        everyday = bool(normal.word(one.deciding)) or one.shape.unpaid == NEVER
-        if not everyday:
+        gate = one.barrier if one.barrier in one.shape.paid and one.shape.unpaid != NEVER else ""
+        everyday = not gate or bool(normal.word(path(gate, table=True).search(one.node)))
+        if not everyday:  # the value that decides is not there
             said += (
                 " If this is a paid checkout, let the endpoint answer with the whole object, say where it is, as in "
                 f"extract.{self.psp}(at='payment.intent'), or use extract.json."
@@ -278,24 +270,21 @@ class Preset:
         )
 
     def _found(self, body: object) -> list[Found]:
-        budget = iter(range(_MOST))
-        if self.at is None:
-            found = list(self._find(normal.normal(body, self.own), "", {}, budget))
-        else:
-            found = list(self._find(normal.normal(path(self.at).search(body), self.own), None, {}, budget))
+        where, key = (body, "") if self.at is None else (path(self.at).search(body), None)
+        found = list(self._find(normal.normal(where, self.own), key, {}, iter(range(_MOST))))
         # An object outside lists is this checkout's. Of those in lists, only the ones that name it are.
         known = [one for one in found if one.shape in self.shapes] or found
         least = min((one.lists for one in known), default=0)
         alone = [one for one in found if one.lists == least]
-        found = [one for one in found if one in alone or any(_are_of_one_checkout(one, other) for other in alone)]
-        if any(one.pending for one in found):
-            found = [
-                one._replace(barrier="a payment beside it")
-                if not one.barrier and holds(one.shape.promise, one.node)
-                else one
-                for one in found
-            ]
-        return found
+        named = [one.shape.common(one.node) for one in alone]
+        found = [
+            one for one in found if one in alone or any(_are_one(one.shape.common(one.node), other) for other in named)
+        ]
+        if not any(one.pending for one in found):
+            return found
+        promised = [not one.barrier and holds(one.shape.promise, one.node) for one in found]
+        pairs = zip(found, promised, strict=True)
+        return [one._replace(barrier="a payment beside it") if only else one for one, only in pairs]
 
     def _find(
         self, node: object, key: str | None, parent: Object, budget: Iterator[int], depth: int = 0
@@ -303,7 +292,7 @@ class Preset:
         if depth > _DEEPEST or next(budget, None) is None:
             return
         if isinstance(node, list):
-            objects = filter(_is_container, cast("list[object]", node))
+            objects = [item for item in cast("list[object]", node) if isinstance(item, dict | list)]
             items = [list(self._find(item, key, {}, budget, depth + 1)) for item in objects]
             yield from self._listed(items, key, parent)
         elif isinstance(node, dict):
@@ -368,10 +357,6 @@ def _state(one: Found) -> str:
     return "which is not a payment" if one.barrier == NEVER else f"not paid, by {one.barrier}"
 
 
-def _is_container(node: object) -> bool:
-    return isinstance(node, dict | list)
-
-
 def _telling(found: list[Found]) -> Found:
     """Return the first object that is paid, or else the first."""
     return next((one for one in found if not one.barrier), found[0])
@@ -413,10 +398,6 @@ def _joined(groups: list[list[dict[str, str]]]) -> list[dict[str, str]]:
             place = min(place, at)
         joined.insert(place, record)
     return joined
-
-
-def _are_of_one_checkout(one: Found, other: Found) -> bool:
-    return _are_one(one.shape.common(one.node), other.shape.common(other.node))
 
 
 def _are_one(one: Mapping[str, str], other: Mapping[str, str]) -> bool:

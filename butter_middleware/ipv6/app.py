@@ -7,7 +7,7 @@ from typing import Final
 from starlette.datastructures import QueryParams
 
 from butter_middleware._utils.asgi import Receive, Scope, Send
-from butter_middleware.client_ip import ClientIP, Reason, Strategy
+from butter_middleware.client_ip import Reason, Strategy
 from butter_middleware.client_ip.headers import lines
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.events import Diagnosed, Event
@@ -50,11 +50,9 @@ class BeaconApp:
         headers = [(b"cache-control", b"no-store"), (b"vary", b"origin")]
         if origin in self._beacon.origins:
             headers.append((b"access-control-allow-origin", origin.encode()))
-            status, answer = await self._answer(scope, receive)
-        elif origin:
+        if origin and origin not in self._beacon.origins:
             status, answer = 403, {"reason": "foreign_origin"}
-        else:
-            # No page of another site: those always say where they come from.
+        else:  # without an origin it is no page of another site: those always say where they come from
             status, answer = await self._answer(scope, receive)
         if status in {204, 405}:
             headers += _ALLOWED
@@ -75,16 +73,13 @@ class BeaconApp:
             return 400, {"reason": "no_key"}
         address = self._strategy.resolve(scope)
         if address.ipv4 is None:
-            self._say(address)
-            return 422, {"reason": address.reason.value}
+            reason = address.reason
+            remedy = _NOT_V4_ONLY if reason is Reason.IPV6_CLIENT else address.remedy
+            message = f"ipv4_beacon: no token ({reason.value}). {remedy}"
+            self._tell(Diagnosed(reason=f"beacon:{reason.value}", message=message))
+            return 422, {"reason": reason.value}
         token = self._beacon.issue(address.ipv4, key, self._clock())
         return 200, {"token": token, "expires_in": self._beacon.ttl}
-
-    def _say(self, address: ClientIP) -> None:
-        reason = address.reason
-        remedy = _NOT_V4_ONLY if reason is Reason.IPV6_CLIENT else address.remedy
-        message = f"ipv4_beacon: no token ({reason.value}). {remedy}"
-        self._tell(Diagnosed(reason=f"beacon:{reason.value}", message=message))
 
 
 _NOT_V4_ONLY: Final = "It was reached over IPv6: let its host have A records only, and no CDN that adds AAAA records."

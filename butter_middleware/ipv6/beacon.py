@@ -223,23 +223,19 @@ def _digest(key: str) -> bytes:
 def _secrets(given: Sequence[str | bytes] | None) -> tuple[bytes, ...]:
     keys: object = given if given is not None else (config.from_environment("BUTTER_BEACON_KEYS") or "").split()
     remedy = "Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'."
-    if not _is_list(keys) or not all(isinstance(key, str | bytes) for key in cast("Sequence[object]", keys)):
+    several = cast("Sequence[object]", keys) if isinstance(keys, Sequence) and not isinstance(keys, str | bytes) else ()
+    if not several or not all(isinstance(key, str | bytes) for key in several):
         msg = (
             "Beacon has no list of keys: set BUTTER_BEACON_KEYS, or BUTTER_BEACON_KEYS_FILE to a mounted secret, or "
             f"pass Beacon(keys=[...]), the newest first. {remedy}"
         )
         raise ConfigurationError(msg)
-    secrets = tuple(key.encode() if isinstance(key, str) else key for key in cast("Sequence[str | bytes]", keys))
+    secrets = tuple(key.encode() if isinstance(key, str) else key for key in cast("Sequence[str | bytes]", several))
     for number, secret in enumerate(secrets, 1):
         if len(secret) < KEY_BYTES:
             msg = f"Beacon: key {number} has {len(secret)} bytes; at least {KEY_BYTES} are needed. {remedy}"
             raise ConfigurationError(msg)
     return secrets
-
-
-def _is_list(given: object) -> bool:
-    """Whether an option is a list with something in it, and not one text, which is a series of characters."""
-    return isinstance(given, Sequence) and not isinstance(given, str | bytes) and bool(cast("Sequence[object]", given))
 
 
 def _origins(given: object) -> tuple[str, ...]:

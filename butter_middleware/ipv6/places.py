@@ -14,25 +14,18 @@ from butter_middleware.models.http import Capture, parse_json
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 
 
-class PathTemplate(Protocol):
-    """A path template of a route."""
-
+class _PathTemplate(Protocol):
     @property
-    def parts(self) -> Sequence[tuple[str, str | None]]:
-        """Its literals, each with the parameter's name that follows."""
-        ...
-
+    def parts(self) -> Sequence[tuple[str, str | None]]: ...  # its literals, each with the parameter that follows
     @property
-    def match(self) -> Callable[[str], re.Match[str] | None]:
-        """Match a path."""
-        ...
+    def match(self) -> Callable[[str], re.Match[str] | None]: ...
 
 
 class Route(Protocol):
     """What the beacon asks of a checkout route."""
 
     @property
-    def template(self) -> PathTemplate:
+    def template(self) -> _PathTemplate:
         """Its path."""
         ...
 
@@ -56,7 +49,21 @@ class Place:
 
     def find(self, capture: Capture, route: Route) -> str:
         """Return the value; empty if there is none. Never raises."""
-        return _FINDERS[self.kind](self.name, capture, route)
+        match self.kind:
+            case "path":
+                # As it was written, not converted: "007" is the page's key, and 7 is not.
+                found = route.template.match(capture.path)
+                return "" if found is None else found.groupdict().get(self.name, "")
+            case "query":
+                return QueryParams(capture.query_string).get(self.name, "")
+            case "header":
+                wanted = self.name.lower().encode()
+                values = b", ".join(value for key, value in capture.headers if key.lower() == wanted)
+                return values.decode("latin-1").strip(" \t")
+            case "cookie":
+                return capture.cookies.get(self.name, "")
+            case _:
+                return _field(self.name, capture)
 
 
 def place(option: str, text: str, kinds: Sequence[str]) -> Place:
@@ -80,26 +87,8 @@ def cookie_jar(headers: RawHeaders) -> dict[str, str]:
     return {name.strip(): value.strip(' \t"') for name, _equals, value in split}
 
 
-def _in_path(name: str, capture: Capture, route: Route) -> str:
-    # As it was written, not converted: "007" is the page's key, and 7 is not.
-    found = route.template.match(capture.path)
-    return "" if found is None else found.groupdict().get(name, "")
-
-
-def _in_query(name: str, capture: Capture, _route: Route) -> str:
-    return QueryParams(capture.query_string).get(name, "")
-
-
-def _in_header(name: str, capture: Capture, _route: Route) -> str:
-    wanted = name.lower().encode()
-    return b", ".join(value for key, value in capture.headers if key.lower() == wanted).decode("latin-1").strip(" \t")
-
-
-def _in_cookie(name: str, capture: Capture, _route: Route) -> str:
-    return capture.cookies.get(name, "")
-
-
-def _in_field(name: str, capture: Capture, _route: Route) -> str:
+def _field(name: str, capture: Capture) -> str:
+    """Return a field of a request's body."""
     body = capture.request_body or b""
     kind = dict(capture.headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind == b"application/x-www-form-urlencoded":
@@ -111,12 +100,3 @@ def _in_field(name: str, capture: Capture, _route: Route) -> str:
     for step in name.split("."):
         value = cast("dict[str, Any]", value).get(step) if isinstance(value, dict) else None
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-
-
-_FINDERS: Final[dict[str, Callable[[str, Capture, Route], str]]] = {
-    "path": _in_path,
-    "query": _in_query,
-    "header": _in_header,
-    "cookie": _in_cookie,
-    "field": _in_field,
-}

@@ -3,10 +3,12 @@
 import json
 import secrets
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.resources import files
 from typing import Any, Final, Literal, cast, get_args
+
+from starlette.responses import Response
 
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.config import SANDBOX_REPORTS, SANDBOX_SOURCES
@@ -19,7 +21,7 @@ Answer = Literal["contract", "401", "403", "422", "429", "500", "slow", "reset"]
 """How requests are answered: as Butter would, or by a switch, until it is switched off."""
 
 SLOW_SECONDS: Final = 5.0
-RETRY_AFTER: Final = b"5"
+RETRY_AFTER: Final = "5"
 """Seconds, with a 429: a middleware that pauses is back soon after the switch is off."""
 MOST_BYTES: Final = 64 * 1024
 """Of a request's body."""
@@ -111,69 +113,67 @@ class Sandbox:
         browses = b"authorization" not in headers and b"text/html" in headers.get(b"accept", b"")
         if path in PAGES and method in {"GET", "HEAD"} and (path != "/" or browses):
             content, media_type = PAGES[path]
-            await _respond(send, 200, content if method == "GET" else b"", media_type, len(content))
-        elif path == "/api/events" and method == "GET":
-            await self._stream(receive, send, headers.get(b"last-event-id", b""))
-        elif path == "/api/records" and method == "GET":
-            await self._list(send)
-        elif path == "/api/records" and method == "DELETE":
-            self.clear()
-            await _respond_json(send, 200, self._state())
-        elif path == "/api/answer" and method == "PUT":
-            await self._switch(receive, send)
-        elif path == SANDBOX_REPORTS and method == "POST":
-            await self._report(receive, send)
-        elif path == "/api/test" and method == "POST":
-            await self._send_test_record(scope, send)
-        elif path.startswith("/api/"):
-            await _respond_json(send, 404, {"detail": "Not Found"})
-        else:
-            await self._post(scope, headers, receive, send)
+            fields = {"content-type": media_type, "content-length": str(len(content))}
+            await Response(content if method == "GET" else b"", headers=fields)(scope, receive, send)
+            return
+        match method, path:
+            case "GET", "/api/events":
+                await self._stream(receive, send, headers.get(b"last-event-id", b""))
+                return
+            case "GET", "/api/records":
+                entries = self.inbox.since(0, 1 << 40)
+                records = ", ".join(entry.json for entry in entries if entry.arrived)
+                others = ", ".join(entry.json for entry in entries if not entry.arrived)
+                text = f'{json.dumps(self._state())[:-1]}, "records": [{records}], "not_sent": [{others}]}}'
+                response: Response | None = Response(text, media_type="application/json")
+            case "DELETE", "/api/records":
+                self.clear()
+                response = _json(self._state())
+            case "PUT", "/api/answer":
+                response = self._switch(await _read(receive) or b"")
+            case "POST", "/api/test":
+                response = await self._post_test_record(scope)
+            case "POST", _ if path == SANDBOX_REPORTS:
+                response = self._report(await _read(receive) or b"")
+            case _ if path.startswith("/api/"):
+                response = _json({"detail": "Not Found"}, 404)
+            case _:
+                response = await self._post(scope, headers, receive)
+        if response is not None:
+            await response(scope, receive, send)
 
-    async def _list(self, send: Send) -> None:
-        entries = self.inbox.since(0, 1 << 40)
-        records = ", ".join(entry.json for entry in entries if entry.arrived)
-        others = ", ".join(entry.json for entry in entries if not entry.arrived)
-        text = f'{json.dumps(self._state())[:-1]}, "records": [{records}], "not_sent": [{others}]}}'
-        await _respond(send, 200, text.encode(), "application/json")
-
-    async def _switch(self, receive: Receive, send: Send) -> None:
+    def _switch(self, body: bytes) -> Response:
         try:
-            given: Any = json.loads(await _read(receive) or b"")
+            given: Any = json.loads(body)
             self.switch(cast("Answer", given["answer"]))
         except (ValueError, TypeError, KeyError, RecursionError):
-            detail = f'send {{"answer": "..."}} with one of {", ".join(get_args(Answer))}'
-            await _respond_json(send, 422, {"detail": detail})
-        else:
-            await _respond_json(send, 200, self._state())
+            return _json({"detail": f'send {{"answer": "..."}} with one of {", ".join(get_args(Answer))}'}, 422)
+        return _json(self._state())
 
-    async def _report(self, receive: Receive, send: Send) -> None:
+    def _report(self, body: bytes) -> Response:
         try:
-            self.inbox.report(json.loads(await _read(receive) or b""))
+            self.inbox.report(json.loads(body))
         except (ValueError, RecursionError):
-            await _respond_json(send, 422, {"detail": "send a list of objects"})
-        else:
-            self._stream.changed()
-            await _respond(send, 204, b"", "application/json")
+            return _json({"detail": "send a list of objects"}, 422)
+        self._stream.changed()
+        return Response(status_code=204)
 
-    async def _send_test_record(self, scope: Scope, send: Send) -> None:
+    async def _post_test_record(self, scope: Scope) -> Response | None:
         """Post a test record, as a shop would."""
         record = TEST_RECORD | {"invoice_id": f"butter-test-{secrets.token_hex(4)}"}
         credentials = b64encode(f"{self._username or 'sandbox'}:{self._password or 'sandbox'}".encode())
         headers = {b"authorization": b"Basic " + credentials, b"content-type": b"application/json"}
-        body = json.dumps(record).encode()
-        given = {**scope, "path": PATHS[0], "headers": list(headers.items())}
 
         async def receive() -> Message:
-            return {"type": "http.request", "body": body}
+            return {"type": "http.request", "body": json.dumps(record).encode()}
 
-        await self._post(given, headers, receive, send)
+        return await self._post({**scope, "path": PATHS[0], "headers": list(headers.items())}, headers, receive)
 
-    async def _post(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-        """Answer as Butter would, or as the switch says, and show it where it is a record."""
+    async def _post(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Response | None:
+        """Answer as Butter would, or as the switch says, and show it if it is a record. None if nobody waits for it."""
         body = await _read(receive)
         if body is None:
-            return
+            return None
         answer, is_record = self.answer, scope["method"] == "POST" and scope["path"] in PATHS
         told = headers.get(SANDBOX_SOURCES.lower().encode(), b"").decode("latin-1")
         arrival = Arrival(body, None, switched=True, told=told, request=_raw(scope, body))
@@ -181,8 +181,14 @@ class Sandbox:
             if is_record:
                 self._take(arrival)
             await _reset(scope, receive)
-            return
-        status, content = await self._answer(scope, headers, body, answer)
+            return None
+        if len(body) > MOST_BYTES:
+            status, content = 413, {"detail": f"longer than {MOST_BYTES} bytes"}
+        else:
+            if answer.isdigit():
+                self._butter.respond_with(int(answer))
+            status, content = await self._butter.answer(scope["method"], scope["path"], headers, body)
+            self._butter.records.clear()  # the inbox has them, and is bounded
         if is_record:
             switched = answer.isdigit()
             detail = None if switched else content.get("detail")
@@ -190,19 +196,10 @@ class Sandbox:
             self._take(replace(arrival, status=status, switched=switched, detail=detail, answer=answered))
         if answer == "slow":
             await self._stream.wait_closed(SLOW_SECONDS)
-        extra = [(b"retry-after", RETRY_AFTER)] if status == 429 else []  # noqa: PLR2004 - RFC 6585, section 4
-        await _respond_json(send, status, content, extra)
-
-    async def _answer(
-        self, scope: Scope, headers: dict[bytes, bytes], body: bytes, answer: Answer
-    ) -> tuple[int, dict[str, Any]]:
-        if len(body) > MOST_BYTES:
-            return 413, {"detail": f"longer than {MOST_BYTES} bytes"}
-        if answer.isdigit():
-            self._butter.respond_with(int(answer))
-        answered = await self._butter.answer(scope["method"], scope["path"], headers, body)
-        self._butter.records.clear()  # the inbox has them, and is bounded
-        return answered
+        response = _json(content, status)
+        if status == 429:  # noqa: PLR2004 - RFC 6585, section 4
+            response.headers["retry-after"] = RETRY_AFTER
+        return response
 
     def _take(self, arrival: Arrival) -> None:
         self.inbox.take(arrival)
@@ -234,34 +231,13 @@ def _raw(scope: Scope, body: bytes) -> str:
 
 
 async def _reset(scope: Scope, receive: Receive) -> None:
-    """Break the connection.
-
-    Raises:
-        ConnectionResetError: the server has no way to.
-    """
     reset = scope.get("extensions", {}).get(RESET)
-    if reset is None:
+    if reset is None:  # the server has no way to break its connection
         raise ConnectionResetError
     reset()
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-Extra = Sequence[tuple[bytes, bytes]]
-
-
-async def _respond_json(send: Send, status: int, content: object, extra: Extra = ()) -> None:
-    await _respond(send, status, json.dumps(content).encode(), "application/json", extra=extra)
-
-
-async def _respond(
-    send: Send, status: int, content: bytes, media_type: str, length: int | None = None, extra: Extra = ()
-) -> None:
-    headers = [
-        (b"content-type", media_type.encode()),
-        (b"content-length", str(length or len(content)).encode()),
-        *extra,
-    ]
-    start: Message = {"type": "http.response.start", "status": status, "headers": headers}
-    await send(start)
-    await send({"type": "http.response.body", "body": content})
+def _json(content: object, status: int = 200) -> Response:
+    return Response(json.dumps(content), status, media_type="application/json")

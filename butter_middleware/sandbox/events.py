@@ -68,16 +68,14 @@ class Stream:
         self._listeners += 1
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._tell_all, send, self._after(last_event_id), group.cancel_scope)
+                match = re.fullmatch(rb"([0-9a-f]+)-([0-9]{1,15})", last_event_id)
+                seen = int(match[2]) if match and match[1].decode() == self._run else 0
+                group.start_soon(self._tell_all, send, seen, group.cancel_scope)
                 while (await receive())["type"] != "http.disconnect":
                     pass
                 group.cancel_scope.cancel()
         finally:
             self._listeners -= 1
-
-    def _after(self, last_event_id: bytes) -> int:
-        match = re.fullmatch(rb"([0-9a-f]+)-([0-9]{1,15})", last_event_id)
-        return int(match[2]) if match and match[1].decode() == self._run else 0
 
     async def _tell_all(self, send: Send, seq: int, scope: anyio.CancelScope) -> None:
         version = -1

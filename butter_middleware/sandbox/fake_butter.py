@@ -11,8 +11,9 @@ from typing import Any, Final
 import anyio
 import httpx
 from pydantic import ValidationError
+from starlette.responses import Response
 
-from butter_middleware._utils.asgi import Message, Receive, Scope, Send
+from butter_middleware._utils.asgi import Receive, Scope, Send
 from butter_middleware.config import SANDBOX_REPORTS
 from butter_middleware.models.checkout import Checkout
 from butter_middleware.sandbox.responses import Fault, accepts, checked
@@ -61,13 +62,12 @@ class FakeButter:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as an ASGI app."""
         if scope["type"] == "lifespan":
-            await _live(receive, send)
-        elif scope["type"] == "http":
-            await self._serve(scope, receive, send)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = b""
-        more = True
+            for event in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{event}.complete"})
+        if scope["type"] != "http":
+            return
+        body, more = b"", True
         while more:
             message = await receive()
             body += message.get("body", b"")
@@ -77,15 +77,7 @@ class FakeButter:
             status, answer = 404, {"detail": "Not Found"}
         else:
             status, answer = await self.answer(scope["method"], scope["path"], headers, body)
-        content = json.dumps(answer).encode()
-        length = str(len(content)).encode()
-        start: Message = {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [(b"content-type", b"application/json"), (b"content-length", length)],
-        }
-        await send(start)
-        await send({"type": "http.response.body", "body": content})
+        await Response(json.dumps(answer), status, media_type="application/json")(scope, receive, send)
 
     async def answer(
         self, method: str, path: str, headers: Mapping[bytes, bytes], body: bytes
@@ -106,7 +98,12 @@ class FakeButter:
         if isinstance(forced, int) and not accepts(forced):
             self.rejected += method == "POST"
             return forced, {"detail": "set by respond_with"}
-        if not self._knows(headers.get(b"authorization", b"")):
+        authorization = headers.get(b"authorization", b"")
+        if self._expected is None:
+            known = _BASIC.fullmatch(authorization) is not None
+        else:
+            known = compare_digest(authorization, self._expected)
+        if not known:
             return 401, {"detail": "unauthorized"}
         if path == "/":
             return 200, {"status": "ok"}
@@ -115,11 +112,6 @@ class FakeButter:
         if method != "POST":
             return 405, {"detail": "Method Not Allowed"}
         return self._take(headers, body)
-
-    def _knows(self, authorization: bytes) -> bool:
-        if self._expected is None:
-            return bool(_BASIC.fullmatch(authorization))
-        return compare_digest(authorization, self._expected)
 
     def _take(self, headers: Mapping[bytes, bytes], body: bytes) -> tuple[int, dict[str, Any]]:
         problems = _problems(headers.get(b"content-type", b""), body)
@@ -131,12 +123,6 @@ class FakeButter:
 
     def __repr__(self) -> str:
         return f"FakeButter({len(self.records)} records)"
-
-
-async def _live(receive: Receive, send: Send) -> None:
-    for event in ("startup", "shutdown"):
-        await receive()
-        await send({"type": f"lifespan.{event}.complete"})
 
 
 def _problems(content_type: bytes, body: bytes) -> list[dict[str, Any]]:

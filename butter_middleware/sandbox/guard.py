@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final
+
+from starlette.responses import Response
 
 from butter_middleware._utils.asgi import ASGIApp, Message, Receive, Scope, Send
 from butter_middleware.config import is_loopback
@@ -53,12 +56,8 @@ class Guard:
             await send(message)
 
         status, why = self._judge(scope)
-        if status == 0:
-            await self._app(scope, receive, send_with_headers)
-            return
-        start = {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]}
-        await send_with_headers(start)
-        await send({"type": "http.response.body", "body": why.encode()})
+        app = self._app if status == 0 else Response(why, status, {"content-type": "text/plain"})
+        await app(scope, receive, send_with_headers)
 
     def _judge(self, scope: Scope) -> tuple[int, str]:
         headers: dict[str, str] = {}
@@ -77,9 +76,9 @@ class Guard:
         if match is None:
             return False
         name = match[1].strip("[]").lower()
-        if is_loopback(name) or name in self._names:
-            return True
-        return self._exposed and _is_address(name)
+        with suppress(ValueError):
+            return is_loopback(name) or name in self._names or (self._exposed and bool(ip_address(name)))
+        return False
 
 
 def _same_origin(method: str, headers: Mapping[str, str], own: str) -> bool:
@@ -90,11 +89,3 @@ def _same_origin(method: str, headers: Mapping[str, str], own: str) -> bool:
         # A link to the page shows nothing to the page that links to it. A form and a frame are not links.
         return method == "GET" and headers.get("sec-fetch-dest", "document") == "document"
     return headers.get("sec-fetch-site", "none") in {"same-origin", "none"}
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True

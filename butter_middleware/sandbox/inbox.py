@@ -108,9 +108,13 @@ class Inbox:
         self._last += 1
         parsed = _parsed(arrival.body)
         accepted = arrival.status is not None and arrival.status < 300  # noqa: PLR2004 - RFC 9110, section 15.3
-        duplicate_of = self._known(parsed) if accepted else None
+        first = self._last
         if accepted:
-            outcome = Outcome.ACCEPTED if duplicate_of is None else Outcome.DUPLICATE
+            key = Record.of(Checkout.model_validate(parsed), 0.0).key
+            first = self._keys.setdefault(key, self._last)
+            if len(self._keys) > KNOWN_KEYS:
+                self._keys.popitem(last=False)
+            outcome = Outcome.ACCEPTED if first == self._last else Outcome.DUPLICATE
         else:
             outcome = Outcome.REFUSED if arrival.switched or arrival.status == 401 else Outcome.REJECTED  # noqa: PLR2004 - RFC 9110, section 15.5.2
         fields = dict(islice(parsed.items(), MOST_FIELDS))
@@ -124,7 +128,7 @@ class Inbox:
                 "record": {name: _text(value) for name, value in fields.items()},
                 "problems": [] if accepted else list(_problems(arrival.detail)),
                 "body": arrival.body.decode("utf-8", "replace")[:SHOWN_BODY] if outcome is Outcome.REJECTED else "",
-                "duplicate_of": duplicate_of,
+                "duplicate_of": None if first == self._last else first,
                 "route": route,
                 "sources": sources,
                 "request": arrival.request[: 2 * SHOWN_BODY],
@@ -165,14 +169,6 @@ class Inbox:
         self._keys.clear()
         self._counts.clear()
         self._characters = self._dropped = 0
-
-    def _known(self, record: object) -> int | None:
-        """Give the number of the arrival that brought this record first, if it is not this one."""
-        key = Record.of(Checkout.model_validate(record), 0.0).key
-        first = self._keys.setdefault(key, self._last)
-        if len(self._keys) > KNOWN_KEYS:
-            self._keys.popitem(last=False)
-        return None if first == self._last else first
 
     def _keep(self, outcome: Outcome, content: Mapping[str, object], *, arrived: bool = True) -> Entry:
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from threading import Thread, current_thread, main_thread
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -45,17 +45,29 @@ class _Protocol(H11Protocol):
 class _Server(uvicorn.Server):
     """Ends at a signal, without raising it again: a sandbox that was told to stop has not failed."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stop: Callable[[], None]) -> None:
-        super().__init__(config)
+    def __init__(self, app: ASGIApp, ready: Callable[[], None]) -> None:
+        self._app = app
         self._ready = ready
-        self._stop = stop
+        config = uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="none",
+            lifespan="off" if isinstance(app, Sandbox) else "on",
+            proxy_headers=False,
+            server_header=False,
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        super().__init__(config)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._stop()
+        if isinstance(self._app, Sandbox):
+            self._app.close()
         await super().shutdown(sockets)
 
     @contextmanager
@@ -65,10 +77,17 @@ class _Server(uvicorn.Server):
             return
         loop = asyncio.get_running_loop()
 
+        def abort_unread() -> None:
+            # What waits for its client to read uvicorn would cancel in the end, with a traceback for each.
+            connections: Any = self.server_state.connections
+            for connection in list(connections):
+                if connection.flow.write_paused:
+                    connection.transport.abort()
+
         def end() -> None:
             self.force_exit = self.should_exit
             self.should_exit = True
-            loop.call_later(UNREAD_SECONDS, self._abort_unread)
+            loop.call_later(UNREAD_SECONDS, abort_unread)
 
         try:
             for number in _SIGNALS:
@@ -83,13 +102,6 @@ class _Server(uvicorn.Server):
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
-
-    def _abort_unread(self) -> None:
-        """Break what waits for its client to read: uvicorn would cancel it in the end, with a traceback for each."""
-        connections: Any = self.server_state.connections
-        for connection in list(connections):
-            if connection.flow.write_paused:
-                connection.transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -113,10 +125,7 @@ def listen(host: str, port: int) -> socket.socket:
 @contextmanager
 def serving(app: ASGIApp, listener: socket.socket) -> Generator[str]:
     """Serve a sandbox or a shop on a thread of its own, and give its URL. At the end the app's lifespan ends, too."""
-    if isinstance(app, Sandbox):
-        server = _Server(_config(app, lifespan="off"), lambda: None, app.close)
-    else:
-        server = _Server(_config(app, lifespan="on"), lambda: None, lambda: None)
+    server = _Server(app, ready=lambda: None)
     thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), name="serving", daemon=True)
     thread.start()
     try:
@@ -129,18 +138,4 @@ def serving(app: ASGIApp, listener: socket.socket) -> Generator[str]:
 
 def serve(sandbox: Sandbox, listener: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM. `ready` is called when it serves, and a signal ends it."""
-    asyncio.run(_Server(_config(sandbox, lifespan="off"), ready, sandbox.close).serve(sockets=[listener]))
-
-
-def _config(app: ASGIApp, lifespan: Literal["on", "off"]) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=_Protocol,
-        ws="none",
-        lifespan=lifespan,
-        proxy_headers=False,
-        server_header=False,
-        access_log=False,
-        log_level="warning",
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
+    asyncio.run(_Server(sandbox, ready).serve(sockets=[listener]))

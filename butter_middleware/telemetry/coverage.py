@@ -92,7 +92,16 @@ class Watch:
             )
             self._events.emit(CoverageFell(ratio=hour.ratio or 0.0, message=message))
         for route, count in total.by_route("covered").items():
-            self._listen(route, count, now)
+            before, since = self._routes.get(route, (0, now))
+            if count != before:
+                self._routes[route] = (count, now)
+            elif count >= BUSY and now - since >= SILENT_SECONDS:
+                self._routes[route] = (count, float("inf"))  # said once, until there is a record again
+                message = (
+                    f"{route} has given no record for a day, after {count} before. If it still serves checkouts, the "
+                    "path, the response or the extractor has changed: see status().skipped."
+                )
+                self._events.emit(RouteFellSilent(route=route, message=message))
         self._find_unsuccessful(total)
         if now - self._began >= SILENT_SECONDS:
             self._find_unmatched(total)
@@ -120,15 +129,3 @@ class Watch:
                 "path or its methods= are not those of the app: a prefix or a trailing slash counts."
             )
             self._events.emit(RouteFellSilent(route=route, reason="unmatched", message=message))
-
-    def _listen(self, route: str, count: int, now: float) -> None:
-        before, since = self._routes.get(route, (0, now))
-        if count != before:
-            self._routes[route] = (count, now)
-        elif count >= BUSY and now - since >= SILENT_SECONDS:
-            self._routes[route] = (count, float("inf"))  # said once, until there is a record again
-            message = (
-                f"{route} has given no record for a day, after {count} before. If it still serves checkouts, the path, "
-                "the response or the extractor has changed: see status().skipped."
-            )
-            self._events.emit(RouteFellSilent(route=route, message=message))

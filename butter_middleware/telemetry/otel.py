@@ -5,9 +5,11 @@ loaded by a worker's thread, never by `import butter_middleware` and never by a 
 """
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol
@@ -140,10 +142,8 @@ class Telemetry:
     def sending(self, record: Record, attempts: int) -> "AbstractContextManager[Callable[[Answer], None]]":
         """Return a span round the sending of a record, linked to its checkout's; give it the answer."""
         trace = sys.modules.get("opentelemetry.trace")
-        if self._tracer is None or trace is None:
-            return nullcontext(_ignore)
-        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # no SDK was set up
-            return nullcontext(_ignore)
+        if self._tracer is None or trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            return nullcontext(lambda _answer: None)  # no SDK was set up
         return _span(self._tracer, record, attempts)
 
 
@@ -156,20 +156,22 @@ def untraced() -> Generator[None]:
         yield
 
 
-def _ignore(_answer: Answer) -> None: ...
-
-
 @contextmanager
 def _span(tracer: "trace.Tracer", record: Record, attempts: int) -> Generator[Callable[[Answer], None]]:
     from opentelemetry import trace  # noqa: PLC0415 - loaded already
 
     span: trace.Span = trace.INVALID_SPAN
+    links: list[trace.Link] = []
+    with suppress(ValueError):  # it may have lain on a disk
+        _version, trace_id, span_id, flags = (int(part, 16) for part in record.traceparent.split("-"))
+        context = trace.SpanContext(trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(flags))
+        links.append(trace.Link(context))
     # A sampler or a processor of the merchant's may raise; what was sent is to be settled all the same.
     with suppress(Exception):
         span = tracer.start_span(
             "butter.deliver",
             kind=trace.SpanKind.CLIENT,
-            links=[trace.Link(context) for context in _contexts(record.traceparent)],
+            links=links,
             attributes={"butter.attempts": attempts},
         )
 
@@ -189,22 +191,12 @@ def _span(tracer: "trace.Tracer", record: Record, attempts: int) -> Generator[Ca
             span.end()
 
 
-def _contexts(traceparent: str) -> "Iterator[trace.SpanContext]":
-    from opentelemetry import trace  # noqa: PLC0415 - loaded already
-
-    with suppress(ValueError):  # it may have lain on a disk
-        _version, trace_id, span_id, flags = traceparent.split("-")
-        yield trace.SpanContext(
-            int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=trace.TraceFlags(int(flags, 16))
-        )
-
-
 def _observe(meter: "metrics.Meter", observation: "type[metrics.Observation]") -> None:
     """Make the instruments that ask the sources. The meter makes each of them once."""
     for name, (metric, unit, description) in _COUNTERS.items():
-        meter.create_observable_counter(metric, [_counter(observation, name)], unit, description)
+        meter.create_observable_counter(metric, [partial(_counted, observation, name)], unit, description)
     for metric, unit, description, read in _GAUGES:
-        meter.create_observable_gauge(metric, [_gauge(observation, read)], unit, description)
+        meter.create_observable_gauge(metric, [partial(_gauged, observation, read)], unit, description)
 
 
 def _told() -> "list[Source]":
@@ -216,19 +208,16 @@ _Attributes = dict[str, "AttributeValue"]
 _Reading = Iterable[tuple[float, _Attributes]]
 
 
-def _counter(
-    observation: "type[metrics.Observation]", name: str
-) -> "Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]":
-    def observe(_options: "metrics.CallbackOptions") -> "Iterable[metrics.Observation]":
-        totals: dict[tuple[str, str], int] = {}
-        for source in _told():
-            for (counted, route, reason), count in source.counts().items():
-                if counted == name or (name, counted) == ("skipped", "parked"):
-                    why = f"parked:{reason}" if counted == "parked" and ":" not in reason else reason
-                    totals[route, why] = totals.get((route, why), 0) + count
-        return [observation(count, _attributes(name, *key)) for key, count in totals.items()]
-
-    return observe
+def _counted(
+    observation: "type[metrics.Observation]", name: str, _options: "metrics.CallbackOptions"
+) -> "list[metrics.Observation]":
+    totals: Counter[tuple[str, str]] = Counter()
+    for source in _told():
+        for (counted, route, reason), count in source.counts().items():
+            if counted == name or (name, counted) == ("skipped", "parked"):
+                why = f"parked:{reason}" if counted == "parked" and ":" not in reason else reason
+                totals[route, why] += count
+    return [observation(count, _attributes(name, *key)) for key, count in totals.items()]
 
 
 def _attributes(name: str, route: str, reason: str) -> _Attributes:
@@ -242,14 +231,13 @@ def _attributes(name: str, route: str, reason: str) -> _Attributes:
     return found
 
 
-def _gauge(
-    observation: "type[metrics.Observation]", read: Callable[[list[Gauges]], _Reading]
-) -> "Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]":
-    def observe(_options: "metrics.CallbackOptions") -> "Iterable[metrics.Observation]":
-        levels = [source.levels() for source in _told()]
-        return [observation(value, attributes) for value, attributes in read(levels)]
-
-    return observe
+def _gauged(
+    observation: "type[metrics.Observation]",
+    read: Callable[[list[Gauges]], _Reading],
+    _options: "metrics.CallbackOptions",
+) -> "list[metrics.Observation]":
+    levels = [source.levels() for source in _told()]
+    return [observation(value, attributes) for value, attributes in read(levels)]
 
 
 def _coverage(levels: list[Gauges]) -> _Reading:
@@ -257,17 +245,16 @@ def _coverage(levels: list[Gauges]) -> _Reading:
     return [(min(known), {})] if known else []
 
 
-def _summed(read: Callable[[Gauges], int]) -> Callable[[list[Gauges]], _Reading]:
-    def total(levels: list[Gauges]) -> _Reading:
+def _over(
+    join: Callable[[Iterable[float]], float], read: Callable[[Gauges], float]
+) -> Callable[[list[Gauges]], _Reading]:
+    """Return what joins a number of those that lead."""
+
+    def joined(levels: list[Gauges]) -> _Reading:
         led = [level for level in levels if level.leads]
-        return [(sum(map(read, led)), {})] if led else []
+        return [(join(map(read, led)), {})] if led else []
 
-    return total
-
-
-def _oldest(levels: list[Gauges]) -> _Reading:
-    led = [level for level in levels if level.leads]
-    return [(max(level.oldest_pending_age or 0.0 for level in led), {})] if led else []
+    return joined
 
 
 def _endpoint(levels: list[Gauges]) -> _Reading:
@@ -277,9 +264,14 @@ def _endpoint(levels: list[Gauges]) -> _Reading:
 
 _GAUGES: Final = (
     ("butter.coverage", "1", "Of the checkouts of the last hour or two, those that became records", _coverage),
-    ("butter.pending", "{record}", "Records that wait to be sent", _summed(lambda level: level.pending)),
-    ("butter.parked", "{response}", "Captures that wait for a person", _summed(lambda level: level.parked)),
-    ("butter.dead_letters", "{record}", "Dead records that wait for a person", _summed(lambda level: level.dead)),
-    ("butter.oldest_pending_age", "s", "Since the checkout of the oldest pending record", _oldest),
+    ("butter.pending", "{record}", "Records that wait to be sent", _over(sum, lambda level: level.pending)),
+    ("butter.parked", "{response}", "Captures that wait for a person", _over(sum, lambda level: level.parked)),
+    ("butter.dead_letters", "{record}", "Dead records that wait for a person", _over(sum, lambda level: level.dead)),
+    (
+        "butter.oldest_pending_age",
+        "s",
+        "Since the checkout of the oldest pending record",
+        _over(max, lambda level: level.oldest_pending_age or 0.0),
+    ),
     ("butter.endpoint", "1", "1 for the state that Butter is in, 0 for the others", _endpoint),
 )

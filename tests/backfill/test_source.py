@@ -1,5 +1,6 @@
 """Files as merchants have them: CSV of every make, JSON lines, and what is broken in them."""
 
+import contextlib
 import csv
 import gzip
 import io
@@ -189,7 +190,7 @@ def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
 
     writer = threading.Thread(target=write)
     writer.start()
-    with Source(str(fifo)) as found:
+    with contextlib.closing(Source(str(fifo))) as found:
         for line in read(found):
             seen.append(line.raw)
             wait.set()
