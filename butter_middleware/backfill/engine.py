@@ -67,15 +67,9 @@ class CountingClient:
 
 
 class Engine:
-    """One run.
+    """One run: `concurrency` records at most are on their way at once, and `rate` a second, if it is given.
 
-    Args:
-        intake: Gives the records.
-        journal: The intake's.
-        make_client: Makes what posts to Butter.
-        concurrency: The most records on their way at once.
-        rate: Records a second at most; None for as many as Butter takes.
-        say: Is given what a person should know meanwhile.
+    `say` is given what a person should know meanwhile.
     """
 
     def __init__(
@@ -84,9 +78,9 @@ class Engine:
         journal: Journal,
         make_client: Callable[[], Client],
         *,
-        concurrency: int = 4,
-        rate: float | None = None,
-        say: Callable[[str], None] = lambda _text: None,
+        concurrency: int,
+        rate: float | None,
+        say: Callable[[str], None],
     ) -> None:
         self._intake = intake
         self._totals = intake.totals

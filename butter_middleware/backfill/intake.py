@@ -70,14 +70,7 @@ class Waiting:
 
 
 class Intake:
-    """One reading of an input from its start.
-
-    Args:
-        source: Not read yet.
-        columns: Make records of its lines.
-        journal: Knows what earlier runs sent.
-        rejects: Takes the lines that cannot be a record. With None they are only counted.
-    """
+    """One reading of an input from its start. Without `rejects`, lines that cannot be a record are only counted."""
 
     def __init__(self, source: Source, columns: Columns, journal: Journal, rejects: Rejects | None = None) -> None:
         self.source = source

@@ -37,9 +37,7 @@ def restored(cell: str) -> str:
 class Rejects:
     """A file that only its owner reads, created with the first line.
 
-    Args:
-        path: The file.
-        known: The size of the file that the last run left here. It is replaced. None if that run was killed.
+    A file of `known` bytes, which the last run left here, is replaced; of any size if it is None: that run was killed.
 
     Raises:
         ConfigurationError: another file or a link is there.

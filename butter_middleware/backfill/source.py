@@ -89,7 +89,6 @@ class _Lines:
         return _Taken(b"".join(parts), size) if size else None
 
     def put_back(self, lines: list[_Taken]) -> None:
-        """Have lines taken once more."""
         self._returned.extendleft(reversed(lines))
 
     @property

@@ -214,7 +214,14 @@ def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
         return
     yield from (Finding("outbox", Mark.WARNING, warning) for warning in warnings)
     path = os.path.realpath(outbox.path)
-    yield _disk(path)
+    free = shutil.disk_usage(Path(path).parent).free
+    kind = preflight.file_system(path, preflight.mounted()) or "a file system of unknown type"
+    text = f"{Path(path).parent} is on {kind}, {free / 1024**3:.1f} GiB free"
+    if free < LEAST_FREE:
+        remedy = "Make room: while the disk is full, captures wait in memory."
+        yield Finding("disk", Mark.WARNING, text, remedy)
+    else:
+        yield Finding("disk", Mark.OK, text)
     if not os.path.exists(path):  # noqa: PTH110 - text
         yield Finding("outbox", Mark.OK, f"{path} is not there yet: the app makes it at its first start or checkout")
         return
@@ -238,16 +245,6 @@ def _elsewhere(outbox: object, butter: Butter | None) -> Finding:
         text = "memory only: what is not yet delivered is lost when the process is killed"
         return Finding("outbox", Mark.WARNING, text, "Set outbox= to the path of an SQLite file on a disk that lasts.")
     return Finding("outbox", Mark.OK, f"a queue of your own ({type(outbox).__name__}), whose consumer delivers")
-
-
-def _disk(path: str) -> Finding:
-    folder = Path(path).parent
-    free = shutil.disk_usage(folder).free
-    kind = preflight.file_system(path, preflight.mounted()) or "a file system of unknown type"
-    text = f"{folder} is on {kind}, {free / 1024**3:.1f} GiB free"
-    if free < LEAST_FREE:
-        return Finding("disk", Mark.WARNING, text, "Make room: while the disk is full, captures wait in memory.")
-    return Finding("disk", Mark.OK, text)
 
 
 def _stands(view: Snapshot, host: HostCounts, *, external: bool) -> Iterator[Finding]:

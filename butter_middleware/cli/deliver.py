@@ -211,11 +211,7 @@ def _leads_soon(work: Work, stop: Event) -> bool:
 
 
 def _drain(output: Output, work: Work, first: Counts, stop: Event) -> ExitCode:
-    """Wait until nothing is left that is due soon, and say what was done since `first`.
-
-    Raises:
-        Failure: another process was faster, or holds the lock of the file.
-    """
+    """Wait until nothing is left that is due soon, and say what was done since `first`."""
     if not _leads_soon(work, stop) and not stop.is_set():
         msg = f"another process has just begun to deliver from {work.path}. See `status`."
         raise Failure(msg, ExitCode.BUSY)
@@ -234,11 +230,7 @@ def _drain(output: Output, work: Work, first: Counts, stop: Event) -> ExitCode:
 
 
 def _look(work: Work, seconds: float) -> tuple[Counts, int, float | None]:
-    """Count, and give how many captures this process is to read, and when the next record is due.
-
-    Raises:
-        Failure: the file does not answer within `seconds`.
-    """
+    """Count, and give how many captures this process is to read, and when the next record is due."""
     found = work.pipeline.ask(_backlog, None, seconds)
     if found is None:
         msg = (
@@ -285,7 +277,6 @@ class _Draining:
         """Why it ended with something left."""
 
     def over(self) -> bool:
-        """Look, and say whether it is over."""
         try:
             counts, to_read, due = _look(self._work, DRAIN_SECONDS)
         except Failure:
@@ -314,11 +305,7 @@ class _Draining:
 
 
 def _finish(output: Output, work: Work, first: Counts, why: str) -> ExitCode:
-    """Say what was done since `first`, and what is left, `why`.
-
-    Raises:
-        Failure: the file does not answer.
-    """
+    """Say what was done since `first`, and what is left, `why`."""
     counts, _to_read, due = _look(work, DRAIN_SECONDS)
     delivered = counts.delivered - first.delivered
     document = {

@@ -51,14 +51,8 @@ def command(
 ) -> Callable[[Callable[..., ExitCode | None]], click.Command]:
     """Make a command of a function. The function gets an `Output` first, and returns an exit code, or None for OK.
 
-    Args:
-        name: The command's.
-        ok: What this exit code means, and those that follow.
-        attention: None if it is empty.
-        busy: None if it is empty.
-        reveal: Give it `--reveal` beside `--json`.
-        group: The group that it belongs to, if it is a subcommand.
-        help_: Its help, instead of the docstring.
+    `ok`, `attention` and `busy` say what these exit codes mean, if there are such. `reveal` gives it `--reveal` beside
+    `--json`. Its help is `help_`, or the docstring.
     """
     codes = exit_codes(ok=ok, attention=attention, busy=busy)
 
@@ -164,7 +158,12 @@ def load(app: str, said: list[str] | None = None) -> Butter:
     with redirect_stdout(sys.stderr), listening([] if said is None else said):
         module = _import(name, app)
     if not attribute:
-        return _only_one(module, app)
+        butters = {name: value for name, value in vars(module).items() if isinstance(value, Butter)}
+        if len(set(map(id, butters.values()))) == 1:
+            return next(iter(butters.values()))
+        which = f"has {len(butters)}: {', '.join(sorted(butters))}" if butters else "has none at its top level"
+        msg = f"--app {app}: say which Butter, as in --app {app}:butter. The module {which}."
+        raise Failure(msg)
     found: object = module
     for step in attribute.split("."):
         if not hasattr(found, step):
@@ -214,11 +213,7 @@ def load_aloud(app: str, output: Output) -> Butter:
 
 
 def refuse_dry_run(butter: Butter, app: str) -> None:
-    """Refuse a Butter that sends nothing.
-
-    Raises:
-        Failure: it does.
-    """
+    """Refuse a Butter that sends nothing."""
     if butter.dry_run:
         msg = f"--app {app}: this Butter sends nothing: dry_run=True. Take that out."
         raise Failure(msg)
@@ -270,15 +265,6 @@ def _import(name: str, app: str) -> ModuleType:
         where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
         msg = f"--app {app}: importing {name} failed{where}: {type(error).__name__}: {error}"
         raise Failure(msg) from error
-
-
-def _only_one(module: ModuleType, app: str) -> Butter:
-    found = {name: value for name, value in vars(module).items() if isinstance(value, Butter)}
-    if len(set(map(id, found.values()))) == 1:
-        return next(iter(found.values()))
-    which = f"has {len(found)}: {', '.join(sorted(found))}" if found else "has none at its top level"
-    msg = f"--app {app}: say which Butter, as in --app {app}:butter. The module {which}."
-    raise Failure(msg)
 
 
 def _butter_in(found: object) -> Butter | None:

@@ -74,11 +74,7 @@ def worker_command(app: str | None, dsn: str | None, base_url: str | None, **opt
 
 
 def _of_app(app: str) -> Butter:
-    """Return the Butter of an app, which says by itself what the command line would say differently.
-
-    Raises:
-        Failure: the command line says it too, or this Butter sends nothing.
-    """
+    """Return the Butter of an app, which says by itself what the command line would say differently."""
     from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
 
     butter = load_aloud(app, Output())
@@ -106,11 +102,7 @@ async def _work(butter: Butter, dsn: str | None, options: dict[str, Any]) -> Non
 
 
 def _extra() -> None:
-    """Load what the extra brings.
-
-    Raises:
-        Failure: it is not installed, or psycopg finds no libpq; the remedy.
-    """
+    """Load what the extra brings."""
     packages = {"procrastinate", "psycopg", "psycopg_pool"}
     try:
         load_extra("butter_middleware.postgres", "postgres", "the queue in PostgreSQL", packages)

@@ -90,18 +90,33 @@ class Networks:
         ConfigurationError: an entry is not an address or a network, or has host bits.
     """
 
-    def __init__(self, entries: Iterable[str], where: str) -> None:
+    def __init__(self, entries: Iterable[Any], where: str) -> None:  # the user may write anything
         self.unix = False
         ranges: list[tuple[int, int]] = []
         for entry in entries:
             if entry == "unix:":
                 self.unix = True
+                continue
+            meant = "Write addresses, networks such as '10.0.0.0/8', or 'unix:'."
+            try:
+                network = ip_network(entry if isinstance(entry, str) else "")
+            except ValueError:
+                with suppress(ValueError):
+                    meant = f"Did you mean {ip_network(entry, strict=False)}?"
+                msg = f"{where}: {entry!r} is not a network. {meant}"
+                raise ConfigurationError(msg) from None
+            base = 0 if isinstance(network, IPv6Network) else _MAPPED
+            ranges.append((base + int(network.network_address), base + int(network.broadcast_address)))
+        # Starts and ends alternate.
+        self._bounds: list[int] = []
+        for first, last in sorted(ranges):
+            if self._bounds and first <= self._bounds[-1]:
+                self._bounds[-1] = max(self._bounds[-1], last + 1)
             else:
-                ranges.append(_range(entry, where))
-        self._bounds = _merge(ranges)
+                self._bounds += (first, last + 1)
 
     def __contains__(self, address: Address | None) -> bool:
-        # Starts and ends alternate: an odd index is inside.
+        # An odd index is inside.
         return address is not None and bisect_right(self._bounds, address) & 1 == 1
 
 
@@ -115,30 +130,6 @@ def listed(entries: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401 - the u
         msg = f"{where} is {'one string' if isinstance(entries, str) else 'no list'}. Write it as ['10.0.0.0/8']."
         raise ConfigurationError(msg)
     return tuple(cast("Iterable[str]", entries))
-
-
-def _merge(ranges: list[tuple[int, int]]) -> list[int]:
-    bounds: list[int] = []
-    for first, last in sorted(ranges):
-        if bounds and first <= bounds[-1]:
-            bounds[-1] = max(bounds[-1], last + 1)
-        else:
-            bounds += (first, last + 1)
-    return bounds
-
-
-def _range(entry: Any, where: str) -> tuple[int, int]:  # noqa: ANN401 - the user may write anything
-    """Return the first and the last address of a network."""
-    meant = "Write addresses, networks such as '10.0.0.0/8', or 'unix:'."
-    try:
-        network = ip_network(entry if isinstance(entry, str) else "")
-    except ValueError:
-        with suppress(ValueError):
-            meant = f"Did you mean {ip_network(entry, strict=False)}?"
-        msg = f"{where}: {entry!r} is not a network. {meant}"
-        raise ConfigurationError(msg) from None
-    base = 0 if isinstance(network, IPv6Network) else _MAPPED
-    return base + int(network.network_address), base + int(network.broadcast_address)
 
 
 NOT_PUBLIC: Final = Networks(

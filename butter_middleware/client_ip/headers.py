@@ -57,13 +57,12 @@ def rewritten(scope: Mapping[str, Any], peer: TcpPeer) -> bool:
     comma = first.find(b",")
     # With --forwarded-allow-ips '*' it is the leftmost, which may lie beyond the elements that are looked at.
     leftmost = first if comma < 0 else first[:comma]
-    return any(_says(element, host, port) for element in (leftmost, *elements(header_lines)))
-
-
-def _says(element: bytes, host: str, port: int) -> bool:
-    # Read as the servers read it, who are laxer than we: int() takes "+80", "8_0" and white space.
-    said, _, said_port = element.decode("latin-1").strip().rpartition(":")
-    return said in {host, f"[{host}]"} and _number(said_port) == port
+    for element in (leftmost, *elements(header_lines)):
+        # Read as the servers read it, who are laxer than we: int() takes "+80", "8_0" and white space.
+        said, _, said_port = element.decode("latin-1").strip().rpartition(":")
+        if said in {host, f"[{host}]"} and _number(said_port) == port:
+            return True
+    return False
 
 
 def _port_of(peer: TcpPeer) -> int | None:

@@ -56,7 +56,7 @@ _MOST_ITEMS: Final = 1001
 class Shape:
     """One kind of object of a PSP.
 
-    All expressions are JMESPath with the functions of `extract/functions.py`. An alternative that gives no ID gives way
+    All expressions are JMESPath with the functions of `extract/paths.py`. An alternative that gives no ID gives way
     to the next. Keys and words are compared without case, punctuation and underscores: SDKs spell one in several ways.
     """
 
@@ -295,8 +295,22 @@ class Preset:
             objects = [item for item in cast("list[object]", node) if isinstance(item, dict | list)]
             items = [list(self._find(item, key, {}, budget, depth + 1)) for item in objects]
             yield from self._listed(items, key, parent)
-        elif isinstance(node, dict):
-            yield from self._within(cast("Object", node), key, budget, depth)
+            return
+        if not isinstance(node, dict):
+            return
+        node = cast("Object", node)
+        shape = self._shape(node, key)
+        if shape is not None:
+            yield Found.of(shape, node)
+            return
+        nothing, promised = True, False
+        for name in filter(self.wrappers.__contains__, node):
+            for found in self._find(self._child(node, name), name, node, budget, depth + 1):
+                nothing = False
+                promised = promised or holds(found.shape.promise, found.node)
+                yield found
+        if (nothing and holds(STEP.when, node)) or (promised and holds(STEP.pending, node)):
+            yield Found.of(STEP, node)
 
     def _listed(self, items: list[list[Found]], key: str | None, parent: Object) -> Iterator[Found]:
         """Give the objects of a list, if all are of one checkout."""
@@ -315,20 +329,6 @@ class Preset:
                 yield from (one._replace(lists=one.lists + 1) for one in every)
                 return
         yield Found(SEVERAL, {}, NEVER, lists=1)
-
-    def _within(self, node: Object, key: str | None, budget: Iterator[int], depth: int) -> Iterator[Found]:
-        shape = self._shape(node, key)
-        if shape is not None:
-            yield Found.of(shape, node)
-            return
-        nothing, promised = True, False
-        for name in filter(self.wrappers.__contains__, node):
-            for found in self._find(self._child(node, name), name, node, budget, depth + 1):
-                nothing = False
-                promised = promised or holds(found.shape.promise, found.node)
-                yield found
-        if (nothing and holds(STEP.when, node)) or (promised and holds(STEP.pending, node)):
-            yield Found.of(STEP, node)
 
     def _shape(self, node: Object, key: str | None) -> Shape | None:
         """Return the shape of an object under `key`. None is the place that the merchant names by `at`."""

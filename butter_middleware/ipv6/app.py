@@ -51,7 +51,7 @@ class BeaconApp:
         if origin in self._beacon.origins:
             headers.append((b"access-control-allow-origin", origin.encode()))
         if origin and origin not in self._beacon.origins:
-            status, answer = 403, {"reason": "foreign_origin"}
+            status, answer = 403, dict[str, object](reason="foreign_origin")
         else:  # without an origin it is no page of another site: those always say where they come from
             status, answer = await self._answer(scope, receive)
         if status in {204, 405}:

@@ -88,7 +88,6 @@ def cookie_jar(headers: RawHeaders) -> dict[str, str]:
 
 
 def _field(name: str, capture: Capture) -> str:
-    """Return a field of a request's body."""
     body = capture.request_body or b""
     kind = dict(capture.headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind == b"application/x-www-form-urlencoded":

@@ -66,7 +66,10 @@ class PostgresOutbox:
 
     async def enqueue(self, record: Record) -> None:
         """Put a record into the queue, unless its key is known there; raises when that took 0.25 seconds."""
-        self._come_home()
+        home = (os.getpid(), asyncio.get_running_loop())
+        if self._home != home:
+            # What there is belongs to another loop or to the parent: closing connections here would tell its server.
+            self._idle, self._tasks, self._late, self._home = [], set(), {}, home
         task = self._late_try(record.key) or self._begin(record)
         done, _ = await asyncio.wait({task}, timeout=ENQUEUE_SECONDS)
         if not done:
@@ -115,14 +118,11 @@ class PostgresOutbox:
         ordered = sorted(records, key=lambda record: record.key)
         if isinstance(connection, psycopg.AsyncConnection):
             return self._enqueue_in(given, ordered)
-        self._enqueue_in_sync(given, ordered)
-        return None
-
-    def _enqueue_in_sync(self, connection: "psycopg.Connection[Any]", records: Sequence[Record]) -> None:
         connection.execute("")  # begins the transaction, so that what follows is a savepoint in it and commits nothing
         with connection.transaction():
-            for record in records:
+            for record in ordered:
                 connection.execute(*_encoded(self.statement(record)))
+        return None
 
     async def _enqueue_in(self, connection: "psycopg.AsyncConnection[Any]", records: Sequence[Record]) -> None:
         await connection.execute("")
@@ -197,13 +197,6 @@ class PostgresOutbox:
             prepare_threshold=None,
             **link(self.dsn),
         )
-
-    def _come_home(self) -> None:
-        """Forget what belongs to another process or loop."""
-        home = (os.getpid(), asyncio.get_running_loop())
-        if self._home != home:
-            # The connections are another loop's, or the parent's: closing them here would tell its server.
-            self._idle, self._tasks, self._late, self._home = [], set(), {}, home
 
 
 def _encoded(statement: Statement) -> tuple[bytes, dict[str, str]]:

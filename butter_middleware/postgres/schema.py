@@ -224,14 +224,21 @@ def _steps(
         if names.procrastinate and not _has(connection, f"{quoted(names.engine)}.procrastinate_jobs"):
             msg = f"there is no procrastinate in the schema {names.engine}: apply procrastinate's own schema first."
             raise ConfigurationError(msg)
-        make = "" if _exists(connection, names.schema) else f"CREATE SCHEMA {quoted(names.schema)};\n"
+        is_there = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (names.schema,)).fetchone()
+        make = f"CREATE SCHEMA {quoted(names.schema)};\n" if is_there is None else ""
         yield f"made the schema {names.schema}", make + "".join(_fresh(names, web, workers))
         return
     known = {name for (name,) in connection.execute(f"SELECT name FROM {quoted(names.schema)}.migrations".encode())}
     missing = [] if names.procrastinate else [file for file in migrations() if file.stem not in known]
-    if missing and (alive := _workers_alive(connection, names)):
-        msg = f"{alive} workers are running, and cannot work with procrastinate's changed tables. Stop them first."
-        raise ConfigurationError(msg)
+    workers_table = f"{quoted(names.engine)}.procrastinate_workers"
+    if missing and _has(connection, workers_table):
+        query = f"SELECT count(*) FROM {workers_table} WHERE last_heartbeat > now() - interval '30 seconds'"
+        (alive,) = connection.execute(query.encode()).fetchone() or (0,)
+        if alive:
+            msg = (
+                f"{alive} workers are running, and cannot work with procrastinate's changed tables. Stop them first."
+            )
+            raise ConfigurationError(msg)
     for file in missing:
         yield f"applied procrastinate's {file.stem}", file.read_text() + _applied(names, file.stem)
     yield (
@@ -240,20 +247,6 @@ def _steps(
     )
 
 
-def _exists(connection: "psycopg.Connection[Any]", schema: str) -> bool:
-    found = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone()
-    return found is not None
-
-
 def _has(connection: "psycopg.Connection[Any]", relation: str) -> bool:
     (found,) = connection.execute("SELECT to_regclass(%s)", (relation,)).fetchone() or (None,)
     return found is not None
-
-
-def _workers_alive(connection: "psycopg.Connection[Any]", names: Names) -> int:
-    table = f"{quoted(names.engine)}.procrastinate_workers"
-    if not _has(connection, table):
-        return 0
-    query = f"SELECT count(*) FROM {table} WHERE last_heartbeat > now() - interval '30 seconds'"
-    (alive,) = connection.execute(query.encode()).fetchone() or (0,)
-    return int(alive)

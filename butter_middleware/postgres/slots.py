@@ -19,13 +19,7 @@ NOTICE: Final = "; ".join(
 
 
 class Slots:
-    """What this worker holds of the places that all workers share.
-
-    Args:
-        dsn: The database.
-        name: The workers that share have the same.
-        total: How many places there are.
-    """
+    """What this worker holds of the `total` places that all workers with the same `name` share."""
 
     def __init__(self, dsn: str, name: str, total: int) -> None:
         self._dsn = dsn

@@ -50,13 +50,7 @@ class _Again(BaseRetryStrategy):
 
 
 class Deliverer:
-    """Sends the records of jobs, by one `Delivery` that knows how Butter is.
-
-    Args:
-        names: Where in the database everything is.
-        make_delivery: Makes it, in the worker's loop, for the first job.
-        on_settled: Called after each job.
-    """
+    """Sends the records of jobs, by one `Delivery` that knows how Butter is. It is made in the worker's loop."""
 
     def __init__(
         self, names: Names, make_delivery: Callable[[], Delivery], on_settled: Callable[[], None] = lambda: None

@@ -4,22 +4,25 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import anyio
-from procrastinate import App
+from procrastinate import App, exceptions
 from procrastinate.worker import Worker as Engine
 from psycopg import errors
 
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.postgres.connector import PatientConnector
-from butter_middleware.postgres.names import TASK, Names, readable
-from butter_middleware.postgres.reaper import STALLED_SECONDS, Reaper
+from butter_middleware.postgres.names import TASK, Names, quoted, readable
+from butter_middleware.postgres.schema import REMEMBERED
 from butter_middleware.postgres.slots import Slots
 from butter_middleware.postgres.tasks import Deliverer, tasks_of
 
 log = logging.getLogger("butter_middleware")
 
+STALLED_SECONDS: Final = 30.0
+"""Since a worker's last heartbeat, which comes every ten seconds."""
 LOOK_SECONDS: Final = 2.0
 """Between looks at the slots, and at the queue where no notification came."""
 FORGET_SECONDS: Final = 3600.0
@@ -54,11 +57,8 @@ class Pace:
 class Worker:
     """Delivers the records of a queue until it is told to stop.
 
-    Args:
-        dsn: The database; the role is one that `butter-middleware postgres migrate --worker ROLE` has granted.
-        names: Where in it everything is.
-        make_delivery: Makes the `Delivery`, for as many records at once as it is told.
-        pace: How much at once.
+    The role of `dsn` is one that `butter-middleware postgres migrate --worker ROLE` has granted. `make_delivery` is
+    told for how many records at once.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Worker:
         async with self._app.open_async():
             try:
                 async with anyio.create_task_group() as group:
-                    group.start_soon(self._forever, self._reap)
+                    group.start_soon(self._forever, self._bring_back)
                     group.start_soon(self._cut_off, group.cancel_scope)
                     await self._forever(self._work)
                     group.cancel_scope.cancel()
@@ -129,26 +129,23 @@ class Worker:
             self._concurrency, self._held = 1 if delivery.ill else held, held
             async with anyio.create_task_group() as group:
                 group.start_soon(self._watch_slots, held)
-                await self._run_engine()
+                self._engine = Engine(
+                    self._app,
+                    queues=[self._names.queue],
+                    name="butter",
+                    concurrency=self._concurrency,
+                    fetch_job_polling_interval=LOOK_SECONDS,
+                    shutdown_graceful_timeout=self._pace.stop_seconds,
+                    delete_jobs="successful",
+                    install_signal_handlers=False,
+                    update_heartbeat_interval=self._pace.stalled_seconds / 3,
+                    stalled_worker_timeout=self._pace.stalled_seconds,
+                )
+                try:
+                    await self._engine.run()
+                finally:
+                    self._engine = None
                 group.cancel_scope.cancel()
-
-    async def _run_engine(self) -> None:
-        self._engine = Engine(
-            self._app,
-            queues=[self._names.queue],
-            name="butter",
-            concurrency=self._concurrency,
-            fetch_job_polling_interval=LOOK_SECONDS,
-            shutdown_graceful_timeout=self._pace.stop_seconds,
-            delete_jobs="successful",
-            install_signal_handlers=False,
-            update_heartbeat_interval=self._pace.stalled_seconds / 3,
-            stalled_worker_timeout=self._pace.stalled_seconds,
-        )
-        try:
-            await self._engine.run()
-        finally:
-            self._engine = None
 
     async def _watch_slots(self, held: int) -> None:
         while True:
@@ -160,12 +157,8 @@ class Worker:
     def _settled(self) -> None:
         """After each job: an ill Butter gets no more of them, and one that is well again gets all that it may."""
         ill = self._deliverer.delivery.ill
-        if (ill and self._deliverer.delivery.seconds_to_wait) or (not ill and self._held_back):
+        if (ill and self._deliverer.delivery.seconds_to_wait) or (not ill and self._concurrency < self._held):
             self._stop_engine()
-
-    @property
-    def _held_back(self) -> bool:
-        return self._concurrency < self._held
 
     def _stop_engine(self) -> None:
         if self._engine is not None:
@@ -173,14 +166,13 @@ class Worker:
 
     # Bringing back.
 
-    async def _reap(self) -> None:
-        reaper = Reaper(self._app, self._names, self._pace.stalled_seconds, 4 * self._pace.stalled_seconds)
+    async def _bring_back(self) -> None:
         forget_at = anyio.current_time()
         while not self._stop.is_set():
-            await reaper.reap()
+            await _reap(self._app, self._names, self._pace.stalled_seconds)
             if anyio.current_time() >= forget_at:
                 forget_at = anyio.current_time() + FORGET_SECONDS
-                await reaper.forget()
+                await _forget(self._app, self._names)
             await self._wait(self._pace.stalled_seconds / 3)
 
     async def _wait(self, seconds: float) -> None:
@@ -193,3 +185,44 @@ def _root(error: BaseException) -> BaseException:
     several = cast("BaseExceptionGroup[BaseException]", error).exceptions if hasattr(error, "exceptions") else ()
     inner = several[0] if several else error.__cause__
     return error if inner is None else _root(inner)
+
+
+async def _reap(app: App, names: Names, stalled: float) -> None:
+    """Have jobs done again on which nobody works: their worker was killed, or PostgreSQL's answer to it got lost.
+
+    A worker counts as dead after `stalled` seconds without a heartbeat. A job that takes four times as long was
+    forgotten by a worker that lives.
+    """
+    dead = await app.job_manager.get_stalled_jobs(queue=names.queue, task_name=TASK, seconds_since_heartbeat=stalled)
+    engine = quoted(names.engine)
+    forgotten: Any = (
+        f"SELECT id FROM {engine}.procrastinate_jobs AS job "
+        "WHERE status = 'doing' AND queue_name = %(queue)s AND task_name = %(task)s AND now() - "
+        f"make_interval(secs => %(longest)s) > (SELECT max(at) FROM {engine}.procrastinate_events "
+        "WHERE job_id = job.id AND type = 'started')"
+    )
+    rows = await app.connector.execute_query_all_async(forgotten, queue=names.queue, task=TASK, longest=4 * stalled)
+    jobs = {job.id for job in dead if job.id is not None} | {row["id"] for row in rows}
+    for job in jobs:
+        try:
+            await app.job_manager.retry_job_by_id_async(job, retry_at=datetime.now(UTC))
+        except exceptions.ConnectorException:
+            log.debug("butter: job %d was ended, or brought back, meanwhile", job)
+    if jobs:
+        log.warning("butter: brought back %d jobs that nobody worked on", len(jobs))
+
+
+async def _forget(app: App, names: Names) -> None:
+    """Forget keys and IDs that need not be known any more: old ones, and those of jobs that a person deleted."""
+    seen, jobs = f"{quoted(names.schema)}.seen", f"{quoted(names.engine)}.procrastinate_jobs"
+    # A key may be enqueued again meanwhile, with a job that these statements do not see: PostgreSQL then asks each
+    # condition of the row again, and what was orphaned is compared with the job that the row had.
+    delivered: Any = f"DELETE FROM {seen} WHERE delivered_at < now() - interval '{REMEMBERED}'"
+    orphaned: Any = (
+        f"DELETE FROM {seen} AS known USING (SELECT key, job FROM {seen} AS found WHERE delivered_at IS NULL "
+        f"AND NOT EXISTS (SELECT 1 FROM {jobs} WHERE id = found.job) AND job IS NOT NULL) AS orphan "
+        "WHERE known.key = orphan.key AND known.job = orphan.job AND known.delivered_at IS NULL"
+    )
+    seen_ids: Any = f"DELETE FROM {quoted(names.schema)}.seen_ids WHERE seen_at < now() - interval '{REMEMBERED}'"
+    for query in (delivered, orphaned, seen_ids):
+        await app.connector.execute_query_async(query)

@@ -102,7 +102,6 @@ class Stream:
         scope.cancel()
 
     async def _wait(self) -> None:
-        """Wait for the next change."""
         if self._news is None:
             self._news = anyio.Event()
         await self._news.wait()

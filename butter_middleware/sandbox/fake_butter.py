@@ -57,7 +57,16 @@ class FakeButter:
 
     def transport(self) -> httpx.AsyncBaseTransport:
         """Return what `Butter(transport=...)` takes: requests come here, and nothing leaves the process."""
-        return _Transport(self)
+
+        async def handle(request: httpx.Request) -> httpx.Response:
+            headers = {name.lower(): value for name, value in request.headers.raw}
+            try:
+                status, answer = await self.answer(request.method, request.url.path, headers, request.content)
+            except ConnectionResetError as error:
+                raise httpx.ReadError("", request=request) from error
+            return httpx.Response(status, json=answer, request=request)
+
+        return httpx.MockTransport(handle)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as an ASGI app."""
@@ -142,17 +151,3 @@ def _problems(content_type: bytes, body: bytes) -> list[dict[str, Any]]:
         for name, value in record.items()
         if not isinstance(value, str) or not value.strip()
     ]
-
-
-class _Transport(httpx.AsyncBaseTransport):
-    def __init__(self, butter: FakeButter) -> None:
-        self._butter = butter
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        headers = {name.lower(): value for name, value in request.headers.raw}
-        body = await request.aread()
-        try:
-            status, answer = await self._butter.answer(request.method, request.url.path, headers, body)
-        except ConnectionResetError as error:
-            raise httpx.ReadError("", request=request) from error
-        return httpx.Response(status, json=answer, request=request)

@@ -51,15 +51,9 @@ class Coverage:
 
 
 class Watch:
-    """Tells once an hour if too few checkouts became records, or if a route fell silent.
+    """Tells once an hour if less than `threshold` (0 to 1) of the checkouts became records, or if a route fell silent.
 
     One process of the host watches: it knows the counts of all.
-
-    Args:
-        events: Is told.
-        clock: Seconds since the epoch.
-        threshold: The least coverage of which nothing is said, 0 to 1.
-        routes: The names of the checkout routes.
     """
 
     def __init__(

@@ -26,9 +26,6 @@ class SandboxReports:
     """Sends what became of checkouts to a sandbox. None of it is personal data, as of every event.
 
     It sends on the log's thread. What a sandbox that does not answer would have been told is dropped.
-
-    Args:
-        base_url: The sandbox's.
     """
 
     def __init__(self, base_url: str) -> None:

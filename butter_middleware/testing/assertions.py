@@ -18,14 +18,7 @@ def described(expected: Mapping[str, str | None]) -> str:
 
 
 def unsent(expected: Mapping[str, str | None], recorder: Recorder, routes: Sequence[str], *, elsewhere: bool) -> str:
-    """Say that no record is as expected, and why that may be.
-
-    Args:
-        expected: The fields that were looked for.
-        recorder: What became of the test's checkouts.
-        routes: The checkout routes of the process.
-        elsewhere: Whether a `Butter` has a transport of its own, which gets its records.
-    """
+    """Say that no record is as expected, and why that may be: `elsewhere`, a `Butter` has a transport of its own."""
     lines = [f"no record was sent{described(expected)}"]
     if sent := recorder.sent:
         lines += _nearest(expected, sent)
@@ -38,8 +31,13 @@ def unsent(expected: Mapping[str, str | None], recorder: Recorder, routes: Seque
     lines += [f"ignored: {message}" for message in recorder.ignored]
     if elsewhere:
         lines.append("a Butter was built with transport=...: its records go there, and not to this inbox.")
+    elif len(lines) == 1 and routes:
+        lines.append(
+            f"no response of a checkout route was seen. The routes are {', '.join(routes)}: do the request's method "
+            "and path match one, and does ButterMiddleware wrap the app?"
+        )
     elif len(lines) == 1:
-        lines.append(_nothing_seen(routes))
+        lines.append("no Butter with a route was built in this process: is the app imported, and does it run here?")
     return "\n".join(lines)
 
 
@@ -60,12 +58,3 @@ def _likeness(expected: Mapping[str, str | None], record: InboxRecord) -> tuple[
     wrong = differing(expected, record)
     alike = (SequenceMatcher(None, expected[name] or "", getattr(record, name) or "").ratio() for name in wrong)
     return -len(wrong), sum(alike)
-
-
-def _nothing_seen(routes: Sequence[str]) -> str:
-    if not routes:
-        return "no Butter with a route was built in this process: is the app imported, and does it run here?"
-    return (
-        f"no response of a checkout route was seen. The routes are {', '.join(routes)}: do the request's method and "
-        "path match one, and does ButterMiddleware wrap the app?"
-    )

@@ -71,12 +71,7 @@ def fake_beacon(beacon: Beacon | None, shopper: Callable[[], str | None]) -> Bea
 
 @dataclass(frozen=True)
 class FakeOutbox:
-    """Keeps in memory what another outbox would keep on a disk, and promises what that one promises.
-
-    Args:
-        durable: What the other one promises.
-        clock: Seconds since the epoch.
-    """
+    """Keeps in memory what another outbox would keep on a disk, and promises what that one promises."""
 
     durable: bool
     clock: Callable[[], float]

@@ -21,11 +21,10 @@ _USAGE: Final = '@pytest.mark.butter(respond_with=[503, "timeout"])'
 
 
 class _Run:
-    """One run of pytest."""
-
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._runtime: InboxRuntime | None = None
+        self.begun: InboxRuntime | None = None
+        """The runtime, if anything needed it."""
         end = overrides.begin(overrides.Overrides(self._build))
         config.add_cleanup(end)
         config.add_cleanup(self._close)
@@ -33,29 +32,24 @@ class _Run:
     @property
     def runtime(self) -> "InboxRuntime":
         """The runtime, which is made when it is first needed."""
-        if self._runtime is None:
+        if self.begun is None:
             from butter_middleware.testing.runtime import InboxRuntime  # noqa: PLC0415 - most runs never need it
 
             client_ip = str(self._config.getini(_CLIENT_IP))
             try:
-                self._runtime = InboxRuntime(client_ip=client_ip or None)
+                self.begun = InboxRuntime(client_ip=client_ip or None)
             except ValueError as error:
                 msg = f"{_CLIENT_IP}: {error}"
                 raise pytest.UsageError(msg) from None
-        return self._runtime
+        return self.begun
 
     def _build(self, production: "Components") -> "Components":
         return self.runtime.build(production)
 
-    @property
-    def begun(self) -> "InboxRuntime | None":
-        """The runtime, if anything needed it."""
-        return self._runtime
-
     def _close(self) -> None:
-        if self._runtime is not None:
-            self._runtime.begin()
-            self._runtime.close()
+        if self.begun is not None:
+            self.begun.begin()
+            self.begun.close()
 
 
 _KEY: Final = pytest.StashKey[_Run]()

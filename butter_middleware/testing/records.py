@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import format_exception
-from types import TracebackType
 from typing import Final, Self
 
 from butter_middleware.errors import ButterError
@@ -55,8 +54,18 @@ class ParkedCheckout:
     def of(cls, capture: Capture, parked: Parked, error: BaseException | None) -> Self:
         """Return a parked capture as a test sees it."""
         request = f"{capture.method} {capture.path}"
-        shown = None if error is None else error.with_traceback(_beyond_us(error.__traceback__))
-        return cls(parked.reason, parked.detail, request, capture.status_code, _text_of(capture), shown)
+        text = ""
+        with suppress(ButterError):
+            text = view(capture, {}, "", len(capture.body) + (1 << 20)).body.decode("utf-8", "replace")
+        if len(text) > _SHOWN:
+            text = f"{text[:_SHOWN]} ... ({len(text)} characters)"
+        if error is not None:
+            # Our own frames before the merchant's function are left out; if there are ours only, they stay.
+            frame = error.__traceback__
+            while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_OURS):
+                frame = frame.tb_next
+            error = error.with_traceback(frame or error.__traceback__)
+        return cls(parked.reason, parked.detail, request, capture.status_code, text, error)
 
     @property
     def broken(self) -> bool:
@@ -119,18 +128,3 @@ def traces(parked: Sequence[ParkedCheckout]) -> str:
     """Return the tracebacks of what extractors raised."""
     errors = [checkout.error for checkout in parked if checkout.error is not None]
     return "\n".join("".join(format_exception(error)) for error in errors)
-
-
-def _beyond_us(traceback: TracebackType | None) -> TracebackType | None:
-    """Leave out our own frames before the merchant's function; where there are ours only, keep them."""
-    frame = traceback
-    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_OURS):
-        frame = frame.tb_next
-    return frame or traceback
-
-
-def _text_of(capture: Capture) -> str:
-    text = ""
-    with suppress(ButterError):
-        text = view(capture, {}, "", len(capture.body) + (1 << 20)).body.decode("utf-8", "replace")
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ... ({len(text)} characters)"

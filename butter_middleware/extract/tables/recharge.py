@@ -17,7 +17,7 @@ order's own `id`. `client_details.browser_ip` counts only on a route with `addre
 
 from typing import Final, Literal, get_args
 
-from butter_middleware.errors import ConfigurationError
+from butter_middleware import config
 from butter_middleware.extract.preset import ADDRESS, NEVER, WRAPPERS, Preset, Shape
 
 ChargeId = Literal["recharge", "processor"]
@@ -161,8 +161,6 @@ def recharge(*, at: str | None = None, charge_id: ChargeId = "recharge") -> Pres
     Raises:
         ConfigurationError: `at` is not a JMESPath expression, or `charge_id` is neither.
     """
-    if charge_id not in get_args(ChargeId):
-        msg = f"extract.recharge(): charge_id={charge_id!r}: use {' or '.join(map(repr, get_args(ChargeId)))}."
-        raise ConfigurationError(msg)
+    config.one_of("extract.recharge(): charge_id", charge_id, get_args(ChargeId))
     shapes = SHAPES if charge_id == "recharge" else _shapes(charge_id)
     return Preset("recharge", shapes, at, WRAPPERS | {"checkout_charge"})

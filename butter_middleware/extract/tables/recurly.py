@@ -15,7 +15,7 @@ matches on, `id` or `uuid`, is not documented.
 
 from typing import Final, Literal, get_args
 
-from butter_middleware.errors import ConfigurationError
+from butter_middleware import config
 from butter_middleware.extract.preset import ADDRESS, NEVER, WRAPPERS, Preset, Shape
 
 Reference = Literal["id", "uuid"]
@@ -183,9 +183,7 @@ def recurly(*, at: str | None = None, prefer: Reference = "id") -> Preset:
     Raises:
         ConfigurationError: `at` is not a JMESPath expression, or `prefer` is not an ID.
     """
-    if prefer not in get_args(Reference):
-        msg = f"extract.recurly(): prefer={prefer!r}: use {' or '.join(map(repr, get_args(Reference)))}."
-        raise ConfigurationError(msg)
+    config.one_of("extract.recurly(): prefer", prefer, get_args(Reference))
     notifications = {
         f"{state}_notification" for state in ("successful_payment", "paid_charge_invoice", "closed_invoice")
     }

@@ -13,7 +13,7 @@ documented: `transactionReference` is the shop's own for the payment, `paymentId
 
 from typing import Final, Literal, get_args
 
-from butter_middleware.errors import ConfigurationError
+from butter_middleware import config
 from butter_middleware.extract.preset import NEVER, WRAPPERS, Preset, Shape
 
 Reference = Literal["transactionReference", "paymentId"]
@@ -126,9 +126,7 @@ def worldpay(*, at: str | None = None, prefer: Reference = "transactionReference
     Raises:
         ConfigurationError: `at` is not a JMESPath expression, or `prefer` is not a reference.
     """
-    if prefer not in get_args(Reference):
-        msg = f"extract.worldpay(): prefer={prefer!r}: use {' or '.join(map(repr, get_args(Reference)))}."
-        raise ConfigurationError(msg)
+    config.one_of("extract.worldpay(): prefer", prefer, get_args(Reference))
     (other,) = set(get_args(Reference)) - {prefer}
     wrappers = WRAPPERS | {"_embedded", "eventDetails", "paymentService", "reply", "notify", "orderStatus"}
     return Preset("worldpay", _shapes(f"{prefer} || {other}"), at, wrappers | {"orderStatusEvent"})
