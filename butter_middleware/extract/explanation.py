@@ -1,10 +1,10 @@
 """Which expression gave each field, or why none did. It never holds a value."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Final, cast
 
 from butter_middleware.errors import ExtractionError
 from butter_middleware.models.http import CheckoutResponse, Extractor
@@ -78,25 +78,7 @@ class Explanation:
         return "\n  ".join([f"{self.extractor}: {self.saw}", *map(str, self.fields)])
 
 
-@runtime_checkable
-class Explains(Protocol):
-    """An extractor that can say what it tried."""
-
-    def explain(self, response: CheckoutResponse) -> Explanation:
-        """Say it, for this response."""
-        ...
-
-
-@runtime_checkable
-class Shows(Protocol):
-    """An extractor that can show what it found."""
-
-    def values(self, response: CheckoutResponse) -> Mapping[str, Any]:
-        """Give the values of the fields of `explain`, of an unpaid object too: personal data."""
-        ...
-
-
-def explain(response: CheckoutResponse, extractor: Extractor | Explains) -> Explanation:
+def explain(response: CheckoutResponse, extractor: Extractor) -> Explanation:
     """Say for every field which expression of `extractor` gave it, or what was tried and why it gave nothing.
 
     Works for `extract.json` and the presets. Of a function of your own, it says that it cannot look inside.
@@ -104,20 +86,20 @@ def explain(response: CheckoutResponse, extractor: Extractor | Explains) -> Expl
     Raises:
         ExtractionError: the body cannot be decoded, or is not JSON.
     """
-    explained = _asked(extractor.explain, response) if isinstance(extractor, Explains) else None
+    explained = _asked(extractor, "explain", response)
     if isinstance(explained, Explanation):
         return explained
     name = getattr(extractor, "__name__", type(extractor).__name__)
     return Explanation(name, "a function, whose expressions cannot be seen")
 
 
-def values(response: CheckoutResponse, extractor: Extractor | Shows) -> Mapping[str, Any]:
+def values(response: CheckoutResponse, extractor: Extractor) -> Mapping[str, Any]:
     """Give what the fields of `explain` hold, those of an unpaid object too: personal data. Of a function, nothing.
 
     Raises:
         ExtractionError: the body cannot be decoded or is not JSON, or an expression failed on it.
     """
-    shown = _asked(extractor.values, response) if isinstance(extractor, Shows) else None
+    shown = _asked(extractor, "values", response)
     return cast("Mapping[str, Any]", shown) if isinstance(shown, Mapping) else {}
 
 
@@ -129,10 +111,10 @@ def told(response: CheckoutResponse, extractor: Extractor | None) -> Explanation
     return Explanation("", "")
 
 
-def _asked(method: Callable[[CheckoutResponse], object], response: CheckoutResponse) -> object:
-    """Call it. None if it fails: a class of the merchant's own may use this method's name for something else."""
+def _asked(extractor: Extractor, method: str, response: CheckoutResponse) -> object:
+    """Call a method, if there is one. None if it fails: a class of the merchant's own may mean something else by it."""
     try:
-        return method(response)
+        return getattr(extractor, method)(response)
     except ExtractionError:
         raise
     except Exception:  # noqa: BLE001 - as the docstring says

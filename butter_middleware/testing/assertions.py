@@ -5,6 +5,7 @@ from difflib import SequenceMatcher
 
 from butter_middleware.testing.record import POSTED, InboxRecord
 from butter_middleware.testing.recorder import Recorder
+from butter_middleware.testing.records import explained
 
 
 def differing(expected: Mapping[str, str | None], record: InboxRecord) -> list[str]:
@@ -27,7 +28,7 @@ def unsent(expected: Mapping[str, str | None], recorder: Recorder, routes: Seque
         lines.append(f"pending, since Butter {answered} (butter_inbox.retry_now() tries again): {record!r}")
     lines += [f"dead, since Butter answered {record.answer}: {record!r}" for record in recorder.dead]
     lines += [checkout.explain() for checkout in recorder.parked]
-    lines += [f"skipped: {skipped.explain()}" for skipped in recorder.skipped]
+    lines += [f"skipped: {explained(skipped)}" for skipped in recorder.skipped]
     lines += [f"ignored: {message}" for message in recorder.ignored]
     if elsewhere:
         lines.append("a Butter was built with transport=...: its records go there, and not to this inbox.")

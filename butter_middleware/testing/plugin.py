@@ -96,16 +96,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Fail a test that has passed so far, if a checkout of it became no record and it did not look."""
-    _check(item)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """Look once more: the end of a fixture may have sent requests."""
-    _check(item)
-
-
-def _check(item: pytest.Item) -> None:
     runtime = _run_of(item.config).begun
     unseen = "" if runtime is None else runtime.unseen()
     if runtime is not None and unseen:
@@ -114,6 +104,10 @@ def _check(item: pytest.Item) -> None:
         from butter_middleware.testing import ParkedWarning  # noqa: PLC0415 - most runs never need it
 
         item.warn(ParkedWarning(unseen))
+
+
+pytest_runtest_teardown = pytest_runtest_call
+"""Once more: the end of a fixture may have sent requests."""
 
 
 def _respond(recorder: "Recorder", marker: pytest.Mark) -> None:

@@ -15,7 +15,7 @@ from butter_middleware.models.http import Capture
 from butter_middleware.reader.reader import ReadResult
 from butter_middleware.sandbox.responses import Fault, accepts, checked
 from butter_middleware.testing.record import InboxRecord
-from butter_middleware.testing.records import ParkedCheckout, SkippedCheckout
+from butter_middleware.testing.records import ParkedCheckout
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Recorder:
         self.dead: list[InboxRecord] = []
         """What will never be accepted."""
         self.parked = Noted[ParkedCheckout]()
-        self.skipped = Noted[SkippedCheckout]()
+        self.skipped = Noted[Skipped]()
         self.ignored = Noted[str]()
         """What is said of calls that had no effect."""
         self._reading: dict[int, str] = {}
@@ -98,14 +98,9 @@ class Recorder:
         """Write down what became no record."""
         with self._lock:
             if isinstance(event, Skipped):
-                self.skipped.append(SkippedCheckout.of(event))
+                self.skipped.append(event)
             elif isinstance(event, Lost):
                 self.ignored.append(event.message)
-
-    def ignore(self, message: str) -> None:
-        """Write down that a call had no effect."""
-        with self._lock:
-            self.ignored.append(message)
 
     # What the test sees.
 

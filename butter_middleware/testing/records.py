@@ -10,7 +10,7 @@ from typing import Final, Self
 from butter_middleware.errors import ButterError
 from butter_middleware.events import Skipped
 from butter_middleware.models.http import Capture, view
-from butter_middleware.models.reasons import EXPLAINED, ParkReason, unwanted
+from butter_middleware.models.reasons import EXPLAINED, ParkReason
 from butter_middleware.outbox import Parked
 
 FROM_A_SHOPPER: Final = (
@@ -84,38 +84,20 @@ class ParkedCheckout:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
-class SkippedCheckout:
-    """A response on a checkout route that became no record, and does not wait for anything."""
-
-    reason: str
-    """A `Skip`, or `no_address:` and why."""
-    route: str
-    message: str
-    """As the log of production says it; empty if it says nothing."""
-    times: int
-    unwanted: bool
-    """Whether evidence is missing, or production's log would warn. A refusal or a reload is neither."""
-
-    @classmethod
-    def of(cls, event: Skipped) -> Self:
-        """Return what an event tells."""
-        return cls(event.reason, event.route, event.message, event.times, unwanted(event))
-
-    def explain(self) -> str:
-        """Say in a line what happened."""
-        said = self.message or f"{self.route or 'butter.record()'}: {EXPLAINED.get(self.reason, '')}"
-        return f"{self.times} x {self.reason}. {said}"
+def explained(skipped: Skipped) -> str:
+    """Say in a line why a response on a checkout route became no record, and does not wait for anything."""
+    said = skipped.message or f"{skipped.route or 'butter.record()'}: {EXPLAINED.get(skipped.reason, '')}"
+    return f"{skipped.times} x {skipped.reason}. {said}"
 
 
 def unexpected(
-    parked: Sequence[ParkedCheckout], skipped: Sequence[SkippedCheckout] = (), ignored: Sequence[str] = ()
+    parked: Sequence[ParkedCheckout], skipped: Sequence[Skipped] = (), ignored: Sequence[str] = ()
 ) -> ParkedError:
     """Return what to raise, with the first error of an extractor as its cause."""
     number = len(parked) + len(skipped) + len(ignored)
     lines = ["a checkout became no record" if number == 1 else f"{number} checkouts became no record"]
     lines += [checkout.explain() for checkout in parked]
-    lines += [checkout.explain() for checkout in skipped]
+    lines += map(explained, skipped)
     lines += ignored
     looks = [name for name, found in (("parked", parked), ("skipped", skipped), ("ignored", ignored)) if found]
     lines.append(f"A test that expects this reads {' and '.join(f'butter_inbox.{name}' for name in looks)}.")

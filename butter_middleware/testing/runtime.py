@@ -15,6 +15,7 @@ from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.events import Event
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
+from butter_middleware.models.reasons import unwanted
 from butter_middleware.outbox import SQLiteOutbox, Store, TransactionalOutbox
 from butter_middleware.pipeline.components import Components, Read
 from butter_middleware.pipeline.pipeline import Pipeline
@@ -90,7 +91,7 @@ class InboxRuntime:
 
     def ignored(self, message: str) -> None:
         """Take what is said of a call without effect."""
-        self.recorder.ignore(message)
+        self.recorder.ignored.append(message)
 
     def _sending_here(self, parts: Components) -> Components:
         def make_client() -> Client:
@@ -175,7 +176,7 @@ class InboxRuntime:
         recorder = self.recorder
         parked, skipped, ignored = recorder.parked.see(), recorder.skipped.see(), recorder.ignored.see()
         if recorder.asked_for:
-            skipped = [checkout for checkout in skipped if checkout.unwanted]
+            skipped = [event for event in skipped if unwanted(event)]
         else:
             parked, skipped, ignored = [checkout for checkout in parked if checkout.broken], (), ()
         if not (parked or skipped or ignored):
