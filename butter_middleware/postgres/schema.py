@@ -235,9 +235,7 @@ def _steps(
         query = f"SELECT count(*) FROM {workers_table} WHERE last_heartbeat > now() - interval '30 seconds'"
         (alive,) = connection.execute(query.encode()).fetchone() or (0,)
         if alive:
-            msg = (
-                f"{alive} workers are running, and cannot work with procrastinate's changed tables. Stop them first."
-            )
+            msg = f"{alive} workers are running, and cannot work with procrastinate's changed tables. Stop them first."
             raise ConfigurationError(msg)
     for file in missing:
         yield f"applied procrastinate's {file.stem}", file.read_text() + _applied(names, file.stem)

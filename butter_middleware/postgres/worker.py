@@ -188,7 +188,7 @@ def _root(error: BaseException) -> BaseException:
 
 
 async def _reap(app: App, names: Names, stalled: float) -> None:
-    """Have jobs done again on which nobody works: their worker was killed, or PostgreSQL's answer to it got lost.
+    """Bring back jobs without a live worker: it was killed, or PostgreSQL's answer to it was lost.
 
     A worker counts as dead after `stalled` seconds without a heartbeat. A job that takes four times as long was
     forgotten by a worker that lives.
@@ -209,7 +209,7 @@ async def _reap(app: App, names: Names, stalled: float) -> None:
         except exceptions.ConnectorException:
             log.debug("butter: job %d was ended, or brought back, meanwhile", job)
     if jobs:
-        log.warning("butter: brought back %d jobs that nobody worked on", len(jobs))
+        log.warning("butter: brought back %d jobs that no live worker has", len(jobs))
 
 
 async def _forget(app: App, names: Names) -> None:
@@ -223,6 +223,12 @@ async def _forget(app: App, names: Names) -> None:
         f"AND NOT EXISTS (SELECT 1 FROM {jobs} WHERE id = found.job) AND job IS NOT NULL) AS orphan "
         "WHERE known.key = orphan.key AND known.job = orphan.job AND known.delivered_at IS NULL"
     )
-    seen_ids: Any = f"DELETE FROM {quoted(names.schema)}.seen_ids WHERE seen_at < now() - interval '{REMEMBERED}'"
+    # The IDs of what is still to be sent are kept, as in the other outboxes.
+    events = f"{quoted(names.engine)}.procrastinate_events"
+    seen_ids: Any = (
+        f"DELETE FROM {quoted(names.schema)}.seen_ids WHERE seen_at < now() - interval '{REMEMBERED}' "
+        f"AND seen_at < coalesce((SELECT min(at) FROM {events} WHERE type = 'deferred' AND job_id = "
+        f"(SELECT min(id) FROM {jobs} WHERE status IN ('todo', 'doing') AND task_name = '{TASK}')), now())"
+    )
     for query in (delivered, orphaned, seen_ids):
         await app.connector.execute_query_async(query)
