@@ -1,7 +1,7 @@
 """Extraction through a response model that the shop already has."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,7 +18,7 @@ def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Calla
     Raises:
         ConfigurationError: `model` is not a pydantic model, or `function` is a coroutine function.
     """
-    given: object = model
+    given = cast("object", model)
     if not isinstance(given, type) or not issubclass(given, BaseModel):
         msg = "extract.model(): the first argument is not a pydantic model class. Pass the endpoint's response model."
         raise ConfigurationError(msg)

@@ -292,7 +292,7 @@ class Preset:
         if depth > _DEEPEST or next(budget, None) is None:
             return
         if isinstance(node, list):
-            objects = [item for item in cast("list[object]", node) if isinstance(item, dict | list)]
+            objects = filter(lambda item: isinstance(item, dict | list), cast("list[object]", node))
             items = [list(self._find(item, key, {}, budget, depth + 1)) for item in objects]
             yield from self._listed(items, key, parent)
             return

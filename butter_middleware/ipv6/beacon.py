@@ -221,7 +221,7 @@ def _digest(key: str) -> bytes:
 
 
 def _secrets(given: Sequence[str | bytes] | None) -> tuple[bytes, ...]:
-    keys: object = given if given is not None else (config.from_environment("BUTTER_BEACON_KEYS") or "").split()
+    keys = cast("object", (config.from_environment("BUTTER_BEACON_KEYS") or "").split() if given is None else given)
     remedy = "Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'."
     several = cast("Sequence[object]", keys) if isinstance(keys, Sequence) and not isinstance(keys, str | bytes) else ()
     if not several or not all(isinstance(key, str | bytes) for key in several):
