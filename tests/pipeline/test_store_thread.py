@@ -161,12 +161,13 @@ def test_a_disk_that_is_away_is_asked_less_and_less_often(
 
 
 def test_a_process_with_nothing_to_do_rests(failing: tuple[Butter, FailingStore], waits: list[float]) -> None:
-    """Its store's thread waits until its next look, and does not spin."""
+    """Its store's thread waits until its next look, half a second at most, and does not spin."""
     butter, _store = failing
     assert butter.flush()
     waits.clear()
     until(lambda: len(waits) >= 20, "it rests")
     assert waits.count(0.0) <= 2, waits
+    assert max(waits) <= 0.5, "for so long the leader may not see what another process appended"
 
 
 def test_a_backlog_is_sent_without_a_look_at_other_processes(
