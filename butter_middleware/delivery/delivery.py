@@ -252,8 +252,8 @@ class Delivery:
         pending = backlog.take()
         if pending is not None and self.state is BreakerState.HOLD:
             with self._released_if_cancelled(pending, backlog):
-                up = await self._pinged()
-            if not up:
+                answer = await self._clients.ask(lambda client: client.ping())
+            if self._breaker.ping_failed(answer):
                 pending = self._release(pending, backlog)
         if pending is not None and self._pausing.is_set():  # meanwhile
             pending = self._release(pending, backlog)
@@ -288,28 +288,23 @@ class Delivery:
             )
             self._emit(Faulted(reason="credentials", message=message, level=logging.CRITICAL))
 
-    async def _pinged(self) -> bool:
-        return not self._breaker.ping_failed(await self._clients.ask(lambda client: client.ping()))
-
     async def _send(self, pending: Pending, backlog: Backlog) -> None:
         with self._released_if_cancelled(pending, backlog):
             answer = await self._post(pending)
-        self._settle(backlog, self._judged(pending, answer))
+        try:
+            settlements = self._breaker.record(pending, answer)
+        except Exception as error:  # noqa: BLE001 - such as a clock's
+            kind = type(error).__name__
+            message = f"delivering failed: {kind}. The record is sent again"
+            self._emit(Faulted(reason=f"delivering:{kind}", message=message, level=logging.CRITICAL))
+            due_at = time.time() + AGAIN_SECONDS  # by this machine's clock: the merchant's may have failed
+            settlements = [Settlement(pending.id, Settled.RELEASED, due_at, key=pending.record.key)]
+        self._settle(backlog, settlements)
         self.in_flight -= 1
         if self._breaker.ill:
             backlog.put_back()  # so that the next probe is the oldest record there is
         if self._awaits_answer or self._breaker.ill or self._breaker.suspects:
             self._changed.set()
-
-    def _judged(self, pending: Pending, answer: Answer) -> Sequence[Settlement]:
-        """Return what became of a record. A fault keeps neither it nor its place among those on their way."""
-        try:
-            return self._breaker.record(pending, answer)
-        except Exception as error:  # noqa: BLE001 - such as a clock's
-            kind = type(error).__name__
-            message = f"delivering failed: {kind}. The record is sent again"
-            self._emit(Faulted(reason=f"delivering:{kind}", message=message, level=logging.CRITICAL))
-            return [_again(pending)]
 
     def _settle(self, backlog: Backlog, settlements: Sequence[Settlement]) -> None:
         self._tell_of(settlements)
@@ -336,11 +331,6 @@ class Delivery:
                 self._emit(Died(reason=code, message=said, level=logging.ERROR))
             elif settlement.settled is Settled.RETRY:
                 self._emit(Retried(reason=code))
-
-
-def _again(pending: Pending) -> Settlement:
-    """Release a record that could not be judged. Its time is this machine's: a clock of the merchant's may fail."""
-    return Settlement(pending.id, Settled.RELEASED, time.time() + AGAIN_SECONDS, key=pending.record.key)
 
 
 def circuit_breaker(

@@ -159,7 +159,7 @@ class Leader:
             self._parked_at = 0.0
         self._epoch = self._counts.epoch
         if before.hold is not None and self._counts.hold is None:
-            leader.sender.end_hold()
+            leader.sender.delivery.end_hold()
 
     def _refill(self, now: float) -> bool:
         """Give the sender records from the file."""

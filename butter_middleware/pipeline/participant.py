@@ -3,8 +3,7 @@
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Condition
 from typing import Final, Protocol
@@ -189,30 +188,21 @@ class Participant:
         A verdict of None says that the next change may bring one.
         """
         deadline = time.monotonic() + timeout
-        with self._hurrying():
-            return self._wait(verdict, deadline)
-
-    @contextmanager
-    def _hurrying(self) -> Generator[None]:
-        """Have the sender hand over at once what became of records."""
         self._hurry(1)
         try:
-            yield
+            while True:
+                with self._changed:
+                    changes = self._changes
+                if not self.unfinished and (given := verdict()) is not None:
+                    return given
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return False
+                with self._changed:
+                    if changes == self._changes:
+                        self._changed.wait(min(remaining, POLL_SECONDS))
         finally:
             self._hurry(-1)
-
-    def _wait(self, verdict: Callable[[], bool | None], deadline: float) -> bool:
-        while True:
-            with self._changed:
-                changes = self._changes
-            if not self.unfinished and (given := verdict()) is not None:
-                return given
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                return False
-            with self._changed:
-                if changes == self._changes:
-                    self._changed.wait(min(remaining, POLL_SECONDS))
 
     def ring(self) -> None:
         """Tell those who wait that something changed."""

@@ -600,8 +600,8 @@ class Pipeline:
         if participant is None or thread is None or not self._running:
             return []
         parts = [(thread.alive, "butter-store")]
-        parts += [(participant.reader.alive, participant.reader.name)] if self._role.reads else []
-        parts += [(participant.sender.alive, participant.sender.name)] if self._role.sends else []
+        parts += [(participant.reader.alive, "butter-read")] if self._role.reads else []
+        parts += [(participant.sender.alive, "butter-send")] if self._role.sends else []
         return [name for alive, name in parts if not alive]
 
     @property

@@ -108,11 +108,6 @@ class ReaderThread:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
-    @property
-    def name(self) -> str:
-        """The thread's."""
-        return self._thread.name
-
     def stop(self) -> None:
         """End the thread after the capture that it reads now."""
         self._stopping = True
@@ -145,7 +140,9 @@ class ReaderThread:
                 continue
             self.reading, self._since = entry, time.monotonic()
             try:
-                result = self._read_one(entry.capture)
+                result = self._read(entry.capture)
+            except BaseException as error:  # noqa: BLE001 - the merchant's code, which may even call sys.exit()
+                result = ReadResult(parked=unreadable(error), error=error)
             finally:
                 self.reading, self._since = None, None
                 self._bytes -= entry.size
@@ -166,9 +163,3 @@ class ReaderThread:
         if first:
             return first.popleft()
         return second.popleft() if second else None
-
-    def _read_one(self, capture: Capture) -> ReadResult:
-        try:
-            return self._read(capture)
-        except BaseException as error:  # noqa: BLE001 - the merchant's code, which may even call sys.exit()
-            return ReadResult(parked=unreadable(error), error=error)

@@ -95,10 +95,6 @@ class StatusReporter:
         if self._watch.is_due(now):
             self._watch.look(now, Tally(self._view.host.total), self._view.recent)
 
-    def look_up(self, seconds: float = OUTBOX_SECONDS) -> View:
-        """Ask the outbox. If it does not answer within `seconds`, or is closed, return its last answer."""
-        return self._pipeline.ask(self._take, self._view, seconds)
-
     def _take(self, store: Store) -> View:
         self._pipeline.note_counts(store)
         counters, host = self._counters, host_counts(store, self._pipeline.outbox_clock())
@@ -111,7 +107,8 @@ class StatusReporter:
 
     def status(self) -> Status:
         """Return how the collection goes."""
-        worker, view = self._pipeline, self.look_up()
+        worker = self._pipeline
+        view = worker.ask(self._take, self._view, OUTBOX_SECONDS)
         counts = worker.last_counts
         total = Counter(view.elsewhere)
         total.update(self._counters.counts())

@@ -92,11 +92,6 @@ class SenderThread:
         return self._thread.is_alive()
 
     @property
-    def name(self) -> str:
-        """The thread's."""
-        return self._thread.name
-
-    @property
     def ill(self) -> bool:
         """Whether nothing is sent soon."""
         return self.delivery.ill or self.delivery.paused or self._stopping
@@ -147,10 +142,6 @@ class SenderThread:
     def forget_ahead(self) -> None:
         """Drop what was taken ahead: a person changed what lies in the store."""
         call_in(self._loop, self.put_back)
-
-    def end_hold(self) -> None:
-        """Probe at once: a person ended the hold."""
-        self.delivery.end_hold()
 
     def stop(self) -> None:
         """End the thread."""
@@ -233,7 +224,8 @@ class SenderThread:
                 if self._hold is not None:
                     self.delivery.resume_hold(self._hold)
                 self.delivery.prepare()
-                _finish(self.ready)
+                if not self.ready.done():
+                    self.ready.set_result(None)
                 with asyncio.Runner(loop_factory=lambda: DaemonThreadLoop(self._executor)) as runner:
                     runner.run(self._send())
             except BaseException as error:  # noqa: BLE001 - this thread must not end while it is needed
@@ -261,8 +253,3 @@ class SenderThread:
         finally:
             self._loop, self._running = None, None
             self._hand_over()
-
-
-def _finish(future: "Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
