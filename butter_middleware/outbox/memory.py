@@ -5,7 +5,7 @@ import itertools
 import json
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -24,7 +24,6 @@ from butter_middleware.outbox.base import (
     Count,
     Counts,
     Outcome,
-    Parked,
     Pending,
     Resolution,
     Resolved,
@@ -215,11 +214,14 @@ class MemoryStore(Store):
             return Resolved(number, there=True, replayed=True)
         capture = self._captures.pop(number).capture
         self._bytes -= self._sizes.pop(number)
-        if resolution.parked is not None:
-            self._park(number, capture, resolution.parked)
+        if (parked := resolution.parked) is not None:
+            self.parked.append(Head(number, capture.captured_at, ParkReason(parked.reason).value, parked.detail))
+            self._sums = replace(self._sums, parked=self._sums.parked + 1)
         self._count(resolution.counts)
-        part = resolution.part
-        outcomes = self._add(resolution.made) if part is None else self._join(part)
+        if resolution.part is not None:
+            outcomes = self._join(resolution.part)
+        else:
+            outcomes = [self._add(record) for record in resolution.made]
         return Resolved(number, there=True, outcomes=outcomes)
 
     def _is_replayed(self, resolution: Resolution) -> bool:
@@ -232,11 +234,7 @@ class MemoryStore(Store):
             self._tokens.popitem(last=False)
         return first != keys
 
-    def _park(self, number: int, capture: Capture, parked: Parked) -> None:
-        self.parked.append(Head(number, capture.captured_at, ParkReason(parked.reason).value, parked.detail))
-        self._sums = replace(self._sums, parked=self._sums.parked + 1)
-
-    def _join(self, part: Part) -> Sequence[Outcome]:
+    def _join(self, part: Part) -> list[Outcome]:
         if part.key in self._tombstones:
             return [Skip.DUPLICATE]
         place = part.key, part.shopper
@@ -244,11 +242,11 @@ class MemoryStore(Store):
         shopper, payment = self._parts.get((part.key, True)), self._parts.get((part.key, False))
         record = joined(shopper, payment, part.traceparent)
         if record is None:
-            return ()
+            return []
         for is_shopper in (True, False):
             del self._parts[part.key, is_shopper]
         self._bury(part.key)
-        return self._add([record])
+        return [self._add(record)]
 
     def expire(self, before: float) -> int:
         """Delete old parts; gives how many there were."""
@@ -266,12 +264,9 @@ class MemoryStore(Store):
             raise _full()
         self._now = self._clock()
         self._count(counts)
-        return self._add(records)
+        return [self._add(record) for record in records]
 
-    def _add(self, records: Iterable[Record]) -> list[Outcome]:
-        return [self._add_one(record) for record in records]
-
-    def _add_one(self, record: Record) -> Outcome:
+    def _add(self, record: Record) -> Outcome:
         if record.key in self._keys or record.key in self._tombstones:
             return Skip.DUPLICATE
         now, ids = self._now, seen_ids(json.loads(record.payload))

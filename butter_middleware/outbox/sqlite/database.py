@@ -367,7 +367,12 @@ class Database:
         """Close the connection. The last one of all processes moves the log into the file, if it is not `untouched`."""
         connection = self._connection
         self._connection = None
-        self._forget_connection()
+        self._suspect = None
+        self._is_broken = False
+        self._pile = None
+        self._full = None
+        self._reserve = None
+        self._version = None
         if connection is None:
             return
         with suppress(sqlite3.Error):
@@ -378,14 +383,6 @@ class Database:
                 with suppress(FileNotFoundError), beside_sqlite(self.path):
                     connection.close()
             connection.close()
-
-    def _forget_connection(self) -> None:
-        self._suspect = None
-        self._is_broken = False
-        self._pile = None
-        self._full = None
-        self._reserve = None
-        self._version = None
 
     def _is_usable(self) -> bool:
         return self._connection is not None and self._suspect is None and self._files() == self._opened
@@ -415,7 +412,13 @@ class Database:
         while not self.locks.take(WRITE):
             waited = time.monotonic() - since
             if waited > limit or (waited > GIVE_UP_SECONDS and self._give_up()):
-                raise self._busy(waited)
+                process = self.locks.holder(WRITE)
+                holder = f"process {process}" if process else "another process"
+                msg = (
+                    f"outbox={self.path!r}: {holder} has held its write lock for {waited:.0f} seconds. Is it stopped "
+                    "(Ctrl-Z, a debugger, a frozen container)? Let it continue, or end it, and try again."
+                )
+                raise OutboxBusyError(msg)
             if waited > LOCK_ALARM_SECONDS and self.access.create:
                 self.alerts.raise_(
                     "lock", "another process has held the write lock for seconds. Is it stopped? Waiting"
@@ -427,15 +430,6 @@ class Database:
             yield
         finally:
             self.locks.release(WRITE)
-
-    def _busy(self, waited: float) -> OutboxBusyError:
-        process = self.locks.holder(WRITE)
-        return OutboxBusyError(
-            f"outbox={self.path!r}: {f'process {process}' if process else 'another process'} has held its write lock "
-            f"for {waited:.0f} seconds. Is it stopped (Ctrl-Z, a debugger, a frozen container)? Let it continue, or "
-            "end "
-            "it, and try again."
-        )
 
 
 def _transact(connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], T]) -> T:

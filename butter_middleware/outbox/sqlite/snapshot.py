@@ -40,23 +40,23 @@ def snapshot(store: SQLiteStore) -> Snapshot:
     """
     with store.explaining():
         deliverer, readers = store.locks.holder(LEAD), store.locks.has_readers()
-    return store.read(lambda db: _look(db, deliverer, readers or _an_old_process_reads(db, store.locks)))
 
+    def look(connection: sqlite3.Connection) -> Snapshot:
+        return Snapshot(
+            counts=counts(connection),
+            parked=_by_reason(connection, "captures WHERE reason IS NOT NULL"),
+            dead=_by_reason(connection, "records WHERE dead_at IS NOT NULL"),
+            # By an index to the number alone: the bodies of a backlog are not read.
+            oldest_captured_at=_number(
+                connection,
+                "SELECT captured_at FROM captures WHERE id = (SELECT min(id) FROM captures WHERE reason IS NULL)",
+            ),
+            next_due_at=_number(connection, "SELECT min(due_at) FROM records WHERE dead_at IS NULL"),
+            readers=readers or _an_old_process_reads(connection, store.locks),
+            deliverer=deliverer,
+        )
 
-def _look(connection: sqlite3.Connection, deliverer: int | None, readers: bool) -> Snapshot:  # noqa: FBT001 - what was found
-    return Snapshot(
-        counts=counts(connection),
-        parked=_by_reason(connection, "captures WHERE reason IS NOT NULL"),
-        dead=_by_reason(connection, "records WHERE dead_at IS NOT NULL"),
-        # By an index to the number alone: the bodies of a backlog are not read.
-        oldest_captured_at=_number(
-            connection,
-            "SELECT captured_at FROM captures WHERE id = (SELECT min(id) FROM captures WHERE reason IS NULL)",
-        ),
-        next_due_at=_number(connection, "SELECT min(due_at) FROM records WHERE dead_at IS NULL"),
-        readers=readers,
-        deliverer=deliverer,
-    )
+    return store.read(look)
 
 
 def _an_old_process_reads(connection: sqlite3.Connection, locks: Locks) -> bool:

@@ -166,7 +166,8 @@ class SQLiteStore(Database):
         """Mark captures before they are read; gives those that had two marks."""
 
         def mark(connection: sqlite3.Connection) -> list[int]:
-            there = [(number,) for number in ids if _is_there(connection, number)]
+            sql = "SELECT 1 FROM captures WHERE id = ?"
+            there = [(number,) for number in ids if connection.execute(sql, (number,)).fetchone()]
             connection.executemany("INSERT OR IGNORE INTO tries (id) VALUES (?)", there)
             connection.executemany("UPDATE tries SET tries = tries + 1 WHERE id = ?", there)
             sql = "SELECT 1 FROM tries WHERE id = ? AND tries > ?"
@@ -519,10 +520,6 @@ def _insert(count: int) -> str:
 @cache
 def _places(count: int) -> str:
     return ", ".join("?" * count)
-
-
-def _is_there(connection: sqlite3.Connection, number: int) -> bool:
-    return connection.execute("SELECT 1 FROM captures WHERE id = ?", (number,)).fetchone() is not None
 
 
 def _due(connection: sqlite3.Connection, condition: str, bound: float, limit: int) -> list[int]:
