@@ -535,13 +535,13 @@ class StoreThread:
         """Write items one by one. After a fault of the disk, those that are left are back in the queue, not in `batch`.
 
         Raises:
-            Exception: the fault, if it came with the first one.
+            BaseException: the fault, if it came with the first one.
         """
         written: list[tuple[T, R]] = []
         for place, item in enumerate(batch):
             try:
                 written += self._write([item], write, queue)
-            except Exception:
+            except BaseException:
                 queue.popleft()
                 queue.extendleft(reversed(batch[place:]))
                 if not place:

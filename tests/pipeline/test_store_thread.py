@@ -32,7 +32,8 @@ class FailingStore(MemoryStore):
         self.refused: list[str] = []
         """The captures that cannot be stored."""
         self.good: int | None = None
-        """How many captures are written before the disk has one more fault."""
+        """How many captures are written before one more fault comes."""
+        self.last_fault: BaseException = OSError(errno.EIO, "")
 
     def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
         self.tries.append([capture.path for capture in captures])
@@ -41,7 +42,7 @@ class FailingStore(MemoryStore):
             raise ValueError
         if self.good is not None and self.good < len(captures):
             self.good = None
-            raise OSError(errno.EIO, "")
+            raise self.last_fault
         self.good = None if self.good is None else self.good - len(captures)
         return super().append(captures, owned=owned)
 
@@ -122,16 +123,19 @@ def test_what_came_first_goes_first(failing: tuple[Butter, FailingStore], fault:
     assert written[-5:] == paths(1, 2, 3, 4, 5)
 
 
-@pytest.mark.parametrize("good", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("good", "fault"),
+    [(0, OSError(errno.EIO, "")), (1, OSError(errno.EIO, "")), (3, OSError(errno.EIO, "")), (1, SystemExit())],
+)
 def test_a_fault_of_the_disk_while_a_batch_is_written_one_by_one_loses_nothing(
-    failing: tuple[Butter, FailingStore], fake: FakeButter, good: int
+    failing: tuple[Butter, FailingStore], fake: FakeButter, good: int, fault: BaseException
 ) -> None:
     """One that cannot be stored makes the others of its batch be written alone. It alone is lost."""
     butter, store = failing
     store.fault = errno.EIO
     buy(butter, 1, 2, 3, 4, 5)
     until(lambda: paths(1, 2, 3, 4, 5) in store.tries, "they are tried together")
-    store.refused, store.good = paths(2), good
+    store.refused, store.good, store.last_fault = paths(2), good, fault
     store.fault = None
     until(lambda: len(fake.records) == 4, "the others are sent")
     assert butter.flush()
