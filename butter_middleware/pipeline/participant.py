@@ -263,7 +263,10 @@ class Participant:
         """Load captures that are in the store only, if the reader has room. Return whether there were any."""
         if not self._backlog or self.reader.room < MOST_AHEAD // 2:
             return False
-        entries = [self._backlog.popleft() for _number in range(min(self.reader.room, len(self._backlog)))]
+        entries, size = list[Entry](), 0
+        while self._backlog and len(entries) < self.reader.room and size < self.reader.room_in_bytes:
+            entries.append(self._backlog.popleft())
+            size += entries[-1].size
         stored = {one.id: one for one in store.load([entry.id for entry in entries])}
         found = [entry for entry in entries if entry.id in stored]
         for entry in found:

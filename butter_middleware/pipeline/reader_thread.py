@@ -93,9 +93,14 @@ class ReaderThread:
     @property
     def room(self) -> int:
         """How many more captures may be in memory."""
-        if self._stopping or self._bytes >= MOST_BYTES:
+        if self._stopping or self.room_in_bytes <= 0:
             return 0
         return max(0, MOST_AHEAD - len(self._fresh) - len(self._others))
+
+    @property
+    def room_in_bytes(self) -> int:
+        """How many more bytes of them. The last one may go beyond it."""
+        return MOST_BYTES - self._bytes
 
     @property
     def busy_for(self) -> float:

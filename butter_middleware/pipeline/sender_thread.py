@@ -16,7 +16,6 @@ from butter_middleware.outbox.base import Pending, Settled, Settlement
 
 MOST_AHEAD: Final = 256
 """Records in memory for the sender. The others are in the store only."""
-MOST_BYTES: Final = 16 * 1024**2
 SETTLE_SECONDS: Final = 0.05
 """For which settlements wait for others. A process that is killed meanwhile sends these records again."""
 RESTART_SECONDS: Final = 1.0

@@ -1,6 +1,7 @@
 """Captures wait for others to share a transaction, and never if someone waits for them."""
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from asgi import body, drive, http_scope, sends, start
 from processes import until
 from shops import PAID
 
-from butter_middleware import Butter, ButterMiddleware, Record
+from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, Record
 from butter_middleware.outbox import MemoryStore
 from butter_middleware.outbox.base import Resolution, Resolved
 from butter_middleware.pipeline import reader_thread
@@ -83,3 +84,28 @@ def test_a_close_waits_for_nothing_that_waits(make_butter: Shop, fake: FakeButte
     until(lambda: butter.status().captured == 1, "it waits")
     butter.close()
     assert len(fake.records) == 1
+
+
+def test_what_waits_in_the_store_is_loaded_within_the_bound(make_butter: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an extractor that hung, the bodies of a backlog do not fill the memory."""
+    most, size = 128 * 1024, 8 * 1024
+    monkeypatch.setattr(reader_thread, "MOST_BYTES", most)
+    asked, release = threading.Event(), threading.Event()
+    in_memory: list[int] = []
+
+    def extract(_response: CheckoutResponse) -> None:
+        asked.set()
+        release.wait(20)
+        assert butter.pipeline._participant is not None
+        in_memory.append(butter.pipeline._participant.reader._bytes)
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart}", "stripe", extract))
+    app = ButterMiddleware(sends(start(), body(b"x" * size)), butter)
+    for number in range(1, 61):
+        anyio.run(drive, app, http_scope(f"/checkout/{number}"))
+        until(lambda: butter.pipeline.counts().captured == number, "it is in the outbox")  # noqa: B023 - called here
+    assert asked.wait(20)
+    release.set()
+    assert butter.flush()
+    assert len(in_memory) == 60
+    assert most < max(in_memory) < most + 2 * size
