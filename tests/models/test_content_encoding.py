@@ -106,6 +106,14 @@ def test_what_was_compressed_comes_out(plain: bytes, names: list[str]) -> None:
     assert decode(body, encoding, 4 * LIMIT) == plain
 
 
+@pytest.mark.parametrize("name", sorted(PACKS))
+def test_the_limit_is_exact(name: str) -> None:
+    """What comes out may be as long as the limit, and not a byte longer."""
+    for length in (LIMIT, LIMIT + 1):
+        found = outcome(*pack(b"x" * length, [name]))
+        assert isinstance(found, ExtractionError) is (length > LIMIT)
+
+
 @settings(max_examples=tries(200), deadline=None)
 @given(plain=plains.filter(bool), name=packs.filter(lambda name: name != "identity"), data=st.data())
 def test_what_ends_early_gives_nothing(plain: bytes, name: str, data: st.DataObject) -> None:

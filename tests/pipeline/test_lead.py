@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
+from outboxes import append
 from processes import SHOPPER, until
 from shops import buy, refusing_shop
 from starlette.testclient import TestClient
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, SQLiteOutbox
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.outbox import SQLiteStore
+from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.locks import LEAD, Locks
 from butter_middleware.testing import FakeButter
 
@@ -103,6 +105,43 @@ def test_a_process_whose_lock_was_removed_does_not_send_beside_another(
         until(lambda: not butter.pipeline.leads, "it has let the lead go")
         assert other.lead()
     until(lambda: butter.pipeline.leads, "it leads again")
+
+
+def test_what_a_process_that_ends_leaves_is_read_by_the_leader(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it was captured: each look moves the mark below which captures have no reader any more."""
+    monkeypatch.setattr("butter_middleware.pipeline.leader.LEFT_BEHIND_SECONDS", 0.3)
+    butter = make_butter(outbox=path)
+    butter.pipeline.start()
+    look_again(butter)
+    for number in range(2):
+        with existing(path) as other:
+            append(other, number)
+        until(lambda: len(fake.records) > number, "the record")  # noqa: B023 - it is called at once
+
+
+def test_a_hold_that_a_person_ends_is_over_at_once(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that sends notices it in the file, and does not wait for its next probe."""
+    ended: list[Delivery] = []
+    end_hold = Delivery.end_hold
+
+    def note(delivery: Delivery) -> None:
+        ended.append(delivery)
+        end_hold(delivery)
+
+    monkeypatch.setattr(Delivery, "end_hold", note)
+    fake.respond_with(401)
+    butter = make_butter(outbox=path)
+    buy(butter, "a")
+    with existing(path) as person:
+        until(lambda: person.hold() is not None, "the hold is in the file")
+        look_again(butter)
+        person.set_hold(None)
+    until(lambda: len(fake.records) == 1, "the record")
+    assert len(ended) == 1
 
 
 def test_an_extractor_that_hangs_loses_the_lead_and_no_record(
