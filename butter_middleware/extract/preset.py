@@ -45,7 +45,6 @@ _REFERENCES: Final = frozenset(
 """Keys by which an object says which payment of its list is its own."""
 _NAMING: Final = tuple(name for name in EVIDENCE_IDS if name != "network_transaction_id")
 """The IDs by which objects of one checkout name one another."""
-_DEEPEST: Final = 8
 _MOST: Final = 1000
 """How many objects of a response are looked at, a fraction of a millisecond each. A checkout has fewer."""
 _MOST_ITEMS: Final = 1001
@@ -286,14 +285,12 @@ class Preset:
         pairs = zip(found, promised, strict=True)
         return [one._replace(barrier="a payment beside it") if only else one for one, only in pairs]
 
-    def _find(
-        self, node: object, key: str | None, parent: Object, budget: Iterator[int], depth: int = 0
-    ) -> Iterator[Found]:
-        if depth > _DEEPEST or next(budget, None) is None:
+    def _find(self, node: object, key: str | None, parent: Object, budget: Iterator[int]) -> Iterator[Found]:
+        if next(budget, None) is None:
             return
         if isinstance(node, list):
             objects = filter(lambda item: isinstance(item, dict | list), cast("list[object]", node))
-            items = [list(self._find(item, key, {}, budget, depth + 1)) for item in objects]
+            items = [list(self._find(item, key, {}, budget)) for item in objects]
             yield from self._listed(items, key, parent)
             return
         if not isinstance(node, dict):
@@ -305,7 +302,7 @@ class Preset:
             return
         nothing, promised = True, False
         for name in filter(self.wrappers.__contains__, node):
-            for found in self._find(self._child(node, name), name, node, budget, depth + 1):
+            for found in self._find(self._child(node, name), name, node, budget):
                 nothing = False
                 promised = promised or holds(found.shape.promise, found.node)
                 yield found

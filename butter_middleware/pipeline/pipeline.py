@@ -264,7 +264,6 @@ class Pipeline:
         self._forget()
 
     def _end(self, deadline: float) -> None:
-        self.counts(0.2)
         with self._starting:
             participant, thread = self._participant, self._thread
             self._running, self._participant, self._thread = False, None, None  # a checkout meanwhile starts others
