@@ -159,6 +159,17 @@ def test_only_the_process_that_delivers_tells_of_the_outbox(
     assert "butter.pending" not in reader.points()
 
 
+def test_a_process_that_only_appends_is_measured_too(
+    reader: Reader, make_butter: Callable[..., Butter], tmp_path: Path
+) -> None:
+    """It has no sender, whose thread would load OpenTelemetry. Once it is closed it tells nothing."""
+    butter = make_butter(outbox=tmp_path / "butter.db", delivery="external")
+    buy(butter, "1")
+    until(lambda: reader.points().get("butter.captured") == {(("butter.route", WHERE),): 1}, "the count")
+    butter.close()
+    assert "butter.captured" not in reader.points()
+
+
 def test_the_deliverys_span_is_linked_to_the_checkouts(
     reader: Reader, make_butter: Callable[..., Butter], fake: FakeButter
 ) -> None:
