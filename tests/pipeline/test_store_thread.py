@@ -177,14 +177,23 @@ def test_a_process_with_nothing_to_do_rests(failing: tuple[Butter, FailingStore]
 def test_a_backlog_is_sent_without_a_look_at_other_processes(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look-ahead is filled as soon as there is room: what was settled begins a turn."""
+    """The look-ahead is filled as soon as half of it is free, and not before: what was settled begins a turn."""
     store = SQLiteOutbox(path).store()
     store.open()
     store.add([record(number) for number in range(3 * MOST_AHEAD)])
     store.close()
+    asked: list[int] = []
+    due = SQLiteStore.due
+
+    def note(store: SQLiteStore, limit: int, *held: Any) -> Any:
+        asked.append(limit)
+        return due(store, limit, *held)
+
+    monkeypatch.setattr(SQLiteStore, "due", note)
     monkeypatch.setattr(leader, "LOOK_SECONDS", 600.0)
     make_butter(outbox=path).pipeline.start()
     until(lambda: len(fake.records) == 3 * MOST_AHEAD, "all of them", 60)
+    assert min(asked) >= MOST_AHEAD // 2
 
 
 def test_the_look_ahead_of_the_reader_is_bounded(
