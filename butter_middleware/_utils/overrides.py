@@ -8,8 +8,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from typing import Any, Final, Protocol
 from weakref import WeakSet
@@ -23,12 +21,8 @@ SHOPPER: Final = "203.0.113.1"
 """An address for documentation (RFC 5737), which no host has. In tests it is the shopper's."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Overrides:
-    """What is different for every `Butter` of the process while tests run."""
-
-    build: Callable[[Any], Any]
-    """Takes the `Components` of production, and returns those of a test."""
+Build = Callable[[Any], Any]
+"""Takes the `Components` of production, and returns those of a test."""
 
 
 class Rebuilt(Protocol):
@@ -39,22 +33,22 @@ class Rebuilt(Protocol):
         ...
 
 
-_begun: Final[list[Overrides]] = []
+_begun: Final[list[Build]] = []
 _guards: Final[list[Callable[[], None]]] = []
 """Functions that end the overrides that began automatically, because unittest runs."""
 _pipelines: Final[WeakSet[Any]] = WeakSet()
 
 
-def begin(overrides: Overrides) -> Callable[[], None]:
+def begin(build: Build) -> Callable[[], None]:
     """Activate overrides for every `Butter` of this process, built or not. The returned function ends them."""
-    _begun.append(overrides)
-    _rebuild()
-    return partial(_end, overrides)
 
+    def end() -> None:
+        _begun.remove(build)
+        _rebuild()
 
-def _end(overrides: Overrides) -> None:
-    _begun.remove(overrides)
+    _begun.append(build)
     _rebuild()
+    return end
 
 
 def _rebuild() -> None:
@@ -67,7 +61,7 @@ def join(pipeline: Rebuilt) -> None:
     _pipelines.add(pipeline)
 
 
-def current() -> Overrides | None:
+def current() -> Build | None:
     """Return the overrides that began last, or None if none are active."""
     if not _begun or _guards:
         _guard()

@@ -21,11 +21,6 @@ class ResponseWait:
     seconds: float = 0.0
     """And no longer than that."""
 
-    @property
-    def is_sending(self) -> bool:
-        """Whether the response waits for more than an outbox of this process."""
-        return self.until in {"queue", "butter"}
-
 
 NOTHING: Final = ResponseWait()
 
@@ -54,7 +49,8 @@ class Entry:
         self.taken_over = False
         """Whether another process served it."""
         self.size = size_of(capture)
-        self.until_sent = wait.is_sending
+        self.until_sent = wait.until in {"queue", "butter"}
+        """Whether the response waits for more than an outbox of this process."""
         self.left = 0
         """How many of its records are not settled yet."""
         self.future: Future[None] | None = Future() if wait.until else None
@@ -68,10 +64,6 @@ class Entry:
     def is_loaded(self) -> bool:
         """Whether the capture is in memory."""
         return self.capture is not _IN_STORE
-
-    def load(self, capture: Capture) -> None:
-        """Take the capture back."""
-        self.capture = capture
 
     def finish(self) -> None:
         """Let the response go."""

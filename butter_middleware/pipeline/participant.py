@@ -270,7 +270,7 @@ class Participant:
         stored = {one.id: one for one in store.load([entry.id for entry in entries])}
         found = [entry for entry in entries if entry.id in stored]
         for entry in found:
-            entry.load(stored[entry.id].capture)
+            entry.capture = stored[entry.id].capture
         self.reader.offer(found, fresh=True)
         self._forget([entry for entry in entries if entry.id not in stored])
         return True

@@ -81,7 +81,7 @@ class Pipeline:
             self.finish_sending(STOPPING_SECONDS)
         self.reset()
         tested = overrides.current()
-        self._use(self._production if tested is None else tested.build(self._production))
+        self._use(self._production if tested is None else tested(self._production))
 
     def _use(self, components: Components) -> None:
         config = components.config
@@ -611,7 +611,7 @@ class Pipeline:
     @property
     def faults(self) -> tuple[str, ...]:
         """What is wrong with the outbox."""
-        return () if self._thread is None else tuple(self._thread.faults)
+        return () if self._thread is None else tuple(self._thread.alerts.ringing)
 
     @property
     def stopped(self) -> bool:

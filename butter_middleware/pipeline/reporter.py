@@ -57,11 +57,6 @@ class View:
     """As `time.monotonic`. None: the outbox has not answered yet."""
 
     @property
-    def lost(self) -> int:
-        """How many captures and records were lost in the last day."""
-        return Tally(self.host.today).total("lost")
-
-    @property
     def recent(self) -> Coverage:
         """The coverage of the last hour or two."""
         return Coverage.of(Tally(self.host.recent))
@@ -144,7 +139,7 @@ class StatusReporter:
             running=worker.running,
             answered=answered,
             counts=counts,
-            lost=view.lost + self._at_risk(counts),
+            lost=Tally(view.host.today).total("lost") + self._at_risk(counts),
             oldest_pending_age=self._age(counts.oldest_pending_at),
             endpoint=worker.endpoint,
             ill_for=changed if changed is not None and worker.endpoint != "ok" else 0.0,

@@ -211,11 +211,6 @@ class StoreThread:
         return self._leader.deliverer
 
     @property
-    def faults(self) -> Sequence[str]:
-        """What is wrong with the store now."""
-        return self.alerts.ringing
-
-    @property
     def alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()

@@ -31,7 +31,7 @@ def inbox(*, client_ip: str | None = overrides.SHOPPER) -> Generator[ButterInbox
         ParkedError: at the end, if a checkout became no record and the test did not look.
     """
     runtime = InboxRuntime(client_ip=client_ip)
-    end = overrides.begin(overrides.Overrides(runtime.build))
+    end = overrides.begin(runtime.build)
     try:
         yield runtime.inbox()
         if unseen := runtime.unseen():
@@ -67,7 +67,7 @@ class ButterInboxMixin(_Case):
 def begin() -> Callable[[], None]:
     """Let nothing leave the process, without an inbox. The returned function ends this."""
     runtime = InboxRuntime()
-    end = overrides.begin(overrides.Overrides(runtime.build))
+    end = overrides.begin(runtime.build)
     log_thread.log(logging.WARNING, _UNATTENDED, event="tests")
 
     def close() -> None:

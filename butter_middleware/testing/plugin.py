@@ -25,7 +25,7 @@ class _Run:
         self._config = config
         self.begun: InboxRuntime | None = None
         """The runtime, if anything needed it."""
-        end = overrides.begin(overrides.Overrides(self._build))
+        end = overrides.begin(self._build)
         config.add_cleanup(end)
         config.add_cleanup(self._close)
 

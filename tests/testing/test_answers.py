@@ -398,7 +398,7 @@ def test_an_extractor_that_hangs_is_named(request: pytest.FixtureRequest) -> Non
             came.append("back")
         return {"customer_email": "ada@example.com", "transaction_id": str(len(came))}
 
-    request.addfinalizer(seam.begin(seam.Overrides(stage.build)))
+    request.addfinalizer(seam.begin(stage.build))
     butter = Butter(client_ip=client_ip.direct(), routes=[CheckoutRoute("/slow", psp="adyen", extract=hang)])
     app = ButterMiddleware(sends(start(), body(b"{}")), butter)
     scope = http_scope("/slow", client=("203.0.113.7", 4711))
