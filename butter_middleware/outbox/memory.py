@@ -324,11 +324,11 @@ class MemoryStore(Store):
         self._now = self._clock()
         for settlement in settlements:
             if settlement.id in self._pending:
-                self._settle(settlement, self._now)
+                self._settle(settlement)
         self._count(counts)
 
-    def _settle(self, settlement: Settlement, now: float) -> None:
-        number, waiting = settlement.id, self._pending[settlement.id]
+    def _settle(self, settlement: Settlement) -> None:
+        now, number, waiting = self._now, settlement.id, self._pending[settlement.id]
         match settlement.settled:
             case Settled.RETRY | Settled.RELEASED:
                 retried = settlement.settled is Settled.RETRY
