@@ -87,8 +87,8 @@ class ReaderThread:
 
     @property
     def has_more(self) -> bool:
-        """Whether it reads another capture right after this one, and nothing waits for this one."""
-        return bool(self._fresh or self._others) and not self.hurried and not self._stopping
+        """Whether it reads another capture right after this one."""
+        return bool(self._fresh or self._others)
 
     @property
     def room(self) -> int:
@@ -150,8 +150,12 @@ class ReaderThread:
                 result = ReadResult(parked=unreadable(error), error=error)
             finally:
                 self.reading, self._since = None, None
-                self._bytes -= entry.size
-            self._result(entry, result)
+            try:
+                self._result(entry, result)
+            except BaseException:
+                self._fresh.append(entry)  # to be read again
+                raise
+            self._bytes -= entry.size
 
     def _linger(self) -> None:
         """Let more captures come, unless someone waits for those that are there."""

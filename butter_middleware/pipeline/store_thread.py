@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.futures import Waker
 from butter_middleware.errors import OutboxClosedError, OutboxFullError, OutboxReplacedError
+from butter_middleware.models.checkout import Record
 from butter_middleware.outbox.base import Count, Outcome, Resolved, Settled, Settlement, Store, new_records
 from butter_middleware.outbox.faults import Fault, describe, fault_of
 from butter_middleware.pipeline.entries import Addition, Entry, Reading
@@ -91,6 +92,8 @@ class StoreThread:
         self._stop_at: float | None = None
         self._pause: _Pause | None = None
         self._replaced = False
+        self._records_again: list[Record] = []
+        """From memory: records that are to be added to the file that took the place of another."""
         self._retired = False
         """Whether it takes nothing more."""
         self.looked = False
@@ -553,9 +556,10 @@ class StoreThread:
             missing = [entry for entry in entries if entry.id not in there]
             numbers = self.store.append([entry.capture for entry in missing], owned=participant.owned)
             participant.renumber(dict(zip(missing, numbers, strict=True)))
-            records = participant.sender.drop()
-            if records:
-                self.store.add(records)
+            self._records_again += participant.sender.drop()
+            if self._records_again:
+                self.store.add(self._records_again)
+                self._records_again = []
         self._leader.forget_file()
 
     def _suffer(self, error: Exception) -> bool:

@@ -207,8 +207,13 @@ def buy(app: Any, butter: Butter, framework: Any) -> None:
     assert butter.flush()
 
 
-SPELLINGS = ["/checkout/7", "/checkout/7/", "//checkout/7", "/checkout//7", "/checkout/7//", "/Checkout/7"]
-SPELLINGS += [
+SPELLINGS = [
+    "/checkout/7",
+    "/checkout/7/",
+    "//checkout/7",
+    "/checkout//7",
+    "/checkout/7//",
+    "/Checkout/7",
     "/checkout/7%2F",
     "/checkout/a%2Fb",
     "/checkout%2F7",

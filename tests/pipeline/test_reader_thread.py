@@ -15,7 +15,10 @@ from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, Checko
 from butter_middleware.outbox import MemoryStore
 from butter_middleware.outbox.base import Resolution, Resolved
 from butter_middleware.pipeline import reader_thread
+from butter_middleware.pipeline.entries import Entry
+from butter_middleware.pipeline.participant import Participant
 from butter_middleware.pipeline.reader_thread import MOST_LINGERING
+from butter_middleware.reader.reader import ReadResult
 from butter_middleware.testing import FakeButter
 
 Shop = Callable[..., Butter]
@@ -23,8 +26,15 @@ Shop = Callable[..., Butter]
 
 @pytest.fixture(autouse=True)
 def linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A capture that waits for others waits for an hour."""
+    """A capture that waits for others waits for an hour, and the store's thread looks at nothing by itself."""
     monkeypatch.setattr(reader_thread, "LINGER_SECONDS", 3600.0)
+    for name in (
+        "leader.LOOK_SECONDS",
+        "leader.LEAD_SECONDS",
+        "store_thread.WATCH_SECONDS",
+        "store_thread.IDLE_SECONDS",
+    ):
+        monkeypatch.setattr(f"butter_middleware.pipeline.{name}", 3600.0)
 
 
 def serve(butter: Butter, number: int) -> None:
@@ -63,6 +73,25 @@ def test_a_capture_that_someone_waits_for_is_read_at_once(make_butter: Shop, fak
     serve(inline, 2)
     assert [record["invoice_id"] for record in fake.records] == ["in_1", "in_2"]
     assert inline.status().not_durable_in_time == 0
+
+
+def test_a_result_that_could_not_be_handed_on_is_read_again(
+    make_butter: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is out of memory for a moment leaves no capture unread."""
+    errors = [MemoryError(), SystemExit()]
+
+    def read(self: Participant, entry: Entry, result: ReadResult) -> None:
+        if errors:
+            raise errors.pop()
+        handed_on(self, entry, result)
+
+    handed_on: Callable[..., None] = Participant.read
+    monkeypatch.setattr(Participant, "read", read)
+    butter = make_butter()
+    serve(butter, 1)
+    assert butter.flush(20)
+    assert [record["invoice_id"] for record in fake.records] == ["in_1"]
 
 
 def test_a_queue_gets_it_at_once(make_butter: Shop) -> None:

@@ -3,6 +3,7 @@
 First what the store does by itself, then what an app sees of it.
 """
 
+import errno
 import logging
 import os
 import re
@@ -12,8 +13,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+import anyio
+import httpx
 import pytest
 from outboxes import (
     PERSONAL,
@@ -552,6 +556,36 @@ def test_what_was_in_memory_is_written_to_the_file_s_successor(
         Path(f"{path}{suffix}").unlink()
     butter.record(checkout(2))
     until(lambda: sent(fake) == ["in_1", "in_2"], "both")
+
+
+def test_records_on_their_way_outlive_their_file_and_a_fault_of_the_next(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the sender has taken ahead is added to the file's successor, also if its disk fails at first."""
+    answers, faults = Event(), [OSError(errno.EIO, "")]
+
+    class Slow(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            await anyio.to_thread.run_sync(answers.wait)
+            return await fake.transport().handle_async_request(request)
+
+    def fail_once(self: SQLiteStore, records: Any) -> Any:
+        if faults and len(records) > 1:  # those from memory
+            raise faults.pop()
+        return add(self, records)
+
+    butter = make_butter(outbox=path, senders=1, transport=Slow())
+    for number in range(5):
+        butter.record(checkout(number))
+    until(lambda: butter.status().pending == 5, "all are taken ahead")
+    add: Callable[..., Any] = SQLiteStore.add
+    monkeypatch.setattr(SQLiteStore, "add", fail_once)
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink()
+    butter.record(checkout(5))
+    until(lambda: not faults, "the fault")
+    answers.set()
+    until(lambda: sorted(set(sent(fake))) == [f"in_{number}" for number in range(6)], "all")
 
 
 def test_what_the_queue_refuses_is_counted_as_lost(
