@@ -246,6 +246,7 @@ def test_certificate_authorities_that_cannot_be_read(
 @pytest.mark.parametrize("proxy", ["nonsense://grace:sesame@10.0.0.1", "socks5://grace:sesame@10.0.0.1", "http://[::"])
 def test_a_proxy_that_cannot_be_used(shop: Path, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     """So is a proxy's variable that no HTTP client can use; what it holds is not shown."""
+    monkeypatch.setitem(sys.modules, "socksio", None)  # as if the package for SOCKS were not installed
     monkeypatch.setenv("ALL_PROXY", proxy)
     monkeypatch.setenv("URL", "https://127.0.0.1:1")
     lines = found("--app", "shop_to_check:butter")
