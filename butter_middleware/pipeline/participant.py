@@ -387,8 +387,7 @@ class Participant:
     def _hurry(self, waits: int) -> None:
         with self._changed:
             self._waits += waits
-            self.reader.hurried = self.sender.hurried = self._waits > 0
-        self.reader.hurry()
+            self.sender.hurried = self._waits > 0
         self.sender.hurry()
 
     def _forget(self, entries: Sequence[Entry]) -> None:

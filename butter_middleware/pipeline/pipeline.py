@@ -171,7 +171,7 @@ class Pipeline:
         def failed_to_send(error: BaseException) -> None:
             participant.failed("delivering", error)
 
-        reader = ReaderThread(self._read, read, lingers=self.components.queue is None)
+        reader = ReaderThread(self._read, read)
         sender = SenderThread(
             self.components.make_delivery(),
             settle,

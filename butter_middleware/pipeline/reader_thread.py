@@ -17,10 +17,6 @@ from butter_middleware.reader.reader import ReadResult
 MOST_AHEAD: Final = 256
 """Captures in memory for the reader. The others are in the store only."""
 MOST_BYTES: Final = 16 * 1024**2
-LINGER_SECONDS: Final = 0.05
-"""For which a capture waits for others, which then share its hand-overs and its transaction."""
-MOST_LINGERING: Final = 8
-"""Captures that wait so, at most."""
 REST_SECONDS: Final = 3600.0
 RESTART_MOST: Final = 30.0
 
@@ -33,29 +29,20 @@ class ReaderThread:
     Args:
         read: Reads one capture.
         result: Takes an entry with what was read, on this thread.
-        lingers: Whether a capture waits for others. Not if it is safe only once its records are in a queue.
     """
 
     def __init__(
         self,
         read: Callable[[Capture], ReadResult],
         result: Callable[[Entry, ReadResult], object],
-        *,
-        lingers: bool = True,
     ) -> None:
         self._read = read
         self._result = result
-        self._lingers = lingers
         self._fresh: deque[Entry] = deque()
         self._others: deque[Entry] = deque()
         self._from_others = False
         self._bytes = 0
         self._waker = Waker()
-        self._lingering = False
-        self._urgent = False
-        """Whether someone waits for one of the captures, or there are many."""
-        self.hurried = False
-        """Whether someone waits for all of them."""
         self._stopping = False
         self._since: float | None = None
         self.reading: Entry | None = None
@@ -76,14 +63,8 @@ class ReaderThread:
         for entry in entries:
             self._bytes += entry.size
             queue.append(entry)
-            if entry.until_sent or len(queue) >= MOST_LINGERING:
-                self._urgent = True
-        if entries and (self._urgent or self.hurried or not self._lingering):
+        if entries:
             self._waker.wake()
-
-    def hurry(self) -> None:
-        """Read at once, since someone waits."""
-        self._waker.wake()
 
     @property
     def has_more(self) -> bool:
@@ -137,11 +118,9 @@ class ReaderThread:
     def _work(self) -> None:
         while not self._stopping:
             self._waker.rest()
-            self._urgent = False
             entry = self._next()
             if entry is None:
                 self._waker.wait(REST_SECONDS)
-                self._linger()
                 continue
             self.reading, self._since = entry, time.monotonic()
             try:
@@ -156,14 +135,6 @@ class ReaderThread:
                 self._fresh.append(entry)  # to be read again
                 raise
             self._bytes -= entry.size
-
-    def _linger(self) -> None:
-        """Let more captures come, unless someone waits for those that are there."""
-        self._lingering = True
-        self._waker.rest()
-        if self._lingers and not (self._urgent or self.hurried or self._stopping):
-            self._waker.wait(LINGER_SECONDS)
-        self._lingering = False
 
     def _next(self) -> Entry | None:
         """Return one of the two kinds in turn, so that a backlog stops no checkout of now, and is not stopped by it."""

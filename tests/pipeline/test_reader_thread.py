@@ -1,9 +1,8 @@
-"""Captures wait for others to share a transaction, and never if someone waits for them."""
+"""Captures are read, and their results written, without a look of the store's thread by itself."""
 
 import json
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -12,12 +11,9 @@ from processes import until
 from shops import PAID
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, Record
-from butter_middleware.outbox import MemoryStore
-from butter_middleware.outbox.base import Resolution, Resolved
 from butter_middleware.pipeline import reader_thread
 from butter_middleware.pipeline.entries import Entry
 from butter_middleware.pipeline.participant import Participant
-from butter_middleware.pipeline.reader_thread import MOST_LINGERING
 from butter_middleware.reader.reader import ReadResult
 from butter_middleware.testing import FakeButter
 
@@ -25,9 +21,8 @@ Shop = Callable[..., Butter]
 
 
 @pytest.fixture(autouse=True)
-def linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A capture that waits for others waits for an hour, and the store's thread looks at nothing by itself."""
-    monkeypatch.setattr(reader_thread, "LINGER_SECONDS", 3600.0)
+def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store's thread looks at nothing by itself, so that a missing wake-up is seen."""
     for name in (
         "leader.LOOK_SECONDS",
         "leader.LEAD_SECONDS",
@@ -40,27 +35,6 @@ def linger(monkeypatch: pytest.MonkeyPatch) -> None:
 def serve(butter: Butter, number: int) -> None:
     content = json.dumps(PAID | {"invoice": {"id": f"in_{number}"}}).encode()
     anyio.run(drive, ButterMiddleware(sends(start(), body(content)), butter), http_scope())
-
-
-def test_a_capture_waits_for_others(make_butter: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes within the time is read together and written in one transaction."""
-    together: list[int] = []
-
-    def resolve(self: MemoryStore, resolutions: list[Resolution]) -> Any:
-        together.append(len(resolutions))
-        return written(self, resolutions)
-
-    written: Callable[..., Sequence[Resolved]] = MemoryStore.resolve
-    monkeypatch.setattr(MemoryStore, "resolve", resolve)
-    butter = make_butter()
-    for number in range(MOST_LINGERING - 1):
-        serve(butter, number)
-    until(lambda: butter.status().captured == MOST_LINGERING - 1, "all are in the outbox")
-    assert not together
-    serve(butter, MOST_LINGERING - 1)
-    until(lambda: len(fake.records) == MOST_LINGERING, "the last one ends the waiting")
-    assert sum(together) == MOST_LINGERING
-    assert len(together) < MOST_LINGERING / 2
 
 
 def test_a_capture_that_someone_waits_for_is_read_at_once(make_butter: Shop, fake: FakeButter) -> None:
