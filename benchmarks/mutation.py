@@ -9,7 +9,7 @@ until one fails: those of its own name and package first, and no more than `--se
 noticed. Tests that start servers, browsers or databases are left out. `--results` keeps what is known
 about each mutant: a run that was stopped goes on from there, and after a change of the tests only the survivors are
 tried again. Prints the figures of each package, and the mutants that no test noticed: each is a test that is missing,
-or a change that nobody can notice.
+or a change without any effect.
 """
 
 import argparse

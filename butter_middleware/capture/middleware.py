@@ -1,7 +1,7 @@
 """The tee: watches the responses of checkout routes, and changes none of them."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Final, Protocol, cast, runtime_checkable
@@ -263,13 +263,12 @@ def _find(pipeline: CapturePipeline, scope: Scope, root_path: str, *, folds: boo
         return None
 
 
-def _spellings(scope: Scope) -> Iterator[str]:
-    """Give the path as the routers of other frameworks see it: some keep `root_path`, some an escaped slash."""
+def _spellings(scope: Scope) -> Iterable[str]:
+    """Return the paths that the routers of other frameworks see: some keep `root_path`, some an escaped slash."""
+    path, root_path = scope["path"], scope.get("root_path", "")
     raw_path = (scope.get("raw_path") or b"").decode("latin-1").partition("?")[0]
-    root_path = scope.get("root_path", "")
-    for path in (scope["path"], raw_path):
-        yield path.removeprefix(root_path)
-        yield path
+    # Each once: most requests have one spelling.
+    return dict.fromkeys((path.removeprefix(root_path), path, raw_path.removeprefix(root_path), raw_path))
 
 
 class _Tee:

@@ -213,7 +213,7 @@ async def _read(response: httpx.Response) -> bytes:
     try:
         return decode(body, coding, ANSWER_BYTES)
     except ExtractionError:
-        return body  # the status says what it says; as a body of Butter's it is none
+        return body  # not the body of one of Butter's answers; the status still counts
 
 
 def _target(url: httpx.URL, response: httpx.Response) -> httpx.URL | None:

@@ -137,7 +137,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
 
     @property
     def unsent(self) -> bool:
-        """Whether something was written and not sent: what was read meanwhile is no answer to it."""
+        """Whether a part of what was written is not sent yet. An answer that is there is of another request."""
         return bool(self._unsent)
 
     async def start_tls(

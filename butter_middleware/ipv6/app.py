@@ -52,7 +52,7 @@ class BeaconApp:
             headers.append((b"access-control-allow-origin", origin.encode()))
         if origin and origin not in self._beacon.origins:
             status, answer = 403, dict[str, object](reason="foreign_origin")
-        else:  # without an origin it is no page of another site: those always say where they come from
+        else:  # a browser sends the origin for every page of another site
             status, answer = await self._answer(scope, receive)
         if status in {204, 405}:
             headers += _ALLOWED

@@ -4,12 +4,14 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from threading import Condition
 from typing import Final, Protocol
 
 from butter_middleware.errors import ButterError
 from butter_middleware.events import Event, Faulted, OutboxChanged, Skipped
+from butter_middleware.models.checkout import Record
 from butter_middleware.models.partial import EXPIRED
 from butter_middleware.models.reasons import SEVERAL_ADDRESSES, ParkReason, Skip
 from butter_middleware.outbox.base import (
@@ -35,8 +37,8 @@ from butter_middleware.telemetry.dispatcher import EventDispatcher
 class StoreLink(Protocol):
     """What a participant asks of the store's thread."""
 
-    def resolve(self, participant: "Participant", reading: Reading, *, more: bool) -> None:
-        """Take what the reader made of a capture. If it gives `more` at once, they are written together."""
+    def resolve(self, participant: "Participant", reading: Reading) -> None:
+        """Take what the reader made of a capture."""
         ...
 
     def append(self, participant: "Participant", entry: Entry) -> None:
@@ -239,8 +241,7 @@ class Participant:
                 counts=counts,
                 configuration=self.configuration,
             )
-        more = self.reader.has_more and not entry.until_sent
-        self._link.resolve(self, Reading(entry, route, result, events, resolution), more=more)
+        self._link.resolve(self, Reading(entry, route, result, events, resolution))
 
     # For the store's thread.
 
@@ -328,6 +329,12 @@ class Participant:
     def in_memory(self) -> Sequence[Entry]:
         """Return the captures that are in memory and, by their number, in the store."""
         return [entry for entry in [*self._unread, *self._others] if entry.id and entry.is_loaded]
+
+    def addition_of(self, records: Sequence[Record]) -> Addition:
+        """Return records that are in memory as an addition, which `unfinished` counts until it is written."""
+        with self._changed:
+            self._adding += 1
+        return Addition(records, Future())
 
     def renumber(self, numbers: Mapping[Entry, int]) -> None:
         """Note that captures were written to another file."""

@@ -31,11 +31,7 @@ class ReaderThread:
         result: Takes an entry with what was read, on this thread.
     """
 
-    def __init__(
-        self,
-        read: Callable[[Capture], ReadResult],
-        result: Callable[[Entry, ReadResult], object],
-    ) -> None:
+    def __init__(self, read: Callable[[Capture], ReadResult], result: Callable[[Entry, ReadResult], object]) -> None:
         self._read = read
         self._result = result
         self._fresh: deque[Entry] = deque()
@@ -67,11 +63,6 @@ class ReaderThread:
             self._waker.wake()
 
     @property
-    def has_more(self) -> bool:
-        """Whether it reads another capture right after this one."""
-        return bool(self._fresh or self._others)
-
-    @property
     def room(self) -> int:
         """How many more captures may be in memory."""
         if self._stopping or self.room_in_bytes <= 0:
@@ -80,7 +71,7 @@ class ReaderThread:
 
     @property
     def room_in_bytes(self) -> int:
-        """How many more bytes of them. The last one may go beyond it."""
+        """How many more bytes of captures may be in memory. The last capture may exceed it."""
         return MOST_BYTES - self._bytes
 
     @property

@@ -22,7 +22,6 @@ from typing import Any, Final, TypeVar
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.futures import Waker
 from butter_middleware.errors import OutboxClosedError, OutboxFullError, OutboxReplacedError
-from butter_middleware.models.checkout import Record
 from butter_middleware.outbox.base import Count, Outcome, Resolved, Settled, Settlement, Store, new_records
 from butter_middleware.outbox.faults import Fault, describe, fault_of
 from butter_middleware.pipeline.entries import Addition, Entry, Reading
@@ -34,8 +33,6 @@ R = TypeVar("R")
 
 BATCH: Final = 512
 """Captures, resolutions or settlements in one transaction, at most."""
-MOST_TOGETHER: Final = 32
-"""Resolutions that wait for the reader's next ones, at most."""
 BATCH_BYTES: Final = 4 * 1024**2
 MOST_WAITING: Final = 10_000
 """Captures that wait for the disk in memory, at most."""
@@ -92,8 +89,6 @@ class StoreThread:
         self._stop_at: float | None = None
         self._pause: _Pause | None = None
         self._replaced = False
-        self._records_again: list[Record] = []
-        """From memory: records that are to be added to the file that took the place of another."""
         self._retired = False
         """Whether it takes nothing more."""
         self.looked = False
@@ -164,11 +159,10 @@ class StoreThread:
             queue.append(item)
         self._waker.wake()
 
-    def resolve(self, participant: Participant, reading: Reading, *, more: bool) -> None:
-        """Take what the reader made of a capture. If it gives `more` at once, they are written together."""
+    def resolve(self, participant: Participant, reading: Reading) -> None:
+        """Take what the reader made of a capture."""
         self._readings.append((participant, reading))
-        if not more or len(self._readings) >= MOST_TOGETHER:
-            self._waker.wake()
+        self._waker.wake()
 
     def settle(self, participant: Participant, settlements: Sequence[Settlement]) -> None:
         """Take what became of records."""
@@ -556,10 +550,11 @@ class StoreThread:
             missing = [entry for entry in entries if entry.id not in there]
             numbers = self.store.append([entry.capture for entry in missing], owned=participant.owned)
             participant.renumber(dict(zip(missing, numbers, strict=True)))
-            self._records_again += participant.sender.drop()
-            if self._records_again:
-                self.store.add(self._records_again)
-                self._records_again = []
+            if records := participant.sender.drop():
+                addition = participant.addition_of(records)
+                with self._guard:
+                    self._bytes += addition.size
+                    self._additions.appendleft((participant, addition))
         self._leader.forget_file()
 
     def _suffer(self, error: Exception) -> bool:

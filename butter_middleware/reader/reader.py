@@ -34,7 +34,7 @@ from butter_middleware.reader.messages import (
 from butter_middleware.reader.provenance import origins
 
 MOST_RECORDS: Final = 1000
-"""A response with more is none: an iterator without end would take all of the process's memory."""
+"""A response with more is parked: an iterator without end would take all of the process's memory."""
 
 MOST_UNRECOGNISED: Final = 100
 """Bodies of a route that a process keeps because they may be paid and nothing in them is recognised."""
@@ -203,7 +203,7 @@ class Reader:
         unlocated = ReadResult()
         parked: Parked | None = None
         for result in extracted:
-            # Never from a body unless the route says so: whoever writes the body would choose the evidence.
+            # Never from a body unless the route says so: the author of the body would choose the evidence.
             ipv4: str | BodyReason = response.request.ipv4_address
             if route.address_from_body:
                 ipv4 = in_body(result.get("ipv4_address"), self.admitted)

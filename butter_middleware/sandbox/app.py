@@ -170,7 +170,7 @@ class Sandbox:
         return await self._post({**scope, "path": PATHS[0], "headers": list(headers.items())}, headers, receive)
 
     async def _post(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Response | None:
-        """Answer as Butter would, or as the switch says, and show it if it is a record. None if nobody waits for it."""
+        """Answer as Butter would, or as the switch says. Show a record. None if no request waits for the answer."""
         body = await _read(receive)
         if body is None:
             return None

@@ -69,7 +69,7 @@ class Source(Protocol):
 
 
 _sources: Final[WeakSet[Source]] = WeakSet()
-"""All that are told of in this process: an instrument of a name is there once, whoever makes it first."""
+"""All reporters of this process. An instrument exists once for each name, and shows all of them."""
 _lock: Final = Lock()
 _listing: Final = Lock()
 """Held while the sources are listed, or one is added: a set of weak references is not iterated meanwhile."""

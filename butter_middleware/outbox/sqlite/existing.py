@@ -51,7 +51,8 @@ def refuse_absent(path: str) -> None:
     """Refuse a path at which there is no file.
 
     Raises:
-        ConfigurationError: there is no such file; the text names the outboxes beside it. Or this user may not look.
+        ConfigurationError: the file is not there. The text names the outboxes beside it. Or this user may not read
+            its folder.
     """
     file = Path(path)
     try:

@@ -500,7 +500,7 @@ def _harmless(headers: RawHeaders) -> RawHeaders:
 
 
 def _in_powers(rows: Sequence[CaptureRow]) -> Iterator[tuple[int, Sequence[CaptureRow]]]:
-    """Part rows by statement. Each statement lets go of the interpreter's lock and has to wait for it again.
+    """Part rows by statement. Each statement releases the interpreter's lock and has to wait for it again.
 
     Their numbers are powers of two, so that few statements are prepared.
     """
