@@ -261,8 +261,7 @@ def whole_number(name: str, given: object, low: int, high: int) -> None:
     Raises:
         ConfigurationError: it is not.
     """
-    number(name, given, low, high)
-    if not isinstance(given, int):
+    if isinstance(given, bool) or not isinstance(given, int) or not low <= given <= high:
         msg = f"{name}={given!r}: use a whole number from {low} to {high}."
         raise ConfigurationError(msg)
 

@@ -64,7 +64,7 @@ class Callable_:  # noqa: N801 - a class that is called
         (DIRECT | CREDENTIALS | {"base_url": "butter.example"}, "not an http\\(s\\) URL"),
         (DIRECT | CREDENTIALS | {"base_url": "https://xn--0"}, "not an http\\(s\\) URL"),
         (DIRECT | CREDENTIALS | {"base_url": "https://butter.example:port"}, "not an http\\(s\\) URL"),
-        (DIRECT | CREDENTIALS | {"senders": 9}, "senders=9: use a number from 1 to 8"),
+        (DIRECT | CREDENTIALS | {"senders": 9}, "senders=9: use a whole number from 1 to 8"),
         (DIRECT | CREDENTIALS | {"max_body_bytes": 0}, "max_body_bytes=0"),
         (DIRECT | CREDENTIALS | {"drain_timeout": -1}, "drain_timeout=-1"),
         (
@@ -137,7 +137,7 @@ def test_a_route_that_cannot_work_is_refused(route: dict[str, Any], says: str) -
 def test_a_consumer_s_senders_are_checked(senders: Any) -> None:
     """A number that sends nothing would leave the queue full, without a word."""
     butter = Butter(**DIRECT, **CREDENTIALS)
-    with pytest.raises(ConfigurationError, match=r"senders=.*: use a number from 1 to 8"):
+    with pytest.raises(ConfigurationError, match=r"senders=.*: use a whole number from 1 to 8"):
         butter.delivery(senders)
     butter.delivery(8)
 

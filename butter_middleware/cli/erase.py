@@ -62,7 +62,7 @@ def erase(output: Output, *, email: str, path: str, yes: bool) -> ExitCode:
             def looked_at(count: int) -> None:
                 tell(min(count, rows), rows, count, f"{count:,} of {rows:,}")
 
-            found = search(store.read, person, looked_at)
+            found = search(store, person, looked_at)
         if len(found) and not yes:
             output.confirm(f"Delete {_words(found.counts())} of {mask(email.strip())} for good?")
         erased, left = _remove(store, person, found)
@@ -90,10 +90,10 @@ def _remove(store: SQLiteStore, person: Person, found: Found) -> tuple[dict[str,
     for _round in range(MOST_ROUNDS):
         if not len(found):
             break
-        for kind, count in remove(store.write, found, time.time()).items():
+        for kind, count in remove(store, found, time.time()).items():
             total[kind] += count
         time.sleep(SETTLING_SECONDS)
-        found = search(store.read, person)
+        found = search(store, person)
     return total, found
 
 

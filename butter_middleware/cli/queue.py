@@ -185,7 +185,7 @@ def _details(db: Any, state: Waiting, number: int, *, reveal: bool) -> dict[str,
         return None
     fields = {"id": entry.id, "captured_at": moment(entry.captured_at), "reason": entry.reason}
     if state is Waiting.DEAD:
-        payload, _body = listing.content(db, state, number) or ("{}", b"")
+        payload = listing.payload(db, number) or "{}"
         return fields | {
             "meaning": _MEANINGS.get(entry.reason[:3], ""),
             "attempts": entry.attempts,

@@ -499,7 +499,7 @@ ANY: Any = None
         ({"username": "mer:chant"}, "username holds a character.*Set BUTTER_USERNAME"),
         ({"password": "s3cret-pass\n"}, "password holds a character.*Set BUTTER_PASSWORD"),
         ({"password": "s3cret-pass\ud800"}, "password holds a character"),
-        ({"senders": "4"}, "senders='4': use a number from 1 to 8"),
+        ({"senders": "4"}, "senders='4': use a whole number from 1 to 8"),
         ({"senders": 2.5}, "senders=2.5: use a whole number from 1 to 8"),
         ({"senders": True}, "senders=True"),
         ({"max_body_bytes": 1e6}, "max_body_bytes=1000000.0: use a whole number"),

@@ -1,6 +1,5 @@
 """Each exit code that a command's help names, reached."""
 
-import inspect
 import re
 import signal
 import socket
@@ -27,7 +26,6 @@ from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, client_ip
 from butter_middleware.cli import cli, demo
-from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.testing import FakeButter
 
 PAID = '{"object": "checkout.session", "id": "cs_1", "status": "complete", "payment_status": "paid", "invoice": "in_1"}'
@@ -42,7 +40,7 @@ class Desk:
     def __init__(self, path: Path, fake: FakeButter, url: str, patch: pytest.MonkeyPatch, database: str) -> None:
         self.path, self.fake, self.patch, self.database = path, fake, patch, database
         patch.chdir(path.parent)
-        patch.setattr(inspect.unwrap(existing), "__kwdefaults__", {"lock_seconds": 0.2})
+        patch.setattr("butter_middleware.outbox.sqlite.existing.LOCK_SECONDS", 0.2)
         patch.setattr("butter_middleware.cli.erase.SETTLING_SECONDS", 0.0)
         for name in ("BUTTER_APP", "BUTTER_ENVIRONMENT", "BUTTER_POSTGRES_DSN"):
             patch.delenv(name, raising=False)

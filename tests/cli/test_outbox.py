@@ -2,7 +2,6 @@
 
 import errno
 import gzip
-import inspect
 import json
 import os
 import random
@@ -252,7 +251,7 @@ def test_a_lock_that_is_not_let_go_is_an_error_that_names_its_holder(
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"True\n"
-        monkeypatch.setattr(inspect.unwrap(existing), "__kwdefaults__", {"lock_seconds": 0.2})
+        monkeypatch.setattr("butter_middleware.outbox.sqlite.existing.LOCK_SECONDS", 0.2)
         found = CliRunner().invoke(cli, ["status", "--outbox", str(path)])
         assert holder.stdin is not None
         holder.stdin.close()

@@ -7,19 +7,19 @@ import re
 import sqlite3
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 from urllib.parse import unquote, unquote_plus
 
 import idna
 
 from butter_middleware.errors import ExtractionError
 from butter_middleware.models.content_encoding import decode
+from butter_middleware.outbox.sqlite.store import SQLiteStore
 
-T = TypeVar("T")
 Key = tuple[int | str, ...]
 
 MOST_BYTES: Final = 64 * 1024**2
@@ -87,24 +87,16 @@ class Found:
         return sum(self.counts().values())
 
 
-class Access(Protocol):
-    """`SQLiteStore.read` or `SQLiteStore.write`."""
-
-    def __call__(self, use: Callable[[sqlite3.Connection], T], /) -> T:
-        """Use the file in one transaction."""
-        ...
-
-
-def search(read: Access, person: Person, tell: Callable[[int], object] = lambda _looked_at: None) -> Found:
+def search(store: SQLiteStore, person: Person, tell: Callable[[int], object] = lambda _looked_at: None) -> Found:
     """Look through all that is stored. `tell` gets the number of rows looked at, now and then."""
     found, looked_at = Found(), 0
-    for rows in _pages(read, "SELECT id, dead_at, payload FROM records WHERE id > ? ORDER BY id LIMIT ?", FEW_RECORDS):
+    for rows in _pages(store, "SELECT id, dead_at, payload FROM records WHERE id > ? ORDER BY id LIMIT ?", FEW_RECORDS):
         for number, dead_at, payload in rows:
             if person.named_in(payload):
                 found.keys["pending" if dead_at is None else "dead"].append((number,))
         tell(looked_at := looked_at + len(rows))
     sql = "SELECT id, reason, head, body, request_body FROM captures WHERE id > ? ORDER BY id LIMIT ?"
-    for rows in _pages(read, sql, FEW_CAPTURES):
+    for rows in _pages(store, sql, FEW_CAPTURES):
         for number, reason, *stored in rows:
             named, readable = _named_in_capture(person, *stored)
             if named:
@@ -112,15 +104,15 @@ def search(read: Access, person: Person, tell: Callable[[int], object] = lambda 
             elif not readable:
                 found.unreadable.append(number)
         tell(looked_at := looked_at + len(rows))
-    parts = read(lambda db: db.execute("SELECT key, shopper, fields FROM parts").fetchall())
+    parts = store.read(lambda db: db.execute("SELECT key, shopper, fields FROM parts").fetchall())
     found.keys["parts"] = [(key, shopper) for key, shopper, fields in parts if person.named_in(fields)]
     return found
 
 
-def remove(write: Access, found: Found, now: float) -> dict[str, int]:
+def remove(store: SQLiteStore, found: Found, now: float) -> dict[str, int]:
     """Delete what was found, a few rows at a time; gives how many of each kind there still were."""
     return {
-        kind: sum(write(partial(_remove, kind, keys[at : at + STEP], now)) for at in range(0, len(keys), STEP))
+        kind: sum(store.write(partial(_remove, kind, keys[at : at + STEP], now)) for at in range(0, len(keys), STEP))
         for kind, keys in found.keys.items()
     }
 
@@ -133,13 +125,13 @@ def _remove(kind: str, keys: Sequence[Key], now: float, connection: sqlite3.Conn
     return sum(connection.execute(_DELETE[kind], key).rowcount for key in keys)
 
 
-def _pages(read: Access, sql: str, few: int) -> Iterator[list[Any]]:
+def _pages(store: SQLiteStore, sql: str, few: int) -> Iterator[list[Any]]:
     after = -1
 
     def page(connection: sqlite3.Connection) -> list[Any]:
         return connection.execute(sql, (after, few)).fetchall()
 
-    while rows := read(page):
+    while rows := store.read(page):
         yield rows
         after = rows[-1][0]
 
@@ -214,17 +206,13 @@ def _texts(data: bytes) -> Iterator[str]:
             yield data.removeprefix(codecs.BOM_UTF16_LE).decode(name, "replace")
 
 
-def _variants(text: str) -> Iterator[str]:
+def _variants(text: str) -> Iterable[str]:
     """Give a text as it is, and with its escapes undone, layer by layer."""
-    seen = {text}
-    yield text
     inner = _unescaped(_unescaped(text))
     unquoted = html.unescape(unquote(inner))
-    # The second is a form: there a plus stands for a space.
-    for variant in (inner, unquote_plus(inner) if "%40" in inner else inner, unquoted, _unescaped(unquoted)):
-        if variant not in seen:
-            seen.add(variant)
-            yield variant
+    # In a form a plus stands for a space, and elsewhere for itself.
+    form = unquote_plus(inner) if "%40" in inner else inner
+    return dict.fromkeys((text, inner, form, unquoted, _unescaped(unquoted)))
 
 
 def _unescaped(text: str) -> str:

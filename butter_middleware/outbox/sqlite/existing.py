@@ -12,7 +12,7 @@ from typing import Final
 
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.outbox.sqlite import preflight
-from butter_middleware.outbox.sqlite.database import Access, is_in_use
+from butter_middleware.outbox.sqlite.database import Access
 from butter_middleware.outbox.sqlite.store import SQLiteStore
 
 LOCK_SECONDS: Final = 10.0
@@ -20,12 +20,8 @@ LOCK_SECONDS: Final = 10.0
 
 
 @contextmanager
-def existing(path: str | os.PathLike[str], *, lock_seconds: float = LOCK_SECONDS) -> Generator[SQLiteStore]:
+def existing(path: str | os.PathLike[str]) -> Generator[SQLiteStore]:
     """Give the store of a file that is there, open.
-
-    Args:
-        path: The file.
-        lock_seconds: For how long the write lock is waited for.
 
     Raises:
         ConfigurationError: on entering: no outbox of this version is there. What is wrong, and the remedy.
@@ -35,9 +31,7 @@ def existing(path: str | os.PathLike[str], *, lock_seconds: float = LOCK_SECONDS
     found = os.path.realpath(path)
     refuse_absent(found)
     preflight.refuse_unusable(found)
-    if not is_in_use(found):
-        preflight.refuse_not_ours(found)
-    access = Access(create=False, migrate=False, set_aside=False, reads=False, lock_seconds=lock_seconds)
+    access = Access(create=False, migrate=False, set_aside=False, reads=False, lock_seconds=LOCK_SECONDS)
     store = SQLiteStore(found, access=access)
     try:
         with store.explaining():

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox.sqlite.schema import UNOWNED
@@ -16,6 +17,17 @@ class Waiting(StrEnum):
     """Captures that could not be read as they should."""
     DEAD = "dead"
     """Records that Butter will not accept."""
+
+
+ROWS: Final = {
+    Waiting.PARKED: "captures WHERE reason IS NOT NULL",
+    Waiting.DEAD: "records WHERE dead_at IS NOT NULL",
+}
+"""Where they are, as SQL."""
+_FIELDS: Final = {
+    Waiting.PARKED: "id, captured_at, reason, detail, 0",
+    Waiting.DEAD: "id, captured_at, reason, key, attempts",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,42 +44,26 @@ class Entry:
     attempts: int
 
 
-_LIST = {
-    Waiting.PARKED: """SELECT id, captured_at, reason, detail, 0 FROM captures
-        WHERE reason IS NOT NULL AND id > ? ORDER BY id LIMIT ?""",
-    Waiting.DEAD: """SELECT id, captured_at, reason, key, attempts FROM records
-        WHERE dead_at IS NOT NULL AND id > ? ORDER BY id LIMIT ?""",
-}
-_SHOW = {
-    Waiting.PARKED: "SELECT head, body FROM captures WHERE reason IS NOT NULL AND id = ?",
-    Waiting.DEAD: "SELECT payload, x'' FROM records WHERE dead_at IS NOT NULL AND id = ?",
-}
-_DROP = {
-    Waiting.PARKED: "DELETE FROM captures WHERE reason IS NOT NULL AND id = ?",
-    Waiting.DEAD: "DELETE FROM records WHERE dead_at IS NOT NULL AND id = ?",
-}
-
-
 def entries(connection: sqlite3.Connection, state: Waiting, limit: int, after: int) -> list[Entry]:
-    """List up to `limit` entries with a number above `after`."""
-    return [Entry(*row) for row in connection.execute(_LIST[state], (after, limit))]
-
-
-def content(connection: sqlite3.Connection, state: Waiting, number: int) -> tuple[str, bytes] | None:
-    """Give an entry's stored JSON text and its body: personal data. None if it is not there."""
-    row = connection.execute(_SHOW[state], (number,)).fetchone()
-    return None if row is None else (str(row[0]), bytes(row[1]))
+    """List up to `limit` entries with a number above `after`; all of them if `limit` is -1."""
+    sql = f"SELECT {_FIELDS[state]} FROM {ROWS[state]} AND id > ? ORDER BY id LIMIT ?"  # noqa: S608 - constants
+    return [Entry(*row) for row in connection.execute(sql, (after, limit))]
 
 
 def numbers(connection: sqlite3.Connection, state: Waiting) -> list[int]:
     """Give the numbers of all entries."""
-    rows = connection.execute(_LIST[state], (0, -1))
-    return [row[0] for row in rows]
+    return [entry.id for entry in entries(connection, state, -1, 0)]
+
+
+def payload(connection: sqlite3.Connection, number: int) -> str | None:
+    """Give a dead record as JSON: personal data. None if it is not there."""
+    row = connection.execute(f"SELECT payload FROM {ROWS[Waiting.DEAD]} AND id = ?", (number,)).fetchone()  # noqa: S608
+    return None if row is None else str(row[0])
 
 
 def capture(connection: sqlite3.Connection, number: int) -> Capture | None:
     """Give a parked capture, with both of its bodies; None if it is not there, or another version's."""
-    sql = "SELECT head, body, request_body FROM captures WHERE reason IS NOT NULL AND id = ?"
+    sql = f"SELECT head, body, request_body FROM {ROWS[Waiting.PARKED]} AND id = ?"  # noqa: S608 - a constant
     row = connection.execute(sql, (number,)).fetchone()
     try:
         return None if row is None else Capture.from_head(*row)
@@ -77,7 +73,8 @@ def capture(connection: sqlite3.Connection, number: int) -> Capture | None:
 
 def drop(connection: sqlite3.Connection, state: Waiting, numbers: Iterable[int]) -> int:
     """Delete entries for good; gives how many there were."""
-    return sum(connection.execute(_DROP[state], (number,)).rowcount for number in numbers)
+    sql = f"DELETE FROM {ROWS[state]} AND id = ?"  # noqa: S608 - a constant
+    return sum(connection.execute(sql, (number,)).rowcount for number in numbers)
 
 
 def retry(connection: sqlite3.Connection, state: Waiting, numbers: Iterable[int], now: float) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DAY: Final = 86400.0
 LEAST_BYTES: Final = 1024**2
+"""For the file's own structure."""
 MOST_BYTES: Final = 2**45
 """As large as a file of SQLite's can be, with our pages."""
 LEAST_DAYS: Final = 0.001
@@ -71,10 +72,7 @@ class SQLiteOutbox:
                 "run on Linux or macOS, such as in WSL or a container."
             )
             raise ConfigurationError(msg)
-        config.whole_number("max_bytes", max_bytes, 0, MOST_BYTES)
-        if max_bytes < LEAST_BYTES:
-            msg = f"max_bytes={max_bytes}: give the outbox at least {LEAST_BYTES} bytes; the default is 2 GiB."
-            raise ConfigurationError(msg)
+        config.whole_number("max_bytes", max_bytes, LEAST_BYTES, MOST_BYTES)
         config.number("tombstone_days", tombstone_days, LEAST_DAYS, MOST_DAYS)
         if retention_days is not None:  # what needs a person is kept
             config.number("retention_days", retention_days, LEAST_DAYS, MOST_DAYS)
@@ -99,12 +97,9 @@ class SQLiteOutbox:
             ConfigurationError: no outbox can be there: what is wrong, and the remedy.
         """
         from butter_middleware.outbox.sqlite import preflight  # noqa: PLC0415 - as in the constructor
-        from butter_middleware.outbox.sqlite.database import is_in_use  # noqa: PLC0415 - as above
 
         path = os.path.realpath(self.path)
         preflight.refuse_unusable(path)
-        if not is_in_use(path):
-            preflight.refuse_not_ours(path)
         return preflight.warnings(path, preflight.mounted(), os.environ)
 
     def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "SQLiteStore":

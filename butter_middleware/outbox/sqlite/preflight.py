@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from butter_middleware.errors import ConfigurationError
+from butter_middleware.outbox.sqlite.database import is_in_use
 from butter_middleware.outbox.sqlite.schema import Identity, refuse_foreign
 
 _NETWORK: Final = frozenset(
@@ -36,7 +37,7 @@ _MAGIC: Final = b"SQLite format 3\x00"
 
 
 def refuse_unusable(path: str) -> None:
-    """Refuse a path at which no database can be made or written.
+    """Refuse a path at which no database can be made or written, or at which something else lies.
 
     Raises:
         ConfigurationError: what is wrong there, and the remedy.
@@ -60,17 +61,13 @@ def refuse_unusable(path: str) -> None:
                 path,
                 f"this process (user {os.geteuid()}) may not read and write {what}. Was it made by another user?",
             )
+    # Closing a descriptor of a database drops the locks that SQLite has on it in this process.
+    if not is_in_use(path):
+        _refuse_not_ours(path)
 
 
-def refuse_not_ours(path: str) -> None:
-    """Refuse a file that holds something else than an outbox, or a newer version's.
-
-    Closing a descriptor of a database drops the locks that SQLite has on it in this process: call this only where the
-    process does not have it open.
-
-    Raises:
-        ConfigurationError: it is not ours.
-    """
+def _refuse_not_ours(path: str) -> None:
+    """Refuse a file that holds something else than an outbox, or a newer version's."""
     try:
         with Path(path).open("rb") as file:
             header = file.read(_HEADER_BYTES)
@@ -84,7 +81,7 @@ def refuse_not_ours(path: str) -> None:
         if application_id or not ours:
             refuse_foreign(path, Identity(application_id, version))
     elif header and not ours:
-        _refuse_unless(ok=False, path=path, problem="the file at this path is not a database. Name another file.")
+        _refuse_unless(False, path, "the file at this path is not a database. Name another file.")  # noqa: FBT003 - as its parameter
 
 
 def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> list[str]:

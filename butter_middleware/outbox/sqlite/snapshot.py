@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from butter_middleware.outbox.base import Counts
+from butter_middleware.outbox.sqlite.listing import ROWS, Waiting
 from butter_middleware.outbox.sqlite.locks import LEAD, Locks
 from butter_middleware.outbox.sqlite.store import SQLiteStore, counts
 
@@ -44,8 +45,8 @@ def snapshot(store: SQLiteStore) -> Snapshot:
     def look(connection: sqlite3.Connection) -> Snapshot:
         return Snapshot(
             counts=counts(connection),
-            parked=_by_reason(connection, "captures WHERE reason IS NOT NULL"),
-            dead=_by_reason(connection, "records WHERE dead_at IS NOT NULL"),
+            parked=_by_reason(connection, Waiting.PARKED),
+            dead=_by_reason(connection, Waiting.DEAD),
             # By an index to the number alone: the bodies of a backlog are not read.
             oldest_captured_at=_number(
                 connection,
@@ -65,8 +66,8 @@ def _an_old_process_reads(connection: sqlite3.Connection, locks: Locks) -> bool:
     return any(locks.holder(slot) is not None for (slot,) in slots)
 
 
-def _by_reason(connection: sqlite3.Connection, source: str) -> dict[str, int]:
-    sql = f"SELECT coalesce(reason, '?'), count(*) FROM {source} GROUP BY 1 ORDER BY 2 DESC, 1"  # noqa: S608 - constants
+def _by_reason(connection: sqlite3.Connection, state: Waiting) -> dict[str, int]:
+    sql = f"SELECT coalesce(reason, '?'), count(*) FROM {ROWS[state]} GROUP BY 1 ORDER BY 2 DESC, 1"  # noqa: S608 - constants
     return dict(connection.execute(sql).fetchall())
 
 

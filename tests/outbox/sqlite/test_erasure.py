@@ -49,11 +49,11 @@ def test_what_names_a_person_is_deleted(tmp_path: Path) -> None:
     (captured,) = append(store, 1)
     park(store, 2)
     with existing(path) as person:
-        found = search(person.read, Person("user@xn--strae-oqa.de"))
-        assert remove(person.write, found, NOW)["pending"] == 1
-        found = search(person.read, Person("shopper@example.com"))
+        found = search(person, Person("user@xn--strae-oqa.de"))
+        assert remove(person, found, NOW)["pending"] == 1
+        found = search(person, Person("shopper@example.com"))
         assert found.counts() == {"pending": 1, "dead": 0, "captured": 1, "parked": 1, "parts": 0}
-        assert remove(person.write, found, NOW) == found.counts()
+        assert remove(person, found, NOW) == found.counts()
         person.rewrite()
     counts = store.counts()
     assert (counts.captured, counts.pending, counts.parked, counts.epoch > 0) == (0, 0, 0, True)
@@ -72,7 +72,7 @@ def test_an_erased_record_gives_way_to_no_other_address(tmp_path: Path) -> None:
     checkout = Checkout(ipv4_address="81.2.69.142", psp="stripe", customer_email="a@example.com", invoice_id="in_9")
     store.add([Record.of(checkout, NOW)])
     with existing(path) as person:
-        assert remove(person.write, search(person.read, Person("a@example.com")), NOW)["pending"] == 1
+        assert remove(person, search(person, Person("a@example.com")), NOW)["pending"] == 1
     later = {"customer_email": "b@example.com", "ipv4_address": "81.2.69.143", "charge_id": "ch_9"}
     other = Checkout.model_validate(checkout.payload() | later)
     assert store.add([Record.of(other, NOW)]) == [Skip.OTHER_ADDRESS]

@@ -469,13 +469,13 @@ def test_people_see_what_waits_for_them(opened: Callable[..., SQLiteStore], path
         assert parked == Entry(parked_number, NOW + 0.001, "extractor_error", "KeyError in shop.py:1", 0)
         assert dead == Entry(dead.id, NOW, "422", record(2).key, 1)
         assert seen.read(lambda db: listing.entries(db, Waiting.DEAD, 100, dead.id)) == []
-        shown = seen.read(lambda db: listing.content(db, Waiting.DEAD, dead.id))
+        payload = seen.read(lambda db: listing.payload(db, dead.id))
+        assert payload is not None
+        assert json.loads(payload)["invoice_id"] == "in_2"
+        shown = seen.read(lambda db: listing.capture(db, parked.id))
         assert shown is not None
-        assert json.loads(shown[0])["invoice_id"] == "in_2"
-        shown = seen.read(lambda db: listing.content(db, Waiting.PARKED, parked.id))
-        assert shown is not None
-        assert shown[1] == capture(1).body
-        assert seen.read(lambda db: listing.content(db, Waiting.DEAD, dead.id + 1)) is None
+        assert shown.body == capture(1).body
+        assert seen.read(lambda db: listing.payload(db, dead.id + 1)) is None
 
 
 def test_people_try_again_or_drop(opened: Callable[..., SQLiteStore], path: Path) -> None:
