@@ -51,6 +51,10 @@ class _LogThread:
         self._thread: Thread | None = None
 
     def run(self, call: Callable[[], object]) -> bool:
+        """Have a call made on the thread, after those before it; say whether it will be. What it raises is lost.
+
+        Never raises, never waits.
+        """
         with self._changed:
             if len(self._calls) >= MOST_WAITING:
                 return False
@@ -66,13 +70,14 @@ class _LogThread:
             self._hooked = True
             if hasattr(os, "register_at_fork"):  # not on Windows
                 os.register_at_fork(after_in_child=self.forget)
-            atexit.register(self.settle, END_SECONDS)
+            atexit.register(self.settle)
         thread = Thread(target=self._work, name="butter-say", daemon=True)
         with suppress(RuntimeError):  # the system gives no more threads: the next call tries again
             start(thread)
             self._thread = thread
 
-    def settle(self, seconds: float) -> bool:
+    def settle(self, seconds: float = END_SECONDS) -> bool:
+        """Wait up to `seconds` until all calls of before are done; say whether they are."""
         if self._thread is None:
             self._work_off()
         with self._changed:
@@ -100,20 +105,9 @@ class _LogThread:
                 self._changed.notify_all()
 
 
-_apart: Final = _LogThread()
-
-
-def run(call: Callable[[], object]) -> bool:
-    """Have a call made on the thread, after those before it; say whether it will be. What it raises is lost.
-
-    Never raises, never waits.
-    """
-    return _apart.run(call)
-
-
-def settle(seconds: float = END_SECONDS) -> bool:
-    """Wait up to `seconds` until all calls of before are done; say whether they are."""
-    return _apart.settle(seconds)
+_log_thread: Final = _LogThread()
+run: Final = _log_thread.run
+settle: Final = _log_thread.settle
 
 
 def log(level: int, message: str, times: int = 0, *, name: str = "", **extra: str) -> None:

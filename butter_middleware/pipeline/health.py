@@ -1,7 +1,7 @@
 """Whether evidence is being collected: what is wrong, and what to do about it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from butter_middleware.outbox.base import Counts
@@ -61,8 +61,7 @@ class Health:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as a health route answers it."""
-        reasons = [{"code": each.code, "detail": each.detail, "remedy": each.remedy} for each in self.reasons]
-        return {"status": self.status, "reasons": reasons}
+        return {"status": self.status, "reasons": [asdict(reason) for reason in self.reasons]}
 
 
 def diagnose(signs: HealthInput) -> Health:

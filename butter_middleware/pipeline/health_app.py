@@ -1,15 +1,12 @@
 """The ASGI app of a health route: whether evidence is being collected."""
 
-import json
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from starlette.datastructures import QueryParams
+from starlette.responses import JSONResponse, Response
 
 from butter_middleware._utils.asgi import Receive, Scope, Send
 from butter_middleware.pipeline.health import Health
-
-_HEADERS: Final = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 
 
 class HealthApp:
@@ -24,22 +21,15 @@ class HealthApp:
     def __init__(self, health: Callable[[], Awaitable[Health]]) -> None:
         self._health = health
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        if scope["method"] not in {"GET", "HEAD"}:
-            await _answer(send, 405, b"", [(b"allow", b"GET, HEAD")])
-            return
-        health = await self._health()
-        strict = QueryParams(scope.get("query_string", b"")).get("strict", "0") not in {"", "0", "false"}
-        content = json.dumps(health.as_json()).encode()
-        headers = [*_HEADERS, (b"content-length", str(len(content)).encode())]
-        await _answer(
-            send, 503 if strict and health.reasons else 200, b"" if scope["method"] == "HEAD" else content, headers
-        )
-
-
-async def _answer(send: Send, status: int, content: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+        if scope["method"] in {"GET", "HEAD"}:
+            health = await self._health()
+            strict = QueryParams(scope.get("query_string", b"")).get("strict", "0") not in {"", "0", "false"}
+            status = 503 if strict and health.reasons else 200
+            response = JSONResponse(health.as_json(), status, {"cache-control": "no-store"})
+        else:
+            response = Response(status_code=405, headers={"allow": "GET, HEAD"})
+        await response(scope, receive, send)

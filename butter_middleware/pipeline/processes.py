@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 from butter_middleware._utils import log_thread
@@ -15,22 +15,13 @@ from butter_middleware.outbox.base import Store
 from butter_middleware.pipeline.participant import Participant
 from butter_middleware.pipeline.store_thread import StoreThread
 
+if TYPE_CHECKING:
+    from butter_middleware.pipeline.pipeline import Pipeline
+
 FORK_SECONDS: Final = 0.05
 """For which a fork waits until the files are closed."""
 LOADING_SECONDS: Final = 5.0
 """For which a fork waits until a thread has loaded the HTTP client. It takes a tenth of a second, once in a process."""
-
-
-class Closable(Protocol):
-    """A pipeline, as this module sees it."""
-
-    def close(self) -> None:
-        """Drain, and end the threads."""
-        ...
-
-    def begin_anew(self) -> None:
-        """Forget the threads, in a forked child."""
-        ...
 
 
 class _Process:
@@ -38,7 +29,7 @@ class _Process:
         self.guard = threading.Lock()
         self.forking = threading.RLock()
         """Held during a fork: another one beside it would have its child begin while files are open."""
-        self.pipelines: WeakSet[Closable] = WeakSet()
+        self.pipelines: WeakSet[Pipeline] = WeakSet()
         self.threads: dict[str, StoreThread] = {}
         self.unusable: set[str] = set()
         """Files that were open while this process was forked: SQLite's lock table in it is the parent's."""
@@ -49,7 +40,7 @@ class _Process:
 _process: Final = _Process()
 
 
-def register(pipeline: Closable) -> None:
+def register(pipeline: "Pipeline") -> None:
     """Make a pipeline start again in each forked child, and close when the interpreter ends."""
     with _process.guard:
         _process.pipelines.add(pipeline)

@@ -158,15 +158,14 @@ class StatusReporter:
         """Return all that this process counted."""
         return self._counters.counts()
 
-    def levels(self) -> Gauges:
+    def levels(self) -> Gauges | None:
         """Return the state of some seconds ago. Only the leader reports it."""
-        worker, view = self._pipeline, self._view
+        worker = self._pipeline
         if not worker.leads:
-            return Gauges()
+            return None
         counts = worker.last_counts
         return Gauges(
-            view.recent.ratio,
-            leads=True,
+            coverage=self._view.recent.ratio,
             endpoint=worker.endpoint,
             pending=counts.pending,
             parked=counts.parked,

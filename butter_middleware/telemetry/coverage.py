@@ -68,7 +68,7 @@ class Watch:
         self._names = tuple(routes)
         self._began = clock()
         self._hour = self._began // HOUR
-        self._unmatched, self._unsuccessful = set[str](), set[str]()
+        self._told: set[tuple[str, str]] = set()
         self._routes: dict[str, tuple[int, float]] = {}
         """How many records each route gave, and since when it has given no more."""
 
@@ -96,30 +96,25 @@ class Watch:
                     "path, the response or the extractor has changed: see status().skipped."
                 )
                 self._events.emit(RouteFellSilent(route=route, message=message))
-        self._find_unsuccessful(total)
-        if now - self._began >= SILENT_SECONDS:
-            self._find_unmatched(total)
-
-    def _find_unsuccessful(self, total: Tally) -> None:
-        """Tell once of each route that never answered with a success: a form's answer is often a redirect."""
-        captured = total.by_route("captured")
+        captured, skipped = total.by_route("captured"), total.by_route("skipped")
         for route in self._names:
-            count = total.counts.get(("skipped", route, "status"), 0)
-            if count >= BUSY and route not in captured and route not in self._unsuccessful:
-                self._unsuccessful.add(route)
+            unsuccessful = total.counts.get(("skipped", route, "status"), 0)
+            if route in captured:
+                continue
+            if unsuccessful >= BUSY:  # a form's answer is often a redirect
                 message = (
-                    f"{route} has answered {count} requests, and none with a success (2xx). If it redirects after a "
-                    "payment (302, 303), call annotate() in the endpoint: then a redirect counts."
+                    f"{route} has answered {unsuccessful} requests, and none with a success (2xx). If it redirects "
+                    "after a payment (302, 303), call annotate() in the endpoint: then a redirect counts."
                 )
-                self._events.emit(RouteFellSilent(route=route, reason="status", message=message))
+                self._tell_once(route, "status", message)
+            elif route not in skipped and now - self._began >= SILENT_SECONDS:
+                message = (
+                    f"{route} has matched no request for {SILENT_SECONDS / HOUR:.0f} hours. If it serves checkouts, "
+                    "its path or its methods= are not those of the app: a prefix or a trailing slash counts."
+                )
+                self._tell_once(route, "unmatched", message)
 
-    def _find_unmatched(self, total: Tally) -> None:
-        """Tell once of each route that no request has ever matched."""
-        matched = {*total.by_route("captured"), *total.by_route("skipped"), *self._unmatched}
-        for route in [name for name in self._names if name not in matched]:
-            self._unmatched.add(route)
-            message = (
-                f"{route} has matched no request for {SILENT_SECONDS / HOUR:.0f} hours. If it serves checkouts, its "
-                "path or its methods= are not those of the app: a prefix or a trailing slash counts."
-            )
-            self._events.emit(RouteFellSilent(route=route, reason="unmatched", message=message))
+    def _tell_once(self, route: str, reason: str, message: str) -> None:
+        if (route, reason) not in self._told:
+            self._told.add((route, reason))
+            self._events.emit(RouteFellSilent(route=route, reason=reason, message=message))

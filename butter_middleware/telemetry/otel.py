@@ -44,16 +44,15 @@ _STATES: Final = ("ok", "open", "half_open", "paused", "hold", "unknown")
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """The current state on this host. Only the process that delivers reports it."""
+    """The current state on this host."""
 
-    coverage: float | None = None
+    coverage: float | None
     """Of the last hour or two."""
-    leads: bool = False
-    endpoint: str = ""
-    pending: int = 0
-    parked: int = 0
-    dead: int = 0
-    oldest_pending_age: float | None = None
+    endpoint: str
+    pending: int
+    parked: int
+    dead: int
+    oldest_pending_age: float | None
 
 
 class Source(Protocol):
@@ -63,8 +62,8 @@ class Source(Protocol):
         """Give counts by name, route and reason."""
         ...
 
-    def levels(self) -> Gauges:
-        """Give the current state. It does not block, because an exporter may call it on an event loop."""
+    def levels(self) -> Gauges | None:
+        """Give the current state if this process delivers. It does not block: an exporter may run on an event loop."""
         ...
 
 
@@ -100,7 +99,7 @@ class Telemetry:
                     "From a checkout's request to the acceptance of its record",
                     explicit_bucket_boundaries_advisory=_DELAYS,
                 )
-                _observe(meter, metrics.Observation)
+                _observe(meter)
                 with _listing:
                     _sources.add(source)
         except ImportError:
@@ -191,12 +190,12 @@ def _span(tracer: "trace.Tracer", record: Record, attempts: int) -> Generator[Ca
             span.end()
 
 
-def _observe(meter: "metrics.Meter", observation: "type[metrics.Observation]") -> None:
+def _observe(meter: "metrics.Meter") -> None:
     """Make the instruments that ask the sources. The meter makes each of them once."""
     for name, (metric, unit, description) in _COUNTERS.items():
-        meter.create_observable_counter(metric, [partial(_counted, observation, name)], unit, description)
+        meter.create_observable_counter(metric, [partial(_counted, name)], unit, description)
     for metric, unit, description, read in _GAUGES:
-        meter.create_observable_gauge(metric, [partial(_gauged, observation, read)], unit, description)
+        meter.create_observable_gauge(metric, [partial(_gauged, read)], unit, description)
 
 
 def _told() -> "list[Source]":
@@ -208,16 +207,16 @@ _Attributes = dict[str, "AttributeValue"]
 _Reading = Iterable[tuple[float, _Attributes]]
 
 
-def _counted(
-    observation: "type[metrics.Observation]", name: str, _options: "metrics.CallbackOptions"
-) -> "list[metrics.Observation]":
+def _counted(name: str, _options: "metrics.CallbackOptions") -> "list[metrics.Observation]":
+    from opentelemetry.metrics import Observation  # noqa: PLC0415 - loaded already
+
     totals: Counter[tuple[str, str]] = Counter()
     for source in _told():
         for (counted, route, reason), count in source.counts().items():
             if counted == name or (name, counted) == ("skipped", "parked"):
                 why = f"parked:{reason}" if counted == "parked" and ":" not in reason else reason
                 totals[route, why] += count
-    return [observation(count, _attributes(name, *key)) for key, count in totals.items()]
+    return [Observation(count, _attributes(name, *key)) for key, count in totals.items()]
 
 
 def _attributes(name: str, route: str, reason: str) -> _Attributes:
@@ -232,46 +231,49 @@ def _attributes(name: str, route: str, reason: str) -> _Attributes:
 
 
 def _gauged(
-    observation: "type[metrics.Observation]",
-    read: Callable[[list[Gauges]], _Reading],
-    _options: "metrics.CallbackOptions",
+    read: Callable[[list[Gauges]], _Reading], _options: "metrics.CallbackOptions"
 ) -> "list[metrics.Observation]":
-    levels = [source.levels() for source in _told()]
-    return [observation(value, attributes) for value, attributes in read(levels)]
+    from opentelemetry.metrics import Observation  # noqa: PLC0415 - loaded already
+
+    led = [levels for source in _told() if (levels := source.levels()) is not None]
+    return [Observation(value, attributes) for value, attributes in read(led)] if led else []
 
 
-def _coverage(levels: list[Gauges]) -> _Reading:
-    known = [level.coverage for level in levels if level.coverage is not None]
+def _coverage(led: list[Gauges]) -> _Reading:
+    known = [levels.coverage for levels in led if levels.coverage is not None]
     return [(min(known), {})] if known else []
 
 
-def _over(
-    join: Callable[[Iterable[float]], float], read: Callable[[Gauges], float]
-) -> Callable[[list[Gauges]], _Reading]:
-    """Return what joins a number of those that lead."""
-
-    def joined(levels: list[Gauges]) -> _Reading:
-        led = [level for level in levels if level.leads]
-        return [(join(map(read, led)), {})] if led else []
-
-    return joined
-
-
-def _endpoint(levels: list[Gauges]) -> _Reading:
-    led = [level.endpoint for level in levels if level.leads]
-    return [(led.count(state), {"butter.endpoint.state": state}) for state in _STATES] if led else []
+def _endpoint(led: list[Gauges]) -> _Reading:
+    endpoints = [levels.endpoint for levels in led]
+    return [(endpoints.count(state), {"butter.endpoint.state": state}) for state in _STATES]
 
 
 _GAUGES: Final = (
     ("butter.coverage", "1", "Of the checkouts of the last hour or two, those that became records", _coverage),
-    ("butter.pending", "{record}", "Records that wait to be sent", _over(sum, lambda level: level.pending)),
-    ("butter.parked", "{response}", "Captures that wait for a person", _over(sum, lambda level: level.parked)),
-    ("butter.dead_letters", "{record}", "Dead records that wait for a person", _over(sum, lambda level: level.dead)),
+    (
+        "butter.pending",
+        "{record}",
+        "Records that wait to be sent",
+        lambda led: [(sum(levels.pending for levels in led), {})],
+    ),
+    (
+        "butter.parked",
+        "{response}",
+        "Captures that wait for a person",
+        lambda led: [(sum(levels.parked for levels in led), {})],
+    ),
+    (
+        "butter.dead_letters",
+        "{record}",
+        "Dead records that wait for a person",
+        lambda led: [(sum(levels.dead for levels in led), {})],
+    ),
     (
         "butter.oldest_pending_age",
         "s",
         "Since the checkout of the oldest pending record",
-        _over(max, lambda level: level.oldest_pending_age or 0.0),
+        lambda led: [(max(levels.oldest_pending_age or 0.0 for levels in led), {})],
     ),
     ("butter.endpoint", "1", "1 for the state that Butter is in, 0 for the others", _endpoint),
 )
