@@ -159,16 +159,17 @@ def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
     """
     if given in choices:
         return given
-    msg = f"{name}={given!r}: {did_you_mean(given, choices)}use {' or '.join(map(repr, choices))}."
+    near = _near_miss(given, choices)
+    meant = f"did you mean {near!r}? Otherwise " if near else ""
+    *others, last = map(repr, choices)
+    msg = f"{name}={given!r}: {meant}use {', '.join(others)} or {last}."
     raise ConfigurationError(msg)
 
 
-def did_you_mean(given: object, choices: Iterable[str]) -> str:
-    """Return the near miss as the beginning of a sentence, or an empty text."""
+def _near_miss(given: object, choices: Iterable[str]) -> str:
     from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only
 
-    near = get_close_matches(given.strip().lower(), choices, 1) if isinstance(given, str) else []
-    return f"did you mean {near[0]!r}? Otherwise " if near else ""
+    return next(iter(get_close_matches(str(given).strip().lower(), choices, 1)), "")
 
 
 def base_url(given: str | None) -> str:
@@ -342,9 +343,7 @@ def refuse_unknown(options: Mapping[str, object], known: list[str]) -> None:
         ConfigurationError: there is such an option.
     """
     for name in options:
-        from difflib import get_close_matches  # noqa: PLC0415 - an app that starts needs none
-
-        near = get_close_matches(name, known, 1)
-        meant = f"Did you mean {near[0]}?" if near else f"The options are {', '.join(sorted(known))}."
+        near = _near_miss(name, known)
+        meant = f"Did you mean {near}?" if near else f"The options are {', '.join(sorted(known))}."
         msg = f"Butter() has no option {name}. {meant}"
         raise ConfigurationError(msg)

@@ -21,7 +21,6 @@ from butter_middleware._utils import log_thread
 from butter_middleware.capture import annotations
 from butter_middleware.outbox import SQLiteStore
 from butter_middleware.pipeline import processes
-from butter_middleware.pipeline.pipeline import Pipeline
 from butter_middleware.testing import FakeButter
 
 # A suite that runs in the background (`nohup make test &`) starts with these signals ignored. So would the processes
@@ -80,7 +79,7 @@ def _no_thread_outlives_its_test() -> Iterator[None]:
     """The first request of any kind starts threads: end those of a `Butter` that a test did not close."""
     yield
     for pipeline in list(processes._process.pipelines):
-        cast("Pipeline", pipeline).reset()
+        pipeline.reset()
 
 
 @pytest.fixture(autouse=True)

@@ -109,7 +109,7 @@ def test_a_mistake_says_what_where_and_the_remedy(options: dict[str, Any], says:
         ({"path": "/checkout/{id"}, "'/checkout/{id'"),
         ({"path": "/checkout/{1d}"}, "'/checkout/{1d}'"),
         ({"path": "/{id}/{id}"}, "Duplicated param name id"),
-        ({"psp": "paypal"}, "psp='paypal': use one of 'stripe', 'braintree'"),
+        ({"psp": "paypal"}, "psp='paypal': use 'stripe', 'braintree'"),
         ({"psp": "Stripe"}, "psp='Stripe': did you mean 'stripe'"),
         ({"psp": "ayden"}, "psp='ayden': did you mean 'adyen'"),
         ({"methods": "POST"}, r"Write methods=\('POST',\)"),

@@ -126,10 +126,8 @@ class CheckoutRoute:
     def __post_init__(self) -> None:
         for name in ("capture_request_body", "address_from_body", "address"):
             config.flag(f"route {self.path!r}: {name}", getattr(self, name))
-        if self.psp not in get_args(Psp):
-            near = config.did_you_mean(self.psp, get_args(Psp))
-            msg = f"route {self.path!r}: psp={self.psp!r}: {near}use one of {', '.join(map(repr, get_args(Psp)))}."
-            raise ConfigurationError(msg)
+        config.one_of(f"route {self.path!r}: psp", self.psp, get_args(Psp))
+        config.one_of(f"route {self.path!r}: source", self.source, get_args(Source))
         if isinstance(self.extract, FunctionType) and _is_factory(self.extract):
             name = f"extract.{self.extract.__name__}"
             options = "" if self.extract.__name__ in get_args(Psp) else "..."
@@ -146,11 +144,11 @@ class CheckoutRoute:
             raise ConfigurationError(msg)
         given: object = self.methods
         methods = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else ()  # pyright: ignore[reportUnnecessaryIsInstance]
-        if not methods or not all(map(_is_method, methods)):
+        if not methods or not all(isinstance(name, str) and name.isascii() and name.isalpha() for name in methods):
             msg = f"route {self.path!r}: methods is not a sequence of method names. Write methods=('POST',)."
             raise ConfigurationError(msg)
         self._check_parts()
-        join = _compiled(f"route {self.path!r}", self.join) if isinstance(self.join, str) else self.join
+        join = self._compiled(self.join) if isinstance(self.join, str) else self.join
         for role, function in (("extract", self.extract), ("when", self.when), ("join", join)):
             if function is not None:
                 config.function(f"route {self.path!r}: {role}", function, _INSTEAD[role])
@@ -160,9 +158,6 @@ class CheckoutRoute:
         object.__setattr__(self, "capture_request_body", self.capture_request_body or self.source == "request")
 
     def _check_parts(self) -> None:
-        if self.source not in get_args(Source):
-            msg = f"route {self.path!r}: source={self.source!r}. Use 'response', or 'request' for a webhook."
-            raise ConfigurationError(msg)
         if not self.address and self.join is None:
             msg = (
                 f"route {self.path!r}: address=False leaves its records without an address. Say by join= which route's "
@@ -172,6 +167,17 @@ class CheckoutRoute:
         if self.join is not None and self.address_from_body:
             msg = f"route {self.path!r}: join= takes the address from the shopper's part. Leave address_from_body out."
             raise ConfigurationError(msg)
+
+    def _compiled(self, join: str) -> Join:
+        import jmespath  # noqa: PLC0415 - most routes do not join
+        from jmespath.exceptions import JMESPathError  # noqa: PLC0415
+
+        try:
+            expression: Any = jmespath.compile(join)
+        except JMESPathError as error:
+            msg = f"route {self.path!r}: join={join!r} is not a JMESPath expression: {str(error).splitlines()[0]}"
+            raise ConfigurationError(msg) from None
+        return lambda response: expression.search(response.json())
 
     @cached_property
     def annotated_only(self) -> bool:
@@ -221,26 +227,6 @@ def _is_factory(function: FunctionType) -> bool:
     """Return whether it is a function of `butter_middleware.extract` that makes extractors."""
     package = __name__.partition(".")[0]
     return str(function.__module__).startswith(f"{package}.extract.") and function.__qualname__ == function.__name__
-
-
-def _is_method(name: object) -> bool:
-    return isinstance(name, str) and name.isascii() and name.isalpha()
-
-
-def _compiled(where: str, join: str) -> Join:
-    import jmespath  # noqa: PLC0415 - most routes do not join
-    from jmespath.exceptions import JMESPathError  # noqa: PLC0415
-
-    try:
-        expression: Any = jmespath.compile(join)
-    except JMESPathError as error:
-        msg = f"{where}: join={join!r} is not a JMESPath expression: {str(error).splitlines()[0]}"
-        raise ConfigurationError(msg) from None
-
-    def key_of(response: CheckoutResponse) -> Any:  # noqa: ANN401 - JSON is any type
-        return expression.search(response.json())
-
-    return key_of
 
 
 class RouteTable:

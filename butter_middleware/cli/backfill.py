@@ -200,7 +200,7 @@ def _send(output: Output, options: Options, columns: Columns) -> ExitCode:
             variable = f"BUTTER_{name.upper()}"
             message = f"no {name}: set {variable}, or {variable}_FILE to a mounted secret. A --dry-run needs none."
             raise Failure(message)
-    make_client = components.client(base_url, None, None, None, needed=True)
+    make_client = components.client(base_url)
     account = destination(base_url, environment, config.credential("username", None) or "")
     progress = options.progress or Path(f"{options.file}.butter-progress")
     with options.source(columns) as source, closing(Journal(progress)) as journal:

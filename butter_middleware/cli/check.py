@@ -276,7 +276,7 @@ def _network(butter: Butter | None) -> Iterator[Finding]:
     try:
         with listening(said):
             url = config.base_url(None) if butter is None else butter.base_url
-        client: Client = components.client(url, None, None, None, needed=True)() if butter is None else butter.client()
+        client: Client = components.client(url)() if butter is None else butter.client()
     except HTTPClientError as error:
         yield Finding("client", Mark.FAILED, str(error))
         return

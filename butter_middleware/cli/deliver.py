@@ -12,7 +12,6 @@ from typing import Final
 import anyio
 import click
 
-from butter_middleware import config
 from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.options import (
     NO_OUTBOX,
@@ -137,9 +136,9 @@ def _records_only(path: str | None) -> Work:
     outbox = SQLiteOutbox(path)
     refuse_absent(outbox.path)
     outbox.validate()
-    make_client = components.client(config.base_url(None), None, None, None, needed=True)
-    anyio.run(make_client().aclose)  # which says where the environment allows none
-    return Work(Pipeline(components.records_only(outbox, make_client)), outbox.path, reads=False)
+    parts = components.records_only(outbox)
+    anyio.run(parts.make_client().aclose)  # which says where the environment allows none
+    return Work(Pipeline(parts), outbox.path, reads=False)
 
 
 def _refuse_another(path: str) -> None:

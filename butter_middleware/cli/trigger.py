@@ -36,7 +36,7 @@ def trigger(output: Output, *, app: str | None, yes: bool) -> ExitCode:
     if app is None:
         with listening([]):  # the text says where it goes
             url = config.base_url(None)
-        client: Client = components.client(url, None, None, None, needed=True)()
+        client: Client = components.client(url)()
         environment = config.environment(None)
     else:
         butter = load(app)

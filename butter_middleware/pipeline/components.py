@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
@@ -122,8 +122,16 @@ def build(config: Config, given: Given, events: EventDispatcher, telemetry: Tele
     if config.dry_run:
         make_delivery_client = DryRunClient
 
-    def make_delivery(make: Callable[[], Client], target: Target = BUTTER, senders: int | None = None) -> Delivery:
-        return delivery(make, senders or config.senders, given.clock, events, telemetry, target)
+    def make_delivery(make: Callable[[], Client], target: Target = BUTTER, wanted: int | None = None) -> Delivery:
+        senders = wanted or config.senders
+        return Delivery(
+            make,
+            senders=senders,
+            clock=given.clock,
+            emit=events.emit,
+            telemetry=telemetry,
+            breaker=circuit_breaker(senders, given.clock, time.monotonic, events.emit, target),
+        )
 
     reports = SandboxReports(config.base_url) if config.sandbox and given.transport is None else None
     if reports is not None:
@@ -149,58 +157,29 @@ def build(config: Config, given: Given, events: EventDispatcher, telemetry: Tele
         response_wait=response_wait(config, queue=queue is not None),
         make_client=make_client,
         make_delivery=partial(make_delivery, make_delivery_client, BUTTER if queue is None else QUEUE),
-        make_consumer=lambda senders: make_delivery(make_client, senders=senders),
+        make_consumer=partial(make_delivery, make_client, BUTTER),
         pings=queue is None and given.transport is None and not config.dry_run,
     )
 
 
-def records_only(outbox: SQLiteOutbox, make_client: Callable[[], Client]) -> Components:
+def records_only(outbox: SQLiteOutbox) -> Components:
     """Return the parts of a process that sends records and has no extractors.
 
     Raises:
         ConfigurationError: something cannot work.
     """
-    config = Config(environment="production", base_url=settings.BASE_URL, telemetry=False)
-    events, telemetry = EventDispatcher(time.time), Telemetry(enabled=False)
-    make = partial(delivery, make_client, config.senders, time.time, events)
-    return Components(
-        config=config,
+    given = Given(
+        client_ip=Peer(),
         routes=RouteTable(()),
-        clock=time.time,
-        events=events,
-        telemetry=telemetry,
-        strategy=Peer(),
         beacon=None,
-        admitted=NOWHERE,
         outbox=outbox,
-        queue=None,
-        in_process=False,
-        external=False,
-        response_wait=ResponseWait(),
-        make_client=make_client,
-        make_delivery=make,
-        make_consumer=lambda _senders: make(),
-        reads=False,
+        credentials=(None, None),
+        transport=None,
+        clock=time.time,
     )
-
-
-def delivery(
-    make_client: Callable[[], Client],
-    senders: int,
-    clock: Callable[[], float],
-    events: EventDispatcher,
-    telemetry: Telemetry | None = None,
-    target: Target = BUTTER,
-) -> Delivery:
-    """Return what sends records by these clients."""
-    return Delivery(
-        make_client,
-        senders=senders,
-        clock=clock,
-        emit=events.emit,
-        telemetry=telemetry,
-        breaker=circuit_breaker(senders, clock, time.monotonic, events.emit, target),
-    )
+    config = Config(environment="production", base_url=settings.base_url(None), telemetry=False)
+    parts = build(config, given, EventDispatcher(time.time), Telemetry(enabled=False))
+    return replace(parts, reads=False, pings=False)
 
 
 def strategy(given: Strategy | None, environment: settings.Environment) -> Strategy:
@@ -220,11 +199,11 @@ def strategy(given: Strategy | None, environment: settings.Environment) -> Strat
 
 def client(
     base_url: str,
-    username: str | None,
-    password: str | None,
-    transport: "httpx.AsyncBaseTransport | None",
+    username: str | None = None,
+    password: str | None = None,
+    transport: "httpx.AsyncBaseTransport | None" = None,
     *,
-    needed: bool,
+    needed: bool = True,
 ) -> Callable[[], Client]:
     """Return what makes a client of Butter. Where the credentials are missing and not `needed` here, making one fails.
 

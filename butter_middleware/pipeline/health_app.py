@@ -29,7 +29,7 @@ class HealthApp:
             health = await self._health()
             strict = QueryParams(scope.get("query_string", b"")).get("strict", "0") not in {"", "0", "false"}
             status = 503 if strict and health.reasons else 200
-            response = JSONResponse(health.as_json(), status, {"cache-control": "no-store"})
+            response: Response = JSONResponse(health.as_json(), status, {"cache-control": "no-store"})
         else:
             response = Response(status_code=405, headers={"allow": "GET, HEAD"})
         await response(scope, receive, send)

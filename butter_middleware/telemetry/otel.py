@@ -249,7 +249,7 @@ def _endpoint(led: list[Gauges]) -> _Reading:
     return [(endpoints.count(state), {"butter.endpoint.state": state}) for state in _STATES]
 
 
-_GAUGES: Final = (
+_GAUGES: Final[tuple[tuple[str, str, str, Callable[[list[Gauges]], _Reading]], ...]] = (
     ("butter.coverage", "1", "Of the checkouts of the last hour or two, those that became records", _coverage),
     (
         "butter.pending",
