@@ -144,7 +144,7 @@ class CheckoutRoute:
             raise ConfigurationError(msg)
         given: object = self.methods
         methods = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else ()  # pyright: ignore[reportUnnecessaryIsInstance]
-        if not methods or not all(isinstance(name, str) and name.isascii() and name.isalpha() for name in methods):
+        if not methods or not all(map(_is_method, methods)):
             msg = f"route {self.path!r}: methods is not a sequence of method names. Write methods=('POST',)."
             raise ConfigurationError(msg)
         self._check_parts()
@@ -227,6 +227,10 @@ def _is_factory(function: FunctionType) -> bool:
     """Return whether it is a function of `butter_middleware.extract` that makes extractors."""
     package = __name__.partition(".")[0]
     return str(function.__module__).startswith(f"{package}.extract.") and function.__qualname__ == function.__name__
+
+
+def _is_method(name: object) -> bool:
+    return isinstance(name, str) and name.isascii() and name.isalpha()
 
 
 class RouteTable:
