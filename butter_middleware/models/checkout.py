@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self, TypedDict
 
 from pydantic import (
@@ -148,7 +149,7 @@ def sources_text(route: str, sources: Mapping[str, str]) -> str:
     return json.dumps({"route": route[:LONGEST_SOURCE], "fields": fields})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Record:
     """A checkout on its way to Butter, ready for any queue: `to_json` and `from_json` are its wire form."""
 
@@ -167,7 +168,15 @@ class Record:
     def of(cls, checkout: Checkout, captured_at: float, traceparent: str = "", sources: str = "") -> Self:
         """Make the record of a checkout that came at `captured_at`."""
         payload = checkout.payload()
-        return cls(key_of(payload), _PLAIN.encode(payload), captured_at, traceparent, sources)
+        record = cls(key_of(payload), _PLAIN.encode(payload), captured_at, traceparent, sources)
+        vars(record)["fields"] = payload
+        return record
+
+    @cached_property
+    def fields(self) -> Mapping[str, str]:
+        """What `payload` says, by the names of the fields: personal data."""
+        found: dict[str, str] = json.loads(self.payload)
+        return found
 
     def to_json(self) -> str:
         """Return the record as JSON text, for a queue of the merchant's own."""

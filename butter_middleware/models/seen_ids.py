@@ -33,7 +33,7 @@ class SeenID(NamedTuple):
 
 
 def seen_ids(payload: Mapping[str, str]) -> list[SeenID]:
-    """Return what is remembered of a record's IDs."""
+    """Return what is remembered of the IDs of a record with these fields."""
     names = [name for name in EVIDENCE_IDS if name in payload]
     bits = sum(_PAYMENT_IDS.get(name, 0) for name in names)
     address = _digest(payload["ipv4_address"], 2)

@@ -2,7 +2,6 @@
 
 import heapq
 import itertools
-import json
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -269,7 +268,7 @@ class MemoryStore(Store):
     def _add(self, record: Record) -> Outcome:
         if record.key in self._keys or record.key in self._tombstones:
             return Skip.DUPLICATE
-        now, ids = self._now, seen_ids(json.loads(record.payload))
+        now, ids = self._now, seen_ids(record.fields)
         known = {one.id: self._seen_ids[one.id][0] for one in ids if one.id in self._seen_ids}
         may_be_sent, changed = after(known, ids)
         for one in changed:

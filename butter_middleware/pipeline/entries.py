@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.events import Event
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
@@ -28,11 +29,12 @@ NOTHING: Final = ResponseWait()
 class Entry:
     """A capture on its way through this process."""
 
-    __slots__ = ("capture", "future", "id", "left", "owned", "parked", "size", "taken_over", "until_sent")
+    __slots__ = ("capture", "future", "id", "left", "owned", "parked", "route", "size", "taken_over", "until_sent")
 
     def __init__(
         self,
         capture: Capture,
+        route: CheckoutRoute | None,
         wait: ResponseWait = NOTHING,
         *,
         number: int = 0,
@@ -40,6 +42,8 @@ class Entry:
         parked: str = "",
     ) -> None:
         self.capture = capture
+        self.route = route
+        """The one that its request matches."""
         self.id = number
         """The row's number in the store. 0: not there yet."""
         self.owned = owned
@@ -61,6 +65,11 @@ class Entry:
         self.capture = _IN_STORE
 
     @property
+    def route_name(self) -> str:
+        """The name of its route. Empty if it has none."""
+        return "" if self.route is None else self.route.name
+
+    @property
     def is_loaded(self) -> bool:
         """Whether the capture is in memory."""
         return self.capture is not _IN_STORE
@@ -77,8 +86,6 @@ class Reading:
     """What was read from a capture."""
 
     entry: Entry
-    route: str
-    """Its name."""
     result: ReadResult
     events: Sequence[Event]
     """Emitted once the store has it. It counts them in the same transaction."""

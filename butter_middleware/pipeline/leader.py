@@ -201,7 +201,7 @@ class Leader:
                 PARKED_AT_ONCE, configuration=leader.configuration, before=leader.clock() - PARKED_AGAIN_SECONDS
             )
             self._parked_at = now + 1.0 if tried else float("inf")
-            leader.taken_over([_entry(stored, taken_over=True) for stored in tried])
+            leader.taken_over([_entry(stored, leader, taken_over=True) for stored in tried])
             busy |= bool(tried)
         return busy
 
@@ -210,7 +210,7 @@ class Leader:
             return
         ended = set(self._store.mark_taken_over([stored.id for stored in left]))
         for stored in left:
-            entry = _entry(stored, taken_over=stored.owned)
+            entry = _entry(stored, leader, taken_over=stored.owned)
             if stored.id in ended:
                 leader.read(entry, ReadResult(parked=READER_DIED))
             else:
@@ -225,8 +225,10 @@ class Leader:
             leader.read(entry, ReadResult(parked=TOO_SLOW))
 
 
-def _entry(stored: StoredCapture, *, taken_over: bool) -> Entry:
-    entry = Entry(stored.capture, number=stored.id, owned=stored.owned, parked=stored.parked)
+def _entry(stored: StoredCapture, leader: Participant, *, taken_over: bool) -> Entry:
+    capture = stored.capture
+    route = leader.find_route(capture.method, capture.path)
+    entry = Entry(capture, route, number=stored.id, owned=stored.owned, parked=stored.parked)
     entry.taken_over = taken_over
     return entry
 

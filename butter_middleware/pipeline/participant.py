@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from threading import Condition
 from typing import Final, Protocol
 
+from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.errors import ButterError
 from butter_middleware.events import Event, Faulted, OutboxChanged, Skipped
 from butter_middleware.models.checkout import Record
@@ -80,8 +81,8 @@ class Role:
 class Callbacks:
     """What a participant asks of its `Butter`."""
 
-    route_of: Callable[[Entry], str]
-    """Names the route of a capture."""
+    find_route: Callable[[str, str], CheckoutRoute | None]
+    """Finds the route of a method and a path."""
     expire_before: Callable[[], float]
     """Seconds since the epoch: parts of checkouts from before then are deleted."""
     clock: Callable[[], float]
@@ -121,7 +122,7 @@ class Participant:
         self._role = role
         self._link = link
         self.events = events
-        self._route_of = callbacks.route_of
+        self.find_route = callbacks.find_route
         self._look = callbacks.look
         self._checkout_log = checkout_log.CheckoutLog(role.sent, dry_run=role.dry_run)
         self._backlog: deque[Entry] = deque()
@@ -221,7 +222,7 @@ class Participant:
 
     def read(self, entry: Entry, result: ReadResult) -> None:
         """Take what was read from a capture, and have it written."""
-        route, parked = self._route_of(entry), _parked(entry, result)
+        route, parked = entry.route_name, _parked(entry, result)
         if parked is not result.parked:
             result = replace(result, parked=parked)
         events: list[Event] = list(events_of(route, result))
@@ -241,7 +242,7 @@ class Participant:
                 counts=counts,
                 configuration=self.configuration,
             )
-        self._link.resolve(self, Reading(entry, route, result, events, resolution))
+        self._link.resolve(self, Reading(entry, result, events, resolution))
 
     # For the store's thread.
 
@@ -250,7 +251,7 @@ class Participant:
         if not self._role.reads:
             if checkout_log.is_on():
                 for entry in entries:
-                    checkout_log.say(self._route_of(entry), "kept: another process reads and sends it")
+                    checkout_log.say(entry.route_name, "kept: another process reads and sends it")
             self._forget(entries)
             return
         room = 0 if self._backlog else self.reader.room
@@ -291,9 +292,12 @@ class Participant:
         if resolved.there:
             for event in reading.events:
                 self.events.emit(event, written=True)
-            self._checkout_log.resolved(reading.route, result, resolved.outcomes, sends=sends and not self.sender.ill)
+            self._checkout_log.resolved(
+                entry.route_name, result, resolved.outcomes, sends=sends and not self.sender.ill
+            )
         new = new_records(resolved.outcomes)
-        self._tell_left_out(self._route_of(entry), resolved.outcomes)
+        if len(new) < len(resolved.outcomes):
+            self._tell_left_out(entry.route_name, resolved.outcomes)
         if entry.until_sent and sends and new and len(new) == len(resolved.outcomes):
             entry.left = len(new)
             self._hurry(1)
@@ -358,7 +362,7 @@ class Participant:
         """Tell that something could not be written."""
         match item:
             case Entry():
-                self._tell_lost(error, self._route_of(item))
+                self._tell_lost(error, item.route_name)
                 item.finish()
                 self._forget([item])
             case Reading():

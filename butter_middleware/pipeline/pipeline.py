@@ -171,7 +171,7 @@ class Pipeline:
         def failed_to_send(error: BaseException) -> None:
             participant.failed("delivering", error)
 
-        reader = ReaderThread(self._read, read)
+        reader = ReaderThread(lambda entry: self._read_capture(entry.capture, entry.route), read)
         sender = SenderThread(
             self.components.make_delivery(),
             settle,
@@ -180,7 +180,7 @@ class Pipeline:
             self._begin,
             ping=self.components.pings,
         )
-        callbacks = Callbacks(self._route_of, lambda: self._clock() - self._config.join_ttl, self._clock, self.look)
+        callbacks = Callbacks(self.routes.find, lambda: self._clock() - self._config.join_ttl, self._clock, self.look)
         participant = Participant(self._role, thread, self._events, reader, sender, callbacks)
         return participant
 
@@ -344,7 +344,7 @@ class Pipeline:
         name = "" if route is None else route.name
         self._events.count(Captured, name)
         try:
-            entry = Entry(capture, self._wait if self._wait.until and self._backoff.left else NOTHING)
+            entry = Entry(capture, route, self._wait if self._wait.until and self._backoff.left else NOTHING)
             future = entry.future
             self._give(Participant.append, entry)
         except BaseException as error:
@@ -625,14 +625,6 @@ class Pipeline:
         return None if self._thread is None else self._thread.deliverer
 
     # What the threads call.
-
-    def _read(self, capture: Capture) -> ReadResult:
-        matched = self.routes.find(capture.method, capture.path)
-        return self._read_capture(capture, matched)
-
-    def _route_of(self, entry: Entry) -> str:
-        matched = self.routes.find(entry.capture.method, entry.capture.path)
-        return "" if matched is None else matched.name
 
     def _observe(self, capture: Capture, address: ClientIP) -> None:
         for finding in self._diagnosis.observe(capture.scope, address):

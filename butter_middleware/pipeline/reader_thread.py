@@ -9,7 +9,6 @@ from typing import Final
 
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.futures import Waker
-from butter_middleware.models.http import Capture
 from butter_middleware.pipeline.entries import Entry
 from butter_middleware.reader.messages import unreadable
 from butter_middleware.reader.reader import ReadResult
@@ -27,11 +26,11 @@ class ReaderThread:
     An extractor that hangs stops reading in this process. It stops neither appending nor sending.
 
     Args:
-        read: Reads one capture.
+        read: Reads the capture of an entry.
         result: Takes an entry with what was read, on this thread.
     """
 
-    def __init__(self, read: Callable[[Capture], ReadResult], result: Callable[[Entry, ReadResult], object]) -> None:
+    def __init__(self, read: Callable[[Entry], ReadResult], result: Callable[[Entry, ReadResult], object]) -> None:
         self._read = read
         self._result = result
         self._fresh: deque[Entry] = deque()
@@ -115,7 +114,7 @@ class ReaderThread:
                 continue
             self.reading, self._since = entry, time.monotonic()
             try:
-                result = self._read(entry.capture)
+                result = self._read(entry)
             except BaseException as error:  # noqa: BLE001 - the merchant's code, which may even call sys.exit()
                 result = ReadResult(parked=unreadable(error), error=error)
             finally:

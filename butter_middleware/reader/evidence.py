@@ -1,6 +1,5 @@
 """How strong records are as evidence: the IDs that they carry, and how Stripe's weak ones become stronger."""
 
-import json
 from collections.abc import Sequence
 from typing import Final
 
@@ -29,14 +28,12 @@ _REMEDY: Final = (
 
 def ids_of(record: Record) -> str:
     """Name the IDs that match a record to a dispute, such as `invoice_id+charge_id`."""
-    payload = json.loads(record.payload)
-    return "+".join(name for name in EVIDENCE_IDS if name in payload)
+    return "+".join(name for name in EVIDENCE_IDS if name in record.fields)
 
 
 def weakness(route: CheckoutRoute, response: CheckoutResponse, records: Sequence[Record], *, recorded: bool) -> str:
     """Say, where all records of a Stripe checkout carry neither invoice nor charge, how they could; else nothing."""
-    payloads = [json.loads(record.payload) for record in records]
-    if not payloads or any(payload["psp"] != "stripe" or _STRONG & payload.keys() for payload in payloads):
+    if any(record.fields["psp"] != "stripe" or _STRONG & record.fields.keys() for record in records):
         return ""
     if recorded:
         remedy = "Pass charge_id= or invoice_id= to butter.record()."

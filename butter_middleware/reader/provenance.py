@@ -48,7 +48,8 @@ def _address(capture: Capture, response: CheckoutResponse, strategy: Strategy) -
     how = f"client_ip.{type(strategy).__name__}"
     header = "Forwarded" if isinstance(strategy, Forwarded) else getattr(strategy, "header", "")
     header = str(header or getattr(strategy, "name", ""))
-    if any(name.decode("latin-1").lower() == header.lower() for name, _value in capture.headers):
+    written = header.lower().encode()
+    if any(name.lower() == written for name, _value in capture.headers):
         return f"{how}: {header}"
     peer = peer_of(capture.scope).client
     seen = peer is not None and peer[0] == response.request.ipv4_address

@@ -127,7 +127,7 @@ class Reader:
             reading = self._merge(route, capture, response, extracted)
         if reading.records and not reading.remedy:
             weak = weakness(route, response, reading.records, recorded=capture.recorded)
-            reading = replace(reading, remedy=weak)
+            reading = replace(reading, remedy=weak) if weak else reading
         # Only a token gives an IPv4 address beside the shopper's IPv6.
         if self.redeemer is None or address is None or address.ipv6 is None:
             return reading
@@ -200,7 +200,7 @@ class Reader:
         extracted: list[Mapping[str, Any]],
     ) -> ReadResult:
         records: list[Record] = []
-        unlocated = ReadResult()
+        unlocated: ReadResult | None = None
         parked: Parked | None = None
         for result in extracted:
             # Never from a body unless the route says so: the author of the body would choose the evidence.
@@ -211,19 +211,21 @@ class Reader:
                 unlocated = _without_address(route, ipv4)
                 continue
             fields = self._fields(route, capture, result, ipv4)
+            sources = ""
+            if self.sandbox:
+                told = origins(route, capture, response, result, fields, self.strategy)
+                sources = sources_text(str(route), told)
             try:
-                record = Record.of(Checkout.model_validate(fields), capture.captured_at, capture.traceparent)
-                if self.sandbox:
-                    told = origins(route, capture, response, result, fields, self.strategy)
-                    record = replace(record, sources=sources_text(str(route), told))
-                records.append(record)
+                checkout = Checkout.model_validate(fields)
+                records.append(Record.of(checkout, capture.captured_at, capture.traceparent, sources))
             except ValidationError as error:
                 parked = (
                     misrecorded(route, fields, error) if capture.recorded else invalid(route, response, fields, error)
                 )
-        conflicts = {name for result in extracted for name in _conflicts(capture.annotations, result)}
-        reading = replace(unlocated, records=tuple(records), conflicts=tuple(sorted(conflicts)))
-        return reading if parked is None else replace(reading, parked=parked, skipped=None)
+        conflicts = tuple(sorted({name for result in extracted for name in _conflicts(capture.annotations, result)}))
+        if parked is None and unlocated is not None:
+            return replace(unlocated, records=tuple(records), conflicts=conflicts)
+        return ReadResult(tuple(records), parked, conflicts=conflicts)
 
     def _part(
         self,
@@ -304,7 +306,7 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _conflicts(annotations: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
-    given = _given(result)
+    given = _given(result) if annotations else {}
     for name, value in _given(annotations).items():
         if name in given and str(value).strip() != str(given[name]).strip():
             yield name

@@ -305,7 +305,7 @@ class SQLiteStore(Database):
 
         It is due at once; what was captured first goes first.
         """
-        now, ids = self._clock(), seen_ids(json.loads(record.payload))
+        now, ids = self._clock(), seen_ids(record.fields)
         sql = f"SELECT id, address, payment_ids FROM seen_ids WHERE id IN ({_places(len(ids))})"  # noqa: S608 - question marks
         known = {row[0]: SeenID(*row) for row in connection.execute(sql, [one.id for one in ids])}
         may_be_sent, changed = after(known, ids)
