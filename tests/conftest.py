@@ -29,9 +29,12 @@ for ignored in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(ignored) is signal.SIG_IGN:
         signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 
-settings.register_profile("quick", max_examples=20)  # on one Python more
+# No example has a deadline: a loaded machine may take any time.
+settings.register_profile("usual", deadline=None)
+settings.register_profile("quick", max_examples=20, deadline=None)  # on one Python more
 settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("usual")
 
 
 @pytest.fixture(scope="module")

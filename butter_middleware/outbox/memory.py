@@ -144,7 +144,6 @@ class MemoryStore(Store):
         self._seen_ids: OrderedDict[int, tuple[SeenID, float]] = OrderedDict()
         self._tokens: OrderedDict[str, tuple[frozenset[str], float]] = OrderedDict()
         self._counted: Counter[tuple[int, str, str, str]] = Counter()
-        self._total: Counter[tuple[str, str, str]] = Counter()
         self._sums = Counts()
         self.parked: deque[Head] = deque(maxlen=KEPT)
         self.dead: deque[Head] = deque(maxlen=KEPT)
@@ -376,8 +375,10 @@ class MemoryStore(Store):
             self._seen_ids.popitem(last=False)
         while self._tokens and next(iter(self._tokens.values()))[1] < now - TOKEN_SECONDS:
             self._tokens.popitem(last=False)
-        first = (now - COUNTED_SECONDS) // HOUR
-        self._counted = Counter({key: times for key, times in self._counted.items() if key[0] >= first})
+        first, before = int((now - COUNTED_SECONDS) // HOUR), self._counted
+        self._counted = Counter()
+        for (hour, name, route, reason), times in before.items():
+            self._counted[hour if hour >= first else 0, name, route, reason] += times
         return False
 
     def counts(self) -> Counts:
@@ -405,16 +406,13 @@ class MemoryStore(Store):
         hour = int(self._now // HOUR)
         for name, route, reason, times in counts:
             self._counted[hour, name, route, reason] += times
-            self._total[name, route, reason] += times
 
     def counted(self, since: float | None = None) -> Mapping[tuple[str, str, str], int]:
         """Give the counts by name, route and reason."""
-        if since is None:
-            return dict(self._total)
         found = Counter[tuple[str, str, str]]()
-        for (hour, *key), times in self._counted.items():
-            if hour >= since // HOUR:
-                found[tuple(key)] += times  # type: ignore[index]  # pyright: ignore[reportArgumentType]
+        for (hour, name, route, reason), times in self._counted.items():
+            if since is None or (hour and hour >= since // HOUR):
+                found[name, route, reason] += times
         return dict(found)
 
     def _size(self) -> int:

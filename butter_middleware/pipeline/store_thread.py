@@ -48,6 +48,8 @@ COUNT_SECONDS: Final = 5.0
 """Between transactions that count what did not change the state of a capture or a record."""
 WATCH_SECONDS: Final = 1.0
 """Between looks at coverage and faults."""
+LOG_SECONDS: Final = 0.1
+"""Between looks at the size of the file's log while there is work."""
 IDLE_SECONDS: Final = 1.0
 """Without work, before the log of the file is emptied."""
 STOPPING_SECONDS: Final = 0.5
@@ -88,7 +90,7 @@ class StoreThread:
         self._waker = Waker()
         self._stop_at: float | None = None
         self._pause: _Pause | None = None
-        self._replaced = False
+        self._opened = self._replaced = False
         self._retired = False
         """Whether it takes nothing more."""
         self.looked = False
@@ -100,6 +102,7 @@ class StoreThread:
         self._count_at = 0.0
         self._prune_at = 0.0
         self._watch_at = 0.0
+        self._log_at = 0.0
         self._idle_since: float | None = None
         self._thread = Thread(target=self._run, name="butter-store", daemon=True)
 
@@ -278,6 +281,7 @@ class StoreThread:
                     self._leader.resign()
                 with suppress(Exception):
                     self.store.close()
+                self._opened = False
                 self._waker.wait(restart)
                 restart = min(2 * restart, RESTART_MOST)
             else:
@@ -317,7 +321,9 @@ class StoreThread:
         Return whether there was any, and whether there is more to do at once.
         """
         self._answer()
-        self.store.open()
+        if not (self._opened and (self._intake or self._readings or self._settlements)):
+            self.store.open()  # which sees whether the file is still there, as each write does by itself
+            self._opened = True
         if self._replaced:
             self._write_again()
             self._replaced = False
@@ -339,7 +345,8 @@ class StoreThread:
         if now >= self._count_at:
             self._count_at = now + COUNT_SECONDS
             self._count(self._participants)
-        if busy:
+        if busy and now >= self._log_at:
+            self._log_at = now + LOG_SECONDS
             self.store.checkpoint(idle=False)
         return busy or more, more
 
@@ -562,6 +569,7 @@ class StoreThread:
 
         If this process cannot use the file at all, it releases the lead.
         """
+        self._opened = False
         if isinstance(error, OutboxReplacedError):
             self._replaced = True
             return False

@@ -92,7 +92,7 @@ ADDITIONS: Final[tuple[tuple[str, ...], ...]] = (
         """CREATE TABLE tokens (token TEXT PRIMARY KEY, capture INTEGER NOT NULL, keys TEXT NOT NULL,
             used_at REAL NOT NULL) WITHOUT ROWID""",
         "CREATE INDEX used ON tokens (used_at)",
-        # What happened on this host: by the hour, and with hour 0 in total.
+        # What happened on this host, by the hour. Hour 0 has the sums of hours that are not kept.
         """CREATE TABLE counted (hour INTEGER NOT NULL, name TEXT NOT NULL, route TEXT NOT NULL, reason TEXT NOT NULL,
             times INTEGER NOT NULL, PRIMARY KEY (hour, name, route, reason)) WITHOUT ROWID""",
         "CREATE INDEX oldest ON records (captured_at) WHERE dead_at IS NULL",

@@ -204,15 +204,17 @@ class SQLiteStore(Database):
         return self._write(change, reserve=True)
 
     def _resolve(self, connection: sqlite3.Connection, resolution: Resolution, times: Counter[HourKey]) -> Resolved:
-        number, parked = resolution.id, resolution.parked
-        sql = """SELECT CASE WHEN instr(head, '"made": [') OR instr(head, '"counted": [') THEN head END
-            FROM captures WHERE id = ?"""
-        row = connection.execute(sql, (number,)).fetchone()
-        if row is None:
-            return Resolved(number, there=False)
+        """End one capture. A parked one has in its head the keys of what it gave already, and what is counted of it."""
+        number, parked, row = resolution.id, resolution.parked, None
+        # Most of them end here: one statement.
+        is_gone = parked is None and not resolution.token and _delete_never_parked(connection, number)
+        if not is_gone:
+            row = connection.execute("SELECT head FROM captures WHERE id = ?", (number,)).fetchone()
+            if row is None:
+                return Resolved(number, there=False)
         if resolution.token and not self._redeem(connection, resolution):
             return Resolved(number, there=True, replayed=True)
-        head: dict[str, Any] = {} if row[0] is None else json.loads(row[0])
+        head: dict[str, Any] = {} if row is None else json.loads(row[0])
         made = frozenset[str](head.get("made", ()))
         # What was counted when it was parked is taken back, and counted as it is now in that same hour.
         hour, before = head.get("counted", (int(self._clock() // HOUR), ()))
@@ -220,12 +222,12 @@ class SQLiteStore(Database):
             times[hour, *key] -= more
         for count in resolution.counts:
             times[hour, *count[:3]] += count.times
-        if parked is None:
+        if parked is not None:
+            if parked.records:
+                head["made"] = sorted(made | {record.key for record in parked.records})
+            self._park(connection, resolution, parked, head | {"counted": (hour, resolution.counts)})
+        elif not is_gone:
             connection.execute("DELETE FROM captures WHERE id = ?", (number,))
-        else:
-            self._park(connection, number, parked, made, (hour, resolution.counts))
-            sql = "UPDATE tries SET tried_at = ?, tried_by = coalesce(nullif(?, ''), tried_by) WHERE id = ?"
-            connection.execute(sql, (self._clock(), resolution.configuration, number))
         if resolution.part is not None:
             outcomes = self._join(connection, resolution.part)
         else:
@@ -235,20 +237,13 @@ class SQLiteStore(Database):
         return Resolved(number, there=True, outcomes=outcomes)
 
     def _park(
-        self,
-        connection: sqlite3.Connection,
-        number: int,
-        parked: Parked,
-        made: frozenset[str],
-        counted: tuple[int, Sequence[Count]],
+        self, connection: sqlite3.Connection, resolution: Resolution, parked: Parked, head: Mapping[str, Any]
     ) -> None:
-        """Park a capture, with the keys of what it gave already, and with what is counted of it, in its head."""
-        (text,) = connection.execute("SELECT head FROM captures WHERE id = ?", (number,)).fetchone()
-        head = json.loads(text) | {"counted": counted}
-        if parked.records:
-            head["made"] = sorted(made | {record.key for record in parked.records})
-        row = (json.dumps(head), parked.reason, parked.detail, number)
-        connection.execute("UPDATE captures SET head = ?, reason = ?, detail = ? WHERE id = ?", row)
+        number = resolution.id
+        sql = "UPDATE captures SET head = ?, reason = ?, detail = ? WHERE id = ?"
+        connection.execute(sql, (json.dumps(head), parked.reason, parked.detail, number))
+        sql = "UPDATE tries SET tried_at = ?, tried_by = coalesce(nullif(?, ''), tried_by) WHERE id = ?"
+        connection.execute(sql, (self._clock(), resolution.configuration, number))
 
     def _redeem(self, connection: sqlite3.Connection, resolution: Resolution) -> bool:
         """Say whether a token may prove this checkout: no other one, of another capture, had it before."""
@@ -354,10 +349,9 @@ class SQLiteStore(Database):
 
         def change(connection: sqlite3.Connection) -> None:
             now = self._clock()
-            delivered = sum(_settle(connection, settlement, now) for settlement in settlements)
-            if delivered:
-                connection.execute("UPDATE meta SET value = value + ? WHERE name = 'delivered'", (delivered,))
-                connection.execute("UPDATE meta SET value = ? WHERE name = 'last_delivered_at'", (now,))
+            _settle_delivered(connection, [one.id for one in settlements if one.settled is Settled.DELIVERED], now)
+            for settlement in settlements:
+                _settle(connection, settlement, now)
             self._count(connection, counts)
 
         self._write(change, reserve=True)
@@ -380,6 +374,7 @@ class SQLiteStore(Database):
             kept = json.dumps(astuple(look))
             connection.execute("UPDATE meta SET value = ? WHERE name = 'look' AND value IS NOT ?", (kept, kept))
             oldest = connection.execute(_OLDEST).fetchone()
+            _sum_up(connection, int((look.confirmed - COUNTED_SECONDS) // HOUR))
             return PRUNE_STEP in [
                 connection.execute(sql, (bound, PRUNE_STEP)).rowcount
                 for sql, bound in self._old(look.confirmed, look.confirmed if oldest is None else oldest[0])
@@ -401,8 +396,6 @@ class SQLiteStore(Database):
         ):
             old = f"SELECT {key} FROM {table} WHERE {at} < ? LIMIT ?"  # noqa: S608 - constants
             yield f"DELETE FROM {table} WHERE {key} IN ({old})", before  # noqa: S608 - constants
-        old = "SELECT hour FROM counted WHERE hour > 0 AND hour < ? LIMIT ?"
-        yield f"DELETE FROM counted WHERE hour IN ({old})", (now - COUNTED_SECONDS) // HOUR  # noqa: S608 - constants
         if self._retention_seconds is not None:  # what needs a person is kept
             for table, state in (("captures", "reason IS NOT NULL"), ("records", "dead_at IS NOT NULL")):
                 old = f"SELECT id FROM {table} WHERE {state} AND captured_at < ? LIMIT ?"  # noqa: S608 - constants
@@ -424,10 +417,10 @@ class SQLiteStore(Database):
 
     def counted(self, since: float | None = None) -> Mapping[tuple[str, str, str], int]:
         """Give the counts of the host by name, route and reason: the total, or those since an hour."""
-        bounds = (0, 0) if since is None else (max(1, int(since // HOUR)), 2**62)
-        sql = """SELECT name, route, reason, sum(times) FROM counted WHERE hour BETWEEN ? AND ?
+        first = 0 if since is None else max(1, int(since // HOUR))
+        sql = """SELECT name, route, reason, sum(times) FROM counted WHERE hour >= ?
             GROUP BY 1, 2, 3 HAVING sum(times) > 0"""
-        rows = self._read(lambda connection: connection.execute(sql, bounds).fetchall())
+        rows = self._read(lambda connection: connection.execute(sql, (first,)).fetchall())
         return {(name, route, reason): times for name, route, reason, times in rows}
 
     def lead(self) -> bool:
@@ -454,11 +447,18 @@ class SQLiteStore(Database):
 
 
 def _add_counts(connection: sqlite3.Connection, times: Mapping[HourKey, int]) -> None:
-    """Add to the counts of each hour, and to the total."""
-    rows = [(at, *key, more) for (hour, *key), more in times.items() if more for at in (0, hour)]
+    """Add to the counts of each hour."""
     sql = """INSERT INTO counted VALUES (?, ?, ?, ?, ?)
         ON CONFLICT DO UPDATE SET times = times + excluded.times"""
-    connection.executemany(sql, rows)
+    connection.executemany(sql, [(*key, more) for key, more in times.items() if more])
+
+
+def _sum_up(connection: sqlite3.Connection, hour: int) -> None:
+    """Keep of the hours before this one the sums only."""
+    sql = """INSERT INTO counted SELECT 0, name, route, reason, sum(times) FROM counted WHERE hour BETWEEN 1 AND ?
+        GROUP BY 2, 3, 4 ON CONFLICT DO UPDATE SET times = times + excluded.times"""
+    connection.execute(sql, (hour - 1,))
+    connection.execute("DELETE FROM counted WHERE hour BETWEEN 1 AND ?", (hour - 1,))
 
 
 def hold(connection: sqlite3.Connection) -> str | None:
@@ -527,14 +527,32 @@ def _due(connection: sqlite3.Connection, condition: str, bound: float, limit: in
     return [number for (number,) in connection.execute(sql, (bound, limit))]
 
 
-def _settle(connection: sqlite3.Connection, settlement: Settlement, now: float) -> int:
-    """Note what became of one record; gives how many were delivered."""
+def _delete_never_parked(connection: sqlite3.Connection, number: int) -> bool:
+    """Delete a capture in whose head there is nothing of an earlier reading; says whether there was one."""
+    sql = """DELETE FROM captures
+        WHERE id = ? AND NOT instr(head, '"made": [') AND NOT instr(head, '"counted": [')"""
+    return connection.execute(sql, (number,)).rowcount > 0
+
+
+def _settle_delivered(connection: sqlite3.Connection, ids: Sequence[int], now: float) -> None:
+    """Delete records that were delivered, and keep their keys."""
+    for start in range(0, len(ids), MOST_ROWS):
+        few = ids[start : start + MOST_ROWS]
+        these = f"FROM records WHERE id IN ({_places(len(few))})"
+        connection.execute(f"INSERT OR REPLACE INTO tombstones SELECT key, ? {these}", (now, *few))
+        delivered = connection.execute(f"DELETE {these}", few).rowcount
+        sql = """UPDATE meta SET value = CASE name WHEN 'delivered' THEN value + ? ELSE ? END
+            WHERE name IN ('delivered', 'last_delivered_at')"""
+        if delivered:
+            connection.execute(sql, (delivered, now))
+
+
+def _settle(connection: sqlite3.Connection, settlement: Settlement, now: float) -> None:
+    """Note that one record was not delivered."""
     number = settlement.id
     match settlement.settled:
         case Settled.DELIVERED:
-            sql = "INSERT OR REPLACE INTO tombstones SELECT key, ? FROM records WHERE id = ?"
-            connection.execute(sql, (now, number))
-            return connection.execute("DELETE FROM records WHERE id = ?", (number,)).rowcount
+            pass  # with the others
         case Settled.DEAD:
             sql = "UPDATE records SET dead_at = ?, reason = ?, attempts = attempts + 1 WHERE id = ?"
             connection.execute(sql, (now, settlement.reason, number))
@@ -544,7 +562,6 @@ def _settle(connection: sqlite3.Connection, settlement: Settlement, now: float) 
         case Settled.RELEASED:
             if settlement.due_at:
                 connection.execute("UPDATE records SET due_at = ? WHERE id = ?", (settlement.due_at, number))
-    return 0
 
 
 def _text(value: bytes | bytearray) -> str:
