@@ -4,8 +4,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from threading import Event
 from typing import Final, Protocol
 
@@ -251,8 +251,11 @@ class Delivery:
         self.in_flight += 1  # before the record is taken: `flush` sees it in one of the two places
         pending = backlog.take()
         if pending is not None and self.state is BreakerState.HOLD:
-            with self._released_if_cancelled(pending, backlog):
+            try:
                 answer = await self._clients.ask(lambda client: client.ping())
+            except BaseException:
+                self._release(pending, backlog)
+                raise
             if self._breaker.ping_failed(answer):
                 pending = self._release(pending, backlog)
         if pending is not None and self._pausing.is_set():  # meanwhile
@@ -268,15 +271,6 @@ class Delivery:
         self._settle(backlog, [Settlement(pending.id, Settled.RELEASED, key=pending.record.key)])
         return None
 
-    @contextmanager
-    def _released_if_cancelled(self, pending: Pending, backlog: Backlog) -> Generator[None]:
-        """Give a record back if its answer is not waited for: this process may lead again, and sends it then."""
-        try:
-            yield
-        except BaseException:
-            self._release(pending, backlog)
-            raise
-
     async def _check_credentials(self) -> None:
         """Say if a ping is answered 401. It changes no state: what Butter answers to a record decides."""
         answer = await self._clients.ask(lambda client: client.ping())
@@ -289,8 +283,11 @@ class Delivery:
             self._emit(Faulted(reason="credentials", message=message, level=logging.CRITICAL))
 
     async def _send(self, pending: Pending, backlog: Backlog) -> None:
-        with self._released_if_cancelled(pending, backlog):
+        try:
             answer = await self._post(pending)
+        except BaseException:  # it was cancelled: this process may lead again, and sends it then
+            self._release(pending, backlog)
+            raise
         try:
             settlements = self._breaker.record(pending, answer)
         except Exception as error:  # noqa: BLE001 - such as a clock's

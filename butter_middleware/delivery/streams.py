@@ -104,6 +104,11 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _give_up(self) -> None:
+        # asyncio calls its timers last: what came while the loop stood still has been received by now.
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(httpcore.ReadTimeout())
+
     # As httpcore calls it.
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as above
@@ -112,9 +117,14 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
             self._transport.write(b"".join(self._unsent))
             self._unsent.clear()
         if not self._received and not self._ended:
-            self._waiter = asyncio.get_running_loop().create_future()
-            with _mapped(httpcore.ReadTimeout, httpcore.ReadError), anyio.fail_after(timeout):
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = None if timeout is None else loop.call_later(timeout, self._give_up)
+            try:
                 await self._waiter
+            finally:
+                if timer is not None:
+                    timer.cancel()
         if not self._received and self._error is not None:
             raise httpcore.ReadError(self._error) from self._error
         data = bytes(self._received[:max_bytes])

@@ -146,13 +146,13 @@ class Telemetry:
         return _span(self._tracer, record, attempts)
 
 
-@contextmanager
-def untraced() -> Generator[None]:
-    """Have the instrumentations of HTTP clients neither see a request nor add to its headers."""
+def untraced() -> AbstractContextManager[object]:
+    """Have the instrumentations of HTTP clients neither see a request nor add to its headers meanwhile."""
     instrumentation = sys.modules.get("opentelemetry.instrumentation.utils")  # loaded with each of them
     # An old one has no such function, nor has one that another thread is still loading.
-    with getattr(instrumentation, "suppress_instrumentation", nullcontext)():
-        yield
+    suppress_instrumentation: Callable[[], AbstractContextManager[object]]
+    suppress_instrumentation = getattr(instrumentation, "suppress_instrumentation", nullcontext)
+    return suppress_instrumentation()
 
 
 @contextmanager
