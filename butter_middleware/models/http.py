@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from types import MappingProxyType
@@ -159,7 +159,6 @@ class CheckoutRequest:
     """Less `root_path`: what the app itself calls the path."""
     path_params: Mapping[str, Any]
     """Converted, as the route's template says."""
-    query_params: QueryParams
     headers: Headers
     annotations: Mapping[str, Any]
     """What the endpoint gave to `annotate`."""
@@ -168,7 +167,13 @@ class CheckoutRequest:
 
     Empty with `address_from_body`, and where none is found: the extractor then only says whether this is a checkout.
     """
-    _body: bytes | None = field(default=None)
+    _body: bytes | None = None
+    _query_string: bytes = b""
+
+    @cached_property
+    def query_params(self) -> QueryParams:
+        """The query, parsed."""
+        return QueryParams(self._query_string)
 
     @property
     def body(self) -> bytes:
@@ -271,11 +276,11 @@ def view(
         method=capture.method,
         path=capture.path,
         path_params=path_params,
-        query_params=QueryParams(capture.query_string),
         headers=Headers(raw=capture.headers),
         annotations=capture.annotations,
         ipv4_address=ipv4_address,
         _body=capture.request_body,
+        _query_string=capture.query_string,
     )
     headers = Headers(raw=capture.response_headers)
     raw, described_by = (capture.request_body, request.headers) if of_request else (capture.body, headers)
