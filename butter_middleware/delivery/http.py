@@ -1,10 +1,11 @@
 """Butter's Data Collection API over HTTP. The only module that knows an HTTP client."""
 
+import asyncio
 import logging
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import version
@@ -16,7 +17,7 @@ import anyio
 import httpx
 
 from butter_middleware._utils import log_thread
-from butter_middleware._utils.stall_watch import StallWatch
+from butter_middleware._utils.watchdog import Watchdog
 from butter_middleware.config import SANDBOX_SOURCES, is_sandbox
 from butter_middleware.delivery.streams import Backend
 from butter_middleware.errors import ExtractionError, HTTPClientError
@@ -111,7 +112,7 @@ class ButterClient:
         self._to_sandbox = is_sandbox(base_url)
         self._total_seconds = total_seconds
         self._transport = transport or _way_to(self._records)
-        self._stalls = StallWatch()
+        self._watchdog = Watchdog(total_seconds)
         self._headers = [
             (b"Host", self._records.netloc),
             (b"User-Agent", f"butter-middleware/{version('butter-middleware')}".encode()),
@@ -148,10 +149,10 @@ class ButterClient:
         return f"ButterClient({self._records.host})"
 
     async def _send(self, method: str, url: httpx.URL, headers: _Headers, body: bytes) -> Answer:
-        began = self._stalls.begin()
+        task = _asyncio_task()
+        began = 0.0 if task is None else self._watchdog.begin(task)
         try:
-            # anyio's deadline keeps an answer that came while the loop stood still; asyncio's throws it away.
-            with _unseen(), anyio.fail_after(self._total_seconds):
+            with _unseen(), nullcontext() if task else anyio.fail_after(self._total_seconds):
                 try:
                     return await self._exchange(method, url, headers, body)
                 except BaseException:
@@ -159,11 +160,16 @@ class ButterClient:
                     raise
         except TimeoutError:
             kind, detail = AnswerKind.INTERRUPTED, "TotalTimeout"
+        except asyncio.CancelledError:
+            if task is None or not self._watchdog.end(task) or task.uncancel():
+                raise  # the caller is cancelled
+            kind, detail = AnswerKind.INTERRUPTED, "TotalTimeout"
         except Exception as error:  # noqa: BLE001 - the one seam where foreign errors become answers
             kind, detail = _kind(error), type(error).__name__
         finally:
-            self._stalls.end()
-        if kind is not AnswerKind.UNTRUSTED and self._stalls.seen_since(began):
+            if task is not None and self._watchdog.end(task):
+                task.uncancel()  # the transport took no notice
+        if kind is not AnswerKind.UNTRUSTED and self._watchdog.stalled_since(began):
             kind = AnswerKind.STALLED
         return Answer(kind, detail=detail)
 
@@ -196,6 +202,14 @@ class ButterClient:
         finally:
             await response.aclose()
         return await self._exchange(method, target, headers, body, redirected=True)
+
+
+def _asyncio_task() -> asyncio.Task[object] | None:
+    """Return the current task. None on trio."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 async def _read(response: httpx.Response) -> bytes:

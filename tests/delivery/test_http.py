@@ -11,6 +11,7 @@ import time
 import zlib
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from email.utils import formatdate
 from functools import partial
 from importlib.metadata import version
@@ -25,7 +26,7 @@ from processes import free_port, misbehaving, served
 from shops import CREDENTIALS, SHOPPER
 
 from butter_middleware import Checkout, Record
-from butter_middleware._utils.stall_watch import LOOK_SECONDS, StallWatch
+from butter_middleware._utils.watchdog import LOOK_SECONDS, Watchdog
 from butter_middleware.delivery.http import ButterClient
 from butter_middleware.models.answer import Answer, AnswerKind, classify, retry_after
 from butter_middleware.testing import FakeButter
@@ -574,6 +575,50 @@ def test_a_loop_that_stood_still_is_no_failure_of_the_endpoint(
     assert stalled(behave, seconds, total_seconds).kind is kind
 
 
+class Hung(httpx.AsyncBaseTransport):
+    """Answers nothing. What it does if its task is cancelled is up to `cancelled`."""
+
+    def __init__(self, cancelled: Callable[[], httpx.Response | None]) -> None:
+        self._cancelled = cancelled
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:  # noqa: ARG002 - the base's name
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            answer = self._cancelled()
+            if answer is None:
+                raise
+            return answer
+        raise AssertionError
+
+
+def ended(cancelled: Callable[[], httpx.Response | None]) -> tuple[AnswerKind, int] | None:
+    """Post to a transport that hangs. Return the answer, and how often the caller is cancelled; None if it ended so."""
+
+    async def post() -> tuple[AnswerKind, int]:
+        client = ButterClient("https://butter.test", **CREDENTIALS, transport=Hung(cancelled), total_seconds=0.1)
+        answer, task = await client.post(RECORD), asyncio.current_task()
+        assert task is not None
+        return answer.kind, task.cancelling()
+
+    with suppress(asyncio.CancelledError):
+        return asyncio.run(post())
+    return None
+
+
+def test_a_request_that_hangs_is_ended_and_its_caller_is_not() -> None:
+    """Whatever a transport makes of it. If the caller is cancelled at that moment too, it hears of it."""
+
+    def by_the_caller() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    assert ended(lambda: None) == (AnswerKind.INTERRUPTED, 0)
+    assert ended(lambda: httpx.Response(200, json={})) == (AnswerKind.DELIVERED, 0)
+    assert ended(by_the_caller) is None
+
+
 def test_the_loop_is_watched_during_requests_only() -> None:
     """An idle client has no timer: the first look after the last request is the last one."""
 
@@ -586,17 +631,18 @@ def test_the_loop_is_watched_during_requests_only() -> None:
             looks.append(partial(look, *args))
 
         loop.call_later = later  # type: ignore[assignment,method-assign]
-        watch = StallWatch()
-        began = watch.begin()
-        watch.begin()
-        watch.end()
+        watchdog = Watchdog(20)
+        one, other = (loop.create_task(asyncio.sleep(0)) for _task in range(2))
+        began = watchdog.begin(one)
+        watchdog.begin(other)
+        watchdog.end(other)
         looks.pop()()
         assert len(looks) == 1  # one request is still on its way
-        watch.end()
+        watchdog.end(one)
         looks.pop()()
         assert looks == []
-        assert not watch.seen_since(began)
-        watch.begin()
+        assert not watchdog.stalled_since(began)
+        watchdog.begin(one)
         assert len(looks) == 1
 
     asyncio.run(main())
