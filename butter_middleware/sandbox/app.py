@@ -8,13 +8,13 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Any, Final, Literal, cast, get_args
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.config import SANDBOX_REPORTS, SANDBOX_SOURCES
 from butter_middleware.sandbox.events import Stream
 from butter_middleware.sandbox.fake_butter import PATHS, FakeButter
-from butter_middleware.sandbox.guard import Guard
+from butter_middleware.sandbox.guard import HEADERS, refusal
 from butter_middleware.sandbox.inbox import KEEP, Arrival, Inbox
 
 Answer = Literal["contract", "401", "403", "422", "429", "500", "slow", "reset"]
@@ -28,9 +28,9 @@ MOST_BYTES: Final = 64 * 1024
 PAGES: Final = {
     path: ((files("butter_middleware.sandbox") / "static" / name).read_bytes(), media_type)
     for path, name, media_type in (
-        ("/", "index.html", "text/html; charset=utf-8"),
-        ("/app.js", "app.js", "text/javascript; charset=utf-8"),
-        ("/style.css", "style.css", "text/css; charset=utf-8"),
+        ("/", "index.html", "text/html"),
+        ("/app.js", "app.js", "text/javascript"),
+        ("/style.css", "style.css", "text/css"),
         ("/icon.svg", "icon.svg", "image/svg+xml"),
     )
 }
@@ -66,11 +66,23 @@ class Sandbox:
         self._username, self._password = username, password
         self._butter = FakeButter(username=username, password=password)
         self._stream = Stream(self.inbox, self._state)
-        self._guard = Guard(self._route, exposed=exposed, names=names)
+        self._exposed = exposed
+        self._names = frozenset(name.lower() for name in names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        await self._guard(scope, receive, send)
+        if scope["type"] != "http":
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        response = refusal(scope, self._names, exposed=self._exposed) or await self._answer(scope, receive)
+        if response is not None:
+            await response(scope, receive, send_with_headers)
 
     def switch(self, answer: Answer) -> None:
         """Answer so from now on.
@@ -106,29 +118,27 @@ class Sandbox:
             "username": self._username,
         }
 
-    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive) -> Response | None:
+        """Return the answer to a request; None if nobody waits for it."""
         method, path = scope["method"], scope["path"]
         headers = {name.lower(): value for name, value in scope["headers"]}
         # `GET /` is Butter's ping too. A request with credentials, or one that does not accept HTML, is a ping.
         browses = b"authorization" not in headers and b"text/html" in headers.get(b"accept", b"")
-        if path in PAGES and method in {"GET", "HEAD"} and (path != "/" or browses):
-            content, media_type = PAGES[path]
-            fields = {"content-type": media_type, "content-length": str(len(content))}
-            await Response(content if method == "GET" else b"", headers=fields)(scope, receive, send)
-            return
         match method, path:
+            case "GET" | "HEAD", _ if path in PAGES and (path != "/" or browses):
+                content, media_type = PAGES[path]
+                response: Response | None = Response(content, media_type=media_type)
             case "GET", "/api/events":
-                await self._stream(receive, send, headers.get(b"last-event-id", b""))
-                return
+                response = self._stream.response(headers.get(b"last-event-id", b""))
             case "GET", "/api/records":
                 entries = self.inbox.since(0, 1 << 40)
                 records = ", ".join(entry.json for entry in entries if entry.arrived)
                 others = ", ".join(entry.json for entry in entries if not entry.arrived)
                 text = f'{json.dumps(self._state())[:-1]}, "records": [{records}], "not_sent": [{others}]}}'
-                response: Response | None = Response(text, media_type="application/json")
+                response = Response(text, media_type="application/json")
             case "DELETE", "/api/records":
                 self.clear()
-                response = _json(self._state())
+                response = JSONResponse(self._state())
             case "PUT", "/api/answer":
                 response = self._switch(await _read(receive) or b"")
             case "POST", "/api/test":
@@ -136,25 +146,24 @@ class Sandbox:
             case "POST", _ if path == SANDBOX_REPORTS:
                 response = self._report(await _read(receive) or b"")
             case _ if path.startswith("/api/"):
-                response = _json({"detail": "Not Found"}, 404)
+                response = JSONResponse({"detail": "Not Found"}, 404)
             case _:
                 response = await self._post(scope, headers, receive)
-        if response is not None:
-            await response(scope, receive, send)
+        return response
 
     def _switch(self, body: bytes) -> Response:
         try:
             given: Any = json.loads(body)
             self.switch(cast("Answer", given["answer"]))
         except (ValueError, TypeError, KeyError, RecursionError):
-            return _json({"detail": f'send {{"answer": "..."}} with one of {", ".join(get_args(Answer))}'}, 422)
-        return _json(self._state())
+            return JSONResponse({"detail": f'send {{"answer": "..."}} with one of {", ".join(get_args(Answer))}'}, 422)
+        return JSONResponse(self._state())
 
     def _report(self, body: bytes) -> Response:
         try:
             self.inbox.report(json.loads(body))
         except (ValueError, RecursionError):
-            return _json({"detail": "send a list of objects"}, 422)
+            return JSONResponse({"detail": "send a list of objects"}, 422)
         self._stream.changed()
         return Response(status_code=204)
 
@@ -189,17 +198,13 @@ class Sandbox:
                 self._butter.respond_with(int(answer))
             status, content = await self._butter.answer(scope["method"], scope["path"], headers, body)
             self._butter.records.clear()  # the inbox has them, and is bounded
+        answered = json.dumps(content)
         if is_record:
-            switched = answer.isdigit()
-            detail = None if switched else content.get("detail")
-            answered = json.dumps(content)
-            self._take(replace(arrival, status=status, switched=switched, detail=detail, answer=answered))
+            self._take(replace(arrival, status=status, switched=answer.isdigit(), answer=answered))
         if answer == "slow":
             await self._stream.wait_closed(SLOW_SECONDS)
-        response = _json(content, status)
-        if status == 429:  # noqa: PLR2004 - RFC 6585, section 4
-            response.headers["retry-after"] = RETRY_AFTER
-        return response
+        more = {"retry-after": RETRY_AFTER} if status == 429 else None  # noqa: PLR2004 - RFC 6585, section 4
+        return Response(answered, status, more, "application/json")
 
     def _take(self, arrival: Arrival) -> None:
         self.inbox.take(arrival)
@@ -237,7 +242,3 @@ async def _reset(scope: Scope, receive: Receive) -> None:
     reset()
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _json(content: object, status: int = 200) -> Response:
-    return Response(json.dumps(content), status, media_type="application/json")

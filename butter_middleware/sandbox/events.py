@@ -3,12 +3,12 @@
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 import anyio
+from starlette.responses import Response, StreamingResponse
 
-from butter_middleware._utils.asgi import Message, Receive, Send
 from butter_middleware.sandbox.inbox import Inbox
 
 PAUSE: Final = 0.1
@@ -55,58 +55,38 @@ class Stream:
             while not self._closing:
                 await self._wait()
 
-    async def __call__(self, receive: Receive, send: Send, last_event_id: bytes) -> None:
-        """Stream to one page until it goes away."""
-        full = self._listeners >= MOST_STREAMS
-        headers = [(b"content-type", b"text/plain" if full else b"text/event-stream")]
-        start: Message = {"type": "http.response.start", "status": 503 if full else 200, "headers": headers}
-        await send(start)
-        if full:
-            text = f"{MOST_STREAMS} pages listen already. Close some.\n".encode()
-            await send({"type": "http.response.body", "body": text})
-            return
-        self._listeners += 1
-        try:
-            async with anyio.create_task_group() as group:
-                match = re.fullmatch(rb"([0-9a-f]+)-([0-9]{1,15})", last_event_id)
-                seen = int(match[2]) if match and match[1].decode() == self._run else 0
-                group.start_soon(self._tell_all, send, seen, group.cancel_scope)
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                group.cancel_scope.cancel()
-        finally:
-            self._listeners -= 1
+    def response(self, last_event_id: bytes) -> Response:
+        """Return the stream for one page."""
+        if self._listeners >= MOST_STREAMS:
+            return Response(f"{MOST_STREAMS} pages listen already. Close some.\n", 503, media_type="text/plain")
+        match = re.fullmatch(rb"([0-9a-f]+)-([0-9]{1,15})", last_event_id)
+        seen = int(match[2]) if match and match[1].decode() == self._run else 0
+        return StreamingResponse(self._messages(seen), headers={"content-type": "text/event-stream"})
 
-    async def _tell_all(self, send: Send, seq: int, scope: anyio.CancelScope) -> None:
+    async def _messages(self, seq: int) -> AsyncGenerator[str]:
+        self._listeners += 1
         version = -1
-        await send({"type": "http.response.body", "body": b"retry: 1000\n\n", "more_body": True})
-        while not self._closing:
-            if version != self._version:
+        try:
+            yield "retry: 1000\n\n"
+            while not self._closing:
+                if version == self._version:
+                    with anyio.move_on_after(BEAT) as beat:
+                        await self._wait()
+                    if beat.cancelled_caught:
+                        yield ":\n\n"
+                    continue
                 version = self._version
-                text = _event("state", json.dumps({**self._state(), "run": self._run}))
+                # JSON in ASCII has no line feed, which would end the data.
+                yield f"event: state\ndata: {json.dumps({**self._state(), 'run': self._run})}\n\n"
                 while entries := self._inbox.since(seq, MESSAGE_CHARACTERS):
                     seq = entries[-1].seq
-                    records = f"[{','.join(entry.json for entry in entries)}]"
-                    text += _event("records", records, f"{self._run}-{seq}")
-                    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-                    text = ""
-                if text:
-                    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                    records = ",".join(entry.json for entry in entries)
+                    yield f"event: records\nid: {self._run}-{seq}\ndata: [{records}]\n\n"
                 await anyio.sleep(PAUSE)
-                continue
-            with anyio.move_on_after(BEAT) as beat:
-                await self._wait()
-            if beat.cancelled_caught:
-                await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-        scope.cancel()
+        finally:
+            self._listeners -= 1
 
     async def _wait(self) -> None:
         if self._news is None:
             self._news = anyio.Event()
         await self._news.wait()
-
-
-def _event(name: str, data: str, event_id: str = "") -> str:
-    # JSON in ASCII has no line feed, which would end the data.
-    return f"event: {name}\n" + (f"id: {event_id}\n" if event_id else "") + f"data: {data}\n\n"

@@ -1,14 +1,14 @@
 """Who may talk to the sandbox: no page of another origin, and no name that somebody lets point at this machine."""
 
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Collection
 from ipaddress import ip_address
 from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from butter_middleware._utils.asgi import ASGIApp, Message, Receive, Scope, Send
+from butter_middleware._utils.asgi import Scope
 from butter_middleware.config import is_loopback
 
 HEADERS: Final = {
@@ -24,68 +24,42 @@ HEADERS: Final = {
     "x-frame-options": "DENY",
     "cache-control": "no-store",
 }
+"""Of every answer."""
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
-class Guard:
-    """Lets pass what comes from this machine's programs and from the sandbox's own page.
+def refusal(scope: Scope, names: Collection[str], *, exposed: bool) -> Response | None:
+    """Return 421 for a Host that is not ours, 403 for a request from another site's page, and None for the others.
 
     A page elsewhere can make the browser of the sandbox's user send requests to loopback. Two things give it
     away: `Origin` (or `Sec-Fetch-Site`), and where it made its own name resolve to loopback, that name in `Host`.
 
     Args:
-        app: What is guarded.
-        exposed: Whether others than this machine may call it: then any IP address is a Host.
-        names: Names that are this machine's, beside `localhost`.
+        scope: Of the request.
+        names: Names of this machine in lower case, beside `localhost`.
+        exposed: Whether others than this machine may call: then any IP address is a Host.
     """
-
-    def __init__(self, app: ASGIApp, *, exposed: bool = False, names: Iterable[str] = ()) -> None:
-        self._app = app
-        self._exposed = exposed
-        self._names = frozenset(name.lower() for name in names)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 403, or 421 for a Host that is not ours, or pass it on; every answer gets the page's headers."""
-        if scope["type"] != "http":
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *added]}
-            await send(message)
-
-        status, why = self._judge(scope)
-        app = self._app if status == 0 else Response(why, status, {"content-type": "text/plain"})
-        await app(scope, receive, send_with_headers)
-
-    def _judge(self, scope: Scope) -> tuple[int, str]:
-        headers: dict[str, str] = {}
-        for name, value in scope["headers"]:
-            headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-        host = headers.get("host", "")
-        if not self._is_ours(host):
-            names = "an IP address" if self._exposed else "a loopback address"
-            return 421, f"This sandbox answers to {names} and to localhost, in the Host header.\n"
-        if not _same_origin(scope["method"], headers, f"http://{host}".lower()):
-            return 403, "This sandbox takes no requests from pages of other sites.\n"
-        return 0, ""
-
-    def _is_ours(self, host: str) -> bool:
-        match = _HOST.fullmatch(host)
-        if match is None:
-            return False
-        name = match[1].strip("[]").lower()
-        with suppress(ValueError):
-            return is_loopback(name) or name in self._names or (self._exposed and bool(ip_address(name)))
-        return False
-
-
-def _same_origin(method: str, headers: Mapping[str, str], own: str) -> bool:
-    origin = headers.get("origin")
-    if origin is not None:
-        return origin.lower() == own
-    if headers.get("sec-fetch-mode") == "navigate":
+    headers = Headers(scope=scope)
+    host = headers.get("host", "")
+    if not _is_ours(host, names, exposed=exposed):
+        addresses = "an IP address" if exposed else "a loopback address"
+        why = f"This sandbox answers to {addresses} and to localhost, in the Host header.\n"
+        return Response(why, 421, media_type="text/plain")
+    if "origin" in headers:
+        is_own = headers["origin"].lower() == f"http://{host}".lower()
+    elif headers.get("sec-fetch-mode") == "navigate":
         # A link to the page shows nothing to the page that links to it. A form and a frame are not links.
-        return method == "GET" and headers.get("sec-fetch-dest", "document") == "document"
-    return headers.get("sec-fetch-site", "none") in {"same-origin", "none"}
+        is_own = scope["method"] == "GET" and headers.get("sec-fetch-dest", "document") == "document"
+    else:
+        is_own = headers.get("sec-fetch-site", "none") in {"same-origin", "none"}
+    why = "This sandbox takes no requests from pages of other sites.\n"
+    return None if is_own else Response(why, 403, media_type="text/plain")
+
+
+def _is_ours(host: str, names: Collection[str], *, exposed: bool) -> bool:
+    match = _HOST.fullmatch(host)
+    name = match[1].strip("[]").lower() if match else ""
+    try:
+        return is_loopback(name) or name in names or (exposed and bool(ip_address(name)))
+    except ValueError:
+        return False

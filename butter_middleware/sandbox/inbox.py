@@ -47,8 +47,6 @@ class Arrival:
     body: bytes
     status: int | None
     """None where the connection was broken off."""
-    detail: object = None
-    """The answer's, where it is an error: a text, or a list of problems in FastAPI's shape."""
     switched: bool = False
     """Whether a switch chose the answer."""
     told: str = ""
@@ -56,6 +54,7 @@ class Arrival:
     request: str = ""
     """As it came, credentials masked."""
     answer: str = ""
+    """JSON text. The `detail` of an error is a text, or a list of problems in FastAPI's shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +116,8 @@ class Inbox:
             outcome = Outcome.ACCEPTED if first == self._last else Outcome.DUPLICATE
         else:
             outcome = Outcome.REFUSED if arrival.switched or arrival.status == 401 else Outcome.REJECTED  # noqa: PLR2004 - RFC 9110, section 15.5.2
+        is_contract = not (accepted or arrival.switched)
+        problems = _problems(_parsed(arrival.answer).get("detail")) if is_contract else ()
         fields = dict(islice(parsed.items(), MOST_FIELDS))
         route, sources = _told(arrival.told, fields)
         return self._keep(
@@ -126,7 +127,7 @@ class Inbox:
                 "switched": arrival.switched,
                 # No NaN, which JSON.parse refuses.
                 "record": {name: _text(value) for name, value in fields.items()},
-                "problems": [] if accepted else list(_problems(arrival.detail)),
+                "problems": list(problems),
                 "body": arrival.body.decode("utf-8", "replace")[:SHOWN_BODY] if outcome is Outcome.REJECTED else "",
                 "duplicate_of": None if first == self._last else first,
                 "route": route,

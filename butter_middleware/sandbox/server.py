@@ -6,7 +6,7 @@ import socket
 import struct
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from threading import Thread, current_thread, main_thread
+from threading import Thread
 from typing import Any, Final
 
 import uvicorn
@@ -20,7 +20,6 @@ GRACE_SECONDS: Final = 3
 UNREAD_SECONDS: Final = 1
 """For those to end whose clients read nothing any more, such as a page that its browser has frozen."""
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Protocol(H11Protocol):
@@ -43,7 +42,7 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Ends at a signal, without raising it again: a sandbox that was told to stop has not failed."""
+    """Says when it serves, and ends streams with the app."""
 
     def __init__(self, app: ASGIApp, ready: Callable[[], None]) -> None:
         self._app = app
@@ -68,40 +67,15 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if isinstance(self._app, Sandbox):
             self._app.close()
+        asyncio.get_running_loop().call_later(UNREAD_SECONDS, self._abort_unread)
         await super().shutdown(sockets)
 
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        if current_thread() is not main_thread():
-            yield
-            return
-        loop = asyncio.get_running_loop()
-
-        def abort_unread() -> None:
-            # What waits for its client to read uvicorn would cancel in the end, with a traceback for each.
-            connections: Any = self.server_state.connections
-            for connection in list(connections):
-                if connection.flow.write_paused:
-                    connection.transport.abort()
-
-        def end() -> None:
-            self.force_exit = self.should_exit
-            self.should_exit = True
-            loop.call_later(UNREAD_SECONDS, abort_unread)
-
-        try:
-            for number in _SIGNALS:
-                loop.add_signal_handler(number, end)
-        except NotImplementedError:  # the event loops of Windows
-            for number in _SIGNALS:
-                signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(end))
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
+    def _abort_unread(self) -> None:
+        # What waits for its client to read uvicorn would cancel in the end, with a traceback for each.
+        connections: Any = self.server_state.connections
+        for connection in list(connections):
+            if connection.flow.write_paused:
+                connection.transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -137,5 +111,9 @@ def serving(app: ASGIApp, listener: socket.socket) -> Generator[str]:
 
 
 def serve(sandbox: Sandbox, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM. `ready` is called when it serves, and a signal ends it."""
-    asyncio.run(_Server(sandbox, ready).serve(sockets=[listener]))
+    """Serve until SIGINT or SIGTERM. `ready` is called when it serves."""
+    server = _Server(sandbox, ready)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn raises them again when it has ended. A sandbox that was told to stop has not failed.
+        signal.signal(number, server.handle_exit)
+    asyncio.run(server.serve(sockets=[listener]))
