@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Final, get_args
@@ -13,7 +14,7 @@ from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, parse_host
 from butter_middleware.client_ip.from_body import BodyReason, in_body
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.extract.paths import path
-from butter_middleware.models.checkout import EVIDENCE_IDS, Checkout, Psp, Record, as_text, key_of
+from butter_middleware.models.checkout import EVIDENCE_IDS, Checkout, Psp, Record, as_text
 from butter_middleware.reader.messages import in_words, wrong_fields
 
 REASONS_APART: Final = "; "
@@ -62,7 +63,7 @@ class Columns:
         staging: Admit addresses that are not public.
 
     Raises:
-        ConfigurationError: a field or the PSP is unknown, or a field has both a column and a value.
+        ConfigurationError: the PSP is unknown, or a field has both a column and a value.
     """
 
     def __init__(self, given: Mapping[str, str], constants: Mapping[str, str], *, staging: bool = False) -> None:
@@ -70,15 +71,9 @@ class Columns:
         self._admitted = ANYWHERE if staging else NOWHERE
         self._found = lru_cache(maxsize=100)(self._find)
         """Objects may have keys of their own, such as IDs: not all of them are kept."""
-        for name in (*given, *constants):
-            if name not in FIELDS:
-                near = get_close_matches(name, FIELDS, 1)
-                meant = f"Did you mean {near[0]}?" if near else f"The fields are {', '.join(FIELDS)}."
-                msg = f"{name} is not a field of a checkout. {meant}"
-                raise ConfigurationError(msg)
-            if name in self.given and name in self.constants:
-                msg = f"{name} has both a column (--map) and a value for all lines (--set). Leave one of them out."
-                raise ConfigurationError(msg)
+        for name in given.keys() & constants.keys():
+            msg = f"{name} has both a column (--map) and a value for all lines (--set). Leave one of them out."
+            raise ConfigurationError(msg)
         if (psp := self.constants.get("psp", "stripe").strip().lower()) not in _PSPS:
             msg = f"--set psp={psp}: {_NOT_A_PSP}."
             raise ConfigurationError(msg)
@@ -144,15 +139,15 @@ class Columns:
         return {name: origin for name, origin in origins.items() if name in {"psp", *EVIDENCE_IDS}}
 
     def fields(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the record's fields, those that are there."""
+        """Return the record's fields, those that are there.
+
+        Raises:
+            ConfigurationError: as `mapped`.
+        """
         found = {name: self._value(values, column) for name, column in self.mapped(values).items()} | {**self.constants}
         if isinstance(psp := found.get("psp"), str):
             found["psp"] = psp.strip().lower()
         return {name: value for name, value in found.items() if value is not None and value != ""}
-
-    def key(self, fields: Mapping[str, Any]) -> str:
-        """Return the key of the record that the fields make, if they make one. A twentieth of the work of `record`."""
-        return key_of({"psp": str(fields.get("psp", "")), **ids_in(fields)})
 
     def _value(self, values: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401 - JSON is any type
         if column in values:
@@ -160,17 +155,12 @@ class Columns:
             if column not in self.given.values() and isinstance(value, dict | list):
                 return None  # an object under a key that nobody named, such as `customer`, is not an ID
             return value
-        try:
+        with suppress(JMESPathError):
             return path(column).search(values)
-        except JMESPathError:
-            return None
+        return None
 
-    def record(self, values: Mapping[str, Any]) -> Record | str:
-        """Return the record of a line, or what is wrong with it, without its values."""
-        try:
-            fields = self.fields(values)
-        except ConfigurationError as error:
-            return str(error)
+    def record(self, fields: Mapping[str, Any]) -> Record | str:
+        """Return the record that `fields` make, or what is wrong with them, without their values."""
         wrong = {
             name: what
             for name, text in ids_in(fields).items()
@@ -181,7 +171,7 @@ class Columns:
         if isinstance(address, BodyReason):
             wrong["ipv4_address"], address = _ADDRESS[address], _PLACEHOLDER
         try:
-            checkout = Checkout.model_validate(fields | {"ipv4_address": address})
+            checkout = Checkout.model_validate({**fields, "ipv4_address": address})
         except ValidationError as error:
             kinds = wrong_fields(error)
             if not fields.keys() & {*EVIDENCE_IDS}:

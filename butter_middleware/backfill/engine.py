@@ -104,7 +104,7 @@ class Engine:
         self._later: list[tuple[float, int, Waiting]] = []
         """A heap by the time when each is due."""
         self._ticket = count()
-        self._sending: set[asyncio.Task[tuple[Waiting, Settlement]]] = set()
+        self._sending: dict[asyncio.Task[Settlement], Waiting] = {}
         self._marks: list[Mark] = []
         """Of what was answered, for the next transaction."""
         self._next_at = 0.0
@@ -197,25 +197,22 @@ class Engine:
         marks += [Mark(State.SENDING, None, waiting.key) for waiting in begun]
         if marks:
             self._journal.mark(marks)
-        self._sending |= {asyncio.create_task(self._send(waiting)) for waiting in begun}
-
-    async def _send(self, waiting: Waiting) -> tuple[Waiting, Settlement]:
-        return waiting, await self.delivery.deliver(waiting.record, waiting.attempts)
+        for waiting in begun:
+            self._sending[asyncio.create_task(self.delivery.deliver(waiting.record, waiting.attempts))] = waiting
 
     async def _wait(self) -> None:
         """Wait until something is answered or read, or may be due."""
+        to_turn = self._next_at - time.monotonic()
+        seconds = min(LOOK_SECONDS, to_turn) if to_turn > 0 else LOOK_SECONDS
         events: set[asyncio.Future[Any]] = {*self._sending}
         if self._reading is not None and not self._reading.done():
             events.add(self._reading)
-        to_turn = self._next_at - time.monotonic()
-        seconds = min(LOOK_SECONDS, to_turn) if to_turn > 0 else LOOK_SECONDS
-        if not events:
+        if events:
+            await asyncio.wait(events, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        else:
             await asyncio.sleep(seconds)
-            return
-        await asyncio.wait(events, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for task in [task for task in self._sending if task.done()]:
-            self._sending.remove(task)
-            self._settle(*task.result())
+            self._settle(self._sending.pop(task), task.result())
 
     def _settle(self, waiting: Waiting, settlement: Settlement) -> None:
         totals = self._totals

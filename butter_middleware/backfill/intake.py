@@ -11,7 +11,7 @@ from butter_middleware.backfill.journal import Journal, State
 from butter_middleware.backfill.rejects import Rejects
 from butter_middleware.backfill.source import Line, Source
 from butter_middleware.errors import ConfigurationError
-from butter_middleware.models.checkout import Record
+from butter_middleware.models.checkout import Record, key_of
 from butter_middleware.models.seen_ids import seen_ids
 
 MOST_REASONS: Final = 100
@@ -127,13 +127,13 @@ class Intake:
         except ConfigurationError as error:
             self._refuse(line, str(error))
             return None
-        key = bytes.fromhex(self._columns.key(fields))
+        key = bytes.fromhex(key_of({"psp": str(fields.get("psp", "")), **ids_in(fields)}))
         entry = self._journal.entry(key)
         is_known = entry is not None and entry.state != State.WAITING
         record: Record | None = None
-        # A line that was sent was good.
+        # A line that was sent was good. Its key is a twentieth of the work that its record is.
         if entry is None or not is_known or entry.run == self._journal.run or entry.number != line.number:
-            found = line.problem or self._columns.record(line.values)
+            found = line.problem or self._columns.record(fields)
             if not isinstance(found, Record):
                 self._refuse(line, found)
                 return None

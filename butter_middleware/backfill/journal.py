@@ -33,19 +33,19 @@ APPLICATION_ID: Final = 0x42757466
 """Marks the file as ours, in SQLite's own header field."""
 VERSION: Final = 2
 _SCHEMA: Final = (
-    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     # `run`: the last one whose input had the record, at line `number`.
-    """CREATE TABLE lines (
+    """CREATE TABLE IF NOT EXISTS lines (
         key BLOB PRIMARY KEY, number INTEGER NOT NULL, run INTEGER NOT NULL,
         state INTEGER NOT NULL DEFAULT 0, reason TEXT) WITHOUT ROWID""",
     # By the digest of one ID: sixteen bits of its e-mail address, which tell two apart and reveal neither.
-    "CREATE TABLE people (id INTEGER PRIMARY KEY, person INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS people (id INTEGER PRIMARY KEY, person INTEGER NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS seen_ids (
+        id INTEGER PRIMARY KEY, address INTEGER NOT NULL, payment_ids INTEGER NOT NULL)""",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
-_ADDED: Final = """CREATE TABLE IF NOT EXISTS seen_ids (
-    id INTEGER PRIMARY KEY, address INTEGER NOT NULL, payment_ids INTEGER NOT NULL)"""
-"""What later releases added. Earlier ones can use the journal all the same."""
+"""Of a new journal, and of one from a release that had fewer tables."""
 
 
 class State(IntEnum):
@@ -262,9 +262,8 @@ def _prepare(connection: sqlite3.Connection, path: Path | None) -> None:
     for pragma in ("journal_mode = WAL", "trusted_schema = OFF", "cache_size = -32768"):
         connection.execute(f"PRAGMA {pragma}").close()
     connection.execute("BEGIN IMMEDIATE")
-    for statement in () if version else _SCHEMA:
+    for statement in _SCHEMA:
         connection.execute(statement)
-    connection.execute(_ADDED)
     connection.execute("COMMIT")
 
 

@@ -150,7 +150,7 @@ class Source:
             self._read_header(first)
         self._left = self._csv() if self.form == "csv" else self._jsonl()
 
-    def read(self, most: int = LINES) -> list[Line]:
+    def read(self) -> list[Line]:
         """Return the next lines, none at the end: waits for the first one, and takes what else is in memory.
 
         Raises:
@@ -162,7 +162,7 @@ class Source:
         try:
             for line in self._left:
                 lines.append(line)
-                if len(lines) == most or not self._lines.at_hand:
+                if len(lines) == LINES or not self._lines.at_hand:
                     break
         except OSError as error:
             self._fault = InputError(f"{self._name} cannot be read to its end:  {error.strerror}")

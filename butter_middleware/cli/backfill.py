@@ -15,7 +15,7 @@ import click
 from rich.console import RenderableType
 
 from butter_middleware import config
-from butter_middleware.backfill.columns import Columns
+from butter_middleware.backfill.columns import FIELDS, Columns
 from butter_middleware.backfill.engine import Ending, Engine
 from butter_middleware.backfill.intake import Intake, Totals
 from butter_middleware.backfill.journal import Journal, State, destination
@@ -136,8 +136,8 @@ def backfill(output: Output, **given: Any) -> ExitCode:  # noqa: ANN401 - `Optio
     """  # noqa: D301 - click's mark
     options = Options(**given)
     columns = Columns(
-        field_values(options.mapped, "--map"),
-        field_values(options.values, "--set"),
+        field_values(options.mapped, "--map", FIELDS),
+        field_values(options.values, "--set", FIELDS),
         staging=config.environment(None) == "staging",
     )
     if options.file == STDIN and options.progress is None and not options.dry_run:
@@ -155,8 +155,8 @@ def _dry_run(output: Output, options: Options, columns: Columns) -> ExitCode:
     with options.source(columns) as source, closing(Journal(None)) as journal, ExitStack() as stack:
         rejects = None
         if options.rejects is not None:
-            rejects = Rejects(options.rejects, source.form, source.columns, source.delimiter)
-            stack.callback(rejects.close)
+            made = Rejects(options.rejects, source.form, source.columns, source.delimiter)
+            rejects = stack.enter_context(closing(made))
         intake = Intake(source, columns, journal, rejects)
         with output.progress("backfill") as tell:
             for waiting in intake:
@@ -187,7 +187,7 @@ def _dry_run(output: Output, options: Options, columns: Columns) -> ExitCode:
 
 def _tell_checked(tell: Tell, intake: Intake) -> None:
     totals = intake.totals
-    tell(totals.offset, intake.source.size, totals.read, f"{totals.read:,} checked")
+    tell(totals.offset, intake.source.size, totals.read, f"{totals.read:,} checked", "")
 
 
 # A run.
@@ -195,11 +195,6 @@ def _tell_checked(tell: Tell, intake: Intake) -> None:
 
 def _send(output: Output, options: Options, columns: Columns) -> ExitCode:
     environment, base_url = config.environment(None), config.base_url(None)
-    for name in ("username", "password"):
-        if config.credential(name, None) is None:
-            variable = f"BUTTER_{name.upper()}"
-            message = f"no {name}: set {variable}, or {variable}_FILE to a mounted secret. A --dry-run needs none."
-            raise Failure(message)
     make_client = components.client(base_url)
     account = destination(base_url, environment, config.credential("username", None) or "")
     progress = options.progress or Path(f"{options.file}.butter-progress")

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, get_args
+from typing import Any, BinaryIO, Final, get_args
 
 import click
 
@@ -65,7 +65,7 @@ def _verdict(reading: ReadResult, explanation: Explanation) -> tuple[str, str, s
 
 
 @command("explain", reveal=True, ok="a record, or a part of one", attention="no record, and why")
-@click.argument("file")
+@click.argument("file", type=click.File("rb"))
 @click.option(
     "--psp",
     type=click.Choice(list(_PRESETS)),
@@ -85,7 +85,7 @@ def _verdict(reading: ReadResult, explanation: Explanation) -> tuple[str, str, s
 def explain(
     output: Output,
     *,
-    file: str,
+    file: BinaryIO,
     psp: Psp | None,
     at: str | None,
     app: str | None,
@@ -109,12 +109,8 @@ def explain(
         known = ", ".join(map(str, routes.routes)) or "none"
         message = f"{method} {path} is not a checkout route of {app}. Its routes: {known}."
         raise Failure(message)
-    annotations = field_values(notes, "--annotate")
-    for name in annotations:
-        if name not in CheckoutFields.__annotations__:
-            message = f"{name!r} is not a field. The fields are {', '.join(CheckoutFields.__annotations__)}."
-            raise click.BadParameter(message, param_hint="--annotate")
-    capture = _capture(route, method, path, _body(file), annotations)
+    annotations = field_values(notes, "--annotate", CheckoutFields.__annotations__)
+    capture = _capture(route, method, path, file.read(MOST_BYTES), annotations)
     response = view(capture, route.template.params(path), _ADDRESS, MOST_BYTES, of_request=route.source == "request")
     explanation = Explanation("no extractor", "its records are what the endpoint annotates")
     values: Mapping[str, Any] = {}
@@ -164,15 +160,6 @@ def _routes(
         raise click.UsageError(message)
     butter = load(str(app))
     return butter.routes, method, path, butter.environment == "staging"
-
-
-def _body(file: str) -> bytes:
-    try:
-        with click.open_file(file, "rb") as opened:
-            return bytes(opened.read(MOST_BYTES))
-    except OSError as error:
-        message = f"{file} cannot be read: {error.strerror}"
-        raise Failure(message) from None
 
 
 def _capture(route: CheckoutRoute, method: str, path: str, body: bytes, notes: Mapping[str, str]) -> Capture:

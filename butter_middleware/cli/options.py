@@ -24,7 +24,6 @@ from butter_middleware.butter import Butter
 from butter_middleware.capture.middleware import ButterMiddleware
 from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
 from butter_middleware.cli.output import Output
-from butter_middleware.models.checkout import Checkout
 from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -182,19 +181,21 @@ def load(app: str, said: list[str] | None = None) -> Butter:
     return butter
 
 
-def field_values(given: Sequence[str], option: str) -> dict[str, str]:
+def field_values(given: Sequence[str], option: str, fields: Collection[str]) -> dict[str, str]:
     """Return what an option of the form FIELD=VALUE says, again for each field.
 
     Raises:
-        click.BadParameter: a text has another form.
+        click.BadParameter: a text has another form, or its field is not one of `fields`.
     """
     values: dict[str, str] = {}
     for text in given:
         name, _equals, value = text.partition("=")
-        if not name.strip() or not value:
-            message = f"{text!r} is not FIELD=VALUE. The fields are {', '.join(Checkout.model_fields)}."
+        if name not in fields or not value:
+            near = get_close_matches(name, fields, 1) if value else []
+            meant = f"Did you mean {near[0]}?" if near else f"The fields are {', '.join(fields)}."
+            message = f"{name!r} is not a field. {meant}" if value else f"{text!r} is not FIELD=VALUE. {meant}"
             raise click.BadParameter(message, param_hint=option)
-        values[name.strip()] = value
+        values[name] = value
     return values
 
 

@@ -685,6 +685,9 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(shop: Shop, monkey
     [
         (["--map", "customer_email"], "not FIELD=VALUE"),
         (["--map", "customer_email="], "not FIELD=VALUE"),
+        (["--map", "e_mail=x"], "'e_mail' is not a field"),
+        (["--map", "customer_emial=x"], "Did you mean customer_email?"),
+        (["--set", "pps=stripe"], "Did you mean psp?"),
         (["--rate", "0"], "--rate"),
         (["--concurrency", "9"], "--concurrency"),
     ],

@@ -222,7 +222,7 @@ CASES = [
     Case("trigger", 3, run("--app", "nothing:here")),
     Case("explain", 0, run("paid.json", "--psp", "stripe", "--annotate", EMAIL)),
     Case("explain", 1, run("unpaid.json", "--psp", "stripe")),
-    Case("explain", 3, run("absent.json", "--psp", "stripe")),
+    Case("explain", 3, run("paid.json", "--app", "nothing:here", "--path", "/pay")),
     Case("explain-ip", 0, run("--peer", "81.2.69.142")),
     Case("explain-ip", 1, run("--peer", "10.0.0.1", "--strategy", "direct")),
     Case("explain-ip", 3, run("--peer", "10.0.0.1", "--app", "nothing:here")),

@@ -206,7 +206,7 @@ def test_a_file_is_read_and_one_that_is_not_there_is_said(run: Callable[..., Res
     (tmp_path / "session.json").write_text(json.dumps(SESSION))
     assert CliRunner().invoke(cli, ["explain", "session.json", "--psp", "stripe"]).exit_code == 0
     missing = CliRunner().invoke(cli, ["explain", "none.json", "--psp", "stripe"])
-    assert (missing.exit_code, missing.stderr) == (3, "Error: none.json cannot be read: No such file or directory\n")
+    assert (missing.exit_code, "'none.json': No such file or directory" in missing.stderr) == (2, True)
 
 
 # explain-ip
