@@ -1,7 +1,7 @@
 """The command line, `butter-middleware`. Each command is loaded when it is asked for."""
 
 from difflib import get_close_matches
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, Final
 
 import click
@@ -9,33 +9,33 @@ import click
 from butter_middleware.cli.failure import EXIT_CODES, ExitCode, Failure
 from butter_middleware.errors import ButterError, OutboxBusyError
 
-GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
+GROUPS: Final[dict[str, dict[str, str]]] = {
     "Try": {
-        "demo": ("butter_middleware.cli.demo", "demo"),
-        "sandbox": ("butter_middleware.cli.sandbox", "sandbox"),
-        "trigger": ("butter_middleware.cli.trigger", "trigger"),
-        "explain": ("butter_middleware.cli.explain", "explain"),
-        "explain-ip": ("butter_middleware.cli.explain_ip", "explain_ip"),
+        "demo": "butter_middleware.cli.demo:demo",
+        "sandbox": "butter_middleware.cli.sandbox:sandbox",
+        "trigger": "butter_middleware.cli.trigger:trigger",
+        "explain": "butter_middleware.cli.explain:explain",
+        "explain-ip": "butter_middleware.cli.explain_ip:explain_ip",
     },
     "Watch": {
-        "check": ("butter_middleware.cli.check", "check"),
-        "status": ("butter_middleware.cli.status", "status"),
-        "info": ("butter_middleware.cli.info", "info"),
+        "check": "butter_middleware.cli.check:check",
+        "status": "butter_middleware.cli.status:status",
+        "info": "butter_middleware.cli.info:info",
     },
     "Fix": {
-        "parked": ("butter_middleware.cli.queue", "parked"),
-        "dead": ("butter_middleware.cli.queue", "dead"),
-        "resume": ("butter_middleware.cli.status", "resume"),
-        "erase": ("butter_middleware.cli.erase", "erase"),
+        "parked": "butter_middleware.cli.queue:parked",
+        "dead": "butter_middleware.cli.queue:dead",
+        "resume": "butter_middleware.cli.status:resume",
+        "erase": "butter_middleware.cli.erase:erase",
     },
     "Send": {
-        "deliver": ("butter_middleware.cli.deliver", "deliver"),
-        "backfill": ("butter_middleware.cli.backfill", "backfill"),
-        "worker": ("butter_middleware.cli.postgres", "worker_command"),
-        "postgres": ("butter_middleware.cli.postgres", "postgres_command"),
+        "deliver": "butter_middleware.cli.deliver:deliver",
+        "backfill": "butter_middleware.cli.backfill:backfill",
+        "worker": "butter_middleware.cli.postgres:worker_command",
+        "postgres": "butter_middleware.cli.postgres:postgres_command",
     },
 }
-"""By purpose and name: the module and the name of the command in it."""
+"""By purpose and name: where the command is."""
 COMMANDS: Final = {name: place for group in GROUPS.values() for name, place in group.items()}
 
 
@@ -57,9 +57,9 @@ class CommandGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with the first sentence of their help. click would cut it."""
         for heading, names in self.sections(ctx).items():
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            summaries = [(name, command.get_short_help_str(limit=1000)) for name, command in commands if command]
             with formatter.section(heading):
-                commands = [(name, self.get_command(ctx, name)) for name in names]
-                summaries = [(name, command.get_short_help_str(limit=1000)) for name, command in commands if command]
                 formatter.write_dl([(name, f"{summary.removesuffix('.')}.") for name, summary in summaries])
 
     def sections(self, ctx: click.Context) -> dict[str, list[str]]:
@@ -74,11 +74,7 @@ class _Lazy(CommandGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        if cmd_name not in COMMANDS:
-            return None
-        module, name = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(module), name)
-        return command
+        return resolve_name(COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
     def sections(self, ctx: click.Context) -> dict[str, list[str]]:  # noqa: ARG002 - as `CommandGroup`
         return {heading: list(group) for heading, group in GROUPS.items()}

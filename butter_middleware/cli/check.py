@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,6 @@ import click
 from starlette.applications import Starlette
 
 from butter_middleware import config
-from butter_middleware._utils.daemons import DaemonThreadExecutor
 from butter_middleware.butter import Butter
 from butter_middleware.capture import app_routes
 from butter_middleware.capture.middleware import ButterMiddleware
@@ -52,17 +52,21 @@ DAY: Final = 86400.0
 EXPIRY_DAYS: Final = 14.0
 COLUMNS: Final = {"check": "Check", "state": "State", "text": "What was found, and what to do"}
 NOBODY_DELIVERS: Final = "Start the app; or beside it, or in its place, `butter-middleware deliver --app ... --follow`."
-_SIDECAR: Final = "Run check again as `deliver` runs, with its environment."
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that was looked at."""
 
-    check: str
     state: Mark
+    check: str
     detail: str
     remedy: str = ""
+
+
+_ok = partial(Finding, Mark.OK)
+_warning = partial(Finding, Mark.WARNING)
+_failed = partial(Finding, Mark.FAILED)
 
 
 @command("check", ok="nothing failed, there may be warnings", attention="something failed")
@@ -94,17 +98,17 @@ def _findings(outbox: str | None, app: str | None, *, offline: bool) -> Iterator
         try:
             butter = load(app, said)
         except Failure as error:
-            yield Finding("app", Mark.FAILED, error.message)
+            yield _failed("app", error.message)
         else:
             yield from _configured(butter, app)
             yield from compared(butter, app)
             # What is said of the outbox is found again below.
-            yield from (Finding("app", Mark.WARNING, text) for text in said if not text.startswith("outbox: "))
+            yield from (_warning("app", text) for text in said if not text.startswith("outbox: "))
     yield _sqlite(sqlite3.sqlite_version_info)
     if outbox is not None or butter is not None:
         yield from _outbox(outbox, butter)
     elif app is None:
-        yield Finding("outbox", Mark.WARNING, "not looked at", "Name it: --outbox PATH, or --app shop.main:butter.")
+        yield _warning("outbox", "not looked at", "Name it: --outbox PATH, or --app shop.main:butter.")
     if not offline and (butter is not None or app is None):
         yield from _network(butter)
 
@@ -119,27 +123,25 @@ def _only_appends(butter: Butter | None) -> bool:
 def _configured(butter: Butter, app: str) -> Iterator[Finding]:
     routes = butter.routes.routes
     if butter.dry_run:
-        yield Finding("app", Mark.WARNING, f"{app}: dry_run=True, nothing is kept or sent", "Take it out when you are.")
+        yield _warning("app", f"{app}: dry_run=True, nothing is kept or sent", "Take it out when you are.")
     else:
         text = f"{app}: {butter.environment}, {counted(len(routes), 'checkout route')}"
-        yield Finding("app", Mark.OK, text + ", delivery='external'" * _only_appends(butter))
+        yield _ok("app", text + ", delivery='external'" * _only_appends(butter))
     if butter.environment == "staging":
         text = "staging: addresses that are not public and payments of test mode count as evidence"
-        yield Finding(
-            "environment", Mark.WARNING, text, "This is right for tests. In production set BUTTER_ENVIRONMENT."
-        )
-    yield Finding("client_ip", Mark.OK, repr(butter.strategy))
+        yield _warning("environment", text, "This is right for tests. In production set BUTTER_ENVIRONMENT.")
+    yield _ok("client_ip", repr(butter.strategy))
     if "*" in os.environ.get("FORWARDED_ALLOW_IPS", ""):
         text = (
             "FORWARDED_ALLOW_IPS=*: uvicorn takes the peer from X-Forwarded-For, so trusted= and peer_in= do not "
             "protect you"
         )
-        yield Finding("client_ip", Mark.WARNING, text, "Start uvicorn with --no-proxy-headers.")
+        yield _warning("client_ip", text, "Start uvicorn with --no-proxy-headers.")
     if not routes:
         remedy = "Add CheckoutRoute(...) to Butter(routes=[...]), or @butter.checkout_route."
-        yield Finding("routes", Mark.FAILED, "none: no checkout is captured", remedy)
+        yield _failed("routes", "none: no checkout is captured", remedy)
     for route in routes:
-        yield Finding("route", Mark.OK, f"{route}: {route.psp}, {read_by(route)}")
+        yield _ok("route", f"{route}: {route.psp}, {read_by(route)}")
 
 
 def compared(butter: Butter, app: str) -> Iterator[Finding]:
@@ -152,20 +154,18 @@ def compared(butter: Butter, app: str) -> Iterator[Finding]:
     apps = [wrapped for value in values for wrapped in app_routes.watched(value, butter)]
     if not apps and has_app:
         text = f"{name} has an app, and ButterMiddleware with this Butter is not around it: no checkout is captured"
-        yield Finding("routes", Mark.WARNING, text, "Write app.add_middleware(ButterMiddleware, butter=...).")
+        yield _warning("routes", text, "Write app.add_middleware(ButterMiddleware, butter=...).")
     elif not apps:
         text = f"not compared with the app: {name} has no app with this Butter"
-        yield Finding(
-            "routes", Mark.OK, text, "The log says it when the app starts; or name the app: --app MODULE:app."
-        )
+        yield _ok("routes", text, "The log says it when the app starts; or name the app: --app MODULE:app.")
     elif not all(map(app_routes.walkable, apps)):
         text = "not compared with the app, whose routes cannot be listed: it is neither Starlette nor FastAPI"
-        yield Finding("routes", Mark.OK, text, "If a route matches no request for a day, the log says so.")
+        yield _ok("routes", text, "If a route matches no request for a day, the log says so.")
     else:
         failures = app_routes.unanswered(apps, butter.routes.routes)
-        yield from (Finding("route", Mark.FAILED, text) for text in failures)
+        yield from (_failed("route", text) for text in failures)
         if not failures and butter.routes.routes:
-            yield Finding("routes", Mark.OK, "the app answers each checkout route")
+            yield _ok("routes", "the app answers each checkout route")
 
 
 def read_by(route: CheckoutRoute) -> str:
@@ -187,15 +187,15 @@ def read_by(route: CheckoutRoute) -> str:
 def _sqlite(version: tuple[int, int, int]) -> Finding:
     text = ".".join(map(str, version))
     if version < OLDEST_SQLITE:
-        return Finding("sqlite", Mark.FAILED, f"SQLite {text} is too old", "Use a Python with SQLite 3.8.2 or newer.")
+        return _failed("sqlite", f"SQLite {text} is too old", "Use a Python with SQLite 3.8.2 or newer.")
     if WAL_RESET[0] <= version <= WAL_RESET[1]:
         why = (
             f"SQLite {text}. It has the WAL-reset bug (3.7.0 to 3.51.2): two processes that write at once can corrupt "
             "a file. The outbox's own lock prevents this. Keep the .lock file, and let no other program write to the "
             "file"
         )
-        return Finding("sqlite", Mark.OK, why)
-    return Finding("sqlite", Mark.OK, f"SQLite {text}, in which the WAL-reset bug is fixed")
+        return _ok("sqlite", why)
+    return _ok("sqlite", f"SQLite {text}, in which the WAL-reset bug is fixed")
 
 
 def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
@@ -210,59 +210,58 @@ def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
             return
         warnings = list(components.warnings(outbox, () if butter is None else butter.routes.routes))
     except ConfigurationError as error:
-        yield Finding("outbox", Mark.FAILED, str(error))
+        yield _failed("outbox", str(error))
         return
-    yield from (Finding("outbox", Mark.WARNING, warning) for warning in warnings)
+    yield from (_warning("outbox", warning) for warning in warnings)
     path = os.path.realpath(outbox.path)
     free = shutil.disk_usage(Path(path).parent).free
     kind = preflight.file_system(path, preflight.mounted()) or "a file system of unknown type"
     text = f"{Path(path).parent} is on {kind}, {free / 1024**3:.1f} GiB free"
     if free < LEAST_FREE:
-        remedy = "Make room: while the disk is full, captures wait in memory."
-        yield Finding("disk", Mark.WARNING, text, remedy)
+        yield _warning("disk", text, "Make room: while the disk is full, captures wait in memory.")
     else:
-        yield Finding("disk", Mark.OK, text)
+        yield _ok("disk", text)
     if not os.path.exists(path):  # noqa: PTH110 - text
-        yield Finding("outbox", Mark.OK, f"{path} is not there yet: the app makes it at its first start or checkout")
+        yield _ok("outbox", f"{path} is not there yet: the app makes it at its first start or checkout")
         return
     owner, here = Path(path).stat().st_uid, os.geteuid()
     if owner != here:
         remedy = "Run check as the app's user, because its rights count."
-        yield Finding("outbox", Mark.WARNING, f"{path} belongs to user {owner}, and you are {here}", remedy)
+        yield _warning("outbox", f"{path} belongs to user {owner}, and you are {here}", remedy)
     try:
         with existing(path) as store:
             view, host = snapshot(store), host_counts(store, time.time())
     except ButterError as error:
-        yield Finding("outbox", Mark.FAILED, str(error))
+        yield _failed("outbox", str(error))
         return
     yield from _stands(view, host, external=_only_appends(butter))
 
 
 def _elsewhere(outbox: object, butter: Butter | None) -> Finding:
     if butter is not None and butter.dry_run:
-        return Finding("outbox", Mark.OK, "none: a dry run keeps nothing")
+        return _ok("outbox", "none: a dry run keeps nothing")
     if isinstance(outbox, MemoryOutbox):
         text = "memory only: what is not yet delivered is lost when the process is killed"
-        return Finding("outbox", Mark.WARNING, text, "Set outbox= to the path of an SQLite file on a disk that lasts.")
-    return Finding("outbox", Mark.OK, f"a queue of your own ({type(outbox).__name__}), whose consumer delivers")
+        return _warning("outbox", text, "Set outbox= to the path of an SQLite file on a disk that lasts.")
+    return _ok("outbox", f"a queue of your own ({type(outbox).__name__}), whose consumer delivers")
 
 
 def _stands(view: Snapshot, host: HostCounts, *, external: bool) -> Iterator[Finding]:
     reasons = [reason for reason in attention(view, host, time.time()) if reason.code != "no_deliverer"]
     for reason in reasons:
-        yield Finding("outbox", Mark.FAILED if reason.code == "hold" else Mark.WARNING, reason.detail, reason.remedy)
+        yield (_failed if reason.code == "hold" else _warning)("outbox", reason.detail, reason.remedy)
     if not reasons:
         text = f"{counted(view.counts.pending, 'record')} to be sent, {view.counts.delivered} delivered"
-        yield Finding("outbox", Mark.OK, text)
+        yield _ok("outbox", text)
     if view.unread:
         text = f"captured and read by no process that runs now: {view.unread}"
-        yield Finding("delivery", Mark.WARNING, text, NOBODY_DELIVERS)
+        yield _warning("delivery", text, NOBODY_DELIVERS)
     elif view.deliverer is not None:
-        yield Finding("delivery", Mark.OK, f"{deliverer_name(view.deliverer)} delivers")
+        yield _ok("delivery", f"{deliverer_name(view.deliverer)} delivers")
     elif view.counts.pending or external:
-        yield Finding("delivery", Mark.WARNING, "no process delivers from this file now", NOBODY_DELIVERS)
+        yield _warning("delivery", "no process delivers from this file now", NOBODY_DELIVERS)
     else:
-        yield Finding("delivery", Mark.OK, "no process delivers from this file now")
+        yield _ok("delivery", "no process delivers from this file now")
 
 
 # The network.
@@ -270,7 +269,7 @@ def _stands(view: Snapshot, host: HostCounts, *, external: bool) -> Iterator[Fin
 
 def _network(butter: Butter | None) -> Iterator[Finding]:
     if butter is not None and butter.dry_run:
-        yield Finding("credentials", Mark.OK, "not looked at: a dry run needs none")
+        yield _ok("credentials", "not looked at: a dry run needs none")
         return
     said = list[str]()
     try:
@@ -278,26 +277,27 @@ def _network(butter: Butter | None) -> Iterator[Finding]:
             url = config.base_url(None) if butter is None else butter.base_url
         client: Client = components.client(url)() if butter is None else butter.client()
     except HTTPClientError as error:
-        yield Finding("client", Mark.FAILED, str(error))
+        yield _failed("client", str(error))
         return
     except ConfigurationError as error:
         if _only_appends(butter):
-            yield Finding("credentials", Mark.WARNING, f"for what delivers, not for this app: {error}", _SIDECAR)
+            remedy = "Run check again as `deliver` runs, with its environment."
+            yield _warning("credentials", f"for what delivers, not for this app: {error}", remedy)
         else:
-            yield Finding("credentials", Mark.FAILED, str(error))
+            yield _failed("credentials", str(error))
         return
-    yield from (Finding("environment", Mark.WARNING, text) for text in said)
-    yield from reach(url, client)
+    yield from (_warning("environment", text) for text in said)
+    yield from _reach(url, client)
 
 
-def reach(base_url: str, client: Client) -> Iterator[Finding]:
+def _reach(base_url: str, client: Client) -> Iterator[Finding]:
     """Look at each step of the way to Butter; what comes after one that fails is not looked at."""
     url = urlsplit(base_url)
     host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
     proxy = getproxies().get(url.scheme)
     if proxy and url.scheme == "https" and not proxy_bypass(host):
         by = urlsplit(proxy).hostname or "a proxy"
-        yield Finding("dns", Mark.OK, f"left to the proxy {by}, which the environment names")
+        yield _ok("dns", f"left to the proxy {by}, which the environment names")
     else:
         for finding in _connected(host, port, secure=url.scheme == "https"):
             yield finding
@@ -306,59 +306,46 @@ def reach(base_url: str, client: Client) -> Iterator[Finding]:
     before = time.time()
     answer = anyio.run(ask, client, client.ping)
     if answer.kind is AnswerKind.DELIVERED:
-        yield Finding("credentials", Mark.OK, f"{host} takes them")
+        yield _ok("credentials", f"{host} takes them")
     elif answer.kind is AnswerKind.IMPOSTOR:
         text = "the answer is not Butter's: something else may answer in its place"
-        yield Finding("credentials", Mark.WARNING, text, refusal(answer))
+        yield _warning("credentials", text, refusal(answer))
     else:
-        yield Finding("credentials", Mark.FAILED, f"{host} answered {answer.label}", refusal(answer))
+        yield _failed("credentials", f"{host} answered {answer.label}", refusal(answer))
     if answer.answered_at is not None:
         yield _clock(answer.answered_at, before, time.time())
 
 
 def _connected(host: str, port: int, *, secure: bool) -> Iterator[Finding]:
     try:
-        # It knows no timeout. If none comes in time, its thread dies with the process.
-        lookup = DaemonThreadExecutor().submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        found = lookup.result(SECONDS)
-    except (OSError, TimeoutError) as error:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        yield _ok("dns", f"{host} has {counted(len({entry[4][0] for entry in found}), 'address', 'addresses')}")
+        with socket.create_connection((host, port), SECONDS) as plain:
+            yield _secured(plain, host) if secure else _ok("tls", "none: plain http, to this machine only")
+    except socket.gaierror as error:
         remedy = f"Look up {host} on this machine; see /etc/resolv.conf, and what the container's network allows."
-        yield Finding("dns", Mark.FAILED, f"{host} has no address here ({_named(error)})", remedy)
-        return
-    yield Finding(
-        "dns", Mark.OK, f"{host} has {counted(len({entry[4][0] for entry in found}), 'address', 'addresses')}"
-    )
-    try:
-        if secure:
-            yield _secured(host, port)
-        else:
-            socket.create_connection((host, port), SECONDS).close()
-            yield Finding("tls", Mark.OK, "none: plain http, to this machine only")
+        yield _failed("dns", f"{host} has no address here ({error.strerror})", remedy)
     except ssl.SSLCertVerificationError as error:
         remedy = (
             "Check this machine's clock, its certificate authorities (SSL_CERT_FILE), and whether a proxy or firewall "
             "opens TLS. Verification is never switched off."
         )
-        yield Finding("tls", Mark.FAILED, f"the certificate is not trusted: {error.verify_message}", remedy)
-    except (OSError, TimeoutError) as error:
+        yield _failed("tls", f"the certificate is not trusted: {error.verify_message}", remedy)
+    except OSError as error:
         remedy = f"Let this machine reach {host} at port {port}, or set HTTPS_PROXY to the proxy that may."
-        yield Finding("tls", Mark.FAILED, f"no connection to {host}:{port} ({_named(error)})", remedy)
+        yield _failed("tls", f"no connection to {host}:{port} ({error.strerror or type(error).__name__})", remedy)
 
 
-def _secured(host: str, port: int) -> Finding:
+def _secured(plain: socket.socket, host: str) -> Finding:
     from butter_middleware.delivery.http import ssl_context  # noqa: PLC0415 - httpx, for this command only
 
-    with (
-        socket.create_connection((host, port), SECONDS) as plain,
-        ssl_context().wrap_socket(plain, server_hostname=host) as secured,
-    ):
-        until = secured.getpeercert() or {}
-        expires = ssl.cert_time_to_seconds(str(until.get("notAfter", "Jan  1 00:00:00 2100 GMT")))
-        days = (expires - time.time()) / DAY
+    with ssl_context().wrap_socket(plain, server_hostname=host) as secured:
+        certificate = secured.getpeercert() or {}
+        days = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / DAY
         text = f"{secured.version()}, certificate trusted, valid for {days:.0f} days"
     if days < EXPIRY_DAYS:
-        return Finding("tls", Mark.WARNING, text, "If your own proxy signs it, renew it. Otherwise wait for Butter.")
-    return Finding("tls", Mark.OK, text)
+        return _warning("tls", text, "If your own proxy signs it, renew it. Otherwise wait for Butter.")
+    return _ok("tls", text)
 
 
 async def ask(client: Client, question: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -371,9 +358,8 @@ async def ask(client: Client, question: Callable[[], Awaitable[Answer]]) -> Answ
 
 def refusal(answer: Answer) -> str:
     """Say what to do about an answer that is not an acceptance."""
-    return _REMEDIES.get(
-        answer.kind, "Butter, or something in front of it, has a fault; records wait meanwhile. Try again later."
-    )
+    otherwise = "Butter, or something in front of it, has a fault; records wait meanwhile. Try again later."
+    return _REMEDIES.get(answer.kind, otherwise)
 
 
 _REMEDIES: Final = {
@@ -396,10 +382,6 @@ def _clock(theirs: float, before: float, after: float) -> Finding:
     """Compare the clocks. Their second is rounded down, and the answer took its time."""
     skew = max(before - theirs - 1.0, theirs - after, 0.0)
     if skew <= SKEW_SECONDS:
-        return Finding("clock", Mark.OK, f"within {max(1.0, skew):.0f} s of Butter's")
+        return _ok("clock", f"within {max(1.0, skew):.0f} s of Butter's")
     text = f"{skew:.0f} s {'behind' if theirs > after else 'ahead of'} Butter's"
-    return Finding("clock", Mark.WARNING, text, "Let NTP set this machine's clock: tokens and due times depend on it.")
-
-
-def _named(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__
+    return _warning("clock", text, "Let NTP set this machine's clock: tokens and due times depend on it.")

@@ -44,7 +44,6 @@ STILL: Final = 3
 DRAIN_SECONDS: Final = 5.0
 OPEN_SECONDS: Final = 30.0
 """For a file to be opened, and brought up to this version."""
-STOPPED: Final = "Nothing was done: it was told to stop before it began."
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,29 +89,16 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
         raise Failure(msg, ExitCode.USAGE)
     stop = Event()
     with stop_signals(stop.set):
-        if app is None or (outbox is not None and by_hand("outbox") and not by_hand("app")):
+        if app is None or (by_hand("outbox") and not by_hand("app")):
             work = _records_only(outbox)
-        elif outbox is not None and by_hand("outbox"):
+        elif by_hand("outbox"):
             msg = "--outbox and --app may name two different outboxes. Leave --outbox out: the app names its own."
             raise Failure(msg, ExitCode.USAGE)
         else:
             work = _with_app(output, app, stop, follow=follow)
-        if stop.is_set() and follow:  # told while the app was imported, or its file awaited
-            return ExitCode.OK
         _log_to_stderr(output, logging.INFO if follow else logging.WARNING)
-        if follow:
-            with closing(work.pipeline):  # settles what is on its way, and lets another process take over
-                work.pipeline.start()
-                _follow(output, work, stop)
-            return ExitCode.OK
-        _refuse_another(work.path)
-        with closing(work.pipeline):
-            work.pipeline.start(paused=True)
-            first, _to_read, _due = _look(work, OPEN_SECONDS)
-            if stop.is_set():
-                return _finish(output, work, first, STOPPED)
-            work.pipeline.start()
-            return _drain(output, work, first, stop)
+        with closing(work.pipeline):  # settles what is on its way, and lets another process take over
+            return (_follow if follow else _drain)(output, work, stop)
 
 
 def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> Work:
@@ -143,11 +129,8 @@ def _records_only(path: str | None) -> Work:
 
 def _refuse_another(path: str) -> None:
     """Refuse if a process delivers from the file already, before anything is opened."""
-    locks = Locks(os.path.realpath(path))
-    try:
+    with closing(Locks(os.path.realpath(path))) as locks:
         process = locks.holder(LEAD)
-    finally:
-        locks.close()
     if process is not None:
         msg = (
             f"{deliverer_name(process)} delivers from {path} already, and sends what waits. `status` shows the "
@@ -174,7 +157,10 @@ def _log_to_stderr(output: Output, level: int) -> None:
 # A sidecar.
 
 
-def _follow(output: Output, work: Work, stop: Event) -> None:
+def _follow(output: Output, work: Work, stop: Event) -> ExitCode:
+    if stop.is_set():  # told while the app was imported, or its file awaited
+        return ExitCode.OK
+    work.pipeline.start()
     if not _leads_soon(work, stop) and not stop.is_set():
         who = deliverer_name(work.pipeline.deliverer or 0)
         output.note(f"{who} delivers from {work.path}. Waiting, to take over when it ends.")
@@ -186,6 +172,7 @@ def _follow(output: Output, work: Work, stop: Event) -> None:
         led = work.pipeline.leads
         stop.wait(POLL_SECONDS)
     output.note("Stopping: what is on its way is settled, the rest stays in the file.")
+    return ExitCode.OK
 
 
 def _say_unread(output: Output, work: Work) -> None:
@@ -209,21 +196,24 @@ def _leads_soon(work: Work, stop: Event) -> bool:
 # One drain.
 
 
-def _drain(output: Output, work: Work, first: Counts, stop: Event) -> ExitCode:
-    """Wait until nothing is left that is due soon, and say what was done since `first`."""
+def _drain(output: Output, work: Work, stop: Event) -> ExitCode:
+    """Wait until nothing is left that is due soon, and say what was done."""
+    _refuse_another(work.path)
+    work.pipeline.start(paused=True)
+    first, _to_read, _due = _look(work, OPEN_SECONDS)
+    if stop.is_set():
+        return _finish(output, work, first, "Nothing was done: it was told to stop before it began.")
+    work.pipeline.start()
     if not _leads_soon(work, stop) and not stop.is_set():
         msg = f"another process has just begun to deliver from {work.path}. See `status`."
         raise Failure(msg, ExitCode.BUSY)
     _say_unread(output, work)
     end = _Draining(work, first)
     with output.progress("Delivering") as tell:
-        is_over = False
-        while not stop.is_set() and not is_over:
-            is_over = end.over()
+        while not stop.is_set() and not end.over():
             if end.total:
                 tell(end.done, end.total, end.done, f"{end.done:,} of {end.total:,}", end.waits_for)
-            if not is_over:
-                stop.wait(POLL_SECONDS)
+            stop.wait(POLL_SECONDS)
     work.pipeline.shutdown()
     return _finish(output, work, first, end.why)
 

@@ -60,7 +60,7 @@ def erase(output: Output, *, email: str, path: str, yes: bool) -> ExitCode:
         with output.progress("Looking") as tell:
 
             def looked_at(count: int) -> None:
-                tell(min(count, rows), rows, count, f"{count:,} of {rows:,}")
+                tell(min(count, rows), rows, count, f"{count:,} of {rows:,}", "")
 
             found = search(store, person, looked_at)
         if len(found) and not yes:

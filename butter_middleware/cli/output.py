@@ -5,12 +5,12 @@ All that goes to standard output passes here. E-mail and IP addresses are masked
 
 import json
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -24,6 +24,8 @@ from butter_middleware.cli.text import duration, mask, mask_all, printable
 
 Cell = str | int | float | None
 Row = Mapping[str, Cell]
+Tell = Callable[[int, int | None, int, str, str], None]
+"""Shows how much is done, of how much if that is known, the rate of what is counted, how far it is, why it waits."""
 
 UNLIMITED: Final = 1_000_000
 """Columns, if the output is not a terminal: grep wants whole lines."""
@@ -88,7 +90,7 @@ class Output:
         click.confirm(question, abort=True, err=True)
 
     @contextmanager
-    def progress(self, what: str) -> Generator["Tell"]:
+    def progress(self, what: str) -> Generator[Tell]:
         """Give a function that shows how far the work is: a bar on a terminal, else a line every few seconds."""
         console = Console(stderr=True)
         is_terminal = console.is_terminal and not console.is_dumb_terminal
@@ -99,7 +101,7 @@ class Output:
             task, rate = bar.tasks
             next_line, why_before = monotonic() + LINE_SECONDS, ""
 
-            def tell(done: int, of: int | None, count: int, text: str, why: str = "") -> None:
+            def tell(done: int, of: int | None, count: int, text: str, why: str) -> None:
                 nonlocal next_line, why_before
                 bar.update(rate.id, completed=count)
                 text += "" if rate.speed is None else f", {rate.speed:,.0f}/s"
@@ -169,16 +171,6 @@ def _field_by_field(fields: Mapping[str, Text]) -> Table:
     for name, text in fields.items():
         grid.add_row(Text(name, style="bold"), text)
     return grid
-
-
-class Tell(Protocol):
-    """Shows how far the work is."""
-
-    def __call__(self, done: int, of: int | None, count: int, text: str, why: str = "", /) -> None:
-        """Show `done` of what there is, if that is known, the rate of `count`, and in words how far it is.
-
-        `why` says in a few words why it waits.
-        """
 
 
 def is_interactive() -> bool:

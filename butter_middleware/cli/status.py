@@ -14,7 +14,7 @@ from rich.text import Text
 
 from butter_middleware.cli.failure import LOCKED, ExitCode, Failure
 from butter_middleware.cli.options import command, default_option, outbox_options
-from butter_middleware.cli.output import Mark, Output, Row
+from butter_middleware.cli.output import Cell, Mark, Output, Row
 from butter_middleware.cli.text import deliverer_name, duration, moment
 from butter_middleware.config import COVERAGE_THRESHOLD
 from butter_middleware.errors import ButterError
@@ -54,8 +54,7 @@ def status(output: Output, *, path: str, watch: bool, every: float) -> ExitCode:
     if watch:
         _watch(output, path, every)
         return ExitCode.OK
-    now = time.time()
-    view, host = _look(path)
+    view, host, now = _look(path)
     needs = attention(view, host, now)
     output.show(
         _document(path, view, host, now) | {"attention": [asdict(reason) for reason in needs]},
@@ -107,9 +106,10 @@ def attention(view: Snapshot, host: HostCounts, now: float) -> list[Reason]:
     ]
 
 
-def _look(path: str) -> tuple[Snapshot, HostCounts]:
+def _look(path: str) -> tuple[Snapshot, HostCounts, float]:
+    now = time.time()
     with existing(path) as store, store.explaining():
-        return snapshot(store), host_counts(store, time.time())
+        return snapshot(store), host_counts(store, now), now
 
 
 def _watch(output: Output, path: str, every: float) -> None:
@@ -120,9 +120,9 @@ def _watch(output: Output, path: str, every: float) -> None:
     _look(path)  # what is wrong with the path is an error, not a display
     with Live(console=console, auto_refresh=False, screen=False) as live, suppress(KeyboardInterrupt):
         while True:
-            now = time.time()
             try:
-                table = output.table(_rows(*_look(path), now), COLUMNS)
+                view, host, now = _look(path)
+                table = output.table(_rows(view, host, now), COLUMNS)
                 head = Text(output.safe(f"Outbox {path} ({_size(path)})  {moment(now)}"))
                 live.update(Group(head, Text(), table), refresh=True)
             except ButterError as error:  # it may pass: somebody holds the lock, the disk is away
@@ -131,32 +131,32 @@ def _watch(output: Output, path: str, every: float) -> None:
 
 
 def _rows(view: Snapshot, host: HostCounts, now: float) -> list[Row]:
-    counts, captured, pending = view.counts, "", ""
-    total = Tally(host.total)
+    counts, total = view.counts, Tally(host.total)
     coverage, lost = Coverage.of(total), total.by_reason("lost")
+    captured = _ago("the oldest", view.oldest_captured_at, now)
     if view.unread:
         captured = f"{view.unread} of them no process reads now: start the app, or `deliver --app ...`"
-    elif counts.captured:
-        captured = _ago("the oldest", view.oldest_captured_at, now)
-    if counts.pending:
-        pending = _ago("the oldest checkout", counts.oldest_pending_at, now)
-        if (wait := (view.next_due_at or 0.0) - now) > 1:
-            pending += f", the next try in {duration(wait)}"
-    mark = Mark.WARNING if view.deliverer is None and (counts.pending or counts.captured) else Mark.OK
-    delivery = f"{deliverer_name(view.deliverer)} delivers"
+    pending = _ago("the oldest checkout", counts.oldest_pending_at, now)
+    if counts.pending and (wait := (view.next_due_at or 0.0) - now) > 1:
+        pending += f", the next try in {duration(wait)}"
+    state, delivery = Mark.OK, f"{deliverer_name(view.deliverer)} delivers"
+    if view.deliverer is None:
+        state = Mark.WARNING if counts.pending or counts.captured else Mark.OK
+        delivery += " now"
     if counts.hold is not None:
-        mark, delivery = Mark.FAILED, f"on hold: {counts.hold} (`check` tells more); {delivery}"
-    return [
-        {"what": "captured", "count": counts.captured, "note": captured},
-        {"what": "parts", "count": counts.parts, "note": ""},
-        {"what": "pending", "count": counts.pending, "note": pending},
-        {"what": "parked", "count": counts.parked, "note": _reasons(view.parked)},
-        {"what": "dead", "count": counts.dead, "note": _reasons(view.dead)},
-        {"what": "delivered", "count": counts.delivered, "note": _ago("the last one", counts.last_delivered_at, now)},
-        {"what": "covered", "count": coverage.covered, "note": "" if coverage.ratio is None else str(coverage)},
-        {"what": "lost", "count": sum(lost.values()), "note": _reasons(lost)},
-        {"what": "delivery", "count": mark, "note": f"{delivery} now" if view.deliverer is None else delivery},
+        state, delivery = Mark.FAILED, f"on hold: {counts.hold} (`check` tells more); {delivery}"
+    rows: list[tuple[str, Cell, str]] = [
+        ("captured", counts.captured, captured),
+        ("parts", counts.parts, ""),
+        ("pending", counts.pending, pending),
+        ("parked", counts.parked, _reasons(view.parked)),
+        ("dead", counts.dead, _reasons(view.dead)),
+        ("delivered", counts.delivered, _ago("the last one", counts.last_delivered_at, now)),
+        ("covered", coverage.covered, "" if coverage.ratio is None else str(coverage)),
+        ("lost", sum(lost.values()), _reasons(lost)),
+        ("delivery", state, delivery),
     ]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TextIO, cast
 
 
@@ -46,8 +46,8 @@ def printable(text: str, stream: TextIO) -> str:
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
-# Masking: enough is left of an address to recognise it, too little to use it. Addresses of a private network, and of
-# this machine, are proxies' and not a person's: they stay.
+# Masking: enough is left of an address to recognise it, too little to use it. Addresses that are not
+# public are proxies' or this machine's, and not a person's: they stay.
 
 _EMAIL: Final = re.compile(
     r"""(?<![^\s@"'`<>()\[\]{},;:=&?/\\|])  # once a run of such characters, so that a long body takes no long time
@@ -58,10 +58,6 @@ _EMAIL: Final = re.compile(
 """The local part, as loosely as it occurs in JSON, URLs and forms; the domain stays as it is."""
 _IPV4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\d|\.\d)")
 _IPV6: Final = re.compile(r"(?<!\w)[0-9a-f:]*:[0-9a-f:]*:[0-9a-f:]*(?!\w|\.\w)", re.IGNORECASE)
-_PRIVATE: Final = [
-    IPv4Network(network)
-    for network in ("10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
-]
 
 
 def mask(text: str) -> str:
@@ -85,7 +81,7 @@ def mask_all(data: object) -> object:
 def _mask_ipv4(text: str) -> str:
     first, second, *_rest = text.split(".")
     try:
-        is_private = any(IPv4Address(text) in network for network in _PRIVATE)
+        is_private = IPv4Address(text).is_private
     except ValueError:  # a leading zero, or beyond 255: rather hidden than shown
         is_private = False
     return text if is_private else f"{first}.{second}.x.x"

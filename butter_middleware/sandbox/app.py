@@ -4,16 +4,17 @@ import json
 import secrets
 from base64 import b64encode
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, get_args
 
 from starlette.responses import JSONResponse, Response
 
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.config import SANDBOX_REPORTS, SANDBOX_SOURCES
 from butter_middleware.sandbox.events import Stream
-from butter_middleware.sandbox.fake_butter import PATHS, FakeButter
+from butter_middleware.sandbox.fake_butter import PATHS, FakeButter, read_body
 from butter_middleware.sandbox.guard import HEADERS, refusal
 from butter_middleware.sandbox.inbox import KEEP, Arrival, Inbox
 
@@ -85,14 +86,7 @@ class Sandbox:
             await response(scope, receive, send_with_headers)
 
     def switch(self, answer: Answer) -> None:
-        """Answer so from now on.
-
-        Raises:
-            ValueError: there is no such answer.
-        """
-        if answer not in get_args(Answer):
-            msg = f"answer is not one of  {', '.join(get_args(Answer))}"
-            raise ValueError(msg)
+        """Answer so from now on."""
         self.answer = answer
         self._stream.changed()
 
@@ -140,11 +134,11 @@ class Sandbox:
                 self.clear()
                 response = JSONResponse(self._state())
             case "PUT", "/api/answer":
-                response = self._switch(await _read(receive) or b"")
+                response = self._switch(await read_body(receive, MOST_BYTES + 1) or b"")
             case "POST", "/api/test":
                 response = await self._post_test_record(scope)
             case "POST", _ if path == SANDBOX_REPORTS:
-                response = self._report(await _read(receive) or b"")
+                response = self._report(await read_body(receive, MOST_BYTES + 1) or b"")
             case _ if path.startswith("/api/"):
                 response = JSONResponse({"detail": "Not Found"}, 404)
             case _:
@@ -152,12 +146,12 @@ class Sandbox:
         return response
 
     def _switch(self, body: bytes) -> Response:
-        try:
-            given: Any = json.loads(body)
-            self.switch(cast("Answer", given["answer"]))
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return JSONResponse({"detail": f'send {{"answer": "..."}} with one of {", ".join(get_args(Answer))}'}, 422)
-        return JSONResponse(self._state())
+        with suppress(ValueError, RecursionError):
+            match json.loads(body):
+                case {"answer": answer} if answer in get_args(Answer):
+                    self.switch(answer)
+                    return JSONResponse(self._state())
+        return JSONResponse({"detail": f'send {{"answer": "..."}} with one of {", ".join(get_args(Answer))}'}, 422)
 
     def _report(self, body: bytes) -> Response:
         try:
@@ -180,7 +174,7 @@ class Sandbox:
 
     async def _post(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Response | None:
         """Answer as Butter would, or as the switch says. Show a record. None if no request waits for the answer."""
-        body = await _read(receive)
+        body = await read_body(receive, MOST_BYTES + 1)
         if body is None:
             return None
         answer, is_record = self.answer, scope["method"] == "POST" and scope["path"] in PATHS
@@ -212,18 +206,6 @@ class Sandbox:
 
     def __repr__(self) -> str:
         return f"Sandbox({self.inbox.arrived} arrived)"
-
-
-async def _read(receive: Receive) -> bytes | None:
-    """Read a body; of one that is too long no more than shows it. None where its sender went away."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body = (body + message.get("body", b""))[: MOST_BYTES + 1]
-        more = message.get("more_body", False)
-    return body
 
 
 def _raw(scope: Scope, body: bytes) -> str:

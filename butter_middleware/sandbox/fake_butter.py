@@ -76,11 +76,9 @@ class FakeButter:
                 await send({"type": f"lifespan.{event}.complete"})
         if scope["type"] != "http":
             return
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
+        body = await read_body(receive)
+        if body is None:
+            return
         headers = {name.lower(): value for name, value in scope["headers"]}
         if scope["path"] == SANDBOX_REPORTS:  # a shop asks whether this is a sandbox
             status, answer = 404, {"detail": "Not Found"}
@@ -132,6 +130,18 @@ class FakeButter:
 
     def __repr__(self) -> str:
         return f"FakeButter({len(self.records)} records)"
+
+
+async def read_body(receive: Receive, most: int | None = None) -> bytes | None:
+    """Read a body, and of one that is too long no more than `most` bytes. Return None if its sender went away."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body = (body + message.get("body", b""))[:most]
+        more = message.get("more_body", False)
+    return body
 
 
 def _problems(content_type: bytes, body: bytes) -> list[dict[str, Any]]:

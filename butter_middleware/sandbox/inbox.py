@@ -144,8 +144,7 @@ class Inbox:
             ValueError: it is not a list of reports.
         """
         if not isinstance(given, list) or not all(isinstance(report, dict) for report in cast("list[object]", given)):
-            msg = "not a list of reports"
-            raise ValueError(msg)
+            raise ValueError
         for report in cast("list[dict[str, object]]", given):
             self._last += 1
             texts = {name: str(report.get(name, ""))[:SHOWN_BODY] for name in ("name", "route", "reason", "message")}

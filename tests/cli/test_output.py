@@ -65,7 +65,7 @@ def test_masking_a_long_body_takes_no_long_time() -> None:
 @contextmanager
 def given(function: click.Command, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     monkeypatch.setattr(sys.modules[__name__], "_given", function, raising=False)
-    monkeypatch.setitem(COMMANDS, "given", (__name__, "_given"))
+    monkeypatch.setitem(COMMANDS, "given", f"{__name__}:_given")
     yield
 
 
@@ -200,7 +200,7 @@ def test_no_color_is_respected() -> None:
 
 PROGRESS = """from butter_middleware.cli.output import Output
 with Output().progress("Sending") as tell:
-    tell(1, 4, 1, "1 of 4"); Output().note("Aside."); tell(3, 4, 3, "3 of 4", "next try in 9 s")"""
+    tell(1, 4, 1, "1 of 4", ""); Output().note("Aside."); tell(3, 4, 3, "3 of 4", "next try in 9 s")"""
 
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
@@ -213,7 +213,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
     assert "\x1b[2KAside.\r\n" in shown, "a line of its own, where the bar was"
     monkeypatch.setattr("butter_middleware.cli.output.LINE_SECONDS", 0.0)
     with Output(as_json=True).progress("Sending") as tell:
-        tell(1, 4, 1, "1 of 4")
+        tell(1, 4, 1, "1 of 4", "")
         tell(2, 5, 2, "2 of 5", "Butter is away")
     captured = capsys.readouterr()
     assert captured.out == ""
