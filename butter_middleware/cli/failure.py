@@ -57,20 +57,13 @@ EXIT_CODES: Final = exit_codes(
 class Failure(click.ClickException):
     """Ends a command with one line on standard error. The text says what is wrong and the remedy."""
 
-    def __init__(self, message: str, exit_code: ExitCode = ExitCode.UNUSABLE, *, masked: bool = True) -> None:
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.UNUSABLE) -> None:
         super().__init__(message)
-        self.code = exit_code
-        self._masked = masked
-
-    @property
-    def exit_code(self) -> int:  # type: ignore[override]
-        """What the command ends with."""
-        return self.code
+        self.exit_code = exit_code  # type: ignore[misc]
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it in one line, masked unless its addresses are of no person."""
-        message = self.format_message()
-        text = " ".join((mask(message) if self._masked else message).split())
+        """Print it in one line, masked."""
+        text = " ".join(mask(self.format_message()).split())
         click.echo(printable(f"Error: {text}", sys.stderr), file=file, err=True)
 
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from types import ModuleType
 from typing import Any, Final
 
 import click
@@ -59,42 +58,46 @@ def worker_command(app: str | None, dsn: str | None, base_url: str | None, **opt
     Without it: BUTTER_USERNAME and BUTTER_PASSWORD of the environment. You can run any number of workers: they share
     --slots.
     """
-    postgres = _extra()
+    _extra()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # one line each time that PostgreSQL is not there
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
+
     if app is not None:
         butter = load_aloud(app, Output())
-        own = ("base_url", "queue", "schema") if isinstance(butter.outbox, postgres.PostgresOutbox) else ("base_url",)
+        own = ("base_url", "queue", "schema") if isinstance(butter.outbox, PostgresOutbox) else ("base_url",)
         for name in own:
             if by_hand(name):
                 msg = f"leave out --{name.replace('_', '-')}: the app that --app or BUTTER_APP names has its own."
                 raise Failure(msg, ExitCode.USAGE)
     else:
-        queue = postgres.PostgresOutbox(_needed(dsn), queue=options["queue"], schema=options["schema"])
+        queue = PostgresOutbox(_needed(dsn), queue=options["queue"], schema=options["schema"])
         butter = Butter(client_ip=direct(), base_url=base_url, outbox=queue)
-    asyncio.run(_work(postgres, butter, dsn, options))
+    asyncio.run(_work(butter, dsn, options))
 
 
-async def _work(postgres: ModuleType, butter: Butter, dsn: str | None, options: dict[str, Any]) -> None:
+async def _work(butter: Butter, dsn: str | None, options: dict[str, Any]) -> None:
+    from butter_middleware.postgres import Names, Pace, PostgresOutbox, Worker  # noqa: PLC0415 - an extra
+
     queue = butter.outbox
-    names = postgres.Names(options["schema"], options["procrastinate_schema"], options["queue"])
-    if isinstance(queue, postgres.PostgresOutbox):
+    names = Names(options["schema"], options["procrastinate_schema"], options["queue"])
+    if isinstance(queue, PostgresOutbox):
         names = replace(names, schema=queue.names.schema, queue=queue.names.queue)
         dsn = dsn or queue.dsn
-    pace = postgres.Pace(options["concurrency"], options["slots"], options["stop_timeout"])
-    worker = postgres.Worker(_needed(dsn), names, butter.delivery, pace)
+    pace = Pace(options["concurrency"], options["slots"], options["stop_timeout"])
+    worker = Worker(_needed(dsn), names, butter.delivery, pace)
     loop = asyncio.get_running_loop()
     with stop_signals(lambda: loop.call_soon_threadsafe(worker.stop)):
         await worker.run()
 
 
-def _extra() -> ModuleType:
-    """Return what the extra brings."""
+def _extra() -> None:
+    """Load what the extra brings."""
     packages = {"procrastinate", "psycopg", "psycopg_pool"}
     try:
-        return load_extra("butter_middleware.postgres", "postgres", "the queue in PostgreSQL", packages)
+        load_extra("butter_middleware.postgres", "postgres", "the queue in PostgreSQL", packages)
     except ModuleNotFoundError:
         raise
     except ImportError as error:  # psycopg's own, which has no module's name
@@ -114,10 +117,11 @@ def postgres_command() -> None:
 @_workers
 def schema_command(schema: str, procrastinate_schema: str, web: Sequence[str], worker: Sequence[str]) -> None:
     """Print the SQL for a database that has none of it, for those who apply SQL by themselves."""
-    postgres = _extra()
-    from butter_middleware.postgres.schema import fresh_sql  # noqa: PLC0415 - an extra
+    _extra()
+    from butter_middleware.postgres import Names  # noqa: PLC0415 - an extra
+    from butter_middleware.postgres.schema import fresh_sql  # noqa: PLC0415
 
-    click.echo(fresh_sql(postgres.Names(schema, procrastinate_schema), web, worker))
+    click.echo(fresh_sql(Names(schema, procrastinate_schema), web, worker))
 
 
 @command("migrate", group=postgres_command, ok="the queue is up to date")
@@ -133,10 +137,11 @@ def migrate_command(
 
     Making it is one transaction. Of an update each step is one, and is named.
     """
-    postgres = _extra()
-    from butter_middleware.postgres.schema import migrate  # noqa: PLC0415 - an extra
+    _extra()
+    from butter_middleware.postgres import Names  # noqa: PLC0415 - an extra
+    from butter_middleware.postgres.schema import migrate  # noqa: PLC0415
 
-    done = migrate(_needed(dsn), postgres.Names(schema, procrastinate_schema), web, worker)
+    done = migrate(_needed(dsn), Names(schema, procrastinate_schema), web, worker)
     output.show({"done": done}, "; ".join(done))
 
 

@@ -52,11 +52,11 @@ def sandbox(*, port: int, host: str, expose: bool, username: str | None, passwor
                 f"butter-middleware sandbox --port {other}"
             )
             raise Failure(msg, ExitCode.BUSY) from error
-        if error.errno == errno.EACCES:
-            msg = f"port {port} is not allowed for this user. Take one above 1023: --port {PORT}"
-        else:
-            msg = f"cannot listen at {host} ({error.strerror}). Use an address of this machine: --host 127.0.0.1"
-        raise Failure(msg, masked=False) from error
+        msg = (
+            f"cannot listen at {host}, port {port} ({error.strerror}). Use an address of this machine and a port above "
+            f"1023: --host 127.0.0.1 --port {PORT}"
+        )
+        raise Failure(msg) from error
     names = () if is_loopback(host) else (host, socket.gethostname())
     app = Sandbox(username=username, password=password, keep=keep, exposed=not is_loopback(host), names=names)
     server.serve(app, listener, lambda: _introduce(listener, host, username))

@@ -146,11 +146,11 @@ class Sandbox:
         return response
 
     def _switch(self, body: bytes) -> Response:
-        with suppress(ValueError, RecursionError):
-            match json.loads(body):
-                case {"answer": answer} if answer in get_args(Answer):
-                    self.switch(answer)
-                    return JSONResponse(self._state())
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
+            answer: Any = json.loads(body)["answer"]
+            if answer in get_args(Answer):
+                self.switch(answer)
+                return JSONResponse(self._state())
         return JSONResponse({"detail": f'send {{"answer": "..."}} with one of {", ".join(get_args(Answer))}'}, 422)
 
     def _report(self, body: bytes) -> Response:
