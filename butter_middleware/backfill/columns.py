@@ -10,8 +10,8 @@ from typing import Any, Final, get_args
 from jmespath.exceptions import JMESPathError
 from pydantic import ValidationError
 
-from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, parse_host
-from butter_middleware.client_ip.from_body import BodyReason, in_body
+from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, in_body, parse_host
+from butter_middleware.client_ip.reason import Reason
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.extract.paths import path
 from butter_middleware.models.checkout import EVIDENCE_IDS, Checkout, Psp, Record, as_text
@@ -36,10 +36,10 @@ _ALIASES: Final[dict[str, tuple[str, ...]]] = {
 }
 """Other names that leave no doubt. Case, spaces, hyphens and underscores do not matter."""
 _ADDRESS: Final = {
-    BodyReason.MISSING: "missing",
-    BodyReason.MALFORMED: "not an address",
-    BodyReason.IPV6: "IPv6, which Butter does not take",
-    BodyReason.PRIVATE: "not public: a server's or a proxy's, not the shopper's",
+    Reason.BODY_MISSING: "missing",
+    Reason.BODY_MALFORMED: "not an address",
+    Reason.BODY_IPV6: "IPv6, which Butter does not take",
+    Reason.BODY_PRIVATE: "not public: a server's or a proxy's, not the shopper's",
 }
 _PSPS: Final = get_args(Psp)
 _NOT_A_PSP: Final = f"not one of {', '.join(_PSPS)}"
@@ -168,7 +168,7 @@ class Columns:
             if form.fullmatch(text)
         }
         address = in_body(fields.get("ipv4_address"), self._admitted)
-        if isinstance(address, BodyReason):
+        if isinstance(address, Reason):
             wrong["ipv4_address"], address = _ADDRESS[address], _PLACEHOLDER
         try:
             checkout = Checkout.model_validate({**fields, "ipv4_address": address})

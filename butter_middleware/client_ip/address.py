@@ -1,4 +1,4 @@
-"""Addresses in headers: parsed strictly, once, and kept as numbers."""
+"""Addresses in headers and bodies: parsed strictly, once, and kept as numbers."""
 
 import re
 from bisect import bisect_right
@@ -8,6 +8,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_network
 from socket import AF_INET, AF_INET6, inet_ntoa, inet_pton
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+from butter_middleware.client_ip.reason import Reason
 from butter_middleware.errors import ConfigurationError
 
 Address: TypeAlias = int
@@ -148,6 +149,18 @@ CLASS_E: Final = Networks(("240.0.0.0/4",), "class E")
 LOOPBACK: Final = Networks(("127.0.0.0/8", "::1"), "this machine")
 PRIVATE: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "100.64.0.0/10", "fc00::/7", "::1")
 """Addresses of platforms' own proxies."""
+
+
+def in_body(value: object, admitted: Networks) -> str | Reason:
+    """Return a public or admitted IPv4 address that a body has as a dotted quad, or why there is none."""
+    if value is None or value == "":
+        return Reason.BODY_MISSING
+    address = parse_host(value.strip()) if isinstance(value, str) else None
+    if address is None:
+        return Reason.BODY_MALFORMED
+    if not is_v4(address):
+        return Reason.BODY_IPV6
+    return Reason.BODY_PRIVATE if address in NOT_PUBLIC and address not in admitted else text_of(address)
 
 
 class TcpPeer(NamedTuple):

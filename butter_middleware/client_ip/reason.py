@@ -45,11 +45,19 @@ class Reason(StrEnum):
     """The token was given for another checkout."""
     TOKEN_REPLAYED = "token_replayed"
     """The token was already used for another record."""
+    BODY_MISSING = "body_missing"
+    """The body of a server's request has no address, on a route with `address_from_body=True`."""
+    BODY_MALFORMED = "body_malformed"
+    """What the body has is not an address."""
+    BODY_IPV6 = "body_ipv6"
+    """The address in the body is IPv6."""
+    BODY_PRIVATE = "body_private"
+    """The address in the body is not public unicast."""
 
     @property
     def mendable(self) -> bool:
         """Whether another configuration could still find the address in the same request."""
-        return self in _MENDABLE
+        return self not in _FINAL
 
     @property
     def remedy(self) -> str:
@@ -64,20 +72,17 @@ class Reason(StrEnum):
         return remedy.format(header=header, Header=header[0].upper() + header[1:])
 
 
-_MENDABLE: Final = frozenset(
+_FINAL: Final = frozenset(
     {
-        Reason.PRIVATE_ADDRESS,  # of a proxy that is not counted, or not trusted
-        Reason.MALFORMED,  # of a header that is read as another strategy would not: a list as a single address
-        Reason.DUPLICATE_HEADER,
-        Reason.UNTRUSTED_PEER,
-        Reason.TOO_FEW_HOPS,
-        Reason.NO_UNTRUSTED_HOP,
-        Reason.HEADER_MISSING,
-        Reason.REQUIRED_HEADER,
-        Reason.SERVER_REWRITE_CONFLICT,
-        Reason.NO_PEER,
-        Reason.TOKEN_FORGED,
-        Reason.TOKEN_UNBOUND,
+        Reason.OK,
+        Reason.IPV6_CLIENT,
+        Reason.PSEUDO_IPV4,
+        Reason.TOKEN_MALFORMED,
+        Reason.TOKEN_STALE,
+        Reason.TOKEN_FOREIGN,
+        Reason.TOKEN_REPLAYED,
+        Reason.BODY_IPV6,
+        Reason.BODY_PRIVATE,
     }
 )
 _ON_LOOPBACK: Final = {
@@ -125,4 +130,10 @@ _REMEDIES: Final = {
     Reason.TOKEN_UNBOUND: "The checkout's key is not where Beacon(bind=...) expects it in the request.",
     Reason.TOKEN_FOREIGN: "Let the page send the beacon the same key that is in the checkout request.",
     Reason.TOKEN_REPLAYED: "Let the page ask for a new token for each payment.",
+    Reason.BODY_MISSING: "The route has address_from_body=True: let its extractor give ipv4_address, or drop it.",
+    Reason.BODY_MALFORMED: (
+        "What the extractor gave as ipv4_address is not an address: look at the field that it reads."
+    ),
+    Reason.BODY_IPV6: "Butter takes IPv4 only, and the PSP saw this shopper over IPv6.",
+    Reason.BODY_PRIVATE: "The PSP was told the address of a server or a proxy: pass it the shopper's own.",
 }

@@ -8,40 +8,24 @@ from butter_middleware.events import Skipped
 
 
 class Skip(StrEnum):
-    """Why a response on a checkout route became no record."""
+    """Why a response on a checkout route became no record. `EXPLAINED` says what each means."""
 
     STATUS = "status"
-    """It is no 2xx."""
     UNANSWERED = "unanswered"
-    """The app raised, or ended, before it began a response."""
     NOT_JSON = "not_json"
-    """The route has an extractor, and the content type is no JSON."""
     TOO_LARGE = "too_large"
-    """The body is longer than `max_body_bytes`."""
     INCOMPLETE = "incomplete"
-    """It is a 2xx, and the app never finished it."""
     UNCAPTURABLE = "uncapturable"
-    """The server sends a file by itself: the body never passes by."""
     NOT_A_CHECKOUT = "not_a_checkout"
-    """The extractor gave None."""
     GATED = "gated"
-    """The route's `when` said no."""
     NOT_PAID = "not_paid"
-    """A preset found an object of its PSP, and none that is paid: refused, redirected, a draft, a link, an error."""
     UNRECOGNISED = "unrecognised"
-    """A preset found no object of its PSP."""
     TEST_MODE = "test_mode"
-    """The object is of the PSP's test mode, and this is production."""
     NOT_ANNOTATED = "not_annotated"
-    """The route has no extractor, and the endpoint annotated nothing."""
     JOIN_EXPIRED = "join_expired"
-    """A part of a checkout in two parts stayed alone for `join_ttl`."""
     DUPLICATE = "duplicate"
-    """A record with the same PSP and IDs was taken before."""
     OTHER_ADDRESS = "other_address"
-    """A record of the same checkout was taken before, with another address, which counts."""
     DRY_RUN = "dry_run"
-    """It would have been sent."""
 
 
 NO_CHECKOUT: Final = frozenset(
@@ -68,22 +52,22 @@ SEVERAL_ADDRESSES: Final = (
 )
 """The log line of `Skip.OTHER_ADDRESS`."""
 EXPLAINED: Final = {
-    "status": "It is not a 2xx.",
-    "unanswered": "The app ended without an answer.",
-    "incomplete": "The app did not finish it.",
-    "not_json": "It is not JSON, so the extractor was not called.",
-    "too_large": "It is longer than max_body_bytes.",
-    "uncapturable": "It is a file that the server sends itself.",
-    "not_a_checkout": "The extractor gave None, or nothing.",
-    "gated": "The route's when= returned false.",
-    "not_paid": "It holds an object of the PSP that is not paid.",
-    "unrecognised": "The preset found no object of its PSP in it.",
-    "test_mode": "It holds an object of the PSP's test mode.",
-    "not_annotated": "The route has no extractor, and the endpoint annotated nothing.",
-    "join_expired": "The other part did not come in time.",
-    "duplicate": "A record with the same PSP and IDs was taken before.",
-    "other_address": "A record of the same checkout was taken before, with another address.",
-    "dry_run": "Butter(dry_run=True) sends nothing.",
+    Skip.STATUS: "It is not a 2xx.",
+    Skip.UNANSWERED: "The app raised or ended without an answer.",
+    Skip.INCOMPLETE: "The app did not finish it.",
+    Skip.NOT_JSON: "It is not JSON, so the extractor was not called.",
+    Skip.TOO_LARGE: "It is longer than max_body_bytes.",
+    Skip.UNCAPTURABLE: "It is a file that the server sends itself.",
+    Skip.NOT_A_CHECKOUT: "The extractor gave None, or nothing.",
+    Skip.GATED: "The route's when= returned false.",
+    Skip.NOT_PAID: "It holds an object of the PSP that is not paid.",
+    Skip.UNRECOGNISED: "The preset found no object of its PSP in it.",
+    Skip.TEST_MODE: "It holds an object of the PSP's test mode.",
+    Skip.NOT_ANNOTATED: "The route has no extractor, and the endpoint annotated nothing.",
+    Skip.JOIN_EXPIRED: "The other part did not come in time.",
+    Skip.DUPLICATE: "A record with the same PSP and IDs was taken before.",
+    Skip.OTHER_ADDRESS: "A record of the same checkout was taken before, with another address.",
+    Skip.DRY_RUN: "Butter(dry_run=True) sends nothing.",
 }
 """What a reason says of the response, for a test and a sandbox, if the log says nothing of it."""
 

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.client_ip import ClientIP, Reason, Strategy
-from butter_middleware.client_ip.address import Networks
-from butter_middleware.client_ip.from_body import BodyReason, in_body
+from butter_middleware.client_ip.address import Networks, in_body
 from butter_middleware.errors import ExtractionError
 from butter_middleware.ipv6.beacon import Redeemer
 from butter_middleware.models.checkout import Checkout, Record, as_text, sources_text
@@ -204,10 +203,10 @@ class Reader:
         parked: Parked | None = None
         for result in extracted:
             # Never from a body unless the route says so: the author of the body would choose the evidence.
-            ipv4: str | BodyReason = response.request.ipv4_address
+            ipv4: str | Reason = response.request.ipv4_address
             if route.address_from_body:
                 ipv4 = in_body(result.get("ipv4_address"), self.admitted)
-            if isinstance(ipv4, BodyReason):
+            if isinstance(ipv4, Reason):
                 unlocated = _without_address(route, ipv4)
                 continue
             fields = self._fields(route, capture, result, ipv4)
@@ -312,7 +311,7 @@ def _conflicts(annotations: Mapping[str, Any], result: Mapping[str, Any]) -> Ite
             yield name
 
 
-def _without_address(route: CheckoutRoute, reason: Reason | BodyReason, remedy: str = "") -> ReadResult:
+def _without_address(route: CheckoutRoute, reason: Reason, remedy: str = "") -> ReadResult:
     remedy = f"{route}: no address ({reason.value}). {remedy or reason.remedy}"
     parked = Parked(ParkReason.NO_ADDRESS, remedy) if reason.mendable else None
     return ReadResult(parked=parked, skipped=f"no_address:{reason.value}", remedy=remedy)

@@ -24,8 +24,8 @@ from butter_middleware import (
     client_ip,
     extract,
 )
-from butter_middleware.client_ip.address import ANYWHERE, NOWHERE
-from butter_middleware.client_ip.from_body import BodyReason, in_body
+from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, in_body
+from butter_middleware.client_ip.reason import Reason
 from butter_middleware.testing import FakeButter
 
 PSPS = "175.16.199.37"
@@ -228,4 +228,4 @@ def test_a_parked_address_is_found_by_the_mended_extractor(
 def test_whatever_stands_there_is_an_address_or_a_reason(value: object, staging: bool) -> None:  # noqa: FBT001 - drawn
     """No value raises, and what passes is one that a record takes."""
     found = in_body(value, ANYWHERE if staging else NOWHERE)
-    assert isinstance(found, BodyReason) or Checkout(psp="adyen", ipv4_address=found, **OWN).ipv4_address == found
+    assert isinstance(found, Reason) or Checkout(psp="adyen", ipv4_address=found, **OWN).ipv4_address == found

@@ -12,7 +12,6 @@ from docutils.nodes import make_id
 
 import butter_middleware
 from butter_middleware.client_ip import Reason
-from butter_middleware.client_ip.from_body import BodyReason
 from butter_middleware.errors import ERROR_INDEX
 from butter_middleware.events import Event
 from butter_middleware.models.reasons import ParkReason, Skip
@@ -117,7 +116,7 @@ def links() -> Iterator[str]:
 
 def test_each_link_of_a_message_leads_to_a_row() -> None:
     """A message points at its row of the error index, and the row is there."""
-    reasons = [str(reason).replace("_", "-") for kind in (Reason, BodyReason, ParkReason, Skip) for reason in kind]
+    reasons = [str(reason).replace("_", "-") for kind in (Reason, ParkReason, Skip) for reason in kind]
     found = list(links())
     assert len(found) > 3
     assert {*found, *reasons} - {"ok"} <= anchors()
@@ -130,7 +129,7 @@ TEXTS = sorted({text for text in texts(anywhere=False) if telling(text) and not 
 
 @pytest.mark.parametrize(
     "reason",
-    [reason for kind in (Reason, BodyReason, ParkReason, Skip) for reason in kind],
+    [reason for kind in (Reason, ParkReason, Skip) for reason in kind],
     ids=lambda each: f"{each!r}",
 )
 def test_every_reason_has_a_row(reason: StrEnum) -> None:
