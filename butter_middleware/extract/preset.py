@@ -77,12 +77,10 @@ class Shape:
     """A list within the object: one record for each of its items..."""
     of_each: Mapping[str, str] = field(default_factory=dict[str, str])
     """...with these fields, which the item gives."""
-    test: str = ""
-    """True of an object of the PSP's test mode."""
     under: tuple[str, ...] = ()
     """Keys that identify the object under them..."""
     when_under: str = ""
-    """...so that this is enough there. Asked after `when` of all shapes."""
+    """...so that this is enough there. Asked after `when` of all shapes, which may say that it is no payment."""
     never_under: tuple[str, ...] = ()
     """Keys under which a similar object is another thing."""
     when_at: str = ""
@@ -113,16 +111,11 @@ class Shape:
         for name in _READ:
             tried = list(attempts(self.fields[name], node, table=True)) if name in self.fields else []
             if name in self.of_each and not (tried and tried[-1].outcome is Outcome.GAVE):
-                tried += self._explain_each(self.of_each[name], node)
+                items = self._items(node)
+                of_first = attempts(self.of_each[name], items[0], table=True) if items else ()
+                tried += [Attempt(f"{self.each}[].{one.expression}", one.outcome) for one in of_first]
+                tried += [] if items else [Attempt(self.each, Outcome.EMPTY)]
             yield Field(name, tuple(tried))
-
-    def _explain_each(self, expression: str, node: Object) -> Iterator[Attempt]:
-        items = self._items(node)
-        for item in items[:1]:
-            tried = attempts(expression, item, table=True)
-            yield from (Attempt(f"{self.each}[].{one.expression}", one.outcome) for one in tried)
-        if not items:
-            yield Attempt(self.each, Outcome.EMPTY)
 
     def _items(self, node: Object) -> list[object]:
         items: object = path(self.each, table=True).search(node) if self.each else None
@@ -187,7 +180,7 @@ class Preset:
     prepare: Callable[[object], object] = lambda body: body
     """Undoes what a framework makes of the SDK's own objects."""
     test: str = ""
-    """True of a whole body of the PSP's test mode."""
+    """True of an object, or of a whole body, of the PSP's test mode."""
     own: frozenset[str] = field(init=False, repr=False)
     """Keys as the table spells them."""
 
@@ -217,7 +210,8 @@ class Preset:
         records = _joined([one.shape.records(one.node) for one in paid])
         # Separate from the fields: only a route with address_from_body may take it for the shopper's address.
         addresses = tuple(record.pop(ADDRESS, "") for record in records)
-        test_mode = any(holds(one.shape.test, one.node) for one in paid) or holds(self.test, normal.normal(body))
+        nodes = (*(one.node for one in paid), normal.normal(body))
+        test_mode = any(holds(self.test, node) for node in nodes)
         return Payments(tuple(records), test_mode=test_mode, addresses=addresses)
 
     def explain(self, response: CheckoutResponse) -> Explanation:

@@ -67,7 +67,6 @@ SHAPES: Final = (
         # CAPTURE, REFUND and the others tell of a payment that is known, by a reference of their own.
         paid={"eventCode": ("AUTHORISATION",), "success": ("true",)},
         unpaid=f"{_NOTHING} || {_DONATION}",
-        test="says(live, 'false')",
         fields={**_ADDITIONAL, "transaction_id": "pspReference"},
     ),
     Shape(

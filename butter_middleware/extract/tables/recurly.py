@@ -133,7 +133,6 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
                 "says(transaction.action, 'refund', 'credit', 'verify') || zero(transaction.amount_in_cents) || "
                 "says(transaction.voidable_p, 'void')"
             ),
-            test="says(transaction.test, 'true')",
             fields={
                 "customer_email": "account.email",
                 "customer_id": "account.account_code",
@@ -188,4 +187,6 @@ def recurly(*, at: str | None = None, prefer: Reference = "id") -> Preset:
         f"{state}_notification" for state in ("successful_payment", "paid_charge_invoice", "closed_invoice")
     }
     wrappers = WRAPPERS | {"charge_invoice", "invoice_collection"} | notifications
-    return Preset("recurly", SHAPES if prefer == "id" else _shapes(prefer), at, wrappers)
+    return Preset(
+        "recurly", SHAPES if prefer == "id" else _shapes(prefer), at, wrappers, test="says(transaction.test, 'true')"
+    )

@@ -25,7 +25,6 @@ from butter_middleware.extract import normal
 from butter_middleware.extract.preset import NEVER, Preset, Shape
 
 _CUSTOMER: Final = "customer.id || customer || customer_account.id || customer_account"
-_TEST: Final = "livemode == `false`"
 _NETWORK: Final = "payment_method_details.card.network_transaction_id"
 _PART: Final = {
     "charge_id": (
@@ -113,7 +112,6 @@ SHAPES: Final = (
             "(zero(amount_total) && !subscription) || "
             f"{_refunded('payment_intent.')} || {_returned('invoice.')}"
         ),
-        test=_TEST,
         fields={
             "customer_email": (
                 "customer_details.email || customer_email || customer.email || invoice.customer_email || "
@@ -144,7 +142,6 @@ SHAPES: Final = (
         ),
         paid={"status": ("succeeded", "requires_capture")},
         unpaid=f"zero(amount) || {_refunded()}",
-        test=_TEST,
         fields={
             "customer_email": (
                 "receipt_email || latest_charge.billing_details.email || latest_charge.receipt_email || "
@@ -171,7 +168,6 @@ SHAPES: Final = (
         paid={"status || (says(paid, 'true') && 'paid')": ("paid",)},  # the oldest versions have no status
         # Nothing was due, as of a trial; or the money came in another way than through Stripe.
         unpaid=f"zero(amount_paid) || zero(total) || paid_out_of_band || {_returned()}",
-        test=_TEST,
         fields={
             "customer_email": "customer_email || customer.email || charge.billing_details.email",
             "customer_id": _CUSTOMER,
@@ -191,7 +187,6 @@ SHAPES: Final = (
         when="says(object, 'invoice_payment')",
         paid={"status": ("paid",)},
         unpaid="zero(amount_paid)",
-        test=_TEST,
         fields={
             **_PART,
             "customer_email": "invoice.customer_email",
@@ -223,7 +218,6 @@ SHAPES: Final = (
             f"{_returned('latest_invoice.')}"
         ),
         promise="!(says(status, 'active') && says(latest_invoice.status, 'paid'))",
-        test=_TEST,
         fields={
             "customer_email": "customer.email || latest_invoice.customer_email || latest_invoice.customer.email",
             "customer_id": _CUSTOMER,
@@ -249,7 +243,6 @@ SHAPES: Final = (
         ),
         paid={"status || (says(paid, 'true') && 'succeeded')": ("succeeded",)},  # the oldest versions have no status
         unpaid="refunded || (amount_refunded && amount_refunded == amount) || zero(amount)",
-        test=_TEST,
         fields={
             "customer_email": (
                 "receipt_email || billing_details.email || customer.email || payment_intent.receipt_email || "
@@ -290,7 +283,7 @@ def stripe(*, at: str | None = None) -> Preset:
     Raises:
         ConfigurationError: `at` is not a JMESPath expression.
     """
-    return Preset("stripe", SHAPES, at, prepare=_plain)
+    return Preset("stripe", SHAPES, at, prepare=_plain, test="livemode == `false`")
 
 
 def _plain(node: object, depth: int = 0) -> object:

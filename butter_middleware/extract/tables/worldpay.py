@@ -20,7 +20,7 @@ Reference = Literal["transactionReference", "paymentId"]
 
 _TEST: Final = (
     "([_links, _actions][].*[].href[] | [?type(@) == 'string' && contains(@, '//try.access.worldpay.com')]) "
-    "|| says(environment, 'TEST')"
+    "|| (orderCode && says(environment, 'TEST'))"
 )
 _NAMED: Final = "(type(transactionReference) == 'string' || type(paymentId) == 'string')"
 _LINKED: Final = (
@@ -65,7 +65,6 @@ def _shapes(transaction: str) -> tuple[Shape, ...]:
             ),
             paid={"outcome": ("authorized", "sentForSettlement")},
             unpaid=_NOTHING,
-            test=_TEST,
             fields=fields,
             when_at=f"says(outcome, {_OUTCOMES}) && {_NAMED}",
         ),
@@ -74,7 +73,6 @@ def _shapes(transaction: str) -> tuple[Shape, ...]:
             when=f"type(lastEvent) == 'string' && ({_LINKED} || ({_NAMED} && only(@, {_OF_PAYMENT})))",
             paid={"lastEvent": _EVENTS},
             unpaid=_NOTHING,
-            test=_TEST,
             fields=fields,
             when_at=f"type(lastEvent) == 'string' && {_NAMED}",
         ),
@@ -83,7 +81,6 @@ def _shapes(transaction: str) -> tuple[Shape, ...]:
             when=f"type(type) == 'string' && {_NAMED} && (classification || downstreamReference || {_LINKED})",
             paid={"type": _EVENTS},
             unpaid=f"(classification && !says(classification, 'payment')) || {_NOTHING}",
-            test=_TEST,
             fields=fields,
             under=("eventDetails",),
             when_under=f"type(type) == 'string' && {_NAMED}",
@@ -104,7 +101,6 @@ def _shapes(transaction: str) -> tuple[Shape, ...]:
                 )
             },
             unpaid="zero(amount) || zero(amount.value) || zero(payment.amount.value)",
-            test=_TEST,
             fields={"transaction_id": "orderCode"},
             when_at=(
                 "type(orderCode) == 'string' && (type(lastEvent) == 'string' || "
@@ -129,4 +125,4 @@ def worldpay(*, at: str | None = None, prefer: Reference = "transactionReference
     config.one_of("extract.worldpay(): prefer", prefer, get_args(Reference))
     (other,) = set(get_args(Reference)) - {prefer}
     wrappers = WRAPPERS | {"_embedded", "eventDetails", "paymentService", "reply", "notify", "orderStatus"}
-    return Preset("worldpay", _shapes(f"{prefer} || {other}"), at, wrappers | {"orderStatusEvent"})
+    return Preset("worldpay", _shapes(f"{prefer} || {other}"), at, wrappers | {"orderStatusEvent"}, test=_TEST)
