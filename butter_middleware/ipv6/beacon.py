@@ -12,7 +12,7 @@ from hashlib import sha256
 from hmac import compare_digest, digest
 from ipaddress import AddressValueError, IPv4Address
 from struct import Struct
-from typing import Final, Self, cast
+from typing import Final, cast
 
 from butter_middleware import config
 from butter_middleware._utils.asgi import RawHeaders
@@ -88,11 +88,6 @@ class Beacon:
             msg = "Beacon: bind= and token= name the same place. The token and the checkout's key need two places."
             raise ConfigurationError(msg)
 
-    def admitting_private(self) -> Self:
-        """Return the same beacon for staging and tests, where shoppers have addresses that are not public."""
-        own = None if self.client_ip is None else self.client_ip.admitting_private()
-        return replace(self, client_ip=own, allow_private=True)
-
     def check(self, route: Route) -> None:
         """Refuse a route whose requests cannot carry the token and its key.
 
@@ -163,17 +158,29 @@ class Beacon:
             return Reason.TOKEN_UNBOUND
         return ipv4 if compare_digest(_digest(key), bound_to) else Reason.TOKEN_FOREIGN
 
-    def token_of(self, capture: Capture, route: Route) -> str:
-        """Return the token that came with a checkout, unverified; empty for none."""
-        return self._token.find(capture, route)
+    def resolve(self, address: ClientIP, capture: Capture, route: Route) -> ClientIP:
+        """Give the IPv4 of a checkout's token to an address that is IPv6, or the reason why not. Never raises.
 
-    def key_of(self, capture: Capture, route: Route) -> str:
-        """Return the key of a checkout; empty for none."""
-        return self._bind.find(capture, route)
+        The checkout's own time counts, so that a capture which is read days later reads the same. The outbox knows
+        which tokens were used.
+        """
+        token = self._token.find(capture, route) if address.reason is Reason.IPV6_CLIENT else ""
+        if not token:
+            return address
+        found = self.verify(token, self._bind.find(capture, route), capture.captured_at)
+        if isinstance(found, Reason):
+            return replace(address, reason=found)
+        return replace(address, ipv4=found, reason=Reason.OK)
+
+    def digest_of(self, capture: Capture, route: Route) -> str:
+        """Return what identifies the token of a checkout, and holds no address; empty for none."""
+        return self._token.find(capture, route)[-DIGEST_CHARACTERS:]
 
 
 def fitting(beacon: Beacon | None, routes: Iterable[Route], *, staging: bool = False) -> Beacon | None:
     """Return the beacon for an environment, if there is one and its tokens can come on every route.
+
+    In staging, shoppers have addresses that are not public.
 
     Raises:
         ConfigurationError: as `Beacon.check`, or it is no beacon.
@@ -185,31 +192,10 @@ def fitting(beacon: Beacon | None, routes: Iterable[Route], *, staging: bool = F
         raise ConfigurationError(msg)
     for route in routes:
         beacon.check(route)
-    return beacon.admitting_private() if staging else beacon
-
-
-class Redeemer:
-    """Takes the tokens that come with checkouts. The outbox knows which were used."""
-
-    def __init__(self, beacon: Beacon) -> None:
-        self.beacon = beacon
-
-    def resolve(self, address: ClientIP, capture: Capture, route: Route) -> ClientIP:
-        """Give the token's IPv4 to an address that is IPv6, or the reason why not. Never raises.
-
-        The checkout's own time counts, so that a capture which is read days later reads the same.
-        """
-        token = self.beacon.token_of(capture, route) if address.reason is Reason.IPV6_CLIENT else ""
-        if not token:
-            return address
-        found = self.beacon.verify(token, self.beacon.key_of(capture, route), capture.captured_at)
-        if isinstance(found, Reason):
-            return replace(address, reason=found)
-        return replace(address, ipv4=found, reason=Reason.OK)
-
-    def digest_of(self, capture: Capture, route: Route) -> str:
-        """Return what identifies the token of a checkout, and holds no address."""
-        return self.beacon.token_of(capture, route)[-DIGEST_CHARACTERS:]
+    if not staging:
+        return beacon
+    own = None if beacon.client_ip is None else beacon.client_ip.admitting_private()
+    return replace(beacon, client_ip=own, allow_private=True)
 
 
 def _sign(secret: bytes, claim: bytes) -> bytes:

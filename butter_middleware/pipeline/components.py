@@ -18,7 +18,7 @@ from butter_middleware.delivery.clients import Client, DryRunClient, InlineClien
 from butter_middleware.delivery.delivery import Delivery, circuit_breaker
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.events import Event
-from butter_middleware.ipv6.beacon import Beacon, Redeemer
+from butter_middleware.ipv6.beacon import Beacon
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, Outbox, SQLiteOutbox
 from butter_middleware.pipeline import processes
@@ -92,7 +92,7 @@ class Components:
             self.config.optional_fields,
             observe,
             self.admitted,
-            None if self.beacon is None else Redeemer(self.beacon),
+            self.beacon,
             staging=self.config.staging,
             sandbox=self.config.sandbox,
         )

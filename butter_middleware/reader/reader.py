@@ -13,7 +13,7 @@ from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.client_ip.address import Networks, in_body
 from butter_middleware.errors import ExtractionError
-from butter_middleware.ipv6.beacon import Redeemer
+from butter_middleware.ipv6.beacon import Beacon
 from butter_middleware.models.checkout import Checkout, Record, as_text, sources_text
 from butter_middleware.models.http import Capture, CheckoutResponse, view
 from butter_middleware.models.partial import SOURCE, Part
@@ -84,8 +84,8 @@ class Reader:
     """Sees each address as it was resolved."""
     admitted: Networks
     """Addresses of bodies that are not public and count all the same."""
-    redeemer: Redeemer | None = None
-    """Takes the tokens of shoppers on IPv6, where there is a beacon."""
+    beacon: Beacon | None = None
+    """Takes the tokens of shoppers on IPv6."""
     staging: bool = False
     """Whether objects of a PSP's test mode are evidence."""
     sandbox: bool = False
@@ -128,9 +128,9 @@ class Reader:
             weak = weakness(route, response, reading.records, recorded=capture.recorded)
             reading = replace(reading, remedy=weak) if weak else reading
         # Only a token gives an IPv4 address beside the shopper's IPv6.
-        if self.redeemer is None or address is None or address.ipv6 is None:
+        if self.beacon is None or address is None or address.ipv6 is None:
             return reading
-        token, replayed = self.redeemer.digest_of(capture, route), _without_address(route, Reason.TOKEN_REPLAYED)
+        token, replayed = self.beacon.digest_of(capture, route), _without_address(route, Reason.TOKEN_REPLAYED)
         return replace(reading, token=token, if_replayed=replayed)
 
     def _found(
@@ -156,7 +156,7 @@ class Reader:
     def _resolve(self, route: CheckoutRoute, capture: Capture) -> ClientIP:
         address = self.strategy.resolve(capture.scope)
         self.observe(capture, address)
-        return address if self.redeemer is None else self.redeemer.resolve(address, capture, route)
+        return address if self.beacon is None else self.beacon.resolve(address, capture, route)
 
     def _extract(self, route: CheckoutRoute, response: CheckoutResponse) -> list[Mapping[str, Any]] | ReadResult:
         if route.extract is None:

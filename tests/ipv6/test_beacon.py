@@ -31,7 +31,7 @@ from butter_middleware import (
     extract,
 )
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
-from butter_middleware.client_ip import Reason
+from butter_middleware.client_ip import ClientIP, Reason
 from butter_middleware.models.http import Capture
 from butter_middleware.testing import FakeButter
 
@@ -131,7 +131,7 @@ def test_a_private_address_is_staging_s_alone() -> None:
     """A staging beacon with production's keys makes no evidence."""
     token = make_beacon().issue("10.0.0.9", "7", NOW)
     assert make_beacon().verify(token, "7", NOW) is Reason.TOKEN_FORGED
-    assert make_beacon().admitting_private().verify(token, "7", NOW) == "10.0.0.9"
+    assert make_beacon(allow_private=True).verify(token, "7", NOW) == "10.0.0.9"
 
 
 @pytest.mark.parametrize("address", ["", V6, "1.2.3", "256.1.1.1"])
@@ -229,7 +229,7 @@ def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_a_repr_shows_no_key() -> None:
     """Nor does any part of one, whatever prints the configuration."""
-    assert KEY[:8] not in repr(make_beacon().admitting_private())
+    assert KEY[:8] not in repr(make_beacon(allow_private=True))
 
 
 # The app.
@@ -569,15 +569,16 @@ def test_no_request_body_raises(content: bytes, kind: bytes) -> None:
     beacon = make_beacon(token="field:a.b", bind="field:c")
     headers = [(b"content-type", kind)]
     capture = Capture("POST", "/checkout/7", b"", headers, None, 200, [], b"", {}, NOW, content)
-    assert isinstance(beacon.token_of(capture, CAPTURING), str)
-    assert isinstance(beacon.key_of(capture, CAPTURING), str)
+    assert isinstance(beacon.digest_of(capture, CAPTURING), str)
+    address = ClientIP(None, "2001:db8::1", Reason.IPV6_CLIENT, None)
+    assert beacon.resolve(address, capture, CAPTURING).ipv4 is None
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b"7", b'{"a": null}', b'{"a": {"b": true}}', b'{"a": {"b": [1]}}'])
 def test_a_field_that_is_no_text_is_absent(content: bytes) -> None:
     """Lists, objects, null and booleans are no key of a checkout."""
     capture = Capture("POST", "/checkout/7", b"", [], None, 200, [], b"", {}, NOW, content)
-    assert make_beacon(token="field:a.b").token_of(capture, CAPTURING) == ""
+    assert make_beacon(token="field:a.b").digest_of(capture, CAPTURING) == ""
 
 
 # End to end: the shop at ::1, the beacon at 127.0.0.1, Butter on a socket of its own.
