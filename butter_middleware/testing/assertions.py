@@ -23,7 +23,7 @@ def unsent(expected: Mapping[str, str | None], recorder: Recorder, routes: Seque
     lines = [f"no record was sent{described(expected)}"]
     if sent := recorder.sent:
         lines += _nearest(expected, sent)
-    for record in recorder.pending():
+    for record in recorder.pending:
         answered = "was not asked yet" if record.answer is None else f"answered {record.answer}"
         lines.append(f"pending, since Butter {answered} (butter_inbox.retry_now() tries again): {record!r}")
     lines += [f"dead, since Butter answered {record.answer}: {record!r}" for record in recorder.dead]

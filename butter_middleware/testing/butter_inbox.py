@@ -53,7 +53,7 @@ class ButterInbox:
         """The records that Butter did not take, as `respond_with` has it, and that wait for `retry_now`."""
         __tracebackhide__ = True
         self.check()
-        return self._recorder.pending()
+        return list(self._recorder.pending)
 
     @property
     def dead(self) -> list[InboxRecord]:
@@ -170,7 +170,7 @@ class ButterInbox:
     def __repr__(self) -> str:
         recorder = self._recorder
         return (
-            f"ButterInbox({len(recorder.sent)} sent, {len(recorder.pending())} pending, {len(recorder.dead)} dead, "
+            f"ButterInbox({len(recorder.sent)} sent, {len(recorder.pending)} pending, {len(recorder.dead)} dead, "
             f"{len(recorder.parked)} parked, {sum(skipped.times for skipped in recorder.skipped)} skipped)"
         )
 

@@ -117,7 +117,7 @@ class FakeQueue:
 
 
 class InboxClient:
-    """Brings records to the ledger of a test."""
+    """Brings records to the recorder of a test."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -148,7 +148,7 @@ class FakeBreaker(CircuitBreaker):
         settled = super().record(pending, answer) or self.alone()
         for one in settled:
             if one.settled is Settled.DEAD:
-                self._recorder.dead_letter(pending.record)
+                self._recorder.dead.append(self._recorder.shown(pending.record))
         over = {Settled.DELIVERED, Settled.DEAD}
         return [one if one.settled in over else replace(one, due_at=self._now() + HELD_SECONDS) for one in settled]
 

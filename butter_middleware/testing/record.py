@@ -1,10 +1,9 @@
 """A record as a test sees it."""
 
-import json
 from dataclasses import dataclass, fields
-from typing import Final, Self
+from typing import Final
 
-from butter_middleware.models.checkout import CheckoutFields, Psp, Record
+from butter_middleware.models.checkout import CheckoutFields, Psp
 
 
 class InboxFields(CheckoutFields, total=False):
@@ -38,11 +37,6 @@ class InboxRecord:
     """
     answer: str | None = None
     """What Butter answered last, as `respond_with` was told; None where it was accepted, or not yet asked."""
-
-    @classmethod
-    def of(cls, record: Record, route: str | None, answer: str | None) -> Self:
-        """Return a record on its way to Butter as a test sees it."""
-        return cls(**json.loads(record.payload), route=route, answer=answer)
 
     @property
     def payload(self) -> dict[str, str]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from traceback import format_exception
 from typing import Final, Self
 
 from butter_middleware.errors import ButterError
@@ -19,7 +18,6 @@ FROM_A_SHOPPER: Final = (
 )
 _SHOWN: Final = 1000
 _OURS: Final = str(Path(__file__).parents[1])
-_BROKEN: Final = {ParkReason.EXTRACTOR_ERROR, ParkReason.UNREADABLE}
 
 
 class ParkedError(AssertionError):
@@ -67,11 +65,6 @@ class ParkedCheckout:
             error = error.with_traceback(frame or error.__traceback__)
         return cls(parked.reason, parked.detail, request, capture.status_code, text, error)
 
-    @property
-    def broken(self) -> bool:
-        """Whether the merchant's own code failed."""
-        return self.reason in _BROKEN
-
     def explain(self) -> str:
         """Say in a few lines what happened."""
         lines = [f"{self.request} was parked ({self.reason.value}):", f"  {self.detail}"]
@@ -104,9 +97,3 @@ def unexpected(
     error = ParkedError("\n".join(lines))
     error.__cause__ = next((checkout.error for checkout in parked if checkout.error is not None), None)
     return error
-
-
-def traces(parked: Sequence[ParkedCheckout]) -> str:
-    """Return the tracebacks of what extractors raised."""
-    errors = [checkout.error for checkout in parked if checkout.error is not None]
-    return "\n".join("".join(format_exception(error)) for error in errors)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from traceback import format_exception
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -10,12 +11,10 @@ from butter_middleware._utils.overrides import SHOPPER
 from butter_middleware.capture import annotations
 from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.client_ip.address import ANYWHERE
-from butter_middleware.delivery.clients import Client
 from butter_middleware.delivery.delivery import Delivery
-from butter_middleware.events import Event
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
-from butter_middleware.models.reasons import unwanted
+from butter_middleware.models.reasons import ParkReason, unwanted
 from butter_middleware.outbox import SQLiteOutbox, Store, TransactionalOutbox
 from butter_middleware.pipeline.components import Components, Read
 from butter_middleware.pipeline.pipeline import Pipeline
@@ -34,7 +33,7 @@ from butter_middleware.testing.fakes import (
     fake_beacon,
 )
 from butter_middleware.testing.recorder import Recorder
-from butter_middleware.testing.records import traces, unexpected
+from butter_middleware.testing.records import unexpected
 
 RETRY_SECONDS: Final = 3700.0
 """Longer than any pause, probe or backoff of a delivery."""
@@ -65,38 +64,32 @@ class InboxRuntime:
         if here or isinstance(outbox, SQLiteOutbox):
             outbox = FakeOutbox(outbox.durable, lambda: production.clock() + self.recorder.seconds_ahead)
 
+        def shopper() -> str | None:
+            return self.recorder.client_ip
+
         def built(pipeline: Pipeline) -> None:
             self._pipelines[pipeline] = here
 
         fake = replace(
             production,
-            strategy=FakeStrategy(production.strategy, self._shopper),
-            beacon=fake_beacon(production.beacon, self._shopper),
+            strategy=FakeStrategy(production.strategy, shopper),
+            beacon=fake_beacon(production.beacon, shopper),
             admitted=ANYWHERE if production.config.staging else DOCUMENTATION,
             outbox=outbox,
             external=False,  # what another process would read is read here, so that a test sees it
             wrap_reader=self._wrap_reader,
             pings=False,
             built=built,
-            listener=self._hear,
+            listener=lambda event: self.recorder.hear(event),  # noqa: PLW0108 - each test has a recorder of its own
             listens_to=(object,),
         )
         return self._sending_here(fake) if here else fake
-
-    def _shopper(self) -> str | None:
-        return self.recorder.client_ip
-
-    def _hear(self, event: Event) -> None:
-        self.recorder.hear(event)
 
     def ignored(self, message: str) -> None:
         """Take what is said of a call without effect."""
         self.recorder.ignored.append(message)
 
     def _sending_here(self, parts: Components) -> Components:
-        def make_client() -> Client:
-            return InboxClient(self.recorder)
-
         def make_delivery(_senders: int | None = None) -> Delivery:
             recorder, clock = self.recorder, parts.clock
 
@@ -116,7 +109,7 @@ class InboxRuntime:
         return replace(
             parts,
             queue=FakeQueue(self._add) if is_transactional else parts.queue,
-            make_client=make_client,
+            make_client=lambda: InboxClient(self.recorder),
             make_delivery=make_delivery,
             make_consumer=make_delivery,
         )
@@ -132,16 +125,17 @@ class InboxRuntime:
         recorder = self.recorder
 
         def witnessed(capture: Capture, route: CheckoutRoute | None) -> ReadResult:
-            number = recorder.begin(capture)
-            reading = ReadResult()
+            request = f"{capture.method} {capture.path}"
+            recorder.reading.append(request)
             try:
-                reading = read(capture, route)
+                result = read(capture, route)
             except BaseException as error:
-                reading = ReadResult(parked=unreadable(error), error=error)
+                recorder.read(capture, route, ReadResult(parked=unreadable(error), error=error))
                 raise
             finally:
-                recorder.end(number, capture, None if route is None else route.name, reading)
-            return reading
+                recorder.reading.remove(request)
+            recorder.read(capture, route, result)
+            return result
 
         return witnessed
 
@@ -178,10 +172,12 @@ class InboxRuntime:
         if recorder.asked_for:
             skipped = [event for event in skipped if unwanted(event)]
         else:
-            parked, skipped, ignored = [checkout for checkout in parked if checkout.broken], (), ()
+            broken = {ParkReason.EXTRACTOR_ERROR, ParkReason.UNREADABLE}
+            parked, skipped, ignored = [checkout for checkout in parked if checkout.reason in broken], (), ()
         if not (parked or skipped or ignored):
             return ""
-        return f"{unexpected(parked, skipped, ignored)}\n{traces(parked)}".rstrip()
+        traces = ["".join(format_exception(checkout.error)) for checkout in parked if checkout.error is not None]
+        return "\n".join([str(unexpected(parked, skipped, ignored)), *traces]).rstrip()
 
     def settle(self) -> None:
         """Wait until everything that was captured is read, and sent where it comes here; and all of it told.
@@ -192,13 +188,13 @@ class InboxRuntime:
         waiting: list[Record] = []
         for pipeline, here in list(self._pipelines.items()):
             if not pipeline.finish_reading(self._patience):
-                requests = ", ".join(self.recorder.reading())
+                requests = ", ".join(self.recorder.reading)
                 msg = f"an extractor has been reading {requests} for {self._patience:g} s. Does it wait for something?"
                 raise TimeoutError(msg)
             if here:
                 pipeline.finish_sending(self._patience)
                 waiting += pipeline.ask(_waiting, [])
-        self.recorder.set_pending(waiting)
+        self.recorder.pending = [self.recorder.shown(record) for record in waiting]
         log_thread.settle(self._patience)
 
     def retry(self) -> None:
