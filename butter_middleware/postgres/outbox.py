@@ -70,7 +70,14 @@ class PostgresOutbox:
         if self._home != home:
             # What there is belongs to another loop or to the parent: closing connections here would tell its server.
             self._idle, self._tasks, self._late, self._home = [], set(), {}, home
-        task = self._late_try(record.key) or self._begin(record)
+        task = self._late_try(record.key)
+        if task is None:
+            if self._pool is not None and self._late:
+                msg = "an earlier record still has its connection, and the app needs the rest of its pool"
+                raise TimeoutError(msg)
+            task = asyncio.ensure_future(self._enqueue(record))
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._ended, record.key))
         done, _ = await asyncio.wait({task}, timeout=ENQUEUE_SECONDS)
         if not done:
             self._late.setdefault(record.key, (task, time.monotonic()))
@@ -144,15 +151,6 @@ class PostgresOutbox:
         del self._late[key]
         return None
 
-    def _begin(self, record: Record) -> "asyncio.Task[None]":
-        if self._pool is not None and self._late:
-            msg = "an earlier record still has its connection, and the app needs the rest of its pool"
-            raise TimeoutError(msg)
-        task = asyncio.ensure_future(self._enqueue(record))
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._ended, record.key))
-        return task
-
     def _ended(self, key: str, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if key in self._late and self._late[key][0] is task:
@@ -179,7 +177,14 @@ class PostgresOutbox:
                 self._idle = []
             else:
                 return
-        await self._execute(await self._connect(), query, values)
+        connection = await psycopg.AsyncConnection.connect(
+            self.dsn,
+            autocommit=True,
+            application_name="butter-middleware web",
+            prepare_threshold=None,
+            **link(self.dsn),
+        )
+        await self._execute(connection, query, values)
 
     async def _execute(self, connection: "psycopg.AsyncConnection[Any]", query: bytes, values: dict[str, str]) -> None:
         try:
@@ -188,15 +193,6 @@ class PostgresOutbox:
             await connection.close()
             raise
         self._idle.append(connection)
-
-    async def _connect(self) -> "psycopg.AsyncConnection[Any]":
-        return await psycopg.AsyncConnection.connect(
-            self.dsn,
-            autocommit=True,
-            application_name="butter-middleware web",
-            prepare_threshold=None,
-            **link(self.dsn),
-        )
 
 
 def _encoded(statement: Statement) -> tuple[bytes, dict[str, str]]:

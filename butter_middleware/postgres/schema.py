@@ -24,6 +24,7 @@ REMEMBERED: Final = "7 days"
 """For which the key of a delivered record is known, so that a reloaded page sends nothing."""
 
 _OURS: Final = """
+CREATE TABLE IF NOT EXISTS {schema}.migrations (name text PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());
 CREATE TABLE IF NOT EXISTS {schema}.seen (
     key text PRIMARY KEY,
     record text,
@@ -168,25 +169,19 @@ def fresh_sql(names: Names, web: Iterable[str] = (), workers: Iterable[str] = ()
 
 
 def _fresh(names: Names, web: Iterable[str], workers: Iterable[str]) -> Iterator[str]:
-    yield _MIGRATIONS.format(schema=quoted(names.schema))
+    yield _filled(_OURS, names)
     if not names.procrastinate:
         yield SchemaManager.get_schema()
         yield "".join(_applied(names, file.stem) for file in migrations())
-    yield _filled(_OURS, names)
-    yield _filled(_REVOKE, names)
-    yield from _grants(names, web, workers)
-
-
-_MIGRATIONS: Final = """
-CREATE TABLE IF NOT EXISTS {schema}.migrations (name text PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());
-"""
+    yield from _rights(names, web, workers)
 
 
 def _applied(names: Names, name: str) -> str:
     return f"INSERT INTO {quoted(names.schema)}.migrations (name) VALUES ('{name}');\n"
 
 
-def _grants(names: Names, web: Iterable[str], workers: Iterable[str]) -> Iterator[str]:
+def _rights(names: Names, web: Iterable[str], workers: Iterable[str]) -> Iterator[str]:
+    yield _filled(_REVOKE, names)
     yield from (_filled(_GRANTS_WEB, names, role=quoted(role)) for role in web)
     yield from (_filled(_GRANTS_WORKER, names, role=quoted(role), role_name=literal(role)) for role in workers)
 
@@ -239,10 +234,7 @@ def _steps(
             raise ConfigurationError(msg)
     for file in missing:
         yield f"applied procrastinate's {file.stem}", file.read_text() + _applied(names, file.stem)
-    yield (
-        "everything is up to date",
-        "".join([_filled(_OURS, names), _filled(_REVOKE, names), *_grants(names, web, workers)]),
-    )
+    yield "everything is up to date", "".join([_filled(_OURS, names), *_rights(names, web, workers)])
 
 
 def _has(connection: "psycopg.Connection[Any]", relation: str) -> bool:

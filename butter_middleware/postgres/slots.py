@@ -16,6 +16,7 @@ NOTICE: Final = "; ".join(
     f"SET tcp_{option.removeprefix('tcp_')} = {value}" for option, value in LINK.items() if option != "connect_timeout"
 )
 """PostgreSQL's side, which keeps the locks of a worker whose machine is gone for two hours otherwise."""
+TAKE: Final = "SELECT pg_try_advisory_lock(hashtext(%s), %s)"
 
 
 class Slots:
@@ -35,12 +36,19 @@ class Slots:
         If the connection is lost, the places are given up with it, and taken again later.
         """
         try:
-            connection = await self._connected()
+            if self._connection is None:
+                self._connection = await psycopg.AsyncConnection.connect(
+                    self._dsn, autocommit=True, application_name="butter-middleware slots", **link(self._dsn)
+                )
+                await self._connection.execute(NOTICE.encode())
+            await self._connection.execute("SELECT 1")  # even if there is nothing to take: the connection may be lost
             for place in range(self._total):
                 if len(self._held) >= wanted:
                     break
-                if place not in self._held and await self._take(connection, place):
-                    self._held.add(place)
+                if place not in self._held:
+                    taken = await self._connection.execute(TAKE, (self._name, place))
+                    if await taken.fetchone() == (True,):
+                        self._held.add(place)
         except psycopg.Error as error:
             if not self._away:
                 log.warning("butter: PostgreSQL is away (%s); the worker waits for it", first_line(error))
@@ -56,18 +64,3 @@ class Slots:
         self._held = set()
         if connection is not None:
             await connection.close()
-
-    async def _connected(self) -> "psycopg.AsyncConnection[Any]":
-        if self._connection is None:
-            self._connection = await psycopg.AsyncConnection.connect(
-                self._dsn, autocommit=True, application_name="butter-middleware slots", **link(self._dsn)
-            )
-            await self._connection.execute(NOTICE.encode())
-        else:
-            await self._connection.execute("SELECT 1")
-        return self._connection
-
-    async def _take(self, connection: "psycopg.AsyncConnection[Any]", place: int) -> bool:
-        cursor = await connection.execute("SELECT pg_try_advisory_lock(hashtext(%s), %s)", (self._name, place))
-        (taken,) = await cursor.fetchone() or (False,)
-        return bool(taken)

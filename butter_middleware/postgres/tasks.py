@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Final
 
 from procrastinate import BaseRetryStrategy, Blueprint, JobContext, RetryDecision
@@ -58,7 +59,6 @@ class Deliverer:
         self._make_delivery = make_delivery
         self._on_settled = on_settled
         self._queue = names.queue
-        self._delivery: Delivery | None = None
         self._kept_hold: str | None = None
         self._recalled = False
         self._recalling = asyncio.Lock()
@@ -77,12 +77,10 @@ class Deliverer:
         )
         self._lift_hold: Any = f"DELETE FROM {holds} WHERE queue = %(queue)s"
 
-    @property
+    @cached_property
     def delivery(self) -> Delivery:
         """What knows how Butter is."""
-        if self._delivery is None:
-            self._delivery = self._make_delivery()
-        return self._delivery
+        return self._make_delivery()
 
     async def deliver(self, context: JobContext, key: str) -> None:
         """Send the record of a job, if it was not delivered before.
@@ -135,8 +133,8 @@ class Deliverer:
 
     async def aclose(self) -> None:
         """Close the connections to Butter."""
-        if self._delivery is not None:
-            await self._delivery.aclose()
+        if "delivery" in vars(self):
+            await self.delivery.aclose()
 
 
 def blueprint(make_delivery: Callable[[], Delivery], schema: str = "butter") -> Blueprint:

@@ -21,8 +21,6 @@ from butter_middleware.postgres.tasks import Deliverer, tasks_of
 
 log = logging.getLogger("butter_middleware")
 
-STALLED_SECONDS: Final = 30.0
-"""Since a worker's last heartbeat, which comes every ten seconds."""
 LOOK_SECONDS: Final = 2.0
 """Between looks at the slots, and at the queue where no notification came."""
 FORGET_SECONDS: Final = 3600.0
@@ -50,8 +48,8 @@ class Pace:
     """And from all workers together."""
     stop_seconds: float = 25.0
     """For the jobs in flight, after SIGTERM. One record takes 20 s at most."""
-    stalled_seconds: float = STALLED_SECONDS
-    """Since a worker's last heartbeat, after which its jobs are another's."""
+    stalled_seconds: float = 30.0
+    """Since a worker's last heartbeat, after which its jobs are another's. There are three heartbeats in this time."""
 
 
 class Worker:
