@@ -34,23 +34,25 @@ def text_of(address: Address) -> str:
     return inet_ntoa((address & 0xFFFFFFFF).to_bytes(4)) if is_v4(address) else str(IPv6Address(address))
 
 
-def parse_node(element: bytes) -> Address | None:
-    """Read `v4`, `v4:port`, `v6`, `[v6]` or `[v6]:port`; None for anything else, such as leading zeros or a mask."""
+def parse_node(element: bytes, *, rfc7239: bool = False) -> Address | None:
+    """Read `v4`, `v4:port`, `v6`, `[v6]` or `[v6]:port`; None for anything else, such as leading zeros or a mask.
+
+    In RFC 7239, section 6, the port may be an obfuscated one, such as `_web`.
+    """
     if len(element) > NODE_BYTES:
         return None
     text = element.decode("latin-1")
     if ":" not in text:
         return parse_host(text)
-    host, port = _split(text)
-    return _parse_bracketed(host) if port is None or _is_port(port) else None
-
-
-def parse_forwarded_node(element: bytes) -> Address | None:
-    """Read a node of RFC 7239, section 6: as `parse_node`, and the port may be an obfuscated one, such as `_web`."""
-    if len(element) > NODE_BYTES:
-        return None
-    host, port = _split(element.decode("latin-1"))
-    return _parse_bracketed(host) if port is None or _is_port(port) or _OBFUSCATED_PORT.fullmatch(port) else None
+    head, _colon, port = text.rpartition(":")
+    if head.endswith("]") or ":" not in head:
+        is_port = _PORT.fullmatch(port) is not None and int(port) <= 65535  # noqa: PLR2004 - the largest port
+        if not is_port and not (rfc7239 and _OBFUSCATED_PORT.fullmatch(port)):
+            return None
+        text = head
+    if not text.startswith("["):
+        return parse_host(text)
+    return parse_host(text[1:-1]) if text.endswith("]") and ":" in text else None
 
 
 def parse_host(text: str) -> Address | None:
@@ -66,22 +68,6 @@ def parse_host(text: str) -> Address | None:
     except (OSError, ValueError):
         return None
     return None if zoned[2] and address >> 118 != _LINK_LOCAL else address
-
-
-def _parse_bracketed(text: str) -> Address | None:
-    if not text.startswith("["):
-        return parse_host(text)
-    return parse_host(text[1:-1]) if text.endswith("]") and ":" in text else None
-
-
-def _split(text: str) -> tuple[str, str | None]:
-    """Split the port off. Brackets stay."""
-    head, colon, port = text.rpartition(":")
-    return (head, port) if colon and (head.endswith("]") or ":" not in head) else (text, None)
-
-
-def _is_port(port: str) -> bool:
-    return bool(_PORT.fullmatch(port)) and int(port) <= 65535  # noqa: PLR2004 - the largest port
 
 
 class Networks:

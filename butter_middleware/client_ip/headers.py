@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 
 from butter_middleware._utils.asgi import given_peer
-from butter_middleware.client_ip.address import Address, TcpPeer, parse_forwarded_node, parse_host
+from butter_middleware.client_ip.address import Address, TcpPeer, parse_host, parse_node
 
 ELEMENTS: Final = 32
 """More elements are never looked at."""
@@ -150,4 +150,4 @@ def forwarded_for(element: bytes | None) -> Address | None:
         quoted = found[2]
         parameters[name] = found[3] if quoted is None else _QUOTED_PAIR.sub(rb"\1", quoted)
         place = found.end()
-    return None if element[place:].strip(b" \t;") else parse_forwarded_node(parameters.get(b"for", b""))
+    return None if element[place:].strip(b" \t;") else parse_node(parameters.get(b"for", b""), rfc7239=True)
