@@ -14,6 +14,7 @@ from butter_middleware.client_ip.address import (
     CLASS_E,
     LOOPBACK,
     NOT_PUBLIC,
+    NOWHERE,
     Address,
     Networks,
     TcpPeer,
@@ -78,10 +79,14 @@ class Strategy(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class _Base:
     """What the strategies share: nothing of a scope makes them raise, and private addresses may be admitted."""
 
-    allow_private: bool
+    allow_private: bool = field(default=False, kw_only=True)
+    _networks: Networks = field(default=NOWHERE, init=False, repr=False, compare=False)
+    """The proxies; `NOWHERE` if the strategy names none."""
+    _name: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def resolve(self, scope: Mapping[str, Any]) -> ClientIP:
         """Resolve the address from an ASGI scope's `headers` and `client`. Never raises."""
@@ -120,8 +125,6 @@ class Peer(_Base):
     shopper may have written that header (`server_rewrite_conflict`): start uvicorn with --no-proxy-headers.
     """
 
-    allow_private: bool = field(default=False, kw_only=True)
-
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         if peer.address is None:
             return Reason.NO_PEER
@@ -145,9 +148,6 @@ class RightmostUntrusted(_Base):
     trusted: Iterable[str]
     header: str = "X-Forwarded-For"
     on_untrusted_peer: Literal["peer", "none"] = "peer"
-    allow_private: bool = field(default=False, kw_only=True)
-    _networks: Networks = field(init=False, repr=False, compare=False)
-    _name: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _set_networks(self, "trusted", listed(self.trusted, "RightmostUntrusted(trusted=...)"))
@@ -178,9 +178,6 @@ class TrustedHops(_Base):
     n: int
     header: str = "X-Forwarded-For"
     peer_in: Iterable[str] | None = None
-    allow_private: bool = field(default=False, kw_only=True)
-    _networks: Networks | None = field(init=False, repr=False, compare=False)
-    _name: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_hops(self.n)
@@ -209,9 +206,6 @@ class SingleHeader(_Base):
     name: str
     peer_in: Iterable[str] | None = None
     require: tuple[str, str] | None = field(default=None, repr=False)
-    allow_private: bool = field(default=False, kw_only=True)
-    _networks: Networks | None = field(init=False, repr=False, compare=False)
-    _name: bytes = field(init=False, repr=False, compare=False)
     _proof: tuple[bytes, bytes] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -225,12 +219,8 @@ class SingleHeader(_Base):
             if len(proofs) != 1 or not compare_digest(proofs[0].strip(b" \t"), self._proof[1]):
                 return Reason.REQUIRED_HEADER
         header_lines = lines(scope, self._name)
-        found: Address | Reason
-        if not header_lines:
-            found = Reason.HEADER_MISSING
-        elif len(header_lines) > 1:
-            found = Reason.DUPLICATE_HEADER
-        else:
+        found: Address | Reason = Reason.DUPLICATE_HEADER if header_lines else Reason.HEADER_MISSING
+        if len(header_lines) == 1:
             found = _or_malformed(parse_node(header_lines[0].strip(b" \t")))
         return _guarded(found, scope, peer, self._networks)
 
@@ -251,8 +241,6 @@ class Forwarded(_Base):
     trusted: Iterable[str] | None = None
     hops: int | None = None
     peer_in: Iterable[str] | None = None
-    allow_private: bool = field(default=False, kw_only=True)
-    _networks: Networks = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.trusted is None) is (self.hops is None):
@@ -270,8 +258,7 @@ class Forwarded(_Base):
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         found = forwarded_elements(lines(scope, b"forwarded"))
         if self.hops is not None:
-            networks = None if self.peer_in is None else self._networks
-            return _guarded(_nth(found, self.hops, forwarded_for), scope, peer, networks)
+            return _guarded(_nth(found, self.hops, forwarded_for), scope, peer, self._networks)
         return _by_trust(map(forwarded_for, found), scope, peer, self._networks, peer.address)
 
 
@@ -286,9 +273,9 @@ def came_around(strategy: Strategy, scope: Mapping[str, Any]) -> bool | None:
 
     None if no proxy forwarded it, or the strategy names no proxies.
     """
-    networks: Networks | None = getattr(strategy, "_networks", None)
+    networks: Networks = getattr(strategy, "_networks", NOWHERE)
     forwarding = (header_of(strategy), b"x-forwarded-for", b"forwarded")
-    if networks is None or not any(lines(scope, name) for name in forwarding):
+    if networks is NOWHERE or not any(lines(scope, name) for name in forwarding):
         return None
     peer = peer_of(scope)
     return not (peer.within(networks) or rewritten(scope, peer))
@@ -340,10 +327,8 @@ def _vouched(found: Address | Reason, peer: TcpPeer) -> Address | Reason:
     return found if found == peer.address else Reason.SERVER_REWRITE_CONFLICT
 
 
-def _guarded(
-    found: Address | Reason, scope: Mapping[str, Any], peer: TcpPeer, networks: Networks | None
-) -> Address | Reason:
-    if networks is None:
+def _guarded(found: Address | Reason, scope: Mapping[str, Any], peer: TcpPeer, networks: Networks) -> Address | Reason:
+    if networks is NOWHERE:
         return found
     if peer.within(networks):
         return Reason.NO_UNTRUSTED_HOP if not isinstance(found, Reason) and found in networks else found
@@ -357,7 +342,7 @@ def _guarded(
 
 def _set_networks(strategy: object, option: str, entries: Iterable[str] | None) -> None:
     """Set a frozen strategy's networks, and the option they come from as a tuple, which can be read again."""
-    networks = None
+    networks = NOWHERE
     if entries is not None:
         where = f"{type(strategy).__name__}({option}=...)"
         entries = listed(entries, where)

@@ -157,11 +157,6 @@ class Found(NamedTuple):
     lists: int = 0
     """How many lists it is in. Lists may contain payments of other checkouts."""
 
-    @classmethod
-    def of(cls, shape: Shape, node: Object) -> "Found":
-        """Ask the shape's gate."""
-        return cls(shape, node, shape.barrier(node))
-
     @property
     def pending(self) -> bool:
         """Whether it is a payment, or a step of one, that is not over."""
@@ -292,7 +287,7 @@ class Preset:
         node = cast("Object", node)
         shape = self._shape(node, key)
         if shape is not None:
-            yield Found.of(shape, node)
+            yield Found(shape, node, shape.barrier(node))
             return
         nothing, promised = True, False
         for name in filter(self.wrappers.__contains__, node):
@@ -301,7 +296,7 @@ class Preset:
                 promised = promised or holds(found.shape.promise, found.node)
                 yield found
         if (nothing and holds(STEP.when, node)) or (promised and holds(STEP.pending, node)):
-            yield Found.of(STEP, node)
+            yield Found(STEP, node, NEVER)
 
     def _listed(self, items: list[list[Found]], key: str | None, parent: Object) -> Iterator[Found]:
         """Give the objects of a list, if all are of one checkout."""

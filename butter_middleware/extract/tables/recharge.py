@@ -146,9 +146,6 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
     )
 
 
-SHAPES: Final = _shapes("recharge")
-
-
 def recharge(*, at: str | None = None, charge_id: ChargeId = "recharge") -> Preset:
     """Return an extractor of Recharge's charges, orders, checkouts and subscriptions.
 
@@ -162,5 +159,4 @@ def recharge(*, at: str | None = None, charge_id: ChargeId = "recharge") -> Pres
         ConfigurationError: `at` is not a JMESPath expression, or `charge_id` is neither.
     """
     config.one_of("extract.recharge(): charge_id", charge_id, get_args(ChargeId))
-    shapes = SHAPES if charge_id == "recharge" else _shapes(charge_id)
-    return Preset("recharge", shapes, at, WRAPPERS | {"checkout_charge"})
+    return Preset("recharge", _shapes(charge_id), at, WRAPPERS | {"checkout_charge"})

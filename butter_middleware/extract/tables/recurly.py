@@ -166,9 +166,6 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
     )
 
 
-SHAPES: Final = _shapes("id")
-
-
 def recurly(*, at: str | None = None, prefer: Reference = "id") -> Preset:
     """Return an extractor of Recurly's purchases, invoices, transactions and subscriptions.
 
@@ -187,6 +184,4 @@ def recurly(*, at: str | None = None, prefer: Reference = "id") -> Preset:
         f"{state}_notification" for state in ("successful_payment", "paid_charge_invoice", "closed_invoice")
     }
     wrappers = WRAPPERS | {"charge_invoice", "invoice_collection"} | notifications
-    return Preset(
-        "recurly", SHAPES if prefer == "id" else _shapes(prefer), at, wrappers, test="says(transaction.test, 'true')"
-    )
+    return Preset("recurly", _shapes(prefer), at, wrappers, test="says(transaction.test, 'true')")
