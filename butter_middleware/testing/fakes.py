@@ -12,7 +12,6 @@ from butter_middleware.client_ip.strategies import header_of
 from butter_middleware.delivery.circuit_breaker import CircuitBreaker
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.events import Event
-from butter_middleware.ipv6.beacon import Beacon
 from butter_middleware.models.answer import Answer
 from butter_middleware.models.checkout import Record
 from butter_middleware.outbox import MemoryOutbox, MemoryStore, Pending, Settled, Settlement
@@ -59,14 +58,6 @@ def _resolve(strategy: Strategy, scope: Mapping[str, Any]) -> ClientIP:
         return found
     admitted = strategy.admitting_private().resolve(scope)
     return admitted if admitted.ipv4 and parse_host(admitted.ipv4) in DOCUMENTATION else found
-
-
-def fake_beacon(beacon: Beacon | None, shopper: Callable[[], str | None]) -> Beacon | None:
-    """Return a beacon that sees and believes the addresses that `FakeStrategy` does."""
-    if beacon is None:
-        return None
-    own = None if beacon.client_ip is None else FakeStrategy(beacon.client_ip, shopper)
-    return replace(beacon, client_ip=own, allow_private=True)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import logging
 import unittest
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from butter_middleware._utils import log_thread, overrides
@@ -15,6 +15,17 @@ _UNATTENDED: Final = (
     "unittest runs in this process: records stay in memory, nothing is sent, and no outbox is opened. To see the "
     "records, use butter_middleware.testing.ButterInboxMixin. To send them, set BUTTER_SEND_IN_TESTS=1."
 )
+
+
+@contextmanager
+def _begun(client_ip: str | None) -> Generator[InboxRuntime]:
+    runtime = InboxRuntime(client_ip=client_ip)
+    end = overrides.begin(runtime.build)
+    try:
+        yield runtime
+    finally:
+        end()
+        runtime.close()
 
 
 @contextmanager
@@ -30,15 +41,10 @@ def inbox(*, client_ip: str | None = overrides.SHOPPER) -> Generator[ButterInbox
     Raises:
         ParkedError: at the end, if a checkout became no record and the test did not look.
     """
-    runtime = InboxRuntime(client_ip=client_ip)
-    end = overrides.begin(runtime.build)
-    try:
+    with _begun(client_ip) as runtime:
         yield runtime.inbox()
         if unseen := runtime.unseen():
             raise ParkedError(unseen)
-    finally:
-        end()
-        runtime.close()
 
 
 if TYPE_CHECKING:
@@ -66,12 +72,7 @@ class ButterInboxMixin(_Case):
 
 def begin() -> Callable[[], None]:
     """Let nothing leave the process, without an inbox. The returned function ends this."""
-    runtime = InboxRuntime()
-    end = overrides.begin(runtime.build)
+    begun = ExitStack()
+    begun.enter_context(_begun(overrides.SHOPPER))
     log_thread.log(logging.WARNING, _UNATTENDED, event="tests")
-
-    def close() -> None:
-        end()
-        runtime.close()
-
-    return close
+    return begun.close

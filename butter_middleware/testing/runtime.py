@@ -30,7 +30,6 @@ from butter_middleware.testing.fakes import (
     FakeStore,
     FakeStrategy,
     InboxClient,
-    fake_beacon,
 )
 from butter_middleware.testing.recorder import Recorder
 from butter_middleware.testing.records import unexpected
@@ -70,10 +69,14 @@ class InboxRuntime:
         def built(pipeline: Pipeline) -> None:
             self._pipelines[pipeline] = here
 
+        beacon = production.beacon
+        if beacon is not None:
+            own = None if beacon.client_ip is None else FakeStrategy(beacon.client_ip, shopper)
+            beacon = replace(beacon, client_ip=own, allow_private=True)
         fake = replace(
             production,
             strategy=FakeStrategy(production.strategy, shopper),
-            beacon=fake_beacon(production.beacon, shopper),
+            beacon=beacon,
             admitted=ANYWHERE if production.config.staging else DOCUMENTATION,
             outbox=outbox,
             external=False,  # what another process would read is read here, so that a test sees it
