@@ -98,7 +98,7 @@ class _Base:
 
     def admitting_private(self) -> Self:
         """Return the same strategy, admitting addresses that are not public."""
-        return replace(self, allow_private=True)  # type: ignore[type-var]
+        return replace(self, allow_private=True)
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         raise NotImplementedError

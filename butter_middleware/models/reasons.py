@@ -1,6 +1,7 @@
 """Why a response on a checkout route became no record, and why a capture is parked."""
 
 import logging
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -51,7 +52,7 @@ SEVERAL_ADDRESSES: Final = (
     "subscription are taken for one, give an invoice_id, charge_id or transaction_id with each."
 )
 """The log line of `Skip.OTHER_ADDRESS`."""
-EXPLAINED: Final = {
+EXPLAINED: Final[Mapping[str, str]] = {
     Skip.STATUS: "It is not a 2xx.",
     Skip.UNANSWERED: "The app raised or ended without an answer.",
     Skip.INCOMPLETE: "The app did not finish it.",
