@@ -4,7 +4,7 @@ SDKs and frameworks serialise a PSP's object again: snake_case as camelCase or P
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Final, cast
@@ -42,6 +42,18 @@ def normal(node: object, own: AbstractSet[str] = frozenset(), depth: int = 0) ->
     for name, value in cast("dict[str, object]", node).items():
         spellings.setdefault(key(name), {})[name] = normal(value, own, depth + 1)
     return {name: _chosen(values, own) for name, values in spellings.items()}
+
+
+def changed(node: object, change: Callable[[dict[str, object]], dict[str, object]], depth: int = 0) -> object:
+    """Return a body with each of its objects as `change` makes it, the innermost first."""
+    if depth > DEEPEST:
+        return node
+    if isinstance(node, list):
+        return [changed(item, change, depth + 1) for item in cast("list[object]", node)]
+    if not isinstance(node, dict):
+        return node
+    fields = cast("dict[str, object]", node)
+    return change({name: changed(value, change, depth + 1) for name, value in fields.items()})
 
 
 def _chosen(values: Mapping[str, object], own: AbstractSet[str]) -> object:

@@ -157,11 +157,6 @@ class Found(NamedTuple):
     lists: int = 0
     """How many lists it is in. Lists may contain payments of other checkouts."""
 
-    @property
-    def pending(self) -> bool:
-        """Whether it is a payment, or a step of one, that is not over."""
-        return bool(self.barrier) and (bool(self.shape.paid) or holds(self.shape.pending, self.node))
-
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -172,8 +167,8 @@ class Preset:
     at: str | None = None
     """The object's place, as JMESPath. None looks through the usual wrappers."""
     wrappers: frozenset[str] = WRAPPERS
-    prepare: Callable[[object], object] = lambda body: body
-    """Undoes what a framework makes of the SDK's own objects."""
+    prepare: Callable[[Object], Object] | None = None
+    """Changes each object first, such as what a framework makes of the SDK's own ones."""
     test: str = ""
     """True of an object, or of a whole body, of the PSP's test mode."""
     own: frozenset[str] = field(init=False, repr=False)
@@ -197,7 +192,7 @@ class Preset:
         Raises:
             ExtractionError: the body cannot be decoded, or it is no JSON.
         """
-        body = self.prepare(response.json())
+        body = self._body(response)
         found = self._found(body)
         paid = [one for one in found if not one.barrier]
         if not paid:
@@ -211,7 +206,7 @@ class Preset:
 
     def explain(self, response: CheckoutResponse) -> Explanation:
         """Say what was tried, on the first object that is paid, or the first."""
-        found = self._found(self.prepare(response.json()))
+        found = self._found(self._body(response))
         if not found or found[0].shape is SEVERAL:
             return Explanation(str(self), f"nothing that it knows. {self._remedy(found)}")
         one = _telling(found)
@@ -220,7 +215,7 @@ class Preset:
 
     def values(self, response: CheckoutResponse) -> dict[str, str]:
         """Return the values of the object that `explain` describes, paid or not: personal data."""
-        found = self._found(self.prepare(response.json()))
+        found = self._found(self._body(response))
         if not found:
             return {}
         one = _telling(found)
@@ -228,6 +223,10 @@ class Preset:
 
     def __str__(self) -> str:
         return f"extract.{self.psp}()"
+
+    def _body(self, response: CheckoutResponse) -> object:
+        body = response.json()
+        return body if self.prepare is None else normal.changed(body, self.prepare)
 
     def _nothing(self, body: object, found: list[Found]) -> Payments:
         if not found or any(one.shape is SEVERAL for one in found):
@@ -268,7 +267,8 @@ class Preset:
         found = [
             one for one in found if one in alone or any(_are_one(one.shape.common(one.node), other) for other in named)
         ]
-        if not any(one.pending for one in found):
+        # A payment, or a step of one, that is not over.
+        if not any(one.barrier and (one.shape.paid or holds(one.shape.pending, one.node)) for one in found):
             return found
         promised = [not one.barrier and holds(one.shape.promise, one.node) for one in found]
         pairs = zip(found, promised, strict=True)

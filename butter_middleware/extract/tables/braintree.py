@@ -14,7 +14,7 @@ Not mapped: `global_id`, `graphql_id`, `order_id`, `merchant_account_id`.
 
 import re
 from base64 import b64decode
-from typing import Final, cast
+from typing import Final
 
 from butter_middleware.extract import normal
 from butter_middleware.extract.preset import NEVER, WRAPPERS, Preset, Shape
@@ -142,15 +142,8 @@ def braintree(*, at: str | None = None) -> Preset:
     return Preset("braintree", SHAPES, at, wrappers, prepare=_decoded)
 
 
-def _decoded(node: object, depth: int = 0) -> object:
-    """Add to each object of GraphQL the ID that the other interfaces know: `id` is that one, encoded with its kind."""
-    if depth > normal.DEEPEST:
-        return node
-    if isinstance(node, list):
-        return [_decoded(item, depth + 1) for item in cast("list[object]", node)]
-    if not isinstance(node, dict):
-        return node
-    fields = {name: _decoded(value, depth + 1) for name, value in cast("dict[str, object]", node).items()}
+def _decoded(fields: dict[str, object]) -> dict[str, object]:
+    """Add to an object of GraphQL the ID that the other interfaces know: `id` is that one, encoded with its kind."""
     kind, known = _parts(next((value for name, value in fields.items() if normal.key(name) == "id"), None))
     if not known:
         return fields

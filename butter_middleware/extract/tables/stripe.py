@@ -21,7 +21,6 @@ Not mapped: `balance_transaction`, `three_d_secure.transaction_id`, an address i
 
 from typing import Final, cast
 
-from butter_middleware.extract import normal
 from butter_middleware.extract.preset import NEVER, Preset, Shape
 
 _CUSTOMER: Final = "customer.id || customer || customer_account.id || customer_account"
@@ -286,15 +285,7 @@ def stripe(*, at: str | None = None) -> Preset:
     return Preset("stripe", SHAPES, at, prepare=_plain, test="livemode == `false`")
 
 
-def _plain(node: object, depth: int = 0) -> object:
+def _plain(fields: dict[str, object]) -> dict[str, object]:
     """Undo what FastAPI makes of an object of Stripe's SDK (v15 and later) that is returned as it stands: `_data`."""
-    if depth > normal.DEEPEST:
-        return node
-    if isinstance(node, list):
-        return [_plain(item, depth + 1) for item in cast("list[object]", node)]
-    if isinstance(node, dict):
-        fields = cast("dict[str, object]", node)
-        data = fields.get("_data")
-        fields = cast("dict[str, object]", data) if isinstance(data, dict) else fields
-        return {name: _plain(value, depth + 1) for name, value in fields.items()}
-    return node
+    data = fields.get("_data")
+    return cast("dict[str, object]", data) if isinstance(data, dict) else fields
