@@ -54,21 +54,18 @@ class Diagnosis:
             if self._seen >= WATCHED:
                 return []
             self._seen += 1
-            self._count(scope, result)
+            around = came_around(self._strategy, scope)
+            self._proxied += around is not None
+            self._around += around is True
+            if result.ipv4 is not None:
+                self._resolved += 1
+                self._in_cdn += parse_host(result.ipv4) in _CLOUDFLARE
+                self._alike = self._alike + 1 if result.ipv4 == self._last else 1
+                self._last = result.ipv4
             found = [*self._unused(scope, result), *self._patterns(result)]
             new = [finding for finding in found if finding.code not in self._said]
             self._said.update(finding.code for finding in new)
             return new
-
-    def _count(self, scope: Mapping[str, Any], result: ClientIP) -> None:
-        around = came_around(self._strategy, scope)
-        self._proxied += around is not None
-        self._around += around is True
-        if result.ipv4 is not None:
-            self._resolved += 1
-            self._in_cdn += parse_host(result.ipv4) in _CLOUDFLARE
-            self._alike = self._alike + 1 if result.ipv4 == self._last else 1
-            self._last = result.ipv4
 
     def _patterns(self, result: ClientIP) -> Iterator[Finding]:
         if self._alike == ALIKE == self._resolved:
