@@ -27,14 +27,17 @@ class Route(Protocol):
     @property
     def template(self) -> _PathTemplate:
         """Its path."""
+        ...
 
     @property
     def from_shopper(self) -> bool:
         """Whether the shopper sends its requests."""
+        ...
 
     @property
     def capture_request_body(self) -> bool:
         """Whether the request's body is kept."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

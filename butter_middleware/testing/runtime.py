@@ -12,6 +12,7 @@ from butter_middleware.capture import annotations
 from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.client_ip.address import ANYWHERE
 from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.events import Event
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
 from butter_middleware.models.reasons import ParkReason, unwanted
@@ -66,6 +67,9 @@ class InboxRuntime:
         def shopper() -> str | None:
             return self.recorder.client_ip
 
+        def hear(event: Event) -> None:
+            self.recorder.hear(event)
+
         def built(pipeline: Pipeline) -> None:
             self._pipelines[pipeline] = here
 
@@ -83,7 +87,7 @@ class InboxRuntime:
             wrap_reader=self._wrap_reader,
             pings=False,
             built=built,
-            listener=lambda event: self.recorder.hear(event),  # noqa: PLW0108 - each test has a recorder of its own
+            listener=hear,
             listens_to=(object,),
         )
         return self._sending_here(fake) if here else fake
