@@ -8,8 +8,7 @@ if TYPE_CHECKING:
     from butter_middleware.sandbox.fake_butter import FakeButter
     from butter_middleware.testing.butter_inbox import ButterInbox
     from butter_middleware.testing.outside_pytest import ButterInboxMixin, inbox
-    from butter_middleware.testing.record import InboxRecord
-    from butter_middleware.testing.records import ParkedCheckout, ParkedError, ParkedWarning
+    from butter_middleware.testing.records import InboxRecord, ParkedCheckout, ParkedError, ParkedWarning
 
 __all__ = [
     "ButterInbox",
@@ -27,7 +26,7 @@ if not TYPE_CHECKING:  # to a checker, a module with __getattr__ has every name 
         "ButterInbox": "butter_middleware.testing.butter_inbox",
         "ButterInboxMixin": "butter_middleware.testing.outside_pytest",
         "FakeButter": "butter_middleware.sandbox.fake_butter",
-        "InboxRecord": "butter_middleware.testing.record",
+        "InboxRecord": "butter_middleware.testing.records",
         "ParkedCheckout": "butter_middleware.testing.records",
         "ParkedError": "butter_middleware.testing.records",
         "ParkedWarning": "butter_middleware.testing.records",

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 
-from butter_middleware.testing.record import POSTED, InboxRecord
 from butter_middleware.testing.recorder import Recorder
-from butter_middleware.testing.records import explained
+from butter_middleware.testing.records import POSTED, InboxRecord, explained
 
 
 def differing(expected: Mapping[str, str | None], record: InboxRecord) -> list[str]:

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from butter_middleware.sandbox.responses import Fault
 from butter_middleware.testing.assertions import described, differing, unsent
-from butter_middleware.testing.record import NAMES, InboxFields, InboxRecord
 from butter_middleware.testing.recorder import Recorder
-from butter_middleware.testing.records import ParkedCheckout, unexpected
+from butter_middleware.testing.records import NAMES, InboxFields, InboxRecord, ParkedCheckout, unexpected
 
 if TYPE_CHECKING:
     from butter_middleware.testing.runtime import InboxRuntime

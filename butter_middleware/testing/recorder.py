@@ -15,8 +15,7 @@ from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
 from butter_middleware.reader.reader import ReadResult
 from butter_middleware.sandbox.responses import Fault, accepts, checked
-from butter_middleware.testing.record import InboxRecord
-from butter_middleware.testing.records import ParkedCheckout
+from butter_middleware.testing.records import InboxRecord, ParkedCheckout
 
 T = TypeVar("T")
 
