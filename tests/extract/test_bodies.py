@@ -171,7 +171,7 @@ def test_an_id_stands_in_an_object_that_the_rules_know_and_that_says_paid(psp: s
     preset = next(body.preset for body in PAID if body.psp == psp and not body.options)
     words = {normal.word(word) for shape in preset.shapes for words in shape.paid.values() for word in words}
     records = list(preset(respond(body)))
-    known = [one for one in preset._found(preset.prepare(body)) if not one.barrier]
+    known = [one for one in preset._found(preset._body(respond(body))) if not one.barrier]
     assert bool(records) == bool(known)
     for one in known:
         assert one.shape in preset.shapes
