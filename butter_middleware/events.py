@@ -24,49 +24,42 @@ class _Told:
     """How many of them this event tells."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Captured(_Told):
     """A response on a checkout route was captured, or a request was given to `record`."""
 
     name = "captured"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped(_Told):
     """A response became no record; `reason` is a `Skip`, or `no_address:` and why."""
 
     name = "skipped"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Parked(_Told):
     """A capture waits for a fixed extractor or configuration; `reason` is a `ParkReason`."""
 
     name = "parked"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Covered(_Told):
     """A response became what it should: its records, or its part of a record."""
 
     name = "covered"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded(_Told):
     """A record was made; `reason` is the IDs that it carries, such as `invoice_id+charge_id`."""
 
     name = "recorded"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Conflicting(_Told):
     """Annotation and extractor gave different values for a field. The extractor's is used. `reason` is the field."""
 
     name = "conflicting"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NotDurableInTime(_Told):
     """A response left before its capture was on the disk, in the queue or with Butter, although it was to wait.
 
@@ -76,14 +69,12 @@ class NotDurableInTime(_Told):
     name = "not_durable_in_time"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Faulted(_Told):
     """This package failed at something; `reason` says where, and the exception's type."""
 
     name = "faulted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosed(_Told):
     """The requests show that `client_ip` does not fit what is in front of the app; `reason` is the finding's code."""
 
@@ -99,21 +90,18 @@ class Delivered(_Told):
     """Since its checkout's request came."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Retried(_Told):
     """A record was not accepted, and will be sent again; `reason` is the answer, such as `409`."""
 
     name = "retried"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Died(_Told):
     """Butter will never accept a record as it is; `reason` is the answer, such as `422`."""
 
     name = "died"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Lost(_Told):
     """A capture or a record is lost; `reason` is the exception's type."""
 
@@ -133,7 +121,6 @@ class EndpointChanged(_Told):
     before: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxChanged(_Told):
     """The outbox's file fails in a new way, or works again; `reason` is the fault, or empty."""
 
@@ -149,7 +136,6 @@ class CoverageFell(_Told):
     """0 to 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RouteFellSilent(_Told):
     """A route gave records before, and none for a day; or it saw no request (`unmatched`), or no success (`status`)."""
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import cached_property
 from itertools import islice, product
 from typing import Any, Final, cast
 
@@ -39,6 +40,14 @@ class AppRoute:
     methods: frozenset[str] | None
     """None for any."""
 
+    @cached_property
+    def template(self) -> Template | None:
+        """Its path. None if no checkout route can be written like this."""
+        try:
+            return Template(self.path or "/")
+        except ConfigurationError:
+            return None
+
     def answers(self, method: str) -> bool:
         """Whether a request with this method is served."""
         return self.methods is None or method in self.methods
@@ -55,12 +64,7 @@ def unanswered(apps: Iterable[object], routes: Iterable[CheckoutRoute]) -> list[
         apps: The ASGI apps that the `ButterMiddleware` of one `Butter` wraps.
         routes: The checkout routes.
     """
-    known = [
-        (route, template)
-        for app in apps
-        for route in app_routes(app)
-        if (template := _template(route.path)) is not None
-    ]
+    known = [route for app in apps for route in app_routes(app)]
     return [text for route in routes if (text := _unanswered(route, known))]
 
 
@@ -157,15 +161,10 @@ def _methods(route: Any) -> frozenset[str] | None:  # noqa: ANN401 - a route, or
     return frozenset(cast("set[str]", route.methods)) if route.methods else None
 
 
-def _template(path: str) -> Template | None:
-    try:
-        return Template(path or "/")
-    except ConfigurationError:  # no checkout route can be written like this either
-        return None
-
-
-def _meet(one: Template, other: Template) -> bool:
+def _meet(one: Template, other: Template | None) -> bool:
     """Whether both templates match one path, of those made from their literals."""
+    if other is None:
+        return False
     return any(map(other.match, _samples(one, other))) or any(map(one.match, _samples(other, one)))
 
 
@@ -181,23 +180,23 @@ def _samples(template: Template, other: Template) -> Iterator[str]:
             yield path
 
 
-def _unanswered(route: CheckoutRoute, known: list[tuple[AppRoute, Template]]) -> str:
-    on_path = [each for each, template in known if _meet(template, route.template)]
+def _unanswered(route: CheckoutRoute, known: list[AppRoute]) -> str:
+    on_path = [each for each in known if _meet(route.template, each.template)]
     if any(each.answers(method) for each in on_path for method in route.methods):
         return ""
     said = f"no route of the app answers {route}"
     same = [each for each in on_path if not each.path.endswith(_REST)]
     if same:
         return f"{said}; on this path it answers {same[0]}. Set methods=, or correct the path."
-    nearest = _nearest(route, [each for each, _template in known if not each.path.endswith(_REST)])
+    nearest = _nearest(route, [each for each in known if not each.path.endswith(_REST)])
     if nearest is None:
         return f"{said}. Write the path as the app serves it, with the prefixes of its routers and mounts."
-    return f"{said}; nearest: {nearest}. Correct the path of this CheckoutRoute{_difference(route.path, nearest.path)}."
+    return f"{said}; nearest: {nearest}. Correct the path of this CheckoutRoute{_difference(route, nearest)}."
 
 
 def _nearest(route: CheckoutRoute, known: list[AppRoute]) -> AppRoute | None:
     def likeness(each: AppRoute) -> float:
-        mine, other = _plain(route.path), _plain(each.path)
+        mine, other = _plain(route), _plain(each)
         part = mine.endswith(other) or other.endswith(mine)
         alike = SequenceMatcher(None, mine, other).ratio()
         if len(other.strip("/")) and part:
@@ -208,8 +207,8 @@ def _nearest(route: CheckoutRoute, known: list[AppRoute]) -> AppRoute | None:
     return best if best is not None and likeness(best) >= _ALIKE else None
 
 
-def _difference(mine: str, other: str) -> str:
-    mine, other = _plain(mine), _plain(other)
+def _difference(route: CheckoutRoute, nearest: AppRoute) -> str:
+    mine, other = _plain(route), _plain(nearest)
     if mine.rstrip("/") == other.rstrip("/"):
         return ": a trailing slash counts"
     if other.endswith(mine):
@@ -219,7 +218,8 @@ def _difference(mine: str, other: str) -> str:
     return ""
 
 
-def _plain(path: str) -> str:
+def _plain(route: CheckoutRoute | AppRoute) -> str:
     """Return a path without the names of its parameters."""
-    template = _template(path)
-    return path if template is None else "".join(f"{text}{{}}" if name else text for text, name in template.parts)
+    if route.template is None:
+        return route.path
+    return "".join(f"{text}{{}}" if name else text for text, name in route.template.parts)

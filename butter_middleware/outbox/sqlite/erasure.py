@@ -141,17 +141,14 @@ def _named_in_capture(person: Person, head: str, body: bytes, request_body: byte
     # The stored head has the bytes of headers as latin-1, and most were sent as UTF-8.
     if person.named_in(head) or person.named_in_bytes(_unescaped(head).encode("latin-1", "ignore")):
         return True, True
-    named, readable = _named_in_body(person, body, _coding(head, "response_headers"))
-    if named or request_body is None:
-        return named, readable
-    in_request, request_readable = _named_in_body(person, request_body, _coding(head, "headers"))
-    return in_request, readable and request_readable
-
-
-def _named_in_body(person: Person, body: bytes, coding: str) -> tuple[bool, bool]:
-    plain, readable = _decoded(body, coding)
-    named = person.named_in_bytes(plain)
-    return named or (not readable and person.named_in_bytes(body)), readable
+    readable = True
+    for content, headers in ((body, "response_headers"), (request_body, "headers")):
+        if content:
+            plain, whole = _decoded(content, _coding(head, headers))
+            if person.named_in_bytes(plain) or (not whole and person.named_in_bytes(content)):
+                return True, True
+            readable = readable and whole
+    return False, readable
 
 
 def _coding(head: str, which: str) -> str:

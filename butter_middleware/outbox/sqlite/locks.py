@@ -78,10 +78,6 @@ class Locks:
         """Whether this store took a lock. It does not look whether the file was replaced."""
         return lock in self._held
 
-    def holds(self, lock: int) -> bool:
-        """Whether this store holds a lock that other processes see."""
-        return lock in self._held and not self._replaced(self._path(lock))
-
     def release(self, lock: int) -> None:
         """Release a lock, if it is held."""
         if lock in self._held:

@@ -295,7 +295,7 @@ def test_a_removed_lock_is_made_again(opened: Callable[..., SQLiteStore], path: 
     lock.unlink()
     append(store, 1)
     assert lock.exists()
-    assert not store.locks.holds(LEAD)
+    assert not store.locks.has(LEAD)
     assert store.lead()
 
 

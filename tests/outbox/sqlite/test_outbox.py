@@ -511,7 +511,7 @@ def test_a_person_s_look_changes_nothing(opened: Callable[..., SQLiteStore], pat
     assert (found.counts, found.deliverer, found.readers, found.unread) == (before, os.getpid(), True, 0)
     assert (found.parked, found.dead, found.oldest_captured_at, found.next_due_at) == ({}, {}, NOW + 0.001, None)
     assert store.counts() == before
-    assert store.locks.holds(LEAD)
+    assert store.locks.has(LEAD)
 
 
 def test_a_file_that_no_process_uses_says_so(opened: Callable[..., SQLiteStore], path: Path) -> None:

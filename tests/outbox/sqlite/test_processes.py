@@ -502,7 +502,7 @@ def test_a_child_that_does_not_use_it_takes_nothing(store: SQLiteStore) -> None:
     assert store.lead()
     append(store, 1)
     assert os.waitpid(fork(lambda: None), 0)[1] == 0
-    assert store.locks.holds(LEAD)
+    assert store.locks.has(LEAD)
     append(store, 2)
     assert bodies(unread(store)) == ["in_1", "in_2"]
 
