@@ -208,13 +208,13 @@ def checked_url(name: str, given: object) -> str:
     text = given if isinstance(given, str) else ""
     try:
         url = urlsplit(text)
-        host, _port = url.hostname, url.port
+        host, _port = url.hostname or "", url.port
     except ValueError:
-        url, host = urlsplit(""), None
+        url, host = urlsplit(""), ""
     # urlsplit lets pass, or drops, what an HTTP client refuses, or takes for a query: line feeds, hosts, a lone "?".
-    if host is None or not _is_host(host) or not text.isprintable() or {*text} & {*" ?#\\"}:
-        host = None
-    if url.scheme not in {"http", "https"} or host is None:
+    # Punycode may encode nothing: a client would refuse it at each record.
+    is_plain = text.isprintable() and not {*text} & {*" ?#\\"} and "xn--" not in host
+    if url.scheme not in {"http", "https"} or not is_plain or not _HOST.fullmatch(host):
         msg = f"{name} is not an http(s) URL without query. Leave it out for {BASE_URL}."
         raise ConfigurationError(msg)
     if url.username is not None or url.password is not None:
@@ -224,17 +224,6 @@ def checked_url(name: str, given: object) -> str:
         msg = f"{name} is http:// to {host}: credentials would travel in the clear. Use https://, or a loopback host."
         raise ConfigurationError(msg)
     return text.rstrip("/")
-
-
-def _is_host(host: str) -> bool:
-    if "xn--" in host:  # encodes other letters; if it does not, a client would refuse it at each record
-        import idna  # noqa: PLC0415 - its tables are large, and such names rare
-
-        try:
-            idna.decode(host)
-        except UnicodeError:  # of its own, or in old versions of punycode
-            return False
-    return _HOST.fullmatch(host) is not None
 
 
 def is_loopback(host: str) -> bool:

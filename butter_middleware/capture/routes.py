@@ -1,7 +1,7 @@
 """Which requests are checkouts, and how each is read."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from string import Formatter
@@ -124,49 +124,48 @@ class CheckoutRoute:
     key_of: Join | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        where = f"route {self.path!r}"
         for name in ("capture_request_body", "address_from_body", "address"):
-            config.flag(f"route {self.path!r}: {name}", getattr(self, name))
-        config.one_of(f"route {self.path!r}: psp", self.psp, get_args(Psp))
-        config.one_of(f"route {self.path!r}: source", self.source, get_args(Source))
-        if isinstance(self.extract, FunctionType) and _is_factory(self.extract):
-            name = f"extract.{self.extract.__name__}"
-            options = "" if self.extract.__name__ in get_args(Psp) else "..."
-            msg = f"route {self.path!r}: {name} is a factory: write {name}({options})"
-            raise ConfigurationError(msg)
-        if (whose := getattr(self.extract, "psp", self.psp)) != self.psp:
-            msg = f"route {self.path!r}: psp={self.psp!r}, and extract reads the objects of {whose}. Make them agree."
-            raise ConfigurationError(msg)
-        if not self.address_from_body and "ipv4_address" in getattr(self.extract, "fields", ()):
-            msg = (
-                f"route {self.path!r}: extract gives ipv4_address, so the author of the body would choose the "
-                "evidence. Leave it out. If a server calls this route, set address_from_body=True."
-            )
-            raise ConfigurationError(msg)
+            config.flag(f"{where}: {name}", getattr(self, name))
+        config.one_of(f"{where}: psp", self.psp, get_args(Psp))
+        config.one_of(f"{where}: source", self.source, get_args(Source))
         given: object = self.methods
         methods = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else ()  # pyright: ignore[reportUnnecessaryIsInstance]
-        if not methods or not all(map(_is_method, methods)):
-            msg = f"route {self.path!r}: methods is not a sequence of method names. Write methods=('POST',)."
+        object.__setattr__(self, "methods", methods)
+        for problem in self._problems():
+            msg = f"{where}: {problem}"
             raise ConfigurationError(msg)
-        self._check_parts()
         join = self._compiled(self.join) if isinstance(self.join, str) else self.join
         for role, function in (("extract", self.extract), ("when", self.when), ("join", join)):
             if function is not None:
-                config.function(f"route {self.path!r}: {role}", function, _INSTEAD[role])
+                config.function(f"{where}: {role}", function, _INSTEAD[role])
         object.__setattr__(self, "methods", tuple(method.upper() for method in methods))
         object.__setattr__(self, "template", Template(self.path))
         object.__setattr__(self, "key_of", join)
         object.__setattr__(self, "capture_request_body", self.capture_request_body or self.source == "request")
 
-    def _check_parts(self) -> None:
-        if not self.address and self.join is None:
-            msg = (
-                f"route {self.path!r}: address=False leaves its records without an address. Say by join= which route's "
-                "request has it, or use address_from_body=True."
+    def _problems(self) -> Iterator[str]:
+        """Give what cannot work together."""
+        if isinstance(self.extract, FunctionType) and _is_factory(self.extract):
+            name = f"extract.{self.extract.__name__}"
+            options = "" if self.extract.__name__ in get_args(Psp) else "..."
+            yield f"{name} is a factory: write {name}({options})"
+        if (whose := getattr(self.extract, "psp", self.psp)) != self.psp:
+            yield f"psp={self.psp!r}, and extract reads the objects of {whose}. Make them agree."
+        if not self.address_from_body and "ipv4_address" in getattr(self.extract, "fields", ()):
+            yield (
+                "extract gives ipv4_address, so the author of the body would choose the evidence. Leave it out. If a "
+                "server calls this route, set address_from_body=True."
             )
-            raise ConfigurationError(msg)
+        if not self.methods or not all(map(_is_method, self.methods)):
+            yield "methods is not a sequence of method names. Write methods=('POST',)."
+        if not self.address and self.join is None:
+            yield (
+                "address=False leaves its records without an address. Say by join= which route's request has it, or "
+                "use address_from_body=True."
+            )
         if self.join is not None and self.address_from_body:
-            msg = f"route {self.path!r}: join= takes the address from the shopper's part. Leave address_from_body out."
-            raise ConfigurationError(msg)
+            yield "join= takes the address from the shopper's part. Leave address_from_body out."
 
     def _compiled(self, join: str) -> Join:
         import jmespath  # noqa: PLC0415 - most routes do not join

@@ -215,7 +215,7 @@ def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
     yield from (_warning("outbox", warning) for warning in warnings)
     path = os.path.realpath(outbox.path)
     free = shutil.disk_usage(Path(path).parent).free
-    kind = preflight.file_system(path, preflight.mounted()) or "a file system of unknown type"
+    kind = preflight.mount(path, preflight.mounted())[1] or "a file system of unknown type"
     text = f"{Path(path).parent} is on {kind}, {free / 1024**3:.1f} GiB free"
     if free < LEAST_FREE:
         yield _warning("disk", text, "Make room: while the disk is full, captures wait in memory.")

@@ -63,7 +63,7 @@ def spoken(node: ast.AST) -> Iterator[ast.AST | None]:
                 yield from value.values  # the others stand behind the code of a reason
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in SPEAKS:
             yield from (*node.args, *(keyword.value for keyword in node.keywords))
-        case ast.FunctionDef(name="_warnings" | "warnings" | "_remedy" | "broken_extractor" | "weakness"):
+        case ast.FunctionDef(name="warnings" | "_problems" | "_remedy" | "broken_extractor" | "weakness"):
             yield from (found.value for found in ast.walk(node) if isinstance(found, ast.Yield | ast.Return))
         case _:
             pass

@@ -100,7 +100,7 @@ class SQLiteOutbox:
 
         path = os.path.realpath(self.path)
         preflight.refuse_unusable(path)
-        return preflight.warnings(path, preflight.mounted(), os.environ)
+        return list(preflight.warnings(path, preflight.mounted(), os.environ))
 
     def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "SQLiteStore":
         """Return a store of these options, not open yet.

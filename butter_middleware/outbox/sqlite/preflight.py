@@ -84,7 +84,7 @@ def _refuse_not_ours(path: str) -> None:
         _refuse_unless(False, path, "the file at this path is not a database. Name another file.")  # noqa: FBT003 - as its parameter
 
 
-def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> list[str]:
+def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> Iterator[str]:
     """Say where a file at `path` would not last, or would not be safe.
 
     Args:
@@ -92,26 +92,16 @@ def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> list[str]:
         mounts: The text of `/proc/mounts`; empty where there is none.
         environ: The process's environment.
     """
-    point, kind = _mount(path, mounts)
-    found = list(_warnings(path, kind, environ))
-    if point == path:
-        found.append(
-            f"only the file {path} is mounted, and not the -wal and -shm that SQLite keeps beside it: the newest "
-            "records are lost with the container. Mount its directory."
-        )
-    return found
-
-
-def _warnings(path: str, file_system: str, environ: Mapping[str, str]) -> Iterator[str]:
-    if file_system in _NETWORK:
+    point, kind = mount(path, mounts)
+    if kind in _NETWORK:
         yield (
-            f"{path} is on a network file system ({file_system}), where SQLite's write-ahead log and locks do "
+            f"{path} is on a network file system ({kind}), where SQLite's write-ahead log and locks do "
             "not work between hosts: records can be lost. Use a local disk, or the PostgreSQL outbox for many machines."
         )
-    elif file_system in _LAYERS:
+    elif kind in _LAYERS:
         yield f"{path} is in a container's own layer, which is deleted with the container. {_LASTING}"
-    elif file_system in _MEMORY:
-        yield f"{path} is in memory ({file_system}), which is lost when the host restarts. {_LASTING}"
+    elif kind in _MEMORY:
+        yield f"{path} is in memory ({kind}), which is lost when the host restarts. {_LASTING}"
     if any(path.startswith(f"{folder}/") for folder in _temporary_folders()):
         yield f"{path} is in a temporary folder, whose files may be deleted at any time. {_LASTING}"
     for variable, platform in _FUNCTIONS.items():
@@ -120,6 +110,11 @@ def _warnings(path: str, file_system: str, environ: Mapping[str, str]) -> Iterat
                 f"this is {platform} ({variable} is set): the instance's disk is deleted with it, and nothing runs "
                 "between requests. Call butter.flush() before each return, or use an outbox outside the instance."
             )
+    if point == path:
+        yield (
+            f"only the file {path} is mounted, and not the -wal and -shm that SQLite keeps beside it: the newest "
+            "records are lost with the container. Mount its directory."
+        )
 
 
 def _temporary_folders() -> set[str]:
@@ -132,12 +127,7 @@ def mounted() -> str:
     return mounts.read_text(errors="surrogateescape") if mounts.exists() else ""
 
 
-def file_system(path: str, mounts: str) -> str:
-    """Return the type of the file system at a path."""
-    return _mount(path, mounts)[1]
-
-
-def _mount(path: str, mounts: str) -> tuple[str, str]:
+def mount(path: str, mounts: str) -> tuple[str, str]:
     """Return the longest mount point above a path, the last one mounted there, and the type of its file system."""
     longest, found = "", ""
     for line in mounts.splitlines():

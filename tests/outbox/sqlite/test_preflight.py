@@ -199,7 +199,7 @@ def test_it_may_be_asked_while_the_file_is_open(tmp_path: Path) -> None:
 )
 def test_a_place_that_does_not_last_is_told(path: str, mounts: str, said: list[str]) -> None:
     """Each place is warned of by its file system, with what to do; a disk is not."""
-    found = warnings(path, mounts, {})
+    found = list(warnings(path, mounts, {}))
     assert len(found) == len(said)
     for text, part in zip(found, said, strict=True):
         assert part in text
@@ -215,7 +215,7 @@ def test_a_function_is_told_to_flush(variable: str, platform: str) -> None:
     (text,) = warnings("/data/butter.db", DISK, {variable: "1"})
     assert platform in text
     assert "flush()" in text
-    assert warnings("/data/butter.db", DISK, {variable: ""}) == []
+    assert list(warnings("/data/butter.db", DISK, {variable: ""})) == []
 
 
 FIELD = st.text("/\\0129aä", max_size=8)
@@ -225,4 +225,4 @@ FIELD = st.text("/\\0129aä", max_size=8)
 @given(st.lists(st.lists(FIELD, max_size=5)))
 def test_whatever_the_kernel_says_it_starts(table: list[list[str]]) -> None:
     """A table of mounts that nobody foresaw stops no start."""
-    assert isinstance(warnings("/data/butter.db", "\n".join(" ".join(fields) for fields in table), {}), list)
+    list(warnings("/data/butter.db", "\n".join(" ".join(fields) for fields in table), {}))
