@@ -91,11 +91,6 @@ class Config:
         given = {"user_agent": self.send_user_agent, "network_transaction_id": self.send_network_transaction_id}
         return frozenset(name for name, sent in given.items() if sent)
 
-    @property
-    def host(self) -> str:
-        """Butter's."""
-        return host(self.base_url)
-
 
 def credential(name: str, given: object) -> str | None:
     """Return a credential: the argument, or `BUTTER_<NAME>`, or what the file that `BUTTER_<NAME>_FILE` names holds.

@@ -240,12 +240,11 @@ QUEUE_SECONDS: Final = 0.25
 
 def response_wait(config: Config, *, queue: bool) -> ResponseWait:
     """Return what the last chunk of a captured response waits for."""
-    waits = config.durability == "before_response"
     if config.delivery == "inline":
         return ResponseWait("butter", config.inline_timeout + (QUEUE_SECONDS if queue else 0.0))
-    if queue:
-        return ResponseWait("queue", QUEUE_SECONDS) if waits else ResponseWait()
-    return ResponseWait("disk", config.durability_timeout) if waits else ResponseWait()
+    if config.durability == "after_response":
+        return ResponseWait()
+    return ResponseWait("queue", QUEUE_SECONDS) if queue else ResponseWait("disk", config.durability_timeout)
 
 
 def _check_shared(outbox: LocalOutbox, queue: Outbox | None) -> None:

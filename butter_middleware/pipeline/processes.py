@@ -69,20 +69,25 @@ def join(
 
 
 def _store_thread(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> StoreThread:
-    if not isinstance(outbox, SQLiteOutbox):
-        return _new(outbox, kept, reads=reads)
-    path = os.path.realpath(outbox.path)
-    if path in _process.unusable:
+    path = os.path.realpath(outbox.path) if isinstance(outbox, SQLiteOutbox) else ""
+    if isinstance(outbox, SQLiteOutbox) and path in _process.unusable:
         message = (
             f"outbox {path}: this process was forked while the file was open, and must not open it. Captures are "
             "in memory only, and are lost with the process. Start worker processes instead of forking them."
         )
         log_thread.log(logging.CRITICAL, message, name="outbox", event="outbox", reason="forked")
-        return _new(MemoryOutbox(clock=outbox.clock), None, reads=reads)
+        outbox, path = MemoryOutbox(clock=outbox.clock), ""
     found = _process.threads.get(path)
-    if found is None or found.stopping:
-        found = _process.threads[path] = _new(outbox, None, reads=reads)
-    return found
+    if found is not None and not found.stopping:
+        return found
+
+    def gives_up() -> bool:
+        return thread.stopping
+
+    thread = StoreThread(kept or outbox.store(reads=reads, give_up=gives_up))
+    if path:
+        _process.threads[path] = thread
+    return thread
 
 
 def loading() -> AbstractContextManager[object]:
@@ -105,16 +110,6 @@ def leave(thread: StoreThread, participant: Participant, seconds: float) -> None
         thread.stop(seconds)
     else:
         thread.finish(participant, seconds)
-
-
-def _new(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> StoreThread:
-    thread: StoreThread | None = None
-
-    def gives_up() -> bool:
-        return thread is not None and thread.stopping
-
-    thread = StoreThread(kept or outbox.store(reads=reads, give_up=gives_up))
-    return thread
 
 
 def _before_fork() -> None:

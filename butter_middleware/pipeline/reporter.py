@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from butter_middleware import config
 from butter_middleware._utils.futures import wait_at_most
 from butter_middleware.outbox import Counts
 from butter_middleware.outbox.base import Store
@@ -75,7 +76,7 @@ class StatusReporter:
         self._counters = components.events.counters
         self._clock = components.clock
         self._threshold = components.config.coverage_threshold
-        self._host = None if components.queue is not None else components.config.host
+        self._host = None if components.queue is not None else config.host(components.config.base_url)
         routes = [route.name for route in components.routes.routes]
         self._watch = Watch(components.events, pipeline.outbox_clock, self._threshold, routes)
         self._view = View(HostCounts({}, {}, {}), {}, None)
