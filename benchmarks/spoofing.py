@@ -178,7 +178,7 @@ def judge(platform: Platform, requests: int, seed: int) -> tuple[int, int]:
     rng = random.Random(f"{seed} {platform.name}")
     wrong = missing = 0
     for _number, shopper in zip(range(requests), shoppers(rng), strict=False):
-        request = snapshot(platform.scope(rng, shopper), 0.0, None)
+        request = snapshot(platform.scope(rng, shopper), "/checkout", 0.0, None)
         capture = Capture(**request, status_code=200, response_headers=[], body=b"", annotations={})
         found = platform.strategy.resolve(capture.scope).ipv4
         wrong += found not in {None, shopper}

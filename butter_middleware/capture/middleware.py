@@ -65,7 +65,7 @@ class CapturePipeline(Protocol):
         """Flush within `drain_timeout`. More captures may come afterwards."""
         ...
 
-    def snapshot(self, scope: Scope) -> dict[str, Any]:
+    def snapshot(self, scope: Scope, path: str) -> dict[str, Any]:
         """Copy from the scope what a capture needs."""
         ...
 
@@ -297,8 +297,7 @@ class _Tee:
             self._request_ended = False
         before: Notes | None = scope.get(SCOPE_KEY)
         # A middleware outside tries once more: the request is what it was before the app first changed its scope.
-        self._request = pipeline.snapshot(scope) if before is None else dict(before.request)
-        self._request["path"] = path
+        self._request = pipeline.snapshot(scope, path) if before is None else before.request | {"path": path}
         self._notes = scope[SCOPE_KEY] = Notes(self._request)
 
     async def receive(self) -> Message:

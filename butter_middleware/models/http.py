@@ -18,7 +18,6 @@ from butter_middleware._utils.asgi import (
     make_rereadable,
     raw,
     raw_headers,
-    route_path,
 )
 from butter_middleware.errors import ExtractionError
 from butter_middleware.models.checkout import Checkout
@@ -107,11 +106,12 @@ class Capture(NamedTuple):
 
 
 def snapshot(
-    scope: Scope, captured_at: float, pick: Callable[[RawHeaders], Mapping[str, str]] | None
+    scope: Scope, path: str, captured_at: float, pick: Callable[[RawHeaders], Mapping[str, str]] | None
 ) -> dict[str, Any]:
-    """Copy from a scope the request's part of a `Capture`. `pick` takes out of the headers the cookies to keep.
+    """Copy from a scope the request's part of a `Capture`, with its path less `root_path`.
 
-    What can be read once is replaced in the scope by what it gives.
+    `pick` takes out of the headers the cookies to keep. What can be read once is replaced in the scope by what it
+    gives.
     """
     kept = _uncredentialed(scope)
     if kept is None or not ALL_BYTES(map(type, chain.from_iterable(kept))):
@@ -120,7 +120,7 @@ def snapshot(
     query = scope.get("query_string", b"")
     return {
         "method": scope["method"],
-        "path": route_path(scope),
+        "path": path,
         "query_string": query if type(query) is bytes else raw(query),
         # ASGI says that these names are in lower case. Should a server not know, the outbox on a disk looks again.
         "headers": kept,

@@ -223,9 +223,11 @@ class MemoryStore(Store):
         return Resolved(number, there=True, outcomes=outcomes)
 
     def _is_replayed(self, resolution: Resolution) -> bool:
+        if not resolution.token:
+            return False
         part = () if resolution.part is None else (resolution.part,)
         keys = frozenset(made.key for made in (*resolution.made, *part))
-        if not (resolution.token and keys):
+        if not keys:
             return False
         first, _at = self._tokens.setdefault(resolution.token, (keys, self._now))
         if len(self._tokens) > TOMBSTONES:

@@ -208,10 +208,11 @@ class Participant:
             self._hurry(-1)
 
     def ring(self) -> None:
-        """Tell those who wait that something changed."""
-        with self._changed:
-            self._changes += 1
-            self._changed.notify_all()
+        """Tell those who wait that something changed. One that begins to wait meanwhile looks by itself first."""
+        if self._waits:
+            with self._changed:
+                self._changes += 1
+                self._changed.notify_all()
 
     def failed(self, what: str, error: BaseException) -> None:
         """Tell a fault of a thread."""
@@ -292,9 +293,7 @@ class Participant:
         if resolved.there:
             for event in reading.events:
                 self.events.emit(event, written=True)
-            self._checkout_log.resolved(
-                entry.route_name, result, resolved.outcomes, sends=sends and not self.sender.ill
-            )
+            self._checkout_log.resolved(entry.route_name, result, resolved.outcomes, sends=sends)
         new = new_records(resolved.outcomes)
         if len(new) < len(resolved.outcomes):
             self._tell_left_out(entry.route_name, resolved.outcomes)
@@ -309,7 +308,7 @@ class Participant:
 
     def added(self, outcomes: Sequence[Outcome], *, sends: bool) -> None:
         """Tell what became of records made outside a request."""
-        self._checkout_log.added("", outcomes, sends=sends and not self.sender.ill)
+        self._checkout_log.added("", outcomes, sends=sends)
         self._tell_left_out("", outcomes)
         with self._changed:
             self._adding -= 1

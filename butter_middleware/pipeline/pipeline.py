@@ -11,7 +11,7 @@ from threading import RLock
 from typing import Any, Final, TypeVar
 
 from butter_middleware._utils import log_thread, overrides
-from butter_middleware._utils.asgi import Scope
+from butter_middleware._utils.asgi import Scope, route_path
 from butter_middleware._utils.futures import Backoff, failed, wait_at_most
 from butter_middleware.capture.annotations import SCOPE_KEY, Notes, plain
 from butter_middleware.capture.routes import CheckoutRoute
@@ -323,9 +323,9 @@ class Pipeline:
             if await wait_at_most(leads, OPEN_SECONDS) and not leads.exception() and leads.result():
                 await wait_at_most(participant.sender.ready, until - time.monotonic())
 
-    def snapshot(self, scope: Scope) -> dict[str, Any]:
+    def snapshot(self, scope: Scope, path: str) -> dict[str, Any]:
         """Copy from the scope what a capture needs, before the app can change it. Raises if it is not a scope."""
-        return snapshot(scope, self._now(), self._cookies)
+        return snapshot(scope, path, self._now(), self._cookies)
 
     def _now(self) -> float:
         """Return the time by the merchant's clock; by the system's, if that fails, which is counted."""
@@ -475,7 +475,7 @@ class Pipeline:
 
     def _recorded(self, scope: Scope, fields: Mapping[str, object]) -> Capture:
         notes: object = scope.get(SCOPE_KEY)
-        seen = notes.request if isinstance(notes, Notes) else self.snapshot(scope)
+        seen = notes.request if isinstance(notes, Notes) else self.snapshot(scope, route_path(scope))
         return Capture(
             **seen,
             status_code=0,

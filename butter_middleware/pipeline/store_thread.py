@@ -409,10 +409,10 @@ class StoreThread:
                 future.set_exception(error)
 
     def _append(self) -> bool:
+        if not self._intake:
+            return False
         with self._guard:
             batch = _take(self._intake, lambda item: item[1].size, self._most)
-        if not batch:
-            return False
         written = self._write(batch, self._append_all, self._intake)
         with self._guard:
             self._bytes -= sum(entry.size for _participant, entry in batch)
@@ -435,10 +435,10 @@ class StoreThread:
         ]
 
     def _add(self) -> bool:
+        if not self._additions:
+            return False
         with self._guard:
             batch = _take(self._additions, lambda item: item[1].size, self._most)
-        if not batch:
-            return False
         written = self._write(batch, self._add_all, self._additions)
         with self._guard:
             self._bytes -= sum(addition.size for _participant, addition in batch)
@@ -454,9 +454,9 @@ class StoreThread:
         return [list(islice(outcomes, len(addition.records))) for _participant, addition in batch]
 
     def _resolve(self) -> bool:
-        batch = _take(self._readings, lambda _item: 1)
-        if not batch:
+        if not self._readings:
             return False
+        batch = _take(self._readings, lambda _item: 1)
         for (participant, reading), resolved in self._write(batch, self._resolve_all, self._readings):
             sends = self._leader.fresh(new_records(resolved.outcomes))
             participant.resolved(reading, resolved, sends=sends)
@@ -472,9 +472,9 @@ class StoreThread:
         )
 
     def _settle(self) -> bool:
-        batch = _take(self._settlements, lambda _item: 1)
-        if not batch:
+        if not self._settlements:
             return False
+        batch = _take(self._settlements, lambda _item: 1)
         written = self._write(batch, self._settle_all, self._settlements)
         if len(written) < len(batch):
             self._leader.look_soon()

@@ -528,7 +528,7 @@ def test_a_value_of_a_wrong_kind_says_so(options: dict[str, Any], says: str) -> 
         ({"methods": (1,)}, r"Write methods=\('POST',\)"),
         ({"methods": ("",)}, r"Write methods=\('POST',\)"),
         ({"methods": 5}, r"Write methods=\('POST',\)"),
-        ({"psp": []}, r"psp=\[\]: use one of"),
+        ({"psp": []}, r"psp=\[\]: use 'stripe'"),
     ],
 )
 def test_a_route_of_a_wrong_kind_says_so(route: dict[str, Any], says: str) -> None:

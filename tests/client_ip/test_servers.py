@@ -134,7 +134,9 @@ def test_each_shape_of_a_peer(
 ) -> None:
     """The answer is right for the scope itself, for the capture made of it, and for one that was on a disk."""
     scope = http_scope(client=client, headers=headers, **more)
-    kept = Capture(**snapshot(scope, 0.0, None), status_code=200, response_headers=[], body=b"", annotations={})
+    kept = Capture(
+        **snapshot(scope, "/checkout", 0.0, None), status_code=200, response_headers=[], body=b"", annotations={}
+    )
     read = Capture.from_head(kept.head(), b"", None)
     assert [outcome(strategy, found) for found in (scope, kept.scope, read.scope)] == [expected] * 3
 
