@@ -29,48 +29,35 @@ class Skip(StrEnum):
     DRY_RUN = "dry_run"
 
 
-NO_CHECKOUT: Final = frozenset(
-    {
-        Skip.STATUS,
-        Skip.UNANSWERED,
-        Skip.NOT_A_CHECKOUT,
-        Skip.GATED,
-        Skip.NOT_PAID,
-        Skip.TEST_MODE,
-        Skip.JOIN_EXPIRED,  # nearly always a shopper who began and never paid
-        Skip.DUPLICATE,
-        Skip.OTHER_ADDRESS,
-        Skip.DRY_RUN,
-    }
-)
-"""What needs no record. All other reasons are evidence that is missing."""
-
-
+NO_CHECKOUT: Final[Mapping[str, str]] = {
+    Skip.STATUS: "It is not a 2xx.",
+    Skip.UNANSWERED: "The app raised or ended without an answer.",
+    Skip.NOT_A_CHECKOUT: "The extractor gave None, or nothing.",
+    Skip.GATED: "The route's when= returned false.",
+    Skip.NOT_PAID: "It holds an object of the PSP that is not paid.",
+    Skip.TEST_MODE: "It holds an object of the PSP's test mode.",
+    Skip.JOIN_EXPIRED: "The other part did not come in time.",  # nearly always a shopper who began and never paid
+    Skip.DUPLICATE: "A record with the same PSP and IDs was taken before.",
+    Skip.OTHER_ADDRESS: "A record of the same checkout was taken before, with another address.",
+    Skip.DRY_RUN: "Butter(dry_run=True) sends nothing.",
+}
+"""What needs no record, and what each reason says of the response."""
+EXPLAINED: Final[Mapping[str, str]] = {
+    **NO_CHECKOUT,
+    Skip.INCOMPLETE: "The app did not finish it.",
+    Skip.NOT_JSON: "It is not JSON, so the extractor was not called.",
+    Skip.TOO_LARGE: "It is longer than max_body_bytes.",
+    Skip.UNCAPTURABLE: "It is a file that the server sends itself.",
+    Skip.UNRECOGNISED: "The preset found no object of its PSP in it.",
+    Skip.NOT_ANNOTATED: "The route has no extractor, and the endpoint annotated nothing.",
+}
+"""What a reason says, for a test and a sandbox, if the log says nothing. All others are missing evidence."""
 SEVERAL_ADDRESSES: Final = (
     "a checkout was captured again with other IDs and another address. The first address counts, and the later record "
     "is not sent. Does a server call this route, or is its page opened again elsewhere? If several payments of one "
     "subscription are taken for one, give an invoice_id, charge_id or transaction_id with each."
 )
 """The log line of `Skip.OTHER_ADDRESS`."""
-EXPLAINED: Final[Mapping[str, str]] = {
-    Skip.STATUS: "It is not a 2xx.",
-    Skip.UNANSWERED: "The app raised or ended without an answer.",
-    Skip.INCOMPLETE: "The app did not finish it.",
-    Skip.NOT_JSON: "It is not JSON, so the extractor was not called.",
-    Skip.TOO_LARGE: "It is longer than max_body_bytes.",
-    Skip.UNCAPTURABLE: "It is a file that the server sends itself.",
-    Skip.NOT_A_CHECKOUT: "The extractor gave None, or nothing.",
-    Skip.GATED: "The route's when= returned false.",
-    Skip.NOT_PAID: "It holds an object of the PSP that is not paid.",
-    Skip.UNRECOGNISED: "The preset found no object of its PSP in it.",
-    Skip.TEST_MODE: "It holds an object of the PSP's test mode.",
-    Skip.NOT_ANNOTATED: "The route has no extractor, and the endpoint annotated nothing.",
-    Skip.JOIN_EXPIRED: "The other part did not come in time.",
-    Skip.DUPLICATE: "A record with the same PSP and IDs was taken before.",
-    Skip.OTHER_ADDRESS: "A record of the same checkout was taken before, with another address.",
-    Skip.DRY_RUN: "Butter(dry_run=True) sends nothing.",
-}
-"""What a reason says of the response, for a test and a sandbox, if the log says nothing of it."""
 
 
 def unwanted(event: Skipped) -> bool:

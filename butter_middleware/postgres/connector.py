@@ -99,12 +99,10 @@ class PatientConnector(PsycopgConnector):
                 cancelled += isinstance(cause, errors.QueryCanceled)
                 if not isinstance(cause, _AWAY) or cancelled >= CANCELLED_MOST:
                     raise
-                self._say(cause)
+                if time.monotonic() >= self._say_at:
+                    self._say_at = time.monotonic() + SAY_SECONDS
+                    log.warning(
+                        "butter: PostgreSQL did not run a query of the worker (%s); the worker tries again",
+                        first_line(cause),
+                    )
             await asyncio.sleep(AGAIN_SECONDS)
-
-    def _say(self, error: psycopg.Error) -> None:
-        if time.monotonic() >= self._say_at:
-            self._say_at = time.monotonic() + SAY_SECONDS
-            log.warning(
-                "butter: PostgreSQL did not run a query of the worker (%s); the worker tries again", first_line(error)
-            )
