@@ -62,6 +62,12 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
         "recharge": ("id", "charge.id || charge_id", "charge_id"),
         "processor": (_TRANSACTION, f"charge.{_TRANSACTION}", "payment_processor_transaction_id"),
     }[charge_id]
+    fields_of_checkout = {
+        "customer_email": "email",
+        "customer_id": "customer_id",
+        "charge_id": of_checkout,
+        "transaction_id": "payment_processor_transaction_id",
+    }
     return (
         Shape(
             "processed checkout",
@@ -69,12 +75,7 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
             "payment_processor_transaction_id, payment_processor_customer_id, payment_token, payment_type)",
             paid={"status": ("success",)},
             unpaid="says(free, 'true')",
-            fields={
-                "customer_email": "email",
-                "customer_id": "customer_id",
-                "charge_id": of_checkout,
-                "transaction_id": "payment_processor_transaction_id",
-            },
+            fields=fields_of_checkout,
             under=("checkout_charge",),
             when_under="charge_id && status",
         ),
@@ -86,12 +87,7 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
             ),
             paid={"like(completed_at, '[0-9]{4}-.*') && type(charge_id)": ("number", "string")},
             unpaid=f"!completed_at || {_NOTHING}",
-            fields={
-                "customer_email": "email",
-                "charge_id": of_checkout,
-                "customer_id": "customer_id",
-                "transaction_id": "payment_processor_transaction_id",
-            },
+            fields=fields_of_checkout,
             under=("checkout",),
             when_under=(
                 "(completed_at && charge_id && (some(`1`, token, payment_processor, external_checkout_id) || "
