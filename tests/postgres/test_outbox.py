@@ -197,6 +197,7 @@ def test_a_stopped_server_takes_one_connection_of_the_apps_pool(postgres: Postgr
             finally:
                 postgres.signal(signal.SIGCONT)
             await asyncio.to_thread(until, lambda: pool.get_stats()["pool_available"] == 4, "it is given back")
+            await asyncio.sleep(0.2)  # the pool has it a moment before the outbox hears of it in this loop
             await outbox.enqueue(record(9))
 
         asyncio.run(main())
