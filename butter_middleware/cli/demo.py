@@ -163,21 +163,12 @@ def _compare(output: Output, invoices: Mapping[str, str], arrived: Sequence[Mapp
     """
     records = {record["customer_email"]: record for record in arrived}
     rows: list[Row] = []
-    for shopper in {shopper.cart: shopper for shopper in reversed(SHOPPERS)}.values():
+    for shopper in {shopper.cart: shopper for shopper in SHOPPERS}.values():
+        sold = {"shopper": shopper.email, "address": shopper.address, "invoice": invoices[shopper.cart]}
         record = records.get(shopper.email, {})
-        found = (record.get("ipv4_address"), record.get("invoice_id"))
-        same = found == (shopper.address, invoices[shopper.cart])
-        rows.append(
-            {
-                "shopper": shopper.email,
-                "address": shopper.address,
-                "invoice": invoices[shopper.cart],
-                "ipv4_address": found[0],
-                "invoice_id": found[1],
-                "state": Mark.OK if same else Mark.FAILED,
-            }
-        )
-    rows.sort(key=lambda row: str(row["invoice"]))
+        arrived_with = {name: record.get(name) for name in ("ipv4_address", "invoice_id")}
+        same = [*arrived_with.values()] == [sold["address"], sold["invoice"]]
+        rows.append({**sold, **arrived_with, "state": Mark.OK if same else Mark.FAILED})
     agree = len(arrived) == len(invoices) and all(row["state"] is Mark.OK for row in rows)
     claims = ", ".join(shopper.claimed.split(",")[0] for shopper in SHOPPERS[1:3])
     output.show(

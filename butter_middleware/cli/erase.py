@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping
 from glob import escape
 from pathlib import Path
 from typing import Final
@@ -84,18 +86,17 @@ def erase(output: Output, *, email: str, path: str, yes: bool) -> ExitCode:
     return ExitCode.ATTENTION if len(left) or left.unreadable or aside else ExitCode.OK
 
 
-def _remove(store: SQLiteStore, person: Person, found: Found) -> tuple[dict[str, int], Found]:
+def _remove(store: SQLiteStore, person: Person, found: Found) -> tuple[Mapping[str, int], Found]:
     """Delete until nothing is found any more: a capture may become a record meanwhile, and a new one may come."""
-    total = dict.fromkeys(_NAMES, 0)
+    total = Counter(dict.fromkeys(_NAMES, 0))
     for _round in range(MOST_ROUNDS):
         if not len(found):
             break
-        for kind, count in remove(store, found, time.time()).items():
-            total[kind] += count
+        total.update(remove(store, found, time.time()))
         time.sleep(SETTLING_SECONDS)
         found = search(store, person)
     return total, found
 
 
-def _words(counts: dict[str, int]) -> str:
+def _words(counts: Mapping[str, int]) -> str:
     return ", ".join(counted(count, *_NAMES[kind]) for kind, count in counts.items() if count)

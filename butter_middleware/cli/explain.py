@@ -190,15 +190,10 @@ def _rows(
     """Return what is known of each field."""
     rows: list[Row] = []
     for field in explanation.fields:
-        name = field.name
-        if field.given_by is not None:
-            value = values.get(name)
-            shown = value if value is None or isinstance(value, str | int | float) else type(value).__name__
-            rows.append({"field": name, "value": shown, "from": field.given_by})
-        elif name in notes:
-            rows.append({"field": name, "value": notes[name], "from": "annotate()"})
-        else:
-            rows.append({"field": name, "value": None, "from": field.tried})
+        value = (notes if field.given_by is None else values).get(field.name)
+        shown = value if value is None or isinstance(value, str | int | float) else type(value).__name__
+        origin = field.given_by or ("annotate()" if field.name in notes else field.tried)
+        rows.append({"field": field.name, "value": shown, "from": origin})
     origin = f"{explanation.extractor} or annotate()" if route.extract is not None else "annotate()"
     names = {field.name for field in explanation.fields}
     rows += [
