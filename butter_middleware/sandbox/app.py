@@ -64,6 +64,7 @@ class Sandbox:
     ) -> None:
         self.inbox = Inbox(keep)
         self.answer: Answer = "contract"
+        """Until the next one is set."""
         self._username, self._password = username, password
         self._butter = FakeButter(username=username, password=password)
         self._stream = Stream(self.inbox, self._state)
@@ -85,18 +86,8 @@ class Sandbox:
         if response is not None:
             await response(scope, receive, send_with_headers)
 
-    def switch(self, answer: Answer) -> None:
-        """Answer so from now on."""
-        self.answer = answer
-        self._stream.changed()
-
-    def clear(self) -> None:
-        """Forget what arrived."""
-        self.inbox.clear()
-        self._stream.changed()
-
     def close(self) -> None:
-        """End the pages' streams, which otherwise never end, and whatever is slow. From the server's own thread."""
+        """End the pages' streams, which otherwise never end, and whatever is slow."""
         self._stream.close()
 
     def _state(self) -> dict[str, Any]:
@@ -131,7 +122,7 @@ class Sandbox:
                 text = f'{json.dumps(self._state())[:-1]}, "records": [{records}], "not_sent": [{others}]}}'
                 response = Response(text, media_type="application/json")
             case "DELETE", "/api/records":
-                self.clear()
+                self.inbox.clear()
                 response = JSONResponse(self._state())
             case "PUT", "/api/answer":
                 response = self._switch(await read_body(receive, MOST_BYTES + 1) or b"")
@@ -149,7 +140,7 @@ class Sandbox:
         with suppress(ValueError, TypeError, KeyError, RecursionError):
             answer: Any = json.loads(body)["answer"]
             if answer in get_args(Answer):
-                self.switch(answer)
+                self.answer = answer
                 return JSONResponse(self._state())
         return JSONResponse({"detail": f'send {{"answer": "..."}} with one of {", ".join(get_args(Answer))}'}, 422)
 
@@ -158,7 +149,6 @@ class Sandbox:
             self.inbox.report(json.loads(body))
         except (ValueError, RecursionError):
             return JSONResponse({"detail": "send a list of objects"}, 422)
-        self._stream.changed()
         return Response(status_code=204)
 
     async def _post_test_record(self, scope: Scope) -> Response | None:
@@ -182,7 +172,7 @@ class Sandbox:
         arrival = Arrival(body, None, switched=True, told=told, request=_raw(scope, body))
         if answer == "reset":
             if is_record:
-                self._take(arrival)
+                self.inbox.take(arrival)
             await _reset(scope, receive)
             return None
         if len(body) > MOST_BYTES:
@@ -194,15 +184,11 @@ class Sandbox:
             self._butter.records.clear()  # the inbox has them, and is bounded
         answered = json.dumps(content)
         if is_record:
-            self._take(replace(arrival, status=status, switched=answer.isdigit(), answer=answered))
+            self.inbox.take(replace(arrival, status=status, switched=answer.isdigit(), answer=answered))
         if answer == "slow":
             await self._stream.wait_closed(SLOW_SECONDS)
         more = {"retry-after": RETRY_AFTER} if status == 429 else None  # noqa: PLR2004 - RFC 6585, section 4
         return Response(answered, status, more, "application/json")
-
-    def _take(self, arrival: Arrival) -> None:
-        self.inbox.take(arrival)
-        self._stream.changed()
 
     def __repr__(self) -> str:
         return f"Sandbox({self.inbox.arrived} arrived)"

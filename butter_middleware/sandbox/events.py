@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from butter_middleware.sandbox.inbox import Inbox
 
 PAUSE: Final = 0.1
-"""Seconds between two messages of a stream, at least: what arrives in between travels together."""
+"""Seconds between two looks at the inbox: what arrives in between travels together."""
 BEAT: Final = 15.0
 """Seconds of silence after which a comment shows that the stream lives."""
 MESSAGE_CHARACTERS: Final = 256 * 1024
@@ -25,35 +26,26 @@ class Stream:
     A stream has no queue: it knows the last entry that it sent, and sends what came after it. A page that comes back
     names that entry (`Last-Event-ID`) and gets the rest; after a restart it starts again.
 
-    Events: `state`, with what `state()` gives and the run's name; `records`, a list of entries, the oldest first.
+    Events: `state`, with what `state()` gives and the run's name; `records`, a list of entries, the oldest first. Each
+    change of the inbox changes its counts, and so the state.
     """
 
     def __init__(self, inbox: Inbox, state: Callable[[], dict[str, Any]]) -> None:
         self._inbox = inbox
         self._state = state
         self._run = secrets.token_hex(4)
-        self._version = 0
-        self._news: anyio.Event | None = None
         self._closing = False
         self._listeners = 0
-
-    def changed(self) -> None:
-        """Tell the pages that there is something new."""
-        self._version += 1
-        news, self._news = self._news, None
-        if news is not None:
-            news.set()
 
     def close(self) -> None:
         """End all streams."""
         self._closing = True
-        self.changed()
 
     async def wait_closed(self, seconds: float) -> None:
         """Wait for the end of all streams, but no longer than `seconds`."""
-        with anyio.move_on_after(seconds):
-            while not self._closing:
-                await self._wait()
+        for _look in range(round(seconds / PAUSE)):
+            if not self._closing:
+                await anyio.sleep(PAUSE)
 
     def response(self, last_event_id: bytes) -> Response:
         """Return the stream for one page."""
@@ -65,28 +57,23 @@ class Stream:
 
     async def _messages(self, seq: int) -> AsyncGenerator[str]:
         self._listeners += 1
-        version = -1
+        told: dict[str, Any] = {}
+        beat_at = time.monotonic() + BEAT
         try:
             yield "retry: 1000\n\n"
             while not self._closing:
-                if version == self._version:
-                    with anyio.move_on_after(BEAT) as beat:
-                        await self._wait()
-                    if beat.cancelled_caught:
-                        yield ":\n\n"
-                    continue
-                version = self._version
-                # JSON in ASCII has no line feed, which would end the data.
-                yield f"event: state\ndata: {json.dumps({**self._state(), 'run': self._run})}\n\n"
-                while entries := self._inbox.since(seq, MESSAGE_CHARACTERS):
-                    seq = entries[-1].seq
-                    records = ",".join(entry.json for entry in entries)
-                    yield f"event: records\nid: {self._run}-{seq}\ndata: [{records}]\n\n"
+                state = self._state()
+                if state != told:
+                    told, beat_at = state, time.monotonic() + BEAT
+                    # JSON in ASCII has no line feed, which would end the data.
+                    yield f"event: state\ndata: {json.dumps({**state, 'run': self._run})}\n\n"
+                    while entries := self._inbox.since(seq, MESSAGE_CHARACTERS):
+                        seq = entries[-1].seq
+                        records = ",".join(entry.json for entry in entries)
+                        yield f"event: records\nid: {self._run}-{seq}\ndata: [{records}]\n\n"
+                elif time.monotonic() >= beat_at:
+                    beat_at = time.monotonic() + BEAT
+                    yield ":\n\n"
                 await anyio.sleep(PAUSE)
         finally:
             self._listeners -= 1
-
-    async def _wait(self) -> None:
-        if self._news is None:
-            self._news = anyio.Event()
-        await self._news.wait()

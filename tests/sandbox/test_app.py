@@ -615,7 +615,7 @@ def test_no_other_page_can_switch_read_or_post(client: Client, headers: dict[str
     assert client.http.put("/api/answer", json={"answer": "500"}, headers=sent).status_code == status
     assert client.http.get("/api/records", headers=sent).status_code == status
     assert client.sandbox.answer == ("500" if status == 200 else "contract")
-    client.sandbox.switch("contract")
+    client.sandbox.answer = "contract"
     assert client.post(**sent).status_code == status
     assert client.http.delete("/api/records", headers=sent).status_code == status
     assert client.sandbox.inbox.arrived == (status == 200)

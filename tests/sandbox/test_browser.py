@@ -143,7 +143,7 @@ def choose(page: Any, group: str, value: str) -> None:
 
 
 def fill(sandbox: Sandbox, count: int, start: int = 0) -> None:
-    """Put records into the inbox that never travelled: before a page is there, or with `changed` called after."""
+    """Put records into the inbox that never travelled, before a page is there."""
     for number in range(start, start + count):
         body = GOOD | {"invoice_id": f"in_{number}", "customer_email": f"shopper{number}@example.com"}
         sandbox.inbox.take(Arrival(json.dumps(body).encode(), 200))
@@ -231,7 +231,7 @@ def test_every_switch_is_set_by_keyboard(page: Any, sandbox: Sandbox) -> None:
     until(lambda: sandbox.answer == "reset", "the last one")
     page.wait_for_selector("#answer-hint:has-text('five in a row')")  # what the sandbox has told the page
     assert page.evaluate("document.querySelector('[name=answer]:checked').value") == "reset"
-    sandbox.switch("contract")
+    sandbox.answer = "contract"
 
 
 def test_a_switch_set_elsewhere_is_shown(open_page: Open, http: httpx.Client) -> None:
