@@ -9,7 +9,7 @@ import stat
 from collections import deque
 from collections.abc import Generator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, cast
 
 from butter_middleware.backfill.rejects import LINE, Format, Raw, restored
@@ -42,12 +42,12 @@ class Line:
     number: int
     """Of the line that it begins at, from 1, as editors count."""
     raw: Raw
-    values: Mapping[str, Any]
-    """By the names of its columns or keys."""
-    problem: str
-    """Why it cannot be read. Holds nothing of what stands there."""
     end: int
     """Bytes of the input up to the end of it."""
+    values: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """By the names of its columns or keys."""
+    problem: str = ""
+    """Why it cannot be read. Holds nothing of what stands there."""
 
 
 class _Taken(NamedTuple):
@@ -222,7 +222,7 @@ class Source:
                 self._lines.put_back(taken[1:])
                 self._pass(taken[0])
                 text = self._decoded(taken[0], number)[:MOST_BYTES].rstrip("\r\n")
-                yield self._line(number, text, problem=f"not CSV: {error}")
+                yield Line(number, text, self._offset, problem=f"not CSV: {error}")
                 continue
             if cells is None:
                 return
@@ -230,9 +230,9 @@ class Source:
             cells = [restored(cell) for cell in cells] if self._restores else cells
             if self.columns and cells and (any(cells[len(self.columns) :]) or len(cells) < len(self.columns)):
                 # Half a line may hold half an ID.
-                yield self._line(number, cells, problem=f"{len(cells)} cells, and {len(self.columns)} columns")
+                yield Line(number, cells, self._offset, problem=f"{len(cells)} cells, and {len(self.columns)} columns")
             elif cells:
-                yield self._line(number, cells, dict(zip(self.columns, cells, strict=False)))
+                yield Line(number, cells, self._offset, dict(zip(self.columns, cells, strict=False)))
 
     def _feed(self, taken: list[_Taken]) -> Generator[str]:
         """Give the lines of one record as its parser asks for them."""
@@ -251,20 +251,17 @@ class Source:
             text = self._decoded(taken, number).strip(_BLANK)
             self._pass(taken)
             if taken.size > MOST_BYTES:
-                yield self._line(number, text[:MOST_BYTES], problem=f"longer than {MOST_BYTES // 1024} KB")
+                yield Line(number, text[:MOST_BYTES], self._offset, problem=f"longer than {MOST_BYTES // 1024} KB")
             elif text:
                 try:
                     values: object = json.loads(text)
                 except (ValueError, RecursionError):
-                    yield self._line(number, text, problem="not JSON")
+                    yield Line(number, text, self._offset, problem="not JSON")
                     continue
                 if isinstance(values, dict):
-                    yield self._line(number, text, cast("dict[str, Any]", values))
+                    yield Line(number, text, self._offset, cast("dict[str, Any]", values))
                 else:
-                    yield self._line(number, text, problem="not a JSON object")
-
-    def _line(self, number: int, raw: Raw, values: Mapping[str, Any] | None = None, problem: str = "") -> Line:
-        return Line(number, raw, values or {}, problem, self._offset)
+                    yield Line(number, text, self._offset, problem="not a JSON object")
 
     def _pass(self, *taken: _Taken) -> None:
         self._offset += sum(one.size for one in taken)

@@ -42,16 +42,15 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Says when it serves, and ends streams with the app."""
+    """Ends the page's streams, which would not end by themselves."""
 
-    def __init__(self, app: ASGIApp, ready: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._ready = ready
         config = uvicorn.Config(
             app,
             http=_Protocol,
             ws="none",
-            lifespan="off" if isinstance(app, Sandbox) else "on",
+            lifespan="on",
             proxy_headers=False,
             server_header=False,
             access_log=False,
@@ -59,10 +58,6 @@ class _Server(uvicorn.Server):
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         super().__init__(config)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if isinstance(self._app, Sandbox):
@@ -99,7 +94,7 @@ def listen(host: str, port: int) -> socket.socket:
 @contextmanager
 def serving(app: ASGIApp, listener: socket.socket) -> Generator[str]:
     """Serve a sandbox or a shop on a thread of its own, and give its URL. At the end the app's lifespan ends, too."""
-    server = _Server(app, ready=lambda: None)
+    server = _Server(app)
     thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), name="serving", daemon=True)
     thread.start()
     try:
@@ -111,9 +106,10 @@ def serving(app: ASGIApp, listener: socket.socket) -> Generator[str]:
 
 
 def serve(sandbox: Sandbox, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM. `ready` is called when it serves."""
-    server = _Server(sandbox, ready)
+    """Serve until SIGINT or SIGTERM. `ready` is called when a signal ends it, and who connects is answered."""
+    server = _Server(sandbox)
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn raises them again when it has ended. A sandbox that was told to stop has not failed.
         signal.signal(number, server.handle_exit)
+    ready()  # what connects before it serves waits in the backlog
     asyncio.run(server.serve(sockets=[listener]))
