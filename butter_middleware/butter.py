@@ -342,9 +342,9 @@ class Butter:
         return self
 
     def _warn(self, routes: Iterable[CheckoutRoute], *, parts_only: bool) -> None:
-        for warning in (
-            () if self.dry_run else components.warnings(self._components.outbox, routes, parts_only=parts_only)
-        ):
+        if self.dry_run:
+            return
+        for warning in components.warnings(self._components.outbox, routes, parts_only=parts_only):
             log.warning("butter: outbox: %s", warning, extra={"butter_event": "configuration"})
 
     def __repr__(self) -> str:

@@ -19,7 +19,6 @@ Durability = Literal["after_response", "before_response"]
 DeliveryMode = Literal["embedded", "external", "inline"]
 
 BASE_URL: Final = "https://api.disputes.services.butterpayments.com"
-_SANDBOX: Final = "butter: BUTTER_BASE_URL: records go to %s, a sandbox, and not to Butter. Unset it in production."
 log = logging.getLogger("butter_middleware")
 
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -180,7 +179,8 @@ def base_url(given: str | None) -> str:
         return BASE_URL
     url = checked_url("BUTTER_BASE_URL", value)
     if is_sandbox(url):
-        log.warning(_SANDBOX, url, extra={"butter_event": "configuration"})
+        message = "butter: BUTTER_BASE_URL: records go to %s, a sandbox, and not to Butter. Unset it in production."
+        log.warning(message, url, extra={"butter_event": "configuration"})
     return url
 
 

@@ -298,7 +298,8 @@ class CircuitBreaker:
             return
         self._failures += 1
         if answer.kind is AnswerKind.UNTRUSTED:
-            self._open(answer, PROBE_MOST, logging.CRITICAL, _UNTRUSTED)
+            said = "Butter's certificate is not trusted: check the clock, CAs and proxies"
+            self._open(answer, PROBE_MOST, logging.CRITICAL, said)
         elif self.state is BreakerState.HOLD:
             self._probe_later()
         elif self.state is not BreakerState.OK or self._failures >= FAILURES_TO_OPEN:
@@ -354,9 +355,6 @@ class CircuitBreaker:
         if state is not before:
             self.changed_at = self._clock()
         self._tell(EndpointChanged(state=state.value, before=before.value, reason=reason, message=said, level=level))
-
-
-_UNTRUSTED: Final = "Butter's certificate is not trusted: check the clock, CAs and proxies"
 
 
 def _backoff(attempts: int) -> float:

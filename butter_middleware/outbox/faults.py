@@ -75,8 +75,7 @@ def fault_of(error: Exception) -> Fault:
             return fault
     if isinstance(error, OSError):
         return Fault.FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else Fault.UNUSABLE
-    code = getattr(error, "sqlite_errorcode", None)
-    code = code & 0xFF if isinstance(code, int) else None  # an extended code holds the primary one in its low byte
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # an extended code holds the primary one in its low byte
     if code == sqlite3.SQLITE_FULL:
         return Fault.FULL
     if code in _CORRUPT:
@@ -97,8 +96,7 @@ def describe(error: Exception) -> str:
     """Return an exception's kind, without its text: that may quote what was stored."""
     if isinstance(error, OSError) and error.errno is not None:
         return errno.errorcode.get(error.errno, type(error).__name__)
-    name = getattr(error, "sqlite_errorname", None)
-    return name if isinstance(name, str) else type(error).__name__
+    return str(getattr(error, "sqlite_errorname", type(error).__name__))
 
 
 class Alerts:

@@ -23,13 +23,13 @@ ELSEWHERE = {"cli", "sandbox", "testing", "backfill"}
 SPEAKS = {
     *("critical", "error", "info", "warning", "ring", "_warn"),  # a logger, or what calls it
     *("_become", "_hold", "_open"),  # the endpoint's states
-    *("Parked", "ReadResult", "Finding", "_refuse_unless"),  # what becomes a line or an error
+    *("Parked", "ReadResult", "Finding"),  # what becomes a line or an error
     *(kind.__name__ for kind in get_args(Event)),
 }
 """What is called with a text."""
 TOLD = {
     *("detail", "message", "msg", "problem", "remedy", "said", "text", "warning", "where"),
-    *("EXPIRED", "_NO_ROUTES", "_UNTRUSTED"),
+    *("EXPIRED", "_NO_ROUTES"),
 }
 """The names of what holds one."""
 INTERNAL = {"not an IPv4 address", "not an e-mail address", "the file is not open"}

@@ -42,46 +42,56 @@ def refuse_unusable(path: str) -> None:
     Raises:
         ConfigurationError: what is wrong there, and the remedy.
     """
+    for problem in _problems(path):
+        msg = f"outbox={path!r}: {problem}"
+        raise ConfigurationError(msg)
+
+
+def _problems(path: str) -> Iterator[str]:
     folder = os.path.dirname(path)  # noqa: PTH120 - `path` is absolute text
     folder_mode = _mode(folder)
-    _refuse_unless(folder_mode is not None, path, f"there is no directory {folder!r}. Create it before the start.")
-    _refuse_unless(stat.S_ISDIR(folder_mode or 0), path, f"{folder!r} is not a directory. Name a file in a directory.")
-    _refuse_unless(
-        _may(folder, os.W_OK | os.X_OK),
-        path,
-        f"this process (user {os.geteuid()}) may not write in {folder!r}: SQLite makes files beside the database. "
-        "Give it that directory.",
-    )
+    if folder_mode is None:
+        yield f"there is no directory {folder!r}. Create it before the start."
+    elif not stat.S_ISDIR(folder_mode):
+        yield f"{folder!r} is not a directory. Name a file in a directory."
+    elif not _may(folder, os.W_OK | os.X_OK):
+        yield (
+            f"this process (user {os.geteuid()}) may not write in {folder!r}: SQLite makes files beside the database. "
+            "Give it that directory."
+        )
     for suffix, what in (("", "it"), ("-wal", "its -wal"), ("-shm", "its -shm"), (".lock", "its .lock")):
         mode = _mode(path + suffix)
-        if mode is not None:
-            _refuse_unless(stat.S_ISREG(mode), path, f"{what} is not a regular file. Name a file in that directory.")
-            _refuse_unless(
-                _may(path + suffix, os.R_OK | os.W_OK),
-                path,
-                f"this process (user {os.geteuid()}) may not read and write {what}. Was it made by another user?",
-            )
+        if mode is None:
+            continue
+        if not stat.S_ISREG(mode):
+            yield f"{what} is not a regular file. Name a file in that directory."
+        elif not _may(path + suffix, os.R_OK | os.W_OK):
+            yield (f"this process (user {os.geteuid()}) may not read and write {what}. Was it made by another user?")
     # Closing a descriptor of a database drops the locks that SQLite has on it in this process.
-    if not is_in_use(path):
-        _refuse_not_ours(path)
+    if not is_in_use(path) and not _is_ours(path):
+        yield "the file at this path is not a database. Name another file."
 
 
-def _refuse_not_ours(path: str) -> None:
-    """Refuse a file that holds something else than an outbox, or a newer version's."""
+def _is_ours(path: str) -> bool:
+    """Whether a file is an outbox, will be one, or was one.
+
+    Raises:
+        ConfigurationError: it is another program's database, or a newer version's.
+    """
     try:
         with Path(path).open("rb") as file:
             header = file.read(_HEADER_BYTES)
     except OSError:
-        return  # not there yet; or what `refuse_unusable` says, or what is said when it is opened
+        return True  # not there yet; or what is said when it is opened
     # Beside ours lies a lock file. Such a file is damaged, or its process was killed before the first checkpoint, and
     # opening it repairs that.
-    ours = _mode(f"{path}.lock") is not None
+    has_lock = _mode(f"{path}.lock") is not None
     if header.startswith(_MAGIC) and len(header) == _HEADER_BYTES:
         version, application_id = struct.unpack_from(">I4xI", header, 60)
-        if application_id or not ours:
+        if application_id or not has_lock:
             refuse_foreign(path, Identity(application_id, version))
-    elif header and not ours:
-        _refuse_unless(False, path, "the file at this path is not a database. Name another file.")  # noqa: FBT003 - as its parameter
+        return True
+    return has_lock or not header
 
 
 def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> Iterator[str]:
@@ -150,9 +160,3 @@ def _mode(path: str) -> int | None:
 
 def _may(path: str, access: int) -> bool:
     return os.access(path, access, effective_ids=os.access in os.supports_effective_ids)
-
-
-def _refuse_unless(ok: bool, path: str, problem: str) -> None:  # noqa: FBT001 - the condition itself
-    if not ok:
-        msg = f"outbox={path!r}: {problem}"
-        raise ConfigurationError(msg)
