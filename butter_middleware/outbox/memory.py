@@ -144,7 +144,9 @@ class MemoryStore(Store):
         self._seen_ids: OrderedDict[int, tuple[SeenID, float]] = OrderedDict()
         self._tokens: OrderedDict[str, tuple[frozenset[str], float]] = OrderedDict()
         self._counted: Counter[tuple[int, str, str, str]] = Counter()
-        self._sums = Counts()
+        self._ended = Counter[str]()
+        self._last_delivered_at: float | None = None
+        self._hold: str | None = None
         self.parked: deque[Head] = deque(maxlen=KEPT)
         self.dead: deque[Head] = deque(maxlen=KEPT)
         """The newest of them, for a person in the process."""
@@ -214,7 +216,7 @@ class MemoryStore(Store):
         self._bytes -= self._sizes.pop(number)
         if (parked := resolution.parked) is not None:
             self.parked.append(Head(number, capture.captured_at, ParkReason(parked.reason).value, parked.detail))
-            self._sums = replace(self._sums, parked=self._sums.parked + 1)
+            self._ended["parked"] += 1
         self._count(resolution.counts)
         if resolution.part is not None:
             outcomes = self._join(resolution.part)
@@ -343,12 +345,13 @@ class MemoryStore(Store):
                 self._keys.discard(record.key)
                 self._bury(record.key)
                 self.dead.append(Head(number, record.captured_at, settlement.reason, record.key))
-                self._sums = replace(self._sums, dead=self._sums.dead + 1)
+                self._ended["dead"] += 1
             case Settled.DELIVERED:
                 del self._pending[number]
                 self._keys.discard(waiting.record.key)
                 self._bury(waiting.record.key)
-                self._sums = replace(self._sums, delivered=self._sums.delivered + 1, last_delivered_at=now)
+                self._ended["delivered"] += 1
+                self._last_delivered_at = now
 
     def _bury(self, key: str) -> None:
         self._tombstones[key] = self._now
@@ -359,11 +362,11 @@ class MemoryStore(Store):
 
     def set_hold(self, reason: str | None) -> None:
         """Keep the hold's reason while the process lives."""
-        self._sums = replace(self._sums, hold=reason)
+        self._hold = reason
 
     def hold(self) -> str | None:
         """Give the hold's reason."""
-        return self._sums.hold
+        return self._hold
 
     def prune(self) -> bool:
         """Forget keys, tokens and counts that are too old."""
@@ -385,8 +388,10 @@ class MemoryStore(Store):
 
     def counts(self) -> Counts:
         """Tell how much there is."""
-        return replace(
-            self._sums,
+        return Counts(
+            **self._ended,
+            last_delivered_at=self._last_delivered_at,
+            hold=self._hold,
             captured=len(self._captures),
             pending=len(self._pending),
             parts=len(self._parts),
