@@ -297,7 +297,8 @@ class _Tee:
             self._request_ended = False
         before: Notes | None = scope.get(SCOPE_KEY)
         # A middleware outside tries once more: the request is what it was before the app first changed its scope.
-        self._request = pipeline.snapshot(scope, path) if before is None else before.request | {"path": path}
+        self._request: dict[str, Any] = pipeline.snapshot(scope, path) if before is None else dict(before.request)
+        self._request["path"] = path
         self._notes = scope[SCOPE_KEY] = Notes(self._request)
 
     async def receive(self) -> Message:
