@@ -244,6 +244,10 @@ def _coverage(led: list[Gauges]) -> _Reading:
     return [(min(known), {})] if known else []
 
 
+def _total(field: str, led: list[Gauges]) -> _Reading:
+    return [(sum(getattr(levels, field) for levels in led), {})]
+
+
 def _endpoint(led: list[Gauges]) -> _Reading:
     endpoints = [levels.endpoint for levels in led]
     return [(endpoints.count(state), {"butter.endpoint.state": state}) for state in _STATES]
@@ -251,24 +255,9 @@ def _endpoint(led: list[Gauges]) -> _Reading:
 
 _GAUGES: Final[tuple[tuple[str, str, str, Callable[[list[Gauges]], _Reading]], ...]] = (
     ("butter.coverage", "1", "Of the checkouts of the last hour or two, those that became records", _coverage),
-    (
-        "butter.pending",
-        "{record}",
-        "Records that wait to be sent",
-        lambda led: [(sum(levels.pending for levels in led), {})],
-    ),
-    (
-        "butter.parked",
-        "{response}",
-        "Captures that wait for a person",
-        lambda led: [(sum(levels.parked for levels in led), {})],
-    ),
-    (
-        "butter.dead_letters",
-        "{record}",
-        "Dead records that wait for a person",
-        lambda led: [(sum(levels.dead for levels in led), {})],
-    ),
+    ("butter.pending", "{record}", "Records that wait to be sent", partial(_total, "pending")),
+    ("butter.parked", "{response}", "Captures that wait for a person", partial(_total, "parked")),
+    ("butter.dead_letters", "{record}", "Dead records that wait for a person", partial(_total, "dead")),
     (
         "butter.oldest_pending_age",
         "s",
