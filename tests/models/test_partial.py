@@ -428,7 +428,7 @@ def test_memory_is_said_to_be_too_short(make_butter: Callable[..., Butter], capl
         ({"join": "id ||"}, "not a JMESPath expression"),
         ({"join": 7}, "join is not callable"),
         ({"join": "id", "address_from_body": True}, "Leave address_from_body out"),
-        ({"source": "body"}, "Use 'response', or 'request'"),
+        ({"source": "body"}, "use 'response' or 'request'"),
     ],
 )
 def test_what_cannot_work_is_refused(options: Fields, says: str) -> None:
