@@ -247,8 +247,7 @@ class SenderThread:
                 self._running.cancel()
             await self._running
         except asyncio.CancelledError:
-            if self._leads and not self._stopping:
-                raise
+            pass  # the lead was lost; if it is there again by now, `_run` begins anew
         finally:
             self._loop, self._running = None, None
             self._hand_over()

@@ -628,6 +628,24 @@ def test_wrong_credentials_are_said_at_the_start(
     assert butter.status().endpoint in {"ok", "unknown"}  # what Butter answers to a record decides
 
 
+def test_a_lead_that_is_back_before_its_loss_was_noticed_is_no_fault(
+    make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as of an app that is stopped and started at once: sending begins anew, and nothing is said."""
+    butter = make_butter()
+    for number in range(20):
+        butter.record(checkout(number))
+        assert butter.flush()
+        participant = butter.pipeline._participant
+        assert participant is not None
+        participant.sender.lose_lead()
+        participant.sender.take_lead(None)
+    butter.record(checkout(20))
+    assert butter.flush()
+    assert len(fake.records) == 21
+    assert [entry.getMessage() for entry in caplog.records if entry.levelno == logging.CRITICAL] == []
+
+
 def test_a_ping_at_the_start_is_not_heard_if_butter_is_away(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
