@@ -23,9 +23,10 @@ from butter_middleware.outbox.sqlite.schema import PAGE_BYTES, RESERVE_PAGES, co
 T = TypeVar("T")
 Inode = tuple[int, int]
 
-IDLE_LOG_BYTES: Final = 1024**2
+IDLE_WRITES: Final = 64
+"""Transactions after which the log is moved into the file while nothing is to be done."""
 LOG_BYTES: Final = 32 * 1024**2
-"""Of the log, from which it is moved into the file: while nothing is to be done, and at once."""
+"""Of the log, from which it is moved into the file at once."""
 ALARMING_LOG_BYTES: Final = 256 * 1024**2
 FIRST_POLL: Final = 0.0001
 LAST_POLL: Final = 0.002
@@ -95,6 +96,8 @@ class Database:
         self._full: bool | None = None
         self._reserve: bool | None = None
         self._version: int | None = None
+        self._writes = 0
+        """Transactions since the log was moved into the file."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r})"
@@ -158,19 +161,24 @@ class Database:
             _in_use[self.path] -= 1
 
     def checkpoint(self, *, idle: bool) -> None:
-        """Move the log into the file from 32 MiB on, or from 1 MiB if there is nothing else to do."""
-        if self._log_bytes() < (IDLE_LOG_BYTES if idle else LOG_BYTES):
+        """Move the log into the file from 32 MiB on, or after some writes if there is nothing else to do.
+
+        The log keeps its size, and the next writes go to its beginning: the disk takes twice as long to make a log
+        longer. SQLite shortens it if it is longer than `schema.LASTING_LOG_BYTES`.
+        """
+        if self._writes < IDLE_WRITES if idle else self._log_bytes() < LOG_BYTES:
             return
         with self._locked(), self._blaming():
             connection = self._ready()
             # A process that reads an older state is not waited for. Then a part of the log is moved.
             connection.execute("PRAGMA busy_timeout = 0").close()
             try:
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                is_in_use = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]
             finally:
                 connection.execute("PRAGMA busy_timeout = 5000").close()
+        self._writes = self._writes if is_in_use else 0
         size = self._log_bytes()
-        if size > ALARMING_LOG_BYTES:
+        if is_in_use and size > ALARMING_LOG_BYTES:
             self.alerts.raise_(
                 "log",
                 f"its log {self.path}-wal has grown to {size // 1024**2} MiB, since another program keeps reading an "
@@ -265,6 +273,7 @@ class Database:
         """
         with self._locked(), self._blaming():
             connection = self._ready()
+            self._writes += 1
             self._tune(connection, full=full, reserve=reserve and self._reserve is True)
             try:
                 return _transact(connection, change)

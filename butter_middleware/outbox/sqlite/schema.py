@@ -32,7 +32,8 @@ PAGE_BYTES: Final = 8192
 """Three captures of the usual size fit; with 4096 one does, and a third more is written."""
 RESERVE_PAGES: Final = 256
 """What a full file still grants to settlements, so that a delivery can always be written down."""
-MAX_IDLE_WAL_BYTES: Final = 16 * 1024**2
+LASTING_LOG_BYTES: Final = 31 * 1024**2
+"""That the log may keep once it was moved into the file: less than `database.LOG_BYTES`, which has it moved."""
 UNOWNED: Final = 0
 """The pile of captures that have no owner."""
 
@@ -186,7 +187,7 @@ def connect(path: str, *, create: bool, migrate: bool) -> sqlite3.Connection:
             for pragma in (
                 f"page_size = {PAGE_BYTES}",
                 "journal_mode = WAL",
-                f"journal_size_limit = {MAX_IDLE_WAL_BYTES}",
+                f"journal_size_limit = {LASTING_LOG_BYTES}",
             ):
                 connection.execute(f"PRAGMA {pragma}").close()
             _set_up(connection)

@@ -35,9 +35,10 @@ from butter_middleware.models.reasons import Skip
 from butter_middleware.outbox import Counts, Entry, Settled, Settlement, SQLiteStore, Waiting
 from butter_middleware.outbox.base import new_records
 from butter_middleware.outbox.sqlite import listing
-from butter_middleware.outbox.sqlite.database import IDLE_LOG_BYTES, LOG_BYTES
+from butter_middleware.outbox.sqlite.database import IDLE_WRITES, LOG_BYTES
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.locks import LEAD
+from butter_middleware.outbox.sqlite.schema import LASTING_LOG_BYTES
 from butter_middleware.outbox.sqlite.snapshot import snapshot
 
 DAY = 86400.0
@@ -155,31 +156,40 @@ def test_credentials_never_reach_the_disk(opened: Callable[..., SQLiteStore]) ->
 
 
 def test_the_log_is_moved_into_the_file_in_time(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """Never by an append: from 1 MiB on if there is nothing to do, from 32 MiB on in any case."""
+    """Never by an append: after 64 writes if there is nothing to do, from 32 MiB on in any case. It keeps its size."""
     store, log = opened(), path.with_name("butter.db-wal")
+    store.append([capture(1)])
+    empty = path.stat().st_size
 
-    def grow(to: int) -> None:
-        while log.stat().st_size < to:
-            store.append([capture(number, body=bytes(500_000)) for number in range(4)])
+    def write(times: int, size: int = 10_000) -> None:
+        for number in range(times):
+            store.append([capture(number, body=bytes(size))])
 
-    append(store, 1)
+    write(IDLE_WRITES - 10)
     store.checkpoint(idle=True)
-    assert log.stat().st_size > 0
-    grow(IDLE_LOG_BYTES)
+    assert path.stat().st_size == empty
+    write(10)
     store.checkpoint(idle=False)
-    assert log.stat().st_size >= IDLE_LOG_BYTES
+    assert path.stat().st_size == empty
     store.checkpoint(idle=True)
-    assert log.stat().st_size == 0
-    grow(LOG_BYTES)
+    assert path.stat().st_size > empty + 600_000
+    size = log.stat().st_size
+    write(10)
+    assert log.stat().st_size == size > 600_000  # written from its beginning
+    write(70, 500_000)
+    assert log.stat().st_size > LOG_BYTES
     store.checkpoint(idle=False)
-    assert log.stat().st_size == 0
+    assert path.stat().st_size > LOG_BYTES
+    write(1)
+    assert log.stat().st_size <= LASTING_LOG_BYTES < LOG_BYTES
 
 
 def test_a_log_that_cannot_be_emptied_is_said(
     opened: Callable[..., SQLiteStore], path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another program reads an older state the log grows; above a bound the log says so, and when it is over."""
-    monkeypatch.setattr("butter_middleware.outbox.sqlite.database.ALARMING_LOG_BYTES", IDLE_LOG_BYTES)
+    monkeypatch.setattr("butter_middleware.outbox.sqlite.database.ALARMING_LOG_BYTES", 1024**2)
+    monkeypatch.setattr("butter_middleware.outbox.sqlite.database.IDLE_WRITES", 1)
     store = opened()
     reader = sqlite3.connect(path, isolation_level=None)
     reader.execute("BEGIN")
