@@ -13,7 +13,8 @@ LOOK_SECONDS: Final = 0.25
 class Watchdog:
     """Watches the tasks of an asyncio loop that wait for something outside. One timer serves all of them.
 
-    An answer that came while the loop stood still is received before its task is cancelled.
+    A task is cancelled at the second look after its end, so that an answer that came while the loop stood still is
+    received before.
 
     Args:
         seconds: For which a task may be watched. It is cancelled up to half a second later.
@@ -23,7 +24,7 @@ class Watchdog:
         self._seconds = seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ends: dict[asyncio.Task[object], float] = {}
-        """When each task is to be cancelled, by the loop's clock. Minus infinity: it was."""
+        """When the time of each task ends, by the loop's clock. Infinity: it has ended. Minus infinity: cancelled."""
         self._looking = False
         self._due = 0.0
         self._stalled_at = -math.inf
@@ -63,19 +64,17 @@ class Watchdog:
         if loop is not self._loop:
             return
         now = loop.time()
-        is_late = self._compare(now)
+        self._compare(now)
         self._looking = False
         if self._ends:
             self._look_later(loop)
-        if is_late:
-            return  # what arrived meanwhile comes first
         for task, ends_at in [*self._ends.items()]:
-            if -math.inf < ends_at <= now:
+            if ends_at == math.inf:
                 self._ends[task] = -math.inf
                 task.cancel()
+            elif -math.inf < ends_at <= now:
+                self._ends[task] = math.inf
 
-    def _compare(self, now: float) -> bool:
-        is_late = self._looking and now - self._due > STALL_SECONDS - LOOK_SECONDS
-        if is_late:
+    def _compare(self, now: float) -> None:
+        if self._looking and now - self._due > STALL_SECONDS - LOOK_SECONDS:
             self._stalled_at = now
-        return is_late

@@ -84,8 +84,8 @@ class _Base:
     """What the strategies share: nothing of a scope makes them raise, and private addresses may be admitted."""
 
     allow_private: bool = field(default=False, kw_only=True)
-    _networks: Networks = field(default=NOWHERE, init=False, repr=False, compare=False)
-    """The proxies; `NOWHERE` if the strategy names none."""
+    _networks: Networks | None = field(default=None, init=False, repr=False, compare=False)
+    """The proxies, if the strategy names any."""
     _name: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def resolve(self, scope: Mapping[str, Any]) -> ClientIP:
@@ -159,7 +159,7 @@ class RightmostUntrusted(_Base):
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         addresses = map(parse_node, elements(lines(scope, self._name)))
         alone = None if self.on_untrusted_peer == "none" else peer.address
-        return _by_trust(addresses, scope, peer, self._networks, alone)
+        return _by_trust(addresses, scope, peer, self._networks or NOWHERE, alone)
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ class Forwarded(_Base):
         found = forwarded_elements(lines(scope, b"forwarded"))
         if self.hops is not None:
             return _guarded(_nth(found, self.hops, forwarded_for), scope, peer, self._networks)
-        return _by_trust(map(forwarded_for, found), scope, peer, self._networks, peer.address)
+        return _by_trust(map(forwarded_for, found), scope, peer, self._networks or NOWHERE, peer.address)
 
 
 def header_of(strategy: Strategy) -> bytes:
@@ -273,9 +273,9 @@ def came_around(strategy: Strategy, scope: Mapping[str, Any]) -> bool | None:
 
     None if no proxy forwarded it, or the strategy names no proxies.
     """
-    networks: Networks = getattr(strategy, "_networks", NOWHERE)
+    networks: Networks | None = getattr(strategy, "_networks", None)
     forwarding = (header_of(strategy), b"x-forwarded-for", b"forwarded")
-    if networks is NOWHERE or not any(lines(scope, name) for name in forwarding):
+    if networks is None or not any(lines(scope, name) for name in forwarding):
         return None
     peer = peer_of(scope)
     return not (peer.within(networks) or rewritten(scope, peer))
@@ -327,8 +327,10 @@ def _vouched(found: Address | Reason, peer: TcpPeer) -> Address | Reason:
     return found if found == peer.address else Reason.SERVER_REWRITE_CONFLICT
 
 
-def _guarded(found: Address | Reason, scope: Mapping[str, Any], peer: TcpPeer, networks: Networks) -> Address | Reason:
-    if networks is NOWHERE:
+def _guarded(
+    found: Address | Reason, scope: Mapping[str, Any], peer: TcpPeer, networks: Networks | None
+) -> Address | Reason:
+    if networks is None:
         return found
     if peer.within(networks):
         return Reason.NO_UNTRUSTED_HOP if not isinstance(found, Reason) and found in networks else found
@@ -342,7 +344,7 @@ def _guarded(found: Address | Reason, scope: Mapping[str, Any], peer: TcpPeer, n
 
 def _set_networks(strategy: object, option: str, entries: Iterable[str] | None) -> None:
     """Set a frozen strategy's networks, and the option they come from as a tuple, which can be read again."""
-    networks = NOWHERE
+    networks = None
     if entries is not None:
         where = f"{type(strategy).__name__}({option}=...)"
         entries = listed(entries, where)

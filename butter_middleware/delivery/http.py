@@ -151,6 +151,7 @@ class ButterClient:
     async def _send(self, method: str, url: httpx.URL, headers: _Headers, body: bytes) -> Answer:
         task = _asyncio_task()
         began = 0.0 if task is None else self._watchdog.begin(task)
+        cancelled_before = 0 if task is None else task.cancelling()
         try:
             with _unseen(), nullcontext() if task else anyio.fail_after(self._total_seconds):
                 try:
@@ -161,7 +162,7 @@ class ButterClient:
         except TimeoutError:
             kind, detail = AnswerKind.INTERRUPTED, "TotalTimeout"
         except asyncio.CancelledError:
-            if task is None or not self._watchdog.end(task) or task.uncancel():
+            if task is None or not self._watchdog.end(task) or task.uncancel() > cancelled_before:
                 raise  # the caller is cancelled
             kind, detail = AnswerKind.INTERRUPTED, "TotalTimeout"
         except Exception as error:  # noqa: BLE001 - the one seam where foreign errors become answers

@@ -171,6 +171,8 @@ class Preset:
     """Changes each object first, such as what a framework makes of the SDK's own ones."""
     test: str = ""
     """True of an object, or of a whole body, of the PSP's test mode."""
+    live: str = ""
+    """True of an object of its live mode, whatever the body around it says."""
     own: frozenset[str] = field(init=False, repr=False)
     """Keys as the table spells them."""
 
@@ -200,8 +202,9 @@ class Preset:
         records = _joined([one.shape.records(one.node) for one in paid])
         # Separate from the fields: only a route with address_from_body may take it for the shopper's address.
         addresses = tuple(record.pop(ADDRESS, "") for record in records)
-        nodes = (*(one.node for one in paid), normal.normal(body))
-        test_mode = any(holds(self.test, node) for node in nodes)
+        nodes = [one.node for one in paid]
+        around = () if any(holds(self.live, node) for node in nodes) else (normal.normal(body),)
+        test_mode = any(holds(self.test, node) for node in (*nodes, *around))
         return Payments(tuple(records), test_mode=test_mode, addresses=addresses)
 
     def explain(self, response: CheckoutResponse) -> Explanation:

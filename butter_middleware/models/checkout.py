@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self, TypedDict
 
 from pydantic import (
@@ -169,14 +170,17 @@ class Record:
         """Make the record of a checkout that came at `captured_at`."""
         payload = checkout.payload()
         record = cls(key_of(payload), _PLAIN.encode(payload), captured_at, traceparent, sources)
-        vars(record)["fields"] = payload
+        vars(record)["fields"] = MappingProxyType(payload)
         return record
 
     @cached_property
     def fields(self) -> Mapping[str, str]:
         """What `payload` says, by the names of the fields: personal data."""
-        found: dict[str, str] = json.loads(self.payload)
-        return found
+        return MappingProxyType(json.loads(self.payload))
+
+    def __reduce__(self) -> tuple[type["Record"], tuple[str, str, float, str, str]]:
+        """Have it pickled and copied without `fields`, which are in the payload."""
+        return Record, (self.key, self.payload, self.captured_at, self.traceparent, self.sources)
 
     def to_json(self) -> str:
         """Return the record as JSON text, for a queue of the merchant's own."""

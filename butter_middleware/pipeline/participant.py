@@ -270,7 +270,11 @@ class Participant:
         while self._backlog and len(entries) < self.reader.room and size < self.reader.room_in_bytes:
             entries.append(self._backlog.popleft())
             size += entries[-1].size
-        stored = {one.id: one for one in store.load([entry.id for entry in entries])}
+        try:
+            stored = {one.id: one for one in store.load([entry.id for entry in entries])}
+        except BaseException:
+            self._backlog.extendleft(reversed(entries))
+            raise
         found = [entry for entry in entries if entry.id in stored]
         for entry in found:
             entry.capture = stored[entry.id].capture

@@ -519,7 +519,8 @@ class StoreThread:
                     return self._write_singly(batch, write, queue)
                 _lose(batch, error)
                 return []
-            if self._stop_at is not None and time.monotonic() >= self._stop_at - FIRST_BACKOFF:
+            is_last_try = self._stop_at is not None and time.monotonic() >= self._stop_at - FIRST_BACKOFF
+            if is_last_try and fault is not Fault.REPLACED:
                 _lose(batch, _closed())
                 return []
             queue.extendleft(reversed(batch))

@@ -1,5 +1,7 @@
 """How a shopper's address is found: each strategy, each way to write a node, each anomaly, in groups."""
 
+import copy
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -273,6 +275,22 @@ def test_trusted_hops(n: int, lines: list[str | bytes], expected: str) -> None:
 def test_single_header(headers: list[tuple[str, str]], expected: str) -> None:
     """A header that the platform sets once is there once; and where it must prove itself, it does."""
     assert outcome(client_ip.SingleHeader("X-Real-IP", require=("X-Azure-FDID", "id")), *headers) == expected
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda strategy: pickle.loads(pickle.dumps(strategy))])  # noqa: S301 - our own
+def test_a_copy_finds_the_same(again: Callable[[client_ip.Strategy], client_ip.Strategy]) -> None:
+    """Such as of settings that a framework copies."""
+    for strategy in (
+        client_ip.TrustedHops(1),
+        client_ip.TrustedHops(1, peer_in=PROXIES),
+        client_ip.SingleHeader(XFF),
+        client_ip.RightmostUntrusted(PROXIES),
+    ):
+        assert again(strategy) == strategy
+        assert outcome(again(strategy), (XFF, SHOPPER)) == SHOPPER
+        assert outcome(again(strategy), (XFF, SHOPPER), client=("9.9.9.9", 1)) == outcome(
+            strategy, (XFF, SHOPPER), client=("9.9.9.9", 1)
+        )
 
 
 def test_a_guarded_header_never_gives_a_proxy() -> None:

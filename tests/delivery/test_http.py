@@ -557,6 +557,36 @@ def test_an_answer_that_came_while_the_loop_stood_still_is_kept() -> None:
     assert stalled(lambda c: c.sendall(GOOD), 1.3, 0.5).kind is AnswerKind.DELIVERED
 
 
+@pytest.mark.parametrize("delay", [0.2, 0.3, 0.4, 0.5])
+def test_an_answer_that_came_while_the_loop_was_busy_is_kept(delay: float) -> None:
+    """The loop stood still for less than what is called a stall."""
+
+    def answer(connection: socket.socket) -> None:
+        time.sleep(delay)
+        connection.sendall(GOOD)
+
+    assert stalled(answer, 0.7, 0.45).kind is AnswerKind.DELIVERED
+
+
+def test_a_loop_that_stands_still_again_and_again_ends_requests() -> None:
+    """Each turn takes longer than a stall: a request has an end all the same."""
+
+    async def post(url: str) -> Answer:
+        async with ButterClient(url, **CREDENTIALS, total_seconds=0.5) as client:
+            task = asyncio.create_task(client.post(RECORD))
+            for _turn in range(8):
+                await asyncio.sleep(0)
+                time.sleep(1.1)  # noqa: ASYNC251 - the loop stands still
+            assert task.done()
+            return await task
+
+    def say_nothing(connection: socket.socket) -> None:
+        connection.recv(1)
+
+    with misbehaving(say_nothing) as url:
+        assert anyio.run(post, url).kind is AnswerKind.STALLED
+
+
 @pytest.mark.parametrize(
     ("behave", "seconds", "total_seconds", "kind"),
     [
@@ -592,13 +622,20 @@ class Hung(httpx.AsyncBaseTransport):
         raise AssertionError
 
 
-def ended(cancelled: Callable[[], httpx.Response | None]) -> tuple[AnswerKind, int] | None:
+def ended(
+    cancelled: Callable[[], httpx.Response | None], *, cancelled_before: bool = False
+) -> tuple[AnswerKind, int] | None:
     """Post to a transport that hangs. Return the answer, and how often the caller is cancelled; None if it ended so."""
 
     async def post() -> tuple[AnswerKind, int]:
         client = ButterClient("https://butter.test", **CREDENTIALS, transport=Hung(cancelled), total_seconds=0.1)
-        answer, task = await client.post(RECORD), asyncio.current_task()
+        task = asyncio.current_task()
         assert task is not None
+        if cancelled_before:  # such as a worker that empties its queue before it ends
+            with suppress(asyncio.CancelledError):
+                task.cancel()
+                await asyncio.sleep(0)
+        answer = await client.post(RECORD)
         return answer.kind, task.cancelling()
 
     with suppress(asyncio.CancelledError):
@@ -615,6 +652,7 @@ def test_a_request_that_hangs_is_ended_and_its_caller_is_not() -> None:
         task.cancel()
 
     assert ended(lambda: None) == (AnswerKind.INTERRUPTED, 0)
+    assert ended(lambda: None, cancelled_before=True) == (AnswerKind.INTERRUPTED, 1)
     assert ended(lambda: httpx.Response(200, json={})) == (AnswerKind.DELIVERED, 0)
     assert ended(by_the_caller) is None
 

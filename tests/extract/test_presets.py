@@ -267,6 +267,16 @@ def test_test_mode_is_evidence_in_staging_only(
     assert caplog.text.count("test mode") == (0 if sent else 1)
 
 
+def test_what_a_live_object_says_of_itself_holds(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A flag around it, of the shop's own, does not make it a payment of the test mode. One around an unmarked does."""
+    butter = make_butter(route("stripe"))
+    unmarked = {name: value for name, value in SESSION.items() if name != "livemode"}
+    read(butter, {"livemode": False, "session": SESSION | {"livemode": True}}, customer_email=EMAIL)
+    read(butter, {"livemode": False, "session": unmarked}, customer_email=EMAIL)
+    assert len(fake.records) == 1
+    assert dict(butter.status().skipped) == {"test_mode": 1}
+
+
 def test_the_extractor_wins_and_a_conflict_is_counted(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,5 +1,7 @@
 """The record is exactly what Butter accepts."""
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -115,6 +117,16 @@ def test_the_key_is_of_the_psp_and_the_payments_ids() -> None:
 def test_a_key_outlives_releases(fields: dict[str, Any], expected: str) -> None:
     """Outboxes remember delivered keys for a week: with other keys, an upgrade would send what was sent before."""
     assert key(**fields) == expected
+
+
+def test_a_record_travels_as_a_pickle() -> None:
+    """It has the e-mail once, and nothing changes what was parsed of it."""
+    record = Record.of(checkout(), 1.5, "00-1-2-01")
+    pickled = pickle.dumps(record)
+    assert pickled.count(b"a@example.com") == 1
+    assert pickle.loads(pickled) == copy.copy(record) == record  # noqa: S301 - our own
+    assert dict(pickle.loads(pickled).fields) == dict(record.fields) == checkout().payload()  # noqa: S301 - our own
+    assert not isinstance(record.fields, dict)
 
 
 def test_a_record_travels_as_json() -> None:

@@ -1,6 +1,7 @@
 """What the store's thread does with faults of the disk: in which order, how often and how soon it tries again."""
 
 import errno
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,12 +11,12 @@ import pytest
 from outboxes import capture, record
 from processes import until
 
-from butter_middleware import Butter, CheckoutRoute, MemoryOutbox
+from butter_middleware import Butter, CheckoutResponse, CheckoutRoute, MemoryOutbox
 from butter_middleware._utils.futures import Waker
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import MemoryStore, SQLiteOutbox, SQLiteStore
 from butter_middleware.outbox.base import size_of
-from butter_middleware.pipeline import leader, reader_thread, store_thread
+from butter_middleware.pipeline import leader, participant, reader_thread, store_thread
 from butter_middleware.pipeline.sender_thread import MOST_AHEAD
 from butter_middleware.testing import FakeButter
 
@@ -229,6 +230,35 @@ def test_the_look_ahead_of_the_reader_is_bounded(
     assert sum(asked) <= 5  # the one that is being read, too
     go_on.set()
     assert butter.flush()
+
+
+def test_a_fault_while_the_readers_look_ahead_is_filled_loses_nothing(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was to be loaded is loaded once the disk works again: no other process reads what this one captured."""
+    monkeypatch.setattr(reader_thread, "MOST_AHEAD", 4)
+    monkeypatch.setattr(participant, "MOST_AHEAD", 4)
+    load, faults, go_on = SQLiteStore.load, [sqlite3.OperationalError("disk I/O error")], threading.Event()
+
+    def once(store: SQLiteStore, ids: Sequence[int]) -> Any:
+        if faults:
+            raise faults.pop()
+        return load(store, ids)
+
+    monkeypatch.setattr(SQLiteStore, "load", once)
+
+    def extract(response: CheckoutResponse) -> dict[str, str]:
+        go_on.wait(60)
+        return {"customer_email": "a@example.com", "invoice_id": f"in_{response.request.path_params['number']}"}
+
+    butter = make_butter(CheckoutRoute("/checkout/{number}", "stripe", extract), outbox=path)
+    butter.pipeline.start()
+    buy(butter, *range(20))
+    until(lambda: butter.status().captured == 20, "all of them are in the store")
+    go_on.set()
+    assert butter.flush(60)
+    assert not faults
+    assert len(fake.records) == 20
 
 
 def test_what_waits_for_the_disk_is_bounded_in_bytes(

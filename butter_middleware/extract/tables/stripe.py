@@ -282,7 +282,7 @@ def stripe(*, at: str | None = None) -> Preset:
     Raises:
         ConfigurationError: `at` is not a JMESPath expression.
     """
-    return Preset("stripe", SHAPES, at, prepare=_plain, test="livemode == `false`")
+    return Preset("stripe", SHAPES, at, prepare=_plain, test="livemode == `false`", live="livemode == `true`")
 
 
 def _plain(fields: dict[str, object]) -> dict[str, object]:
