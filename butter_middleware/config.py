@@ -163,7 +163,9 @@ def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
 def _near_miss(given: object, choices: Iterable[str]) -> str:
     from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only
 
-    return next(iter(get_close_matches(str(given).strip().lower(), choices, 1)), "")
+    text = str(given).strip().lower()
+    shortened = [choice for choice in choices if len(text) > 2 and choice.startswith(text)]  # noqa: PLR2004 - such as prod
+    return next(iter(shortened or get_close_matches(text, choices, 1)), "")
 
 
 def base_url(given: str | None) -> str:

@@ -112,6 +112,7 @@ def test_a_mistake_says_what_where_and_the_remedy(options: dict[str, Any], says:
         ({"psp": "paypal"}, "psp='paypal': use 'stripe', 'braintree'"),
         ({"psp": "Stripe"}, "psp='Stripe': did you mean 'stripe'"),
         ({"psp": "ayden"}, "psp='ayden': did you mean 'adyen'"),
+        ({"psp": "brain"}, "psp='brain': did you mean 'braintree'"),
         ({"methods": "POST"}, r"Write methods=\('POST',\)"),
         ({"methods": []}, "not a sequence of method names"),
         ({"extract": coroutine}, "coroutine function.*annotate"),

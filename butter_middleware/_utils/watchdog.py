@@ -1,4 +1,4 @@
-"""Requests that take too long are ended, and it is known whether the event loop stood still meanwhile."""
+"""A watchdog: it ends requests that take too long, and knows whether the event loop stood still meanwhile."""
 
 import asyncio
 import math
@@ -30,7 +30,7 @@ class Watchdog:
         self._stalled_at = -math.inf
 
     def begin(self, task: asyncio.Task[object]) -> float:
-        """Watch the current task until `end`. Return the loop's time, for `stalled_since`."""
+        """Watch a task until `end`. Return the loop's time, for `stalled_since`."""
         loop = task.get_loop()
         if loop is not self._loop:  # a new loop knows nothing of the old one's timers
             self._loop, self._looking = loop, False

@@ -131,8 +131,7 @@ class CheckoutRoute:
         config.one_of(f"{where}: source", self.source, get_args(Source))
         given: object = self.methods
         methods = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else ()  # pyright: ignore[reportUnnecessaryIsInstance]
-        object.__setattr__(self, "methods", methods)
-        for problem in self._problems():
+        for problem in self._problems(methods):
             msg = f"{where}: {problem}"
             raise ConfigurationError(msg)
         join = self._compiled(self.join) if isinstance(self.join, str) else self.join
@@ -144,7 +143,7 @@ class CheckoutRoute:
         object.__setattr__(self, "key_of", join)
         object.__setattr__(self, "capture_request_body", self.capture_request_body or self.source == "request")
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self, methods: Sequence[object]) -> Iterator[str]:
         """Give what cannot work together."""
         if isinstance(self.extract, FunctionType) and _is_factory(self.extract):
             name = f"extract.{self.extract.__name__}"
@@ -157,8 +156,8 @@ class CheckoutRoute:
                 "extract gives ipv4_address, so the author of the body would choose the evidence. Leave it out. If a "
                 "server calls this route, set address_from_body=True."
             )
-        if not self.methods or not all(map(_is_method, self.methods)):
-            yield "methods is not a sequence of method names. Write methods=('POST',)."
+        if not methods or not all(map(_is_method, methods)):
+            yield f"methods={self.methods!r} is not a sequence of method names. Write methods=('POST',)."
         if not self.address and self.join is None:
             yield (
                 "address=False leaves its records without an address. Say by join= which route's request has it, or "

@@ -21,6 +21,7 @@ import click
 from starlette.applications import Starlette
 
 from butter_middleware import config
+from butter_middleware._utils.daemons import DaemonThreadExecutor
 from butter_middleware.butter import Butter
 from butter_middleware.capture import app_routes
 from butter_middleware.capture.middleware import ButterMiddleware
@@ -318,13 +319,17 @@ def _reach(base_url: str, client: Client) -> Iterator[Finding]:
 
 def _connected(host: str, port: int, *, secure: bool) -> Iterator[Finding]:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        yield _ok("dns", f"{host} has {counted(len({entry[4][0] for entry in found}), 'address', 'addresses')}")
+        # It knows no timeout. If none comes in time, its thread dies with the process.
+        lookup = DaemonThreadExecutor().submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = {entry[4][0] for entry in lookup.result(SECONDS)}
+    except OSError as error:
+        remedy = f"Look up {host} on this machine; see /etc/resolv.conf, and what the container's network allows."
+        yield _failed("dns", f"{host} has no address here ({error.strerror or type(error).__name__})", remedy)
+        return
+    yield _ok("dns", f"{host} has {counted(len(found), 'address', 'addresses')}")
+    try:
         with socket.create_connection((host, port), SECONDS) as plain:
             yield _secured(plain, host) if secure else _ok("tls", "none: plain http, to this machine only")
-    except socket.gaierror as error:
-        remedy = f"Look up {host} on this machine; see /etc/resolv.conf, and what the container's network allows."
-        yield _failed("dns", f"{host} has no address here ({error.strerror})", remedy)
     except ssl.SSLCertVerificationError as error:
         remedy = (
             "Check this machine's clock, its certificate authorities (SSL_CERT_FILE), and whether a proxy or firewall "

@@ -27,27 +27,28 @@ def word(value: object) -> str:
     return _PUNCTUATION.sub("", value).casefold() if isinstance(value, str) else ""
 
 
-def normal(node: object, own: AbstractSet[str] = frozenset(), depth: int = 0) -> object:
+def normal(body: object, own: AbstractSet[str] = frozenset()) -> object:
     """Return a body with its keys in their normal form.
 
     If two keys become one, the PSP's `own` spelling is used. If that does not decide, the value is null.
     """
-    if depth > DEEPEST:
-        return None
-    if isinstance(node, list):
-        return [normal(item, own, depth + 1) for item in cast("list[object]", node)]
-    if not isinstance(node, dict):
-        return node
-    spellings: dict[str, dict[str, object]] = {}
-    for name, value in cast("dict[str, object]", node).items():
-        spellings.setdefault(key(name), {})[name] = normal(value, own, depth + 1)
-    return {name: _chosen(values, own) for name, values in spellings.items()}
+
+    def with_normal_keys(fields: dict[str, object]) -> dict[str, object]:
+        spellings: dict[str, dict[str, object]] = {}
+        for name, value in fields.items():
+            spellings.setdefault(key(name), {})[name] = value
+        return {name: _chosen(values, own) for name, values in spellings.items()}
+
+    return changed(body, with_normal_keys)
 
 
 def changed(node: object, change: Callable[[dict[str, object]], dict[str, object]], depth: int = 0) -> object:
-    """Return a body with each of its objects as `change` makes it, the innermost first."""
+    """Return a body with each of its objects as `change` makes it, the innermost first.
+
+    What lies deeper than `DEEPEST` becomes null.
+    """
     if depth > DEEPEST:
-        return node
+        return None
     if isinstance(node, list):
         return [changed(item, change, depth + 1) for item in cast("list[object]", node)]
     if not isinstance(node, dict):

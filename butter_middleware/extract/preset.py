@@ -80,7 +80,7 @@ class Shape:
     under: tuple[str, ...] = ()
     """Keys that identify the object under them..."""
     when_under: str = ""
-    """...so that this is enough there. Asked after `when` of all shapes, which may say that it is no payment."""
+    """...so that this is enough there. It is tried last: first each shape's `when` is tried on the object."""
     never_under: tuple[str, ...] = ()
     """Keys under which a similar object is another thing."""
     when_at: str = ""

@@ -26,6 +26,7 @@ from butter_middleware.outbox.base import (
     Store,
     new_records,
 )
+from butter_middleware.outbox.faults import ClockError, Fault, fault_of
 from butter_middleware.pipeline import checkout_log
 from butter_middleware.pipeline.entries import Addition, Entry, Reading
 from butter_middleware.pipeline.reader_thread import MOST_AHEAD, ReaderThread
@@ -351,10 +352,16 @@ class Participant:
             entry.id = number
 
     def look(self) -> None:
-        """Watch what needs a look about once a second."""
+        """Watch what needs a look about once a second.
+
+        Raises:
+            Exception: a fault of the disk.
+        """
         try:
             self._look()
-        except Exception as error:  # noqa: BLE001 - a clock of the merchant's
+        except Exception as error:
+            if fault_of(error) is not Fault.OWN and not isinstance(error, ClockError):
+                raise
             self.failed("watching", error)
 
     def unattended(self) -> None:

@@ -247,7 +247,7 @@ class SenderThread:
                 self._running.cancel()
             await self._running
         except asyncio.CancelledError:
-            pass  # the lead was lost; if it is there again by now, `_run` begins anew
+            pass  # the lead was lost. If this process has it again, `_run` starts another loop
         finally:
             self._loop, self._running = None, None
             self._hand_over()

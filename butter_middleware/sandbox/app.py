@@ -104,7 +104,7 @@ class Sandbox:
         }
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response | None:
-        """Return the answer to a request; None if nobody waits for it."""
+        """Return the answer to a request. None if the client has gone."""
         method, path = scope["method"], scope["path"]
         headers = {name.lower(): value for name, value in scope["headers"]}
         # `GET /` is Butter's ping too. A request with credentials, or one that does not accept HTML, is a ping.

@@ -527,7 +527,8 @@ def test_a_value_of_a_wrong_kind_says_so(options: dict[str, Any], says: str) -> 
         ({"path": "/checkout\n"}, "not an absolute path"),
         ({"methods": (1,)}, r"Write methods=\('POST',\)"),
         ({"methods": ("",)}, r"Write methods=\('POST',\)"),
-        ({"methods": 5}, r"Write methods=\('POST',\)"),
+        ({"methods": 5}, r"methods=5 is not .* Write methods=\('POST',\)"),
+        ({"methods": "POST"}, r"methods='POST' is not .* Write methods=\('POST',\)"),
         ({"psp": []}, r"psp=\[\]: use 'stripe'"),
     ],
 )

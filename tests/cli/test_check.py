@@ -189,6 +189,17 @@ def test_a_name_without_address() -> None:
     assert (finding.check, finding.state) == ("dns", Mark.FAILED)
 
 
+def test_a_lookup_that_takes_too_long_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that does not answer may take half a minute."""
+    answers = threading.Event()
+    monkeypatch.setattr("butter_middleware.cli.check.SECONDS", 0.05)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_host, **_type: answers.wait(60) and [])
+    (finding,) = _connected("butter.invalid", 443, secure=True)
+    answers.set()
+    assert (finding.check, finding.state) == ("dns", "failed")
+    assert "/etc/resolv.conf" in finding.remedy
+
+
 @contextmanager
 def secured(tmp_path: Path) -> Generator[int]:
     """Serve TLS with a certificate that nobody trusts."""
@@ -309,7 +320,7 @@ def test_sqlites_version_is_judged(version: tuple[int, int, int], state: Mark, s
         (("routes=[", "environment='staging', routes=["), "environment", "warning", "test mode"),
         (("routes=[", "dry_run=True, routes=["), "app", "warning", "dry_run"),
         (('outbox=os.environ["PATH_OF"],', ""), "outbox", "warning", "memory only"),
-        (('os.environ["PATH_OF"]', "'/nowhere/butter.db'"), "app", "failed", "there is no directory '/nowhere'"),
+        (('os.environ["PATH_OF"]', "'/nowhere/butter.db'"), "app", "failed", "the directory '/nowhere' does not exist"),
     ],
 )
 def test_a_configuration_is_judged(

@@ -628,10 +628,20 @@ def test_wrong_credentials_are_said_at_the_start(
     assert butter.status().endpoint in {"ok", "unknown"}  # what Butter answers to a record decides
 
 
+@pytest.mark.timeout(60)
+def test_a_flush_ends_with_the_last_record(make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told of each change, and does not rely on its own looks."""
+    monkeypatch.setattr("butter_middleware.pipeline.participant.POLL_SECONDS", 3600.0)
+    butter = make_butter()
+    for number in range(10):
+        butter.record(checkout(number))
+        assert butter.flush(3600)
+
+
 def test_a_lead_that_is_back_before_its_loss_was_noticed_is_no_fault(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Such as of an app that is stopped and started at once: sending begins anew, and nothing is said."""
+    """An app is stopped and started at once. Records are sent again, and the log says nothing."""
     butter = make_butter()
     for number in range(20):
         butter.record(checkout(number))

@@ -3,6 +3,7 @@
 import errno
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from processes import until
 
 from butter_middleware import Butter, CheckoutResponse, CheckoutRoute, MemoryOutbox
 from butter_middleware._utils.futures import Waker
+from butter_middleware.errors import OutboxReplacedError
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import MemoryStore, SQLiteOutbox, SQLiteStore
-from butter_middleware.outbox.base import size_of
+from butter_middleware.outbox.base import Counts, size_of
 from butter_middleware.pipeline import leader, participant, reader_thread, store_thread
 from butter_middleware.pipeline.sender_thread import MOST_AHEAD
 from butter_middleware.testing import FakeButter
@@ -46,6 +48,10 @@ class FailingStore(MemoryStore):
             raise self.last_fault
         self.good = None if self.good is None else self.good - len(captures)
         return super().append(captures, owned=owned)
+
+    def counts(self) -> Counts:
+        self.fail()
+        return super().counts()
 
     def prune(self) -> bool:
         self.prunes += 1
@@ -274,6 +280,69 @@ def test_what_waits_for_the_disk_is_bounded_in_bytes(
         store.fault = None
         assert butter.flush()
     assert butter.status().captured == 6
+
+
+def test_a_fault_of_the_disk_that_a_watch_meets_is_told_as_one(
+    failing: tuple[Butter, FailingStore], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, whichever part of the store's thread meets it first."""
+    monkeypatch.setattr(leader, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(store_thread, "WATCH_SECONDS", 0.01)
+    butter, store = failing
+    thread = butter.pipeline._thread
+    assert thread is not None
+    until(lambda: thread._leader.look_at > time.monotonic() + 60, "the leader looks at nothing by itself")
+    store.fault = errno.EIO
+    until(lambda: "cannot be used (EIO)" in caplog.text, "the alarm")
+    store.fault = None
+    until(lambda: "works again" in caplog.text, "the all-clear")
+    assert "watching failed" not in caplog.text
+
+
+class ReplacedStore(MemoryStore):
+    """A store whose disk is away until the stop, and whose file is then another one."""
+
+    def __init__(self, stopping: Callable[[], bool]) -> None:
+        super().__init__()
+        self._stopping = stopping
+        self.tries = 0
+        self.replaced = 0
+
+    def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
+        self.tries += 1
+        if not self._stopping():
+            raise OSError(errno.EIO, "")
+        if not self.replaced:
+            self.replaced += 1
+            raise OutboxReplacedError
+        return super().append(captures, owned=owned)
+
+
+class ReplacedOutbox(MemoryOutbox):
+    """Its store."""
+
+    def store(self, **options: Any) -> ReplacedStore:
+        store = ReplacedStore(options["give_up"])
+        object.__setattr__(self, "made", store)
+        return store
+
+    made: ReplacedStore
+
+
+def test_a_file_that_is_replaced_amid_the_last_try_of_a_stop_loses_nothing(
+    make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The new file takes what the last try had."""
+    outbox = ReplacedOutbox()
+    butter = make_butter(outbox=outbox, drain_timeout=0.2)
+    butter.pipeline.start()
+    buy(butter, 1)
+    until(lambda: outbox.made.tries > 0, "the disk is asked")
+    monkeypatch.setattr(store_thread, "FIRST_BACKOFF", 60.0)  # each try of the stop is the last one
+    butter.close()
+    assert outbox.made.replaced == 1
+    assert "a record is lost" not in caplog.text
+    assert outbox.made.counts().captured == 1
 
 
 @pytest.mark.parametrize(("fault", "said"), [(errno.ENOSPC, ""), (errno.EIO, "cannot be used (EIO)")])

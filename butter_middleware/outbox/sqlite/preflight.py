@@ -51,7 +51,7 @@ def _problems(path: str) -> Iterator[str]:
     folder = os.path.dirname(path)  # noqa: PTH120 - `path` is absolute text
     folder_mode = _mode(folder)
     if folder_mode is None:
-        yield f"there is no directory {folder!r}. Create it before the start."
+        yield f"the directory {folder!r} does not exist. Create it before the start."
     elif not stat.S_ISDIR(folder_mode):
         yield f"{folder!r} is not a directory. Name a file in a directory."
     elif not _may(folder, os.W_OK | os.X_OK):
