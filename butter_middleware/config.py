@@ -212,7 +212,10 @@ def checked_url(name: str, given: object) -> str:
     # Punycode may encode nothing: a client would refuse it at each record.
     is_plain = text.isprintable() and not {*text} & {*" ?#\\"} and "xn--" not in host
     if url.scheme not in {"http", "https"} or not is_plain or not _HOST.fullmatch(host):
-        msg = f"{name} is not an http(s) URL without query. Leave it out for {BASE_URL}."
+        msg = (
+            f"{name} is not an http(s) URL without query. Leave it out for {BASE_URL}; for a sandbox write it as "
+            "http://127.0.0.1:8025."
+        )
         raise ConfigurationError(msg)
     if url.username is not None or url.password is not None:
         msg = f"{name} carries credentials. Pass them as username= and password=: they belong in no URL."

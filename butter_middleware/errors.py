@@ -23,6 +23,11 @@ def see(anchor: str) -> str:
     return f"See {ERROR_INDEX}#{anchor.replace('_', '-')}."
 
 
+def syntax_problem(error: Exception) -> str:
+    """Return what JMESPath says of an expression. The expression, which its text ends with, is left out."""
+    return str(error).partition("\n")[0].removesuffix(", for expression:").rstrip(":")
+
+
 class ButterError(Exception):
     """Base of every exception that this package raises. Its text never holds personal data."""
 

@@ -51,8 +51,9 @@ class Callable_:  # noqa: N801 - a class that is called
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "Butter\\(client_ip=...\\).*no default.*client_ip.aws_alb"),
-        ({"client_ip": "10.0.0.0/8"}, "not a strategy"),
+        ({}, "Butter\\(client_ip=...\\) is missing.*no default.*client_ip.aws_alb"),
+        ({"client_ip": "10.0.0.0/8"}, "is not a strategy, but str, and there is no default"),
+        ({"client_ip": client_ip.aws_alb}, "is not a strategy, but its factory: write client_ip.aws_alb\\(...\\)"),
         (DIRECT | {"username": "a"}, "no password: set BUTTER_PASSWORD, or BUTTER_PASSWORD_FILE"),
         (DIRECT | {"password": "a"}, "no username: set BUTTER_USERNAME"),
         (DIRECT | {"username": " ", "password": "a"}, "username is empty"),
@@ -61,7 +62,7 @@ class Callable_:  # noqa: N801 - a class that is called
         (DIRECT | CREDENTIALS | {"durability": "never"}, "'after_response' or 'before_response'"),
         (DIRECT | CREDENTIALS | {"base_url": "http://butter.example"}, "in the clear. Use https://"),
         (DIRECT | CREDENTIALS | {"base_url": "https://u:p@butter.example"}, "belong in no URL"),
-        (DIRECT | CREDENTIALS | {"base_url": "butter.example"}, "not an http\\(s\\) URL"),
+        (DIRECT | CREDENTIALS | {"base_url": "localhost:8025"}, "not an http\\(s\\) URL.*as http://127.0.0.1:8025"),
         (DIRECT | CREDENTIALS | {"base_url": "https://xn--0"}, "not an http\\(s\\) URL"),
         (DIRECT | CREDENTIALS | {"base_url": "https://butter.example:port"}, "not an http\\(s\\) URL"),
         (DIRECT | CREDENTIALS | {"senders": 9}, "senders=9: use a whole number from 1 to 8"),
@@ -107,6 +108,7 @@ def test_a_mistake_says_what_where_and_the_remedy(options: dict[str, Any], says:
         ({"path": "/checkout?x=1"}, "without query"),
         ({"path": "/checkout/{id:guid}"}, "guid"),
         ({"path": "/checkout/{id"}, "'/checkout/{id'"),
+        ({"path": "/checkout/<int:id>"}, "'/checkout/<int:id>': it has a parameter in angle brackets. Write a path"),
         ({"path": "/checkout/{1d}"}, "'/checkout/{1d}'"),
         ({"path": "/{id}/{id}"}, "Duplicated param name id"),
         ({"psp": "paypal"}, "psp='paypal': use 'stripe', 'braintree'"),

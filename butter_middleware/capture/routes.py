@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, get_args
 from starlette.routing import compile_path
 
 from butter_middleware import config
-from butter_middleware.errors import ConfigurationError
+from butter_middleware.errors import ConfigurationError, syntax_problem
 from butter_middleware.models.checkout import Psp
 from butter_middleware.models.http import EXTRACTOR_REMEDY, CheckoutResponse, Extractor
 
@@ -19,9 +19,6 @@ Gate = Callable[[CheckoutResponse], bool]
 Join = Callable[[CheckoutResponse], str | int | None]
 Source = Literal["response", "request"]
 
-_NO_ROUTES: Final = (
-    "routes= contains something that is not a CheckoutRoute. Write routes=[CheckoutRoute('/checkout', psp='stripe')]."
-)
 _POST_REDIRECT_GET: Final = frozenset({302, 303})
 _INSTEAD: Final = {
     "extract": EXTRACTOR_REMEDY,
@@ -47,6 +44,9 @@ class Template:
         is_text = isinstance(path, str)  # pyright: ignore[reportUnnecessaryIsInstance]
         if not is_text or not path.startswith("/") or any(c in path for c in "?# \n"):
             msg = f"path template {path!r}: it is not an absolute path without query. {remedy}"
+            raise ConfigurationError(msg)
+        if "<" in path and ">" in path:
+            msg = f"path template {path!r}: it has a parameter in angle brackets. {remedy}"
             raise ConfigurationError(msg)
         try:
             self._regex, path_format, self._convertors = compile_path(path)
@@ -173,7 +173,7 @@ class CheckoutRoute:
         try:
             expression: Any = jmespath.compile(join)
         except JMESPathError as error:
-            msg = f"route {self.path!r}: join={join!r} is not a JMESPath expression: {str(error).splitlines()[0]}"
+            msg = f"route {self.path!r}: join={join!r} is not a JMESPath expression: {syntax_problem(error)}"
             raise ConfigurationError(msg) from None
         return lambda response: expression.search(response.json())
 
@@ -227,6 +227,14 @@ def _is_factory(function: FunctionType) -> bool:
     return str(function.__module__).startswith(f"{package}.extract.") and function.__qualname__ == function.__name__
 
 
+def _no_route(given: object) -> str:
+    """Say what is wrong with `routes=`."""
+    problem = "routes= contains something that is not a CheckoutRoute:"
+    if isinstance(given, CheckoutRoute):
+        problem = "routes= is not a list, but"
+    return f"{problem} {type(given).__name__}. Write routes=[CheckoutRoute('/checkout', psp='stripe')]."
+
+
 def _is_method(name: object) -> bool:
     return isinstance(name, str) and name.isascii() and name.isalpha()
 
@@ -242,7 +250,7 @@ class RouteTable:
         self.routes: tuple[CheckoutRoute, ...] = ()
         self._by_method: dict[str, list[CheckoutRoute]] = {}
         if not isinstance(routes, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(_NO_ROUTES)
+            raise ConfigurationError(_no_route(routes))
         for route in routes:
             self.add(route)
 
@@ -253,7 +261,7 @@ class RouteTable:
             ConfigurationError: an earlier route has the same template and a method in common, and would always win.
         """
         if not isinstance(route, CheckoutRoute):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(_NO_ROUTES)
+            raise ConfigurationError(_no_route(route))
         for other in self.routes:
             if set(route.methods) & set(other.methods) and route.template.pattern == other.template.pattern:
                 msg = f"routes {other} and {route} match the same requests. Make their paths or methods differ."

@@ -88,7 +88,7 @@ def check(output: Output, *, outbox: str | None, app: str | None, offline: bool)
     rows = [asdict(each) | {"text": ". ".join(filter(None, (each.detail, each.remedy)))} for each in findings]
     failed = sum(each.state is Mark.FAILED for each in findings)
     warned = sum(each.state is Mark.WARNING for each in findings)
-    verdict = f"\n{failed} failed, {warned} to look at." if failed or warned else "\nAll is well."
+    verdict = f"\n{failed} failed, {counted(warned, 'warning')}." if failed or warned else "\nAll is well."
     output.show(rows, output.table(rows, COLUMNS), verdict)
     return ExitCode.ATTENTION if failed else ExitCode.OK
 
@@ -338,6 +338,8 @@ def _connected(host: str, port: int, *, secure: bool) -> Iterator[Finding]:
         yield _failed("tls", f"the certificate is not trusted: {error.verify_message}", remedy)
     except OSError as error:
         remedy = f"Let this machine reach {host} at port {port}, or set HTTPS_PROXY to the proxy that may."
+        if not secure:  # only to loopback
+            remedy = "Is the sandbox running? Start it: butter-middleware sandbox."
         yield _failed("tls", f"no connection to {host}:{port} ({error.strerror or type(error).__name__})", remedy)
 
 

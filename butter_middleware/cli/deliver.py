@@ -72,8 +72,8 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
     """Read and send what waits in the outbox, without the app.
 
     \b
-    deliver --app shop.main:butter            drain the file once, then end
-    deliver --app shop.main:butter --follow   a sidecar, for Butter(delivery="external")
+    deliver --app shop.main:butter            read and send what waits, then end
+    deliver --app shop.main:butter --follow   continue: a sidecar of the app
     deliver --outbox butter.db                send records only; read nothing
 
     The outbox has records and captures. Records are ready to be sent: any process with the credentials can do that

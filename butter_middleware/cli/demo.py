@@ -64,11 +64,11 @@ SHOPPERS: Final = [
 @command("demo", ok="each checkout is one record with the shopper's own address", attention="shop and records differ")
 @click.option("--once", is_flag=True, help="Compare both sides and end, instead of staying for a look.")
 def demo(output: Output, *, once: bool) -> ExitCode:
-    """Run a shop and the sandbox on this machine, check out as five shoppers, and compare both sides.
+    """Run a shop and the sandbox on this machine, check out five times, and compare both sides.
 
-    The shoppers come through a proxy, and some claim to be somewhere else. Each checkout becomes one record with the
-    address that the proxy saw. Then the sandbox's page stays open for a look, until Ctrl-C. Nothing leaves this
-    machine, and no account is needed.
+    Four shoppers come through a proxy. Some forge their address, and one reloads the page. Each checkout becomes one
+    record with the address that the proxy saw. Then the sandbox's page stays open for a look, until Ctrl-C. Nothing
+    leaves this machine, and no account is needed.
     """
     if output.as_json and not once:
         msg = "--json shows one comparison. Add --once."

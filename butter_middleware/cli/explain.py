@@ -47,10 +47,14 @@ class _Response(CheckoutRoute):
         return _RESPONSE
 
 
+def _sentence(text: str) -> str:
+    """Begin a text with a capital, unless it begins with code."""
+    return text if text.startswith("extract.") else text[:1].upper() + text[1:]
+
+
 def _verdict(reading: ReadResult, explanation: Explanation) -> tuple[str, str, str]:
     """Return what becomes of the response: record, part, parked or skipped; the reason; and both in a sentence."""
-    remedy = "" if reading.everyday else reading.remedy.removeprefix(f"{_RESPONSE}: ")
-    remedy = remedy[:1].upper() + remedy[1:]
+    remedy = "" if reading.everyday else _sentence(reading.remedy.removeprefix(f"{_RESPONSE}: "))
     if reading.records:
         ids = " and ".join(dict.fromkeys(map(ids_of, reading.records)))
         what = "A record" if len(reading.records) == 1 else counted(len(reading.records), "record")
@@ -58,9 +62,11 @@ def _verdict(reading: ReadResult, explanation: Explanation) -> tuple[str, str, s
     if reading.part is not None:
         return "part", "", "A part of a checkout: it becomes a record together with its counterpart (join=)."
     if reading.parked is not None:
-        return "parked", reading.parked.reason, f"No record yet, it would be parked: {reading.parked.detail}"
+        return "parked", reading.parked.reason, f"No record: it would be parked. {_sentence(reading.parked.detail)}"
     reason = reading.skipped or ""
-    why = "" if reason == Skip.TEST_MODE else f"{_SKIPPED.get(reason, 'No record')} ({explanation.saw}). "
+    # Of these two the remedy says what was seen.
+    saw = "" if reason in {Skip.TEST_MODE, Skip.UNRECOGNISED} else f" ({explanation.saw})"
+    why = "" if reason == Skip.TEST_MODE else f"{_SKIPPED.get(reason, 'No record')}{saw}. "
     return "skipped", reason, why + remedy
 
 
@@ -101,7 +107,8 @@ def explain(
 
     \b
       butter-middleware explain session.json --psp stripe
-      butter-middleware explain answer.json --app shop.main:butter --path /checkout/7
+      butter-middleware explain answer.json --app shop.main:butter \\
+        --path /checkout/7
     """  # noqa: D301 - click's mark
     routes, method, path, staging = _routes(psp, at, app, path, method.upper())
     route = routes.find(method, path)
@@ -110,7 +117,10 @@ def explain(
         message = f"{method} {path} is not a checkout route of {app}. Its routes: {known}."
         raise Failure(message)
     annotations = field_values(notes, "--annotate", CheckoutFields.__annotations__)
-    capture = _capture(route, method, path, file.read(MOST_BYTES), annotations)
+    body = file.read(MOST_BYTES)
+    if psp is not None:
+        _refuse_broken(body)
+    capture = _capture(route, method, path, body, annotations)
     response = view(capture, route.template.params(path), _ADDRESS, MOST_BYTES, of_request=route.source == "request")
     explanation = Explanation("no extractor", "its records are what the endpoint annotates")
     values: Mapping[str, Any] = {}
@@ -126,20 +136,37 @@ def explain(
     records = [json.loads(record.payload) for record in reading.records]
     if not route.address_from_body:
         records = [{name: value for name, value in record.items() if name != "ipv4_address"} for record in records]
-    rows = _rows(route, explanation, values, capture.annotations, records)
+    rows = _rows(route, explanation, values, capture.annotations, records, "the route" if psp is None else "--psp")
     given = [row for row in rows if row["value"] is not None]
     absent = [{**row, "from": str(row["from"]).removeprefix("tried ")} for row in rows if row["value"] is None]
     document = {"extractor": explanation.extractor, "saw": explanation.saw, "fields": rows}
     document |= {"verdict": verdict, "reason": reason, "text": text, "records": records}
     output.show(
         document,
-        f"{explanation.extractor}: {explanation.saw}\n",
+        f"{explanation.extractor}: {explanation.saw.partition('. ')[0]}\n",  # the remedy comes last
         output.table(given, {"field": "Field", "value": "Value", "from": "From"}) if given else "No field was found.",
         # A table of their own: what was tried is long, and gets the whole width.
         *(["", output.table(absent, {"field": "Not found", "from": "What was tried"})] if absent else []),
         f"\n{text.strip()}",
     )
     return ExitCode.OK if verdict in {"record", "part"} else ExitCode.ATTENTION
+
+
+def _refuse_broken(body: bytes) -> None:
+    """Refuse a body that is not JSON, which is all that a preset reads.
+
+    Raises:
+        Failure: it is not; with the place.
+    """
+    try:
+        json.loads(body)
+    except json.JSONDecodeError as error:
+        message = f"FILE is not JSON: line {error.lineno}, column {error.colno}: {error.msg}."
+    except (UnicodeDecodeError, RecursionError) as error:
+        message = f"FILE is not JSON: {type(error).__name__}."
+    else:
+        return
+    raise Failure(message)
 
 
 def _routes(
@@ -186,6 +213,7 @@ def _rows(
     values: Mapping[str, Any],
     notes: Mapping[str, str],
     records: Sequence[Mapping[str, str]],
+    psp_from: str,
 ) -> list[Row]:
     """Return what is known of each field."""
     rows: list[Row] = []
@@ -197,7 +225,7 @@ def _rows(
     origin = f"{explanation.extractor} or annotate()" if route.extract is not None else "annotate()"
     names = {field.name for field in explanation.fields}
     rows += [
-        {"field": name, "value": value, "from": "the route" if name == "psp" else origin}
+        {"field": name, "value": value, "from": psp_from if name == "psp" else origin}
         for name, value in (records[0] if records else notes).items()
         if name not in names
     ]

@@ -54,8 +54,8 @@ def explain_ip(output: Output, *, headers: Sequence[str], peer: str, app: str | 
     --app or --strategy, the one that is configured comes first.
 
     \b
-      butter-middleware explain-ip --peer 10.0.0.1 --header 'X-Forwarded-For: 81.2.69.142'
-      butter-middleware explain-ip --peer 10.0.0.1 --header 'X-Forwarded-For: 81.2.69.142' --app shop.main:butter
+      butter-middleware explain-ip --app shop.main:butter --peer 10.0.0.1 \\
+        --header 'X-Forwarded-For: 81.2.69.142'
     """  # noqa: D301 - click's mark
     if strategy is not None and not by_hand("app"):
         app = None

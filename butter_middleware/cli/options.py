@@ -30,6 +30,7 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 LAYERS: Final = 32
 """Of middleware around an app, to look through."""
+_PACKAGE: Final = str(Path(__file__).parents[1])
 SAME_SECONDS: Final = 1.0
 """In which a second signal is the first one, sent twice: `timeout` signals a process, then its group."""
 NO_OUTBOX: Final = (
@@ -262,7 +263,8 @@ def _import(name: str, app: str) -> ModuleType:
             msg = f"--app {app}: the app needs {error.name}, which is not installed here. Use the app's environment."
         raise Failure(msg) from error
     except (Exception, SystemExit) as error:
-        frames = extract_tb(error.__traceback__)
+        # The app's own line, also if this package or the code of a dataclass raised.
+        frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith((_PACKAGE, "<"))]
         where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
         msg = f"--app {app}: importing {name} failed{where}: {type(error).__name__}: {error}"
         raise Failure(msg) from error

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 from jmespath.exceptions import JMESPathError
 
-from butter_middleware.errors import ConfigurationError, ExtractionError
+from butter_middleware.errors import ConfigurationError, ExtractionError, syntax_problem
 from butter_middleware.extract.explanation import Explanation, Field
 from butter_middleware.extract.paths import attempts, path
 from butter_middleware.models.checkout import CheckoutFields
@@ -71,8 +71,7 @@ def json(**fields: str) -> Expressions:
         try:
             path(expression)
         except JMESPathError as error:
-            reason = str(error).splitlines()[0]
-            msg = f"extract.json(): {name}={expression!r} is not a JMESPath expression: {reason}"
+            msg = f"extract.json(): {name}={expression!r} is not a JMESPath expression: {syntax_problem(error)}"
             raise ConfigurationError(msg) from None
     return Expressions(fields)
 

@@ -7,6 +7,7 @@ from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
+from butter_middleware import client_ip
 from butter_middleware import config as settings
 from butter_middleware.capture import annotations
 from butter_middleware.capture.routes import CheckoutRoute, RouteTable
@@ -189,10 +190,15 @@ def strategy(given: Strategy | None, environment: settings.Environment) -> Strat
         ConfigurationError: it is none.
     """
     if isinstance(given, type) or not isinstance(given, Strategy):
-        msg = (
-            "Butter(client_ip=...) is not a strategy, and there is no default: a wrong guess is worthless evidence. "
-            "Say what is in front of the app: client_ip.aws_alb(), client_ip.nginx([...]), client_ip.direct(), ..."
-        )
+        name = getattr(given, "__name__", "") if callable(given) else ""
+        if name and getattr(client_ip, name, None) is given:
+            msg = f"Butter(client_ip=...) is not a strategy, but its factory: write client_ip.{name}(...)."
+        else:
+            what = "is missing" if given is None else f"is not a strategy, but {type(given).__name__}"
+            msg = (
+                f"Butter(client_ip=...) {what}, and there is no default: a wrong guess is worthless evidence. "
+                "Say what is in front of the app: client_ip.aws_alb(), client_ip.nginx([...]), client_ip.direct(), ..."
+            )
         raise ConfigurationError(msg)
     return given.admitting_private() if environment == "staging" else given
 

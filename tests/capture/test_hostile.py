@@ -493,8 +493,8 @@ ANY: Any = None
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"routes": ["/checkout"]}, r"Write routes=\[CheckoutRoute"),
-        ({"routes": ROUTE}, r"Write routes=\[CheckoutRoute"),
+        ({"routes": ["/checkout"]}, r"not a CheckoutRoute: str. Write routes=\[CheckoutRoute"),
+        ({"routes": ROUTE}, r"is not a list, but CheckoutRoute. Write routes=\[CheckoutRoute"),
         ({"username": 5}, "username is empty, or is not a string"),
         ({"username": "mer:chant"}, "username holds a character.*Set BUTTER_USERNAME"),
         ({"password": "s3cret-pass\n"}, "password holds a character.*Set BUTTER_PASSWORD"),

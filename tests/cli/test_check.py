@@ -152,7 +152,7 @@ def test_wrong_credentials_fail(shop: Path, monkeypatch: pytest.MonkeyPatch) -> 
     outcome = run("--app", "shop_to_check:butter")
     assert outcome.exit_code == 1
     assert "127.0.0.1 answered 401. Check username and password" in outcome.stdout
-    assert "1 failed, 0 to look at." in outcome.stdout
+    assert "1 failed, 0 warnings." in outcome.stdout
     assert "other-secret" not in outcome.output
 
 
@@ -179,7 +179,7 @@ def test_nobody_listens(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = found("--app", "shop_to_check:butter")
     assert lines["tls"][0][:2] == ("failed", lines["tls"][0][1])
     assert "no connection to 127.0.0.1" in lines["tls"][0][1]
-    assert "HTTPS_PROXY" in lines["tls"][0][2]
+    assert "butter-middleware sandbox" in lines["tls"][0][2]
     assert "credentials" not in lines
 
 

@@ -160,6 +160,15 @@ def test_each_verdict(
     assert run("explain", *arguments, body=body).stdout.rstrip().endswith(found["text"].strip())
 
 
+def test_what_is_not_recognised_is_said_once(run: Callable[..., Result]) -> None:
+    """What was looked for and the remedy are long enough to be read once."""
+    shown = run("explain", "--psp", "stripe", body={"order": 1}).stdout
+    assert shown.startswith("extract.stripe(): nothing that it knows\n")
+    assert shown.count("Say where it is") == 1
+    last = shown.splitlines()[-1]
+    assert last.startswith("Not recognised. extract.stripe() found none of checkout.session")
+
+
 def test_where_each_value_is_from(run: Callable[..., Result]) -> None:
     """The expression, the annotation, the route, or the function."""
     note = ("--annotate", "customer_email=a@example.com")
@@ -169,6 +178,8 @@ def test_where_each_value_is_from(run: Callable[..., Result]) -> None:
         "customer_email": "extract.json() or annotate()",
         "psp": "the route",
     }
+    found = document(run("explain", "--psp", "stripe", *note, "--json", body=SESSION))
+    assert {row["field"]: row["from"] for row in found["fields"]}["psp"] == "--psp"
     found = document(run("explain", *at("/mine", "--json"), body={"number": "1"}))
     assert {row["field"]: row["from"] for row in found["fields"]} == {
         "invoice_id": "mine or annotate()",
@@ -186,7 +197,8 @@ def test_where_each_value_is_from(run: Callable[..., Result]) -> None:
         (["--app", "explained_shop:butter"], {}, 2, "--path /checkout/7"),
         (at("/nowhere"), {}, 3, "is not a checkout route of explained_shop:butter. Its routes: POST /checkout/{cart}"),
         (at("/mine", "--method", "put"), {}, 3, "PUT /mine is not a checkout route"),
-        (["--psp", "stripe"], "<html>", 3, "is not JSON"),
+        (["--psp", "stripe"], "<html>", 3, "is not JSON: line 1, column 1"),
+        (["--psp", "stripe"], '{"id": 1,}', 3, "is not JSON: line 1, column 10"),
         (["--psp", "stripe", "--at", "a["], {}, 3, "not a JMESPath expression"),
         (at("/mine", "--annotate", "email=x"), {}, 2, "'email' is not a field"),
     ],

@@ -74,7 +74,7 @@ def test_a_butter_is_found(
             "importing shop.main failed at main.py:2: KeyError",
         ),
         ("import sys; sys.exit(3)", "shop.main:butter", "importing shop.main failed at main.py:1: SystemExit: 3"),
-        (SHOP.replace('"u"', '""'), "shop.main:butter", "the username is empty"),
+        (SHOP.replace('"u"', '""'), "shop.main:butter", "at main.py:5: ConfigurationError: the username is empty"),
     ],
 )
 def test_what_is_wrong_is_said(write: Callable[[str, str], None], text: str, app: str, said: str) -> None:

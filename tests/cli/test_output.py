@@ -163,6 +163,13 @@ def test_the_help_says_the_exit_codes(run: CliRunner, name: str) -> None:
     assert "Exit codes: 0 " in run.invoke(cli, [name, "--help"]).stdout
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_fits_80_columns(run: CliRunner, name: str) -> None:
+    """An example that is longer is broken in the middle of an option."""
+    text = run.invoke(cli, [name, "--help"], terminal_width=80).stdout
+    assert max(map(len, text.splitlines())) <= 80
+
+
 SHOW = "from terminal import *; output = Output(); output.show(ROWS, output.table(ROWS, COLUMNS))"
 
 

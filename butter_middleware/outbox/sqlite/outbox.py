@@ -135,9 +135,17 @@ def _absolute(given: object) -> str:
         or not path
         or path == ":memory:"
         or path.startswith("file:")
+        or "://" in path
         or "\0" in path
         or path.endswith(os.sep)
     ):
+        if isinstance(path, str) and "://" in path:  # not shown: a password may be in it
+            scheme = path.partition("://")[0]
+            msg = (
+                f"outbox={scheme}://... names no file. Give a plain path, such as 'butter.db'. For PostgreSQL use "
+                "PostgresOutbox(dsn)."
+            )
+            raise ConfigurationError(msg)
         msg = f"outbox={path!r} names no file. Give a plain path; leave outbox= out to keep records in memory only."
         raise ConfigurationError(msg)
     return str(Path(path).absolute())

@@ -279,6 +279,14 @@ def test_building_one_opens_nothing(path: Path) -> None:
     until(lambda: open_files() == 0, "the end of what other tests opened")
 
 
+@pytest.mark.parametrize("url", ["postgresql://shop:s3cret@db/shop", "sqlite:///s3cret.db"])
+def test_a_url_is_refused_and_not_shown(url: str) -> None:
+    """It would be the path of a file in a directory that does not exist. A password may be in it."""
+    with pytest.raises(ConfigurationError, match=r"names no file.*PostgresOutbox") as caught:
+        SQLiteOutbox(url)
+    assert "s3cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["", ":memory:", "file:butter.db", "butter\0.db", "shop/", b"butter.db", 5, None])
 def test_a_path_that_names_no_file_is_refused(name: Any) -> None:
     """What SQLite would take for something else than a file is a mistake, said at once."""
