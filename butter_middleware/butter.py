@@ -47,9 +47,10 @@ class Butter:
         routes: The checkout routes; `checkout_route` adds more.
         username: Or the environment's `BUTTER_USERNAME`, or a file that `BUTTER_USERNAME_FILE` names.
         password: Or `BUTTER_PASSWORD`, or `BUTTER_PASSWORD_FILE`.
-        environment: "production" or "staging"; or `BUTTER_ENVIRONMENT`. Staging admits addresses that are not public.
+        environment: "production" or "staging"; or `BUTTER_ENVIRONMENT`. Staging admits addresses that are not
+            public, and payments of a PSP's test mode.
         outbox: Path of an SQLite file, a `LocalOutbox`, or any queue with the one method of `Outbox`, whose consumer
-            then delivers. Without it, records are in memory only and are lost when the process ends.
+            then delivers. Without it, records are in memory only. What is not delivered is lost when the process ends.
         durability: "after_response": nothing waits; a SIGKILL loses what was captured in the last milliseconds.
             "before_response": the capture is on disk before the last chunk leaves (about a millisecond), or after
             `durability_timeout` the response goes out all the same, which is counted as `not_durable_in_time`. With a
@@ -64,9 +65,10 @@ class Butter:
         ipv4_beacon: How shoppers on IPv6 prove their IPv4 address. The app for it is then at `ipv4_beacon`.
         base_url: Where Butter is, or `BUTTER_BASE_URL`: for tests and the sandbox, `http://127.0.0.1:8025`.
         dry_run: Read everything, keep and send nothing; needs no credentials.
-        max_body_bytes: Longer bodies are not captured.
-        drain_timeout: Seconds that a shutdown may take.
-        join_ttl: Seconds for which one part of a checkout in two parts waits for the other (`CheckoutRoute(join=...)`).
+        max_body_bytes: Bytes, 1 to 1 GiB. A longer body is not captured, and its response counts as `too_large`.
+        drain_timeout: Seconds, 0 to 600, for which a shutdown waits for deliveries at most.
+        join_ttl: Seconds, 60 to 366 days, for which one part of a checkout in two parts waits for the other
+            (`CheckoutRoute(join=...)`).
         senders: How many records are sent at once, 1 to 8.
         send_user_agent: Send the shopper's User-Agent. Only if the account accepts it.
         send_network_transaction_id: Send `network_transaction_id`. Only if the account accepts it.

@@ -1,4 +1,9 @@
-"""The shopper's IPv4 address, from the peer and the headers. A shopper can neither forge nor erase it."""
+"""The shopper's IPv4 address, from the peer and the headers. A shopper can neither forge nor erase it.
+
+A function such as `aws_alb()` returns the strategy for a platform. A class such as `TrustedHops` is a strategy for any
+other setup. `trusted` and `peer_in` are lists of addresses and networks, such as `["10.0.0.5", "10.1.0.0/16"]`, and
+`"unix:"` for a Unix socket. A wrong entry raises `ConfigurationError` when the strategy is built.
+"""
 
 from butter_middleware.client_ip.explanation import Explanation, explain
 from butter_middleware.client_ip.platforms import (

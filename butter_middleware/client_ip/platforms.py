@@ -22,7 +22,7 @@ def nginx(trusted: Iterable[str]) -> RightmostUntrusted:
 
 
 def haproxy(trusted: Iterable[str]) -> RightmostUntrusted:
-    """HAProxy with `option forwardfor`, at the `trusted` addresses. Forged with `if-none`.
+    """HAProxy with `option forwardfor`, at the `trusted` addresses. With `if-none` shoppers can forge it.
 
     With `option forwarded`, use `client_ip.Forwarded(trusted=...)`.
     """
@@ -43,7 +43,7 @@ def kubernetes_ingress(trusted: Iterable[str]) -> RightmostUntrusted:
 
 
 def aws_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
-    """AWS's Application Load Balancer in its default mode `append`. Forged in mode `preserve`.
+    """AWS's Application Load Balancer in its default mode `append`. In mode `preserve` shoppers can forge it.
 
     If targets can be reached directly, pass the VPC's network as `peer_in`.
     """
@@ -61,7 +61,7 @@ def api_gateway() -> Peer:
 def cloudfront_alb(peer_in: Iterable[str] | None = None) -> TrustedHops:
     """CloudFront in front of an Application Load Balancer: it appends the shopper, the balancer appends CloudFront.
 
-    Forged if the balancer can be reached around your distribution. Pass the VPC's network as `peer_in`.
+    Shoppers can forge it if they reach the balancer around your distribution. Pass the VPC's network as `peer_in`.
     """
     return TrustedHops(2, peer_in=peer_in)
 
@@ -76,7 +76,7 @@ def cloudflare(peer_in: Iterable[str] = RANGES) -> SingleHeader:
 
 
 def akamai(peer_in: Iterable[str]) -> SingleHeader:
-    """Akamai, which sends `True-Client-IP`. Forged if "Allow Clients To Set True Client IP Header" is on.
+    """Akamai, which sends `True-Client-IP`. Switch "Allow Clients To Set True Client IP Header" off.
 
     Pass the addresses of your Site Shield map, or of your own proxy behind it, as `peer_in`.
     """
@@ -84,7 +84,7 @@ def akamai(peer_in: Iterable[str]) -> SingleHeader:
 
 
 def fastly(peer_in: Iterable[str], require: tuple[str, str] | None = None) -> SingleHeader:
-    """Fastly, with VCL that sets `Fastly-Client-IP` from `client.ip` at the edge. Forged without it.
+    """Fastly, with VCL that sets `Fastly-Client-IP` from `client.ip` at the edge. Without it shoppers can forge it.
 
     Pass Fastly's published ranges, or your own proxy's addresses, as `peer_in`. All customers share these ranges: have
     your VCL set a header to a secret, and pass both as `require`.
@@ -109,7 +109,7 @@ def cloud_run() -> TrustedHops:
 def azure_front_door(fdid: str) -> SingleHeader:
     """Azure Front Door, which sets `X-Azure-SocketIP` to its TCP peer, and `X-Azure-FDID` to the profile's ID, `fdid`.
 
-    Forged by a client that knows the ID and reaches the origin: admit the service tag AzureFrontDoor.Backend only.
+    A client that knows the ID and reaches the origin can forge it: admit the service tag AzureFrontDoor.Backend only.
     """
     return SingleHeader("X-Azure-SocketIP", require=("X-Azure-FDID", fdid))
 

@@ -46,8 +46,8 @@ class Expressions:
 def json(**fields: str) -> Expressions:
     """Return an extractor that reads each field by a JMESPath expression, such as `invoice_id="invoice.id || invoice"`.
 
-    If an expression finds nothing, its field is left to the annotations. Nothing is null, false, and what is empty or
-    blank, as for JMESPath's `||`. `ipv4_address` is for routes with `address_from_body=True`.
+    If an expression finds nothing, an annotation can give the field. Null, false, and an empty list, object or string
+    count as nothing. `ipv4_address` is for routes with `address_from_body=True`.
 
     Raises:
         ConfigurationError: no field, an unknown field, or an expression that does not compile, which is shown.

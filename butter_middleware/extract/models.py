@@ -15,6 +15,9 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Callable[[CheckoutResponse], Extracted]:
     """Return an extractor that parses the body as `model` and gives it to `function`.
 
+    `function` returns what any extractor returns: a mapping, a `Checkout`, several of them, or None. If the body does
+    not fit the model, the extractor raises `ExtractionError`, and the capture is parked.
+
     Raises:
         ConfigurationError: `model` is not a pydantic model, or `function` is a coroutine function.
     """

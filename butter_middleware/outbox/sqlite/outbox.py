@@ -37,8 +37,8 @@ class SQLiteOutbox:
 
     Args:
         path: The file; its directory must exist.
-        max_bytes: How large the file may grow, its write-ahead log not counted. Beyond it what is captured waits in
-            memory until deliveries have made room.
+        max_bytes: How many bytes the file may have, its write-ahead log not counted. Beyond it what is captured waits
+            in memory until deliveries have made room.
         retention_days: After how many days since their checkout parked captures and dead records are deleted. None
             keeps them until a person deals with them.
         tombstone_days: For how many days a delivered record is known by its key, so that it is not sent again.
