@@ -23,6 +23,7 @@ from butter_middleware.errors import InputError
 from butter_middleware.events import Died, EndpointChanged, Event
 from butter_middleware.models.answer import Answer, AnswerKind
 from butter_middleware.models.checkout import Record
+from butter_middleware.models.seen_ids import seen_ids
 from butter_middleware.outbox.base import Settled, Settlement
 
 LOOK_SECONDS: Final = 0.1
@@ -220,7 +221,7 @@ class Engine:
             case Settled.DELIVERED:
                 totals.sent += 1
                 totals.waiting -= 1
-                self._marks.append(Mark(State.DELIVERED, None, waiting.key))
+                self._marks.append(Mark(State.DELIVERED, None, waiting.key, seen_ids(waiting.record.fields)))
             case Settled.DEAD:
                 reason = f"Butter answers {settlement.reason}"
                 totals.dead += 1

@@ -1,6 +1,5 @@
 """Lines become records. What an earlier line or run has sent is left out, and what cannot be a record is rejected."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -132,7 +131,8 @@ class Intake:
         is_known = entry is not None and entry.state != State.WAITING
         record: Record | None = None
         # A line that was sent was good. Its key is a twentieth of the work that its record is.
-        if entry is None or not is_known or entry.run == self._journal.run or entry.number != line.number:
+        is_settled = entry is not None and entry.state in {State.DELIVERED, State.DEAD}
+        if entry is None or not is_settled or entry.run == self._journal.run or entry.number != line.number:
             found = line.problem or self._columns.record(fields)
             if not isinstance(found, Record):
                 self._refuse(line, found)
@@ -142,7 +142,7 @@ class Intake:
         if entry is not None and entry.run == self._journal.run:
             self.totals.duplicates += 1
             return None
-        if record is not None and not is_known and not self._journal.may_send(seen_ids(json.loads(record.payload))):
+        if record is not None and not self._journal.may_send(seen_ids(record.fields)) and not is_known:
             self._refuse(line, OTHER_ADDRESS)
             return None
         self._journal.note(key, line.number)

@@ -20,7 +20,7 @@ import json
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -40,7 +40,11 @@ _SCHEMA: Final = (
         state INTEGER NOT NULL DEFAULT 0, reason TEXT) WITHOUT ROWID""",
     # By the digest of one ID: sixteen bits of its e-mail address, which tell two apart and reveal neither.
     "CREATE TABLE IF NOT EXISTS people (id INTEGER PRIMARY KEY, person INTEGER NOT NULL)",
+    # Of what was delivered.
     """CREATE TABLE IF NOT EXISTS seen_ids (
+        id INTEGER PRIMARY KEY, address INTEGER NOT NULL, payment_ids INTEGER NOT NULL)""",
+    # Of what this run has read. A later run reads the input again, which may have been corrected.
+    """CREATE TEMP TABLE read_ids (
         id INTEGER PRIMARY KEY, address INTEGER NOT NULL, payment_ids INTEGER NOT NULL)""",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
@@ -74,6 +78,8 @@ class Mark(NamedTuple):
     state: State
     reason: str | None
     key: bytes
+    ids: Sequence[SeenID] = ()
+    """Of what was delivered: later runs remember its address."""
 
 
 class Journal:
@@ -116,6 +122,8 @@ class Journal:
         with self.transaction():
             self.run += 1
             self._set("run", str(self.run))
+            self._db.execute("DELETE FROM people")
+            self._db.execute("DELETE FROM read_ids")
 
     # Within a transaction.
 
@@ -133,7 +141,7 @@ class Journal:
         )
 
     def is_stranger(self, psp: str, name: str, value: str, email: str) -> bool:
-        """Return whether an earlier line had this ID with another e-mail address. The first one counts."""
+        """Return whether an earlier line of this run had this ID with another e-mail address. The first one counts."""
         digest = hashlib.blake2b(f"{psp} {name} {value}".encode("utf-8", "replace"), digest_size=8).digest()
         # Salted: the few bits of one ID say nothing about another's.
         bits = hashlib.blake2b(email.casefold().encode("utf-8", "replace"), digest_size=2, salt=digest).digest()
@@ -144,19 +152,26 @@ class Journal:
         return row is not None and row[0] != person
 
     def may_send(self, ids: Sequence[SeenID]) -> bool:
-        """Return whether no earlier line has one of these IDs with another address. It remembers them."""
-        sql = f"SELECT id, address, payment_ids FROM seen_ids WHERE id IN ({', '.join('?' * len(ids))})"  # noqa: S608 - question marks
-        known = {row[0]: SeenID(*row) for row in self._db.execute(sql, [one.id for one in ids])}
+        """Return whether no line that was delivered, or read in this run, has one of these IDs with another address.
+
+        It remembers them for this run.
+        """
+        known: dict[int, SeenID] = {}
+        for table in ("seen_ids", "read_ids"):
+            sql = f"SELECT id, address, payment_ids FROM {table} WHERE id IN ({', '.join('?' * len(ids))})"  # noqa: S608 - question marks
+            known |= {row[0]: SeenID(*row) for row in self._db.execute(sql, [one.id for one in ids])}
         may_send, changed = after(known, ids)
-        self._db.executemany("INSERT OR REPLACE INTO seen_ids VALUES (?, ?, ?)", changed)
+        self._db.executemany("INSERT OR REPLACE INTO read_ids VALUES (?, ?, ?)", changed)
         return may_send
 
     # A transaction each.
 
-    def mark(self, marks: Iterable[Mark]) -> None:
+    def mark(self, marks: Sequence[Mark]) -> None:
         """Set states. They are on the disk when this returns."""
         with self.transaction():
-            self._db.executemany("UPDATE lines SET state = ?, reason = ? WHERE key = ?", marks)
+            self._db.executemany("UPDATE lines SET state = ?, reason = ? WHERE key = ?", [mark[:3] for mark in marks])
+            sql = "INSERT OR REPLACE INTO seen_ids SELECT * FROM read_ids WHERE id = ?"
+            self._db.executemany(sql, [(one.id,) for mark in marks for one in mark.ids])
 
     def mark_all(self, state: State, becomes: State) -> None:
         """Give all records of one state another one."""

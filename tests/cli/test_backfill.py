@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -604,6 +604,25 @@ def test_no_checkout_is_sent_with_two_addresses(shop: Shop, fake: FakeButter) ->
     assert {sent["ipv4_address"] for sent in fake.records} == {"81.2.69.142"}
 
 
+def test_what_was_not_sent_may_be_corrected(shop: Shop, fake: FakeButter) -> None:
+    """The address and the e-mail address of a line count in later runs once it was sent, and not when it was read."""
+    header = f"{HEADER},Charge"
+    refusing = FakeButter(**CREDENTIALS)
+    refusing.respond_with(*[403] * 100)
+    shop.write([f"{line(number, ip='8.8.8.8', email='a@example.com')},ch_{number}" for number in range(9)], header)
+    with served(refusing) as url:
+        shop.environment["BUTTER_BASE_URL"], butter = url, shop.environment["BUTTER_BASE_URL"]
+        found = shop.document(code=3)
+    assert (found["ending"], found["waiting"], refusing.rejected > 1) == ("held", 9, True)
+    shop.environment["BUTTER_BASE_URL"] = butter
+    shop.write([f"{text},ch_{number}" for number, text in enumerate(rows(9))], header)
+    found = shop.document()
+    assert (found["sent"], found["rejected"], found["strangers"]) == (9, 0, 0)
+    assert {sent["ipv4_address"] for sent in fake.records} == {"81.2.69.142"}
+    shop.write([f"{line(0, ip='8.8.8.8')},ch_later"], header)
+    assert list(shop.document(code=1)["reasons"]) == [OTHER_ADDRESS]
+
+
 def test_rejects_of_another_name_are_not_cut(shop: Shop) -> None:
     """What is known of the one file is not taken for the other's."""
     shop.write([*rows(1), line(2, email="nobody")])
@@ -643,7 +662,7 @@ def test_a_journal_that_can_be_written_no_more_ends_the_run(
     mark = Journal.mark
     marks = itertools.count()
 
-    def full(self: Journal, changes: Iterable[Mark]) -> None:
+    def full(self: Journal, changes: Sequence[Mark]) -> None:
         if next(marks) > 10:
             raise sqlite3.OperationalError
         mark(self, changes)
