@@ -22,7 +22,7 @@ from butter_middleware.backfill.journal import Journal, State, destination
 from butter_middleware.backfill.rejects import Rejects
 from butter_middleware.backfill.source import STDIN, Source
 from butter_middleware.cli.failure import ExitCode, Failure
-from butter_middleware.cli.options import command, default_option, field_values, stop_signals
+from butter_middleware.cli.options import NumberRange, command, default_option, field_values, stop_signals
 from butter_middleware.cli.output import Output, Row, Tell
 from butter_middleware.cli.text import counted, duration
 from butter_middleware.delivery.circuit_breaker import BreakerState
@@ -96,7 +96,7 @@ class Options:
 @click.option("--yes", is_flag=True, help="Do not ask before records go to production.")
 @click.option(
     "--rate",
-    type=click.FloatRange(0, min_open=True),
+    type=NumberRange(0, min_open=True),
     metavar="N",
     help="Records a second at most.  [default: as many as Butter takes]",
 )

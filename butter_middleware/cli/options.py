@@ -28,6 +28,8 @@ from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
 
 C = TypeVar("C", bound=Callable[..., Any])
 
+ENTRY: Final = click.IntRange(0, 2**63 - 1)
+"""The number of an entry in the outbox. SQLite has no larger ones."""
 LAYERS: Final = 32
 """Of middleware around an app, to look through."""
 _PACKAGE: Final = str(Path(__file__).parents[1])
@@ -37,6 +39,17 @@ NO_OUTBOX: Final = (
     "Which outbox? Pass --outbox PATH or set BUTTER_OUTBOX. Or name your Butter, which knows the path: pass "
     "--app shop.main:butter or set BUTTER_APP."
 )
+
+
+class NumberRange(click.FloatRange):
+    """A number in a range. click takes `nan` for one, which is in no range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 def command(

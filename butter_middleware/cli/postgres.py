@@ -12,6 +12,7 @@ from butter_middleware.butter import Butter
 from butter_middleware.cli import CommandGroup
 from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
 from butter_middleware.cli.options import (
+    NumberRange,
     app_option,
     by_hand,
     command,
@@ -49,7 +50,7 @@ _workers: Final = click.option(
 @default_option("--concurrency", 4, click.IntRange(1, 32), "How many records this worker sends at once.")
 @default_option("--slots", 8, click.IntRange(1, 64), "How many records all workers together send at once.")
 @default_option(
-    "--stop-timeout", 25.0, click.FloatRange(0, 600), "How many seconds records on their way may take after SIGTERM."
+    "--stop-timeout", 25.0, NumberRange(0, 600), "How many seconds records on their way may take after SIGTERM."
 )
 def worker_command(app: str | None, dsn: str | None, base_url: str | None, **options: Any) -> None:  # noqa: ANN401
     """Send what is in the queue to Butter, until SIGTERM.

@@ -10,7 +10,7 @@ import click
 
 from butter_middleware.cli import CommandGroup
 from butter_middleware.cli.failure import EXIT_CODES, LOCKED, ExitCode, Failure
-from butter_middleware.cli.options import C, command, default_option, outbox_options
+from butter_middleware.cli.options import ENTRY, C, command, default_option, outbox_options
 from butter_middleware.cli.output import Output, Row
 from butter_middleware.cli.text import counted, moment
 from butter_middleware.errors import ExtractionError
@@ -63,7 +63,13 @@ def _group(state: Waiting) -> click.Group:
     )
     @outbox_options
     @default_option("--limit", 100, click.IntRange(1, 100_000), "How many at most.")
-    @click.option("--after", type=int, default=0, help="Only those with a number above this one, for the next page.")
+    @click.option(
+        "--after",
+        type=ENTRY,
+        default=0,
+        metavar="ID",
+        help="Only those with a number above this one, for the next page.",
+    )
     def list_(output: Output, *, path: str, limit: int, after: int) -> None:
         with existing(path) as store:
             found = store.read(lambda db: listing.entries(db, state, limit + 1, after))
@@ -97,7 +103,7 @@ def _group(state: Waiting) -> click.Group:
         attention="it is not there",
         busy=LOCKED,
     )
-    @click.argument("number", metavar="ID", type=int)
+    @click.argument("number", metavar="ID", type=ENTRY)
     @outbox_options
     def show(output: Output, *, number: int, path: str) -> None:
         with existing(path) as store:
@@ -146,7 +152,7 @@ _RETRY: Final = {
 def _chosen(command: C) -> C:
     """Give a command the arguments that choose entries."""
     command = click.option("--all", "all_", is_flag=True, help="All of them.")(outbox_options(command))
-    return click.argument("numbers", metavar="ID...", type=int, nargs=-1)(command)
+    return click.argument("numbers", metavar="ID...", type=ENTRY, nargs=-1)(command)
 
 
 def _choose(store: SQLiteStore, state: Waiting, numbers: Sequence[int], *, all_: bool) -> Sequence[int]:

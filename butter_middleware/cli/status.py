@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from butter_middleware.cli.failure import LOCKED, ExitCode, Failure
-from butter_middleware.cli.options import command, default_option, outbox_options
+from butter_middleware.cli.options import NumberRange, command, default_option, outbox_options
 from butter_middleware.cli.output import Cell, Mark, Output, Row
 from butter_middleware.cli.text import deliverer_name, duration, moment
 from butter_middleware.config import COVERAGE_THRESHOLD
@@ -38,7 +38,7 @@ _COMMANDS: Final = {"dead": "See `dead list`.", "parked": "See `parked list`.", 
 )
 @outbox_options
 @click.option("--watch", is_flag=True, help="Show it again every --every seconds, until Ctrl-C.")
-@default_option("--every", 2.0, click.FloatRange(0.2, 3600), "Seconds.")
+@default_option("--every", 2.0, NumberRange(0.2, 3600), "Seconds.")
 def status(output: Output, *, path: str, watch: bool, every: float) -> ExitCode:
     """Show what waits in the outbox, what was sent, and who sends.
 

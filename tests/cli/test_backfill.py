@@ -708,6 +708,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(shop: Shop, monkey
         (["--map", "customer_emial=x"], "Did you mean customer_email?"),
         (["--set", "pps=stripe"], "Did you mean psp?"),
         (["--rate", "0"], "--rate"),
+        (["--rate", "nan"], "'nan' is not a number"),
         (["--concurrency", "9"], "--concurrency"),
     ],
 )

@@ -363,6 +363,19 @@ def test_what_is_not_there_is_said(store: SQLiteStore, run: Callable[..., Result
     assert "1 of the IDs given is not there" in found.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [("dead", "show"), ("dead", "retry"), ("parked", "drop", "--yes"), ("parked", "list", "--after")]
+)
+def test_an_id_that_is_too_large_is_refused(
+    store: SQLiteStore, run: Callable[..., Result], arguments: Sequence[str]
+) -> None:
+    """Such as two that were pasted as one. Nothing is done, of the others either."""
+    filled(store)
+    closed(store)
+    found = run(*arguments, 9 * 10**23)
+    assert (found.exit_code, "is not in the range" in found.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("arguments", [("dead", "retry"), ("parked", "drop"), ("dead", "drop", "5", "--all", "--yes")])
 def test_which_ones_must_be_said(store: SQLiteStore, run: Callable[..., Result], arguments: Sequence[str]) -> None:
     """Either IDs or --all: neither and both are refused, and nothing is done."""
