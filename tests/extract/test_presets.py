@@ -234,6 +234,7 @@ def test_what_is_not_recognised_is_said_once(
 
 TESTS: list[tuple[str, Any]] = [
     ("stripe", SESSION | {"livemode": False}),
+    ("stripe", {"id": "cs_test_a1B2", "status": "complete", "payment_status": "paid", "payment_intent": "pi_3Pq"}),
     (
         "worldpay",
         {
