@@ -89,7 +89,10 @@ class Rejects:
             self._file.close()
 
     def _write_row(self, file: TextIO, cells: list[str]) -> None:
-        csv.writer(file, delimiter=self._delimiter, lineterminator="\n").writerow(map(neutralized, cells))
+        # Before Python 3.13 only a line feed has a cell quoted. A reader takes a carriage return for an end too.
+        quoting: Literal[0, 1] = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
+        writer = csv.writer(file, delimiter=self._delimiter, lineterminator="\n", quoting=quoting)
+        writer.writerow(map(neutralized, cells))
 
 
 def _json(number: int, reason: str, text: str) -> str:

@@ -118,7 +118,10 @@ def test_the_same_file_again_sends_nothing(shop: Shop, fake: FakeButter) -> None
 
 def test_lines_that_are_no_record_are_kept_with_the_reason(shop: Shop, fake: FakeButter) -> None:
     """In a file that only its owner reads, of the same form; mended, it is an input by itself."""
-    broken = [line(1, email="nobody"), line(2, ip="10.0.0.1"), line(3, invoice=""), '"open,1,2', line(0)]
+    broken = [
+        line(1, email="nobody", note="a carriage return\rin a cell"),
+        *(line(2, ip="10.0.0.1"), line(3, invoice=""), '"open,1,2', line(0)),
+    ]
     shop.write([*rows(1), *broken])
     result = shop.run()
     assert result.exit_code == 1
@@ -135,9 +138,9 @@ def test_lines_that_are_no_record_are_kept_with_the_reason(shop: Shop, fake: Fak
     ]
     assert rejected[0]["reject_reason"] == "customer_email: not an e-mail address"
     assert (rejected[3]["reject_line"], rejected[3]["Email"]) == ("6", '"open,1,2')
-    mended = shop.rejects.read_text().replace("nobody", "shopper1@example.com").replace("10.0.0.1", "81.2.69.142")
+    rejects = shop.rejects.read_bytes()
     again = shop.directory / "mended.csv"
-    again.write_text(mended)
+    again.write_bytes(rejects.replace(b"nobody", b"shopper1@example.com").replace(b"10.0.0.1", b"81.2.69.142"))
     found = shop.document(code=1, file=str(again))
     assert (found["sent"], found["rejected"]) == (2, 2)
     assert invoices(fake) == Counter({"in_0": 1, "in_1": 1, "in_2": 1})
