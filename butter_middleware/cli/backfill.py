@@ -253,7 +253,9 @@ def _tell_sent(tell: Tell, intake: Intake, engine: Engine) -> None:
 def _finish(output: Output, totals: Totals, ending: Ending, remedy: str, journal: Journal, rejects: Path) -> ExitCode:
     uncertain = journal.uncertain_lines()
     files = {"rejects_file": str(rejects), "progress_file": str(journal.path), "uncertain_lines": uncertain}
-    parts = [f"{totals.sent:,} sent, of {counted(totals.read, 'line')} read", *_left_out(totals)]
+    earlier = f", {totals.sent_before:,} of them in an earlier run" if totals.sent_before else ""
+    of_lines = f"of {counted(totals.read, 'line')} read"
+    parts = [f"{totals.sent:,} sent{earlier}, {of_lines}", *_left_out(totals)]
     if totals.waiting:
         parts.append(f"{totals.waiting:,} waiting: read, and not sent yet")
     if totals.broken_off:

@@ -29,7 +29,7 @@ SHOWN_ITEMS: Final = 5
 STEP: Final = 200
 """Entries a transaction."""
 
-_CHANGED: Final = "some are not there, or you said no"
+_ABSENT: Final = "some are not there"
 _THINGS: Final = {Waiting.DEAD: ("dead record", "dead records"), Waiting.PARKED: ("parked capture", "parked captures")}
 _MEANINGS: Final = {
     "422": "Butter finds these fields invalid. Fix what gives them. This record is never accepted as it is.",
@@ -113,7 +113,7 @@ def _group(state: Waiting) -> click.Group:
             raise Failure(msg, ExitCode.ATTENTION)
         output.fields(found)
 
-    @command("retry", group=group, help_=_RETRY[state], ok="done", attention=_CHANGED, busy=LOCKED)
+    @command("retry", group=group, help_=_RETRY[state], ok="done", attention=_ABSENT, busy=LOCKED)
     @_chosen
     def retry(output: Output, *, numbers: Sequence[int], all_: bool, path: str) -> ExitCode:
         with existing(path) as store:
@@ -125,7 +125,7 @@ def _group(state: Waiting) -> click.Group:
 
     help_ = f"Delete {many} for good. Their evidence is lost."
 
-    @command("drop", group=group, help_=help_, ok="done", attention=_CHANGED, busy=LOCKED)
+    @command("drop", group=group, help_=help_, ok="done", attention=f"{_ABSENT}, or you said no", busy=LOCKED)
     @_chosen
     @click.option("--yes", is_flag=True, help="Do not ask.")
     def drop(output: Output, *, numbers: Sequence[int], all_: bool, yes: bool, path: str) -> ExitCode:
@@ -141,7 +141,7 @@ def _group(state: Waiting) -> click.Group:
 
 
 _RETRY: Final = {
-    Waiting.DEAD: "Send dead records once more, with all of their tries. Use it after Butter or the account was fixed.",
+    Waiting.DEAD: "Send dead records again, as if they were new. Use it after Butter or the account was fixed.",
     Waiting.PARKED: (
         "Read parked captures once more, with the extractors that the app runs now. Use it after a deploy brought the "
         "fix. Each start of the app does this for all of them."

@@ -110,6 +110,7 @@ def test_the_same_file_again_sends_nothing(shop: Shop, fake: FakeButter) -> None
     shop.write(rows(10))
     shop.run()
     assert shop.document()["sent_in_this_run"] == 0
+    assert shop.run().stdout.splitlines() == ["10 sent, 10 of them in an earlier run, of 10 lines read"]
     shop.write(rows(12))
     found = shop.document()
     assert (found["sent_in_this_run"], found["sent"], found["read"]) == (2, 12, 12)
