@@ -369,8 +369,10 @@ class MemoryStore(Store):
         return self._hold
 
     def prune(self) -> bool:
-        """Forget keys, tokens and counts that are too old."""
+        """Forget keys, tokens and counts that are too old, and in the heaps what is not pending any more."""
         self._look = self._look.again(self._clock())
+        self._due = sorted((waiting.due_at, number) for number, waiting in self._pending.items())
+        self._oldest = sorted((waiting.record.captured_at, number) for number, waiting in self._pending.items())
         now = self._look.confirmed
         while self._tombstones and next(iter(self._tombstones.values())) < now - TOMBSTONE_SECONDS:
             self._tombstones.popitem(last=False)

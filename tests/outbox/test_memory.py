@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 from outboxes import Clock, append, capture, invoices, park, record, resolve, settle_all
+from processes import until
+from shops import buy
 
-from butter_middleware import MemoryOutbox, SQLiteOutbox
+from butter_middleware import Butter, MemoryOutbox, SQLiteOutbox
 from butter_middleware.errors import ConfigurationError, OutboxFullError
 from butter_middleware.outbox import Settled
 from butter_middleware.outbox.base import new_records, size_of
-from butter_middleware.outbox.memory import KEPT, MOST_BYTES, TOMBSTONES
+from butter_middleware.outbox.memory import KEPT, MOST_BYTES, TOMBSTONES, MemoryStore
+from butter_middleware.testing import FakeButter
 
 
 def test_it_says_what_it_cannot_keep() -> None:
@@ -130,6 +133,22 @@ def test_it_remembers_a_bounded_number_of_keys() -> None:
     for number in range(TOMBSTONES + 2):
         store._bury(f"key {number}")
     assert len(store._tombstones) == TOMBSTONES
+
+
+def test_a_shop_that_runs_for_long_keeps_nothing_of_what_was_delivered(
+    make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records that go out at once are in its heaps too, of which nobody asks what is due. They leave them."""
+    monkeypatch.setattr("butter_middleware.pipeline.store_thread.PRUNE_SECONDS", 0.01)
+    butter = make_butter()
+    buy(butter, *map(str, range(20)))
+    assert (butter.flush(20), len(fake.records)) == (True, 20)
+
+    def kept(store: object) -> int:
+        assert isinstance(store, MemoryStore)
+        return len(store._due) + len(store._oldest)
+
+    until(lambda: butter.pipeline.ask(kept, -1) == 0, "the empty heaps")
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
