@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from butter_middleware.models.reasons import ParkReason
 from butter_middleware.outbox.base import Counts, Parked, Pending, Settled, Settlement, StoredCapture
 from butter_middleware.pipeline.entries import Entry
-from butter_middleware.pipeline.participant import TOO_SLOW_SECONDS, Participant
+from butter_middleware.pipeline.participant import Participant
 from butter_middleware.reader.reader import ReadResult
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Leader:
         self._epoch: int | None = None
         self._counts = Counts()
         self._alone_since: float | None = None
+        self._hang = 0, 0
+        """The capture that was last read for too long, by its number, and `hangs_for`."""
         self.deliverer: int | None = None
         """The process that sends, if it is not this one. 0: it cannot be told which."""
 
@@ -69,10 +71,13 @@ class Leader:
         leader = self._participant
         # The lead is gone if its lock file was removed: the new one may be another process's.
         if leader is not None and not (leader.can_lead and self._store.lead()):
-            self._give_up(leader)
+            self.resign()
             leader = None
         if leader is None:
             return self._take_lead(now)
+        if self._lets_go(leader):
+            self.look_at = now + 2 * LEAD_SECONDS  # each other process looks meanwhile
+            return False
         if self._store.changed():
             self._notice(leader)
         return self._refill(now) | self._read_others(leader, now)
@@ -111,7 +116,8 @@ class Leader:
 
     def _take_lead(self, now: float) -> bool:
         self.look_at = now + LEAD_SECONDS
-        candidate = next((one for one in self._thread.participants if one.can_lead), None)
+        able = [one for one in self._thread.participants if one.can_lead]
+        candidate = min(able, key=lambda one: one.hangs_for, default=None)
         self._thread.looked = True
         if candidate is None or not self._store.lead():
             self._watch_deliverer(now)
@@ -190,13 +196,13 @@ class Leader:
         while len(self._marks) > 1 and now - self._marks[1][0] >= LEFT_BEHIND_SECONDS:
             self._marks.popleft()
         below = self._marks[0][1] if now - self._marks[0][0] >= LEFT_BEHIND_SECONDS else 0
-        room = leader.reader.room
+        room = 0 if leader.hangs_for else leader.reader.room
         in_memory = self._thread.unresolved()
         if room and counts.captured > len(in_memory):
             left = self._store.unread(room, below=below, exclude=in_memory)
             busy = bool(left)
             self._take_over(leader, left)
-        if now >= self._parked_at and leader.reader.room:
+        if now >= self._parked_at and room:
             tried = self._store.parked_to_try(
                 PARKED_AT_ONCE, configuration=leader.configuration, before=leader.clock() - PARKED_AGAIN_SECONDS
             )
@@ -216,13 +222,22 @@ class Leader:
             else:
                 leader.taken_over([entry])
 
-    def _give_up(self, leader: Participant) -> None:
-        """Let another process lead. Park a capture that is read for too long: it would hang there too."""
+    def _lets_go(self, leader: Participant) -> bool:
+        """Park a capture that is read for too long, and let another process lead: it can read what comes.
+
+        If none takes the lead, this one sends on, and lets go once more in each minute of the hang.
+        """
         entry = leader.reader.reading  # first: the reader may go on to the next one meanwhile
-        too_slow = leader.reader.busy_for > TOO_SLOW_SECONDS
-        self.resign()
-        if entry is not None and too_slow:
+        hang = 0 if entry is None else entry.id, leader.hangs_for
+        if entry is None or not leader.hangs_for or hang == self._hang:
+            return False
+        before, self._hang = self._hang, hang
+        if entry.id != before[0]:  # another process would hang there too
             leader.read(entry, ReadResult(parked=TOO_SLOW))
+        if self._store.alone():
+            return False
+        self.resign()
+        return True
 
 
 def _entry(stored: StoredCapture, leader: Participant, *, taken_over: bool) -> Entry:

@@ -149,7 +149,12 @@ class Participant:
         """Whether it may send for every process of the host."""
         if not (self._role.sends and self.running and self.sender.alive) or self.sender.failing:
             return False
-        return not self._role.reads or (self.reader.alive and self.reader.busy_for <= TOO_SLOW_SECONDS)
+        return not self._role.reads or self.reader.alive
+
+    @property
+    def hangs_for(self) -> int:
+        """How many times `TOO_SLOW_SECONDS` one capture has been read: 0 if the extractor does not hang."""
+        return int(self.reader.busy_for // TOO_SLOW_SECONDS)
 
     # For any thread.
 

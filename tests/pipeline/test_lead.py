@@ -15,17 +15,21 @@ from processes import SHOPPER, until
 from shops import buy, refusing_shop
 from starlette.testclient import TestClient
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, SQLiteOutbox
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, SQLiteOutbox
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.outbox import SQLiteStore
 from butter_middleware.outbox.sqlite.existing import existing
-from butter_middleware.outbox.sqlite.locks import LEAD, Locks
+from butter_middleware.outbox.sqlite.locks import LEAD, READERS, Locks
 from butter_middleware.testing import FakeButter
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "butter.db"
+
+
+def checkout(name: str) -> Checkout:
+    return Checkout(ipv4_address=SHOPPER, psp="stripe", customer_email="shopper@example.com", invoice_id=f"in_{name}")
 
 
 def look_again(butter: Butter) -> None:
@@ -151,9 +155,8 @@ def test_an_extractor_that_hangs_loses_the_lead_and_no_record(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An extractor that hangs costs the process its lead, and its capture is parked. Nothing is forgotten."""
-    for module in ("participant", "leader"):
-        monkeypatch.setattr(f"butter_middleware.pipeline.{module}.TOO_SLOW_SECONDS", 0.1)
+    """Its capture is parked, and any other process may lead. If none does, this one sends on. Nothing is forgotten."""
+    monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.1)
     monkeypatch.setattr("butter_middleware.pipeline.leader.LEAD_SECONDS", 0.01)
     hanging, goes_on, under_way = threading.Event(), threading.Event(), threading.Event()
 
@@ -174,15 +177,46 @@ def test_an_extractor_that_hangs_loses_the_lead_and_no_record(
         CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=extract), outbox=path, transport=Transport()
     )
     client = TestClient(ButterMiddleware(refusing_shop, butter))
-    for cart, there in (("first", under_way), ("hangs", hanging)):
-        client.post(f"/checkout/{cart}", headers={"x-forwarded-for": SHOPPER})
-        assert there.wait(20)
-    until(lambda: not butter.pipeline.leads, "the lead is let go")
+    client.post("/checkout/first", headers={"x-forwarded-for": SHOPPER})
+    assert under_way.wait(20)
+    other = Locks(str(path))
+    assert other.take(READERS)
+    client.post("/checkout/hangs", headers={"x-forwarded-for": SHOPPER})
+    assert hanging.wait(20)
+    until(lambda: other.take(LEAD), "the lead is let go")
     until(lambda: butter.status().parked == 1, "the capture is parked")
     assert "has been reading this capture for a minute" in caplog.text
+    butter.record(checkout("meanwhile"))
+    other.release(LEAD)
+    until(lambda: len(fake.records) == 2, "what needs no extractor is sent")
     goes_on.set()
-    until(lambda: len(fake.records) == 2, "both records are sent")
-    assert {record["invoice_id"] for record in fake.records} == {"in_first", "in_hangs"}
+    until(lambda: len(fake.records) == 3, "all records are sent")
+    assert {record["invoice_id"] for record in fake.records} == {"in_first", "in_meanwhile", "in_hangs"}
+    other.close()
+
+
+@pytest.mark.parametrize("file", [None, "butter.db"])
+def test_an_extractor_that_hangs_stops_no_sending(
+    make_butter: Callable[..., Butter],
+    tmp_path: Path,
+    fake: FakeButter,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str | None,
+) -> None:
+    """A process that is alone sends on."""
+    monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.01)
+    goes_on = threading.Event()
+
+    def extract(_response: CheckoutResponse) -> None:
+        goes_on.wait(40)
+
+    route = CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=extract)
+    butter = make_butter(route, outbox=file and tmp_path / file)
+    TestClient(ButterMiddleware(refusing_shop, butter)).post("/checkout/hangs", headers={"x-forwarded-for": SHOPPER})
+    until(lambda: butter.status().parked == 1, "the capture is parked")
+    butter.record(checkout("1"))
+    until(lambda: len(fake.records) == 1, "the record is sent")
+    goes_on.set()
 
 
 def test_a_file_that_a_newer_release_brought_up_is_left_to_it(
