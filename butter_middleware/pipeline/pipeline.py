@@ -231,8 +231,12 @@ class Pipeline:
         durable = self.components.outbox.durable
         if durable:
             participant.sender.delivery.pause()
+        else:
+            self._running = False  # a checkout that comes meanwhile starts it again, and is sent
         self.flush(self._config.drain_timeout)
-        self._running = participant.running = False
+        with self._starting:
+            if durable or not self._running:
+                self._running = participant.running = False
         counts = self.counts()
         left = counts.captured + counts.pending + counts.parked + counts.parts
         if left and not durable:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from asgi import body, drive, http_scope, sends, start
 from outboxes import capture
@@ -234,6 +235,36 @@ def test_records_left_in_memory_are_said_and_counted(
     assert butter.status().lost == 3
     butter.close()
     assert butter.status().lost == 3
+
+
+def test_a_checkout_beside_the_end_of_the_lifespan_is_sent(
+    make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes just after the drain has seen that nothing waits. In memory it has no other chance."""
+    goes_on = threading.Event()
+
+    class Slow(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            await anyio.to_thread.run_sync(goes_on.wait, 20, abandon_on_cancel=True)
+            return await fake.transport().handle_async_request(request)
+
+    butter = make_butter(transport=Slow())
+    butter.pipeline.start()
+    drain = butter.pipeline.flush
+
+    def flush(timeout: float) -> bool:
+        drained = drain(timeout)
+        butter.record(checkout(1))
+        return drained
+
+    with monkeypatch.context() as patch:
+        patch.setattr(butter.pipeline, "flush", flush)
+        butter.pipeline.shutdown()
+    for _twice in range(2):  # the second is answered after the look for the lead that the first asked for
+        butter.pipeline.look_again()
+        assert butter.pipeline.ask(lambda _store: True, otherwise=False)
+    goes_on.set()
+    until(lambda: len(fake.records) == 1, "the record")
 
 
 def test_flush_returns_early_where_waiting_cannot_help(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
