@@ -47,7 +47,6 @@ class Leader:
         self._marks: deque[tuple[float, int]] = deque()
         """The highest number of a capture, at each look."""
         self._epoch: int | None = None
-        self._counts = Counts()
         self._alone_since: float | None = None
         self._hang = 0, 0
         """The capture that was last read for too long, by its number, and `hangs_for`."""
@@ -158,14 +157,14 @@ class Leader:
 
     def _notice(self, leader: Participant) -> None:
         """See what other processes and people changed."""
-        before, self._counts = self._counts, self._store.counts()
+        counts = self._store.counts()
         self._due_at = 0.0
-        if self._epoch is not None and self._counts.epoch != self._epoch:
+        if self._epoch is not None and counts.epoch != self._epoch:
             leader.sender.forget_ahead()
             self._parked_at = 0.0
-        self._epoch = self._counts.epoch
-        if before.hold is not None and self._counts.hold is None:
-            leader.sender.delivery.end_hold()
+            if counts.hold is None:
+                leader.sender.delivery.end_hold()
+        self._epoch = counts.epoch
 
     def _refill(self, now: float) -> bool:
         """Give the sender records from the file."""
@@ -190,7 +189,7 @@ class Leader:
         if now >= self._expire_at:
             self._expire_at = now + EXPIRE_SECONDS
             leader.expired(self._store.expire(leader.expire_before()))
-        counts = self._counts = self._store.counts()
+        counts = self._store.counts()
         if not self._marks or now - self._marks[-1][0] >= LOOK_SECONDS:
             self._marks.append((now, counts.newest_capture))
         while len(self._marks) > 1 and now - self._marks[1][0] >= LEFT_BEHIND_SECONDS:

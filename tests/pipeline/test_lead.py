@@ -20,6 +20,7 @@ from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.outbox import SQLiteStore
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.locks import LEAD, READERS, Locks
+from butter_middleware.outbox.sqlite.store import set_hold
 from butter_middleware.testing import FakeButter
 
 
@@ -125,26 +126,46 @@ def test_what_a_process_that_ends_leaves_is_read_by_the_leader(
         until(lambda: len(fake.records) > number, "the record")  # noqa: B023 - it is called at once
 
 
+@pytest.mark.parametrize("amid_a_look", [False, True])
 def test_a_hold_that_a_person_ends_is_over_at_once(
-    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    amid_a_look: bool,
 ) -> None:
-    """The process that sends notices it in the file, and does not wait for its next probe."""
+    """The process that sends notices it in the file whenever it comes, and does not wait for its next probe."""
     ended: list[Delivery] = []
-    end_hold = Delivery.end_hold
+    end_hold, changed = Delivery.end_hold, SQLiteStore.changed
+    fake.respond_with(401)
+    butter = make_butter(outbox=path)
+    buy(butter, "a")
 
     def note(delivery: Delivery) -> None:
         ended.append(delivery)
         end_hold(delivery)
 
     monkeypatch.setattr(Delivery, "end_hold", note)
-    fake.respond_with(401)
-    butter = make_butter(outbox=path)
-    buy(butter, "a")
     with existing(path) as person:
         until(lambda: person.hold() is not None, "the hold is in the file")
         look_again(butter)
-        person.set_hold(None)
-    until(lambda: len(fake.records) == 1, "the record")
+
+        def end() -> None:
+            person.write(lambda connection: set_hold(connection, None))
+
+        def changed_before(store: SQLiteStore) -> bool:
+            was_changed = changed(store)
+            if not was_changed:
+                monkeypatch.setattr(SQLiteStore, "changed", changed)
+                end()
+            return was_changed
+
+        if amid_a_look:
+            monkeypatch.setattr(SQLiteStore, "changed", changed_before)
+        else:
+            end()
+        until(lambda: len(fake.records) == 1, "the record")
     assert len(ended) == 1
 
 
