@@ -124,7 +124,7 @@ def log(level: int, message: str, times: int = 0, *, name: str = "", **extra: st
     logger = _logger.getChild(name) if name else _logger
     message = f"{PREFIX}{message}"
     if times:
-        message = message.replace("%", "%%") + " (%d more times since this was last said)"
+        message = message.replace("%", "%%") + " (%d more times since the last such line)"
         run(partial(logger.log, level, message, times, extra=fields))
     else:
         run(partial(logger.log, level, message, extra=fields))

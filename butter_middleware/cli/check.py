@@ -130,7 +130,9 @@ def _configured(butter: Butter, app: str) -> Iterator[Finding]:
         yield _ok("app", text + ", delivery='external'" * _only_appends(butter))
     if butter.environment == "staging":
         text = "staging: addresses that are not public and payments of test mode count as evidence"
-        yield _warning("environment", text, "This is right for tests. In production set BUTTER_ENVIRONMENT.")
+        yield _warning(
+            "environment", text, "This is right for tests. In production leave environment= and BUTTER_ENVIRONMENT out."
+        )
     yield _ok("client_ip", repr(butter.strategy))
     if "*" in os.environ.get("FORWARDED_ALLOW_IPS", ""):
         text = (

@@ -324,7 +324,8 @@ class Delivery:
         for settlement in settlements:
             code = settlement.reason.partition(" ")[0]
             if settlement.settled is Settled.DEAD:
-                said = f"a record is dead, Butter will not take it: {settlement.reason}"
+                row = see("a-record-is-dead-butter-does-not-accept-it")
+                said = f"a record is dead: Butter does not accept it ({settlement.reason}). {row}"
                 self._emit(Died(reason=code, message=said, level=logging.ERROR))
             elif settlement.settled is Settled.RETRY:
                 self._emit(Retried(reason=code))

@@ -85,7 +85,7 @@ def _machinery(signs: HealthInput) -> Iterator[Reason]:
     if signs.unattended and (signs.counts.captured or signs.counts.pending):
         yield Reason(
             "no_deliverer",
-            f"{signs.counts.captured} captures and {signs.counts.pending} records wait, and no process delivers them",
+            f"no process delivers. Captures that wait: {signs.counts.captured}, records: {signs.counts.pending}",
             "Run beside the app: butter-middleware deliver --app shop.main:butter --follow.",
         )
     if signs.reading_for > HANGING_SECONDS:
@@ -116,8 +116,8 @@ def _delivery(signs: HealthInput) -> Iterator[Reason]:
     if age is not None and age > AGE_SECONDS:
         yield Reason(
             "pending_old",
-            f"{signs.counts.pending} records wait to be sent, the oldest for {_span(age)}",
-            "See the reasons beside this one, and the log. If there are none, raise senders.",
+            f"records that wait to be sent: {signs.counts.pending}, the oldest for {_span(age)}",
+            "See the other reasons and the log. If there are none, raise senders.",
         )
 
 
@@ -125,26 +125,26 @@ def _evidence(signs: HealthInput) -> Iterator[Reason]:
     if signs.counts.dead:
         yield Reason(
             "dead",
-            f"Butter will not take {signs.counts.dead} records as they are",
+            f"records that Butter does not accept as they are: {signs.counts.dead}",
             "List them, correct the fault of each, then retry or drop them.",
         )
     if signs.counts.parked:
         yield Reason(
             "parked",
-            f"{signs.counts.parked} captures could not be read",
+            f"captures that could not be read: {signs.counts.parked}",
             "The log says why, and what to correct. The next start reads them again. Drop what is not a checkout.",
         )
     if signs.lost:
         yield Reason(
             "lost",
-            f"{signs.lost} captures or records are gone for good",
+            f"captures or records that are lost: {signs.lost}",
             "The log says why. Use an outbox on a disk that lasts and has room.",
         )
     if signs.low_coverage is not None:
         yield Reason(
             "coverage",
             f"in the last hour or two {signs.low_coverage}",
-            "docs/telemetry.md says of each reason what to do.",
+            "For each reason, see docs/telemetry.md#coverage.",
         )
 
 

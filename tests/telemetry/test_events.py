@@ -180,7 +180,7 @@ def test_what_recurs_is_said_once_an_hour_with_how_often(
     clock.now += 3600
     buy(butter, "text", "text")
     lines = [record.getMessage() for record in caplog.records if "the response is not JSON" in record.getMessage()]
-    assert [line.endswith("(2 more times since this was last said)") for line in lines] == [False, True]
+    assert [line.endswith("(2 more times since the last such line)") for line in lines] == [False, True]
 
 
 @pytest.mark.parametrize("percent", ["100 %", "%s %d"])
@@ -188,7 +188,7 @@ def test_a_line_means_what_it_says(caplog: pytest.LogCaptureFixture, percent: st
     """A per cent sign in a line, such as in a path, stands for itself."""
     log_thread.log(logging.ERROR, percent, event="x")
     log_thread.log(logging.ERROR, percent, 3, event="x")
-    assert caplog.messages == [f"butter: {percent}", f"butter: {percent} (3 more times since this was last said)"]
+    assert caplog.messages == [f"butter: {percent}", f"butter: {percent} (3 more times since the last such line)"]
 
 
 async def _never(_scope: Scope, _receive: Receive, _send: Send) -> None:
