@@ -20,9 +20,8 @@ from butter_middleware import (
 )
 
 butter = Butter(
-    client_ip=client_ip.nginx(
-        ["127.0.0.1", "10.0.0.0/8"]
-    ),  # nginx stands before the app, at these addresses
+    # nginx is in front of the app, at these addresses:
+    client_ip=client_ip.nginx(["127.0.0.1", "10.0.0.0/8"]),
     routes=[
         CheckoutRoute(
             "/checkout/{cart_id}",
@@ -49,7 +48,7 @@ class Order(BaseModel):
 
 @app.post("/checkout/{cart_id}")
 def checkout(cart_id: str, order: Order, request: Request) -> dict[str, str]:
-    """Charge the cart, and tell Butter the e-mail, which the response does not show."""
+    """Charge the cart, and annotate the e-mail, which the response does not contain."""
     annotate(request, customer_email=order.email)
     return {
         "status": "paid",

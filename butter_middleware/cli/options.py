@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar, cast
 
 import click
 from click.exceptions import Exit
+from starlette.applications import Starlette
 
 from butter_middleware._utils import log_thread
 from butter_middleware.butter import Butter
@@ -186,6 +187,12 @@ def load(app: str, said: list[str] | None = None) -> Butter:
             raise Failure(msg)
         found = getattr(found, step)
     butter = _butter_in(found)
+    if butter is None and isinstance(found, Starlette):
+        msg = (
+            f"--app {app}: this {type(found).__name__} app has no ButterMiddleware, so no checkout is captured. Write "
+            f"{attribute}.add_middleware(ButterMiddleware, butter=...)."
+        )
+        raise Failure(msg)
     if butter is None:
         msg = (
             f"--app {app}: that is not a Butter or an app with ButterMiddleware, but {type(found).__name__}. Name the "
