@@ -85,12 +85,14 @@ def explain_ip(output: Output, *, headers: Sequence[str], peer: str, app: str | 
         for one in found
     ]
     columns = {"strategy": "Strategy", "address": "Address", "reason": "Reason"}
-    remedies = {one.result.reason.value: one.remedy for one in found}
+    remedies: dict[str, str] = {}
+    for one in filter(lambda one: one.remedy, found):  # the first of each reason: the configured strategy is in front
+        remedies.setdefault(one.result.reason.value, f"{one.name.partition('(')[0]}: {one.remedy}")
     output.show(
         rows,
         output.table(rows, columns),
         "",
-        *(f"{reason}: {remedy}" for reason, remedy in remedies.items() if remedy),
+        *(f"{reason}, {remedy}" for reason, remedy in remedies.items()),
         "An address here proves nothing by itself: a header may be the shopper's own.\n"
         "Choose by what is in front of the app: `butter_middleware.client_ip` has a preset for each common platform.",
     )

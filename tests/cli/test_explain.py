@@ -254,6 +254,13 @@ def test_every_strategy_answers(run: Callable[..., Result]) -> None:
     }
 
 
+def test_the_remedy_is_that_of_the_configured_strategy(run: Callable[..., Result]) -> None:
+    """Others lack other headers for the same reason, and one remedy is shown for each."""
+    shown = run("explain-ip", *PEER, "--strategy", "nginx(['10.0.0.1'])").stdout
+    assert "\nheader_missing, configured: The header X-Forwarded-For" in shown
+    assert shown.count("\nheader_missing, ") == 1
+
+
 def test_addresses_are_masked(run: Callable[..., Result]) -> None:
     """They are a shopper's, though whoever asks has typed them."""
     result = run("explain-ip", *HEADERS, *PEER)
