@@ -228,7 +228,7 @@ class Pipeline:
         participant = self._participant
         if participant is None or not self._running:
             return
-        durable = self.components.outbox.durable
+        durable = processes.is_durable(self.components.outbox)
         if durable:
             participant.sender.delivery.pause()
         else:
@@ -299,7 +299,7 @@ class Pipeline:
         self._say_no_lifespan()
 
     def _say_no_lifespan(self) -> None:
-        durable = self.components.outbox.durable
+        durable = processes.is_durable(self.components.outbox)
         message = (
             "the server sent no lifespan event before the first request (such as uvicorn --lifespan off, Daphne, or a "
             "sub-app), so the middleware does not see when it stops. "
@@ -621,7 +621,7 @@ class Pipeline:
     def stopped(self) -> bool:
         """Whether what lies in memory now would be lost."""
         running = self._participant is not None and self._participant.running
-        return not running and not self.components.outbox.durable
+        return not running and not processes.is_durable(self.components.outbox)
 
     @property
     def deliverer(self) -> int | None:

@@ -68,8 +68,18 @@ def join(
     return thread, participant
 
 
+def is_durable(outbox: LocalOutbox) -> bool:
+    """Whether what an outbox takes in this process outlives it: a file does not that this process must not open."""
+    # The disk is asked for the path last: it may not answer.
+    return outbox.durable and not (_process.unusable and _path_of(outbox) in _process.unusable)
+
+
+def _path_of(outbox: LocalOutbox) -> str:
+    return os.path.realpath(outbox.path) if isinstance(outbox, SQLiteOutbox) else ""
+
+
 def _store_thread(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> StoreThread:
-    path = os.path.realpath(outbox.path) if isinstance(outbox, SQLiteOutbox) else ""
+    path = _path_of(outbox)
     if isinstance(outbox, SQLiteOutbox) and path in _process.unusable:
         message = (
             f"outbox {path}: this process was forked while the file was open, and must not open it. Captures are "

@@ -11,14 +11,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import anyio
+import httpx
 import pytest
 from asgi import body, drive, http_scope, sends, start
 from outboxes import append, bodies, invoices, known, record, unread
@@ -572,6 +573,17 @@ def test_a_child_of_a_fork_amid_a_transaction_leaves_the_file_alone(
     """A disk that stands still delays a fork by a moment only. The child has its checkouts in memory then."""
     butter = make_butter(outbox=path)
     butter.pipeline.start()
+    with standing_still(butter):
+        child, took = timed(partial(fork, partial(serve_without_the_file, butter, path, times_open(path))))
+        assert took < FORK_TAKES
+    assert os.waitpid(child, 0)[1] == 0
+    butter.record(checkout(1))
+    assert butter.flush()
+
+
+@contextmanager
+def standing_still(butter: Butter) -> Generator[None]:
+    """Have the disk stand still meanwhile."""
     over, standing = threading.Event(), threading.Event()
 
     def stand_still(_store: Store) -> None:
@@ -581,13 +593,44 @@ def test_a_child_of_a_fork_amid_a_transaction_leaves_the_file_alone(
     disk = threading.Thread(target=butter.pipeline.ask, args=(stand_still, None, 20))
     disk.start()
     assert standing.wait(20)
-    child, took = timed(partial(fork, partial(serve_without_the_file, butter, path, times_open(path))))
-    assert took < FORK_TAKES
+    yield
     over.set()
     disk.join()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_without_the_file_drains_its_memory(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path
+) -> None:
+    """It has no backlog on a disk: what it has is sent before it ends."""
+    under_way, goes_on = threading.Event(), threading.Event()
+
+    class Slow(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            under_way.set()
+            await anyio.to_thread.run_sync(goes_on.wait, 20)
+            return await fake.transport().handle_async_request(request)
+
+    butter = make_butter(outbox=path, senders=1, transport=Slow())
+    butter.pipeline.start()
+    drain = butter.pipeline.flush
+
+    def flush(timeout: float) -> bool:
+        goes_on.set()  # not before: what is sent before the drain tells nothing of it
+        return drain(timeout)
+
+    def end() -> None:
+        butter.record(checkout(1))
+        assert under_way.wait(20)
+        butter.record(checkout(2))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(butter.pipeline, "flush", flush)
+            butter.pipeline.shutdown()
+        assert len(fake.records) == 2
+
+    with standing_still(butter):
+        child = fork(end)
     assert os.waitpid(child, 0)[1] == 0
-    butter.record(checkout(1))
-    assert butter.flush()
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
