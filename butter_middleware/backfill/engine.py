@@ -190,6 +190,8 @@ class Engine:
         begun: list[Waiting] = []
         while (busy := len(self._sending) + len(begun)) < self._concurrency and time.monotonic() >= self._next_at:
             is_late_due = bool(self._later) and self._later[0][0] <= time.time()
+            if self.delivery.ill and self._fresh:
+                is_late_due = False  # it may be this line that a firewall stops each time: another one is the probe
             if not (is_late_due or self._fresh) or not self.delivery.admits(busy):
                 break
             begun.append(heappop(self._later)[2] if is_late_due else self._fresh.popleft())

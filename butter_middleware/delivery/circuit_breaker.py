@@ -26,12 +26,15 @@ PROBE_LEAST: Final = 5.0
 PROBE_MOST: Final = 300.0
 BACKOFF_MOST: Final = 3600.0
 THROTTLED_SECONDS: Final = 60.0
+BEHIND_MOST: Final = 60.0
 _TRIES: Final = {
     AnswerKind.REFUSED: (3, 3600.0),
     AnswerKind.REJECTED: (3, 3600.0),
     AnswerKind.FAILED: (12, 86400.0),
 }
 """For an answer that may be the record's fault: tries, and seconds since the checkout, before it is dead."""
+_OF_ALL_RECORDS: Final = frozenset({AnswerKind.UNAUTHORIZED, AnswerKind.THROTTLED, AnswerKind.STALLED})
+"""No single record causes these answers. The others may be what a firewall does with one record each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,11 @@ class CircuitBreaker:
             self._pause(answer)
         else:
             self._fail(answer)
-        return [Settlement(pending.id, Settled.RELEASED, key=pending.record.key), *self._release_suspects()]
+        # The next probe is another record, if there is one: a bad one at the head cannot keep the state. But not much
+        # later, since another process may find Butter well.
+        is_behind = self.ill and kind not in _OF_ALL_RECORDS
+        due_at = self._clock() + min(self.seconds_to_wait(), BEHIND_MOST) if is_behind else 0.0
+        return [Settlement(pending.id, Settled.RELEASED, due_at, key=pending.record.key), *self._release_suspects()]
 
     def alone(self) -> list[Settlement]:
         """Settle the suspects where no other record is there to tell whose fault it is: none of them dies of it.

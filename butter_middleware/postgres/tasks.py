@@ -1,6 +1,7 @@
 """What procrastinate's workers do with a record: the one task, and how it comes again."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -17,6 +18,8 @@ from butter_middleware.postgres.names import TASK, Names, quoted
 
 FAULT_SECONDS: Final = 60.0
 """Until a job that failed otherwise than by Butter's answer comes again."""
+AFTER_OTHERS_SECONDS: Final = 1.0
+"""After the moment of the next probe."""
 
 
 class NotYetError(Exception):
@@ -102,7 +105,9 @@ class Deliverer:
             if settlement.settled is Settled.DEAD:
                 raise DeadRecordError(settlement.reason)
             if settlement.settled is not Settled.DELIVERED:
-                raise NotYetError(settlement.due_at)
+                # procrastinate takes the oldest job that is due. The next probe is another one, if there is one.
+                wait = self.delivery.seconds_to_wait
+                raise NotYetError(max(settlement.due_at, time.time() + wait + AFTER_OTHERS_SECONDS if wait else 0.0))
 
     async def _deliver(self, connector: BaseConnector, key: str) -> Settlement | None:
         await self.recall_hold(connector)

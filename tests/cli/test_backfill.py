@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -625,6 +625,26 @@ def test_what_was_not_sent_may_be_corrected(shop: Shop, fake: FakeButter) -> Non
     assert {sent["ipv4_address"] for sent in fake.records} == {"81.2.69.142"}
     shop.write([f"{line(0, ip='8.8.8.8')},ch_later"], header)
     assert list(shop.document(code=1)["reasons"]) == [OTHER_ADDRESS]
+
+
+class Firewall(FakeButter):
+    """A Butter behind a gateway that refuses one record until the two others are there."""
+
+    async def answer(
+        self, method: str, path: str, headers: Mapping[bytes, bytes], body: bytes
+    ) -> tuple[int, dict[str, Any]]:
+        if b'"in_0"' in body and len(self.records) < 2:
+            return 502, {}
+        return await super().answer(method, path, headers, body)
+
+
+def test_a_line_that_a_firewall_stops_each_time_stops_no_other(shop: Shop) -> None:
+    """While Butter seems to be away, each probe is another line."""
+    shop.write(rows(3))
+    with served(Firewall(**CREDENTIALS)) as url:
+        shop.environment["BUTTER_BASE_URL"] = url
+        found = shop.document("--concurrency", "1")
+    assert (found["ending"], found["sent"]) == ("done", 3)
 
 
 def test_rejects_of_another_name_are_not_cut(shop: Shop) -> None:

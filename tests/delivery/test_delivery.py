@@ -182,7 +182,7 @@ def test_the_breaker_opens_and_ramps_up() -> None:
     assert len(world.posts) < 10
     begun = len(world.concurrency)
     world.run(outbox, done(outbox), delivery)
-    assert world.posts[8] == "in_0"
+    assert world.posts[8] == "in_4"  # those that failed are behind the others
     ramp = world.concurrency[begun:]
     assert (ramp[:3], max(ramp)) == ([1, 1, 1], 4)
     assert delivery.state is BreakerState.OK
@@ -292,6 +292,31 @@ def test_poison_among_good_records_dies_alone(status: int) -> None:
     tries = Counter(invoice for invoice in world.posts if invoice in poison)
     least = {422: 1, 500: 12, 400: 3, 403: 3}[status]
     assert min(tries.values()) >= least
+
+
+REDIRECT = Answer(AnswerKind.REDIRECTED, 302)
+BROKEN = Answer(AnswerKind.INTERRUPTED, detail="ReadError")
+
+
+@pytest.mark.parametrize("bad", [DOWN, BROKEN, REDIRECT], ids=lambda answer: answer.code)
+def test_a_record_that_a_firewall_stops_each_time_stops_no_other(bad: Answer) -> None:
+    """It is as an outage, and no record dies of one. The probes are other records, too: one of them ends it."""
+    world = World(lambda _world, invoice: bad if invoice == "in_0" else OK)
+    outbox = world.outbox(range(1))
+    delivery = world.run(outbox, lambda: world.now > 1_000_000 + 3600)
+    assert delivery.ill
+    sold = 1
+
+    def over() -> bool:
+        nonlocal sold
+        if world.now >= 1_003_600 + 600 * sold and sold <= 10:
+            outbox.add([record(sold, world.now)])
+            sold += 1
+        return sold > 10 and outbox.counts().pending == 1
+
+    world.run(outbox, over, delivery)
+    assert world.now < 1_003_600 + 6000 + 700
+    assert (outbox.counts().delivered, outbox.counts().dead) == (10, 0)
 
 
 @pytest.mark.parametrize(("status", "limit"), [(422, 4), (400, 0), (403, 0), (401, 0)])

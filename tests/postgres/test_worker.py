@@ -170,6 +170,36 @@ def test_a_hold_outlasts_the_worker(database: str, fake: FakeButter, make_butter
     assert rows(database, "SELECT * FROM butter.holds") == []
 
 
+class Firewall(httpx.AsyncBaseTransport):
+    """Breaks each connection that carries one record."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+        self.broken = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if b'"in_0"' in request.content:
+            self.broken += 1
+            raise httpx.ReadError(repr(self), request=request)
+        return await self._inner.handle_async_request(request)
+
+
+def test_a_record_that_a_firewall_stops_each_time_stops_no_other(
+    database: str, fake: FakeButter, make_butter: Shop
+) -> None:
+    """Its job is the oldest one. The next probe is another one all the same."""
+    outbox, firewall = PostgresOutbox(database), Firewall(fake.transport())
+    enqueue(outbox, record(0))
+
+    def is_sent() -> bool:
+        if firewall.broken >= 5 and queued(database) == 1 and not fake.records:
+            enqueue(outbox, record(1))
+        return arrived(fake) == ["in_1"]
+
+    work(make_butter(transport=firewall), database, is_sent)
+    assert rows(database, "SELECT record IS NULL, attempts FROM butter.seen ORDER BY record") == [(False, 0), (True, 0)]
+
+
 # What is brought back.
 
 
