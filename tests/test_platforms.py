@@ -49,6 +49,19 @@ butter.close()
 assert [record["invoice_id"] for record in fake.records] == ["in_1"]
 """
 
+EXIT = """
+import atexit, os
+from butter_middleware import Checkout
+from butter_middleware.testing import FakeButter
+fake = FakeButter(username="merchant", password="secret")
+atexit.register(lambda: os._exit(3 - len(fake.records)))  # after ours, which is registered later
+butter, _app = shop(username="merchant", password="secret", transport=fake.transport())
+for number in range(3):
+    butter.record(Checkout(
+        ipv4_address="81.2.69.142", psp="stripe", customer_email="ada@example.com", invoice_id=f"in_{number}"
+    ))
+"""
+
 DISK = """
 from butter_middleware import ConfigurationError
 try:
@@ -92,9 +105,9 @@ def run(code: str, folder: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("code", [MEMORY, DISK, SANDBOX], ids=["memory", "disk", "sandbox"])
+@pytest.mark.parametrize("code", [MEMORY, EXIT, DISK, SANDBOX], ids=["memory", "exit", "disk", "sandbox"])
 def test_it_works_without_fcntl(tmp_path: Path, code: str) -> None:
-    """The memory outbox delivers, the sandbox shows its page, and an outbox on disk names the remedy."""
+    """The memory outbox delivers and drains, the sandbox shows its page, and an outbox on disk names the remedy."""
     run(WINDOWS + SHOP + code, tmp_path)
 
 

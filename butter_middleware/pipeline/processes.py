@@ -46,8 +46,11 @@ def register(pipeline: "Pipeline") -> None:
         _process.pipelines.add(pipeline)
         if not _process.hooked:
             _process.hooked = True
-            os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
             atexit.register(_close_all)
+            if hasattr(os, "register_at_fork"):  # not on Windows
+                os.register_at_fork(
+                    before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+                )
 
 
 def join(
