@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 import sys
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ from butter_middleware.cli.options import NumberRange, command, default_option, 
 from butter_middleware.cli.output import Output, Row, Tell
 from butter_middleware.cli.text import counted, duration
 from butter_middleware.delivery.circuit_breaker import BreakerState
+from butter_middleware.outbox.faults import describe
 from butter_middleware.pipeline import components
 from butter_middleware.reader.evidence import ids_of
 
@@ -143,7 +145,14 @@ def backfill(output: Output, **given: Any) -> ExitCode:  # noqa: ANN401 - `Optio
     if options.file == STDIN and options.progress is None and not options.dry_run:
         message = "standard input has no name: say with --progress where to note what was sent, such as --progress year"
         raise click.UsageError(message)
-    return (_dry_run if options.dry_run else _send)(output, options, columns)
+    try:
+        return (_dry_run if options.dry_run else _send)(output, options, columns)
+    except (OSError, sqlite3.Error) as error:
+        message = (
+            f"the journal, the file of rejects or a temporary file cannot be written ({describe(error)}). Make room, "
+            "or repair the disk. Then run the same command."
+        )
+        raise Failure(message) from error
 
 
 # A dry run.

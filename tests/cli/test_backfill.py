@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import resource
 import select
 import signal
 import socket
@@ -701,6 +702,23 @@ def test_a_journal_that_can_be_written_no_more_ends_the_run(
     assert (found["ending"], found["sent"] + found["uncertain"]) == ("done", 100)
     assert found["uncertain"] <= 4
     assert set(invoices(fake).values()) == {1}
+
+
+def test_a_full_disk_ends_a_dry_run_in_one_line(shop: Shop) -> None:
+    """As it ends a run: with 3, and without a traceback."""
+    shop.write([line(number, email="nobody") for number in range(200)])
+    command = [sys.executable, "-m", "butter_middleware", "backfill", str(shop.file), "--set", "psp=stripe"]
+    found = subprocess.run(
+        [*command, "--dry-run", "--rejects", str(shop.rejects)],
+        env=os.environ | shop.environment,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (found.returncode, found.stderr.count("Error: "), "(EFBIG)" in found.stderr) == (3, 1, True)
+    assert "Traceback" not in found.stderr
 
 
 # What it shows
