@@ -19,6 +19,7 @@ Gate = Callable[[CheckoutResponse], bool]
 Join = Callable[[CheckoutResponse], str | int | None]
 Source = Literal["response", "request"]
 
+_SLASHES: Final = re.compile("//+")
 _POST_REDIRECT_GET: Final = frozenset({302, 303})
 _INSTEAD: Final = {
     "extract": EXTRACTOR_REMEDY,
@@ -29,7 +30,7 @@ _INSTEAD: Final = {
 
 def _one_slash(path: str) -> str:
     """Return a path with one slash before each segment, and none at the end."""
-    return "/" + "/".join(segment for segment in path.split("/") if segment)
+    return "/" + _SLASHES.sub("/", path).strip("/")
 
 
 class Template:
@@ -64,8 +65,8 @@ class Template:
         """What it matches, whatever its parameters are called."""
 
     def written(self, path: str) -> str | None:
-        """Return a path as this template writes it, if it differs in slashes or case at most. None if in more."""
-        found = self._folded.match(_one_slash(path))
+        """Return what `_one_slash` gave as this template writes it, if it differs in case at most. None if in more."""
+        found = self._folded.match(path)
         if found is None:
             return None
         return "".join(literal if name is None else literal + found[name] for literal, name in self.parts)
@@ -279,8 +280,9 @@ class RouteTable:
 
     def find_folded(self, method: str, paths: Iterable[str]) -> tuple[CheckoutRoute, str] | None:
         """Return the first route that one of the paths matches whatever its slashes and case, and the path for it."""
-        routes = self._of(method)
-        found = ((route, route.template.written(path)) for path in paths for route in routes)
+        if not (routes := self._of(method)):
+            return None
+        found = ((route, route.template.written(path)) for path in map(_one_slash, paths) for route in routes)
         return next(((route, path) for route, path in found if path is not None and route.template.match(path)), None)
 
     def _of(self, method: str) -> Sequence[CheckoutRoute]:

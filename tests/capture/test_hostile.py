@@ -31,6 +31,7 @@ from butter_middleware import (
     client_ip,
 )
 from butter_middleware._utils.asgi import Receive, Scope, Send
+from butter_middleware.capture import routes
 from butter_middleware.client_ip import ClientIP
 from butter_middleware.delivery.http import ssl_context
 from butter_middleware.models.http import Capture
@@ -416,6 +417,22 @@ def test_a_chunk_over_the_cap_is_not_copied(make_butter: Callable[..., Butter]) 
     assert seen[1]["body"] is long
     assert peak < size
     assert butter.status().skipped == {"too_large": 1}
+
+
+def test_a_long_path_is_folded_once(make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an app whose router may fold paths. Once for each route would stop its event loop for a tenth of a second."""
+    shops = [CheckoutRoute(f"/shop/{number}/{{cart_id}}", psp="stripe") for number in range(30)]
+    app = ButterMiddleware(sends(start(404), body()), make_butter(*shops))
+    folded: list[str] = []
+
+    def note(path: str) -> str:
+        folded.append(path)
+        return one_slash(path)
+
+    one_slash = routes._one_slash
+    monkeypatch.setattr(routes, "_one_slash", note)
+    asyncio.run(drive(app, http_scope("/a" * 30_000)))
+    assert folded.count("/a" * 30_000) == 1
 
 
 def test_waiting_that_fails_does_not_reach_the_app(
