@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip
 from butter_middleware._utils import log_thread
+from butter_middleware.capture import app_routes
 from butter_middleware.capture.app_routes import unanswered, walkable, watched
+from butter_middleware.capture.routes import Template
 
 
 async def pay(_request: Request) -> Response:
@@ -220,3 +222,19 @@ app.post("/checkout")(lambda: {})
 app.add_middleware(ButterMiddleware, butter=butter)
 wrapped = ButterMiddleware(app, butter)
 """
+
+
+def test_a_large_app_is_compared_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are tried of those routes only that begin alike: with three parameters a route has hundreds of them."""
+    tried: list[Template] = []
+
+    def note(template: Template, other: Template) -> Iterator[str]:
+        tried.append(template)
+        return samples(template, other)
+
+    samples = app_routes._samples
+    monkeypatch.setattr(app_routes, "_samples", note)
+    paths = [f"/items{number}/{{a}}/{{b}}/{{c}}" for number in range(300)]
+    app = Starlette(routes=[Route(path, pay, methods=["POST"]) for path in paths])
+    assert unanswered([app], [CheckoutRoute(paths[7], psp="stripe")]) == []
+    assert {template.pattern for template in tried} == {Template(paths[7]).pattern}
