@@ -110,6 +110,8 @@ class CircuitBreaker:
         self._suspects: list[tuple[Pending, Answer]] = []
         self._doubted: set[str] = set()
         """Keys of records with an ambiguous answer, none accepted since."""
+        self._stopped: dict[str, float] = {}
+        """By the keys of records that did not get through: when that was."""
 
     # How much may be sent.
 
@@ -173,6 +175,7 @@ class CircuitBreaker:
         """Record an answer. Return the settlements of its record and of suspects; a new suspect has none yet."""
         kind = answer.kind
         if kind is AnswerKind.DELIVERED:
+            self._stopped.pop(pending.record.key, None)
             return [Settlement(pending.id, Settled.DELIVERED, key=pending.record.key), *self._accepted()]
         if kind in _TRIES:
             return self._doubt(pending, answer)
@@ -195,11 +198,21 @@ class CircuitBreaker:
             self._pause(answer)
         else:
             self._fail(answer)
-        # The next probe is another record, if there is one: a bad one at the head cannot keep the state. But not much
-        # later, since another process may find Butter well.
-        is_behind = self.ill and kind not in _OF_ALL_RECORDS
-        due_at = self._clock() + min(self.seconds_to_wait(), BEHIND_MOST) if is_behind else 0.0
+        due_at = 0.0 if kind in _OF_ALL_RECORDS else self._due_again(pending.record.key)
         return [Settlement(pending.id, Settled.RELEASED, due_at, key=pending.record.key), *self._release_suspects()]
+
+    def _due_again(self, key: str) -> float:
+        """Return when a record is due that did not get through. 0: at once."""
+        now = self._monotonic()
+        if self.ill:
+            # The next probe is another record, if there is one: a bad one at the head cannot keep the state. But not
+            # much later, since another process may find Butter well.
+            self._stopped.clear()
+            return self._clock() + min(self.seconds_to_wait(), BEHIND_MOST)
+        if self._accepted_at is not None and self._accepted_at >= self._stopped.setdefault(key, now):
+            # Others get through. If only the answer to this one breaks, Butter has it once more each time.
+            return self._clock() + self._uniform(BEHIND_MOST / 2, BEHIND_MOST)
+        return 0.0
 
     def alone(self) -> list[Settlement]:
         """Settle the suspects where no other record is there to tell whose fault it is: none of them dies of it.

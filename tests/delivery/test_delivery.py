@@ -319,6 +319,18 @@ def test_a_record_that_a_firewall_stops_each_time_stops_no_other(bad: Answer) ->
     assert (outbox.counts().delivered, outbox.counts().dead) == (10, 0)
 
 
+@pytest.mark.parametrize("bad", [DOWN, BROKEN], ids=lambda answer: answer.code)
+def test_a_record_that_is_stopped_while_others_get_through_is_sent_seldom(bad: Answer) -> None:
+    """If Butter has it, and only its answer breaks, each try gives it to Butter once more."""
+    world = World(lambda _world, invoice: bad if invoice == "in_0" else OK)
+    outbox = world.outbox(range(1000))
+    world.run(outbox, lambda: outbox.counts().pending == 1)
+    assert world.posts.count("in_0") == 2
+    world.run(outbox, lambda: world.now > 1_000_000 + 3600)
+    assert world.posts.count("in_0") < 125
+    assert outbox.counts().dead == 0
+
+
 @pytest.mark.parametrize(("status", "limit"), [(422, 4), (400, 0), (403, 0), (401, 0)])
 def test_when_all_are_refused_it_is_our_fault(status: int, limit: int) -> None:
     """A bad deploy or a wrong account refuses everything: a hold, and next to nothing dies."""
