@@ -54,7 +54,7 @@ def erase(output: Output, *, email: str, path: str, yes: bool) -> ExitCode:
     try:
         person = Person(sys.stdin.readline() if email == "-" else email)
     except ValueError:
-        msg = "--email is not an e-mail address. Give one whole address, such as shopper@example.com."
+        msg = "--email is not an e-mail address. Give one whole address."
         raise Failure(msg, ExitCode.USAGE) from None
     with existing(path) as store:
         counts = snapshot(store).counts

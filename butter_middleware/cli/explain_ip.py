@@ -113,10 +113,11 @@ def _peer(text: str) -> tuple[str, int] | None:
     host = host.strip("[]")
     try:
         ip_address(host)
-    except ValueError:
-        message = f"{text!r} is not an address. Write 10.0.0.1, 10.0.0.1:4711, [2001:db8::1]:4711 or unix:."
+        return host, int(port)
+    except ValueError:  # a port of thousands of digits, too
+        # Without an example of an address: what ends a command is shown with its addresses masked.
+        message = f"{text!r} is not an address. Write it alone or with a port (HOST:4711, [HOST]:4711), or unix:."
         raise click.BadParameter(message, param_hint="--peer") from None
-    return host, int(port)
 
 
 def _strategy(text: str) -> Strategy:

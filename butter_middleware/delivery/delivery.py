@@ -138,6 +138,10 @@ class Delivery:
         self._kept_hold = reason
         self._breaker.resume_hold(reason)
 
+    def keep_hold_again(self) -> None:
+        """Have the backlog keep the hold, or its end, once more after the next record: it could not."""
+        self._kept_hold = ""
+
     @property
     def seconds_to_wait(self) -> float:
         """Seconds until something may be sent again. 0 if it may be sent now."""

@@ -166,7 +166,11 @@ class Pipeline:
             thread.settle(participant, settlements)
 
         def keep_hold(reason: str | None) -> None:
-            thread.ask(lambda store: store.set_hold(reason))
+            thread.ask(lambda store: store.set_hold(reason)).add_done_callback(kept)
+
+        def kept(asked: "Future[None]") -> None:
+            if asked.exception() is not None:  # such as a fault of the disk
+                sender.delivery.keep_hold_again()
 
         def failed_to_send(error: BaseException) -> None:
             participant.failed("delivering", error)

@@ -80,7 +80,7 @@ def readable(dsn: str) -> str:
         return dsn
     msg = (
         "dsn is not a connection string of PostgreSQL's (not shown: a password may be in it). Write one such as "
-        "postgresql://shop@db/shop, or set BUTTER_POSTGRES_DSN to it."
+        "postgresql://db/shop, or set BUTTER_POSTGRES_DSN to it."
     )
     raise ConfigurationError(msg)
 

@@ -216,6 +216,6 @@ def _dsn(dsn: str | None, pool: object) -> str:
     if not given and overrides.current() is not None:
         return "postgresql://nobody.invalid"  # nobody connects to it
     if not given:
-        msg = "PostgresOutbox needs a dsn such as postgresql://shop@db/shop; or set BUTTER_POSTGRES_DSN to it."
+        msg = "PostgresOutbox needs a dsn such as postgresql://db/shop; or set BUTTER_POSTGRES_DSN to it."
         raise ConfigurationError(msg)
     return readable(given)

@@ -319,6 +319,7 @@ def test_a_peer_as_servers_write_it(run: Callable[..., Result], peer: str, clien
     [
         (["--header", "nonsense", *PEER], "is not a header line"),
         (["--peer", "somewhere"], "'somewhere' is not an address"),
+        (["--peer", f"10.0.0.1:{'9' * 5000}"], "is not an address"),
         ([], "--peer"),
         ([*PEER, "--strategy", "ngnix([])"], "Did you mean nginx?"),
         ([*PEER, "--strategy", "nginx()"], "missing 1 required positional argument"),

@@ -16,6 +16,7 @@ from shops import buy, refusing_shop
 from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, SQLiteOutbox
+from butter_middleware.delivery.circuit_breaker import CircuitBreaker
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.outbox import SQLiteStore
 from butter_middleware.outbox.sqlite.existing import existing
@@ -90,6 +91,28 @@ def test_a_fault_of_the_disk_while_the_lead_is_taken_stops_no_sending(
     buy(make_butter(outbox=path), "a")
     until(lambda: len(fake.records) == 1, "the record is sent")
     assert not faults
+
+
+def test_the_end_of_a_hold_is_written_after_a_fault_of_the_disk(
+    make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else health would say that nothing is sent until the next start."""
+    write, faults = SQLiteStore.set_hold, [OSError(errno.EIO, "")]
+
+    def fail_once(store: SQLiteStore, reason: str | None) -> None:
+        if reason is None and faults:
+            raise faults.pop()
+        write(store, reason)
+
+    monkeypatch.setattr(SQLiteStore, "set_hold", fail_once)
+    monkeypatch.setattr(CircuitBreaker, "_probe_later", lambda *_least: None)  # so it probes at once
+    fake.respond_with(401)
+    butter = make_butter(outbox=path)
+    buy(butter, "a")
+    until(lambda: butter.pipeline.counts().hold is not None, "the hold is in the file")
+    until(lambda: not faults, "its end was not written")
+    buy(butter, "b")
+    until(lambda: butter.pipeline.counts().hold is None, "its end is in the file")
 
 
 def test_a_process_whose_lock_was_removed_does_not_send_beside_another(
