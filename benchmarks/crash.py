@@ -132,7 +132,7 @@ class Shop:
         workers: int,
         log: Path,
         port: int | None = None,
-        kills: list[tuple[int, float]] | None = None,
+        kills: list[tuple[int, float, float]] | None = None,
     ) -> None:
         self.port = port or free_port()
         self._workers = workers
@@ -172,7 +172,7 @@ class Shop:
         if not self._dead:
             workers = self._living() if self._workers > 1 else [self._process.pid]
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._kills += [(pid, time.monotonic()) for pid in workers]
+            self._kills += [(pid, time.monotonic(), 0.0) for pid in workers]
             self._process.wait()
 
     def kill_worker(self, outbox: Path, *, leader: bool, stopped_for: float) -> None:
@@ -186,7 +186,7 @@ class Shop:
             os.kill(pid, signal.SIGCONT)
         killed = random.choice((leading if leader else []) or living)
         os.kill(killed, signal.SIGKILL)
-        self._kills.append((killed, time.monotonic()))
+        self._kills.append((killed, time.monotonic(), stopped_for if leading else 0.0))
 
     def stop(self) -> None:
         """Stop it as a deploy does."""
@@ -227,17 +227,21 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round's buyers were answered, and the kills of its lane, those of later rounds too: process and time."""
+    """What one round's buyers were answered, and the kills of its lane, those of later rounds too."""
 
-    kills: list[tuple[int, float]]
+    kills: list[tuple[int, float, float]]
+    """The process, the time, and for how many seconds the leader was stopped before."""
     answers: list[Answer] = field(default_factory=list[Answer])
 
     def age(self, answer: Answer) -> float:
-        """Return the seconds from an answer's last chunk to its process's kill: infinite if that was never killed."""
+        """Return the seconds from an answer's last chunk to its process's kill: infinite if that was never killed.
+
+        Those for which the leader was stopped before are left out: it wrote nothing, and may have held the write lock.
+        """
         return min(
             (
-                max(0.0, at - answer.left_at)
-                for process, at in self.kills
+                max(0.0, at - stopped_for - answer.left_at)
+                for process, at, stopped_for in self.kills
                 if process == answer.process and at > answer.left_at - AT_ONCE
             ),
             default=inf,
@@ -281,7 +285,7 @@ class Lane:
         }
         self._workers = workers
         self._shop: Shop | None = None
-        self._kills: list[tuple[int, float]] = []
+        self._kills: list[tuple[int, float, float]] = []
 
     def round(self, number: int) -> Round:
         """Have buyers check out, and kill in their midst."""
