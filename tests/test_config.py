@@ -51,8 +51,8 @@ class Callable_:  # noqa: N801 - a class that is called
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "Butter\\(client_ip=...\\) is missing.*no default.*client_ip.aws_alb"),
-        ({"client_ip": "10.0.0.0/8"}, "is not a strategy, but str, and there is no default"),
+        ({}, "Butter\\(client_ip=...\\) is missing. It has no default.*client_ip.aws_alb"),
+        ({"client_ip": "10.0.0.0/8"}, "is not a strategy, but str. It has no default"),
         ({"client_ip": client_ip.aws_alb}, "is not a strategy, but its factory: write client_ip.aws_alb\\(...\\)"),
         (DIRECT | {"username": "a"}, "no password: set BUTTER_PASSWORD, or BUTTER_PASSWORD_FILE"),
         (DIRECT | {"password": "a"}, "no username: set BUTTER_USERNAME"),

@@ -216,7 +216,7 @@ def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
         yield _failed("outbox", str(error))
         return
     yield from (_warning("outbox", warning) for warning in warnings)
-    path = os.path.realpath(outbox.path)
+    path = outbox.path
     free = shutil.disk_usage(Path(path).parent).free
     kind = preflight.mount(path, preflight.mounted())[1] or "a file system of unknown type"
     text = f"{Path(path).parent} is on {kind}, {free / 1024**3:.1f} GiB free"

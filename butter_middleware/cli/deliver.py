@@ -1,7 +1,6 @@
 """`butter-middleware deliver`: reads and sends what lies in an outbox's file, beside the app or in its place."""
 
 import logging
-import os
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -129,7 +128,7 @@ def _records_only(path: str | None) -> Work:
 
 def _refuse_another(path: str) -> None:
     """Refuse if a process delivers from the file already, before anything is opened."""
-    with closing(Locks(os.path.realpath(path))) as locks:
+    with closing(Locks(path)) as locks:
         process = locks.holder(LEAD)
     if process is not None:
         msg = (

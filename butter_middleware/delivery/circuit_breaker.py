@@ -27,6 +27,7 @@ PROBE_MOST: Final = 300.0
 BACKOFF_MOST: Final = 3600.0
 THROTTLED_SECONDS: Final = 60.0
 BEHIND_MOST: Final = 60.0
+MOST_STOPPED: Final = 1_000
 _TRIES: Final = {
     AnswerKind.REFUSED: (3, 3600.0),
     AnswerKind.REJECTED: (3, 3600.0),
@@ -204,10 +205,11 @@ class CircuitBreaker:
     def _due_again(self, key: str) -> float:
         """Return when a record is due that did not get through. 0: at once."""
         now = self._monotonic()
+        if self.ill or len(self._stopped) >= MOST_STOPPED:  # another process may have sent some of them
+            self._stopped.clear()
         if self.ill:
             # The next probe is another record, if there is one: a bad one at the head cannot keep the state. But not
             # much later, since another process may find Butter well.
-            self._stopped.clear()
             return self._clock() + min(self.seconds_to_wait(), BEHIND_MOST)
         if self._accepted_at is not None and self._accepted_at >= self._stopped.setdefault(key, now):
             # Others get through. If only the answer to this one breaks, Butter has it once more each time.

@@ -38,6 +38,8 @@ from butter_middleware.outbox.steady import Look
 TOMBSTONE_SECONDS: Final = 7 * 86400.0
 """For how long a delivered record's key is remembered."""
 MOST: Final = 10_000_000
+SPARE: Final = 1_000
+"""Entries that a heap may have beside twice those that are pending, before it is made again."""
 """What `limit` may be: far more than the memory of a web process holds."""
 MOST_BYTES: Final = 128 * 1024**2
 """Of captures, with their headers."""
@@ -371,8 +373,10 @@ class MemoryStore(Store):
     def prune(self) -> bool:
         """Forget keys, tokens and counts that are too old, and in the heaps what is not pending any more."""
         self._look = self._look.again(self._clock())
-        self._due = sorted((waiting.due_at, number) for number, waiting in self._pending.items())
-        self._oldest = sorted((waiting.record.captured_at, number) for number, waiting in self._pending.items())
+        # Seldom: to sort a backlog stops all other threads.
+        if max(len(self._due), len(self._oldest)) > 2 * len(self._pending) + SPARE:
+            self._due = sorted((waiting.due_at, number) for number, waiting in self._pending.items())
+            self._oldest = sorted((waiting.record.captured_at, number) for number, waiting in self._pending.items())
         now = self._look.confirmed
         while self._tombstones and next(iter(self._tombstones.values())) < now - TOMBSTONE_SECONDS:
             self._tombstones.popitem(last=False)

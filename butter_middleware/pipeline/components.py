@@ -196,7 +196,7 @@ def strategy(given: Strategy | None, environment: settings.Environment) -> Strat
         else:
             what = "is missing" if given is None else f"is not a strategy, but {type(given).__name__}"
             msg = (
-                f"Butter(client_ip=...) {what}, and there is no default: a wrong guess is worthless evidence. "
+                f"Butter(client_ip=...) {what}. It has no default, because a wrong address is not evidence. "
                 "Say what is in front of the app: client_ip.aws_alb(), client_ip.nginx([...]), client_ip.direct(), ..."
             )
         raise ConfigurationError(msg)

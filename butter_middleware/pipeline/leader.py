@@ -227,11 +227,11 @@ class Leader:
         If none takes the lead, this one sends on, and lets go once more in each minute of the hang.
         """
         entry = leader.reader.reading  # first: the reader may go on to the next one meanwhile
-        hang = 0 if entry is None else entry.id, leader.hangs_for
-        if entry is None or not leader.hangs_for or hang == self._hang:
+        minutes = leader.hangs_for
+        if entry is None or not minutes or (entry.id, minutes) == self._hang:
             return False
-        before, self._hang = self._hang, hang
-        if entry.id != before[0]:  # another process would hang there too
+        parked, self._hang = self._hang[0], (entry.id, minutes)
+        if entry.id != parked:  # another process would hang there too
             leader.read(entry, ReadResult(parked=TOO_SLOW))
         if self._store.alone():
             return False

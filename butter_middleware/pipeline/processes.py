@@ -73,12 +73,11 @@ def join(
 
 def is_durable(outbox: LocalOutbox) -> bool:
     """Whether what an outbox takes in this process outlives it: a file does not that this process must not open."""
-    # The disk is asked for the path last: it may not answer.
-    return outbox.durable and not (_process.unusable and _path_of(outbox) in _process.unusable)
+    return outbox.durable and _path_of(outbox) not in _process.unusable
 
 
 def _path_of(outbox: LocalOutbox) -> str:
-    return os.path.realpath(outbox.path) if isinstance(outbox, SQLiteOutbox) else ""
+    return outbox.path if isinstance(outbox, SQLiteOutbox) else ""
 
 
 def _store_thread(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> StoreThread:

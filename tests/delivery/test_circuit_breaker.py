@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from butter_middleware.delivery.circuit_breaker import QUEUE, BreakerState, CircuitBreaker, Target
+from butter_middleware.delivery.circuit_breaker import MOST_STOPPED, QUEUE, BreakerState, CircuitBreaker, Target
 from butter_middleware.events import EndpointChanged
 from butter_middleware.models.answer import Answer, AnswerKind, classify
 from butter_middleware.models.checkout import Record
@@ -90,6 +90,18 @@ class Endpoint:
 
 def pending(key: str = "r", attempts: int = 0, captured_at: float = NOW) -> Pending:
     return Pending(int.from_bytes(key.encode()[:4]), Record(key, "{}", captured_at), attempts)
+
+
+# Records that do not get through.
+
+
+def test_what_it_remembers_of_them_is_bounded() -> None:
+    """Another process may send them, and then this one never hears of them again."""
+    endpoint = Endpoint()
+    for number in range(3 * MOST_STOPPED):
+        endpoint.record(INTERRUPTED, f"stopped {number}")
+        endpoint.record(DELIVERED, f"delivered {number}")
+    assert 0 < len(endpoint.breaker._stopped) <= MOST_STOPPED
 
 
 # Closed, open, half-open.

@@ -222,6 +222,23 @@ def test_a_missing_lifespan_is_said_once_and_starts_the_threads(
     assert ("outbox=" in line.getMessage()) is not durable
 
 
+def test_a_first_request_asks_no_disk_for_the_path(
+    make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a lifespan it starts the threads. A network disk that hangs would stop the event loop."""
+    butter = make_butter(outbox=path)
+    asked: list[str] = []
+
+    def realpath(given: str) -> str:
+        asked.append(given)
+        return given
+
+    monkeypatch.setattr(os.path, "realpath", realpath)
+    anyio.run(drive, ButterMiddleware(sends(start(), body(b"{}")), butter), http_scope("/health", method="GET"))
+    assert threads() == THREADS
+    assert asked == []
+
+
 def test_records_left_in_memory_are_said_and_counted(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -68,14 +68,14 @@ class Database:
     """An outbox's file. For one thread.
 
     Args:
-        path: The file.
+        path: The file, absolute and without links.
         max_bytes: How large it may grow, its log not counted.
         access: What may be done to it.
         give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
     """
 
     def __init__(self, path: str, max_bytes: int, access: Access, give_up: Callable[[], bool]) -> None:
-        self.path = os.path.realpath(path)
+        self.path = path
         self.alerts = Alerts(self.path)
         """Says what is wrong with the file."""
         self.locks = Locks(self.path)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from butter_middleware import config
@@ -49,7 +48,7 @@ class SQLiteOutbox:
     """
 
     path: str
-    """The file, absolute."""
+    """The file, absolute and without links."""
     max_bytes: int
     retention_days: float | None
     tombstone_days: float
@@ -98,9 +97,8 @@ class SQLiteOutbox:
         """
         from butter_middleware.outbox.sqlite import preflight  # noqa: PLC0415 - as in the constructor
 
-        path = os.path.realpath(self.path)
-        preflight.refuse_unusable(path)
-        return list(preflight.warnings(path, preflight.mounted(), os.environ))
+        preflight.refuse_unusable(self.path)
+        return list(preflight.warnings(self.path, preflight.mounted(), os.environ))
 
     def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "SQLiteStore":
         """Return a store of these options, not open yet.
@@ -148,4 +146,4 @@ def _absolute(given: object) -> str:
             raise ConfigurationError(msg)
         msg = f"outbox={path!r} names no file. Give a plain path; leave outbox= out to keep records in memory only."
         raise ConfigurationError(msg)
-    return str(Path(path).absolute())
+    return os.path.realpath(path)  # now, at import: in a request the disk may not answer

@@ -62,7 +62,7 @@ class SQLiteStore(Database):
     """Captures and records in an SQLite file that any number of processes of a host share.
 
     Args:
-        path: The file.
+        path: The file, absolute and without links.
         max_bytes: How large it may grow, its log not counted.
         tombstone_seconds: For how long a delivered record is known by its key.
         retention_seconds: After which parked captures and dead records are deleted; None keeps them.
