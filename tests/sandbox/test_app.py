@@ -298,10 +298,16 @@ def test_what_became_nothing_is_told_with_its_remedy(client: Client, make_butter
         buy(answer)
     buy(paid, "/chekout")
     assert butter.flush()
-    told = {(entry["name"], entry["reason"]): entry for entry in client.state()["not_sent"]}
-    assert told.keys() == {
+    expected = {
         ("skipped", "duplicate"), ("parked", "no_email"), ("skipped", "status"), ("ignored", "annotate"),
     }  # fmt: skip
+
+    def told_of() -> dict[tuple[str, str], dict[str, Any]]:
+        return {(entry["name"], entry["reason"]): entry for entry in client.state()["not_sent"]}
+
+    until(lambda: len(told_of()) >= len(expected), "the reports")
+    told = told_of()
+    assert told.keys() == expected
     assert {name for (name, _reason), entry in told.items() if entry["outcome"] == "missing"} == {
         "parked", "skipped", "ignored",
     }  # fmt: skip
