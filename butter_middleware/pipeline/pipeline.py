@@ -277,6 +277,9 @@ class Pipeline:
             self._running, self._participant, self._thread = False, None, None  # a checkout meanwhile starts others
         if participant is None or thread is None:
             return
+        # A checkout beside the shutdown lets it send again. What is on its way would be cancelled, and sent twice.
+        participant.sender.delivery.pause()
+        participant.wait(lambda: _settled(participant), deadline - time.monotonic())
         participant.running = False
         participant.reader.stop()
         participant.sender.stop()
@@ -509,7 +512,7 @@ class Pipeline:
             if not self._role.sends:
                 return True
             if delivery.paused:
-                return None if delivery.in_flight or participant.sender.unsettled else True
+                return _settled(participant)
             if self._count() and not self.last_counts.pending:
                 return True
             due = self.ask(lambda store: store.next_due(), None)
@@ -531,7 +534,7 @@ class Pipeline:
             if participant is None:
                 return True
             delivery = participant.sender.delivery
-            if delivery.in_flight or participant.sender.unsettled:
+            if not _settled(participant):
                 return None
             if delivery.ill and delivery.seconds_to_wait > 0:
                 return True
@@ -645,6 +648,12 @@ class Pipeline:
         if self._faults != self.faults:
             self._faults = self.faults
             self._events.emit(OutboxChanged(reason="+".join(self._faults)))
+
+
+def _settled(participant: Participant) -> bool | None:
+    """Return True if nothing is on its way, and what was sent is settled in the store; None if it will be."""
+    sender = participant.sender
+    return None if sender.delivery.in_flight or sender.unsettled else True
 
 
 class _NotStartedError(ButterError):

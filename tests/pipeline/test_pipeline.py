@@ -594,6 +594,36 @@ def test_a_butter_that_starts_while_the_last_other_one_of_its_file_closes_loses_
     assert {record["invoice_id"] for record in fake.records} == {"in_1", "in_2"}
 
 
+def test_a_checkout_beside_a_close_is_not_posted_twice(
+    make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets the one that closes send again: what is on its way then is settled before another one takes over."""
+    arrived, posted = threading.Event(), list[str]()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        posted.append(json.loads(request.content)["invoice_id"])
+        arrived.set()
+        await anyio.sleep(0.2)  # Butter is slow: the close comes meanwhile
+        return httpx.Response(200, json={"status": "ok"})
+
+    first, second = (make_butter(outbox=path, transport=httpx.MockTransport(answer)) for _one in range(2))
+    shutdown = first.pipeline.shutdown
+
+    def with_a_checkout_after_it() -> None:
+        shutdown()
+        first.record(checkout(1))
+        assert arrived.wait(20)
+
+    first.pipeline.start()
+    second.pipeline.start()
+    until(lambda: first.pipeline.leads, "the first one sends")
+    monkeypatch.setattr(first.pipeline, "shutdown", with_a_checkout_after_it)
+    first.close()
+    second.record(checkout(2))
+    assert second.flush()
+    assert posted == ["in_1", "in_2"]
+
+
 def test_what_waits_for_a_thread_that_the_system_never_gives_is_written_by_the_close(
     make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
