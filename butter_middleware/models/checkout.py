@@ -32,7 +32,16 @@ EVIDENCE_IDS: Final = (
 """The fields of which a record carries at least one. The last counts only where the account has it."""
 
 
+_USUAL_EMAIL: Final = re.compile(
+    r"(?!.{65})[a-z0-9]+(?:[._+-][a-z0-9]+)*@(?:[a-z0-9]+(?:-[a-z0-9]+)*\.)+"
+    r"(?!(?:alt|arpa|example|invalid|local|localhost|onion|test)\Z)[a-z]{2,}"
+)
+"""Addresses that the library accepts as they are: it takes a third of the time of reading a capture."""
+
+
 def _email(value: object, check: Callable[[object], str]) -> str:
+    if isinstance(value, str) and _USUAL_EMAIL.fullmatch(value) is not None:
+        return value
     try:
         return check(value)
     except ValueError:

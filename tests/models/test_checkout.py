@@ -5,7 +5,11 @@ import pickle
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from email_validator import SPECIAL_USE_DOMAIN_NAMES
+from fuzzing import tries
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError, validate_email
 
 from butter_middleware import Checkout, Record
 
@@ -19,6 +23,42 @@ WHOLE: dict[str, Any] = {
 
 def checkout(**fields: Any) -> Checkout:
     return Checkout.model_validate(WHOLE | fields)
+
+
+LOCAL = st.text('ab1._+-A"é', max_size=4) | st.sampled_from(["a" * 64, "info", "a.b", "a+b"])
+LABEL = st.text("ab1-xn_é", min_size=1, max_size=6) | st.sampled_from(["b", "b-1", "example"])
+LAST = st.sampled_from(["com", "c", "c1", "1", "example", "alt", *SPECIAL_USE_DOMAIN_NAMES, "com.", "com\n", "com@b"])
+
+
+def as_the_library_says(text: str) -> None:
+    try:
+        _name, expected = validate_email(text.strip())
+    except ValueError:
+        with pytest.raises(ValidationError):
+            checkout(customer_email=text)
+    else:
+        assert checkout(customer_email=text).customer_email == expected
+
+
+@given(LOCAL, st.lists(LABEL, max_size=2), LAST)
+@settings(max_examples=tries(300), deadline=None)
+def test_an_email_address_is_what_the_library_says(local: str, labels: list[str], last: str) -> None:
+    """Usual addresses do not reach it: nothing else is accepted, and nothing is written in another way."""
+    as_the_library_says(f"{local}@{'.'.join([*labels, last])}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"a@{prefix}{name}" for name in SPECIAL_USE_DOMAIN_NAMES for prefix in ("", "b.")),
+        *("a@b.1", "a@b.c1", "a@b.c", "a@b", "a@-b.com", "a@b-.com", "a@b--c.com", "a@bc--d.com", "a@xn--a.com"),
+        *("INFO@b.com", "info@B.com", "Ab@b.com", ".a@b.com", "a.@b.com", "a..b@b.com", "a@b..com", "a@b.com."),
+        *(f"a@{'b' * 63}.com", f"a@{'b' * 64}.com", f"{'a' * 64}@b.com", f"{'a' * 300}@b.com", f"a@{'b.' * 150}com"),
+    ],
+)
+def test_an_email_address_at_the_border_is_what_the_library_says(text: str) -> None:
+    """As above, for the rules that random addresses seldom meet."""
+    as_the_library_says(text)
 
 
 @pytest.mark.parametrize(
