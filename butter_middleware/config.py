@@ -160,6 +160,13 @@ def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
     raise ConfigurationError(msg)
 
 
+def meant(given: object, known: Iterable[str], what: str) -> str:
+    """Say which of the known names was probably meant, or which there are. `what` is what they are, such as fields."""
+    names = list(known)
+    near = _near_miss(given, names)
+    return f"Did you mean {near}?" if near else f"The {what} are {', '.join(names)}."
+
+
 def _near_miss(given: object, choices: Iterable[str]) -> str:
     from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only
 
@@ -332,7 +339,5 @@ def refuse_unknown(options: Mapping[str, object], known: list[str]) -> None:
         ConfigurationError: there is such an option.
     """
     for name in options:
-        near = _near_miss(name, known)
-        meant = f"Did you mean {near}?" if near else f"The options are {', '.join(sorted(known))}."
-        msg = f"Butter() has no option {name}. {meant}"
+        msg = f"Butter() has no option {name}. {meant(name, sorted(known), 'options')}"
         raise ConfigurationError(msg)

@@ -1,6 +1,6 @@
 """The command line, `butter-middleware`. Each command is loaded when it is asked for."""
 
-from difflib import get_close_matches
+from collections import UserDict
 from pkgutil import resolve_name
 from typing import Any, Final
 
@@ -36,23 +36,20 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
     },
 }
 """By purpose and name: where the command is."""
-COMMANDS: Final = {name: place for group in GROUPS.values() for name, place in group.items()}
+
+
+class _Lazy(UserDict[str, Any]):
+    """Loads a command with what it needs, such as a server, when it is run or its help is shown."""
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - a click.Command
+        return resolve_name(super().__getitem__(name))
+
+
+COMMANDS: Final = _Lazy({name: place for group in GROUPS.values() for name, place in group.items()})
 
 
 class CommandGroup(click.Group):
-    """Suggests the command that was meant, and shows whole summaries."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command by its name, or say which name is near."""
-        name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
-            known = self.list_commands(ctx)
-            near = get_close_matches(name, known, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"The commands are {', '.join(known)}."
-            ctx.fail(f"there is no command {name!r}. {hint}")
-        return super().resolve_command(ctx, args)
+    """Shows whole summaries."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with the first sentence of their help. click would cut it."""
@@ -67,14 +64,8 @@ class CommandGroup(click.Group):
         return {"Commands": self.list_commands(ctx)}
 
 
-class _Lazy(CommandGroup):
-    """Loads a command with what it needs, such as a server, when it is run or its help is shown."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        return resolve_name(COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+class _Root(CommandGroup):
+    """Groups the commands by purpose, and has an error of ours end one in a line."""
 
     def sections(self, ctx: click.Context) -> dict[str, list[str]]:  # noqa: ARG002 - as `CommandGroup`
         return {heading: list(group) for heading, group in GROUPS.items()}
@@ -88,7 +79,7 @@ class _Lazy(CommandGroup):
             raise Failure(str(error), code) from error
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.group(cls=_Root, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(package_name="butter-middleware")
 def cli() -> None:
     """Manage the evidence of your checkouts: see what was sent, fix what got stuck, send what is old."""

@@ -2,13 +2,12 @@
 
 import ast
 from collections.abc import Sequence
-from difflib import get_close_matches
 from ipaddress import ip_address
 from typing import Any, Final
 
 import click
 
-from butter_middleware import client_ip
+from butter_middleware import client_ip, config
 from butter_middleware.cli.failure import ExitCode
 from butter_middleware.cli.options import app_option, by_hand, command, load
 from butter_middleware.cli.output import Output, Row
@@ -124,9 +123,7 @@ def _strategy(text: str) -> Strategy:
     """Return what a strategy, written as in the configuration, builds: a call with literals, and nothing else."""
     name, arguments, options = _call(text)
     if name not in _STRATEGIES:
-        near = get_close_matches(name, _STRATEGIES, 1)
-        meant = f"Did you mean {near[0]}?" if near else f"There are {', '.join(_STRATEGIES)}."
-        message = f"there is no client_ip.{name}. {meant}"
+        message = f"there is no client_ip.{name}. {config.meant(name, _STRATEGIES, 'strategies')}"
         raise click.BadParameter(message, param_hint="--strategy")
     try:
         strategy: Strategy = _STRATEGIES[name](*arguments, **options)

@@ -3,7 +3,6 @@
 import io
 import os
 import sys
-from contextlib import suppress
 from enum import IntEnum
 from typing import IO, TYPE_CHECKING, Any, Final, TextIO
 
@@ -67,34 +66,22 @@ class Failure(click.ClickException):
         click.echo(printable(f"Error: {text}", sys.stderr), file=file, err=True)
 
 
-class _Stream(io.RawIOBase):
-    """A standard stream of the process. After its first failure it takes everything and keeps nothing.
+class _Stream(io.FileIO):
+    """A standard stream of the process. After its first failure, what is written goes nowhere.
 
     Python would otherwise try once more when it ends, print a traceback, and end with a code of its own.
     """
 
-    def __init__(self, descriptor: int, *, is_result: bool) -> None:
-        self._descriptor = descriptor
-        self._is_result = is_result
-        self._failed = False
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._descriptor
+    is_result = False
 
     def write(self, data: "ReadableBuffer", /) -> int:
         """Write, or end the command if this is standard output."""
-        size = memoryview(data).nbytes
-        if self._failed:
-            return size
         try:
-            return os.write(self._descriptor, data)
+            return super().write(data)
         except OSError as error:
-            self._failed = True
-            if not self._is_result:
-                return size
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if not self.is_result:
+                return memoryview(data).nbytes
             msg = f"standard output cannot be written ({error.strerror}). What was done before stays done."
             raise Failure(msg) from error
 
@@ -107,15 +94,10 @@ def guard_streams() -> None:
 
 def _guarded(stream: TextIO | None, *, is_result: bool) -> TextIO:
     """Return a stream that is guarded; a terminal stays as it is."""
-    if stream is None:  # closed when the process began; another file may have its number by now
-        return io.TextIOWrapper(io.BufferedWriter(_Stream(-1, is_result=is_result)), "utf-8")
-    if stream.isatty():
+    if stream is not None and stream.isatty():
         return stream
-    with suppress(OSError):
-        stream.flush()
-    return io.TextIOWrapper(
-        io.BufferedWriter(_Stream(stream.fileno(), is_result=is_result)),
-        stream.encoding,
-        stream.errors,
-        line_buffering=not is_result,
-    )
+    # One that was closed when the process began cannot be written: another file may have its number by now.
+    raw = _Stream(os.open(os.devnull, os.O_RDONLY) if stream is None else stream.fileno(), "w", closefd=False)
+    raw.is_result = is_result
+    encoding, errors = ("utf-8", None) if stream is None else (stream.encoding, stream.errors)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=not is_result)

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from difflib import get_close_matches
 from functools import wraps
 from importlib import import_module
 from logging.handlers import BufferingHandler
@@ -20,6 +19,7 @@ import click
 from click.exceptions import Exit
 from starlette.applications import Starlette
 
+from butter_middleware import config
 from butter_middleware._utils import log_thread
 from butter_middleware.butter import Butter
 from butter_middleware.capture.middleware import ButterMiddleware
@@ -181,9 +181,8 @@ def load(app: str, said: list[str] | None = None) -> Butter:
     found: object = module
     for step in attribute.split("."):
         if not hasattr(found, step):
-            near = get_close_matches(step, dir(found), 1)
-            meant = f" Did you mean {near[0]}?" if near else ""
-            msg = f"--app {app}: {name} has no {step}.{meant}"
+            names = [name for name in dir(found) if not name.startswith("_")]
+            msg = f"--app {app}: {name} has no {step}. {config.meant(step, names, 'names in it')}"
             raise Failure(msg)
         found = getattr(found, step)
     butter = _butter_in(found)
@@ -212,10 +211,9 @@ def field_values(given: Sequence[str], option: str, fields: Collection[str]) -> 
     for text in given:
         name, _equals, value = text.partition("=")
         if name not in fields or not value:
-            near = get_close_matches(name, fields, 1) if value else []
-            meant = f"Did you mean {near[0]}?" if near else f"The fields are {', '.join(fields)}."
-            message = f"{name!r} is not a field. {meant}" if value else f"{text!r} is not FIELD=VALUE. {meant}"
-            raise click.BadParameter(message, param_hint=option)
+            what = f"{name!r} is not a field" if value else f"{text!r} is not FIELD=VALUE"
+            msg = f"{what}. {config.meant(name, fields, 'fields')}"
+            raise click.BadParameter(msg, param_hint=option)
         values[name] = value
     return values
 

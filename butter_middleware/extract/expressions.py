@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Final, cast
 
 from jmespath.exceptions import JMESPathError
 
+from butter_middleware import config
 from butter_middleware.errors import ConfigurationError, ExtractionError, syntax_problem
 from butter_middleware.extract.explanation import Explanation, Field
 from butter_middleware.extract.paths import attempts, path
@@ -59,9 +59,7 @@ def json(**fields: str) -> Expressions:
         raise ConfigurationError(msg)
     for name, expression in cast("dict[str, object]", fields).items():
         if name not in _KNOWN:
-            near = get_close_matches(name, _KNOWN, 1)
-            meant = f" Did you mean {near[0]}?" if near else ""
-            msg = f"extract.json(): {name} is not a field of a checkout.{meant} The fields are {', '.join(FIELDS)}."
+            msg = f"extract.json(): {name} is not a field of a checkout. {config.meant(name, _KNOWN, 'fields')}"
             raise ConfigurationError(msg)
         if not isinstance(expression, str):
             msg = (

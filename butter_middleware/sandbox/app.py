@@ -5,18 +5,18 @@ import secrets
 from base64 import b64encode
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final, Literal, get_args
 
 from starlette.responses import JSONResponse, Response
 
-from butter_middleware._utils.asgi import Message, Receive, Scope, Send
+from butter_middleware._utils.asgi import Receive, Scope, Send
 from butter_middleware.config import SANDBOX_REPORTS, SANDBOX_SOURCES
 from butter_middleware.sandbox.events import Stream
 from butter_middleware.sandbox.fake_butter import PATHS, FakeButter, read_body
 from butter_middleware.sandbox.guard import HEADERS, refusal
-from butter_middleware.sandbox.inbox import KEEP, Arrival, Inbox
+from butter_middleware.sandbox.inbox import KEEP, Inbox
 
 Answer = Literal["contract", "401", "403", "422", "429", "500", "slow", "reset"]
 """How requests are answered: as Butter would, or by a switch, until it is switched off."""
@@ -75,16 +75,10 @@ class Sandbox:
         """Answer one request."""
         if scope["type"] != "http":
             return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *added]}
-            await send(message)
-
         response = refusal(scope, self._names, exposed=self._exposed) or await self._answer(scope, receive)
         if response is not None:
-            await response(scope, receive, send_with_headers)
+            response.headers.update(HEADERS)
+            await response(scope, receive, send)
 
     def close(self) -> None:
         """End the pages' streams, which otherwise never end, and whatever is slow."""
@@ -109,6 +103,9 @@ class Sandbox:
         headers = {name.lower(): value for name, value in scope["headers"]}
         # `GET /` is Butter's ping too. A request with credentials, or one that does not accept HTML, is a ping.
         browses = b"authorization" not in headers and b"text/html" in headers.get(b"accept", b"")
+        body = await read_body(receive, MOST_BYTES + 1)
+        if body is None:
+            return None
         match method, path:
             case "GET" | "HEAD", _ if path in PAGES and (path != "/" or browses):
                 content, media_type = PAGES[path]
@@ -125,15 +122,15 @@ class Sandbox:
                 self.inbox.clear()
                 response = JSONResponse(self._state())
             case "PUT", "/api/answer":
-                response = self._switch(await read_body(receive, MOST_BYTES + 1) or b"")
+                response = self._switch(body)
             case "POST", "/api/test":
-                response = await self._post_test_record(scope)
+                response = await self._post_test_record(scope, receive)
             case "POST", _ if path == SANDBOX_REPORTS:
-                response = self._report(await read_body(receive, MOST_BYTES + 1) or b"")
+                response = self._report(body)
             case _ if path.startswith("/api/"):
                 response = JSONResponse({"detail": "Not Found"}, 404)
             case _:
-                response = await self._post(scope, headers, receive)
+                response = await self._post(scope, headers, body, receive)
         return response
 
     def _switch(self, body: bytes) -> Response:
@@ -151,28 +148,22 @@ class Sandbox:
             return JSONResponse({"detail": "send a list of objects"}, 422)
         return Response(status_code=204)
 
-    async def _post_test_record(self, scope: Scope) -> Response | None:
+    async def _post_test_record(self, scope: Scope, receive: Receive) -> Response | None:
         """Post a test record, as a shop would."""
         record = TEST_RECORD | {"invoice_id": f"butter-test-{secrets.token_hex(4)}"}
         credentials = b64encode(f"{self._username or 'sandbox'}:{self._password or 'sandbox'}".encode())
         headers = {b"authorization": b"Basic " + credentials, b"content-type": b"application/json"}
+        as_of_a_shop = {**scope, "path": PATHS[0], "headers": list(headers.items())}
+        return await self._post(as_of_a_shop, headers, json.dumps(record).encode(), receive)
 
-        async def receive() -> Message:
-            return {"type": "http.request", "body": json.dumps(record).encode()}
-
-        return await self._post({**scope, "path": PATHS[0], "headers": list(headers.items())}, headers, receive)
-
-    async def _post(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Response | None:
+    async def _post(self, scope: Scope, headers: dict[bytes, bytes], body: bytes, receive: Receive) -> Response | None:
         """Answer as Butter would, or as the switch says. Show a record. None if no request waits for the answer."""
-        body = await read_body(receive, MOST_BYTES + 1)
-        if body is None:
-            return None
         answer, is_record = self.answer, scope["method"] == "POST" and scope["path"] in PATHS
         told = headers.get(SANDBOX_SOURCES.lower().encode(), b"").decode("latin-1")
-        arrival = Arrival(body, None, switched=True, told=told, request=_raw(scope, body))
+        take = partial(self.inbox.take, body, told=told, request=_raw(scope, body))
         if answer == "reset":
             if is_record:
-                self.inbox.take(arrival)
+                take(None, switched=True)
             await _reset(scope, receive)
             return None
         if len(body) > MOST_BYTES:
@@ -184,7 +175,7 @@ class Sandbox:
             self._butter.records.clear()  # the inbox has them, and is bounded
         answered = json.dumps(content)
         if is_record:
-            self.inbox.take(replace(arrival, status=status, switched=answer.isdigit(), answer=answered))
+            take(status, switched=answer.isdigit(), answer=answered)
         if answer == "slow":
             await self._stream.wait_closed(SLOW_SECONDS)
         more = {"retry-after": RETRY_AFTER} if status == 429 else None  # noqa: PLR2004 - RFC 6585, section 4

@@ -41,23 +41,6 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """One POST, and what it was answered."""
-
-    body: bytes
-    status: int | None
-    """None where the connection was broken off."""
-    switched: bool = False
-    """Whether a switch chose the answer."""
-    told: str = ""
-    """JSON text: what the middleware tells beside the record (`Record.sources`)."""
-    request: str = ""
-    """As it came, credentials masked."""
-    answer: str = ""
-    """JSON text. The `detail` of an error is a text, or a list of problems in FastAPI's shape."""
-
-
-@dataclass(frozen=True, slots=True)
 class Entry:
     """What is kept of an arrival, ready to be shown."""
 
@@ -101,12 +84,30 @@ class Inbox:
         """How many entries had which outcome since the inbox was cleared, and how many of them were dropped."""
         return {**{outcome.value: self._counts[outcome.value] for outcome in Outcome}, "dropped": self._dropped}
 
-    def take(self, arrival: Arrival) -> Entry:
-        """Take in what arrived."""
+    def take(
+        self,
+        body: bytes,
+        status: int | None,
+        *,
+        switched: bool = False,
+        told: str = "",
+        request: str = "",
+        answer: str = "",
+    ) -> Entry:
+        """Take in a POST.
+
+        Args:
+            body: Its body.
+            status: What it was answered. None where the connection was broken off.
+            switched: Whether a switch chose the answer.
+            told: JSON text: what the middleware tells beside the record (`Record.sources`).
+            request: As it came, credentials masked.
+            answer: JSON text. The `detail` of an error is a text, or a list of problems in FastAPI's shape.
+        """
         self.arrived += 1
         self._last += 1
-        parsed = _parsed(arrival.body)
-        accepted = arrival.status is not None and arrival.status < 300  # noqa: PLR2004 - RFC 9110, section 15.3
+        parsed = _parsed(body)
+        accepted = status is not None and status < 300  # noqa: PLR2004 - RFC 9110, section 15.3
         first = self._last
         if accepted:
             key = Record.of(Checkout.model_validate(parsed), 0.0).key
@@ -115,25 +116,25 @@ class Inbox:
                 self._keys.popitem(last=False)
             outcome = Outcome.ACCEPTED if first == self._last else Outcome.DUPLICATE
         else:
-            outcome = Outcome.REFUSED if arrival.switched or arrival.status == 401 else Outcome.REJECTED  # noqa: PLR2004 - RFC 9110, section 15.5.2
-        is_contract = not (accepted or arrival.switched)
-        problems = _problems(_parsed(arrival.answer).get("detail")) if is_contract else ()
+            outcome = Outcome.REFUSED if switched or status == 401 else Outcome.REJECTED  # noqa: PLR2004 - RFC 9110, section 15.5.2
+        is_contract = not (accepted or switched)
+        problems = _problems(_parsed(answer).get("detail")) if is_contract else ()
         fields = dict(islice(parsed.items(), MOST_FIELDS))
-        route, sources = _told(arrival.told, fields)
+        route, sources = _told(told, fields)
         return self._keep(
             outcome,
             {
-                "status": arrival.status,
-                "switched": arrival.switched,
+                "status": status,
+                "switched": switched,
                 # No NaN, which JSON.parse refuses.
                 "record": {name: _text(value) for name, value in fields.items()},
                 "problems": list(problems),
-                "body": arrival.body.decode("utf-8", "replace")[:SHOWN_BODY] if outcome is Outcome.REJECTED else "",
+                "body": body.decode("utf-8", "replace")[:SHOWN_BODY] if outcome is Outcome.REJECTED else "",
                 "duplicate_of": None if first == self._last else first,
                 "route": route,
                 "sources": sources,
-                "request": arrival.request[: 2 * SHOWN_BODY],
-                "answer": arrival.answer[:SHOWN_BODY],
+                "request": request[: 2 * SHOWN_BODY],
+                "answer": answer[:SHOWN_BODY],
             },
         )
 

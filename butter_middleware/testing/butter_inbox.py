@@ -1,9 +1,9 @@
 """`ButterInbox`: what a test sees of the records, and what it has Butter answer."""
 
 from collections import Counter
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Unpack
 
+from butter_middleware import config
 from butter_middleware.sandbox.responses import Fault
 from butter_middleware.testing.assertions import described, differing, unsent
 from butter_middleware.testing.recorder import Recorder
@@ -178,7 +178,6 @@ def _expected(fields: InboxFields) -> dict[str, str | None]:
     """Return the values as a record has them: IDs are text there."""
     for name in fields:
         if name not in NAMES:
-            near = get_close_matches(name, NAMES, 1)
-            msg = f"a record has no field {name}. {f'Did you mean {near[0]}?' if near else ', '.join(NAMES)}"
+            msg = f"a record has no field {name}. {config.meant(name, NAMES, 'fields')}"
             raise TypeError(msg)
     return {name: None if value is None else str(value) for name, value in fields.items()}

@@ -23,7 +23,7 @@ from butter_middleware.sandbox import Sandbox
 from butter_middleware.sandbox import inbox as inboxes
 from butter_middleware.sandbox.app import MOST_BYTES
 from butter_middleware.sandbox.events import MOST_STREAMS
-from butter_middleware.sandbox.inbox import Arrival, Inbox
+from butter_middleware.sandbox.inbox import Inbox
 from butter_middleware.testing import FakeButter, inbox
 
 ANY = {"authorization": "Basic " + b64encode(b"any:thing").decode()}
@@ -409,7 +409,7 @@ def test_a_test_tells_no_sandbox(make_butter: Callable[..., Butter], client: Cli
 
 def take(inbox: Inbox, *numbers: int) -> None:
     for number in numbers:
-        inbox.take(Arrival(json.dumps(GOOD | {"invoice_id": f"in_{number}"}).encode(), 200))
+        inbox.take(json.dumps(GOOD | {"invoice_id": f"in_{number}"}).encode(), 200)
 
 
 def test_the_oldest_are_dropped_and_counted() -> None:
@@ -437,7 +437,7 @@ def test_large_bodies_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(inboxes, "KEEP_CHARACTERS", 20_000)
     inbox = Inbox()
     for _large in range(10):
-        inbox.take(Arrival(json.dumps({"psp": "x" * 6000}).encode(), 422))
+        inbox.take(json.dumps({"psp": "x" * 6000}).encode(), 422)
     assert sum(len(entry.json) for entry in inbox.since(0, 1 << 30)) <= 20_000
     assert inbox.counts["dropped"] > 6
 
@@ -447,7 +447,7 @@ def test_what_was_cleared_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(inboxes, "KEEP_CHARACTERS", 15_000)
     inbox = Inbox()
     for _time in range(3):
-        inbox.take(Arrival(json.dumps({"psp": "x" * 6000}).encode(), 422))
+        inbox.take(json.dumps({"psp": "x" * 6000}).encode(), 422)
         assert (len(inbox.since(0, 1 << 30)), inbox.counts["dropped"]) == (1, 0)
         inbox.clear()
 
@@ -513,7 +513,7 @@ def test_clearing_forgets_all_but_the_number(client: Client) -> None:
 def test_no_repr_shows_a_value() -> None:
     """Of who bought what."""
     sandbox = Sandbox()
-    entry = sandbox.inbox.take(Arrival(json.dumps(GOOD).encode(), 200))
+    entry = sandbox.inbox.take(json.dumps(GOOD).encode(), 200)
     assert (repr(sandbox), repr(entry)) == ("Sandbox(1 arrived)", "Entry(1)")
 
 

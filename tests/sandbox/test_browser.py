@@ -21,7 +21,6 @@ from starlette.testclient import TestClient
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip, extract
 from butter_middleware.config import SANDBOX_SOURCES
 from butter_middleware.sandbox import Sandbox
-from butter_middleware.sandbox.inbox import Arrival
 
 pytestmark = IN_BROWSER
 
@@ -146,7 +145,7 @@ def fill(sandbox: Sandbox, count: int, start: int = 0) -> None:
     """Put records into the inbox that never travelled, before a page is there."""
     for number in range(start, start + count):
         body = GOOD | {"invoice_id": f"in_{number}", "customer_email": f"shopper{number}@example.com"}
-        sandbox.inbox.take(Arrival(json.dumps(body).encode(), 200))
+        sandbox.inbox.take(json.dumps(body).encode(), 200)
 
 
 # What it shows

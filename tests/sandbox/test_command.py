@@ -239,6 +239,17 @@ def test_reset_breaks_the_connection(start: Start) -> None:
 
 
 @pytest.mark.server
+def test_a_test_record_is_reset_too(start: Start) -> None:
+    """The connection of the page breaks, and the sandbox goes on."""
+    url = httpx.URL(start().url)
+    httpx.put(url.join("/api/answer"), json={"answer": "reset"})
+    with pytest.raises(httpx.ReadError):
+        httpx.post(url.join("/api/test"))
+    (entry,) = httpx.get(url.join("/api/records")).json()["records"]
+    assert (entry["outcome"], entry["record"]["customer_email"]) == ("refused", "test@example.com")
+
+
+@pytest.mark.server
 def test_exposed_it_warns(start: Start) -> None:
     """The page is reached by this machine's own address still."""
     process = start("--host", "0.0.0.0", "--expose")
