@@ -234,17 +234,14 @@ def _backlog(store: Store) -> tuple[Counts, int, float | None]:
     return counts, counts.captured - store.unreadable, store.next_due()
 
 
-_PATIENCE: Final = {
-    "open": "Butter is away",
-    "half_open": "Butter is away",
-    "paused": "Butter asks for a pause",
-    "hold": "Butter refuses",
+_AWAY: Final = ("Butter is away", "Butter does not answer: try again later, or with --follow.")
+_ILL: Final = {
+    "open": _AWAY,
+    "half_open": _AWAY,
+    "paused": ("Butter asks for a pause", "Butter asks for a pause: try again later, or with --follow."),
+    "hold": ("Butter refuses", "Butter refuses what is sent: `check` says why. Fix that, then run this again."),
 }
-"""By the state of the endpoint: what it waits for."""
-_WHY: Final = {
-    "hold": "Butter refuses what is sent: `check` says why. Fix that, then run this again.",
-    "paused": "Butter asks for a pause: try again later, or with --follow.",
-}
+"""By the state of the endpoint: what it waits for, and why it gives up in the end."""
 
 
 class _Draining:
@@ -257,8 +254,7 @@ class _Draining:
         self._ill_since: float | None = None
         """When Butter fell ill, and has taken nothing since: where it asks for pauses, it is well between them."""
         self._answered_at = time.monotonic()
-        self.done = 0
-        self.total = first.pending + (first.captured if work.reads else 0)
+        self.done = self.total = 0
         self.waits_for = ""
         """What it waits for now, other than the work itself."""
         self.why = ""
@@ -279,14 +275,14 @@ class _Draining:
             self._ill_since = None
         self.done = done
         self.total = done + counts.pending + to_read
-        state, now = self._work.pipeline.endpoint, time.monotonic()
-        if state in _PATIENCE:
-            since = self._ill_since = now if self._ill_since is None else self._ill_since
-            if now - since >= (HOLD_SECONDS if state == "hold" else PATIENCE_SECONDS):
-                self.why = _WHY.get(state, "Butter does not answer: try again later, or with --follow.")
-                return True
         wait = 0.0 if due is None else due - time.time()
-        self.waits_for = _PATIENCE.get(state, f"next try in {wait:.0f} s" if wait > 1 else "")
+        state, now = self._work.pipeline.endpoint, time.monotonic()
+        self.waits_for, why = _ILL.get(state, (f"next try in {wait:.0f} s" if wait > 1 else "", ""))
+        if why:
+            self._ill_since = now if self._ill_since is None else self._ill_since
+            if now - self._ill_since >= (HOLD_SECONDS if state == "hold" else PATIENCE_SECONDS):
+                self.why = why
+                return True
         waits = due is not None and wait <= RETRY_SECONDS
         self._still = 0 if to_read or waits else self._still + 1
         return self._still >= STILL

@@ -60,11 +60,9 @@ def erase(output: Output, *, email: str, path: str, yes: bool) -> ExitCode:
         counts = snapshot(store).counts
         rows = counts.captured + counts.parked + counts.pending + counts.dead
         with output.progress("Looking") as tell:
-
-            def looked_at(count: int) -> None:
-                tell(min(count, rows), rows, count, f"{count:,} of {rows:,}", "")
-
-            found = search(store, person, looked_at)
+            found = search(
+                store, person, lambda count: tell(min(count, rows), rows, count, f"{count:,} of {rows:,}", "")
+            )
         if len(found) and not yes:
             output.confirm(f"Delete {_words(found.counts())} of {mask(email.strip())} for good?")
         erased, left = _remove(store, person, found)

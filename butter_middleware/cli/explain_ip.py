@@ -1,8 +1,8 @@
 """`butter-middleware explain-ip`: what each client_ip strategy makes of one request."""
 
 import ast
+import re
 from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import Any, Final
 
 import click
@@ -12,6 +12,7 @@ from butter_middleware.cli.failure import ExitCode
 from butter_middleware.cli.options import app_option, by_hand, command, load
 from butter_middleware.cli.output import Output, Row
 from butter_middleware.client_ip import Strategy
+from butter_middleware.client_ip.address import parse_host
 from butter_middleware.client_ip.explanation import CONFIGURED
 from butter_middleware.errors import ConfigurationError
 
@@ -103,20 +104,13 @@ def _peer(text: str) -> tuple[str, int] | None:
     """Return `scope["client"]` as a server gives it."""
     if text == UNIX:
         return None
-    host, colon, port = text.rpartition(":")
-    if text.startswith("[") or text.count(":") == 1:
-        host = host if colon and port.isdecimal() else text
-        port = port if port.isdecimal() else str(_PORT)
-    else:
-        host, port = text, str(_PORT)
-    host = host.strip("[]")
-    try:
-        ip_address(host)
-        return host, int(port)
-    except ValueError:  # a port of thousands of digits, too
-        # Without an example of an address: what ends a command is shown with its addresses masked.
-        message = f"{text!r} is not an address. Write it alone or with a port (HOST:4711, [HOST]:4711), or unix:."
-        raise click.BadParameter(message, param_hint="--peer") from None
+    is_alone = parse_host(text.strip("[]")) is not None
+    host, _colon, port = (text, "", str(_PORT)) if is_alone else text.rpartition(":")
+    if parse_host(host.strip("[]")) is not None and re.fullmatch("[0-9]{1,5}", port):
+        return host.strip("[]"), int(port)
+    # Without an example of an address: what ends a command is shown with its addresses masked.
+    message = f"{text!r} is not an address. Write it alone or with a port (HOST:4711, [HOST]:4711), or unix:."
+    raise click.BadParameter(message, param_hint="--peer")
 
 
 def _strategy(text: str) -> Strategy:

@@ -1,7 +1,6 @@
 """Finds a `client_ip=` that does not fit the requests, early: otherwise it would be noticed a year later."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final
 
@@ -10,6 +9,7 @@ from butter_middleware.client_ip.cloudflare_ranges import RANGES
 from butter_middleware.client_ip.headers import lines
 from butter_middleware.client_ip.reason import Reason
 from butter_middleware.client_ip.strategies import ClientIP, Strategy, came_around, header_of
+from butter_middleware.events import Diagnosed
 
 WATCHED: Final = 1_000
 """How many checkouts are watched."""
@@ -29,15 +29,6 @@ _PLATFORMS: Final = {
 _CLOUDFLARE: Final = Networks(RANGES, "Cloudflare")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One contradiction between the configuration and what arrives."""
-
-    code: str
-    message: str
-    """With the remedy; no personal data."""
-
-
 class Diagnosis:
     """Watches the first thousand checkouts, and gives each finding once. It remembers one address only."""
 
@@ -48,7 +39,7 @@ class Diagnosis:
         self._seen = self._alike = self._resolved = self._in_cdn = self._proxied = self._around = 0
         self._last: str | None = None
 
-    def observe(self, scope: Mapping[str, Any], result: ClientIP) -> list[Finding]:
+    def observe(self, scope: Mapping[str, Any], result: ClientIP) -> list[Diagnosed]:
         """Take in one request and what was resolved for it. Raises nothing on a scope that keeps to ASGI."""
         with self._lock:
             if self._seen >= WATCHED:
@@ -63,27 +54,37 @@ class Diagnosis:
                 self._alike = self._alike + 1 if result.ipv4 == self._last else 1
                 self._last = result.ipv4
             found = [*self._unused(scope, result), *self._patterns(result)]
-            new = [finding for finding in found if finding.code not in self._said]
-            self._said.update(finding.code for finding in new)
+            new = [event for event in found if event.reason not in self._said]
+            self._said.update(event.reason for event in new)
             return new
 
-    def _patterns(self, result: ClientIP) -> Iterator[Finding]:
+    def _patterns(self, result: ClientIP) -> Iterator[Diagnosed]:
         if self._alike == ALIKE == self._resolved:
             message = (
-                f"the first {ALIKE} checkouts all have the same address: a proxy of yours is taken for the shopper."
+                f"the first {ALIKE} checkouts all have the same address: a proxy of yours is taken for the shopper. "
+                "Name it in client_ip=, with the preset of your platform."
             )
-            yield Finding("alike", f"{message} Name it in client_ip=, with the preset of your platform.")
+            yield Diagnosed(reason="alike", message=message)
         if self._resolved == FEW == self._in_cdn:
-            message = "every address is one of Cloudflare's own: the CDN is taken for the shopper."
-            yield Finding("cdn", f"{message} Set client_ip=client_ip.cloudflare().")
+            message = (
+                "every address is one of Cloudflare's own: the CDN is taken for the shopper. Set "
+                "client_ip=client_ip.cloudflare()."
+            )
+            yield Diagnosed(reason="cdn", message=message)
         if self._proxied == FEW == self._around:
-            message = "no request came from a trusted proxy: trusted= or peer_in= does not hold the proxy's address."
-            yield Finding("never_trusted", f"{message} Add its network; a Unix socket is 'unix:'.")
+            message = (
+                "no request came from a trusted proxy: trusted= or peer_in= does not hold the proxy's address. Add its "
+                "network; a Unix socket is 'unix:'."
+            )
+            yield Diagnosed(reason="never_trusted", message=message)
         if result.reason is Reason.SERVER_REWRITE_CONFLICT:
-            message = "the server replaces the peer by what the shopper wrote (uvicorn's --forwarded-allow-ips '*')."
-            yield Finding("rewrite", f"{message} Start it with --no-proxy-headers, or see server_rewrite_conflict.")
+            message = (
+                "the server replaces the peer by what the shopper wrote (uvicorn's --forwarded-allow-ips '*'). Start "
+                "it with --no-proxy-headers, or see server_rewrite_conflict."
+            )
+            yield Diagnosed(reason="rewrite", message=message)
 
-    def _unused(self, scope: Mapping[str, Any], result: ClientIP) -> Iterator[Finding]:
+    def _unused(self, scope: Mapping[str, Any], result: ClientIP) -> Iterator[Diagnosed]:
         """Find the platforms' headers that say another address than the one that was resolved.
 
         Of the one that the strategy reads, it has said itself why it gave none.
@@ -95,8 +96,8 @@ class Diagnosis:
             address = parse_node(lines(scope, name)[-1].strip(b" \t"))
             if address is None or text_of(address) not in {result.ipv4, result.ipv6}:
                 header = name.decode()
-                yield Finding(
-                    f"header:{header}",
+                message = (
                     f"{platform}'s header {header} comes with the requests but is not used for the address: "
-                    f"if {platform} is in front of the app, set client_ip={preset}.",
+                    f"if {platform} is in front of the app, set client_ip={preset}."
                 )
+                yield Diagnosed(reason=f"header:{header}", message=message)

@@ -21,7 +21,6 @@ from butter_middleware.config import is_time
 from butter_middleware.errors import ButterError, OutboxClosedError
 from butter_middleware.events import (
     Captured,
-    Diagnosed,
     Faulted,
     Lost,
     NotDurableInTime,
@@ -638,8 +637,8 @@ class Pipeline:
     # What the threads call.
 
     def _observe(self, capture: Capture, address: ClientIP) -> None:
-        for finding in self._diagnosis.observe(capture.scope, address):
-            self._events.emit(Diagnosed(reason=finding.code, message=finding.message))
+        for event in self._diagnosis.observe(capture.scope, address):
+            self._events.emit(event)
 
     def look(self) -> None:
         """Watch the counts and the outbox's faults about once a second. The store's thread calls it."""

@@ -93,7 +93,7 @@ def test_a_finding_comes_once() -> None:
     found: list[str] = []
     for header in [b"cf-connecting-ip"] * 999 + [b"fly-client-ip"] * 2 + [b"true-client-ip"]:
         scope = {"headers": [(b"x-forwarded-for", b"81.2.69.1"), (header, b"9.9.9.9")], "client": PROXY}
-        found += [finding.code for finding in diagnosis.observe(scope, strategy.resolve(scope))]
+        found += [event.reason for event in diagnosis.observe(scope, strategy.resolve(scope))]
     assert sorted(found) == ["alike", "header:cf-connecting-ip", "header:fly-client-ip"]
 
 

@@ -23,7 +23,7 @@ ELSEWHERE = {"cli", "sandbox", "testing", "backfill"}
 SPEAKS = {
     *("critical", "error", "info", "warning", "ring", "_warn"),  # a logger, or what calls it
     *("_become", "_hold", "_open"),  # the endpoint's states
-    *("Parked", "ReadResult", "Finding"),  # what becomes a line or an error
+    *("Parked", "ReadResult"),  # what becomes a line or an error
     *(kind.__name__ for kind in get_args(Event)),
 }
 """What is called with a text."""
