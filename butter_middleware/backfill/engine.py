@@ -226,7 +226,7 @@ class Engine:
                 self._marks.append(Mark(State.DELIVERED, None, waiting.key, seen_ids(waiting.record.fields)))
             case Settled.DEAD:
                 reason = f"Butter answers {settlement.reason}"
-                totals.dead += 1
+                totals.rejected += 1
                 totals.waiting -= 1
                 self._marks.append(Mark(State.DEAD, reason, waiting.key))
                 self._intake.reject(waiting.line, reason)

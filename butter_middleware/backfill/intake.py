@@ -33,7 +33,7 @@ class Totals:
     read: int = 0
     """Lines that are neither blank nor a header."""
     rejected: int = 0
-    """Lines that cannot be a record."""
+    """Lines that cannot be a record, and records that Butter will not accept, in all runs."""
     duplicates: int = 0
     """Lines with the PSP and the IDs of an earlier one."""
     strangers: int = 0
@@ -43,15 +43,14 @@ class Totals:
     waiting: int = 0
     """Records that are to be sent."""
     sent: int = 0
-    """Records, in all runs, as those that are dead or uncertain."""
+    """Records, in all runs, as those that are uncertain."""
     sent_before: int = 0
     """Of these, records that earlier runs sent."""
-    dead: int = 0
     uncertain: int = 0
     broken_off: int = 0
     """Posts that ended without an answer. Their lines are sent again."""
     reasons: Counter[str] = field(default_factory=Counter[str])
-    """Of what was rejected or is dead. A line may have several."""
+    """Of what was rejected. A line may have several."""
 
 
 @dataclass(slots=True)
@@ -81,7 +80,9 @@ class Intake:
         journal.begin_run()
         counts = journal.counts()
         sent = counts[State.DELIVERED]
-        self.totals = Totals(sent=sent, sent_before=sent, dead=counts[State.DEAD], uncertain=counts[State.UNCERTAIN])
+        self.totals = Totals(
+            sent=sent, sent_before=sent, rejected=counts[State.DEAD], uncertain=counts[State.UNCERTAIN]
+        )
 
     def __iter__(self) -> Iterator[Waiting]:
         """Give all records that are to be sent.

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TextIO, cast
 
@@ -35,7 +34,7 @@ def restored(cell: str) -> str:
 
 
 class Rejects:
-    """A file that only its owner reads, created with the first line.
+    """A file that only its owner reads, created with the first line. Without a path, nothing is kept.
 
     A file of `known` bytes, which the last run left here, is replaced; of any size if it is None: that run was killed.
 
@@ -44,7 +43,7 @@ class Rejects:
     """
 
     def __init__(
-        self, path: Path, form: Format, columns: Sequence[str], delimiter: str, *, known: int | None = 0
+        self, path: Path | None, form: Format, columns: Sequence[str], delimiter: str, *, known: int | None = 0
     ) -> None:
         self._path = path
         self._form = form
@@ -54,15 +53,14 @@ class Rejects:
         self._file: TextIO | None = None
         self.size = 0
         """Bytes that were written."""
-        with suppress(FileNotFoundError):
-            there = path.lstat()
-            if stat.S_ISREG(there.st_mode) and known in {None, there.st_size}:
-                path.unlink()
-            else:
-                is_link = stat.S_ISLNK(there.st_mode)
-                what = "a link" if is_link else "another file, or one that was edited since the last run"
-                msg = f"{path} is {what}. Move it away, or name another file with --rejects."
-                raise ConfigurationError(msg)
+        if path is None or not os.path.lexists(path):
+            return
+        there = path.lstat()
+        if not stat.S_ISREG(there.st_mode) or known not in {None, there.st_size}:
+            what = "a link" if path.is_symlink() else "another file, or one that was edited since the last run"
+            msg = f"{path} is {what}. Move it away, or name another file with --rejects."
+            raise ConfigurationError(msg)
+        path.unlink()
 
     def add(self, number: int, reason: str, raw: Raw) -> None:
         """Write a line.
@@ -70,6 +68,8 @@ class Rejects:
         Raises:
             OSError: it cannot be written.
         """
+        if self._path is None:
+            return
         if self._file is None:
             # O_EXCL: if a file or a link was put there meanwhile, it is not opened.
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -161,13 +161,10 @@ def backfill(output: Output, **given: Any) -> ExitCode:  # noqa: ANN401 - `Optio
 def _dry_run(output: Output, options: Options, columns: Columns) -> ExitCode:
     found: Counter[str] = Counter()
     sample: list[Mapping[str, str]] = []
-    with options.source(columns) as source, closing(Journal(None)) as journal, ExitStack() as stack:
-        rejects = None
-        if options.rejects is not None:
-            made = Rejects(options.rejects, source.form, source.columns, source.delimiter)
-            rejects = stack.enter_context(closing(made))
+    with options.source(columns) as source, closing(Journal(None)) as journal:
+        rejects = Rejects(options.rejects, source.form, source.columns, source.delimiter)
         intake = Intake(source, columns, journal, rejects)
-        with output.progress("backfill") as tell:
+        with closing(rejects), output.progress("backfill") as tell:
             for waiting in intake:
                 found[ids_of(waiting.record)] += 1
                 if len(sample) < SAMPLE:
@@ -250,8 +247,7 @@ def _confirmed(output: Output, options: Options, columns: Columns, journal: Jour
 
 def _tell_sent(tell: Tell, intake: Intake, engine: Engine) -> None:
     totals = intake.totals
-    rejected = totals.rejected + totals.dead
-    text = f"{totals.sent:,} sent" + (f", {rejected:,} rejected" if rejected else "")
+    text = f"{totals.sent:,} sent" + (f", {totals.rejected:,} rejected" if totals.rejected else "")
     why = "stopping: waiting for what is on its way" if engine.stopping else _STATES.get(engine.delivery.state, "")
     wait = engine.delivery.seconds_to_wait
     if not engine.stopping and why and wait >= 1:
@@ -272,8 +268,8 @@ def _finish(output: Output, totals: Totals, ending: Ending, remedy: str, journal
             f"{counted(totals.broken_off, 'time')} a post broke off without an answer, and the line was tried again: "
             "Butter may have it twice"
         )
-    if rejected := totals.rejected + totals.dead:
-        parts += [f"{rejected:,} rejected, each with its reason in {rejects}:", *_reasons(totals)]
+    if totals.rejected:
+        parts += [f"{totals.rejected:,} rejected, each with its reason in {rejects}:", *_reasons(totals)]
     if uncertain:
         parts.append(
             f"{len(uncertain):,} uncertain: a run was killed while they were on their way, so that Butter may have "
@@ -285,7 +281,7 @@ def _finish(output: Output, totals: Totals, ending: Ending, remedy: str, journal
     if ending in {Ending.HELD, Ending.UNREADABLE, Ending.UNWRITABLE}:
         message = f"{remedy.rstrip('.')}. Then run the same command: it sends the rest."
         raise Failure(message)
-    attention = ending is not Ending.DONE or rejected or uncertain or totals.strangers
+    attention = ending is not Ending.DONE or totals.rejected or uncertain or totals.strangers
     return ExitCode.ATTENTION if attention else ExitCode.OK
 
 
@@ -298,7 +294,7 @@ def _document(ending: str, totals: Totals, **more: object) -> dict[str, Any]:
         "ending": ending,
         "read": totals.read,
         "sent": totals.sent,
-        "rejected": totals.rejected + totals.dead,
+        "rejected": totals.rejected,
         "reasons": dict(totals.reasons.most_common()),
         "duplicates": totals.duplicates,
         "strangers": totals.strangers,

@@ -3,7 +3,6 @@
 import logging
 import time
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Final
@@ -45,17 +44,6 @@ OPEN_SECONDS: Final = 30.0
 """For a file to be opened, and brought up to this version."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What is to be done, and by whom."""
-
-    pipeline: Pipeline
-    path: str
-    """The outbox's file."""
-    reads: bool
-    """Whether it has extractors."""
-
-
 @command(
     "deliver",
     ok="nothing is left; with --follow, it was told to stop",
@@ -89,18 +77,18 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
     stop = Event()
     with stop_signals(stop.set):
         if app is None or (by_hand("outbox") and not by_hand("app")):
-            work = _records_only(outbox)
+            pipeline, path = _records_only(outbox)
         elif by_hand("outbox"):
             msg = "--outbox and --app may name two different outboxes. Leave --outbox out: the app names its own."
             raise Failure(msg, ExitCode.USAGE)
         else:
-            work = _with_app(output, app, stop, follow=follow)
+            pipeline, path = _with_app(output, app, stop, follow=follow)
         _log_to_stderr(output, logging.INFO if follow else logging.WARNING)
-        with closing(work.pipeline):  # settles what is on its way, and lets another process take over
-            return (_follow if follow else _drain)(output, work, stop)
+        with closing(pipeline):  # settles what is on its way, and lets another process take over
+            return (_follow if follow else _drain)(output, pipeline, path, stop)
 
 
-def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> Work:
+def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> tuple[Pipeline, str]:
     butter = load_aloud(app, output)
     path = path_of(butter, app)  # refuses an outbox elsewhere
     anyio.run(butter.client().aclose)  # which says if credentials are missing, or the environment allows none
@@ -112,10 +100,10 @@ def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> Work:
         while not Path(path).exists() and not stop.is_set():
             stop.wait(POLL_SECONDS)
     butter.pipeline.take_over()
-    return Work(butter.pipeline, path, reads=True)
+    return butter.pipeline, path
 
 
-def _records_only(path: str | None) -> Work:
+def _records_only(path: str | None) -> tuple[Pipeline, str]:
     if path is None:
         raise Failure(NO_OUTBOX, ExitCode.USAGE)
     outbox = SQLiteOutbox(path)
@@ -123,7 +111,7 @@ def _records_only(path: str | None) -> Work:
     outbox.validate()
     parts = components.records_only(outbox)
     anyio.run(parts.make_client().aclose)  # which says where the environment allows none
-    return Work(Pipeline(parts), outbox.path, reads=False)
+    return Pipeline(parts), outbox.path
 
 
 def _refuse_another(path: str) -> None:
@@ -156,27 +144,27 @@ def _log_to_stderr(output: Output, level: int) -> None:
 # A sidecar.
 
 
-def _follow(output: Output, work: Work, stop: Event) -> ExitCode:
+def _follow(output: Output, pipeline: Pipeline, path: str, stop: Event) -> ExitCode:
     if stop.is_set():  # told while the app was imported, or its file awaited
         return ExitCode.OK
-    work.pipeline.start()
-    if not _leads_soon(work, stop) and not stop.is_set():
-        who = deliverer_name(work.pipeline.deliverer or 0)
-        output.note(f"{who} delivers from {work.path}. Waiting, to take over when it ends.")
+    pipeline.start()
+    if not _leads_soon(pipeline, stop) and not stop.is_set():
+        who = deliverer_name(pipeline.deliverer or 0)
+        output.note(f"{who} delivers from {path}. Waiting, to take over when it ends.")
     led = False
     while not stop.is_set():
-        if work.pipeline.leads and not led:
-            output.note(f"Delivering from {work.path}. SIGTERM or Ctrl-C ends it.")
-            _say_unread(output, work)
-        led = work.pipeline.leads
+        if pipeline.leads and not led:
+            output.note(f"Delivering from {path}. SIGTERM or Ctrl-C ends it.")
+            _say_unread(output, pipeline)
+        led = pipeline.leads
         stop.wait(POLL_SECONDS)
     output.note("Stopping: what is on its way is settled, the rest stays in the file.")
     return ExitCode.OK
 
 
-def _say_unread(output: Output, work: Work) -> None:
+def _say_unread(output: Output, pipeline: Pipeline) -> None:
     """Say what stays as it is if nothing reads."""
-    if not work.reads and (waiting := work.pipeline.counts().captured):
+    if not pipeline.components.reads and (waiting := pipeline.counts().captured):
         waits = counted(waiting, "capture waits", "captures wait")
         output.note(
             f"{waits} to be read: responses as the app gave them. Only your extractors make records of them: "
@@ -184,45 +172,45 @@ def _say_unread(output: Output, work: Work) -> None:
         )
 
 
-def _leads_soon(work: Work, stop: Event) -> bool:
+def _leads_soon(pipeline: Pipeline, stop: Event) -> bool:
     """Wait a moment for the lead, and return whether this process has it."""
     deadline = time.monotonic() + LEAD_SECONDS
-    while not work.pipeline.leads and not stop.is_set() and time.monotonic() < deadline:
+    while not pipeline.leads and not stop.is_set() and time.monotonic() < deadline:
         stop.wait(POLL_SECONDS / 4)
-    return work.pipeline.leads
+    return pipeline.leads
 
 
 # One drain.
 
 
-def _drain(output: Output, work: Work, stop: Event) -> ExitCode:
+def _drain(output: Output, pipeline: Pipeline, path: str, stop: Event) -> ExitCode:
     """Wait until nothing is left that is due soon, and say what was done."""
-    _refuse_another(work.path)
-    work.pipeline.start(paused=True)
-    first, _to_read, _due = _look(work, OPEN_SECONDS)
+    _refuse_another(path)
+    pipeline.start(paused=True)
+    first, _to_read, _due = _look(pipeline, path, OPEN_SECONDS)
     if stop.is_set():
-        return _finish(output, work, first, "Nothing was done: it was told to stop before it began.")
-    work.pipeline.start()
-    if not _leads_soon(work, stop) and not stop.is_set():
-        msg = f"another process has just begun to deliver from {work.path}. See `status`."
+        return _finish(output, pipeline, path, first, "Nothing was done: it was told to stop before it began.")
+    pipeline.start()
+    if not _leads_soon(pipeline, stop) and not stop.is_set():
+        msg = f"another process has just begun to deliver from {path}. See `status`."
         raise Failure(msg, ExitCode.BUSY)
-    _say_unread(output, work)
-    end = _Draining(work, first)
+    _say_unread(output, pipeline)
+    end = _Draining(pipeline, path, first)
     with output.progress("Delivering") as tell:
         while not stop.is_set() and not end.over():
             if end.total:
                 tell(end.done, end.total, end.done, f"{end.done:,} of {end.total:,}", end.waits_for)
             stop.wait(POLL_SECONDS)
-    work.pipeline.shutdown()
-    return _finish(output, work, first, end.why)
+    pipeline.shutdown()
+    return _finish(output, pipeline, path, first, end.why)
 
 
-def _look(work: Work, seconds: float) -> tuple[Counts, int, float | None]:
+def _look(pipeline: Pipeline, path: str, seconds: float) -> tuple[Counts, int, float | None]:
     """Count, and give how many captures this process is to read, and when the next record is due."""
-    found = work.pipeline.ask(_backlog, None, seconds)
+    found = pipeline.ask(_backlog, None, seconds)
     if found is None:
         msg = (
-            f"the outbox is busy: another process holds the lock of {work.path}, or its disk does not answer. "
+            f"the outbox is busy: another process holds the lock of {path}, or its disk does not answer. "
             "What is not yet sent stays in the file. Once that is over, run this again."
         )
         raise Failure(msg, ExitCode.BUSY)
@@ -247,8 +235,8 @@ _ILL: Final = {
 class _Draining:
     """Whether there is still something to do, and worth waiting for."""
 
-    def __init__(self, work: Work, first: Counts) -> None:
-        self._work = work
+    def __init__(self, pipeline: Pipeline, path: str, first: Counts) -> None:
+        self._pipeline, self._path = pipeline, path
         self._first = first
         self._still = 0
         self._ill_since: float | None = None
@@ -262,21 +250,21 @@ class _Draining:
 
     def over(self) -> bool:
         try:
-            counts, to_read, due = _look(self._work, DRAIN_SECONDS)
+            counts, to_read, due = _look(self._pipeline, self._path, DRAIN_SECONDS)
         except Failure:
             if time.monotonic() - self._answered_at >= PATIENCE_SECONDS:
                 raise
             self.waits_for = "the outbox is busy"
             return False
         self._answered_at = time.monotonic()
-        to_read = to_read if self._work.reads else 0
+        to_read = to_read if self._pipeline.components.reads else 0
         done = counts.delivered - self._first.delivered
         if done > self.done:
             self._ill_since = None
         self.done = done
         self.total = done + counts.pending + to_read
         wait = 0.0 if due is None else due - time.time()
-        state, now = self._work.pipeline.endpoint, time.monotonic()
+        state, now = self._pipeline.endpoint, time.monotonic()
         self.waits_for, why = _ILL.get(state, (f"next try in {wait:.0f} s" if wait > 1 else "", ""))
         if why:
             self._ill_since = now if self._ill_since is None else self._ill_since
@@ -288,9 +276,9 @@ class _Draining:
         return self._still >= STILL
 
 
-def _finish(output: Output, work: Work, first: Counts, why: str) -> ExitCode:
+def _finish(output: Output, pipeline: Pipeline, path: str, first: Counts, why: str) -> ExitCode:
     """Say what was done since `first`, and what is left, `why`."""
-    counts, _to_read, due = _look(work, DRAIN_SECONDS)
+    counts, _to_read, due = _look(pipeline, path, DRAIN_SECONDS)
     delivered = counts.delivered - first.delivered
     document = {
         "delivered": delivered,
