@@ -118,7 +118,7 @@ def _findings(outbox: str | None, app: str | None, *, offline: bool) -> Iterator
 
 
 def _only_appends(butter: Butter | None) -> bool:
-    return butter is not None and butter.pipeline.external
+    return butter is not None and butter.pipeline.components.external
 
 
 def _configured(butter: Butter, app: str) -> Iterator[Finding]:

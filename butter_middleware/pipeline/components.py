@@ -27,7 +27,7 @@ from butter_middleware.pipeline.entries import ResponseWait
 from butter_middleware.reader.reader import Reader, ReadResult
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
-from butter_middleware.telemetry.sandbox_reports import HEARD, SandboxReports
+from butter_middleware.telemetry.sandbox_reports import SandboxReports
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent
@@ -67,6 +67,8 @@ class Components:
     """Whether the records go to a transport of the user's, and not to the network."""
     external: bool
     """Whether another process reads and sends."""
+    reads: bool
+    """Whether this process reads: it has extractors, and no other process does."""
     response_wait: ResponseWait
     make_client: Callable[[], Client]
     make_delivery: Callable[[], Delivery]
@@ -75,15 +77,12 @@ class Components:
     """For the consumer of a queue. Takes how many records are sent at once."""
     wrap_reader: Callable[[Read], Read] = lambda read: read
     """Wraps the reading of each capture."""
-    reads: bool = True
-    """Whether this process has extractors."""
     pings: bool = False
     """Whether a ping at the start finds out if Butter takes the credentials."""
     built: Callable[[Any], object] = lambda _pipeline: None
     """Hears of the pipeline that uses them, once."""
     listener: Callable[[Event], object] | None = None
-    """Hears of each event in `listens_to`, beside the user's `on_event`."""
-    listens_to: tuple[type[object], ...] = (object,)
+    """Hears of each event, beside the user's `on_event`."""
 
     def make_reader(self, observe: Callable[[Capture, ClientIP], None]) -> Reader:
         """Return what reads captures. `observe` sees each address as it was resolved."""
@@ -107,7 +106,7 @@ def build(config: Config, given: Given, events: EventDispatcher, telemetry: Tele
     """
     _check_outbox(given.outbox)
     resolver = strategy(given.client_ip, config.environment)
-    external = config.delivery == "external"
+    external = config.delivery == "external" and not config.dry_run
     make_client = client(
         config.base_url,
         *given.credentials,
@@ -138,7 +137,7 @@ def build(config: Config, given: Given, events: EventDispatcher, telemetry: Tele
     if reports is not None:
         annotations.listeners.add(reports)
     local = local_outbox(None if config.dry_run else outbox, given.clock)
-    if external and not config.dry_run:
+    if external:
         _check_shared(local, queue)
     return Components(
         config=config,
@@ -153,8 +152,8 @@ def build(config: Config, given: Given, events: EventDispatcher, telemetry: Tele
         queue=queue,
         in_process=given.transport is not None,
         listener=None if reports is None else reports.hear,
-        listens_to=HEARD,
-        external=external and not config.dry_run,
+        external=external,
+        reads=not external,
         response_wait=response_wait(config, queue=queue is not None),
         make_client=make_client,
         make_delivery=partial(make_delivery, make_delivery_client, BUTTER if queue is None else QUEUE),

@@ -33,7 +33,7 @@ RETRY_LOOK_SECONDS: Final = 0.5
 
 
 class Leader:
-    """The leader's part of a store thread. Only that thread calls it, except `is_led_by` and `leave`."""
+    """The leader's part of a store thread. Only that thread calls it, except `is_led_by`."""
 
     def __init__(self, thread: "StoreThread") -> None:
         self._thread = thread
@@ -56,11 +56,6 @@ class Leader:
     def is_led_by(self, participant: Participant) -> bool:
         """Whether this participant has the lead."""
         return self._participant is participant
-
-    def leave(self, participant: Participant) -> None:
-        """Have the lead let go at the next look, if this participant has it."""
-        if self._participant is participant:
-            self.look_at = 0.0
 
     def look(self, now: float) -> bool:
         """Take or keep the lead, and do its work. Return whether there was any."""

@@ -1,15 +1,15 @@
 """One `Butter` in one process: its reader, its sender, and its share of a store thread."""
 
+import hashlib
 import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Condition
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.errors import ButterError
 from butter_middleware.events import Event, Faulted, OutboxChanged, Skipped
 from butter_middleware.models.checkout import Record
@@ -33,28 +33,11 @@ from butter_middleware.pipeline.reader_thread import MOST_AHEAD, ReaderThread
 from butter_middleware.pipeline.sender_thread import SenderThread
 from butter_middleware.reader.reader import ReadResult
 from butter_middleware.reader.result_events import events_of
-from butter_middleware.telemetry.dispatcher import EventDispatcher
 
-
-class StoreLink(Protocol):
-    """What a participant asks of the store's thread."""
-
-    def resolve(self, participant: "Participant", reading: Reading) -> None:
-        """Take what the reader made of a capture."""
-        ...
-
-    def append(self, participant: "Participant", entry: Entry) -> None:
-        """Take a capture."""
-        ...
-
-    def add(self, participant: "Participant", addition: Addition) -> None:
-        """Take records made outside a request."""
-        ...
-
-    def settle(self, participant: "Participant", settlements: Sequence[Settlement]) -> None:
-        """Take what became of records."""
-        ...
-
+if TYPE_CHECKING:
+    from butter_middleware.pipeline.components import Components
+    from butter_middleware.pipeline.store_thread import StoreThread
+    from butter_middleware.pipeline.worker import Worker
 
 TOO_SLOW_SECONDS: Final = 60.0
 """For which one capture may be read before the lead is let go."""
@@ -62,70 +45,40 @@ POLL_SECONDS: Final = 0.25
 """Between looks of those who wait, if nothing changes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Role:
-    """What a process does with a store."""
-
-    owned: bool = True
-    """False: it appends for another process to read."""
-    reads: bool = True
-    sends: bool = True
-    dry_run: bool = False
-    """Records are told, and neither kept nor sent."""
-    sent: str = "sent"
-    """The word for a record that reached its destination."""
-    configuration: str = ""
-    """A digest of the routes: parked captures are tried again by another configuration at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Callbacks:
-    """What a participant asks of its `Butter`."""
-
-    find_route: Callable[[str, str], CheckoutRoute | None]
-    """Finds the route of a method and a path."""
-    expire_before: Callable[[], float]
-    """Seconds since the epoch: parts of checkouts from before then are deleted."""
-    clock: Callable[[], float]
-    """Seconds since the epoch."""
-    look: Callable[[], object]
-    """Watches what needs a look about once a second."""
-
-
 class Participant:
     """Takes what the store's thread did with the captures and records of one `Butter`, on that thread.
 
     Args:
-        role: What this process does with the store.
-        link: The store's thread.
-        events: Counts and tells what happens.
-        reader: Reads captures.
-        sender: Sends records.
-        callbacks: What it asks of its `Butter`.
+        components: The parts of the `Butter`.
+        thread: The store's thread.
+        read: Reads the capture of an entry.
+        prepare: Called on the sender's thread before anything is sent.
+        look: Watches what needs a look about once a second.
     """
 
     def __init__(
         self,
-        role: Role,
-        link: StoreLink,
-        events: EventDispatcher,
-        reader: ReaderThread,
-        sender: SenderThread,
-        callbacks: Callbacks,
+        components: "Components",
+        thread: "StoreThread",
+        read: Callable[[Entry], ReadResult],
+        prepare: Callable[[], object],
+        look: Callable[[], object],
     ) -> None:
-        self.owned = role.owned
-        self.reads = role.reads
-        self.configuration = role.configuration
-        self.reader = reader
-        self.sender = sender
-        self.expire_before = callbacks.expire_before
-        self.clock = callbacks.clock
-        self._role = role
-        self._link = link
-        self.events = events
-        self.find_route = callbacks.find_route
-        self._look = callbacks.look
-        self._checkout_log = checkout_log.CheckoutLog(role.sent, dry_run=role.dry_run)
+        self.owned = self.sends = not components.external
+        """False: another process reads and sends what it appends."""
+        self.reads = components.reads
+        self.configuration = _digest(components)
+        """Parked captures are tried again by another one at once."""
+        self.clock = components.clock
+        self.events = components.events
+        self.find_route = components.routes.find
+        self.thread = thread
+        self.reader = ReaderThread(read, self.read)
+        self.sender = SenderThread(components.make_delivery(), self, prepare, ping=components.pings)
+        self._config = components.config
+        self._look = look
+        sent = "sent" if components.queue is None else "put into the queue"
+        self._checkout_log = checkout_log.CheckoutLog(sent, dry_run=self._config.dry_run)
         self._backlog: deque[Entry] = deque()
         """Captures of this process that are in the store only, the oldest first."""
         self.ids: set[int] = set()
@@ -147,9 +100,19 @@ class Participant:
     @property
     def can_lead(self) -> bool:
         """Whether it may send for every process of the host."""
-        if not (self._role.sends and self.running and self.sender.alive) or self.sender.failing:
-            return False
-        return not self._role.reads or self.reader.alive
+        is_whole = all(worker.alive for worker in self.workers)
+        return self.sends and self.running and is_whole and not self.sender.failing
+
+    @property
+    def workers(self) -> "Sequence[Worker]":
+        """The threads that it needs. The store's comes last: its first look may take the lead, for which it asks."""
+        others = [(self.reads, self.reader), (self.sends, self.sender)]
+        return [*(worker for is_needed, worker in others if is_needed), self.thread]
+
+    @property
+    def leads(self) -> bool:
+        """Whether it sends for all that share the outbox."""
+        return self.thread.leader.is_led_by(self)
 
     @property
     def hangs_for(self) -> int:
@@ -166,7 +129,7 @@ class Participant:
         """
         self._unread.add(entry)
         try:
-            self._link.append(self, entry)
+            self.thread.append(self, entry)
         except ButterError:
             self._forget([entry])
             raise
@@ -180,7 +143,7 @@ class Participant:
         with self._changed:
             self._adding += 1
         try:
-            self._link.add(self, addition)
+            self.thread.add(self, addition)
         except ButterError:
             with self._changed:
                 self._adding -= 1
@@ -234,10 +197,10 @@ class Participant:
             result = replace(result, parked=parked)
         events: list[Event] = list(events_of(route, result))
         kept = len(result.records) + (result.part is not None)
-        if self._role.dry_run and kept:
+        if self._config.dry_run and kept:
             events.append(Skipped(route=route, reason=Skip.DRY_RUN, times=kept))
         counts = [Count(event.name, event.route, event.reason, event.times) for event in events]
-        if self._role.dry_run:
+        if self._config.dry_run:
             resolution = Resolution(entry.id, counts=counts)
         else:
             resolution = Resolution(
@@ -249,13 +212,13 @@ class Participant:
                 counts=counts,
                 configuration=self.configuration,
             )
-        self._link.resolve(self, Reading(entry, result, events, resolution))
+        self.thread.resolve(self, Reading(entry, result, events, resolution))
 
     # For the store's thread.
 
     def appended(self, entries: Sequence[Entry]) -> None:
         """Have captures read that are in the store now."""
-        if not self._role.reads:
+        if not self.reads:
             if checkout_log.is_on():
                 for entry in entries:
                     checkout_log.say(entry.route_name, "kept: another process reads and sends it")
@@ -338,6 +301,10 @@ class Participant:
         """Tell that parts of checkouts stayed alone."""
         if parts:
             self.events.emit(Skipped(reason=Skip.JOIN_EXPIRED, times=parts, message=EXPIRED))
+
+    def expire_before(self) -> float:
+        """Give the time before which parts of checkouts are too old, in seconds since the epoch."""
+        return self.clock() - self._config.join_ttl
 
     def in_memory(self) -> Sequence[Entry]:
         """Return the captures that are in memory and, by their number, in the store."""
@@ -422,6 +389,11 @@ class Participant:
             self._others.discard(entry)
             self.ids.discard(entry.id)
         self.ring()
+
+
+def _digest(components: "Components") -> str:
+    text = "\n".join([repr(components.strategy), *map(repr, components.routes.routes)])
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
 
 
 def _parked(entry: Entry, result: ReadResult) -> Parked | None:

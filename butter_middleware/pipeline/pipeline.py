@@ -1,6 +1,5 @@
 """`Pipeline`: what the middleware and `Butter` talk to. It starts the threads of a process, and hands them captures."""
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,14 +30,12 @@ from butter_middleware.events import (
 from butter_middleware.models.checkout import Checkout, Record, sources_text
 from butter_middleware.models.http import Capture, snapshot
 from butter_middleware.models.reasons import Skip
-from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Settlement, Store
+from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Store
 from butter_middleware.pipeline import checkout_log, processes
 from butter_middleware.pipeline.components import Components
 from butter_middleware.pipeline.entries import NOTHING, Addition, Entry
-from butter_middleware.pipeline.participant import Callbacks, Participant, Role
-from butter_middleware.pipeline.reader_thread import ReaderThread
+from butter_middleware.pipeline.participant import Participant
 from butter_middleware.pipeline.reporter import StatusReporter
-from butter_middleware.pipeline.sender_thread import SenderThread
 from butter_middleware.pipeline.store_thread import StoreThread
 from butter_middleware.reader.evidence import ids_of
 from butter_middleware.reader.reader import ReadResult
@@ -95,26 +92,18 @@ class Pipeline:
         self.outbox_clock: Callable[[], float] = getattr(components.outbox, "clock", components.clock)
         self._cookies = None if components.beacon is None else components.beacon.cookies
         self._wait = components.response_wait
-        self._role = Role(
-            owned=not components.external,
-            reads=components.reads and not components.external,
-            sends=not components.external,
-            dry_run=config.dry_run,
-            sent="sent" if components.queue is None else "put into the queue",
-            configuration=_digest(components),
-        )
-        self._events.listener, self._events.listens_to = components.listener, components.listens_to
+        self._events.listener = components.listener
         self._forget()
         components.built(self)
 
     def _forget(self) -> None:
         self._starting = RLock()
-        self._running = False
+        self.running = False
+        """Whether the threads were started in this process, and no shutdown has come since."""
         self._paused = False
         self._opened = False
         """Whether a lifespan started it."""
-        self._participant: Participant | None = None
-        self._thread: StoreThread | None = None
+        self.participant: Participant | None = None
         self._backoff = Backoff()
         self.last_counts = Counts()
         """What lay in the outbox when it last answered."""
@@ -135,68 +124,35 @@ class Pipeline:
         If the system gives no thread, what is captured waits in memory, and the next call tries again. If `paused`,
         nothing is sent until the next call.
         """
-        if self._running and not self._paused and not overrides.guarding():
+        if self.running and not self._paused and not overrides.guarding():
             return
         overrides.current()  # begins or ends what unittest asks for, and rebuilds this
         with self._starting:
             self._paused = paused
-            if self._participant is None or self._thread is None:
+            if self.participant is None:
                 processes.register(self)
-                self._thread, self._participant = self._make()
-            self._participant.running = True
+                self.participant = processes.join(self.components, self._kept, self._participant_of)
+                store = self.participant.thread.store
+                self._kept = None if store.durable else store
+            self.participant.running = True
             if paused:
-                self._participant.sender.delivery.pause()
+                self.participant.sender.delivery.pause()
             else:
-                self._participant.sender.delivery.resume()
-            self._running = self._start_threads(self._thread, self._participant)
-
-    def _make(self) -> tuple[StoreThread, Participant]:
-        thread, participant = processes.join(
-            self.components.outbox, self._kept, self._participant_of, reads=self._role.reads
-        )
-        self._kept = None if thread.store.durable else thread.store
-        return thread, participant
+                self.participant.sender.delivery.resume()
+            self.running = self._start_threads(self.participant)
 
     def _participant_of(self, thread: StoreThread) -> Participant:
-        def read(entry: Entry, result: ReadResult) -> None:
-            participant.read(entry, result)
+        def read(entry: Entry) -> ReadResult:
+            return self._read_capture(entry.capture, entry.route)
 
-        def settle(settlements: Sequence[Settlement]) -> None:
-            thread.settle(participant, settlements)
+        return Participant(self.components, thread, read, self._begin, self.look)
 
-        def keep_hold(reason: str | None) -> None:
-            thread.ask(lambda store: store.set_hold(reason)).add_done_callback(kept)
-
-        def kept(asked: "Future[None]") -> None:
-            if asked.exception() is not None:  # such as a fault of the disk
-                sender.delivery.keep_hold_again()
-
-        def failed_to_send(error: BaseException) -> None:
-            participant.failed("delivering", error)
-
-        reader = ReaderThread(lambda entry: self._read_capture(entry.capture, entry.route), read)
-        sender = SenderThread(
-            self.components.make_delivery(),
-            settle,
-            keep_hold,
-            failed_to_send,
-            self._begin,
-            ping=self.components.pings,
-        )
-        callbacks = Callbacks(self.routes.find, lambda: self._clock() - self._config.join_ttl, self._clock, self.look)
-        participant = Participant(self._role, thread, self._events, reader, sender, callbacks)
-        return participant
-
-    def _start_threads(self, thread: StoreThread, participant: Participant) -> bool:
+    def _start_threads(self, participant: Participant) -> bool:
         """Start those that do not run yet. Return whether all do."""
-        wanted: list[StoreThread | ReaderThread | SenderThread] = []
-        wanted += [participant.reader] if self._role.reads else []
-        wanted += [participant.sender] if self._role.sends else []
-        wanted.append(thread)  # last: its first look may take the lead, for which it asks the others
         try:
-            for one in wanted:
-                if not one.alive:
-                    one.start()
+            for worker in participant.workers:
+                if not worker.alive:
+                    worker.start()
         except RuntimeError:
             message = (
                 "no thread can be started: the system has no more. What is captured waits in memory, and the next "
@@ -204,7 +160,7 @@ class Pipeline:
             )
             self._events.emit(Faulted(reason="threads", message=message, level=logging.CRITICAL))
             return False
-        if not self._role.sends:
+        if not participant.sends:
             log_thread.run(self._begin)
         return True
 
@@ -228,18 +184,18 @@ class Pipeline:
             self.fault(error)
 
     def _shutdown(self) -> None:
-        participant = self._participant
-        if participant is None or not self._running:
+        participant = self.participant
+        if participant is None or not self.running:
             return
         durable = processes.is_durable(self.components.outbox)
         if durable:
             participant.sender.delivery.pause()
         else:
-            self._running = False  # a checkout that comes meanwhile starts it again, and is sent
+            self.running = False  # a checkout that comes meanwhile starts it again, and is sent
         self.flush(self._config.drain_timeout)
         with self._starting:
-            if durable or not self._running:
-                self._running = participant.running = False
+            if durable or not self.running:
+                self.running = participant.running = False
         counts = self.counts()
         left = counts.captured + counts.pending + counts.parked + counts.parts
         if left and not durable:
@@ -272,9 +228,9 @@ class Pipeline:
 
     def _end(self, deadline: float) -> None:
         with self._starting:
-            participant, thread = self._participant, self._thread
-            self._running, self._participant, self._thread = False, None, None  # a checkout meanwhile starts others
-        if participant is None or thread is None:
+            participant = self.participant
+            self.running, self.participant = False, None  # a checkout meanwhile starts others
+        if participant is None:
             return
         # A checkout beside the shutdown lets it send again. What is on its way would be cancelled, and sent twice.
         participant.sender.delivery.pause()
@@ -284,13 +240,13 @@ class Pipeline:
         participant.sender.stop()
         for part in (participant.reader, participant.sender):
             part.join(max(STOPPING_SECONDS, deadline - time.monotonic()))
-        processes.leave(thread, participant, max(CLOSING_SECONDS, deadline - time.monotonic()))
+        processes.leave(participant, max(CLOSING_SECONDS, deadline - time.monotonic()))
         log_thread.settle()
 
     def take_over(self) -> None:
         """Read and send in this process what any process appended. For the command `deliver`."""
         self.close()
-        self._role = replace(self._role, owned=True, reads=True, sends=True)
+        self._use(replace(self.components, external=False, reads=True))
 
     # What the middleware calls.
 
@@ -324,11 +280,11 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the app must start
             self.fault(error)
             return
-        thread, participant = self._thread, self._participant
-        if thread is None or participant is None:
+        participant = self.participant
+        if participant is None:
             return  # it was closed at this moment
         until = time.monotonic() + OPEN_SECONDS
-        leads = thread.take_lead(participant)
+        leads = participant.thread.take_lead(participant)
         with suppress(RuntimeError):  # a loop that anyio does not know, as of granian --task-impl rust
             if await wait_at_most(leads, OPEN_SECONDS) and not leads.exception() and leads.result():
                 await wait_at_most(participant.sender.ready, until - time.monotonic())
@@ -374,7 +330,7 @@ class Pipeline:
         closed: ButterError = _NotStartedError()
         for _try in range(GIVE_TRIES):
             self.start()
-            participant = self._participant
+            participant = self.participant
             if participant is not None:
                 try:
                     give(participant, given)
@@ -390,8 +346,8 @@ class Pipeline:
         self._backoff.ended(well=done or self._wait.until == "disk")
         if not done:
             self._events.emit(NotDurableInTime(reason=self._wait.until))
-            if self._thread is not None:
-                self._thread.count_soon()  # the process may be killed, and its count with it
+            if self.participant is not None:
+                self.participant.thread.count_soon()  # the process may be killed, and its count with it
 
     def skip(self, route: CheckoutRoute, reason: Skip, status: int = 0, *, annotated: bool = False) -> None:
         """Count a response that is not captured. If its endpoint annotated, say so once for each route and status."""
@@ -501,14 +457,14 @@ class Pipeline:
 
         Returns early if waiting cannot help: the endpoint is ill. True says that nothing is left undone.
         """
-        participant, thread = self._participant, self._thread
-        if participant is None or thread is None:
+        participant = self.participant
+        if participant is None:
             return True
         delivery = participant.sender.delivery
         deadline = time.monotonic() + timeout
 
         def verdict() -> bool | None:
-            if not self._role.sends:
+            if not participant.sends:
                 return True
             if delivery.paused:
                 return _settled(participant)
@@ -523,11 +479,11 @@ class Pipeline:
 
     def finish_reading(self, timeout: float) -> bool:
         """Wait until all that was captured has been read, delivered or not. Return whether it is."""
-        return self._participant is None or self._participant.wait(lambda: True, timeout)
+        return self.participant is None or self.participant.wait(lambda: True, timeout)
 
     def finish_sending(self, timeout: float) -> bool:
         """Wait until nothing is on its way and nothing is due. For tests, in which no time passes by itself."""
-        participant = self._participant
+        participant = self.participant
 
         def verdict() -> bool | None:
             if participant is None:
@@ -543,11 +499,11 @@ class Pipeline:
 
     def request(self, question: Callable[[Store], T]) -> "Future[T]":
         """Have a question answered by the store's thread."""
-        return failed(_NotStartedError()) if self._thread is None else self._thread.ask(question)
+        return failed(_NotStartedError()) if self.participant is None else self.participant.thread.ask(question)
 
     def ask(self, question: Callable[[Store], T], otherwise: T, seconds: float = 1.0) -> T:
         """Return what the store's thread answers. `otherwise` if it does not within `seconds`, or is not there."""
-        if self._thread is None and self._kept is not None:
+        if self.participant is None and self._kept is not None:
             return question(self._kept)
         try:
             return self.request(question).result(seconds)
@@ -556,9 +512,9 @@ class Pipeline:
 
     def look_again(self) -> None:
         """Look for records that are due, since the clock was moved."""
-        if self._thread is not None and self._participant is not None:
-            self._thread.look_again()
-            self._participant.sender.delivery.wake()
+        if self.participant is not None:
+            self.participant.thread.look_again()
+            self.participant.sender.delivery.wake()
 
     def counts(self, seconds: float = 1.0) -> Counts:
         """Count what lies in the outbox. If it does not answer within `seconds`, or is closed, as it last was."""
@@ -573,66 +529,36 @@ class Pipeline:
         self.last_counts = store.counts()
         return self.last_counts
 
-    # What the reporter asks.
-
-    @property
-    def running(self) -> bool:
-        """Whether the threads were started in this process, and no shutdown has come since."""
-        return self._running
-
-    @property
-    def external(self) -> bool:
-        """Whether another process reads and sends."""
-        return not self._role.sends
+    # How it is.
 
     @property
     def endpoint(self) -> str:
         """The state of the endpoint as this process knows it."""
-        if not self._role.sends:
+        if self.components.external:
             return "external"
-        return "unknown" if self._participant is None else self._participant.sender.delivery.state
-
-    @property
-    def endpoint_changed_at(self) -> float | None:
-        """Seconds since the epoch, when the endpoint became well or ill."""
-        return None if self._participant is None else self._participant.sender.delivery.changed_at
+        return "unknown" if self.participant is None else self.participant.sender.delivery.state
 
     @property
     def leads(self) -> bool:
         """Whether this process sends for all that share the outbox."""
-        return self._participant is not None and self._thread is not None and self._thread.leads(self._participant)
-
-    @property
-    def dead_threads(self) -> list[str]:
-        """The threads that have ended, which they never do while they are needed."""
-        participant, thread = self._participant, self._thread
-        if participant is None or thread is None or not self._running:
-            return []
-        parts = [(thread.alive, "butter-store")]
-        parts += [(participant.reader.alive, "butter-read")] if self._role.reads else []
-        parts += [(participant.sender.alive, "butter-send")] if self._role.sends else []
-        return [name for alive, name in parts if not alive]
-
-    @property
-    def reading_for(self) -> float:
-        """Seconds for which one capture has been read."""
-        return 0.0 if self._participant is None else self._participant.reader.busy_for
-
-    @property
-    def faults(self) -> tuple[str, ...]:
-        """What is wrong with the outbox."""
-        return () if self._thread is None else tuple(self._thread.alerts.ringing)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether what lies in memory now would be lost."""
-        running = self._participant is not None and self._participant.running
-        return not running and not processes.is_durable(self.components.outbox)
+        return self.participant is not None and self.participant.leads
 
     @property
     def deliverer(self) -> int | None:
         """The process that sends from the outbox's file. 0: it cannot be told which. None: there is none."""
-        return None if self._thread is None else self._thread.deliverer
+        return None if self.participant is None else self.participant.thread.leader.deliverer
+
+    @property
+    def dead_threads(self) -> list[str]:
+        """The threads that have ended, which they never do while they are needed."""
+        if self.participant is None or not self.running:
+            return []
+        return [worker.name for worker in self.participant.workers if not worker.alive]
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with the outbox."""
+        return () if self.participant is None else tuple(self.participant.thread.alerts.ringing)
 
     # What the threads call.
 
@@ -642,8 +568,8 @@ class Pipeline:
 
     def look(self) -> None:
         """Watch the counts and the outbox's faults about once a second. The store's thread calls it."""
-        if self._thread is not None and self.leads:
-            self.reporter.watch(self._thread.store)
+        if self.participant is not None and self.participant.leads:
+            self.reporter.watch(self.participant.thread.store)
         if self._faults != self.faults:
             self._faults = self.faults
             self._events.emit(OutboxChanged(reason="+".join(self._faults)))
@@ -658,14 +584,6 @@ def _settled(participant: Participant) -> bool | None:
 class _NotStartedError(ButterError):
     """The threads of this process are not there."""
 
-
-def _digest(components: Components) -> str:
-    """Identify a configuration: what is parked is tried again at once by another one."""
-    text = "\n".join([repr(components.strategy), *map(repr, components.routes.routes)])
-    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
-
-
-Read = Callable[[Capture, CheckoutRoute | None], ReadResult]
 
 _REMEDIES: Final = {
     Skip.NOT_JSON: "the response is not JSON, so the extractor was not called. Leave extract out and annotate instead.",

@@ -16,6 +16,7 @@ from butter_middleware.pipeline.participant import Participant
 from butter_middleware.pipeline.store_thread import StoreThread
 
 if TYPE_CHECKING:
+    from butter_middleware.pipeline.components import Components
     from butter_middleware.pipeline.pipeline import Pipeline
 
 FORK_SECONDS: Final = 0.05
@@ -53,22 +54,19 @@ def register(pipeline: "Pipeline") -> None:
                 )
 
 
-def join(
-    outbox: LocalOutbox, kept: Store | None, make: Callable[[StoreThread], Participant], *, reads: bool
-) -> tuple[StoreThread, Participant]:
-    """Make a participant, and return it with its store thread: one per file, or a new one for a store in memory.
+def join(components: "Components", kept: Store | None, make: Callable[[StoreThread], Participant]) -> Participant:
+    """Make a participant of a store thread: there is one per file, and a new one for a store in memory.
 
     Args:
-        outbox: The outbox.
+        components: The parts of a `Butter`.
         kept: The store of an earlier start, if it is in memory.
         make: Makes the participant.
-        reads: Whether this process reads what it captures.
     """
     with _process.guard:  # throughout, so that the last other participant does not end the thread meanwhile
-        thread = _store_thread(outbox, kept, reads=reads)
+        thread = _store_thread(components.outbox, kept, reads=components.reads)
         participant = make(thread)
-        thread.join_in(participant)
-    return thread, participant
+        thread.participants = (*thread.participants, participant)
+    return participant
 
 
 def is_durable(outbox: LocalOutbox) -> bool:
@@ -111,15 +109,16 @@ def loading() -> AbstractContextManager[object]:
     return _process.loading
 
 
-def leave(thread: StoreThread, participant: Participant, seconds: float) -> None:
-    """Let a participant go. The last one ends the thread within `seconds`."""
+def leave(participant: Participant, seconds: float) -> None:
+    """Let a participant go. The last one ends the store's thread within `seconds`."""
+    thread = participant.thread
     with _process.guard:
         is_last = thread.leave(participant)
         if is_last:
             for path in [path for path, other in _process.threads.items() if other is thread]:
                 del _process.threads[path]
     if is_last:
-        thread.stop(seconds)
+        thread.end(seconds)
     else:
         thread.finish(participant, seconds)
 

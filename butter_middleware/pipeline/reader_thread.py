@@ -4,12 +4,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from threading import Thread
 from typing import Final
 
 from butter_middleware._utils import log_thread
-from butter_middleware._utils.futures import Waker
 from butter_middleware.pipeline.entries import Entry
+from butter_middleware.pipeline.worker import Worker
 from butter_middleware.reader.messages import unreadable
 from butter_middleware.reader.reader import ReadResult
 
@@ -17,10 +16,9 @@ MOST_AHEAD: Final = 256
 """Captures in memory for the reader. The others are in the store only."""
 MOST_BYTES: Final = 16 * 1024**2
 REST_SECONDS: Final = 3600.0
-RESTART_MOST: Final = 30.0
 
 
-class ReaderThread:
+class ReaderThread(Worker):
     """Reads captures one after the other, and hands on what each holds.
 
     An extractor that hangs stops reading in this process. It stops neither appending nor sending.
@@ -31,26 +29,16 @@ class ReaderThread:
     """
 
     def __init__(self, read: Callable[[Entry], ReadResult], result: Callable[[Entry, ReadResult], object]) -> None:
+        super().__init__("butter-read")
         self._read = read
         self._result = result
         self._fresh: deque[Entry] = deque()
         self._others: deque[Entry] = deque()
         self._from_others = False
         self._bytes = 0
-        self._waker = Waker()
-        self._stopping = False
         self._since: float | None = None
         self.reading: Entry | None = None
         """The entry that is being read."""
-        self._thread = Thread(target=self._run, name="butter-read", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread.
-
-        Raises:
-            RuntimeError: the system gives no more threads.
-        """
-        log_thread.start(self._thread)
 
     def offer(self, entries: Sequence[Entry], *, fresh: bool) -> None:
         """Have entries read. Only the store's thread calls it."""
@@ -79,31 +67,9 @@ class ReaderThread:
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
-    def stop(self) -> None:
-        """End the thread after the capture that it reads now."""
-        self._stopping = True
-        self._waker.wake()
-
-    def join(self, seconds: float) -> None:
-        """Wait for the thread's end."""
-        if self._thread.is_alive():
-            self._thread.join(seconds)
-
-    def _run(self) -> None:
-        restart = 1.0
-        while not self._stopping:
-            try:
-                self._work()
-            except BaseException as error:  # noqa: BLE001 - this thread must not end while it is needed
-                kind = type(error).__name__
-                log_thread.log(logging.CRITICAL, f"reading failed: {kind}", event="faulted", reason=f"reading:{kind}")
-                self._waker.wait(restart)
-                restart = min(2 * restart, RESTART_MOST)
+    def _failed(self, error: BaseException) -> None:
+        kind = type(error).__name__
+        log_thread.log(logging.CRITICAL, f"reading failed: {kind}", event="faulted", reason=f"reading:{kind}")
 
     def _work(self) -> None:
         while not self._stopping:

@@ -14,6 +14,7 @@ from butter_middleware import config
 from butter_middleware._utils.futures import wait_at_most
 from butter_middleware.outbox import Counts
 from butter_middleware.outbox.base import Store
+from butter_middleware.pipeline import processes
 from butter_middleware.pipeline.health import Health, HealthInput, diagnose
 from butter_middleware.pipeline.status import Status
 from butter_middleware.telemetry.counters import Key, Tally
@@ -135,7 +136,8 @@ class StatusReporter:
         future = worker.request(self._take)
         answered = await wait_at_most(future, OUTBOX_SECONDS) and future.exception() is None
         view, counts = self._view, worker.last_counts
-        changed = self._age(worker.endpoint_changed_at)
+        participant = worker.participant
+        changed = None if participant is None else self._age(participant.sender.delivery.changed_at)
         signs = HealthInput(
             running=worker.running,
             answered=answered,
@@ -147,9 +149,9 @@ class StatusReporter:
             low_coverage=view.recent if view.recent.is_below(self._threshold) else None,
             outbox_faults=worker.faults,
             dead_threads=worker.dead_threads,
-            reading_for=worker.reading_for,
+            reading_for=0.0 if participant is None else participant.reader.busy_for,
             host=self._host,
-            unattended=worker.external and worker.running and worker.deliverer is None,
+            unattended=worker.components.external and worker.running and worker.deliverer is None,
         )
         return diagnose(signs)
 
@@ -175,7 +177,11 @@ class StatusReporter:
         )
 
     def _at_risk(self, counts: Counts) -> int:
-        return counts.captured + counts.pending + counts.parked + counts.parts if self._pipeline.stopped else 0
+        """Return how much lies in memory if it would be lost now, since nothing runs."""
+        participant, outbox = self._pipeline.participant, self._pipeline.components.outbox
+        if processes.is_durable(outbox) or (participant is not None and participant.running):
+            return 0
+        return counts.captured + counts.pending + counts.parked + counts.parts
 
     def _age(self, since: float | None) -> float | None:
         return None if since is None else max(0.0, self._clock() - since)

@@ -4,33 +4,31 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from threading import Thread
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from butter_middleware._utils import log_thread
 from butter_middleware._utils.daemons import DaemonThreadExecutor, DaemonThreadLoop
-from butter_middleware._utils.futures import Waker, call_in
+from butter_middleware._utils.futures import call_in
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.models.checkout import Record
 from butter_middleware.outbox.base import Pending, Settled, Settlement
+from butter_middleware.pipeline.worker import Worker
+
+if TYPE_CHECKING:
+    from butter_middleware.pipeline.participant import Participant
 
 MOST_AHEAD: Final = 256
 """Records in memory for the sender. The others are in the store only."""
 SETTLE_SECONDS: Final = 0.05
 """For which settlements wait for others. A process that is killed meanwhile sends these records again."""
-RESTART_SECONDS: Final = 1.0
-RESTART_MOST: Final = 30.0
 REST_SECONDS: Final = 3600.0
 
 
-class SenderThread:
+class SenderThread(Worker):
     """Sends what the store has, while this process leads. It is the `Backlog` of its `Delivery`.
 
     Args:
         delivery: Sends.
-        settle: Takes what became of records, on this thread.
-        keep_hold: Takes why nothing is sent, on this thread.
-        failed: Told of a fault of the loop.
+        participant: Whose records these are.
         prepare: Called on this thread before anything is sent.
         ping: Whether it asks once, when it first leads, if Butter takes the credentials.
     """
@@ -38,17 +36,14 @@ class SenderThread:
     def __init__(
         self,
         delivery: Delivery,
-        settle: Callable[[Sequence[Settlement]], object],
-        keep_hold: Callable[[str | None], object],
-        failed: Callable[[BaseException], object],
+        participant: "Participant",
         prepare: Callable[[], object],
         *,
         ping: bool = False,
     ) -> None:
+        super().__init__("butter-send")
         self.delivery = delivery
-        self._settle = settle
-        self._keep_hold = keep_hold
-        self._failed = failed
+        self._participant = participant
         self._prepare = prepare
         self._ping = ping
         self._fresh: deque[Pending] = deque()
@@ -68,27 +63,11 @@ class SenderThread:
         """Whether the loop failed, and has not begun again yet."""
         self._leads = False
         self._hold: str | None = None
-        self._waker = Waker()
-        self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: asyncio.Task[None] | None = None
         self._executor = DaemonThreadExecutor()
-        self._thread = Thread(target=self._run, name="butter-send", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread.
-
-        Raises:
-            RuntimeError: the system gives no more threads.
-        """
-        log_thread.start(self._thread)
 
     # For the store's thread.
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
 
     @property
     def ill(self) -> bool:
@@ -144,14 +123,8 @@ class SenderThread:
 
     def stop(self) -> None:
         """End the thread."""
-        self._stopping = True
+        super().stop()
         self.lose_lead()
-        self._waker.wake()
-
-    def join(self, seconds: float) -> None:
-        """Wait for the thread's end."""
-        if self._thread.is_alive():
-            self._thread.join(seconds)
 
     @property
     def unsettled(self) -> bool:
@@ -194,11 +167,16 @@ class SenderThread:
             timer.cancel()
         settlements, self._unsettled = self._unsettled, []
         if settlements:
-            self._settle(settlements)
+            self._participant.thread.settle(self._participant, settlements)
 
     def keep_hold(self, reason: str | None) -> None:
-        """Keep why nothing is sent."""
-        self._keep_hold(reason)
+        """Keep why nothing is sent. After a fault of the disk, the next record has it kept."""
+
+        def kept(asked: "Future[None]") -> None:
+            if asked.exception() is not None:
+                self.delivery.keep_hold_again()
+
+        self._participant.thread.ask(lambda store: store.set_hold(reason)).add_done_callback(kept)
 
     def _drain(self) -> list[Pending]:
         found: list[Pending] = []
@@ -210,30 +188,30 @@ class SenderThread:
     # The thread.
 
     def _run(self) -> None:
-        restart = RESTART_SECONDS
         self._executor.start_ahead()
         self._prepare()
+        super()._run()
+        self._executor.shutdown()
+
+    def _work(self) -> None:
+        self.failing = False
         while not self._stopping:
             self._waker.rest()
             if not self._leads:
                 if not self._stopping:
                     self._waker.wait(REST_SECONDS)
                 continue
-            try:
-                if self._hold is not None:
-                    self.delivery.resume_hold(self._hold)
-                self.delivery.prepare()
-                if not self.ready.done():
-                    self.ready.set_result(None)
-                with asyncio.Runner(loop_factory=lambda: DaemonThreadLoop(self._executor)) as runner:
-                    runner.run(self._send())
-            except BaseException as error:  # noqa: BLE001 - this thread must not end while it is needed
-                self.failing = True  # so that another process takes the lead meanwhile
-                self._failed(error)
-                self._waker.wait(restart)
-                self.failing = False
-                restart = min(2 * restart, RESTART_MOST)
-        self._executor.shutdown()
+            if self._hold is not None:
+                self.delivery.resume_hold(self._hold)
+            self.delivery.prepare()
+            if not self.ready.done():
+                self.ready.set_result(None)
+            with asyncio.Runner(loop_factory=lambda: DaemonThreadLoop(self._executor)) as runner:
+                runner.run(self._send())
+
+    def _failed(self, error: BaseException) -> None:
+        self.failing = True  # so that another process takes the lead meanwhile
+        self._participant.failed("delivering", error)
 
     async def _send(self) -> None:
         loop = asyncio.get_running_loop()

@@ -16,17 +16,17 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import Any, Final, TypeVar
 
 from butter_middleware._utils import log_thread
-from butter_middleware._utils.futures import Waker
 from butter_middleware.errors import OutboxClosedError, OutboxFullError, OutboxReplacedError
 from butter_middleware.outbox.base import Count, Outcome, Resolved, Settled, Settlement, Store, new_records
 from butter_middleware.outbox.faults import Fault, describe, fault_of
 from butter_middleware.pipeline.entries import Addition, Entry, Reading
 from butter_middleware.pipeline.leader import Leader
 from butter_middleware.pipeline.participant import Participant
+from butter_middleware.pipeline.worker import Worker
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,8 +41,6 @@ MOST_BYTES: Final = 128 * 1024**2
 FIRST_BACKOFF: Final = 0.05
 LAST_BACKOFF: Final = 5.0
 """Seconds between tries while a fault lasts."""
-RESTART_MOST: Final = 30.0
-"""Seconds after which a loop that failed begins again, at most."""
 PRUNE_SECONDS: Final = 60.0
 COUNT_SECONDS: Final = 5.0
 """Between transactions that count what did not change the state of a capture or a record."""
@@ -67,18 +65,20 @@ class _Pause:
         self.ok = False
 
 
-class StoreThread:
-    """Owns a store. Its methods may be called from any thread, and wait for nothing, except `stop`.
+class StoreThread(Worker):
+    """Owns a store. Its methods may be called from any thread, and wait for nothing, except `end`.
 
     Args:
         store: The store. Only this thread calls it, except for its properties.
     """
 
     def __init__(self, store: Store) -> None:
+        super().__init__("butter-store")
         self.store = store
         self.alerts = store.alerts
-        self._leader = Leader(self)
-        self._participants: tuple[Participant, ...] = ()
+        self.leader = Leader(self)
+        self.participants: tuple[Participant, ...] = ()
+        """Those who use the store."""
         self._guard = Lock()
         """Held for moments: by requests, and by the thread when it takes what they added."""
         self._intake: deque[tuple[Participant, Entry]] = deque()
@@ -87,7 +87,6 @@ class StoreThread:
         self._readings: deque[tuple[Participant, Reading]] = deque()
         self._settlements: deque[tuple[Participant, Settlement]] = deque()
         self._requests: deque[tuple[Callable[[Store], Any], Future[Any]]] = deque()
-        self._waker = Waker()
         self._stop_at: float | None = None
         self._pause: _Pause | None = None
         self._opened = self._replaced = False
@@ -104,29 +103,17 @@ class StoreThread:
         self._watch_at = 0.0
         self._log_at = 0.0
         self._idle_since: float | None = None
-        self._thread = Thread(target=self._run, name="butter-store", daemon=True)
 
     # For other threads.
 
-    def start(self) -> None:
-        """Start the thread.
-
-        Raises:
-            RuntimeError: the system gives no more threads.
-        """
-        log_thread.start(self._thread)
-
-    def join_in(self, participant: Participant) -> None:
-        """Let a `Butter` use the store."""
-        self._participants = (*self._participants, participant)
-
     def leave(self, participant: Participant) -> bool:
         """Let a `Butter` go. Return whether it is the last one: then the thread is to be stopped."""
-        others = tuple(other for other in self._participants if other is not participant)
+        others = tuple(other for other in self.participants if other is not participant)
         if others:
-            self._participants = others
-        self._leader.leave(participant)
-        self.wake()
+            self.participants = others
+        if self.leader.is_led_by(participant):
+            self.leader.look_at = 0.0  # which lets the lead go
+        self._waker.wake()
         return not others
 
     def finish(self, participant: Participant, seconds: float) -> None:
@@ -182,10 +169,6 @@ class StoreThread:
             self._waker.wake()
         return future
 
-    def wake(self) -> None:
-        """Look for work now."""
-        self._waker.wake()
-
     def count_soon(self) -> None:
         """Have the store count at once what this process counted."""
         self._count_at = 0.0
@@ -195,43 +178,24 @@ class StoreThread:
         """Take the lead if it is free. The future says whether this participant has it."""
 
         def look(_store: Store) -> bool:
-            self._leader.look_soon()
-            self._leader.look(time.monotonic())
-            return self._leader.is_led_by(participant)
+            self.leader.look_soon()
+            self.leader.look(time.monotonic())
+            return self.leader.is_led_by(participant)
 
         return self.ask(look)
 
-    def leads(self, participant: Participant) -> bool:
-        """Whether this participant sends for every process of the host."""
-        return self._leader.is_led_by(participant)
-
-    @property
-    def deliverer(self) -> int | None:
-        """The process that sends, if it is not this one. 0: it cannot be told which. None: none that is known."""
-        return self._leader.deliverer
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
     @property
     def stopping(self) -> bool:
-        """Whether `stop` was called."""
+        """Whether `end` was called."""
         return self._stop_at is not None
-
-    @property
-    def participants(self) -> Sequence[Participant]:
-        """Those who use the store."""
-        return self._participants
 
     def unresolved(self) -> set[int]:
         """Return the numbers of the captures that this process is going to resolve."""
-        return {number for participant in self._participants for number in participant.ids}
+        return {number for participant in self.participants for number in participant.ids}
 
     def look_again(self) -> None:
         """Look for records that are due, since the clock was moved."""
-        self.ask(lambda _store: self._leader.look_soon())
+        self.ask(lambda _store: self.leader.look_soon())
 
     # A fork.
 
@@ -257,35 +221,28 @@ class StoreThread:
         if pause is not None:
             pause.go_on.set()
 
-    def stop(self, seconds: float) -> None:
+    def end(self, seconds: float) -> None:
         """Write what waits within `seconds`, then end the thread. What could not be written is lost, and counted."""
         self._stop_at = time.monotonic() + seconds
         self._waker.wake()
-        if self._thread.is_alive():
-            self._thread.join(seconds + STOPPING_SECONDS)
-        elif self._thread.ident is None:  # the system had no thread for it: what waits is written on this one
+        self.join(seconds + STOPPING_SECONDS)
+        if self._thread.ident is None:  # the system had no thread for it: what waits is written on this one
             self._run()
 
     # The thread.
 
-    def _run(self) -> None:
-        restart = 1.0
-        while True:
-            try:
-                self._work()
-            except BaseException as error:  # noqa: BLE001 - this thread must not end while it is needed
-                kind = type(error).__name__
-                message = f"the store's thread failed: {kind}. It starts again"
-                log_thread.log(logging.CRITICAL, message, event="faulted", reason=f"store:{kind}")
-                with suppress(Exception):
-                    self._leader.resign()
-                with suppress(Exception):
-                    self.store.close()
-                self._opened = False
-                self._waker.wait(restart)
-                restart = min(2 * restart, RESTART_MOST)
-            else:
-                return
+    def _failed(self, error: BaseException) -> None:
+        kind = type(error).__name__
+        message = f"the store's thread failed: {kind}. It starts again"
+        log_thread.log(logging.CRITICAL, message, event="faulted", reason=f"store:{kind}")
+        self._close()
+
+    def _close(self) -> None:
+        with suppress(Exception):
+            self.leader.resign()
+        with suppress(Exception):
+            self.store.close()
+        self._opened = False
 
     def _work(self) -> None:
         while True:
@@ -329,7 +286,7 @@ class StoreThread:
             self._replaced = False
         now = time.monotonic()
         if not self.looked:
-            self._leader.look(now)  # first of all: a response may wait for what this process sends
+            self.leader.look(now)  # first of all: a response may wait for what this process sends
         busy = False
         if now >= self._full_until or self._stop_at is not None:
             busy = self._grow(now)  # first: a response may wait for it
@@ -338,13 +295,13 @@ class StoreThread:
         if not growing and not shrinking:
             self.alerts.resolve("full")
             self.alerts.resolve("fault")
-        reloaded = [participant.reload(self.store) for participant in self._participants]
+        reloaded = [participant.reload(self.store) for participant in self.participants]
         more = any(reloaded) or shrinking or (growing and now >= self._full_until)
         if self._stop_at is None:
-            more |= self._leader.look(now)
+            more |= self.leader.look(now)
         if now >= self._count_at:
             self._count_at = now + COUNT_SECONDS
-            self._count(self._participants)
+            self._count(self.participants)
         if busy and now >= self._log_at:
             self._log_at = now + LOG_SECONDS
             self.store.checkpoint(idle=False)
@@ -375,14 +332,14 @@ class StoreThread:
             self._idle_since = float("inf")
         if now >= self._watch_at:
             self._watch_at = now + WATCH_SECONDS
-            for participant in self._participants:
+            for participant in self.participants:
                 participant.look()
         if now >= self._prune_at:
             self._prune_at = now + PRUNE_SECONDS
             if self._prune():
                 self._prune_at = 0.0
                 return
-        until = min(self._leader.look_at, self._prune_at, self._watch_at)
+        until = min(self.leader.look_at, self._prune_at, self._watch_at)
         if self._full_until > now and (self._intake or self._additions or self._readings):
             until = min(until, self._full_until)
         if self._idle_since != float("inf"):
@@ -444,7 +401,7 @@ class StoreThread:
             self._bytes -= sum(addition.size for _participant, addition in batch)
         for (participant, addition), outcomes in written:
             new = new_records(outcomes)
-            sends = self._leader.fresh(new)
+            sends = self.leader.fresh(new)
             addition.done.set_result(len(outcomes) - len(new))
             participant.added(outcomes, sends=sends)
         return True
@@ -458,7 +415,7 @@ class StoreThread:
             return False
         batch = _take(self._readings, lambda _item: 1)
         for (participant, reading), resolved in self._write(batch, self._resolve_all, self._readings):
-            sends = self._leader.fresh(new_records(resolved.outcomes))
+            sends = self.leader.fresh(new_records(resolved.outcomes))
             participant.resolved(reading, resolved, sends=sends)
         return True
 
@@ -477,8 +434,8 @@ class StoreThread:
         batch = _take(self._settlements, lambda _item: 1)
         written = self._write(batch, self._settle_all, self._settlements)
         if len(written) < len(batch):
-            self._leader.look_soon()
-        self._leader.settled([settlement for (_participant, settlement), _none in written])
+            self.leader.look_soon()
+        self.leader.settled([settlement for (_participant, settlement), _none in written])
         for participant, settlements in _by_participant(pair for pair, _none in written):
             participant.settled(settlements)
         return True
@@ -552,7 +509,7 @@ class StoreThread:
 
     def _write_again(self) -> None:
         """After the file was replaced: append what is in memory and is not in the file that is there now."""
-        for participant in self._participants:
+        for participant in self.participants:
             entries = participant.in_memory()
             there = {stored.id for stored in self.store.load([entry.id for entry in entries])}
             missing = [entry for entry in entries if entry.id not in there]
@@ -563,7 +520,7 @@ class StoreThread:
                 with self._guard:
                     self._bytes += addition.size
                     self._additions.appendleft((participant, addition))
-        self._leader.forget_file()
+        self.leader.forget_file()
 
     def _suffer(self, error: Exception) -> bool:
         """Log a fault once, and wait before the next try. Return whether there is no time left for one.
@@ -577,7 +534,7 @@ class StoreThread:
         fault = fault_of(error)
         if fault is Fault.REFUSED:
             self.alerts.raise_("fault", f"{error} What comes waits in memory.")
-            self._leader.resign()
+            self.leader.resign()
         elif fault is Fault.FULL:
             self.alerts.raise_("full", FULL)
         elif fault is not Fault.CORRUPT:
@@ -597,11 +554,8 @@ class StoreThread:
             while queue:
                 _lose([queue.popleft()], _closed())
         with suppress(Exception):  # a fault of the disk, which was said
-            self._count(self._participants)
-        with suppress(Exception):
-            self._leader.resign()
-        with suppress(Exception):
-            self.store.close()
+            self._count(self.participants)
+        self._close()
         while self._requests:
             self._requests.popleft()[1].set_exception(_closed())
 

@@ -83,12 +83,13 @@ class InboxRuntime:
             beacon=beacon,
             admitted=ANYWHERE if production.config.staging else DOCUMENTATION,
             outbox=outbox,
-            external=False,  # what another process would read is read here, so that a test sees it
+            external=False,
+            reads=production.reads
+            or production.external,  # what another process would read is read here, so that a test sees it
             wrap_reader=self._wrap_reader,
             pings=False,
             built=built,
             listener=hear,
-            listens_to=(object,),
         )
         return self._sending_here(fake) if here else fake
 

@@ -65,7 +65,7 @@ def test_an_app_that_starts_takes_no_lead_that_it_cannot_use(
     def fail(_delivery: Delivery) -> None:
         raise OSError
 
-    monkeypatch.setattr("butter_middleware.pipeline.sender_thread.RESTART_SECONDS", 60.0)
+    monkeypatch.setattr("butter_middleware.pipeline.worker.RESTART_SECONDS", 60.0)
     monkeypatch.setattr(Delivery, "prepare", fail)
     butter = make_butter(outbox=path)
     butter.pipeline.start()

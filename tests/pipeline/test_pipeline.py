@@ -724,7 +724,7 @@ def test_a_lead_that_is_back_before_its_loss_was_noticed_is_no_fault(
     for number in range(20):
         butter.record(checkout(number))
         assert butter.flush()
-        participant = butter.pipeline._participant
+        participant = butter.pipeline.participant
         assert participant is not None
         participant.sender.lose_lead()
         participant.sender.take_lead(None)

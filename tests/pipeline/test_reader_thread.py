@@ -99,8 +99,8 @@ def test_what_waits_in_the_store_is_loaded_within_the_bound(make_butter: Shop, m
     def extract(_response: CheckoutResponse) -> None:
         asked.set()
         release.wait(20)
-        assert butter.pipeline._participant is not None
-        in_memory.append(butter.pipeline._participant.reader._bytes)
+        assert butter.pipeline.participant is not None
+        in_memory.append(butter.pipeline.participant.reader._bytes)
 
     butter = make_butter(CheckoutRoute("/checkout/{cart}", "stripe", extract))
     app = ButterMiddleware(sends(start(), body(b"x" * size)), butter)

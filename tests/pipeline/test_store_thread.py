@@ -148,8 +148,8 @@ def test_a_fault_of_the_disk_while_a_batch_is_written_one_by_one_loses_nothing(
     assert butter.flush()
     assert {sent["invoice_id"] for sent in fake.records} == {"in_1", "in_3", "in_4", "in_5"}
     assert butter.status().lost == 1
-    thread = butter.pipeline._thread
-    assert thread is not None
+    assert butter.pipeline.participant is not None
+    thread = butter.pipeline.participant.thread
     assert thread._bytes == 0
 
 
@@ -289,9 +289,9 @@ def test_a_fault_of_the_disk_that_a_watch_meets_is_told_as_one(
     monkeypatch.setattr(leader, "LOOK_SECONDS", 3600.0)
     monkeypatch.setattr(store_thread, "WATCH_SECONDS", 0.01)
     butter, store = failing
-    thread = butter.pipeline._thread
-    assert thread is not None
-    until(lambda: thread._leader.look_at > time.monotonic() + 60, "the leader looks at nothing by itself")
+    assert butter.pipeline.participant is not None
+    thread = butter.pipeline.participant.thread
+    until(lambda: thread.leader.look_at > time.monotonic() + 60, "the leader looks at nothing by itself")
     store.fault = errno.EIO
     until(lambda: "cannot be used (EIO)" in caplog.text, "the alarm")
     store.fault = None

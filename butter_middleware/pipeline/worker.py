@@ -1,0 +1,66 @@
+"""A thread of ours. It does not end while it is needed."""
+
+from threading import Thread
+from typing import Final
+
+from butter_middleware._utils import log_thread
+from butter_middleware._utils.futures import Waker
+
+RESTART_SECONDS: Final = 1.0
+RESTART_MOST: Final = 30.0
+"""Seconds after which work that failed begins again: the first time, and at most."""
+
+
+class Worker:
+    """Runs `_work` on a daemon thread until it returns. If it raises, it begins again.
+
+    Args:
+        name: The thread's.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._waker = Waker()
+        self._stopping = False
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the system gives no more threads.
+        """
+        log_thread.start(self._thread)
+
+    def stop(self) -> None:
+        """End the thread after what it does now."""
+        self._stopping = True
+        self._waker.wake()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the thread's end."""
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        restart = RESTART_SECONDS
+        while True:
+            try:
+                self._work()
+            except BaseException as error:  # noqa: BLE001 - this thread must not end while it is needed
+                self._failed(error)
+                self._waker.wait(restart)
+                restart = min(2 * restart, RESTART_MOST)
+            else:
+                return
+
+    def _work(self) -> None:
+        raise NotImplementedError
+
+    def _failed(self, error: BaseException) -> None:
+        raise NotImplementedError
