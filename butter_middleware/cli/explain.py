@@ -17,8 +17,7 @@ from butter_middleware.cli.text import counted
 from butter_middleware.client_ip import Peer
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE
 from butter_middleware.errors import ExtractionError
-from butter_middleware.extract.explanation import Explanation
-from butter_middleware.extract.explanation import values as values_of
+from butter_middleware.extract.explanation import Explaining, Explanation
 from butter_middleware.models.checkout import CheckoutFields, Psp
 from butter_middleware.models.http import Capture, view
 from butter_middleware.models.reasons import Skip
@@ -118,16 +117,21 @@ def explain(
         raise Failure(message)
     annotations = field_values(notes, "--annotate", CheckoutFields.__annotations__)
     body = file.read(MOST_BYTES)
-    if psp is not None:
-        _refuse_broken(body)
+    if psp is not None:  # a preset reads nothing but JSON
+        try:
+            json.loads(body)
+        except (ValueError, RecursionError) as error:
+            message = f"FILE is not JSON: {error}."
+            raise Failure(message) from error
     capture = _capture(route, method, path, body, annotations)
     response = view(capture, route.template.params(path), _ADDRESS, MOST_BYTES, of_request=route.source == "request")
     explanation = Explanation("no extractor", "its records are what the endpoint annotates")
     values: Mapping[str, Any] = {}
     if route.extract is not None:
         explanation = extract.explain(response, route.extract)
+    if isinstance(route.extract, Explaining):
         with suppress(ExtractionError):  # an expression failed: it is among what was tried
-            values = values_of(response, route.extract)
+            values = route.extract.values(response)
     admitted = ANYWHERE if staging else NOWHERE
     somebody = Peer(allow_private=True)
     reader = Reader(somebody, MOST_BYTES, _OPTIONAL, lambda _capture, _ip: None, admitted, staging=staging)
@@ -150,23 +154,6 @@ def explain(
         f"\n{text.strip()}",
     )
     return ExitCode.OK if verdict in {"record", "part"} else ExitCode.ATTENTION
-
-
-def _refuse_broken(body: bytes) -> None:
-    """Refuse a body that is not JSON, which is all that a preset reads.
-
-    Raises:
-        Failure: it is not; with the place.
-    """
-    try:
-        json.loads(body)
-    except json.JSONDecodeError as error:
-        message = f"FILE is not JSON: line {error.lineno}, column {error.colno}: {error.msg}."
-    except (UnicodeDecodeError, RecursionError) as error:
-        message = f"FILE is not JSON: {type(error).__name__}."
-    else:
-        return
-    raise Failure(message)
 
 
 def _routes(

@@ -1,13 +1,14 @@
 """Which expression gave each field, or why none did. It never holds a value."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from butter_middleware.errors import ExtractionError
-from butter_middleware.models.http import CheckoutResponse, Extractor
+from butter_middleware.models.http import CheckoutResponse, Extracted, Extractor
 
 NOTHING_TRIED: Final = "has no expression for it"
 
@@ -78,6 +79,22 @@ class Explanation:
         return "\n  ".join([f"{self.extractor}: {self.saw}", *map(str, self.fields)])
 
 
+class Explaining(ABC):
+    """An extractor that can say what its expressions find."""
+
+    @abstractmethod
+    def __call__(self, response: CheckoutResponse) -> Extracted:
+        """Read a response."""
+
+    @abstractmethod
+    def explain(self, response: CheckoutResponse) -> Explanation:
+        """Say what was tried."""
+
+    @abstractmethod
+    def values(self, response: CheckoutResponse) -> Mapping[str, Any]:
+        """Return what the fields of `explain` hold, of an unpaid object too: personal data."""
+
+
 def explain(response: CheckoutResponse, extractor: Extractor) -> Explanation:
     """Say for every field which expression of `extractor` gave it, or what was tried and why it gave nothing.
 
@@ -86,21 +103,10 @@ def explain(response: CheckoutResponse, extractor: Extractor) -> Explanation:
     Raises:
         ExtractionError: the body cannot be decoded, or is not JSON.
     """
-    explained = _asked(extractor, "explain", response)
-    if isinstance(explained, Explanation):
-        return explained
+    if isinstance(extractor, Explaining):
+        return extractor.explain(response)
     name = getattr(extractor, "__name__", type(extractor).__name__)
     return Explanation(name, "a function, whose expressions cannot be seen")
-
-
-def values(response: CheckoutResponse, extractor: Extractor) -> Mapping[str, Any]:
-    """Give what the fields of `explain` hold, those of an unpaid object too: personal data. Of a function, nothing.
-
-    Raises:
-        ExtractionError: the body cannot be decoded or is not JSON, or an expression failed on it.
-    """
-    shown = _asked(extractor, "values", response)
-    return cast("Mapping[str, Any]", shown) if isinstance(shown, Mapping) else {}
 
 
 def told(response: CheckoutResponse, extractor: Extractor | None) -> Explanation:
@@ -109,13 +115,3 @@ def told(response: CheckoutResponse, extractor: Extractor | None) -> Explanation
         if extractor is not None:
             return explain(response, extractor)
     return Explanation("", "")
-
-
-def _asked(extractor: Extractor, method: str, response: CheckoutResponse) -> object:
-    """Call a method, if there is one. None if it fails: a class of the merchant's own may mean something else by it."""
-    try:
-        return getattr(extractor, method)(response)
-    except ExtractionError:
-        raise
-    except Exception:  # noqa: BLE001 - as the docstring says
-        return None

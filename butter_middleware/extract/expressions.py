@@ -8,7 +8,7 @@ from jmespath.exceptions import JMESPathError
 
 from butter_middleware import config
 from butter_middleware.errors import ConfigurationError, ExtractionError, syntax_problem
-from butter_middleware.extract.explanation import Explanation, Field
+from butter_middleware.extract.explanation import Explaining, Explanation, Field
 from butter_middleware.extract.paths import attempts, path
 from butter_middleware.models.checkout import CheckoutFields
 from butter_middleware.models.http import CheckoutResponse
@@ -18,7 +18,7 @@ _KNOWN: Final = (*FIELDS, "ipv4_address")
 
 
 @dataclass(frozen=True, slots=True)
-class Expressions:
+class Expressions(Explaining):
     """The extractor that `json` returns."""
 
     fields: Mapping[str, str]

@@ -9,7 +9,7 @@ from jmespath.exceptions import JMESPathError
 
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.extract import normal
-from butter_middleware.extract.explanation import Attempt, Explanation, Field, Outcome
+from butter_middleware.extract.explanation import Attempt, Explaining, Explanation, Field, Outcome
 from butter_middleware.extract.expressions import FIELDS
 from butter_middleware.extract.paths import attempts, first, holds, path
 from butter_middleware.models.checkout import EVIDENCE_IDS, Psp, as_text
@@ -159,7 +159,7 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
+class Preset(Explaining):
     """An extractor for one PSP's objects, wherever they are in a response."""
 
     psp: Psp
