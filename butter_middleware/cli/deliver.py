@@ -21,7 +21,7 @@ from butter_middleware.cli.options import (
     path_of,
     stop_signals,
 )
-from butter_middleware.cli.output import Output
+from butter_middleware.cli.output import Output, Tell
 from butter_middleware.cli.text import counted, deliverer_name, duration, moment
 from butter_middleware.outbox import Counts, SQLiteOutbox, Store
 from butter_middleware.outbox.sqlite.existing import refuse_absent
@@ -195,14 +195,10 @@ def _drain(output: Output, pipeline: Pipeline, path: str, stop: Event) -> ExitCo
         msg = f"another process has just begun to deliver from {path}. See `status`."
         raise Failure(msg, ExitCode.BUSY)
     _say_unread(output, pipeline)
-    end = _Draining(pipeline, path, first)
     with output.progress("Delivering") as tell:
-        while not stop.is_set() and not end.over():
-            if end.total:
-                tell(end.done, end.total, end.done, f"{end.done:,} of {end.total:,}", end.waits_for)
-            stop.wait(POLL_SECONDS)
+        why = _wait_until_done(pipeline, path, first, stop, tell)
     pipeline.shutdown()
-    return _finish(output, pipeline, path, first, end.why)
+    return _finish(output, pipeline, path, first, why)
 
 
 def _look(pipeline: Pipeline, path: str, seconds: float) -> tuple[Counts, int, float | None]:
@@ -232,48 +228,37 @@ _ILL: Final = {
 """By the state of the endpoint: what it waits for, and why it gives up in the end."""
 
 
-class _Draining:
-    """Whether there is still something to do, and worth waiting for."""
-
-    def __init__(self, pipeline: Pipeline, path: str, first: Counts) -> None:
-        self._pipeline, self._path = pipeline, path
-        self._first = first
-        self._still = 0
-        self._ill_since: float | None = None
-        """When Butter fell ill, and has taken nothing since: where it asks for pauses, it is well between them."""
-        self._answered_at = time.monotonic()
-        self.done = self.total = 0
-        self.waits_for = ""
-        """What it waits for now, other than the work itself."""
-        self.why = ""
-        """Why it ended with something left."""
-
-    def over(self) -> bool:
+def _wait_until_done(pipeline: Pipeline, path: str, first: Counts, stop: Event, tell: Tell) -> str:
+    """Show how far it is, until nothing is left that is worth waiting for. Return why it gave up, if it did."""
+    done = total = still = 0
+    ill_since: float | None = None  # and has taken nothing since: where it asks for pauses, it is well between them
+    answered_at = time.monotonic()
+    while still < STILL and not stop.is_set():
         try:
-            counts, to_read, due = _look(self._pipeline, self._path, DRAIN_SECONDS)
+            counts, to_read, due = _look(pipeline, path, DRAIN_SECONDS)
         except Failure:
-            if time.monotonic() - self._answered_at >= PATIENCE_SECONDS:
+            if time.monotonic() - answered_at >= PATIENCE_SECONDS:
                 raise
-            self.waits_for = "the outbox is busy"
-            return False
-        self._answered_at = time.monotonic()
-        to_read = to_read if self._pipeline.components.reads else 0
-        done = counts.delivered - self._first.delivered
-        if done > self.done:
-            self._ill_since = None
-        self.done = done
-        self.total = done + counts.pending + to_read
-        wait = 0.0 if due is None else due - time.time()
-        state, now = self._pipeline.endpoint, time.monotonic()
-        self.waits_for, why = _ILL.get(state, (f"next try in {wait:.0f} s" if wait > 1 else "", ""))
-        if why:
-            self._ill_since = now if self._ill_since is None else self._ill_since
-            if now - self._ill_since >= (HOLD_SECONDS if state == "hold" else PATIENCE_SECONDS):
-                self.why = why
-                return True
-        waits = due is not None and wait <= RETRY_SECONDS
-        self._still = 0 if to_read or waits else self._still + 1
-        return self._still >= STILL
+            waits_for = "the outbox is busy"
+        else:
+            answered_at = time.monotonic()
+            if counts.delivered - first.delivered > done:
+                ill_since = None
+            done = counts.delivered - first.delivered
+            to_read = to_read if pipeline.components.reads else 0
+            total = done + counts.pending + to_read
+            wait = 0.0 if due is None else due - time.time()
+            state = pipeline.endpoint
+            waits_for, why = _ILL.get(state, (f"next try in {wait:.0f} s" if wait > 1 else "", ""))
+            if why:
+                ill_since = answered_at if ill_since is None else ill_since
+                if answered_at - ill_since >= (HOLD_SECONDS if state == "hold" else PATIENCE_SECONDS):
+                    return why
+            still = 0 if to_read or (due is not None and wait <= RETRY_SECONDS) else still + 1
+        if total:
+            tell(done, total, done, f"{done:,} of {total:,}", waits_for)
+        stop.wait(POLL_SECONDS)
+    return ""
 
 
 def _finish(output: Output, pipeline: Pipeline, path: str, first: Counts, why: str) -> ExitCode:

@@ -4,8 +4,7 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 from urllib.error import HTTPError
@@ -119,12 +118,11 @@ def shop(inbox: str, username: str = USERNAME) -> Starlette:
 
 def _listener(wanted: int) -> socket.socket:
     """Listen at a port of this machine: the wanted one, if it is free."""
-    for port in (wanted, 0):
-        with suppress(OSError):
-            listener: socket.socket = load_server().listen("127.0.0.1", port)
-            return listener
-    msg = "no port of this machine is free: end a process that listens, and try again"
-    raise Failure(msg)
+    listen: Callable[[str, int], socket.socket] = load_server().listen
+    try:
+        return listen("127.0.0.1", wanted)
+    except OSError:
+        return listen("127.0.0.1", 0)
 
 
 def _fetch(url: str, body: Mapping[str, str] | None = None, **headers: str) -> Any:  # noqa: ANN401 - JSON

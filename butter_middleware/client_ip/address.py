@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import IPv6Address, IPv6Network, ip_network
 from socket import AF_INET, AF_INET6, inet_ntoa, inet_pton
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from butter_middleware.client_ip.reason import Reason
 from butter_middleware.errors import ConfigurationError
@@ -74,13 +74,17 @@ class Networks:
     """A set of networks, compiled: membership is a search among numbers. Holds `unix:` as well.
 
     Raises:
-        ConfigurationError: an entry is not an address or a network, or has host bits.
+        ConfigurationError: it is not a list, or an entry is not an address or a network, or has host bits.
     """
 
-    def __init__(self, entries: Iterable[Any], where: str) -> None:  # the user may write anything
+    def __init__(self, entries: Any, where: str) -> None:  # noqa: ANN401 - the user may write anything
+        if isinstance(entries, str) or not isinstance(entries, Iterable):
+            msg = f"{where} is {'one string' if isinstance(entries, str) else 'no list'}. Write it as ['10.0.0.0/8']."
+            raise ConfigurationError(msg)
+        self.entries: tuple[Any, ...] = (*entries,)
         self.unix = False
         ranges: list[tuple[int, int]] = []
-        for entry in entries:
+        for entry in self.entries:
             if entry == "unix:":
                 self.unix = True
                 continue
@@ -105,18 +109,6 @@ class Networks:
     def __contains__(self, address: Address | None) -> bool:
         # An odd index is inside.
         return address is not None and bisect_right(self._bounds, address) & 1 == 1
-
-
-def listed(entries: Any, where: str) -> tuple[str, ...]:  # noqa: ANN401 - the user may write anything
-    """Return the entries of a set of networks as a tuple, which can be read again.
-
-    Raises:
-        ConfigurationError: it is one string, or not a list.
-    """
-    if isinstance(entries, str) or not isinstance(entries, Iterable):
-        msg = f"{where} is {'one string' if isinstance(entries, str) else 'no list'}. Write it as ['10.0.0.0/8']."
-        raise ConfigurationError(msg)
-    return tuple(cast("Iterable[str]", entries))
 
 
 NOT_PUBLIC: Final = Networks(

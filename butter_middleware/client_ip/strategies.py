@@ -19,7 +19,6 @@ from butter_middleware.client_ip.address import (
     Networks,
     TcpPeer,
     is_v4,
-    listed,
     parse_node,
     text_of,
 )
@@ -150,7 +149,7 @@ class RightmostUntrusted(_Base):
     on_untrusted_peer: Literal["peer", "none"] = "peer"
 
     def __post_init__(self) -> None:
-        _set_networks(self, "trusted", listed(self.trusted, "RightmostUntrusted(trusted=...)"))
+        _set_networks(self, "trusted", self.trusted, needed=True)
         object.__setattr__(self, "_name", _header_name(self.header))
         if self.on_untrusted_peer not in {"peer", "none"}:
             msg = "on_untrusted_peer is neither 'peer' nor 'none'."
@@ -342,15 +341,12 @@ def _guarded(
 # The arguments, checked when a strategy is built.
 
 
-def _set_networks(strategy: object, option: str, entries: Iterable[str] | None) -> None:
+def _set_networks(strategy: object, option: str, entries: Iterable[str] | None, *, needed: bool = False) -> None:
     """Set a frozen strategy's networks, and the option they come from as a tuple, which can be read again."""
-    networks = None
-    if entries is not None:
-        where = f"{type(strategy).__name__}({option}=...)"
-        entries = listed(entries, where)
-        networks = Networks(entries, where)
-    object.__setattr__(strategy, option, entries)
-    object.__setattr__(strategy, "_networks", networks)
+    if needed or entries is not None:
+        networks = Networks(entries, f"{type(strategy).__name__}({option}=...)")
+        object.__setattr__(strategy, option, networks.entries)
+        object.__setattr__(strategy, "_networks", networks)
 
 
 def _proof(require: tuple[str, str]) -> tuple[bytes, bytes]:
