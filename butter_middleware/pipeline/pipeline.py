@@ -107,8 +107,8 @@ class Pipeline:
         self._backoff = Backoff()
         self.last_counts = Counts()
         """What lay in the outbox when it last answered."""
-        self._kept: Store | None = None
-        """The store in memory of an earlier start."""
+        self._kept: StoreThread | None = None
+        """The last one of a store in memory, which the next one takes over."""
         self._faults: tuple[str, ...] = ()
         self._unheard: set[tuple[str, int]] = set()
         """Routes and statuses of which it was said that an annotation had no effect."""
@@ -132,8 +132,8 @@ class Pipeline:
             if self.participant is None:
                 processes.register(self)
                 self.participant = processes.join(self.components, self._kept, self._participant_of)
-                store = self.participant.thread.store
-                self._kept = None if store.durable else store
+                thread = self.participant.thread
+                self._kept = None if thread.store.durable else thread
             self.participant.running = True
             if paused:
                 self.participant.sender.delivery.pause()
@@ -188,15 +188,20 @@ class Pipeline:
         if participant is None or not self.running:
             return
         durable = processes.is_durable(self.components.outbox)
-        if durable:
-            participant.sender.delivery.pause()
-        else:
+        if not durable:
             self.running = False  # a checkout that comes meanwhile starts it again, and is sent
-        self.flush(self._config.drain_timeout)
+        self._drain(participant)
         with self._starting:
             if durable or not self.running:
                 self.running = participant.running = False
-        counts = self.counts()
+
+    def _drain(self, participant: Participant) -> None:
+        """Within `drain_timeout`, have what is on its way settled in a file; in memory, have all sent."""
+        durable = processes.is_durable(self.components.outbox)
+        if durable:
+            participant.sender.delivery.pause()
+        self._flush(participant, self._config.drain_timeout)
+        self.last_counts = counts = _answer(participant.thread, lambda store: store.counts(), self.last_counts)
         left = counts.captured + counts.pending + counts.parked + counts.parts
         if left and not durable:
             said = (
@@ -215,26 +220,33 @@ class Pipeline:
         Takes `drain_timeout` and, if an extractor or the file hangs, some seconds more.
         """
         deadline = time.monotonic() + self._config.drain_timeout
-        self.shutdown()
-        self._end(deadline)
+        participant, running = self._let_go()
+        if participant is not None:
+            try:
+                if running:
+                    self._drain(participant)
+            except Exception as error:  # noqa: BLE001 - as in `shutdown`
+                self.fault(error)
+            self._end(participant, deadline)
         self._telemetry.forget(self.reporter)
 
     def reset(self) -> None:
         """Be as if just built: for tests, since one `Butter` serves many. What was not delivered is left behind."""
-        self._end(time.monotonic())
+        participant, _running = self._let_go()
+        if participant is not None:
+            self._end(participant, time.monotonic())
         self._telemetry.forget(self.reporter)
         self._events.forget()
         self._forget()
 
-    def _end(self, deadline: float) -> None:
+    def _let_go(self) -> tuple[Participant | None, bool]:
+        """Give up the participant, and say whether it ran. A checkout that comes now starts another one."""
         with self._starting:
-            participant = self.participant
-            self.running, self.participant = False, None  # a checkout meanwhile starts others
-        if participant is None:
-            return
-        # A checkout beside the shutdown lets it send again. What is on its way would be cancelled, and sent twice.
-        participant.sender.delivery.pause()
-        participant.wait(lambda: _settled(participant), deadline - time.monotonic())
+            given_up = self.participant, self.running
+            self.participant, self.running = None, False
+        return given_up
+
+    def _end(self, participant: Participant, deadline: float) -> None:
         participant.running = False
         participant.reader.stop()
         participant.sender.stop()
@@ -457,10 +469,10 @@ class Pipeline:
 
         Returns early if waiting cannot help: the endpoint is ill. True says that nothing is left undone.
         """
-        participant = self.participant
-        if participant is None:
-            return True
-        delivery = participant.sender.delivery
+        return self.participant is None or self._flush(self.participant, timeout)
+
+    def _flush(self, participant: Participant, timeout: float) -> bool:
+        delivery, thread = participant.sender.delivery, participant.thread
         deadline = time.monotonic() + timeout
 
         def verdict() -> bool | None:
@@ -468,9 +480,10 @@ class Pipeline:
                 return True
             if delivery.paused:
                 return _settled(participant)
-            if self._count() and not self.last_counts.pending:
+            counts = _answer(thread, lambda store: store.counts(), None)
+            if counts is not None and not counts.pending:
                 return True
-            due = self.ask(lambda store: store.next_due(), None)
+            due = _answer(thread, lambda store: store.next_due(), None)
             due_in = 0.0 if due is None else due - self.outbox_clock()
             hopeless = delivery.ill or due_in > deadline - time.monotonic()
             return False if hopeless and not delivery.in_flight else None
@@ -503,12 +516,9 @@ class Pipeline:
 
     def ask(self, question: Callable[[Store], T], otherwise: T, seconds: float = 1.0) -> T:
         """Return what the store's thread answers. `otherwise` if it does not within `seconds`, or is not there."""
-        if self.participant is None and self._kept is not None:
-            return question(self._kept)
-        try:
-            return self.request(question).result(seconds)
-        except Exception:  # noqa: BLE001 - a fault of the disk, which the store's thread logs
-            return otherwise
+        if self.participant is not None:
+            return _answer(self.participant.thread, question, otherwise, seconds)
+        return otherwise if self._kept is None else _answer(self._kept, question, otherwise, seconds)
 
     def look_again(self) -> None:
         """Look for records that are due, since the clock was moved."""
@@ -573,6 +583,15 @@ class Pipeline:
         if self._faults != self.faults:
             self._faults = self.faults
             self._events.emit(OutboxChanged(reason="+".join(self._faults)))
+
+
+def _answer(thread: StoreThread, question: Callable[[Store], T], otherwise: T, seconds: float = 1.0) -> T:
+    if not thread.alive and not thread.store.durable:
+        return question(thread.store)
+    try:
+        return thread.ask(question).result(seconds)
+    except Exception:  # noqa: BLE001 - a fault of the disk, which the store's thread logs
+        return otherwise
 
 
 def _settled(participant: Participant) -> bool | None:

@@ -11,7 +11,6 @@ from weakref import WeakSet
 
 from butter_middleware._utils import log_thread
 from butter_middleware.outbox import LocalOutbox, MemoryOutbox, SQLiteOutbox
-from butter_middleware.outbox.base import Store
 from butter_middleware.pipeline.participant import Participant
 from butter_middleware.pipeline.store_thread import StoreThread
 
@@ -54,12 +53,12 @@ def register(pipeline: "Pipeline") -> None:
                 )
 
 
-def join(components: "Components", kept: Store | None, make: Callable[[StoreThread], Participant]) -> Participant:
+def join(components: "Components", kept: StoreThread | None, make: Callable[[StoreThread], Participant]) -> Participant:
     """Make a participant of a store thread: there is one per file, and a new one for a store in memory.
 
     Args:
         components: The parts of a `Butter`.
-        kept: The store of an earlier start, if it is in memory.
+        kept: The thread of an earlier start, if its store is in memory.
         make: Makes the participant.
     """
     with _process.guard:  # throughout, so that the last other participant does not end the thread meanwhile
@@ -78,7 +77,7 @@ def _path_of(outbox: LocalOutbox) -> str:
     return outbox.path if isinstance(outbox, SQLiteOutbox) else ""
 
 
-def _store_thread(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> StoreThread:
+def _store_thread(outbox: LocalOutbox, kept: StoreThread | None, *, reads: bool) -> StoreThread:
     path = _path_of(outbox)
     if isinstance(outbox, SQLiteOutbox) and path in _process.unusable:
         message = (
@@ -94,7 +93,8 @@ def _store_thread(outbox: LocalOutbox, kept: Store | None, *, reads: bool) -> St
     def gives_up() -> bool:
         return thread.stopping
 
-    thread = StoreThread(kept or outbox.store(reads=reads, give_up=gives_up))
+    store = outbox.store(reads=reads, give_up=gives_up) if kept is None else kept.store
+    thread = StoreThread(store, after=kept)
     if path:
         _process.threads[path] = thread
     return thread

@@ -70,11 +70,13 @@ class StoreThread(Worker):
 
     Args:
         store: The store. Only this thread calls it, except for its properties.
+        after: The thread whose store this one takes over, once that has ended.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, after: "StoreThread | None" = None) -> None:
         super().__init__("butter-store")
         self.store = store
+        self._after = after
         self.alerts = store.alerts
         self.leader = Leader(self)
         self.participants: tuple[Participant, ...] = ()
@@ -245,6 +247,9 @@ class StoreThread(Worker):
         self._opened = False
 
     def _work(self) -> None:
+        after, self._after = self._after, None
+        if after is not None:
+            after.join()
         while True:
             if (pause := self._pause) is not None:
                 with suppress(Exception):

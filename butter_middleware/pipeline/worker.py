@@ -42,7 +42,7 @@ class Worker:
         self._stopping = True
         self._waker.wake()
 
-    def join(self, seconds: float) -> None:
+    def join(self, seconds: float | None = None) -> None:
         """Wait for the thread's end."""
         if self._thread.is_alive():
             self._thread.join(seconds)

@@ -36,6 +36,7 @@ from butter_middleware import (
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.outbox import MemoryStore, SQLiteOutbox
 from butter_middleware.outbox.sqlite.existing import existing
+from butter_middleware.pipeline.participant import Participant
 from butter_middleware.pipeline.reader_thread import ReaderThread
 from butter_middleware.testing import FakeButter
 
@@ -267,15 +268,15 @@ def test_a_checkout_beside_the_end_of_the_lifespan_is_sent(
 
     butter = make_butter(transport=Slow())
     butter.pipeline.start()
-    drain = butter.pipeline.flush
+    wait = Participant.wait
 
-    def flush(timeout: float) -> bool:
-        drained = drain(timeout)
+    def wait_and_buy(participant: Participant, verdict: Callable[[], bool | None], timeout: float) -> bool:
+        drained = wait(participant, verdict, timeout)
         butter.record(checkout(1))
         return drained
 
     with monkeypatch.context() as patch:
-        patch.setattr(butter.pipeline, "flush", flush)
+        patch.setattr(Participant, "wait", wait_and_buy)
         butter.pipeline.shutdown()
     for _twice in range(2):  # the second is answered after the look for the lead that the first asked for
         butter.pipeline.look_again()
@@ -594,33 +595,26 @@ def test_a_butter_that_starts_while_the_last_other_one_of_its_file_closes_loses_
     assert {record["invoice_id"] for record in fake.records} == {"in_1", "in_2"}
 
 
-def test_a_checkout_beside_a_close_is_not_posted_twice(
-    make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_checkout_beside_a_close_has_nothing_posted_twice(
+    make_butter: Callable[..., Butter], path: Path, *, durable: bool
 ) -> None:
-    """It lets the one that closes send again: what is on its way then is settled before another one takes over."""
-    arrived, posted = threading.Event(), list[str]()
+    """What is on its way is settled before the threads that the checkout starts send from the same outbox."""
+    posted = list[str]()
 
     async def answer(request: httpx.Request) -> httpx.Response:
         posted.append(json.loads(request.content)["invoice_id"])
-        arrived.set()
-        await anyio.sleep(0.2)  # Butter is slow: the close comes meanwhile
+        if posted == ["in_1"]:
+            await anyio.to_thread.run_sync(until, lambda: butter.pipeline.participant is None, "the close has begun")
+            butter.record(checkout(2))
+            await anyio.sleep(0.2)  # the new threads would send meanwhile
         return httpx.Response(200, json={"status": "ok"})
 
-    first, second = (make_butter(outbox=path, transport=httpx.MockTransport(answer)) for _one in range(2))
-    shutdown = first.pipeline.shutdown
-
-    def with_a_checkout_after_it() -> None:
-        shutdown()
-        first.record(checkout(1))
-        assert arrived.wait(20)
-
-    first.pipeline.start()
-    second.pipeline.start()
-    until(lambda: first.pipeline.leads, "the first one sends")
-    monkeypatch.setattr(first.pipeline, "shutdown", with_a_checkout_after_it)
-    first.close()
-    second.record(checkout(2))
-    assert second.flush()
+    butter = make_butter(transport=httpx.MockTransport(answer), outbox=path if durable else None)
+    butter.record(checkout(1))
+    until(lambda: posted == ["in_1"], "the first one is on its way")
+    butter.close()
+    assert butter.flush()
     assert posted == ["in_1", "in_2"]
 
 
