@@ -1,10 +1,10 @@
 """The app for a host with A records only, which tells a shopper's browser its IPv4 address, signed."""
 
-import json
 from collections.abc import Callable
 from typing import Final
 
 from starlette.datastructures import QueryParams
+from starlette.responses import JSONResponse, Response
 
 from butter_middleware._utils.asgi import Receive, Scope, Send
 from butter_middleware.client_ip import Reason, Strategy
@@ -47,20 +47,19 @@ class BeaconApp:
         if scope["type"] != "http":
             return
         origin = b",".join(lines(scope, b"origin")).decode("latin-1")
-        headers = [(b"cache-control", b"no-store"), (b"vary", b"origin")]
+        headers = {"cache-control": "no-store", "vary": "origin"}
         if origin in self._beacon.origins:
-            headers.append((b"access-control-allow-origin", origin.encode()))
+            headers["access-control-allow-origin"] = origin
         if origin and origin not in self._beacon.origins:
             status, answer = 403, dict[str, object](reason="foreign_origin")
         else:  # a browser sends the origin for every page of another site
             status, answer = await self._answer(scope, receive)
         if status in {204, 405}:
-            headers += _ALLOWED
-        content = json.dumps(answer).encode() if answer else b""
-        if content:
-            headers += [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
+            headers |= _ALLOWED
+        response = JSONResponse(answer, status, headers) if answer else Response(None, status, headers)
+        if scope["method"] == "HEAD":
+            response.body = b""
+        await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, dict[str, object]]:
         method: str = scope["method"]
@@ -83,12 +82,12 @@ class BeaconApp:
 
 
 _NOT_V4_ONLY: Final = "It was reached over IPv6: let its host have A records only, and no CDN that adds AAAA records."
-_ALLOWED: Final = [
-    (b"allow", b"GET, HEAD, POST, OPTIONS"),
-    (b"access-control-allow-methods", b"GET, POST"),
-    (b"access-control-allow-headers", b"content-type"),
-    (b"access-control-max-age", b"86400"),
-]
+_ALLOWED: Final = {
+    "allow": "GET, HEAD, POST, OPTIONS",
+    "access-control-allow-methods": "GET, POST",
+    "access-control-allow-headers": "content-type",
+    "access-control-max-age": "86400",
+}
 
 
 async def _body(receive: Receive) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 from starlette.datastructures import QueryParams
+from starlette.requests import cookie_parser
 
 from butter_middleware._utils.asgi import RawHeaders
 from butter_middleware.errors import ConfigurationError, ExtractionError
@@ -82,9 +83,7 @@ def place(option: str, text: str, kinds: Sequence[str]) -> Place:
 
 def cookie_jar(headers: RawHeaders) -> dict[str, str]:
     """Return the cookies of a request; of two with one name the last, as Starlette has it. Never raises."""
-    pairs = [pair for name, value in headers if name.lower() == b"cookie" for pair in value.split(b";")]
-    split = (pair.decode("latin-1").partition("=") for pair in pairs)
-    return {name.strip(): value.strip(' \t"') for name, _equals, value in split}
+    return cookie_parser("; ".join(value.decode("latin-1") for name, value in headers if name.lower() == b"cookie"))
 
 
 def _field(name: str, capture: Capture) -> str:
