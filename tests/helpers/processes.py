@@ -19,21 +19,25 @@ from butter_middleware._utils.asgi import ASGIApp, Receive, Scope, Send
 
 SHOPPER = "81.2.69.142"
 HERE = Path(__file__).parents[1]
-GUNICORN = "gunicorn shop:api -w 2 -k"
+GUNICORN = "gunicorn shop:plain -w 2 -k"
 TCP_BIND, UNIX_BIND = "--bind 127.0.0.1:{port}", "--bind unix:{socket}"
 SERVERS = {
-    # What starts it; how it is bound to a port; how to a Unix socket.
+    # What starts it; how it is bound to a port; how to a Unix socket. Two have the shop in FastAPI, `shop:api`.
     "uvicorn": ("uvicorn shop:api --no-access-log", "--port {port}", "--uds {socket}"),
-    "uvicorn two workers": ("uvicorn shop:api --workers 2", "--port {port}", "--uds {socket}"),
-    "uvicorn without lifespan": ("uvicorn shop:api --lifespan off", "--port {port}", "--uds {socket}"),
+    "uvicorn two workers": ("uvicorn shop:plain --workers 2", "--port {port}", "--uds {socket}"),
+    "uvicorn without lifespan": ("uvicorn shop:plain --lifespan off", "--port {port}", "--uds {socket}"),
     "gunicorn uvicorn": (f"{GUNICORN} uvicorn_worker.UvicornWorker", TCP_BIND, UNIX_BIND),
-    "gunicorn uvicorn preload": (f"{GUNICORN} uvicorn_worker.UvicornWorker --preload", TCP_BIND, UNIX_BIND),
+    "gunicorn uvicorn preload": (
+        "gunicorn shop:api -w 2 -k uvicorn_worker.UvicornWorker --preload",
+        TCP_BIND,
+        UNIX_BIND,
+    ),
     "gunicorn asgi": (f"{GUNICORN} asgi", TCP_BIND, UNIX_BIND),
-    "hypercorn": ("hypercorn shop:api", TCP_BIND, UNIX_BIND),
+    "hypercorn": ("hypercorn shop:plain", TCP_BIND, UNIX_BIND),
     "hypercorn trio": ("hypercorn shop:plain -k trio", TCP_BIND, UNIX_BIND),
-    "granian": ("granian shop:api --interface asgi", "--port {port}", "--uds {socket}"),
-    "granian asginl": ("granian shop:api --interface asginl", "--port {port}", "--uds {socket}"),
-    "daphne": ("daphne shop:api", "--port {port}", "-u {socket}"),
+    "granian": ("granian shop:plain --interface asgi", "--port {port}", "--uds {socket}"),
+    "granian asginl": ("granian shop:plain --interface asginl", "--port {port}", "--uds {socket}"),
+    "daphne": ("daphne shop:plain", "--port {port}", "-u {socket}"),
 }
 DEPLOYED = {
     "gunicorn, each worker for ten requests": (

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -60,19 +59,11 @@ def checkout_body(invoice: str) -> dict[str, str]:
     }
 
 
-api = FastAPI()
-
-
-@api.post("/checkout/{invoice}")
-async def checkout(invoice: str) -> dict[str, str]:
-    return checkout_body(invoice)
-
-
-async def trio_checkout(request: Request) -> JSONResponse:
+async def checkout(request: Request) -> JSONResponse:
     return JSONResponse(checkout_body(request.path_params["invoice"]))
 
 
-plain = Starlette(routes=[Route("/checkout/{invoice}", trio_checkout, methods=["POST"])])
+plain = Starlette(routes=[Route("/checkout/{invoice}", checkout, methods=["POST"])])
 
 if EXTRACTOR != "absent":
     butter = Butter(
@@ -86,5 +77,21 @@ if EXTRACTOR != "absent":
         max_body_bytes=int(os.environ.get("SHOP_CAP", "1048576")),
         routes=[CheckoutRoute("/checkout/{invoice}", psp="stripe", extract=release())],
     )
-    api.add_middleware(ButterMiddleware, butter=butter)
     plain.add_middleware(ButterMiddleware, butter=butter)
+
+
+def __getattr__(name: str) -> Any:
+    """Build `api`, the shop in FastAPI, if a server asks for it: to import FastAPI takes longer than all the rest."""
+    if name != "api":
+        raise AttributeError(name)
+    from fastapi import FastAPI  # noqa: PLC0415
+
+    api = FastAPI()
+
+    @api.post("/checkout/{invoice}")
+    async def api_checkout(invoice: str) -> dict[str, str]:
+        return checkout_body(invoice)
+
+    if EXTRACTOR != "absent":
+        api.add_middleware(ButterMiddleware, butter=butter)
+    return api
