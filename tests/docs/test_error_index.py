@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -80,12 +81,17 @@ def choices(node: ast.AST) -> Sequence[ast.AST]:
             return [node]
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def texts(*, anywhere: bool) -> Iterator[str]:
     """Give every text that a user may meet; or, to look a text up, every one `anywhere` in the package."""
     for path in PACKAGE.rglob("*.py"):
         if path.relative_to(PACKAGE).parts[0].removesuffix(".py") not in ELSEWHERE:
-            nodes = list(ast.walk(ast.parse(path.read_text())))
-            said = nodes if anywhere else [value for node in nodes for value in spoken(node) if value is not None]
+            found = nodes(path)
+            said = found if anywhere else [value for node in found for value in spoken(node) if value is not None]
             yield from (text for value in said for node in choices(value) if " " in (text := template(node)))
 
 
@@ -106,7 +112,7 @@ def anchors() -> set[str]:
 def links() -> Iterator[str]:
     """Give the anchors that messages point at: those in calls of `see`, and the reasons."""
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             match node:
                 case ast.Call(func=ast.Name(id="see"), args=[ast.Constant(value=str(anchor))]):
                     yield anchor
@@ -123,7 +129,6 @@ def test_each_link_of_a_message_leads_to_a_row() -> None:
     assert ERROR_INDEX == "docs/errors.md"
 
 
-ALL = set(texts(anywhere=True))
 TEXTS = sorted({text for text in texts(anywhere=False) if telling(text) and not re.match("… [A-Z]", text)} - INTERNAL)
 
 
@@ -150,7 +155,12 @@ def rows() -> Iterator[str]:
             yield row
 
 
+@cache
+def everything() -> set[str]:
+    return set(texts(anywhere=True))
+
+
 @pytest.mark.parametrize("row", sorted(set(rows())))
 def test_no_row_is_of_the_past(row: str) -> None:
     """What the code says no more, the index does not name."""
-    assert any(telling(row) in text for text in ALL)
+    assert any(telling(row) in text for text in everything())

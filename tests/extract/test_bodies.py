@@ -4,6 +4,7 @@ import copy
 import random
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import psp_bodies_attacks as attacks
@@ -152,6 +153,7 @@ def keys_of(bodies: list[Body]) -> list[str]:
     return sorted({key for body in bodies for _container, key in places(body.body) if isinstance(key, str)})
 
 
+@cache  # of the hypothesis examples each asks for it
 def documents(psp: str) -> st.SearchStrategy[Any]:
     """Return JSON of a PSP's real keys, whose values are its words, IDs and others' things."""
     bodies = [body for body in PAID + UNPAID + UNKNOWN if body.psp == psp]
