@@ -192,7 +192,7 @@ class Engine:
             is_late_due = bool(self._later) and self._later[0][0] <= time.time()
             if self.delivery.ill and self._fresh:
                 is_late_due = False  # it may be this line that a firewall stops each time: another one is the probe
-            if not (is_late_due or self._fresh) or not self.delivery.admits(busy):
+            if not (is_late_due or self._fresh) or not self.delivery.breaker.admit(busy):
                 break
             begun.append(heappop(self._later)[2] if is_late_due else self._fresh.popleft())
             self._next_at = max(self._next_at, time.monotonic()) + self._interval
@@ -236,7 +236,7 @@ class Engine:
                 heappush(self._later, (settlement.due_at, next(self._ticket), waiting))
 
     def _ending(self) -> Ending | None:
-        if self.delivery.state is BreakerState.HOLD:
+        if self.delivery.breaker.state is BreakerState.HOLD:
             return Ending.HELD
         if self._asked_to_stop:
             return Ending.STOPPED

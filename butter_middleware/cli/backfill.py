@@ -248,8 +248,9 @@ def _confirmed(output: Output, options: Options, columns: Columns, journal: Jour
 def _tell_sent(tell: Tell, intake: Intake, engine: Engine) -> None:
     totals = intake.totals
     text = f"{totals.sent:,} sent" + (f", {totals.rejected:,} rejected" if totals.rejected else "")
-    why = "stopping: waiting for what is on its way" if engine.stopping else _STATES.get(engine.delivery.state, "")
-    wait = engine.delivery.seconds_to_wait
+    breaker = engine.delivery.breaker
+    why = "stopping: waiting for what is on its way" if engine.stopping else _STATES.get(breaker.state, "")
+    wait = breaker.seconds_to_wait()
     if not engine.stopping and why and wait >= 1:
         why += f"; next try in {duration(wait)}"
     tell(engine.offset, intake.source.size, totals.sent - totals.sent_before, text, why)

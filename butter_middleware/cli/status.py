@@ -20,7 +20,7 @@ from butter_middleware.config import COVERAGE_THRESHOLD
 from butter_middleware.errors import ButterError
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
-from butter_middleware.outbox.sqlite.store import hold, set_hold
+from butter_middleware.outbox.sqlite.store import counts, set_hold
 from butter_middleware.pipeline.health import HealthInput, Reason, diagnose
 from butter_middleware.pipeline.reporter import HostCounts, host_counts
 from butter_middleware.telemetry.counters import Tally
@@ -76,7 +76,7 @@ def resume(output: Output, *, path: str) -> None:
     running app probe within seconds. If the cause is still there, the hold continues. Nothing is lost either way.
     """
     with existing(path) as store:
-        reason = store.read(hold)
+        reason = store.read(counts).hold
         if reason is not None:
             store.write(lambda db: set_hold(db, None))
         delivers = snapshot(store).deliverer is not None

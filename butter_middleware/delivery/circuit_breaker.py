@@ -10,6 +10,7 @@ A pure state machine: it sends nothing, reads no clock but those it is given, an
 """
 
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,6 +37,8 @@ _TRIES: Final = {
 """For an answer that may be the record's fault: tries, and seconds since the checkout, before it is dead."""
 _OF_ALL_RECORDS: Final = frozenset({AnswerKind.UNAUTHORIZED, AnswerKind.THROTTLED, AnswerKind.STALLED})
 """No single record causes these answers. The others may be what a firewall does with one record each time."""
+_RANDOM: Final = random.SystemRandom()
+"""Not the shared generator: an app may have seeded that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,9 @@ class CircuitBreaker:
         senders: The most records on their way at once.
         clock: Seconds since the epoch, for due times.
         monotonic: Seconds, for probes and pauses.
-        uniform: As `random.uniform`, for jitter.
         tell: Takes each change.
         target: Who takes the records.
+        uniform: As `random.uniform`, for jitter.
     """
 
     def __init__(
@@ -84,9 +87,9 @@ class CircuitBreaker:
         senders: int,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
-        uniform: Callable[[float, float], float],
         tell: Callable[[EndpointChanged], object],
         target: Target = BUTTER,
+        uniform: Callable[[float, float], float] = _RANDOM.uniform,
     ) -> None:
         self.state = BreakerState.OK
         self.hold_reason: str | None = None
@@ -137,9 +140,7 @@ class CircuitBreaker:
 
     def not_now(self, pending: Pending) -> Settlement:
         """Put a record off until it may be sent."""
-        return Settlement(
-            pending.id, Settled.RELEASED, self._clock() + max(1.0, self.seconds_to_wait()), key=pending.record.key
-        )
+        return Settlement(pending.id, Settled.RELEASED, self._clock() + max(1.0, self.seconds_to_wait()))
 
     @property
     def ill(self) -> bool:
@@ -177,7 +178,7 @@ class CircuitBreaker:
         kind = answer.kind
         if kind is AnswerKind.DELIVERED:
             self._stopped.pop(pending.record.key, None)
-            return [Settlement(pending.id, Settled.DELIVERED, key=pending.record.key), *self._accepted()]
+            return [Settlement(pending.id, Settled.DELIVERED), *self._accepted()]
         if kind in _TRIES:
             return self._doubt(pending, answer)
         if kind is AnswerKind.INVALID:
@@ -200,7 +201,7 @@ class CircuitBreaker:
         else:
             self._fail(answer)
         due_at = 0.0 if kind in _OF_ALL_RECORDS else self._due_again(pending.record.key)
-        return [Settlement(pending.id, Settled.RELEASED, due_at, key=pending.record.key), *self._release_suspects()]
+        return [Settlement(pending.id, Settled.RELEASED, due_at), *self._release_suspects()]
 
     def _due_again(self, key: str) -> float:
         """Return when a record is due that did not get through. 0: at once."""
@@ -302,16 +303,16 @@ class CircuitBreaker:
         return [self._later(pending) for pending, _answer in suspects]
 
     def _dead_letter(self, pending: Pending, answer: Answer) -> Settlement:
-        return Settlement(pending.id, Settled.DEAD, reason=answer.label, key=pending.record.key)
+        return Settlement(pending.id, Settled.DEAD, reason=answer.label)
 
     def _retry(self, pending: Pending, answer: Answer) -> Settlement:
         backoff = _backoff(pending.attempts)
         # Equal jitter: half is fixed, so that no retry comes at once.
         seconds = max(backoff / 2 + self._uniform(0, backoff / 2), answer.retry_after or 0.0)
-        return Settlement(pending.id, Settled.RETRY, self._clock() + seconds, answer.label, pending.record.key)
+        return Settlement(pending.id, Settled.RETRY, self._clock() + seconds, answer.label)
 
     def _later(self, pending: Pending) -> Settlement:
-        return Settlement(pending.id, Settled.RELEASED, self._clock() + self._uniform(30, 60), key=pending.record.key)
+        return Settlement(pending.id, Settled.RELEASED, self._clock() + self._uniform(30, 60))
 
     # The states.
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Final, Protocol
 import anyio
 
 from butter_middleware._utils.futures import call_in, wait
-from butter_middleware.delivery.circuit_breaker import BUTTER, BreakerState, CircuitBreaker, Target
+from butter_middleware.delivery.circuit_breaker import BreakerState, CircuitBreaker
 from butter_middleware.delivery.clients import Client, ClientPool
 from butter_middleware.errors import HTTPClientError, see
 from butter_middleware.events import Delivered, Died, Faulted, Retried
@@ -32,8 +31,6 @@ LONGEST_SECONDS: Final = 5.0
 """Between looks during a pause: the clock may be set, and a person may end a hold."""
 AGAIN_SECONDS: Final = 30.0
 """Before a record is sent again whose answer could not be judged."""
-_RANDOM: Final = random.SystemRandom()
-"""Not the shared generator: an app may have seeded that."""
 
 
 class Backlog(Protocol):
@@ -89,7 +86,8 @@ class Delivery:
         self._wait = wait
         self._emit = emit or EventDispatcher(clock).emit
         self._telemetry = telemetry or Telemetry(enabled=False)
-        self._breaker = breaker or circuit_breaker(senders, clock, monotonic, self._emit)
+        self.breaker = breaker or CircuitBreaker(senders, clock, monotonic, self._emit)
+        """Knows the endpoint's health."""
         self._kept_hold: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
@@ -105,47 +103,23 @@ class Delivery:
     # For any thread.
 
     @property
-    def state(self) -> BreakerState:
-        """The endpoint's health."""
-        return self._breaker.state
-
-    @property
-    def changed_at(self) -> float | None:
-        """Seconds since the epoch, when the endpoint became well or ill."""
-        return self._breaker.changed_at
+    def ill(self) -> bool:
+        """Whether waiting for a delivery is of no use now."""
+        return self.breaker.ill
 
     @property
     def paused(self) -> bool:
         """Whether no further record is sent."""
         return self._pausing.is_set()
 
-    @property
-    def ill(self) -> bool:
-        """Whether waiting for a delivery is of no use now."""
-        return self._breaker.ill
-
-    @property
-    def hold_reason(self) -> str | None:
-        """Why nothing but probes is sent, until one succeeds. The caller of `deliver` may keep it over a restart."""
-        return self._breaker.hold_reason
-
-    def admits(self, in_flight: int) -> bool:
-        """Return whether `deliver` would send one more record beside so many."""
-        return self._breaker.admit(in_flight)
-
     def resume_hold(self, reason: str) -> None:
         """Go on with a hold that an earlier process began: send nothing but a probe."""
         self._kept_hold = reason
-        self._breaker.resume_hold(reason)
+        self.breaker.resume_hold(reason)
 
     def keep_hold_again(self) -> None:
         """Have the backlog keep the hold, or its end, once more after the next record: it could not."""
         self._kept_hold = ""
-
-    @property
-    def seconds_to_wait(self) -> float:
-        """Seconds until something may be sent again. 0 if it may be sent now."""
-        return self._breaker.seconds_to_wait()
 
     def wake(self) -> None:
         """Look at the backlog now. Cheap if the loop is awake."""
@@ -167,8 +141,8 @@ class Delivery:
 
         def probe() -> None:
             self._kept_hold = None
-            if self.state is BreakerState.HOLD:
-                self._breaker.probe_now()
+            if self.breaker.state is BreakerState.HOLD:
+                self.breaker.probe_now()
                 self._changed.set()
 
         call_in(self._loop, probe)
@@ -182,14 +156,14 @@ class Delivery:
         is ill nothing is sent. If no other record can be tried beside it, no record dies of an ambiguous answer.
         """
         pending = Pending(0, record, attempts)
-        if not self._breaker.admit(self.in_flight):
-            return self._breaker.not_now(pending)
+        if not self.breaker.admit(self.in_flight):
+            return self.breaker.not_now(pending)
         self.in_flight += 1
         try:
             answer = await self._post(pending)
         finally:
             self.in_flight -= 1
-        settled = self._breaker.record(pending, answer) or self._breaker.alone()
+        settled = self.breaker.record(pending, answer) or self.breaker.alone()
         self._tell_of(settled)
         return settled[0]
 
@@ -210,7 +184,7 @@ class Delivery:
                 pending = await self._next(backlog)
                 if pending is None:
                     await self._wait(
-                        self._changed, min(max(self._breaker.seconds_to_wait(), LOOK_SECONDS), LONGEST_SECONDS)
+                        self._changed, min(max(self.breaker.seconds_to_wait(), LOOK_SECONDS), LONGEST_SECONDS)
                     )
                     continue
                 self._asleep = False
@@ -249,30 +223,30 @@ class Delivery:
 
     async def _next(self, backlog: Backlog) -> Pending | None:
         """Return the record to send now, counted as on its way, if there is one and it may be sent."""
-        self._awaits_answer = self._pausing.is_set() or not self._breaker.admit(self.in_flight)
+        self._awaits_answer = self._pausing.is_set() or not self.breaker.admit(self.in_flight)
         if self._awaits_answer:
             return None
         self.in_flight += 1  # before the record is taken: `flush` sees it in one of the two places
         pending = backlog.take()
-        if pending is not None and self.state is BreakerState.HOLD:
+        if pending is not None and self.breaker.state is BreakerState.HOLD:
             try:
                 answer = await self._clients.ask(lambda client: client.ping())
             except BaseException:
                 self._release(pending, backlog)
                 raise
-            if self._breaker.ping_failed(answer):
+            if self.breaker.ping_failed(answer):
                 pending = self._release(pending, backlog)
         if pending is not None and self._pausing.is_set():  # meanwhile
             pending = self._release(pending, backlog)
         if pending is None:
             self.in_flight -= 1
-            if self._breaker.suspects and not self.in_flight:
-                self._settle(backlog, self._breaker.alone())
+            if self.breaker.suspects and not self.in_flight:
+                self._settle(backlog, self.breaker.alone())
         return pending
 
     def _release(self, pending: Pending, backlog: Backlog) -> Pending | None:
         """Give a record back, which keeps its place."""
-        self._settle(backlog, [Settlement(pending.id, Settled.RELEASED, key=pending.record.key)])
+        self._settle(backlog, [Settlement(pending.id, Settled.RELEASED)])
         return None
 
     async def _check_credentials(self) -> None:
@@ -293,26 +267,26 @@ class Delivery:
             self._release(pending, backlog)
             raise
         try:
-            settlements = self._breaker.record(pending, answer)
+            settlements = self.breaker.record(pending, answer)
         except Exception as error:  # noqa: BLE001 - such as a clock's
             kind = type(error).__name__
             message = f"delivering failed: {kind}. The record is sent again"
             self._emit(Faulted(reason=f"delivering:{kind}", message=message, level=logging.CRITICAL))
             due_at = time.time() + AGAIN_SECONDS  # by this machine's clock: the merchant's may have failed
-            settlements = [Settlement(pending.id, Settled.RELEASED, due_at, key=pending.record.key)]
+            settlements = [Settlement(pending.id, Settled.RELEASED, due_at)]
         self._settle(backlog, settlements)
         self.in_flight -= 1
-        if self._breaker.ill:
+        if self.breaker.ill:
             backlog.put_back()  # so that the next probe is the oldest record there is
-        if self._awaits_answer or self._breaker.ill or self._breaker.suspects:
+        if self._awaits_answer or self.breaker.ill or self.breaker.suspects:
             self._changed.set()
 
     def _settle(self, backlog: Backlog, settlements: Sequence[Settlement]) -> None:
         self._tell_of(settlements)
         if settlements:
             backlog.settle(settlements)
-        if self._kept_hold != self._breaker.hold_reason:
-            self._kept_hold = self._breaker.hold_reason
+        if self._kept_hold != self.breaker.hold_reason:
+            self._kept_hold = self.breaker.hold_reason
             backlog.keep_hold(self._kept_hold)
 
     async def _post(self, pending: Pending) -> Answer:
@@ -333,14 +307,3 @@ class Delivery:
                 self._emit(Died(reason=code, message=said, level=logging.ERROR))
             elif settlement.settled is Settled.RETRY:
                 self._emit(Retried(reason=code))
-
-
-def circuit_breaker(
-    senders: int,
-    clock: Callable[[], float],
-    monotonic: Callable[[], float],
-    emit: Callable[[Happened], object],
-    target: Target = BUTTER,
-) -> CircuitBreaker:
-    """Return a circuit breaker with jitter of its own."""
-    return CircuitBreaker(senders, clock, monotonic, _RANDOM.uniform, emit, target)

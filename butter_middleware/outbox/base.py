@@ -21,7 +21,7 @@ g  The leader reads again what is parked, and what a dead or hung process left c
 
 import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 from typing import Final, NamedTuple, Protocol, runtime_checkable
@@ -177,8 +177,6 @@ class Settlement:
     """For RETRY and RELEASED: seconds since the epoch; 0 is at once."""
     reason: str = ""
     """For DEAD and RETRY: the answer, such as `422`, never its body."""
-    key: str = field(default="", compare=False)
-    """The record's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +195,7 @@ class Counts:
     parts: int = 0
     """Of checkouts in two parts, what waits for its counterpart."""
     hold: str | None = None
-    """As `Store.hold` gives it: whichever process began it."""
+    """What `Store.set_hold` kept: whichever process began it."""
     epoch: int = 0
     """Raised by each command of a person: what was read from the store before may not be true any more."""
     newest_capture: int = 0
@@ -223,11 +221,11 @@ class Store(Protocol):
 
     def open(self) -> None:
         """Open, and create or bring up to date what is not there. Does nothing if it is open."""
-        ...
+        return
 
     def close(self) -> None:
-        """Close, and release all locks. `open` may follow."""
-        ...
+        """Close, and release all locks. `open` may follow, and what lies here is then given again."""
+        return
 
     def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
         """Take captures durably; gives their numbers. Unowned ones are for the leader to read."""
@@ -265,7 +263,7 @@ class Store(Protocol):
         """
         ...
 
-    def add(self, records: Sequence[Record], counts: Sequence[Count] = ()) -> Sequence[Outcome]:
+    def add(self, records: Sequence[Record]) -> Sequence[Outcome]:
         """Add records made outside a request; gives what became of each."""
         ...
 
@@ -277,12 +275,8 @@ class Store(Protocol):
         """Give when the next record is due, in seconds since the epoch. None: there is none."""
         ...
 
-    def settle(self, settlements: Sequence[Settlement], counts: Sequence[Count] = ()) -> None:
+    def settle(self, settlements: Sequence[Settlement]) -> None:
         """Note what became of records that were sent. What a person dropped meanwhile is passed over."""
-        ...
-
-    def hold(self) -> str | None:
-        """Give what `set_hold` kept."""
         ...
 
     def set_hold(self, reason: str | None) -> None:
@@ -323,15 +317,15 @@ class Store(Protocol):
 
     def release_lead(self) -> None:
         """Release the lead."""
-        ...
+        return
 
     def changed(self) -> bool:
         """Whether another process wrote since the last call; True at first."""
         return False
 
-    def checkpoint(self, *, idle: bool) -> None:
+    def checkpoint(self, *, idle: bool) -> None:  # noqa: ARG002 - there may be no log
         """Move what is in the log into the file if the log is long; sooner if there is nothing else to do."""
-        ...
+        return
 
     def disconnect(self) -> bool:
         """Close the connection before a fork, and keep the locks; says whether a child may open the file.

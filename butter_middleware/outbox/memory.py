@@ -153,18 +153,6 @@ class MemoryStore(Store):
         self.dead: deque[Head] = deque(maxlen=KEPT)
         """The newest of them, for a person in the process."""
 
-    def open(self) -> None:
-        """Do nothing: there is nothing to open."""
-
-    def close(self) -> None:
-        """Do nothing: what lies here is given again after the next `open`."""
-
-    def release_lead(self) -> None:
-        """Do nothing: no other process can have it."""
-
-    def checkpoint(self, *, idle: bool) -> None:
-        """Do nothing: there is no log."""
-
     # Captures.
 
     def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
@@ -262,12 +250,11 @@ class MemoryStore(Store):
 
     # Records.
 
-    def add(self, records: Sequence[Record], counts: Sequence[Count] = ()) -> Sequence[Outcome]:
+    def add(self, records: Sequence[Record]) -> Sequence[Outcome]:
         """Add records; gives what became of each."""
         if self._size() + len(records) > self._limit:
             raise _full()
         self._now = self._clock()
-        self._count(counts)
         return [self._add(record) for record in records]
 
     def _add(self, record: Record) -> Outcome:
@@ -323,13 +310,12 @@ class MemoryStore(Store):
         self._pending[number].due_at = due_at
         heapq.heappush(self._due, (due_at, number))
 
-    def settle(self, settlements: Sequence[Settlement], counts: Sequence[Count] = ()) -> None:
+    def settle(self, settlements: Sequence[Settlement]) -> None:
         """Note what became of records."""
         self._now = self._clock()
         for settlement in settlements:
             if settlement.id in self._pending:
                 self._settle(settlement)
-        self._count(counts)
 
     def _settle(self, settlement: Settlement) -> None:
         now, number, waiting = self._now, settlement.id, self._pending[settlement.id]
@@ -365,10 +351,6 @@ class MemoryStore(Store):
     def set_hold(self, reason: str | None) -> None:
         """Keep the hold's reason while the process lives."""
         self._hold = reason
-
-    def hold(self) -> str | None:
-        """Give the hold's reason."""
-        return self._hold
 
     def prune(self) -> bool:
         """Forget keys, tokens and counts that are too old, and in the heaps what is not pending any more."""

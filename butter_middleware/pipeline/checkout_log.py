@@ -38,8 +38,8 @@ class CheckoutLog:
     def __init__(self, sent: str, *, dry_run: bool) -> None:
         self._sent = sent
         self._dry_run = dry_run
-        self._awaited: dict[str, tuple[str, str]] = {}
-        """The route and the IDs' kinds of the records that this process is sending, by their keys."""
+        self._awaited: dict[int, tuple[str, str]] = {}
+        """The route and the IDs' kinds of the records that this process is sending, by their numbers."""
 
     def resolved(self, route: str, result: ReadResult, outcomes: Sequence[Outcome], *, sends: bool) -> None:
         """Say what was read from a capture. If this process sends its records, their answers give the line."""
@@ -66,7 +66,7 @@ class CheckoutLog:
                 continue
             ids = ids_of(outcome.record)
             if sends and len(self._awaited) < _MOST_AWAITED:
-                self._awaited[outcome.record.key] = route, ids
+                self._awaited[outcome.id] = route, ids
             else:
                 say(route, f"kept: {ids}, to be sent later or by another process")
 
@@ -75,7 +75,7 @@ class CheckoutLog:
         if not self._awaited:
             return
         for settlement in settlements:
-            route, ids = self._awaited.pop(settlement.key, ("", ""))
+            route, ids = self._awaited.pop(settlement.id, ("", ""))
             if not ids:
                 continue
             if settlement.settled is Settled.DELIVERED:

@@ -14,9 +14,9 @@ from butter_middleware.capture.routes import CheckoutRoute, RouteTable
 from butter_middleware.client_ip import ClientIP, Peer, Strategy
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, Networks
 from butter_middleware.config import Config
-from butter_middleware.delivery.circuit_breaker import BUTTER, QUEUE, Target
+from butter_middleware.delivery.circuit_breaker import BUTTER, QUEUE, CircuitBreaker, Target
 from butter_middleware.delivery.clients import Client, DryRunClient, InlineClient, QueueClient
-from butter_middleware.delivery.delivery import Delivery, circuit_breaker
+from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.events import Event
 from butter_middleware.ipv6.beacon import Beacon
@@ -126,11 +126,10 @@ def build(config: Config, given: Given, events: EventDispatcher, telemetry: Tele
         senders = wanted or config.senders
         return Delivery(
             make,
-            senders=senders,
             clock=given.clock,
             emit=events.emit,
             telemetry=telemetry,
-            breaker=circuit_breaker(senders, given.clock, time.monotonic, events.emit, target),
+            breaker=CircuitBreaker(senders, given.clock, time.monotonic, events.emit, target),
         )
 
     reports = SandboxReports(config.base_url) if config.sandbox and given.transport is None else None

@@ -133,8 +133,7 @@ class Leader:
         if self._store.alone():  # the process that left captures behind is dead
             self._marks.append((now - LEFT_BEHIND_SECONDS, self._store.counts().newest_capture))
         self._store.changed()
-        self._notice(candidate)
-        return self._store.hold()
+        return self._notice(candidate).hold
 
     def _watch_deliverer(self, now: float) -> None:
         """See which process reads and sends. Say it if there is none, and something that this one appended waits."""
@@ -150,7 +149,7 @@ class Leader:
                 participant.unattended()
             self._alone_since = now
 
-    def _notice(self, leader: Participant) -> None:
+    def _notice(self, leader: Participant) -> Counts:
         """See what other processes and people changed."""
         counts = self._store.counts()
         self._due_at = 0.0
@@ -160,6 +159,7 @@ class Leader:
             if counts.hold is None:
                 leader.sender.delivery.end_hold()
         self._epoch = counts.epoch
+        return counts
 
     def _refill(self, now: float) -> bool:
         """Give the sender records from the file."""

@@ -504,7 +504,7 @@ class Pipeline:
             delivery = participant.sender.delivery
             if not _settled(participant):
                 return None
-            if delivery.ill and delivery.seconds_to_wait > 0:
+            if delivery.ill and delivery.breaker.seconds_to_wait() > 0:
                 return True
             return True if not self.ask(lambda store: len(store.due(1)), 0) and not participant.sender.held else None
 
@@ -546,7 +546,7 @@ class Pipeline:
         """The state of the endpoint as this process knows it."""
         if self.components.external:
             return "external"
-        return "unknown" if self.participant is None else self.participant.sender.delivery.state
+        return "unknown" if self.participant is None else self.participant.sender.delivery.breaker.state
 
     @property
     def leads(self) -> bool:

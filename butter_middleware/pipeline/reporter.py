@@ -137,7 +137,7 @@ class StatusReporter:
         answered = await wait_at_most(future, OUTBOX_SECONDS) and future.exception() is None
         view, counts = self._view, worker.last_counts
         participant = worker.participant
-        changed = None if participant is None else self._age(participant.sender.delivery.changed_at)
+        changed = None if participant is None else self._age(participant.sender.delivery.breaker.changed_at)
         signs = HealthInput(
             running=worker.running,
             answered=answered,

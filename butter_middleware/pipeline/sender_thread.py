@@ -153,7 +153,7 @@ class SenderThread(Worker):
 
     def put_back(self) -> None:
         """Drop what was taken ahead."""
-        self._unsettled += [Settlement(one.id, Settled.RELEASED, key=one.record.key) for one in self._drain()]
+        self._unsettled += [Settlement(one.id, Settled.RELEASED) for one in self._drain()]
         self._hand_over()
 
     def hurry(self) -> None:

@@ -106,7 +106,7 @@ class Deliverer:
                 raise DeadRecordError(settlement.reason)
             if settlement.settled is not Settled.DELIVERED:
                 # procrastinate takes the oldest job that is due. The next probe is another one, if there is one.
-                wait = self.delivery.seconds_to_wait
+                wait = self.delivery.breaker.seconds_to_wait()
                 raise NotYetError(max(settlement.due_at, time.time() + wait + AFTER_OTHERS_SECONDS if wait else 0.0))
 
     async def _deliver(self, connector: BaseConnector, key: str) -> Settlement | None:
@@ -119,7 +119,7 @@ class Deliverer:
             await connector.execute_query_async(self._delivered, key=key)
         elif settlement.settled is not Settled.RELEASED:
             await connector.execute_query_async(self._failed, key=key, reason=settlement.reason)
-        hold = self.delivery.hold_reason
+        hold = self.delivery.breaker.hold_reason
         if hold != self._kept_hold:
             self._kept_hold = hold
             query = self._lift_hold if hold is None else self._keep_hold

@@ -118,11 +118,11 @@ class Worker:
         if held:
             await self._deliverer.recall_hold(self._app.connector)
         delivery = self._deliverer.delivery
-        pause = delivery.seconds_to_wait
+        pause = delivery.breaker.seconds_to_wait()
         while not self._stop.is_set() and held and pause:
             # Nothing is fetched meanwhile: each job would be put off, in millions of writes.
             await self._wait(min(pause, LOOK_SECONDS))
-            held, pause = await self._slots.hold(self._pace.concurrency), delivery.seconds_to_wait
+            held, pause = await self._slots.hold(self._pace.concurrency), delivery.breaker.seconds_to_wait()
         if held and not self._stop.is_set():
             self._concurrency, self._held = 1 if delivery.ill else held, held
             async with anyio.create_task_group() as group:
@@ -155,7 +155,7 @@ class Worker:
     def _settled(self) -> None:
         """After each job: an ill Butter gets no more of them, and one that is well again gets all that it may."""
         ill = self._deliverer.delivery.ill
-        if (ill and self._deliverer.delivery.seconds_to_wait) or (not ill and self._concurrency < self._held):
+        if (ill and self._deliverer.delivery.breaker.seconds_to_wait()) or (not ill and self._concurrency < self._held):
             self._stop_engine()
 
     def _stop_engine(self) -> None:

@@ -130,7 +130,7 @@ class FakeBreaker(CircuitBreaker):
 
     def __init__(self, recorder: Recorder, clock: Callable[[], float], emit: Callable[[Event], object]) -> None:
         # One at a time: each answer of `respond_with` is for the next record.
-        super().__init__(1, clock, lambda: recorder.seconds_ahead, lambda low, _high: low, emit)
+        super().__init__(1, clock, lambda: recorder.seconds_ahead, emit, uniform=lambda low, _high: low)
         self._recorder = recorder
         self._now = clock
 

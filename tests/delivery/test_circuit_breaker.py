@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from butter_middleware.delivery.circuit_breaker import MOST_STOPPED, QUEUE, BreakerState, CircuitBreaker, Target
+from butter_middleware.delivery.circuit_breaker import BUTTER, MOST_STOPPED, QUEUE, BreakerState, CircuitBreaker, Target
 from butter_middleware.events import EndpointChanged
 from butter_middleware.models.answer import Answer, AnswerKind, classify
 from butter_middleware.models.checkout import Record
@@ -43,13 +43,12 @@ class Endpoint:
     """A circuit breaker with a clock in its hand."""
 
     def __init__(
-        self, senders: int = 4, uniform: Callable[[float, float], float] = middle, target: Target | None = None
+        self, senders: int = 4, uniform: Callable[[float, float], float] = middle, target: Target = BUTTER
     ) -> None:
         self.now = 0.0
         self.told: list[EndpointChanged] = []
-        options = {} if target is None else {"target": target}
         self.breaker = CircuitBreaker(
-            senders, lambda: NOW + self.now, lambda: self.now, uniform, self.told.append, **options
+            senders, lambda: NOW + self.now, lambda: self.now, self.told.append, target, uniform
         )
 
     def record(
@@ -500,8 +499,8 @@ def test_a_suspect_waits_for_the_answer_of_another_record(status: int) -> None:
     assert endpoint.record(answered(status), key="bad") == []
     assert (endpoint.breaker.suspects, endpoint.admitted(), endpoint.state()) == (1, 1, BreakerState.OK)
     good, bad = endpoint.record(DELIVERED, key="good")
-    assert (good.settled, good.key) == (Settled.DELIVERED, "good")
-    assert (bad.settled, bad.key, bad.reason) == (Settled.RETRY, "bad", str(status))
+    assert (good.settled, good.id) == (Settled.DELIVERED, pending("good").id)
+    assert (bad.settled, bad.id, bad.reason) == (Settled.RETRY, pending("bad").id, str(status))
     assert (endpoint.breaker.suspects, endpoint.admitted()) == (0, 4)
 
 
@@ -535,9 +534,9 @@ def test_two_suspects_in_a_row_are_the_systems_fault(status: int, state: Breaker
     endpoint = Endpoint()
     endpoint.record(answered(status), key="one")
     settlements = endpoint.record(answered(status), key="two")
-    assert [(s.settled, s.due_at, s.key) for s in settlements] == [
-        (Settled.RELEASED, NOW + 45.0, "two"),
-        (Settled.RELEASED, NOW + 45.0, "one"),
+    assert [(s.settled, s.due_at, s.id) for s in settlements] == [
+        (Settled.RELEASED, NOW + 45.0, pending("two").id),
+        (Settled.RELEASED, NOW + 45.0, pending("one").id),
     ]
     assert (endpoint.state(), endpoint.breaker.suspects) == (state, 0)
     assert endpoint.waits() == 5
@@ -564,7 +563,7 @@ def test_a_suspect_waits_on_if_the_answer_is_about_that_record(answer: Answer) -
     """Neither accepted nor the system's: the suspect needs another answer."""
     endpoint = Endpoint()
     endpoint.record(answered(500), key="bad")
-    assert [s.key for s in endpoint.record(answer, key="other")] == ["other"]
+    assert [s.id for s in endpoint.record(answer, key="other")] == [pending("other").id]
     assert endpoint.breaker.suspects == 1
 
 

@@ -116,7 +116,9 @@ class World:
 
     def delivery(self, senders: int = 4) -> Delivery:
         events = EventDispatcher(self.clock)
-        breaker = CircuitBreaker(senders, self.clock, self.clock, lambda low, high: (low + high) / 2, events.emit)
+        breaker = CircuitBreaker(
+            senders, self.clock, self.clock, events.emit, uniform=lambda low, high: (low + high) / 2
+        )
         delivery = Delivery(
             lambda: self, clock=self.clock, monotonic=self.clock, wait=self.wait, emit=events.emit, breaker=breaker
         )
@@ -128,7 +130,7 @@ class World:
     def run(self, store: MemoryStore, until: Callable[[], bool], delivery: Delivery | None = None) -> Delivery:
         """Deliver until a condition holds."""
         used = delivery or self.delivery()
-        if (hold := store.hold()) is not None:
+        if (hold := store.counts().hold) is not None:
             used.resume_hold(hold)
         backlog = StoreBacklog(store, self.settled)
 
@@ -185,7 +187,7 @@ def test_the_breaker_opens_and_ramps_up() -> None:
     assert world.posts[8] == "in_4"  # those that failed are behind the others
     ramp = world.concurrency[begun:]
     assert (ramp[:3], max(ramp)) == ([1, 1, 1], 4)
-    assert delivery.state is BreakerState.OK
+    assert delivery.breaker.state is BreakerState.OK
 
 
 def test_wrong_credentials_hold_everything_and_lose_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -212,16 +214,16 @@ def test_a_hold_survives_a_restart() -> None:
     world = World(lambda _world, _invoice: wrong)
     world.ping_answer = lambda _world: wrong
     outbox = world.outbox(range(3))
-    first = world.run(outbox, lambda: outbox.hold() is not None)
-    assert first.state is BreakerState.HOLD
+    first = world.run(outbox, lambda: outbox.counts().hold is not None)
+    assert first.breaker.state is BreakerState.HOLD
     outbox = _reopened(outbox)
     posts = len(world.posts)
     second = world.run(outbox, lambda: world.pings > 3)
-    assert second.state is BreakerState.HOLD
+    assert second.breaker.state is BreakerState.HOLD
     assert len(world.posts) == posts
     world.ping_answer, world.answer = (lambda _world: OK), (lambda _world, _invoice: OK)
     world.run(outbox, done(outbox))
-    assert outbox.hold() is None
+    assert outbox.counts().hold is None
 
 
 def test_a_person_ends_a_hold() -> None:
@@ -238,7 +240,7 @@ def test_a_person_ends_a_hold() -> None:
 
     def until() -> bool:
         """End it twice, each time in the midst of a pause of minutes; the second time its cause is mended."""
-        if len(ended) < 2 and probed and world.now - probed[-1] > 60 and outbox.hold() is not None:
+        if len(ended) < 2 and probed and world.now - probed[-1] > 60 and outbox.counts().hold is not None:
             ended.append(len(probed))
             if len(ended) == 2:
                 world.answer = lambda _world, _invoice: OK
@@ -254,14 +256,14 @@ def test_a_person_ends_a_hold() -> None:
     assert len(ended) == 2
     assert all(probed[number] - at <= 6 for number, at in zip(ended, begun, strict=True))
     assert outbox.counts().delivered == 3
-    assert outbox.hold() is None
+    assert outbox.counts().hold is None
 
 
 def _reopened(store: MemoryStore) -> MemoryStore:
     """Return a store as a new process finds it."""
     fresh = MemoryStore(clock=store._clock)
     fresh.add([entry.record for entry in store._pending.values()])
-    fresh.set_hold(store.hold())
+    fresh.set_hold(store.counts().hold)
     return fresh
 
 
@@ -287,8 +289,8 @@ def test_poison_among_good_records_dies_alone(status: int) -> None:
     counts = outbox.counts()
     assert counts.dead == len(poison)
     assert counts.delivered >= 1000 - len(poison)
-    assert outbox.hold() is None
-    assert delivery.state is BreakerState.OK
+    assert outbox.counts().hold is None
+    assert delivery.breaker.state is BreakerState.OK
     tries = Counter(invoice for invoice in world.posts if invoice in poison)
     least = {422: 1, 500: 12, 400: 3, 403: 3}[status]
     assert min(tries.values()) >= least
@@ -338,7 +340,7 @@ def test_when_all_are_refused_it_is_our_fault(status: int, limit: int) -> None:
     world.stride = 30.0
     outbox = world.outbox(range(100))
     delivery = world.run(outbox, lambda: world.now > 1_000_000 + DAY)
-    assert delivery.state is BreakerState.HOLD
+    assert delivery.breaker.state is BreakerState.HOLD
     assert outbox.counts().dead <= limit
     world.answer = lambda _world, _invoice: OK
     world.run(outbox, done(outbox), delivery)
@@ -369,8 +371,8 @@ def test_a_stranger_in_butters_place_holds() -> None:
     """Three answers in a row that are no JSON object: a captive portal; nothing more is sent to it."""
     world = World(lambda _world, _invoice: Answer(AnswerKind.IMPOSTOR, 200))
     outbox = world.outbox(range(100))
-    delivery = world.run(outbox, lambda: outbox.hold() is not None)
-    assert delivery.state is BreakerState.HOLD
+    delivery = world.run(outbox, lambda: outbox.counts().hold is not None)
+    assert delivery.breaker.state is BreakerState.HOLD
     assert len(world.posts) <= 6
     assert outbox.counts().pending == 100
 
@@ -604,9 +606,9 @@ def test_a_consumer_stops_where_one_record_after_the_other_is_refused(status: in
 
     assert set(deliver(1, 2, 3, 4, 1, 2, 3, 4)) == {Settled.RETRY}
     assert deliver(0, 5, 6, 7, 8) == [Settled.DELIVERED, *[Settled.RETRY] * 4]
-    assert delivery.state is BreakerState.OK
+    assert delivery.breaker.state is BreakerState.OK
     assert deliver(9) == [Settled.RELEASED]
-    assert delivery.state is state
+    assert delivery.breaker.state is state
 
 
 @pytest.mark.parametrize("kept", [None, "422"])
@@ -618,7 +620,7 @@ def test_a_hold_of_invalid_records_buries_no_more_after_a_restart(kept: str | No
         delivery.resume_hold(kept)
     settled = asyncio.run(delivery.deliver(record(1))).settled
     assert settled is (Settled.DEAD if kept is None else Settled.RELEASED)
-    assert (delivery.hold_reason, delivery.ill) == (kept, kept is not None)
+    assert (delivery.breaker.hold_reason, delivery.ill) == (kept, kept is not None)
 
 
 def test_butter_hands_records_to_a_queue(make_butter: Callable[..., Any]) -> None:

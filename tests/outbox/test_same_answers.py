@@ -102,7 +102,8 @@ class Told:
         return resolved.there, resolved.replayed, self.outcomes(resolved.outcomes)
 
     def add(self, records: Sequence[Record], counts: Sequence[Count]) -> Any:
-        return self.outcomes(self.store.add(records, counts))
+        self.store.count(counts)
+        return self.outcomes(self.store.add(records))
 
     def outcomes(self, outcomes: Sequence[Outcome]) -> list[object]:
         self.pending += [outcome.id for outcome in outcomes if isinstance(outcome, Pending)]
@@ -134,7 +135,6 @@ class Told:
             replace(counts, epoch=0, newest_capture=0),
             [(one.record, one.attempts) for one in store.due(3, passed)],
             store.next_due(),
-            store.hold(),
             store.counted(),
             store.counted(self.clock() - 3600),
             [self.captures.index(one.id) for one in store.unread(2, below=below, exclude=self.captures[:1])],

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, SQLiteOutbox
 from butter_middleware.delivery.circuit_breaker import CircuitBreaker
 from butter_middleware.delivery.delivery import Delivery
-from butter_middleware.outbox import SQLiteStore
+from butter_middleware.outbox import Counts, SQLiteStore
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.locks import LEAD, READERS, Locks
 from butter_middleware.outbox.sqlite.store import set_hold
@@ -80,14 +80,14 @@ def test_a_fault_of_the_disk_while_the_lead_is_taken_stops_no_sending(
     make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process that has the lock sends as soon as the disk works again."""
-    hold, faults = SQLiteStore.hold, [OSError(errno.EIO, "")]
+    counts, faults = SQLiteStore.counts, [OSError(errno.EIO, "")]
 
-    def fail_once(store: SQLiteStore) -> str | None:
+    def fail_once(store: SQLiteStore) -> Counts:
         if faults:
             raise faults.pop()
-        return hold(store)
+        return counts(store)
 
-    monkeypatch.setattr(SQLiteStore, "hold", fail_once)
+    monkeypatch.setattr(SQLiteStore, "counts", fail_once)
     buy(make_butter(outbox=path), "a")
     until(lambda: len(fake.records) == 1, "the record is sent")
     assert not faults
@@ -171,7 +171,7 @@ def test_a_hold_that_a_person_ends_is_over_at_once(
 
     monkeypatch.setattr(Delivery, "end_hold", note)
     with existing(path) as person:
-        until(lambda: person.hold() is not None, "the hold is in the file")
+        until(lambda: person.counts().hold is not None, "the hold is in the file")
         look_again(butter)
 
         def end() -> None:

@@ -9,7 +9,7 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from functools import cache
 from typing import Any, Final
@@ -286,14 +286,9 @@ class SQLiteStore(Database):
 
     # Records.
 
-    def add(self, records: Sequence[Record], counts: Sequence[Count] = ()) -> Sequence[Outcome]:
+    def add(self, records: Sequence[Record]) -> Sequence[Outcome]:
         """Add records made outside a request; gives what became of each."""
-
-        def change(connection: sqlite3.Connection) -> list[Outcome]:
-            self._count(connection, counts)
-            return [self._add(connection, record) for record in records]
-
-        return self._write(change, full=True)
+        return self._write(lambda connection: [self._add(connection, record) for record in records], full=True)
 
     def _add(self, connection: sqlite3.Connection, record: Record) -> Outcome:
         """Insert a record that is not known, by its key or with another address.
@@ -344,7 +339,7 @@ class SQLiteStore(Database):
         found: float | None = self._read(lambda connection: connection.execute(sql).fetchone()[0])
         return found
 
-    def settle(self, settlements: Sequence[Settlement], counts: Sequence[Count] = ()) -> None:
+    def settle(self, settlements: Sequence[Settlement]) -> None:
         """Note what became of records. What a person dropped meanwhile is passed over."""
 
         def change(connection: sqlite3.Connection) -> None:
@@ -352,15 +347,10 @@ class SQLiteStore(Database):
             _settle_delivered(connection, [one.id for one in settlements if one.settled is Settled.DELIVERED], now)
             for settlement in settlements:
                 _settle(connection, settlement, now)
-            self._count(connection, counts)
 
         self._write(change, reserve=True)
 
     # The host.
-
-    def hold(self) -> str | None:
-        """Give the reason for which nothing is sent."""
-        return self._read(hold)
 
     def set_hold(self, reason: str | None) -> None:
         """Keep the reason for which nothing is sent; None ends it."""
@@ -407,13 +397,10 @@ class SQLiteStore(Database):
 
     def count(self, counts: Sequence[Count]) -> None:
         """Add to the counts of the host."""
-        self._write(lambda connection: self._count(connection, counts), reserve=True)
-
-    def _count(self, connection: sqlite3.Connection, counts: Iterable[Count]) -> None:
         hour, times = int(self._clock() // HOUR), Counter[HourKey]()
         for count in counts:
             times[hour, *count[:3]] += count.times
-        _add_counts(connection, times)
+        self._write(lambda connection: _add_counts(connection, times), reserve=True)
 
     def counted(self, since: float | None = None) -> Mapping[tuple[str, str, str], int]:
         """Give the counts of the host by name, route and reason: the total, or those since an hour."""
@@ -459,12 +446,6 @@ def _sum_up(connection: sqlite3.Connection, hour: int) -> None:
         GROUP BY 2, 3, 4 ON CONFLICT DO UPDATE SET times = times + excluded.times"""
     connection.execute(sql, (hour - 1,))
     connection.execute("DELETE FROM counted WHERE hour BETWEEN 1 AND ?", (hour - 1,))
-
-
-def hold(connection: sqlite3.Connection) -> str | None:
-    """Give why nothing is sent."""
-    reason = connection.execute("SELECT value FROM meta WHERE name = 'hold'").fetchone()[0]
-    return None if reason is None else str(reason)
 
 
 def set_hold(connection: sqlite3.Connection, reason: str | None) -> None:
