@@ -40,7 +40,7 @@ class Desk:
     def __init__(self, path: Path, fake: FakeButter, url: str, patch: pytest.MonkeyPatch, database: str) -> None:
         self.path, self.fake, self.patch, self.database = path, fake, patch, database
         patch.chdir(path.parent)
-        patch.setattr("butter_middleware.outbox.sqlite.existing.LOCK_SECONDS", 0.2)
+        patch.setattr("butter_middleware.outbox.sqlite.database.PERSON_SECONDS", 0.2)
         patch.setattr("butter_middleware.cli.erase.SETTLING_SECONDS", 0.0)
         for name in ("BUTTER_APP", "BUTTER_ENVIRONMENT", "BUTTER_POSTGRES_DSN"):
             patch.delenv(name, raising=False)

@@ -251,7 +251,7 @@ def test_a_lock_that_is_not_let_go_is_an_error_that_names_its_holder(
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"True\n"
-        monkeypatch.setattr("butter_middleware.outbox.sqlite.existing.LOCK_SECONDS", 0.2)
+        monkeypatch.setattr("butter_middleware.outbox.sqlite.database.PERSON_SECONDS", 0.2)
         found = CliRunner().invoke(cli, ["status", "--outbox", str(path)])
         assert holder.stdin is not None
         holder.stdin.close()
@@ -557,7 +557,7 @@ def came_and_went(path: Path, seed: int) -> None:
     """Write and delete captures of the person, as an app does, with others' among them that stay."""
     chance = random.Random(seed)  # noqa: S311 - the same each time
     live: list[int] = []
-    with closing(connect(str(path), create=True, migrate=True)) as file:
+    with closing(connect(str(path), make=True)) as file:
         for _round in range(300):
             file.execute("BEGIN IMMEDIATE")
             for _each in range(chance.randint(1, 20)):

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -34,6 +33,8 @@ SLOW_POLL: Final = 0.05
 """Seconds between looks at the write lock; the slow one after a second of waiting."""
 GIVE_UP_SECONDS: Final = 1.0
 LOCK_ALARM_SECONDS: Final = 5.0
+PERSON_SECONDS: Final = 10.0
+"""For which the command line waits for the write lock. The app's own processes hold it for milliseconds."""
 FORK_SECONDS: Final = 0.03
 """For how long a fork waits for the write lock."""
 REWRITE_SECONDS: Final = 10.0
@@ -41,19 +42,6 @@ REWRITE_SECONDS: Final = 10.0
 
 _in_use: Final = Counter[str]()
 """The files that are open in this process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """What a store may do to a file that is not as it should be, and how long it waits for the write lock."""
-
-    create: bool = True
-    migrate: bool = True
-    set_aside: bool = True
-    """Whether it renames a broken file and begins a new one."""
-    reads: bool = True
-    """Whether this process reads what it captures."""
-    lock_seconds: float = float("inf")
 
 
 _REMEDIES: Final = {
@@ -70,16 +58,19 @@ class Database:
     Args:
         path: The file, absolute and without links.
         max_bytes: How large it may grow, its log not counted.
-        access: What may be done to it.
+        reads: Whether this process reads what it captures.
+        by_person: Whether it is opened at the command line. Then the file is used as it is: it is not created, brought
+            up to date or set aside, and the write lock is waited for a few seconds only.
         give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
     """
 
-    def __init__(self, path: str, max_bytes: int, access: Access, give_up: Callable[[], bool]) -> None:
+    def __init__(self, path: str, max_bytes: int, *, reads: bool, by_person: bool, give_up: Callable[[], bool]) -> None:
         self.path = path
         self.alerts = Alerts(self.path)
         """Says what is wrong with the file."""
         self.locks = Locks(self.path)
-        self.access = access
+        self._reads = reads
+        self._by_person = by_person
         self._max_pages = max_bytes // PAGE_BYTES
         self._give_up = give_up
         self._connection: sqlite3.Connection | None = None
@@ -117,7 +108,7 @@ class Database:
             try:
                 self._ready()
             except sqlite3.DatabaseError as error:
-                if fault_of(error) is not Fault.CORRUPT or not self.access.set_aside:
+                if fault_of(error) is not Fault.CORRUPT or self._by_person:
                     raise
                 self._ready()
         if not self._is_open:
@@ -287,7 +278,7 @@ class Database:
         if full is not self._full:
             connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}").close()
             self._full = full
-        if reserve is not self._reserve and self.access.create:
+        if reserve is not self._reserve and not self._by_person:
             pages = self._max_pages + (RESERVE_PAGES if reserve else 0)
             connection.execute(f"PRAGMA max_page_count = {pages}").close()
             self._reserve = reserve
@@ -319,14 +310,14 @@ class Database:
         if self._connection is not None and self._files() != self._opened:
             self._give_up_files()
             self._refuse_replaced()
-        if self.access.reads and self.access.create and not self.locks.has(READERS):
+        if self._reads and not self._by_person and not self.locks.has(READERS):
             self.locks.take(READERS)
         return self._connect() if self._connection is None else self._connection
 
     def _connect(self) -> sqlite3.Connection:
         before = self._opened[0]
         try:
-            self._connection = connect(self.path, create=self.access.create, migrate=self.access.migrate)
+            self._connection = connect(self.path, make=not self._by_person)
             self._connection.execute("SELECT 1 FROM meta").fetchone()  # from here on the log is there
         except sqlite3.Error as error:
             self._blame(error)
@@ -339,7 +330,7 @@ class Database:
     def _clear_suspicion(self, reason: str) -> None:
         """Close a connection that is not to be trusted and, if that is the file's fault, set the file aside."""
         known = self._opened[0]
-        broken = self._is_broken and self.access.set_aside and known in {None, self._files()[0]}
+        broken = self._is_broken and not self._by_person and known in {None, self._files()[0]}
         if broken:
             name = set_aside(self.path)
             self.alerts.raise_(
@@ -416,7 +407,7 @@ class Database:
             OutboxBusyError: it could not be had in time, or before the store had to give up.
             OSError: the lock file cannot be used.
         """
-        limit = self.access.lock_seconds if seconds is None else seconds
+        limit = seconds or (PERSON_SECONDS if self._by_person else float("inf"))
         since, pause = time.monotonic(), FIRST_POLL
         while not self.locks.take(WRITE):
             waited = time.monotonic() - since
@@ -428,7 +419,7 @@ class Database:
                     "(Ctrl-Z, a debugger, a frozen container)? Let it continue, or end it, and try again."
                 )
                 raise OutboxBusyError(msg)
-            if waited > LOCK_ALARM_SECONDS and self.access.create:
+            if waited > LOCK_ALARM_SECONDS and not self._by_person:
                 self.alerts.raise_(
                     "lock", "another process has held the write lock for seconds. Is it stopped? Waiting"
                 )

@@ -8,15 +8,11 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
 
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.outbox.sqlite import preflight
-from butter_middleware.outbox.sqlite.database import Access
+from butter_middleware.outbox.sqlite.outbox import SQLiteOutbox
 from butter_middleware.outbox.sqlite.store import SQLiteStore
-
-LOCK_SECONDS: Final = 10.0
-"""For which the write lock is waited for. The app's own processes hold it for milliseconds."""
 
 
 @contextmanager
@@ -31,8 +27,7 @@ def existing(path: str | os.PathLike[str]) -> Generator[SQLiteStore]:
     found = os.path.realpath(path)
     refuse_absent(found)
     preflight.refuse_unusable(found)
-    access = Access(create=False, migrate=False, set_aside=False, reads=False, lock_seconds=LOCK_SECONDS)
-    store = SQLiteStore(found, access=access)
+    store = SQLiteStore(SQLiteOutbox(found), by_person=True)
     try:
         with store.explaining():
             store.open()

@@ -15,7 +15,6 @@ from butter_middleware.outbox.sqlite.locks import HAS_LOCKS
 if TYPE_CHECKING:
     from butter_middleware.outbox.sqlite.store import SQLiteStore
 
-DAY: Final = 86400.0
 LEAST_BYTES: Final = 1024**2
 """For the file's own structure."""
 MOST_BYTES: Final = 2**45
@@ -107,18 +106,9 @@ class SQLiteOutbox:
             reads: Whether this process reads what it captures.
             give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
         """
-        from butter_middleware.outbox.sqlite.database import Access  # noqa: PLC0415 - as in the constructor
-        from butter_middleware.outbox.sqlite.store import SQLiteStore  # noqa: PLC0415 - as above
+        from butter_middleware.outbox.sqlite.store import SQLiteStore  # noqa: PLC0415 - as in the constructor
 
-        return SQLiteStore(
-            self.path,
-            max_bytes=self.max_bytes,
-            tombstone_seconds=self.tombstone_days * DAY,
-            retention_seconds=None if self.retention_days is None else self.retention_days * DAY,
-            clock=self.clock,
-            access=Access(reads=reads),
-            give_up=give_up,
-        )
+        return SQLiteStore(self, reads=reads, give_up=give_up)
 
 
 def _absolute(given: object) -> str:

@@ -167,44 +167,52 @@ def refuse_foreign(path: str, found: Identity) -> None:
         raise ConfigurationError(msg)
 
 
-def connect(path: str, *, create: bool, migrate: bool) -> sqlite3.Connection:
-    """Open the file; make it, and bring it up to this version's schema, if that is wanted.
+def connect(path: str, *, make: bool) -> sqlite3.Connection:
+    """Open the file. If it is to be made, create it or bring it up to this version's schema.
 
     The caller holds the write lock, and the connection may move between threads under a lock of the caller's.
 
     Raises:
-        ConfigurationError: it is another program's, or a newer version's; or not up to date, and not to be.
+        ConfigurationError: it is another program's, or a newer version's; or not up to date, and not to be made.
         sqlite3.Error, OSError: it cannot be opened.
     """
-    if create:
+    if make:
         # SQLite gives its -wal and -shm the mode of the file, and would make the file itself readable to all.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     uri = f"{Path(path).as_uri()}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False)
     try:
         found = identity(connection, path)
-        if migrate:
-            for pragma in (
-                f"page_size = {PAGE_BYTES}",
-                "journal_mode = WAL",
-                f"journal_size_limit = {LASTING_LOG_BYTES}",
-            ):
-                connection.execute(f"PRAGMA {pragma}").close()
-            _set_up(connection)
+        if not make:
+            _refuse_old(path, found)
+        for pragma in (*(_OF_THE_FILE if make else ()), *_OF_A_CONNECTION):
+            connection.execute(f"PRAGMA {pragma}").close()
+        if make:
             _migrate(connection, found)
-        else:
-            if found is None or found.schema < SCHEMA:
-                what = "is empty" if found is None else f"is of an earlier version (schema {found.schema})"
-                msg = (
-                    f"outbox={path!r} {what}. The app brings it up to this version (schema {SCHEMA}) at its start: "
-                    "start it with this version of butter-middleware, or use the command of its version."
-                )
-                raise ConfigurationError(msg)  # noqa: TRY301 - the connection is closed below
-            _set_up(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+_OF_THE_FILE: Final = (f"page_size = {PAGE_BYTES}", "journal_mode = WAL", f"journal_size_limit = {LASTING_LOG_BYTES}")
+_OF_A_CONNECTION: Final = (
+    "synchronous = FULL",
+    "secure_delete = ON",  # overwrites most of what is deleted; what it leaves only `SQLiteStore.rewrite` removes
+    "trusted_schema = OFF",
+    "temp_store = MEMORY",
+    "wal_autocheckpoint = 0",  # never within a commit: see `SQLiteStore.checkpoint`
+)
+
+
+def _refuse_old(path: str, found: Identity | None) -> None:
+    if found is None or found.schema < SCHEMA:
+        what = "is empty" if found is None else f"is of an earlier version (schema {found.schema})"
+        msg = (
+            f"outbox={path!r} {what}. The app brings it up to this version (schema {SCHEMA}) at its start: "
+            "start it with this version of butter-middleware, or use the command of its version."
+        )
+        raise ConfigurationError(msg)
 
 
 def identity(connection: sqlite3.Connection, path: str) -> Identity | None:
@@ -219,17 +227,6 @@ def identity(connection: sqlite3.Connection, path: str) -> Identity | None:
     refuse_foreign(path, found)
     added = _number(connection, "SELECT coalesce(max(value), 0) FROM meta WHERE name = 'schema'")
     return Identity(found.application_id, found.version, max(found.version, added))
-
-
-def _set_up(connection: sqlite3.Connection) -> None:
-    for pragma in (
-        "synchronous = FULL",
-        "secure_delete = ON",  # overwrites most of what is deleted; what it leaves only `SQLiteStore.rewrite` removes
-        "trusted_schema = OFF",
-        "temp_store = MEMORY",
-        "wal_autocheckpoint = 0",  # never within a commit: see `SQLiteStore.checkpoint`
-    ):
-        connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _migrate(connection: sqlite3.Connection, found: Identity | None) -> None:

@@ -7,12 +7,11 @@ again after a power cut does not: there a record may be sent twice.
 import json
 import logging
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.asgi import RawHeaders
@@ -38,10 +37,13 @@ from butter_middleware.outbox.base import (
     StoredCapture,
 )
 from butter_middleware.outbox.faults import checked
-from butter_middleware.outbox.sqlite.database import Access, Database
+from butter_middleware.outbox.sqlite.database import Database
 from butter_middleware.outbox.sqlite.locks import LEAD, READERS
 from butter_middleware.outbox.sqlite.schema import UNOWNED, own_pile
 from butter_middleware.outbox.steady import Look
+
+if TYPE_CHECKING:
+    from butter_middleware.outbox.sqlite.outbox import SQLiteOutbox
 
 CaptureRow = tuple[float, str, bytes, bytes | None]
 """`captured_at`, `head`, `body`, `request_body`."""
@@ -49,6 +51,7 @@ CaptureRow = tuple[float, str, bytes, bytes | None]
 HourKey = tuple[int, str, str, str]
 """Hour, name, route and reason of a count."""
 
+DAY: Final = 86400.0
 MOST_ROWS: Final = 64
 """Captures a statement, and numbers a query; SQLite may take no more than 999 values."""
 PRUNE_STEP: Final = 500
@@ -62,12 +65,9 @@ class SQLiteStore(Database):
     """Captures and records in an SQLite file that any number of processes of a host share.
 
     Args:
-        path: The file, absolute and without links.
-        max_bytes: How large it may grow, its log not counted.
-        tombstone_seconds: For how long a delivered record is known by its key.
-        retention_seconds: After which parked captures and dead records are deleted; None keeps them.
-        clock: Seconds since the epoch.
-        access: What it may do to the file.
+        outbox: The file, and how much it keeps for how long.
+        reads: Whether this process reads what it captures.
+        by_person: Whether it is opened at the command line.
         give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
     """
 
@@ -75,19 +75,15 @@ class SQLiteStore(Database):
 
     def __init__(
         self,
-        path: str,
+        outbox: "SQLiteOutbox",
         *,
-        max_bytes: int = 2 * 1024**3,
-        tombstone_seconds: float = 7 * 86400.0,
-        retention_seconds: float | None = None,
-        clock: Callable[[], float] = time.time,
-        access: Access = Access(),  # noqa: B008 - frozen
+        reads: bool = True,
+        by_person: bool = False,
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        super().__init__(path, max_bytes, access, give_up)
-        self._tombstone_seconds = tombstone_seconds
-        self._retention_seconds = retention_seconds
-        self._clock = checked(clock)
+        super().__init__(outbox.path, outbox.max_bytes, reads=reads, by_person=by_person, give_up=give_up)
+        self._outbox = outbox
+        self._clock = checked(outbox.clock)
         self._unreadable: set[int] = set()
 
     # Captures.
@@ -378,7 +374,7 @@ class SQLiteStore(Database):
 
     def _old(self, now: float, oldest_pending_at: float) -> Iterator[tuple[str, float]]:
         """Give what deletes a step of each kind, and the bound that it takes."""
-        delivered_before = now - self._tombstone_seconds
+        delivered_before = now - self._outbox.tombstone_days * DAY
         for table, key, at, before in (
             ("tombstones", "key", "delivered_at", delivered_before),
             ("seen_ids", "id", "seen_at", min(delivered_before, oldest_pending_at)),
@@ -386,10 +382,10 @@ class SQLiteStore(Database):
         ):
             old = f"SELECT {key} FROM {table} WHERE {at} < ? LIMIT ?"  # noqa: S608 - constants
             yield f"DELETE FROM {table} WHERE {key} IN ({old})", before  # noqa: S608 - constants
-        if self._retention_seconds is not None:  # what needs a person is kept
+        if self._outbox.retention_days is not None:  # what needs a person is kept
             for table, state in (("captures", "reason IS NOT NULL"), ("records", "dead_at IS NOT NULL")):
                 old = f"SELECT id FROM {table} WHERE {state} AND captured_at < ? LIMIT ?"  # noqa: S608 - constants
-                yield f"DELETE FROM {table} WHERE id IN ({old})", now - self._retention_seconds  # noqa: S608 - constants
+                yield f"DELETE FROM {table} WHERE id IN ({old})", now - self._outbox.retention_days * DAY  # noqa: S608 - constants
 
     def counts(self) -> Counts:
         """Tell how much there is: triggers keep count."""
