@@ -3,98 +3,45 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from contextlib import suppress
-from queue import SimpleQueue
-from threading import Lock, Thread
-from typing import ParamSpec, TypeVar, TypeVarTuple, Unpack
+from threading import Thread
+from typing import TypeVar, TypeVarTuple, Unpack
 
 from butter_middleware._utils import log_thread
 
-P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-class DaemonThreadExecutor(Executor):
-    """Runs each call on an idle daemon thread, or on a new one. The end of a process waits for the standard one's."""
+def call(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> "Future[T]":
+    """Call a function on a daemon thread of its own.
 
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._guard = Lock()
-        self._threads = 0
-        self._idle = 0
-        """Threads without a call, less the calls that no thread has yet."""
-        self._closed = False
+    If the system gives no more threads, it is called on this one. Python 3.12 gives none while the interpreter ends.
+    """
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
 
-    def start_ahead(self) -> None:
-        """Start a thread for the first call: Python 3.12 starts none while the interpreter ends."""
-        with self._guard, suppress(RuntimeError):  # the system gives no more threads: the first call tries again
-            self._start()
+    def run() -> None:
+        try:
+            result = function(*args)
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
-        """Begin a call. If the system gives no more threads, it waits for one that this executor has.
-
-        Raises:
-            RuntimeError: this executor has no thread.
-        """
-        future: Future[T] = Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = fn(*args, **kwargs)
-            except BaseException as error:  # noqa: BLE001 - it is the caller's
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        with self._guard:
-            if self._idle <= 0:
-                try:
-                    self._start()
-                except RuntimeError:
-                    if not self._threads:
-                        raise
-            self._idle -= 1
-        self._calls.put(run)
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - the standard one's
-        """End the idle threads, and each other one after its call. Waits for none."""
-        with self._guard:
-            self._closed = True
-            idle, self._idle = self._idle, 0
-        for _thread in range(idle):
-            self._calls.put(None)
-
-    def _start(self) -> None:
-        log_thread.start(Thread(target=self._work, name="butter-call", daemon=True))
-        self._threads += 1
-        self._idle += 1
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()
-            with self._guard:
-                if self._closed:
-                    return
-                self._idle += 1
+    try:
+        log_thread.start(Thread(target=run, name="butter-call", daemon=True))
+    except RuntimeError:
+        run()
+    return future
 
 
 class DaemonThreadLoop(asyncio.SelectorEventLoop):
-    """An event loop whose blocking calls run on daemon threads. Its end starts no thread, as that of others does.
-
-    Args:
-        executor: Runs the calls. It outlives the loop.
-    """
-
-    def __init__(self, executor: DaemonThreadExecutor) -> None:
-        super().__init__()
-        self._executor = executor
+    """An event loop whose blocking calls run on daemon threads. Its end starts no thread, as that of others does."""
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
     ) -> "asyncio.Future[T]":
         """Begin a call."""
-        return super().run_in_executor(executor or self._executor, func, *args)
+        if executor is not None:
+            return super().run_in_executor(executor, func, *args)
+        return asyncio.wrap_future(call(func, *args), loop=self)

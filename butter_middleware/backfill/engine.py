@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import anyio
 
-from butter_middleware._utils.daemons import DaemonThreadExecutor
+from butter_middleware._utils import daemons
 from butter_middleware.backfill.intake import Intake, Totals, Waiting
 from butter_middleware.backfill.journal import Journal, Mark, State
 from butter_middleware.backfill.source import Line
@@ -109,7 +109,6 @@ class Engine:
         self._marks: list[Mark] = []
         """Of what was answered, for the next transaction."""
         self._next_at = 0.0
-        self._executor = DaemonThreadExecutor()
         self._fault: InputError | None = None
         self._quiet: tuple[float, int] | None = None
         """Since when Butter, which is well, has accepted nothing more of the last lines, and what it had accepted."""
@@ -183,7 +182,7 @@ class Engine:
         is_wanted = not self._exhausted and not self._fresh and len(self._later) < MOST_LATER
         if is_wanted and self._reading is None:
             # A pipe may give nothing for hours: no end of a process waits for this thread.
-            self._reading = asyncio.get_running_loop().run_in_executor(self._executor, self._intake.source.read)
+            self._reading = asyncio.wrap_future(daemons.call(self._intake.source.read))
 
     def _begin(self) -> None:
         """Mark what was answered and what is sent next, on the disk, then send it."""

@@ -21,7 +21,7 @@ import click
 from starlette.applications import Starlette
 
 from butter_middleware import config
-from butter_middleware._utils.daemons import DaemonThreadExecutor
+from butter_middleware._utils import daemons
 from butter_middleware.butter import Butter
 from butter_middleware.capture import app_routes
 from butter_middleware.capture.middleware import ButterMiddleware
@@ -322,7 +322,7 @@ def _reach(base_url: str, client: Client) -> Iterator[Finding]:
 def _connected(host: str, port: int, *, secure: bool) -> Iterator[Finding]:
     try:
         # It knows no timeout. If none comes in time, its thread dies with the process.
-        lookup = DaemonThreadExecutor().submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        lookup = daemons.call(partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
         found = {entry[4][0] for entry in lookup.result(SECONDS)}
     except OSError as error:
         remedy = f"Look up {host} on this machine; see /etc/resolv.conf, and what the container's network allows."

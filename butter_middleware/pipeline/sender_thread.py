@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
-from butter_middleware._utils.daemons import DaemonThreadExecutor, DaemonThreadLoop
+from butter_middleware._utils.daemons import DaemonThreadLoop
 from butter_middleware._utils.futures import call_in
 from butter_middleware.delivery.delivery import Delivery
 from butter_middleware.models.checkout import Record
@@ -65,7 +65,6 @@ class SenderThread(Worker):
         self._hold: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: asyncio.Task[None] | None = None
-        self._executor = DaemonThreadExecutor()
 
     # For the store's thread.
 
@@ -188,10 +187,8 @@ class SenderThread(Worker):
     # The thread.
 
     def _run(self) -> None:
-        self._executor.start_ahead()
         self._prepare()
         super()._run()
-        self._executor.shutdown()
 
     def _work(self) -> None:
         self.failing = False
@@ -206,7 +203,7 @@ class SenderThread(Worker):
             self.delivery.prepare()
             if not self.ready.done():
                 self.ready.set_result(None)
-            with asyncio.Runner(loop_factory=lambda: DaemonThreadLoop(self._executor)) as runner:
+            with asyncio.Runner(loop_factory=DaemonThreadLoop) as runner:
                 runner.run(self._send())
 
     def _failed(self, error: BaseException) -> None:

@@ -29,7 +29,7 @@ async def app(scope, receive, send):
 
 TestClient(ButterMiddleware(app, butter)).get("/")  # starts the threads
 deadline = time.monotonic() + 20
-while "butter-call" not in [thread.name for thread in threading.enumerate()] and time.monotonic() < deadline:
+while "butter-send" not in [thread.name for thread in threading.enumerate()] and time.monotonic() < deadline:
     time.sleep(0.01)
 
 def refuse(_thread):

@@ -47,8 +47,7 @@ def checkout(number: int) -> Checkout:
     return Checkout(ipv4_address=SHOPPER, psp="stripe", customer_email="a@example.com", invoice_id=f"in_{number}")
 
 
-THREADS = {"butter-store", "butter-read", "butter-send", "butter-call"}
-"""The last one is for lookups of names."""
+THREADS = {"butter-store", "butter-read", "butter-send"}
 
 
 def threads(but: Collection[threading.Thread] = ()) -> set[str]:
@@ -217,7 +216,7 @@ def test_a_missing_lifespan_is_said_once_and_starts_the_threads(
     app = ButterMiddleware(sends(start(404)), make_butter(outbox=path if durable else None))
     for _twice in range(2):
         anyio.run(drive, app, http_scope("/health", method="GET"))
-    until(lambda: threads() == THREADS, "all threads")
+    until(lambda: threads(lookups()) == THREADS, "all threads")
     (line,) = [line for line in caplog.records if "no lifespan event" in line.getMessage()]
     assert line.levelno == (logging.INFO if durable else logging.WARNING)
     assert ("outbox=" in line.getMessage()) is not durable
@@ -236,7 +235,7 @@ def test_a_first_request_asks_no_disk_for_the_path(
 
     monkeypatch.setattr(os.path, "realpath", realpath)
     anyio.run(drive, ButterMiddleware(sends(start(), body(b"{}")), butter), http_scope("/health", method="GET"))
-    assert threads() == THREADS
+    assert threads(lookups()) == THREADS
     assert asked == []
 
 
@@ -565,7 +564,7 @@ def test_a_checkout_while_it_closes_starts_the_threads_once(
     assert {record["invoice_id"] for record in fake.records} == {"in_1", "in_2"}
 
     def running() -> list[str]:
-        return sorted(thread.name for thread in threading.enumerate() if thread.name in THREADS - {"butter-call"})
+        return sorted(thread.name for thread in threading.enumerate() if thread.name in THREADS)
 
     until(lambda: running() == ["butter-read", "butter-send", "butter-store"], "the reader that waited has ended")
 
