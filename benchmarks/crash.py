@@ -48,7 +48,7 @@ from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.locks import LEAD, Locks
 from butter_middleware.testing import FakeButter
 
-USERNAME, PASSWORD = "merchant", secrets.token_urlsafe()
+USERNAME, PASSWORD = "merchant", secrets.token_hex()
 LANES = 2
 """Shops in flight at once, each on a file of its own."""
 BUYERS = 6
