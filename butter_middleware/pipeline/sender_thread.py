@@ -208,12 +208,15 @@ class SenderThread(Worker):
 
     def _failed(self, error: BaseException) -> None:
         self.failing = True  # so that another process takes the lead meanwhile
+        self._tell(error)
+
+    def _tell(self, error: BaseException) -> None:
         self._participant.failed("delivering", error)
 
     async def _send(self) -> None:
         loop = asyncio.get_running_loop()
         # By its own account asyncio would log an exception with its frames.
-        loop.set_exception_handler(lambda _loop, told: self._failed(told.get("exception") or RuntimeError()))
+        loop.set_exception_handler(lambda _loop, told: self._tell(told.get("exception") or RuntimeError()))
         ping, self._ping = self._ping, False
         self._running = loop.create_task(self.delivery.run(self, ping=ping))
         self._loop = loop

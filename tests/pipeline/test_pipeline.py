@@ -1,5 +1,7 @@
 """The worker of a process: started on first use, drained at the end, aware of forks."""
 
+import asyncio
+import gc
 import json
 import logging
 import os
@@ -11,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from butter_middleware import (
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.outbox import MemoryStore, SQLiteOutbox
 from butter_middleware.outbox.sqlite.existing import existing
+from butter_middleware.pipeline.leader import LOOK_SECONDS
 from butter_middleware.pipeline.participant import Participant
 from butter_middleware.pipeline.reader_thread import ReaderThread
 from butter_middleware.testing import FakeButter
@@ -88,6 +92,37 @@ def test_close_needs_no_thread_that_lives(make_butter: Callable[..., Butter]) ->
     until(lambda: bool(butter.status().faults), "the fault")
     butter.close()
     until(lambda: threads(earlier) == set(), "the end of the threads")
+
+
+class Careless:
+    """Leaves a task behind that fails, as a client of a broker does whose connection breaks beside a call."""
+
+    def __init__(self) -> None:
+        self.enqueued: list[str] = []
+
+    async def enqueue(self, record: Record) -> None:
+        async def fail() -> None:
+            raise KeyError
+
+        task = asyncio.create_task(fail())
+        await asyncio.sleep(0.01)
+        del task
+        gc.collect()  # now asyncio tells that nobody took the exception
+        self.enqueued.append(record.key)
+
+    def has(self, number: int) -> bool:
+        return len(self.enqueued) == number
+
+
+def test_a_task_that_fails_beside_the_sending_is_told_and_stops_nothing(make_butter: Callable[..., Butter]) -> None:
+    """The process goes on to send: a fault of what a queue left on the loop is no fault of the loop."""
+    queue = Careless()
+    butter = make_butter(outbox=queue)
+    for number in range(1, 4):
+        butter.record(checkout(number))
+        until(partial(queue.has, number), f"record {number}")
+        time.sleep(2 * LOOK_SECONDS)  # the leader looks whether it is well
+    assert butter.status().faults == {"delivering:KeyError": 3}
 
 
 async def lifespan(app: Any) -> list[str]:
