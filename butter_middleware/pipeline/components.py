@@ -27,7 +27,7 @@ from butter_middleware.pipeline.entries import ResponseWait
 from butter_middleware.reader.reader import Reader, ReadResult
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
-from butter_middleware.telemetry.sandbox_reports import SandboxReports
+from butter_middleware.telemetry.sandbox_reports import HEARD, SandboxReports
 
 if TYPE_CHECKING:
     import httpx  # the core stays free of it until the first record is sent
@@ -82,7 +82,8 @@ class Components:
     built: Callable[[Any], object] = lambda _pipeline: None
     """Hears of the pipeline that uses them, once."""
     listener: Callable[[Event], object] | None = None
-    """Hears of each event, beside the user's `on_event`."""
+    """Hears of each event in `listens_to`, beside the user's `on_event`."""
+    listens_to: tuple[type[object], ...] = (object,)
 
     def make_reader(self, observe: Callable[[Capture, ClientIP], None]) -> Reader:
         """Return what reads captures. `observe` sees each address as it was resolved."""
@@ -151,6 +152,7 @@ def build(config: Config, given: Given, events: EventDispatcher, telemetry: Tele
         queue=queue,
         in_process=given.transport is not None,
         listener=None if reports is None else reports.hear,
+        listens_to=HEARD,
         external=external,
         reads=not external,
         response_wait=response_wait(config, queue=queue is not None),

@@ -92,7 +92,7 @@ class Pipeline:
         self.outbox_clock: Callable[[], float] = getattr(components.outbox, "clock", components.clock)
         self._cookies = None if components.beacon is None else components.beacon.cookies
         self._wait = components.response_wait
-        self._events.listener = components.listener
+        self._events.listener, self._events.listens_to = components.listener, components.listens_to
         self._forget()
         components.built(self)
 

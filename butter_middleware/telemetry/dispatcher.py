@@ -28,7 +28,8 @@ class EventDispatcher:
     ) -> None:
         self.counters = Counters()
         self.listener: Callable[[Event], object] | None = None
-        """Hears of each event as `on_event` does: a test's inbox, or a sandbox."""
+        """Hears of each event in `listens_to` as `on_event` does: a test's inbox, or a sandbox."""
+        self.listens_to: tuple[type[object], ...] = (object,)
         self._on_event = on_event
         self._observe = observe
         self._hourly = log_thread.RateLimiter(clock)
@@ -48,13 +49,13 @@ class EventDispatcher:
             if isinstance(event, Skipped | Parked):  # their reasons have rows in the error index
                 message = f"{message.rstrip('.')}. {see(event.reason.rpartition(':')[2])}"
             self._say(event.name, event.level, message, event.route, event.reason)
-        for hears in (self._on_event, self.listener):
+        for hears in (self._on_event, self.listener if isinstance(event, self.listens_to) else None):
             if hears is not None and not log_thread.run(partial(self._call, hears, event)):
                 self.counters.add("faulted", reason="on_event:overrun")
 
     def count(self, event: type[Captured | Covered | Recorded | Skipped], route: str = "", reason: str = "") -> None:
         """Take one of the events that every checkout brings, with nothing to be said; it is made if heard only."""
-        if self._on_event is None and self.listener is None:
+        if self._on_event is None and (self.listener is None or not issubclass(event, self.listens_to)):
             self.counters.add(event.name, route, reason)
         else:
             self.emit(event(route=route, reason=reason))

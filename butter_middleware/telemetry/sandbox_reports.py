@@ -13,6 +13,8 @@ from butter_middleware.config import SANDBOX_REPORTS
 from butter_middleware.events import Event, Lost, Parked, Skipped
 from butter_middleware.models.reasons import unwanted
 
+HEARD: Final = (Skipped, Parked, Lost)
+"""The events that say that there is no record."""
 MOST_WAITING: Final = 100
 TIMEOUT: Final = 1.0
 """Seconds for the sandbox to answer."""
@@ -32,9 +34,7 @@ class SandboxReports:
         self._rests_until = 0.0
 
     def hear(self, event: Event) -> None:
-        """Take an event. Only some of them say that there is no record."""
-        if not isinstance(event, Skipped | Parked | Lost):
-            return
+        """Take an event of `HEARD`."""
         missing = not isinstance(event, Skipped) or unwanted(event)
         self._tell(event.name, event.route, event.reason, event.message, event.times, missing=missing)
 

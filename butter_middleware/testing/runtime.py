@@ -90,6 +90,7 @@ class InboxRuntime:
             pings=False,
             built=built,
             listener=hear,
+            listens_to=(object,),
         )
         return self._sending_here(fake) if here else fake
 

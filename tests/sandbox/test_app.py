@@ -12,11 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
-from asgi import drive, http_scope
+from asgi import body, drive, http_scope, sends, start
 from processes import Late, until
 from shops import CREDENTIALS, SHOPPER
 
-from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, annotate, client_ip, extract
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, annotate, client_ip, events, extract
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.config import SANDBOX_SOURCES
 from butter_middleware.sandbox import Sandbox
@@ -318,6 +318,23 @@ def test_what_became_nothing_is_told_with_its_remedy(client: Client, make_butter
     assert client.state()["arrived"] == 1
     text = json.dumps(client.state()["not_sent"])
     assert not [value for value in ("ada@example.com", "in_1", "in_2", "cus_1", SHOPPER) if value in text]
+
+
+def test_a_checkout_that_became_a_record_costs_the_log_thread_nothing(
+    client: Client, make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sandbox is told of the others only: nothing of this one is handed to another thread."""
+    handed = list[object]()
+    route = CheckoutRoute("/checkout", "stripe", extract.json(invoice_id="id", customer_email="email"))
+    options = {"base_url": str(client.http.base_url), "transport": None, "client_ip": client_ip.direct()}
+    butter = make_butter(route, **options)
+    monkeypatch.setattr("butter_middleware.telemetry.dispatcher.log_thread.run", handed.append)
+    paid = body(b'{"id": "in_1", "email": "ada@example.com"}')
+    for times in range(2):  # the second one is known already, which the sandbox is told
+        asyncio.run(drive(ButterMiddleware(sends(start(), paid), butter), http_scope("/checkout", client=(SHOPPER, 1))))
+        assert butter.flush()
+        told = [event for call in handed for event in getattr(call, "args", ()) if isinstance(event, events.Event)]
+        assert [event.reason for event in told] == ["duplicate"] * times
 
 
 @pytest.mark.server
