@@ -170,9 +170,9 @@ def meant(given: object, known: Iterable[str], what: str) -> str:
 def _near_miss(given: object, choices: Iterable[str]) -> str:
     from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only
 
-    text = str(given).strip().lower()
-    shortened = [choice for choice in choices if len(text) > 2 and choice.startswith(text)]  # noqa: PLR2004 - such as prod
-    return next(iter(shortened or get_close_matches(text, choices, 1)), "")
+    text, folded = str(given).strip().lower(), {choice.lower(): choice for choice in choices}
+    shortened = [name for name in folded if len(text) > 2 and name.startswith(text)]  # noqa: PLR2004 - such as prod
+    return folded.get(next(iter(shortened or get_close_matches(text, folded, 1)), ""), "")
 
 
 def base_url(given: str | None) -> str:

@@ -53,9 +53,12 @@ class Rejects:
         self._file: TextIO | None = None
         self.size = 0
         """Bytes that were written."""
-        if path is None or not os.path.lexists(path):
+        if path is None:
             return
-        there = path.lstat()
+        try:
+            there = path.lstat()
+        except FileNotFoundError:
+            return
         if not stat.S_ISREG(there.st_mode) or known not in {None, there.st_size}:
             what = "a link" if path.is_symlink() else "another file, or one that was edited since the last run"
             msg = f"{path} is {what}. Move it away, or name another file with --rejects."

@@ -211,8 +211,9 @@ def field_values(given: Sequence[str], option: str, fields: Collection[str]) -> 
     for text in given:
         name, _equals, value = text.partition("=")
         if name not in fields or not value:
-            what = f"{name!r} is not a field" if value else f"{text!r} is not FIELD=VALUE"
-            msg = f"{what}. {config.meant(name, fields, 'fields')}"
+            msg = f"{name!r} is not a field. {config.meant(name, fields, 'fields')}"
+            if not value:
+                msg = f"{text!r} is not FIELD=VALUE. The fields are {', '.join(fields)}."
             raise click.BadParameter(msg, param_hint=option)
         values[name] = value
     return values

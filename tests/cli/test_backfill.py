@@ -658,6 +658,13 @@ def test_rejects_of_another_name_are_not_cut(shop: Shop) -> None:
     assert other.read_text() == "somebody's work\n" * 100
 
 
+def test_a_place_that_no_rejects_can_have_is_said_before_a_line_is_read(shop: Shop) -> None:
+    shop.write([*rows(1), line(2, email="nobody")])
+    found = shop.run("--rejects", str(shop.file / "below-a-file"))
+    assert (found.exit_code, found.stdout) == (3, "")
+    assert "the file of rejects" in found.stderr
+
+
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 50, None])
 def test_a_journal_that_is_none_is_refused(shop: Shop, content: bytes | None) -> None:
     """Another program's database neither is one."""
@@ -744,7 +751,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(shop: Shop, monkey
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--map", "customer_email"], "not FIELD=VALUE"),
+        (["--map", "customer_email"], "not FIELD=VALUE. The fields are customer_email, "),
         (["--map", "customer_email="], "not FIELD=VALUE"),
         (["--map", "e_mail=x"], "'e_mail' is not a field"),
         (["--map", "customer_emial=x"], "Did you mean customer_email?"),

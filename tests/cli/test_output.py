@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
 
 import click
@@ -269,14 +269,23 @@ def process(
 
 @pytest.mark.parametrize("arguments", [["--help"], ["dead", "--help"], ["explain-ip", "--peer", "81.2.69.142"]])
 def test_a_standard_output_that_takes_nothing_ends_a_command_in_one_line(arguments: list[str]) -> None:
-    """A full disk, a pipe that its reader has closed, and a descriptor that was closed before the start."""
+    """A full disk, a pipe that its reader has closed, one that is full and does not block, and no descriptor at all."""
     reader, writer = os.pipe()
     os.close(reader)
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
         found = [process(*arguments, out=full), process(*arguments, out=writer)]
     os.close(writer)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    found.append(process(*arguments, out=writer))
+    os.close(reader)
+    os.close(writer)
     found.append(process(*arguments, out=subprocess.DEVNULL, before=lambda: os.close(1)))
-    for done, said in zip(found, ("No space left on device", "Broken pipe", "Bad file descriptor"), strict=True):
+    reasons = "No space left on device", "Broken pipe", "Resource temporarily unavailable", "Bad file descriptor"
+    for done, said in zip(found, reasons, strict=True):
         line = f"Error: standard output cannot be written ({said}). What was done before stays done.\n"
         assert done == (3, line.encode())
 
