@@ -190,17 +190,17 @@ class Pipeline:
         durable = processes.is_durable(self.components.outbox)
         if not durable:
             self.running = False  # a checkout that comes meanwhile starts it again, and is sent
-        self._drain(participant)
+        self._drain(participant, self._config.drain_timeout)
         with self._starting:
             if durable or not self.running:
                 self.running = participant.running = False
 
-    def _drain(self, participant: Participant) -> None:
-        """Within `drain_timeout`, have what is on its way settled in a file; in memory, have all sent."""
+    def _drain(self, participant: Participant, seconds: float) -> None:
+        """Within `seconds`, have what is on its way settled in a file; in memory, have all sent."""
         durable = processes.is_durable(self.components.outbox)
         if durable:
             participant.sender.delivery.pause()
-        self._flush(participant, self._config.drain_timeout)
+        self._flush(participant, seconds)
         self.last_counts = counts = _answer(participant.thread, lambda store: store.counts(), self.last_counts)
         left = counts.captured + counts.pending + counts.parked + counts.parts
         if left and not durable:
@@ -214,17 +214,20 @@ class Pipeline:
             log_thread.log(logging.INFO, said, event="shutdown")
         log_thread.settle()  # many a server ends the process right after this, without the exit of the interpreter
 
-    def close(self) -> None:
+    def close(self, *, at_exit: bool = False) -> None:
         """Shut down, then end the threads and close the outbox.
 
-        Takes `drain_timeout` and, if an extractor or the file hangs, some seconds more.
+        Takes `drain_timeout` and, if an extractor or the file hangs, some seconds more. At the interpreter's exit, what
+        another thread records meanwhile is sent by the threads that are there: nothing waits for others.
         """
         deadline = time.monotonic() + self._config.drain_timeout
+        if at_exit:
+            self.shutdown()
         participant, running = self._let_go()
         if participant is not None:
             try:
                 if running:
-                    self._drain(participant)
+                    self._drain(participant, max(0.0, deadline - time.monotonic()))
             except Exception as error:  # noqa: BLE001 - as in `shutdown`
                 self.fault(error)
             self._end(participant, deadline)

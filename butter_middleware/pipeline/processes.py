@@ -158,4 +158,4 @@ def _after_in_child() -> None:
 
 def _close_all() -> None:
     for pipeline in list(_process.pipelines):
-        pipeline.close()
+        pipeline.close(at_exit=True)

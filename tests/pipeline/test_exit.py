@@ -56,3 +56,39 @@ def test_the_exit_of_the_interpreter_drains(fake: FakeButter, url: str, end: str
         ran.stderr
     )
     assert "Error" not in ran.stderr
+
+
+LATE = """
+import asyncio, json, threading, time
+from butter_middleware import Butter, Checkout, client_ip
+
+class Queue:
+    async def enqueue(self, record):
+        await asyncio.sleep(0.5)
+        print(json.loads(record.payload)["invoice_id"], flush=True)
+
+butter = Butter(username="m", password="s3cret-pass", client_ip=client_ip.direct(), outbox=Queue(), drain_timeout=20)
+
+def buy(number):
+    butter.record(Checkout(
+        customer_email="a@example.com", ipv4_address="81.2.69.142", psp="stripe", invoice_id=f"in_{number}"
+    ))
+
+def buy_late():
+    while threading.main_thread().is_alive():  # until the exit has begun
+        time.sleep(0.01)
+    time.sleep(0.2)
+    buy(2)
+
+for number in range(2):
+    buy(number)
+threading.Thread(target=buy_late, daemon=True).start()
+"""
+
+
+@pytest.mark.server
+def test_what_a_thread_records_while_the_exit_drains_is_sent() -> None:
+    """The threads that drain send it. If it waited for new ones, the process would end before they begin."""
+    command = [sys.executable, "-W", "error", "-c", LATE]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ran.stdout.split() == ["in_0", "in_1", "in_2"], ran.stderr
