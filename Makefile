@@ -29,7 +29,8 @@ demo: .venv/ready  ## a shop, a proxy and the sandbox on this machine: checkouts
 
 test: .venv/ready  ## everything that is checked, but the benchmarks in small
 	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory -j 2 unit types oldest docs
+	@$(MAKE) --no-print-directory -k -j 2 unit types oldest docs || \
+		{ echo 'Failed. Of unit, types, oldest and docs, the lines above with *** name which.' >&2; exit 1; }
 
 lint: .venv/ready
 	$(BIN)/ruff check .
