@@ -294,3 +294,16 @@ def test_a_memory_outbox_says_what_it_means(caplog: pytest.LogCaptureFixture) ->
 def test_a_dry_run_needs_no_credentials() -> None:
     """dry_run sends nothing, so that it needs nothing to send with."""
     Butter(**DIRECT, dry_run=True)
+
+
+class Unreadable(client_ip.TrustedHops):
+    """A strategy of the merchant's own, with a mistake in what describes it."""
+
+    def __repr__(self) -> str:
+        raise KeyError
+
+
+def test_a_strategy_that_cannot_be_described_is_refused_at_import() -> None:
+    """Its text tells one configuration from the next. Found out at the first checkout, each record would be lost."""
+    with pytest.raises(KeyError):
+        Butter(client_ip=Unreadable(1), routes=[ROUTE], **CREDENTIALS)

@@ -50,6 +50,7 @@ class Participant:
 
     Args:
         components: The parts of the `Butter`.
+        configuration: Parked captures are tried again by another one at once.
         thread: The store's thread.
         read: Reads the capture of an entry.
         prepare: Called on the sender's thread before anything is sent.
@@ -59,6 +60,7 @@ class Participant:
     def __init__(
         self,
         components: "Components",
+        configuration: str,
         thread: "StoreThread",
         read: Callable[[Entry], ReadResult],
         prepare: Callable[[], object],
@@ -67,8 +69,7 @@ class Participant:
         self.owned = self.sends = not components.external
         """False: another process reads and sends what it appends."""
         self.reads = components.reads
-        self.configuration = _digest(components)
-        """Parked captures are tried again by another one at once."""
+        self.configuration = configuration
         self.clock = components.clock
         self.events = components.events
         self.find_route = components.routes.find
@@ -391,7 +392,8 @@ class Participant:
         self.ring()
 
 
-def _digest(components: "Components") -> str:
+def configuration_of(components: "Components") -> str:
+    """Return a digest of what decides how a capture is read."""
     text = "\n".join([repr(components.strategy), *map(repr, components.routes.routes)])
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
 

@@ -34,7 +34,7 @@ from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Store
 from butter_middleware.pipeline import checkout_log, processes
 from butter_middleware.pipeline.components import Components
 from butter_middleware.pipeline.entries import NOTHING, Addition, Entry
-from butter_middleware.pipeline.participant import Participant
+from butter_middleware.pipeline.participant import Participant, configuration_of
 from butter_middleware.pipeline.reporter import StatusReporter
 from butter_middleware.pipeline.store_thread import StoreThread
 from butter_middleware.reader.evidence import ids_of
@@ -92,6 +92,7 @@ class Pipeline:
         self.outbox_clock: Callable[[], float] = getattr(components.outbox, "clock", components.clock)
         self._cookies = None if components.beacon is None else components.beacon.cookies
         self._wait = components.response_wait
+        self._configuration = configuration_of(components)  # here, not in a checkout: it runs code of the merchant's
         self._events.listener, self._events.listens_to = components.listener, components.listens_to
         self._forget()
         components.built(self)
@@ -145,7 +146,7 @@ class Pipeline:
         def read(entry: Entry) -> ReadResult:
             return self._read_capture(entry.capture, entry.route)
 
-        return Participant(self.components, thread, read, self._begin, self.look)
+        return Participant(self.components, self._configuration, thread, read, self._begin, self.look)
 
     def _start_threads(self, participant: Participant) -> bool:
         """Start those that do not run yet. Return whether all do."""
