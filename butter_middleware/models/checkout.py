@@ -40,7 +40,7 @@ _USUAL_EMAIL: Final = re.compile(
 
 
 def _email(value: object, check: Callable[[object], str]) -> str:
-    if isinstance(value, str) and _USUAL_EMAIL.fullmatch(value) is not None:
+    if type(value) is str and _USUAL_EMAIL.fullmatch(value) is not None:
         return value
     try:
         return check(value)
