@@ -83,9 +83,8 @@ class InboxRuntime:
             beacon=beacon,
             admitted=ANYWHERE if production.config.staging else DOCUMENTATION,
             outbox=outbox,
-            external=False,
-            reads=production.reads
-            or production.external,  # what another process would read is read here, so that a test sees it
+            external=False,  # what another process would read is read here, so that a test sees it
+            reads=production.reads or production.external,
             wrap_reader=self._wrap_reader,
             pings=False,
             built=built,
