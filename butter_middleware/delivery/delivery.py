@@ -103,6 +103,11 @@ class Delivery:
     # For any thread.
 
     @property
+    def state(self) -> BreakerState:
+        """The endpoint's health."""
+        return self.breaker.state
+
+    @property
     def ill(self) -> bool:
         """Whether waiting for a delivery is of no use now."""
         return self.breaker.ill

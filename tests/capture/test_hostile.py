@@ -301,7 +301,7 @@ class _Faulty(MemoryOutbox):
         object.__setattr__(self, "store", lambda **_options: _FaultyStore(method, error))
 
 
-STEPS = ["open", "lead", "alone", "counts", "changed", "hold", "append", "add", "resolve", "due", "settle", "count"]
+STEPS = ["open", "lead", "alone", "counts", "changed", "append", "add", "resolve", "due", "settle", "count"]
 
 
 @pytest.mark.parametrize("error", [OSError(*SECRETS), MemoryError(), SystemExit(*SECRETS)], ids=repr)
