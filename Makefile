@@ -5,8 +5,8 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 # The oldest that runs: the versions of before have wheels for no newer one.
 OLDEST_PYTHON ?= $(shell for python in python3.11 python3.12 $(PYTHON); do \
 	$$python -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$python && break; done)
-# Two more than there are cores: most of the tests' time is waiting for processes that they start.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 + (os.cpu_count() or 1))')
+# One more than there are cores: most of the tests' time is waiting for processes that they start.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 # Where this is set (containers often set it), each of the hundreds of processes that the tests start compiles the package
 # again, and each worker of pytest rewrites each module of the tests: 12 s of processor per worker.
 unexport PYTHONDONTWRITEBYTECODE
