@@ -140,7 +140,8 @@ class CircuitBreaker:
 
     def not_now(self, pending: Pending) -> Settlement:
         """Put a record off until it may be sent."""
-        return Settlement(pending.id, Settled.RELEASED, self._clock() + max(1.0, self.seconds_to_wait()))
+        due_at = self._clock() + max(1.0, self.seconds_to_wait())
+        return Settlement(pending.id, Settled.RELEASED, due_at, key=pending.record.key)
 
     @property
     def ill(self) -> bool:
@@ -178,7 +179,7 @@ class CircuitBreaker:
         kind = answer.kind
         if kind is AnswerKind.DELIVERED:
             self._stopped.pop(pending.record.key, None)
-            return [Settlement(pending.id, Settled.DELIVERED), *self._accepted()]
+            return [Settlement(pending.id, Settled.DELIVERED, key=pending.record.key), *self._accepted()]
         if kind in _TRIES:
             return self._doubt(pending, answer)
         if kind is AnswerKind.INVALID:
@@ -201,7 +202,7 @@ class CircuitBreaker:
         else:
             self._fail(answer)
         due_at = 0.0 if kind in _OF_ALL_RECORDS else self._due_again(pending.record.key)
-        return [Settlement(pending.id, Settled.RELEASED, due_at), *self._release_suspects()]
+        return [Settlement(pending.id, Settled.RELEASED, due_at, key=pending.record.key), *self._release_suspects()]
 
     def _due_again(self, key: str) -> float:
         """Return when a record is due that did not get through. 0: at once."""
@@ -303,16 +304,16 @@ class CircuitBreaker:
         return [self._later(pending) for pending, _answer in suspects]
 
     def _dead_letter(self, pending: Pending, answer: Answer) -> Settlement:
-        return Settlement(pending.id, Settled.DEAD, reason=answer.label)
+        return Settlement(pending.id, Settled.DEAD, reason=answer.label, key=pending.record.key)
 
     def _retry(self, pending: Pending, answer: Answer) -> Settlement:
         backoff = _backoff(pending.attempts)
         # Equal jitter: half is fixed, so that no retry comes at once.
         seconds = max(backoff / 2 + self._uniform(0, backoff / 2), answer.retry_after or 0.0)
-        return Settlement(pending.id, Settled.RETRY, self._clock() + seconds, answer.label)
+        return Settlement(pending.id, Settled.RETRY, self._clock() + seconds, answer.label, pending.record.key)
 
     def _later(self, pending: Pending) -> Settlement:
-        return Settlement(pending.id, Settled.RELEASED, self._clock() + self._uniform(30, 60))
+        return Settlement(pending.id, Settled.RELEASED, self._clock() + self._uniform(30, 60), key=pending.record.key)
 
     # The states.
 

@@ -21,7 +21,7 @@ g  The leader reads again what is parked, and what a dead or hung process left c
 
 import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
 from typing import Final, NamedTuple, Protocol, runtime_checkable
@@ -177,6 +177,8 @@ class Settlement:
     """For RETRY and RELEASED: seconds since the epoch; 0 is at once."""
     reason: str = ""
     """For DEAD and RETRY: the answer, such as `422`, never its body."""
+    key: str = field(default="", compare=False)
+    """The record's, of what `Delivery.deliver` returns."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -585,6 +585,7 @@ def test_a_consumer_delivers_one_record() -> None:
     world.answer = lambda _world, _invoice: ANSWERS[500]
     doubtful = asyncio.run(delivery.deliver(record(3)))
     assert (doubtful.settled, doubtful.due_at > world.now) == (Settled.RETRY, True)
+    assert doubtful.key == record(3).key
     world.answer = lambda _world, _invoice: DOWN
     for _failure in range(5):
         assert asyncio.run(delivery.deliver(record(4))).settled is Settled.RELEASED

@@ -143,7 +143,7 @@ def test_what_is_missing_gives_no_other_id(body: Body, seed: int) -> None:
             break
     good = GOOD[body.psp] | {f"{value}" for value in leaves(body.body) if "@" in value}
     if "ONETIME" in str(body.body) and "ONETIME" not in str(poor):
-        good.add("12")  # as in Recharge's oldest versions: nothing says that this item is no subscription
+        good.add("12")  # as in Recharge's oldest versions: the body does not say whether this item is a subscription
     for record in body.preset(respond(poor)):
         assert "decoy" not in str(record)
         assert set(record.values()) <= good

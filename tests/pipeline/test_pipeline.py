@@ -107,7 +107,7 @@ class Careless:
         task = asyncio.create_task(fail())
         await asyncio.sleep(0.01)
         del task
-        gc.collect()  # now asyncio tells that nobody took the exception
+        gc.collect()  # now asyncio reports that the exception was never retrieved
         self.enqueued.append(record.key)
 
     def has(self, number: int) -> bool:
@@ -115,7 +115,7 @@ class Careless:
 
 
 def test_a_task_that_fails_beside_the_sending_is_told_and_stops_nothing(make_butter: Callable[..., Butter]) -> None:
-    """The process goes on to send: a fault of what a queue left on the loop is no fault of the loop."""
+    """A task that a queue left on the loop may fail. The process still sends."""
     queue = Careless()
     butter = make_butter(outbox=queue)
     for number in range(1, 4):
