@@ -13,7 +13,7 @@ from typing import Any, Final
 import anyio
 
 from butter_middleware._utils import daemons
-from butter_middleware.backfill.intake import Intake, Totals, Waiting
+from butter_middleware.backfill.intake import MOST_NAMED, Intake, Totals, Waiting
 from butter_middleware.backfill.journal import Journal, Mark, State
 from butter_middleware.backfill.source import Line
 from butter_middleware.delivery.circuit_breaker import BreakerState
@@ -30,7 +30,7 @@ LOOK_SECONDS: Final = 0.1
 PING_SECONDS: Final = 5.0
 """For the question whether the credentials are good. If Butter is away, the lines wait for it all the same."""
 RETRY_SECONDS: Final = 600.0
-"""For how long what Butter failed on is tried again after the last line."""
+"""For how long what Butter failed on is tried again after the last line, while Butter accepts none of it."""
 MOST_LATER: Final = 10_000
 """Lines that Butter failed on. While so many wait in memory, no further line is read."""
 
@@ -45,7 +45,7 @@ class Ending(StrEnum):
     HELD = "held"
     """Butter takes nothing before a person has corrected something."""
     UNFINISHED = "unfinished"
-    """Butter failed on some lines, time and again."""
+    """Butter failed on the last lines again and again, or is away."""
     UNREADABLE = "unreadable"
     """The input cannot be read on."""
     UNWRITABLE = "unwritable"
@@ -53,7 +53,7 @@ class Ending(StrEnum):
 
 
 class CountingClient:
-    """A client that counts the posts which broke off without an answer."""
+    """A client that counts the posts which broke off without an answer, and keeps the last answer that failed."""
 
     def __init__(self, client: Client, totals: Totals) -> None:
         self._client = client
@@ -64,6 +64,8 @@ class CountingClient:
         """Post one record."""
         answer = await self._client.post(record)
         self._totals.broken_off += answer.kind in {AnswerKind.INTERRUPTED, AnswerKind.STALLED}
+        if answer.kind is not AnswerKind.DELIVERED:
+            self._totals.last_failure = answer.label
         return answer
 
 
@@ -111,7 +113,7 @@ class Engine:
         self._next_at = 0.0
         self._fault: InputError | None = None
         self._quiet: tuple[float, int] | None = None
-        """Since when Butter, which is well, has accepted nothing more of the last lines, and what it had accepted."""
+        """Since when Butter, which asks for no pause, has accepted none of the last lines, and what it had accepted."""
 
     @property
     def offset(self) -> int:
@@ -147,6 +149,8 @@ class Engine:
                 await asyncio.wait(self._sending)
         finally:
             await self.delivery.aclose()
+        left = [*self._fresh, *(waiting for *_due, waiting in self._later)]
+        self._totals.waiting_lines = sorted(waiting.line.number for waiting in left)[:MOST_NAMED]
         look()
         return ending
 
@@ -243,7 +247,8 @@ class Engine:
             return None
         if not self._later:
             return Ending.DONE if self._fault is None else Ending.UNREADABLE
-        if self._quiet is None or self.delivery.ill or self._quiet[1] != self._totals.sent:
+        is_paused = self.delivery.breaker.state is BreakerState.PAUSED
+        if self._quiet is None or is_paused or self._quiet[1] != self._totals.sent:
             self._quiet = (time.monotonic(), self._totals.sent)
         if time.monotonic() - self._quiet[0] < RETRY_SECONDS:
             return None

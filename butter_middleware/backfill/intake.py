@@ -42,6 +42,8 @@ class Totals:
     """The first of them."""
     waiting: int = 0
     """Records that are to be sent."""
+    waiting_lines: list[int] = field(default_factory=list[int])
+    """The first of them, once the run has ended."""
     sent: int = 0
     """Records, in all runs, as those that are uncertain."""
     sent_before: int = 0
@@ -49,6 +51,8 @@ class Totals:
     uncertain: int = 0
     broken_off: int = 0
     """Posts that ended without an answer. Their lines are sent again."""
+    last_failure: str = ""
+    """What Butter answered when it last accepted nothing, in a few words."""
     reasons: Counter[str] = field(default_factory=Counter[str])
     """Of what was rejected. A line may have several."""
 

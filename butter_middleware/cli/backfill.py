@@ -39,10 +39,6 @@ _STATES: Final = {
     BreakerState.PAUSED: "Butter asks for a pause",
     BreakerState.HOLD: "Butter takes nothing",
 }
-_ENDINGS: Final = {
-    Ending.STOPPED: "Stopped before the end. The same command sends the rest.",
-    Ending.UNFINISHED: "Butter failed on some lines again and again. Run the same command later to try them once more.",
-}
 
 
 @dataclass(frozen=True)
@@ -263,7 +259,8 @@ def _finish(output: Output, totals: Totals, ending: Ending, remedy: str, journal
     of_lines = f"of {counted(totals.read, 'line')} read"
     parts = [f"{totals.sent:,} sent{earlier}, {of_lines}", *_left_out(totals)]
     if totals.waiting:
-        parts.append(f"{totals.waiting:,} waiting: read, and not sent yet")
+        named = _named(totals.waiting_lines, totals.waiting)
+        parts.append(f"{totals.waiting:,} waiting: read, and not sent yet. {named}")
     if totals.broken_off:
         parts.append(
             f"{counted(totals.broken_off, 'time')} a post broke off without an answer, and the line was tried again: "
@@ -276,8 +273,13 @@ def _finish(output: Output, totals: Totals, ending: Ending, remedy: str, journal
             f"{len(uncertain):,} uncertain: a run was killed while they were on their way, so that Butter may have "
             f"them or not. They are not sent again, unless you say --resend-uncertain. {_named(uncertain)}"
         )
-    if ending in _ENDINGS:
-        parts.append(_ENDINGS[ending])
+    if ending is Ending.STOPPED:
+        parts.append("Stopped before the end. The same command sends the rest.")
+    if ending is Ending.UNFINISHED:
+        parts.append(
+            f"Butter failed on some lines again and again. Its last answer was {totals.last_failure}. Run the same "
+            "command later to try them once more."
+        )
     output.show(_document(ending, totals, sent_in_this_run=totals.sent - totals.sent_before, **files), *parts)
     if ending in {Ending.HELD, Ending.UNREADABLE, Ending.UNWRITABLE}:
         message = f"{remedy.rstrip('.')}. Then run the same command: it sends the rest."
@@ -301,6 +303,7 @@ def _document(ending: str, totals: Totals, **more: object) -> dict[str, Any]:
         "strangers": totals.strangers,
         "stranger_lines": totals.stranger_lines,
         "waiting": totals.waiting,
+        "waiting_lines": totals.waiting_lines,
         "uncertain": totals.uncertain,
         "broken_off": totals.broken_off,
         **more,

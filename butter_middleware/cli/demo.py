@@ -121,8 +121,11 @@ def _listener(wanted: int) -> socket.socket:
     listen: Callable[[str, int], socket.socket] = load_server().listen
     try:
         return listen("127.0.0.1", wanted)
-    except OSError:
-        return listen("127.0.0.1", 0)
+    except OSError as error:
+        if wanted:
+            return _listener(0)
+        msg = f"the demo cannot listen at any port of 127.0.0.1 ({error.strerror}). Free a port, then run it again."
+        raise Failure(msg) from error
 
 
 def _fetch(url: str, body: Mapping[str, str] | None = None, **headers: str) -> Any:  # noqa: ANN401 - JSON

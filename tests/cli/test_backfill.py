@@ -288,6 +288,21 @@ def test_lines_that_butter_fails_on_end_the_run(shop: Shop, fake: FakeButter, mo
     fake._next.clear()
 
 
+def test_a_last_line_that_gets_502_each_time_ends_the_run(
+    shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Butter then seems to be away, which is waited for, but not for ever. The answer and the line are named."""
+    shop.write(rows(1))
+    fake.respond_with(200, *[502] * 6)
+    monkeypatch.setattr("butter_middleware.backfill.engine.RETRY_SECONDS", 0.5)
+    result = shop.run()
+    assert result.exit_code == 1
+    assert "1 waiting: read, and not sent yet. Lines: 2\n" in result.stdout
+    assert "Butter failed on some lines again and again. Its last answer was 502. Run" in result.stdout
+    fake._next.clear()
+    assert shop.document()["sent"] == 1
+
+
 # Stopped, and gone on with
 
 

@@ -1,5 +1,6 @@
 """`butter-middleware demo` and `trigger`: what a newcomer runs first."""
 
+import errno
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from terminal import plain, run_on_terminal
 from butter_middleware.cli import cli
 from butter_middleware.cli import demo as module
 from butter_middleware.cli.demo import Shopper
+from butter_middleware.sandbox import server
 from butter_middleware.testing import FakeButter
 
 DEMO = [sys.executable, "-m", "butter_middleware", "demo"]
@@ -48,6 +50,20 @@ def test_the_demo_needs_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "socks5://127.0.0.1:9")
     assert once().exit_code == 0
+
+
+def test_a_demo_without_a_free_port_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as where a container has no loopback, or every port is taken."""
+
+    def listen(_host: str, _port: int) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+    monkeypatch.setattr(server, "listen", listen)
+    for command in (["demo", "--once"], ["demo"]):
+        found = CliRunner().invoke(cli, command)
+        assert (found.exit_code, found.stdout) == (3, "")
+        said = "Error: the demo cannot listen at any port of 127.0.0.1 (Cannot assign requested address)."
+        assert found.stderr == f"{said} Free a port, then run it again.\n"
 
 
 @pytest.mark.parametrize("columns", [80, 120])
