@@ -98,7 +98,7 @@ class Pipeline:
         components.built(self)
 
     def _forget(self) -> None:
-        self._starting = RLock()
+        self._starting, self._closing = RLock(), RLock()
         self.running = False
         """Whether the threads were started in this process, and no shutdown has come since."""
         self._paused = False
@@ -206,8 +206,8 @@ class Pipeline:
         left = counts.captured + counts.pending + counts.parked + counts.parts
         if left and not durable:
             said = (
-                f"{left} records are only in memory and are lost when this process ends. Set outbox= to the path of an "
-                "SQLite file: it keeps them for the next start."
+                f"{left} records are only in memory and are lost if this process ends now. Set outbox= to the path of "
+                "an SQLite file: it keeps them for the next start."
             )
             log_thread.log(logging.ERROR, said, event="shutdown")
         else:
@@ -221,18 +221,19 @@ class Pipeline:
         Takes `drain_timeout` and, if an extractor or the file hangs, some seconds more. At the interpreter's exit, what
         another thread records meanwhile is sent by the threads that are there: nothing waits for others.
         """
-        deadline = time.monotonic() + self._config.drain_timeout
-        if at_exit:
-            self.shutdown()
-        participant, running = self._let_go()
-        if participant is not None:
-            try:
-                if running:
-                    self._drain(participant, max(0.0, deadline - time.monotonic()))
-            except Exception as error:  # noqa: BLE001 - as in `shutdown`
-                self.fault(error)
-            self._end(participant, deadline)
-        self._telemetry.forget(self.reporter)
+        with self._closing:  # a close beside another one ends when that has ended
+            deadline = time.monotonic() + self._config.drain_timeout
+            if at_exit:
+                self.shutdown()
+            participant, running = self._let_go()
+            if participant is not None:
+                try:
+                    if running:
+                        self._drain(participant, max(0.0, deadline - time.monotonic()))
+                except Exception as error:  # noqa: BLE001 - as in `shutdown`
+                    self.fault(error)
+                self._end(participant, deadline)
+            self._telemetry.forget(self.reporter)
 
     def reset(self) -> None:
         """Be as if just built: for tests, since one `Butter` serves many. What was not delivered is left behind."""

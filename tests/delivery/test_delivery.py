@@ -594,6 +594,19 @@ def test_a_consumer_delivers_one_record() -> None:
     assert (later.settled, later.due_at > world.now, len(world.posts)) == (Settled.RELEASED, True, sent)
 
 
+def test_a_consumer_of_several_at_once_gets_each_record_s_own_settlement() -> None:
+    """Also if the fault of some is unclear until another is accepted: none is left to a later answer."""
+    world = World(lambda _world, invoice: OK if invoice in {"in_2", "in_4"} else ANSWERS[500])
+    delivery = world.delivery()
+
+    async def deliver() -> list[Settlement]:
+        return await asyncio.gather(*(delivery.deliver(record(number)) for number in range(1, 5)))
+
+    found = asyncio.run(deliver())
+    assert [one.key for one in found] == [record(number).key for number in range(1, 5)]
+    assert [one.settled for one in found] == [Settled.RETRY, Settled.DELIVERED] * 2
+
+
 @pytest.mark.parametrize(
     ("status", "state"), [(500, BreakerState.OPEN), (400, BreakerState.HOLD), (403, BreakerState.HOLD)]
 )

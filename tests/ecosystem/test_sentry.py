@@ -27,7 +27,7 @@ SAID = [
     "a record is dead",
     "on hold, answer 401",
     "something else answers in Butter's place",
-    "are lost when this process ends",
+    "are lost if this process ends now",
     "a record is lost: the outbox could not take it (OperationalError)",
     "the middleware failed on a request: TypeError",
     "the middleware failed on a request: KeyError",

@@ -277,16 +277,21 @@ def test_a_first_request_asks_no_disk_for_the_path(
 def test_records_left_in_memory_are_said_and_counted(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A shutdown that leaves records in memory says how many, at ERROR, and the status counts them as lost."""
+    """A shutdown that leaves records in memory says how many, at ERROR, and the status counts them as lost.
+
+    If the process does not end, they are not: they wait after the next start.
+    """
     fake.respond_with(*[503] * 100)
     butter = make_butter(drain_timeout=0.5)
     for number in range(3):
         butter.record(checkout(number))
     butter.pipeline.shutdown()
-    assert "3 records are only in memory" in caplog.text
+    assert "3 records are only in memory and are lost if this process ends now." in caplog.text
     assert butter.status().lost == 3
     butter.close()
     assert butter.status().lost == 3
+    butter.pipeline.start()
+    assert (butter.status().pending, butter.status().lost) == (3, 0)
 
 
 def test_a_checkout_beside_the_end_of_the_lifespan_is_sent(
@@ -627,6 +632,21 @@ def test_a_butter_that_starts_while_the_last_other_one_of_its_file_closes_loses_
     assert second.flush()
     assert second.status().lost == 0
     assert {record["invoice_id"] for record in fake.records} == {"in_1", "in_2"}
+
+
+def test_a_close_beside_another_one_returns_when_all_is_delivered(
+    make_butter: Callable[..., Butter], fake: FakeButter
+) -> None:
+    """Such as that of a process which ends after it, and would take the records with it."""
+    fake.delay = 0.5
+    butter = make_butter()
+    butter.record(checkout(1))
+    closing = threading.Thread(target=butter.close, daemon=True)
+    closing.start()
+    until(lambda: butter.pipeline.participant is None, "the first close has begun")
+    butter.close()
+    assert [record["invoice_id"] for record in fake.records] == ["in_1"]
+    closing.join(20)
 
 
 @pytest.mark.parametrize("durable", [True, False])
