@@ -153,7 +153,7 @@ def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
     """
     if given in choices:
         return given
-    near = _near_miss(given, choices)
+    near = near_miss(given, choices)
     meant = f"did you mean {near!r}? Otherwise " if near else ""
     *others, last = map(repr, choices)
     msg = f"{name}={given!r}: {meant}use {', '.join(others)} or {last}."
@@ -163,11 +163,12 @@ def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
 def meant(given: object, known: Iterable[str], what: str) -> str:
     """Say which of the known names was probably meant, or which there are. `what` is what they are, such as fields."""
     names = list(known)
-    near = _near_miss(given, names)
+    near = near_miss(given, names)
     return f"Did you mean {near}?" if near else f"The {what} are {', '.join(names)}."
 
 
-def _near_miss(given: object, choices: Iterable[str]) -> str:
+def near_miss(given: object, choices: Iterable[str]) -> str:
+    """Return the name that was probably meant, or an empty text."""
     from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only
 
     text, folded = str(given).strip().lower(), {choice.lower(): choice for choice in choices}

@@ -117,7 +117,7 @@ def _strategy(text: str) -> Strategy:
     """Return what a strategy, written as in the configuration, builds: a call with literals, and nothing else."""
     name, arguments, options = _call(text)
     if name not in _STRATEGIES:
-        message = f"there is no client_ip.{name}. {config.meant(name, _STRATEGIES, 'strategies')}"
+        message = f"client_ip has no strategy {name}. {config.meant(name, _STRATEGIES, 'strategies')}"
         raise click.BadParameter(message, param_hint="--strategy")
     try:
         strategy: Strategy = _STRATEGIES[name](*arguments, **options)

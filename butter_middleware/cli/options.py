@@ -41,6 +41,8 @@ NO_OUTBOX: Final = (
     "--app shop.main:butter or set BUTTER_APP."
 )
 
+NAME_IT: Final = "Name the variable that holds Butter(...), at the module's top level."
+
 
 class NumberRange(click.FloatRange):
     """A number in a range. click takes `nan` for one, which is in no range."""
@@ -181,8 +183,8 @@ def load(app: str, said: list[str] | None = None) -> Butter:
     found: object = module
     for step in attribute.split("."):
         if not hasattr(found, step):
-            names = [name for name in dir(found) if not name.startswith("_")]
-            msg = f"--app {app}: {name} has no {step}. {config.meant(step, names, 'names in it')}"
+            near = config.near_miss(step, [name for name in dir(found) if not name.startswith("_")])
+            msg = f"--app {app}: {name} has no {attribute}. {f'Did you mean {near}?' if near else NAME_IT}"
             raise Failure(msg)
         found = getattr(found, step)
     butter = _butter_in(found)
@@ -193,10 +195,8 @@ def load(app: str, said: list[str] | None = None) -> Butter:
         )
         raise Failure(msg)
     if butter is None:
-        msg = (
-            f"--app {app}: that is not a Butter or an app with ButterMiddleware, but {type(found).__name__}. Name the "
-            "variable that holds Butter(...), at the module's top level."
-        )
+        kind = type(found).__name__
+        msg = f"--app {app}: that is not a Butter or an app with ButterMiddleware, but {kind}. {NAME_IT}"
         raise Failure(msg)
     return butter
 

@@ -307,8 +307,10 @@ class Delivery:
         for settlement in settlements:
             code = settlement.reason.partition(" ")[0]
             if settlement.settled is Settled.DEAD:
-                row = see("a-record-is-dead-butter-does-not-accept-it")
-                said = f"a record is dead: Butter does not accept it ({settlement.reason}). {row}"
+                said = (
+                    f"a record is dead: Butter does not accept it ({settlement.reason}). If the outbox is a file, look "
+                    "at it with butter-middleware dead list. " + see("a-record-is-dead-butter-does-not-accept-it")
+                )
                 self._emit(Died(reason=code, message=said, level=logging.ERROR))
             elif settlement.settled is Settled.RETRY:
                 self._emit(Retried(reason=code))

@@ -325,8 +325,8 @@ class Store(Protocol):
         """Whether another process wrote since the last call; True at first."""
         return False
 
-    def checkpoint(self, *, idle: bool) -> None:  # noqa: ARG002 - there may be no log
-        """Move what is in the log into the file if the log is long; sooner if there is nothing else to do."""
+    def checkpoint(self, *, idle: bool) -> None:  # noqa: ARG002 - memory has no such log
+        """Move SQLite's log (the -wal file) into the file if the log is long; sooner if there is nothing else to do."""
         return
 
     def disconnect(self) -> bool:

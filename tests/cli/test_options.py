@@ -65,6 +65,7 @@ def test_a_butter_is_found(
         (SHOP, "shop.mian:butter", "there is no module shop.mian here. Run this where the app starts"),
         (SHOP, "shop.main:buter", "shop.main has no buter. Did you mean butter?"),
         ("BUTTER = 1", "shop.main:BUTER", "shop.main has no BUTER. Did you mean BUTTER?"),
+        (SHOP, "shop.main:app.zzz", "shop.main has no app.zzz. Name the variable that holds Butter(...), at the"),
         (SHOP, "shop.main:make", "not a Butter or an app with ButterMiddleware, but function"),
         (SHOP + "bare = FastAPI()", "shop.main:bare", "this FastAPI app has no ButterMiddleware, so no checkout"),
         ("", "shop.main", "say which Butter, as in --app shop.main:butter. The module has none"),
