@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,16 +282,16 @@ def test_litestars_own_middleware(butter: Butter, fake: FakeButter) -> None:
 # The examples, each under a real server.
 
 NAMES = sorted(path.stem.removesuffix("_shop") for path in EXAMPLES.glob("*_shop.py"))
+FIVE, FIVE_MORE = numbered(10)[:5], numbered(10)[5:]
 by_example = pytest.mark.parametrize("example", NAMES)
 
 
 @contextmanager
-def running(example: str, url: str, outbox: Path | None = None) -> Generator[tuple[int, "subprocess.Popen[str]"]]:
-    """Run an example, in memory or with an outbox on disk; give its port and its process."""
+def running(example: str, url: str, outbox: Path) -> Generator[tuple[int, "subprocess.Popen[str]"]]:
+    """Run an example with an outbox on disk; give its port and its process."""
     port = free_port()
     environment = {f"BUTTER_{name.upper()}": value for name, value in CREDENTIALS.items()}
-    environment |= {"BUTTER_BASE_URL": url, "EXAMPLE": f"{example}_shop"}
-    environment |= {} if outbox is None else {"EXAMPLE_OUTBOX": str(outbox)}
+    environment |= {"BUTTER_BASE_URL": url, "EXAMPLE": f"{example}_shop", "EXAMPLE_OUTBOX": str(outbox)}
     options = ["--port", str(port), "--no-access-log", "--app-dir", str(HERE / "servers")]
     with subprocess.Popen(
         [sys.executable, "-m", "uvicorn", "example:app", *options],
@@ -333,34 +334,32 @@ def stop(process: "subprocess.Popen[str]") -> str:
     return output
 
 
-def assert_complete(fake: FakeButter, output: str = "") -> None:
-    assert sorted(record["invoice_id"] for record in fake.records) == numbered(5), output
-    assert {record["customer_email"] for record in fake.records} == {"shopper@example.com"}
-    assert {record["ipv4_address"] for record in fake.records} == {SHOPPER}
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with an outbox in which five checkouts wait: Butter did not answer before the shop stopped."""
+    folder = tmp_path_factory.mktemp("waiting")
+    with running("starlette", f"http://127.0.0.1:{free_port()}", folder / "butter.db") as (port, process):
+        for invoice in FIVE:
+            pay(port, "starlette", invoice)
+        stop(process)
+    return folder
 
 
 @pytest.mark.server
 @by_example
-def test_an_example_loses_nothing_at_a_stop(fake: FakeButter, url: str, example: str) -> None:
-    """Five checkouts and SIGTERM right after them: five records with the annotated e-mail, though all is in memory."""
-    with running(example, url) as (port, process):
-        for invoice in numbered(5):
+def test_an_example_sends_after_a_restart_and_loses_nothing_at_a_stop(
+    fake: FakeButter, url: str, waiting: Path, tmp_path: Path, example: str
+) -> None:
+    """What waits in the file is sent after a start, without a request. SIGTERM right after five checkouts: five more.
+
+    Each has the e-mail address that the endpoint annotated.
+    """
+    shutil.copytree(waiting, tmp_path, dirs_exist_ok=True)
+    with running(example, url, tmp_path / "butter.db") as (port, process):
+        until(lambda: len(fake.records) == 5, "the five that wait")
+        for invoice in FIVE_MORE:
             pay(port, example, invoice)
         output = stop(process)
-    assert_complete(fake, output)
-
-
-@pytest.mark.server
-@by_example
-def test_an_example_sends_after_a_restart(fake: FakeButter, url: str, tmp_path: Path, example: str) -> None:
-    """What waits in the file while Butter does not answer is sent after the next start, without any request."""
-    outbox = tmp_path / "butter.db"
-    with running(example, f"http://127.0.0.1:{free_port()}", outbox) as (port, process):
-        for invoice in numbered(5):
-            pay(port, example, invoice)
-        stop(process)
-    assert fake.records == []
-    with running(example, url, outbox) as (_port, process):
-        until(lambda: len(fake.records) == 5, "five records")
-        stop(process)
-    assert_complete(fake)
+    assert sorted(record["invoice_id"] for record in fake.records) == [*FIVE, *FIVE_MORE], output
+    assert {record["customer_email"] for record in fake.records} == {"shopper@example.com"}
+    assert {record["ipv4_address"] for record in fake.records} == {SHOPPER}

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from processes import SERVERS, WITHOUT_LIFESPAN, Shop, numbered, until
+from processes import SERVERS, SHOPPER, WITHOUT_LIFESPAN, Shop, numbered, until
 
 from butter_middleware import ConfigurationError
 from butter_middleware.outbox.sqlite.existing import existing
@@ -49,23 +49,24 @@ def test_a_stop_right_after_five_checkouts_loses_none_in_memory(fake: FakeButter
 def test_a_stop_right_after_five_checkouts_loses_none_on_disk(
     fake: FakeButter, url: str, server: str, tmp_path: Path
 ) -> None:
-    """With an outbox on disk what was not sent before the end is sent after the next start, lifespan or none.
+    """While Butter does not answer, five checkouts and SIGTERM. The next start sends the five, and what is bought then.
 
-    Where there is none the process ends amid its work: what was on its way may arrive twice. For two servers this is a
-    kill: the five are on the disk by then.
+    The five need no checkout: they are sent at once, or from the first request if there is no lifespan. For two servers
+    the stop is a kill: the five are on the disk by then. The first life is at a port, the second at a Unix socket.
     """
     outbox = str(tmp_path / "butter.db")
-    with Shop(server, url, SHOP_OUTBOX=outbox) as shop:
+    with Shop(server, "http://127.0.0.1:9", SHOP_OUTBOX=outbox) as shop:
         buy_five(shop)
         if server in KILLED:
             until(lambda: taken(outbox) == len(FIVE), "five on the disk")
         shop.stop(signal.SIGTERM)
-    if set(arrived(fake)) != set(FIVE):
-        with Shop(server, url, SHOP_OUTBOX=outbox) as shop:
-            # A server without lifespan starts the worker with the first checkout.
-            shop.checkout("in_0")
-            until(lambda: set(arrived(fake)) == set(FIVE), "five records")
-    assert server not in WITH_LIFESPAN or arrived(fake) == FIVE
+    with Shop(server, url, tmp_path / "shop.sock", SHOP_OUTBOX=outbox) as shop:
+        if server in WITHOUT_LIFESPAN:
+            assert shop.request("GET", "/health")[0] == 404
+        until(lambda: arrived(fake) == FIVE, "five records")
+        assert shop.checkout("in_7")[0] == 200
+        until(lambda: arrived(fake) == [*FIVE, "in_7"], "the record of a checkout while the server runs")
+        assert {record["ipv4_address"] for record in fake.records} == {SHOPPER}
 
 
 @pytest.mark.parametrize("server", WITHOUT_LIFESPAN)
@@ -76,34 +77,6 @@ def test_what_a_memory_outbox_loses_is_said(fake: FakeButter, url: str, server: 
         output = shop.stop(signal.SIGTERM)
     assert b"records are kept in memory only: what is not yet delivered is lost when this process is killed" in output
     assert b"Set outbox= to the path of an SQLite file to keep them." in output
-
-
-@pytest.mark.parametrize("over", ["a port", "a Unix socket"])
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_checkout_arrives_while_the_server_runs(
-    fake: FakeButter, url: str, server: str, over: str, tmp_path: Path
-) -> None:
-    """No stop is needed for a record to go out, under any server."""
-    with Shop(server, url, tmp_path / "shop.sock" if over == "a Unix socket" else None) as shop:
-        assert shop.checkout("in_7")[0] == 200
-        until(lambda: arrived(fake) == ["in_7"], "the record")
-        assert fake.records[0]["ipv4_address"] == "81.2.69.142"
-
-
-@pytest.mark.parametrize("server", SERVERS)
-def test_a_restart_sends_without_a_checkout(fake: FakeButter, url: str, server: str, tmp_path: Path) -> None:
-    """What waits in the file is sent after a restart: at once, or from the first request if there is no lifespan.
-
-    What was on its way at the stop may arrive twice, if the server ends without a lifespan.
-    """
-    outbox = str(tmp_path / "butter.db")
-    with Shop(server, "http://127.0.0.1:9", SHOP_OUTBOX=outbox, SHOP_BEFORE="1") as shop:
-        buy_five(shop)
-        shop.stop(signal.SIGTERM)
-    with Shop(server, url, SHOP_OUTBOX=outbox) as shop:
-        if server in WITHOUT_LIFESPAN:
-            assert shop.request("GET", "/health")[0] == 404
-        until(lambda: set(arrived(fake)) == set(FIVE), "five records")
 
 
 def test_sigkill_after_before_response_loses_none(fake: FakeButter, url: str, tmp_path: Path) -> None:

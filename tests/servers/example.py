@@ -1,4 +1,4 @@
-"""The example that EXAMPLE names, with the outbox on disk that EXAMPLE_OUTBOX names, if any, and time to drain."""
+"""The example that EXAMPLE names, with the outbox on disk that EXAMPLE_OUTBOX names, and time to drain."""
 
 import os
 from importlib import import_module
@@ -10,7 +10,7 @@ build = Butter.__init__
 
 
 def build_patient(butter: Butter, **options: Any) -> None:
-    build(butter, **options, outbox=os.environ.get("EXAMPLE_OUTBOX"), drain_timeout=20)
+    build(butter, **options, outbox=os.environ["EXAMPLE_OUTBOX"], drain_timeout=20)
 
 
 Butter.__init__ = build_patient  # type: ignore[assignment, method-assign]
