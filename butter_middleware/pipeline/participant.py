@@ -105,6 +105,11 @@ class Participant:
         return self.sends and self.running and is_whole and not self.sender.failing
 
     @property
+    def hurried(self) -> bool:
+        """Whether someone waits for what becomes of its captures and records."""
+        return self._waits > 0
+
+    @property
     def workers(self) -> "Sequence[Worker]":
         """The threads that it needs. The store's comes last: its first look may take the lead, for which it asks."""
         others = [(self.reads, self.reader), (self.sends, self.sender)]
@@ -381,8 +386,8 @@ class Participant:
     def _hurry(self, waits: int) -> None:
         with self._changed:
             self._waits += waits
-            self.sender.hurried = self._waits > 0
-        self.sender.hurry()
+        if waits > 0:
+            self.thread.hurry()
 
     def _forget(self, entries: Sequence[Entry]) -> None:
         for entry in entries:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 MOST_AHEAD: Final = 256
 """Records in memory for the sender. The others are in the store only."""
-SETTLE_SECONDS: Final = 0.05
-"""For which settlements wait for others. A process that is killed meanwhile sends these records again."""
 REST_SECONDS: Final = 3600.0
 
 
@@ -51,10 +49,6 @@ class SenderThread(Worker):
         self._from_backlog = False
         self.held: set[int] = set()
         """The records that are in memory, on their way, or not settled in the store. The store's thread changes it."""
-        self.hurried = False
-        """Whether someone waits for settlements."""
-        self._unsettled: list[Settlement] = []
-        self._timer: asyncio.TimerHandle | None = None
         self.hungry = False
         """Whether the loop asked for a record and there was none in memory."""
         self.ready: Future[None] = Future()
@@ -143,30 +137,12 @@ class SenderThread(Worker):
         return None
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Take what became of records. It is written with that of the next moment, unless someone waits."""
-        self._unsettled += settlements
-        if self.hurried or self._loop is None or len(self._unsettled) >= MOST_AHEAD:
-            self._hand_over()
-        elif self._timer is None:
-            self._timer = self._loop.call_later(SETTLE_SECONDS, self._hand_over)
+        """Take what became of records."""
+        self._participant.thread.settle(self._participant, settlements)
 
     def put_back(self) -> None:
         """Drop what was taken ahead."""
-        self._unsettled += [Settlement(one.id, Settled.RELEASED) for one in self._drain()]
-        self._hand_over()
-
-    def hurry(self) -> None:
-        """Hand over at once what became of records, since someone waits. Any thread may call it."""
-        if self._unsettled:
-            call_in(self._loop, self._hand_over)
-
-    def _hand_over(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-        settlements, self._unsettled = self._unsettled, []
-        if settlements:
-            self._participant.thread.settle(self._participant, settlements)
+        self.settle([Settlement(one.id, Settled.RELEASED) for one in self._drain()])
 
     def keep_hold(self, reason: str | None) -> None:
         """Keep why nothing is sent. After a fault of the disk, the next record has it kept."""
@@ -228,4 +204,4 @@ class SenderThread(Worker):
             pass  # the lead was lost. If this process has it again, `_run` starts another loop
         finally:
             self._loop, self._running = None, None
-            self._hand_over()
+            self._participant.thread.hurry()  # another process may lead at any moment

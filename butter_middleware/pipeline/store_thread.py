@@ -42,6 +42,9 @@ FIRST_BACKOFF: Final = 0.05
 LAST_BACKOFF: Final = 5.0
 """Seconds between tries while a fault lasts."""
 PRUNE_SECONDS: Final = 60.0
+LINGER_SECONDS: Final = 0.05
+"""For which readings and settlements wait for others, if nobody waits for them. A process that is killed meanwhile
+sends the records of these settlements again."""
 COUNT_SECONDS: Final = 5.0
 """Between transactions that count what did not change the state of a capture or a record."""
 WATCH_SECONDS: Final = 1.0
@@ -100,6 +103,8 @@ class StoreThread(Worker):
         self._full_until = 0.0
         self._most = BATCH
         """Captures in one transaction, at most. Fewer if the file is full."""
+        self._shrink_at = float("inf")
+        """When readings and settlements are written. Those who add the first of them set it."""
         self._count_at = 0.0
         self._prune_at = 0.0
         self._watch_at = 0.0
@@ -154,11 +159,23 @@ class StoreThread(Worker):
     def resolve(self, participant: Participant, reading: Reading) -> None:
         """Take what the reader made of a capture."""
         self._readings.append((participant, reading))
-        self._waker.wake()
+        self._shrink_soon(at_once=participant.hurried or reading.entry.until_sent)
 
     def settle(self, participant: Participant, settlements: Sequence[Settlement]) -> None:
         """Take what became of records."""
         self._settlements.extend((participant, settlement) for settlement in settlements)
+        self._shrink_soon(at_once=participant.hurried)
+
+    def _shrink_soon(self, *, at_once: bool) -> None:
+        if at_once:
+            self.hurry()
+        elif self._shrink_at == float("inf"):
+            self._shrink_at = time.monotonic() + LINGER_SECONDS
+            self._waker.wake()
+
+    def hurry(self) -> None:
+        """Write readings and settlements at once, since someone waits for them."""
+        self._shrink_at = 0.0
         self._waker.wake()
 
     def ask(self, question: Callable[[Store], T]) -> "Future[T]":
@@ -295,8 +312,9 @@ class StoreThread(Worker):
         busy = False
         if now >= self._full_until or self._stop_at is not None:
             busy = self._grow(now)  # first: a response may wait for it
-        busy |= self._settle() | self._resolve()  # in a full file these make room
-        growing, shrinking = bool(self._intake or self._additions), bool(self._readings or self._settlements)
+        if now >= self._shrink_at or self._stop_at is not None:
+            busy |= self._shrink()  # in a full file this makes room
+        growing, shrinking = bool(self._intake or self._additions), now >= self._shrink_at
         if not growing and not shrinking:
             self.alerts.resolve("full")
             self.alerts.resolve("fault")
@@ -328,6 +346,15 @@ class StoreThread(Worker):
             self._backoff, self._most = FIRST_BACKOFF, min(BATCH, 2 * self._most)
         return busy
 
+    def _shrink(self) -> bool:
+        """Write what ends captures and records. Return whether there was any."""
+        self._shrink_at = float("inf")  # first: who adds one from here on sets it again
+        try:
+            return self._settle() | self._resolve()
+        finally:
+            if self._shrink_at == float("inf") and (self._readings or self._settlements):
+                self._shrink_at = 0.0
+
     def _rest(self) -> None:
         now = time.monotonic()
         if self._idle_since is None:
@@ -344,7 +371,7 @@ class StoreThread(Worker):
             if self._prune():
                 self._prune_at = 0.0
                 return
-        until = min(self.leader.look_at, self._prune_at, self._watch_at)
+        until = min(self.leader.look_at, self._prune_at, self._watch_at, self._shrink_at)
         if self._full_until > now and (self._intake or self._additions or self._readings):
             until = min(until, self._full_until)
         if self._idle_since != float("inf"):
