@@ -38,9 +38,9 @@ from butter_middleware.outbox.steady import Look
 TOMBSTONE_SECONDS: Final = 7 * 86400.0
 """For how long a delivered record's key is remembered."""
 MOST: Final = 10_000_000
+"""What `limit` may be: far more than the memory of a web process holds."""
 SPARE: Final = 1_000
 """Entries that a heap may have beside twice those that are pending, before it is made again."""
-"""What `limit` may be: far more than the memory of a web process holds."""
 MOST_BYTES: Final = 128 * 1024**2
 """Of captures, with their headers."""
 TOMBSTONES: Final = 100_000
