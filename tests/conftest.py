@@ -1,5 +1,6 @@
 """What the tests share: a Butter that answers in the process, and one that answers on a real socket."""
 
+import gc
 import importlib.util
 import secrets
 import signal
@@ -35,6 +36,17 @@ settings.register_profile("quick", max_examples=20, deadline=None)  # on one Pyt
 settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("usual")
+
+
+# What is there before the first test stays to the end: modules, and thousands of tests. The garbage collector would
+# look at all of it each time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave it out from here on."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module")
