@@ -23,9 +23,9 @@ GUNICORN = "gunicorn shop:plain -w 2 -k"
 TCP_BIND, UNIX_BIND = "--bind 127.0.0.1:{port}", "--bind unix:{socket}"
 SERVERS = {
     # What starts it; how it is bound to a port; how to a Unix socket. Two have the shop in FastAPI, `shop:api`.
-    "uvicorn": ("uvicorn shop:api --no-access-log", "--port {port}", "--uds {socket}"),
+    "uvicorn": ("uvicorn shop:plain --no-access-log", "--port {port}", "--uds {socket}"),
     "uvicorn two workers": ("uvicorn shop:plain --workers 2", "--port {port}", "--uds {socket}"),
-    "uvicorn without lifespan": ("uvicorn shop:plain --lifespan off", "--port {port}", "--uds {socket}"),
+    "uvicorn without lifespan": ("uvicorn shop:api --lifespan off", "--port {port}", "--uds {socket}"),
     "gunicorn uvicorn": (f"{GUNICORN} uvicorn_worker.UvicornWorker", TCP_BIND, UNIX_BIND),
     "gunicorn uvicorn preload": (
         "gunicorn shop:api -w 2 -k uvicorn_worker.UvicornWorker --preload",
