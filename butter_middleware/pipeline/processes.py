@@ -30,7 +30,8 @@ class _Process:
         self.forking = threading.RLock()
         """Held during a fork: another one beside it would have its child begin while files are open."""
         self.pipelines: WeakSet[Pipeline] = WeakSet()
-        self.threads: dict[str, StoreThread] = {}
+        self.threads: dict[StoreThread, str] = {}
+        """Those that have a file open, or may open it, with its path. One that is stopping may have a successor."""
         self.unusable: set[str] = set()
         """Files that were open while this process was forked: SQLite's lock table in it is the parent's."""
         self.hooked = False
@@ -86,9 +87,9 @@ def _store_thread(outbox: LocalOutbox, kept: StoreThread | None, *, reads: bool)
         )
         log_thread.log(logging.CRITICAL, message, name="outbox", event="outbox", reason="forked")
         outbox, path = MemoryOutbox(clock=outbox.clock), ""
-    found = _process.threads.get(path)
-    if found is not None and not found.stopping:
-        return found
+    for found, its_path in _process.threads.items():
+        if its_path == path and not found.stopping:
+            return found
 
     def gives_up() -> bool:
         return thread.stopping
@@ -96,7 +97,7 @@ def _store_thread(outbox: LocalOutbox, kept: StoreThread | None, *, reads: bool)
     store = outbox.store(reads=reads, give_up=gives_up) if kept is None else kept.store
     thread = StoreThread(store, after=kept)
     if path:
-        _process.threads[path] = thread
+        _process.threads[thread] = path
     return thread
 
 
@@ -113,12 +114,12 @@ def leave(participant: Participant, seconds: float) -> None:
     """Let a participant go. The last one ends the store's thread within `seconds`."""
     thread = participant.thread
     with _process.guard:
-        is_last = thread.leave(participant)
-        if is_last:
-            for path in [path for path, other in _process.threads.items() if other is thread]:
-                del _process.threads[path]
+        is_last = thread.leave(participant, seconds)
     if is_last:
-        thread.end(seconds)
+        thread.end()
+        with _process.guard:
+            for ended in [other for other in _process.threads if other.stopping and not other.alive]:
+                del _process.threads[ended]
     else:
         thread.finish(participant, seconds)
 
@@ -128,7 +129,7 @@ def _before_fork() -> None:
     if threading.current_thread().name == "butter-store":
         return
     _process.loading.acquire(timeout=LOADING_SECONDS)
-    threads = list(_process.threads.values())
+    threads = list(_process.threads)
     for thread in threads:
         thread.request_pause()
     for thread in threads:
@@ -138,7 +139,7 @@ def _before_fork() -> None:
 def _after_in_parent() -> None:
     with suppress(RuntimeError):  # it was not acquired in time
         _process.loading.release()
-    for thread in list(_process.threads.values()):
+    for thread in list(_process.threads):
         thread.resume()
     _process.forking.release()
 
@@ -148,7 +149,7 @@ def _after_in_child() -> None:
     process.guard = threading.Lock()
     process.forking, process.loading = threading.RLock(), threading.RLock()
     threads, process.threads = process.threads, {}
-    for path, thread in threads.items():
+    for thread, path in threads.items():
         if not thread.paused:
             process.unusable.add(path)
         thread.store.forget()

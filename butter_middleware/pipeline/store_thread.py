@@ -113,11 +113,13 @@ class StoreThread(Worker):
 
     # For other threads.
 
-    def leave(self, participant: Participant) -> bool:
-        """Let a `Butter` go. Return whether it is the last one: then the thread is to be stopped."""
+    def leave(self, participant: Participant, seconds: float) -> bool:
+        """Let a `Butter` go. Return whether it is the last one: then what waits is written within `seconds`."""
         others = tuple(other for other in self.participants if other is not participant)
         if others:
             self.participants = others
+        else:
+            self._stop_at = time.monotonic() + seconds
         if self.leader.is_led_by(participant):
             self.leader.look_at = 0.0  # which lets the lead go
         self._waker.wake()
@@ -205,7 +207,7 @@ class StoreThread(Worker):
 
     @property
     def stopping(self) -> bool:
-        """Whether `end` was called."""
+        """Whether all have left, so that it ends."""
         return self._stop_at is not None
 
     def unresolved(self) -> set[int]:
@@ -220,14 +222,17 @@ class StoreThread(Worker):
 
     def request_pause(self) -> None:
         """Have the thread close its connection between two transactions, and stand still."""
-        self._pause = pause = _Pause()
-        pause.ok = not self._thread.is_alive()  # it has closed the file, or has not begun
+        self._pause = _Pause()
         self._waker.wake()
 
     def await_pause(self, seconds: float) -> None:
         """Wait for it, but no longer."""
-        if self._pause is not None and self._thread.is_alive():
-            self._pause.closed.wait(seconds)
+        if (pause := self._pause) is None:
+            return
+        if self._thread.is_alive():
+            pause.closed.wait(seconds)
+        if not self._thread.is_alive():
+            pause.ok = True  # it has closed the file, or has not begun
 
     @property
     def paused(self) -> bool:
@@ -240,11 +245,9 @@ class StoreThread(Worker):
         if pause is not None:
             pause.go_on.set()
 
-    def end(self, seconds: float) -> None:
-        """Write what waits within `seconds`, then end the thread. What could not be written is lost, and counted."""
-        self._stop_at = time.monotonic() + seconds
-        self._waker.wake()
-        self.join(seconds + STOPPING_SECONDS)
+    def end(self) -> None:
+        """Wait for the thread's end, once all have left. What it could not write is lost, and counted."""
+        self.join(max(0.0, (self._stop_at or 0.0) - time.monotonic()) + STOPPING_SECONDS)
         if self._thread.ident is None:  # the system had no thread for it: what waits is written on this one
             self._run()
 

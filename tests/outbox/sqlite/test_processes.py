@@ -581,6 +581,35 @@ def test_a_child_of_a_fork_amid_a_transaction_leaves_the_file_alone(
     assert butter.flush()
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells which files a process has open")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("again", [False, True])
+def test_a_child_of_a_fork_amid_a_close_leaves_the_file_alone(
+    make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch, *, again: bool
+) -> None:
+    """The file is open until the thread that closes it has ended, also beside a thread of the next start."""
+    butter = make_butter(outbox=path, drain_timeout=0.1)
+    butter.pipeline.start()
+    participant = butter.pipeline.participant
+    assert participant is not None
+    with standing_still(butter):
+        closing = threading.Thread(target=butter.close)
+        closing.start()
+        until(lambda: participant.thread.stopping, "the close ends the thread")
+        if again:
+            butter.pipeline.start()
+        child = fork(lambda: serve_without_the_file(butter, path, times_open(path)))
+        assert os.waitpid(child, 0)[1] == 0
+    closing.join()
+    for module in ("butter_middleware.pipeline.processes", "butter_middleware.outbox.sqlite.database"):
+        monkeypatch.setattr(f"{module}.FORK_SECONDS", 20.0)
+    assert os.waitpid(fork(partial(serve_in_child, butter, 1)), 0)[1] == 0
+    butter.record(checkout(2))
+    assert butter.flush()
+    with existing(path) as store:
+        assert store.counts().delivered == 2
+
+
 @contextmanager
 def standing_still(butter: Butter) -> Generator[None]:
     """Have the disk stand still meanwhile."""
