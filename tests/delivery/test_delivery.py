@@ -157,7 +157,7 @@ def done(outbox: MemoryStore) -> Callable[[], bool]:
 def test_an_outage_of_three_days_costs_few_probes_and_no_record() -> None:
     """72 h of outage with 20,000 pending: some 870 probes, flat memory, no attempt charged, then all are delivered."""
     world = World(lambda world, _invoice: DOWN if world.now < 1_000_000 + 3 * DAY else OK)
-    world.stride = 20.0
+    world.stride = 60.0
     outbox = world.outbox(range(20_000))
     delivery = world.delivery()
     world.run(outbox, lambda: world.now >= 1_000_000 + DAY, delivery)

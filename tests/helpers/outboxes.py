@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -167,17 +168,40 @@ def open_files() -> int:
 committers = open_files
 
 
+HOLDER = """
+import sys
+from butter_middleware.outbox.sqlite.locks import WRITE, Locks
+
+for path in sys.stdin:
+    locks = Locks(path.rstrip("\\n"))
+    print(locks.take(WRITE), flush=True)
+    sys.stdin.readline()
+    locks.close()
+    print("closed", flush=True)
+"""
+
+
+@cache
+def _holder() -> "subprocess.Popen[str]":
+    """Start the process that holds locks, once: its imports take most of the time. It ends with this process."""
+    command = [sys.executable, "-c", HOLDER]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 @contextmanager
 def lock_held(path: Path) -> Generator[int]:
     """Have another process hold the write lock of an outbox's file, as one that is stopped does; give its number."""
-    script = (
-        "import sys; from butter_middleware.outbox.sqlite.locks import *; locks = Locks(sys.argv[1]);"
-        "print(locks.take(WRITE), flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", script, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    holder = _holder()
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+
+    def say(line: str, expected: str) -> None:
+        print(line, file=holder.stdin, flush=True)
         assert holder.stdout is not None
-        assert holder.stdout.readline() == b"True\n"
+        assert holder.stdout.readline() == f"{expected}\n"
+
+    say(str(path), "True")
+    try:
         yield holder.pid
-        assert holder.stdin is not None
-        holder.stdin.close()
+    finally:
+        say("", "closed")

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from outboxes import NOW, SteadyClock, append, record, resolve, settle_all
 
@@ -292,23 +292,24 @@ def sent(outcomes: list[Outcome]) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", OUTBOXES)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(captures=CAPTURES)
-def test_at_most_one_address_of_a_checkout_leaves(
-    kind: str,
-    tmp_path_factory: pytest.TempPathFactory,
-    captures: list[tuple[set[str], str]],
-) -> None:
+def test_at_most_one_address_of_a_checkout_leaves(kind: str, tmp_path: Path) -> None:
     """For captures of one checkout that each name an ID which an earlier one named, with any IDs and addresses."""
-    store = OUTBOXES[kind](tmp_path_factory.mktemp("outbox"), lambda: NOW).store()
-    store.open()
-    try:
-        named, outcomes = set[str](), list[Outcome]()
+    store = OUTBOXES[kind](tmp_path, lambda: NOW).store()
+    examples = itertools.count()
+
+    @settings(max_examples=300, deadline=None)
+    @given(captures=CAPTURES)
+    def run(captures: list[tuple[set[str], str]]) -> None:
+        example, named, outcomes = next(examples), set[str](), list[Outcome]()
         for names, address in captures:
             if not named or names & named:
                 named |= names
-                outcomes += store.add([of(address, **{name: IDS[name] for name in names})])
+                outcomes += store.add([of(address, **{name: f"{IDS[name]}_{example}" for name in names})])
         assert len(sent(outcomes)) == 1
+
+    store.open()
+    try:
+        run()
     finally:
         store.close()
 
