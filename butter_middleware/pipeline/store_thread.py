@@ -105,6 +105,8 @@ class StoreThread(Worker):
         """Captures in one transaction, at most. Fewer if the file is full."""
         self._shrink_at = float("inf")
         """When readings and settlements are written. Those who add the first of them set it."""
+        self._hurried = False
+        """Whether they are written before that time."""
         self._count_at = 0.0
         self._prune_at = 0.0
         self._watch_at = 0.0
@@ -161,7 +163,8 @@ class StoreThread(Worker):
     def resolve(self, participant: Participant, reading: Reading) -> None:
         """Take what the reader made of a capture."""
         self._readings.append((participant, reading))
-        self._shrink_soon(at_once=participant.hurried or reading.entry.until_sent)
+        # In memory a reading costs no transaction, and a process that is killed loses it.
+        self._shrink_soon(at_once=participant.hurried or reading.entry.until_sent or not self.store.durable)
 
     def settle(self, participant: Participant, settlements: Sequence[Settlement]) -> None:
         """Take what became of records."""
@@ -177,7 +180,7 @@ class StoreThread(Worker):
 
     def hurry(self) -> None:
         """Write readings and settlements at once, since someone waits for them."""
-        self._shrink_at = 0.0
+        self._hurried = True
         self._waker.wake()
 
     def ask(self, question: Callable[[Store], T]) -> "Future[T]":
@@ -292,7 +295,8 @@ class StoreThread(Worker):
                     return
                 continue
             with self._guard:
-                self._retired = not self._intake and not self._additions
+                # What came during that turn, or waited for more, is written by another one.
+                self._retired = not (self._intake or self._additions or self._readings or self._settlements)
             if self._retired:
                 self._end()
                 return
@@ -315,9 +319,9 @@ class StoreThread(Worker):
         busy = False
         if now >= self._full_until or self._stop_at is not None:
             busy = self._grow(now)  # first: a response may wait for it
-        if now >= self._shrink_at or self._stop_at is not None:
+        if self._hurried or now >= self._shrink_at or self._stop_at is not None:
             busy |= self._shrink()  # in a full file this makes room
-        growing, shrinking = bool(self._intake or self._additions), now >= self._shrink_at
+        growing, shrinking = bool(self._intake or self._additions), self._hurried or now >= self._shrink_at
         if not growing and not shrinking:
             self.alerts.resolve("full")
             self.alerts.resolve("fault")
@@ -351,12 +355,15 @@ class StoreThread(Worker):
 
     def _shrink(self) -> bool:
         """Write what ends captures and records. Return whether there was any."""
-        self._shrink_at = float("inf")  # first: who adds one from here on sets it again
+        self._shrink_at, self._hurried = float("inf"), False  # first: who adds one from here on sets them again
         try:
-            return self._settle() | self._resolve()
-        finally:
-            if self._shrink_at == float("inf") and (self._readings or self._settlements):
-                self._shrink_at = 0.0
+            busy = self._settle() | self._resolve()
+        except BaseException:
+            self._hurried = True  # a fault is over once they are written, whatever is added meanwhile
+            raise
+        if self._shrink_at == float("inf") and (self._readings or self._settlements):
+            self._hurried = True
+        return busy
 
     def _rest(self) -> None:
         now = time.monotonic()

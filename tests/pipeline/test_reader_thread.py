@@ -11,7 +11,7 @@ from processes import until
 from shops import PAID
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, Record
-from butter_middleware.pipeline import reader_thread
+from butter_middleware.pipeline import reader_thread, store_thread
 from butter_middleware.pipeline.entries import Entry
 from butter_middleware.pipeline.participant import Participant
 from butter_middleware.reader.reader import ReadResult
@@ -68,8 +68,9 @@ def test_a_result_that_could_not_be_handed_on_is_read_again(
     assert [record["invoice_id"] for record in fake.records] == ["in_1"]
 
 
-def test_a_queue_gets_it_at_once(make_butter: Shop) -> None:
+def test_a_queue_gets_it_at_once(make_butter: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until its record is in the queue, a capture is in the memory of a process that may be killed."""
+    monkeypatch.setattr(store_thread, "LINGER_SECONDS", 3600.0)
     records: list[Record] = []
 
     class Queue:

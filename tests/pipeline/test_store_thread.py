@@ -17,7 +17,7 @@ from butter_middleware._utils.futures import Waker
 from butter_middleware.errors import OutboxReplacedError
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import MemoryStore, SQLiteOutbox, SQLiteStore
-from butter_middleware.outbox.base import Counts, size_of
+from butter_middleware.outbox.base import Counts, Settlement, size_of
 from butter_middleware.pipeline import leader, participant, reader_thread, store_thread
 from butter_middleware.pipeline.sender_thread import MOST_AHEAD
 from butter_middleware.testing import FakeButter
@@ -37,6 +37,13 @@ class FailingStore(MemoryStore):
         self.good: int | None = None
         """How many captures are written before one more fault comes."""
         self.last_fault: BaseException = OSError(errno.EIO, "")
+        self.settling: int | None = None
+        """The fault of what settles. It comes after a moment, as from a disk that is tried again by the system."""
+        self.answering = threading.Event()
+        """Cleared: to count takes until it is set."""
+        self.answering.set()
+        self.asked = threading.Event()
+        """Whether it waits for that."""
 
     def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
         self.tries.append([capture.path for capture in captures])
@@ -50,8 +57,17 @@ class FailingStore(MemoryStore):
         return super().append(captures, owned=owned)
 
     def counts(self) -> Counts:
+        if not self.answering.is_set():
+            self.asked.set()
+            self.answering.wait(20)
         self.fail()
         return super().counts()
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        if self.settling is not None:
+            time.sleep(0.03)
+            raise OSError(self.settling, "")
+        super().settle(settlements)
 
     def prune(self) -> bool:
         self.prunes += 1
@@ -297,6 +313,42 @@ def test_a_fault_of_the_disk_that_a_watch_meets_is_told_as_one(
     store.fault = None
     until(lambda: "works again" in caplog.text, "the all-clear")
     assert "watching failed" not in caplog.text
+
+
+def test_a_fault_that_lasts_is_not_said_to_be_over(
+    failing: tuple[Butter, FailingStore], fake: FakeButter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor said again, while answers come that cannot be written."""
+    butter, store = failing
+    fake.delay = 0.01
+    store.settling = errno.EIO
+    butter.pipeline.add_records([record(number) for number in range(100)])
+    until(lambda: len(fake.records) == 100, "all are answered")
+    assert "works again" not in caplog.text
+    store.settling = None
+    assert butter.flush()
+    until(lambda: "works again" in caplog.text, "the all-clear")
+    assert caplog.text.count("cannot be used (EIO)") == 1
+
+
+def test_an_answer_that_waits_for_others_is_written_by_a_close_amid_a_turn(
+    failing: tuple[Butter, FailingStore], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its record would be sent again by the next start."""
+    monkeypatch.setattr(store_thread, "LINGER_SECONDS", 3600.0)
+    butter, store = failing
+    assert butter.pipeline.participant is not None
+    thread = butter.pipeline.participant.thread
+    butter.pipeline.add_records([record(1)])
+    until(lambda: bool(thread._settlements), "the answer waits")
+    store.answering.clear()
+    assert store.asked.wait(20)
+    closing = threading.Thread(target=butter.pipeline.reset, daemon=True)
+    closing.start()
+    until(lambda: thread.stopping, "the close waits for this turn")
+    store.answering.set()
+    closing.join(20)
+    assert store.counts().delivered == 1
 
 
 class ReplacedStore(MemoryStore):
