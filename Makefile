@@ -42,7 +42,7 @@ types: .venv/ready
 	NODE_OPTIONS=--max-semi-space-size=128 $(BIN)/pyright
 
 unit: .venv/ready
-	$(BIN)/python -m pytest --ignore=tests/test_benchmarks.py -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --ignore=tests/test_benchmarks.py -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 benchmarks: .venv/ready  ## each benchmark, in small
 	$(BIN)/python -m pytest tests/test_benchmarks.py

@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import secrets
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -47,6 +48,21 @@ def pytest_collection_finish() -> None:
     """Leave it out from here on."""
     gc.freeze()
     gc.enable()
+
+
+LONG = [
+    *("test_sentry.py", "test_processes.py", "test_faults.py", "test_servers.py", "test_deliver.py", "test_browser.py"),
+    *("test_without_pytest.py", "test_runs.py", "test_killed.py", "test_tutorial.py", "test_host_counts.py"),
+    *("test_unharmed.py", "test_platforms.py", "test_site.py", "test_command.py", "test_model.py", "test_deploys.py"),
+    *("test_celery.py", "test_worker.py", "test_demo.py", "test_exit.py"),
+]
+"""Files of few tests that take long, most of it in other processes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files, then those of many tests, so that the workers of xdist end together."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in LONG, -tests[item.path]))
 
 
 @pytest.fixture(scope="module")
