@@ -53,8 +53,10 @@ coverage: .venv/ready  ## all tests, and which lines they reach: some 15 minutes
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
+# Properties with few examples, as on each Python more: all are tried by `unit`, and here only the dependencies differ.
 oldest: .venvs/oldest/ready
-	$(OLD)/python -m pytest -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning $(OLDEST_TESTS)
+	$(OLD)/python -m pytest -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning \
+		--hypothesis-profile quick $(OLDEST_TESTS)
 
 pythons:  ## the core's tests on each Python, 3.11 to 3.14, that this machine has; says which it does not have
 	@WORKERS=$(WORKERS) .ci/pythons
