@@ -129,9 +129,6 @@ def test_each_link_of_a_message_leads_to_a_row() -> None:
     assert ERROR_INDEX == "docs/errors.md"
 
 
-TEXTS = sorted({text for text in texts(anywhere=False) if telling(text) and not re.match("… [A-Z]", text)} - INTERNAL)
-
-
 @pytest.mark.parametrize(
     "reason",
     [reason for kind in (Reason, ParkReason, Skip) for reason in kind],
@@ -142,10 +139,11 @@ def test_every_reason_has_a_row(reason: StrEnum) -> None:
     assert f"| `{reason}` |" in INDEX or f"`{reason}` is the reason" in INDEX
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=telling)
-def test_every_text_has_a_row(text: str) -> None:
+def test_every_text_has_a_row() -> None:
     """Whatever the log says, and whatever stops a start, is in the index."""
-    assert telling(text) in INDEX, f"docs/errors.md: add a row for {text}"
+    told = {text for text in texts(anywhere=False) if telling(text) and not re.match("… [A-Z]", text)} - INTERNAL
+    assert len(told) > 150
+    assert sorted(text for text in told if telling(text) not in INDEX) == []  # docs/errors.md: add a row for each
 
 
 def rows() -> Iterator[str]:
@@ -155,12 +153,8 @@ def rows() -> Iterator[str]:
             yield row
 
 
-@cache
-def everything() -> set[str]:
-    return set(texts(anywhere=True))
-
-
-@pytest.mark.parametrize("row", sorted(set(rows())))
-def test_no_row_is_of_the_past(row: str) -> None:
+def test_no_row_is_of_the_past() -> None:
     """What the code says no more, the index does not name."""
-    assert any(telling(row) in text for text in everything())
+    known, everything = set(rows()), set(texts(anywhere=True))
+    assert len(known) > 150
+    assert sorted(row for row in known if not any(telling(row) in text for text in everything)) == []
