@@ -22,6 +22,9 @@ LEFT_BEHIND_SECONDS: Final = 5.0
 """What was captured before then, and is not resolved, was left by a dead or hung process."""
 EXPIRE_SECONDS: Final = 5.0
 """Between looks for parts of checkouts that stayed alone."""
+LEAVE_SECONDS: Final = 5.0
+"""For which records on their way are waited for, before another process may lead and send them again."""
+LEAVE_LOOK_SECONDS: Final = 0.05
 ALONE_SECONDS: Final = 60.0
 """For which no process may send what this one appends, before it is said."""
 PARKED_AT_ONCE: Final = 20
@@ -48,6 +51,8 @@ class Leader:
         """The highest number of a capture, at each look."""
         self._epoch: int | None = None
         self._alone_since: float | None = None
+        self._leave_by: float | None = None
+        """When the lead is let go at the latest, if it is to be."""
         self._hang = 0, 0
         """The capture that was last read for too long, by its number, and `hangs_for`."""
         self.deliverer: int | None = None
@@ -69,7 +74,7 @@ class Leader:
             leader = None
         if leader is None:
             return self._take_lead(now)
-        if self._lets_go(leader):
+        if self._lets_go(leader, now):
             self.look_at = now + 2 * LEAD_SECONDS  # each other process looks meanwhile
             return False
         if self._store.changed():
@@ -103,7 +108,7 @@ class Leader:
 
     def resign(self) -> None:
         """Release the lead."""
-        leader, self._participant = self._participant, None
+        leader, self._participant, self._leave_by = self._participant, None, None
         if leader is not None:
             leader.sender.lose_lead()
         self._store.release_lead()
@@ -216,11 +221,24 @@ class Leader:
             else:
                 leader.taken_over([entry])
 
-    def _lets_go(self, leader: Participant) -> bool:
+    def _lets_go(self, leader: Participant, now: float) -> bool:
         """Park a capture that is read for too long, and let another process lead: it can read what comes.
 
-        If none takes the lead, this one sends on, and lets go once more in each minute of the hang.
+        What is on its way is settled before, or the other process would send it again. If none takes the lead, this
+        one sends on, and lets go once more in each minute of the hang.
         """
+        if self._leave_by is None and self._is_to_leave(leader):
+            leader.sender.wind_down()
+            self._leave_by = now + LEAVE_SECONDS
+        if self._leave_by is None:
+            return False
+        if now < self._leave_by and not leader.sender.idle:
+            self.look_at = now + LEAVE_LOOK_SECONDS
+            return False
+        self.resign()
+        return True
+
+    def _is_to_leave(self, leader: Participant) -> bool:
         entry = leader.reader.reading  # first: the reader may go on to the next one meanwhile
         minutes = leader.hangs_for
         if entry is None or not minutes or (entry.id, minutes) == self._hang:
@@ -228,10 +246,7 @@ class Leader:
         parked, self._hang = self._hang[0], (entry.id, minutes)
         if entry.id != parked:  # another process would hang there too
             leader.read(entry, ReadResult(parked=TOO_SLOW))
-        if self._store.alone():
-            return False
-        self.resign()
-        return True
+        return not self._store.alone()
 
 
 def _entry(stored: StoredCapture, leader: Participant, *, taken_over: bool) -> Entry:

@@ -103,6 +103,16 @@ class SenderThread(Worker):
         self._leads = True
         self._waker.wake()
 
+    def wind_down(self) -> None:
+        """Take no further record. What is on its way is settled."""
+        self._leads = False
+        self._participant.thread.hurry()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way, or not settled in the store yet."""
+        return not self.delivery.in_flight and not self.unsettled
+
     def lose_lead(self) -> None:
         """Send nothing more."""
         self._leads = False
@@ -128,6 +138,8 @@ class SenderThread(Worker):
 
     def take(self) -> Pending | None:
         """Give the next record: in turn one of now and one that has waited, so that neither stops the other."""
+        if not self._leads:
+            return None
         self._from_backlog = not self._from_backlog
         first, second = (self._backlog, self._fresh) if self._from_backlog else (self._fresh, self._backlog)
         queue = first or second

@@ -322,9 +322,6 @@ class StoreThread(Worker):
         if self._hurried or now >= self._shrink_at or self._stop_at is not None:
             busy |= self._shrink()  # in a full file this makes room
         growing, shrinking = bool(self._intake or self._additions), self._hurried or now >= self._shrink_at
-        if not growing and not shrinking:
-            self.alerts.resolve("full")
-            self.alerts.resolve("fault")
         reloaded = [participant.reload(self.store) for participant in self.participants]
         more = any(reloaded) or shrinking or (growing and now >= self._full_until)
         if self._stop_at is None:
@@ -335,6 +332,9 @@ class StoreThread(Worker):
         if busy and now >= self._log_at:
             self._log_at = now + LOG_SECONDS
             self.store.checkpoint(idle=False)
+        if not growing and not shrinking:  # last: a fault may have come with any of these
+            self.alerts.resolve("full")
+            self.alerts.resolve("fault")
         return busy or more, more
 
     def _grow(self, now: float) -> bool:
@@ -570,6 +570,7 @@ class StoreThread(Worker):
         If this process cannot use the file at all, it releases the lead.
         """
         self._opened = False
+        self.leader.look_at = 0.0  # the next turn tries all of it again
         if isinstance(error, OutboxReplacedError):
             self._replaced = True
             return False

@@ -239,6 +239,37 @@ def test_an_extractor_that_hangs_loses_the_lead_and_no_record(
     other.close()
 
 
+def test_a_lead_is_let_go_once_what_is_on_its_way_is_settled(
+    make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the next leader would send it again."""
+    monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.1)
+    goes_on, under_way = threading.Event(), threading.Event()
+
+    def extract(_response: CheckoutResponse) -> None:
+        goes_on.wait(40)
+
+    class Transport(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            under_way.set()
+            await anyio.to_thread.run_sync(until, lambda: butter.status().parked == 1, "the capture is parked")
+            await anyio.sleep(0.2)  # meanwhile another process could lead
+            return await fake.transport().handle_async_request(request)
+
+    route = CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=extract)
+    butter = make_butter(route, outbox=path, transport=Transport())
+    butter.record(checkout("1"))
+    assert under_way.wait(20)
+    other = Locks(str(path))
+    assert other.take(READERS)
+    TestClient(ButterMiddleware(refusing_shop, butter)).post("/checkout/hangs", headers={"x-forwarded-for": SHOPPER})
+    until(lambda: other.take(LEAD), "the lead is let go")
+    with existing(path) as store:
+        assert (store.counts().pending, store.counts().delivered) == (0, 1)
+    goes_on.set()
+    other.close()
+
+
 @pytest.mark.parametrize("file", [None, "butter.db"])
 def test_an_extractor_that_hangs_stops_no_sending(
     make_butter: Callable[..., Butter],

@@ -32,6 +32,8 @@ class FailingStore(MemoryStore):
         self.tries: list[list[str]] = []
         """The captures of each try to append."""
         self.prunes = 0
+        self.pruning: int | None = None
+        """The fault of what prunes."""
         self.refused: list[str] = []
         """The captures that cannot be stored."""
         self.good: int | None = None
@@ -71,6 +73,8 @@ class FailingStore(MemoryStore):
 
     def prune(self) -> bool:
         self.prunes += 1
+        if self.pruning is not None:
+            raise OSError(self.pruning, "")
         self.fail()
         return super().prune()
 
@@ -331,6 +335,19 @@ def test_a_fault_that_lasts_is_not_said_to_be_over(
     assert caplog.text.count("cannot be used (EIO)") == 1
 
 
+def test_a_fault_that_only_a_look_meets_is_not_said_to_be_over(
+    failing: tuple[Butter, FailingStore], waits: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """While there is nothing to write."""
+    butter, store = failing
+    store.fault = errno.EIO
+    until(lambda: waits.count(5.0) >= 2, "many tries")
+    assert "works again" not in caplog.text
+    store.fault = None
+    until(lambda: not butter.status().faults, "the all-clear")
+    assert caplog.text.count("cannot be used (EIO)") == 1
+
+
 def test_an_answer_that_waits_for_others_is_written_by_a_close_amid_a_turn(
     failing: tuple[Butter, FailingStore], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,9 +431,9 @@ def test_only_a_full_disk_is_passed_over_while_pruning(
     assert butter.flush()
     store = outbox.made
     before = store.prunes
-    store.fault = fault
+    store.pruning = fault
     until(lambda: store.prunes > before + 2, "prunes that fail")
-    store.fault = None
+    store.pruning = None
     until(lambda: not butter.status().faults, "the fault is over")
     assert not [said for said in ("thread failed", "is full") if said in caplog.text]
     assert ("cannot be used" in caplog.text) is bool(said)
