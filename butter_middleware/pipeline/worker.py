@@ -1,6 +1,6 @@
 """A thread of ours. It does not end while it is needed."""
 
-from threading import Thread
+from threading import Thread, current_thread
 from typing import Final
 
 from butter_middleware._utils import log_thread
@@ -43,8 +43,8 @@ class Worker:
         self._waker.wake()
 
     def join(self, seconds: float | None = None) -> None:
-        """Wait for the thread's end."""
-        if self._thread.is_alive():
+        """Wait for the thread's end, unless this is it: the merchant's code may close what calls it."""
+        if self._thread.is_alive() and self._thread is not current_thread():
             self._thread.join(seconds)
 
     def _run(self) -> None:

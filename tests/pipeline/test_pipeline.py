@@ -609,6 +609,23 @@ def test_a_checkout_while_it_closes_starts_the_threads_once(
     until(lambda: running() == ["butter-read", "butter-send", "butter-store"], "the reader that waited has ended")
 
 
+def test_an_extractor_that_closes_stops_no_later_record(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The close waits for no thread on which it runs."""
+    closed = threading.Event()
+
+    def close(_response: CheckoutResponse) -> None:
+        if not closed.is_set():
+            butter.close()
+            closed.set()
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart}", "stripe", close), drain_timeout=0)
+    anyio.run(drive, ButterMiddleware(sends(start(200), body(b"{}")), butter), http_scope("/checkout/1"))
+    assert closed.wait(20)
+    butter.record(checkout(1))
+    assert butter.flush()
+    assert [record["invoice_id"] for record in fake.records] == ["in_1"]
+
+
 def test_a_butter_that_starts_while_the_last_other_one_of_its_file_closes_loses_nothing(
     make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
