@@ -58,8 +58,8 @@ def buy(cart="7", client=None):
 def order():
     TestClient(app).post("/orders", headers=SHOPPER)
 """
-LOADED = ("-p", "no:butter_middleware", "-p", "butter_middleware.testing.plugin")
-"""The plugin by its module: what is installed may be of another day."""
+LOADED = ("-p", "no:butter_middleware", "-p", "butter_middleware.testing.plugin", "-p", "no:faker")
+"""The plugin by its module: what is installed may be of another day. Faker's takes half a second to load each time."""
 
 
 STAGE = InboxRuntime
