@@ -170,7 +170,7 @@ class Delivery:
             self.in_flight -= 1
         settled = self.breaker.record(pending, answer) or self.breaker.alone()
         self._tell_of(settled)
-        return settled[0]  # there is no other: as `alone` follows at once, no suspect waits for another record's answer
+        return settled[0]  # the only one: `alone` follows at once, so no suspect waits for another record's answer
 
     # A backlog.
 

@@ -43,7 +43,7 @@ LAST_BACKOFF: Final = 5.0
 """Seconds between tries while a fault lasts."""
 PRUNE_SECONDS: Final = 60.0
 LINGER_SECONDS: Final = 0.05
-"""For which readings and settlements wait for others, if nobody waits for them. A process that is killed meanwhile
+"""For which readings and settlements wait for more of them, unless someone waits. A process that is killed meanwhile
 sends the records of these settlements again."""
 COUNT_SECONDS: Final = 5.0
 """Between transactions that count what did not change the state of a capture or a record."""
