@@ -36,7 +36,7 @@ def taken(outbox: str) -> int:
 
 
 def assert_quiet(output: bytes) -> None:
-    """A clean stop alarms nobody."""
+    """A clean stop logs no error."""
     for alarm in [b"Traceback", b"delivering failed", b"can't start new thread at interpreter shutdown"]:
         assert alarm not in output, output.decode()
 
@@ -57,8 +57,8 @@ def test_a_stop_right_after_five_checkouts_loses_none_on_disk(
 ) -> None:
     """While Butter does not answer, five checkouts and SIGTERM. The next start sends the five, and what is bought then.
 
-    The five need no checkout: they are sent at once, or from the first request if there is no lifespan. For two servers
-    the stop is a kill: the five are on the disk by then. The first life is at a port, the second at a Unix socket.
+    The five are sent without another checkout: at once, or from the first request if there is no lifespan. For two
+    servers the stop is a kill: the five are on the disk by then. The first life is at a port, the second at a socket.
     """
     outbox = str(tmp_path / "butter.db")
     with Shop(server, "http://127.0.0.1:9", SHOP_OUTBOX=outbox) as shop:

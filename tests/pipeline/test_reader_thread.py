@@ -3,10 +3,12 @@
 import json
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
+from outboxes import record
 from processes import until
 from shops import PAID
 
@@ -79,6 +81,26 @@ def test_a_queue_gets_it_at_once(make_butter: Shop, monkeypatch: pytest.MonkeyPa
 
     serve(make_butter(outbox=Queue()), 1)
     until(lambda: len(records) == 1, "the record is in the queue")
+
+
+def test_a_reading_and_an_answer_wait_for_more_until_someone_waits(
+    make_butter: Shop, fake: FakeButter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy shop pays for a group of them, not for each. A flush has them written at once."""
+    monkeypatch.setattr(store_thread, "LINGER_SECONDS", 3600.0)
+    butter = make_butter(outbox=str(tmp_path / "butter.db"))
+    serve(butter, 1)
+    participant = butter.pipeline.participant
+    assert participant is not None
+    until(lambda: len(participant.thread._readings) == 1, "it is read")
+    assert (butter.pipeline.counts().captured, fake.records) == (1, [])
+    assert butter.flush(20)
+    assert [given["invoice_id"] for given in fake.records] == ["in_1"]
+    butter.pipeline.add_records([record(2)])
+    until(lambda: len(fake.records) == 2, "the second is sent")
+    assert butter.status().delivered == 1  # the answer waits
+    assert butter.flush(20)
+    assert butter.status().delivered == 2
 
 
 def test_a_close_waits_for_nothing_that_waits(make_butter: Shop, fake: FakeButter) -> None:
