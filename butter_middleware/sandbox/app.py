@@ -65,6 +65,7 @@ class Sandbox:
         self.inbox = Inbox(keep)
         self.answer: Answer = "contract"
         """Until the next one is set."""
+        self._switched = 0
         self._username, self._password = username, password
         self._butter = FakeButter(username=username, password=password)
         self._stream = Stream(self.inbox, self._state)
@@ -94,6 +95,7 @@ class Sandbox:
             "first": self.inbox.first,
             "keep": self.inbox.keep,
             "slow_seconds": SLOW_SECONDS,
+            "switched": self._switched,
             "username": self._username,
         }
 
@@ -138,6 +140,7 @@ class Sandbox:
             answer: Any = json.loads(body)["answer"]
             if answer in get_args(Answer):
                 self.answer = answer
+                self._switched += 1  # by which a page sees which of two states is newer
                 return JSONResponse(self._state())
         return JSONResponse({"detail": f'send {{"answer": "..."}} with one of {", ".join(get_args(Answer))}'}, 422)
 

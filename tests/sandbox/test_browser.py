@@ -243,6 +243,26 @@ def test_a_switch_set_elsewhere_is_shown(open_page: Open, http: httpx.Client) ->
         page.wait_for_function("() => document.querySelector('[name=answer]:checked').value === 'contract'")
 
 
+def test_an_answer_that_comes_late_does_not_set_a_switch_back(page: Any, http: httpx.Client) -> None:
+    """What the sandbox told by its stream in between is newer."""
+    page.evaluate("""() => {
+        const real = window.fetch;
+        window.fetch = async (...call) => {
+            const answer = await real(...call);
+            await new Promise((release) => { window.release = release; });
+            return answer;
+        };
+    }""")
+    choose(page, "answer", "slow")
+    page.wait_for_function("() => window.release !== undefined")
+    page.wait_for_selector("#answer-hint:has-text('Taken at once')")
+    http.put("/api/answer", json={"answer": "contract"})
+    page.wait_for_selector("#answer-hint:has-text('As Butter does')")
+    page.evaluate("window.release()")
+    page.wait_for_function("() => document.querySelector('[name=answer]:checked').value === 'contract'")
+    page.wait_for_selector("#answer-hint:has-text('As Butter does')")
+
+
 def test_search_filters(page: Any, http: httpx.Client) -> None:
     """All words, anywhere in a record, in any case; by outcome too. Escape ends it."""
     for number, psp in enumerate(("stripe", "adyen", "adyen")):

@@ -467,8 +467,9 @@ function ask(method, path, body) {
   asked.waiting += 1;
   asked.last = asked.last
     .then(() => tell(method, path, body).finally(() => { asked.waiting -= 1; }))
-    .then(({ answer }) => {
-      inbox.state = { ...inbox.state, answer };
+    .then(({ answer, switched }) => {
+      // The stream may have told of a later switch before.
+      if (switched >= inbox.state.switched) inbox.state = { ...inbox.state, answer, switched };
       complain("");
     }, (error) => complain(`The sandbox did not do that (${error.message}). Is it still running?`))
     .then(schedule);
