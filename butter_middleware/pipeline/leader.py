@@ -111,6 +111,7 @@ class Leader:
         leader, self._participant, self._leave_by = self._participant, None, None
         if leader is not None:
             leader.sender.lose_lead()
+            leader.release_responses()
         self._store.release_lead()
 
     def _take_lead(self, now: float) -> bool:
@@ -160,6 +161,7 @@ class Leader:
         self._due_at = 0.0
         if self._epoch is not None and counts.epoch != self._epoch:
             leader.sender.forget_ahead()
+            leader.release_responses()
             self._parked_at = 0.0
             if counts.hold is None:
                 leader.sender.delivery.end_hold()

@@ -94,7 +94,7 @@ class Participant:
         self._changes = 0
         self._adding = 0
         self._waits = 0
-        """How many threads wait, and responses that wait until their records are sent."""
+        """How many threads wait."""
         self.running = False
         """Whether it was started, and no shutdown has come since."""
 
@@ -107,7 +107,7 @@ class Participant:
     @property
     def hurried(self) -> bool:
         """Whether someone waits for what becomes of its captures and records."""
-        return self._waits > 0
+        return self._waits > 0 or bool(self._waiting)
 
     @property
     def workers(self) -> "Sequence[Worker]":
@@ -278,9 +278,9 @@ class Participant:
             self._tell_left_out(entry.route_name, resolved.outcomes)
         if entry.until_sent and sends and new and len(new) == len(resolved.outcomes):
             entry.left = len(new)
-            self._hurry(1)
             for pending in new:
                 self._waiting.setdefault(pending.id, []).append(entry)
+            self.thread.hurry()  # an answer may be there already
         else:
             entry.finish()
         self._forget([entry])
@@ -302,6 +302,11 @@ class Participant:
                 if settlement.settled is not Settled.RELEASED or settlement.due_at or self.sender.ill:
                     self._sent(settlement.id)
         self.ring()
+
+    def release_responses(self) -> None:
+        """Let all responses go: this process may never learn what becomes of their records."""
+        for record in [*self._waiting]:
+            self._sent(record)
 
     def expired(self, parts: int) -> None:
         """Tell that parts of checkouts stayed alone."""
@@ -381,7 +386,6 @@ class Participant:
             entry.left -= 1
             if entry.left <= 0:
                 entry.finish()
-                self._hurry(-1)
 
     def _hurry(self, waits: int) -> None:
         with self._changed:

@@ -363,8 +363,9 @@ class Pipeline:
         self._backoff.ended(well=done or self._wait.until == "disk")
         if not done:
             self._events.emit(NotDurableInTime(reason=self._wait.until))
-            if self.participant is not None:
-                self.participant.thread.count_soon()  # the process may be killed, and its count with it
+            participant = self.participant
+            if participant is not None:
+                participant.thread.count_soon()  # the process may be killed, and its count with it
 
     def skip(self, route: CheckoutRoute, reason: Skip, status: int = 0, *, annotated: bool = False) -> None:
         """Count a response that is not captured. If its endpoint annotated, say so once for each route and status."""
@@ -385,7 +386,7 @@ class Pipeline:
         message = f"the middleware failed on a request: {name}"
         self._events.emit(Faulted(reason=f"request:{name}", message=message, level=logging.ERROR))
 
-    # What `Butter` calls.
+    # What `Butter` calls. Another thread may close it meanwhile: each reads `participant` once.
 
     def add(self, checkout: Checkout) -> None:
         """Take a whole checkout."""
@@ -474,7 +475,8 @@ class Pipeline:
 
         Returns early if waiting cannot help: the endpoint is ill. True says that nothing is left undone.
         """
-        return self.participant is None or self._flush(self.participant, timeout)
+        participant = self.participant
+        return participant is None or self._flush(participant, timeout)
 
     def _flush(self, participant: Participant, timeout: float) -> bool:
         delivery, thread = participant.sender.delivery, participant.thread
@@ -497,7 +499,8 @@ class Pipeline:
 
     def finish_reading(self, timeout: float) -> bool:
         """Wait until all that was captured has been read, delivered or not. Return whether it is."""
-        return self.participant is None or self.participant.wait(lambda: True, timeout)
+        participant = self.participant
+        return participant is None or participant.wait(lambda: True, timeout)
 
     def finish_sending(self, timeout: float) -> bool:
         """Wait until nothing is on its way and nothing is due. For tests, in which no time passes by itself."""
@@ -517,19 +520,21 @@ class Pipeline:
 
     def request(self, question: Callable[[Store], T]) -> "Future[T]":
         """Have a question answered by the store's thread."""
-        return failed(_NotStartedError()) if self.participant is None else self.participant.thread.ask(question)
+        participant = self.participant
+        return failed(_NotStartedError()) if participant is None else participant.thread.ask(question)
 
     def ask(self, question: Callable[[Store], T], otherwise: T, seconds: float = 1.0) -> T:
         """Return what the store's thread answers. `otherwise` if it does not within `seconds`, or is not there."""
-        if self.participant is not None:
-            return _answer(self.participant.thread, question, otherwise, seconds)
-        return otherwise if self._kept is None else _answer(self._kept, question, otherwise, seconds)
+        participant = self.participant
+        thread = self._kept if participant is None else participant.thread
+        return otherwise if thread is None else _answer(thread, question, otherwise, seconds)
 
     def look_again(self) -> None:
         """Look for records that are due, since the clock was moved."""
-        if self.participant is not None:
-            self.participant.thread.look_again()
-            self.participant.sender.delivery.wake()
+        participant = self.participant
+        if participant is not None:
+            participant.thread.look_again()
+            participant.sender.delivery.wake()
 
     def counts(self, seconds: float = 1.0) -> Counts:
         """Count what lies in the outbox. If it does not answer within `seconds`, or is closed, as it last was."""
@@ -551,29 +556,34 @@ class Pipeline:
         """The state of the endpoint as this process knows it."""
         if self.components.external:
             return "external"
-        return "unknown" if self.participant is None else self.participant.sender.delivery.breaker.state
+        participant = self.participant
+        return "unknown" if participant is None else participant.sender.delivery.breaker.state
 
     @property
     def leads(self) -> bool:
         """Whether this process sends for all that share the outbox."""
-        return self.participant is not None and self.participant.leads
+        participant = self.participant
+        return participant is not None and participant.leads
 
     @property
     def deliverer(self) -> int | None:
         """The process that sends from the outbox's file. 0: it cannot be told which. None: there is none."""
-        return None if self.participant is None else self.participant.thread.leader.deliverer
+        participant = self.participant
+        return None if participant is None else participant.thread.leader.deliverer
 
     @property
     def dead_threads(self) -> list[str]:
         """The threads that have ended, which they never do while they are needed."""
-        if self.participant is None or not self.running:
+        participant = self.participant
+        if participant is None or not self.running:
             return []
-        return [worker.name for worker in self.participant.workers if not worker.alive]
+        return [worker.name for worker in participant.workers if not worker.alive]
 
     @property
     def faults(self) -> tuple[str, ...]:
         """What is wrong with the outbox."""
-        return () if self.participant is None else tuple(self.participant.thread.alerts.ringing)
+        participant = self.participant
+        return () if participant is None else tuple(participant.thread.alerts.ringing)
 
     # What the threads call.
 
@@ -583,11 +593,13 @@ class Pipeline:
 
     def look(self) -> None:
         """Watch the counts and the outbox's faults about once a second. The store's thread calls it."""
-        if self.participant is not None and self.participant.leads:
-            self.reporter.watch(self.participant.thread.store)
-        if self._faults != self.faults:
-            self._faults = self.faults
-            self._events.emit(OutboxChanged(reason="+".join(self._faults)))
+        participant = self.participant
+        if participant is not None and participant.leads:
+            self.reporter.watch(participant.thread.store)
+        faults = self.faults
+        if self._faults != faults:
+            self._faults = faults
+            self._events.emit(OutboxChanged(reason="+".join(faults)))
 
 
 def _answer(thread: StoreThread, question: Callable[[Store], T], otherwise: T, seconds: float = 1.0) -> T:

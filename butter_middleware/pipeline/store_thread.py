@@ -557,6 +557,7 @@ class StoreThread(Worker):
             missing = [entry for entry in entries if entry.id not in there]
             numbers = self.store.append([entry.capture for entry in missing], owned=participant.owned)
             participant.renumber(dict(zip(missing, numbers, strict=True)))
+            participant.release_responses()
             if records := participant.sender.drop():
                 addition = participant.addition_of(records)
                 with self._guard:

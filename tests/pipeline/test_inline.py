@@ -2,20 +2,25 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from asgi import JSON, body, drive, http_scope, sends, start
 from mangum import Mangum
+from outboxes import record
 from processes import until
 from shops import PAID, ROUTE
 
-from butter_middleware import Butter, ButterMiddleware, ConfigurationError, MemoryOutbox, Record
+from butter_middleware import Butter, ButterMiddleware, ConfigurationError, MemoryOutbox, Record, SQLiteOutbox
 from butter_middleware._utils.asgi import Message
 from butter_middleware._utils.futures import Backoff
+from butter_middleware.pipeline import sender_thread
 from butter_middleware.pipeline.components import QUEUE_SECONDS
 from butter_middleware.testing import FakeButter
 
@@ -150,6 +155,44 @@ def test_a_request_that_is_cancelled_while_it_waits_loses_no_record(
     anyio.run(main, backend=anyio_backend)
     assert butter.flush(20)
     assert len(fake.records) == 1
+
+
+@pytest.mark.parametrize("why", ["lead", "erased", "replaced"])
+def test_a_response_that_no_answer_will_reach_is_let_go(
+    make_butter: Shop, fake: FakeButter, serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Another process took the lead, a person erased the record, or replaced the file. Nothing waits afterwards."""
+    monkeypatch.setattr(sender_thread, "MOST_AHEAD", 1)  # one is in memory, the other in the file only
+    fake.delay = 60
+    butter = make_butter(delivery="inline", inline_timeout=30, outbox=path, senders=1, drain_timeout=0)
+    butter.pipeline.add_records([record(100)])
+    until(lambda: butter.status().pending == 1, "the first record")
+    participant = butter.pipeline.participant
+    assert participant is not None
+    until(lambda: participant.sender.delivery.in_flight == 1, "it is on its way")
+    waited: list[float] = []
+    shoppers = [threading.Thread(target=lambda: waited.append(serve(butter)), daemon=True) for _ in range(2)]
+    for shopper in shoppers:
+        shopper.start()
+    until(lambda: len(participant._waiting) == 2, "two responses wait")
+    with closing(SQLiteOutbox(path).store()) as other:
+        other.open()
+        if why == "erased":
+            other.write(lambda connection: connection.execute("DELETE FROM records").close())
+        elif why == "replaced":
+            for name in ("", "-wal", "-shm"):
+                path.with_name(path.name + name).unlink(missing_ok=True)
+        else:
+
+            def take_lead() -> bool:
+                path.with_name("butter.db.lock").unlink(missing_ok=True)
+                return other.lead()
+
+            until(take_lead, "another process leads")
+        for shopper in shoppers:
+            shopper.join(20)
+    assert len(waited) == 2
+    assert not participant.hurried
 
 
 def test_inline_with_a_queue_falls_back_to_it(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:

@@ -12,8 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from butter_middleware.outbox import MemoryStore, SQLiteOutbox
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.pipeline.leader import LOOK_SECONDS
 from butter_middleware.pipeline.participant import Participant
+from butter_middleware.pipeline.pipeline import Pipeline
 from butter_middleware.pipeline.reader_thread import ReaderThread
 from butter_middleware.testing import FakeButter
 
@@ -578,6 +581,33 @@ def test_it_may_be_closed_at_any_moment(make_butter: Callable[..., Butter], path
 
     until(lambda: kept() == 200, "all of them")
     assert butter.status().lost == 0
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda pipeline: pipeline.flush(5),
+        lambda pipeline: pipeline.finish_reading(5),
+        lambda pipeline: pipeline.request(lambda _store: None),
+        lambda pipeline: pipeline.ask(lambda _store: None, None),
+        lambda pipeline: pipeline.look_again(),
+        lambda pipeline: pipeline.look(),
+        lambda pipeline: anyio.run(pipeline.wait_until_durable, Future()),
+        *map(attrgetter, ["endpoint", "leads", "deliverer", "dead_threads", "faults"]),
+    ],
+)
+def test_a_close_amid_a_question_breaks_no_answer(
+    make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, use: Callable[[Pipeline], object]
+) -> None:
+    """Wherever the close comes: what was there at a first look may be gone at a second one."""
+    pipeline = make_butter(delivery="inline", inline_timeout=0.05).pipeline
+    pipeline.start()
+    looks = [pipeline.participant]
+    first = property(lambda _pipeline: looks.pop() if looks else None)
+    with monkeypatch.context() as patched:
+        patched.setattr(Pipeline, "participant", first, raising=False)
+        use(pipeline)
+    assert not looks
 
 
 def test_a_checkout_while_it_closes_starts_the_threads_once(
