@@ -81,19 +81,25 @@ def matches_as_written(app: object) -> bool:
     return not any(route.methods is None and route.path.endswith(_REST) for route in app_routes(app))
 
 
-def watched(app: object, butter: object, depth: int = LAYERS) -> Iterator[object]:
-    """Find what the `ButterMiddleware` of a `Butter` wraps: in an app, around it, and in what is mounted in it."""
+def mounted(app: object, depth: int = LAYERS) -> Iterator[tuple[object, object]]:
+    """Give what each middleware in an app, around it and in its mounts was given, and the app that it wraps.
+
+    The `Butter` of a `ButterMiddleware` is among it.
+    """
     for layer in _layers(app):
-        if getattr(layer, "butter", None) is butter:
-            yield getattr(layer, "app", None)
-        elif isinstance(layer, Starlette):
-            entries = [[*entry.args, *entry.kwargs.values()] for entry in layer.user_middleware]
-            if any(value is butter for values in entries for value in values):
-                yield layer.router
+        yield getattr(layer, "butter", None), getattr(layer, "app", None)
+        if isinstance(layer, Starlette):
+            values = (value for entry in layer.user_middleware for value in (*entry.args, *entry.kwargs.values()))
+            yield from ((value, layer.router) for value in values)
         if isinstance(layer, Starlette | Router) and depth:
             for route in _effective(layer.routes):
                 if isinstance(_kind(route), Mount | Host):
-                    yield from watched(route.app, butter, depth - 1)
+                    yield from mounted(route.app, depth - 1)
+
+
+def watched(app: object, butter: object) -> list[object]:
+    """Find what the `ButterMiddleware` of a `Butter` wraps: in an app, around it, and in what is mounted in it."""
+    return [wrapped for given, wrapped in mounted(app) if given is butter]
 
 
 def _layers(app: object) -> Iterator[object]:

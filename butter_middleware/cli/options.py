@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from butter_middleware import config
 from butter_middleware._utils import log_thread
 from butter_middleware.butter import Butter
-from butter_middleware.capture.middleware import ButterMiddleware
+from butter_middleware.capture import app_routes
 from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
 from butter_middleware.cli.output import Output
 from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
@@ -31,8 +31,6 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 ENTRY: Final = click.IntRange(0, 2**63 - 1)
 """The number of an entry in the outbox. SQLite has no larger ones."""
-LAYERS: Final = 32
-"""Of middleware around an app, to look through."""
 _PACKAGE: Final = str(Path(__file__).parents[1])
 SAME_SECONDS: Final = 1.0
 """In which a second signal is the first one, sent twice: `timeout` signals a process, then its group."""
@@ -187,7 +185,8 @@ def load(app: str, said: list[str] | None = None) -> Butter:
             msg = f"--app {app}: {name} has no {attribute}. {f'Did you mean {near}?' if near else NAME_IT}"
             raise Failure(msg)
         found = getattr(found, step)
-    butter = _butter_in(found)
+    given = (value for value, _wrapped in app_routes.mounted(found))
+    butter = next((value for value in (found, *given) if isinstance(value, Butter)), None)
     if butter is None and isinstance(found, Starlette):
         msg = (
             f"--app {app}: this {type(found).__name__} app has no ButterMiddleware, so no checkout is captured. Write "
@@ -287,21 +286,6 @@ def _import(name: str, app: str) -> ModuleType:
         where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
         msg = f"--app {app}: importing {name} failed{where}: {type(error).__name__}: {error}"
         raise Failure(msg) from error
-
-
-def _butter_in(found: object) -> Butter | None:
-    """Return a Butter, or the Butter of the ButterMiddleware that is in an app or around it."""
-    for _layer in range(LAYERS):
-        if isinstance(found, Butter):
-            return found
-        if isinstance(found, ButterMiddleware) and isinstance(found.butter, Butter):
-            return found.butter
-        for entry in cast("list[Any]", getattr(found, "user_middleware", None) or []):
-            for value in [*getattr(entry, "kwargs", {}).values(), *getattr(entry, "args", ())]:
-                if isinstance(value, Butter):
-                    return value
-        found = getattr(found, "app", None)
-    return None
 
 
 @contextmanager
