@@ -115,7 +115,15 @@ def _peer(text: str) -> tuple[str, int] | None:
 
 def _strategy(text: str) -> Strategy:
     """Return what a strategy, written as in the configuration, builds: a call with literals, and nothing else."""
-    name, arguments, options = _call(text)
+    try:
+        call = ast.parse(text.removeprefix("client_ip."), mode="eval").body
+        call = call if isinstance(call, ast.Call) else ast.Call(call, [], [])
+        name = ast.unparse(call.func)
+        arguments = [ast.literal_eval(argument) for argument in call.args]
+        options = {str(option.arg): ast.literal_eval(option.value) for option in call.keywords}
+    except (SyntaxError, ValueError):
+        message = f"{text!r} is not a strategy. Write it as in the configuration, such as 'nginx([\"10.0.0.0/8\"])'."
+        raise click.BadParameter(message, param_hint="--strategy") from None
     if name not in _STRATEGIES:
         message = f"client_ip has no strategy {name}. {config.meant(name, _STRATEGIES, 'strategies')}"
         raise click.BadParameter(message, param_hint="--strategy")
@@ -125,17 +133,3 @@ def _strategy(text: str) -> Strategy:
         message = f"client_ip.{name}: {error}"
         raise click.BadParameter(message, param_hint="--strategy") from None
     return strategy
-
-
-def _call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
-    try:
-        call = ast.parse(text.removeprefix("client_ip."), mode="eval").body
-        if isinstance(call, ast.Name):
-            return call.id, [], {}
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
-            options = {str(option.arg): ast.literal_eval(option.value) for option in call.keywords}
-            return call.func.id, [ast.literal_eval(argument) for argument in call.args], options
-    except (SyntaxError, ValueError):
-        pass
-    message = f"{text!r} is not a strategy. Write it as in the configuration, such as 'nginx([\"10.0.0.0/8\"])'."
-    raise click.BadParameter(message, param_hint="--strategy")

@@ -126,11 +126,7 @@ def by_hand(name: str) -> bool:
 
 
 def outbox_path(outbox: str | None, app: str | None) -> str:
-    """Return the file that is meant. The command line goes before the environment, and --outbox before --app.
-
-    Raises:
-        Failure: nothing says which, the app cannot be imported, or keeps no file.
-    """
+    """Return the file that is meant. The command line goes before the environment, and --outbox before --app."""
     if outbox and (by_hand("outbox") or not by_hand("app")):
         return outbox
     if app is None:
@@ -139,11 +135,7 @@ def outbox_path(outbox: str | None, app: str | None) -> str:
 
 
 def path_of(butter: Butter, app: str) -> str:
-    """Return the file in which a Butter keeps its records.
-
-    Raises:
-        Failure: it keeps them elsewhere.
-    """
+    """Return the file in which a Butter keeps its records; fail if it keeps them elsewhere."""
     if isinstance(butter.outbox, SQLiteOutbox):
         return butter.outbox.path
     if butter.dry_run:
@@ -161,9 +153,6 @@ def load(app: str, said: list[str] | None = None) -> Butter:
 
     What this package warns of meanwhile is added to `said`; where that is left out, a command that is about something
     else does not repeat it.
-
-    Raises:
-        Failure: there is none, or the import fails; where, and the remedy.
     """
     name, _colon, attribute = app.partition(":")
     folder = str(Path.cwd())
@@ -201,11 +190,7 @@ def load(app: str, said: list[str] | None = None) -> Butter:
 
 
 def field_values(given: Sequence[str], option: str, fields: Collection[str]) -> dict[str, str]:
-    """Return what an option of the form FIELD=VALUE says, again for each field.
-
-    Raises:
-        click.BadParameter: a text has another form, or its field is not one of `fields`.
-    """
+    """Return what an option of the form FIELD=VALUE says, again for each field."""
     values: dict[str, str] = {}
     for text in given:
         name, _equals, value = text.partition("=")
@@ -219,11 +204,7 @@ def field_values(given: Sequence[str], option: str, fields: Collection[str]) -> 
 
 
 def load_aloud(app: str, output: Output) -> Butter:
-    """Import an app that is to send. What this package warns of meanwhile is told on standard error.
-
-    Raises:
-        Failure: as `load`, or this Butter sends nothing.
-    """
+    """Import an app that is to send. What this package warns of meanwhile is told on standard error."""
     said: list[str] = []
     butter = load(app, said)
     for text in said:
@@ -240,11 +221,7 @@ def refuse_dry_run(butter: Butter, app: str) -> None:
 
 
 def load_extra(module: str, name: str, what: str, needs: Collection[str]) -> ModuleType:
-    """Import a module that needs an extra.
-
-    Raises:
-        Failure: the extra is not installed.
-    """
+    """Import a module that needs an extra; fail if that is not installed."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

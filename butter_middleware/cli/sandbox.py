@@ -64,11 +64,7 @@ def sandbox(*, port: int, host: str, expose: bool, username: str | None, passwor
 
 
 def load_server() -> ModuleType:
-    """Return the module of the server.
-
-    Raises:
-        Failure: the extra is not installed.
-    """
+    """Return the module of the server; fail if the extra is not installed."""
     return load_extra("butter_middleware.sandbox.server", "sandbox", "the sandbox", {"uvicorn", "h11"})
 
 

@@ -8,14 +8,14 @@ import anyio
 import click
 
 from butter_middleware import config
+from butter_middleware.butter import Butter
 from butter_middleware.cli.check import ask, refusal
 from butter_middleware.cli.failure import ExitCode
 from butter_middleware.cli.options import app_option, command, listening, load, refuse_dry_run
 from butter_middleware.cli.output import Output
-from butter_middleware.delivery.clients import Client
+from butter_middleware.client_ip import direct
 from butter_middleware.models.answer import AnswerKind
 from butter_middleware.models.checkout import Checkout, Record
-from butter_middleware.pipeline import components
 
 
 @command("trigger", ok="the record was accepted", attention="it was not accepted, which it explains, or you said no")
@@ -35,13 +35,11 @@ def trigger(output: Output, *, app: str | None, yes: bool) -> ExitCode:
     output = Output(output.as_json, reveal=True)  # the record is of no person
     if app is None:
         with listening([]):  # the text says where it goes
-            url = config.base_url(None)
-        client: Client = components.client(url)()
-        environment = config.environment(None)
+            butter = Butter(client_ip=direct())
     else:
         butter = load(app)
         refuse_dry_run(butter, app)
-        client, environment, url = butter.client(), butter.environment, butter.base_url
+    client, environment, url = butter.client(), butter.environment, butter.base_url
     host = config.host(url)
     place = f"the sandbox at {url}" if config.is_sandbox(url) else f"Butter {environment} ({host})"
     if environment == "production" and not config.is_sandbox(url) and not yes:
