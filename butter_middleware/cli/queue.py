@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Final, cast
 
@@ -14,7 +14,7 @@ from butter_middleware.cli.options import ENTRY, C, command, default_option, out
 from butter_middleware.cli.output import Output, Row
 from butter_middleware.cli.text import counted, moment
 from butter_middleware.errors import ExtractionError
-from butter_middleware.models.content_encoding import decode
+from butter_middleware.models.content_encoding import coding_of, decode
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox.sqlite import listing
 from butter_middleware.outbox.sqlite.existing import existing
@@ -204,30 +204,29 @@ def _details(db: Any, state: Waiting, number: int, *, reveal: bool) -> dict[str,
 
 def _described(capture: Capture, *, reveal: bool) -> dict[str, Any]:
     """Say what a capture holds; without `reveal` its shape only, since a shopper's name looks like any other text."""
-    response, request = dict(capture.response_headers), dict(capture.headers)
     query = capture.query_string.decode("latin-1")
     fields: dict[str, Any] = {
         "request": f"{capture.method} {capture.path}",
         "query": query if reveal else ("(hidden)" if query else ""),
         "status": capture.status_code,
-        "content_type": response.get(b"content-type", b"").decode("latin-1"),
-        "content_encoding": response.get(b"content-encoding", b"").decode("latin-1"),
+        "content_type": dict(capture.response_headers).get(b"content-type", b"").decode("latin-1"),
+        "content_encoding": coding_of(capture.response_headers),
         "annotations": dict(capture.annotations) if reveal else shape(dict(capture.annotations)),
     }
     if reveal:
         fields["client"] = capture.client
         fields["headers"] = [f"{name.decode('latin-1')}: {value.decode('latin-1')}" for name, value in capture.headers]
-    fields["body"] = _body(capture.body, response, reveal=reveal)
+    fields["body"] = _body(capture.body, coding_of(capture.response_headers), reveal=reveal)
     if capture.request_body is not None:
-        fields["request_body"] = _body(capture.request_body, request, reveal=reveal)
+        fields["request_body"] = _body(capture.request_body, coding_of(capture.headers), reveal=reveal)
     if not reveal:
         fields["hidden"] = "Values are hidden, since they may be personal data: --reveal shows them."
     return fields
 
 
-def _body(body: bytes, headers: Mapping[bytes, bytes], *, reveal: bool) -> object:
+def _body(body: bytes, coding: str, *, reveal: bool) -> object:
     try:
-        plain = decode(body, headers.get(b"content-encoding", b"").decode("latin-1"), 1 << 26)
+        plain = decode(body, coding, 1 << 26)
     except ExtractionError as error:
         return f"({len(body)} bytes that cannot be decoded: {error})"
     try:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any, Final
 
+from butter_middleware._utils.asgi import RawHeaders
 from butter_middleware.errors import ExtractionError
 
 MAX_CODINGS: Final = 3
@@ -17,6 +18,11 @@ ZSTD_WINDOW_LOG: Final = 23
 _ZSTANDARD_STEP: Final = 64
 """A block of four bytes may become 128 KiB, and `zstandard` has no bound: so few bytes at once become 2 MiB at most."""
 _EARLY: Final = "the compressed data ends early"
+
+
+def coding_of(headers: RawHeaders) -> str:
+    """Return the Content-Encoding of headers, in which it may have several lines: each compressing layer adds one."""
+    return ", ".join(value.decode("latin-1") for name, value in headers if name.lower() == b"content-encoding")
 
 
 def decode(body: bytes, content_encoding: str, limit: int) -> bytes:

@@ -21,7 +21,7 @@ from butter_middleware._utils.asgi import (
 )
 from butter_middleware.errors import ExtractionError
 from butter_middleware.models.checkout import Checkout
-from butter_middleware.models.content_encoding import decode
+from butter_middleware.models.content_encoding import coding_of, decode
 
 CREDENTIAL_HEADERS: Final = frozenset({b"cookie", b"authorization", b"proxy-authorization", b"set-cookie"})
 """Never captured: no extractor needs them, and a capture may wait on disk."""
@@ -232,7 +232,7 @@ class CheckoutResponse:
         if declared.isascii() and declared.isdigit() and len(self._raw) < int(declared):
             msg = "the response's body ends before its Content-Length"
             raise ExtractionError(msg)
-        return decode(self._raw, self._described_by.get("content-encoding", ""), self._max_body_bytes)
+        return decode(self._raw, coding_of(self._described_by.raw), self._max_body_bytes)
 
     def json(self) -> Any:  # noqa: ANN401 - JSON is any type
         """Return the body parsed as JSON, the same object on each call.

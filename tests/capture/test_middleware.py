@@ -1,6 +1,7 @@
 """What each ASGI message gets, row by row: the tee observes, and alters nothing."""
 
 import contextlib
+import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -439,6 +440,15 @@ async def test_an_encoded_body_is_decoded(butter: Butter, fake: FakeButter, enco
     packer = packers.get(encoding)
     content = PAID_BODY if packer is None else packer.compress(PAID_BODY) + packer.flush()
     headers = [*JSON, (b"content-encoding", encoding.encode())]
+    await drive(ButterMiddleware(sends(start(headers=headers), body(content)), butter), http_scope())
+    await settled(butter)
+    assert invoices(fake) == ["in_1"]
+
+
+async def test_each_line_names_a_coding(butter: Butter, fake: FakeButter) -> None:
+    """Two middlewares that compress may each add a line of their own: RFC 9110, section 5.3, joins them."""
+    content = gzip.compress(zlib.compress(PAID_BODY))
+    headers = [*JSON, (b"content-encoding", b"deflate"), (b"Content-Encoding", b"gzip")]
     await drive(ButterMiddleware(sends(start(headers=headers), body(content)), butter), http_scope())
     await settled(butter)
     assert invoices(fake) == ["in_1"]
