@@ -156,6 +156,8 @@ class Found(NamedTuple):
     """Why it is not paid, or empty."""
     lists: int = 0
     """How many lists it is in. Lists may contain payments of other checkouts."""
+    around: tuple[Object, ...] = ()
+    """The objects that it is in, the innermost first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +172,9 @@ class Preset(Explaining):
     prepare: Callable[[Object], Object] | None = None
     """Changes each object first, such as what a framework makes of the SDK's own ones."""
     test: str = ""
-    """True of an object, or of a whole body, of the PSP's test mode."""
+    """True of an object of the PSP's test mode, or of one around it."""
     live: str = ""
-    """True of an object of its live mode, whatever the body around it says."""
+    """True of an object of its live mode, whatever is said around it."""
     own: frozenset[str] = field(init=False, repr=False)
     """Keys as the table spells them."""
 
@@ -203,8 +205,10 @@ class Preset(Explaining):
         # Separate from the fields: only a route with address_from_body may take it for the shopper's address.
         addresses = tuple(record.pop(ADDRESS, "") for record in records)
         nodes = [one.node for one in paid]
-        around = () if any(holds(self.live, node) for node in nodes) else (normal.normal(body),)
-        test_mode = any(holds(self.test, node) for node in (*nodes, *around))
+        if not any(holds(self.live, node) for node in nodes):
+            nodes += [node for one in paid for node in one.around]
+            nodes += [] if self.at is None else [cast("Object", normal.normal(body))]
+        test_mode = any(holds(self.test, node) for node in nodes)
         return Payments(tuple(records), test_mode=test_mode, addresses=addresses)
 
     def explain(self, response: CheckoutResponse) -> Explanation:
@@ -297,7 +301,7 @@ class Preset(Explaining):
             for found in self._find(self._child(node, name), name, node, budget):
                 nothing = False
                 promised = promised or holds(found.shape.promise, found.node)
-                yield found
+                yield found._replace(around=(*found.around, node))
         if (nothing and holds(STEP.when, node)) or (promised and holds(STEP.pending, node)):
             yield Found(STEP, node, NEVER)
 

@@ -232,6 +232,7 @@ def test_what_is_not_recognised_is_said_once(
     assert EMAIL not in line
 
 
+AUTHORISED = {"eventCode": "AUTHORISATION", "success": "true", "pspReference": "P1", "merchantReference": "7"}
 TESTS: list[tuple[str, Any]] = [
     ("stripe", SESSION | {"livemode": False}),
     ("stripe", {"id": "cs_test_a1B2", "status": "complete", "payment_status": "paid", "payment_intent": "pi_3Pq"}),
@@ -244,6 +245,24 @@ TESTS: list[tuple[str, Any]] = [
         },
     ),
     ("worldpay", {"orderCode": "O1", "paymentStatus": "SUCCESS", "environment": "TEST"}),
+    # What is around the payment says it, at any level.
+    ("stripe", {"data": {"livemode": False, "payment_intent": {**INTENT, "receipt_email": EMAIL}}}),
+    (
+        "adyen",
+        {"ok": True, "payload": {"live": "false", "notificationItems": [{"NotificationRequestItem": AUTHORISED}]}},
+    ),
+    (
+        "worldpay",
+        {
+            "data": {
+                "payment": {"outcome": "authorized", "transactionReference": "R1"},
+                "_links": {"self": {"href": "https://try.access.worldpay.com/payments/1"}},
+            }
+        },
+    ),
+    # So does an object that is expanded in it. JSON that was made again from text has text.
+    ("stripe", {**INTENT, "customer": {"id": "cus_1", "object": "customer", "livemode": False}}),
+    ("stripe", SESSION | {"livemode": "False"}),
 ]
 
 

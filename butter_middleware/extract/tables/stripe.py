@@ -284,9 +284,10 @@ def stripe(*, at: str | None = None) -> Preset:
     Raises:
         ConfigurationError: `at` is not a JMESPath expression.
     """
-    # A shop may leave out `livemode`. The ID of a session says it too.
-    test = "livemode == `false` || like(id, 'cs_test_.+')"
-    return Preset("stripe", SHAPES, at, prepare=_plain, test=test, live="livemode == `true`")
+    # A shop may leave out `livemode`. The ID of a session says it too, and so does an expanded object.
+    expanded = "!says(livemode, 'true') && contains(*.livemode || `[]`, `false`)"
+    test = f"says(livemode, 'false') || like(id, 'cs_test_.+') || ({expanded})"
+    return Preset("stripe", SHAPES, at, prepare=_plain, test=test, live="says(livemode, 'true')")
 
 
 def _plain(fields: dict[str, object]) -> dict[str, object]:
