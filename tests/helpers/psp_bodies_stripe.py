@@ -434,6 +434,10 @@ UNPAID: list[Body] = group(
         ("invoice without status", without(INVOICE, "status")),
         ("invoice of nothing", INVOICE | {"amount_due": 0, "amount_paid": 0, "total": 0}),
         ("invoice paid out of band", INVOICE | {"paid_out_of_band": True}),
+        (
+            "subscription, invoice paid out of band",
+            SUBSCRIPTION | {"latest_invoice": INVOICE | {"paid_out_of_band": True}},
+        ),
         ("invoice, credited after it was paid", INVOICE | {"post_payment_credit_notes_amount": INVOICE["total"]}),
         ("invoice, its charge refunded", INVOICE | {"charge": REFUNDED}),
         ("invoice, its intent's charge refunded", INVOICE | {"payment_intent": INTENT | {"latest_charge": REFUNDED}}),

@@ -61,9 +61,12 @@ def _refunded(intent: str = "") -> str:
 
 
 def _returned(invoice: str = "") -> str:
-    """Return whether all that an invoice was paid by, as far as it is expanded, was refunded, or credited whole."""
+    """Return whether an invoice was not paid through Stripe, or all that it was paid by was refunded or credited.
+
+    Of charges, only those count that are expanded.
+    """
     return (
-        f"{invoice}charge.refunded || {_refunded(f'{invoice}payment_intent.')} || "
+        f"{invoice}paid_out_of_band || {invoice}charge.refunded || {_refunded(f'{invoice}payment_intent.')} || "
         f"({_done(f'{invoice}payments.data', 'paid')} && !({_parts(invoice)})) || "
         f"({invoice}post_payment_credit_notes_amount && {invoice}post_payment_credit_notes_amount == {invoice}total)"
     )
@@ -167,8 +170,8 @@ SHAPES: Final = (
             "lines))))"
         ),
         paid={"status || (says(paid, 'true') && 'paid')": ("paid",)},  # the oldest versions have no status
-        # Nothing was due, as of a trial; or the money came in another way than through Stripe.
-        unpaid=f"zero(amount_paid) || zero(total) || paid_out_of_band || {_returned()}",
+        # Nothing was due, as of a trial; or the money came in another way than through Stripe, or went back.
+        unpaid=f"zero(amount_paid) || zero(total) || {_returned()}",
         fields={
             "customer_email": "customer_email || customer.email || charge.billing_details.email",
             "customer_id": _CUSTOMER,
