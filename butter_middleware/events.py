@@ -137,7 +137,10 @@ class CoverageFell(_Told):
 
 
 class RouteFellSilent(_Told):
-    """A route gave records before, and none for a day; or it saw no request (`unmatched`), or no success (`status`)."""
+    """A route gave records before, and none for a day; or it never gave one.
+
+    Why it never gave one: it saw no request (`unmatched`), no success (`status`), or no paid checkout (`no_checkout`).
+    """
 
     name = "silent"
 

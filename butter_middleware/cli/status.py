@@ -27,7 +27,12 @@ from butter_middleware.telemetry.counters import Tally
 from butter_middleware.telemetry.coverage import Coverage
 
 COLUMNS: Final = {"what": "State", "count": "Number", "note": ""}
-_COMMANDS: Final = {"dead": "See `dead list`.", "parked": "See `parked list`.", "hold": "Then `resume` probes at once."}
+_COMMANDS: Final = {
+    "dead": "See `dead list`.",
+    "parked": "See `parked list`.",
+    "hold": "To send a probe at once, run `resume`.",
+    "no_deliverer": "Without delivery='external', start the app: it delivers.",
+}
 
 
 @command(
@@ -49,7 +54,8 @@ def status(output: Output, *, path: str, watch: bool, every: float) -> ExitCode:
     parked     captures that wait for a fixed extractor: `parked list`
     dead       records that Butter will not accept: `dead list`
     covered    checkouts that became records, since the file was created
-    lost       captures and records that are lost, since the file was created
+    skipped    responses that became no record and are not kept, since then
+    lost       captures and records that are lost, since then
     """  # noqa: D301 - click's mark
     if watch:
         _watch(output, path, every)
@@ -132,7 +138,7 @@ def _watch(output: Output, path: str, every: float) -> None:
 
 def _rows(view: Snapshot, host: HostCounts, now: float) -> list[Row]:
     counts, total = view.counts, Tally(host.total)
-    coverage, lost = Coverage.of(total), total.by_reason("lost")
+    coverage, lost, skipped = Coverage.of(total), total.by_reason("lost"), total.by_reason("skipped")
     captured = _ago("the oldest", view.oldest_captured_at, now)
     if view.unread:
         captured = f"{view.unread} of them no process reads now: start the app, or `deliver --app ...`"
@@ -153,6 +159,7 @@ def _rows(view: Snapshot, host: HostCounts, now: float) -> list[Row]:
         ("dead", counts.dead, _reasons(view.dead)),
         ("delivered", counts.delivered, _ago("the last one", counts.last_delivered_at, now)),
         ("covered", coverage.covered, "" if coverage.ratio is None else str(coverage)),
+        ("skipped", sum(skipped.values()), _reasons(skipped)),
         ("lost", sum(lost.values()), _reasons(lost)),
         ("delivery", state, delivery),
     ]

@@ -102,7 +102,7 @@ def _delivery(signs: HealthInput) -> Iterator[Reason]:
         yield Reason(
             "hold",
             f"nothing is sent, since Butter answered {hold or 'so'}",
-            "401: correct the credentials or the environment. Otherwise check base_url, proxies and the account. "
+            "For 401, correct the credentials or the environment. Otherwise check base_url, proxies and the account. "
             "Sending then continues by itself.",
         )
     elif signs.ill_for > OUTAGE_SECONDS:

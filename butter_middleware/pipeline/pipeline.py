@@ -622,7 +622,10 @@ class _NotStartedError(ButterError):
 
 
 _REMEDIES: Final = {
-    Skip.NOT_JSON: "the response is not JSON, so the extractor was not called. Leave extract out and annotate instead.",
+    Skip.NOT_JSON: (
+        "the response is not JSON, so the extractor was not called. If it is JSON, answer with Content-Type: "
+        "application/json. Otherwise leave extract out and annotate instead."
+    ),
     Skip.TOO_LARGE: "the response is longer than max_body_bytes and was not captured. Raise max_body_bytes.",
     Skip.UNCAPTURABLE: "the response is a file sent by the server, whose body cannot be read. Annotate instead.",
 }

@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from butter_middleware.capture.routes import CheckoutRoute
-from butter_middleware.extract.explanation import NOTHING_TRIED, told
+from butter_middleware.extract.explanation import NOTHING_TRIED, Field, told
 from butter_middleware.models.checkout import EVIDENCE_IDS, Checkout
 from butter_middleware.models.http import CheckoutResponse
 from butter_middleware.models.reasons import ParkReason
@@ -30,21 +30,24 @@ _KINDS: Final = {
     "nul": "holds a NUL character, which no database keeps",
 }
 """Pydantic's codes, and those of `Checkout`, in words."""
-_NAME: Final = re.compile(r"[a-z_]{1,40}")
+_NAME: Final = re.compile(r"[A-Za-z_]{1,40}")
+_LONGEST_TOLD: Final = 60
+"""Characters of an expression in a log line: `explain` shows longer ones too."""
 
 
 def invalid(
     route: CheckoutRoute, response: CheckoutResponse, fields: Mapping[str, Any], error: ValidationError
 ) -> Parked:
     """Say what a record lacks, and what the extractor tried."""
+    wrong = wrong_fields(error)
     if not any(name in fields for name in EVIDENCE_IDS):
+        known = _unknown(wrong) or _tried(route, response, *EVIDENCE_IDS[:4])
         detail = (
-            f"no ID for {route}: {_tried(route, response, *EVIDENCE_IDS[:4])}neither the extractor nor annotate() gave "
-            f"one of {', '.join(EVIDENCE_IDS[:4])}. Fix: annotate what the endpoint knows, or fix the expressions. If "
-            "this response is not a paid checkout, say so with when=."
+            f"no ID for {route}: {known}neither the extractor nor annotate() gave one of "
+            f"{', '.join(EVIDENCE_IDS[:4])}. Fix: annotate what the endpoint knows, or fix the expressions. If this "
+            "response is not a paid checkout, say so with when=."
         )
         return Parked(ParkReason.INVALID, detail)
-    wrong = wrong_fields(error)
     if wrong == {"customer_email": "missing"}:
         detail = (
             f"no customer e-mail for {route}: {_tried(route, response, 'customer_email')}nothing was annotated. "
@@ -66,7 +69,9 @@ def misrecorded(route: CheckoutRoute, fields: Mapping[str, Any], error: Validati
         )
         return Parked(ParkReason.INVALID, detail)
     if not any(name in fields for name in EVIDENCE_IDS):
-        return Parked(ParkReason.INVALID, f"{where}: no ID. Fix: pass one of {', '.join(EVIDENCE_IDS[:4])}.")
+        return Parked(
+            ParkReason.INVALID, f"{where}: {_unknown(wrong)}no ID. Fix: pass one of {', '.join(EVIDENCE_IDS[:4])}."
+        )
     if wrong == {"customer_email": "missing"}:
         return Parked(ParkReason.NO_EMAIL, f"{where}: no customer e-mail. Fix: pass customer_email=... to it.")
     return Parked(ParkReason.INVALID, f"{where}: not what Butter accepts: {listed(wrong)}")
@@ -88,8 +93,15 @@ def in_words(place: str, kind: str) -> str:
         return _KINDS.get(kind, "not a value that it may have")
     from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only
 
-    near = get_close_matches(place, Checkout.model_fields, 1)
+    known = list(Checkout.model_fields)
+    near = [name for name in known if name.endswith(f"_{place}")] or get_close_matches(place, known, 1)
     return f"no such field; did you mean {near[0]}?" if near else "no such field"
+
+
+def _unknown(wrong: Mapping[str, str]) -> str:
+    """Say which fields were given that a checkout does not have: an ID may be under such a name."""
+    unknown = {place: kind for place, kind in wrong.items() if kind == "extra_forbidden"}
+    return f"{listed(unknown)}; " if unknown else ""
 
 
 def _tried(route: CheckoutRoute, response: CheckoutResponse, *names: str) -> str:
@@ -99,9 +111,16 @@ def _tried(route: CheckoutRoute, response: CheckoutResponse, *names: str) -> str
     explanation = told(response, route.extract)
     if not explanation.fields:
         return "the extractor gave none; "
-    tried = [explanation[name].tried for name in names if explanation[name].given_by is None]
+    tried = [_shortened(explanation[name]) for name in names if explanation[name].given_by is None]
     several = [text for text in tried if text != NOTHING_TRIED]
     return f"{explanation.extractor} {'; '.join(several or [NOTHING_TRIED])}; "
+
+
+def _shortened(field: Field) -> str:
+    """Say what was tried for a field. Long expressions are only counted if there are short ones."""
+    short = tuple(attempt for attempt in field.attempts if len(attempt.expression) <= _LONGEST_TOLD)
+    others = len(field.attempts) - len(short)
+    return f"{Field(field.name, short).tried}, and {others} longer" if short and others else field.tried
 
 
 def _place(location: tuple[int | str, ...]) -> str:

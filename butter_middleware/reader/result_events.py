@@ -11,7 +11,7 @@ from butter_middleware.reader.reader import ReadResult
 def events_of(route: str, result: ReadResult) -> Iterator[Event]:
     """Give the events that tell what became of a capture, and of each record that it gave."""
     for field in result.conflicts:
-        said = f"annotate() gave another {field} than the extractor, whose value is used. Remove one of the two."
+        said = f"{route}: annotate() gave another {field} than the extractor, whose value is used. Remove one of them."
         yield Conflicting(route=route, reason=field, message=said)
     if result.parked is not None:
         reason = result.skipped or result.parked.reason

@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from butter_middleware.events import CoverageFell, RouteFellSilent
-from butter_middleware.models.reasons import missed
+from butter_middleware.models.reasons import Skip, missed
 from butter_middleware.telemetry.counters import Tally
 from butter_middleware.telemetry.dispatcher import EventDispatcher
 
 HOUR: Final = 3600.0
 SILENT_SECONDS: Final = 86400.0
+_SILENT: Final = (Skip.NOT_A_CHECKOUT, Skip.GATED, Skip.NOT_PAID)
 BUSY: Final = 10
 """Records after which a route's silence is noticed."""
+MANY: Final = 50
+"""Responses that were no paid checkout, after which it is said that a route never gave a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class Watch:
         for route in self._names:
             unsuccessful = total.counts.get(("skipped", route, "status"), 0)
             if route in captured:
+                self._look_for_checkouts(route, total)
                 continue
             if unsuccessful >= BUSY:  # a form's answer is often a redirect
                 message = (
@@ -113,6 +117,19 @@ class Watch:
                     "its path or its methods= are not those of the app: a prefix or a trailing slash counts."
                 )
                 self._tell_once(route, "unmatched", message)
+
+    def _look_for_checkouts(self, route: str, total: Tally) -> None:
+        """Nothing was said of these responses one by one: each of them may be right, and all of them hardly."""
+        found = {reason: total.counts.get(("skipped", route, reason), 0) for reason in _SILENT}
+        count = sum(found.values())
+        if count < MANY or total.by_route("covered").get(route):
+            return
+        why = ", ".join(f"{reason} {times}" for reason, times in found.items() if times)
+        message = (
+            f"{route} has given no record: {count} responses were not paid checkouts ({why}). If it serves checkouts, "
+            "correct its extract= or when=: `butter-middleware explain` shows what they find in a response."
+        )
+        self._tell_once(route, "no_checkout", message)
 
     def _tell_once(self, route: str, reason: str, message: str) -> None:
         if (route, reason) not in self._told:

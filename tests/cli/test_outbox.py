@@ -27,7 +27,7 @@ from butter_middleware.cli.queue import shape
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.partial import Part
 from butter_middleware.models.reasons import ParkReason
-from butter_middleware.outbox import Parked, Settled, Settlement, SQLiteStore, Waiting
+from butter_middleware.outbox import Count, Parked, Settled, Settlement, SQLiteStore, Waiting
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.schema import connect
 
@@ -105,6 +105,7 @@ def filled(store: SQLiteStore) -> None:
 def test_status_counts_what_lies_in_the_file(store: SQLiteStore, run: Callable[..., Result]) -> None:
     """Each state with its number; nobody delivers, nobody reads what was captured: both are said."""
     filled(store)
+    store.count([Count("skipped", "POST /pay", "not_paid", 3)])
     closed(store)
     found = standing(run("status", "--json"))
     names = ("captured", "unread", "parts", "pending", "parked", "dead", "delivered", "hold", "delivers", "readers")
@@ -114,6 +115,7 @@ def test_status_counts_what_lies_in_the_file(store: SQLiteStore, run: Callable[.
     text = run("status").stdout
     assert "1 of them no process reads now" in text
     assert "no process delivers now" in text
+    assert "not_paid: 3" in text
 
 
 def test_status_tells_of_the_app_that_runs(store: SQLiteStore, beside: Callable[..., tuple[int, str, str]]) -> None:

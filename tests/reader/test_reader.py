@@ -33,6 +33,7 @@ from butter_middleware.testing import FakeButter
 Fields = dict[str, Any]
 GOOD: Fields = {"customer_email": "a@example.com", "invoice_id": "in_1"}
 SECRET = "shopper-secret@example.com"
+PAID_INTENT = b'{"object": "payment_intent", "id": "pi_1", "status": "succeeded", "latest_charge": "ch_1"}'
 
 
 def read(butter: Butter, content: bytes = b"{}", **scope: Any) -> None:
@@ -136,6 +137,18 @@ def fails_late(_response: CheckoutResponse) -> Iterator[Fields]:
         (lambda _r: {"invoice_id": "in_1"}, b"{}", "no_email", r"call annotate\(request, customer_email=\.\.\.\)"),
         (lambda _r: GOOD | {"customer_email": "nobody"}, b"{}", "invalid", r"customer_email \(not an e-mail address\)"),
         (lambda _r: {"customer_email": SECRET}, b"{}", "invalid", "no ID .* neither the extractor nor"),
+        (
+            lambda _r: {"email": "a@example.com", "paymentIntentId": "pi_1"},
+            b"{}",
+            "invalid",
+            r"email \(no such field; did you mean customer_email\?\), paymentIntentId \(no such field\); neither",
+        ),
+        (
+            extract.stripe(),
+            PAID_INTENT,
+            "no_email",
+            r"email, all absent, and 2 longer; nothing",
+        ),
         (lambda _r: GOOD | {SECRET: 1}, b"{}", "invalid", r"a field \(no such field\)"),
         (lambda _r: GOOD | {"psp": SECRET}, b"{}", "invalid", r"psp \(not one of Butter's PSPs\)"),
         (extract.json(invoice_id="id"), b"{}", "invalid", r"fix the expressions.*when="),

@@ -180,6 +180,24 @@ def test_a_route_that_never_answers_with_a_success_is_said_once() -> None:
     assert "call annotate()" in event.message
 
 
+@pytest.mark.parametrize("reason", [Skip.NOT_A_CHECKOUT, Skip.GATED, Skip.NOT_PAID])
+def test_a_route_that_never_finds_a_checkout_is_said_once(reason: Skip) -> None:
+    """Fifty responses, none a paid checkout: no line was logged of any. Of a route that gave a record, nothing."""
+    told = Told(0.9, "POST /none", "POST /pay")
+    told.count(covered=1)
+    for route in ("POST /none", "POST /pay"):
+        told.dispatcher.emit(events.Captured(route=route, times=50))
+        told.dispatcher.emit(events.Skipped(route=route, reason=reason, times=49))
+    assert told.pass_by(HOUR) == []
+    for route in ("POST /none", "POST /pay"):
+        told.dispatcher.emit(events.Skipped(route=route, reason=reason))
+    (event,) = told.pass_by(12 * HOUR)
+    assert isinstance(event, RouteFellSilent)
+    assert (event.route, event.reason) == ("POST /none", "no_checkout")
+    assert f"50 responses were not paid checkouts ({reason} 50)" in event.message
+    assert "correct its extract= or when=" in event.message
+
+
 def test_the_pipeline_names_its_routes(make_butter: Callable[..., Butter]) -> None:
     """The process that leads watches the routes of its `Butter`."""
     clock, heard = Clock(), list[Event]()
