@@ -3,13 +3,14 @@
 import errno
 import shlex
 import socket
+from threading import Event
 from types import ModuleType
 from typing import Final
 
 import click
 
 from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
-from butter_middleware.cli.options import default_option, load_extra
+from butter_middleware.cli.options import default_option, load_extra, stop_signals
 from butter_middleware.config import is_loopback
 
 PORT: Final = 8025
@@ -59,7 +60,11 @@ def sandbox(*, port: int, host: str, expose: bool, username: str | None, passwor
         raise Failure(msg) from error
     names = () if is_loopback(host) else (host, socket.gethostname())
     app = Sandbox(username=username, password=password, keep=keep, exposed=not is_loopback(host), names=names)
-    server.serve(app, listener, lambda: _introduce(listener, host, username))
+    stop = Event()
+    with stop_signals(stop.set), server.serving(app, listener):
+        _introduce(listener, host, username)
+        while not stop.wait(1.0):  # Windows hears no signal meanwhile
+            pass
     click.echo(f"\nStopped. Arrived: {app.inbox.arrived}.")
 
 

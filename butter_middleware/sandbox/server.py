@@ -1,10 +1,9 @@
 """The sandbox under uvicorn. The only module that knows a server."""
 
 import asyncio
-import signal
 import socket
 import struct
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from threading import Thread
 from typing import Any, Final
@@ -103,13 +102,3 @@ def serving(app: ASGIApp, listener: socket.socket) -> Generator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
-
-
-def serve(sandbox: Sandbox, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM. `ready` is called when a signal ends it, and who connects is answered."""
-    server = _Server(sandbox)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn raises them again when it has ended. A sandbox that was told to stop has not failed.
-        signal.signal(number, server.handle_exit)
-    ready()  # what connects before it serves waits in the backlog
-    asyncio.run(server.serve(sockets=[listener]))
