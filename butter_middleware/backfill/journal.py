@@ -136,7 +136,7 @@ class Journal:
         """Note that a line of this run has a key."""
         self._db.execute(
             """INSERT INTO lines (key, number, run) VALUES (?, ?, ?)
-            ON CONFLICT DO UPDATE SET number = excluded.number, run = excluded.run""",
+            ON CONFLICT (key) DO UPDATE SET number = excluded.number, run = excluded.run""",
             (key, number, self.run),
         )
 

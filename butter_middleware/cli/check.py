@@ -45,7 +45,8 @@ from butter_middleware.pipeline.reporter import HostCounts, host_counts
 LEAST_FREE: Final = 256 * 1024**2
 WAL_RESET: Final = ((3, 7, 0), (3, 51, 2))
 """The versions of SQLite in which two that write or checkpoint at once can corrupt the log."""
-OLDEST_SQLITE: Final = (3, 8, 2)
+OLDEST_SQLITE: Final = (3, 24, 0)
+"""It has the upsert."""
 SECONDS: Final = 10.0
 """For each question."""
 SKEW_SECONDS: Final = 30.0
@@ -190,7 +191,7 @@ def read_by(route: CheckoutRoute) -> str:
 def _sqlite(version: tuple[int, int, int]) -> Finding:
     text = ".".join(map(str, version))
     if version < OLDEST_SQLITE:
-        return _failed("sqlite", f"SQLite {text} is too old", "Use a Python with SQLite 3.8.2 or newer.")
+        return _failed("sqlite", f"SQLite {text} is too old", "Use a Python with SQLite 3.24 or newer.")
     if WAL_RESET[0] <= version <= WAL_RESET[1]:
         why = (
             f"SQLite {text}. It has the WAL-reset bug (3.7.0 to 3.51.2): two processes that write at once can corrupt "

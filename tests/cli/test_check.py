@@ -296,7 +296,8 @@ def test_the_clocks_are_compared(theirs: float, state: Mark, said: str) -> None:
 @pytest.mark.parametrize(
     ("version", "state", "said"),
     [
-        ((3, 7, 17), Mark.FAILED, "too old"),
+        ((3, 23, 1), Mark.FAILED, "too old"),
+        ((3, 24, 0), Mark.OK, "The outbox's own lock prevents this"),
         ((3, 40, 1), Mark.OK, "The outbox's own lock prevents this"),
         ((3, 51, 2), Mark.OK, "WAL-reset bug (3.7.0 to 3.51.2)"),
         ((3, 51, 3), Mark.OK, "is fixed"),

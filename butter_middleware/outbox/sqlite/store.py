@@ -432,14 +432,15 @@ class SQLiteStore(Database):
 def _add_counts(connection: sqlite3.Connection, times: Mapping[HourKey, int]) -> None:
     """Add to the counts of each hour."""
     sql = """INSERT INTO counted VALUES (?, ?, ?, ?, ?)
-        ON CONFLICT DO UPDATE SET times = times + excluded.times"""
+        ON CONFLICT (hour, name, route, reason) DO UPDATE SET times = times + excluded.times"""
     connection.executemany(sql, [(*key, more) for key, more in times.items() if more])
 
 
 def _sum_up(connection: sqlite3.Connection, hour: int) -> None:
     """Keep of the hours before this one the sums only."""
     sql = """INSERT INTO counted SELECT 0, name, route, reason, sum(times) FROM counted WHERE hour BETWEEN 1 AND ?
-        GROUP BY 2, 3, 4 ON CONFLICT DO UPDATE SET times = times + excluded.times"""
+        GROUP BY 2, 3, 4
+        ON CONFLICT (hour, name, route, reason) DO UPDATE SET times = times + excluded.times"""
     connection.execute(sql, (hour - 1,))
     connection.execute("DELETE FROM counted WHERE hour BETWEEN 1 AND ?", (hour - 1,))
 
