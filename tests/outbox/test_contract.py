@@ -498,8 +498,8 @@ def test_a_token_proves_one_checkout_of_the_host(store: Store) -> None:
     """The capture that had it first, read again or loaded again, may use it; another checkout may not."""
     first, again, other = append(store, 1, 2, 3)
     assert not resolve(store, first, record(1), token="t").replayed
-    second = resolve(store, again, record(1), token="t")
-    assert (second.replayed, known(second.outcomes)) == (False, 1)
+    second = resolve(store, again, record(1), record(1), token="t")  # named twice, it is the same one
+    assert (second.replayed, known(second.outcomes)) == (False, 2)
     replayed = resolve(store, other, record(2), token="t", counts=[Count("covered")])
     assert (replayed.there, replayed.replayed, list(replayed.outcomes)) == (True, True, [])
     assert (counted(store), store.counted()) == ((1, 1, 0, 0, 0), {})

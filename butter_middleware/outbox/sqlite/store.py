@@ -244,7 +244,7 @@ class SQLiteStore(Database):
     def _redeem(self, connection: sqlite3.Connection, resolution: Resolution) -> bool:
         """Say whether a token may prove this checkout: no other one, of another capture, had it before."""
         part = () if resolution.part is None else (resolution.part,)
-        keys = " ".join(sorted(made.key for made in (*resolution.made, *part)))
+        keys = " ".join(sorted({made.key for made in (*resolution.made, *part)}))
         if not keys:
             return True
         row = (resolution.token, resolution.id, keys, self._clock())
