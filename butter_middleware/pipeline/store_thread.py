@@ -112,6 +112,8 @@ class StoreThread(Worker):
         self._watch_at = 0.0
         self._log_at = 0.0
         self._idle_since: float | None = None
+        self._suffered = False
+        """Whether a fault came, and not all that may meet one was tried since then."""
 
     # For other threads.
 
@@ -326,15 +328,12 @@ class StoreThread(Worker):
         more = any(reloaded) or shrinking or (growing and now >= self._full_until)
         if self._stop_at is None:
             more |= self.leader.look(now)
-        if now >= self._count_at:
+        if self._suffered or now >= self._count_at:
             self._count_at = now + COUNT_SECONDS
             self._count(self.participants)
         if busy and now >= self._log_at:
             self._log_at = now + LOG_SECONDS
             self.store.checkpoint(idle=False)
-        if not growing and not shrinking:  # last: a fault may have come with any of these
-            self.alerts.resolve("full")
-            self.alerts.resolve("fault")
         return busy or more, more
 
     def _grow(self, now: float) -> bool:
@@ -369,18 +368,19 @@ class StoreThread(Worker):
         now = time.monotonic()
         if self._idle_since is None:
             self._idle_since = now
-        elif now - self._idle_since >= IDLE_SECONDS:
+        if self._suffered or now - self._idle_since >= IDLE_SECONDS:
             self.store.checkpoint(idle=True)
             self._idle_since = float("inf")
-        if now >= self._watch_at:
+        if self._suffered or now >= self._watch_at:
             self._watch_at = now + WATCH_SECONDS
             for participant in self.participants:
                 participant.look()
-        if now >= self._prune_at:
-            self._prune_at = now + PRUNE_SECONDS
-            if self._prune():
-                self._prune_at = 0.0
-                return
+        if self._suffered or now >= self._prune_at:
+            self._prune_at = 0.0 if self._prune() else now + PRUNE_SECONDS
+        self._suffered = False
+        if not self._intake and not self._additions:  # last: a fault may have come with any of these
+            self.alerts.resolve("full")
+            self.alerts.resolve("fault")
         until = min(self.leader.look_at, self._prune_at, self._watch_at, self._shrink_at)
         if self._full_until > now and (self._intake or self._additions or self._readings):
             until = min(until, self._full_until)
@@ -571,7 +571,7 @@ class StoreThread(Worker):
         If this process cannot use the file at all, it releases the lead.
         """
         self._opened = False
-        self.leader.look_at = 0.0  # the next turn tries all of it again
+        self._suffered, self.leader.look_at = True, 0.0  # all of it is tried before the all-clear
         if isinstance(error, OutboxReplacedError):
             self._replaced = True
             return False

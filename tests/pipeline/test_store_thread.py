@@ -335,16 +335,39 @@ def test_a_fault_that_lasts_is_not_said_to_be_over(
     assert caplog.text.count("cannot be used (EIO)") == 1
 
 
-def test_a_fault_that_only_a_look_meets_is_not_said_to_be_over(
-    failing: tuple[Butter, FailingStore], waits: list[float], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("method", ["counts", "count", "prune", "checkpoint"])
+def test_a_fault_that_only_one_method_meets_is_not_said_to_be_over(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    waits: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
 ) -> None:
-    """While there is nothing to write."""
-    butter, store = failing
-    store.fault = errno.EIO
-    until(lambda: waits.count(5.0) >= 2, "many tries")
+    """Nor by others that work, with or without checkouts: it is tried before the all-clear."""
+    for seconds in ("PRUNE_SECONDS", "COUNT_SECONDS", "IDLE_SECONDS", "LOG_SECONDS"):
+        monkeypatch.setattr(store_thread, seconds, 0.05)
+    works, tries, fails = getattr(FailingStore, method), [0], threading.Event()
+
+    def fail(*given: object, **options: object) -> object:
+        if fails.is_set():
+            tries[0] += 1
+            raise OSError(errno.EIO, "")
+        return works(*given, **options)
+
+    monkeypatch.setattr(FailingStore, method, fail)
+    butter = make_butter(outbox=FailingOutbox())
+    butter.pipeline.start()
+    assert butter.flush()
+    fails.set()
+    for number in range(5):
+        buy(butter, number)
+        until(lambda: len(fake.records) == number + 1, "it is sent")  # noqa: B023 - it is called at once
+        tried = tries[0]
+        until(lambda: tries[0] > tried + 1, "two tries more")  # noqa: B023
     assert "works again" not in caplog.text
-    store.fault = None
-    until(lambda: not butter.status().faults, "the all-clear")
+    fails.clear()
+    until(lambda: "works again" in caplog.text, "the all-clear")
     assert caplog.text.count("cannot be used (EIO)") == 1
 
 
