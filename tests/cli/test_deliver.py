@@ -19,7 +19,7 @@ import pytest
 from asgi import body, drive, http_scope, sends, start
 from click.testing import CliRunner, Result
 from outboxes import append, lock_held, open_files, record, resolve
-from processes import HERE, Shop, free_port, numbered, until
+from processes import HERE, Shop, misbehaving, numbered, until
 from shops import CREDENTIALS, PAID
 from terminal import on_terminal
 
@@ -95,8 +95,8 @@ def arrived(fake: FakeButter) -> list[str]:
     return sorted(found["invoice_id"] for found in fake.records)
 
 
-def external(url: str, path: Path) -> Shop:
-    return Shop("uvicorn two workers", url, SHOP_OUTBOX=str(path), SHOP_DELIVERY="external")
+def external(url: str, path: Path, server: str = "uvicorn") -> Shop:
+    return Shop(server, url, SHOP_OUTBOX=str(path), SHOP_DELIVERY="external")
 
 
 def stored(path: Path) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def test_a_sidecar_reads_and_sends_what_living_processes_append(fake: FakeButter
     """Started before the shop it waits for the file; what the workers append arrives within seconds, each once."""
     with Sidecar(url, path) as sidecar:
         sidecar.says("is not there yet")
-        with external(url, path) as shop:
+        with external(url, path, "uvicorn two workers") as shop:
             for invoice in numbered(5):
                 assert shop.checkout(invoice)[0] == 200
             until(lambda: arrived(fake) == numbered(5), "five records")
@@ -290,7 +290,7 @@ def test_a_killed_sidecar_loses_nothing(fake: FakeButter, url: str, path: Path) 
     On its way are four, and the answers of four more while the last group of them is being written.
     """
     fake.delay = 0.05
-    kills, number = 6, 0
+    kills, number = 3, 0
     with external(url, path) as shop:
         for _kill in range(kills):
             with Sidecar(url, path) as sidecar:
@@ -590,9 +590,10 @@ def test_a_bad_extractor_parks_and_the_next_one_sends(fake: FakeButter, url: str
 def test_nobody_answers_and_the_sidecar_stays(path: Path) -> None:
     """A sidecar outlives an outage: it waits, and SIGTERM ends it all the same."""
     filled(path, 1)
-    with Sidecar(f"http://127.0.0.1:{free_port()}", path) as sidecar:
+    asked: list[socket.socket] = []
+    with misbehaving(asked.append) as nobody, Sidecar(nobody, path) as sidecar:
+        until(lambda: len(asked) > 1, "the ping at its start, and the record", 40)
         sidecar.says("Delivering from")
-        time.sleep(1)
         assert sidecar.process.poll() is None
         assert sidecar.end() == 0
     assert stored(path)["pending"] == 1
