@@ -3,7 +3,7 @@
 import logging
 import unittest
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from butter_middleware._utils import log_thread, overrides
@@ -15,17 +15,6 @@ _UNATTENDED: Final = (
     "unittest runs in this process: records stay in memory, nothing is sent, and no outbox is opened. To see the "
     "records, use butter_middleware.testing.ButterInboxMixin. To send them, set BUTTER_SEND_IN_TESTS=1."
 )
-
-
-@contextmanager
-def _begun(client_ip: str | None) -> Generator[InboxRuntime]:
-    runtime = InboxRuntime(client_ip=client_ip)
-    end = overrides.begin(runtime.build)
-    try:
-        yield runtime
-    finally:
-        end()
-        runtime.close()
 
 
 @contextmanager
@@ -41,10 +30,13 @@ def inbox(*, client_ip: str | None = overrides.SHOPPER) -> Generator[ButterInbox
     Raises:
         ParkedError: at the end, if a checkout became no record and the test did not look.
     """
-    with _begun(client_ip) as runtime:
+    runtime, end = _begin(client_ip)
+    try:
         yield runtime.inbox()
         if unseen := runtime.unseen():
             raise ParkedError(unseen)
+    finally:
+        end()
 
 
 if TYPE_CHECKING:
@@ -72,7 +64,18 @@ class ButterInboxMixin(_Case):
 
 def begin() -> Callable[[], None]:
     """Let nothing leave the process, without an inbox. The returned function ends this."""
-    begun = ExitStack()
-    begun.enter_context(_begun(overrides.SHOPPER))
+    _runtime, end = _begin(overrides.SHOPPER)
     log_thread.log(logging.WARNING, _UNATTENDED, event="tests")
-    return begun.close
+    return end
+
+
+def _begin(client_ip: str | None) -> tuple[InboxRuntime, Callable[[], None]]:
+    # A generator would do, but one that is left at the interpreter's end is closed when the modules are gone.
+    runtime = InboxRuntime(client_ip=client_ip)
+    end_overrides = overrides.begin(runtime.build)
+
+    def end() -> None:
+        end_overrides()
+        runtime.close()
+
+    return runtime, end

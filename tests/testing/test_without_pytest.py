@@ -115,6 +115,7 @@ def run(tmp_path: Path, connections: tuple[list[str], str]) -> Run:
             timeout=60,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        assert "Exception ignored" not in done.stderr  # as of a generator that is closed when its modules are gone
         return done
 
     return run
