@@ -1,9 +1,10 @@
 """Extraction through a response model that the shop already has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from json import detect_encoding
 from typing import TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError
 
 from butter_middleware import config
 from butter_middleware.errors import ConfigurationError, ExtractionError
@@ -29,12 +30,25 @@ def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Calla
 
     def extract(response: CheckoutResponse) -> Extracted:
         try:
-            parsed = model.model_validate_json(response.body)
+            # As `response.json()` does: pydantic reads no byte order mark.
+            parsed = model.model_validate_json(response.body.decode(detect_encoding(response.body)))
         except ValidationError as error:
             # Only the model's own names: deeper down, a key of the body could be personal data.
-            wrong = sorted({str(e["loc"][0]) for e in error.errors() if e["loc"] and e["loc"][0] in model.model_fields})
+            wrong = sorted({str(e["loc"][0]) for e in error.errors() if e["loc"]} & set(_names(model)))
             msg = f"the response does not fit {model.__name__}: see {', '.join(wrong) or 'the body'}"
+            raise ExtractionError(msg) from None
+        except UnicodeDecodeError:
+            msg = "the response's body is not JSON, or ends early"
             raise ExtractionError(msg) from None
         return function(parsed)
 
     return extract
+
+
+def _names(model: type[BaseModel]) -> Iterator[str]:
+    """Give the keys by which the model reads a body: the names of its fields, or their aliases."""
+    for name, info in model.model_fields.items():
+        yield name
+        alias = info.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
+        yield from (str(choice.path[0] if isinstance(choice, AliasPath) else choice) for choice in choices)

@@ -11,7 +11,7 @@ from uuid import UUID
 import anyio
 import pytest
 from asgi import JSON, body, drive, http_scope, sends, start
-from pydantic import BaseModel
+from pydantic import AliasChoices, AliasPath, BaseModel, Field
 from shops import SHOPPER
 
 from butter_middleware import (
@@ -392,6 +392,43 @@ def test_a_response_model_is_an_extractor(make_butter: Callable[..., Butter], fa
     assert fake.records[0]["invoice_id"] == "in_1"
     read(butter, b'{"invoice": "in_1"}')
     assert butter.status().skipped == {"parked:unreadable": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_response_model_reads_what_expressions_read(
+    make_butter: Callable[..., Butter], fake: FakeButter, encoding: str
+) -> None:
+    """With a byte order mark too, which some servers write, and of which a parser of JSON may take no notice."""
+    extractor = extract.model(Order, lambda order: {"invoice_id": order.invoice, "customer_email": order.email})
+    for given in (extractor, extract.json(invoice_id="invoice", customer_email="email")):
+        butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", given))
+        read(butter, '{"invoice": "in_1", "email": "a@example.com"}'.encode(encoding))
+    assert [record["invoice_id"] for record in fake.records] == ["in_1", "in_1"]
+    read(make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extractor)), b"\xff{")
+    assert len(fake.records) == 2
+
+
+class Spelled(BaseModel):
+    invoice: str = Field(alias="invoiceId")
+    email: str = Field(validation_alias=AliasChoices("eMail", AliasPath("customer", "email")))
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b'{"eMail": "a@example.com"}', "invoiceId"),
+        (b'{"invoiceId": "in_1"}', "eMail"),
+        (b'{"invoiceId": "in_1", "customer": {"email": 7}}', "customer"),
+        (b"[]", "the body"),
+    ],
+)
+def test_a_field_that_does_not_fit_a_model_is_named_as_the_body_has_it(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, content: bytes, names: str
+) -> None:
+    """A model with aliases is the usual one if the page's script wants camelCase."""
+    extractor = extract.model(Spelled, lambda order: {"invoice_id": order.invoice})
+    read(make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extractor)), content)
+    assert f"the response does not fit Spelled: see {names}." in caplog.text
 
 
 def test_a_json_body_may_be_anything(make_butter: Callable[..., Butter]) -> None:
