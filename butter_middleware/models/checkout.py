@@ -88,6 +88,15 @@ def as_text(value: object) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
 
 
+def given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are there. None and a string of white space mean absent."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if value is not None and not (isinstance(value, str) and not value.strip())
+    }
+
+
 Identifier = Annotated[str | None, BeforeValidator(_text)]
 
 

@@ -7,6 +7,7 @@ from butter_middleware.capture.routes import CheckoutRoute
 from butter_middleware.client_ip import Forwarded, Strategy
 from butter_middleware.client_ip.headers import peer_of
 from butter_middleware.extract.explanation import told
+from butter_middleware.models.checkout import given
 from butter_middleware.models.http import Capture, CheckoutResponse
 
 
@@ -19,7 +20,7 @@ def origins(
     strategy: Strategy,
 ) -> dict[str, str]:
     """Say for each of a record's `fields` what gave it; `result` is what the extractor did. Never raises."""
-    gave, noted = _set(result), _set(capture.annotations)
+    gave, noted = given(result), given(capture.annotations)
     extractor, expressions = "", dict[str, str]()
     if gave:
         explanation = told(response, route.extract)
@@ -38,10 +39,6 @@ def origins(
         return "the route's psp=" if name == "psp" else "the request's User-Agent"
 
     return {name: origin(name) for name in fields}
-
-
-def _set(fields: Mapping[str, Any]) -> set[str]:
-    return {name for name, value in fields.items() if value is not None and value != ""}
 
 
 def _address(capture: Capture, response: CheckoutResponse, strategy: Strategy) -> str:

@@ -14,7 +14,7 @@ from butter_middleware.client_ip import ClientIP, Reason, Strategy
 from butter_middleware.client_ip.address import Networks, in_body
 from butter_middleware.errors import ExtractionError
 from butter_middleware.ipv6.beacon import Beacon
-from butter_middleware.models.checkout import Checkout, Record, as_text, sources_text
+from butter_middleware.models.checkout import Checkout, Record, as_text, given, sources_text
 from butter_middleware.models.http import Capture, CheckoutResponse, view
 from butter_middleware.models.partial import SOURCE, Part
 from butter_middleware.models.payments import Payments
@@ -259,14 +259,14 @@ class Reader:
         # A server that calls has a name of its own, which is not the shopper's.
         agent = dict(capture.headers).get(b"user-agent", b"") if route.from_shopper else b""
         fields = (
-            _given(
+            given(
                 {
                     "psp": None if route is _UNROUTED else route.psp,
                     "user_agent": agent.decode("latin-1").replace("\0", ""),
                 }
             )
-            | _given(capture.annotations)
-            | _given(result)
+            | given(capture.annotations)
+            | given(result)
             | {"ipv4_address": ipv4}
         )
         if not route.address:
@@ -293,21 +293,17 @@ def _each(extracted: object) -> Iterator[Mapping[str, Any]]:
         raise ExtractionError(msg)
 
 
-def _verdict(given: object) -> bool:
-    if isawaitable(given):
+def _verdict(answer: object) -> bool:
+    if isawaitable(answer):
         msg = "when= returned an awaitable: make it a plain function"
         raise ExtractionError(msg)
-    return bool(given)
-
-
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None and value != ""}
+    return bool(answer)
 
 
 def _conflicts(annotations: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
-    given = _given(result) if annotations else {}
-    for name, value in _given(annotations).items():
-        if name in given and str(value).strip() != str(given[name]).strip():
+    found = given(result) if annotations else {}
+    for name, value in given(annotations).items():
+        if name in found and str(value).strip() != str(found[name]).strip():
             yield name
 
 

@@ -22,9 +22,11 @@ from butter_middleware import (
     CheckoutResponse,
     CheckoutRoute,
     SQLiteOutbox,
+    annotate,
     client_ip,
     extract,
 )
+from butter_middleware._utils.asgi import Receive, Scope, Send
 from butter_middleware.client_ip.address import NOWHERE
 from butter_middleware.models.http import Capture
 from butter_middleware.reader.reader import Reader
@@ -100,6 +102,24 @@ def test_the_view_is_whole(make_butter: Callable[..., Butter], fake: FakeButter)
 class Order(BaseModel):
     invoice: str
     email: str
+
+
+@pytest.mark.parametrize("blank", [None, "", " ", "\t\n"])
+def test_a_blank_field_is_absent(make_butter: Callable[..., Butter], fake: FakeButter, blank: str | None) -> None:
+    """What the extractor leaves blank, the endpoint gives. It is no conflict."""
+    route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _r: GOOD | {"customer_email": blank, "psp": blank})
+    butter = make_butter(route)
+    answer = sends(start(), body(b"{}"))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        annotate(scope, customer_email="ada@example.com", invoice_id=blank)
+        await answer(scope, receive, send)
+
+    anyio.run(drive, ButterMiddleware(app, butter), http_scope())
+    assert butter.flush()
+    (record,) = fake.records
+    assert (record["customer_email"], record["invoice_id"]) == ("ada@example.com", "in_1")
+    assert butter.status().conflicts == {}
 
 
 class Broken(Mapping[str, Any]):
