@@ -4,11 +4,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import anyio
-from procrastinate import App, exceptions
+from procrastinate import App
 from procrastinate.worker import Worker as Engine
 from psycopg import errors
 
@@ -191,21 +190,23 @@ async def _reap(app: App, names: Names, stalled: float) -> None:
     A worker counts as dead after `stalled` seconds without a heartbeat. A job that takes four times as long was
     forgotten by a worker that lives.
     """
-    dead = await app.job_manager.get_stalled_jobs(queue=names.queue, task_name=TASK, seconds_since_heartbeat=stalled)
     engine = quoted(names.engine)
-    forgotten: Any = (
-        f"SELECT id FROM {engine}.procrastinate_jobs AS job "
-        "WHERE status = 'doing' AND queue_name = %(queue)s AND task_name = %(task)s AND now() - "
-        f"make_interval(secs => %(longest)s) > (SELECT max(at) FROM {engine}.procrastinate_events "
-        "WHERE job_id = job.id AND type = 'started')"
+    # Another worker may bring a job back meanwhile. PostgreSQL then compares its row again: `attempts` has changed.
+    query: Any = (
+        f"UPDATE {engine}.procrastinate_jobs AS job SET attempts = job.attempts + 1, scheduled_at = now(), "
+        f"status = (CASE WHEN job.abort_requested THEN 'failed' ELSE 'todo' END)::{engine}.procrastinate_job_status "
+        f"FROM {engine}.procrastinate_jobs AS found LEFT JOIN {engine}.procrastinate_workers AS worker "
+        "ON worker.id = found.worker_id "
+        "WHERE job.id = found.id AND job.status = found.status AND job.attempts = found.attempts "
+        "AND found.status = 'doing' AND found.queue_name = %(queue)s AND found.task_name = %(task)s "
+        "AND (found.worker_id IS NULL OR worker.last_heartbeat < now() - make_interval(secs => %(stalled)s) "
+        "OR now() - make_interval(secs => %(longest)s) > "
+        f"(SELECT max(at) FROM {engine}.procrastinate_events WHERE job_id = found.id AND type = 'started')) "
+        "RETURNING job.id"
     )
-    rows = await app.connector.execute_query_all_async(forgotten, queue=names.queue, task=TASK, longest=4 * stalled)
-    jobs = {job.id for job in dead if job.id is not None} | {row["id"] for row in rows}
-    for job in jobs:
-        try:
-            await app.job_manager.retry_job_by_id_async(job, retry_at=datetime.now(UTC))
-        except exceptions.ConnectorException:
-            log.debug("butter: job %d was ended, or brought back, meanwhile", job)
+    jobs = await app.connector.execute_query_all_async(
+        query, queue=names.queue, task=TASK, stalled=stalled, longest=4 * stalled
+    )
     if jobs:
         log.warning("butter: brought back %d jobs that no live worker has", len(jobs))
 

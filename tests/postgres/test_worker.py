@@ -229,6 +229,44 @@ def test_a_job_that_nobody_works_on_is_brought_back(
     assert queued(database) == 0
 
 
+def test_a_job_that_a_person_aborted_is_not_brought_back(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """Its worker died before it saw that."""
+    enqueue(PostgresOutbox(database), record(1))
+    rows(database, "UPDATE butter.procrastinate_jobs SET status = 'doing', abort_requested = true")
+    work(
+        make_butter(),
+        database,
+        lambda: rows(database, "SELECT status::text FROM butter.procrastinate_jobs") == [("failed",)],
+    )
+    assert fake.records == []
+
+
+def test_a_job_that_another_worker_brought_back_meanwhile_is_left_to_it(
+    database: str, fake: FakeButter, make_butter: Shop
+) -> None:
+    """Both saw at the same moment that no live worker has it. It is on its way again, so it is not sent twice."""
+    enqueue(PostgresOutbox(database), record(1), record(2))
+    rows(database, "UPDATE butter.procrastinate_jobs SET status = 'doing'")
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+    async def main() -> None:
+        with psycopg.connect(database, options="-c search_path=public,butter") as other:
+            job = "UPDATE procrastinate_jobs SET status = %s, attempts = attempts + 1, worker_id = %s WHERE id = 1"
+            other.execute(job, ("todo", None))
+            worker = (
+                "INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() + interval '1 hour') RETURNING id"
+            )
+            other.execute(job.replace("+ 1", "+ 0"), ("doing", (other.execute(worker).fetchone() or [0])[0]))
+            async with working(make_butter(), database):
+                await wait_for(lambda: bool(rows(database, waiting)), "this one saw both, and waits for the other")
+                other.commit()
+                await wait_for(lambda: "in_2" in arrived(fake), "the other job")
+
+    run(main)
+    assert arrived(fake) == ["in_2"]
+    assert rows(database, "SELECT id, status::text FROM butter.procrastinate_jobs") == [(1, "doing")]
+
+
 def test_what_was_sent_and_not_written_down_is_not_sent_again(
     database: str, fake: FakeButter, make_butter: Shop
 ) -> None:
