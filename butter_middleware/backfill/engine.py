@@ -14,7 +14,7 @@ import anyio
 
 from butter_middleware._utils import daemons
 from butter_middleware.backfill.intake import MOST_NAMED, Intake, Totals, Waiting
-from butter_middleware.backfill.journal import Journal, Mark, State
+from butter_middleware.backfill.journal import Mark, State
 from butter_middleware.backfill.source import Line
 from butter_middleware.delivery.circuit_breaker import BreakerState
 from butter_middleware.delivery.clients import Client
@@ -78,7 +78,6 @@ class Engine:
     def __init__(
         self,
         intake: Intake,
-        journal: Journal,
         make_client: Callable[[], Client],
         *,
         concurrency: int,
@@ -87,7 +86,7 @@ class Engine:
     ) -> None:
         self._intake = intake
         self._totals = intake.totals
-        self._journal = journal
+        self._journal = intake.journal
         self._make_client = make_client
         self._concurrency = concurrency
         self._interval = 0.0 if rate is None else 1 / rate

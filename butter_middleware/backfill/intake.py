@@ -77,7 +77,7 @@ class Intake:
     def __init__(self, source: Source, columns: Columns, journal: Journal, rejects: Rejects | None = None) -> None:
         self.source = source
         self._columns = columns
-        self._journal = journal
+        self.journal = journal
         self._rejects = rejects
         self.names = source.columns
         """The columns, or the keys of the first object."""
@@ -89,11 +89,7 @@ class Intake:
         )
 
     def __iter__(self) -> Iterator[Waiting]:
-        """Give all records that are to be sent.
-
-        Raises:
-            InputError: the input cannot be read on.
-        """
+        """Give all records that are to be sent. Raises as `Source.read` and `take`."""
         while lines := self.source.read():
             yield from self.take(lines)
 
@@ -101,20 +97,15 @@ class Intake:
         """Return the records of these lines that are to be sent.
 
         Raises:
-            OSError: the file of rejects cannot be written.
-            sqlite3.Error: the journal cannot be written.
+            OSError, sqlite3.Error: the file of rejects or the journal cannot be written.
         """
-        with self._journal.transaction(durable=False):
+        with self.journal.transaction(durable=False):
             taken = [waiting for line in lines if (waiting := self._take(line)) is not None]
         self.totals.waiting += len(taken)
         return taken
 
     def reject(self, line: Line, reason: str) -> None:
-        """Count and keep a line that will not be sent.
-
-        Raises:
-            OSError: the file of rejects cannot be written.
-        """
+        """Count and keep a line that will not be sent. Raises as `Rejects.add`."""
         reasons = self.totals.reasons
         for one in reason.split(REASONS_APART):
             reasons[one if one in reasons or len(reasons) < MOST_REASONS else "other reasons"] += 1
@@ -132,25 +123,25 @@ class Intake:
             self._refuse(line, str(error))
             return None
         key = bytes.fromhex(key_of({"psp": str(fields.get("psp", "")), **ids_in(fields)}))
-        entry = self._journal.entry(key)
+        entry = self.journal.entry(key)
         is_known = entry is not None and entry.state != State.WAITING
         record: Record | None = None
         # A line that was sent was good. Its key is a twentieth of the work that its record is.
         is_settled = entry is not None and entry.state in {State.DELIVERED, State.DEAD}
-        if entry is None or not is_settled or entry.run == self._journal.run or entry.number != line.number:
+        if entry is None or not is_settled or entry.run == self.journal.run or entry.number != line.number:
             found = line.problem or self._columns.record(fields)
             if not isinstance(found, Record):
                 self._refuse(line, found)
                 return None
             record = found
         self._compare(line, fields)
-        if entry is not None and entry.run == self._journal.run:
+        if entry is not None and entry.run == self.journal.run:
             self.totals.duplicates += 1
             return None
-        if record is not None and not self._journal.may_send(seen_ids(record.fields)) and not is_known:
+        if record is not None and not self.journal.may_send(seen_ids(record.fields)) and not is_known:
             self._refuse(line, OTHER_ADDRESS)
             return None
-        self._journal.note(key, line.number)
+        self.journal.note(key, line.number)
         if is_known or record is None:
             if entry is not None and entry.state == State.DEAD:
                 self.reject(line, entry.reason or "")
@@ -164,7 +155,7 @@ class Intake:
     def _compare(self, line: Line, fields: dict[str, Any]) -> None:
         psp, email = str(fields.get("psp", "")), str(fields.get("customer_email", "")).strip()
         strange = [
-            self._journal.is_stranger(psp, name, value, email)
+            self.journal.is_stranger(psp, name, value, email)
             for name, value in ids_in(fields).items()
             if name in _OF_ONE_CHECKOUT
         ]

@@ -66,11 +66,7 @@ class Rejects:
         path.unlink()
 
     def add(self, number: int, reason: str, raw: Raw) -> None:
-        """Write a line.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Write a line, or raise the OSError that prevents it."""
         if self._path is None:
             return
         if self._file is None:

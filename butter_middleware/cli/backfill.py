@@ -215,7 +215,6 @@ def _send(output: Output, options: Options, columns: Columns) -> ExitCode:
             intake = Intake(source, columns, journal, rejects)
             engine = Engine(
                 intake,
-                journal,
                 make_client,
                 concurrency=options.concurrency,
                 rate=options.rate,

@@ -57,11 +57,7 @@ class Entry:
 
 
 class Inbox:
-    """Keeps the newest entries. For one thread.
-
-    Args:
-        keep: How many; the oldest are dropped for new ones.
-    """
+    """Keeps the `keep` newest entries. For one thread."""
 
     def __init__(self, keep: int = KEEP) -> None:
         self.keep = keep

@@ -86,11 +86,7 @@ class Recorder:
             self.ignored.append(event.message)
 
     def respond_with(self, answers: Iterable[int | Fault]) -> None:
-        """Set Butter's next answers.
-
-        Raises:
-            ValueError: one is not an answer that there is.
-        """
+        """Set Butter's next answers. Raises as `checked`."""
         self._answers.extend(checked(answers))
 
     def answer(self, record: Record) -> Answer:
