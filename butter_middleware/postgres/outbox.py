@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import anyio.to_thread
 import psycopg
@@ -17,7 +17,7 @@ from butter_middleware.errors import ConfigurationError
 from butter_middleware.models.checkout import Record
 from butter_middleware.postgres.names import Names, link, quoted, readable
 
-Statement = tuple[str, dict[str, str]]
+Statement = tuple[LiteralString, dict[str, str]]
 
 ENQUEUE_SECONDS: Final = 0.25
 """For one try. If connecting takes longer, as to a far server, the next try continues with the same connection."""
@@ -52,6 +52,7 @@ class PostgresOutbox:
         schema: str = "butter",
     ) -> None:
         self.names = Names(schema, queue=queue)
+        self._sql: Any = f"SELECT {quoted(schema)}.enqueue(%(key)s, %(record)s, %(queue)s)"
         self.dsn = _dsn(dsn, pool)
         self._pool = pool
         self._idle: list[psycopg.AsyncConnection[Any]] = []
@@ -95,8 +96,7 @@ class PostgresOutbox:
 
     def statement(self, record: Record) -> Statement:
         """Return SQL and its parameters, to be executed within a transaction of any driver's."""
-        sql = f"SELECT {quoted(self.names.schema)}.enqueue(%(key)s, %(record)s, %(queue)s)"
-        return sql, {"key": record.key, "record": record.to_json(), "queue": self.names.queue}
+        return self._sql, {"key": record.key, "record": record.to_json(), "queue": self.names.queue}
 
     def enqueue_in(self, connection: object, records: Sequence[Record]) -> "Awaitable[None] | None":
         """Put records into the queue within the transaction of a psycopg connection, which commits, or does not, later.
@@ -128,14 +128,14 @@ class PostgresOutbox:
         connection.execute("")  # begins the transaction, so that what follows is a savepoint in it and commits nothing
         with connection.transaction():
             for record in ordered:
-                connection.execute(*_encoded(self.statement(record)))
+                connection.execute(*self.statement(record))
         return None
 
     async def _enqueue_in(self, connection: "psycopg.AsyncConnection[Any]", records: Sequence[Record]) -> None:
         await connection.execute("")
         async with connection.transaction():
             for record in records:
-                await connection.execute(*_encoded(self.statement(record)))
+                await connection.execute(*self.statement(record))
 
     # On connections of its own, or of the app's pool.
 
@@ -159,19 +159,19 @@ class PostgresOutbox:
             task.exception()
 
     async def _enqueue(self, record: Record) -> None:
-        query, values = _encoded(self.statement(record))
+        statement = self.statement(record)
         if self._pool is not None:
             pool = self._pool
 
             def run() -> None:
                 with pool.connection(timeout=ENQUEUE_SECONDS) as connection:
-                    connection.execute(query, values)
+                    connection.execute(*statement)
 
             await anyio.to_thread.run_sync(run, abandon_on_cancel=True)
             return
         if self._idle:
             try:
-                await self._execute(self._idle.pop(), query, values)
+                await self._execute(self._idle.pop(), statement)
             except psycopg.OperationalError:
                 # It may have been cut long ago, as by a restart of the server; then the others were too.
                 self._idle = []
@@ -184,20 +184,15 @@ class PostgresOutbox:
             prepare_threshold=None,
             **link(self.dsn),
         )
-        await self._execute(connection, query, values)
+        await self._execute(connection, statement)
 
-    async def _execute(self, connection: "psycopg.AsyncConnection[Any]", query: bytes, values: dict[str, str]) -> None:
+    async def _execute(self, connection: "psycopg.AsyncConnection[Any]", statement: Statement) -> None:
         try:
-            await connection.execute(query, values)
+            await connection.execute(*statement)
         except BaseException:
             await connection.close()
             raise
         self._idle.append(connection)
-
-
-def _encoded(statement: Statement) -> tuple[bytes, dict[str, str]]:
-    sql, values = statement
-    return sql.encode(), values
 
 
 def _dsn(dsn: str | None, pool: object) -> str:
