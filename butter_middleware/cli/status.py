@@ -1,5 +1,6 @@
 """`butter-middleware status` and `resume`: the state of the outbox, and a probe after a hold."""
 
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,6 +28,8 @@ from butter_middleware.telemetry.counters import Tally
 from butter_middleware.telemetry.coverage import Coverage
 
 COLUMNS: Final = {"what": "State", "count": "Number", "note": ""}
+FULL_DISK: Final = 4 * 1024**2
+"""Bytes: with less, the app may be unable to append, and keeps what it captures in memory."""
 _COMMANDS: Final = {
     "dead": "See `dead list`.",
     "parked": "See `parked list`.",
@@ -38,7 +41,7 @@ _COMMANDS: Final = {
 @command(
     "status",
     ok="nothing needs you",
-    attention="a hold, dead, parked or lost records, missing evidence, or records that wait too long",
+    attention="a hold, dead, parked or lost records, missing evidence, a full disk, or records that wait too long",
     busy=LOCKED,
 )
 @outbox_options
@@ -61,7 +64,7 @@ def status(output: Output, *, path: str, watch: bool, every: float) -> ExitCode:
         _watch(output, path, every)
         return ExitCode.OK
     view, host, now = _look(path)
-    needs = attention(view, host, now)
+    needs = attention(view, host, now, full=shutil.disk_usage(Path(path).parent).free < FULL_DISK)
     output.show(
         _document(path, view, host, now) | {"attention": [asdict(reason) for reason in needs]},
         f"Outbox {path} ({_size(path)})\n",
@@ -94,7 +97,7 @@ def resume(output: Output, *, path: str) -> None:
     output.show({"resumed": True, "hold": reason, "delivered_now": delivers}, text)
 
 
-def attention(view: Snapshot, host: HostCounts, now: float) -> list[Reason]:
+def attention(view: Snapshot, host: HostCounts, now: float, *, full: bool = False) -> list[Reason]:
     """Return what in a file needs a person, with what to do."""
     oldest, recent = view.counts.oldest_pending_at, Coverage.of(Tally(host.recent))
     signs = HealthInput(
@@ -104,6 +107,7 @@ def attention(view: Snapshot, host: HostCounts, now: float) -> list[Reason]:
         lost=Tally(host.today).total("lost"),
         oldest_pending_age=None if oldest is None else max(0.0, now - oldest),
         low_coverage=recent if recent.is_below(COVERAGE_THRESHOLD) else None,
+        outbox_faults=["full"] if full else [],
         unattended=view.deliverer is None,
     )
     return [

@@ -56,7 +56,10 @@ IDLE_SECONDS: Final = 1.0
 STOPPING_SECONDS: Final = 0.5
 """For the thread to end after its deadline."""
 
-FULL: Final = "is full. What comes waits in memory until deliveries make room"
+FULL: Final = (
+    "it is full: its max_bytes are used up, or the disk is full. What comes waits in memory, up to a bound. Make room "
+    "on the disk, raise max_bytes, or drop dead records"
+)
 PAUSE_SECONDS: Final = 5.0
 """For which the thread stands still beside a fork, at most."""
 

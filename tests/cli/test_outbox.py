@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -134,6 +136,17 @@ def test_status_tells_of_the_app_that_runs(store: SQLiteStore, beside: Callable[
     assert f"process {os.getpid()} delivers" in beside("status")[1]
     assert store.lead()
     assert store.due(10)
+
+
+def test_status_sees_a_full_disk(
+    store: SQLiteStore, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the app captures is then in its memory, where the command cannot see it."""
+    closed(store)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1024**2))
+    found = standing(run("status", "--json"))
+    assert [reason["code"] for reason in found["attention"]] == ["outbox_full"]
+    assert "make room on the disk" in run("status").stdout
 
 
 def test_status_watches_on_a_terminal_only(store: SQLiteStore, run: Callable[..., Result]) -> None:

@@ -22,7 +22,7 @@ INDEX = " ".join((PACKAGE.parent / "docs/errors.md").read_text().split())
 ELSEWHERE = {"cli", "sandbox", "testing", "backfill"}
 """They speak to whoever started them, and have pages of their own."""
 SPEAKS = {
-    *("critical", "error", "info", "warning", "ring", "_warn"),  # a logger, or what calls it
+    *("critical", "error", "info", "warning", "raise_", "_warn"),  # a logger, or what calls it
     *("_become", "_hold", "_open"),  # the endpoint's states
     *("Parked", "ReadResult"),  # what becomes a line or an error
     *(kind.__name__ for kind in get_args(Event)),
@@ -30,7 +30,7 @@ SPEAKS = {
 """What is called with a text."""
 TOLD = {
     *("detail", "message", "msg", "problem", "remedy", "said", "text", "warning", "where"),
-    *("EXPIRED", "_NO_ROUTES"),
+    *("EXPIRED", "FULL", "_NO_ROUTES"),
 }
 """The names of what holds one."""
 INTERNAL = {"not an IPv4 address", "not an e-mail address", "the file is not open"}
