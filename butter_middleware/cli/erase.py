@@ -51,8 +51,12 @@ def erase(output: Output, *, email: str, path: str, yes: bool) -> ExitCode:
     were set aside, which it names. A record that a running app is sending at that moment is still sent. The app sees
     the erasure within a second; to prevent this, stop the app first.
     """
+    if email == "-":
+        if sys.stdin.isatty():
+            click.echo("E-mail address: ", nl=False, err=True)
+        email = sys.stdin.readline()
     try:
-        person = Person(sys.stdin.readline() if email == "-" else email)
+        person = Person(email)
     except ValueError:
         msg = "--email is not an e-mail address. Give one whole address."
         raise Failure(msg, ExitCode.USAGE) from None

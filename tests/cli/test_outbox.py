@@ -138,6 +138,17 @@ def test_status_tells_of_the_app_that_runs(store: SQLiteStore, beside: Callable[
     assert store.due(10)
 
 
+def test_a_copy_of_the_file_and_its_log_has_everything(store: SQLiteStore, path: Path, tmp_path: Path) -> None:
+    """As docs/operations.md copies them: what was written last is only in the log."""
+    filled(store)
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", folder)
+    found = standing(CliRunner().invoke(cli, ["status", "--json", "--outbox", str(folder / path.name)]))
+    assert [found[name] for name in ("captured", "parts", "pending", "parked", "dead")] == [1, 1, 1, 2, 2]
+
+
 def test_status_sees_a_full_disk(
     store: SQLiteStore, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -661,6 +672,7 @@ def test_erasing_asks_with_the_numbers_first(
     found = run("erase", "--email", ANN, text="n\n")
     assert "Delete 2 captures to be read of A***@Example.com for good?" in found.output
     assert found.exit_code == 1
+    assert "of A***@Example.com for good?" in run("erase", "--email", "-", text=f"{ANN}\nn\n").output
     assert standing(run("status", "--json"))["captured"] == 2
     assert run("erase", "--email", "-", "--yes", text="ann.lee@example.com\n").stdout.startswith("Deleted: 2 captures")
 

@@ -57,7 +57,7 @@ def _problems(path: str) -> Iterator[str]:
     elif not _may(folder, os.W_OK | os.X_OK):
         yield (
             f"this process (user {os.geteuid()}) may not write in {folder!r}: SQLite makes files beside the database. "
-            "Give it that directory."
+            "Let this user write there. Is it mounted read-only?"
         )
     for suffix, what in (("", "it"), ("-wal", "its -wal"), ("-shm", "its -shm"), (".lock", "its .lock")):
         mode = _mode(path + suffix)
