@@ -74,26 +74,34 @@ else:
 """
 
 SANDBOX = """
-import asyncio, signal, threading, urllib.request
-from butter_middleware.sandbox.app import Sandbox
-from butter_middleware.sandbox.server import listen, serve
+import asyncio, signal, socket, threading, time, urllib.request
+from butter_middleware.cli import cli
 
 def unable(*_arguments):
     raise NotImplementedError
 
 asyncio.SelectorEventLoop.add_signal_handler = unable  # as the event loops of Windows
-listener, pages = listen("127.0.0.1", 0), []
+pages = []
+with socket.create_server(("127.0.0.1", 0)) as probe:
+    port = probe.getsockname()[1]
 
 def look():
-    try:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        with opener.open(urllib.request.Request(url, headers={"Accept": "text/html"}), timeout=20) as page:
-            pages.append(page.read())
-    finally:
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Accept": "text/html"})
+    until = time.monotonic() + 20
+    while not pages and time.monotonic() < until:
+        try:
+            with opener.open(request, timeout=20) as page:
+                pages.append(page.read())
+        except OSError:  # it does not listen yet
+            time.sleep(0.05)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
-serve(Sandbox(), listener, threading.Thread(target=look).start)
+threading.Thread(target=look).start()
+try:
+    cli(["sandbox", "--port", str(port)])
+except SystemExit as end:
+    assert end.code == 0, end.code
 assert b"Butter" in pages[0], pages
 """
 
