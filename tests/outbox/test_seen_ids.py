@@ -274,6 +274,21 @@ def test_a_page_that_a_stranger_opens_gives_no_second_address(
     assert caplog.text.count("The first address counts, and the later record is not sent") == 1
 
 
+@pytest.mark.parametrize(("on_disk", "addresses"), [(False, [FIRST, OTHER]), (True, [FIRST])])
+def test_memory_knows_what_its_own_process_sent(
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path, addresses: list[str], *, on_disk: bool
+) -> None:
+    """Two workers with memory send a page that both answer, as docs/losses.md says. With a file they send it once."""
+    options = {"outbox": tmp_path / "butter.db"} if on_disk else {}
+    paid = json.dumps({"customer_email": "a@example.com", "invoice_id": "in_1"}).encode()
+    for address in (FIRST, OTHER):
+        butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", lambda r: r.json()), **options)
+        scope = http_scope(headers=[(b"x-forwarded-for", address.encode())])
+        anyio.run(drive, ButterMiddleware(sends(start(200), body(paid)), butter), scope)
+        assert butter.flush()
+    assert [found["ipv4_address"] for found in fake.records] == addresses
+
+
 # Whatever comes in whatever order.
 
 IDS = {
