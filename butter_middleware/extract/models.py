@@ -1,14 +1,13 @@
 """Extraction through a response model that the shop already has."""
 
 from collections.abc import Callable, Iterator
-from json import detect_encoding
 from typing import TypeVar, cast
 
 from pydantic import AliasChoices, AliasPath, BaseModel, ValidationError
 
 from butter_middleware import config
 from butter_middleware.errors import ConfigurationError, ExtractionError
-from butter_middleware.models.http import EXTRACTOR_REMEDY, CheckoutResponse, Extracted
+from butter_middleware.models.http import EXTRACTOR_REMEDY, CheckoutResponse, Extracted, json_text
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -30,15 +29,11 @@ def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Calla
 
     def extract(response: CheckoutResponse) -> Extracted:
         try:
-            # As `response.json()` does: pydantic reads no byte order mark.
-            parsed = model.model_validate_json(response.body.decode(detect_encoding(response.body)))
+            parsed = model.model_validate_json(json_text(response.body, "response"))
         except ValidationError as error:
             # Only the model's own names: deeper down, a key of the body could be personal data.
             wrong = sorted({str(e["loc"][0]) for e in error.errors() if e["loc"]} & set(_names(model)))
             msg = f"the response does not fit {model.__name__}: see {', '.join(wrong) or 'the body'}"
-            raise ExtractionError(msg) from None
-        except UnicodeDecodeError:
-            msg = "the response's body is not JSON, or ends early"
             raise ExtractionError(msg) from None
         return function(parsed)
 

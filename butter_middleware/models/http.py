@@ -259,8 +259,24 @@ def parse_json(body: bytes, whose: str) -> Any:  # noqa: ANN401 - JSON is any ty
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        msg = f"the {whose}'s body is not JSON, or ends early"
-        raise ExtractionError(msg) from None
+        raise _not_json(whose) from None
+
+
+def json_text(body: bytes, whose: str) -> str:
+    """Return the text of JSON, in any of its encodings, for a parser that reads UTF-8 only.
+
+    Raises:
+        ExtractionError: it is not text.
+    """
+    try:
+        return body.decode(json.detect_encoding(body))
+    except UnicodeDecodeError:
+        raise _not_json(whose) from None
+
+
+def _not_json(whose: str) -> ExtractionError:
+    msg = f"the {whose}'s body is not JSON, or ends early"
+    return ExtractionError(msg)
 
 
 def view(
