@@ -14,7 +14,8 @@ from butter_middleware._utils.asgi import Scope, route_path
 from butter_middleware._utils.futures import Backoff, failed, wait_at_most
 from butter_middleware.capture.annotations import SCOPE_KEY, Notes, plain
 from butter_middleware.capture.routes import CheckoutRoute
-from butter_middleware.client_ip import ClientIP
+from butter_middleware.client_ip import ClientIP, Reason
+from butter_middleware.client_ip.address import in_body
 from butter_middleware.client_ip.diagnosis import Diagnosis
 from butter_middleware.config import is_time
 from butter_middleware.errors import ButterError, OutboxClosedError
@@ -444,7 +445,14 @@ class Pipeline:
         return self._unless_dry_run(result.records)
 
     def record_of(self, checkout: Checkout) -> Sequence[Record]:
-        """Return the record of a whole checkout; none in a dry run."""
+        """Return the record of a whole checkout; none in a dry run, and none if its address is not public."""
+        if isinstance(in_body(checkout.ipv4_address, self.components.admitted), Reason):
+            message = (
+                "butter.record() got a Checkout whose ipv4_address is not public, so there is no record: it is the "
+                "address of a server or a proxy. Pass the shopper's own"
+            )
+            self._events.emit(Skipped(reason=f"no_address:{Reason.PRIVATE_ADDRESS}", message=message))
+            return ()
         fields = dict.fromkeys(checkout.payload(), "the Checkout") if self._config.sandbox else {}
         sources = sources_text("butter.record()", fields) if fields else ""
         record = Record.of(checkout, self._now(), sources=sources)

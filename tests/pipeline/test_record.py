@@ -69,6 +69,29 @@ def test_a_background_task_records_its_request(make_butter: Callable[..., Butter
     assert butter.status().skipped == {"not_annotated": 1}
 
 
+@pytest.mark.parametrize("address", ["10.0.3.17", "127.0.0.1", "100.64.0.1", "240.0.0.1", "255.255.255.255"])
+@pytest.mark.parametrize(("environment", "sent"), [("staging", 1), ("production", 0)])
+def test_a_whole_checkout_needs_a_public_address(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    caplog: pytest.LogCaptureFixture,
+    address: str,
+    environment: str,
+    sent: int,
+) -> None:
+    """What a task was given may be a proxy's address. In production that is never evidence, and it is said once."""
+    butter = make_butter(environment=environment)
+    caplog.clear()
+    for number in range(2):
+        fields: Fields = FIELDS | {"charge_id": f"ch_{number}"}
+        butter.record(Checkout(ipv4_address=address, psp="stripe", **fields))
+    assert butter.flush()
+    assert [found["ipv4_address"] for found in fake.records] == [address] * 2 * sent
+    assert butter.status().skipped == ({} if sent else {"no_address:private_address": 2})
+    assert caplog.text.count("a Checkout whose ipv4_address is not public") == (0 if sent else 1)
+    assert address not in caplog.text
+
+
 def test_the_route_s_extractor_and_gate_are_not_asked(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """The fields are the whole record: there is no response that an extractor or a gate could read."""
     route = CheckoutRoute("/checkout/{cart_id}", "adyen", lambda _r: None, when=lambda _r: False)
