@@ -36,7 +36,7 @@ SAMPLE: Final = 3
 _STATES: Final = {
     BreakerState.OPEN: "Butter does not answer",
     BreakerState.HALF_OPEN: "Butter does not answer; trying one line",
-    BreakerState.PAUSED: "Butter asks for a pause",
+    BreakerState.PAUSED: "Butter asks for a pause (429)",
     BreakerState.HOLD: "Butter takes nothing",
 }
 

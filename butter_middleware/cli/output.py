@@ -94,17 +94,18 @@ class Output:
             bar.add_task("", total=None, visible=False)
             bar.add_task("", total=None, visible=False)  # for the rate
             task, rate = bar.tasks
-            next_line, why_before = monotonic() + LINE_SECONDS, ""
+            next_line, state_before = monotonic() + LINE_SECONDS, ""
 
             def tell(done: int, of: int | None, count: int, text: str, why: str) -> None:
-                nonlocal next_line, why_before
+                nonlocal next_line, state_before
                 bar.update(rate.id, completed=count)
                 text += "" if rate.speed is None else f", {rate.speed:,.0f}/s"
                 shown = f"[yellow]{why}" if why else text
                 bar.update(task.id, completed=done, total=of, description=shown, visible=True)
-                if is_terminal or (monotonic() < next_line and why == why_before):
+                state = why.partition(";")[0]  # the seconds that follow change each time
+                if is_terminal or (monotonic() < next_line and state == state_before):
                     return
-                next_line, why_before = monotonic() + LINE_SECONDS, why
+                next_line, state_before = monotonic() + LINE_SECONDS, state
                 left = "" if task.time_remaining is None else f"{duration(task.time_remaining)} left"
                 parts = (text, f"{task.percentage:.0f} %" if of else "", left, why)
                 self.note(f"{what}: " + ", ".join(part for part in parts if part))

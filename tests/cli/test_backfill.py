@@ -763,6 +763,21 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(shop: Shop, monkey
     assert any(re.fullmatch(r"backfill: \d+ sent, [\d,]+/s, \d\d? %, \d+ s left", text) for text in told), told
 
 
+def test_a_pause_is_told_in_a_line_every_few_seconds(
+    shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not with each second of its countdown. It ends when Butter says so, however long that takes."""
+    monkeypatch.setattr("butter_middleware.backfill.engine.RETRY_SECONDS", 1.0)
+    monkeypatch.setattr("butter_middleware.delivery.circuit_breaker.THROTTLED_SECONDS", 2.0)
+    shop.write(rows(1))
+    fake.respond_with(200, 429)
+    result = shop.run()
+    assert result.exit_code == 0, result.output
+    told = [text for text in result.stderr.splitlines() if "Butter asks for a pause (429); next try in 2 s" in text]
+    assert len(told) == 1
+    assert "next try in 1 s" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
