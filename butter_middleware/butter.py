@@ -152,7 +152,7 @@ class Butter:
         self.pipeline = Pipeline(components.build(settings, given, self._events, self._telemetry))
         del given
         del username, password  # an error tracker adds the variables of this frame to the lines that follow
-        self._warn(self.routes.routes, parts_only=self._components.queue is not None)
+        self._warn(self.routes.routes)
 
     def checkout_route(  # noqa: PLR0913 - as CheckoutRoute, all by name
         self,
@@ -343,10 +343,11 @@ class Butter:
     def __deepcopy__(self, _memo: object) -> Self:
         return self
 
-    def _warn(self, routes: Iterable[CheckoutRoute], *, parts_only: bool) -> None:
+    def _warn(self, routes: Iterable[CheckoutRoute], *, parts_only: bool = False) -> None:
         if self.dry_run:
             return
-        for warning in components.warnings(self._components.outbox, routes, parts_only=parts_only):
+        parts = self._components
+        for warning in components.warnings(parts.outbox, routes, parts_only=parts_only, queue=parts.queue is not None):
             log.warning("butter: outbox: %s", warning, extra={"butter_event": "configuration"})
 
     def __repr__(self) -> str:

@@ -206,9 +206,10 @@ class Pipeline:
         self.last_counts = counts = _answer(participant.thread, lambda store: store.counts(), self.last_counts)
         left = counts.captured + counts.pending + counts.parked + counts.parts
         if left and not durable:
-            said = (
-                f"{left} records are only in memory and are lost if this process ends now. Set outbox= to the path of "
-                "an SQLite file: it keeps them for the next start."
+            said = f"{left} records are only in memory and are lost if this process ends now. " + (
+                "Set outbox= to the path of an SQLite file: it keeps them for the next start."
+                if self.components.queue is None
+                else "The queue does not have them: see that it can be reached, and that no checkouts are parked."
             )
             log_thread.log(logging.ERROR, said, event="shutdown")
         else:
@@ -280,13 +281,18 @@ class Pipeline:
 
     def _say_no_lifespan(self) -> None:
         durable = processes.is_durable(self.components.outbox)
+        if durable:
+            meaning = "What waits then is sent after the next start."
+        elif self.components.queue is None:
+            meaning = "What waits in memory then may be lost. Set outbox= to the path of an SQLite file."
+        else:
+            meaning = (
+                "What the queue does not have then may be lost. With durability='before_response' a response waits "
+                "for the queue."
+            )
         message = (
             "the server sent no lifespan event before the first request (such as uvicorn --lifespan off, Daphne, or a "
-            "sub-app), so the middleware does not see when it stops. "
-        ) + (
-            "What waits then is sent after the next start."
-            if durable
-            else "What waits in memory then may be lost. Set outbox= to the path of an SQLite file."
+            f"sub-app), so the middleware does not see when it stops. {meaning}"
         )
         log_thread.log(logging.INFO if durable else logging.WARNING, message, event="lifespan")
 

@@ -26,6 +26,7 @@ from butter_middleware import (
     CheckoutResponse,
     CheckoutRoute,
     ConfigurationError,
+    Record,
     SQLiteOutbox,
     annotate,
     client_ip,
@@ -399,17 +400,28 @@ def test_a_dry_run_keeps_no_part(serve: Callable[..., Butter]) -> None:
     assert (butter.status().skipped, butter.status().parts) == ({"dry_run": 2}, 0)
 
 
+class Queue:
+    async def enqueue(self, record: Record) -> None:
+        """Take a record."""
+
+
 def test_memory_is_said_to_be_too_short_for_decorated_routes(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """As for the others, once, and not where there is a file."""
-    for outbox, times in ((None, 1), (tmp_path / "butter.db", 0)):
+    """As for the others, once, and not where there is a file. Beside a queue, a file is not the remedy."""
+    for outbox, times, remedy in (
+        (None, 1, "outbox="),
+        (tmp_path / "butter.db", 0, ""),
+        (Queue(), 1, "butter.record()"),
+    ):
         caplog.clear()
         butter = make_butter(outbox=outbox)
         for path in ("/begin", "/confirm"):
             butter.checkout_route(path, psp="stripe", join="id")(lambda _response: None)
         butter.checkout_route("/other", psp="stripe")(lambda _response: None)
-        assert caplog.text.count("meet in memory") == times
+        (*said,) = [line for line in caplog.messages if "meet in memory" in line]
+        assert len(said) == times
+        assert all(remedy in line and ("outbox=" in line) is (outbox is None) for line in said)
 
 
 def test_memory_is_said_to_be_too_short(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:

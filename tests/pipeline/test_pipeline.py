@@ -245,19 +245,39 @@ def test_the_app_starts_when_its_http_client_is_loaded(tmp_path: Path, delivers:
     assert process.stdout == f"{delivers}\n"
 
 
-@pytest.mark.parametrize("durable", [True, False])
+class Queue:
+    """A queue that is away."""
+
+    async def enqueue(self, record: Record) -> None:
+        raise ConnectionRefusedError(record.key)
+
+
+@pytest.mark.parametrize(
+    ("outbox", "level", "remedy"),
+    [
+        ("file", logging.INFO, "sent after the next start"),
+        (None, logging.WARNING, "outbox="),
+        (Queue(), logging.WARNING, "durability='before_response'"),
+    ],
+)
 def test_a_missing_lifespan_is_said_once_and_starts_the_threads(
-    make_butter: Callable[..., Butter], path: Path, caplog: pytest.LogCaptureFixture, *, durable: bool
+    make_butter: Callable[..., Butter],
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+    outbox: object,
+    level: int,
+    remedy: str,
 ) -> None:
     """The first request of any kind starts the threads, and says what the missing lifespan means for the outbox."""
     caplog.set_level(logging.INFO)
-    app = ButterMiddleware(sends(start(404)), make_butter(outbox=path if durable else None))
+    app = ButterMiddleware(sends(start(404)), make_butter(outbox=path if outbox == "file" else outbox))
     for _twice in range(2):
         anyio.run(drive, app, http_scope("/health", method="GET"))
     until(lambda: threads(lookups()) == THREADS, "all threads")
     (line,) = [line for line in caplog.records if "no lifespan event" in line.getMessage()]
-    assert line.levelno == (logging.INFO if durable else logging.WARNING)
-    assert ("outbox=" in line.getMessage()) is not durable
+    assert line.levelno == level
+    assert remedy in line.getMessage()
+    assert ("outbox=" in line.getMessage()) is (outbox is None)
 
 
 def test_a_first_request_asks_no_disk_for_the_path(
@@ -295,6 +315,18 @@ def test_records_left_in_memory_are_said_and_counted(
     assert butter.status().lost == 3
     butter.pipeline.start()
     assert (butter.status().pending, butter.status().lost) == (3, 0)
+
+
+def test_records_that_a_queue_did_not_take_are_said_with_the_remedy(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file instead of the queue would not be one."""
+    butter = make_butter(outbox=Queue(), drain_timeout=0.5)
+    butter.record(checkout(1))
+    butter.pipeline.shutdown()
+    (line,) = [line for line in caplog.messages if "1 records are only in memory" in line]
+    assert "see that it can be reached" in line
+    assert "outbox=" not in line
 
 
 def test_a_checkout_beside_the_end_of_the_lifespan_is_sent(
