@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from butter_middleware.client_ip.address import ANYWHERE, NOWHERE, in_body, parse_host
 from butter_middleware.client_ip.reason import Reason
 from butter_middleware.errors import ConfigurationError
+from butter_middleware.extract import normal
 from butter_middleware.extract.paths import path
 from butter_middleware.models.checkout import EVIDENCE_IDS, Checkout, Psp, Record, as_text
 from butter_middleware.reader.messages import in_words, wrong_fields
@@ -124,8 +125,8 @@ class Columns:
         for name, aliases in _ALIASES.items():
             if name in mapped or name in self.constants:
                 continue
-            own = [column for column in names if _plain(column) == _plain(name)]
-            found = own or [column for column in names if _plain(column) in map(_plain, aliases)]
+            own = [column for column in names if normal.word(column) == normal.word(name)]
+            found = own or [column for column in names if normal.word(column) in map(normal.word, aliases)]
             if len(found) > 1:
                 columns = ", ".join(found)
                 msg = f"more than one column could be {name}: {columns}. Say which: --map {name}={found[0]!r}"
@@ -186,7 +187,3 @@ class Columns:
 def ids_in(fields: Mapping[str, Any]) -> dict[str, str]:
     """Return the IDs of a line's fields as a record has them."""
     return {name: text for name, value in fields.items() if name.endswith("_id") and (text := as_text(value))}
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).casefold()
