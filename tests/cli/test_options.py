@@ -23,6 +23,8 @@ class settings:
 class Around:
     def __init__(self, app): self.app = app
 wrapped = Around(ButterMiddleware(FastAPI(), butter))
+outer = FastAPI()
+outer.mount("/shop", app)
 def make(): return butter
 """
 
@@ -45,11 +47,11 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("name", ["butter", "app", "settings.evidence", "wrapped", ""])
+@pytest.mark.parametrize("name", ["butter", "app", "settings.evidence", "wrapped", "outer", ""])
 def test_a_butter_is_found(
     write: Callable[[str, str], None], capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
 ) -> None:
-    """By its own name, by the app that it is mounted in or stands round, or alone in its module; its path too."""
+    """By its own name, by the app that it is mounted in, at any depth, or stands round, or alone; its path too."""
     write("shop/main.py", SHOP)
     found = load(f"shop.main:{name}" if name else "shop.main")
     assert path_of(found, "") == outbox_path(None, "shop.main:butter") == str(tmp_path / "butter.db")
