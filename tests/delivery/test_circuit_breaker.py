@@ -445,7 +445,7 @@ def test_an_accepted_record_ends_a_hold() -> None:
     endpoint.waits()
     endpoint.record(DELIVERED)
     assert (endpoint.state(), endpoint.breaker.hold_reason, endpoint.breaker.ill) == (BreakerState.OK, None, False)
-    assert [(told.state, told.level) for told in endpoint.told] == [("hold", 50), ("ok", 20)]
+    assert [(told.state, told.level) for told in endpoint.told] == [("hold", 50), ("ok", 30)]
     assert endpoint.admitted() == 1
     endpoint.record(answered(401))
     assert [told.state for told in endpoint.told] == ["hold", "ok", "hold"]
@@ -696,12 +696,18 @@ def test_each_change_is_told_once() -> None:
     endpoint.record(answered(429))
     endpoint.now += 60
     endpoint.breaker.admit(0)
+    for _ in range(5):
+        endpoint.record(UNAVAILABLE)
+    endpoint.waits()
+    endpoint.record(DELIVERED)
     assert [(told.before, told.state, told.reason, told.level) for told in endpoint.told] == [
         ("ok", "open", "503", logging.WARNING),
         ("open", "open", "untrusted", logging.CRITICAL),
-        ("open", "ok", "", logging.INFO),
+        ("open", "ok", "", logging.WARNING),
         ("ok", "paused", "429", logging.INFO),
         ("paused", "ok", "", logging.INFO),
+        ("ok", "open", "503", logging.WARNING),
+        ("open", "ok", "", logging.INFO),
     ]
     assert "Butter does not answer (503); records wait" in endpoint.told[0].message
     assert endpoint.told[2].message == "Butter: records are accepted again"
