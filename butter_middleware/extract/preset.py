@@ -374,23 +374,33 @@ def _holds_one(node: object, words: set[str], depth: int = 0) -> bool:
 
 
 def _joined(groups: list[list[dict[str, str]]]) -> list[dict[str, str]]:
-    """Join the records of objects that name one another, such as an invoice and its charge; leave others apart."""
-    joined: list[dict[str, str]] = []
+    """Join the records of objects that name one another, such as an invoice and its charge; leave others apart.
+
+    The records of one object stay apart too: they are its parts. So those are taken first, and each has its number.
+    """
+    joined: list[tuple[dict[str, str], int]] = []
     seen: set[tuple[str, str]] = set()
-    for group in groups:
+    for number, group in enumerate(sorted(groups, key=lambda group: len(group) == 1), 1):
         ids = {(name, row[name]) for row in group for name in _NAMING if name in row}
         names_none = seen.isdisjoint(ids)
         seen |= ids
         if len(group) > 1 or names_none:
-            joined += group
+            joined += [(row, number if len(group) > 1 else 0) for row in group]
             continue
         (record,) = group
-        place = len(joined)
-        while (at := next((at for at, other in enumerate(joined) if _are_one(record, other)), None)) is not None:
-            record = joined.pop(at) | record
+        part_of, place = 0, len(joined)
+        while (at := _one_with(record, part_of, joined)) is not None:
+            other, number_of_other = joined.pop(at)
+            record, part_of = other | record, part_of or number_of_other
             place = min(place, at)
-        joined.insert(place, record)
-    return joined
+        joined.insert(place, (record, part_of))
+    return [record for record, _part_of in joined]
+
+
+def _one_with(record: dict[str, str], part_of: int, joined: list[tuple[dict[str, str], int]]) -> int | None:
+    """Return the place of a record of the same checkout, but of no two parts."""
+    found = (at for at, (other, number) in enumerate(joined) if not (part_of and number) and _are_one(record, other))
+    return next(found, None)
 
 
 def _are_one(one: Mapping[str, str], other: Mapping[str, str]) -> bool:

@@ -68,6 +68,53 @@ def test_the_usual_wrappers_are_looked_through(case: Case, wrap: str) -> None:
         assert list(PRESETS[case.psp](respond(wrapped))) == case.records
 
 
+PARTS = [{"status": "paid", "payment": {"charge": "ch_a"}}, {"status": "paid", "payment": {"payment_intent": "pi_1"}}]
+OF_INVOICE = {"customer_email": EMAIL, "customer_id": "cus_1", "invoice_id": "in_1"}
+OF_PURCHASE = {"customer_id": "a1", "invoice_id": "m1d6nq4abcde"}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("psp", "content", "records"),
+    [
+        (  # The intent is one of two parts. It does not bring the other part's charge into its record.
+            "stripe",
+            {"payment_intent": INTENT, "invoice": INVOICE | {"payments": {"data": PARTS}}},
+            [OF_INVOICE | {"charge_id": "ch_a"}, OF_INVOICE | {"transaction_id": "pi_1"}],
+        ),
+        (
+            "recurly",
+            {
+                "transaction": {
+                    "id": "l1d6nq4abcde",
+                    "object": "transaction",
+                    "status": "success",
+                    "account": {"id": "a1"},
+                    "invoice": {"id": "m1d6nq4abcde"},
+                },
+                "invoice": {
+                    "id": "m1d6nq4abcde",
+                    "object": "invoice",
+                    "state": "paid",
+                    "account": {"id": "a1"},
+                    "subscription_ids": ["s1", "s2"],
+                },
+            },
+            [
+                OF_PURCHASE | {"subscription_id": "s1", "transaction_id": "l1d6nq4abcde"},
+                OF_PURCHASE | {"subscription_id": "s2"},
+            ],
+        ),
+    ],
+)
+def test_an_object_in_parts_has_one_record_for_each(
+    psp: str, content: dict[str, Any], records: list[dict[str, str]], *, turned: bool
+) -> None:
+    """An object beside it that names it completes one of them, whichever comes first in the JSON."""
+    found = PRESETS[psp](respond(dict(reversed(content.items())) if turned else content))
+    assert sorted(found, key=repr) == sorted(records, key=repr)
+
+
 @pytest.mark.parametrize("name", ["customer", "subscriptions", "orders", "invoices"])
 def test_what_may_be_of_other_purchases_is_not_looked_through(name: str) -> None:
     """Beside the purchase or alone, a history gives no record with today's address; the merchant may point at it."""
