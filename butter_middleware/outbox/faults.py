@@ -34,16 +34,16 @@ _UNUSABLE: Final = frozenset(
 
 
 class Fault(Enum):
-    """Whose fault an exception is, and with it who can mend it."""
+    """What kind of fault an exception is, and so what ends it."""
 
     FULL = "full"
-    """The file's bound, or the disk: mends itself as records are delivered."""
+    """The file's bound is reached, or the disk is full: deliveries, or free space, end it."""
     UNUSABLE = "unusable"
-    """The file or the disk under it: tried again until somebody mends it."""
+    """The file or the disk under it: tried again until somebody fixes it."""
     CORRUPT = "corrupt"
-    """The file's content: a new file mends it."""
+    """The file's content is broken: a new file takes its place."""
     REFUSED = "refused"
-    """The file is another program's, or a newer version's: nothing mends it in this process."""
+    """The file is another program's, or a newer version's: this process cannot use it."""
     OWN = "own"
     """The operation's own: it fails alone."""
     REPLACED = "replaced"
@@ -69,7 +69,7 @@ def checked(clock: Callable[[], float]) -> Callable[[], float]:
 
 
 def fault_of(error: Exception) -> Fault:
-    """Return whose fault an exception is that came out of the file's use."""
+    """Return what kind of fault an exception is that came out of the file's use."""
     for kind, fault in _FAULTS.items():
         if isinstance(error, kind):
             return fault
@@ -107,20 +107,20 @@ class Alerts:
         self._raised: set[str] = set()
 
     def raise_(self, kind: str, text: str) -> None:
-        """Say, unless it rings already, what is wrong and what to do about it."""
+        """Say what is wrong and what to do about it, unless it was said and is not over."""
         if kind not in self._raised:
             self._raised.add(kind)
             self._say(logging.CRITICAL, text, kind)
 
     def resolve(self, kind: str) -> None:
-        """Say that it is over, where it rang."""
+        """Say that it is over, if it was said."""
         if kind in self._raised:
             self._raised.discard(kind)
             self._say(logging.WARNING, f"works again ({kind} is over)", kind)
 
     @property
-    def ringing(self) -> Sequence[str]:
-        """What lasts; a file that was broken is broken until the process ends."""
+    def raised(self) -> Sequence[str]:
+        """What is not over. A file that was broken is broken until the process ends."""
         return sorted({kind.partition(" ")[0] for kind in self._raised} - {"replaced"})
 
     def _say(self, level: int, text: str, kind: str) -> None:

@@ -105,7 +105,7 @@ class Participant:
         return self.sends and self.running and is_whole and not self.sender.failing
 
     @property
-    def hurried(self) -> bool:
+    def is_awaited(self) -> bool:
         """Whether someone waits for what becomes of its captures and records."""
         return self._waits > 0 or bool(self._waiting)
 
@@ -166,7 +166,7 @@ class Participant:
         A verdict of None says that the next change may bring one.
         """
         deadline = time.monotonic() + timeout
-        self._hurry(1)
+        self._count_waits(1)
         try:
             while True:
                 with self._changed:
@@ -180,9 +180,9 @@ class Participant:
                     if changes == self._changes:
                         self._changed.wait(min(remaining, POLL_SECONDS))
         finally:
-            self._hurry(-1)
+            self._count_waits(-1)
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Tell those who wait that something changed. One that begins to wait meanwhile looks by itself first."""
         if self._waits:
             with self._changed:
@@ -280,7 +280,7 @@ class Participant:
             entry.left = len(new)
             for pending in new:
                 self._waiting.setdefault(pending.id, []).append(entry)
-            self.thread.hurry()  # an answer may be there already
+            self.thread.write_at_once()  # an answer may be there already
         else:
             entry.finish()
         self._forget([entry])
@@ -291,7 +291,7 @@ class Participant:
         self._tell_left_out("", outcomes)
         with self._changed:
             self._adding -= 1
-        self.ring()
+        self.notify()
 
     def settled(self, settlements: Sequence[Settlement]) -> None:
         """Let the responses go that waited for these records."""
@@ -301,7 +301,7 @@ class Participant:
             for settlement in settlements:
                 if settlement.settled is not Settled.RELEASED or settlement.due_at or self.sender.ill:
                     self._sent(settlement.id)
-        self.ring()
+        self.notify()
 
     def release_responses(self) -> None:
         """Let all responses go: this process may never learn what becomes of their records."""
@@ -368,9 +368,9 @@ class Participant:
                 self.added((), sends=False)
             case Settlement():
                 self.sender.held.discard(item.id)  # the record is sent once more
-                self.ring()
+                self.notify()
             case _:
-                self.ring()
+                self.notify()
 
     def _tell_left_out(self, route: str, outcomes: Sequence[Outcome]) -> None:
         for reason, times in Counter(outcome for outcome in outcomes if isinstance(outcome, Skip)).items():
@@ -387,18 +387,18 @@ class Participant:
             if entry.left <= 0:
                 entry.finish()
 
-    def _hurry(self, waits: int) -> None:
+    def _count_waits(self, waits: int) -> None:
         with self._changed:
             self._waits += waits
         if waits > 0:
-            self.thread.hurry()
+            self.thread.write_at_once()
 
     def _forget(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             self._unread.discard(entry)
             self._others.discard(entry)
             self.ids.discard(entry.id)
-        self.ring()
+        self.notify()
 
 
 def configuration_of(components: "Components") -> str:

@@ -597,7 +597,7 @@ class Pipeline:
     def faults(self) -> tuple[str, ...]:
         """What is wrong with the outbox."""
         participant = self.participant
-        return () if participant is None else tuple(participant.thread.alerts.ringing)
+        return () if participant is None else tuple(participant.thread.alerts.raised)
 
     # What the threads call.
 

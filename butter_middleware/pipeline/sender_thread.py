@@ -106,7 +106,7 @@ class SenderThread(Worker):
     def wind_down(self) -> None:
         """Take no further record. What is on its way is settled."""
         self._leads = False
-        self._participant.thread.hurry()
+        self._participant.thread.write_at_once()
 
     @property
     def idle(self) -> bool:
@@ -216,4 +216,4 @@ class SenderThread(Worker):
             pass  # the lead was lost. If this process has it again, `_run` starts another loop
         finally:
             self._loop, self._running = None, None
-            self._participant.thread.hurry()  # another process may lead at any moment
+            self._participant.thread.write_at_once()  # another process may lead at any moment

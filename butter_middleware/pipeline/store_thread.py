@@ -108,14 +108,14 @@ class StoreThread(Worker):
         """Captures in one transaction, at most. Fewer if the file is full."""
         self._shrink_at = float("inf")
         """When readings and settlements are written. Those who add the first of them set it."""
-        self._hurried = False
+        self._at_once = False
         """Whether they are written before that time."""
         self._count_at = 0.0
         self._prune_at = 0.0
         self._watch_at = 0.0
         self._log_at = 0.0
         self._idle_since: float | None = None
-        self._suffered = False
+        self._had_fault = False
         """Whether a fault came, and not all that may meet one was tried since then."""
 
     # For other threads.
@@ -169,23 +169,23 @@ class StoreThread(Worker):
         """Take what the reader made of a capture."""
         self._readings.append((participant, reading))
         # In memory a reading costs no transaction, and a process that is killed loses it.
-        self._shrink_soon(at_once=participant.hurried or reading.entry.until_sent or not self.store.durable)
+        self._shrink_soon(at_once=participant.is_awaited or reading.entry.until_sent or not self.store.durable)
 
     def settle(self, participant: Participant, settlements: Sequence[Settlement]) -> None:
         """Take what became of records."""
         self._settlements.extend((participant, settlement) for settlement in settlements)
-        self._shrink_soon(at_once=participant.hurried)
+        self._shrink_soon(at_once=participant.is_awaited)
 
     def _shrink_soon(self, *, at_once: bool) -> None:
         if at_once:
-            self.hurry()
+            self.write_at_once()
         elif self._shrink_at == float("inf"):
             self._shrink_at = time.monotonic() + LINGER_SECONDS
             self._waker.wake()
 
-    def hurry(self) -> None:
+    def write_at_once(self) -> None:
         """Write readings and settlements at once, since someone waits for them."""
-        self._hurried = True
+        self._at_once = True
         self._waker.wake()
 
     def ask(self, question: Callable[[Store], T]) -> "Future[T]":
@@ -295,7 +295,7 @@ class StoreThread(Worker):
                     self._rest()
                     continue
             except Exception as error:  # noqa: BLE001 - a fault of the disk, whose batch is back in its queue
-                if self._suffer(error):
+                if self._back_off(error):
                     self._end()
                     return
                 continue
@@ -324,14 +324,14 @@ class StoreThread(Worker):
         busy = False
         if now >= self._full_until or self._stop_at is not None:
             busy = self._grow(now)  # first: a response may wait for it
-        if self._hurried or now >= self._shrink_at or self._stop_at is not None:
+        if self._at_once or now >= self._shrink_at or self._stop_at is not None:
             busy |= self._shrink()  # in a full file this makes room
-        growing, shrinking = bool(self._intake or self._additions), self._hurried or now >= self._shrink_at
+        growing, shrinking = bool(self._intake or self._additions), self._at_once or now >= self._shrink_at
         reloaded = [participant.reload(self.store) for participant in self.participants]
         more = any(reloaded) or shrinking or (growing and now >= self._full_until)
         if self._stop_at is None:
             more |= self.leader.look(now)
-        if self._suffered or now >= self._count_at:
+        if self._had_fault or now >= self._count_at:
             self._count_at = now + COUNT_SECONDS
             self._count(self.participants)
         if busy and now >= self._log_at:
@@ -357,30 +357,30 @@ class StoreThread(Worker):
 
     def _shrink(self) -> bool:
         """Write what ends captures and records. Return whether there was any."""
-        self._shrink_at, self._hurried = float("inf"), False  # first: who adds one from here on sets them again
+        self._shrink_at, self._at_once = float("inf"), False  # first: who adds one from here on sets them again
         try:
             busy = self._settle() | self._resolve()
         except BaseException:
-            self._hurried = True  # a fault is over once they are written, whatever is added meanwhile
+            self._at_once = True  # a fault is over once they are written, whatever is added meanwhile
             raise
         if self._shrink_at == float("inf") and (self._readings or self._settlements):
-            self._hurried = True
+            self._at_once = True
         return busy
 
     def _rest(self) -> None:
         now = time.monotonic()
         if self._idle_since is None:
             self._idle_since = now
-        if self._suffered or now - self._idle_since >= IDLE_SECONDS:
+        if self._had_fault or now - self._idle_since >= IDLE_SECONDS:
             self.store.checkpoint(idle=True)
             self._idle_since = float("inf")
-        if self._suffered or now >= self._watch_at:
+        if self._had_fault or now >= self._watch_at:
             self._watch_at = now + WATCH_SECONDS
             for participant in self.participants:
                 participant.look()
-        if self._suffered or now >= self._prune_at:
+        if self._had_fault or now >= self._prune_at:
             self._prune_at = 0.0 if self._prune() else now + PRUNE_SECONDS
-        self._suffered = False
+        self._had_fault = False
         if not self._intake and not self._additions:  # last: a fault may have come with any of these
             self.alerts.resolve("full")
             self.alerts.resolve("fault")
@@ -568,13 +568,13 @@ class StoreThread(Worker):
                     self._additions.appendleft((participant, addition))
         self.leader.forget_file()
 
-    def _suffer(self, error: Exception) -> bool:
+    def _back_off(self, error: Exception) -> bool:
         """Log a fault once, and wait before the next try. Return whether there is no time left for one.
 
         If this process cannot use the file at all, it releases the lead.
         """
         self._opened = False
-        self._suffered, self.leader.look_at = True, 0.0  # all of it is tried before the all-clear
+        self._had_fault, self.leader.look_at = True, 0.0  # all of it is tried before the all-clear
         if isinstance(error, OutboxReplacedError):
             self._replaced = True
             return False

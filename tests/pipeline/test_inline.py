@@ -192,7 +192,7 @@ def test_a_response_that_no_answer_will_reach_is_let_go(
         for shopper in shoppers:
             shopper.join(20)
     assert len(waited) == 2
-    assert not participant.hurried
+    assert not participant.is_awaited
 
 
 def test_inline_with_a_queue_falls_back_to_it(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:

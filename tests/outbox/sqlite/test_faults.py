@@ -333,7 +333,7 @@ def test_a_file_found_broken_is_set_aside(
     assert (folder / name).read_bytes() == broken
     assert len(criticals(caplog)) == 1
     assert "set aside" in criticals(caplog)[0]
-    assert again.alerts.ringing == ["broken"]
+    assert again.alerts.raised == ["broken"]
 
 
 def test_a_file_that_breaks_while_open_is_set_aside(

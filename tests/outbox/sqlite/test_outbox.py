@@ -197,10 +197,10 @@ def test_a_log_that_cannot_be_emptied_is_said(
     store.append([capture(number, body=bytes(500_000)) for number in range(8)])
     store.checkpoint(idle=True)
     assert "keeps reading an older state" in caplog.text
-    assert store.alerts.ringing == ["log"]
+    assert store.alerts.raised == ["log"]
     reader.close()
     store.checkpoint(idle=True)
-    assert store.alerts.ringing == []
+    assert store.alerts.raised == []
 
 
 # Restarts and neighbours.
