@@ -18,7 +18,7 @@ from processes import HERE, free_port, listening, numbered, until
 from shops import CREDENTIALS, PAID, SHOPPER
 from starlette.testclient import TestClient
 
-from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, extract
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, SQLiteOutbox, annotate, extract
 from butter_middleware.testing import FakeButter
 
 EXAMPLES = Path(__file__).parents[2] / "examples/frameworks"
@@ -350,9 +350,9 @@ def waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_example_sends_after_a_restart_and_loses_nothing_at_a_stop(
     fake: FakeButter, url: str, waiting: Path, tmp_path: Path, example: str
 ) -> None:
-    """What waits in the file is sent after a start, without a request. SIGTERM right after five checkouts: five more.
+    """What waits in the file is sent after a start, without a request. SIGTERM right after five checkouts loses none.
 
-    Each has the e-mail address that the endpoint annotated.
+    Their records are sent, or in the file for the next start. Each has the e-mail address that the endpoint annotated.
     """
     shutil.copytree(waiting, tmp_path, dirs_exist_ok=True)
     with running(example, url, tmp_path / "butter.db") as (port, process):
@@ -360,6 +360,10 @@ def test_an_example_sends_after_a_restart_and_loses_nothing_at_a_stop(
         for invoice in FIVE_MORE:
             pay(port, example, invoice)
         output = stop(process)
-    assert sorted(record["invoice_id"] for record in fake.records) == [*FIVE, *FIVE_MORE], output
-    assert {record["customer_email"] for record in fake.records} == {"shopper@example.com"}
-    assert {record["ipv4_address"] for record in fake.records} == {SHOPPER}
+    store = SQLiteOutbox(tmp_path / "butter.db").store()
+    store.open()
+    records = [*fake.records, *(pending.record.fields for pending in store.due(10))]
+    store.close()
+    assert sorted(record["invoice_id"] for record in records) == [*FIVE, *FIVE_MORE], output
+    assert {record["customer_email"] for record in records} == {"shopper@example.com"}
+    assert {record["ipv4_address"] for record in records} == {SHOPPER}

@@ -40,10 +40,10 @@ from butter_middleware.outbox.base import new_records
 from butter_middleware.outbox.faults import Fault, fault_of
 from butter_middleware.outbox.sqlite import database
 from butter_middleware.outbox.sqlite.locks import LEAD, WRITE, Locks
+from butter_middleware.pipeline import store_thread
 from butter_middleware.testing import FakeButter
 
 MIB = 1024**2
-MOST_WAITING = 10_000
 
 
 @pytest.fixture
@@ -595,36 +595,45 @@ def test_what_the_queue_refuses_is_counted_as_lost(
     path: Path,
     folder: Path,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A record that neither the file nor the memory can take is counted in the status, and said once."""
+    most = 1_000
+    monkeypatch.setattr(store_thread, "MOST_WAITING", most)  # a tenth
     fake.respond_with(*[503] * 100)
     butter = make_butter(outbox=path, drain_timeout=0.2)
     butter.record(checkout(1))
     until(lambda: butter.status().pending == 1, "the record")
     away = folder.rename(folder.with_name("away"))
-    for _ in range(MOST_WAITING + 20):
+    for _ in range(most + 20):
         butter.record(checkout(1))
     away.rename(folder)
-    until(lambda: butter.status().skipped.get("duplicate", 0) >= MOST_WAITING - 20, "the memory is written")
+    until(lambda: butter.status().skipped.get("duplicate", 0) >= most - 20, "the memory is written")
     status = butter.status()
     assert 20 <= status.lost <= 40
-    assert status.lost + status.skipped["duplicate"] == MOST_WAITING + 20
+    assert status.lost + status.skipped["duplicate"] == most + 20
     assert len([line for line in criticals(caplog) if "a record is lost" in line]) == 1
 
 
 def test_the_bytes_in_memory_are_bounded(
-    make_butter: Callable[..., Butter], path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+    make_butter: Callable[..., Butter],
+    path: Path,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While the file is away long annotations are bounded by their bytes: what comes beyond 128 MiB is counted."""
+    """While the file is away long annotations are bounded by their bytes: what comes beyond the bound is counted."""
+    assert store_thread.MOST_BYTES == 128 * MIB
+    monkeypatch.setattr(store_thread, "MOST_BYTES", 16 * MIB)
     butter = make_butter(outbox=path)
     butter.record(checkout(1))
     assert butter.flush()
     folder.rename(folder.with_name("away"))
     long = checkout(2).model_copy(update={"invoice_id": "x" * MIB})
-    for _ in range(140):
+    for _ in range(28):
         butter.record(long)
     until(lambda: butter.status().lost >= 1, "some do not fit")
-    assert 12 <= butter.status().lost <= 80
+    assert 12 <= butter.status().lost <= 20
     assert len([line for line in criticals(caplog) if "a record is lost" in line]) == 1
 
 
