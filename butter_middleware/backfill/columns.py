@@ -140,7 +140,7 @@ class Columns:
         return {name: origin for name, origin in origins.items() if name in {"psp", *EVIDENCE_IDS}}
 
     def fields(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the record's fields, those that are there. Raises as `mapped`."""
+        """Return the record's fields, those that are there. Raises what `mapped` raises."""
         found = {name: self._value(values, column) for name, column in self.mapped(values).items()} | {**self.constants}
         if isinstance(psp := found.get("psp"), str):
             found["psp"] = psp.strip().lower()

@@ -89,7 +89,7 @@ class Intake:
         )
 
     def __iter__(self) -> Iterator[Waiting]:
-        """Give all records that are to be sent. Raises as `Source.read` and `take`."""
+        """Give all records that are to be sent. Raises what `Source.read` and `take` raise."""
         while lines := self.source.read():
             yield from self.take(lines)
 
@@ -105,7 +105,7 @@ class Intake:
         return taken
 
     def reject(self, line: Line, reason: str) -> None:
-        """Count and keep a line that will not be sent. Raises as `Rejects.add`."""
+        """Count and keep a line that will not be sent. Raises what `Rejects.add` raises."""
         reasons = self.totals.reasons
         for one in reason.split(REASONS_APART):
             reasons[one if one in reasons or len(reasons) < MOST_REASONS else "other reasons"] += 1

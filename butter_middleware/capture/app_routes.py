@@ -82,9 +82,9 @@ def matches_as_written(app: object) -> bool:
 
 
 def mounted(app: object, depth: int = LAYERS) -> Iterator[tuple[object, object]]:
-    """Give what each middleware in an app, around it and in its mounts was given, and the app that it wraps.
+    """Give, of each middleware around an app, in it and in its mounts, each argument and the app that it wraps.
 
-    The `Butter` of a `ButterMiddleware` is among it.
+    The `Butter` of a `ButterMiddleware` is one of the arguments.
     """
     for layer in _layers(app):
         yield getattr(layer, "butter", None), getattr(layer, "app", None)

@@ -78,7 +78,7 @@ class Output:
         sys.stderr.flush()
 
     def confirm(self, question: str) -> None:
-        """Ask before something that cannot be undone; end the command if the answer is no, or nobody can answer."""
+        """Ask before something that cannot be undone. End the command if the answer is no, or there is no terminal."""
         if self.as_json or not is_interactive():
             msg = "This cannot be undone, and there is no terminal to ask on. Pass --yes if you mean it."
             raise Failure(msg, ExitCode.USAGE)

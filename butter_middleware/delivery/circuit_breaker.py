@@ -252,7 +252,7 @@ class CircuitBreaker:
             self._good += 1
         if self._good >= self._limit:
             self._limit, self._good = min(self._senders, self._limit * 2), 0
-        # Whoever saw a CRITICAL line sees its end, also where only warnings are shown, as by uvicorn.
+        # Many servers show no INFO, such as uvicorn. The end of a CRITICAL fault must be seen there too.
         level = logging.WARNING if self._worst == logging.CRITICAL else logging.INFO
         self._become(BreakerState.OK, said=f"{self._target.name}: records are accepted again", level=level)
         self.hold_reason = None

@@ -104,7 +104,7 @@ def _normal(node: Any) -> Any:  # noqa: ANN401 - as types-jmespath has it
 
 @cache
 def alternatives(expression: str, *, table: bool = False) -> tuple[Path, ...]:
-    """Split `a || b` into its alternatives. Raises as `path`."""
+    """Split `a || b` into its alternatives. Raises what `path` raises."""
     path(expression)
     cuts = [0]
     depth = 0

@@ -454,8 +454,8 @@ class Pipeline:
         """Return the record of a whole checkout; none in a dry run, and none if its address is not public."""
         if isinstance(in_body(checkout.ipv4_address, self.components.admitted), Reason):
             message = (
-                "butter.record() got a Checkout whose ipv4_address is not public, so there is no record: it is the "
-                "address of a server or a proxy. Pass the shopper's own"
+                "butter.record() got a Checkout with an ipv4_address that is not public. It is the address of a server "
+                "or a proxy, so there is no record. Pass the shopper's address."
             )
             self._events.emit(Skipped(reason=f"no_address:{Reason.PRIVATE_ADDRESS}", message=message))
             return ()

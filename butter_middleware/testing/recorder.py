@@ -86,7 +86,7 @@ class Recorder:
             self.ignored.append(event.message)
 
     def respond_with(self, answers: Iterable[int | Fault]) -> None:
-        """Set Butter's next answers. Raises as `checked`."""
+        """Set Butter's next answers. Raises what `checked` raises."""
         self._answers.extend(checked(answers))
 
     def answer(self, record: Record) -> Answer:

@@ -88,7 +88,7 @@ def test_a_whole_checkout_needs_a_public_address(
     assert butter.flush()
     assert [found["ipv4_address"] for found in fake.records] == [address] * 2 * sent
     assert butter.status().skipped == ({} if sent else {"no_address:private_address": 2})
-    assert caplog.text.count("a Checkout whose ipv4_address is not public") == (0 if sent else 1)
+    assert caplog.text.count("a Checkout with an ipv4_address that is not public") == (0 if sent else 1)
     assert address not in caplog.text
 
 

@@ -106,7 +106,7 @@ class Order(BaseModel):
 
 @pytest.mark.parametrize("blank", [None, "", " ", "\t\n"])
 def test_a_blank_field_is_absent(make_butter: Callable[..., Butter], fake: FakeButter, blank: str | None) -> None:
-    """What the extractor leaves blank, the endpoint gives. It is no conflict."""
+    """The endpoint gives what the extractor leaves blank. This is not a conflict."""
     route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _r: GOOD | {"customer_email": blank, "psp": blank})
     butter = make_butter(route)
     answer = sends(start(), body(b"{}"))
