@@ -10,6 +10,7 @@ import re
 import resource
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -285,6 +286,33 @@ def test_a_restored_file_is_taken_up(opened: Callable[..., SQLiteStore], path: P
     append(again, 3)
     assert bodies(unread(again)) == ["in_3"]
     assert invoices(again.due(10)) == ["in_1"]
+
+
+def test_a_restored_file_is_taken_up_beside_another_program(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """One that has the replaced file open, such as an sqlite3 shell: what it knows of the old log is not believed."""
+    store = opened()
+    store.add([record(1)])
+    store.close()
+    backup = path.with_name("backup.db")
+    backup.write_bytes(path.read_bytes())
+    again = opened()
+    again.add([record(2)])
+    code = (
+        f"import sqlite3, sys; db = sqlite3.connect({str(path)!r}); "
+        "print(*db.execute('SELECT count(*) FROM records').fetchone(), flush=True); sys.stdin.read()"
+    )
+    program = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "2\n"
+        backup.replace(path)
+        with pytest.raises(OutboxReplacedError):
+            append(again, 3)
+        append(again, 3)
+        assert bodies(unread(again)) == ["in_3"]
+        assert invoices(again.due(10)) == ["in_1"]
+    again.close()
+    assert opened().counts().captured == 1
 
 
 def test_a_removed_lock_is_made_again(opened: Callable[..., SQLiteStore], path: Path) -> None:

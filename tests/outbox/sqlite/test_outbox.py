@@ -35,14 +35,14 @@ from butter_middleware.models.reasons import Skip
 from butter_middleware.outbox import Counts, Entry, Settled, Settlement, SQLiteStore, Waiting
 from butter_middleware.outbox.base import new_records
 from butter_middleware.outbox.sqlite import listing
-from butter_middleware.outbox.sqlite.database import IDLE_WRITES, LOG_BYTES
+from butter_middleware.outbox.sqlite.database import IDLE_WRITES
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.locks import LEAD
-from butter_middleware.outbox.sqlite.schema import LASTING_LOG_BYTES
 from butter_middleware.outbox.sqlite.snapshot import snapshot
 
 DAY = 86400.0
 MINUTE = 60.0
+MIB = 1024**2
 
 
 @pytest.fixture
@@ -176,12 +176,15 @@ def test_the_log_is_moved_into_the_file_in_time(opened: Callable[..., SQLiteStor
     size = log.stat().st_size
     write(10)
     assert log.stat().st_size == size > 600_000  # written from its beginning
-    write(70, 500_000)
-    assert log.stat().st_size > LOG_BYTES
+    small = path.stat().st_size
+    while log.stat().st_size < 32 * MIB:
+        store.checkpoint(idle=False)
+        assert path.stat().st_size == small
+        write(1, 500_000)
     store.checkpoint(idle=False)
-    assert path.stat().st_size > LOG_BYTES
+    assert path.stat().st_size > 30 * MIB
     write(1)
-    assert log.stat().st_size <= LASTING_LOG_BYTES < LOG_BYTES
+    assert log.stat().st_size == 31 * MIB
 
 
 def test_a_log_that_cannot_be_emptied_is_said(
