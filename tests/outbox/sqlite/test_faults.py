@@ -298,11 +298,11 @@ def test_a_restored_file_is_taken_up_beside_another_program(opened: Callable[...
     again = opened()
     again.add([record(2)])
     code = (
-        f"import sqlite3, sys; db = sqlite3.connect({str(path)!r}); "
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); "
         "print(*db.execute('SELECT count(*) FROM records').fetchone(), flush=True); sys.stdin.read()"
     )
-    program = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with program:
+    command = [sys.executable, "-c", code, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "2\n"
         backup.replace(path)
