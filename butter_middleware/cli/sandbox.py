@@ -60,11 +60,19 @@ def sandbox(*, port: int, host: str, expose: bool, username: str | None, passwor
         raise Failure(msg) from error
     names = () if is_loopback(host) else (host, socket.gethostname())
     app = Sandbox(username=username, password=password, keep=keep, exposed=not is_loopback(host), names=names)
-    stop = Event()
-    with stop_signals(stop.set), server.serving(app, listener):
+    stop, failures = Event(), list[BaseException]()
+
+    def fail(error: BaseException) -> None:
+        failures.append(error)
+        stop.set()
+
+    with stop_signals(stop.set), server.serving(app, listener, fail):
         _introduce(listener, host, username)
         while not stop.wait(1.0):  # Windows hears no signal meanwhile
             pass
+    if failures:
+        msg = f"the sandbox's server failed ({type(failures[0]).__name__}: {failures[0]}). Start it again."
+        raise Failure(msg) from failures[0]
     click.echo(f"\nStopped. Arrived: {app.inbox.arrived}.")
 
 

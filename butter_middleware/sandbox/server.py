@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import struct
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from threading import Thread
 from typing import Any, Final
@@ -91,10 +91,24 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def serving(app: ASGIApp, listener: socket.socket) -> Generator[str]:
-    """Serve a sandbox or a shop on a thread of its own, and give its URL. At the end the app's lifespan ends, too."""
+def serving(
+    app: ASGIApp, listener: socket.socket, failed: Callable[[BaseException], object] | None = None
+) -> Generator[str]:
+    """Serve a sandbox or a shop on a thread of its own, and give its URL. At the end the app's lifespan ends, too.
+
+    `failed` is called on that thread if it cannot serve.
+    """
     server = _Server(app)
-    thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), name="serving", daemon=True)
+
+    def serve() -> None:
+        try:
+            asyncio.run(server.serve(sockets=[listener]))
+        except BaseException as error:
+            if failed is None:
+                raise
+            failed(error)
+
+    thread = Thread(target=serve, name="serving", daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"  # what connects before it serves waits in the backlog

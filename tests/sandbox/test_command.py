@@ -1,5 +1,7 @@
 """`butter-middleware sandbox`: what it refuses, what it says, and how it ends, as a real process."""
 
+import asyncio
+import errno
 import json
 import os
 import re
@@ -137,6 +139,19 @@ def test_a_port_in_use_is_said_with_the_remedy() -> None:
     assert result.exit_code == 4
     assert f"port {port} is in use" in result.output
     assert f"butter-middleware sandbox --port {port + 1}" in result.output
+
+
+def test_a_server_that_cannot_serve_ends_it(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """With one line, also if the port could be had."""
+
+    async def fail(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_server", fail)
+    result = CliRunner().invoke(cli, ["sandbox", "--port", "0"])
+    assert result.exit_code == 3
+    assert "server failed (OSError: [Errno 24] Too many open files)" in result.output
+    assert "Traceback" not in result.output + capfd.readouterr().err
 
 
 def test_help_says_what_it_is_for() -> None:
