@@ -10,7 +10,7 @@ import click
 from butter_middleware import config
 from butter_middleware.butter import Butter
 from butter_middleware.cli.check import ask, refusal
-from butter_middleware.cli.failure import ExitCode
+from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.options import app_option, command, listening, load, refuse_dry_run
 from butter_middleware.cli.output import Output
 from butter_middleware.client_ip import direct
@@ -34,6 +34,7 @@ def trigger(output: Output, *, app: str | None, yes: bool) -> ExitCode:
     """  # noqa: D301 - click's mark
     output = Output(output.as_json, reveal=True)  # the record is of no person
     if app is None:
+        _refuse_missing()
         with listening([]):  # the text says where it goes
             butter = Butter(client_ip=direct())
     else:
@@ -72,3 +73,15 @@ def trigger(output: Output, *, app: str | None, yes: bool) -> ExitCode:
         text = f"Not accepted by {place}: {answer.label}. {remedy}"
     output.show(document, text)
     return ExitCode.OK if accepted else ExitCode.ATTENTION
+
+
+def _refuse_missing() -> None:
+    """Fail if the environment has no credentials: what `Butter` says of that names what this command does not take."""
+    for name in ("username", "password"):
+        if config.credential(name, None) is None:
+            variable = f"BUTTER_{name.upper()}"
+            msg = (
+                f"no {name}: set {variable}, or {variable}_FILE to a mounted secret, or name your Butter: "
+                "--app shop.main:butter."
+            )
+            raise Failure(msg)

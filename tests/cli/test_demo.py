@@ -177,6 +177,21 @@ def test_it_goes_where_the_app_sends(
     assert "dry_run=True" in dry.stderr
 
 
+@pytest.mark.parametrize("name", ["username", "password"])
+def test_without_credentials_it_says_what_it_takes(
+    trigger: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The variables or `--app`, and no option of `Butter`."""
+    variable = f"BUTTER_{name.upper()}"
+    monkeypatch.delenv(variable)
+    found = trigger()
+    assert found.exit_code == 3
+    assert found.stderr == (
+        f"Error: no {name}: set {variable}, or {variable}_FILE to a mounted secret, or name your Butter: "
+        "--app shop.main:butter.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
