@@ -152,7 +152,10 @@ class Butter:
         self.pipeline = Pipeline(components.build(settings, given, self._events, self._telemetry))
         del given
         del username, password  # an error tracker adds the variables of this frame to the lines that follow
-        self._warn(self.routes.routes)
+        parts = self._components
+        if parts.queue is None:  # else the outbox is that queue's waiting room
+            self._warn(parts.outbox.validate())
+        self._warn(components.part_warnings(parts, self.routes.routes))
 
     def checkout_route(  # noqa: PLR0913 - as CheckoutRoute, all by name
         self,
@@ -179,7 +182,7 @@ class Butter:
             )
             fitting(self.beacon, [route])
             if all(other.join is None for other in self.routes.routes):  # else it has been said
-                self._warn([route], parts_only=True)
+                self._warn(components.part_warnings(self._components, [route]))
             self.routes.add(route)
             return extract
 
@@ -343,11 +346,10 @@ class Butter:
     def __deepcopy__(self, _memo: object) -> Self:
         return self
 
-    def _warn(self, routes: Iterable[CheckoutRoute], *, parts_only: bool = False) -> None:
+    def _warn(self, warnings: Iterable[str]) -> None:
         if self.dry_run:
             return
-        parts = self._components
-        for warning in components.warnings(parts.outbox, routes, parts_only=parts_only, queue=parts.queue is not None):
+        for warning in warnings:
             log.warning("butter: outbox: %s", warning, extra={"butter_event": "configuration"})
 
     def __repr__(self) -> str:

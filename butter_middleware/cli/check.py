@@ -212,7 +212,7 @@ def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
         if not isinstance(outbox, SQLiteOutbox):
             yield _elsewhere(outbox, butter)
             return
-        warnings = list(components.warnings(outbox, () if butter is None else butter.routes.routes))
+        warnings = outbox.validate()
     except ConfigurationError as error:
         yield _failed("outbox", str(error))
         return

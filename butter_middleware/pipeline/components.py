@@ -273,25 +273,17 @@ def _check_shared(outbox: LocalOutbox, queue: Outbox | None) -> None:
         raise ConfigurationError(msg)
 
 
-def warnings(
-    outbox: LocalOutbox, routes: Iterable[CheckoutRoute], *, parts_only: bool = False, queue: bool = False
-) -> Iterator[str]:
-    """Give what this outbox cannot keep safe, of these routes. With a `queue` it is that queue's waiting room.
-
-    Raises:
-        ConfigurationError: it cannot work.
-    """
-    if not parts_only and not queue:
-        yield from outbox.validate()
-    if not outbox.durable and any(route.join is not None for route in routes):
+def part_warnings(parts: Components, routes: Iterable[CheckoutRoute]) -> Iterator[str]:
+    """Say it if the parts of a checkout, of these routes, meet in memory."""
+    if not parts.outbox.durable and any(route.join is not None for route in routes):
         yield (
             "the parts of a checkout (CheckoutRoute(join=...)) meet in memory: within one process only, and not across "
             "restarts. "
         ) + (
-            "A queue does not keep them. Without join=, keep the shopper's address with the order. Once it is paid, "
-            "pass a Checkout to butter.record()."
-            if queue
-            else "Set outbox= to the path of an SQLite file."
+            "Set outbox= to the path of an SQLite file."
+            if parts.queue is None
+            else "A queue does not keep them. Without join=, keep the shopper's address with the order. Once it is "
+            "paid, pass a Checkout to butter.record()."
         )
 
 
