@@ -301,7 +301,7 @@ def test_a_restored_file_is_taken_up_beside_another_program(opened: Callable[...
         "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); "
         "print(*db.execute('SELECT count(*) FROM records').fetchone(), flush=True); sys.stdin.read()"
     )
-    command = [sys.executable, "-c", code, path]
+    command = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "2\n"
