@@ -315,7 +315,7 @@ def clock(given: object) -> None:
 
 def is_time(given: object) -> bool:
     """Whether a value can be a time in seconds. NaN cannot, and neither can a time 30,000 years from now."""
-    return isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < FARTHEST
+    return isinstance(given, (float, int)) and not isinstance(given, bool) and abs(given) < FARTHEST
 
 
 def transport(given: object) -> None:

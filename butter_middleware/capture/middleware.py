@@ -130,36 +130,55 @@ class ButterMiddleware:
                     self._served = True
                     self._compare(pipeline)
                     pipeline.first_request()
-                found = _find(pipeline, scope, self._root_path, folds=self._folds)
-                if found is not None:
-                    await self._tee(pipeline, *found, scope, receive, send)
+                tee = self._tee(pipeline, scope, receive, send)
+                if tee is not None:
+                    try:
+                        await self.app(scope, tee.receive if tee.takes_request else receive, tee.send)
+                    except BaseException as error:
+                        tee.end(error)
+                        raise
+                    tee.end(None)
                     return
             elif scope["type"] == "lifespan":
                 await self._watch_lifespan(pipeline, scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
+    def _tee(self, pipeline: CapturePipeline, scope: Scope, receive: Receive, send: Send) -> "_Tee | None":
+        """Return what watches a request of a checkout route. None for other requests."""
+        try:
+            found = self._find(pipeline.routes, scope)
+            if found is None:
+                return None
+            route, path = found
+            return _Tee(pipeline, route, path, scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - a scope against the specification is the app's to refuse
+            pipeline.fault(error)
+            return None
+
+    def _find(self, routes: RouteTable, scope: Scope) -> tuple[CheckoutRoute, str] | None:
+        """Return the checkout route that a request matches, and the path that its template matches."""
+        notes = cast("Notes | None", scope.get(SCOPE_KEY))
+        if notes is not None:
+            if not notes.closed:
+                return None  # it watches already: this one is mounted inside of it
+            path = notes.request["path"]
+            found = routes.find(notes.request["method"], path)
+            return None if found is None else (found, path)
+        method, path = scope["method"], route_path(scope)
+        found = routes.find(method, path)
+        if found is None and self._root_path:
+            path = route_path(scope, self._root_path)
+            found = routes.find(method, path)
+        if found is not None:
+            return found, path
+        return routes.find_folded(method, _spellings(scope)) if self._folds else None
+
     def _compare(self, pipeline: CapturePipeline) -> None:
         """Once, on the log's thread: say which checkout routes no route of the app answers."""
         if not self._compared:
             self._compared = True
             log_thread.run(partial(_say_unanswered, self.app, self.butter, pipeline.routes))
-
-    async def _tee(
-        self, pipeline: CapturePipeline, route: CheckoutRoute, path: str, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        try:
-            tee = _Tee(pipeline, route, path, scope, receive, send)
-        except Exception as error:  # noqa: BLE001 - a scope against the specification is the app's to refuse
-            pipeline.fault(error)
-            await self.app(scope, receive, send)
-            return
-        try:
-            await self.app(scope, tee.receive if route.capture_request_body else receive, tee.send)
-        except BaseException as error:
-            tee.end(error)
-            raise
-        tee.end(None)
 
     async def _watch_lifespan(self, pipeline: CapturePipeline, scope: Scope, receive: Receive, send: Send) -> None:
         takes_part = False
@@ -240,29 +259,6 @@ def _folds(app: object) -> bool:
         return True
 
 
-def _find(pipeline: CapturePipeline, scope: Scope, root_path: str, *, folds: bool) -> tuple[CheckoutRoute, str] | None:
-    """Return the checkout route that a request matches, and the path that its template matches."""
-    try:
-        routes, notes = pipeline.routes, cast("Notes | None", scope.get(SCOPE_KEY))
-        if notes is not None:
-            if not notes.closed:
-                return None  # it watches already: this one is mounted inside of it
-            path = notes.request["path"]
-            found = routes.find(notes.request["method"], path)
-            return None if found is None else (found, path)
-        method, path = scope["method"], route_path(scope)
-        found = routes.find(method, path)
-        if found is None and root_path:
-            path = route_path(scope, root_path)
-            found = routes.find(method, path)
-        if found is not None:
-            return found, path
-        return routes.find_folded(method, _spellings(scope)) if folds else None
-    except Exception as error:  # noqa: BLE001 - a scope against the specification is the app's to refuse
-        pipeline.fault(error)
-        return None
-
-
 def _spellings(scope: Scope) -> Iterable[str]:
     """Return the paths that the routers of other frameworks see: some keep `root_path`, some an escaped slash."""
     path, root_path = scope["path"], scope.get("root_path", "")
@@ -291,14 +287,17 @@ class _Tee:
         self._send = send
         self._reads_body = route.reads_body
         self._chunks: list[bytes] = []
-        if route.capture_request_body:
+        self.takes_request = route.capture_request_body
+        """Whether the app is to read the request through `receive`."""
+        if self.takes_request:
             self._request_chunks: list[bytes] | None = []
             self._request_size = 0
             self._request_ended = False
         before: Notes | None = scope.get(SCOPE_KEY)
         # A middleware outside tries once more: the request is what it was before the app first changed its scope.
-        self._request: dict[str, Any] = pipeline.snapshot(scope, path) if before is None else dict(before.request)
-        self._request["path"] = path
+        self._request: dict[str, Any] = (
+            pipeline.snapshot(scope, path) if before is None else {**before.request, "path": path}
+        )
         self._notes = scope[SCOPE_KEY] = Notes(self._request)
 
     async def receive(self) -> Message:
@@ -324,8 +323,11 @@ class _Tee:
                     if self._keep_body(message):
                         durable = self._capture(self._notes.fields)
                 elif kind == "http.response.start":
-                    message = _with_rereadable_headers(message)
-                    self._start(message)
+                    headers = message.get("headers", ())
+                    listed = rereadable(headers)  # the server reads them after us
+                    if listed is not headers:
+                        message = {**message, "headers": listed}
+                    self._start(message["status"], listed)
                 elif kind in _FILE_MESSAGES and self._keep_file(message):
                     durable = self._capture(self._notes.fields)
             except Exception as error:  # noqa: BLE001 - ours never leave
@@ -365,24 +367,30 @@ class _Tee:
         self._chunks = []
         self._pipeline.fault(error)
 
-    def _start(self, message: Message) -> None:
-        self._status = status = message["status"]
+    def _start(self, status: int, listed: Iterable[Any]) -> None:
+        self._status = status
         route, fields = self._route, self._notes.fields
         if not route.takes(status, annotated=bool(fields)):
             self._skip(Skip.STATUS)
             return
-        # Copied: an outer GZipMiddleware changes both the message and its list after us.
-        headers = [(name.lower(), value) for name, value in raw_headers(message.get("headers", ()))]
-        described = dict(headers)
-        if not CREDENTIAL_HEADERS.isdisjoint(described):
-            headers = [header for header in headers if header[0] not in CREDENTIAL_HEADERS]
+        headers: RawHeaders = []  # copied: an outer GZipMiddleware changes both the message and its list after us
+        content_type = content_length = b""
+        for given, value in raw_headers(listed):
+            name = given.lower()
+            if name in CREDENTIAL_HEADERS:
+                continue
+            headers.append((name, value))
+            if name == b"content-type":
+                content_type = value
+            elif name == b"content-length":
+                content_length = value
         self._headers = headers
         if route.annotated_only:
             self._noted = dict(fields)
         elif self._reads_body and not route.redirects(status):
-            if not _is_json(described.get(b"content-type", b"")):
+            if not _is_json(content_type):
                 self._skip(Skip.NOT_JSON)
-            elif _length(described.get(b"content-length", b"")) > self._pipeline.max_body_bytes:
+            elif content_length.isdigit() and int(content_length) > self._pipeline.max_body_bytes:
                 self._skip(Skip.TOO_LARGE)
 
     def _keep_body(self, message: Message) -> bool:
@@ -391,7 +399,7 @@ class _Tee:
             return False
         if self._reads_body:
             chunk = message.get("body", b"")
-            self._size += _size(chunk)
+            self._size += len(chunk) if type(chunk) is bytes else _size(chunk)
             if self._size > self._pipeline.max_body_bytes:
                 self._skip(Skip.TOO_LARGE)
                 return False
@@ -423,7 +431,7 @@ class _Tee:
         self._open = False
         self._notes.closed = True
         request = self._request
-        if self._route.capture_request_body:
+        if self.takes_request:
             request["request_body"] = self._request_body()
         capture = Capture(  # by position, which takes half the time
             request["method"],
@@ -462,13 +470,6 @@ def _has_left(error: BaseException | None) -> bool:
     return isinstance(error, ClientDisconnect) or not isinstance(error, Exception | KeyboardInterrupt | SystemExit)
 
 
-def _with_rereadable_headers(message: Message) -> Message:
-    """Return the message with headers that can be read twice: the server reads them after us."""
-    headers: Any = message.get("headers", ())
-    listed = rereadable(headers)
-    return message if listed is headers else {**message, "headers": listed}
-
-
 def _size(chunk: bytes | memoryview) -> int:
     """Return its bytes, before any is copied."""
     return chunk.nbytes if isinstance(chunk, memoryview) else len(chunk)
@@ -479,7 +480,3 @@ def _is_json(content_type: bytes) -> bool:
         return True
     mime = content_type.partition(b";")[0].strip().lower()
     return mime in _JSON or mime.endswith(b"+json")
-
-
-def _length(content_length: bytes) -> int:
-    return int(content_length) if content_length.isdigit() else 0

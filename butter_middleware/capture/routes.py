@@ -210,8 +210,8 @@ class CheckoutRoute:
 
     def redirects(self, status: int) -> bool:
         """Whether this status sends a shopper who begins a checkout to the PSP's page, without JSON."""
-        no_json = self.begins and not isinstance(self.join, str)
-        return no_json and 300 <= status < 400  # noqa: PLR2004 - RFC 9110, section 15.4
+        is_redirect = 300 <= status < 400  # noqa: PLR2004 - RFC 9110, section 15.4
+        return is_redirect and self.begins and not isinstance(self.join, str)
 
     @cached_property
     def name(self) -> str:
@@ -240,6 +240,13 @@ def _is_method(name: object) -> bool:
     return isinstance(name, str) and name.isascii() and name.isalpha()
 
 
+class _ByMethod(dict[str, list[CheckoutRoute]]):
+    """Routes by their method. ASGI says upper case. Some servers pass on what was written; it counts as upper case."""
+
+    def __missing__(self, method: str) -> Sequence[CheckoutRoute]:
+        return self.get(method.upper(), ())
+
+
 class RouteTable:
     """The checkout routes of a shop, found by method and path. The first match wins, as in Starlette.
 
@@ -249,7 +256,7 @@ class RouteTable:
 
     def __init__(self, routes: Iterable[CheckoutRoute]) -> None:
         self.routes: tuple[CheckoutRoute, ...] = ()
-        self._by_method: dict[str, list[CheckoutRoute]] = {}
+        self._by_method = _ByMethod()
         if not isinstance(routes, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(_no_route(routes))
         for route in routes:
@@ -273,19 +280,14 @@ class RouteTable:
 
     def find(self, method: str, path: str) -> CheckoutRoute | None:
         """Return the first route that this request matches."""
-        for route in self._of(method):
+        for route in self._by_method[method]:
             if route.template.match(path):
                 return route
         return None
 
     def find_folded(self, method: str, paths: Iterable[str]) -> tuple[CheckoutRoute, str] | None:
         """Return the first route that one of the paths matches whatever its slashes and case, and the path for it."""
-        if not (routes := self._of(method)):
+        if not (routes := self._by_method[method]):
             return None
         found = ((route, route.template.written(path)) for path in map(_one_slash, paths) for route in routes)
         return next(((route, path) for route, path in found if path is not None and route.template.match(path)), None)
-
-    def _of(self, method: str) -> Sequence[CheckoutRoute]:
-        # ASGI says upper case. Some servers pass on what was written, and some frameworks read it as upper case.
-        routes = self._by_method.get(method)
-        return self._by_method.get(method.upper(), ()) if routes is None else routes

@@ -4,14 +4,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self, cast
 
 from starlette.datastructures import Headers, QueryParams
 
 from butter_middleware._utils.asgi import (
-    ALL_BYTES,
     RawHeaders,
     Scope,
     given_peer,
@@ -114,7 +112,7 @@ def snapshot(
     gives.
     """
     kept = _uncredentialed(scope)
-    if kept is None or not ALL_BYTES(map(type, chain.from_iterable(kept))):
+    if kept is None:
         make_rereadable(scope)
         kept = [header for header in raw_headers(scope["headers"]) if header[0] not in CREDENTIAL_HEADERS]
     query = scope.get("query_string", b"")
@@ -131,15 +129,19 @@ def snapshot(
 
 
 def _uncredentialed(scope: Scope) -> RawHeaders | None:
-    """Return the headers to keep. None if headers or peer are not the lists and pairs that most servers give."""
+    """Return the headers to keep. None if headers or peer are not the lists and pairs of bytes of most servers."""
     headers: Any = scope["headers"]
     client: Any = scope.get("client")
     if type(headers) is not list or (type(client) is not tuple and isinstance(client, Iterator)):
         return None
     try:
-        return [header for header in cast("RawHeaders", headers) if header[0] not in CREDENTIAL_HEADERS]
+        kept = [header for header in cast("RawHeaders", headers) if header[0] not in CREDENTIAL_HEADERS]
     except TypeError:  # an iterator is no pair
         return None
+    for name, value in kept:
+        if type(name) is not bytes or type(value) is not bytes:
+            return None
+    return kept
 
 
 def _to_text(headers: RawHeaders) -> list[tuple[str, str]]:

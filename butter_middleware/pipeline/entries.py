@@ -29,36 +29,30 @@ NOTHING: Final = ResponseWait()
 class Entry:
     """A capture on its way through this process."""
 
-    __slots__ = ("capture", "future", "id", "left", "owned", "parked", "route", "size", "taken_over", "until_sent")
+    # Class attributes, because most captures never change them, and setting them costs time on each request.
+    id = 0
+    """The row's number in the store. 0: not there yet."""
+    owned = True
+    """False: another process appended it, and the leader reads it."""
+    parked = ""
+    """Why it was parked, if it is tried again."""
+    taken_over = False
+    """Whether another process served it."""
+    until_sent = False
+    """Whether the response waits for more than an outbox of this process."""
+    left = 0
+    """How many of its records are not settled yet."""
+    future: "Future[None] | None" = None
+    """What the response waits for."""
 
-    def __init__(
-        self,
-        capture: Capture,
-        route: CheckoutRoute | None,
-        wait: ResponseWait = NOTHING,
-        *,
-        number: int = 0,
-        owned: bool = True,
-        parked: str = "",
-    ) -> None:
+    def __init__(self, capture: Capture, route: CheckoutRoute | None, wait: ResponseWait = NOTHING) -> None:
         self.capture = capture
         self.route = route
         """The one that its request matches."""
-        self.id = number
-        """The row's number in the store. 0: not there yet."""
-        self.owned = owned
-        """False: another process appended it, and the leader reads it."""
-        self.parked = parked
-        """Why it was parked, if it is tried again."""
-        self.taken_over = False
-        """Whether another process served it."""
         self.size = size_of(capture)
-        self.until_sent = wait.until in {"queue", "butter"}
-        """Whether the response waits for more than an outbox of this process."""
-        self.left = 0
-        """How many of its records are not settled yet."""
-        self.future: Future[None] | None = Future() if wait.until else None
-        """What the response waits for."""
+        if wait.until:
+            self.future = Future()
+            self.until_sent = wait.until != "disk"
 
     def leave_in_store(self) -> None:
         """Drop the capture, which is in the store."""

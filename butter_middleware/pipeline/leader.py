@@ -254,7 +254,8 @@ class Leader:
 def _entry(stored: StoredCapture, leader: Participant, *, taken_over: bool) -> Entry:
     capture = stored.capture
     route = leader.find_route(capture.method, capture.path)
-    entry = Entry(capture, route, number=stored.id, owned=stored.owned, parked=stored.parked)
+    entry = Entry(capture, route)
+    entry.id, entry.owned, entry.parked = stored.id, stored.owned, stored.parked
     entry.taken_over = taken_over
     return entry
 

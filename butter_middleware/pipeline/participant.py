@@ -135,7 +135,7 @@ class Participant:
         """
         self._unread.add(entry)
         try:
-            self.thread.append(self, entry)
+            self.thread.accept(self.thread.intake, (self, entry), entry.size)
         except ButterError:
             self._forget([entry])
             raise
@@ -149,7 +149,7 @@ class Participant:
         with self._changed:
             self._adding += 1
         try:
-            self.thread.add(self, addition)
+            self.thread.accept(self.thread.additions, (self, addition), addition.size)
         except ButterError:
             with self._changed:
                 self._adding -= 1

@@ -126,7 +126,7 @@ class Pipeline:
         If the system gives no thread, what is captured waits in memory, and the next call tries again. If `paused`,
         nothing is sent until the next call.
         """
-        if self.running and not self._paused and not overrides.guarding():
+        if self.running and not self._paused and not overrides.guards:
             return
         overrides.current()  # begins or ends what unittest asks for, and rebuilds this
         with self._starting:
@@ -351,7 +351,7 @@ class Pipeline:
         Raises:
             ButterError: it could not be taken.
         """
-        closed: ButterError = _NotStartedError()
+        closed: ButterError | None = None
         for _try in range(GIVE_TRIES):
             self.start()
             participant = self.participant
@@ -362,7 +362,7 @@ class Pipeline:
                     closed = error
                     continue
                 return
-        raise closed
+        raise closed or _NotStartedError()
 
     async def wait_until_durable(self, future: "Future[None]") -> None:
         """Wait until a capture is where `durability` has it, within the user's limit."""

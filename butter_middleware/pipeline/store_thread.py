@@ -89,9 +89,9 @@ class StoreThread(Worker):
         """Those who use the store."""
         self._guard = Lock()
         """Held for moments: by requests, and by the thread when it takes what they added."""
-        self._intake: deque[tuple[Participant, Entry]] = deque()
+        self.intake: deque[tuple[Participant, Entry]] = deque()
         self._bytes = 0
-        self._additions: deque[tuple[Participant, Addition]] = deque()
+        self.additions: deque[tuple[Participant, Addition]] = deque()
         self._readings: deque[tuple[Participant, Reading]] = deque()
         self._settlements: deque[tuple[Participant, Settlement]] = deque()
         self._requests: deque[tuple[Callable[[Store], Any], Future[Any]]] = deque()
@@ -137,25 +137,18 @@ class StoreThread(Worker):
         with suppress(Exception):
             self.ask(lambda _store: self._count([participant])).result(seconds)
 
-    def append(self, participant: Participant, entry: Entry) -> None:
-        """Take a capture.
+    def accept(self, queue: deque[T], item: T, size: int) -> None:
+        """Take a capture into `intake`, or records made outside a request into `additions`.
+
+        Args:
+            queue: One of the two.
+            item: Its participant, and what it gives.
+            size: The bytes that it holds.
 
         Raises:
             OutboxFullError: too much waits for the disk.
             OutboxClosedError: the thread has ended.
         """
-        self._accept(self._intake, (participant, entry), entry.size)
-
-    def add(self, participant: Participant, addition: Addition) -> None:
-        """Take records made outside a request.
-
-        Raises:
-            OutboxFullError: too much waits for the disk.
-            OutboxClosedError: the thread has ended.
-        """
-        self._accept(self._additions, (participant, addition), addition.size)
-
-    def _accept(self, queue: deque[T], item: T, size: int) -> None:
         with self._guard:
             if self._retired:
                 raise _closed()
@@ -301,7 +294,7 @@ class StoreThread(Worker):
                 continue
             with self._guard:
                 # What came during that turn, or waited for more, is written by another one.
-                self._retired = not (self._intake or self._additions or self._readings or self._settlements)
+                self._retired = not (self.intake or self.additions or self._readings or self._settlements)
             if self._retired:
                 self._end()
                 return
@@ -312,7 +305,7 @@ class StoreThread(Worker):
         Return whether there was any, and whether there is more to do at once.
         """
         self._answer()
-        if not (self._opened and (self._intake or self._readings or self._settlements)):
+        if not (self._opened and (self.intake or self._readings or self._settlements)):
             self.store.open()  # which sees whether the file is still there, as each write does by itself
             self._opened = True
         if self._replaced:
@@ -326,7 +319,7 @@ class StoreThread(Worker):
             busy = self._grow(now)  # first: a response may wait for it
         if self._at_once or now >= self._shrink_at or self._stop_at is not None:
             busy |= self._shrink()  # in a full file this makes room
-        growing, shrinking = bool(self._intake or self._additions), self._at_once or now >= self._shrink_at
+        growing, shrinking = bool(self.intake or self.additions), self._at_once or now >= self._shrink_at
         reloaded = [participant.reload(self.store) for participant in self.participants]
         more = any(reloaded) or shrinking or (growing and now >= self._full_until)
         if self._stop_at is None:
@@ -381,11 +374,11 @@ class StoreThread(Worker):
         if self._had_fault or now >= self._prune_at:
             self._prune_at = 0.0 if self._prune() else now + PRUNE_SECONDS
         self._had_fault = False
-        if not self._intake and not self._additions:  # last: a fault may have come with any of these
+        if not self.intake and not self.additions:  # last: a fault may have come with any of these
             self.alerts.resolve("full")
             self.alerts.resolve("fault")
         until = min(self.leader.look_at, self._prune_at, self._watch_at, self._shrink_at)
-        if self._full_until > now and (self._intake or self._additions or self._readings):
+        if self._full_until > now and (self.intake or self.additions or self._readings):
             until = min(until, self._full_until)
         if self._idle_since != float("inf"):
             until = min(until, self._idle_since + IDLE_SECONDS)
@@ -411,11 +404,11 @@ class StoreThread(Worker):
                 future.set_exception(error)
 
     def _append(self) -> bool:
-        if not self._intake:
+        if not self.intake:
             return False
         with self._guard:
-            batch = _take(self._intake, lambda item: item[1].size, self._most)
-        written = self._write(batch, self._append_all, self._intake)
+            batch = _take(self.intake, lambda item: item[1].size, self._most)
+        written = self._write(batch, self._append_all, self.intake)
         with self._guard:
             self._bytes -= sum(entry.size for _participant, entry in batch)
         for (_participant, entry), number in written:
@@ -437,11 +430,11 @@ class StoreThread(Worker):
         ]
 
     def _add(self) -> bool:
-        if not self._additions:
+        if not self.additions:
             return False
         with self._guard:
-            batch = _take(self._additions, lambda item: item[1].size, self._most)
-        written = self._write(batch, self._add_all, self._additions)
+            batch = _take(self.additions, lambda item: item[1].size, self._most)
+        written = self._write(batch, self._add_all, self.additions)
         with self._guard:
             self._bytes -= sum(addition.size for _participant, addition in batch)
         for (participant, addition), outcomes in written:
@@ -565,7 +558,7 @@ class StoreThread(Worker):
                 addition = participant.addition_of(records)
                 with self._guard:
                     self._bytes += addition.size
-                    self._additions.appendleft((participant, addition))
+                    self.additions.appendleft((participant, addition))
         self.leader.forget_file()
 
     def _back_off(self, error: Exception) -> bool:
@@ -597,7 +590,7 @@ class StoreThread(Worker):
         """Close the file. What could not be written is lost, and counted."""
         with self._guard:
             self._retired = True
-        for queue in (self._intake, self._additions, self._readings, self._settlements):
+        for queue in (self.intake, self.additions, self._readings, self._settlements):
             while queue:
                 _lose([queue.popleft()], _closed())
         with suppress(Exception):  # a fault of the disk, which was said

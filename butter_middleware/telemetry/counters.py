@@ -68,16 +68,16 @@ class Counters:
         """Start again in a forked child, because the parent may have held the lock."""
         self._lock = Lock()
         self._counts: dict[Key, int] = {}
-        self._unwritten: dict[Key, int] = {}
-        """What the outbox does not count yet."""
+        self._written: dict[Key, int] = {}
+        """How much of these the outbox counts already."""
 
     def add(self, name: str, route: str = "", reason: str = "", times: int = 1, *, written: bool = False) -> None:
         """Count. If `written`, the outbox counts it already."""
         key = name, route, reason
         with self._lock:
             self._counts[key] = self._counts.get(key, 0) + times
-            if not written and name in HOST:
-                self._unwritten[key] = self._unwritten.get(key, 0) + times
+            if written:
+                self._written[key] = self._written.get(key, 0) + times
 
     def counts(self) -> Mapping[Key, int]:
         """Return all counts of this process."""
@@ -88,25 +88,29 @@ class Counters:
         """Return what was counted elsewhere, of what the outbox counts: in other processes, and in earlier ones."""
         with self._lock:
             found = Counter(written)
-            found.update(self._unwritten)
+            found.update(self._unwritten())
             found.subtract(self._counts)
         return {key: times for key, times in found.items() if times}  # below 0: what was parked here was read later
 
     def with_unwritten(self, written: Mapping[Key, int]) -> Mapping[Key, int]:
         """Return what the outbox counts and what it does not count yet."""
         with self._lock:
-            return Counter(written) + Counter(self._unwritten)
+            return Counter(written) + Counter(self._unwritten())
 
     def take_unwritten(self) -> Mapping[Key, int]:
         """Give what is to be written to the outbox."""
-        if not self._unwritten:
-            return {}
         with self._lock:
-            taken, self._unwritten = self._unwritten, {}
+            taken = self._unwritten()
+            for key in taken:
+                self._written[key] = self._counts[key]
         return taken
+
+    def _unwritten(self) -> dict[Key, int]:
+        host = ((key, times - self._written.get(key, 0)) for key, times in self._counts.items() if key[0] in HOST)
+        return {key: times for key, times in host if times}
 
     def put_back(self, taken: Mapping[Key, int]) -> None:
         """Take back what could not be written."""
         with self._lock:
             for key, times in taken.items():
-                self._unwritten[key] = self._unwritten.get(key, 0) + times
+                self._written[key] -= times
