@@ -487,7 +487,8 @@ class Pipeline:
     def flush(self, timeout: float) -> bool:
         """Wait until all that was captured has been read, and delivered unless sending is paused.
 
-        Returns early if waiting cannot help: the endpoint is ill. True says that nothing is left undone.
+        Returns early if waiting cannot help: this process sends, and the endpoint is ill. True says that
+        nothing is left undone.
         """
         participant = self.participant
         return participant is None or self._flush(participant, timeout)
@@ -506,7 +507,7 @@ class Pipeline:
                 return True
             due = _answer(thread, lambda store: store.next_due(), None)
             due_in = 0.0 if due is None else due - self.outbox_clock()
-            hopeless = delivery.ill or due_in > deadline - time.monotonic()
+            hopeless = (participant.leads and delivery.ill) or due_in > deadline - time.monotonic()
             return False if hopeless and not delivery.in_flight else None
 
         return participant.wait(verdict, timeout)

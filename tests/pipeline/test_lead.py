@@ -4,13 +4,14 @@ import errno
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import anyio
 import httpx
 import pytest
-from outboxes import append
+from outboxes import append, settle_all
 from processes import SHOPPER, until
 from shops import buy, refusing_shop
 from starlette.testclient import TestClient
@@ -18,7 +19,7 @@ from starlette.testclient import TestClient
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, SQLiteOutbox
 from butter_middleware.delivery.circuit_breaker import CircuitBreaker
 from butter_middleware.delivery.delivery import Delivery
-from butter_middleware.outbox import Counts, SQLiteStore
+from butter_middleware.outbox import Counts, Settled, SQLiteStore
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.locks import LEAD, READERS, Locks
 from butter_middleware.outbox.sqlite.store import set_hold
@@ -39,6 +40,17 @@ def look_again(butter: Butter) -> None:
     butter.pipeline.look_again()
     assert butter.pipeline.ask(lambda _store: True, otherwise=False)
     assert butter.pipeline.ask(lambda _store: True, otherwise=False)
+
+
+def take_lead_from(butter: Butter, path: Path, other: SQLiteStore) -> None:
+    """Give another store the lead, as it gets it once a cleaner has removed the lock file."""
+
+    def take_lead() -> bool:
+        path.with_name("butter.db.lock").unlink(missing_ok=True)
+        return other.lead()
+
+    until(take_lead, "the other one has the new lock")
+    until(lambda: not butter.pipeline.leads, "it has let the lead go")
 
 
 def test_nobody_is_missed_while_nothing_waits(
@@ -124,15 +136,35 @@ def test_a_process_whose_lock_was_removed_does_not_send_beside_another(
     until(lambda: butter.pipeline.leads, "it leads")
     with closing(SQLiteOutbox(path).store()) as other:
         other.open()
-
-        def take_lead() -> bool:
-            path.with_name("butter.db.lock").unlink(missing_ok=True)
-            return other.lead()
-
-        until(take_lead, "the other one has the new lock")
-        until(lambda: not butter.pipeline.leads, "it has let the lead go")
+        take_lead_from(butter, path, other)
         assert other.lead()
     until(lambda: butter.pipeline.leads, "it leads again")
+
+
+def test_a_flush_waits_for_another_process_that_leads(
+    make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Butter last answered to this process says nothing of what the other one sends."""
+    next_due, asked = SQLiteStore.next_due, threading.Event()
+
+    def note(store: SQLiteStore) -> float | None:
+        asked.set()
+        return next_due(store)
+
+    monkeypatch.setattr(SQLiteStore, "next_due", note)
+    fake.respond_with(429)
+    butter = make_butter(outbox=path)
+    butter.record(checkout("a"))
+    until(lambda: butter.status().endpoint == "paused", "the answer")
+    assert not butter.flush(60)  # it leads, and waiting cannot help
+    with closing(SQLiteOutbox(path).store()) as other, ThreadPoolExecutor() as pool:
+        other.open()
+        take_lead_from(butter, path, other)
+        asked.clear()
+        flushed = pool.submit(butter.flush, 60)
+        assert asked.wait(20)
+        settle_all(other, Settled.DELIVERED)
+        assert flushed.result()
 
 
 def test_what_a_process_that_ends_leaves_is_read_by_the_leader(
