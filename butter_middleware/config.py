@@ -22,8 +22,8 @@ BASE_URL: Final = "https://api.disputes.services.butterpayments.com"
 log = logging.getLogger("butter_middleware")
 
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_HOST: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?|[0-9a-f:.]+")
-"""A name as DNS has it, or an address."""
+_NAME: Final = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\.?$){_LABEL}\.?")
+"""A host's name as DNS has it. One whose last label is a number is read as an address, or not at all."""
 
 FARTHEST: Final = 1e12
 """Seconds from the epoch that a clock may show."""
@@ -219,7 +219,7 @@ def checked_url(name: str, given: object) -> str:
     # urlsplit lets pass, or drops, what an HTTP client refuses, or takes for a query: line feeds, hosts, a lone "?".
     # Punycode may encode nothing: a client would refuse it at each record.
     is_plain = text.isprintable() and not {*text} & {*" ?#\\"} and "xn--" not in host
-    if url.scheme not in {"http", "https"} or not is_plain or not _HOST.fullmatch(host):
+    if url.scheme not in {"http", "https"} or not is_plain or not (_NAME.fullmatch(host) or is_address(host)):
         msg = (
             f"{name} is not an http(s) URL without query. Leave it out for {BASE_URL}; for a sandbox write it as "
             "http://127.0.0.1:8025."
@@ -232,6 +232,15 @@ def checked_url(name: str, given: object) -> str:
         msg = f"{name} is http:// to {host}: credentials would travel in the clear. Use https://, or a loopback host."
         raise ConfigurationError(msg)
     return text.rstrip("/")
+
+
+def is_address(host: str) -> bool:
+    """Whether a host of a URL is an IP address, without the name of a network's interface."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return "%" not in host
 
 
 def is_loopback(host: str) -> bool:

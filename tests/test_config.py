@@ -64,6 +64,8 @@ class Callable_:  # noqa: N801 - a class that is called
         (DIRECT | CREDENTIALS | {"base_url": "https://u:p@butter.example"}, "belong in no URL"),
         (DIRECT | CREDENTIALS | {"base_url": "localhost:8025"}, "not an http\\(s\\) URL.*as http://127.0.0.1:8025"),
         (DIRECT | CREDENTIALS | {"base_url": "https://xn--0"}, "not an http\\(s\\) URL"),
+        (DIRECT | CREDENTIALS | {"base_url": "https://0.0.0.0000"}, "not an http\\(s\\) URL"),
+        (DIRECT | CREDENTIALS | {"base_url": "https://butter.7"}, "not an http\\(s\\) URL"),
         (DIRECT | CREDENTIALS | {"base_url": "https://butter.example:port"}, "not an http\\(s\\) URL"),
         (DIRECT | CREDENTIALS | {"senders": 9}, "senders=9: use a whole number from 1 to 8"),
         (DIRECT | CREDENTIALS | {"max_body_bytes": 0}, "max_body_bytes=0"),
