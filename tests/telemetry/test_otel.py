@@ -288,10 +288,10 @@ print(butter.flush(), len(fake.records), butter.status().faults)
 def test_older_and_newer_captures_can_be_read() -> None:
     """A stored capture may lack the trace's number, and may hold more than this version knows."""
     head, body = capture(1).head(), b"{}"
-    older = head.replace(', "traceparent": ""', "")
+    older = head.replace(',"traceparent":""', "")
     assert older != head
     assert Capture.from_head(older, body, None).traceparent == ""
-    newer = head.replace('"traceparent": ""', '"traceparent": "00-1-2-01", "more": 1')
+    newer = head.replace('"traceparent":""', '"traceparent":"00-1-2-01","more":1')
     assert Capture.from_head(newer, body, None).traceparent == "00-1-2-01"
     assert "traceparent" not in Record.of(CHECKOUT, 0.0).to_json()
     traced = Record.of(CHECKOUT, 0.0, "00-1-2-01")
