@@ -33,6 +33,7 @@ from sink import Sink, sink
 from written import publish, table
 
 from butter_middleware import Butter, Checkout, client_ip
+from butter_middleware._utils.futures import wait_at_most
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import Settled, Settlement, SQLiteOutbox
@@ -43,6 +44,7 @@ PROCESSES = (1, 4)
 SENDERS = (1, 4, 8)
 LATENCIES = (0.0, 0.1)
 WARM_UP_SECONDS = 0.5
+PATIENCE_SECONDS = 60.0
 LOT = 5000
 """Rows in one transaction, while a large file is made."""
 
@@ -111,13 +113,13 @@ def append_to(butter: Butter) -> Append:
 
 
 def produce_in_tasks(append: Append, producers: int, seconds: float) -> list[float]:
-    """Append from tasks of one event loop, as a server's requests do."""
+    """Append from tasks of one event loop, and wait as a server's requests do."""
     latencies: list[float] = []
 
     async def producer(begin: float, end: float) -> None:
         one = capture()
         while (started := time.perf_counter()) < end:
-            await asyncio.wrap_future(append(one))
+            await wait_at_most(append(one), PATIENCE_SECONDS)
             if started >= begin:
                 latencies.append(time.perf_counter() - started)
 

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import Context
-from threading import TIMEOUT_MAX, Lock
-from typing import Any, Final
+from threading import TIMEOUT_MAX, Lock, local
+from typing import Any, Final, Self
 
 import anyio
 
@@ -84,25 +85,63 @@ def failed(error: Exception) -> "Future[Any]":
     return future
 
 
+class LoopCalls:
+    """Calls from other threads into one event loop. Many at once, such as those of a transaction, wake it once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._calls: deque[Callable[[], object]] = deque()
+        self._woken = False
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> Self:
+        """Return those of the loop that runs on this thread."""
+        calls: Self | None = getattr(_thread, "calls", None)
+        if calls is None or calls.loop is not loop:
+            calls = _thread.calls = cls(loop)
+        return calls
+
+    def soon(self, call: Callable[[], object]) -> None:
+        """Have the loop call it. It may not raise."""
+        self._calls.append(call)
+        if not self._woken:
+            self._woken = True
+            call_in(self.loop, self._run)
+
+    def _run(self) -> None:
+        self._woken = False  # before the look: what is added after it wakes the loop again
+        while self._calls:
+            self._calls.popleft()()
+
+
+_thread: Final = local()
+
+
 async def wait_at_most(future: "Future[Any]", seconds: float) -> bool:
     """Wait until `future` is done, but no longer than `seconds`; say whether it is. Works on asyncio and on trio."""
-    done = anyio.Event()
     try:
-        call_soon: Callable[[Callable[[], object]], object] = asyncio.get_running_loop().call_soon_threadsafe
+        loop = asyncio.get_running_loop()
     except RuntimeError:
-        from trio.lowlevel import current_trio_token  # noqa: PLC0415 - only where the app itself runs on trio
+        await _wait_on_trio(future, seconds)
+    else:
+        calls, done = LoopCalls.of(loop), asyncio.Event()
+        future.add_done_callback(lambda _future: calls.soon(done.set))
+        await wait(done, seconds)
+    return future.done()
 
-        call_soon = current_trio_token().run_sync_soon
+
+async def _wait_on_trio(future: "Future[Any]", seconds: float) -> None:
+    from trio.lowlevel import current_trio_token  # noqa: PLC0415 - only where the app itself runs on trio
+
+    token, done = current_trio_token(), anyio.Event()
 
     def wake(_future: "Future[Any]") -> None:
-        # The loop may be gone by then; nothing waits on it any more.
-        with contextlib.suppress(RuntimeError):
-            call_soon(done.set)
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and nothing waits on it any more
+            token.run_sync_soon(done.set)
 
     future.add_done_callback(wake)
     with anyio.move_on_after(seconds):
         await done.wait()
-    return future.done()
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
