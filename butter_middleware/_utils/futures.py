@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -106,7 +107,11 @@ class LoopCalls:
         self._calls.append(call)
         if not self._woken:
             self._woken = True
-            call_in(self.loop, self._run)
+            try:
+                call_in(self.loop, self._run)
+            except BaseException:  # such as too little memory: the next one wakes it
+                self._woken = False
+                raise
 
     def _run(self) -> None:
         self._woken = False  # before the look: what is added after it wakes the loop again
@@ -119,15 +124,20 @@ _thread: Final = local()
 
 async def wait_at_most(future: "Future[Any]", seconds: float) -> bool:
     """Wait until `future` is done, but no longer than `seconds`; say whether it is. Works on asyncio and on trio."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
+    if "trio" in sys.modules and _on_trio():
         await _wait_on_trio(future, seconds)
     else:
-        calls, done = LoopCalls.of(loop), asyncio.Event()
+        calls, done = LoopCalls.of(asyncio.get_running_loop()), asyncio.Event()
         future.add_done_callback(lambda _future: calls.soon(done.set))
         await wait(done, seconds)
     return future.done()
+
+
+def _on_trio() -> bool:
+    # A loop of asyncio may run on the same thread: the host of trio's guest mode, or trio-asyncio's.
+    from sniffio import thread_local  # noqa: PLC0415 - which trio needs
+
+    return thread_local.name == "trio"
 
 
 async def _wait_on_trio(future: "Future[Any]", seconds: float) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+import trio
 from asgi import body, drive, http_scope, sends, start
 from outboxes import capture
 from processes import HERE, served, until
@@ -170,6 +171,53 @@ def test_the_end_of_the_lifespan_delivers_what_is_in_memory(
     for number in range(1, 4):
         anyio.run(invocation, backend=backend)
         assert len(fake.records) == number
+
+
+def test_trio_may_be_a_guest_of_asyncio(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Then a loop of asyncio runs on the app's thread, but the app does not run in it."""
+    butter = make_butter(delivery="inline", inline_timeout=20)
+    app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            drive,
+            app,
+            http_scope(),
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=ended.set_result,
+        )
+        (await ended).unwrap()
+
+    asyncio.run(main())
+    assert len(fake.records) == 1
+    assert butter.status().faults == {}
+
+
+def test_a_response_that_cannot_be_woken_holds_back_no_other(make_butter: Callable[..., Butter]) -> None:
+    """Such as when there is too little memory for a moment: what waits for the next record is woken again."""
+    numbers, wakes = iter(range(2)), list[object]()
+    route = CheckoutRoute("/checkout/{x}", "stripe", lambda _r: GOOD | {"invoice_id": next(numbers)})
+    app = ButterMiddleware(sends(start(), body(b"{}")), make_butter(route, delivery="inline", inline_timeout=0.5))
+
+    async def main(monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        wake = loop.call_soon_threadsafe
+
+        def fail_once(*arguments: Any, **options: Any) -> object:
+            wakes.append(arguments)
+            if len(wakes) == 1:
+                raise MemoryError
+            return wake(*arguments, **options)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", fail_once)
+        for _ in range(2):
+            await drive(app, http_scope())
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        asyncio.run(main(monkeypatch))
+    until(lambda: len(wakes) == 2, "each was to be woken")
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
