@@ -4,7 +4,6 @@ import logging
 import time
 from contextlib import closing
 from pathlib import Path
-from threading import Event
 from typing import Final
 
 import anyio
@@ -13,6 +12,7 @@ import click
 from butter_middleware.cli.failure import ExitCode, Failure
 from butter_middleware.cli.options import (
     NO_OUTBOX,
+    Stop,
     app_option,
     by_hand,
     command,
@@ -74,7 +74,7 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
     if follow and output.as_json:
         msg = "--json works without --follow only. With --follow, programs can run `status --json` at any time."
         raise Failure(msg, ExitCode.USAGE)
-    stop = Event()
+    stop = Stop()
     with stop_signals(stop.set):
         if app is None or (by_hand("outbox") and not by_hand("app")):
             pipeline, path = _records_only(outbox)
@@ -88,7 +88,7 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
             return (_follow if follow else _drain)(output, pipeline, path, stop)
 
 
-def _with_app(output: Output, app: str, stop: Event, *, follow: bool) -> tuple[Pipeline, str]:
+def _with_app(output: Output, app: str, stop: Stop, *, follow: bool) -> tuple[Pipeline, str]:
     butter = load_aloud(app, output)
     path = path_of(butter, app)  # refuses an outbox elsewhere
     anyio.run(butter.client().aclose)  # which says if credentials are missing, or the environment allows none
@@ -144,7 +144,7 @@ def _log_to_stderr(output: Output, level: int) -> None:
 # A sidecar.
 
 
-def _follow(output: Output, pipeline: Pipeline, path: str, stop: Event) -> ExitCode:
+def _follow(output: Output, pipeline: Pipeline, path: str, stop: Stop) -> ExitCode:
     if stop.is_set():  # told while the app was imported, or its file awaited
         return ExitCode.OK
     pipeline.start()
@@ -172,7 +172,7 @@ def _say_unread(output: Output, pipeline: Pipeline) -> None:
         )
 
 
-def _leads_soon(pipeline: Pipeline, stop: Event) -> bool:
+def _leads_soon(pipeline: Pipeline, stop: Stop) -> bool:
     """Wait a moment for the lead, and return whether this process has it."""
     deadline = time.monotonic() + LEAD_SECONDS
     while not pipeline.leads and not stop.is_set() and time.monotonic() < deadline:
@@ -183,7 +183,7 @@ def _leads_soon(pipeline: Pipeline, stop: Event) -> bool:
 # One drain.
 
 
-def _drain(output: Output, pipeline: Pipeline, path: str, stop: Event) -> ExitCode:
+def _drain(output: Output, pipeline: Pipeline, path: str, stop: Stop) -> ExitCode:
     """Wait until nothing is left that is due soon, and say what was done."""
     _refuse_another(path)
     pipeline.start(paused=True)
@@ -228,7 +228,7 @@ _ILL: Final = {
 """By the state of the endpoint: what it waits for, and why it gives up in the end."""
 
 
-def _wait_until_done(pipeline: Pipeline, path: str, first: Counts, stop: Event, tell: Tell) -> str:
+def _wait_until_done(pipeline: Pipeline, path: str, first: Counts, stop: Stop, tell: Tell) -> str:
     """Show how far it is, until nothing is left that is worth waiting for. Return why it gave up, if it did."""
     done = total = still = 0
     ill_since: float | None = None  # and has taken nothing since: where it asks for pauses, it is well between them

@@ -6,11 +6,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import wraps
 from importlib import import_module
 from logging.handlers import BufferingHandler
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from traceback import extract_tb
 from types import FrameType, ModuleType
 from typing import Any, Final, TypeVar, cast
@@ -263,6 +264,32 @@ def _import(name: str, app: str) -> ModuleType:
         where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
         msg = f"--app {app}: importing {name} failed{where}: {type(error).__name__}: {error}"
         raise Failure(msg) from error
+
+
+class Stop:
+    """Whether a command was told to stop. A signal's handler may set it.
+
+    The handler runs between any two steps of the main thread. A `threading.Event` that is waited for at that moment
+    holds a lock for which the handler then waits for ever. `SimpleQueue.put` takes none.
+    """
+
+    def __init__(self) -> None:
+        self._told: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Tell the command to stop."""
+        self._told.put(None)
+
+    def is_set(self) -> bool:
+        """Whether it was told to stop."""
+        return not self._told.empty()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is told to stop, but no longer than `seconds`. Return whether it was."""
+        with suppress(Empty):
+            self._told.get(timeout=seconds)
+            self.set()  # for whoever asks next
+        return self.is_set()
 
 
 @contextmanager

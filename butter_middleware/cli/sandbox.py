@@ -3,14 +3,13 @@
 import errno
 import shlex
 import socket
-from threading import Event
 from types import ModuleType
 from typing import Final
 
 import click
 
 from butter_middleware.cli.failure import ExitCode, Failure, exit_codes
-from butter_middleware.cli.options import default_option, load_extra, stop_signals
+from butter_middleware.cli.options import Stop, default_option, load_extra, stop_signals
 from butter_middleware.config import is_loopback
 
 PORT: Final = 8025
@@ -60,7 +59,7 @@ def sandbox(*, port: int, host: str, expose: bool, username: str | None, passwor
         raise Failure(msg) from error
     names = () if is_loopback(host) else (host, socket.gethostname())
     app = Sandbox(username=username, password=password, keep=keep, exposed=not is_loopback(host), names=names)
-    stop, failures = Event(), list[BaseException]()
+    stop, failures = Stop(), list[BaseException]()
 
     def fail(error: BaseException) -> None:
         failures.append(error)

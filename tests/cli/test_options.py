@@ -3,13 +3,19 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import TIMEOUT_MAX, Thread
+from types import FrameType
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from butter_middleware.cli import cli
 from butter_middleware.cli.failure import Failure
-from butter_middleware.cli.options import load, outbox_path, path_of
+from butter_middleware.cli.options import Stop, load, outbox_path, path_of
+
+SECONDS = 10.0
+"""After which a thread that does not end is taken to hang."""
 
 SHOP = """
 from fastapi import FastAPI
@@ -126,3 +132,31 @@ def test_the_command_line_goes_before_the_environment(
     found = CliRunner().invoke(cli, ["explain", "answer.json", "--psp", "stripe"])
     assert (found.exit_code, found.stderr) == (1, "")
     assert CliRunner().invoke(cli, ["explain-ip", "--peer", "10.0.0.1", "--strategy", "direct()"]).exit_code == 1
+
+
+def test_a_signal_between_any_two_steps_of_a_wait_ends_it() -> None:
+    """Its handler runs on the thread that waits: a lock that this thread holds would never be free for it."""
+    reached = step = 0
+    while reached >= step:
+        step += 1
+        stop, reached = Stop(), 0
+
+        def trace(_frame: FrameType, _event: str, _given: object, stop: Stop = stop, step: int = step) -> Any:
+            nonlocal reached
+            reached += 1
+            if reached == step:
+                stop.set()
+            return trace
+
+        def wait(stop: Stop = stop, trace: Any = trace) -> None:
+            sys.settrace(trace)
+            stop.wait(TIMEOUT_MAX)
+            sys.settrace(None)
+
+        waiting, another = Thread(target=wait, daemon=True), Thread(target=stop.set, daemon=True)
+        waiting.start()
+        another.start()
+        waiting.join(SECONDS)
+        assert not waiting.is_alive(), f"it waits for ever if the signal comes at step {step}"
+        assert stop.is_set()
+    assert step > 1
