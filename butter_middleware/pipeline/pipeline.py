@@ -309,7 +309,7 @@ class Pipeline:
             return  # it was closed at this moment
         until = time.monotonic() + OPEN_SECONDS
         leads = participant.thread.take_lead(participant)
-        with suppress(RuntimeError):  # a loop that anyio does not know, as of granian --task-impl rust
+        with suppress(RuntimeError):  # a loop that is neither of asyncio nor of trio
             if await wait_at_most(leads, OPEN_SECONDS) and not leads.exception() and leads.result():
                 await wait_at_most(participant.sender.ready, until - time.monotonic())
 
