@@ -134,29 +134,34 @@ def test_the_command_line_goes_before_the_environment(
     assert CliRunner().invoke(cli, ["explain-ip", "--peer", "10.0.0.1", "--strategy", "direct()"]).exit_code == 1
 
 
+def steps_of_a_wait(signalled_at: int) -> int:
+    """Return how many steps a wait took on its thread, if a signal's handler ran there at one of them."""
+    stop, steps = Stop(), 0
+
+    def trace(_frame: FrameType, _event: str, _given: object) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == signalled_at:
+            stop.set()
+        return trace
+
+    def wait() -> None:
+        sys.settrace(trace)
+        stop.wait(TIMEOUT_MAX)
+        sys.settrace(None)
+
+    waiting, another = Thread(target=wait, daemon=True), Thread(target=stop.set, daemon=True)
+    waiting.start()
+    another.start()
+    waiting.join(SECONDS)
+    assert not waiting.is_alive(), f"it waits for ever if the signal comes at step {signalled_at}"
+    assert stop.is_set()
+    return steps
+
+
 def test_a_signal_between_any_two_steps_of_a_wait_ends_it() -> None:
     """Its handler runs on the thread that waits: a lock that this thread holds would never be free for it."""
-    reached = step = 0
-    while reached >= step:
+    step = 1
+    while steps_of_a_wait(step) >= step:
         step += 1
-        stop, reached = Stop(), 0
-
-        def trace(_frame: FrameType, _event: str, _given: object, stop: Stop = stop, step: int = step) -> Any:
-            nonlocal reached
-            reached += 1
-            if reached == step:
-                stop.set()
-            return trace
-
-        def wait(stop: Stop = stop, trace: Any = trace) -> None:
-            sys.settrace(trace)
-            stop.wait(TIMEOUT_MAX)
-            sys.settrace(None)
-
-        waiting, another = Thread(target=wait, daemon=True), Thread(target=stop.set, daemon=True)
-        waiting.start()
-        another.start()
-        waiting.join(SECONDS)
-        assert not waiting.is_alive(), f"it waits for ever if the signal comes at step {step}"
-        assert stop.is_set()
     assert step > 1
