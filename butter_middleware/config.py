@@ -24,6 +24,8 @@ log = logging.getLogger("butter_middleware")
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME: Final = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\.?$){_LABEL}\.?")
 """A host's name as DNS has it. One whose last label is a number is read as an address, or not at all."""
+_BRACKETS: Final = re.compile(r"(?:.*@)?\[[^]]*:[^]]*\](?::[0-9]*)?")
+"""The brackets of a URL: with a colon in them, and nothing but a port behind them."""
 
 FARTHEST: Final = 1e12
 """Seconds from the epoch that a clock may show."""
@@ -219,6 +221,7 @@ def checked_url(name: str, given: object) -> str:
     # urlsplit lets pass, or drops, what an HTTP client refuses, or takes for a query: line feeds, hosts, a lone "?".
     # Punycode may encode nothing: a client would refuse it at each record.
     is_plain = text.isprintable() and not {*text} & {*" ?#\\"} and "xn--" not in host
+    is_plain = is_plain and ("[" not in url.netloc or _BRACKETS.fullmatch(url.netloc) is not None)
     if url.scheme not in {"http", "https"} or not is_plain or not (_NAME.fullmatch(host) or is_address(host)):
         msg = (
             f"{name} is not an http(s) URL without query. Leave it out for {BASE_URL}; for a sandbox write it as "

@@ -79,6 +79,8 @@ def refused(make: Callable[[], T]) -> T | ConfigurationError:
 @example("https://butter.example/v0/")
 @example("https://00.0.0.0")
 @example("https://[::1]:8443")
+@example("https://butter[::1]")
+@example("https://[v1.butter]")
 def test_a_base_url_is_refused_or_leads_where_it_says(written: str) -> None:
     """What is accepted is a URL for the HTTP client too: without credentials, and in the clear to this machine only."""
     base = refused(lambda: configured.base_url(written))
