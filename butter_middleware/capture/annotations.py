@@ -164,6 +164,11 @@ def plain(fields: Mapping[str, object]) -> dict[str, Any]:
 
 def _plain(value: object) -> object:
     """Return what JSON can carry; an object of another kind becomes one that no field accepts, so that it is seen."""
-    if value is None or isinstance(value, str | int):
+    if value is None or isinstance(value, bool):
         return value
+    # Plain text and plain numbers: of a member of an enumeration, a serializer may write its value in their place.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
     return str(value) if isinstance(value, UUID) else {"unusable": type(value).__name__}

@@ -4,8 +4,9 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -280,7 +281,25 @@ def test_it_waits_on_the_disk(tmp_path: Path, make_butter: Callable[..., Butter]
     assert Capture.from_head(head, b"", None).recorded
 
 
-@pytest.mark.parametrize("text", ["é\x00\u2028", "\ud800"])
+class Labelled(StrEnum):
+    """Texts that are members of an enumeration whose values are others."""
+
+    def __new__(cls, text: str, label: str) -> Self:
+        """Make a member whose value is its label."""
+        member = str.__new__(cls, text)
+        member._value_ = label
+        return member
+
+    INVOICE = "in_1", "Invoice"
+
+
+class Numbered(int, Enum):
+    """Numbers that are members of an enumeration."""
+
+    CHARGE = 7
+
+
+@pytest.mark.parametrize("text", ["é\x00\u2028", "\ud800", Labelled.INVOICE])
 def test_any_text_of_an_annotation_is_kept(tmp_path: Path, make_butter: Callable[..., Butter], text: str) -> None:
     """A file keeps what no JSON of UTF-8 can carry too, such as half of a surrogate pair. The reader then judges it."""
     path = tmp_path / "butter.db"
@@ -291,6 +310,12 @@ def test_any_text_of_an_annotation_is_kept(tmp_path: Path, make_butter: Callable
         ((head,),) = connection.execute("SELECT head FROM captures").fetchall()
     connection.close()
     assert Capture.from_head(head, b"", None).annotations["invoice_id"] == text
+
+
+def test_a_number_of_an_enumeration_is_a_number(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The record has the number, and not the name of the member, as if it had come back from a file."""
+    record(watched(make=make_butter), FIELDS | {"charge_id": Numbered.CHARGE})
+    assert [record["charge_id"] for record in fake.records] == ["7"]
 
 
 def test_a_capture_of_an_older_file_is_no_record() -> None:
