@@ -1,5 +1,6 @@
 """What the tests of the outboxes have in common: captures, records, clocks, and what a pipeline does with a store."""
 
+import atexit
 import json
 import subprocess
 import sys
@@ -169,12 +170,14 @@ committers = open_files
 
 
 HOLDER = """
-import sys
+import sys, time
 from butter_middleware.outbox.sqlite.locks import WRITE, Locks
 
 for path in sys.stdin:
     locks = Locks(path.rstrip("\\n"))
-    print(locks.take(WRITE), flush=True)
+    while not locks.take(WRITE):  # the test's own threads may write just now
+        time.sleep(0.001)
+    print("held", flush=True)
     sys.stdin.readline()
     locks.close()
     print("closed", flush=True)
@@ -185,7 +188,9 @@ for path in sys.stdin:
 def _holder() -> "subprocess.Popen[str]":
     """Start the process that holds locks, once: its imports take most of the time. It ends with this process."""
     command = [sys.executable, "-c", HOLDER]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(holder.communicate)
+    return holder
 
 
 @contextmanager
@@ -200,7 +205,7 @@ def lock_held(path: Path) -> Generator[int]:
         assert holder.stdout is not None
         assert holder.stdout.readline() == f"{expected}\n"
 
-    say(str(path), "True")
+    say(str(path), "held")
     try:
         yield holder.pid
     finally:
