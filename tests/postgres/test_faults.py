@@ -67,16 +67,16 @@ class Shopping(threading.Thread):
         self.shops = shops
         self.paid: list[str] = []
         self.slowest = 0.0
+        self.paused = threading.Lock()
+        """Who holds it stops them: nobody is amid a checkout then."""
         self._over = threading.Event()
-        self._open = threading.Event()
-        self._open.set()
         self._number = 0
 
     def run(self) -> None:
         while not self._over.wait(0.1):
-            self._open.wait()
-            self._buy(self.shops[self._number % 2])
-            self._number += 1
+            with self.paused:
+                self._buy(self.shops[self._number % 2])
+                self._number += 1
 
     def _buy(self, shop: Shop) -> None:
         invoice = f"in_{self._number}"
@@ -89,15 +89,8 @@ class Shopping(threading.Thread):
         self.slowest = max(self.slowest, time.monotonic() - began)
         self.paid.append(invoice)
 
-    def pause(self, *, paused: bool) -> None:
-        if paused:
-            self._open.clear()
-        else:
-            self._open.set()
-
     def end(self) -> None:
         self._over.set()
-        self.pause(paused=False)
         self.join(30)
 
 
@@ -132,11 +125,10 @@ class Town:
 
     def kill_shop(self, number: int) -> None:
         """Kill a shop whose records are all in the queue: what is only in its memory dies with it, as documented."""
-        self.shopping.pause(paused=True)
-        until(lambda: set(self.shopping.paid) <= self.known(), "all is in the queue", PATIENCE)
-        self.shops[number].kill()
-        self.shops[number].stop(signal.SIGKILL)
-        self.shopping.pause(paused=False)
+        with self.shopping.paused:
+            until(lambda: set(self.shopping.paid) <= self.known(), "all is in the queue", PATIENCE)
+            self.shops[number].kill()
+            self.shops[number].stop(signal.SIGKILL)
         self.shops[number] = self._shop()
 
     def stop_postgres(self) -> None:
