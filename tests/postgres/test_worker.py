@@ -47,6 +47,20 @@ class Counting(httpx.AsyncBaseTransport):
             self._now -= 1
 
 
+class Held(httpx.AsyncBaseTransport):
+    """Holds Butter's answers back until they are let go."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+        self.asked = 0
+        self.go = asyncio.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked += 1
+        await self.go.wait()
+        return await self._inner.handle_async_request(request)
+
+
 @asynccontextmanager
 async def working(butter: Butter, dsn: str, pace: Pace | None = None) -> AsyncGenerator[Worker]:
     """Run a worker; it ends by being told to."""
@@ -337,13 +351,15 @@ def test_a_key_that_an_order_enqueues_anew_is_not_forgotten(database: str, fake:
 
 def test_a_stop_finishes_what_is_on_its_way(database: str, fake: FakeButter, make_butter: Shop) -> None:
     """SIGTERM in the midst of a record: it arrives, once, and no other is begun."""
-    fake.delay = 1.0
+    held = Held(fake.transport())
     enqueue(PostgresOutbox(database), *map(record, range(8)))
     doing = "SELECT count(*) FROM butter.procrastinate_jobs WHERE status = 'doing'"
 
     async def main() -> None:
-        async with working(make_butter(), database, Pace(concurrency=2)):
-            await wait_for(lambda: fake.requests >= 2, "records on their way")
+        async with working(make_butter(transport=held), database, Pace(concurrency=2)) as worker:
+            await wait_for(lambda: held.asked == 2, "records on their way")
+            worker.stop()
+            held.go.set()
 
     run(main)
     assert len(fake.records) == 2
@@ -371,12 +387,13 @@ def test_a_stop_while_postgresql_is_away_ends(
     """Nothing can be written down: the worker ends all the same, and its job is brought back later."""
     caplog.set_level(logging.CRITICAL, "psycopg")
     enqueue(PostgresOutbox(database), record(1))
-    fake.delay = 0.5
+    held = Held(fake.transport())
 
     async def main() -> None:
-        async with working(make_butter(), database, Pace(stop_seconds=0.5)):
-            await wait_for(lambda: fake.requests == 1, "a record on its way")
+        async with working(make_butter(transport=held), database, Pace(stop_seconds=0.5)):
+            await wait_for(lambda: held.asked == 1, "a record on its way")
             await asyncio.to_thread(postgres.stop)
+            held.go.set()
 
     try:
         run(main)
