@@ -98,15 +98,22 @@ def far(dsn: str, seconds: float) -> Generator[str]:
         thread.join()
 
 
+async def put(outbox: PostgresOutbox, one: Record) -> None:
+    """Put a record into the queue, as the shop's thread does: a try that took too long is made again."""
+    async with asyncio.timeout(40):
+        while True:
+            with contextlib.suppress(TimeoutError, psycopg.OperationalError):
+                await outbox.enqueue(one)
+                return
+            await asyncio.sleep(0)  # in which the outbox hears of a connection that is free again
+
+
 def enqueue(outbox: PostgresOutbox, *records: Record) -> None:
-    """Put records into the queue, as the shop's thread does: a try that took too long is made again."""
+    """Put records into the queue."""
 
     async def main() -> None:
         for one in records:
-            for _ in range(20):
-                with contextlib.suppress(TimeoutError, psycopg.OperationalError):
-                    await outbox.enqueue(one)
-                    break
+            await put(outbox, one)
         await outbox.aclose()
 
     asyncio.run(main())
