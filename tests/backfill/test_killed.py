@@ -7,16 +7,19 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 from processes import served, until
 from shops import CREDENTIALS
 
+from butter_middleware._utils.asgi import Receive, Scope, Send
 from butter_middleware.testing import FakeButter
 
 pytestmark = pytest.mark.server
@@ -73,6 +76,23 @@ def run(file: Path, url: str, *arguments: str) -> tuple[int, dict[str, Any]]:
         return process.returncode, json.loads(output)
 
 
+@contextmanager
+def held_after(fake: FakeButter, count: int) -> Generator[tuple[str, threading.Event]]:
+    """Serve Butter, which answers no more after so many records until it is let go."""
+    go = threading.Event()
+
+    async def butter(scope: Scope, receive: Receive, send: Send) -> None:
+        if len(fake.records) >= count:
+            await anyio.to_thread.run_sync(go.wait, 60)
+        await fake(scope, receive, send)
+
+    with served(butter) as url:
+        try:
+            yield url, go
+        finally:
+            go.set()
+
+
 def times(fake: FakeButter) -> Counter[str]:
     return Counter(record["invoice_id"] for record in fake.records)
 
@@ -111,16 +131,15 @@ def test_what_was_on_its_way_at_a_kill_is_uncertain(file: Path, fake: FakeButter
 def test_a_signal_stops_it_between_two_lines(file: Path, fake: FakeButter, number: signal.Signals) -> None:
     """It stops between two lines, tells what it came to, and the same command goes on."""
     write(file, 150)
-    fake.delay = 0.01
-    with served(fake) as url:
+    with held_after(fake, 30) as (url, go):
         with sending(file, url) as process:
             until(lambda: len(fake.records) >= 30, "some lines are accepted")
             process.send_signal(number)
+            go.set()
             output, _errors = process.communicate(timeout=30)
         assert process.returncode == 1
         found = json.loads(output)
         assert (found["ending"], found["uncertain"], found["sent"]) == ("stopped", 0, len(fake.records))
-        fake.delay = 0.0
         assert run(file, url)[1]["sent"] == 150
     assert times(fake) == Counter({f"in_{number}": 1 for number in range(150)})
 
@@ -138,8 +157,7 @@ def test_nohup_outlives_its_terminal(file: Path, fake: FakeButter) -> None:
 
 def test_a_terminal_that_goes_stops_it(file: Path, fake: FakeButter) -> None:
     """Between two lines: nothing is uncertain, though there is nobody to tell it to."""
-    fake.delay = 0.02
-    with served(fake) as url:
+    with held_after(fake, 50) as (url, go):
         master, terminal = pty.openpty()
         with subprocess.Popen(
             [sys.executable, "-c", WITH_A_TERMINAL, *COMMAND, str(file)],
@@ -151,10 +169,10 @@ def test_a_terminal_that_goes_stops_it(file: Path, fake: FakeButter) -> None:
             os.close(terminal)
             until(lambda: len(fake.records) >= 50, "some lines are accepted", 60)
             os.close(master)
+            go.set()
             process.wait(timeout=30)
         accepted = len(fake.records)
         assert 50 <= accepted < LINES
-        fake.delay = 0.0
         code, found = run(file, url)
         assert (code, found["uncertain"], found["sent_in_this_run"]) == (0, 0, LINES - accepted)
     assert times(fake) == EVERY
