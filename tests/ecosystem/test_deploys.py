@@ -4,6 +4,8 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,15 +29,14 @@ def buy(shop: Shop, wanted: Iterable[str]) -> None:
 
 def buy_of_retiring_workers(shop: Shop, wanted: Iterable[str]) -> None:
     """Check out again if a worker that retires resets the connection that it had not accepted yet."""
+
+    def answered(invoice: str) -> bool:
+        with suppress(ConnectionError):
+            return shop.checkout(invoice)[0] == 200
+        return False
+
     for invoice in wanted:
-        for _try in range(10):
-            try:
-                assert shop.checkout(invoice)[0] == 200
-            except ConnectionError:
-                continue
-            break
-        else:
-            pytest.fail(f"{invoice} was never answered")
+        until(partial(answered, invoice), f"{invoice} is answered")
 
 
 def arrived(fake: FakeButter) -> Counter[str]:
