@@ -217,7 +217,7 @@ def test_a_response_that_cannot_be_woken_holds_back_no_other(make_butter: Callab
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         asyncio.run(main(monkeypatch))
-    until(lambda: len(wakes) == 2, "each was to be woken")
+        until(lambda: len(wakes) == 2, "each was to be woken, in time or not")
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

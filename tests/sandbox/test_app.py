@@ -17,6 +17,7 @@ from processes import Late, until
 from shops import CREDENTIALS, SHOPPER
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, annotate, client_ip, events, extract
+from butter_middleware._utils import log_thread
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.config import SANDBOX_SOURCES
 from butter_middleware.sandbox import Sandbox
@@ -198,11 +199,13 @@ def test_a_switch_stays_until_it_is_switched_off(client: Client, answer: str) ->
 
 def test_slow_takes_the_record_at_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is shown before it is answered."""
-    monkeypatch.setattr("butter_middleware.sandbox.app.SLOW_SECONDS", 0.3)
+    monkeypatch.setattr("butter_middleware.sandbox.app.SLOW_SECONDS", 60.0)
     client.http.put("/api/answer", json={"answer": "slow"})
     with pytest.raises(httpx.ReadTimeout):
         client.http.post("/v1/analytics", json=GOOD, headers=ANY, timeout=0.1)
+    until(lambda: bool(client.state()["records"]), "it is shown")
     assert client.last["outcome"] == "accepted"
+    client.sandbox.close()  # which nothing that is slow keeps up
     assert client.post().status_code == 200
 
 
@@ -389,8 +392,11 @@ butter.close()
     assert {entry["reason"] for entry in state["not_sent"]} == {"no_email"}
 
 
-def test_what_is_not_a_sandbox_is_left_alone(make_butter: Callable[..., Butter], late_server: tuple[Late, str]) -> None:
+def test_what_is_not_a_sandbox_is_left_alone(
+    make_butter: Callable[..., Butter], late_server: tuple[Late, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It gets one request, and no second one for a while; the records go on."""
+    monkeypatch.setattr("butter_middleware.telemetry.sandbox_reports.REST", 600.0)
     late, url = late_server
     fake, came = FakeButter(**CREDENTIALS), list[str]()
 
@@ -405,6 +411,8 @@ def test_what_is_not_a_sandbox_is_left_alone(make_butter: Callable[..., Butter],
         assert butter.flush()
     butter.record(Checkout(**GOOD | {"invoice_id": "in_2"}))  # type: ignore[arg-type]
     assert butter.flush()
+    log_thread.settle(10)  # it tells of what became no record
+    until(lambda: "/api/reports" in came, "the report")
     assert sorted(came)[-3:] == ["/api/reports", "/v1/analytics", "/v1/analytics"]
     assert fake.requests == len(came) - 1
 
