@@ -21,6 +21,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import click
 import pytest
 from click.testing import CliRunner, Result
@@ -307,14 +308,24 @@ def test_a_last_line_that_gets_502_each_time_ends_the_run(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_it_between_two_lines(shop: Shop, fake: FakeButter, number: signal.Signals) -> None:
+def test_a_signal_stops_it_between_two_lines(
+    shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     """What is on its way is awaited, so that nothing is uncertain; the same command goes on."""
     shop.write(rows(200))
-    fake.delay = 0.02
+    answer, stopped = fake.answer, threading.Event()
+
+    async def answer_no_more(*request: Any) -> tuple[int, dict[str, Any]]:
+        if len(fake.records) >= 20:
+            await anyio.to_thread.run_sync(stopped.wait, 60)
+        return await answer(*request)
 
     def stop() -> None:
         until(lambda: len(fake.records) >= 20, "some lines are accepted")
         os.kill(os.getpid(), number)
+        stopped.set()
+
+    monkeypatch.setattr(fake, "answer", answer_no_more)
 
     stopper = threading.Thread(target=stop)
     stopper.start()
@@ -324,7 +335,6 @@ def test_a_signal_stops_it_between_two_lines(shop: Shop, fake: FakeButter, numbe
     assert "Stopped before the end. The same command sends the rest" in result.stdout
     assert 20 <= len(fake.records) < 200
     sent = len(fake.records)
-    fake.delay = 0.0
     found = shop.document()
     assert (found["ending"], found["sent_in_this_run"], found["uncertain"]) == ("done", 200 - sent, 0)
     assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(200)})
@@ -773,9 +783,8 @@ def test_a_pause_is_told_in_a_line_every_few_seconds(
     fake.respond_with(200, 429)
     result = shop.run()
     assert result.exit_code == 0, result.output
-    told = [text for text in result.stderr.splitlines() if "Butter asks for a pause (429); next try in 2 s" in text]
+    told = [text for text in result.stderr.splitlines() if "Butter asks for a pause (429); next try in" in text]
     assert len(told) == 1
-    assert "next try in 1 s" not in result.stderr
 
 
 @pytest.mark.parametrize(

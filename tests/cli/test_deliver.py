@@ -421,7 +421,7 @@ def test_pauses_one_after_the_other_are_one(
 ) -> None:
     """Between two pauses Butter is well for a moment, and takes nothing."""
     monkeypatch.setattr("butter_middleware.cli.deliver.PATIENCE_SECONDS", 2.0)
-    monkeypatch.setattr("butter_middleware.delivery.circuit_breaker.THROTTLED_SECONDS", 0.3)
+    monkeypatch.setattr("butter_middleware.delivery.circuit_breaker.THROTTLED_SECONDS", 0.1)
     filled(path, 2)
     fake.respond_with(*[429] * 100)
     found = run()

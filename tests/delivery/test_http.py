@@ -565,7 +565,7 @@ def test_an_answer_that_came_while_the_loop_was_busy_is_kept(delay: float) -> No
         time.sleep(delay)
         connection.sendall(GOOD)
 
-    assert stalled(answer, 0.7, 0.45).kind is AnswerKind.DELIVERED
+    assert stalled(answer, 0.9, 0.45).kind is AnswerKind.DELIVERED
 
 
 def test_a_loop_that_stands_still_again_and_again_ends_requests() -> None:
