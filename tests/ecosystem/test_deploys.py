@@ -83,7 +83,7 @@ def test_workers_that_retire_lose_nothing(fake: FakeButter, url: str, tmp_path: 
 def test_a_stopped_leader_holds_no_checkout_and_no_record_for_good(fake: FakeButter, url: str, tmp_path: Path) -> None:
     """SIGSTOP of the worker that sends: the other one answers and appends. All is sent when the leader goes on."""
     outbox = tmp_path / "butter.db"
-    with Shop("gunicorn uvicorn", url, SHOP_OUTBOX=str(outbox), SHOP_BEFORE="1") as shop:
+    with Shop("gunicorn uvicorn", url, SHOP_OUTBOX=str(outbox), SHOP_BEFORE="0.025") as shop:
         buy(shop, ["in_0"])
         until(lambda: set(arrived(fake)) == {"in_0"}, "the first record")
         stopped = leader(outbox)

@@ -99,7 +99,7 @@ def test_sigkill_after_before_response_loses_none(fake: FakeButter, url: str, tm
 
     What was on its way when the kill came arrives twice.
     """
-    environment = {"SHOP_OUTBOX": str(tmp_path / "butter.db"), "SHOP_BEFORE": "1"}
+    environment = {"SHOP_OUTBOX": str(tmp_path / "butter.db"), "SHOP_BEFORE": "10"}
     with Shop("uvicorn", url, **environment) as shop:
         buy_five(shop)
         shop.kill()

@@ -203,7 +203,7 @@ def test_a_stop_right_after_five_checkouts_loses_none(database: str) -> None:
 def test_sigkill_after_before_response_loses_none(database: str) -> None:
     """What was answered before the 250 ms were over is in the queue."""
     answered: set[str] = set()
-    with Shop("uvicorn", "http://127.0.0.1:9", SHOP_OUTBOX=database, SHOP_BEFORE="1") as shop:
+    with Shop("uvicorn", "http://127.0.0.1:9", SHOP_OUTBOX=database, SHOP_BEFORE="0.025") as shop:
         for invoice in numbered(20):
             began = time.monotonic()
             assert shop.checkout(invoice)[0] == 200

@@ -74,6 +74,7 @@ if EXTRACTOR != "absent":
         outbox=outbox(),
         delivery=os.environ.get("SHOP_DELIVERY", "embedded"),  # type: ignore[arg-type]
         durability="before_response" if "SHOP_BEFORE" in os.environ else "after_response",
+        durability_timeout=float(os.environ.get("SHOP_BEFORE", "0.025")),
         max_body_bytes=int(os.environ.get("SHOP_CAP", "1048576")),
         routes=[CheckoutRoute("/checkout/{invoice}", psp="stripe", extract=release())],
     )

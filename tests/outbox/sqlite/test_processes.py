@@ -370,7 +370,7 @@ def test_what_was_not_durable_in_time_outlives_the_process(
 
 def test_before_response_is_on_disk_when_the_last_chunk_leaves(make_butter: Callable[..., Butter], path: Path) -> None:
     """When the server gets the last chunk the capture is in the file, for any other process to see."""
-    butter = make_butter(outbox=path, durability="before_response")
+    butter = make_butter(outbox=path, durability="before_response", durability_timeout=10)
     seen: list[int] = []
 
     async def send(message: Any) -> None:
