@@ -512,7 +512,8 @@ def endless(connection: socket.socket) -> None:
 def test_a_server_that_misbehaves(behave: Any, kind: AnswerKind) -> None:
     """A server that hangs, drips, resets, closes early or never ends costs bounded time and memory."""
     with misbehaving(behave) as url:
-        assert ask(url=url, total_seconds=0.5).kind is kind
+        # Only what the deadline ends has a short one.
+        assert ask(url=url, total_seconds=0.5 if kind is AnswerKind.INTERRUPTED else 20.0).kind is kind
 
 
 def stalled(behave: Callable[[socket.socket], None], seconds: float, total_seconds: float = 20.0) -> Answer:

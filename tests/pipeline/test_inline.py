@@ -221,7 +221,7 @@ def test_before_response_with_a_queue_means_in_the_queue(
     make_butter: Shop, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A quarter second at most, and no wait at all for a queue that is away."""
-    quick, slow, away = Queue(), Queue(1.0), Queue(away=True)
+    quick, slow, away = Queue(), Queue(20.0), Queue(away=True)
     for queue, seconds, late in ((quick, 20.0, 0), (slow, QUEUE_SECONDS, 1), (away, 20.0, 0)):
         monkeypatch.setattr("butter_middleware.pipeline.components.QUEUE_SECONDS", seconds)
         butter = make_butter(outbox=queue, durability="before_response", drain_timeout=0)

@@ -539,7 +539,7 @@ def test_a_fork_starts_anew(make_butter: Callable[..., Butter], fake: FakeButter
             until(lambda: threads() == set(), "the end of the threads")
             assert butter.status().pending == 0
             butter.record(checkout(2))
-            done = butter.flush(5) and [record["invoice_id"] for record in fake.records] == ["in_2"]
+            done = butter.flush(20) and [record["invoice_id"] for record in fake.records] == ["in_2"]
             os.write(writing, b"1" if done else b"0")
         finally:
             os._exit(0)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -333,12 +334,14 @@ def test_a_checkout_is_answered_while_the_lock_is_held(
     with User(path) as user:
         until(lambda: user.ask("lock"), "the lock")
         user.signal(signal.SIGSTOP)
-        begun = time.monotonic()
-        messages = anyio.run(drive, app, http_scope())
-        took = time.monotonic() - begun
-        assert [message["type"] for message in messages] == ["http.response.start", "http.response.body"]
-        assert least <= took < 1.0
-        assert butter.status().not_durable_in_time == (durability == "before_response")
+        took: list[float] = []
+        for _twice in range(2):  # the quicker one tells: what a busy machine adds is none of ours
+            begun = time.monotonic()
+            messages = anyio.run(drive, app, http_scope())
+            took.append(time.monotonic() - begun)
+            assert [message["type"] for message in messages] == ["http.response.start", "http.response.body"]
+        assert least <= min(took) < 1.0
+        assert butter.status().not_durable_in_time == 2 * (durability == "before_response")
         assert fake.records == []
         user.signal(signal.SIGCONT)
         user.ask("unlock")
@@ -574,9 +577,9 @@ def test_a_child_of_a_fork_amid_a_transaction_leaves_the_file_alone(
     butter = make_butter(outbox=path)
     butter.pipeline.start()
     with standing_still(butter):
-        child, took = timed(partial(fork, partial(serve_without_the_file, butter, path, times_open(path))))
+        children, took = forked(partial(serve_without_the_file, butter, path, times_open(path)))
         assert took < FORK_TAKES
-    assert os.waitpid(child, 0)[1] == 0
+        assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     butter.record(checkout(1))
     assert butter.flush()
 
@@ -664,10 +667,10 @@ def test_a_fork_waits_for_no_other_process(make_butter: Callable[..., Butter], p
     assert butter.flush()
     other = Locks(str(path))
     until(lambda: other.take(WRITE), "the lock")
-    child, took = timed(partial(fork, lambda: None))
+    children, took = forked(lambda: None)
     assert took < FORK_TAKES
     other.close()
-    assert os.waitpid(child, 0)[1] == 0
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     butter.record(checkout(2))
     assert butter.flush()
 
@@ -676,14 +679,19 @@ FORK_TAKES = 0.6
 """Seconds: it waits for 50 ms, and the machine may be busy."""
 
 
-def timed(run: Callable[[], int]) -> tuple[int, float]:
-    begun = time.monotonic()
-    return run(), time.monotonic() - begun
+def forked(run: Callable[[], object]) -> tuple[list[int], float]:
+    """Run a function in two forked children. Return them, and how long the quicker fork took."""
+    moments = [time.monotonic()]
+    children: list[int] = []
+    for _twice in range(2):
+        children.append(fork(run))
+        moments.append(time.monotonic())
+    return children, min(later - earlier for earlier, later in pairwise(moments))
 
 
 def serve_without_the_file(butter: Butter, path: Path, inherited: int) -> None:
     butter.record(checkout(2))
-    assert butter.flush(5.0)
+    assert butter.flush(20)
     assert (butter.status().delivered, butter.status().lost) == (1, 0)
     gc.collect()  # as it may run at any moment: the parent's connection is in a cycle
     assert times_open(path) == inherited
