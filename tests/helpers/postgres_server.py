@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,9 +73,12 @@ class PostgresServer:
     def signal(self, number: signal.Signals) -> None:
         """Signal the server and all of its children."""
         main = int((self.data / "postmaster.pid").read_text().split()[0])
-        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
-        for pid in [main, *map(int, children)]:
-            os.kill(pid, number)
+        os.kill(main, number)
+        if number == signal.SIGSTOP:  # then no child is begun any more
+            until(lambda: "State:\tT" in Path(f"/proc/{main}/status").read_text(), "PostgreSQL stops")
+        for pid in map(int, Path(f"/proc/{main}/task/{main}/children").read_text().split()):
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, number)
 
     def move(self) -> None:
         """Fail over: stop, and go on from a copy of the data, on the same port."""
