@@ -438,7 +438,7 @@ def test_a_capture_of_a_later_format_keeps_nobody_waiting(
     butter = make_butter(outbox=path)
     butter.pipeline.start()
     until(lambda: len(fake.records) == 1, "the other one")
-    assert butter.flush(3)
+    assert butter.flush(20)
     assert butter.status().pending == 0
 
 
