@@ -8,12 +8,13 @@ request in whose context the line came up. Here there is no request, and nothing
 import atexit
 import logging
 import os
-from collections import deque
+import sys
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from threading import Condition, Thread, current_thread
+from queue import SimpleQueue
+from threading import TIMEOUT_MAX, Lock, RLock, Thread, current_thread
 from typing import Final
 
 _logger = logging.getLogger("butter_middleware")
@@ -32,8 +33,11 @@ def start(thread: Thread) -> None:
     """Start a thread in an empty context: that of the checkout which happens to come first is nobody else's.
 
     Raises:
-        RuntimeError: the system gives no more threads.
+        RuntimeError: the system gives no more threads, or the interpreter has ended.
     """
+    if sys.is_finalizing():  # Python 3.11 would wait for ever until it runs
+        msg = "can't start new thread at interpreter shutdown"
+        raise RuntimeError(msg)
     Context().run(thread.start)
 
 
@@ -44,10 +48,10 @@ class _LogThread:
 
     def forget(self) -> None:
         """Start again, in a forked child. The parent logs what waited."""
-        self._changed = Condition()
-        self._calls: deque[Callable[[], object]] = deque()
-        self._begun = 0
-        self._done = 0
+        # No lock of Python's own code: an exception of a signal's handler, such as a job's time limit, may come between
+        # any two steps of that, and then nobody would ever free it.
+        self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._starting = RLock()
         self._thread: Thread | None = None
 
     def run(self, call: Callable[[], object]) -> bool:
@@ -55,15 +59,14 @@ class _LogThread:
 
         Never raises, never waits.
         """
-        with self._changed:
-            if len(self._calls) >= MOST_WAITING:
-                return False
-            self._calls.append(call)
-            self._begun += 1
-            self._changed.notify_all()
-            if self._thread is None:
-                self._start()
-            return True
+        if self._calls.qsize() >= MOST_WAITING:
+            return False
+        self._calls.put(call)
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._start()
+        return True
 
     def _start(self) -> None:
         if not self._hooked:
@@ -78,31 +81,24 @@ class _LogThread:
 
     def settle(self, seconds: float = END_SECONDS) -> bool:
         """Wait up to `seconds` until all calls of before are done; say whether they are."""
+        if current_thread() is self._thread:
+            return False
+        done = Lock()
+        done.acquire()
+        self._calls.put(done.release)
         if self._thread is None:
             self._work_off()
-        with self._changed:
-            begun = self._begun
-            if current_thread() is self._thread:
-                return False
-            return self._changed.wait_for(lambda: self._done >= begun, seconds)
+        return done.acquire(timeout=min(seconds, TIMEOUT_MAX))
 
     def _work(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._calls)
-            self._work_off()
+            with suppress(BaseException):  # the merchant's code may even call sys.exit()
+                self._calls.get()()
 
     def _work_off(self) -> None:
-        while True:
-            with self._changed:
-                if not self._calls:
-                    return
-                call = self._calls.popleft()
-            with suppress(BaseException):  # the merchant's code may even call sys.exit()
-                call()
-            with self._changed:
-                self._done += 1
-                self._changed.notify_all()
+        while not self._calls.empty():
+            with suppress(BaseException):  # as above, and another thread may take it
+                self._calls.get_nowait()()
 
 
 _log_thread: Final = _LogThread()

@@ -96,3 +96,42 @@ def test_what_a_thread_records_while_the_exit_drains_is_sent() -> None:
     command = [sys.executable, "-W", "error", "-c", LATE]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert sorted(ran.stdout.split()) == ["in_0", "in_1", "in_2"], ran.stderr
+
+
+GARBAGE = """
+import types
+from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip
+
+butter = Butter(
+    username="m", password="s3cret-pass", client_ip=client_ip.direct(),
+    routes=[CheckoutRoute("/checkout/{cart}", psp="stripe")],
+)
+
+@types.coroutine
+def for_ever():
+    yield
+
+async def app(scope, receive, send):
+    annotate(scope, customer_email="a@example.com", invoice_id="in_1")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await for_ever()
+
+async def ignore(_message):
+    pass
+
+scope = {
+    "type": "http", "method": "POST", "path": "/checkout/7", "query_string": b"", "headers": [],
+    "client": ("81.2.69.142", 50000),
+}
+request = ButterMiddleware(app, butter=butter)(scope, None, ignore)
+request.send(None)
+"""
+
+
+@pytest.mark.server
+def test_a_request_that_the_interpreter_ends_starts_no_thread() -> None:
+    """It ends after all exit hooks, as garbage. A thread that is started then never runs."""
+    command = [sys.executable, "-c", GARBAGE]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert "Traceback" not in ran.stderr
