@@ -1,7 +1,7 @@
 """Finds a `client_ip=` that does not fit the requests, early: otherwise it would be noticed a year later."""
 
 from collections.abc import Iterator, Mapping
-from threading import Lock
+from threading import RLock
 from typing import Any, Final
 
 from butter_middleware.client_ip.address import Networks, parse_host, parse_node, text_of
@@ -34,7 +34,7 @@ class Diagnosis:
 
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
-        self._lock = Lock()
+        self._lock = RLock()
         self._said: set[str] = set()
         self._seen = self._alike = self._resolved = self._in_cdn = self._proxied = self._around = 0
         self._last: str | None = None

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from threading import Event
 from typing import Final, Protocol
 
 import anyio
@@ -14,8 +13,7 @@ from butter_middleware._utils.futures import call_in, wait
 from butter_middleware.delivery.circuit_breaker import BreakerState, CircuitBreaker
 from butter_middleware.delivery.clients import Client, ClientPool
 from butter_middleware.errors import HTTPClientError, see
-from butter_middleware.events import Delivered, Died, Faulted, Retried
-from butter_middleware.events import Event as Happened
+from butter_middleware.events import Delivered, Died, Event, Faulted, Retried
 from butter_middleware.models.answer import Answer, AnswerKind
 from butter_middleware.models.checkout import Record
 from butter_middleware.outbox.base import Pending, Settled, Settlement
@@ -77,7 +75,7 @@ class Delivery:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         wait: Callable[[asyncio.Event, float], Awaitable[None]] = wait,
-        emit: Callable[[Happened], object] | None = None,
+        emit: Callable[[Event], object] | None = None,
         telemetry: Telemetry | None = None,
         breaker: CircuitBreaker | None = None,
     ) -> None:
@@ -98,7 +96,8 @@ class Delivery:
         """How many records are on their way."""
         self._awaits_answer = False
         """Whether an answer may let the loop go on."""
-        self._pausing = Event()
+        self.paused = False
+        """Whether no further record is sent."""
 
     # For any thread.
 
@@ -111,11 +110,6 @@ class Delivery:
     def ill(self) -> bool:
         """Whether waiting for a delivery is of no use now."""
         return self.breaker.ill
-
-    @property
-    def paused(self) -> bool:
-        """Whether no further record is sent."""
-        return self._pausing.is_set()
 
     def resume_hold(self, reason: str) -> None:
         """Go on with a hold that an earlier process began: send nothing but a probe."""
@@ -134,11 +128,11 @@ class Delivery:
 
     def pause(self) -> None:
         """Send nothing more. What is on its way is settled."""
-        self._pausing.set()
+        self.paused = True
 
     def resume(self) -> None:
         """Send again."""
-        self._pausing.clear()
+        self.paused = False
         self.wake()
 
     def end_hold(self) -> None:
@@ -228,7 +222,7 @@ class Delivery:
 
     async def _next(self, backlog: Backlog) -> Pending | None:
         """Return the record to send now, counted as on its way, if there is one and it may be sent."""
-        self._awaits_answer = self._pausing.is_set() or not self.breaker.admit(self.in_flight)
+        self._awaits_answer = self.paused or not self.breaker.admit(self.in_flight)
         if self._awaits_answer:
             return None
         self.in_flight += 1  # before the record is taken: `flush` sees it in one of the two places
@@ -241,7 +235,7 @@ class Delivery:
                 raise
             if self.breaker.ping_failed(answer):
                 pending = self._release(pending, backlog)
-        if pending is not None and self._pausing.is_set():  # meanwhile
+        if pending is not None and self.paused:  # meanwhile
             pending = self._release(pending, backlog)
         if pending is None:
             self.in_flight -= 1

@@ -7,10 +7,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from threading import Condition
+from threading import Condition, RLock
 from typing import TYPE_CHECKING, Final
 
-from butter_middleware.errors import ButterError
 from butter_middleware.events import Event, Faulted, OutboxChanged, Skipped
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.partial import EXPIRED
@@ -90,9 +89,13 @@ class Participant:
         """Captures of other processes that this one reads."""
         self._waiting: dict[int, list[Entry]] = {}
         """By record: the captures whose responses wait for it to be sent."""
-        self._changed = Condition()
+        self._adding: set[Addition] = set()
+        """Records of this process that the store has not taken."""
+        # Held by itself, and not by way of the condition: an exception of a signal's handler may come between any two
+        # steps of Python's own code, and then nobody would ever free it.
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
         self._changes = 0
-        self._adding = 0
         self._waits = 0
         """How many threads wait."""
         self.running = False
@@ -136,7 +139,7 @@ class Participant:
         self._unread.add(entry)
         try:
             self.thread.accept(self.thread.intake, (self, entry), entry.size)
-        except ButterError:
+        except BaseException:  # also that of a signal's handler
             self._forget([entry])
             raise
 
@@ -146,19 +149,17 @@ class Participant:
         Raises:
             ButterError: it does not take them.
         """
-        with self._changed:
-            self._adding += 1
+        self._adding.add(addition)
         try:
             self.thread.accept(self.thread.additions, (self, addition), addition.size)
-        except ButterError:
-            with self._changed:
-                self._adding -= 1
+        except BaseException:  # as above
+            self._adding.discard(addition)
             raise
 
     @property
     def unfinished(self) -> int:
         """How many captures and additions of this process the store has not resolved."""
-        return len(self._unread) + self._adding
+        return len(self._unread) + len(self._adding)
 
     def wait(self, verdict: Callable[[], bool | None], timeout: float) -> bool:
         """Wait until everything is resolved and the verdict is given. False if that takes longer than `timeout`.
@@ -169,14 +170,13 @@ class Participant:
         self._count_waits(1)
         try:
             while True:
-                with self._changed:
-                    changes = self._changes
+                changes = self._changes
                 if not self.unfinished and (given := verdict()) is not None:
                     return given
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return False
-                with self._changed:
+                with self._lock:
                     if changes == self._changes:
                         self._changed.wait(min(remaining, POLL_SECONDS))
         finally:
@@ -185,7 +185,7 @@ class Participant:
     def notify(self) -> None:
         """Tell those who wait that something changed. One that begins to wait meanwhile looks by itself first."""
         if self._waits:
-            with self._changed:
+            with self._lock:
                 self._changes += 1
                 self._changed.notify_all()
 
@@ -285,12 +285,11 @@ class Participant:
             entry.finish()
         self._forget([entry])
 
-    def added(self, outcomes: Sequence[Outcome], *, sends: bool) -> None:
+    def added(self, addition: Addition, outcomes: Sequence[Outcome], *, sends: bool) -> None:
         """Tell what became of records made outside a request."""
         self._checkout_log.added("", outcomes, sends=sends)
         self._tell_left_out("", outcomes)
-        with self._changed:
-            self._adding -= 1
+        self._adding.discard(addition)
         self.notify()
 
     def settled(self, settlements: Sequence[Settlement]) -> None:
@@ -323,9 +322,9 @@ class Participant:
 
     def addition_of(self, records: Sequence[Record]) -> Addition:
         """Return records that are in memory as an addition, which `unfinished` counts until it is written."""
-        with self._changed:
-            self._adding += 1
-        return Addition(records, Future())
+        addition = Addition(records, Future())
+        self._adding.add(addition)
+        return addition
 
     def renumber(self, numbers: Mapping[Entry, int]) -> None:
         """Note that captures were written to another file."""
@@ -365,7 +364,7 @@ class Participant:
                 for _record in item.records:
                     self._tell_lost(error)
                 item.done.set_exception(error)
-                self.added((), sends=False)
+                self.added(item, (), sends=False)
             case Settlement():
                 self.sender.held.discard(item.id)  # the record is sent once more
                 self.notify()
@@ -388,7 +387,7 @@ class Participant:
                 entry.finish()
 
     def _count_waits(self, waits: int) -> None:
-        with self._changed:
+        with self._lock:
             self._waits += waits
         if waits > 0:
             self.thread.write_at_once()

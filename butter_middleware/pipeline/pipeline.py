@@ -131,17 +131,19 @@ class Pipeline:
         overrides.current()  # begins or ends what unittest asks for, and rebuilds this
         with self._starting:
             self._paused = paused
-            if self.participant is None:
+            participant = self.participant
+            if participant is None:
                 processes.register(self)
-                self.participant = processes.join(self.components, self._kept, self._participant_of)
-                thread = self.participant.thread
+                participant = self.participant = processes.join(self.components, self._kept, self._participant_of)
+                thread = participant.thread
                 self._kept = None if thread.store.durable else thread
-            self.participant.running = True
+            participant.running = True
             if paused:
-                self.participant.sender.delivery.pause()
+                participant.sender.delivery.pause()
             else:
-                self.participant.sender.delivery.resume()
-            self.running = self._start_threads(self.participant)
+                participant.sender.delivery.resume()
+            # A signal's handler of the merchant's may close it meanwhile, on this thread.
+            self.running = self._start_threads(participant) and self.participant is participant
 
     def _participant_of(self, thread: StoreThread) -> Participant:
         def read(entry: Entry) -> ReadResult:

@@ -26,7 +26,7 @@ LOADING_SECONDS: Final = 5.0
 
 class _Process:
     def __init__(self) -> None:
-        self.guard = threading.Lock()
+        self.guard = threading.RLock()
         self.forking = threading.RLock()
         """Held during a fork: another one beside it would have its child begin while files are open."""
         self.pipelines: WeakSet[Pipeline] = WeakSet()
@@ -146,8 +146,7 @@ def _after_in_parent() -> None:
 
 def _after_in_child() -> None:
     process = _process
-    process.guard = threading.Lock()
-    process.forking, process.loading = threading.RLock(), threading.RLock()
+    process.guard, process.forking, process.loading = threading.RLock(), threading.RLock(), threading.RLock()
     threads, process.threads = process.threads, {}
     for thread, path in threads.items():
         if not thread.paused:

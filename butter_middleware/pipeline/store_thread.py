@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from threading import Event, Lock
+from threading import Event, RLock
 from typing import Any, Final, TypeVar
 
 from butter_middleware._utils import log_thread
@@ -88,8 +88,11 @@ class StoreThread(Worker):
         self.leader = Leader(self)
         self.participants: tuple[Participant, ...] = ()
         """Those who use the store."""
-        self._guard = Lock()
-        """Held for moments: by requests, and by the thread when it takes what they added."""
+        self._guard = RLock()
+        """Held for moments: by requests, and by the thread when it takes what they added.
+
+        The garbage collector may end a request, which captures, on the thread that holds it.
+        """
         self.intake: deque[tuple[Participant, Entry]] = deque()
         self._bytes = 0
         self.additions: deque[tuple[Participant, Addition]] = deque()
@@ -410,8 +413,9 @@ class StoreThread(Worker):
         with self._guard:
             batch = _take(self.intake, lambda item: item[1].size, self._most)
         written = self._write(batch, self._append_all, self.intake)
+        size = sum(entry.size for _participant, entry in batch)
         with self._guard:
-            self._bytes -= sum(entry.size for _participant, entry in batch)
+            self._bytes -= size
         for (_participant, entry), number in written:
             entry.id = number
             if not entry.until_sent:
@@ -436,13 +440,14 @@ class StoreThread(Worker):
         with self._guard:
             batch = _take(self.additions, lambda item: item[1].size, self._most)
         written = self._write(batch, self._add_all, self.additions)
+        size = sum(addition.size for _participant, addition in batch)
         with self._guard:
-            self._bytes -= sum(addition.size for _participant, addition in batch)
+            self._bytes -= size
         for (participant, addition), outcomes in written:
             new = new_records(outcomes)
             sends = self.leader.fresh(new)
             addition.done.set_result(len(outcomes) - len(new))
-            participant.added(outcomes, sends=sends)
+            participant.added(addition, outcomes, sends=sends)
         return True
 
     def _add_all(self, batch: Sequence[tuple[Participant, Addition]]) -> Sequence[Sequence[Outcome]]:
@@ -557,8 +562,9 @@ class StoreThread(Worker):
             participant.release_responses()
             if records := participant.sender.drop():
                 addition = participant.addition_of(records)
+                size = addition.size
                 with self._guard:
-                    self._bytes += addition.size
+                    self._bytes += size
                     self.additions.appendleft((participant, addition))
         self.leader.forget_file()
 

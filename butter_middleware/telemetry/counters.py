@@ -1,9 +1,9 @@
 """What happened, counted: in this process, and on this host."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from threading import Lock
+from threading import RLock
 from typing import Final
 
 Key = tuple[str, str, str]
@@ -66,18 +66,18 @@ class Counters:
 
     def forget(self) -> None:
         """Start again in a forked child, because the parent may have held the lock."""
-        self._lock = Lock()
-        self._counts: dict[Key, int] = {}
-        self._written: dict[Key, int] = {}
+        self._lock = RLock()  # the garbage collector may end a request, which counts, on the thread that holds it
+        self._counts: dict[Key, int] = defaultdict(int)
+        self._written: dict[Key, int] = defaultdict(int)
         """How much of these the outbox counts already."""
 
     def add(self, name: str, route: str = "", reason: str = "", times: int = 1, *, written: bool = False) -> None:
         """Count. If `written`, the outbox counts it already."""
         key = name, route, reason
         with self._lock:
-            self._counts[key] = self._counts.get(key, 0) + times
+            self._counts[key] += times
             if written:
-                self._written[key] = self._written.get(key, 0) + times
+                self._written[key] += times
 
     def counts(self) -> Mapping[Key, int]:
         """Return all counts of this process."""
@@ -87,26 +87,29 @@ class Counters:
     def elsewhere(self, written: Mapping[Key, int]) -> Mapping[Key, int]:
         """Return what was counted elsewhere, of what the outbox counts: in other processes, and in earlier ones."""
         with self._lock:
-            found = Counter(written)
-            found.update(self._unwritten())
-            found.subtract(self._counts)
+            counts, unwritten = self._counts.copy(), self._unwritten()
+        found = Counter(written)
+        found.update(unwritten)
+        found.subtract(counts)
         return {key: times for key, times in found.items() if times}  # below 0: what was parked here was read later
 
     def with_unwritten(self, written: Mapping[Key, int]) -> Mapping[Key, int]:
         """Return what the outbox counts and what it does not count yet."""
         with self._lock:
-            return Counter(written) + Counter(self._unwritten())
+            unwritten = self._unwritten()
+        return Counter(written) + Counter(unwritten)
 
     def take_unwritten(self) -> Mapping[Key, int]:
         """Give what is to be written to the outbox."""
         with self._lock:
             taken = self._unwritten()
-            for key in taken:
-                self._written[key] = self._counts[key]
+            for key, times in taken.items():
+                self._written[key] += times
         return taken
 
     def _unwritten(self) -> dict[Key, int]:
-        host = ((key, times - self._written.get(key, 0)) for key, times in self._counts.items() if key[0] in HOST)
+        counts = self._counts.copy()
+        host = ((key, times - self._written.get(key, 0)) for key, times in counts.items() if key[0] in HOST)
         return {key: times for key, times in host if times}
 
     def put_back(self, taken: Mapping[Key, int]) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from importlib.metadata import version
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol
-from weakref import WeakSet
+from weakref import ref
 
 from butter_middleware.events import Delivered, Event, Faulted
 from butter_middleware.models.answer import Answer, AnswerKind
@@ -67,11 +67,12 @@ class Source(Protocol):
         ...
 
 
-_sources: Final[WeakSet[Source]] = WeakSet()
-"""All reporters of this process. An instrument exists once for each name, and shows all of them."""
+_sources: Final[dict[ref[Source], None]] = {}
+"""All reporters of this process. An instrument exists once for each name, and shows all of them.
+
+Of a dict no step takes a lock, which a forked child, or a signal's handler that closes a `Butter`, could find held.
+"""
 _lock: Final = Lock()
-_listing: Final = Lock()
-"""Held while the sources are listed, or one is added: a set of weak references is not iterated meanwhile."""
 
 
 class Telemetry:
@@ -100,8 +101,7 @@ class Telemetry:
                     explicit_bucket_boundaries_advisory=_DELAYS,
                 )
                 _observe(meter)
-                with _listing:
-                    _sources.add(source)
+            _sources[ref(source, _sources.pop)] = None
         except ImportError:
             return
         except Exception as error:  # noqa: BLE001 - another version of the API, or an SDK of the merchant's
@@ -114,8 +114,7 @@ class Telemetry:
 
     def forget(self, source: Source) -> None:
         """Tell no more of it."""
-        with _listing:
-            _sources.discard(source)
+        _sources.pop(ref(source), None)
 
     def observe(self, event: Event) -> None:
         """Take what only a histogram can tell; all else is asked of the source."""
@@ -199,8 +198,7 @@ def _observe(meter: "metrics.Meter") -> None:
 
 
 def _told() -> "list[Source]":
-    with _listing:
-        return list(_sources)
+    return [source for known in list(_sources) if (source := known()) is not None]
 
 
 _Attributes = dict[str, "AttributeValue"]
