@@ -75,6 +75,8 @@ def fault_of(error: Exception) -> Fault:
             return fault
     if isinstance(error, OSError):
         return Fault.FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else Fault.UNUSABLE
+    if isinstance(error, sqlite3.OperationalError) and str(error).startswith("Could not decode to UTF-8"):
+        return Fault.CORRUPT  # Python's own error, without a code: SQLite does not check a text
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # an extended code holds the primary one in its low byte
     if code == sqlite3.SQLITE_FULL:
         return Fault.FULL
@@ -89,6 +91,7 @@ _FAULTS: Final = {
     OutboxBusyError: Fault.UNUSABLE,
     MemoryError: Fault.UNUSABLE,
     ClockError: Fault.UNUSABLE,
+    UnicodeDecodeError: Fault.CORRUPT,  # SQLite's error quotes a part of the schema that is not UTF-8
 }
 
 

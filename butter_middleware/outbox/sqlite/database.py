@@ -233,7 +233,7 @@ class Database:
                 "again."
             )
             raise OutboxBrokenError(msg) from error
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             remedy = _REMEDIES.get(fault_of(error), "Is the disk mounted, and may this user write there? Try again.")
             msg = f"outbox={self.path!r} cannot be used ({describe(error)}). {remedy}"
             raise OutboxBrokenError(msg) from error
@@ -319,7 +319,7 @@ class Database:
         try:
             self._connection = connect(self.path, make=not self._by_person)
             self._connection.execute("SELECT 1 FROM meta").fetchone()  # from here on the log is there
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self._blame(error)
             raise
         self._opened = self._files()

@@ -587,6 +587,35 @@ def test_what_was_in_memory_is_written_to_the_file_s_successor(
     until(lambda: sent(fake) == ["in_1", "in_2"], "both")
 
 
+@pytest.mark.parametrize(
+    ("text", "garbled"),
+    [
+        (b"CREATE TABLE tokens", b"CREATE T\xff\xfeLE tokens"),  # SQLite quotes it in its error
+        (b"shopper@example.com", b"shopp\xffr@example.com"),  # only Python checks it
+    ],
+    ids=["the schema", "a record"],
+)
+def test_a_file_with_a_broken_text_is_set_aside(
+    opened: Callable[..., SQLiteStore],
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    path: Path,
+    text: bytes,
+    garbled: bytes,
+) -> None:
+    """It is no fault that passes: what comes then reaches Butter by a new file."""
+    store = opened()
+    store.add([record(1)])
+    store.close()
+    content = path.read_bytes()
+    assert text in content
+    path.write_bytes(content.replace(text, garbled))
+    butter = make_butter(outbox=path)
+    butter.record(checkout(2))
+    until(lambda: sent(fake) == ["in_2"], "what came after it")
+    assert len([name for name in aside(path.parent) if not name.endswith(("-wal", "-shm"))]) == 1
+
+
 def test_records_on_their_way_outlive_their_file_and_a_fault_of_the_next(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
