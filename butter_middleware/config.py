@@ -219,10 +219,8 @@ def checked_url(name: str, given: object) -> str:
     except ValueError:
         url, host = urlsplit(""), ""
     # urlsplit lets pass, or drops, what an HTTP client refuses, or takes for a query: line feeds, hosts, a lone "?".
-    # Punycode may encode nothing: a client would refuse it at each record.
-    is_plain = text.isprintable() and not {*text} & {*" ?#\\"} and "xn--" not in host
-    is_plain = is_plain and ("[" not in url.netloc or _BRACKETS.fullmatch(url.netloc) is not None)
-    if url.scheme not in {"http", "https"} or not is_plain or not (_NAME.fullmatch(host) or is_address(host)):
+    is_plain = text.isprintable() and not {*text} & {*" ?#\\"}
+    if url.scheme not in {"http", "https"} or not is_plain or not host:
         msg = (
             f"{name} is not an http(s) URL without query. Leave it out for {BASE_URL}; for a sandbox write it as "
             "http://127.0.0.1:8025."
@@ -231,19 +229,26 @@ def checked_url(name: str, given: object) -> str:
     if url.username is not None or url.password is not None:
         msg = f"{name} carries credentials. Pass them as username= and password=: they belong in no URL."
         raise ConfigurationError(msg)
+    if not _is_host(url.netloc, host):
+        msg = f"{name} has the host {url.netloc!r}, which is neither a name nor an IP address. Correct it."
+        raise ConfigurationError(msg)
     if url.scheme == "http" and not is_loopback(host):
         msg = f"{name} is http:// to {host}: credentials would travel in the clear. Use https://, or a loopback host."
         raise ConfigurationError(msg)
     return text.rstrip("/")
 
 
-def is_address(host: str) -> bool:
-    """Whether a host of a URL is an IP address, without the name of a network's interface."""
+def _is_host(netloc: str, host: str) -> bool:
+    """Whether an HTTP client takes this host of a URL. Punycode may encode nothing: a client refuses it then."""
+    if "[" in netloc and not _BRACKETS.fullmatch(netloc):
+        return False
+    if _NAME.fullmatch(host):
+        return "xn--" not in host
     try:
         ip_address(host)
     except ValueError:
         return False
-    return "%" not in host
+    return "%" not in host  # no name of a network's interface
 
 
 def is_loopback(host: str) -> bool:

@@ -47,8 +47,8 @@ class _LogThread:
 
     def forget(self) -> None:
         """Start again, in a forked child. The parent logs what waited."""
-        # No lock of Python's own code: an exception of a signal's handler, such as a job's time limit, may come between
-        # any two steps of that, and then nobody would ever free it.
+        # No Condition: its methods are Python code. A signal's handler may raise between any two steps of that, such as
+        # for a job's time limit, and the lock would stay held.
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._starting = RLock()
         self._thread: Thread | None = None

@@ -269,8 +269,8 @@ def _import(name: str, app: str) -> ModuleType:
 class Stop:
     """Whether a command was told to stop. A signal's handler may set it.
 
-    The handler runs between any two steps of the main thread. A `threading.Event` that is waited for at that moment
-    holds a lock for which the handler then waits for ever. `SimpleQueue.put` takes none.
+    A handler runs on the main thread, between any two of its steps. If that thread waits for a `threading.Event`, it
+    may hold the event's lock. `Event.set` in the handler then waits for this lock for ever. `SimpleQueue.put` does not.
     """
 
     def __init__(self) -> None:
@@ -288,7 +288,7 @@ class Stop:
         """Wait until it is told to stop, but no longer than `seconds`. Return whether it was."""
         with suppress(Empty):
             self._told.get(timeout=seconds)
-            self.set()  # for whoever asks next
+            self.set()  # the next question has the same answer
         return self.is_set()
 
 

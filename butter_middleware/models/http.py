@@ -78,7 +78,7 @@ class Capture(NamedTuple):
         }
         try:
             return to_json(head).decode()  # a third of the time of `json`
-        except PydanticSerializationError:  # half of a surrogate pair, which is no text, but which JSON can write
+        except PydanticSerializationError:  # a lone surrogate: UTF-8 has no bytes for it, but JSON has an escape
             return json.dumps(head)
 
     @classmethod

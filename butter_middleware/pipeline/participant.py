@@ -91,8 +91,8 @@ class Participant:
         """By record: the captures whose responses wait for it to be sent."""
         self._adding: set[Addition] = set()
         """Records of this process that the store has not taken."""
-        # Held by itself, and not by way of the condition: an exception of a signal's handler may come between any two
-        # steps of Python's own code, and then nobody would ever free it.
+        # `with self._lock`, not `with self._changed`: the methods of a Condition are Python code. A signal's handler
+        # may raise between any two steps of that, and the lock would stay held.
         self._lock = RLock()
         self._changed = Condition(self._lock)
         self._changes = 0

@@ -63,7 +63,7 @@ def until(done: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
 
 
 def free_port() -> int:
-    """Return a port below those that the system gives to whoever asks for any, until what is to listen there does."""
+    """Return a free port. It is below the range from which the system takes ports, so that it stays free."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe, suppress(OSError):

@@ -68,7 +68,7 @@ class Shopping(threading.Thread):
         self.paid: list[str] = []
         self.slowest = 0.0
         self.paused = threading.Lock()
-        """Who holds it stops them: nobody is amid a checkout then."""
+        """While a test holds it, no shopper checks out."""
         self._over = threading.Event()
         self._number = 0
 

@@ -271,8 +271,8 @@ def test_each_replacement_is_said(
     assert len([line for line in criticals(caplog) if "removed or replaced" in line]) == 4
 
 
-def test_a_restored_file_is_taken_up(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """A backup that is put in the place of the file is gone on with."""
+def backed_up(opened: Callable[..., SQLiteStore], path: Path) -> tuple[SQLiteStore, Path]:
+    """Return a store in use, and a backup of its file from before its second record."""
     store = opened()
     store.add([record(1)])
     store.close()
@@ -280,6 +280,12 @@ def test_a_restored_file_is_taken_up(opened: Callable[..., SQLiteStore], path: P
     backup.write_bytes(path.read_bytes())
     again = opened()
     again.add([record(2)])
+    return again, backup
+
+
+def test_a_restored_file_is_taken_up(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """A backup that is put in the place of the file is gone on with."""
+    again, backup = backed_up(opened, path)
     backup.replace(path)
     with pytest.raises(OutboxReplacedError):
         append(again, 3)
@@ -290,13 +296,7 @@ def test_a_restored_file_is_taken_up(opened: Callable[..., SQLiteStore], path: P
 
 def test_a_restored_file_is_taken_up_beside_another_program(opened: Callable[..., SQLiteStore], path: Path) -> None:
     """One that has the replaced file open, such as an sqlite3 shell: what it knows of the old log is not believed."""
-    store = opened()
-    store.add([record(1)])
-    store.close()
-    backup = path.with_name("backup.db")
-    backup.write_bytes(path.read_bytes())
-    again = opened()
-    again.add([record(2)])
+    again, backup = backed_up(opened, path)
     code = (
         "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); "
         "print(*db.execute('SELECT count(*) FROM records').fetchone(), flush=True); sys.stdin.read()"
@@ -603,7 +603,7 @@ def test_a_file_with_a_broken_text_is_set_aside(
     text: bytes,
     garbled: bytes,
 ) -> None:
-    """It is no fault that passes: what comes then reaches Butter by a new file."""
+    """The fault does not end by itself. What comes after it reaches Butter through a new file."""
     store = opened()
     store.add([record(1)])
     store.close()
