@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -129,10 +130,10 @@ def test_a_refusal_leaves_the_transaction_usable(database: str, make_butter: Sho
 
 def test_a_connection_that_is_cut_leaves_neither(shop: Butter, database: str) -> None:
     """PostgreSQL goes away in the midst of the order."""
-    with psycopg.connect(database) as connection:
+    with closing(psycopg.connect(database)) as connection:
         connection.execute("INSERT INTO orders VALUES (1)")
         shop.record(checkout(1), connection=connection)
-        rows(database, f"SELECT pg_terminate_backend({connection.info.backend_pid})")
+        rows(database, f"SELECT pg_terminate_backend({connection.info.backend_pid}, 30000)")
         with pytest.raises(psycopg.OperationalError):
             connection.commit()
     assert (rows(database, "SELECT count(*) FROM orders"), queued(database)) == ([(0,)], 0)
