@@ -113,6 +113,32 @@ butter.close()
 print(len(sent), butter.status().lost)
 """
 
+CLOSED_ONCE = """
+def closes_at(wanted):
+    "Return a function for `settrace` by which the handler runs once, at this line of the pipeline."
+    def trace(frame, event, _argument):
+        global lines
+        lines += event == "line"
+        if lines == wanted:
+            sys.settrace(None)
+            frame.f_trace = None
+            butter.close()
+        return trace
+
+    return lambda frame, event, argument: trace if frame.f_code.co_filename.endswith("pipeline.py") else None
+
+bought = lines = 0
+while bought <= lines:
+    butter.close()  # so that the threads are started
+    bought, lines = bought + 1, 0
+    sys.settrace(closes_at(bought))
+    buy(bought)
+    sys.settrace(None)
+    butter.flush(20)
+butter.close()
+print(bought > 40, len(sent) - bought, butter.status().lost)
+"""
+
 INTERRUPTED = """
 class Late(Exception):
     pass
@@ -158,8 +184,8 @@ print(jobs > 20, broken)
 @pytest.mark.server
 @pytest.mark.parametrize(
     ("happens", "printed"),
-    [(COLLECTED, "True True True"), (CLOSED, "3 0"), (INTERRUPTED, "True []")],
-    ids=["a request is garbage", "a signal's handler closes", "a job's time is over"],
+    [(COLLECTED, "True True True"), (CLOSED, "3 0"), (CLOSED_ONCE, "True 0 0"), (INTERRUPTED, "True []")],
+    ids=["a request is garbage", "a signal's handler closes", "it closes once", "a job's time is over"],
 )
 def test_what_comes_at_any_moment_stops_nothing(happens: str, printed: str) -> None:
     """The thread may hold a lock: it takes it once more, or an exception passes while it frees it."""
