@@ -103,6 +103,37 @@ def test_a_reading_and_an_answer_wait_for_more_until_someone_waits(
     assert butter.status().delivered == 2
 
 
+def test_the_next_append_takes_along_what_waited(
+    make_butter: Shop, fake: FakeButter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is awake then. Nobody waits here, and nothing else has it written."""
+    monkeypatch.setattr(store_thread, "LINGER_SECONDS", 3600.0)
+    monkeypatch.setattr(store_thread, "LEAST_LINGER", 0.0)
+    butter = make_butter(outbox=str(tmp_path / "butter.db"))
+    serve(butter, 1)
+    participant = butter.pipeline.participant
+    assert participant is not None
+    until(lambda: len(participant.thread._readings) == 1, "it is read")
+    serve(butter, 2)
+    until(lambda: len(fake.records) > 0, "the first is sent")
+    until(lambda: len(participant.thread._settlements) > 0, "its answer waits")
+    assert butter.status().delivered == 0
+    serve(butter, 3)
+    until(lambda: len(fake.records) > 1, "the second is sent")
+    until(lambda: butter.status().delivered > 0, "the first is settled")
+
+
+def test_an_answer_that_takes_its_time_is_written(make_butter: Shop, fake: FakeButter, tmp_path: Path) -> None:
+    """The store's thread rests meanwhile, and has nothing else to do for an hour."""
+    fake.delay = 0.5
+    butter = make_butter(outbox=str(tmp_path / "butter.db"))
+    serve(butter, 1)
+    participant = butter.pipeline.participant
+    assert participant is not None
+    until(lambda: len(fake.records) == 1 and not participant.sender.held, "it is settled")
+    assert butter.status().delivered == 1
+
+
 def test_a_close_waits_for_nothing_that_waits(make_butter: Shop, fake: FakeButter) -> None:
     """The end of the app reads what is there."""
     butter = make_butter()
