@@ -290,3 +290,23 @@ def test_a_lambda_function(make_butter: Shop, fake: FakeButter, anyio_backend: s
     finally:
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def test_each_response_of_a_loop_is_woken(make_butter: Shop, fake: FakeButter, anyio_backend: str) -> None:
+    """One after the other and several at once: none of them leaves at its deadline only."""
+    butter = make_butter(delivery="inline", inline_timeout=30)
+
+    async def buy(number: int) -> None:
+        content = json.dumps(PAID | {"invoice": {"id": f"in_{number}"}}).encode()
+        await drive(ButterMiddleware(sends(start(), body(content)), butter), http_scope())
+
+    async def main() -> None:
+        with anyio.fail_after(20):
+            for number in range(3):
+                await buy(number)
+            async with anyio.create_task_group() as tasks:
+                for number in range(3, 9):
+                    tasks.start_soon(buy, number)
+
+    anyio.run(main, backend=anyio_backend)
+    assert len(fake.records) == 9

@@ -77,12 +77,15 @@ def test_the_view_is_whole(make_butter: Callable[..., Butter], fake: FakeButter)
         seen.extend((response.status_code, response.headers["content-type"], response.body, response.json()))
         seen.extend((request.method, request.path, request.path_params, request.query_params["a"]))
         seen.extend((request.headers.get("x-forwarded-for"), request.headers.get("cookie"), request.ipv4_address))
-        seen.append(repr(response))
+        seen.extend((response.headers.get("set-cookie"), repr(response)))
         return GOOD
 
     butter = make_butter(CheckoutRoute("/checkout/{cart_id:int}", "stripe", look))
     headers = [(b"x-forwarded-for", SHOPPER.encode()), (b"cookie", b"s=1"), (b"Authorization", b"Bearer x")]
-    read(butter, b'{"a": 1}', headers=headers, query_string=b"a=b")
+    answer = start(headers=[*JSON, (b"Set-Cookie", b"s=1")])
+    app = ButterMiddleware(sends(answer, body(b'{"a": 1}')), butter)
+    anyio.run(drive, app, http_scope(headers=headers, query_string=b"a=b"))
+    assert butter.flush()
     assert seen == [
         200,
         "application/json",
@@ -95,6 +98,7 @@ def test_the_view_is_whole(make_butter: Callable[..., Butter], fake: FakeButter)
         SHOPPER,
         None,
         SHOPPER,
+        None,
         "CheckoutResponse(200, CheckoutRequest(POST))",
     ]
 
