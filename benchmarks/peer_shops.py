@@ -14,7 +14,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Literal
 
 from openloop import checkout_id
@@ -23,7 +25,11 @@ from recipient import USERNAME
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
-from butter_middleware._utils.asgi import ASGIApp
+from butter_middleware._utils.asgi import ASGIApp, Message, Receive, Scope, Send
+
+PAGE = 8192
+PAGES = 128
+"""That are written in turn: a file that grows takes the disk longer."""
 
 
 def sink() -> str:
@@ -77,6 +83,29 @@ def ours_external() -> ASGIApp:
     return ours("/checkout/{invoice}", os.environ["PEERS_OUTBOX"], "after_response", "external")
 
 
+class Synced:
+    """The least that a response can do which waits for the disk: a page is written and synced before its last chunk."""
+
+    def __init__(self, app: ASGIApp, path: str) -> None:
+        self._app = app
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.pwrite(self._file, bytes(PAGES * PAGE), 0)
+        self._pages = cycle(range(PAGES))
+        self._thread = ThreadPoolExecutor(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def wait(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._write)
+            await send(message)
+
+        await self._app(scope, receive, wait)
+
+    def _write(self) -> None:
+        os.pwrite(self._file, bytes(PAGE), PAGE * next(self._pages))
+        os.fdatasync(self._file)
+
+
 def moesif() -> ASGIApp:
     """Build it as its README does: bodies logged, a batch a second."""
     module: Any = importlib.import_module("moesifasgi")
@@ -128,6 +157,7 @@ class Kind:
 KINDS = {
     "bare": Kind("bare app", shop, delivers=False),
     "pass-through": Kind("pass-through middleware", lambda: PassThrough(shop()), delivers=False),
+    "synced": Kind("bare app, one fdatasync", lambda: Synced(shop(), os.environ["PEERS_OUTBOX"]), delivers=False),
     "unmatched": Kind("ours, another route", ours_unmatched, delivers=False),
     "memory": Kind("ours, memory", ours_memory),
     "after": Kind("ours, SQLite, after_response", ours_after_response),
