@@ -108,6 +108,7 @@ def test_slots_are_shared_and_given_back(postgres: PostgresServer, database: str
         assert await other.hold(4) == 3
         assert await one.hold(2) == 0
         await other.give_up()
+        await wait_for(lambda: locks(database) == 0, "PostgreSQL has seen the end of the other connection")
         assert await one.hold(2) == 2
         await one.give_up()
 
