@@ -158,11 +158,11 @@ def test_an_extractor_that_hangs_costs_the_exit_its_deadline_once(make_butter: C
     """What closes at the end of a process has `drain_timeout` for all of it, not for each thread."""
     release = threading.Event()
     route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _response: {} if release.wait(30) else None)
-    butter = make_butter(route, drain_timeout=2.0)
+    butter = make_butter(route, drain_timeout=4.0)
     buy(butter)
     before = time.monotonic()
     butter.close()
-    assert time.monotonic() - before < 3.5
+    assert time.monotonic() - before < 7.5  # twice the deadline is more; what a busy machine adds is none of ours
     release.set()
 
 
