@@ -152,15 +152,32 @@ def test_a_request_that_is_cancelled_while_it_waits_loses_no_record(
     make_butter: Shop, fake: FakeButter, anyio_backend: str
 ) -> None:
     """The client is gone, the server cancels: the record is in the outbox already."""
-    fake.delay = 0.5
-    butter = make_butter(delivery="inline", inline_timeout=20)
+    asked, answers = threading.Event(), threading.Event()
+
+    class Slow(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            asked.set()
+            await anyio.to_thread.run_sync(answers.wait, 20, abandon_on_cancel=True)
+            return await fake.transport().handle_async_request(request)
+
+    butter = make_butter(delivery="inline", inline_timeout=30, transport=Slow())
 
     async def main() -> None:
-        with anyio.move_on_after(0.1) as scope:
-            await drive(ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter), http_scope())
-        assert scope.cancelled_caught
+        app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
+        left: list[bool] = []
+
+        async def request() -> None:
+            await drive(app, http_scope())
+            left.append(True)
+
+        async with anyio.create_task_group() as server:
+            server.start_soon(request)
+            assert await anyio.to_thread.run_sync(asked.wait, 20)
+            server.cancel_scope.cancel()
+        assert left == []
 
     anyio.run(main, backend=anyio_backend)
+    answers.set()
     assert butter.flush(20)
     assert len(fake.records) == 1
 
