@@ -232,7 +232,6 @@ def test_an_extractor_that_hangs_loses_the_lead_and_no_record(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Its capture is parked, and any other process may lead. If none does, this one sends on. Nothing is forgotten."""
-    monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.1)
     monkeypatch.setattr("butter_middleware.pipeline.leader.LEAD_SECONDS", 0.01)
     hanging, goes_on, under_way = threading.Event(), threading.Event(), threading.Event()
 
@@ -255,6 +254,7 @@ def test_an_extractor_that_hangs_loses_the_lead_and_no_record(
     client = TestClient(ButterMiddleware(refusing_shop, butter))
     client.post("/checkout/first", headers={"x-forwarded-for": SHOPPER})
     assert under_way.wait(20)
+    monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.1)  # not before: that was read
     other = Locks(str(path))
     assert other.take(READERS)
     client.post("/checkout/hangs", headers={"x-forwarded-for": SHOPPER})
