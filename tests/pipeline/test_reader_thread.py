@@ -113,10 +113,15 @@ def test_the_next_append_takes_along_what_waited(
     serve(butter, 1)
     participant = butter.pipeline.participant
     assert participant is not None
-    until(lambda: len(participant.thread._readings) == 1, "it is read")
+    thread = participant.thread
+
+    def is_to_be_written() -> bool:
+        return thread._shrink_at < float("inf")  # set after what waits is in its queue
+
+    until(is_to_be_written, "it is read")
     serve(butter, 2)
     until(lambda: len(fake.records) > 0, "the first is sent")
-    until(lambda: len(participant.thread._settlements) > 0, "its answer waits")
+    until(lambda: len(thread._settlements) > 0 and is_to_be_written(), "its answer waits")
     assert butter.status().delivered == 0
     serve(butter, 3)
     until(lambda: len(fake.records) > 1, "the second is sent")
