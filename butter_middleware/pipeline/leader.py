@@ -111,8 +111,12 @@ class Leader:
         leader, self._participant, self._leave_by = self._participant, None, None
         if leader is not None:
             leader.sender.lose_lead()
-            leader.release_responses()
+            self._release_responses(leader)
         self._store.release_lead()
+
+    def _release_responses(self, leader: Participant) -> None:
+        for participant in {leader, *self._thread.participants}:
+            participant.release_responses()
 
     def _take_lead(self, now: float) -> bool:
         self.look_at = now + LEAD_SECONDS
@@ -161,7 +165,7 @@ class Leader:
         self._due_at = 0.0
         if self._epoch is not None and counts.epoch != self._epoch:
             leader.sender.forget_ahead()
-            leader.release_responses()
+            self._release_responses(leader)
             self._parked_at = 0.0
             if counts.hold is None:
                 leader.sender.delivery.end_hold()

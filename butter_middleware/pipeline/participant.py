@@ -293,13 +293,17 @@ class Participant:
         self.notify()
 
     def settled(self, settlements: Sequence[Settlement]) -> None:
-        """Let the responses go that waited for these records."""
+        """Take what became of records that this one sent. Another `Butter` of the store may have captured them."""
         self.sender.held.difference_update(settlement.id for settlement in settlements)
+        over = [one.id for one in settlements if one.settled is not Settled.RELEASED or one.due_at or self.sender.ill]
+        for participant in {self, *self.thread.participants}:
+            participant.tell_settled(settlements, over)
+
+    def tell_settled(self, settlements: Sequence[Settlement], over: Sequence[int]) -> None:
+        """Tell what became of records, and let the responses go that waited for one that is not sent again at once."""
         self._checkout_log.settled(settlements)
-        if self._waiting:
-            for settlement in settlements:
-                if settlement.settled is not Settled.RELEASED or settlement.due_at or self.sender.ill:
-                    self._sent(settlement.id)
+        for record in over if self._waiting else ():
+            self._sent(record)
         self.notify()
 
     def release_responses(self) -> None:

@@ -72,8 +72,10 @@ class ReaderThread(Worker):
         log_thread.log(logging.CRITICAL, f"reading failed: {kind}", event="faulted", reason=f"reading:{kind}")
 
     def _work(self) -> None:
-        while not self._stopping:
+        while True:
             self._waker.rest()
+            if self._stopping:
+                return
             entry = self._next()
             if entry is None:
                 self._waker.wait(REST_SECONDS)

@@ -175,7 +175,8 @@ class StoreThread(Worker):
     def settle(self, participant: Participant, settlements: Sequence[Settlement]) -> None:
         """Take what became of records."""
         self._settlements.extend((participant, settlement) for settlement in settlements)
-        self._shrink_soon(at_once=participant.is_awaited)
+        # A response of another `Butter` may wait for one of these records.
+        self._shrink_soon(at_once=any(one.is_awaited for one in self.participants))
 
     def _shrink_soon(self, *, at_once: bool) -> None:
         if at_once:
@@ -281,12 +282,12 @@ class StoreThread(Worker):
         if after is not None:
             after.join()
         while True:
+            self._waker.rest()  # first of all: what comes after a look at its place ends the wait at once
             if (pause := self._pause) is not None:
                 with suppress(Exception):
                     pause.ok = self.store.disconnect()
                 pause.closed.set()
                 pause.go_on.wait(PAUSE_SECONDS)
-            self._waker.rest()  # before the turn: what comes after its look at a queue ends the wait at once
             try:
                 busy, more = self._turn()
                 if busy:
@@ -394,7 +395,8 @@ class StoreThread(Worker):
         if self._idle_since != float("inf"):
             until = min(until, self._idle_since + IDLE_SECONDS)
         self._wakes_at = until  # before the look: who sets the other time after it sees this one
-        self._waker.wait(max(0.0, min(until, self._shrink_at) - now))
+        until = min(until, self._shrink_at)
+        self._waker.wait(max(0.0, until - time.monotonic()))  # the disk may have taken its time since `now`
 
     def _prune(self) -> bool:
         try:
@@ -597,6 +599,7 @@ class StoreThread(Worker):
         left = LAST_BACKOFF if self._stop_at is None else self._stop_at - time.monotonic()
         if left <= 0:
             return True
+        self._wakes_at = float("inf")  # what comes meanwhile is a reason to try again
         self._waker.wait(min(self._backoff, left))
         self._backoff = min(2 * self._backoff, LAST_BACKOFF)
         return False

@@ -1,12 +1,16 @@
 """What the tests' shops have in common."""
 
+import threading
 from typing import Any
 
+import anyio
+import httpx
 from asgi import JSON, body, sends, start
 from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, extract
 from butter_middleware._utils.asgi import Receive, Scope, Send
+from butter_middleware.testing import FakeButter
 
 CREDENTIALS: dict[str, Any] = {"username": "merchant", "password": "s3cret-pass"}
 ROUTE = CheckoutRoute(
@@ -35,3 +39,16 @@ def buy(butter: Butter, *carts: str) -> None:
     for cart in carts:
         client.post(f"/checkout/{cart}", headers={"x-forwarded-for": SHOPPER})
     butter.flush()
+
+
+class Held(httpx.AsyncBaseTransport):
+    """Holds each request back until a test sets `answers`, and then asks a Butter in this process."""
+
+    def __init__(self, fake: FakeButter) -> None:
+        self.asked, self.answers = threading.Event(), threading.Event()
+        self._transport = fake.transport()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.set()
+        await anyio.to_thread.run_sync(self.answers.wait, 20, abandon_on_cancel=True)
+        return await self._transport.handle_async_request(request)

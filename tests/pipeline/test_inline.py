@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx
 import pytest
 from asgi import JSON, body, drive, http_scope, sends, start
 from mangum import Mangum
 from outboxes import record
 from processes import until
-from shops import PAID, ROUTE
+from shops import PAID, ROUTE, Held
 
 from butter_middleware import Butter, ButterMiddleware, ConfigurationError, MemoryOutbox, Record, SQLiteOutbox
 from butter_middleware._utils.asgi import Message
@@ -92,17 +91,11 @@ async def _never() -> Message:
 
 def test_a_slow_butter_holds_back_no_longer_than_was_said(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:
     """The response leaves at the deadline; the record stays, arrives later, and it is counted."""
-    answers = threading.Event()
-
-    class Slow(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            await anyio.to_thread.run_sync(answers.wait, 20, abandon_on_cancel=True)
-            return await fake.transport().handle_async_request(request)
-
-    butter = make_butter(delivery="inline", inline_timeout=0.1, transport=Slow())
+    held = Held(fake)
+    butter = make_butter(delivery="inline", inline_timeout=0.1, transport=held)
     assert min(serve(butter), serve(butter)) < 1.0  # what a busy machine adds to one of them is none of ours
     assert (butter.status().not_durable_in_time, len(fake.records)) == (2, 0)
-    answers.set()
+    held.answers.set()
     assert butter.flush(20)
     assert len(fake.records) == 2
 
@@ -148,19 +141,23 @@ def test_what_the_outbox_refuses_is_not_waited_for(make_butter: Shop, fake: Fake
     assert (butter.status().lost, butter.status().not_durable_in_time) == (1, 0)
 
 
+def test_the_responses_of_each_butter_of_a_file_are_let_go(
+    make_butter: Shop, fake: FakeButter, serve: Serve, path: Path
+) -> None:
+    """One of the two sends, and both hold back their responses until that is done."""
+    butters = [make_butter(delivery="inline", inline_timeout=30, outbox=path) for _ in range(2)]
+    for _ in range(2):
+        assert [serve(butter) < 20 for butter in butters] == [True, True]
+    assert [butter.pipeline.leads for butter in butters] == [True, False]
+    assert len(fake.records) == 4
+
+
 def test_a_request_that_is_cancelled_while_it_waits_loses_no_record(
     make_butter: Shop, fake: FakeButter, anyio_backend: str
 ) -> None:
     """The client is gone, the server cancels: the record is in the outbox already."""
-    asked, answers = threading.Event(), threading.Event()
-
-    class Slow(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            asked.set()
-            await anyio.to_thread.run_sync(answers.wait, 20, abandon_on_cancel=True)
-            return await fake.transport().handle_async_request(request)
-
-    butter = make_butter(delivery="inline", inline_timeout=30, transport=Slow())
+    held = Held(fake)
+    butter = make_butter(delivery="inline", inline_timeout=30, transport=held)
 
     async def main() -> None:
         app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
@@ -172,12 +169,12 @@ def test_a_request_that_is_cancelled_while_it_waits_loses_no_record(
 
         async with anyio.create_task_group() as server:
             server.start_soon(request)
-            assert await anyio.to_thread.run_sync(asked.wait, 20)
+            assert await anyio.to_thread.run_sync(held.asked.wait, 20)
             server.cancel_scope.cancel()
         assert left == []
 
     anyio.run(main, backend=anyio_backend)
-    answers.set()
+    held.answers.set()
     assert butter.flush(20)
     assert len(fake.records) == 1
 
@@ -189,17 +186,23 @@ def test_a_response_that_no_answer_will_reach_is_let_go(
     """Another process took the lead, a person erased the record, or replaced the file. Nothing waits afterwards."""
     monkeypatch.setattr(sender_thread, "MOST_AHEAD", 1)  # one is in memory, the other in the file only
     fake.delay = 60
-    butter = make_butter(delivery="inline", inline_timeout=30, outbox=path, senders=1, drain_timeout=0)
+    options = {"delivery": "inline", "inline_timeout": 30, "outbox": path, "senders": 1, "drain_timeout": 0}
+    butter, beside = make_butter(**options), make_butter(**options)
     butter.pipeline.add_records([record(100)])
     until(lambda: butter.status().pending == 1, "the first record")
-    participant = butter.pipeline.participant
+    beside.pipeline.start()
+    participant, other_one = butter.pipeline.participant, beside.pipeline.participant
     assert participant is not None
+    assert other_one is not None
     until(lambda: participant.sender.delivery.in_flight == 1, "it is on its way")
     waited: list[float] = []
-    shoppers = [threading.Thread(target=lambda: waited.append(serve(butter)), daemon=True) for _ in range(2)]
+    shoppers = [
+        threading.Thread(target=lambda its: waited.append(serve(its)), args=(its,), daemon=True)
+        for its in (butter, butter, beside)
+    ]
     for shopper in shoppers:
         shopper.start()
-    until(lambda: len(participant._waiting) == 2, "two responses wait")
+    until(lambda: (len(participant._waiting), len(other_one._waiting)) == (2, 1), "three responses wait")
     with closing(SQLiteOutbox(path).store()) as other:
         other.open()
         if why == "erased":
@@ -216,8 +219,9 @@ def test_a_response_that_no_answer_will_reach_is_let_go(
             until(take_lead, "another process leads")
         for shopper in shoppers:
             shopper.join(20)
-    assert len(waited) == 2
+    assert len(waited) == 3
     assert not participant.is_awaited
+    assert not other_one.is_awaited
 
 
 def test_inline_with_a_queue_falls_back_to_it(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:

@@ -1,7 +1,8 @@
-"""Captures are read, and their results written, without a look of the store's thread by itself."""
+"""Nothing waits for a look of the store's thread by itself: captures are read, and their results written."""
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from asgi import body, drive, http_scope, sends, start
 from outboxes import record
 from processes import until
-from shops import PAID
+from shops import PAID, Held
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, Record
+from butter_middleware._utils.futures import Waker
+from butter_middleware.outbox import SQLiteStore
 from butter_middleware.pipeline import reader_thread, store_thread
 from butter_middleware.pipeline.entries import Entry
 from butter_middleware.pipeline.participant import Participant
@@ -137,6 +140,95 @@ def test_an_answer_that_takes_its_time_is_written(make_butter: Shop, fake: FakeB
     assert participant is not None
     until(lambda: len(fake.records) == 1 and not participant.sender.held, "it is settled")
     assert butter.status().delivered == 1
+
+
+def test_an_answer_that_came_while_the_disk_stalled_is_written_in_time(
+    make_butter: Shop, fake: FakeButter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the thread does before it waits may take long. The time of that does not count twice."""
+    held, waits = Held(fake), list[float]()
+    wait = Waker.wait
+
+    def noting(self: Waker, seconds: float) -> None:
+        if threading.current_thread().name == "butter-store":
+            waits.append(seconds)
+        wait(self, seconds)
+
+    def stalling(_store: SQLiteStore, *, idle: bool) -> None:
+        if idle and sender.held:
+            time.sleep(0.2)
+            held.answers.set()
+            until(lambda: len(thread._settlements) > 0, "its answer is there")
+            waits.clear()
+
+    butter = make_butter(outbox=str(tmp_path / "butter.db"), transport=held)
+    butter.pipeline.start()
+    participant = butter.pipeline.participant
+    assert participant is not None
+    thread, sender = participant.thread, participant.sender
+    monkeypatch.setattr(store_thread, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(SQLiteStore, "checkpoint", stalling)
+    monkeypatch.setattr(Waker, "wait", noting)
+    serve(butter, 1)
+    until(lambda: len(fake.records) == 1 and not sender.held, "it is settled")
+    assert waits[0] <= store_thread.LINGER_SECONDS
+
+
+@pytest.fixture
+def before_rest(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], threading.Event]:
+    """Do something once, just before a thread says that it is about to wait."""
+
+    def arrange(thread: str, do: Callable[[], object]) -> threading.Event:
+        done = threading.Event()
+
+        def rest(self: Waker) -> None:
+            if threading.current_thread().name == thread and not done.is_set():
+                do()
+                done.set()
+            say(self)
+
+        say: Callable[[Waker], None] = Waker.rest
+        monkeypatch.setattr(Waker, "rest", rest)
+        return done
+
+    return arrange
+
+
+def test_a_reader_that_is_stopped_at_any_moment_ends(
+    make_butter: Shop, before_rest: Callable[[str, Callable[[], object]], threading.Event]
+) -> None:
+    """Also just after it was woken for nothing."""
+    butter = make_butter()
+    serve(butter, 1)
+    assert butter.flush(20)
+    participant = butter.pipeline.participant
+    assert participant is not None
+    reader = participant.reader
+    until(lambda: reader._waker._resting, "it waits")
+    before_rest("butter-read", reader.stop)
+    reader._waker.wake()
+    until(lambda: not reader.alive, "the thread has ended")
+
+
+def test_a_fork_at_any_moment_finds_the_file_closed(
+    make_butter: Shop, tmp_path: Path, before_rest: Callable[[str, Callable[[], object]], threading.Event]
+) -> None:
+    """Otherwise the child may not open the file, and what it captures is in memory only."""
+    butter = make_butter(outbox=str(tmp_path / "butter.db"))
+    serve(butter, 1)
+    assert butter.flush(20)
+    participant = butter.pipeline.participant
+    assert participant is not None
+    thread = participant.thread
+    until(lambda: thread._wakes_at > time.monotonic() + 30, "the thread has nothing to do")
+    asked = before_rest("butter-store", thread.request_pause)
+    thread.count_soon()
+    assert asked.wait(20)
+    try:
+        thread.await_pause(20)
+        assert thread.paused
+    finally:
+        thread.resume()
 
 
 def test_a_close_waits_for_nothing_that_waits(make_butter: Shop, fake: FakeButter) -> None:

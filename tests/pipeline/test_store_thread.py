@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from outboxes import capture, record
 from processes import until
+from shops import Held
 
 from butter_middleware import Butter, CheckoutResponse, CheckoutRoute, MemoryOutbox
 from butter_middleware._utils.futures import Waker
@@ -189,6 +190,34 @@ def test_a_disk_that_is_away_is_asked_less_and_less_often(
         began = waits.index(backoffs[0])
         assert waits[began : began + 8] == backoffs
         waits.clear()
+
+
+def test_an_answer_ends_the_wait_for_a_disk_that_is_away(
+    make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a capture does: the disk may be back, and a record that is not settled would be sent again."""
+    held, waits = Held(fake), list[float]()
+    wait = Waker.wait
+
+    def noting(self: Waker, seconds: float) -> None:
+        if threading.current_thread().name == "butter-store":
+            waits.append(seconds)
+        wait(self, seconds)
+
+    outbox = FailingOutbox()
+    butter = make_butter(outbox=outbox, transport=held)
+    monkeypatch.setattr(store_thread, "FIRST_BACKOFF", 3600.0)
+    monkeypatch.setattr(store_thread, "LAST_BACKOFF", 7200.0)
+    monkeypatch.setattr(Waker, "wait", noting)
+    buy(butter, 1)
+    participant = butter.pipeline.participant
+    assert participant is not None
+    until(lambda: participant.sender.delivery.in_flight == 1, "it is on its way")
+    outbox.made.fault = errno.EIO
+    until(lambda: 3600.0 in waits, "the thread waits for the disk")
+    outbox.made.fault = None
+    held.answers.set()
+    until(lambda: not participant.sender.held, "it is settled")
 
 
 def test_a_process_with_nothing_to_do_rests(failing: tuple[Butter, FailingStore], waits: list[float]) -> None:
