@@ -133,6 +133,11 @@ def test_what_no_route_answers_is_said_with_the_near_miss(
     assert text in said(app, path, *methods)
 
 
+def test_a_route_that_no_checkout_route_can_name_answers_none() -> None:
+    """Its path has a brace that is not closed, which Starlette takes for a letter."""
+    assert "no route of the app answers POST /checkout;" in said(starlette("/checkout/{cart"), "/checkout")
+
+
 def butter_of(path: str) -> Butter:
     return Butter(client_ip=client_ip.direct(), dry_run=True, routes=[CheckoutRoute(path, psp="stripe")])
 

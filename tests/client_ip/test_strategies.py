@@ -683,3 +683,10 @@ def test_loopback_says_what_to_do_in_development(peer: str, remedy: str) -> None
     """An address of this machine is development, or a proxy on this host; another private address is a proxy."""
     found = client_ip.direct().resolve({"type": "http", "headers": [], "client": (peer, 4711)})
     assert (found.ipv4, remedy in found.remedy) == (None, True), found.remedy
+
+
+@pytest.mark.parametrize("client", [(SHOPPER,), (SHOPPER, None)])
+def test_a_peer_without_a_port_is_not_taken_for_a_header_s(client: Any) -> None:
+    """A server that replaces the peer by what a header says gives a port. This one came without the proxy."""
+    strategy = client_ip.RightmostUntrusted(PROXIES, on_untrusted_peer="none")
+    assert outcome(strategy, (XFF, SHOPPER), client=client) == "untrusted_peer"
