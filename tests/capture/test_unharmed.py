@@ -4,10 +4,10 @@ import socket
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import pytest
-from processes import Shop, free_port, misbehaving, served, until
+from processes import Shop, accepting, free_port, misbehaving, served, until
 from shops import CREDENTIALS
 
 from butter_middleware.testing import FakeButter
@@ -18,19 +18,9 @@ pytestmark = pytest.mark.server
 @contextmanager
 def silent_butter() -> Generator[str]:
     """Accept connections and never answer."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        held: list[socket.socket] = []
-
-        def accept() -> None:
-            while True:
-                try:
-                    held.append(listener.accept()[0])
-                except OSError:
-                    return
-
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    held: list[socket.socket] = []
+    with accepting(held.append) as port:
+        yield f"http://127.0.0.1:{port}"
         for connection in held:
             connection.close()
 

@@ -4,7 +4,6 @@ import gc
 import logging
 import os
 import socket
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -14,6 +13,7 @@ import httpx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from processes import accepting, until
 from shops import CREDENTIALS, SHOPPER
 
 from butter_middleware import Checkout, Record
@@ -34,36 +34,24 @@ class Listener:
         self.heard: list[bytes] = []
         self.answers: list[bytes] = []
         self.stalls = False
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.port = 0
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection = self._socket.accept()[0]
-            except OSError:
-                return
-            with closing(connection), suppress(ConnectionError):
-                self.heard.append(connection.recv(65536))
-                for answer in self.answers:
-                    connection.sendall(answer)
-                    connection.recv(65536)
-                while self.stalls and connection.recv(65536):
-                    pass
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._socket.close()
+    def take(self, connection: socket.socket) -> None:
+        with closing(connection), suppress(ConnectionError):
+            self.heard.append(connection.recv(65536))
+            for answer in self.answers:
+                connection.sendall(answer)
+                connection.recv(65536)
+            while self.stalls and connection.recv(65536):
+                pass
 
 
 @pytest.fixture
 def listeners() -> Iterator[tuple[Listener, Listener]]:
     """Listen as a proxy, and as Butter."""
     proxy, butter = Listener(), Listener()
-    yield proxy, butter
-    proxy.close()
-    butter.close()
+    with accepting(proxy.take) as proxy.port, accepting(butter.take) as butter.port:
+        yield proxy, butter
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +178,7 @@ def test_after_a_fault_behind_a_proxy_the_next_record_has_a_new_connection(
 
     async def ask() -> list[str]:
         url = f"https://127.0.0.1:{butter.port}"
-        async with ButterClient(url, **CREDENTIALS, total_seconds=0.2 if stalls else 20) as client:
+        async with ButterClient(url, **CREDENTIALS, total_seconds=0.5 if stalls else 20) as client:
             return [(await client.post(RECORD)).detail for _record in range(3)]
 
     with warnings.catch_warnings(record=True) as leaked:
@@ -198,7 +186,7 @@ def test_after_a_fault_behind_a_proxy_the_next_record_has_a_new_connection(
         details = anyio.run(ask)
         gc.collect()
     assert "PoolTimeout" not in details
-    assert len(proxy.heard) == 3
+    until(lambda: len(proxy.heard) == 3, "each had a connection")
     assert [str(warning.message) for warning in leaked] == []
 
 

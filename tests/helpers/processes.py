@@ -203,23 +203,42 @@ def numbered(count: int) -> Sequence[str]:
 
 
 @contextmanager
+def accepting(take: Callable[[socket.socket], object]) -> Generator[int]:
+    """Listen on loopback, and give each connection to `take`, on a thread of its own; give the port.
+
+    That thread closes the listener, once a last connection has woken it. If another one did while it is on its way into
+    `accept`, it would wait at the listener that gets the same descriptor next, and take a connection of that one.
+    """
+    listener, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
+    address = listener.getsockname()
+
+    def accept() -> None:
+        with listener:
+            while True:
+                connection = listener.accept()[0]
+                if over.is_set():
+                    connection.close()
+                    return
+                take(connection)
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield address[1]
+    finally:
+        over.set()
+        with suppress(OSError):
+            socket.create_connection(address, 20).close()
+
+
+@contextmanager
 def misbehaving(behave: Callable[[socket.socket], None]) -> Generator[str]:
     """Listen on loopback, read each request, and let `behave` do what it does."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
 
-        def accept() -> None:
-            while True:
-                try:
-                    connection = listener.accept()[0]
-                except OSError:
-                    return
-                with closing(connection):
-                    connection.recv(65536)
-                    try:
-                        behave(connection)
-                    except OSError:
-                        continue
+    def take(connection: socket.socket) -> None:
+        with closing(connection), suppress(OSError):
+            connection.recv(65536)
+            behave(connection)
 
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with accepting(take) as port:
+        yield f"http://127.0.0.1:{port}"
