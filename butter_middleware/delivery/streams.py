@@ -40,13 +40,15 @@ class Backend(httpcore.AsyncNetworkBackend):
         if loop is None:
             others = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
             return await others.connect_tcp(host, port, timeout, local_address, socket_options)
+        # An address has no others beside it. If asyncio is cancelled while it tries several, it may forget a socket.
+        is_address = ":" in host or host.replace(".", "").isdigit()
         with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
             _transport, self._stream = await loop.create_connection(
                 _Stream,
                 host,
                 port,
                 local_addr=None if local_address is None else (local_address, 0),
-                happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,
+                happy_eyeballs_delay=None if is_address else NEXT_ADDRESS_SECONDS,
             )
         return self._stream
 

@@ -1,9 +1,11 @@
 """Our own connections under httpx: they are used, they notice an end, and a peer that floods has to wait."""
 
 import asyncio
+import gc
 import socket
 import struct
 import sys
+import warnings
 from typing import Any
 
 import anyio
@@ -187,3 +189,24 @@ def test_a_peer_that_floods_has_to_wait() -> None:
     with misbehaving(flood) as url:
         asyncio.run(read(url))
     assert MOST_AHEAD < held[0] <= 8 * MOST_AHEAD
+
+
+def test_who_is_cancelled_while_it_connects_leaves_no_socket() -> None:
+    """At whatever step: a test run that takes warnings for errors would fail much later."""
+
+    async def connect(port: int, steps: int) -> bool:
+        backend = Backend()
+        connecting = asyncio.create_task(backend.connect_tcp("127.0.0.1", port))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+        backend.close()
+        return connecting.cancelled()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        cancelled = [asyncio.run(connect(listener.getsockname()[1], steps)) for steps in range(20)]
+        gc.collect()
+    assert (cancelled[0], cancelled[-1]) == (True, False)
+    assert [str(one.message) for one in warned] == []

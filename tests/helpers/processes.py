@@ -1,5 +1,6 @@
 """Real servers for the tests: Butter's stand-in on a socket, and the shop under each ASGI server."""
 
+import asyncio
 import http.client
 import os
 import secrets
@@ -99,9 +100,15 @@ def served(app: ASGIApp, host: str = "127.0.0.1") -> Generator[str]:
     """Serve an app on loopback from a thread of this process; give its base URL."""
     config = uvicorn.Config(app, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
+
+    async def serve(listener: socket.socket) -> None:
+        await server.serve([listener])
+        for connection in list(server.server_state.connections):  # which a client has kept for too long
+            connection.transport.abort()
+
     with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         port = listener.getsockname()[1]
-        thread = threading.Thread(target=server.run, args=([listener],))
+        thread = threading.Thread(target=lambda: asyncio.run(serve(listener)))
         thread.start()
         try:
             until(lambda: server.started, "the server in this process")
