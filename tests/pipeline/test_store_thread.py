@@ -18,7 +18,8 @@ from butter_middleware._utils.futures import Waker
 from butter_middleware.errors import OutboxReplacedError
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import MemoryStore, SQLiteOutbox, SQLiteStore
-from butter_middleware.outbox.base import Counts, Settlement, size_of
+from butter_middleware.outbox.base import CLOSING_SECONDS, Counts, Settlement, size_of
+from butter_middleware.outbox.sqlite.locks import WRITE, Locks
 from butter_middleware.pipeline import leader, participant, reader_thread, store_thread
 from butter_middleware.pipeline.sender_thread import MOST_AHEAD
 from butter_middleware.testing import FakeButter
@@ -491,3 +492,20 @@ def test_only_a_full_disk_is_passed_over_while_pruning(
     assert ("cannot be used" in caplog.text) is bool(said)
     buy(butter, 1)
     assert butter.flush()
+
+
+def test_a_close_waits_for_the_end_of_the_store(make_butter: Callable[..., Butter], tmp_path: Path) -> None:
+    """It has a second to write what is there: another process may hold the file for a moment. This one holds on."""
+    path = str(tmp_path / "butter.db")
+    butter = make_butter(outbox=path, drain_timeout=0)
+    butter.pipeline.start()
+    assert butter.flush()
+    assert butter.pipeline.participant is not None
+    thread, other = butter.pipeline.participant.thread, Locks(path)
+    until(lambda: other.take(WRITE), "another one holds the file")
+    buy(butter, 1)
+    began = time.monotonic()
+    butter.close()
+    assert time.monotonic() - began > CLOSING_SECONDS
+    other.close()
+    until(lambda: not thread.alive, "it ends")
