@@ -197,7 +197,7 @@ def test_where_each_value_is_from(run: Callable[..., Result]) -> None:
         (at("/nowhere"), {}, 3, "is not a checkout route of explained_shop:butter. Its routes: POST /checkout/{cart}"),
         (at("/mine", "--method", "put"), {}, 3, "PUT /mine is not a checkout route"),
         (["--psp", "stripe"], "<html>", 3, "is not JSON: Expecting value: line 1 column 1"),
-        (["--psp", "stripe"], '{"id": 1,}', 3, "line 1 column 10"),
+        (["--psp", "stripe"], '{"id": 1 2}', 3, "line 1 column 10"),
         (["--psp", "stripe", "--at", "a["], {}, 3, "not a JMESPath expression"),
         (at("/mine", "--annotate", "email=x"), {}, 2, "'email' is not a field"),
     ],
