@@ -4,6 +4,7 @@ import atexit
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from butter_middleware import Checkout
+from butter_middleware._utils.futures import Waker
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.http import Capture
 from butter_middleware.models.partial import Part
@@ -210,3 +212,18 @@ def lock_held(path: Path) -> Generator[int]:
         yield holder.pid
     finally:
         say("", "closed")
+
+
+def note_waits(monkeypatch: pytest.MonkeyPatch, longest: float = float("inf")) -> list[float]:
+    """Return a list of the seconds for which the store's threads wait from now on. They wait `longest` at most."""
+    waits: list[float] = []
+
+    def noting(self: Waker, seconds: float) -> None:
+        if threading.current_thread().name == "butter-store":
+            waits.append(seconds)
+            seconds = min(seconds, longest)
+        wait(self, seconds)
+
+    wait = Waker.wait
+    monkeypatch.setattr(Waker, "wait", noting)
+    return waits

@@ -314,7 +314,7 @@ def test_a_lambda_function(make_butter: Shop, fake: FakeButter, anyio_backend: s
 
 
 def test_each_response_of_a_loop_is_woken(make_butter: Shop, fake: FakeButter, anyio_backend: str) -> None:
-    """One after the other and several at once: none of them leaves at its deadline only."""
+    """One after the other, and several at once: each leaves when its record is sent, and not at its deadline."""
     butter = make_butter(delivery="inline", inline_timeout=30)
 
     async def buy(number: int) -> None:

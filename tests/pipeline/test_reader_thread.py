@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
-from outboxes import record
+from outboxes import note_waits, record
 from processes import until
 from shops import PAID, Held
 
@@ -109,7 +109,7 @@ def test_a_reading_and_an_answer_wait_for_more_until_someone_waits(
 def test_the_next_append_takes_along_what_waited(
     make_butter: Shop, fake: FakeButter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread is awake then. Nobody waits here, and nothing else has it written."""
+    """The thread is awake then. Here it is the only thing that has them written."""
     monkeypatch.setattr(store_thread, "LINGER_SECONDS", 3600.0)
     monkeypatch.setattr(store_thread, "LEAST_LINGER", 0.0)
     butter = make_butter(outbox=str(tmp_path / "butter.db"))
@@ -146,13 +146,7 @@ def test_an_answer_that_came_while_the_disk_stalled_is_written_in_time(
     make_butter: Shop, fake: FakeButter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the thread does before it waits may take long. The time of that does not count twice."""
-    held, waits = Held(fake), list[float]()
-    wait = Waker.wait
-
-    def noting(self: Waker, seconds: float) -> None:
-        if threading.current_thread().name == "butter-store":
-            waits.append(seconds)
-        wait(self, seconds)
+    held = Held(fake)
 
     def stalling(_store: SQLiteStore, *, idle: bool) -> None:
         if idle and sender.held:
@@ -168,7 +162,7 @@ def test_an_answer_that_came_while_the_disk_stalled_is_written_in_time(
     thread, sender = participant.thread, participant.sender
     monkeypatch.setattr(store_thread, "IDLE_SECONDS", 0.1)
     monkeypatch.setattr(SQLiteStore, "checkpoint", stalling)
-    monkeypatch.setattr(Waker, "wait", noting)
+    waits = note_waits(monkeypatch)
     serve(butter, 1)
     until(lambda: len(fake.records) == 1 and not sender.held, "it is settled")
     assert waits[0] <= store_thread.LINGER_SECONDS

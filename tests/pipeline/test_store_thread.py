@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outboxes import capture, record
+from outboxes import capture, note_waits, record
 from processes import until
 from shops import Held
 
 from butter_middleware import Butter, CheckoutResponse, CheckoutRoute, MemoryOutbox
-from butter_middleware._utils.futures import Waker
 from butter_middleware.errors import OutboxReplacedError
 from butter_middleware.models.http import Capture
 from butter_middleware.outbox import MemoryStore, SQLiteOutbox, SQLiteStore
@@ -114,17 +113,7 @@ def failing(make_butter: Callable[..., Butter]) -> tuple[Butter, FailingStore]:
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Note for how long the store's thread waits, and shorten it."""
-    noted: list[float] = []
-    wait = Waker.wait
-
-    def shortened(self: Waker, seconds: float) -> None:
-        if threading.current_thread().name == "butter-store":
-            noted.append(seconds)
-            seconds = min(seconds, 0.002)
-        wait(self, seconds)
-
-    monkeypatch.setattr(Waker, "wait", shortened)
-    return noted
+    return note_waits(monkeypatch, 0.002)
 
 
 def buy(butter: Butter, *numbers: int) -> None:
@@ -197,19 +186,12 @@ def test_an_answer_ends_the_wait_for_a_disk_that_is_away(
     make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a capture does: the disk may be back, and a record that is not settled would be sent again."""
-    held, waits = Held(fake), list[float]()
-    wait = Waker.wait
-
-    def noting(self: Waker, seconds: float) -> None:
-        if threading.current_thread().name == "butter-store":
-            waits.append(seconds)
-        wait(self, seconds)
-
+    held = Held(fake)
     outbox = FailingOutbox()
     butter = make_butter(outbox=outbox, transport=held)
     monkeypatch.setattr(store_thread, "FIRST_BACKOFF", 3600.0)
     monkeypatch.setattr(store_thread, "LAST_BACKOFF", 7200.0)
-    monkeypatch.setattr(Waker, "wait", noting)
+    waits = note_waits(monkeypatch)
     buy(butter, 1)
     participant = butter.pipeline.participant
     assert participant is not None
