@@ -30,7 +30,7 @@ SPEAKS = {
 """What is called with a text."""
 TOLD = {
     *("detail", "message", "msg", "problem", "remedy", "said", "text", "warning", "where"),
-    *("EXPIRED", "FULL", "_NO_ROUTES"),
+    *("EXPIRED", "FULL", "SEVERAL_ADDRESSES", "_NO_ROUTES"),
 }
 """The names of what holds one."""
 INTERNAL = {"not an IPv4 address", "not an e-mail address", "the file is not open"}
@@ -89,7 +89,7 @@ def nodes(path: Path) -> list[ast.AST]:
 def texts(*, anywhere: bool) -> Iterator[str]:
     """Give every text that a user may meet; or, to look a text up, every one `anywhere` in the package."""
     for path in PACKAGE.rglob("*.py"):
-        if path.relative_to(PACKAGE).parts[0].removesuffix(".py") not in ELSEWHERE:
+        if anywhere or path.relative_to(PACKAGE).parts[0].removesuffix(".py") not in ELSEWHERE:
             found = nodes(path)
             said = found if anywhere else [value for node in found for value in spoken(node) if value is not None]
             yield from (text for value in said for node in choices(value) if " " in (text := template(node)))
