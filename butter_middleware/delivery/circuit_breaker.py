@@ -5,7 +5,7 @@ A pure state machine: it sends nothing, reads no clock but those it is given, an
     ok ──SYSTEM x 5──► open ──time──► half_open ──accepted──► ok (concurrency 1, 2, 4 ...)
     │ ▲                 ▲                  └──SYSTEM──► open, twice as long
     │ └──accepted───────┼───────────────────────────────── hold (probes only; survives a restart)
-    ├──401, redirect, five 422 in a row, three strangers' answers ──► hold
+    ├──401, redirect, five 422 in a row, every record refused ──► hold
     └──429──► paused ──Retry-After──► ok, at half the concurrency
 """
 
