@@ -61,7 +61,7 @@ class Conflicting(_Told):
 
 
 class NotDurableInTime(_Told):
-    """A response left before its capture was on the disk, in the queue or with Butter, although it was to wait.
+    """A response was to wait until its capture was on the disk, in the queue or with Butter, and left before that.
 
     `reason` is `disk`, `queue` or `butter`.
     """

@@ -55,8 +55,7 @@ KEPT: Final = 1_000
 class MemoryOutbox:
     """Keeps up to `limit` captures and records in memory; all of them are lost with the process.
 
-    What is parked or dead is counted and does not fill it: no other process can ever read it again, so that its body is
-    not kept.
+    What is parked or dead is only counted, and takes no room: no other process could read it again.
 
     Args:
         limit: Captures and records in all.

@@ -47,7 +47,7 @@ class Status:
     coverage: Coverage
     """Of the checkouts, how many became records, and why the others did not."""
     conflicts: Mapping[str, int]
-    """Captures in which annotation and extractor said different values of a field, by the field."""
+    """Captures in which annotation and extractor gave different values for a field, by the field."""
     faults: Mapping[str, int]
     """Failures, by place and exception: of this package's own (`request:`, `reading:` ...), and of `on_event:`."""
     not_durable_in_time: int

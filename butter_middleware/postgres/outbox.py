@@ -28,9 +28,9 @@ LATE_SECONDS: Final = 5.0
 class PostgresOutbox:
     """Records in one queue for all machines, in PostgreSQL; `butter-middleware worker` sends them from there.
 
-    Building it connects to nothing. A thread of its own enqueues, never a checkout; while PostgreSQL is away, records
-    wait in a bounded queue in memory (`status().pending`) and die with the process. The one mode without any loss is
-    `butter.record(checkout, connection=...)`, within the transaction of the order itself.
+    Building it connects to nothing. A thread of its own enqueues, never a checkout. While PostgreSQL is away, records
+    wait in a bounded queue in memory (`status().pending`), and are lost if the process ends. The only mode without any
+    loss is `butter.record(checkout, connection=...)`, within the transaction of the order itself.
 
     Args:
         dsn: A connection string such as `postgresql://shop@db/shop`; or BUTTER_POSTGRES_DSN. Its role needs no more
@@ -40,7 +40,7 @@ class PostgresOutbox:
         schema: The schema that `butter-middleware postgres migrate` has made.
 
     Raises:
-        ConfigurationError: neither or both of `dsn` and `pool` are given, or one of them cannot be.
+        ConfigurationError: neither or both of `dsn` and `pool` are given, or an argument cannot be used.
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class FakeButter:
         self._next: deque[int | Fault] = deque()
 
     def respond_with(self, *answers: int | Fault) -> None:
-        """Set the next answers, one a request; afterwards the contract holds again, as it does for a 2xx.
+        """Set the next answers, one for each request. Afterwards, and for a 2xx, it answers as Butter would.
 
         A status, "reset" (the connection breaks) or "timeout" (no answer, for as long as the client waits).
 

@@ -136,7 +136,7 @@ class ButterInbox:
         return [record for record in self._recorder.sent if not differing(expected, record)]
 
     def respond_with(self, *answers: int | Fault) -> None:
-        """Set Butter's next answers, one a record; afterwards it accepts again.
+        """Set Butter's next answers, one for each record. Afterwards it accepts again.
 
         A status, "reset" (the connection breaks) or "timeout" (no answer; nothing waits for it). What follows is what
         docs/delivery.md says: a 503 leaves the record `pending`, a 422 `dead`; after a 401, or five times 503, nothing
@@ -154,11 +154,11 @@ class ButterInbox:
         self._runtime.settle()
 
     def check(self) -> None:
-        """Wait until everything is read and sent, as each look does.
+        """Wait until everything is read and sent, as each attribute and assertion does.
 
         Raises:
-            ParkedError: a checkout was parked, and the test has not seen it.
-            TimeoutError: an extractor does not come back.
+            ParkedError: a checkout was parked, and the test has not read `parked`.
+            TimeoutError: an extractor does not return.
         """
         __tracebackhide__ = True
         self._runtime.settle()

@@ -19,16 +19,16 @@ _UNATTENDED: Final = (
 
 @contextmanager
 def inbox(*, client_ip: str | None = overrides.SHOPPER) -> Generator[ButterInbox]:
-    """Have nothing leave the process, and give what Butter would have received.
+    """Keep all records in the process, and give an inbox that shows what Butter would have received.
 
-    It holds for every `Butter` of the process, also for one that was built before. Each is then as if just built, and
+    It applies to every `Butter` of the process, also to those that were built before. Each of them starts fresh, and
     again at the end.
 
     Args:
         client_ip: `ButterInbox.client_ip`.
 
     Raises:
-        ParkedError: at the end, if a checkout became no record and the test did not look.
+        ParkedError: at the end, if a checkout became no record and the test did not expect this (`ButterInbox`).
     """
     runtime, end = _begin(client_ip)
     try:
@@ -48,8 +48,8 @@ else:
 class ButterInboxMixin(_Case):
     """`self.butter_inbox` in each test of a `unittest.TestCase`, Django's too: `class T(ButterInboxMixin, TestCase)`.
 
-    A test fails if a checkout of it became no record and it did not look. In a `setUp` of your own, call
-    `super().setUp()` first.
+    A test fails if one of its checkouts became no record and it did not expect this (`ButterInbox`). In a `setUp` of
+    your own, call `super().setUp()` first.
     """
 
     butter_client_ip: ClassVar[str | None] = overrides.SHOPPER

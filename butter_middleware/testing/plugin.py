@@ -126,7 +126,7 @@ def butter_inbox(request: pytest.FixtureRequest) -> "ButterInbox":
     """What reached Butter in this test: `.sent`, `.assert_sent(invoice_id=...)`, `.skipped`, `.parked`, `.pending`.
 
     `.respond_with(503, "timeout")` sets what Butter answers, `.retry_now()` tries again what is pending. Nothing leaves
-    the process, with or without this fixture. A checkout that becomes nothing fails the test that uses it, unless the
-    test looks at `.skipped`, `.parked` or `.ignored`.
+    the process, with or without this fixture. A test that uses it fails if a checkout becomes no record, unless the
+    test reads `.skipped`, `.parked` or `.ignored`.
     """
     return _run_of(request.config).runtime.inbox()

@@ -173,7 +173,7 @@ def recurly(*, at: str | None = None, prefer: Reference = "id") -> Preset:
         at: The place of the object in the response, as JMESPath, if it is not in one of the usual wrappers. There
             an ID of Recurly's form, an account and one of its states are enough. If it is a list, each of its items
             counts.
-        prefer: Which ID of an object is sent; the other one is if it is absent. Recurly lists an invoice's
+        prefer: Which ID of an object is sent. If it is absent, the other one is sent. Recurly lists an invoice's
             subscriptions by `id` only.
 
     Raises:

@@ -117,7 +117,7 @@ def worldpay(*, at: str | None = None, prefer: Reference = "transactionReference
     Args:
         at: The place of the object in the response, as JMESPath, if it is not in one of the usual wrappers. There
             the state and a reference are enough. If it is a list, each of its items counts.
-        prefer: Which reference becomes `transaction_id`; the other one does if it is absent.
+        prefer: Which reference becomes `transaction_id`. If it is absent, the other one is used.
 
     Raises:
         ConfigurationError: `at` is not a JMESPath expression, or `prefer` is not a reference.

@@ -27,11 +27,11 @@ MOST_DAYS: Final = 36_500
 class SQLiteOutbox:
     """Keeps captures and records in an SQLite file, shared by any number of processes and outboxes of one host.
 
-    The constructor opens nothing. The file, its `-wal` and `-shm` are made with mode 0600; beside them lies a `.lock`
-    that must stay. A fault of the file at run time never raises in a checkout: what is captured waits in a bounded
+    The constructor opens nothing. The file, its `-wal` and `-shm` are created with mode 0600. Do not delete the `.lock`
+    file beside them. A fault of the file at run time never raises in a checkout: what is captured waits in a bounded
     memory, the log says so once at CRITICAL, and everything continues when the fault is fixed. A broken file is
-    renamed to `<name>.corrupt-<UTC time>` and a new one begun. Of several outboxes on one file in a process the first
-    one's bounds hold for all.
+    renamed to `<name>.corrupt-<UTC time>`, and a new one is started. If several outboxes of a process use one file, the
+    options of the first one apply.
 
     Args:
         path: The file; its directory must exist.
