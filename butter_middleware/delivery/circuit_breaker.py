@@ -246,15 +246,15 @@ class CircuitBreaker:
         return len(self._suspects)
 
     def _accepted(self) -> list[Settlement]:
-        if self.state is not BreakerState.OK:
-            self._limit, self._good = 1, 0
-        else:
+        if self.state is BreakerState.OK:
             self._good += 1
-        if self._good >= self._limit:
-            self._limit, self._good = min(self._senders, self._limit * 2), 0
-        # Many servers show no INFO, such as uvicorn. The end of a CRITICAL fault must be seen there too.
-        level = logging.WARNING if self._worst == logging.CRITICAL else logging.INFO
-        self._become(BreakerState.OK, said=f"{self._target.name}: records are accepted again", level=level)
+            if self._good >= self._limit:
+                self._limit, self._good = min(self._senders, self._limit * 2), 0
+        elif self.state is not BreakerState.PAUSED:  # what was on its way when a pause began does not end it
+            self._limit, self._good, self._wake_at = 1, 0, 0.0
+            # Many servers show no INFO, such as uvicorn. The end of a CRITICAL fault must be seen there too.
+            level = logging.WARNING if self._worst == logging.CRITICAL else logging.INFO
+            self._become(BreakerState.OK, said=f"{self._target.name}: records are accepted again", level=level)
         self.hold_reason = None
         self._failures = self._invalid = self._impostors = self._probes = 0
         self._doubted.clear()
@@ -353,7 +353,7 @@ class CircuitBreaker:
             self._probe_later(answer.retry_after or THROTTLED_SECONDS)
             return
         if self.state is not BreakerState.PAUSED:
-            self._limit = max(1, self._limit // 2)
+            self._limit, self._good = max(1, self._limit // 2), 0
             self._become(BreakerState.PAUSED, answer.code)
         self._wake_at = max(self._wake_at, self._monotonic() + (answer.retry_after or THROTTLED_SECONDS))
 

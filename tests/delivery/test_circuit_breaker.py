@@ -307,6 +307,28 @@ def test_a_retry_after_during_a_pause_is_kept(first: Answer, second: Answer, sec
     assert endpoint.breaker.seconds_to_wait() == pytest.approx(seconds)
 
 
+def test_what_was_on_its_way_does_not_end_a_pause() -> None:
+    """A record that Butter accepted beside a 429: Retry-After is kept, and the half of the concurrency after it."""
+    endpoint = Endpoint(senders=4)
+    endpoint.record([DELIVERED] * 3)
+    assert [s.settled for s in endpoint.record([answered(429, 120), DELIVERED])] == [Settled.DELIVERED]
+    assert (endpoint.state(), endpoint.breaker.seconds_to_wait(), endpoint.admitted()) == (BreakerState.PAUSED, 120, 0)
+    endpoint.now = 120
+    assert (endpoint.admitted(), endpoint.state()) == (2, BreakerState.OK)
+    endpoint.record(DELIVERED)
+    assert endpoint.admitted() == 2
+
+
+@pytest.mark.parametrize("first", [UNTRUSTED, answered(401)])
+def test_a_wait_that_was_ended_early_puts_no_later_probe_off(first: Answer) -> None:
+    """Records are accepted after all, and then Butter is away: the first probe comes after 5 seconds."""
+    endpoint = Endpoint()
+    endpoint.record(first)
+    endpoint.now = 1
+    endpoint.record([DELIVERED] + [UNAVAILABLE] * 5)
+    assert endpoint.waits() == 5
+
+
 # On hold.
 
 
