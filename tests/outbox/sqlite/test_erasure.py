@@ -1,6 +1,8 @@
 """A person's request to be forgotten: an address is found however it is written, and no other is."""
 
+import itertools
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -76,4 +78,34 @@ def test_an_erased_record_gives_way_to_no_other_address(tmp_path: Path) -> None:
     later = {"customer_email": "b@example.com", "ipv4_address": "81.2.69.143", "charge_id": "ch_9"}
     other = Checkout.model_validate(checkout.payload() | later)
     assert store.add([Record.of(other, NOW)]) == [Skip.OTHER_ADDRESS]
+    store.close()
+
+
+@pytest.mark.parametrize("look", range(1, 6))
+def test_what_becomes_a_record_during_the_search_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    """The app reads a capture before any one of the command's looks into the file."""
+    path = tmp_path / "butter.db"
+    store = SQLiteOutbox(path).store()
+    store.open()
+    fields = {**record(1).fields, "customer_email": "another@example.com"}
+    store.add([Record.of(Checkout.model_validate(fields), NOW)])
+    (captured,) = append(store, 2)
+    looks = itertools.count(1)
+
+    with existing(path) as person:
+        read = person.read
+
+        def look_after(look_at: Callable[[sqlite3.Connection], object]) -> object:
+            if next(looks) == look:
+                resolve(store, captured, record(2))
+            return read(look_at)
+
+        monkeypatch.setattr(person, "read", look_after)
+        found = search(person, Person("shopper@example.com"))
+        assert next(looks) > look
+        assert remove(person, found, NOW)["pending"] == 1
+        assert not search(person, Person("shopper@example.com"))
+    assert store.counts().pending == 1
     store.close()
