@@ -100,12 +100,16 @@ def test_a_slow_butter_holds_back_no_longer_than_was_said(make_butter: Shop, fak
     assert len(fake.records) == 2
 
 
-def test_an_ill_butter_is_waited_for_by_nobody(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:
-    """Once the breaker is open the record is kept and the response leaves at once."""
-    fake.respond_with(*[503] * 50)
+@pytest.mark.parametrize(("answer", "endpoint"), [(503, "open"), (401, "hold"), (429, "paused")])
+def test_an_ill_butter_is_waited_for_by_nobody(
+    make_butter: Shop, fake: FakeButter, serve: Serve, answer: int, endpoint: str
+) -> None:
+    """Once nothing but probes is sent, the record is kept and the response leaves at once, the first one too."""
+    fake.respond_with(*[answer] * 50)
+    fake.delay = 0.05  # so that the first response waits already
     butter = make_butter(delivery="inline", inline_timeout=20, drain_timeout=0)
     assert serve(butter) < 10
-    assert butter.status().endpoint == "open"
+    assert butter.status().endpoint == endpoint
     assert serve(butter) < 10
     until(lambda: butter.status().pending == 2, "both are kept")
     assert butter.status().not_durable_in_time == 0
