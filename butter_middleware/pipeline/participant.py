@@ -276,7 +276,7 @@ class Participant:
         new = new_records(resolved.outcomes)
         if len(new) < len(resolved.outcomes):
             self._tell_left_out(entry.route_name, resolved.outcomes)
-        if entry.until_sent and sends and new and len(new) == len(resolved.outcomes):
+        if entry.until_sent and sends and new:
             entry.left = len(new)
             for pending in new:
                 self._waiting.setdefault(pending.id, []).append(entry)

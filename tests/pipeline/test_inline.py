@@ -17,7 +17,16 @@ from outboxes import record
 from processes import until
 from shops import PAID, ROUTE, Held
 
-from butter_middleware import Butter, ButterMiddleware, ConfigurationError, MemoryOutbox, Record, SQLiteOutbox
+from butter_middleware import (
+    Butter,
+    ButterMiddleware,
+    CheckoutResponse,
+    CheckoutRoute,
+    ConfigurationError,
+    MemoryOutbox,
+    Record,
+    SQLiteOutbox,
+)
 from butter_middleware._utils.asgi import Message
 from butter_middleware._utils.futures import Backoff
 from butter_middleware.pipeline import sender_thread
@@ -132,6 +141,29 @@ def test_what_gives_no_record_is_not_waited_for(
         assert time.monotonic() - began < 10
     assert len(fake.records) == (why == "known")
     assert butter.status().not_durable_in_time == 0
+
+
+def test_a_new_record_beside_a_known_one_is_waited_for(
+    make_butter: Shop, fake: FakeButter, serve: Serve, anyio_backend: str
+) -> None:
+    """A response may list an earlier payment beside the one of now, which Butter does not have yet."""
+
+    def extract(response: CheckoutResponse) -> list[dict[str, str]]:
+        return [{"customer_email": "a@example.com", "invoice_id": name} for name in response.json()["paid"]]
+
+    held = Held(fake)
+    held.answers.set()
+    route = CheckoutRoute("/checkout/{cart_id}", "stripe", extract)
+    butter = make_butter(route, delivery="inline", inline_timeout=0.1, transport=held)
+    serve(butter, {"paid": ["in_1"]})
+    assert butter.flush(20)
+    late = butter.status().not_durable_in_time
+    held.answers.clear()
+    serve(butter, {"paid": ["in_1", "in_2"]})
+    held.answers.set()
+    assert butter.status().not_durable_in_time == late + 1
+    assert butter.flush(20)
+    assert [sent["invoice_id"] for sent in fake.records] == ["in_1", "in_2"]
 
 
 def test_what_the_outbox_refuses_is_not_waited_for(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:
