@@ -276,7 +276,7 @@ class CircuitBreaker:
         return self._retry(pending, answer)
 
     def _doubt(self, pending: Pending, answer: Answer) -> list[Settlement]:
-        if self.state is BreakerState.OK:
+        if self.state in {BreakerState.OK, BreakerState.PAUSED}:
             if not self._suspects:
                 self._suspects.append((pending, answer))
                 return []

@@ -526,6 +526,18 @@ def test_a_suspect_waits_for_the_answer_of_another_record(status: int) -> None:
     assert (endpoint.breaker.suspects, endpoint.admitted()) == (0, 4)
 
 
+@pytest.mark.parametrize("status", [400, 403, 500])
+def test_a_pause_makes_no_suspect_the_systems_fault(status: int) -> None:
+    """Its answer came beside a 429: the first record after the pause shows whose fault it is."""
+    endpoint = Endpoint()
+    endpoint.record(answered(429))
+    assert endpoint.record(answered(status), key="bad") == []
+    assert (endpoint.state(), endpoint.breaker.suspects, endpoint.admitted()) == (BreakerState.PAUSED, 1, 0)
+    assert endpoint.waits() == 60
+    assert [s.settled for s in endpoint.record(DELIVERED)] == [Settled.DELIVERED, Settled.RETRY]
+    assert endpoint.state() is BreakerState.OK
+
+
 @pytest.mark.parametrize(
     ("status", "attempts", "age", "settled"),
     [
