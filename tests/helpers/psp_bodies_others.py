@@ -566,12 +566,23 @@ RECURLY_UNPAID: list[Body] = group(
             for kind, event in (
                 ("charge_invoice", "created"),
                 ("charge_invoice", "past_due"),
+                ("charge_invoice", "failed"),
+                ("invoice", "closed"),
                 ("payment", "failed"),
                 ("payment", "scheduled"),
                 ("payment", "refunded"),
                 ("subscription", "created"),
                 ("credit_invoice", "created"),
             )
+        ),
+        (
+            "notification of an invoice that was closed without a payment",
+            {
+                "closed_invoice_notification": {
+                    "account": NOTIFIED["account"],
+                    "invoice": {"uuid": "ffc64d71", "state": "failed", "total_in_cents": 1000},
+                }
+            },
         ),
         (
             "notification of a refund",
