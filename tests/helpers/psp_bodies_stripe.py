@@ -458,6 +458,10 @@ UNPAID: list[Body] = group(
         ),
         ("subscription, invoice open", SUBSCRIPTION | {"latest_invoice": INVOICE | {"status": "open"}}),
         ("subscription, invoice without status", SUBSCRIPTION | {"latest_invoice": {"id": INV}}),
+        (
+            "subscription, the payment of its change failed",
+            SUBSCRIPTION | {"pending_update": {"expires_at": 1900000000}},
+        ),
         ("subscription by mail", SUBSCRIPTION | {"collection_method": "send_invoice"}),
         ("subscription of nothing", SUBSCRIPTION | {"latest_invoice": INVOICE | {"amount_paid": 0, "total": 0}}),
         ("subscription to a free plan", SUBSCRIPTION | {"latest_invoice": None, "plan": {"amount": 0}}),

@@ -10,6 +10,7 @@ Sources:
     https://docs.stripe.com/api/subscriptions/object
     https://docs.stripe.com/api/charges/object
     https://docs.stripe.com/billing/subscriptions/trials (trials without a card)
+    https://docs.stripe.com/billing/subscriptions/pending-updates-reference
     https://docs.stripe.com/upgrades#2022-11-15 (charges became latest_charge)
     https://docs.stripe.com/changelog/basil/2025-03-31/add-support-for-multiple-partial-payments-on-invoices
     https://docs.stripe.com/changelog/basil/2025-03-31/adds-new-parent-field-to-invoicing-objects
@@ -212,6 +213,8 @@ SHAPES: Final = (
             # leaves the subscription active although the shopper has not paid.
             "((type(latest_invoice) == 'object' || says(collection_method, 'send_invoice')) && "
             "!(says(latest_invoice.status, 'paid') || says(latest_invoice.paid, 'true'))) || "
+            # A change waits for its payment, which failed: the latest invoice is open.
+            "pending_update || "
             # No card was entered yet, or the trial asks for none.
             "client_secret || (pending_setup_intent && !says(pending_setup_intent.status, 'succeeded')) || "
             "(says(status, 'trialing') && !default_payment_method && !default_source && "
