@@ -406,6 +406,12 @@ UNPAID: list[Body] = group(
             | {"mode": "subscription", "payment_status": "no_payment_required", "subscription": SUB}
             | {"payment_method_collection": "if_required"},
         ),
+        (
+            "session of nothing that asked for no card",
+            SESSION
+            | {"mode": "subscription", "amount_total": 0, "payment_intent": None, "subscription": SUB}
+            | {"payment_method_collection": "if_required"},
+        ),
         ("session, expired event", event("checkout.session.expired", SESSION)),
         *(
             (f"intent {status}", INTENT | {"status": status})

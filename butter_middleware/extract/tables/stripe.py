@@ -112,9 +112,8 @@ SHAPES: Final = (
         },
         # A card was kept for later, the price was nothing, or a trial began without a card: no money.
         unpaid=(
-            "(says(payment_status, 'no_payment_required') && (!subscription || "
+            "((says(payment_status, 'no_payment_required') || zero(amount_total)) && (!subscription || "
             "(says(payment_method_collection, 'if_required') && !(subscription.default_payment_method)))) || "
-            "(zero(amount_total) && !subscription) || "
             f"{_refunded('payment_intent.')} || {_returned('invoice.')}"
         ),
         fields={
