@@ -444,6 +444,11 @@ UNPAID: list[Body] = group(
             "subscription, invoice paid out of band",
             SUBSCRIPTION | {"latest_invoice": INVOICE | {"paid_out_of_band": True}},
         ),
+        ("invoice paid outside Stripe", INVOICE | {"amount_paid_off_stripe": INVOICE["amount_paid"]}),
+        (
+            "subscription, invoice paid outside Stripe",
+            SUBSCRIPTION | {"latest_invoice": INVOICE | {"amount_paid_off_stripe": INVOICE["amount_paid"]}},
+        ),
         ("invoice, credited after it was paid", INVOICE | {"post_payment_credit_notes_amount": INVOICE["total"]}),
         ("invoice, its charge refunded", INVOICE | {"charge": REFUNDED}),
         ("invoice, its intent's charge refunded", INVOICE | {"payment_intent": INTENT | {"latest_charge": REFUNDED}}),

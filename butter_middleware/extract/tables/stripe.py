@@ -14,6 +14,7 @@ Sources:
     https://docs.stripe.com/upgrades#2022-11-15 (charges became latest_charge)
     https://docs.stripe.com/changelog/basil/2025-03-31/add-support-for-multiple-partial-payments-on-invoices
     https://docs.stripe.com/changelog/basil/2025-03-31/adds-new-parent-field-to-invoicing-objects
+    https://docs.stripe.com/changelog/dahlia/2026-05-27/invoice-object-amount-paid-off-stripe-property
 
 Each object says in `object` what it is, and no prefix of its ID is checked: Stripe calls changing them compatible
 (https://docs.stripe.com/upgrades). Only of an object from which a shop left `object` out does the prefix tell, and of a
@@ -67,7 +68,9 @@ def _returned(invoice: str = "") -> str:
     Of charges, only those count that are expanded.
     """
     return (
-        f"{invoice}paid_out_of_band || {invoice}charge.refunded || {_refunded(f'{invoice}payment_intent.')} || "
+        f"{invoice}paid_out_of_band || "
+        f"({invoice}amount_paid_off_stripe && {invoice}amount_paid_off_stripe == {invoice}amount_paid) || "
+        f"{invoice}charge.refunded || {_refunded(f'{invoice}payment_intent.')} || "
         f"({_done(f'{invoice}payments.data', 'paid')} && !({_parts(invoice)})) || "
         f"({invoice}post_payment_credit_notes_amount && {invoice}post_payment_credit_notes_amount == {invoice}total)"
     )
