@@ -784,6 +784,7 @@ RECHARGE_UNPAID: list[Body] = group(
             {"charge": CHARGE | {"status": None, "error_type": "CARD_DECLINED"}, "success": False},
         ),
         ("charge of nothing", {"charge": CHARGE | {"total_price": "0.00"}}),
+        ("order, all of it given back", {"order": ORDER_11 | {"total_refunds": "10.00"}}),
         ("order queued", {"order": ORDER_11 | {"status": "queued"}}),
         ("order, its charge in error", {"order": ORDER_11 | {"charge": ORDER_11["charge"] | {"status": "error"}}}),
         ("order of nothing", {"order": ORDER_11 | {"total_price": "0.00"}}),

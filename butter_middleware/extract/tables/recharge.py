@@ -54,7 +54,8 @@ _OF_ORDER: Final = (
     "external_order_number, shipped_date, shopify_order_number))"
 )
 """An order and its charge are alike, and the ID of an order is not that of a charge."""
-_NOTHING: Final = "zero(total_price)"
+_NOTHING: Final = "zero(total_price) || (total_refunds && total_refunds == total_price)"
+"""It was free, or all of it was given back."""
 
 
 def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
