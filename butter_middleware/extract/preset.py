@@ -180,7 +180,7 @@ class Preset(Explaining):
 
     def __post_init__(self) -> None:
         try:
-            path(self.at or "@")
+            path("@" if self.at is None else self.at)
         except (JMESPathError, TypeError, AttributeError):
             msg = f"{self}: at={self.at!r} is not a JMESPath expression. Write the object's place, such as 'payment'."
             raise ConfigurationError(msg) from None

@@ -141,6 +141,7 @@ def test_the_merchant_points_at_the_object() -> None:
     ("make", "says"),
     [
         (lambda: extract.stripe(at="a b"), r"extract.stripe\(\): at='a b' is not a JMESPath"),
+        (lambda: extract.stripe(at=""), r"extract.stripe\(\): at='' is not a JMESPath"),
         (lambda: extract.adyen(at=7), "is not a JMESPath"),  # type: ignore[arg-type]
         (lambda: extract.worldpay(prefer="orderCode"), "'transactionReference' or 'paymentId'"),  # type: ignore[arg-type]
     ],
