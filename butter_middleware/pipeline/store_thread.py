@@ -128,6 +128,16 @@ class StoreThread(Worker):
 
     # For other threads.
 
+    def start(self) -> None:
+        """Start the thread, unless another `Butter` of the store has started it at this moment.
+
+        Raises:
+            RuntimeError: the system gives no more threads.
+        """
+        with self._guard:
+            if not self.alive:
+                super().start()
+
     def leave(self, participant: Participant, seconds: float) -> bool:
         """Let a `Butter` go. Return whether it is the last one: then what waits is written within `seconds`."""
         others = tuple(other for other in self.participants if other is not participant)

@@ -39,6 +39,7 @@ from butter_middleware import (
     Record,
     client_ip,
 )
+from butter_middleware._utils import log_thread
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.outbox import MemoryStore, SQLiteOutbox
 from butter_middleware.outbox.sqlite.existing import existing
@@ -759,6 +760,29 @@ def test_a_butter_that_starts_while_the_last_other_one_of_its_file_closes_loses_
     assert second.flush()
     assert second.status().lost == 0
     assert {record["invoice_id"] for record in fake.records} == {"in_1", "in_2"}
+
+
+def test_two_butters_of_a_file_start_its_thread_once(
+    make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share it, and the first requests of both may come at the same moment, on two threads."""
+    first, second = make_butter(outbox=path), make_butter(outbox=path)
+    start_thread = log_thread.start
+    starting = threading.Thread(target=second.pipeline.start, daemon=True)
+
+    def start_while_the_other_one_starts(thread: threading.Thread) -> None:
+        if thread.name == "butter-store" and starting.ident is None:
+            starting.start()
+            starting.join(0.5)
+        start_thread(thread)
+
+    monkeypatch.setattr(log_thread, "start", start_while_the_other_one_starts)
+    for number, butter in enumerate((first, second)):
+        butter.record(checkout(number))
+        starting.join(20)
+        assert butter.flush()
+        assert (butter.pipeline.running, butter.status().faults) == (True, {})
+    assert len(fake.records) == 2
 
 
 def test_a_close_beside_another_one_returns_when_all_is_delivered(
