@@ -120,7 +120,7 @@ def snapshot(
         kept = [header for header in raw_headers(scope["headers"]) if header[0] not in CREDENTIAL_HEADERS]
     query = scope.get("query_string", b"")
     return {
-        "method": scope["method"],
+        "method": scope.get("method", "GET"),  # with which a WebSocket begins
         "path": path,
         "query_string": query if type(query) is bytes else raw(query),
         # ASGI says that these names are in lower case. Should a server not know, the outbox on a disk looks again.

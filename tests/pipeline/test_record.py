@@ -11,7 +11,7 @@ from typing import Any, Self
 import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
-from fastapi import BackgroundTasks, FastAPI, Request
+from fastapi import BackgroundTasks, FastAPI, Request, WebSocket
 from processes import until
 from shops import SHOPPER
 from starlette.testclient import TestClient
@@ -107,6 +107,24 @@ def test_a_request_that_no_route_matches(make_butter: Callable[..., Butter], fak
     butter = watched(make=make_butter)
     record(butter, FIELDS | {"psp": "recurly"}, path="/elsewhere")
     assert fake.records == [FIELDS | {"psp": "recurly", "ipv4_address": SHOPPER}]
+
+
+def test_a_checkout_over_a_websocket(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """It begins as a GET request, whose headers and peer give the address."""
+    butter = watched(make=make_butter)
+    shop = FastAPI()
+    shop.add_middleware(ButterMiddleware, butter=butter)
+
+    @shop.websocket("/live/{cart_id}")
+    async def pay(websocket: WebSocket) -> None:
+        await websocket.accept()
+        butter.record(websocket, psp="adyen", **FIELDS)
+        await websocket.close()
+
+    with TestClient(shop).websocket_connect("/live/7", headers=HEADERS):
+        pass
+    assert butter.flush()
+    assert fake.records == [FIELDS | {"psp": "adyen", "ipv4_address": SHOPPER}]
 
 
 def test_the_address_is_that_from_before_the_app_ran(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
