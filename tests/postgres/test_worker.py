@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import time
@@ -15,7 +16,7 @@ import httpx
 import psycopg
 import pytest
 from postgres_server import PostgresServer
-from processes import until
+from processes import HERE, until
 from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from queues import Shop, arrived, enqueue, queued, record, rows, work
@@ -285,6 +286,24 @@ def test_a_job_that_another_worker_brought_back_meanwhile_is_left_to_it(
     run(main)
     assert arrived(fake) == ["in_2"]
     assert rows(database, "SELECT id, status::text FROM butter.procrastinate_jobs") == [(1, "doing")]
+
+
+def test_a_person_sees_the_dead_records_and_sends_them_again(
+    database: str, fake: FakeButter, make_butter: Shop
+) -> None:
+    """By the statements of the page: how much waits, what Butter answered, and once more."""
+    show, again = re.findall(r"```sql\n(.*?)```", (HERE.parent / "docs" / "postgres.md").read_text(), re.DOTALL)
+    states, dead, holds = show.split(";")[1:-1]
+    refusing = FakeButter(**CREDENTIALS)
+    refusing.respond_with(422)
+    enqueue(PostgresOutbox(database), record(1))
+    work(make_butter(transport=refusing.transport()), database, lambda: ("failed", 1) in rows(database, states))
+    assert rows(database, states) == [("failed", 1)]
+    assert rows(database, dead) == [(1, "422")]
+    assert rows(database, holds) == []
+    rows(database, again)
+    work(make_butter(), database, lambda: len(fake.records) == 1)
+    assert rows(database, states) == []
 
 
 def test_what_was_sent_and_not_written_down_is_not_sent_again(
