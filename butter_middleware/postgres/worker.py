@@ -12,6 +12,7 @@ from procrastinate.worker import Worker as Engine
 from psycopg import errors
 
 from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.outbox.base import FAR_FUTURE
 from butter_middleware.postgres.connector import PatientConnector
 from butter_middleware.postgres.names import TASK, Names, quoted, readable
 from butter_middleware.postgres.schema import REMEMBERED
@@ -169,6 +170,7 @@ class Worker:
             await _reap(self._app, self._names, self._pace.stalled_seconds)
             if anyio.current_time() >= forget_at:
                 forget_at = anyio.current_time() + FORGET_SECONDS
+                await _bring_forward(self._app, self._names)
                 await _forget(self._app, self._names)
             await self._wait(self._pace.stalled_seconds / 3)
 
@@ -209,6 +211,15 @@ async def _reap(app: App, names: Names, stalled: float) -> None:
     )
     if jobs:
         log.warning("butter: brought back %d jobs that no live worker has", len(jobs))
+
+
+async def _bring_forward(app: App, names: Names) -> None:
+    """Have jobs due now that a worker put off while its clock was ahead: none is put off for more than an hour."""
+    query: Any = (
+        f"UPDATE {quoted(names.engine)}.procrastinate_jobs SET scheduled_at = now() WHERE status = 'todo' "
+        "AND queue_name = %(queue)s AND task_name = %(task)s AND scheduled_at > now() + make_interval(secs => %(far)s)"
+    )
+    await app.connector.execute_query_async(query, queue=names.queue, task=TASK, far=FAR_FUTURE)
 
 
 async def _forget(app: App, names: Names) -> None:

@@ -306,6 +306,16 @@ def test_a_person_sees_the_dead_records_and_sends_them_again(
     assert rows(database, states) == []
 
 
+def test_a_clock_that_was_ahead_strands_nothing(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """A worker put a record off by its own clock, which was days ahead of PostgreSQL's: no backoff is that long."""
+    enqueue(PostgresOutbox(database), record(1), record(2))
+    later = "UPDATE butter.procrastinate_jobs SET scheduled_at = now() + interval '{}' WHERE id = {}"
+    rows(database, later.format("2 days", 1))
+    rows(database, later.format("1 hour", 2))
+    work(make_butter(), database, lambda: queued(database) == 1)
+    assert arrived(fake) == ["in_1"]
+
+
 def test_what_was_sent_and_not_written_down_is_not_sent_again(
     database: str, fake: FakeButter, make_butter: Shop
 ) -> None:
