@@ -604,6 +604,8 @@ class StoreThread(Worker):
             self.leader.resign()
         elif fault is Fault.FULL:
             self.alerts.raise_("full", FULL)
+            with suppress(Exception):  # it is full all the same
+                self.store.checkpoint(idle=True)
         elif fault is not Fault.CORRUPT:
             self.alerts.raise_("fault", f"cannot be used ({describe(error)}). Trying again; what comes waits")
         left = LAST_BACKOFF if self._stop_at is None else self._stop_at - time.monotonic()

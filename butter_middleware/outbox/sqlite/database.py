@@ -269,7 +269,10 @@ class Database:
             try:
                 return _transact(connection, change)
             except sqlite3.Error as error:
-                if not reserve or self._reserve is not False or fault_of(error) is not Fault.FULL:
+                if fault_of(error) is not Fault.FULL:
+                    raise
+                self._writes += IDLE_WRITES  # the log may be what fills the disk: it is worth moving
+                if not reserve or self._reserve is not False:
                     raise
             self._tune(connection, full=full, reserve=True)
             return _transact(connection, change)

@@ -527,6 +527,26 @@ def test_a_full_disk_is_outlived(
     assert butter.status().lost == 0
 
 
+def test_a_disk_that_is_full_of_the_log_is_outlived(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    path: Path,
+    small_disk: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What the log takes on a small disk is used again: nobody has to make room."""
+    small_disk("size=2m")
+    butter = make_butter(outbox=path)
+    for number in range(100):
+        butter.record(checkout(number))
+        butter.flush(0.01)
+    until(lambda: len(sent(fake)) == 100, "all of them")
+    until(lambda: butter.status().delivered == 100, "their answers are written")
+    assert path.with_name("butter.db-wal").stat().st_size > MIB
+    until(lambda: not criticals(caplog) or mended(caplog)(), "the all-clear")
+    assert butter.status().lost == 0
+
+
 def test_a_disk_gone_read_only_is_outlived(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
