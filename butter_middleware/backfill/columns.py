@@ -51,6 +51,7 @@ _DAMAGED: Final = {
     _AS_FLOAT: "a decimal number: a program read the IDs as numbers. Export it again, with the IDs as text",
 }
 """What a program makes of an ID that it took for a number. No PSP has IDs of these forms."""
+_RENAME: Final = "Give each a name of its own in the first line."
 _PLACEHOLDER: Final = "192.0.2.1"
 """Stands for a wrong address, so that everything else that is wrong is found too. It is never sent."""
 
@@ -98,6 +99,9 @@ class Columns:
                 meant = f"Did you mean {near[0]!r}?" if near else f"The columns are {', '.join(names)}."
                 msg = f"there is no column {column!r}. {meant}"
                 raise ConfigurationError(msg)
+            if (count := names.count(column)) > 1:
+                msg = f"{count} columns are named {column!r}. {_RENAME}"
+                raise ConfigurationError(msg)
         mapped = self.mapped(names)
         there = {*mapped, *self.constants}
         missing = [name for name in _REQUIRED if name not in there]
@@ -128,8 +132,8 @@ class Columns:
             own = [column for column in names if normal.word(column) == normal.word(name)]
             found = own or [column for column in names if normal.word(column) in map(normal.word, aliases)]
             if len(found) > 1:
-                columns = ", ".join(found)
-                msg = f"more than one column could be {name}: {columns}. Say which: --map {name}={found[0]!r}"
+                remedy = f"Say which: --map {name}={found[0]!r}" if len({*found}) > 1 else _RENAME
+                msg = f"more than one column could be {name}: {', '.join(found)}. {remedy}"
                 raise ConfigurationError(msg)
             mapped |= dict.fromkeys([name], *found) if found else {}
         return mapped

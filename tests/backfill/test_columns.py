@@ -66,6 +66,12 @@ def test_usual_names_are_found(names: list[str], mapped: dict[str, str]) -> None
             ["Email", "E-mail"],
             "more than one column could be customer_email: Email, E-mail. Say which: --map",
         ),
+        (columns(), ["Email", "IP", "Email"], "customer_email: Email, Email. Give each a name of its own in the first"),
+        (
+            columns("charge_id=id"),
+            ["id", "IP", "id"],
+            "2 columns are named 'id'. Give each a name of its own in the first",
+        ),
         (columns("customer_email=mial"), ["mail", "IP"], "there is no column 'mial'. Did you mean 'mail'?"),
         (columns("customer_email=x"), ["aaaa", "bbbb"], "there is no column 'x'. The columns are aaaa, bbbb"),
     ],
