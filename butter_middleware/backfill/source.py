@@ -112,7 +112,7 @@ class Source:
         self._name = "standard input" if path == STDIN else path
         ends_lines = False
         with suppress(LookupError, ValueError):
-            ends_lines = "\n".encode(encoding) == b"\n"
+            ends_lines = "\n".encode(encoding).removeprefix(_BOM) == b"\n"
         if not ends_lines:
             msg = f"{encoding} is not an encoding whose lines end with a byte 10. Convert: iconv -t UTF-8 -f {encoding}"
             raise InputError(msg)

@@ -162,6 +162,13 @@ def test_another_encoding_is_named(tmp_path: Path) -> None:
     assert cells(found) == [(2, ["Käthe", "2"], "")]
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_python_s_name_for_utf_8_with_a_mark_is_one(tmp_path: Path, mark: str) -> None:
+    """A file that Excel saved as UTF-8 is read with it, and so is one without the mark."""
+    found = source(tmp_path, f"{mark}name,b\nKäthe,2\n", encoding="utf-8-sig")
+    assert (found.columns, cells(found)) == (["name", "b"], [(2, ["Käthe", "2"], "")])
+
+
 @pytest.mark.parametrize("encoding", ["nonsense", "utf-16", "cp037", "base64", "a\0b"])
 def test_an_encoding_that_cannot_be_is_refused(tmp_path: Path, encoding: str) -> None:
     """One that there is not, or whose lines end in another way."""
