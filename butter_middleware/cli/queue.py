@@ -26,6 +26,8 @@ SHOWN_BYTES: Final = 64 * 1024
 """Of a body, with --reveal."""
 SHOWN_ITEMS: Final = 5
 """Of a list in a body, where only its shape is shown."""
+SHOWN_LEVELS: Final = 50
+"""Of what is nested in a body, where only its shape is shown."""
 STEP: Final = 200
 """Entries a transaction."""
 
@@ -236,15 +238,17 @@ def _body(body: bytes, coding: str, *, reveal: bool) -> object:
     return data if reveal else shape(data)
 
 
-def shape(value: object) -> object:
+def shape(value: object, level: int = 0) -> object:
     """Return JSON with its keys and without its texts and numbers; an e-mail address shows as one."""
     match value:
+        case dict() | list() if level > SHOWN_LEVELS:
+            return "(nested further)"
         case dict():
-            return {key: shape(item) for key, item in cast("dict[str, object]", value).items()}
+            return {key: shape(item, level + 1) for key, item in cast("dict[str, object]", value).items()}
         case list():
             items = cast("list[object]", value)
             more = [f"({len(items) - SHOWN_ITEMS} more)"] if len(items) > SHOWN_ITEMS else []
-            return [*map(shape, items[:SHOWN_ITEMS]), *more]
+            return [*(shape(item, level + 1) for item in items[:SHOWN_ITEMS]), *more]
         case bool() | None:
             return value
         case str():

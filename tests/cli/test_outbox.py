@@ -378,6 +378,18 @@ def test_a_shape_hides_values_and_keeps_keys() -> None:
     }
 
 
+@pytest.mark.parametrize("nested", [b"[" * 900 + b"]" * 900, b'{"a":' * 900 + b"1" + b"}" * 900])
+def test_a_body_that_is_nested_deeply_is_shown(store: SQLiteStore, run: Callable[..., Result], nested: bytes) -> None:
+    """A shopper may have written it, to a route that captures the request's body."""
+    (number,) = store.append([capture(1, request_body=nested)])
+    resolve(store, number, parked=Parked(ParkReason.NO_EMAIL, DETAIL))
+    closed(store)
+    for options in ([], ["--json"], ["--reveal"], ["--reveal", "--json"]):
+        shown = run("parked", "show", number, *options)
+        assert (shown.exit_code, shown.exception) == (0, None)
+        assert "request_body" in shown.stdout
+
+
 def test_what_is_not_there_is_said(store: SQLiteStore, run: Callable[..., Result]) -> None:
     """An ID that is not there ends with 1; so does one of several, after the others were done."""
     filled(store)
