@@ -77,7 +77,7 @@ def is_signed(payload: bytes, header: str) -> bool:
     }
     signed = f"{fields.get('t', '')}.".encode() + payload
     expected = hmac.new(SECRET.encode(), signed, hashlib.sha256).hexdigest()
-    return hmac.compare_digest(expected, fields.get("v1", ""))
+    return hmac.compare_digest(expected.encode(), fields.get("v1", "").encode())
 
 
 def create_session() -> dict[str, str]:

@@ -118,6 +118,8 @@ def test_stripe_hosted_page(load: Load, fake: FakeButter, monkeypatch: pytest.Mo
     assert shop.butter.status().parts == 4
     assert [confirm(session) for session in sessions[:2]] == [200, 200]
     assert confirm(sessions[2], key=b"guessed") == 400
+    odd = {b"stripe-signature": b"t=1,v1=\xe9", b"content-type": b"application/json"}
+    assert stripe.post("/stripe/webhook", content="{}", headers=odd).status_code == 400
     # A bank debit completes the session first, and is paid, or fails, days later.
     assert confirm(sessions[3], state="unpaid") == 200
     assert confirm(sessions[2], state="unpaid", kind="async_payment_failed") == 200
@@ -131,4 +133,4 @@ def test_stripe_hosted_page(load: Load, fake: FakeButter, monkeypatch: pytest.Mo
         ("ada@example.com", SHOPPER)
     }
     assert shop.butter.status().parts == 1
-    assert shop.butter.status().skipped == {"status": 1, "not_paid": 1, "not_a_checkout": 1}
+    assert shop.butter.status().skipped == {"status": 2, "not_paid": 1, "not_a_checkout": 1}
