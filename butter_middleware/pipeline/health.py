@@ -152,6 +152,10 @@ _FAULTS: Final = {
     "fault": ("the outbox's file cannot be used", "The log says why. What comes waits in memory, up to a bound."),
     "full": ("the outbox's file is full", "Raise max_bytes, make room on the disk, or drop dead and parked entries."),
     "lock": ("another process holds the outbox's lock", "Find out if one of the workers is stopped, and end it."),
+    "log": (
+        "the log of the outbox's file (-wal) grows",
+        "End the backup or the sqlite3 shell that keeps reading the file.",
+    ),
     "broken": ("the outbox's file was broken and set aside", "Keep that file, fix the disk, and restart this process."),
 }
 

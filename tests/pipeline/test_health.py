@@ -1,6 +1,7 @@
 """The health route: what it says of each trouble, and that asking never costs the shop anything."""
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -56,6 +57,7 @@ def ask(butter: Butter, query: str = "", method: str = "GET") -> tuple[int, Any]
         (replace(WELL, outbox_faults=("full",)), "outbox_full"),
         (replace(WELL, outbox_faults=("lock",)), "outbox_lock"),
         (replace(WELL, outbox_faults=("broken",)), "outbox_broken"),
+        (replace(WELL, outbox_faults=("log",)), "outbox_log"),
         (replace(WELL, dead_threads=("butter-read",)), "thread_dead"),
         (replace(WELL, reading_for=60.1), "reading_hangs"),
         (replace(WELL, counts=Counts(hold="401")), "hold"),
@@ -97,7 +99,7 @@ def test_every_code_is_in_the_docs() -> None:
     """Who is alerted finds the code there."""
     page = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text()
     source = Path(str(diagnose.__code__.co_filename)).read_text()
-    codes = {f"outbox_{fault}" for fault in ("fault", "full", "lock", "broken")} | {
+    codes = {f"outbox_{fault}" for fault in ("fault", "full", "lock", "broken", "log")} | {
         line.strip().strip('",').partition('"')[0]
         for line in source.splitlines()
         if line.startswith('            "') and line.strip().endswith('",') and " " not in line.strip()
@@ -136,6 +138,24 @@ def test_a_hold_is_seen_by_every_process(make_butter: Callable[..., Butter], fak
     second.record(CHECKOUT)
     until(lambda: [r["code"] for r in ask(second)[1]["reasons"]] == ["hold"], "the hold in the other")
     assert second.status().endpoint != "hold"
+
+
+def test_a_log_of_sqlite_that_grows_is_said(
+    make_butter: Callable[..., Butter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another program reads an older state of the file, and until it ends."""
+    monkeypatch.setattr("butter_middleware.outbox.sqlite.database.ALARMING_LOG_BYTES", 1)
+    monkeypatch.setattr("butter_middleware.outbox.sqlite.database.IDLE_WRITES", 1)
+    butter = make_butter(outbox=tmp_path / "b.db")
+    buy(butter, "a")
+    reader = sqlite3.connect(tmp_path / "b.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM captures").fetchone()
+    buy(butter, "b")
+    until(lambda: [r["code"] for r in ask(butter)[1]["reasons"]] == ["outbox_log"], "the log is said")
+    reader.close()
+    buy(butter, "c")
+    until(lambda: ask(butter)[1]["reasons"] == [], "it is over")
 
 
 def test_an_old_backlog_and_a_long_outage(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
