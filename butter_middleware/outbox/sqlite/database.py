@@ -214,6 +214,7 @@ class Database:
         with self.explaining(), self._locked(), self._blaming():
             connection = self._ready()
             self._tune(connection, full=True, reserve=True)
+            connection.execute("PRAGMA temp_store = FILE").close()  # the file may be larger than what memory is left
             connection.execute("VACUUM")
             deadline = time.monotonic() + REWRITE_SECONDS
             while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:

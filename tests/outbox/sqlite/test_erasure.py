@@ -2,12 +2,13 @@
 
 import itertools
 import sqlite3
+import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from outboxes import NOW, append, park, record, resolve
+from outboxes import NOW, append, capture, park, record, resolve
 
 from butter_middleware import Checkout, SQLiteOutbox
 from butter_middleware.models.checkout import Record
@@ -109,3 +110,27 @@ def test_what_becomes_a_record_during_the_search_is_found(
         assert not search(person, Person("shopper@example.com"))
     assert store.counts().pending == 1
     store.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells which files a process has open")
+def test_the_file_is_written_again_through_a_temporary_file(tmp_path: Path) -> None:
+    """Not through memory: the command may run beside the app, which has the rest of it."""
+    path = tmp_path / "butter.db"
+    store = SQLiteOutbox(path).store()
+    store.open()
+    store.append([capture(number, body=b"x" * 1024**2) for number in range(8)])
+    store.close()
+    files = set[str]()
+
+    def look() -> int:
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):
+                files.add(descriptor.readlink().name)
+        return 0
+
+    with existing(path) as person:
+        connection = person._connection
+        assert connection is not None
+        connection.set_progress_handler(look, 100)
+        person.rewrite()
+    assert any(name.startswith("etilqs_") for name in files)
