@@ -49,7 +49,10 @@ class Status:
     conflicts: Mapping[str, int]
     """Captures in which annotation and extractor gave different values for a field, by the field."""
     faults: Mapping[str, int]
-    """Failures, by place and exception: of this package's own (`request:`, `reading:` ...), and of `on_event:`."""
+    """Failures, by place and exception, such as `request:` and `reading:` in this package, or `on_event:` in yours.
+
+    Of the configuration: `credentials`, `delivery:client`, `threads`, `telemetry:`.
+    """
     not_durable_in_time: int
     """With `durability="before_response"`, responses that went out before their capture was on the disk, or queued.
 
