@@ -311,6 +311,13 @@ class Participant:
         for record in [*self._waiting]:
             self._sent(record)
 
+    def let_go(self) -> None:
+        """Let also those responses go whose captures are not read: this participant leaves, and reads no more."""
+        for entry in [*self._unread]:
+            if entry.until_sent:
+                entry.finish()
+        self.release_responses()
+
     def expired(self, parts: int) -> None:
         """Tell that parts of checkouts stayed alone."""
         if parts:

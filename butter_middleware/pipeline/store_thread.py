@@ -151,9 +151,14 @@ class StoreThread(Worker):
         return not others
 
     def finish(self, participant: Participant, seconds: float) -> None:
-        """Wait up to `seconds` until what a participant gave is written, and what it counted."""
+        """Wait up to `seconds` until what a participant gave is written, and what it counted. Others go on."""
+
+        def end(_store: Store) -> None:
+            participant.let_go()
+            self._count([participant])
+
         with suppress(Exception):
-            self.ask(lambda _store: self._count([participant])).result(seconds)
+            self.ask(end).result(seconds)
 
     def accept(self, queue: deque[T], item: T, size: int) -> None:
         """Take a capture into `intake`, or records made outside a request into `additions`.
@@ -623,6 +628,8 @@ class StoreThread(Worker):
         for queue in (self.intake, self.additions, self._readings, self._settlements):
             while queue:
                 _lose([queue.popleft()], _closed())
+        for participant in self.participants:
+            participant.let_go()
         with suppress(Exception):  # a fault of the disk, which was said
             self._count(self.participants)
         self._close()

@@ -215,11 +215,11 @@ def test_a_request_that_is_cancelled_while_it_waits_loses_no_record(
     assert len(fake.records) == 1
 
 
-@pytest.mark.parametrize("why", ["lead", "erased", "replaced"])
+@pytest.mark.parametrize("why", ["lead", "erased", "replaced", "closed"])
 def test_a_response_that_no_answer_will_reach_is_let_go(
     make_butter: Shop, fake: FakeButter, serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    """Another process took the lead, a person erased the record, or replaced the file. Nothing waits afterwards."""
+    """Another process leads, a person erased the record or replaced the file, or a close comes. Nothing waits on."""
     monkeypatch.setattr(sender_thread, "MOST_AHEAD", 1)  # one is in memory, the other in the file only
     fake.delay = 60
     options = {"delivery": "inline", "inline_timeout": 30, "outbox": path, "senders": 1, "drain_timeout": 0}
@@ -246,6 +246,10 @@ def test_a_response_that_no_answer_will_reach_is_let_go(
         elif why == "replaced":
             for name in ("", "-wal", "-shm"):
                 path.with_name(path.name + name).unlink(missing_ok=True)
+        elif why == "closed":
+            beside.close()
+            until(lambda: len(waited) == 1, "its response")
+            butter.close()
         else:
 
             def take_lead() -> bool:
@@ -258,6 +262,27 @@ def test_a_response_that_no_answer_will_reach_is_let_go(
     assert len(waited) == 3
     assert not participant.is_awaited
     assert not other_one.is_awaited
+
+
+def test_a_response_whose_capture_is_not_read_before_the_close_is_let_go(
+    make_butter: Shop, fake: FakeButter, serve: Serve, anyio_backend: str
+) -> None:
+    """The extractor hangs, so that nothing will come of it."""
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def extract(_response: CheckoutResponse) -> None:
+        asked.set()
+        goes_on.wait(20)
+
+    route = CheckoutRoute("/checkout/{cart_id}", "stripe", extract)
+    butter = make_butter(route, delivery="inline", inline_timeout=30, drain_timeout=0)
+    shopper = threading.Thread(target=serve, args=(butter,), daemon=True)
+    shopper.start()
+    assert asked.wait(20)
+    butter.close()
+    shopper.join(20)
+    goes_on.set()
+    assert not shopper.is_alive()
 
 
 def test_inline_with_a_queue_falls_back_to_it(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:
