@@ -54,6 +54,8 @@ HourKey = tuple[int, str, str, str]
 DAY: Final = 86400.0
 MOST_ROWS: Final = 64
 """Captures a statement, and numbers a query; SQLite may take no more than 999 values."""
+UNREAD_BYTES: Final = 16 * 1024**2
+"""Of the captures that `unread` gives at once. The last one may exceed it."""
 PRUNE_STEP: Final = 500
 """Rows a transaction."""
 MOST_MARKS: Final = 2
@@ -154,7 +156,7 @@ class SQLiteStore(Database):
                 highest = 2**62 if pile == UNOWNED else below
                 rows = connection.execute(sql, (pile, highest, limit + len(passed)))
                 numbers += [number for (number,) in rows if number not in passed][:limit]
-            return self._load(connection, sorted(numbers)[:limit])
+            return self._load(connection, _within_bytes(connection, sorted(numbers)[:limit]))
 
         return self._read(look)
 
@@ -498,6 +500,17 @@ def _insert(count: int) -> str:
 @cache
 def _places(count: int) -> str:
     return ", ".join("?" * count)
+
+
+def _within_bytes(connection: sqlite3.Connection, numbers: Sequence[int]) -> Sequence[int]:
+    """Return the first of these captures, as many as have `UNREAD_BYTES` together."""
+    sql = "SELECT length(head) + length(body) + coalesce(length(request_body), 0) FROM captures WHERE id = ?"
+    total = 0
+    for place, number in enumerate(numbers):
+        if total >= UNREAD_BYTES:
+            return numbers[:place]
+        total += connection.execute(sql, (number,)).fetchone()[0]
+    return numbers
 
 
 def _due(connection: sqlite3.Connection, condition: str, bound: float, limit: int) -> list[int]:

@@ -564,6 +564,16 @@ def test_a_capture_of_a_later_format_stays(
     assert "shopper@" not in caplog.text
 
 
+def test_what_others_left_comes_by_the_megabyte(opened: Callable[..., SQLiteStore]) -> None:
+    """A leader takes over a backlog of long responses, the oldest first, and has few of them in memory at once."""
+    store = opened()
+    numbers = store.append([capture(number, body=bytes(1024**2), request_body=bytes(1024**2)) for number in range(20)])
+    first = unread(store)
+    assert [stored.id for stored in first] == list(numbers[:8])
+    second = store.unread(100, below=numbers[-1], exclude=numbers[:8])
+    assert [stored.id for stored in second] == list(numbers[8:16])
+
+
 def test_counting_takes_no_look_at_the_rows(opened: Callable[..., SQLiteStore]) -> None:
     """The counts of a file with many rows are kept by triggers: no table is gone through."""
     store = opened()
