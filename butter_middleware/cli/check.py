@@ -286,7 +286,8 @@ def _network(butter: Butter | None) -> Iterator[Finding]:
     except ConfigurationError as error:
         if _only_appends(butter):
             remedy = "Run check again as `deliver` runs, with its environment."
-            yield _warning("credentials", f"for what delivers, not for this app: {error}", remedy)
+            text = f"needed by the process that delivers, not by this app: {error}"
+            yield _warning("credentials", text.removesuffix("."), remedy)
         else:
             yield _failed("credentials", str(error))
         return
