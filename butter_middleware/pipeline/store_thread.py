@@ -116,8 +116,6 @@ class StoreThread(Worker):
         """When readings and settlements are written. Those who add the first of them set it."""
         self._at_once = False
         """Whether they are written before that time."""
-        self._wakes_at = float("inf")
-        """When the thread ended, or ends, its last wait by itself."""
         self._count_at = 0.0
         self._prune_at = 0.0
         self._watch_at = 0.0
@@ -197,9 +195,8 @@ class StoreThread(Worker):
         if at_once:
             self.write_at_once()
         elif self._shrink_at == float("inf"):
-            self._shrink_at = shrink_at = time.monotonic() + LINGER_SECONDS
-            if shrink_at < self._wakes_at:
-                self._waker.wake()
+            self._shrink_at = time.monotonic() + LINGER_SECONDS
+            self._waker.wake()
 
     def write_at_once(self) -> None:
         """Write readings and settlements at once, since someone waits for them."""
@@ -390,7 +387,6 @@ class StoreThread(Worker):
         now, until = time.monotonic(), float("inf")
         if self._idle_since is None:
             self._idle_since = now
-            until = now + LINGER_SECONDS  # what was appended is read meanwhile, which then need not wake the thread
         if self._had_fault or now - self._idle_since >= IDLE_SECONDS:
             self.store.checkpoint(idle=True)
             self._idle_since = float("inf")
@@ -409,7 +405,6 @@ class StoreThread(Worker):
             until = min(until, self._full_until)
         if self._idle_since != float("inf"):
             until = min(until, self._idle_since + IDLE_SECONDS)
-        self._wakes_at = until  # before the look: who sets the other time after it sees this one
         until = min(until, self._shrink_at)
         self._waker.wait(max(0.0, until - time.monotonic()))  # the disk may have taken its time since `now`
 
@@ -616,7 +611,6 @@ class StoreThread(Worker):
         left = LAST_BACKOFF if self._stop_at is None else self._stop_at - time.monotonic()
         if left <= 0:
             return True
-        self._wakes_at = float("inf")  # what comes meanwhile is a reason to try again
         self._waker.wait(min(self._backoff, left))
         self._backoff = min(2 * self._backoff, LAST_BACKOFF)
         return False
