@@ -154,10 +154,12 @@ class Database:
     def checkpoint(self, *, idle: bool) -> None:
         """Move the log into the file from 32 MiB on, or after some writes if there is nothing else to do.
 
+        On a disk with little room this is done before the log takes all of it: the file may have to grow as well.
+
         The log keeps its size, and the next writes go to its beginning: the disk takes twice as long to make a log
         longer. SQLite shortens it if it is longer than `schema.LASTING_LOG_BYTES`.
         """
-        if self._writes < IDLE_WRITES if idle else self._log_bytes() < LOG_BYTES:
+        if self._writes < IDLE_WRITES if idle else self._log_bytes() < min(LOG_BYTES, self._room()):
             return
         with self._locked(), self._blaming():
             connection = self._ready()
@@ -165,6 +167,10 @@ class Database:
             connection.execute("PRAGMA busy_timeout = 0").close()
             try:
                 is_in_use = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]
+            except sqlite3.Error as error:
+                if fault_of(error) is not Fault.FULL:
+                    raise
+                return  # the file cannot grow. A write says it, once the log cannot grow either
             finally:
                 connection.execute("PRAGMA busy_timeout = 5000").close()
         self._writes = self._writes if is_in_use else 0
@@ -394,6 +400,11 @@ class Database:
     def _files(self) -> tuple[Inode | None, Inode | None]:
         """Return which files the database and its log are now."""
         return _inode(self.path), _inode(f"{self.path}-wal")
+
+    def _room(self) -> int:
+        """Return the bytes that are free on the disk."""
+        disk = os.statvfs(Path(self.path).parent)
+        return disk.f_bavail * disk.f_frsize
 
     def _log_bytes(self) -> int:
         try:
