@@ -190,9 +190,8 @@ def test_a_log_that_a_full_disk_keeps_from_being_moved_is_no_fault(
     for number in range(database.IDLE_WRITES):
         store.append([big(number)])
     filler = path.with_name("filler")
-    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 4096)
+    with pytest.raises(OSError, match="No space left"):
+        filler.write_bytes(b"x" * 20 * MIB)
     before = path.stat().st_size
     store.checkpoint(idle=True)
     assert store.counts().captured == database.IDLE_WRITES
@@ -558,7 +557,7 @@ def test_a_disk_that_is_full_of_the_log_is_outlived(
     look_seconds: float,
     alarms: int,
 ) -> None:
-    """What the log takes on a small disk is used again: nobody has to make room. A log that is looked at leaves room."""
+    """What the log takes on a small disk is used again: nobody has to make room. If it is looked at, it leaves room."""
     monkeypatch.setattr(store_thread, "LOG_SECONDS", look_seconds)
     small_disk("size=2m")
     butter = make_butter(outbox=path)
