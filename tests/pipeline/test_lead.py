@@ -38,8 +38,8 @@ def checkout(name: str) -> Checkout:
 def look_again(butter: Butter) -> None:
     """Have the store's thread look for the lead at once, and wait until it has."""
     butter.pipeline.look_again()
-    assert butter.pipeline.ask(lambda _store: True, otherwise=False)
-    assert butter.pipeline.ask(lambda _store: True, otherwise=False)
+    assert butter.pipeline.ask(lambda _store: True, otherwise=False, seconds=20)
+    assert butter.pipeline.ask(lambda _store: True, otherwise=False, seconds=20)
 
 
 def take_lead_from(butter: Butter, path: Path, other: SQLiteStore) -> None:
@@ -342,7 +342,7 @@ def test_a_file_that_a_newer_release_brought_up_is_left_to_it(
     with closing(sqlite3.connect(path)) as connection:
         (schema,) = connection.execute("PRAGMA user_version").fetchone()
         connection.execute("PRAGMA user_version = 1000")
-        assert butter.pipeline.ask(lambda store: store.disconnect(), otherwise=False)
+        assert butter.pipeline.ask(lambda store: store.disconnect(), otherwise=False, seconds=20)
         buy(butter, "a", "b")
         until(lambda: not butter.pipeline.leads, "the lead is let go")
         other = Locks(str(path))

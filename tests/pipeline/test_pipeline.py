@@ -403,7 +403,7 @@ def test_a_checkout_beside_the_end_of_the_lifespan_is_sent(
         butter.pipeline.shutdown()
     for _twice in range(2):  # the second is answered after the look for the lead that the first asked for
         butter.pipeline.look_again()
-        assert butter.pipeline.ask(lambda _store: True, otherwise=False)
+        assert butter.pipeline.ask(lambda _store: True, otherwise=False, seconds=20)
     goes_on.set()
     until(lambda: len(fake.records) == 1, "the record")
 
