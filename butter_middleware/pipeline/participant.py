@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from threading import Condition, RLock
@@ -295,14 +295,21 @@ class Participant:
     def settled(self, settlements: Sequence[Settlement]) -> None:
         """Take what became of records that this one sent. Another `Butter` of the store may have captured them."""
         self.sender.held.difference_update(settlement.id for settlement in settlements)
-        over = [one.id for one in settlements if one.settled is not Settled.RELEASED or one.due_at or self.sender.ill]
+        over = [one.id for one in settlements if one.settled is not Settled.RELEASED or one.due_at]
+        sending = self.sender.sending if self.sender.ill else None
         for participant in {self, *self.thread.participants}:
-            participant.tell_settled(settlements, over)
+            participant.tell_settled(settlements, over, sending)
 
-    def tell_settled(self, settlements: Sequence[Settlement], over: Sequence[int]) -> None:
-        """Tell what became of records, and let the responses go that waited for one that is not sent again at once."""
+    def tell_settled(
+        self, settlements: Sequence[Settlement], over: Sequence[int], sending: Collection[int] | None
+    ) -> None:
+        """Tell what became of records, and let the responses go that waited for one that is not sent again at once.
+
+        If nothing is sent soon, `sending` are the records that are on their way: all others wait.
+        """
         self._checkout_log.settled(settlements)
-        for record in over if self._waiting else ():
+        stopped = () if sending is None else [record for record in self._waiting if record not in sending]
+        for record in (*over, *stopped) if self._waiting else ():
             self._sent(record)
         self.notify()
 

@@ -134,6 +134,11 @@ class SenderThread(Worker):
         """Whether there are records whose settlement is not in the store yet."""
         return len(self.held) > len(self._fresh) + len(self._backlog)
 
+    @property
+    def sending(self) -> set[int]:
+        """The records that are on their way, or whose settlement is not in the store yet."""
+        return self.held.difference(one.id for one in [*self._fresh, *self._backlog])
+
     # `Backlog`, for the loop.
 
     def take(self) -> Pending | None:

@@ -124,6 +124,26 @@ def test_an_ill_butter_is_waited_for_by_nobody(
     assert butter.status().not_durable_in_time == 0
 
 
+def test_an_ill_butter_is_waited_for_by_no_response_of_a_backlog(
+    make_butter: Shop, fake: FakeButter, serve: Serve, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> None:
+    """One record is on its way, one is in memory for the sender, and the others are in the store only."""
+    monkeypatch.setattr(sender_thread, "MOST_AHEAD", 1)
+    fake.respond_with(*[401] * 50)
+    held = Held(fake)
+    butter = make_butter(delivery="inline", inline_timeout=30, senders=1, drain_timeout=0, transport=held)
+    waited: list[float] = []
+    shoppers = [threading.Thread(target=lambda: waited.append(serve(butter)), daemon=True) for _ in range(4)]
+    for shopper in shoppers:
+        shopper.start()
+    until(lambda: butter.pipeline.participant is not None, "it runs")
+    participant = butter.pipeline.participant
+    assert participant is not None
+    until(lambda: len(participant._waiting) == 4, "four responses wait")
+    held.answers.set()
+    until(lambda: len(waited) == 4, "they are let go")
+
+
 @pytest.mark.parametrize("why", ["gated", "known", "parked", "raising"])
 def test_what_gives_no_record_is_not_waited_for(
     make_butter: Shop, fake: FakeButter, serve: Serve, anyio_backend: str, why: str
