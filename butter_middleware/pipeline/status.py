@@ -56,8 +56,9 @@ class Status:
     not_durable_in_time: int
     """With `durability="before_response"`, responses that went out before their capture was on the disk, or queued.
 
-    With `delivery="inline"`, those that went out before Butter had answered. Of all processes, over the outbox's life:
-    it outlives a process that is killed.
+    With `delivery="inline"`, those that waited for all of `inline_timeout`. A response that does not wait at all is not
+    counted: sending has stopped, or three waits in a row for the queue or for Butter were in vain. Of all processes,
+    over the outbox's life: it outlives a process that is killed.
     """
     age: float | None = None
     """Seconds since the outbox gave these numbers, if it does not answer now. None: it has not answered yet."""
