@@ -124,7 +124,8 @@ class Alerts:
     @property
     def raised(self) -> Sequence[str]:
         """What is not over. A file that was broken is broken until the process ends."""
-        return sorted({kind.partition(" ")[0] for kind in self._raised} - {"replaced"})
+        raised = (*self._raised,)  # in one step: another thread may add to it
+        return sorted({kind.partition(" ")[0] for kind in raised} - {"replaced"})
 
     def _say(self, level: int, text: str, kind: str) -> None:
         log_thread.log(

@@ -59,6 +59,12 @@ IDLE_SECONDS: Final = 1.0
 STOPPING_SECONDS: Final = 0.5
 """For the thread to end after its deadline."""
 
+STALL_SECONDS: Final = 5.0
+"""For which a capture waits behind a write, before it is said."""
+STALLED: Final = (
+    "a write has taken more than 5 seconds. Is the disk stalled, such as a network volume, or the processor busy? What "
+    "comes waits in memory, up to a bound"
+)
 FULL: Final = (
     "it is full: its max_bytes are used up, or the disk is full. What comes waits in memory, up to a bound. Make room "
     "on the disk, raise max_bytes, or drop dead records"
@@ -97,6 +103,8 @@ class StoreThread(Worker):
         """
         self.intake: deque[tuple[Participant, Entry]] = deque()
         self._bytes = 0
+        self._waiting_since = 0.0
+        """When the first of what is in `intake` and `additions` came, or the last batch was taken from there."""
         self.additions: deque[tuple[Participant, Addition]] = deque()
         self._readings: deque[tuple[Participant, Reading]] = deque()
         self._settlements: deque[tuple[Participant, Settlement]] = deque()
@@ -170,13 +178,18 @@ class StoreThread(Worker):
             OutboxFullError: too much waits for the disk.
             OutboxClosedError: the thread has ended.
         """
+        now = time.monotonic()
         with self._guard:
             if self._retired:
                 raise _closed()
             if len(queue) >= MOST_WAITING or self._bytes >= MOST_BYTES:
                 raise _full()
+            if not self.intake and not self.additions:
+                self._waiting_since = now
             self._bytes += size
             queue.append(item)
+        if now - self._waiting_since >= STALL_SECONDS and self.store.durable and self.alive and not self.alerts.raised:
+            self.alerts.raise_("fault", STALLED)  # here: a thread that is in a write says nothing
         self._waker.wake()
 
     def resolve(self, participant: Participant, reading: Reading) -> None:
@@ -432,6 +445,7 @@ class StoreThread(Worker):
             return False
         with self._guard:
             batch = _take(self.intake, lambda item: item[1].size, self._most)
+            self._waiting_since = time.monotonic()
         written = self._write(batch, self._append_all, self.intake)
         size = sum(entry.size for _participant, entry in batch)
         with self._guard:
@@ -459,6 +473,7 @@ class StoreThread(Worker):
             return False
         with self._guard:
             batch = _take(self.additions, lambda item: item[1].size, self._most)
+            self._waiting_since = time.monotonic()
         written = self._write(batch, self._add_all, self.additions)
         size = sum(addition.size for _participant, addition in batch)
         with self._guard:

@@ -595,6 +595,43 @@ def test_a_disk_gone_read_only_is_outlived(
     assert again.status().lost == 0
 
 
+def test_a_disk_that_stalls_is_said(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A write that does not end blocks the thread that writes: whoever brings the next capture says it, once."""
+    assert store_thread.STALL_SECONDS == 5.0
+    butter = make_butter(outbox=path)
+    butter.pipeline.start()
+    assert butter.flush()
+    entered, ends = Event(), Event()
+    add = SQLiteStore.add
+
+    def stall(store: SQLiteStore, records: Any) -> Any:
+        entered.set()
+        assert ends.wait(20)
+        return add(store, records)
+
+    monkeypatch.setattr(SQLiteStore, "add", stall)
+    butter.record(checkout(0))
+    assert entered.wait(20)
+    butter.record(checkout(1))
+    assert criticals(caplog) == []
+    monkeypatch.setattr(store_thread, "STALL_SECONDS", 0.0)
+    for number in range(2, 5):
+        butter.record(checkout(number))
+    until(lambda: bool(criticals(caplog)), "the alarm")
+    monkeypatch.setattr(store_thread, "STALL_SECONDS", 5.0)
+    ends.set()
+    until(lambda: len(sent(fake)) == 5, "all of them")
+    until(mended(caplog), "the all-clear")
+    assert ["more than 5 seconds" in line for line in criticals(caplog)] == [True]
+    assert butter.status().lost == 0
+
+
 def test_a_volume_that_is_away_is_waited_for(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
