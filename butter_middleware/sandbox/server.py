@@ -1,6 +1,7 @@
 """The sandbox under uvicorn. The only module that knows a server."""
 
 import asyncio
+import errno
 import socket
 import struct
 from collections.abc import Callable, Generator
@@ -78,7 +79,10 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OSError: it cannot be: the port is in use, or the host is no address of this machine.
     """
-    family, kind, protocol, _name, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        family, kind, protocol, _name, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except UnicodeError:
+        raise OSError(errno.EINVAL, "not a name of a host") from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -119,6 +119,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     [
         (["--host", "192.0.2.1", "--expose"], "cannot listen at 192.0.2.1"),
         (["--host", "no.such.host.invalid", "--expose"], "cannot listen at no.such.host.invalid"),
+        (["--host", "192.168..1", "--expose"], "cannot listen at 192.168..1, port 8025 (not a name of a host)"),
     ],
 )
 def test_where_it_cannot_listen_it_says_so(arguments: list[str], says: str) -> None:
