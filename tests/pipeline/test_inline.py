@@ -29,7 +29,7 @@ from butter_middleware import (
 )
 from butter_middleware._utils.asgi import Message
 from butter_middleware._utils.futures import Backoff
-from butter_middleware.pipeline import sender_thread
+from butter_middleware.pipeline import sender_thread, store_thread
 from butter_middleware.pipeline.components import QUEUE_SECONDS
 from butter_middleware.testing import FakeButter
 
@@ -198,9 +198,10 @@ def test_what_the_outbox_refuses_is_not_waited_for(make_butter: Shop, fake: Fake
 
 
 def test_the_responses_of_each_butter_of_a_file_are_let_go(
-    make_butter: Shop, fake: FakeButter, serve: Serve, path: Path
+    make_butter: Shop, fake: FakeButter, serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of the two sends, and both hold back their responses until that is done."""
+    """One of the two sends, and both hold back their responses until that is done. Its answers wait for no others."""
+    monkeypatch.setattr(store_thread, "LINGER_SECONDS", 3600.0)
     butters = [make_butter(delivery="inline", inline_timeout=30, outbox=path) for _ in range(2)]
     for _ in range(2):
         assert [serve(butter) < 20 for butter in butters] == [True, True]
