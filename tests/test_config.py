@@ -67,6 +67,10 @@ class Callable_:  # noqa: N801 - a class that is called
         (DIRECT | CREDENTIALS | {"base_url": "https://0.0.0.0000"}, "has the host '0.0.0.0000', which is"),
         (DIRECT | CREDENTIALS | {"base_url": "https://butter.7"}, "has the host 'butter.7', which is"),
         (
+            DIRECT | CREDENTIALS | {"base_url": "https://[fe80::1%eth0]"},
+            "has the host '\\[fe80::1%eth0\\]', which is",
+        ),
+        (
             DIRECT | CREDENTIALS | {"base_url": "https://[v1.butter]"},
             "has the host '\\[v1.butter\\]', which is",
         ),
