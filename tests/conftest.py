@@ -15,8 +15,8 @@ from browsers import CHROMIUM, FLAGS
 from hypothesis import HealthCheck, settings
 from postgres_server import PostgresServer, why_not
 from processes import Late, served
-from rehearsals import Overrides
 from shops import CREDENTIALS, ROUTE
+from suites import Suite
 
 from butter_middleware import Butter, CheckoutRoute, SQLiteOutbox, client_ip
 from butter_middleware._utils import log_thread
@@ -224,7 +224,7 @@ def database(postgres: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def rehearsal(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Overrides:
-    for name in ("CI", "BUILD_NUMBER"):  # in which pytest says each failure twice in full
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    for name in ("CI", "BUILD_NUMBER"):  # with these, pytest prints each failure twice in full
         monkeypatch.delenv(name, raising=False)
-    return Overrides(pytester)
+    return Suite(pytester)

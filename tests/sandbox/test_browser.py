@@ -14,9 +14,9 @@ import pytest
 from browsers import IN_BROWSER
 from fastapi import FastAPI, Request
 from processes import Late, until
-from rehearsals import Overrides
 from shops import SHOPPER
 from starlette.testclient import TestClient
+from suites import Suite
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, annotate, client_ip, extract
 from butter_middleware.config import SANDBOX_SOURCES
@@ -322,7 +322,7 @@ def test_what_is_copied_is_python_whatever_it_holds(page: Any, http: httpx.Clien
     assert all(character.isprintable() or character == "\n" for character in code)
 
 
-def test_what_is_copied_passes_in_a_test(page: Any, http: httpx.Client, rehearsal: Overrides) -> None:
+def test_what_is_copied_passes_in_a_test(page: Any, http: httpx.Client, suite: Suite) -> None:
     """As it is, with the plugin's own `butter_inbox`, where the checkout is the same; and fails where it is not."""
     odd = GOOD | {"charge_id": "\"'\\\n\u2028\u202e\x01é😀", "user_agent": "Mozilla/5.0 (X11; Linux x86_64)"}
     tests = """
@@ -348,7 +348,7 @@ def test_other_than_{number}(butter_inbox):
     with pytest.raises(AssertionError, match="expected 'in_1'"):
 {indent(code, " " * 8)}
 """
-    rehearsal.run(tests, head="import pytest\n").assert_outcomes(passed=4)
+    suite.run(tests, head="import pytest\n").assert_outcomes(passed=4)
 
 
 def test_pause_holds_the_list_still(page: Any, http: httpx.Client) -> None:

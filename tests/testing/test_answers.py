@@ -1,4 +1,4 @@
-"""What a test has Butter answer, and what it is told of checkouts that become no record."""
+"""What Butter answers in a merchant's test, and what the test reports about checkouts that give no record."""
 
 import re
 import threading
@@ -7,15 +7,15 @@ import anyio
 import pytest
 from asgi import body, drive, http_scope, sends, start
 from processes import until
-from rehearsals import Overrides
+from suites import Suite
 
 from butter_middleware import Butter, ButterMiddleware, CheckoutResponse, CheckoutRoute, client_ip
-from butter_middleware._utils import overrides as seam
+from butter_middleware._utils import overrides
 from butter_middleware.testing.runtime import InboxRuntime
 
 
-def test_what_is_not_taken_is_pending_until_the_test_says_so(rehearsal: Overrides) -> None:
-    """Each answer is for one record, no time passes by itself, and the states are those of production."""
+def test_a_record_that_is_not_accepted_is_pending_until_a_retry(suite: Suite) -> None:
+    """Each answer is for one record. Time only passes at a retry. The states are those of production."""
     tests = """
 def test_pending(butter_inbox):
     butter_inbox.respond_with(503, "timeout", "reset")
@@ -67,7 +67,7 @@ def test_dead(butter_inbox):
     assert butter.status().dead == 1
 
 
-def test_an_ambiguous_answer_is_held_against_no_record_alone(butter_inbox):
+def test_an_ambiguous_answer_does_not_make_a_record_dead(butter_inbox):
     butter_inbox.respond_with(403, 403, 403)
     buy()
     for _hour in range(2):
@@ -103,15 +103,15 @@ def test_a_retry_of_nothing(butter_inbox):
 
 
 @pytest.mark.parametrize("answer", [100, 600, 50.3, "never", None])
-def test_no_answer_at_all(butter_inbox, answer):
+def test_an_invalid_answer(butter_inbox, answer):
     with pytest.raises(ValueError, match="is not an answer of Butter's. Give statuses from 200 to 599, 'reset' or"):
         butter_inbox.respond_with(answer)
 """
-    rehearsal.run(tests).assert_outcomes(passed=18)
+    suite.run(tests).assert_outcomes(passed=18)
 
 
-def test_a_look_waits_until_everything_is_told(rehearsal: Overrides) -> None:
-    """What `on_event` and the log hear of a checkout, they have heard."""
+def test_reading_the_inbox_waits_for_all_events(suite: Suite) -> None:
+    """`on_event` and the log have got every event before the inbox returns."""
     tests = """
 import threading
 
@@ -131,11 +131,11 @@ def test_it(butter_inbox):
     assert butter_inbox.sent
     assert heard == ["recorded", "delivered"]
 """
-    rehearsal.run(tests).assert_outcomes(passed=1)
+    suite.run(tests).assert_outcomes(passed=1)
 
 
-def test_the_marker_sets_the_answers(rehearsal: Overrides) -> None:
-    """Before any fixture sends a request; for one test; and with or without the fixture."""
+def test_the_marker_sets_the_answers(suite: Suite) -> None:
+    """It applies before any fixture sends a request, to one test, with or without the fixture."""
     tests = """
 @pytest.fixture
 def bought():
@@ -159,23 +159,23 @@ def test_one_answer_and_no_fixture():
     assert not butter.flush()
     assert butter.status().pending == 1
 """
-    rehearsal.run(tests, "--strict-markers").assert_outcomes(passed=3)
+    suite.run(tests, "--strict-markers").assert_outcomes(passed=3)
 
 
 @pytest.mark.parametrize("marker", ["503", "answer=503", "respond_with=[503], x=1", "respond_with=['x']", ""])
-def test_a_wrong_marker_says_how_it_is_written(rehearsal: Overrides, marker: str) -> None:
-    """In one line, and before the test runs."""
-    result = rehearsal.run(f"@pytest.mark.butter({marker})\ndef test_it(): ...\n")
+def test_a_wrong_marker_says_how_it_is_written(suite: Suite, marker: str) -> None:
+    """The error has one line, and comes before the test runs."""
+    result = suite.run(f"@pytest.mark.butter({marker})\ndef test_it(): ...\n")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(['*arker is written @pytest.mark.butter(respond_with=[[]503, "timeout"[]])'])
     result.stdout.no_fnmatch_line("*plugin.py*")
 
 
-# Checkouts that become no record.
+# Checkouts that give no record.
 
 
-def test_an_extractor_that_fails_fails_the_test(rehearsal: Overrides) -> None:
-    """Where the test looks, and else at its end: with the extractor's own line, and what it was given."""
+def test_an_extractor_that_fails_fails_the_test(suite: Suite) -> None:
+    """It fails when the test reads the inbox, or at its end. The error shows the extractor's line and its input."""
     tests = """
 def test_that_looks(butter_inbox):
     order()
@@ -207,11 +207,11 @@ def test_that_failed_already(butter_inbox):
     butter_inbox.parked
     assert not "the test's own failure"
 """
-    result = rehearsal.run(tests, "-rf")
+    result = suite.run(tests, "-rf")
     result.assert_outcomes(failed=6)
     out = result.stdout.str()
     assert out.count("POST /orders was parked (extractor_error):") == 5
-    assert out.count("ParkedError: a checkout became no record\n") == 2  # where the test looks, with its own line
+    assert out.count("ParkedError: a checkout became no record\n") == 2  # raised at the line that reads the inbox
     assert out.count("KeyError: 'payment'\n\nshop.py:16: KeyError") == 2
     assert len(re.findall(r"shop.py\", line 16, in order\n.*\n.*\nKeyError: 'payment'", out)) == 3
     assert out.count('The response was 200, with the body {"status":"paid"}') == 5
@@ -220,8 +220,8 @@ def test_that_failed_already(butter_inbox):
         result.stdout.no_fnmatch_line(ours)
 
 
-def test_a_test_that_expects_it_reads_what_is_parked(rehearsal: Overrides) -> None:
-    """From then on it is no error; what comes afterwards is."""
+def test_a_test_that_expects_a_parked_checkout_reads_it(suite: Suite) -> None:
+    """A parked checkout that the test has read is not an error. A later one is."""
     tests = """
 from butter_middleware.testing import ParkedError
 
@@ -256,18 +256,18 @@ def test_a_second_one(butter_inbox):
         butter_inbox.skipped
 
 
-def test_to_show_the_inbox_is_not_to_look(butter_inbox):
+def test_the_repr_does_not_count_as_reading(butter_inbox):
     order()
     butter.flush()
     assert repr(butter_inbox) == "ButterInbox(0 sent, 0 pending, 0 dead, 1 parked, 0 skipped)"
     with pytest.raises(ParkedError):
         butter_inbox.pending
 """
-    rehearsal.run(tests).assert_outcomes(passed=4)
+    suite.run(tests).assert_outcomes(passed=4)
 
 
-def test_every_way_to_be_parked_is_explained(rehearsal: Overrides) -> None:
-    """No e-mail, no ID, no address, no JSON, an exit: with what was tried, and the remedy."""
+def test_every_way_to_be_parked_is_explained(suite: Suite) -> None:
+    """Without an e-mail, ID, address or JSON, or after an exit, the error says what was tried and what to do."""
     tests = """
 import gzip
 import sys
@@ -326,11 +326,11 @@ def test_no_address(butter_inbox):
     assert [parked.reason for parked in butter_inbox.parked] == ["no_address"]
     assert butter_inbox.skipped == {}
 """
-    rehearsal.run(tests).assert_outcomes(passed=9)
+    suite.run(tests).assert_outcomes(passed=9)
 
 
-def test_without_the_fixture_it_is_a_warning(rehearsal: Overrides) -> None:
-    """Of the test, as other exceptions on threads are; and only where the merchant's own code failed."""
+def test_without_the_fixture_it_is_a_warning(suite: Suite) -> None:
+    """As for other exceptions in threads, the test gets the warning. It only comes if the merchant's code failed."""
     tests = """
 def test_broken():
     order()
@@ -339,18 +339,18 @@ def test_broken():
 def test_no_address():
     TestClient(app).post("/checkout/7", headers={"x-forwarded-for": "10.0.0.1"})
 """
-    result = rehearsal.run(tests, "-W", "default")
+    result = suite.run(tests, "-W", "default")
     result.assert_outcomes(passed=2, warnings=1)
     result.stdout.fnmatch_lines(
         ["*test_shop.py::test_broken", "*ParkedWarning: a checkout became no record", "*butter_inbox*"]
     )
-    rehearsal.run(tests).assert_outcomes(passed=1, failed=1)
+    suite.run(tests).assert_outcomes(passed=1, failed=1)
     quiet = "ignore::butter_middleware.testing.ParkedWarning"
-    rehearsal.run(tests, "-W", quiet).assert_outcomes(passed=2)
+    suite.run(tests, "-W", quiet).assert_outcomes(passed=2)
 
 
-def test_the_end_of_a_fixture_is_looked_at_too(rehearsal: Overrides) -> None:
-    """What is parked while fixtures end is an error of the test's teardown."""
+def test_a_checkout_parked_by_a_fixtures_end_is_an_error(suite: Suite) -> None:
+    """If a checkout is parked while fixtures end, the test's teardown fails."""
     tests = """
 @pytest.fixture
 def last_order():
@@ -360,12 +360,12 @@ def last_order():
 
 def test_it(butter_inbox, last_order): ...
 """
-    result = rehearsal.run(tests)
+    result = suite.run(tests)
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_it*", "a checkout became no record"])
 
 
-def test_a_unittest_is_a_test(rehearsal: Overrides) -> None:
+def test_unittest_classes_fail_too(suite: Suite) -> None:
     """Classes of unittest fail as functions do, and keep their own failures."""
     tests = """
 import unittest
@@ -382,13 +382,13 @@ class Case(unittest.TestCase):
     def test_good(self):
         buy()
 """
-    result = rehearsal.run(tests)
+    result = suite.run(tests)
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(["a checkout became no record", "*AssertionError: of its own"])
 
 
 def test_an_extractor_that_hangs_is_named(request: pytest.FixtureRequest) -> None:
-    """A look does not wait for ever; and the next test has nothing of it, not even when it comes back."""
+    """Reading the inbox raises after `patience`. The next test does not get that checkout, even if it is read later."""
     stage, release, came = InboxRuntime(patience=1.0), threading.Event(), []
 
     def hang(response: CheckoutResponse) -> dict[str, str]:
@@ -398,7 +398,7 @@ def test_an_extractor_that_hangs_is_named(request: pytest.FixtureRequest) -> Non
             came.append("back")
         return {"customer_email": "ada@example.com", "transaction_id": str(len(came))}
 
-    request.addfinalizer(seam.begin(stage.build))
+    request.addfinalizer(overrides.begin(stage.build))
     butter = Butter(client_ip=client_ip.direct(), routes=[CheckoutRoute("/slow", psp="adyen", extract=hang)])
     app = ButterMiddleware(sends(start(), body(b"{}")), butter)
     scope = http_scope("/slow", client=("203.0.113.7", 4711))

@@ -1,17 +1,17 @@
-"""Under pytest nothing leaves the process, and `butter_inbox` shows what would have: each promise, in a project."""
+"""Under pytest nothing leaves the process. `butter_inbox` shows what would have. Each test runs a merchant's suite."""
 
 import re
 import threading
 
 import pytest
 from processes import until
-from rehearsals import Overrides
+from suites import Suite
 
-from butter_middleware._utils import overrides as seam
+from butter_middleware._utils import overrides
 
 
-def test_a_record_is_seen_as_it_was_posted(rehearsal: Overrides) -> None:
-    """Each field is an attribute, of a value that is frozen, and the repr shows them."""
+def test_a_record_is_seen_as_it_was_posted(suite: Suite) -> None:
+    """Each field is an attribute of a frozen object, and the repr shows them."""
     tests = """
 def test_it(butter_inbox):
     buy()
@@ -31,25 +31,25 @@ def test_it(butter_inbox):
     assert butter_inbox.assert_sent(invoice_id="in_7", charge_id=None, route="POST /checkout/{cart_id}") == record
 
 
-def test_a_number_is_as_good_as_its_text(butter_inbox):
+def test_a_number_equals_its_text(butter_inbox):
     from butter_middleware import Checkout
 
     butter.record(Checkout(customer_email="a@example.com", ipv4_address="8.8.8.8", psp="recurly", invoice_id=4711))
     assert butter_inbox.assert_sent(invoice_id=4711).route is None
 
 
-def test_the_handle_says_the_same(butter_inbox):
+def test_the_status_agrees(butter_inbox):
     buy()
     assert butter.flush()
     assert (butter.status().delivered, butter.status().pending, butter.status().lost) == (1, 0, 0)
     assert butter.status().coverage.ratio == 1
     assert repr(butter_inbox) == "ButterInbox(1 sent, 0 pending, 0 dead, 0 parked, 0 skipped)"
 """
-    rehearsal.run(tests).assert_outcomes(passed=3)
+    suite.run(tests).assert_outcomes(passed=3)
 
 
-def test_each_test_begins_anew(rehearsal: Overrides) -> None:
-    """The same invoice is sent in each test: no key, count, answer, parked checkout or said line is left of another."""
+def test_each_test_begins_without_state(suite: Suite) -> None:
+    """Each test sends the same invoice. No key, count, answer, parked checkout or log line is left from another."""
     tests = """
 @pytest.mark.parametrize("time", range(3))
 def test_it(butter_inbox, caplog, time):
@@ -68,7 +68,7 @@ def test_it(butter_inbox, caplog, time):
     assert butter.status().endpoint == "hold"
 
 
-def test_an_annotation_too_late_is_said_again(caplog):
+def test_a_late_annotation_is_logged_again(caplog):
     from butter_middleware import annotate
 
     for _time in range(2):
@@ -79,17 +79,17 @@ def test_an_annotation_too_late_is_said_again(caplog):
 
 
 def test_and_again(caplog):
-    test_an_annotation_too_late_is_said_again(caplog)
+    test_a_late_annotation_is_logged_again(caplog)
 """
-    rehearsal.run(tests).assert_outcomes(passed=5)
+    suite.run(tests).assert_outcomes(passed=5)
 
 
 @pytest.mark.parametrize("where", ["conftest", "module", "fixture", "test"])
-def test_a_butter_is_reached_whenever_it_is_built(rehearsal: Overrides, where: str) -> None:
-    """A `conftest.py`, the collection, a fixture, the test itself: all build it under the plugin."""
+def test_a_butter_is_reached_whenever_it_is_built(suite: Suite, where: str) -> None:
+    """It may be built in a `conftest.py`, at collection, in a fixture, or in the test itself."""
     load = "import shop\n"
     if where == "conftest":
-        rehearsal.write("conftest", load)
+        suite.write("conftest", load)
     tests = f"""
 from starlette.testclient import TestClient
 import pytest
@@ -120,11 +120,11 @@ def test_of_a_session(client, butter_inbox, time):
     client.post("/checkout/7", headers={{"x-forwarded-for": "203.0.113.7"}})
     butter_inbox.assert_sent(invoice_id="in_7")
 """
-    rehearsal.run(tests, head="").assert_outcomes(passed=3)
+    suite.run(tests, head="").assert_outcomes(passed=3)
 
 
-def test_credentials_and_keys_are_never_needed(rehearsal: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not by arguments, which may be None or empty, nor by the environment, nor by files that are mounted elsewhere."""
+def test_credentials_and_keys_are_never_needed(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments may be None or empty, and the environment may name a file that does not exist."""
     monkeypatch.setenv("BUTTER_PASSWORD_FILE", "/run/secrets/of-production")
     monkeypatch.setenv("BUTTER_USERNAME", "")
     tests = """
@@ -140,15 +140,15 @@ def test_it(given):
 @pytest.mark.parametrize(
     "wrong", [{"client_ip": None}, {"outbox": 42}, {"username": "a:b"}, {"base_url": "butter"}, {"environment": "test"}]
 )
-def test_other_mistakes_are_found_as_ever(wrong):
+def test_other_mistakes_still_raise(wrong):
     with pytest.raises(ConfigurationError):
         Butter(**{"client_ip": client_ip.direct()} | wrong)
 """
-    rehearsal.run(tests).assert_outcomes(passed=7)
+    suite.run(tests).assert_outcomes(passed=7)
 
 
-def test_a_transport_of_the_tests_own_is_kept(rehearsal: Overrides) -> None:
-    """Its records go there, and so does a queue's; but no file is opened, and each test begins anew all the same."""
+def test_a_transport_of_the_tests_own_is_kept(suite: Suite) -> None:
+    """Its records go there, also those of a queue. No file is opened, and each test still begins without state."""
     tests = """
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute, MemoryOutbox, SQLiteOutbox, client_ip
 from butter_middleware.testing import FakeButter
@@ -241,11 +241,11 @@ async def test_the_consumer_of_a_queue_delivers_to_the_inbox(butter_inbox):
     assert settlement.settled == "delivered"
     butter_inbox.assert_sent(transaction_id="PSP1")
 """
-    rehearsal.run(tests).assert_outcomes(passed=10)
+    suite.run(tests).assert_outcomes(passed=10)
 
 
-def test_the_inbox_is_complete_whichever_client_is_used(rehearsal: Overrides) -> None:
-    """TestClient with and without a lifespan, httpx's async client on asyncio and trio: all is there after the call."""
+def test_the_inbox_is_complete_whichever_client_is_used(suite: Suite) -> None:
+    """The records are there after the call, with TestClient (lifespan or not) and httpx on asyncio and trio."""
     tests = """
 import httpx
 from fastapi import BackgroundTasks
@@ -312,11 +312,11 @@ def test_trio(butter_inbox):
     import trio
     trio.run(buy_async, butter_inbox)
 """
-    rehearsal.run(tests).assert_outcomes(passed=8)
+    suite.run(tests).assert_outcomes(passed=8)
 
 
-def test_a_server_in_a_thread_is_reached(rehearsal: Overrides) -> None:
-    """A live server of the test's own process is under the plugin too."""
+def test_a_server_in_a_thread_is_reached(suite: Suite) -> None:
+    """The plugin also applies to a live server in the test's process."""
     tests = """
 import httpx
 from processes import served
@@ -327,11 +327,11 @@ def test_it(butter_inbox):
         assert httpx.post(f"{url}/checkout/7", headers=SHOPPER).status_code == 200
         butter_inbox.assert_sent(invoice_id="in_7")
 """
-    rehearsal.run(tests).assert_outcomes(passed=1)
+    suite.run(tests).assert_outcomes(passed=1)
 
 
-def test_documentation_addresses_and_testclient(rehearsal: Overrides) -> None:
-    """TestClient is a proxy on 127.0.0.1 if it sends a header. Shoppers come from where documentation has them."""
+def test_documentation_addresses_and_testclient(suite: Suite) -> None:
+    """TestClient is a proxy on 127.0.0.1 if it sends a header. Addresses for documentation count as shoppers'."""
     tests = """
 from butter_middleware import Beacon, Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
 
@@ -370,7 +370,7 @@ def test_in_a_body_too(butter_inbox, address):
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "198.18.0.1", "224.0.0.1"])
-def test_a_private_address_is_none(butter_inbox, address):
+def test_a_private_address_is_not_used(butter_inbox, address):
     client = TestClient(shop(client_ip.direct()), client=(address, 4711))
     client.post("/checkout", json=PAID)
     client.post("/hook", json=PAID | {"ip": address})
@@ -414,11 +414,11 @@ def test_the_beacon_sees_them_too(butter_inbox, own):
     assert [record.ipv4_address for record in butter_inbox.sent] == ["203.0.113.7"]
     assert butter_inbox.skipped == {"no_address:token_replayed": 1}
 """
-    rehearsal.run(tests).assert_outcomes(passed=14)
+    suite.run(tests).assert_outcomes(passed=14)
 
 
-def test_two_requests_that_make_one_record(rehearsal: Overrides) -> None:
-    """A payment page's parts meet in the stand-in of the outbox, in each test anew."""
+def test_two_requests_that_make_one_record(suite: Suite) -> None:
+    """The fake outbox joins the parts of a payment page, again in each test."""
     tests = """
 from butter_middleware import Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
 
@@ -447,11 +447,11 @@ def test_it(butter_inbox, time):
     client.post("/hook", json={"id": "cs_1", "email": "ada@example.com", "charge": "ch_1"})
     assert butter_inbox.assert_sent(charge_id="ch_1", ipv4_address="203.0.113.7").route is None
 """
-    rehearsal.run(tests).assert_outcomes(passed=2)
+    suite.run(tests).assert_outcomes(passed=2)
 
 
-def test_a_queue_in_postgresql_needs_no_postgresql(rehearsal: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a DSN nor a server; and what would go into the order's transaction is in the inbox."""
+def test_a_queue_in_postgresql_works_without_postgresql(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs neither a DSN nor a server. What would go into the order's transaction is in the inbox."""
     monkeypatch.delenv("BUTTER_POSTGRES_DSN", raising=False)
     tests = """
 import psycopg
@@ -487,15 +487,15 @@ async def test_in_an_asynchronous_one(butter_inbox):
     butter_inbox.assert_sent(transaction_id="PSP1")
 
 
-def test_there_must_be_such_a_queue(butter_inbox):
+def test_connection_needs_a_postgres_outbox(butter_inbox):
     with pytest.raises(ConfigurationError, match="PostgresOutbox"):
         butter.record(CHECKOUT, connection=Sync())
 """
-    rehearsal.run(tests).assert_outcomes(passed=4)
+    suite.run(tests).assert_outcomes(passed=4)
 
 
-def test_a_response_that_waits_for_its_record_waits_no_longer_than_it_must(rehearsal: Overrides) -> None:
-    """Neither inline delivery nor a durable capture holds a response of a test, also where Butter does not answer."""
+def test_a_response_that_waits_for_its_record_is_not_held_back(suite: Suite) -> None:
+    """Inline delivery and a durable capture do not hold back a test's response, even if Butter does not answer."""
     tests = """
 import time
 
@@ -525,18 +525,18 @@ def test_it(butter_inbox, options, answer):
     assert time.monotonic() - before < 20
     assert len([*butter_inbox.sent, *butter_inbox.pending, *butter_inbox.dead]) == 1
 """
-    rehearsal.run(tests).assert_outcomes(passed=24)
+    suite.run(tests).assert_outcomes(passed=24)
 
 
-def test_a_failing_test_shows_the_nearest_record(rehearsal: Overrides) -> None:
-    """Field by field, and nothing of our own code."""
+def test_a_failing_test_shows_the_nearest_record(suite: Suite) -> None:
+    """It shows field by field, without lines of this package's code."""
     tests = """
 def test_it(butter_inbox):
     for cart in ("7", "8", "12"):
         buy(cart)
     butter_inbox.assert_sent(invoice_id="in_1", charge_id="ch_1", customer_email="ada@example.com")
 """
-    result = rehearsal.run(tests)
+    result = suite.run(tests)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
@@ -570,36 +570,34 @@ def test_it(butter_inbox):
         ("TestClient(app).post('/orders/7')", "do the request's method and path match one, and does ButterMiddleware"),
     ],
 )
-def test_a_failing_test_says_what_became_of_the_others(rehearsal: Overrides, test: str, says: str) -> None:
-    """What is pending, dead, parked or skipped, each with what to do; or that nothing came at all."""
-    result = rehearsal.run(
-        f"def test_it(butter_inbox):\n    {test}\n    butter_inbox.assert_sent(invoice_id='in_77')\n"
-    )
+def test_a_failing_test_reports_the_other_records(suite: Suite, test: str, says: str) -> None:
+    """It names what is pending, dead, parked or skipped, and what to do, or reports that no response was seen."""
+    result = suite.run(f"def test_it(butter_inbox):\n    {test}\n    butter_inbox.assert_sent(invoice_id='in_77')\n")
     result.assert_outcomes(failed=1)
     assert says in re.sub(r"\nE +", "\n", result.stdout.str())
 
 
-def test_without_a_butter_that_is_said(rehearsal: Overrides) -> None:
+def test_without_a_butter_the_failure_says_so(suite: Suite) -> None:
     """The app may run in another process, or not be imported at all."""
-    result = rehearsal.run("def test_it(butter_inbox):\n    butter_inbox.assert_sent()\n", head="")
+    result = suite.run("def test_it(butter_inbox):\n    butter_inbox.assert_sent()\n", head="")
     result.stdout.fnmatch_lines(["E*no Butter with a route was built in this process*"])
 
 
-def test_a_field_that_there_is_not(rehearsal: Overrides) -> None:
-    """A wrong name is no difference, but a mistake in the test."""
-    result = rehearsal.run("def test_it(butter_inbox):\n    butter_inbox.assert_sent(invoice='in_7')\n")
+def test_an_unknown_field(suite: Suite) -> None:
+    """A wrong field name is a mistake in the test: it raises TypeError."""
+    result = suite.run("def test_it(butter_inbox):\n    butter_inbox.assert_sent(invoice='in_7')\n")
     result.stdout.fnmatch_lines(["E*TypeError: a record has no field invoice. Did you mean invoice_id?"])
 
 
-def test_nothing_is_left_after_the_run(rehearsal: Overrides) -> None:
-    """Production's equipment is back, and the threads of the run's Butters have ended."""
-    rehearsal.run("def test_it(butter_inbox):\n    buy()\n    assert butter_inbox.sent\n").assert_outcomes(passed=1)
-    assert seam.current() is None
+def test_nothing_is_left_after_the_run(suite: Suite) -> None:
+    """The components of production are back, and the threads of the run's Butters have ended."""
+    suite.run("def test_it(butter_inbox):\n    buy()\n    assert butter_inbox.sent\n").assert_outcomes(passed=1)
+    assert overrides.current() is None
     ours = {"butter-read", "butter-send", "butter-store"}
     until(lambda: not ours & {thread.name for thread in threading.enumerate()}, "the end of the threads")
 
 
 def test_our_own_tests_run_without_it(request: pytest.FixtureRequest) -> None:
-    """The plugin is not loaded here, where the real outboxes are tested."""
-    assert seam.current() is None
+    """The plugin is not loaded here, because these tests need the real outboxes."""
+    assert overrides.current() is None
     assert request.config.pluginmanager.is_blocked("butter_middleware")

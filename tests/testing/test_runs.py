@@ -1,4 +1,4 @@
-"""The plugin as pytest finds it: by its entry point, in processes of its own, light, and as the documents show it."""
+"""The plugin as pytest finds it: by its entry point, in separate processes, and as the documents show it."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from rehearsals import INI, LOADED, Overrides
+from suites import INI, LOADED, Suite
 
 import butter_middleware
 from butter_middleware import testing
@@ -16,13 +16,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = Path(butter_middleware.__file__).parent
 HEAVY = ["pydantic", "starlette", "jmespath", "anyio", "httpx", "httpx2", "opentelemetry", "sqlite3"]
 if sys.version_info < (3, 14):
-    HEAVY.append("asyncio")  # later pytest's own pdb loads it
+    HEAVY.append("asyncio")  # from Python 3.14, pytest's own pdb loads it
 ALONE = ["", "._utils", "._utils.lazy", "._utils.overrides", ".testing", ".testing.plugin"]
-"""Of this package."""
+"""The only modules of this package that the plugin may load."""
 BARE = [option for name in ("anyio", "asyncio", "hypothesispytest") for option in ("-p", f"no:{name}")]
-"""Without the plugins that are installed beside ours and have no part in this: they take a second to load."""
+"""Leave out other installed plugins, which take a second to load."""
 STRICT = "[pytest]\nfilterwarnings = error\n"
-"""Without their options too."""
+"""An ini file without the options of those plugins."""
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def installed(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("installed")
-def test_pytest_finds_it_by_itself(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The entry point is all there is to do. -p leaves it out, and loads it where no plugin is loaded by itself."""
+def test_pytest_finds_the_plugin(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry point is enough. `-p no:` leaves it out, and `-p` loads it if autoload is off."""
     pytester.makepyfile("def test_it(butter_inbox):\n    assert butter_inbox.sent == []\n")
     pytester.makefile(".ini", pytest=STRICT)
     result = pytester.runpytest_subprocess(*BARE)
@@ -50,8 +50,8 @@ def test_pytest_finds_it_by_itself(pytester: pytest.Pytester, monkeypatch: pytes
     pytester.runpytest_subprocess("-p", "butter_middleware").assert_outcomes(passed=1)
 
 
-def test_a_run_without_a_butter_loads_nothing(rehearsal: Overrides, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither what we depend on, nor the rest of this package."""
+def test_a_run_without_a_butter_loads_nothing(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loads neither this package's dependencies, nor the rest of this package."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     tests = f"""
 import sys
@@ -63,8 +63,8 @@ def test_it(request):
     assert ours == {ALONE}
     assert request.config.pluginmanager.has_plugin("butter_middleware.testing.plugin")
 """
-    (rehearsal.path / "pytest.ini").write_text(STRICT)
-    rehearsal.run_apart(tests, head="").assert_outcomes(passed=1)
+    (suite.path / "pytest.ini").write_text(STRICT)
+    suite.run_subprocess(tests, head="").assert_outcomes(passed=1)
 
 
 LIGHT_SHOP = """
@@ -88,7 +88,7 @@ async def checkout(request):
 
 app = ButterMiddleware(Starlette(routes=[Route("/checkout/{cart_id}", checkout, methods=["POST"])]), butter)
 """
-"""Each process takes a second less for it than for FastAPI's."""
+"""Starlette only: each process starts a second faster than with FastAPI."""
 OFFLINE = """
 import os
 import socket
@@ -112,12 +112,12 @@ def pytest_sessionfinish():
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_nothing_leaves_the_process(rehearsal: Overrides, workers: str) -> None:
-    """No connection is tried and no database opened, with or without the fixture, under xdist too."""
-    (rehearsal.path / "pytest.ini").write_text(STRICT)
-    rehearsal.write("shop", LIGHT_SHOP)
+def test_nothing_leaves_the_process(suite: Suite, workers: str) -> None:
+    """No connection is tried and no database is opened, with or without the fixture, also under xdist."""
+    (suite.path / "pytest.ini").write_text(STRICT)
+    suite.write("shop", LIGHT_SHOP)
     if workers == "0":  # xdist itself talks to its workers
-        rehearsal.write("conftest", OFFLINE)
+        suite.write("conftest", OFFLINE)
     tests = """
 @pytest.mark.parametrize("number", range(10))
 def test_with(butter_inbox, number):
@@ -134,30 +134,30 @@ def test_without(number):
     butter.close()
 
 
-def test_it_is_not_waited_for():
+def test_it_does_not_wait():
     buy()
 """
-    rehearsal.run_apart(tests, *BARE, "-n", workers).assert_outcomes(passed=15)
+    suite.run_subprocess(tests, *BARE, "-n", workers).assert_outcomes(passed=15)
 
 
-def test_pytest_explains_it(rehearsal: Overrides) -> None:
-    """`--fixtures` and `--markers` say what there is, in whole sentences."""
-    result = rehearsal.run("", "--fixtures")
+def test_pytest_describes_the_fixture_and_the_marker(suite: Suite) -> None:
+    """`--fixtures` and `--markers` describe the fixture and the marker in whole sentences."""
+    result = suite.run("", "--fixtures")
     result.stdout.fnmatch_lines(["*butter_inbox*", "*What reached Butter in this test: *"])
-    result = rehearsal.run("", "--markers")
+    result = suite.run("", "--markers")
     result.stdout.fnmatch_lines(["@pytest.mark.butter(respond_with=[[]...[]]): what Butter answers to the records of*"])
 
 
-def test_a_conftest_may_name_it(pytester: pytest.Pytester, rehearsal: Overrides) -> None:
-    """Where plugins are not loaded by themselves, `pytest_plugins` does it, for what is built afterwards."""
-    rehearsal.write("conftest", "pytest_plugins = ['butter_middleware.testing.plugin']\n")
-    rehearsal.write("test_shop", "import shop\n\ndef test_it(butter_inbox):\n    assert butter_inbox.sent == []\n")
+def test_a_conftest_may_load_the_plugin(pytester: pytest.Pytester, suite: Suite) -> None:
+    """If plugins are not loaded automatically, `pytest_plugins` does it. It applies to what is built afterwards."""
+    suite.write("conftest", "pytest_plugins = ['butter_middleware.testing.plugin']\n")
+    suite.write("test_shop", "import shop\n\ndef test_it(butter_inbox):\n    assert butter_inbox.sent == []\n")
     pytester.runpytest_inprocess("-p", "no:butter_middleware").assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/testing.md"])
 def test_the_documents_tests_pass(pytester: pytest.Pytester, document: str) -> None:
-    """What stands there as a test is one: the document's code is a project of somebody's."""
+    """Each test in the document's code passes."""
     blocks = re.findall(r"^( *)```python\n(.*?)^ *```$", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE)
     code = "\n".join(re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in blocks)
     pytester.makefile(".ini", pytest=INI)
@@ -167,12 +167,12 @@ def test_the_documents_tests_pass(pytester: pytest.Pytester, document: str) -> N
     pytester.runpytest_inprocess(*LOADED).assert_outcomes(passed=expected)
 
 
-# The lazy faces.
+# Lazy imports.
 
 
 @pytest.mark.parametrize("package", [butter_middleware, testing])
-def test_a_face_names_what_there_is(package: object) -> None:
-    """Checkers, `__all__`, `dir` and the lazy loading agree on the names; each is there, and no other."""
+def test_a_package_lists_its_public_names(package: object) -> None:
+    """Type checkers, `__all__`, `dir` and lazy loading agree on the names. Each name exists and has a docstring."""
     path = Path(str(vars(package)["__file__"]))
     (checked,) = (
         node
@@ -189,8 +189,8 @@ def test_a_face_names_what_there_is(package: object) -> None:
         package.Butler  # type: ignore[attr-defined]  # noqa: B018 # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_star_import_gives_the_face(pytester: pytest.Pytester) -> None:
-    """Names that are loaded when they are asked for are asked for by a star."""
+def test_star_import_gives_the_public_names(pytester: pytest.Pytester) -> None:
+    """A star import loads the lazy names too."""
     code = "from butter_middleware import *\nfrom butter_middleware.testing import *\n"
     code += f"assert {{*{butter_middleware.__all__}, *{testing.__all__}}} <= set(globals())\n"
     assert pytester.runpython_c(code).ret == 0

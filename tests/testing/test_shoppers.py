@@ -1,11 +1,11 @@
-"""The first test passes: whose the requests of a test client are, if the test says nothing."""
+"""A merchant's first test passes: the default address of a test client's requests."""
 
 import pytest
-from rehearsals import Overrides
+from suites import Suite
 
 
-def test_the_first_test_needs_no_header(rehearsal: Overrides) -> None:
-    """As the README has it, behind whatever the shop says is in front of it."""
+def test_the_first_test_needs_no_header(suite: Suite) -> None:
+    """The README's first test passes with any `client_ip`."""
     tests = """
 from butter_middleware import Beacon, Butter, ButterMiddleware, CheckoutRoute, client_ip, extract
 
@@ -48,7 +48,7 @@ def test_it(butter_inbox, strategy, environment):
 
 
 @pytest.mark.anyio
-async def test_httpx_too(butter_inbox):
+async def test_with_httpx(butter_inbox):
     import httpx
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(shop(client_ip.direct())), base_url="http://x") as http:
@@ -83,29 +83,29 @@ def test_the_next_test_begins_with_the_first_one(butter_inbox):
 def anyio_backend():
     return "asyncio"
 """
-    rehearsal.run(tests).assert_outcomes(passed=24)
+    suite.run(tests).assert_outcomes(passed=24)
 
 
 @pytest.mark.parametrize(("given", "passed"), [("203.0.113.77", 1), ("", 0)])
-def test_the_configuration_says_it_for_all_tests(rehearsal: Overrides, given: str, passed: int) -> None:
-    """Empty: the requests come from this machine, as a misconfigured proxy's do."""
+def test_an_option_sets_the_address_for_all_tests(suite: Suite, given: str, passed: int) -> None:
+    """If it is empty, the requests come from this machine, as if the proxy were misconfigured."""
     tests = """
 def test_it(butter_inbox):
     TestClient(app).post("/checkout/7")
     butter_inbox.assert_sent(ipv4_address="203.0.113.77")
 """
-    result = rehearsal.run(tests, "-o", f"butter_client_ip={given}")
+    result = suite.run(tests, "-o", f"butter_client_ip={given}")
     result.assert_outcomes(passed=passed, failed=1 - passed)
 
 
-def test_a_wrong_configuration_is_said(rehearsal: Overrides) -> None:
-    """By the option's name."""
-    result = rehearsal.run("def test_it():\n    pass\n", "-o", "butter_client_ip=nobody")
+def test_a_wrong_option_is_reported(suite: Suite) -> None:
+    """The error names the option."""
+    result = suite.run("def test_it():\n    pass\n", "-o", "butter_client_ip=nobody")
     result.stdout.fnmatch_lines(["*butter_client_ip: 'nobody' does not appear to be an IPv4*"])
 
 
-def test_what_became_nothing_fails_the_test(rehearsal: Overrides) -> None:
-    """What production's log would warn of, or what is missing evidence, unless the test looks."""
+def test_a_checkout_without_a_record_fails_the_test(suite: Suite) -> None:
+    """A checkout without a record, or a warning in production's log, fails the test, unless the test reads it."""
     tests = """
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
@@ -170,11 +170,11 @@ def test_expects_by_assert_not_sent(client, butter_inbox, path):
 
 
 @pytest.mark.parametrize("path", ["/json/422", "/gone"])
-def test_a_refusal_is_nothing_to_look_at(client, butter_inbox, path):
+def test_a_refusal_does_not_fail(client, butter_inbox, path):
     client.post(path)
 
 
-def test_a_reload_is_none_either(client, butter_inbox):
+def test_a_reload_does_not_fail(client, butter_inbox):
     client.post("/json/200")
     client.post("/json/200")
     assert len(butter_inbox.sent) == 1
@@ -198,7 +198,7 @@ def test_without_the_fixture_nothing_fails(client):
     client.post("/typo")
     client.post("/none")
 """
-    result = rehearsal.run(tests)
+    result = suite.run(tests)
     result.assert_outcomes(passed=12, failed=4)
     result.stdout.fnmatch_lines(
         [
@@ -213,8 +213,8 @@ def test_without_the_fixture_nothing_fails(client):
     )
 
 
-def test_how_many_and_none(rehearsal: Overrides) -> None:
-    """`assert_sent(count=2)` counts what is as expected; `assert_not_sent` passes no broken extractor."""
+def test_assert_sent_counts_and_assert_not_sent(suite: Suite) -> None:
+    """`assert_sent(count=2)` counts the records that match. `assert_not_sent` fails if an extractor failed."""
     tests = """
 from butter_middleware.testing import ParkedError
 
@@ -245,4 +245,4 @@ def test_the_repr_has_no_value(butter_inbox):
     assert butter_inbox.sent
     assert repr(butter_inbox) == "ButterInbox(1 sent, 0 pending, 0 dead, 0 parked, 1 skipped)"
 """
-    rehearsal.run(tests).assert_outcomes(passed=3)
+    suite.run(tests).assert_outcomes(passed=3)

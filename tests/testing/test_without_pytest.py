@@ -1,4 +1,4 @@
-"""Without pytest's plugin, under unittest, Django's runner and other test clients: nothing leaves the process."""
+"""Without pytest's plugin, nothing leaves the process under unittest, Django's runner and other test clients."""
 
 import os
 import subprocess
@@ -80,7 +80,7 @@ class Unseen(unittest.TestCase):
 
 @pytest.fixture
 def connections() -> Iterator[tuple[list[str], str]]:
-    """Count on a real socket what reaches a Butter, and give its URL."""
+    """Record the requests that reach a Butter on a real socket, and give its URL."""
     came: list[str] = []
     fake = FakeButter(username=None, password=None)
 
@@ -98,7 +98,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def run(tmp_path: Path, connections: tuple[list[str], str]) -> Run:
-    """Run Python in the shop's folder, with credentials, and with a Butter that would take each record."""
+    """Run Python in the shop's folder, with credentials, and with a Butter that would accept each record."""
     (tmp_path / "shop.py").write_text(SHOP)
 
     def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -115,7 +115,7 @@ def run(tmp_path: Path, connections: tuple[list[str], str]) -> Run:
             timeout=60,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "Exception ignored" not in done.stderr  # as of a generator that is closed when its modules are gone
+        assert "Exception ignored" not in done.stderr  # for example, a generator closed when its modules are gone
         return done
 
     return run
@@ -123,7 +123,7 @@ def run(tmp_path: Path, connections: tuple[list[str], str]) -> Run:
 
 @pytest.mark.server
 def test_unittest_sends_nothing(run: Run, tmp_path: Path, connections: tuple[list[str], str]) -> None:
-    """With the mixin and without it; no outbox is opened either, and one line says why."""
+    """With and without the mixin, nothing is sent and no outbox is opened. One log line says why."""
     (tmp_path / "test_shop.py").write_text(SEEN)
     done = run("-m", "unittest", "-v")
     assert "Ran 3 tests" in done.stderr
@@ -134,7 +134,7 @@ def test_unittest_sends_nothing(run: Run, tmp_path: Path, connections: tuple[lis
 
 @pytest.mark.server
 def test_unittest_needs_no_credentials(run: Run, tmp_path: Path, connections: tuple[list[str], str]) -> None:
-    """As under pytest."""
+    """The same as under pytest."""
     (tmp_path / "test_shop.py").write_text(SEEN)
     run("-m", "unittest", BUTTER_USERNAME="", BUTTER_PASSWORD="")
     assert connections[0] == []
@@ -276,16 +276,16 @@ class Unseen(unittest.TestCase):
 
 
 @pytest.mark.server
-def test_who_wants_to_send_says_so(run: Run, tmp_path: Path, connections: tuple[list[str], str]) -> None:
-    """BUTTER_SEND_IN_TESTS=1, for a test of the whole way; a test with the mixin sends nothing all the same."""
+def test_a_variable_allows_sending_in_tests(run: Run, tmp_path: Path, connections: tuple[list[str], str]) -> None:
+    """BUTTER_SEND_IN_TESTS=1 is for an end-to-end test. A test with the mixin still sends nothing."""
     (tmp_path / "test_shop.py").write_text(SEEN)
     run("-m", "unittest", BUTTER_SEND_IN_TESTS="1")
     assert "/v1/analytics" in connections[0]
 
 
 @pytest.mark.server
-def test_production_is_no_test(run: Run, tmp_path: Path, connections: tuple[list[str], str]) -> None:
-    """A process that loads unittest, runs it in another thread, or has run it before: its checkouts are sent."""
+def test_a_process_in_production_sends(run: Run, tmp_path: Path, connections: tuple[list[str], str]) -> None:
+    """A process that loads unittest, runs it in another thread, or ran it before, sends its checkouts."""
     (tmp_path / "serve.py").write_text("""
 import threading
 import unittest
@@ -331,7 +331,7 @@ thread.join()
 
 
 def test_a_butter_that_was_built_before(fake: FakeButter, make_butter: Callable[..., Butter], path: Path) -> None:
-    """Within it nothing of it leaves, and after it all is as before."""
+    """Within `inbox()` it sends nothing. Afterwards it works as before."""
     butter = make_butter(outbox=str(path), client_ip=client_ip.direct(), transport=None, base_url="http://127.0.0.1:9")
     app = ButterMiddleware(sends(start(), body(b'{"invoice": "in_1", "customer": {"email": "a@example.com"}}')), butter)
     with inbox() as butter_inbox:
@@ -347,7 +347,7 @@ def test_a_butter_that_was_built_before(fake: FakeButter, make_butter: Callable[
 
 
 def test_it_fails_at_its_end_as_the_fixture_does(make_butter: Callable[..., Butter]) -> None:
-    """Unless it failed already."""
+    """It raises at its end, unless the block has raised already."""
     butter = make_butter(client_ip=client_ip.direct(), transport=None)
     app = ButterMiddleware(sends(start(), body(b"{}")), butter)
 
@@ -365,7 +365,7 @@ def test_it_fails_at_its_end_as_the_fixture_does(make_butter: Callable[..., Butt
 
 
 def test_one_within_another(make_butter: Callable[..., Butter]) -> None:
-    """The inner one sees its own, and the outer one goes on."""
+    """The inner inbox gets its own records only. Afterwards the outer one gets records again."""
     butter = make_butter(client_ip=client_ip.direct(), transport=None)
     app = ButterMiddleware(sends(start(), body(b'{"invoice": "in_1", "customer": {"email": "a@example.com"}}')), butter)
 
@@ -381,8 +381,8 @@ def test_one_within_another(make_butter: Callable[..., Butter]) -> None:
         assert len(outer.sent) == 2
 
 
-def test_the_main_threads_stack_alone_counts() -> None:
-    """Not a thread of unittest's, and not that it is loaded."""
+def test_only_the_main_threads_stack_counts() -> None:
+    """A test run in another thread does not count, nor does an import of unittest."""
     seen: list[bool] = []
     import unittest  # noqa: PLC0415
 

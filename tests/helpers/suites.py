@@ -1,4 +1,4 @@
-"""Runs of pytest within pytest: a shop of somebody's, its tests, and our plugin."""
+"""Run a merchant's tests in pytest: a shop, its test suite, and this package's plugin."""
 
 from pathlib import Path
 
@@ -59,19 +59,19 @@ def order():
     TestClient(app).post("/orders", headers=SHOPPER)
 """
 LOADED = ("-p", "no:butter_middleware", "-p", "butter_middleware.testing.plugin", "-p", "no:faker")
-"""The plugin by its module: what is installed may be of another day. Faker's takes half a second to load each time."""
+"""Load the plugin by its module, because the installed entry point may be older. Faker's plugin is slow to load."""
 
 
-STAGE = InboxRuntime
-"""Named, so that all of it is loaded here and its classes are the same in each run."""
+RUNTIME = InboxRuntime
+"""Loads the module here, so that its classes are the same in each run."""
 
 
-class Overrides:
-    """A project of somebody's, and how its tests go."""
+class Suite:
+    """A merchant's project, whose tests it runs."""
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self._pytester = pytester
-        overrides._pipelines.clear()  # what other tests built is not of this project
+        overrides._pipelines.clear()  # pipelines of other tests are not part of this project
         pytester.makefile(".ini", pytest=INI)
         self.write("shop", SHOP)
 
@@ -86,7 +86,7 @@ class Overrides:
         self.write("test_shop", head + tests)
         return self._pytester.runpytest_inprocess(*LOADED, *args)
 
-    def run_apart(self, tests: str, *args: str, head: str = HEAD) -> pytest.RunResult:
-        """Run them in a process of their own."""
+    def run_subprocess(self, tests: str, *args: str, head: str = HEAD) -> pytest.RunResult:
+        """Run the tests in a separate process."""
         self.write("test_shop", head + tests)
         return self._pytester.runpytest_subprocess(*LOADED, *args)
