@@ -1,4 +1,4 @@
-"""What may come between any two steps of a thread, while it holds a lock of ours: nothing waits for ever after it."""
+"""Garbage collection, a signal or an exception may interrupt a thread at any line. No later thread waits forever."""
 
 import subprocess
 import sys
@@ -187,8 +187,8 @@ print(jobs > 20, broken)
     [(COLLECTED, "True True True"), (CLOSED, "3 0"), (CLOSED_ONCE, "True 0 0"), (INTERRUPTED, "True []")],
     ids=["a request is garbage", "a signal's handler closes", "it closes once", "a job's time is over"],
 )
-def test_what_comes_at_any_moment_stops_nothing(happens: str, printed: str) -> None:
-    """The thread may hold a lock: it takes it once more, or an exception passes while it frees it."""
+def test_an_interruption_at_any_line_blocks_no_thread(happens: str, printed: str) -> None:
+    """The interrupted thread may hold a lock. It takes it again, or an exception leaves the code that releases it."""
     command = [sys.executable, "-W", "error", "-c", SHOP + happens]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ran.stdout.strip() == printed, ran.stderr

@@ -1,4 +1,4 @@
-"""A script that records and ends: the exit of the interpreter drains."""
+"""A script records checkouts and ends: the records are sent at the exit of the interpreter."""
 
 import subprocess
 import sys
@@ -41,13 +41,13 @@ def end():
 
 atexit.register(end)
 """
-"""As Python 3.12 does."""
+"""As on Python 3.12."""
 
 
 @pytest.mark.server
 @pytest.mark.parametrize("end", ["buy()", NO_MORE_THREADS], ids=["any", "without new threads"])
 def test_the_exit_of_the_interpreter_drains(fake: FakeButter, url: str, end: str) -> None:
-    """All five arrive, also if their server's name is looked up only then, and the log holds no alarm."""
+    """All five arrive, even if the server's name is first looked up at the exit. The log has no error."""
     named = url.replace("127.0.0.1", "localhost")
     command = [sys.executable, "-W", "error", "-c", SCRIPT + end, named]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -91,8 +91,8 @@ threading.Thread(target=buy_late, daemon=True).start()
 
 
 @pytest.mark.server
-def test_what_a_thread_records_while_the_exit_drains_is_sent() -> None:
-    """The threads that drain send it. If it waited for new ones, the process would end before they begin."""
+def test_a_record_made_while_the_exit_drains_is_sent() -> None:
+    """The running threads send it. New threads would not start before the process ends."""
     command = [sys.executable, "-W", "error", "-c", LATE]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert sorted(ran.stdout.split()) == ["in_0", "in_1", "in_2"], ran.stderr
@@ -130,7 +130,7 @@ request.send(None)
 
 @pytest.mark.server
 def test_a_request_that_the_interpreter_ends_starts_no_thread() -> None:
-    """It ends after all exit hooks, as garbage. A thread that is started then never runs."""
+    """It ends as garbage, after all exit hooks. A thread started then never runs."""
     command = [sys.executable, "-c", GARBAGE]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ran.returncode == 0, ran.stderr

@@ -1,4 +1,4 @@
-"""The health route: what it says of each trouble, and that asking never costs the shop anything."""
+"""The health route: the reason it reports for each fault, and its cost for the app."""
 
 import json
 import sqlite3
@@ -72,7 +72,7 @@ def ask(butter: Butter, query: str = "", method: str = "GET") -> tuple[int, Any]
     ],
 )
 def test_each_trouble_has_a_reason_and_a_remedy(signs: HealthInput, code: str) -> None:
-    """One reason each, from a fixed list, with what to do."""
+    """Each fault has one reason from a fixed list, with what to do."""
     (reason,) = diagnose(signs).reasons
     assert reason.code == code
     assert reason.detail
@@ -90,13 +90,13 @@ def test_each_trouble_has_a_reason_and_a_remedy(signs: HealthInput, code: str) -
         replace(WELL, reading_for=60.0),
     ],
 )
-def test_what_passes_by_itself_is_healthy(signs: HealthInput) -> None:
-    """A process that has not started, a short outage and a young backlog are no trouble."""
+def test_a_passing_fault_is_healthy(signs: HealthInput) -> None:
+    """A process that has not started, a short outage and a young backlog are not faults."""
     assert diagnose(signs) == Health()
 
 
 def test_every_code_is_in_the_docs() -> None:
-    """Who is alerted finds the code there."""
+    """An operator can look up the code of an alert."""
     page = (Path(__file__).parents[2] / "docs" / "telemetry.md").read_text()
     source = Path(str(diagnose.__code__.co_filename)).read_text()
     codes = {f"outbox_{fault}" for fault in ("fault", "full", "lock", "broken", "log")} | {
@@ -109,7 +109,7 @@ def test_every_code_is_in_the_docs() -> None:
 
 
 def test_a_healthy_shop(make_butter: Callable[..., Butter]) -> None:
-    """All is well before the first checkout, and after one."""
+    """The status is healthy before the first checkout, and after one."""
     butter = make_butter()
     assert ask(butter) == (200, {"status": "healthy", "reasons": []})
     buy(butter, "a")
@@ -117,7 +117,7 @@ def test_a_healthy_shop(make_butter: Callable[..., Butter]) -> None:
 
 
 def test_a_degraded_shop_stays_in_service(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """Wrong credentials and a parked capture: both are said; the status is 200, and 503 only for who asks for it."""
+    """Wrong credentials and a parked capture are both reported. The status is 200, or 503 if the query asks for it."""
     butter = make_butter(password="wrong")
     buy(butter, "a", "free")
     until(lambda: butter.status().endpoint == "hold", "the hold")
@@ -131,7 +131,7 @@ def test_a_degraded_shop_stays_in_service(make_butter: Callable[..., Butter], fa
 
 
 def test_a_hold_is_seen_by_every_process(make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path) -> None:
-    """Also by those that do not deliver."""
+    """Processes that do not deliver report it too."""
     first, second = (make_butter(outbox=tmp_path / "b.db", password="wrong") for _ in range(2))
     first.record(CHECKOUT)
     until(lambda: first.status().endpoint == "hold", "the hold")
@@ -140,10 +140,10 @@ def test_a_hold_is_seen_by_every_process(make_butter: Callable[..., Butter], fak
     assert second.status().endpoint != "hold"
 
 
-def test_a_log_of_sqlite_that_grows_is_said(
+def test_a_growing_sqlite_log_is_reported(
     make_butter: Callable[..., Butter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another program reads an older state of the file, and until it ends."""
+    """It is reported while another program reads an older state of the file."""
     monkeypatch.setattr("butter_middleware.outbox.sqlite.database.ALARMING_LOG_BYTES", 1)
     monkeypatch.setattr("butter_middleware.outbox.sqlite.database.IDLE_WRITES", 1)
     butter = make_butter(outbox=tmp_path / "b.db")
@@ -159,7 +159,7 @@ def test_a_log_of_sqlite_that_grows_is_said(
 
 
 def test_an_old_backlog_and_a_long_outage(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """By the injected clock."""
+    """The times come from the injected clock."""
     clock = Clock()
     butter = make_butter(clock=clock)
     fake.respond_with(*[503] * 20)
@@ -172,7 +172,7 @@ def test_an_old_backlog_and_a_long_outage(make_butter: Callable[..., Butter], fa
 
 
 class Away:
-    """A queue that takes nothing."""
+    """A queue that accepts nothing."""
 
     async def enqueue(self, _record: Record) -> None:
         raise ConnectionError
@@ -188,7 +188,7 @@ class Away:
 def test_an_outage_names_what_is_away(
     make_butter: Callable[..., Butter], fake: FakeButter, options: Any, detail: str, remedy: str
 ) -> None:
-    """The host that is configured, or the queue in its place: a queue's fault is not Butter's."""
+    """It names the configured host, or the queue: a fault of the queue is not Butter's."""
     clock = Clock()
     butter = make_butter(clock=clock, **options)
     fake.respond_with(*[503] * 20)
@@ -201,7 +201,7 @@ def test_an_outage_names_what_is_away(
 
 
 def test_an_extractor_that_hangs(make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is noticed, though the thread lives."""
+    """It is reported although the thread is alive."""
     go_on, begun = threading.Event(), threading.Event()
 
     def hang(_response: CheckoutResponse) -> None:
@@ -217,7 +217,7 @@ def test_an_extractor_that_hangs(make_butter: Callable[..., Butter], monkeypatch
 
 
 def test_a_thread_that_ended(make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is known to end one. If something does, health says it."""
+    """No known fault ends a thread. If one ends, health reports it."""
     butter = make_butter()
     monkeypatch.setattr(ReaderThread, "_run", lambda _thread: None)
     butter.record(CHECKOUT)
@@ -226,7 +226,7 @@ def test_a_thread_that_ended(make_butter: Callable[..., Butter], monkeypatch: py
 
 
 def test_methods_and_other_scopes(make_butter: Callable[..., Butter]) -> None:
-    """GET and HEAD are answered, the rest is refused; what is no HTTP is left alone."""
+    """GET and HEAD are answered, other methods are refused. Other protocols are ignored."""
     app = make_butter().health_app
     client = TestClient(app)
     assert (client.head("/").status_code, client.head("/").content) == (200, b"")
@@ -239,7 +239,7 @@ def test_methods_and_other_scopes(make_butter: Callable[..., Butter]) -> None:
 
 
 def test_where_it_can_be_mounted(make_butter: Callable[..., Butter]) -> None:
-    """In FastAPI, in Starlette as a route or a mount, and bare."""
+    """It works in FastAPI, in Starlette as a route or a mount, and without a framework."""
     app = make_butter().health_app
     api = FastAPI()
     api.mount("/healthz/butter", app)
@@ -250,7 +250,7 @@ def test_where_it_can_be_mounted(make_butter: Callable[..., Butter]) -> None:
 
 
 class SlowStore(MemoryStore):
-    """Does not give its counts while a test holds it."""
+    """Its counts block until the test releases them."""
 
     held = threading.Event()
 
@@ -268,7 +268,7 @@ class Slow(MemoryOutbox):
 def test_no_event_loop_waits_for_it(
     make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    """An outbox that does not answer is said after a moment, in which the loop serves others."""
+    """If the outbox does not answer, the route reports it after a moment. The event loop serves others meanwhile."""
     monkeypatch.setattr("butter_middleware.pipeline.reporter.OUTBOX_SECONDS", 0.3)
     monkeypatch.setattr(SlowStore, "held", threading.Event())
     butter = make_butter(outbox=Slow())

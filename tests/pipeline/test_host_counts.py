@@ -1,4 +1,4 @@
-"""What several processes on one file count: the numbers are the host's, in each of them and after a restart."""
+"""Counts of several processes on one file: each process reports the host's counts, also after a restart."""
 
 import json
 import subprocess
@@ -19,12 +19,12 @@ from butter_middleware.testing import FakeButter
 
 pytestmark = pytest.mark.server
 OWN = {"endpoint", "age", "oldest_pending_age", "last_delivery_at"}
-"""What each process says of itself, or what depends on the moment."""
+"""Values of one process, or of the moment."""
 TOKEN = Beacon(["https://shop.example"], bind="header:x-cart", keys=["k" * 32]).issue
 
 
 class Shop:
-    """A process with a shop, which does what it is told. It is killed at the end, if not before."""
+    """A process with a shop that executes commands. It is killed at the end of the test at the latest."""
 
     def __init__(self, path: Path) -> None:
         self.process = subprocess.Popen(
@@ -78,8 +78,8 @@ def shops(path: Path) -> Iterator[Callable[[], Shop]]:
         shop.__exit__()
 
 
-def test_each_process_says_the_same(shops: Callable[[], Shop], path: Path) -> None:
-    """The leader, a standby, a process that begins after both have ended, and the command line."""
+def test_each_process_reports_the_same_counts(shops: Callable[[], Shop], path: Path) -> None:
+    """The leader, a standby, a process that starts after both have ended, and the command line agree."""
     leader = shops()
     until(lambda: leader.ask("leads"), "the lead")
     standby = shops()
@@ -112,8 +112,8 @@ def test_each_process_says_the_same(shops: Callable[[], Shop], path: Path) -> No
     assert "3 of 5 checkouts became records" in CliRunner().invoke(cli, ["status", "--outbox", str(path)]).stdout
 
 
-def test_a_kill_takes_no_count_of_a_record(shops: Callable[[], Shop]) -> None:
-    """What became of a capture is counted in the transaction that writes it."""
+def test_a_kill_loses_no_count_of_a_read_capture(shops: Callable[[], Shop]) -> None:
+    """The result of a capture is counted in the transaction that writes it."""
     shop = shops()
     shop.ask("buy a b")
     until(lambda: shop.status()["strength"] == {"invoice_id": 2}, "both are read")
@@ -123,7 +123,7 @@ def test_a_kill_takes_no_count_of_a_record(shops: Callable[[], Shop]) -> None:
 
 
 def test_a_standby_counts_on_after_the_leader_is_gone(shops: Callable[[], Shop]) -> None:
-    """A process that takes over goes on with the host's numbers."""
+    """A process that takes over continues the host's counts."""
     leader = shops()
     until(lambda: leader.ask("leads"), "the lead")
     leader.ask("buy a")
@@ -138,7 +138,7 @@ def test_a_standby_counts_on_after_the_leader_is_gone(shops: Callable[[], Shop])
 
 
 def test_a_token_proves_one_checkout_per_host(shops: Callable[[], Shop]) -> None:
-    """Another process refuses it, and so does one that starts after a kill. The same checkout again is no replay."""
+    """Another process refuses it, and so does one that starts after a kill. The same checkout may be repeated."""
     token = TOKEN(SHOPPER, "7", time.time())
     first, second = shops(), shops()
     first.ask(f"redeem {token} a")
@@ -160,7 +160,7 @@ def test_a_token_proves_one_checkout_per_host(shops: Callable[[], Shop]) -> None
 def test_a_butter_that_closes_leaves_its_counts_to_the_other(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path
 ) -> None:
-    """Two on one file in a process: what the first one counted is there at once."""
+    """Two on one file in one process: the second sees the first one's counts at once."""
     first, second = make_butter(outbox=path), make_butter(outbox=path)
     second.pipeline.start()
     buy(first, "a", "text")

@@ -1,4 +1,4 @@
-"""Where the platform freezes the process after the response, the record is with Butter before the last chunk leaves."""
+"""`delivery="inline"`: Butter has the record before the last chunk. For hosts that freeze a process afterwards."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ Serve = Callable[..., float]
 
 
 class Queue:
-    """A queue that takes its time, and may be away."""
+    """A queue that may be slow, or away."""
 
     def __init__(self, seconds: float = 0.0, *, away: bool = False) -> None:
         self.records: list[Record] = []
@@ -56,7 +56,7 @@ class Queue:
 
 @pytest.fixture
 def serve(anyio_backend: str) -> Serve:
-    """Serve one checkout in an event loop of the kind; give the seconds for which the last chunk was held back."""
+    """Serve one checkout in an event loop of this backend; return for how many seconds the last chunk was held back."""
     numbers = iter(range(1000))
 
     def run(butter: Butter, paid: dict[str, Any] = PAID) -> float:
@@ -73,7 +73,7 @@ def serve(anyio_backend: str) -> Serve:
 def test_the_record_is_with_butter_before_the_last_chunk_leaves(
     make_butter: Shop, fake: FakeButter, anyio_backend: str
 ) -> None:
-    """What the server is given last comes after Butter's answer."""
+    """The server gets the last chunk after Butter's answer."""
     butter = make_butter(delivery="inline", inline_timeout=20)
     records_at: list[int] = []
 
@@ -98,11 +98,13 @@ async def _never() -> Message:
     raise AssertionError
 
 
-def test_a_slow_butter_holds_back_no_longer_than_was_said(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:
-    """The response leaves at the deadline; the record stays, arrives later, and it is counted."""
+def test_a_slow_butter_holds_back_a_response_until_its_deadline(
+    make_butter: Shop, fake: FakeButter, serve: Serve
+) -> None:
+    """The response leaves at the deadline. The record is kept, counted, and arrives later."""
     held = Held(fake)
     butter = make_butter(delivery="inline", inline_timeout=0.1, transport=held)
-    assert min(serve(butter), serve(butter)) < 1.0  # what a busy machine adds to one of them is none of ours
+    assert min(serve(butter), serve(butter)) < 1.0  # a busy machine may delay one of them
     assert (butter.status().not_durable_in_time, len(fake.records)) == (2, 0)
     held.answers.set()
     assert butter.flush(20)
@@ -110,12 +112,12 @@ def test_a_slow_butter_holds_back_no_longer_than_was_said(make_butter: Shop, fak
 
 
 @pytest.mark.parametrize(("answer", "endpoint"), [(503, "open"), (401, "hold"), (429, "paused")])
-def test_an_ill_butter_is_waited_for_by_nobody(
+def test_a_failing_butter_holds_back_no_response(
     make_butter: Shop, fake: FakeButter, serve: Serve, answer: int, endpoint: str
 ) -> None:
-    """Once nothing but probes is sent, the record is kept and the response leaves at once, the first one too."""
+    """Once only probes are sent, the record is kept and the response leaves at once. So does the first one."""
     fake.respond_with(*[answer] * 50)
-    fake.delay = 0.05  # so that the first response waits already
+    fake.delay = 0.05  # the first response then has to wait
     butter = make_butter(delivery="inline", inline_timeout=20, drain_timeout=0)
     assert serve(butter) < 10
     assert butter.status().endpoint == endpoint
@@ -124,10 +126,10 @@ def test_an_ill_butter_is_waited_for_by_nobody(
     assert butter.status().not_durable_in_time == 0
 
 
-def test_an_ill_butter_is_waited_for_by_no_response_of_a_backlog(
+def test_a_failing_butter_holds_back_no_response_of_a_backlog(
     make_butter: Shop, fake: FakeButter, serve: Serve, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
 ) -> None:
-    """One record is on its way, one is in memory for the sender, and the others are in the store only."""
+    """One record is in flight, one is in the sender's memory, and the others are only in the store."""
     monkeypatch.setattr(sender_thread, "MOST_AHEAD", 1)
     fake.respond_with(*[401] * 50)
     held = Held(fake)
@@ -145,10 +147,10 @@ def test_an_ill_butter_is_waited_for_by_no_response_of_a_backlog(
 
 
 @pytest.mark.parametrize("why", ["gated", "known", "parked", "raising"])
-def test_what_gives_no_record_is_not_waited_for(
+def test_a_capture_without_a_record_holds_back_no_response(
     make_butter: Shop, fake: FakeButter, serve: Serve, anyio_backend: str, why: str
 ) -> None:
-    """No checkout, a reload, a capture without e-mail, a broken extractor: nothing will come, so nobody waits."""
+    """A gate, a reload, a missing e-mail, a broken extractor: nothing will be sent, so the response leaves at once."""
     route = {
         "gated": ROUTE.__class__("/checkout/{cart_id}", "stripe", ROUTE.extract, when=lambda _response: False),
         "raising": ROUTE.__class__("/checkout/{cart_id}", "stripe", lambda response: response.json()["nothing"]),
@@ -166,7 +168,7 @@ def test_what_gives_no_record_is_not_waited_for(
 def test_a_new_record_beside_a_known_one_is_waited_for(
     make_butter: Shop, fake: FakeButter, serve: Serve, anyio_backend: str
 ) -> None:
-    """A response may list an earlier payment beside the one of now, which Butter does not have yet."""
+    """A response may list an earlier payment and the current one, which Butter does not have yet."""
 
     def extract(response: CheckoutResponse) -> list[dict[str, str]]:
         return [{"customer_email": "a@example.com", "invoice_id": name} for name in response.json()["paid"]]
@@ -186,8 +188,8 @@ def test_a_new_record_beside_a_known_one_is_waited_for(
     assert [sent["invoice_id"] for sent in fake.records] == ["in_1", "in_2"]
 
 
-def test_what_the_outbox_refuses_is_not_waited_for(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:
-    """A record that is lost already holds back no response."""
+def test_a_refused_record_holds_back_no_response(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:
+    """The record is already lost, so the response has nothing to wait for."""
     fake.respond_with(*[503] * 50)
     butter = make_butter(delivery="inline", inline_timeout=20, outbox=MemoryOutbox(1), drain_timeout=0)
     serve(butter)
@@ -197,10 +199,10 @@ def test_what_the_outbox_refuses_is_not_waited_for(make_butter: Shop, fake: Fake
     assert (butter.status().lost, butter.status().not_durable_in_time) == (1, 0)
 
 
-def test_the_responses_of_each_butter_of_a_file_are_let_go(
+def test_two_butters_of_a_file_release_their_responses(
     make_butter: Shop, fake: FakeButter, serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of the two sends, and both hold back their responses until that is done. Its answers wait for no others."""
+    """One of the two sends, and both hold back responses. An answer is written at once although others may follow."""
     monkeypatch.setattr(store_thread, "LINGER_SECONDS", 3600.0)
     butters = [make_butter(delivery="inline", inline_timeout=30, outbox=path) for _ in range(2)]
     for _ in range(2):
@@ -209,10 +211,10 @@ def test_the_responses_of_each_butter_of_a_file_are_let_go(
     assert len(fake.records) == 4
 
 
-def test_a_request_that_is_cancelled_while_it_waits_loses_no_record(
+def test_a_request_cancelled_while_it_waits_loses_no_record(
     make_butter: Shop, fake: FakeButter, anyio_backend: str
 ) -> None:
-    """The client is gone, the server cancels: the record is in the outbox already."""
+    """The client has disconnected and the server cancels the request. The record is already in the outbox."""
     held = Held(fake)
     butter = make_butter(delivery="inline", inline_timeout=30, transport=held)
 
@@ -237,11 +239,11 @@ def test_a_request_that_is_cancelled_while_it_waits_loses_no_record(
 
 
 @pytest.mark.parametrize("why", ["lead", "erased", "replaced", "closed"])
-def test_a_response_that_no_answer_will_reach_is_let_go(
+def test_a_response_that_no_answer_can_reach_is_released(
     make_butter: Shop, fake: FakeButter, serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    """Another process leads, a person erased the record or replaced the file, or a close comes. Nothing waits on."""
-    monkeypatch.setattr(sender_thread, "MOST_AHEAD", 1)  # one is in memory, the other in the file only
+    """Another process leads, the record is erased, the file is replaced, or the app closes: the response leaves."""
+    monkeypatch.setattr(sender_thread, "MOST_AHEAD", 1)  # the second record is only in the file
     fake.delay = 60
     options = {"delivery": "inline", "inline_timeout": 30, "outbox": path, "senders": 1, "drain_timeout": 0}
     butter, beside = make_butter(**options), make_butter(**options)
@@ -285,10 +287,10 @@ def test_a_response_that_no_answer_will_reach_is_let_go(
     assert not other_one.is_awaited
 
 
-def test_a_response_whose_capture_is_not_read_before_the_close_is_let_go(
+def test_a_response_whose_capture_is_not_read_before_the_close_is_released(
     make_butter: Shop, fake: FakeButter, serve: Serve, anyio_backend: str
 ) -> None:
-    """The extractor hangs, so that nothing will come of it."""
+    """The extractor hangs, so no record is made."""
     asked, goes_on = threading.Event(), threading.Event()
 
     def extract(_response: CheckoutResponse) -> None:
@@ -307,7 +309,7 @@ def test_a_response_whose_capture_is_not_read_before_the_close_is_let_go(
 
 
 def test_inline_with_a_queue_falls_back_to_it(make_butter: Shop, fake: FakeButter, serve: Serve) -> None:
-    """Butter first; what it does not take in time is the queue's, whose consumer delivers."""
+    """Butter is tried first. A record that it does not accept in time goes to the queue, whose consumer delivers it."""
     queue = Queue()
     butter = make_butter(delivery="inline", inline_timeout=5, outbox=queue)
     serve(butter)
@@ -320,10 +322,10 @@ def test_inline_with_a_queue_falls_back_to_it(make_butter: Shop, fake: FakeButte
     assert butter.status().not_durable_in_time == 0
 
 
-def test_before_response_with_a_queue_means_in_the_queue(
+def test_before_response_with_a_queue_waits_for_the_queue(
     make_butter: Shop, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A quarter second at most, and no wait at all for a queue that is away."""
+    """A response waits a quarter second at most, and not at all if the queue is away."""
     quick, slow, away = Queue(), Queue(20.0), Queue(away=True)
     for queue, seconds, late in ((quick, 20.0, 0), (slow, QUEUE_SECONDS, 1), (away, 20.0, 0)):
         monkeypatch.setattr("butter_middleware.pipeline.components.QUEUE_SECONDS", seconds)
@@ -333,8 +335,8 @@ def test_before_response_with_a_queue_means_in_the_queue(
     assert len(quick.records) == 1
 
 
-def test_after_three_waits_in_vain_nobody_waits_for_a_while(anyio_backend: str) -> None:
-    """A Butter that hangs costs three checkouts their second, and no more for half a minute."""
+def test_after_three_timeouts_no_response_waits_for_a_while(anyio_backend: str) -> None:
+    """A Butter that hangs delays three checkouts by a second each, then none for half a minute."""
     now = [100.0]
     patience = Backoff(lambda: now[0])
     for well in (False, False, True, False, False):
@@ -348,7 +350,7 @@ def test_after_three_waits_in_vain_nobody_waits_for_a_while(anyio_backend: str) 
 
 @pytest.mark.parametrize("options", [{"delivery": "outside"}, {"inline_timeout": 0}, {"inline_timeout": 60}])
 def test_a_wrong_mode_stops_the_start(make_butter: Shop, anyio_backend: str, options: dict[str, Any]) -> None:
-    """What cannot be is refused where it is written."""
+    """An impossible option is refused where it is set."""
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         make_butter(**options)
 
@@ -370,7 +372,7 @@ EVENT = {
 
 @pytest.mark.parametrize("lifespan", ["auto", "off"])
 def test_a_lambda_function(make_butter: Shop, fake: FakeButter, anyio_backend: str, lifespan: Any) -> None:
-    """Through Mangum each invocation has delivered before it returns, whether or not it has a lifespan."""
+    """With Mangum, each invocation delivers before it returns, with a lifespan or without."""
     butter = make_butter(delivery="inline", inline_timeout=20)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -396,7 +398,7 @@ def test_a_lambda_function(make_butter: Shop, fake: FakeButter, anyio_backend: s
 
 
 def test_each_response_of_a_loop_is_woken(make_butter: Shop, fake: FakeButter, anyio_backend: str) -> None:
-    """One after the other, and several at once: each leaves when its record is sent, and not at its deadline."""
+    """Responses leave when their records are sent, not at the deadline: one after the other, and several at once."""
     butter = make_butter(delivery="inline", inline_timeout=30)
 
     async def buy(number: int) -> None:

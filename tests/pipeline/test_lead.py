@@ -1,4 +1,4 @@
-"""Which process of a host sends, and what the others know about it."""
+"""Which process of a host sends, and what the other processes know about it."""
 
 import errno
 import sqlite3
@@ -36,14 +36,14 @@ def checkout(name: str) -> Checkout:
 
 
 def look_again(butter: Butter) -> None:
-    """Have the store's thread look for the lead at once, and wait until it has."""
+    """Make the store's thread try for the lead at once, and wait until it has."""
     butter.pipeline.look_again()
     assert butter.pipeline.ask(lambda _store: True, otherwise=False, seconds=20)
     assert butter.pipeline.ask(lambda _store: True, otherwise=False, seconds=20)
 
 
 def take_lead_from(butter: Butter, path: Path, other: SQLiteStore) -> None:
-    """Give another store the lead, as it gets it once a cleaner has removed the lock file."""
+    """Give the lead to another store, as happens if a cleanup job removes the lock file."""
 
     def take_lead() -> bool:
         path.with_name("butter.db.lock").unlink(missing_ok=True)
@@ -53,10 +53,10 @@ def take_lead_from(butter: Butter, path: Path, other: SQLiteStore) -> None:
     until(lambda: not butter.pipeline.leads, "it has let the lead go")
 
 
-def test_nobody_is_missed_while_nothing_waits(
+def test_a_missing_sidecar_is_logged_once_records_wait(
     make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A shop without a sidecar says so once something waits that no process delivers."""
+    """Without a sidecar, the shop logs it as soon as there are records that no process delivers."""
     monkeypatch.setattr("butter_middleware.pipeline.leader.ALONE_SECONDS", 0.0)
     butter = make_butter(outbox=path, delivery="external")
     butter.pipeline.start()
@@ -69,10 +69,10 @@ def test_nobody_is_missed_while_nothing_waits(
     until(lambda: "no process delivers" in caplog.text, "the alarm")
 
 
-def test_an_app_that_starts_takes_no_lead_that_it_cannot_use(
+def test_a_process_that_cannot_send_gives_up_the_lead(
     make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While its HTTP client cannot be made, another process may lead, also if a lifespan begins meanwhile."""
+    """If its HTTP client cannot be made, another process may lead, even if a lifespan begins meanwhile."""
 
     def fail(_delivery: Delivery) -> None:
         raise OSError
@@ -88,7 +88,7 @@ def test_an_app_that_starts_takes_no_lead_that_it_cannot_use(
         assert other.lead()
 
 
-def test_a_fault_of_the_disk_while_the_lead_is_taken_stops_no_sending(
+def test_sending_goes_on_after_a_disk_fault_while_the_lead_is_taken(
     make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process that has the lock sends as soon as the disk works again."""
@@ -108,7 +108,7 @@ def test_a_fault_of_the_disk_while_the_lead_is_taken_stops_no_sending(
 def test_the_end_of_a_hold_is_written_after_a_fault_of_the_disk(
     make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else health would say that nothing is sent until the next start."""
+    """Otherwise health would report the hold until the next start."""
     write, faults = SQLiteStore.set_hold, [OSError(errno.EIO, "")]
 
     def fail_once(store: SQLiteStore, reason: str | None) -> None:
@@ -117,7 +117,7 @@ def test_the_end_of_a_hold_is_written_after_a_fault_of_the_disk(
         write(store, reason)
 
     monkeypatch.setattr(SQLiteStore, "set_hold", fail_once)
-    monkeypatch.setattr(CircuitBreaker, "_probe_later", lambda *_least: None)  # so it probes at once
+    monkeypatch.setattr(CircuitBreaker, "_probe_later", lambda *_least: None)  # it then probes at once
     fake.respond_with(401)
     butter = make_butter(outbox=path)
     buy(butter, "a")
@@ -130,7 +130,7 @@ def test_the_end_of_a_hold_is_written_after_a_fault_of_the_disk(
 def test_a_process_whose_lock_was_removed_does_not_send_beside_another(
     make_butter: Callable[..., Butter], path: Path
 ) -> None:
-    """A cleaner removed the lock file, and another process took the lead by the new one."""
+    """A cleanup job removed the lock file, and another process took the lead with a new one."""
     butter = make_butter(outbox=path)
     butter.pipeline.start()
     until(lambda: butter.pipeline.leads, "it leads")
@@ -144,7 +144,7 @@ def test_a_process_whose_lock_was_removed_does_not_send_beside_another(
 def test_a_flush_waits_for_another_process_that_leads(
     make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What Butter last answered to this process says nothing of what the other one sends."""
+    """Butter's last answer to this process tells nothing about what the other one sends."""
     next_due, asked = SQLiteStore.next_due, threading.Event()
 
     def note(store: SQLiteStore) -> float | None:
@@ -167,10 +167,10 @@ def test_a_flush_waits_for_another_process_that_leads(
         assert flushed.result()
 
 
-def test_what_a_process_that_ends_leaves_is_read_by_the_leader(
+def test_the_leader_reads_the_captures_of_a_process_that_ended(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever it was captured: each look moves the mark below which captures have no reader any more."""
+    """It reads captures of any age: each look moves the mark below which captures no longer have a reader."""
     monkeypatch.setattr("butter_middleware.pipeline.leader.LEFT_BEHIND_SECONDS", 0.3)
     butter = make_butter(outbox=path)
     butter.pipeline.start()
@@ -182,7 +182,7 @@ def test_what_a_process_that_ends_leaves_is_read_by_the_leader(
 
 
 @pytest.mark.parametrize("amid_a_look", [False, True])
-def test_a_hold_that_a_person_ends_is_over_at_once(
+def test_a_hold_ended_in_the_file_ends_at_once(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     path: Path,
@@ -190,7 +190,7 @@ def test_a_hold_that_a_person_ends_is_over_at_once(
     *,
     amid_a_look: bool,
 ) -> None:
-    """The process that sends notices it in the file whenever it comes, and does not wait for its next probe."""
+    """An operator ends it at any moment. The sending process sees that in the file, before its next probe is due."""
     ended: list[Delivery] = []
     end_hold, changed = Delivery.end_hold, SQLiteStore.changed
     fake.respond_with(401)
@@ -224,14 +224,14 @@ def test_a_hold_that_a_person_ends_is_over_at_once(
     assert len(ended) == 1
 
 
-def test_an_extractor_that_hangs_loses_the_lead_and_no_record(
+def test_a_hanging_extractor_gives_up_the_lead_and_loses_no_record(
     make_butter: Callable[..., Butter],
     path: Path,
     fake: FakeButter,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its capture is parked, and any other process may lead. If none does, this one sends on. Nothing is forgotten."""
+    """Its capture is parked and another process may lead. If none does, this one continues. No record is lost."""
     monkeypatch.setattr("butter_middleware.pipeline.leader.LEAD_SECONDS", 0.01)
     hanging, goes_on, under_way = threading.Event(), threading.Event(), threading.Event()
 
@@ -254,7 +254,7 @@ def test_an_extractor_that_hangs_loses_the_lead_and_no_record(
     client = TestClient(ButterMiddleware(refusing_shop, butter))
     client.post("/checkout/first", headers={"x-forwarded-for": SHOPPER})
     assert under_way.wait(20)
-    monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.1)  # not before: that was read
+    monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.1)  # the first one was read
     other = Locks(str(path))
     assert other.take(READERS)
     client.post("/checkout/hangs", headers={"x-forwarded-for": SHOPPER})
@@ -272,10 +272,10 @@ def test_an_extractor_that_hangs_loses_the_lead_and_no_record(
 
 
 @pytest.mark.parametrize("records", [1, 40])
-def test_a_lead_is_let_go_once_what_is_on_its_way_is_settled(
+def test_the_lead_is_released_after_the_requests_in_flight(
     make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch, records: int
 ) -> None:
-    """Or the next leader would send it again. Nothing more is taken from a backlog meanwhile."""
+    """Otherwise the next leader would send their records again. No more records of a backlog are taken meanwhile."""
     monkeypatch.setattr("butter_middleware.pipeline.leader.LEAVE_SECONDS", 3600.0)
     monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.1)
     goes_on, under_way, begun = threading.Event(), threading.Event(), list[httpx.Request]()
@@ -309,14 +309,14 @@ def test_a_lead_is_let_go_once_what_is_on_its_way_is_settled(
 
 
 @pytest.mark.parametrize("file", [None, "butter.db"])
-def test_an_extractor_that_hangs_stops_no_sending(
+def test_a_hanging_extractor_does_not_stop_sending(
     make_butter: Callable[..., Butter],
     tmp_path: Path,
     fake: FakeButter,
     monkeypatch: pytest.MonkeyPatch,
     file: str | None,
 ) -> None:
-    """A process that is alone sends on."""
+    """A process without others continues to send."""
     monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.01)
     goes_on = threading.Event()
 
@@ -332,10 +332,10 @@ def test_an_extractor_that_hangs_stops_no_sending(
     goes_on.set()
 
 
-def test_a_file_that_a_newer_release_brought_up_is_left_to_it(
+def test_an_old_release_leaves_an_upgraded_file_to_the_new_one(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In a rolling upgrade the old process lets go of the lead, keeps its captures in memory, and says so once."""
+    """In a rolling upgrade the old process gives up the lead, keeps its captures in memory, and logs this once."""
     butter = make_butter(outbox=path)
     butter.pipeline.start()
     until(lambda: butter.pipeline.leads, "the lead")

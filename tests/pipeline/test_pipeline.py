@@ -1,4 +1,4 @@
-"""The worker of a process: started on first use, drained at the end, aware of forks."""
+"""The worker of a process: it starts on first use, drains at the end, and restarts after a fork."""
 
 import asyncio
 import gc
@@ -61,16 +61,16 @@ THREADS = {"butter-store", "butter-read", "butter-send"}
 
 def threads(but: Collection[threading.Thread] = ()) -> set[str]:
     names = {thread.name for thread in threading.enumerate() if thread.name.startswith("butter") and thread not in but}
-    return names - {"butter-say"}  # the process has one, whatever there is to say
+    return names - {"butter-say"}  # the process keeps its log thread
 
 
 def lookups() -> list[threading.Thread]:
-    """Return the lookups of earlier tests, which may hang for as long as the process lives."""
+    """Return the lookup threads of earlier tests, which may hang until the process ends."""
     return [thread for thread in threading.enumerate() if thread.name == "butter-call"]
 
 
 def test_it_starts_on_first_use_and_ends_with_close(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """No thread runs before the first record, and none after close; a closed Butter may be used again."""
+    """No thread runs before the first record or after close. A closed Butter may be used again."""
     earlier = lookups()
     until(lambda: threads(earlier) == set(), "the end of other tests' threads")
     butter = make_butter()
@@ -88,8 +88,8 @@ class Exit:
         raise SystemExit
 
 
-def test_close_needs_no_thread_that_lives(make_butter: Callable[..., Butter]) -> None:
-    """A queue that even raises SystemExit does not break the end of the app."""
+def test_close_works_without_a_live_thread(make_butter: Callable[..., Butter]) -> None:
+    """A queue that raises SystemExit does not break the shutdown of the app."""
     earlier = lookups()
     until(lambda: threads(earlier) == set(), "the end of other tests' threads")
     butter = make_butter(outbox=Exit(), drain_timeout=0.1)
@@ -100,7 +100,7 @@ def test_close_needs_no_thread_that_lives(make_butter: Callable[..., Butter]) ->
 
 
 class Careless:
-    """Leaves a task behind that fails, as a client of a broker does whose connection breaks beside a call."""
+    """It leaves a failing task behind, as a broker's client does if its connection breaks during a call."""
 
     def __init__(self) -> None:
         self.enqueued: list[str] = []
@@ -119,19 +119,19 @@ class Careless:
         return len(self.enqueued) == number
 
 
-def test_a_task_that_fails_beside_the_sending_is_told_and_stops_nothing(make_butter: Callable[..., Butter]) -> None:
+def test_a_failing_task_of_a_queue_is_counted_and_stops_nothing(make_butter: Callable[..., Butter]) -> None:
     """A task that a queue left on the loop may fail. The process still sends."""
     queue = Careless()
     butter = make_butter(outbox=queue)
     for number in range(1, 4):
         butter.record(checkout(number))
         until(partial(queue.has, number), f"record {number}")
-        time.sleep(2 * LOOK_SECONDS)  # the leader looks whether it is well
+        time.sleep(2 * LOOK_SECONDS)  # the leader checks the sender meanwhile
     assert butter.status().faults == {"delivering:KeyError": 3}
 
 
 async def lifespan(app: Any) -> list[str]:
-    """Run an app's lifespan as a server does; return what the app answered."""
+    """Run an app's lifespan as a server does; return the messages of the app."""
     asked = iter(["lifespan.startup", "lifespan.shutdown"])
     answered: list[str] = []
 
@@ -160,7 +160,7 @@ async def shop(scope: Scope, receive: Receive, send: Send) -> None:
 def test_the_end_of_the_lifespan_delivers_what_is_in_memory(
     make_butter: Callable[..., Butter], fake: FakeButter, backend: str
 ) -> None:
-    """Shutdown drains; it may come more than once, since some hosts run a lifespan around each request."""
+    """Shutdown drains. It may happen more than once: some hosts run a lifespan for each request."""
     counter = iter(range(100))
     route = CheckoutRoute("/checkout/{x}", "stripe", lambda _r: GOOD | {"invoice_id": next(counter)})
     app = ButterMiddleware(shop, make_butter(route))
@@ -175,7 +175,7 @@ def test_the_end_of_the_lifespan_delivers_what_is_in_memory(
 
 
 def test_trio_may_be_a_guest_of_asyncio(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """Then a loop of asyncio runs on the app's thread, but the app does not run in it."""
+    """An asyncio loop then runs on the app's thread, but the app does not run in it."""
     butter = make_butter(delivery="inline", inline_timeout=20)
     app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
 
@@ -196,8 +196,8 @@ def test_trio_may_be_a_guest_of_asyncio(make_butter: Callable[..., Butter], fake
     assert butter.status().faults == {}
 
 
-def test_a_response_that_cannot_be_woken_holds_back_no_other(make_butter: Callable[..., Butter]) -> None:
-    """Such as when there is too little memory for a moment: what waits for the next record is woken again."""
+def test_a_response_that_cannot_be_woken_blocks_no_other(make_butter: Callable[..., Butter]) -> None:
+    """Waking fails if memory is short for a moment. The response for the next record is woken again."""
     numbers, wakes = iter(range(2)), list[object]()
     route = CheckoutRoute("/checkout/{x}", "stripe", lambda _r: GOOD | {"invoice_id": next(numbers)})
     app = ButterMiddleware(sends(start(), body(b"{}")), make_butter(route, delivery="inline", inline_timeout=0.5))
@@ -226,7 +226,7 @@ def test_a_response_that_cannot_be_woken_holds_back_no_other(make_butter: Callab
 def test_the_app_starts_when_its_outbox_is_open(
     make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, backend: str, opens: Any
 ) -> None:
-    """The server hears of the start when the first checkout finds the file open; a disk that hangs stops no start."""
+    """The server reports the start once the file is open for the first checkout. A disk that hangs stops no start."""
     opened = threading.Event()
 
     class Opening(MemoryStore):
@@ -285,7 +285,7 @@ anyio.run(ButterMiddleware(app, butter), {"type": "lifespan"}, receive, send)
 
 @pytest.mark.parametrize("delivers", [True, False])
 def test_the_app_starts_when_its_http_client_is_loaded(tmp_path: Path, delivers: Any) -> None:
-    """The first checkouts do not share the interpreter with its loading; who does not deliver does not load it."""
+    """The first checkouts do not compete with the import. A process that does not deliver does not import it."""
     with closing(SQLiteOutbox(tmp_path / "butter.db").store()) as store:
         store.open()
         assert delivers or store.lead()
@@ -309,7 +309,7 @@ class Queue:
         (Queue(), logging.WARNING, "durability='before_response'"),
     ],
 )
-def test_a_missing_lifespan_is_said_once_and_starts_the_threads(
+def test_a_missing_lifespan_is_logged_once_and_starts_the_threads(
     make_butter: Callable[..., Butter],
     path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -317,7 +317,7 @@ def test_a_missing_lifespan_is_said_once_and_starts_the_threads(
     level: int,
     remedy: str,
 ) -> None:
-    """The first request of any kind starts the threads, and says what the missing lifespan means for the outbox."""
+    """The first request of any kind starts the threads, and logs what the missing lifespan means for the outbox."""
     caplog.set_level(logging.INFO)
     app = ButterMiddleware(sends(start(404)), make_butter(outbox=path if outbox == "file" else outbox))
     for _twice in range(2):
@@ -329,10 +329,10 @@ def test_a_missing_lifespan_is_said_once_and_starts_the_threads(
     assert ("outbox=" in line.getMessage()) is (outbox is None)
 
 
-def test_a_first_request_asks_no_disk_for_the_path(
+def test_a_first_request_does_not_resolve_the_path(
     make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a lifespan it starts the threads. A network disk that hangs would stop the event loop."""
+    """Without a lifespan, the first request starts the threads. A network disk that hangs would block the loop."""
     butter = make_butter(outbox=path)
     asked: list[str] = []
 
@@ -346,10 +346,10 @@ def test_a_first_request_asks_no_disk_for_the_path(
     assert asked == []
 
 
-def test_records_left_in_memory_are_said_and_counted(
+def test_records_left_in_memory_are_logged_and_counted(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A shutdown that leaves records in memory says how many, at ERROR, and the status counts them as lost.
+    """A shutdown that leaves records in memory logs their number at ERROR, and the status counts them as lost.
 
     If the process does not end, they are not: they wait after the next start.
     """
@@ -366,10 +366,10 @@ def test_records_left_in_memory_are_said_and_counted(
     assert (butter.status().pending, butter.status().lost) == (3, 0)
 
 
-def test_records_that_a_queue_did_not_take_are_said_with_the_remedy(
+def test_records_that_a_queue_did_not_take_are_logged_with_the_remedy(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file instead of the queue would not be one."""
+    """The remedy is the queue, not a file in its place."""
     butter = make_butter(outbox=Queue(), drain_timeout=0.5)
     butter.record(checkout(1))
     butter.pipeline.shutdown()
@@ -378,10 +378,10 @@ def test_records_that_a_queue_did_not_take_are_said_with_the_remedy(
     assert "outbox=" not in line
 
 
-def test_a_checkout_beside_the_end_of_the_lifespan_is_sent(
+def test_a_checkout_during_the_end_of_the_lifespan_is_sent(
     make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes just after the drain has seen that nothing waits. In memory it has no other chance."""
+    """It comes just after the drain found nothing waiting. In memory it has no other chance."""
     goes_on = threading.Event()
 
     class Slow(httpx.AsyncBaseTransport):
@@ -401,15 +401,15 @@ def test_a_checkout_beside_the_end_of_the_lifespan_is_sent(
     with monkeypatch.context() as patch:
         patch.setattr(Participant, "wait", wait_and_buy)
         butter.pipeline.shutdown()
-    for _twice in range(2):  # the second is answered after the look for the lead that the first asked for
+    for _twice in range(2):  # the first look asks for a second one
         butter.pipeline.look_again()
         assert butter.pipeline.ask(lambda _store: True, otherwise=False, seconds=20)
     goes_on.set()
     until(lambda: len(fake.records) == 1, "the record")
 
 
-def test_flush_returns_early_where_waiting_cannot_help(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """With an endpoint that is ill, flush does not wait for its whole timeout."""
+def test_flush_returns_early_if_waiting_cannot_help(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """While the endpoint fails, flush does not wait for its whole timeout."""
     fake.respond_with(*[503] * 100)
     butter = make_butter()
     butter.record(checkout(1))
@@ -418,18 +418,18 @@ def test_flush_returns_early_where_waiting_cannot_help(make_butter: Callable[...
     assert butter.status().pending == 1
 
 
-def test_flush_gives_up_on_time(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """A Butter that hangs does not hold flush beyond its timeout."""
+def test_flush_keeps_its_timeout(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A Butter that hangs does not delay flush beyond its timeout."""
     fake.respond_with("timeout")
     butter = make_butter(drain_timeout=0.1)
     butter.record(checkout(1))
     assert not butter.flush(timeout=0.1)
 
 
-def test_a_capture_of_a_later_format_keeps_nobody_waiting(
+def test_nothing_waits_for_a_capture_of_a_later_format(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path
 ) -> None:
-    """What this version cannot read is not waited for: neither by `flush`, nor at the end."""
+    """If this version cannot read a capture, neither `flush` nor the shutdown waits for it."""
     with closing(SQLiteOutbox(path).store()) as store:
         store.open()
         store.append([capture(1), capture(2, body=json.dumps(PAID).encode())])
@@ -444,10 +444,10 @@ def test_a_capture_of_a_later_format_keeps_nobody_waiting(
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_what_was_not_read_before_a_close_is_read_after_the_next_start(
+def test_captures_left_by_a_close_are_read_after_the_next_start(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, *, durable: bool
 ) -> None:
-    """A worker that is closed in the midst of its captures, and started again, reads the rest, and knows when."""
+    """A worker that is closed while it reads captures, and started again, reads the rest. `flush` waits for them."""
     begun, go_on = threading.Event(), threading.Event()
 
     def extract(response: CheckoutResponse) -> Any:
@@ -474,7 +474,7 @@ def test_what_was_not_read_before_a_close_is_read_after_the_next_start(
 def test_a_close_waits_for_the_capture_that_is_being_read(
     make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a moment beyond its time: what the extractor returns is in the file, and no thread is left."""
+    """It waits a moment longer than its timeout. The extractor's result is in the file, and no thread is left."""
     monkeypatch.setattr("butter_middleware.pipeline.pipeline.STOPPING_SECONDS", 20)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -499,7 +499,7 @@ def test_a_close_waits_for_the_capture_that_is_being_read(
     assert (counts.captured, counts.pending) == (0, 1)
 
 
-def test_a_hanging_extractor_stops_no_record(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+def test_a_hanging_extractor_delays_no_record(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """Records are delivered while an extractor hangs, and a shutdown keeps its deadline."""
     release = threading.Event()
     route = CheckoutRoute("/checkout/{x}", "stripe", lambda _r: {} if release.wait(20) else None)
@@ -512,10 +512,10 @@ def test_a_hanging_extractor_stops_no_record(make_butter: Callable[..., Butter],
     release.set()
 
 
-def test_a_full_memory_outbox_loses_loudly(
+def test_a_full_memory_outbox_counts_and_logs_losses(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Beyond its bound the memory outbox refuses: counted as lost, said once at CRITICAL."""
+    """Above its limit, the memory outbox refuses records. They are counted as lost and logged once at CRITICAL."""
     fake.respond_with(*[503] * 100)
     butter = make_butter(outbox=MemoryOutbox(3), drain_timeout=0.2)
     for number in range(5):
@@ -527,8 +527,8 @@ def test_a_full_memory_outbox_loses_loudly(
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_fork_starts_anew(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """A forked child has a worker of its own, and none of the parent's records; the parent goes on."""
+def test_a_forked_child_starts_its_own_worker(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The child has its own worker and none of the parent's records. The parent continues."""
     fake.respond_with("timeout")
     butter = make_butter(drain_timeout=0.1)
     butter.record(checkout(1))
@@ -574,7 +574,7 @@ os._exit(os.waitpid(child, 0)[1] != 0)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_fork_while_the_http_client_is_loaded(tmp_path: Path) -> None:
-    """The child can load it too. Python would keep the import's lock in the child, where nothing lets it go."""
+    """The child can load it too. Otherwise it would inherit a locked import lock, which no thread releases."""
     done = subprocess.run(
         [sys.executable, "-c", LOADING], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
@@ -602,8 +602,8 @@ def test_many_threads_share_one_butter(make_butter: Callable[..., Butter], fake:
 
 
 @pytest.mark.server
-def test_a_name_that_is_looked_up_for_ever_keeps_no_process_alive() -> None:
-    """The system's resolver may hang for half a minute; a deploy does not wait for it."""
+def test_a_hanging_name_lookup_keeps_no_process_alive() -> None:
+    """The system's resolver may hang for half a minute. A deploy does not wait for it."""
     script = str(HERE / "servers" / "ending_shop.py")
     process = subprocess.Popen([sys.executable, script, "name"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
@@ -622,10 +622,10 @@ with open(sys.argv[1], "r+b") as file:
 
 
 @pytest.mark.parametrize("delivery", ["embedded", "external"])
-def test_a_close_keeps_its_time_while_another_process_holds_the_file(
+def test_a_close_keeps_its_timeout_while_another_process_holds_the_file(
     make_butter: Callable[..., Butter], path: Path, delivery: str
 ) -> None:
-    """What is left of `drain_timeout`, or a second, is all that the outbox has to close."""
+    """The outbox has the rest of `drain_timeout`, or a second, to close."""
     butter = make_butter(outbox=path, drain_timeout=0.2, delivery=delivery)
     butter.record(checkout(1))
     assert butter.flush()
@@ -641,7 +641,7 @@ def test_a_close_keeps_its_time_while_another_process_holds_the_file(
 
 @pytest.mark.parametrize("delivery", ["embedded", "external"])
 def test_it_may_be_closed_at_any_moment(make_butter: Callable[..., Butter], path: Path, delivery: str) -> None:
-    """A checkout beside a close starts the threads again: neither waits for ever, and nothing is lost."""
+    """A checkout during a close starts the threads again. Neither waits forever, and nothing is lost."""
     butter = make_butter(outbox=path, delivery=delivery, drain_timeout=0)
 
     def buy(first: int) -> None:
@@ -677,10 +677,10 @@ def test_it_may_be_closed_at_any_moment(make_butter: Callable[..., Butter], path
         *map(attrgetter, ["endpoint", "leads", "deliverer", "dead_threads", "faults"]),
     ],
 )
-def test_a_close_amid_a_question_breaks_no_answer(
+def test_a_close_during_a_call_raises_no_error(
     make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, use: Callable[[Pipeline], object]
 ) -> None:
-    """Wherever the close comes: what was there at a first look may be gone at a second one."""
+    """The close may come between any two lines: an object found at first may be gone a moment later."""
     pipeline = make_butter(delivery="inline", inline_timeout=0.05).pipeline
     pipeline.start()
     looks = [pipeline.participant]
@@ -691,10 +691,10 @@ def test_a_close_amid_a_question_breaks_no_answer(
     assert not looks
 
 
-def test_a_checkout_while_it_closes_starts_the_threads_once(
+def test_a_checkout_during_a_close_starts_the_threads_once(
     make_butter: Callable[..., Butter], fake: FakeButter
 ) -> None:
-    """A close that waits for an extractor forgets nothing that a checkout meanwhile started."""
+    """A close that waits for an extractor keeps the threads that a checkout started meanwhile."""
     asked, release = threading.Event(), threading.Event()
 
     def wait(_response: CheckoutResponse) -> None:
@@ -720,8 +720,8 @@ def test_a_checkout_while_it_closes_starts_the_threads_once(
     until(lambda: running() == ["butter-read", "butter-send", "butter-store"], "the reader that waited has ended")
 
 
-def test_an_extractor_that_closes_stops_no_later_record(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """The close waits for no thread on which it runs."""
+def test_records_are_sent_after_an_extractor_called_close(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The close does not wait for the thread that it runs on."""
     closed = threading.Event()
 
     def close(_response: CheckoutResponse) -> None:
@@ -737,10 +737,10 @@ def test_an_extractor_that_closes_stops_no_later_record(make_butter: Callable[..
     assert [record["invoice_id"] for record in fake.records] == ["in_1"]
 
 
-def test_a_butter_that_starts_while_the_last_other_one_of_its_file_closes_loses_nothing(
+def test_a_butter_that_starts_while_another_of_its_file_closes_loses_nothing(
     make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They share a thread, which the one ends and the other needs."""
+    """They share a thread. The first ends it while the second needs it."""
     make_reader = ReaderThread.__init__
     first, second = make_butter(outbox=path, drain_timeout=0), make_butter(outbox=path)
     first.pipeline.start()
@@ -785,10 +785,8 @@ def test_two_butters_of_a_file_start_its_thread_once(
     assert len(fake.records) == 2
 
 
-def test_a_close_beside_another_one_returns_when_all_is_delivered(
-    make_butter: Callable[..., Butter], fake: FakeButter
-) -> None:
-    """Such as that of a process which ends after it, and would take the records with it."""
+def test_a_second_close_returns_when_all_is_delivered(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A process may end after the second close, and its records would be lost."""
     fake.delay = 0.5
     butter = make_butter()
     butter.record(checkout(1))
@@ -801,10 +799,10 @@ def test_a_close_beside_another_one_returns_when_all_is_delivered(
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_a_checkout_beside_a_close_has_nothing_posted_twice(
+def test_a_checkout_during_a_close_sends_nothing_twice(
     make_butter: Callable[..., Butter], path: Path, *, durable: bool
 ) -> None:
-    """What is on its way is settled before the threads that the checkout starts send from the same outbox."""
+    """Requests in flight are settled before the checkout's new threads send from the same outbox."""
     posted = list[str]()
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -823,10 +821,10 @@ def test_a_checkout_beside_a_close_has_nothing_posted_twice(
     assert posted == ["in_1", "in_2"]
 
 
-def test_what_waits_for_a_thread_that_the_system_never_gives_is_written_by_the_close(
+def test_close_writes_captures_if_no_thread_can_start(
     make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As at the end of the interpreter, when Python 3.12 starts no thread."""
+    """At the end of the interpreter, Python 3.12 starts no thread."""
 
     def refuse(_thread: threading.Thread) -> None:
         raise RuntimeError
@@ -841,8 +839,8 @@ def test_what_waits_for_a_thread_that_the_system_never_gives_is_written_by_the_c
         assert (store.counts().captured, store.counts().pending) == (1, 1)
 
 
-def test_a_flush_that_waits_costs_no_processor(make_butter: Callable[..., Butter]) -> None:
-    """Beside an extractor that hangs, it sleeps until something changes."""
+def test_a_waiting_flush_uses_no_processor_time(make_butter: Callable[..., Butter]) -> None:
+    """While an extractor hangs, it sleeps until something changes."""
     asked, release = threading.Event(), threading.Event()
 
     def wait(_response: CheckoutResponse) -> None:
@@ -858,8 +856,8 @@ def test_a_flush_that_waits_costs_no_processor(make_butter: Callable[..., Butter
     release.set()
 
 
-def test_backoff_takes_nothing_of_the_apps_randomness(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """An app that seeded the generator which all share finds it as it left it, beside an outage too."""
+def test_backoff_does_not_use_the_global_random_generator(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The app may have seeded it. It is unchanged, also after an outage."""
     fake.respond_with(*[503] * 20)
     butter = make_butter()
     before = random.getstate()
@@ -869,7 +867,7 @@ def test_backoff_takes_nothing_of_the_apps_randomness(make_butter: Callable[...,
 
 
 class Asked:
-    """Butter, which counts what it is asked and answers as it is told."""
+    """Butter. It counts its requests and answers with a given status."""
 
     def __init__(self, status: int) -> None:
         self.seen: list[tuple[str, str]] = []
@@ -884,10 +882,10 @@ WRONG = "a ping at the start was answered 401: Butter does not take the credenti
 
 
 @pytest.mark.parametrize(("status", "said"), [(401, True), (200, False), (403, False), (503, False)])
-def test_wrong_credentials_are_said_at_the_start(
+def test_wrong_credentials_are_logged_at_the_start(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, status: int, *, said: bool
 ) -> None:
-    """One ping, from the process that sends, says it before the first checkout. Any other answer says nothing."""
+    """The sending process pings once, so this is logged before the first checkout. Any other answer is not logged."""
     asked = Asked(status)
     with served(asked) as url:
         butter = make_butter(base_url=url, transport=None)
@@ -895,19 +893,19 @@ def test_wrong_credentials_are_said_at_the_start(
             until(lambda: len(asked.seen) == 1, "the ping")
             if said:
                 until(lambda: WRONG in caplog.text, "the line")
-        with TestClient(ButterMiddleware(shop, butter)):  # a second lifespan of the same process asks nothing
+        with TestClient(ButterMiddleware(shop, butter)):  # a second lifespan of the same process sends no ping
             butter.flush()
         butter.close()
     assert asked.seen == [("GET", "/")]
     assert (WRONG in caplog.text) is said
     critical = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.CRITICAL]
     assert len(critical) == said
-    assert butter.status().endpoint in {"ok", "unknown"}  # what Butter answers to a record decides
+    assert butter.status().endpoint in {"ok", "unknown"}  # only Butter's answers to records change it
 
 
 @pytest.mark.timeout(60)
 def test_a_flush_ends_with_the_last_record(make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told of each change, and does not rely on its own looks."""
+    """It is notified of each change, and does not depend on polling."""
     monkeypatch.setattr("butter_middleware.pipeline.participant.POLL_SECONDS", 3600.0)
     butter = make_butter()
     for number in range(10):
@@ -915,10 +913,10 @@ def test_a_flush_ends_with_the_last_record(make_butter: Callable[..., Butter], m
         assert butter.flush(3600)
 
 
-def test_a_lead_that_is_back_before_its_loss_was_noticed_is_no_fault(
+def test_a_lead_regained_before_its_loss_was_noticed_is_not_a_fault(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An app is stopped and started at once. Records are sent again, and the log says nothing."""
+    """An app is stopped and started at once. Records are sent again, and nothing is logged."""
     butter = make_butter()
     for number in range(20):
         butter.record(checkout(number))
@@ -933,10 +931,10 @@ def test_a_lead_that_is_back_before_its_loss_was_noticed_is_no_fault(
     assert [entry.getMessage() for entry in caplog.records if entry.levelno == logging.CRITICAL] == []
 
 
-def test_a_ping_at_the_start_is_not_heard_if_butter_is_away(
+def test_a_failed_ping_at_the_start_is_not_logged(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An outage at a deploy is no news: nothing is logged, and the app starts."""
+    """An outage during a deploy is nothing new: nothing is logged, and the app starts."""
     butter = make_butter(base_url="http://127.0.0.1:9", transport=None)
     caplog.clear()
     with TestClient(ButterMiddleware(shop, butter)):
@@ -945,8 +943,8 @@ def test_a_ping_at_the_start_is_not_heard_if_butter_is_away(
     assert [entry.getMessage() for entry in caplog.records if entry.levelno > logging.INFO] == []
 
 
-def test_tests_dry_runs_and_queues_ping_nothing(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """What stands in for the network is asked for records only; a queue's web process and a dry run ask nobody."""
+def test_tests_dry_runs_and_queues_send_no_ping(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A test transport gets records only. The web process of a queue and a dry run send no request."""
     asked = Asked(401)
     with served(asked) as url:
         for options in ({"dry_run": True}, {"outbox": Exit()}):
@@ -959,7 +957,7 @@ def test_tests_dry_runs_and_queues_ping_nothing(make_butter: Callable[..., Butte
 
 
 def test_a_dry_run_needs_no_credentials(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is missing, and nothing fails: it reads, and neither keeps nor sends."""
+    """No setting is missing, and nothing fails: a dry run reads, but does not store or send."""
     with Butter(client_ip=client_ip.direct(), routes=[ROUTE], dry_run=True) as butter:
         with TestClient(ButterMiddleware(shop, butter)):
             assert butter.flush()

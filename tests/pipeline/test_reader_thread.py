@@ -1,4 +1,4 @@
-"""Nothing waits for a look of the store's thread by itself: captures are read, and their results written."""
+"""Captures are read, and results are written, without waiting for the store thread's next poll."""
 
 import json
 import threading
@@ -27,7 +27,7 @@ Shop = Callable[..., Butter]
 
 @pytest.fixture(autouse=True)
 def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store's thread looks at nothing by itself, so that a missing wake-up is seen."""
+    """The store's thread does not poll, so that a missing wake-up fails a test."""
     for name in (
         "leader.LOOK_SECONDS",
         "leader.LEAD_SECONDS",
@@ -42,8 +42,8 @@ def serve(butter: Butter, number: int) -> None:
     anyio.run(drive, ButterMiddleware(sends(start(), body(content)), butter), http_scope())
 
 
-def test_a_capture_that_someone_waits_for_is_read_at_once(make_butter: Shop, fake: FakeButter) -> None:
-    """A flush, and a response that waits until its record is with Butter."""
+def test_an_awaited_capture_is_read_at_once(make_butter: Shop, fake: FakeButter) -> None:
+    """A flush waits for it, or a response that waits until Butter has its record."""
     butter = make_butter()
     serve(butter, 1)
     until(lambda: butter.status().captured == 1, "it waits")
@@ -54,10 +54,10 @@ def test_a_capture_that_someone_waits_for_is_read_at_once(make_butter: Shop, fak
     assert inline.status().not_durable_in_time == 0
 
 
-def test_a_result_that_could_not_be_handed_on_is_read_again(
+def test_a_result_that_could_not_be_passed_on_is_read_again(
     make_butter: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that is out of memory for a moment leaves no capture unread."""
+    """If memory is short for a moment, no capture stays unread."""
     errors = [MemoryError(), SystemExit()]
 
     def read(self: Participant, entry: Entry, result: ReadResult) -> None:
@@ -73,8 +73,8 @@ def test_a_result_that_could_not_be_handed_on_is_read_again(
     assert [record["invoice_id"] for record in fake.records] == ["in_1"]
 
 
-def test_a_queue_gets_it_at_once(make_butter: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until its record is in the queue, a capture is in the memory of a process that may be killed."""
+def test_a_queue_gets_a_record_at_once(make_butter: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then the capture is only in memory, and the process may be killed."""
     monkeypatch.setattr(store_thread, "LINGER_SECONDS", 3600.0)
     records: list[Record] = []
 
@@ -86,10 +86,10 @@ def test_a_queue_gets_it_at_once(make_butter: Shop, monkeypatch: pytest.MonkeyPa
     until(lambda: len(records) == 1, "the record is in the queue")
 
 
-def test_a_reading_and_an_answer_wait_for_more_until_someone_waits(
+def test_results_and_answers_are_grouped_until_a_flush(
     make_butter: Shop, fake: FakeButter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A busy shop pays for a group of them, not for each. A flush has them written at once."""
+    """Under load they are written in groups, not one by one. A flush has them written at once."""
     monkeypatch.setattr(store_thread, "LINGER_SECONDS", 3600.0)
     butter = make_butter(outbox=str(tmp_path / "butter.db"))
     serve(butter, 1)
@@ -101,15 +101,15 @@ def test_a_reading_and_an_answer_wait_for_more_until_someone_waits(
     assert [given["invoice_id"] for given in fake.records] == ["in_1"]
     butter.pipeline.add_records([record(2)])
     until(lambda: len(fake.records) == 2, "the second is sent")
-    assert butter.status().delivered == 1  # the answer waits
+    assert butter.status().delivered == 1  # the answer waits for others
     assert butter.flush(20)
     assert butter.status().delivered == 2
 
 
-def test_the_next_append_takes_along_what_waited(
+def test_the_next_append_writes_what_waited(
     make_butter: Shop, fake: FakeButter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread is awake then. Here it is the only thing that has them written."""
+    """The thread is awake then. Nothing else in this test has them written."""
     monkeypatch.setattr(store_thread, "LINGER_SECONDS", 3600.0)
     monkeypatch.setattr(store_thread, "LEAST_LINGER", 0.0)
     butter = make_butter(outbox=str(tmp_path / "butter.db"))
@@ -119,7 +119,7 @@ def test_the_next_append_takes_along_what_waited(
     thread = participant.thread
 
     def is_to_be_written() -> bool:
-        return thread._shrink_at < float("inf")  # set after what waits is in its queue
+        return thread._shrink_at < float("inf")  # set once the results are in its queue
 
     until(is_to_be_written, "it is read")
     serve(butter, 2)
@@ -131,8 +131,8 @@ def test_the_next_append_takes_along_what_waited(
     until(lambda: butter.status().delivered > 0, "the first is settled")
 
 
-def test_an_answer_that_takes_its_time_is_written(make_butter: Shop, fake: FakeButter, tmp_path: Path) -> None:
-    """The store's thread rests meanwhile, and has nothing else to do for an hour."""
+def test_a_slow_answer_is_written(make_butter: Shop, fake: FakeButter, tmp_path: Path) -> None:
+    """The store's thread sleeps meanwhile, and has nothing else to do for an hour."""
     fake.delay = 0.5
     butter = make_butter(outbox=str(tmp_path / "butter.db"))
     serve(butter, 1)
@@ -145,7 +145,7 @@ def test_an_answer_that_takes_its_time_is_written(make_butter: Shop, fake: FakeB
 def test_an_answer_that_came_while_the_disk_stalled_is_written_in_time(
     make_butter: Shop, fake: FakeButter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the thread does before it waits may take long. The time of that does not count twice."""
+    """The thread may work long before it waits. That time does not count twice."""
     held = Held(fake)
 
     def stalling(_store: SQLiteStore, *, idle: bool) -> None:
@@ -170,7 +170,7 @@ def test_an_answer_that_came_while_the_disk_stalled_is_written_in_time(
 
 @pytest.fixture
 def before_rest(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], object]], threading.Event]:
-    """Do something once, just before a thread says that it is about to wait."""
+    """Run a function once, just before a thread reports that it is about to wait."""
 
     def arrange(thread: str, do: Callable[[], object]) -> threading.Event:
         done = threading.Event()
@@ -188,10 +188,10 @@ def before_rest(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], 
     return arrange
 
 
-def test_a_reader_that_is_stopped_at_any_moment_ends(
+def test_a_reader_ends_even_if_it_is_stopped_just_before_it_waits(
     make_butter: Shop, before_rest: Callable[[str, Callable[[], object]], threading.Event]
 ) -> None:
-    """Also just after it was woken for nothing."""
+    """A wake-up without work may come just before the stop."""
     butter = make_butter()
     serve(butter, 1)
     assert butter.flush(20)
@@ -204,10 +204,10 @@ def test_a_reader_that_is_stopped_at_any_moment_ends(
     until(lambda: not reader.alive, "the thread has ended")
 
 
-def test_a_fork_at_any_moment_finds_the_file_closed(
+def test_a_fork_just_before_the_store_thread_waits_finds_the_file_closed(
     make_butter: Shop, tmp_path: Path, before_rest: Callable[[str, Callable[[], object]], threading.Event]
 ) -> None:
-    """Otherwise the child may not open the file, and what it captures is in memory only."""
+    """Otherwise the child may not open the file, and its captures stay in memory."""
     butter = make_butter(outbox=str(tmp_path / "butter.db"))
     serve(butter, 1)
     assert butter.flush(20)
@@ -225,8 +225,8 @@ def test_a_fork_at_any_moment_finds_the_file_closed(
         thread.resume()
 
 
-def test_a_close_waits_for_nothing_that_waits(make_butter: Shop, fake: FakeButter) -> None:
-    """The end of the app reads what is there."""
+def test_a_close_reads_waiting_captures_at_once(make_butter: Shop, fake: FakeButter) -> None:
+    """The end of the app reads the captures that are there."""
     butter = make_butter()
     serve(butter, 1)
     until(lambda: butter.status().captured == 1, "it waits")
@@ -234,7 +234,9 @@ def test_a_close_waits_for_nothing_that_waits(make_butter: Shop, fake: FakeButte
     assert len(fake.records) == 1
 
 
-def test_what_waits_in_the_store_is_loaded_within_the_bound(make_butter: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_captures_are_loaded_within_the_memory_limit(
+    make_butter: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After an extractor that hung, the bodies of a backlog do not fill the memory."""
     most, size = 128 * 1024, 8 * 1024
     monkeypatch.setattr(reader_thread, "MOST_BYTES", most)

@@ -1,4 +1,4 @@
-"""`butter.record(request, ...)`: what a background task learns when the response has gone."""
+"""`butter.record(request, ...)`: for results that a background task gets after the response."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ def watched(*routes: CheckoutRoute, make: Callable[..., Butter], **options: Any)
 
 
 def record(butter: Butter, fields: Fields, request_body: bytes = b"", **scope: Any) -> None:
-    """Redirect, which is no capture, then record as a background task of Starlette does; wait for what comes of it."""
+    """Redirect, which is not captured, then record as a Starlette background task does; wait for the result."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -49,7 +49,7 @@ def record(butter: Butter, fields: Fields, request_body: bytes = b"", **scope: A
 
 @pytest.mark.parametrize("path", ["/checkout/7", "/shop/checkout/7"])
 def test_a_background_task_records_its_request(make_butter: Callable[..., Butter], fake: FakeButter, path: str) -> None:
-    """The address is the request's and the PSP the route's, on an app and on one that is mounted in another."""
+    """The address comes from the request, the PSP from the route. The app may be mounted in another one."""
     butter = watched(make=make_butter)
     shop, outer = FastAPI(), FastAPI()
     outer.mount("/shop", shop)
@@ -81,7 +81,7 @@ def test_a_whole_checkout_needs_a_public_address(
     environment: str,
     sent: int,
 ) -> None:
-    """What a task was given may be a proxy's address. In production that is never evidence, and it is said once."""
+    """The task may have got a proxy's address. In production that is never evidence, and it is logged once."""
     butter = make_butter(environment=environment)
     caplog.clear()
     for number in range(2):
@@ -94,8 +94,8 @@ def test_a_whole_checkout_needs_a_public_address(
     assert address not in caplog.text
 
 
-def test_the_route_s_extractor_and_gate_are_not_asked(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """The fields are the whole record: there is no response that an extractor or a gate could read."""
+def test_the_route_s_extractor_and_gate_are_not_called(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The fields are the whole record: there is no response for an extractor or a gate to read."""
     route = CheckoutRoute("/checkout/{cart_id}", "adyen", lambda _r: None, when=lambda _r: False)
     butter = watched(route, make=make_butter)
     record(butter, FIELDS)
@@ -103,14 +103,14 @@ def test_the_route_s_extractor_and_gate_are_not_asked(make_butter: Callable[...,
 
 
 def test_a_request_that_no_route_matches(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """Anywhere in the app a request can be recorded; then the fields say the PSP."""
+    """A request can be recorded anywhere in the app. The fields then give the PSP."""
     butter = watched(make=make_butter)
     record(butter, FIELDS | {"psp": "recurly"}, path="/elsewhere")
     assert fake.records == [FIELDS | {"psp": "recurly", "ipv4_address": SHOPPER}]
 
 
 def test_a_checkout_over_a_websocket(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """It begins as a GET request, whose headers and peer give the address."""
+    """It begins as a GET request, and its headers and peer give the address."""
     butter = watched(make=make_butter)
     shop = FastAPI()
     shop.add_middleware(ButterMiddleware, butter=butter)
@@ -127,8 +127,8 @@ def test_a_checkout_over_a_websocket(make_butter: Callable[..., Butter], fake: F
     assert fake.records == [FIELDS | {"psp": "adyen", "ipv4_address": SHOPPER}]
 
 
-def test_the_address_is_that_from_before_the_app_ran(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """What a middleware of the app makes of the peer and the headers, for itself, is not believed."""
+def test_the_address_is_read_before_the_app_runs(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A middleware of the app may change the peer and the headers. These changes do not count."""
     butter = watched(make=make_butter, client_ip=client_ip.direct())
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,10 +141,10 @@ def test_the_address_is_that_from_before_the_app_ran(make_butter: Callable[..., 
     assert [found["ipv4_address"] for found in fake.records] == [SHOPPER]
 
 
-def test_an_address_that_a_mended_configuration_finds(
+def test_an_address_that_a_fixed_configuration_finds(
     tmp_path: Path, make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is parked with the remedy of a captured response, and goes out once the configuration is mended."""
+    """It is parked like a captured response, and is sent once the configuration is fixed."""
     wrong = watched(make=make_butter, outbox=tmp_path / "butter.db", client_ip=client_ip.TrustedHops(2))
     record(wrong, FIELDS)
     assert (wrong.status().parked, wrong.status().skipped["no_address:too_few_hops"]) == (1, 1)
@@ -160,7 +160,7 @@ def test_an_address_that_a_mended_configuration_finds(
 @pytest.mark.parametrize("bind", ["path:cart_id", "field:cart"])
 @pytest.mark.parametrize("cart", ["7", "8"])
 def test_a_beacon_s_token_counts(make_butter: Callable[..., Butter], fake: FakeButter, bind: str, cart: str) -> None:
-    """A shopper on IPv6 is recorded by the token that came with the request, and with no other's."""
+    """A shopper on IPv6 is recorded by the token of this request, but not by the token of another cart."""
     beacon = Beacon(origins=["https://shop.example"], bind=bind, keys=["k" * 32])
     route = CheckoutRoute("/checkout/{cart_id}", "adyen", capture_request_body=True)
     butter = watched(route, make=make_butter, ipv4_beacon=beacon, client_ip=client_ip.direct())
@@ -184,7 +184,7 @@ def test_a_beacon_s_token_counts(make_butter: Callable[..., Butter], fake: FakeB
         (FIELDS, "/elsewhere", "invalid", "the PSP is not known"),
     ],
 )
-def test_wrong_fields_park_and_raise_nothing(
+def test_wrong_fields_are_parked_and_raise_nothing(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     caplog: pytest.LogCaptureFixture,
@@ -193,7 +193,7 @@ def test_wrong_fields_park_and_raise_nothing(
     reason: str,
     says: str,
 ) -> None:
-    """A checkout that records nonsense goes on; one line says what to pass, and nothing personal."""
+    """A checkout that records wrong fields continues. One line says what to pass, without personal data."""
     butter = watched(make=make_butter)
     caplog.clear()
     record(butter, fields, path=path)
@@ -206,17 +206,15 @@ def test_wrong_fields_park_and_raise_nothing(
 
 
 class OutOfContext:
-    """A framework's stand-in for the current request, where there is none."""
+    """A framework's proxy of the current request, outside a request."""
 
     @property
     def scope(self) -> Any:
         raise RuntimeError
 
 
-def test_what_is_no_request_harms_no_checkout(
-    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
-) -> None:
-    """`record` may stand inside a checkout and raises nothing: the loss is said with the remedy, and counted."""
+def test_a_wrong_request_raises_nothing(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:
+    """`record` may be called within a checkout. The loss is logged with the remedy, and counted."""
     butter = watched(make=make_butter)
     butter.record({"type": "http"}, **FIELDS)
     assert butter.status().faults == {"request:KeyError": 1}
@@ -228,10 +226,10 @@ def test_what_is_no_request_harms_no_checkout(
     assert "takes a Checkout alone, or a request (or its scope) with the fields by name. It got NoneType" in caplog.text
 
 
-def test_fields_beside_a_checkout_are_left_out(
+def test_fields_beside_a_checkout_are_ignored(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The Checkout is evidence by itself: it is recorded as it is, and the mistake is said."""
+    """The Checkout is complete evidence: it is recorded unchanged, and the mistake is logged."""
     butter = watched(make=make_butter)
     wrong: Any = butter.record
     wrong(Checkout(ipv4_address=SHOPPER, psp="adyen", **FIELDS), transaction_id="t_2")
@@ -241,7 +239,7 @@ def test_fields_beside_a_checkout_are_left_out(
 
 
 class Broken:
-    """A strategy of the merchant's own that raises."""
+    """A merchant's own strategy that raises."""
 
     def resolve(self, _scope: Mapping[str, Any], /) -> ClientIP:
         raise ZeroDivisionError
@@ -251,7 +249,7 @@ class Broken:
 
 
 class Transactional:
-    """A queue that takes records within a transaction."""
+    """A queue that accepts records within a transaction."""
 
     def __init__(self) -> None:
         self.taken: list[Record] = []
@@ -264,10 +262,10 @@ class Transactional:
 
 
 @pytest.mark.parametrize("connection", [None, object()], ids=["alone", "in a transaction"])
-def test_what_cannot_be_read_is_parked(
+def test_a_record_is_parked_if_the_strategy_raises(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, connection: Any
 ) -> None:
-    """Where the strategy raises, the record waits for a mended one, with a transaction as without."""
+    """It waits until the strategy is fixed, within a transaction or without."""
     queue = Transactional()
     butter = watched(make=make_butter, client_ip=Broken(), outbox=queue)
     butter.record(http_scope(), connection=connection, **FIELDS)
@@ -276,8 +274,8 @@ def test_what_cannot_be_read_is_parked(
     assert "reading a capture raised ZeroDivisionError" in caplog.text
 
 
-def test_what_is_no_request_harms_no_transaction(make_butter: Callable[..., Butter]) -> None:
-    """Within a transaction, too: nothing is raised or written, and the loss is counted."""
+def test_a_wrong_request_within_a_transaction_raises_nothing(make_butter: Callable[..., Butter]) -> None:
+    """Nothing is raised or written, and the loss is counted."""
     queue = Transactional()
     butter = watched(make=make_butter, outbox=queue)
     wrong: Any = butter.record
@@ -285,8 +283,8 @@ def test_what_is_no_request_harms_no_transaction(make_butter: Callable[..., Butt
     assert (butter.status().faults, queue.taken) == ({"request:KeyError": 1}, [])
 
 
-def test_it_waits_on_the_disk(tmp_path: Path, make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """Like a captured response it outlives the process, without cookies and credentials."""
+def test_it_is_stored_on_disk(tmp_path: Path, make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Like a captured response it survives the process, without cookies and credentials."""
     path = tmp_path / "butter.db"
     first = watched(make=make_butter, outbox=path, client_ip=client_ip.TrustedHops(2))
     headers = [(b"x-forwarded-for", SHOPPER.encode()), (b"cookie", b"session=sesame"), (b"authorization", b"sesame")]
@@ -300,7 +298,7 @@ def test_it_waits_on_the_disk(tmp_path: Path, make_butter: Callable[..., Butter]
 
 
 class Labelled(StrEnum):
-    """Texts that are members of an enumeration whose values are others."""
+    """Strings that are enum members with other values."""
 
     def __new__(cls, text: str, label: str) -> Self:
         """Make a member whose value is its label."""
@@ -312,14 +310,14 @@ class Labelled(StrEnum):
 
 
 class Numbered(int, Enum):
-    """Numbers that are members of an enumeration."""
+    """Numbers that are enum members."""
 
     CHARGE = 7
 
 
 @pytest.mark.parametrize("text", ["é\x00\u2028", "\ud800", Labelled.INVOICE])
-def test_any_text_of_an_annotation_is_kept(tmp_path: Path, make_butter: Callable[..., Butter], text: str) -> None:
-    """A file keeps what no JSON of UTF-8 can carry too, such as half of a surrogate pair. The reader then judges it."""
+def test_any_string_of_an_annotation_is_kept(tmp_path: Path, make_butter: Callable[..., Butter], text: str) -> None:
+    """The file also keeps strings that UTF-8 JSON cannot carry, such as half a surrogate pair. The reader decides."""
     path = tmp_path / "butter.db"
     butter = watched(make=make_butter, outbox=path, client_ip=client_ip.TrustedHops(2))
     record(butter, {**FIELDS, "invoice_id": text}, headers=[(b"x-forwarded-for", SHOPPER.encode())])
@@ -330,14 +328,14 @@ def test_any_text_of_an_annotation_is_kept(tmp_path: Path, make_butter: Callable
     assert Capture.from_head(head, b"", None).annotations["invoice_id"] == text
 
 
-def test_a_number_of_an_enumeration_is_a_number(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """The record has the number, and not the name of the member, as if it had come back from a file."""
+def test_an_enum_number_is_recorded_as_a_number(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The record has the number, not the member's name, as after a round trip through a file."""
     record(watched(make=make_butter), FIELDS | {"charge_id": Numbered.CHARGE})
     assert [record["charge_id"] for record in fake.records] == ["7"]
 
 
-def test_a_capture_of_an_older_file_is_no_record() -> None:
-    """A file that was written before there was `record(request)` reads as it did."""
+def test_a_capture_of_an_older_file_was_not_recorded() -> None:
+    """A file from before `record(request)` existed is read as before."""
     seen: Any = {"method": "POST", "path": "/", "query_string": b"", "headers": [], "client": None}
     capture = Capture(**seen, status_code=200, response_headers=[], body=b"", annotations={}, captured_at=1.0)
     head = json.loads(capture.head())

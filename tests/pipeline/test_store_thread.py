@@ -1,4 +1,4 @@
-"""What the store's thread does with faults of the disk: in which order, how often and how soon it tries again."""
+"""How the store's thread handles disk faults: in which order, how often and how soon it tries again."""
 
 import errno
 import sqlite3
@@ -25,7 +25,7 @@ from butter_middleware.testing import FakeButter
 
 
 class FailingStore(MemoryStore):
-    """A store on a disk that has a fault at times."""
+    """A store on a disk that fails at times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,19 +34,19 @@ class FailingStore(MemoryStore):
         """The captures of each try to append."""
         self.prunes = 0
         self.pruning: int | None = None
-        """The fault of what prunes."""
+        """The errno that `prune` raises."""
         self.refused: list[str] = []
         """The captures that cannot be stored."""
         self.good: int | None = None
         """How many captures are written before one more fault comes."""
         self.last_fault: BaseException = OSError(errno.EIO, "")
         self.settling: int | None = None
-        """The fault of what settles. It comes after a moment, as from a disk that is tried again by the system."""
+        """The errno that `settle` raises after a moment, as a disk does that the system tries again."""
         self.answering = threading.Event()
-        """Cleared: to count takes until it is set."""
+        """`counts` blocks while it is cleared."""
         self.answering.set()
         self.asked = threading.Event()
-        """Whether it waits for that."""
+        """Set once `counts` blocks."""
 
     def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
         self.tries.append([capture.path for capture in captures])
@@ -85,7 +85,7 @@ class FailingStore(MemoryStore):
 
 
 class FailingOutbox(MemoryOutbox):
-    """Its store."""
+    """It makes a `FailingStore`."""
 
     def store(self, **_options: object) -> FailingStore:
         store = FailingStore()
@@ -102,7 +102,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def failing(make_butter: Callable[..., Butter]) -> tuple[Butter, FailingStore]:
-    """Give a running `Butter`, and its store."""
+    """Return a running `Butter` and its store."""
     outbox = FailingOutbox()
     butter = make_butter(outbox=outbox)
     butter.pipeline.start()
@@ -112,7 +112,7 @@ def failing(make_butter: Callable[..., Butter]) -> tuple[Butter, FailingStore]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Note for how long the store's thread waits, and shorten it."""
+    """Note how long the store's thread waits, and shorten it."""
     return note_waits(monkeypatch, 0.002)
 
 
@@ -127,8 +127,8 @@ def paths(*numbers: int) -> list[str]:
 
 
 @pytest.mark.parametrize("fault", [errno.EIO, errno.ENOSPC])
-def test_what_came_first_goes_first(failing: tuple[Butter, FailingStore], fault: int) -> None:
-    """While the disk is away or full, captures wait in their order. What is tried is their beginning."""
+def test_captures_are_written_in_their_order(failing: tuple[Butter, FailingStore], fault: int) -> None:
+    """While the disk is away or full, captures wait in order. Each try begins with the oldest."""
     butter, store = failing
     store.fault = fault
     buy(butter, 1, 2, 3, 4, 5)
@@ -145,10 +145,10 @@ def test_what_came_first_goes_first(failing: tuple[Butter, FailingStore], fault:
     ("good", "fault"),
     [(0, OSError(errno.EIO, "")), (1, OSError(errno.EIO, "")), (3, OSError(errno.EIO, "")), (1, SystemExit())],
 )
-def test_a_fault_of_the_disk_while_a_batch_is_written_one_by_one_loses_nothing(
+def test_a_disk_fault_while_a_batch_is_written_one_by_one_loses_nothing(
     failing: tuple[Butter, FailingStore], fake: FakeButter, good: int, fault: BaseException
 ) -> None:
-    """One that cannot be stored makes the others of its batch be written alone. It alone is lost."""
+    """If one capture cannot be stored, the others of its batch are written one by one. Only that one is lost."""
     butter, store = failing
     store.fault = errno.EIO
     buy(butter, 1, 2, 3, 4, 5)
@@ -164,10 +164,8 @@ def test_a_fault_of_the_disk_while_a_batch_is_written_one_by_one_loses_nothing(
     assert thread._bytes == 0
 
 
-def test_a_disk_that_is_away_is_asked_less_and_less_often(
-    failing: tuple[Butter, FailingStore], waits: list[float]
-) -> None:
-    """After 50 ms, then twice as long each time, up to 5 s. When it is back, the next fault begins at 50 ms."""
+def test_the_backoff_of_a_disk_that_is_away_doubles(failing: tuple[Butter, FailingStore], waits: list[float]) -> None:
+    """After 50 ms, then twice as long each time, up to 5 s. After a success, the next fault begins at 50 ms."""
     butter, store = failing
     for number in range(2):
         store.tries.clear()
@@ -185,7 +183,7 @@ def test_a_disk_that_is_away_is_asked_less_and_less_often(
 def test_an_answer_ends_the_wait_for_a_disk_that_is_away(
     make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a capture does: the disk may be back, and a record that is not settled would be sent again."""
+    """So does a capture. The disk may be back, and an unsettled record would be sent again."""
     held = Held(fake)
     outbox = FailingOutbox()
     butter = make_butter(outbox=outbox, transport=held)
@@ -203,8 +201,8 @@ def test_an_answer_ends_the_wait_for_a_disk_that_is_away(
     until(lambda: not participant.sender.held, "it is settled")
 
 
-def test_a_process_with_nothing_to_do_rests(failing: tuple[Butter, FailingStore], waits: list[float]) -> None:
-    """Its store's thread waits until its next look, half a second at most, and does not spin."""
+def test_an_idle_process_sleeps(failing: tuple[Butter, FailingStore], waits: list[float]) -> None:
+    """Its store's thread waits for its next poll, half a second at most, and does not spin."""
     butter, _store = failing
     assert butter.flush()
     waits.clear()
@@ -213,10 +211,10 @@ def test_a_process_with_nothing_to_do_rests(failing: tuple[Butter, FailingStore]
     assert max(waits) <= 0.5, "for so long the leader may not see what another process appended"
 
 
-def test_a_backlog_is_sent_without_a_look_at_other_processes(
+def test_a_backlog_is_sent_without_polling(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look-ahead is filled as soon as half of it is free, and not before: what was settled begins a turn."""
+    """The look-ahead is refilled once half of it is free, and not earlier. A settled record triggers the next turn."""
     store = SQLiteOutbox(path).store()
     store.open()
     store.add([record(number) for number in range(3 * MOST_AHEAD)])
@@ -238,7 +236,7 @@ def test_a_backlog_is_sent_without_a_look_at_other_processes(
 def test_the_look_ahead_of_the_reader_is_bounded(
     make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what another process left, no more is in memory, however long the extractor takes for one of it."""
+    """No more captures of another process are in memory, even if the extractor is slow."""
     left, asked, go_on = SQLiteOutbox(path).store(), list[int](), threading.Event()
     left.open()
     left.append([capture(number) for number in range(20)], owned=False)
@@ -265,15 +263,15 @@ def test_the_look_ahead_of_the_reader_is_bounded(
     looked = looks[0]
     until(lambda: looks[0] >= looked + 10, "ten more looks")
     assert max(asked) <= 4
-    assert sum(asked) <= 5  # the one that is being read, too
+    assert sum(asked) <= 5  # and the one that is being read
     go_on.set()
     assert butter.flush()
 
 
-def test_a_fault_while_the_readers_look_ahead_is_filled_loses_nothing(
+def test_a_disk_fault_while_the_readers_look_ahead_is_filled_loses_nothing(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was to be loaded is loaded once the disk works again: no other process reads what this one captured."""
+    """The captures are loaded once the disk works again. No other process reads captures of this one."""
     monkeypatch.setattr(reader_thread, "MOST_AHEAD", 4)
     monkeypatch.setattr(participant, "MOST_AHEAD", 4)
     load, faults, go_on = SQLiteStore.load, [sqlite3.OperationalError("disk I/O error")], threading.Event()
@@ -299,10 +297,10 @@ def test_a_fault_while_the_readers_look_ahead_is_filled_loses_nothing(
     assert len(fake.records) == 20
 
 
-def test_what_waits_for_the_disk_is_bounded_in_bytes(
+def test_captures_that_wait_for_the_disk_are_limited_in_bytes(
     failing: tuple[Butter, FailingStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Heads count. What does not fit is lost, counted and told; what was written makes room for as much again."""
+    """Heads count. A capture above the limit is lost, counted and logged. Written captures free their bytes."""
     butter, store = failing
     monkeypatch.setattr(store_thread, "MOST_BYTES", 2 * size_of(capture(1)))
     for tries in range(1, 3):
@@ -314,10 +312,10 @@ def test_what_waits_for_the_disk_is_bounded_in_bytes(
     assert butter.status().captured == 6
 
 
-def test_a_fault_of_the_disk_that_a_watch_meets_is_told_as_one(
+def test_a_disk_fault_during_a_watch_is_logged_as_a_disk_fault(
     failing: tuple[Butter, FailingStore], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, whichever part of the store's thread meets it first."""
+    """It is logged once, whichever part of the store's thread finds it first."""
     monkeypatch.setattr(leader, "LOOK_SECONDS", 3600.0)
     monkeypatch.setattr(store_thread, "WATCH_SECONDS", 0.01)
     butter, store = failing
@@ -331,10 +329,10 @@ def test_a_fault_of_the_disk_that_a_watch_meets_is_told_as_one(
     assert "watching failed" not in caplog.text
 
 
-def test_a_fault_that_lasts_is_not_said_to_be_over(
+def test_a_lasting_fault_is_not_logged_as_over(
     failing: tuple[Butter, FailingStore], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor said again, while answers come that cannot be written."""
+    """It is also logged only once while answers cannot be written."""
     butter, store = failing
     fake.delay = 0.01
     store.settling = errno.EIO
@@ -348,7 +346,7 @@ def test_a_fault_that_lasts_is_not_said_to_be_over(
 
 
 @pytest.mark.parametrize("method", ["counts", "count", "prune", "checkpoint"])
-def test_a_fault_that_only_one_method_meets_is_not_said_to_be_over(
+def test_a_fault_of_one_method_is_not_logged_as_over(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     waits: list[float],
@@ -356,7 +354,7 @@ def test_a_fault_that_only_one_method_meets_is_not_said_to_be_over(
     caplog: pytest.LogCaptureFixture,
     method: str,
 ) -> None:
-    """Nor by others that work, with or without checkouts: it is tried before the all-clear."""
+    """Other methods that work do not end it. The failing one is tried before the all-clear, even without checkouts."""
     for seconds in ("PRUNE_SECONDS", "COUNT_SECONDS", "IDLE_SECONDS", "LOG_SECONDS"):
         monkeypatch.setattr(store_thread, seconds, 0.05)
     works, tries, fails = getattr(FailingStore, method), [0], threading.Event()
@@ -383,10 +381,10 @@ def test_a_fault_that_only_one_method_meets_is_not_said_to_be_over(
     assert caplog.text.count("cannot be used (EIO)") == 1
 
 
-def test_an_answer_that_waits_for_others_is_written_by_a_close_amid_a_turn(
+def test_a_close_during_a_turn_writes_an_answer_that_waits_for_others(
     failing: tuple[Butter, FailingStore], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or its record would be sent again by the next start."""
+    """Otherwise the next start would send its record again."""
     monkeypatch.setattr(store_thread, "LINGER_SECONDS", 3600.0)
     butter, store = failing
     assert butter.pipeline.participant is not None
@@ -404,7 +402,7 @@ def test_an_answer_that_waits_for_others_is_written_by_a_close_amid_a_turn(
 
 
 class ReplacedStore(MemoryStore):
-    """A store whose disk is away until the stop, and whose file is then another one."""
+    """The disk fails until the stop. Then the file is replaced."""
 
     def __init__(self, stopping: Callable[[], bool]) -> None:
         super().__init__()
@@ -423,7 +421,7 @@ class ReplacedStore(MemoryStore):
 
 
 class ReplacedOutbox(MemoryOutbox):
-    """Its store."""
+    """It makes a `ReplacedStore`."""
 
     def store(self, **options: Any) -> ReplacedStore:
         store = ReplacedStore(options["give_up"])
@@ -433,10 +431,10 @@ class ReplacedOutbox(MemoryOutbox):
     made: ReplacedStore
 
 
-def test_a_file_that_is_replaced_amid_the_last_try_of_a_stop_loses_nothing(
+def test_a_file_that_is_replaced_during_the_last_try_of_a_stop_loses_nothing(
     make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The new file takes what the last try had."""
+    """The captures of the last try are written to the new file."""
     outbox = ReplacedOutbox()
     butter = make_butter(outbox=outbox, drain_timeout=0.2)
     butter.pipeline.start()
@@ -450,7 +448,7 @@ def test_a_file_that_is_replaced_amid_the_last_try_of_a_stop_loses_nothing(
 
 
 @pytest.mark.parametrize(("fault", "said"), [(errno.ENOSPC, ""), (errno.EIO, "cannot be used (EIO)")])
-def test_only_a_full_disk_is_passed_over_while_pruning(
+def test_only_a_full_disk_is_ignored_while_pruning(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     monkeypatch: pytest.MonkeyPatch,
@@ -458,7 +456,7 @@ def test_only_a_full_disk_is_passed_over_while_pruning(
     fault: int,
     said: str,
 ) -> None:
-    """A delivery makes room there. Any other fault is said. Neither ends the thread, and checkouts go on."""
+    """A delivery frees space there. Any other fault is logged. Neither ends the thread, and checkouts continue."""
     monkeypatch.setattr(store_thread, "PRUNE_SECONDS", 0.01)
     outbox = FailingOutbox()
     butter = make_butter(outbox=outbox)
@@ -477,7 +475,7 @@ def test_only_a_full_disk_is_passed_over_while_pruning(
 
 
 def test_a_close_waits_for_the_end_of_the_store(make_butter: Callable[..., Butter], tmp_path: Path) -> None:
-    """It has a second to write what is there: another process may hold the file for a moment. This one holds on."""
+    """It has a second to write its captures, as another process may hold the file briefly. Here it holds it longer."""
     path = str(tmp_path / "butter.db")
     butter = make_butter(outbox=path, drain_timeout=0)
     butter.pipeline.start()
