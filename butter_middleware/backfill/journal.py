@@ -209,15 +209,15 @@ class Journal:
         with self.transaction():
             self._set("agreed", json.dumps({"destination": destination, "ids": dict(ids)}))
 
-    def rejects_size(self, name: str) -> int | None:
+    def rejects_size(self, path: str) -> int | None:
         """Return the size of the file of rejects that the last run left; None if that run was killed."""
         kept: dict[str, int | None] = json.loads(self._get("rejects") or "{}")
-        return kept.get(name, 0)
+        return kept.get(path, 0)
 
-    def keep_rejects_size(self, name: str, size: int | None) -> None:
+    def keep_rejects_size(self, path: str, size: int | None) -> None:
         """Keep the size of the file of rejects, for `rejects_size`."""
         with self.transaction():
-            self._set("rejects", json.dumps({name: size}))
+            self._set("rejects", json.dumps({path: size}))
 
     def counts(self) -> Counter[State]:
         """Count the records that are not waiting, by state."""

@@ -39,7 +39,7 @@ class Rejects:
     A file of `known` bytes, which the last run left here, is replaced; of any size if it is None: that run was killed.
 
     Raises:
-        ConfigurationError: another file or a link is there.
+        ConfigurationError: another file or a link is there, or the folder does not exist.
     """
 
     def __init__(
@@ -58,6 +58,9 @@ class Rejects:
         try:
             there = path.lstat()
         except FileNotFoundError:
+            if not path.parent.is_dir():
+                msg = f"the folder {path.parent} does not exist. Create it, or name another file with --rejects."
+                raise ConfigurationError(msg) from None
             return
         if not stat.S_ISREG(there.st_mode) or known not in {None, there.st_size}:
             what = "a link" if path.is_symlink() else "another file, or one that was edited since the last run"

@@ -209,8 +209,9 @@ def _send(output: Output, options: Options, columns: Columns) -> ExitCode:
             output.show({"ending": "declined"}, "Nothing was sent.")
             return ExitCode.ATTENTION
         path = options.rejects or Path(f"{progress if options.file == STDIN else options.file}.rejects.{source.form}")
-        rejects = Rejects(path, source.form, source.columns, source.delimiter, known=journal.rejects_size(path.name))
-        journal.keep_rejects_size(path.name, None)
+        place = str(path.absolute())
+        rejects = Rejects(path, source.form, source.columns, source.delimiter, known=journal.rejects_size(place))
+        journal.keep_rejects_size(place, None)
         with closing(rejects):
             intake = Intake(source, columns, journal, rejects)
             engine = Engine(
@@ -223,7 +224,7 @@ def _send(output: Output, options: Options, columns: Columns) -> ExitCode:
             with stop_signals(engine.stop, again_ends=False), output.progress("backfill") as tell:
                 ending = asyncio.run(engine.run(lambda: _tell_sent(tell, intake, engine)))
         if ending is not Ending.UNWRITABLE:
-            journal.keep_rejects_size(path.name, rejects.size)
+            journal.keep_rejects_size(place, rejects.size)
         return _finish(output, intake.totals, ending, engine.remedy, journal, path)
 
 

@@ -553,7 +553,7 @@ def test_the_rejects_of_a_killed_run_are_replaced(shop: Shop, fake: FakeButter) 
     shop.write([*rows(1), line(2, email="nobody")])
     shop.run()
     with closing(sqlite3.connect(shop.progress, isolation_level=None)) as database:
-        database.execute("UPDATE meta SET value = ? WHERE name = 'rejects'", (json.dumps({shop.rejects.name: None}),))
+        database.execute("UPDATE meta SET value = ? WHERE name = 'rejects'", (json.dumps({str(shop.rejects): None}),))
     with shop.rejects.open("a") as file:
         file.write("3,reason,half a li")
     fake._next.clear()
@@ -677,10 +677,18 @@ def test_rejects_of_another_name_are_not_cut(shop: Shop) -> None:
     """What is known of the one file is not taken for the other's."""
     shop.write([*rows(1), line(2, email="nobody")])
     shop.run()
-    other = shop.directory / "other.csv"
-    other.write_text("somebody's work\n" * 100)
-    assert shop.run("--rejects", str(other)).exit_code == 3
-    assert other.read_text() == "somebody's work\n" * 100
+    (shop.directory / "2025").mkdir()
+    for other in (shop.directory / "other.csv", shop.directory / "2025" / shop.rejects.name):
+        other.write_bytes(b"x" * shop.rejects.stat().st_size)
+        assert shop.run("--rejects", str(other)).exit_code == 3
+        assert set(other.read_bytes()) == set(b"x")
+
+
+def test_a_missing_folder_of_the_rejects_is_said_before_a_line_is_read(shop: Shop, fake: FakeButter) -> None:
+    shop.write(rows(1))
+    found = shop.run("--rejects", str(shop.directory / "missing" / "rejects.csv"))
+    assert (found.exit_code, found.stdout, fake.records) == (3, "", [])
+    assert "missing does not exist. Create it, or name another file with --rejects." in found.stderr
 
 
 def test_a_place_that_no_rejects_can_have_is_said_before_a_line_is_read(shop: Shop) -> None:
