@@ -1,4 +1,4 @@
-"""The sandbox: the contract, what its inbox keeps, what scripts and the page ask, and who may not."""
+"""The sandbox: the contract, its inbox, the requests of scripts and of the page, and the requests it refuses."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ GOOD = {"customer_email": "ada@example.com", "ipv4_address": SHOPPER, "psp": "st
 
 
 class Client:
-    """Talks to a sandbox as scripts, shops and pages do."""
+    """Sends the requests of scripts, shops and pages to a sandbox."""
 
     def __init__(self, sandbox: Sandbox, http: httpx.Client) -> None:
         self.sandbox = sandbox
@@ -74,7 +74,7 @@ def client(client_of: Callable[[Sandbox], Client]) -> Client:
 
 
 def test_an_accepted_record_is_kept_as_it_came(client: Client) -> None:
-    """Its fields, when, and what it was answered."""
+    """The entry has its fields, its time and its answer."""
     assert client.post().json() == {"status": "ok"}
     entry = client.last
     assert entry.pop("at").endswith("Z")
@@ -89,12 +89,12 @@ def test_an_accepted_record_is_kept_as_it_came(client: Client) -> None:
 
 
 def test_both_spellings_of_the_path_are_taken(client: Client) -> None:
-    """As the two pages of Butter's documentation write it."""
+    """Butter's documentation has two pages, and each uses another spelling."""
     assert client.http.post("/v1/analytics/", json=GOOD, headers=ANY).status_code == 200
 
 
 def test_a_record_that_came_before_is_marked(client: Client) -> None:
-    """Same PSP and IDs, however they are spelt: Butter would have both, and has no idempotency key."""
+    """A duplicate has the same PSP and IDs, except for spaces. Butter has no idempotency key and would keep both."""
     client.post()
     client.post(GOOD | {"invoice_id": "in_2"})
     client.post(GOOD | {"customer_email": "other@example.com", "invoice_id": " in_1 "})
@@ -102,8 +102,8 @@ def test_a_record_that_came_before_is_marked(client: Client) -> None:
     assert (entry["outcome"], entry["status"], entry["duplicate_of"]) == ("duplicate", 200, 1)
 
 
-def test_a_rejected_record_says_what_is_wrong(client: Client) -> None:
-    """Each problem with its field, in Butter's own answer too; what is no string stands as JSON."""
+def test_a_rejected_record_names_each_problem(client: Client) -> None:
+    """The entry names each problem and its field. A value that is not a string is shown as JSON."""
     answer = client.post({"psp": "paypal", "customer_email": "nobody", "charge_id": None, "x": {"y": [1.5]}})
     assert answer.status_code == 422
     entry = client.last
@@ -130,8 +130,8 @@ def test_a_rejected_record_says_what_is_wrong(client: Client) -> None:
     ],
     ids=lambda body: repr(body[:9]),
 )
-def test_what_is_no_record_is_rejected_and_shown(client: Client, body: bytes) -> None:
-    """Whatever is sent, the answer is 422 and the list stays readable to JSON.parse."""
+def test_an_invalid_body_is_rejected_and_shown(client: Client, body: bytes) -> None:
+    """Whatever is sent, the answer is 422, and `JSON.parse` can still read the list."""
     sent = ANY | {"content-type": "application/json"}
     assert client.http.post("/v1/analytics", content=body, headers=sent).status_code == 422
     state = json.loads(client.http.get("/api/records").text, parse_constant=pytest.fail)
@@ -140,22 +140,22 @@ def test_what_is_no_record_is_rejected_and_shown(client: Client, body: bytes) ->
     assert entry["body"] == body.decode("utf-8", "replace")[:4096]
 
 
-def test_what_is_too_long_is_refused_unread(client: Client) -> None:
-    """A record is some 200 bytes."""
+def test_a_body_that_is_too_long_is_refused(client: Client) -> None:
+    """A record has about 200 bytes."""
     assert client.post(GOOD | {"invoice_id": "x" * MOST_BYTES}).status_code == 413
     assert client.last["problems"] == [{"field": "", "message": f"longer than {MOST_BYTES} bytes"}]
 
 
-def test_any_credentials_pass_and_none_do_not(client: Client) -> None:
-    """The shop must send some: Butter would refuse it otherwise."""
+def test_any_credentials_pass_but_some_are_needed(client: Client) -> None:
+    """The shop must send some, because Butter refuses requests without credentials."""
     assert client.http.get("/", headers=ANY).json() == {"status": "ok"}
     assert client.http.get("/").status_code == 401
     assert client.post(authorization="").status_code == 401
     assert (client.last["outcome"], client.last["problems"][0]["message"]) == ("refused", "unauthorized")
 
 
-def test_credentials_can_be_asked_for(client_of: Callable[[Sandbox], Client]) -> None:
-    """Then only they pass."""
+def test_credentials_can_be_required(client_of: Callable[[Sandbox], Client]) -> None:
+    """If the sandbox is given credentials, it accepts no others."""
     client = client_of(Sandbox(username="merchant", password="secret"))
     assert client.post().status_code == 401
     right = "Basic " + b64encode(b"merchant:secret").decode()
@@ -163,7 +163,7 @@ def test_credentials_can_be_asked_for(client_of: Callable[[Sandbox], Client]) ->
     assert "secret" not in client.http.get("/api/records").text
 
 
-def test_the_root_is_the_page_to_a_browser_and_the_ping_to_a_client(client: Client) -> None:
+def test_the_root_is_the_page_for_a_browser_and_the_ping_for_a_client(client: Client) -> None:
     """`GET /` is Butter's documented ping."""
     page = client.http.get("/", headers={"accept": "text/html,*/*"})
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -172,7 +172,7 @@ def test_the_root_is_the_page_to_a_browser_and_the_ping_to_a_client(client: Clie
 
 
 def test_unknown_paths_are_404(client: Client) -> None:
-    """And none of them is in the inbox."""
+    """They are not in the inbox."""
     assert client.http.get("/v2", headers=ANY).status_code == 404
     assert client.http.get("/v1/analytics", headers=ANY).status_code == 405
     assert client.http.get("/api/nothing").status_code == 404
@@ -184,7 +184,7 @@ def test_unknown_paths_are_404(client: Client) -> None:
 
 @pytest.mark.parametrize("answer", ["401", "403", "422", "429", "500"])
 def test_a_switch_stays_until_it_is_switched_off(client: Client, answer: str) -> None:
-    """Pings too are answered so; a record is shown with what it was answered, and was not accepted."""
+    """Pings get the same answer. A record is shown with this answer, as refused."""
     assert client.http.put("/api/answer", json={"answer": answer}).json()["answer"] == answer
     for _again in range(2):
         refused = client.post()
@@ -198,8 +198,8 @@ def test_a_switch_stays_until_it_is_switched_off(client: Client, answer: str) ->
     assert client.last["outcome"] == "accepted"
 
 
-def test_slow_takes_the_record_at_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is shown before it is answered."""
+def test_slow_accepts_the_record_at_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record is shown before it is answered."""
     monkeypatch.setattr("butter_middleware.sandbox.app.SLOW_SECONDS", 60.0)
     client.http.put("/api/answer", json={"answer": "slow"})
     answers: list[int] = []
@@ -212,22 +212,22 @@ def test_slow_takes_the_record_at_once(client: Client, monkeypatch: pytest.Monke
     until(lambda: bool(client.state()["records"]), "it is shown")
     assert client.last["outcome"] == "accepted"
     assert answers == []
-    client.sandbox.close()  # which nothing that is slow keeps up
+    client.sandbox.close()  # a slow answer does not delay it
     shop.join(20)
     assert answers == [200]
     assert client.post().status_code == 200
 
 
-def test_reset_is_seen_where_the_server_can_break_a_connection(client: Client) -> None:
-    """This server cannot, and fails; under the command's own it is a real reset (see the command's tests)."""
+def test_reset_needs_a_server_that_can_break_a_connection(client: Client) -> None:
+    """This server cannot, and answers 500. The command's own server does a real reset (see `test_command.py`)."""
     client.http.put("/api/answer", json={"answer": "reset"})
     assert client.post().status_code == 500
     assert (client.last["outcome"], client.last["status"]) == ("refused", None)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"7", b'{"answer": "418"}', b'{"answer": ["401"]}', b"{" * 9000])
-def test_a_switch_that_there_is_not_changes_nothing(client: Client, content: bytes) -> None:
-    """The answer names those that there are."""
+def test_an_unknown_switch_changes_nothing(client: Client, content: bytes) -> None:
+    """The answer names the valid ones."""
     answer = client.http.put("/api/answer", content=content)
     assert answer.status_code == 422
     assert "contract, 401, 403" in answer.json()["detail"]
@@ -235,7 +235,7 @@ def test_a_switch_that_there_is_not_changes_nothing(client: Client, content: byt
 
 
 def test_the_middleware_follows_a_switch(client: Client, make_butter: Callable[..., Butter]) -> None:
-    """401 is a hold, in which nothing is lost; when the switch is off the record arrives, and all is well again."""
+    """401 is a hold, and loses nothing. When the switch is off, the record arrives and the status is "ok" again."""
     butter = make_butter(base_url=str(client.http.base_url), transport=None, client_ip=client_ip.direct())
     client.http.put("/api/answer", json={"answer": "401"})
     butter.record(Checkout(**GOOD))  # type: ignore[arg-type]
@@ -247,11 +247,11 @@ def test_the_middleware_follows_a_switch(client: Client, make_butter: Callable[.
     assert client.last["sources"]["invoice_id"] == "the Checkout"
 
 
-# What the middleware tells
+# What the middleware reports
 
 
-def test_what_is_told_is_shown_for_fields_that_are_there(client: Client) -> None:
-    """Nothing else of it: anybody may send the header."""
+def test_sources_are_shown_for_fields_of_the_record(client: Client) -> None:
+    """The rest is left out, because any client can send the header."""
     told = {"route": "POST /pay", "fields": {"invoice_id": "extract.json(): id", "evil": "x", "psp": 7}}
     client.post(**{SANDBOX_SOURCES: json.dumps(told)})
     assert client.last["route"] == "POST /pay"
@@ -259,8 +259,8 @@ def test_what_is_told_is_shown_for_fields_that_are_there(client: Client) -> None
 
 
 @pytest.mark.parametrize("told", ["", "nothing", "[]", '{"fields": []}', '{"route": {}}', "[" * 9000])
-def test_what_is_told_wrongly_is_left_out(client: Client, told: str) -> None:
-    """The record counts all the same."""
+def test_malformed_sources_are_left_out(client: Client, told: str) -> None:
+    """The record is still accepted."""
     client.post(**{SANDBOX_SOURCES: told})
     assert (client.last["outcome"], client.last["route"], client.last["sources"]) == ("accepted", "", {})
 
@@ -269,7 +269,7 @@ def test_what_is_told_wrongly_is_left_out(client: Client, told: str) -> None:
 
 
 def test_a_test_record_needs_no_shop(client_of: Callable[[Sandbox], Client]) -> None:
-    """It goes the way of each record, with the credentials that the sandbox wants, and a switch counts."""
+    """It is handled like any record, with the sandbox's credentials. A switch applies to it."""
     client = client_of(Sandbox(username="merchant", password="secret"))
     assert client.http.post("/api/test").status_code == 200
     assert (client.last["outcome"], client.last["record"]["ipv4_address"]) == ("accepted", "192.0.2.1")
@@ -279,14 +279,16 @@ def test_a_test_record_needs_no_shop(client_of: Callable[[Sandbox], Client]) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"7", b"[7]", b"[" * 9000])
-def test_a_report_that_is_none_is_refused(client: Client, content: bytes) -> None:
-    """The list stays as it is."""
+def test_a_malformed_report_is_refused(client: Client, content: bytes) -> None:
+    """The list does not change."""
     assert client.http.post("/api/reports", content=content).status_code == 422
     assert client.state()["not_sent"] == []
 
 
-def test_what_became_nothing_is_told_with_its_remedy(client: Client, make_butter: Callable[..., Butter]) -> None:
-    """Parked, skipped, known already, and an annotation without effect; no value of a shopper's is in it."""
+def test_a_checkout_without_a_record_is_reported_with_its_fix(
+    client: Client, make_butter: Callable[..., Butter]
+) -> None:
+    """The reports cover parked, skipped, duplicate and an annotation without effect. They have no shopper's data."""
     butter = make_butter(
         CheckoutRoute("/checkout", "stripe", extract.json(invoice_id="id", customer_email="email")),
         base_url=str(client.http.base_url),
@@ -332,17 +334,17 @@ def test_what_became_nothing_is_told_with_its_remedy(client: Client, make_butter
     assert not [value for value in ("ada@example.com", "in_1", "in_2", "cus_1", SHOPPER) if value in text]
 
 
-def test_a_checkout_that_became_a_record_costs_the_log_thread_nothing(
+def test_a_checkout_that_gives_a_record_hands_nothing_to_the_log_thread(
     client: Client, make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sandbox is told of the others only: nothing of this one is handed to another thread."""
+    """The sandbox only gets reports of the others. This checkout hands nothing to another thread."""
     handed = list[object]()
     route = CheckoutRoute("/checkout", "stripe", extract.json(invoice_id="id", customer_email="email"))
     options = {"base_url": str(client.http.base_url), "transport": None, "client_ip": client_ip.direct()}
     butter = make_butter(route, **options)
     monkeypatch.setattr("butter_middleware.telemetry.dispatcher.log_thread.run", handed.append)
     paid = body(b'{"id": "in_1", "email": "ada@example.com"}')
-    for times in range(2):  # the second one is known already, which the sandbox is told
+    for times in range(2):  # the second one is a duplicate, which is reported to the sandbox
         asyncio.run(drive(ButterMiddleware(sends(start(), paid), butter), http_scope("/checkout", client=(SHOPPER, 1))))
         assert butter.flush()
         told = [event for call in handed for event in getattr(call, "args", ()) if isinstance(event, events.Event)]
@@ -350,8 +352,8 @@ def test_a_checkout_that_became_a_record_costs_the_log_thread_nothing(
 
 
 @pytest.mark.server
-def test_each_worker_tells(client: Client, path: Path) -> None:
-    """Several processes of one shop share a file; one sends for all, and each tells what became nothing in it."""
+def test_each_worker_reports(client: Client, path: Path) -> None:
+    """Several processes of a shop share a file. One sends the records of all. Each reports its own failures."""
     shop = """
 import sys
 import anyio
@@ -401,10 +403,10 @@ butter.close()
     assert {entry["reason"] for entry in state["not_sent"]} == {"no_email"}
 
 
-def test_what_is_not_a_sandbox_is_left_alone(
+def test_a_server_that_is_not_a_sandbox_gets_one_report(
     make_butter: Callable[..., Butter], late_server: tuple[Late, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It gets one request, and no second one for a while; the records go on."""
+    """It gets one report, and no second one for a while. Records are still sent."""
     monkeypatch.setattr("butter_middleware.telemetry.sandbox_reports.REST", 600.0)
     late, url = late_server
     fake, came = FakeButter(**CREDENTIALS), list[str]()
@@ -420,14 +422,14 @@ def test_what_is_not_a_sandbox_is_left_alone(
         assert butter.flush()
     butter.record(Checkout(**GOOD | {"invoice_id": "in_2"}))  # type: ignore[arg-type]
     assert butter.flush()
-    log_thread.settle(10)  # it tells of what became no record
+    log_thread.settle(10)  # it reports checkouts without a record
     until(lambda: "/api/reports" in came, "the report")
     assert sorted(came)[-3:] == ["/api/reports", "/v1/analytics", "/v1/analytics"]
     assert fake.requests == len(came) - 1
 
 
-def test_a_test_tells_no_sandbox(make_butter: Callable[..., Butter], client: Client) -> None:
-    """Nothing leaves the process, although BUTTER_BASE_URL names one."""
+def test_a_test_reports_to_no_sandbox(make_butter: Callable[..., Butter], client: Client) -> None:
+    """Nothing leaves the process, although `base_url` is a sandbox."""
     butter = make_butter(base_url=str(client.http.base_url), transport=None)
     with inbox() as butter_inbox:
         annotate({"type": "http"}, customer_id="x")
@@ -447,7 +449,7 @@ def take(inbox: Inbox, *numbers: int) -> None:
 
 
 def test_the_oldest_are_dropped_and_counted() -> None:
-    """Beyond `keep`, and the numbers go on."""
+    """This applies beyond `keep`. The numbers continue."""
     inbox = Inbox(keep=3)
     take(inbox, 1, 2, 3, 4, 5)
     assert [entry.seq for entry in inbox.since(0, 1 << 30)] == [3, 4, 5]
@@ -457,7 +459,7 @@ def test_the_oldest_are_dropped_and_counted() -> None:
 
 
 def test_a_dropped_record_is_still_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A duplicate is one whether the first is still shown or not; that memory is bounded too."""
+    """A duplicate is found even if the first record is no longer shown. The list of keys is bounded too."""
     monkeypatch.setattr(inboxes, "KNOWN_KEYS", 4)
     inbox = Inbox(keep=1)
     take(inbox, 1, 2, 3, 1)
@@ -467,7 +469,7 @@ def test_a_dropped_record_is_still_known(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_large_bodies_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten thousand of 64 KiB would be more than a desk has."""
+    """Ten thousand bodies of 64 KiB would fill a laptop's memory."""
     monkeypatch.setattr(inboxes, "KEEP_CHARACTERS", 20_000)
     inbox = Inbox()
     for _large in range(10):
@@ -476,8 +478,8 @@ def test_large_bodies_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> N
     assert inbox.counts["dropped"] > 6
 
 
-def test_what_was_cleared_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bound is for what is there."""
+def test_cleared_entries_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound only counts the entries that are kept."""
     monkeypatch.setattr(inboxes, "KEEP_CHARACTERS", 15_000)
     inbox = Inbox()
     for _time in range(3):
@@ -488,14 +490,14 @@ def test_what_was_cleared_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def taken() -> Iterator[Callable[[], tuple[int, int]]]:
-    """Measure what memory is taken now, and what was at most."""
+    """Measure the memory that is used now, and the peak."""
     tracemalloc.start()
     yield tracemalloc.get_traced_memory
     tracemalloc.stop()
 
 
 def posted(sandbox: Sandbox, chunk: bytes, chunks: int) -> int:
-    """Post a body in so many equal chunks; return the status."""
+    """Post a body of `chunks` equal chunks. Return the status."""
     left = iter(range(chunks - 1, -1, -1))
 
     async def receive() -> Message:
@@ -507,7 +509,7 @@ def posted(sandbox: Sandbox, chunk: bytes, chunks: int) -> int:
 
 
 def test_records_that_are_no_longer_kept_take_no_room(taken: Callable[[], tuple[int, int]]) -> None:
-    """Neither in the inbox nor in the Butter behind it."""
+    """Neither the inbox nor the Butter behind it keeps them."""
     sandbox, body = Sandbox(keep=1), json.dumps(GOOD | {"user_agent": "x" * 50_000}).encode()
     assert posted(sandbox, body, 1) == 200
     before, _most = taken()
@@ -517,7 +519,7 @@ def test_records_that_are_no_longer_kept_take_no_room(taken: Callable[[], tuple[
 
 
 def test_a_body_without_an_end_takes_no_room(taken: Callable[[], tuple[int, int]]) -> None:
-    """It is read, so that its sender gets the answer, and let go."""
+    """It is read, so that its sender gets the answer, but not kept."""
     sandbox, chunk = Sandbox(), b"x" * MOST_BYTES
     before, _most = taken()
     assert posted(sandbox, chunk, 100) == 413
@@ -525,8 +527,8 @@ def test_a_body_without_an_end_takes_no_room(taken: Callable[[], tuple[int, int]
     assert most - before < 20 * MOST_BYTES
 
 
-def test_a_message_of_the_stream_is_of_bearable_size() -> None:
-    """`since` stops at the entry that fills it, and goes on from there."""
+def test_a_message_of_the_stream_has_a_size_limit() -> None:
+    """`since` stops at the size limit. The next call continues from there."""
     inbox = Inbox()
     take(inbox, *range(10))
     first = inbox.since(0, 1000)
@@ -535,8 +537,8 @@ def test_a_message_of_the_stream_is_of_bearable_size() -> None:
     assert inbox.since(10, 1 << 30) == []
 
 
-def test_clearing_forgets_all_but_the_number(client: Client) -> None:
-    """So that pages that listen know what is new."""
+def test_clearing_keeps_the_number(client: Client) -> None:
+    """The number tells open pages which entries are new."""
     client.post()
     state = client.http.delete("/api/records").json()
     assert (state["first"], state["arrived"], state["counts"]["accepted"]) == (2, 1, 0)
@@ -544,8 +546,8 @@ def test_clearing_forgets_all_but_the_number(client: Client) -> None:
     assert (client.last["seq"], client.last["outcome"]) == (2, "accepted")
 
 
-def test_no_repr_shows_a_value() -> None:
-    """Of who bought what."""
+def test_a_repr_shows_no_shoppers_data() -> None:
+    """The repr has only counts and numbers."""
     sandbox = Sandbox()
     entry = sandbox.inbox.take(json.dumps(GOOD).encode(), 200)
     assert (repr(sandbox), repr(entry)) == ("Sandbox(1 arrived)", "Entry(1)")
@@ -555,7 +557,7 @@ def test_no_repr_shows_a_value() -> None:
 
 
 def messages(client: Client, count: int, after: str = "") -> list[tuple[str, str, Any]]:
-    """Read that many events: name, id, data."""
+    """Read `count` events, each as name, ID and data."""
     found: list[tuple[str, str, Any]] = []
     headers = {"last-event-id": after} if after else {}
     with client.http.stream("GET", "/api/events", headers=headers) as response:
@@ -575,8 +577,8 @@ def messages(client: Client, count: int, after: str = "") -> list[tuple[str, str
     return found
 
 
-def test_a_page_gets_what_was_there_and_what_comes(client: Client) -> None:
-    """First the state, then the records; a page that comes back gets those after the last that it saw."""
+def test_a_page_gets_the_existing_records_and_the_new_ones(client: Client) -> None:
+    """First comes the state, then the records. A page that reconnects gets those after the last that it has."""
     client.post()
     state, records = messages(client, 2)
     assert (state[0], records[0]) == ("state", "records")
@@ -588,15 +590,15 @@ def test_a_page_gets_what_was_there_and_what_comes(client: Client) -> None:
 
 
 @pytest.mark.parametrize("after", ["ffffffff-1", "nonsense", "-", "1"])
-def test_a_page_of_another_run_starts_anew(client: Client, after: str) -> None:
-    """The numbers of a sandbox that was restarted mean nothing."""
+def test_a_page_of_another_run_starts_from_the_beginning(client: Client, after: str) -> None:
+    """The numbers of a sandbox that was restarted are not valid."""
     client.post()
     _state, records = messages(client, 2, after=after)
     assert [entry["seq"] for entry in records[2]] == [1]
 
 
 def test_streams_are_bounded_and_end_with_the_sandbox(client: Client) -> None:
-    """So that a page that is opened in a loop cannot take the sandbox down, nor keep it up."""
+    """A page that is opened in a loop can neither overload the sandbox nor keep it from stopping."""
     url = str(client.http.base_url)
     with httpx.Client(base_url=url, trust_env=False, limits=httpx.Limits(max_connections=None)) as pages:
         opened = [pages.send(pages.build_request("GET", "/api/events"), stream=True) for _ in range(MOST_STREAMS)]
@@ -615,7 +617,7 @@ def _can_listen(client: Client) -> bool:
         return response.status_code == 200
 
 
-# Who may not
+# Requests it refuses
 
 
 @pytest.mark.parametrize(
@@ -632,7 +634,7 @@ def _can_listen(client: Client) -> bool:
         ({"origin": "http://localhost:{port}"}, 403),
         ({"sec-fetch-site": "cross-site"}, 403),
         ({"sec-fetch-site": "same-site"}, 403),
-        # A name that its owner lets point at this machine
+        # A host name whose owner lets it point at this machine (DNS rebinding)
         ({"host": "evil.example"}, 421),
         ({"host": "evil.example", "origin": "http://evil.example"}, 421),
         ({"host": "127.0.0.1.evil.example"}, 421),
@@ -649,7 +651,7 @@ def _can_listen(client: Client) -> bool:
     ],
 )
 def test_no_other_page_can_switch_read_or_post(client: Client, headers: dict[str, str], status: int) -> None:
-    """By Origin, by Sec-Fetch-Site, and by Host; whatever is refused changes nothing and is not shown."""
+    """Origin, Sec-Fetch-Site and Host decide. A refused request changes nothing and is not shown."""
     own = str(client.http.base_url).rstrip("/")
     sent = {name: value.format(own=own, port=client.http.base_url.port) for name, value in headers.items()}
     assert client.http.put("/api/answer", json={"answer": "500"}, headers=sent).status_code == status
@@ -662,14 +664,14 @@ def test_no_other_page_can_switch_read_or_post(client: Client, headers: dict[str
 
 
 def test_a_link_may_lead_to_the_page(client: Client) -> None:
-    """A browser that follows one says so, and whoever links to it sees nothing of it."""
+    """A browser marks such a request as a navigation, and the page with the link cannot read the answer."""
     link = {"accept": "text/html", "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     assert client.http.get("/", headers=link).status_code == 200
     assert client.http.get("/", headers=link | {"sec-fetch-dest": "document"}).status_code == 200
 
 
-def test_a_form_and_a_frame_are_no_links(client: Client) -> None:
-    """Navigations too, which may come without an Origin: a frame would hold a stream, a form would be shown."""
+def test_a_form_and_a_frame_are_refused(client: Client) -> None:
+    """They are navigations too, maybe without an Origin. A frame would hold a stream. A form would post a record."""
     elsewhere = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
     assert client.http.get("/api/events", headers=elsewhere | {"sec-fetch-dest": "iframe"}).status_code == 403
     assert client.post(**elsewhere, **{"sec-fetch-dest": "document"}).status_code == 403
@@ -677,7 +679,7 @@ def test_a_form_and_a_frame_are_no_links(client: Client) -> None:
 
 
 def test_no_other_page_can_read_by_cors(client: Client) -> None:
-    """Not even a preflight is granted."""
+    """A preflight request is refused too."""
     asked = {"origin": "https://evil.example", "access-control-request-method": "PUT"}
     answer = client.http.options("/api/answer", headers=asked)
     assert answer.status_code == 403
@@ -685,7 +687,7 @@ def test_no_other_page_can_read_by_cors(client: Client) -> None:
 
 
 def test_an_exposed_sandbox_has_names_and_addresses(client_of: Callable[[Sandbox], Client]) -> None:
-    """Asked for twice; still no name that is not its own."""
+    """It accepts its own names and any address. It refuses other names."""
     client = client_of(Sandbox(exposed=True, names=("desk.example",)))
     for host in ("192.0.2.1:8025", "desk.example", "DESK.example:80", "[2001:db8::1]"):
         assert client.http.get("/api/records", headers={"host": host}).status_code == 200
@@ -694,7 +696,7 @@ def test_an_exposed_sandbox_has_names_and_addresses(client_of: Callable[[Sandbox
 
 @pytest.mark.parametrize("path", ["/", "/app.js", "/style.css", "/icon.svg", "/api/records", "/nothing"])
 def test_every_answer_forbids_what_the_page_does_not_need(client: Client, path: str) -> None:
-    """No inline script, nothing from elsewhere, no frame, no guess at a type, no copy in a cache."""
+    """The headers forbid inline scripts, other origins, frames, content sniffing and caching."""
     headers = client.http.get(path, headers={"accept": "text/html"}).headers
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -707,7 +709,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(client: Client, path: 
 
 
 def test_the_page_has_no_inline_code_and_no_foreign_address(client: Client) -> None:
-    """Three separate files, as they lie in the package."""
+    """The page, the script and the style are three separate files."""
     page = client.http.get("/", headers={"accept": "text/html"}).text
     script, style = (client.http.get(path).text for path in ("/app.js", "/style.css"))
     assert " on" not in page.replace(" only", "").lower().split("<body>")[0]

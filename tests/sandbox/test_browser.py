@@ -53,7 +53,7 @@ Open = Callable[..., Any]
 
 
 def watch(page: Any, wrong: list[str]) -> None:
-    """Note whatever a page should not have: errors, dialogs, requests that fail."""
+    """Collect errors, dialogs and failed requests in `wrong`."""
 
     def note_when(condition: Callable[[Any], bool], text: Callable[[Any], str]) -> Callable[[Any], None]:
         return lambda event: wrong.append(text(event)) if condition(event) else None
@@ -71,7 +71,7 @@ def watch(page: Any, wrong: list[str]) -> None:
 
 @pytest.fixture
 def open_page(browser: Any, url: str) -> Iterator[Open]:
-    """Open the page; at the end nothing may have been logged as an error, nor blocked, nor run."""
+    """Open the page. At the end, check that there was no error, blocked resource or script from data."""
     contexts: list[Any] = []
     wrong: list[str] = []
 
@@ -110,7 +110,7 @@ def butter(make_butter: Callable[..., Butter], url: str) -> Butter:
 
 @pytest.fixture
 def buy(butter: Butter) -> Callable[[str], None]:
-    """Check out in a shop, as a shopper behind a proxy does."""
+    """Check out in a shop that is behind a proxy."""
     app = FastAPI()
 
     @app.post("/checkout/{cart}")
@@ -128,7 +128,7 @@ def buy(butter: Butter) -> Callable[[str], None]:
 
 
 def rows(page: Any) -> list[str]:
-    """Return the text of each record that is shown, the newest first."""
+    """Return the text of each visible record, the newest first."""
     return [" ".join(text.split()) for text in page.locator("tr.record").all_inner_texts()]
 
 
@@ -142,7 +142,7 @@ def choose(page: Any, group: str, value: str) -> None:
 
 
 def fill(sandbox: Sandbox, count: int, start: int = 0) -> None:
-    """Put records into the inbox that never travelled, before a page is there."""
+    """Put records into the inbox directly, before a page is opened."""
     for number in range(start, start + count):
         body = GOOD | {"invoice_id": f"in_{number}", "customer_email": f"shopper{number}@example.com"}
         sandbox.inbox.take(json.dumps(body).encode(), 200)
@@ -152,7 +152,7 @@ def fill(sandbox: Sandbox, count: int, start: int = 0) -> None:
 
 
 def test_a_checkout_shows_up_without_a_reload(page: Any, buy: Callable[[str], None]) -> None:
-    """With its fields, and, opened, with what gave each of them."""
+    """It has its fields. When it is opened, it shows the source of each."""
     assert page.locator("#empty").is_visible()
     page.evaluate("window.same = true")
     buy("ada")
@@ -174,7 +174,7 @@ def test_a_checkout_shows_up_without_a_reload(page: Any, buy: Callable[[str], No
 
 
 def test_the_newest_is_on_top(page: Any, buy: Callable[[str], None]) -> None:
-    """And the counts follow."""
+    """The counts are updated."""
     for cart in ("ada", "grace"):
         buy(cart)
     wait_for_rows(page, 2)
@@ -183,8 +183,8 @@ def test_the_newest_is_on_top(page: Any, buy: Callable[[str], None]) -> None:
     assert page.locator("#count-accepted").inner_text() == "3"
 
 
-def test_duplicates_and_rejected_records_say_so(page: Any, http: httpx.Client) -> None:
-    """The first of a pair is a click away; what is wrong is said, and marked at the field."""
+def test_duplicates_and_rejected_records_are_marked(page: Any, http: httpx.Client) -> None:
+    """A duplicate has a link to the first record. A rejected one shows the problem, and marks the field."""
     for body in (GOOD, GOOD, {"psp": "paypal", "customer_email": "nobody"}):
         http.post("/v1/analytics", json=body)
     rejected, duplicate, _accepted = wait_for_rows(page, 3)
@@ -205,7 +205,7 @@ def test_duplicates_and_rejected_records_say_so(page: Any, http: httpx.Client) -
 def test_a_switch_changes_the_next_answer_and_the_middleware_follows(
     page: Any, butter: Butter, buy: Callable[[str], None]
 ) -> None:
-    """A hold at 401; when the switch is off the same record arrives, and the status is well again."""
+    """401 is a hold. When the switch is off, the same record arrives, and the status is "ok" again."""
     buy("ada")
     until(lambda: butter.status().delivered == 1, "the first record")
     choose(page, "answer", "401")
@@ -222,19 +222,19 @@ def test_a_switch_changes_the_next_answer_and_the_middleware_follows(
     assert page.locator("#switches[data-switched]").count() == 0
 
 
-def test_every_switch_is_set_by_keyboard(page: Any, sandbox: Sandbox) -> None:
-    """Arrow keys, as in any group of radio buttons; quickly, so that the last one chosen must win."""
+def test_every_switch_can_be_set_by_keyboard(page: Any, sandbox: Sandbox) -> None:
+    """Arrow keys work as in any radio group. They come fast, so the last choice must win."""
     page.focus("[name=answer][value=contract]")
     for _key in range(7):
         page.keyboard.press("ArrowRight")
     until(lambda: sandbox.answer == "reset", "the last one")
-    page.wait_for_selector("#answer-hint:has-text('five in a row')")  # what the sandbox has told the page
+    page.wait_for_selector("#answer-hint:has-text('five in a row')")  # from the sandbox's stream
     assert page.evaluate("document.querySelector('[name=answer]:checked').value") == "reset"
     sandbox.answer = "contract"
 
 
 def test_a_switch_set_elsewhere_is_shown(open_page: Open, http: httpx.Client) -> None:
-    """By a script, or in another window."""
+    """It may be set by a script, or in another window."""
     one, other = open_page(), open_page(PHONE)
     choose(one, "answer", "slow")
     other.wait_for_function("() => document.querySelector('[name=answer]:checked').value === 'slow'")
@@ -244,7 +244,7 @@ def test_a_switch_set_elsewhere_is_shown(open_page: Open, http: httpx.Client) ->
 
 
 def test_an_answer_that_comes_late_does_not_set_a_switch_back(page: Any, http: httpx.Client) -> None:
-    """What the sandbox told by its stream in between is newer."""
+    """The state that came by the stream in between is newer."""
     page.evaluate("""() => {
         const real = window.fetch;
         window.fetch = async (...call) => {
@@ -264,7 +264,7 @@ def test_an_answer_that_comes_late_does_not_set_a_switch_back(page: Any, http: h
 
 
 def test_search_filters(page: Any, http: httpx.Client) -> None:
-    """All words, anywhere in a record, in any case; by outcome too. Escape ends it."""
+    """It finds all words, anywhere in a record, in any case. The outcome filters too. Escape ends the search."""
     for number, psp in enumerate(("stripe", "adyen", "adyen")):
         http.post("/v1/analytics", json=GOOD | {"psp": psp, "invoice_id": f"in_{number}"})
     http.post("/v1/analytics", json={"psp": "adyen"})
@@ -285,7 +285,7 @@ def test_search_filters(page: Any, http: httpx.Client) -> None:
 
 
 class Inbox:
-    """Stands in for the plugin's fixture `butter_inbox`."""
+    """Replaces the plugin's fixture `butter_inbox`."""
 
     def assert_sent(self, **fields: str) -> None:
         self.fields = fields
@@ -297,12 +297,12 @@ def copied(page: Any) -> tuple[str, dict[str, str]]:
     code = page.evaluate("navigator.clipboard.readText()")
     inbox = Inbox()
     assert len(ast.parse(code).body) == 1
-    exec(code, {"butter_inbox": inbox})  # noqa: S102 - to see that it says what the record says, and no more
+    exec(code, {"butter_inbox": inbox})  # noqa: S102 - to check that it has the record's fields and does no more
     return code, inbox.fields
 
 
 def test_copy_as_pytest_assertion(page: Any, http: httpx.Client) -> None:
-    """A line that goes into a test as it is, IDs first."""
+    """The copied code can be pasted into a test. IDs come first."""
     http.post("/v1/analytics", json=GOOD)
     wait_for_rows(page, 1)
     page.click("tr.record")
@@ -311,8 +311,8 @@ def test_copy_as_pytest_assertion(page: Any, http: httpx.Client) -> None:
     assert fields == GOOD
 
 
-def test_what_is_copied_is_python_whatever_it_holds(page: Any, http: httpx.Client) -> None:
-    """Quotes, escapes, what is no ASCII, and what is seen by nobody or reorders what is seen."""
+def test_the_copied_code_is_python_with_any_value(page: Any, http: httpx.Client) -> None:
+    """The values have quotes, escapes, non-ASCII, invisible and bidirectional characters."""
     odd = "\"');import os\\\n\t\u2028\u202e\x7f\x01é😀\U000e0041" + "{x}" * 3
     http.post("/v1/analytics", json=GOOD | {"invoice_id": odd, "charge_id": "'"})
     wait_for_rows(page, 1)
@@ -322,8 +322,8 @@ def test_what_is_copied_is_python_whatever_it_holds(page: Any, http: httpx.Clien
     assert all(character.isprintable() or character == "\n" for character in code)
 
 
-def test_what_is_copied_passes_in_a_test(page: Any, http: httpx.Client, suite: Suite) -> None:
-    """As it is, with the plugin's own `butter_inbox`, where the checkout is the same; and fails where it is not."""
+def test_the_copied_code_passes_in_a_test(page: Any, http: httpx.Client, suite: Suite) -> None:
+    """With the plugin's `butter_inbox`, it passes if the checkout is the same, and fails if it is not."""
     odd = GOOD | {"charge_id": "\"'\\\n\u2028\u202e\x01é😀", "user_agent": "Mozilla/5.0 (X11; Linux x86_64)"}
     tests = """
 from butter_middleware import Butter, Checkout, client_ip
@@ -352,7 +352,7 @@ def test_other_than_{number}(butter_inbox):
 
 
 def test_pause_holds_the_list_still(page: Any, http: httpx.Client) -> None:
-    """What comes is counted, and shown at the end of the pause."""
+    """New records are counted, and shown when the pause ends."""
     http.post("/v1/analytics", json=GOOD)
     wait_for_rows(page, 1)
     page.click("#pause")
@@ -365,7 +365,7 @@ def test_pause_holds_the_list_still(page: Any, http: httpx.Client) -> None:
 
 
 def test_clear_empties_it(page: Any, http: httpx.Client) -> None:
-    """For everyone, and the next record is shown."""
+    """The next record is shown again."""
     http.post("/v1/analytics", json=GOOD)
     wait_for_rows(page, 1)
     page.click("#clear")
@@ -374,10 +374,8 @@ def test_clear_empties_it(page: Any, http: httpx.Client) -> None:
     assert "Accepted" in wait_for_rows(page, 1)[0]
 
 
-def test_a_sandbox_that_is_started_anew_is_shown_anew(
-    page: Any, late_server: tuple[Late, str], http: httpx.Client
-) -> None:
-    """The page comes back by itself, and forgets what the other one had."""
+def test_a_restarted_sandbox_is_shown_empty(page: Any, late_server: tuple[Late, str], http: httpx.Client) -> None:
+    """The page reconnects by itself, and drops the old sandbox's records."""
     http.post("/v1/analytics", json=GOOD)
     wait_for_rows(page, 1)
     late, _url = late_server
@@ -410,8 +408,8 @@ REPORTS = [
 ]
 
 
-def test_what_did_not_arrive_stands_beside_what_did(page: Any, http: httpx.Client) -> None:
-    """With its reason and its remedy, as text; it is counted, found, and filtered by its route."""
+def test_checkouts_without_a_record_are_in_the_same_list(page: Any, http: httpx.Client) -> None:
+    """It is shown as text, with its reason and its fix. It is counted, and the filter by route finds it."""
     http.post("/v1/analytics", json=GOOD, headers={SANDBOX_SOURCES: '{"route": "POST /buy"}'})
     assert http.post("/api/reports", json=REPORTS).status_code == 204
     ignored, known, parked, _record = wait_for_rows(page, 4)
@@ -430,7 +428,7 @@ def test_what_did_not_arrive_stands_beside_what_did(page: Any, http: httpx.Clien
 
 
 def test_one_entry_has_an_address(page: Any, http: httpx.Client) -> None:
-    """Whoever opens it sees that entry, open, with the raw request and the answer."""
+    """The address opens that entry, with the raw request and the answer."""
     for number in range(3):
         http.post("/v1/analytics", json=GOOD | {"invoice_id": f"in_{number}"})
     wait_for_rows(page, 3)
@@ -445,16 +443,16 @@ def test_one_entry_has_an_address(page: Any, http: httpx.Client) -> None:
 
 
 def test_a_test_record_is_one_click(page: Any) -> None:
-    """From the empty page."""
+    """The button is on the empty page."""
     page.click("#empty .send-test")
     assert "test@example.com" in wait_for_rows(page, 1)[0]
 
 
-# Who uses it
+# Accessibility
 
 
-def test_it_is_used_by_keyboard(page: Any, http: httpx.Client) -> None:
-    """Ctrl+K to the search, Tab to the records, arrows between them; the focus stays while others arrive."""
+def test_it_can_be_used_by_keyboard(page: Any, http: httpx.Client) -> None:
+    """Ctrl+K goes to the search, Tab to the records, arrows between them. The focus stays while others arrive."""
     for number in range(3):
         http.post("/v1/analytics", json=GOOD | {"invoice_id": f"in_{number}"})
     wait_for_rows(page, 3)
@@ -474,8 +472,8 @@ def test_it_is_used_by_keyboard(page: Any, http: httpx.Client) -> None:
     assert page.locator("tr.detail").count() == 0
 
 
-def test_what_arrives_is_announced(page: Any, http: httpx.Client) -> None:
-    """Politely, and many at once in one sentence."""
+def test_new_records_are_announced(page: Any, http: httpx.Client) -> None:
+    """The announcement is polite. Many records at once give one sentence."""
     http.post("/v1/analytics", json=GOOD)
     page.wait_for_function(
         "() => document.getElementById('announcer').textContent === 'Record 1 arrived. Accepted 200.'"
@@ -488,7 +486,7 @@ def test_what_arrives_is_announced(page: Any, http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
 def test_a_screen_reader_finds_a_table_and_names(open_page: Open, sandbox: Sandbox, size: dict[str, int]) -> None:
-    """On a phone too, where each row looks like a card."""
+    """This is so on a phone too, although each row looks like a card."""
     fill(sandbox, 2)
     page = open_page(size)
     wait_for_rows(page, 2)
@@ -534,7 +532,7 @@ CONTRAST = """
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESK, PHONE, {"width": 320, "height": 640}], ids=["desk", "phone", "small"])
 def test_it_is_readable(open_page: Open, http: httpx.Client, size: dict[str, int], scheme: str) -> None:
-    """No text below WCAG's contrast of 4.5, and nothing wider than the screen: empty, full, opened, switched."""
+    """All text has WCAG's contrast of 4.5, and nothing is wider than the screen, in each state of the page."""
     page = open_page(size, scheme)
     assert page.evaluate(CONTRAST) == []
     for body in (GOOD, GOOD, {"psp": "x" * 300, "customer_email": "y" * 300, "charge_id": "z" * 300}, [1]):
@@ -544,7 +542,7 @@ def test_it_is_readable(open_page: Open, http: httpx.Client, size: dict[str, int
     wait_for_rows(page, 5)
     page.wait_for_selector("#switches[data-switched]")
     page.evaluate("[...document.querySelectorAll('.disclose')].forEach((one) => one.click())")
-    page.evaluate("document.getAnimations().forEach((one) => one.finish())")  # what is new no longer glows
+    page.evaluate("document.getAnimations().forEach((one) => one.finish())")  # new entries have a highlight
     assert page.evaluate(CONTRAST) == []
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     page.fill("#search", "no such")
@@ -556,7 +554,7 @@ def test_it_is_readable(open_page: Open, http: httpx.Client, size: dict[str, int
 
 
 def test_markup_is_shown_and_never_run(page: Any, http: httpx.Client) -> None:
-    """In every field, in names of fields, in what the middleware tells, and in what is no JSON at all."""
+    """Markup may be in every field, in field names, in the middleware's headers, and in a body that is not JSON."""
     names = ("psp", "customer_email", "ipv4_address", "invoice_id", "charge_id", "customer_id", "user_agent")
     body: dict[str, Any] = {name: MARKUP.format(name) for name in names}
     body |= {
@@ -595,8 +593,8 @@ def test_markup_is_shown_and_never_run(page: Any, http: httpx.Client) -> None:
         ("document.body.setAttribute('style', 'color: red')", "style-src"),
     ],
 )
-def test_the_policy_would_stop_what_the_page_does_not_do(browser: Any, url: str, attempt: str, violated: str) -> None:
-    """Were there a hole in the page, the browser would close it. The first shows that this test can tell."""
+def test_the_content_security_policy_blocks_attacks(browser: Any, url: str, attempt: str, violated: str) -> None:
+    """If the page has a hole, the browser still blocks the attempt. The first case is a control: it is allowed."""
     page = browser.new_page()
     try:
         page.goto(url)
@@ -614,8 +612,8 @@ def test_the_policy_would_stop_what_the_page_does_not_do(browser: Any, url: str,
         page.close()
 
 
-BEARABLE_MS = 1500
-"""On a machine that does much else; on a quiet one it is some 50."""
+MAX_MS = 1500
+"""The limit for a busy machine. An idle one takes about 50."""
 WATCH = """
 () => {
   window.longest = 0;
@@ -632,7 +630,7 @@ WATCH = """
 
 
 def test_ten_thousand_records_are_searched_and_a_window_of_them_shown(open_page: Open, sandbox: Sandbox) -> None:
-    """100 rows at first; what is oldest is found at once, and older ones come on demand."""
+    """The page shows 100 rows at first, and older ones on demand. The search also finds the oldest."""
     fill(sandbox, 10_050)
     page = open_page()
     page.wait_for_function("() => document.getElementById('older').textContent === 'Show older, 9,900 more'")
@@ -646,12 +644,12 @@ def test_ten_thousand_records_are_searched_and_a_window_of_them_shown(open_page:
     wait_for_rows(page, 100)
     page.click("#older")
     wait_for_rows(page, 200)
-    assert max(page.evaluate("window.keys")) < BEARABLE_MS
-    assert page.evaluate("window.longest") < BEARABLE_MS
+    assert max(page.evaluate("window.keys")) < MAX_MS
+    assert page.evaluate("window.longest") < MAX_MS
 
 
 def test_a_hundred_records_a_second_freeze_nothing(open_page: Open, sandbox: Sandbox, http: httpx.Client) -> None:
-    """While they arrive, beside ten thousand that are there, keys are answered and the opened record stays open."""
+    """While they arrive in a list of ten thousand, keys still work, and the opened record stays open."""
     fill(sandbox, 10_000)
     page = open_page()
     page.wait_for_selector("text=Show older, 9,900 more")
@@ -670,14 +668,14 @@ def test_a_hundred_records_a_second_freeze_nothing(open_page: Open, sandbox: San
     page.wait_for_function("() => document.querySelector('.email').textContent.startsWith('load249@')")
     keys = page.evaluate("window.keys")
     assert len(keys) > 4
-    assert sorted(keys)[len(keys) * 9 // 10] < BEARABLE_MS
-    assert page.evaluate("window.longest") < BEARABLE_MS
+    assert sorted(keys)[len(keys) * 9 // 10] < MAX_MS
+    assert page.evaluate("window.longest") < MAX_MS
     assert page.locator("tr.detail").count() == 1
     assert len(rows(page)) == 101
 
 
 def _post_steadily(http: httpx.Client, count: int, pause: float) -> int:
-    """Post, so many seconds apart; late ones follow at once, so that the rate is kept where the machine allows it."""
+    """Post every `pause` seconds. Late posts follow at once, to keep the average rate."""
     start = time.monotonic()
     accepted = 0
     for number in range(count):

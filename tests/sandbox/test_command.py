@@ -1,4 +1,4 @@
-"""`butter-middleware sandbox`: what it refuses, what it says, and how it ends, as a real process."""
+"""`butter-middleware sandbox` as a real process: what it refuses, what it prints, and how it ends."""
 
 import asyncio
 import errno
@@ -26,7 +26,7 @@ GOOD = {"customer_email": "ada@example.com", "ipv4_address": "81.2.69.142", "psp
 
 
 class Process:
-    """The command in a process of its own."""
+    """The command in a separate process."""
 
     def __init__(self, *arguments: str, port: int = 0) -> None:
         self.process = subprocess.Popen(
@@ -48,10 +48,10 @@ class Process:
         return match[1]
 
     def end(self, number: signal.Signals | None = None) -> tuple[int, str, str]:
-        """Send a signal, and return the exit code and what it said."""
+        """Send a signal. Return the exit code, the output and the errors."""
         if number is not None:
             self.process.send_signal(number)
-        # Not communicate(), which passes over what readline() has read ahead.
+        # Not communicate(), which skips what readline() has read ahead.
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         watchdog = threading.Timer(30, self.process.kill)
@@ -97,15 +97,15 @@ def start() -> Iterator[Start]:
         (["--keep", "0"], "0 is not in the range"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(arguments: list[str], says: str) -> None:
-    """With what to write instead, and nothing is opened."""
+def test_invalid_options_are_refused(arguments: list[str], says: str) -> None:
+    """The error says what to write instead, and no port is opened."""
     result = CliRunner().invoke(cli, ["sandbox", *arguments])
     assert result.exit_code == 2
     assert says in " ".join(result.output.split())
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And its help needs no server."""
+def test_without_the_extra_it_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its help works without the server."""
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "butter_middleware.sandbox.server", raising=False)
     assert CliRunner().invoke(cli, ["sandbox", "--help"]).exit_code == 0
@@ -122,16 +122,16 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         (["--host", "192.168..1", "--expose"], "cannot listen at 192.168..1, port 8025 (not a name of a host)"),
     ],
 )
-def test_where_it_cannot_listen_it_says_so(arguments: list[str], says: str) -> None:
-    """An address of another machine."""
+def test_an_address_it_cannot_listen_at(arguments: list[str], says: str) -> None:
+    """The address is of another machine, or the name is invalid."""
     result = CliRunner().invoke(cli, ["sandbox", *arguments])
     assert result.exit_code == 3
     assert says in result.output
     assert "--host 127.0.0.1" in result.output
 
 
-def test_a_port_in_use_is_said_with_the_remedy() -> None:
-    """One line, and another port."""
+def test_a_port_in_use() -> None:
+    """The error proposes another port."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -143,7 +143,7 @@ def test_a_port_in_use_is_said_with_the_remedy() -> None:
 
 
 def test_a_server_that_cannot_serve_ends_it(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """With one line, also if the port could be had."""
+    """It ends with one line, although the port was free."""
 
     async def fail(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -156,7 +156,7 @@ def test_a_server_that_cannot_serve_ends_it(monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_help_says_what_it_is_for() -> None:
-    """And the group lists it."""
+    """The list of commands has it too."""
     assert "BUTTER_BASE_URL" in CliRunner().invoke(cli, ["sandbox", "--help"]).output
     assert "sandbox" in CliRunner().invoke(cli, ["--help"]).output
 
@@ -166,7 +166,7 @@ def test_help_says_what_it_is_for() -> None:
 
 @pytest.mark.server
 def test_two_on_one_port(start: Start) -> None:
-    """As happens to whoever forgot the first in another window."""
+    """The user may have forgotten the first one in another window."""
     port = free_port()
     assert start(port=port).url == f"http://127.0.0.1:{port}"
     code, out, err = start(port=port).end()
@@ -176,8 +176,8 @@ def test_two_on_one_port(start: Start) -> None:
 
 
 @pytest.mark.server
-def test_it_says_what_to_set(start: Start) -> None:
-    """Lines to paste into the shop's shell; a password never."""
+def test_it_prints_what_to_set(start: Start) -> None:
+    """It prints lines to paste into the shop's shell, but never a password of the user."""
     process = start()
     url = process.url
     code, out, err = process.end(signal.SIGTERM)
@@ -195,8 +195,8 @@ def test_it_says_what_to_set(start: Start) -> None:
 
 @pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_whoever_listens(start: Start, number: signal.Signals) -> None:
-    """Pages that stream, a request that is answered slowly, a connection that says nothing: none keeps it up."""
+def test_a_signal_ends_it_despite_open_connections(start: Start, number: signal.Signals) -> None:
+    """Streams, a slow answer and a silent connection do not delay it."""
     process = start()
     with ExitStack() as stack:
         http = stack.enter_context(httpx.Client(base_url=process.url))
@@ -218,7 +218,7 @@ def test_a_signal_ends_it_whoever_listens(start: Start, number: signal.Signals) 
 
 @pytest.mark.server
 def test_a_page_that_reads_nothing_does_not_keep_it_up(start: Start) -> None:
-    """As one does that its browser has frozen: it ends within its time, and without a word."""
+    """A browser can freeze a page. The command still ends in time, without an error."""
     process = start()
     url = httpx.URL(process.url)
     with httpx.Client(base_url=url, auth=ANY) as http, socket.socket() as page:
@@ -239,7 +239,7 @@ def test_a_page_that_reads_nothing_does_not_keep_it_up(start: Start) -> None:
 
 @pytest.mark.server
 def test_reset_breaks_the_connection(start: Start) -> None:
-    """TCP's RST, before a byte of an answer; the record that was on its way is shown."""
+    """TCP's RST comes before a byte of an answer. The record that was on its way is shown."""
     url = httpx.URL(start().url)
     httpx.put(url.join("/api/answer"), json={"answer": "reset"})
     with socket.create_connection(("127.0.0.1", url.port or 0), timeout=10) as connection:
@@ -256,7 +256,7 @@ def test_reset_breaks_the_connection(start: Start) -> None:
 
 @pytest.mark.server
 def test_a_test_record_is_reset_too(start: Start) -> None:
-    """The connection of the page breaks, and the sandbox goes on."""
+    """The page's connection breaks, and the sandbox continues."""
     url = httpx.URL(start().url)
     httpx.put(url.join("/api/answer"), json={"answer": "reset"})
     with pytest.raises(httpx.ReadError):
@@ -267,7 +267,7 @@ def test_a_test_record_is_reset_too(start: Start) -> None:
 
 @pytest.mark.server
 def test_exposed_it_warns(start: Start) -> None:
-    """The page is reached by this machine's own address still."""
+    """The page still has this machine's own address."""
     process = start("--host", "0.0.0.0", "--expose")
     assert httpx.get(f"{process.url}/api/records").status_code == 200
     code, _out, err = process.end(signal.SIGINT)
@@ -277,7 +277,7 @@ def test_exposed_it_warns(start: Start) -> None:
 
 @pytest.mark.server
 def test_a_record_on_its_way_at_the_stop_is_answered(start: Start) -> None:
-    """Whoever posts while it stops gets an answer or no connection, and nothing in between."""
+    """A client that posts while it stops gets an answer or no connection."""
     process = start()
     outcomes: list[Any] = []
 
