@@ -44,7 +44,7 @@ __all__ = [
     "extract",
 ]
 
-if not TYPE_CHECKING:  # to a checker, a module with __getattr__ has every name there could be
+if not TYPE_CHECKING:  # a type checker accepts every name of a module that has __getattr__
     _HOMES = {
         "Beacon": "butter_middleware.ipv6.beacon",
         "Butter": "butter_middleware.butter",

@@ -29,7 +29,7 @@ from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
 
 if TYPE_CHECKING:
-    import httpx  # the core stays free of it until the first record is sent
+    import httpx  # the core does not load it before the first record is sent
     import psycopg  # an extra
 
 log = logging.getLogger("butter_middleware")
@@ -45,30 +45,31 @@ class Butter:
     Args:
         client_ip: The strategy that finds the shopper's address, such as `client_ip.aws_alb()`. There is no default.
         routes: The checkout routes; `checkout_route` adds more.
-        username: Or the environment's `BUTTER_USERNAME`, or a file that `BUTTER_USERNAME_FILE` names.
-        password: Or `BUTTER_PASSWORD`, or `BUTTER_PASSWORD_FILE`.
-        environment: "production" or "staging"; or `BUTTER_ENVIRONMENT`. Staging admits addresses that are not
-            public, and payments of a PSP's test mode.
-        outbox: Path of an SQLite file, a `LocalOutbox`, or any queue with the one method of `Outbox`, whose consumer
-            then delivers. Without it, records are in memory only. What is not delivered is lost when the process ends.
-        durability: "after_response": nothing waits; a SIGKILL loses what was captured in the last milliseconds.
-            "before_response": the capture is on disk before the last chunk leaves (about a millisecond), or after
-            `durability_timeout` the response goes out all the same, which is counted as `not_durable_in_time`. With a
-            queue as outbox: its record is in the queue before the last chunk leaves, or after 250 ms.
-        durability_timeout: Seconds, 0.001 to 10, for which "before_response" holds back the last chunk at most. With a
-            queue as outbox it is a quarter second.
-        delivery: "embedded": a thread of this process sends. "inline", if the platform freezes the process after the
-            response: it sends too, and the last chunk waits until Butter has the record, or for `inline_timeout`.
-            "external": this process only appends to the outbox's file, and needs no credentials;
-            `butter-middleware deliver --app shop.main:butter --follow`, as another process, reads and sends.
+        username: If left out, `BUTTER_USERNAME`, or the content of the file that `BUTTER_USERNAME_FILE` names.
+        password: If left out, `BUTTER_PASSWORD`, or the content of the file that `BUTTER_PASSWORD_FILE` names.
+        environment: "production" or "staging". If left out, `BUTTER_ENVIRONMENT`, or production. Staging admits
+            addresses that are not public, and payments of a PSP's test mode.
+        outbox: The path of an SQLite file, a `LocalOutbox`, or any queue that has the method of `Outbox`. The queue's
+            consumer then delivers. Without an outbox, records are in memory only. Those that are not delivered are
+            lost when the process ends.
+        durability: "after_response": no response waits. A SIGKILL loses the captures of the last milliseconds.
+            "before_response": the last chunk waits until the capture is on disk (about a millisecond). After
+            `durability_timeout` it leaves anyway, and `not_durable_in_time` counts it. With a queue as outbox, the
+            last chunk waits until the record is in the queue.
+        durability_timeout: Seconds, 0.001 to 10. "before_response" holds the last chunk back for at most this time.
+            With a queue as outbox it is 0.25.
+        delivery: "embedded": a thread of this process sends. "inline" is for platforms that freeze the process after
+            the response: a thread sends too, and the last chunk waits until Butter has the record, for at most
+            `inline_timeout`. "external": this process only appends to the outbox's file, and needs no credentials.
+            Another process, `butter-middleware deliver --app shop.main:butter --follow`, reads and sends.
         inline_timeout: Seconds, 0.05 to 30. A record that takes longer stays in the outbox, and is sent as usual.
         ipv4_beacon: How shoppers on IPv6 prove their IPv4 address. The app for it is then at `ipv4_beacon`.
-        base_url: Where Butter is, or `BUTTER_BASE_URL`: for tests and the sandbox, `http://127.0.0.1:8025`.
-        dry_run: Read everything, keep and send nothing; needs no credentials.
+        base_url: Another URL of Butter, such as the sandbox's `http://127.0.0.1:8025`. If left out, `BUTTER_BASE_URL`.
+        dry_run: Read everything, but keep and send nothing. This needs no credentials.
         max_body_bytes: Bytes, 1 to 1 GiB. A longer body is not captured, and its response counts as `too_large`.
-        drain_timeout: Seconds, 0 to 600, for which a shutdown waits for deliveries at most.
-        join_ttl: Seconds, 60 to 366 days, for which one part of a checkout in two parts waits for the other
-            (`CheckoutRoute(join=...)`).
+        drain_timeout: Seconds, 0 to 600. A shutdown waits for deliveries for at most this time.
+        join_ttl: Seconds, from 60 up to 366 days. One part of a checkout in two parts waits for the other for at most
+            this time (`CheckoutRoute(join=...)`).
         senders: How many records are sent at once, 1 to 8.
         send_user_agent: Send the shopper's User-Agent. Only if the account accepts it.
         send_network_transaction_id: Send `network_transaction_id`. Only if the account accepts it.
@@ -151,9 +152,9 @@ class Butter:
         )
         self.pipeline = Pipeline(components.build(settings, given, self._events, self._telemetry))
         del given
-        del username, password  # an error tracker adds the variables of this frame to the lines that follow
+        del username, password  # an error tracker adds this frame's variables to the log lines below
         parts = self._components
-        if parts.queue is None:  # else the outbox is that queue's waiting room
+        if parts.queue is None:  # otherwise the outbox is only the buffer in front of that queue
             self._warn(parts.outbox.validate())
         self._warn(components.part_warnings(parts, self.routes.routes))
 
@@ -181,7 +182,7 @@ class Butter:
                 path, psp, extract, when, methods, capture_request_body, address_from_body, join, address, source
             )
             fitting(self.beacon, [route])
-            if all(other.join is None for other in self.routes.routes):  # else it has been said
+            if all(other.join is None for other in self.routes.routes):  # otherwise an earlier route has warned
                 self._warn(components.part_warnings(self._components, [route]))
             self.routes.add(route)
             return extract
@@ -190,7 +191,7 @@ class Butter:
 
     @property
     def strategy(self) -> Strategy:
-        """How the shopper's address is found."""
+        """The strategy that finds the shopper's address."""
         return self._components.strategy
 
     @property
@@ -204,7 +205,7 @@ class Butter:
 
     @property
     def outbox(self) -> LocalOutbox | Outbox:
-        """Where records wait: the outbox of this process, or the queue of your own."""
+        """Where records wait: the outbox of this process, or your own queue."""
         return self._components.queue or self._components.outbox
 
     @property
@@ -218,7 +219,7 @@ class Butter:
 
     @property
     def health_app(self) -> HealthApp:
-        """The ASGI app for a health route, which says whether evidence is being collected, and what to do if not."""
+        """The ASGI app for a health route. It reports whether evidence is being collected, and what to do if not."""
         return HealthApp(self.pipeline.reporter.health)
 
     @overload
@@ -249,19 +250,19 @@ class Butter:
         connection: object = None,
         **fields: Unpack[CheckoutFields],
     ) -> Awaitable[None] | None:
-        """Take a checkout that is not in the response of a checkout route.
+        """Record a checkout that is not in the response of a checkout route.
 
-        Either a whole `Checkout`, or the shopper's request (as `annotate` takes it, or the ASGI scope) with the fields,
-        for a background task that learns the IDs after the response. The address is then the request's, found as that
-        of a captured response. The time is the request's too. The PSP is that of the route that the request matches,
-        unless `psp` is given. Wrong fields park the record with the reason. It raises nothing, since it may be called
-        inside a checkout: any other argument is logged as an error, and counted in `lost`.
+        Pass a whole `Checkout`. Or pass the shopper's request (as to `annotate`, or the ASGI scope) with the fields,
+        for a background task that learns the IDs after the response. The address and the time are then the request's.
+        The PSP is that of the route that the request matches, unless `psp` is given. Wrong fields park the record with
+        the reason. It does not raise, because it may be called inside a checkout: any other argument is logged as an
+        error, and counted in `lost`.
 
-        The record is on its way to the outbox when this returns; `flush` waits until it is safe.
+        When this returns, the record is on its way to the outbox. `flush` waits until it is safe.
 
         With `connection`, a psycopg connection, and `outbox=PostgresOutbox(...)`, the record is written within the
-        transaction that is open there: it commits with the order, or not at all, so it cannot be lost. An error of the
-        database is then raised, with the transaction as it was before. With an asynchronous connection, await the
+        open transaction of the connection. It commits with the order, or not at all, so it cannot be lost. A database
+        error is then raised, and the transaction is as it was before. With an asynchronous connection, await the
         result.
 
         Raises:
@@ -302,10 +303,10 @@ class Butter:
         return self._components.make_client()
 
     def delivery(self, senders: int | None = None) -> Delivery:
-        """Return what sends records to Butter one by one, for the consumer of a queue of your own.
+        """Return a `Delivery`, which sends records to Butter one by one, for the consumer of your own queue.
 
         Make one for each consumer, in its event loop, and keep it: it knows the endpoint's health. Then
-        `await delivery.deliver(Record.from_json(text))`, of up to `senders` records at once, 1 to 8.
+        `await delivery.deliver(Record.from_json(text))`, for up to `senders` records at once, 1 to 8.
 
         Raises:
             ConfigurationError: `senders` is not one of these numbers.
@@ -320,9 +321,9 @@ class Butter:
         return self.pipeline.reporter.status()
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Wait up to `timeout` seconds until all that was captured is delivered; say whether it is.
+        """Wait up to `timeout` seconds until all captures are delivered. Return whether they are.
 
-        Returns early if waiting cannot help, because Butter does not answer. `on_event` has got every event by then.
+        Returns early if waiting cannot help, because Butter does not answer. By then, `on_event` has got every event.
         With `delivery="external"` it waits for the disk only. Blocks: do not call it on the event loop.
         """
         deadline = time.monotonic() + timeout
@@ -341,7 +342,7 @@ class Butter:
         self.close()
 
     def __copy__(self) -> Self:
-        return self  # a handle on threads and a file: frameworks copy the options of a middleware, as Litestar does
+        return self  # it stands for threads and a file, and frameworks such as Litestar copy a middleware's options
 
     def __deepcopy__(self, _memo: object) -> Self:
         return self

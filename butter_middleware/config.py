@@ -23,18 +23,18 @@ log = logging.getLogger("butter_middleware")
 
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME: Final = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+\.?$){_LABEL}\.?")
-"""A host's name as DNS has it. One whose last label is a number is read as an address, or not at all."""
+"""A DNS name. If its last label is a number, clients read it as an address or refuse it, so it does not match."""
 _BRACKETS: Final = re.compile(r"(?:.*@)?\[[^]]*:[^]]*\](?::[0-9]*)?")
-"""The brackets of a URL: with a colon in them, and nothing but a port behind them."""
+"""A URL's host in brackets: a colon must be inside, and only a port may follow."""
 
 FARTHEST: Final = 1e12
-"""Seconds from the epoch that a clock may show."""
+"""The latest time that a clock may show, in seconds since the epoch."""
 COVERAGE_THRESHOLD: Final = 0.9
 """The share of the checkouts that must become records, unless `Butter` says otherwise."""
 SANDBOX_SOURCES: Final = "Butter-Sandbox-Sources"
-"""The request header that tells a sandbox on this machine what gave each field. Butter itself never gets it."""
+"""The request header with the source of each field, for a sandbox on this machine. Butter never gets it."""
 SANDBOX_REPORTS: Final = "/api/reports"
-"""Where a sandbox on this machine is told which checkouts became no record."""
+"""The path at which a sandbox on this machine takes reports of checkouts that did not become a record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ class Config:
 
     @property
     def staging(self) -> bool:
-        """Whether addresses that are not public and objects of a PSP's test mode count."""
+        """Whether addresses that are not public, and objects of a PSP's test mode, are accepted."""
         return self.environment == "staging"
 
     @property
@@ -94,10 +94,10 @@ class Config:
 
 
 def credential(name: str, given: object) -> str | None:
-    """Return a credential: the argument, or `BUTTER_<NAME>`, or what the file that `BUTTER_<NAME>_FILE` names holds.
+    """Return a credential: the argument, `BUTTER_<NAME>`, or the content of the file that `BUTTER_<NAME>_FILE` names.
 
     Raises:
-        ConfigurationError: it is empty, or the file cannot be read. The text never holds the value.
+        ConfigurationError: it is empty, or the file cannot be read. The text never contains the value.
     """
     variable = f"BUTTER_{name.upper()}"
     if given == "" and overrides.current() is not None:  # as of os.environ.get("BUTTER_PASSWORD", "")
@@ -113,7 +113,7 @@ def credential(name: str, given: object) -> str | None:
 
 
 def from_environment(name: str) -> str | None:
-    """Return a secret: a variable of the environment, or what the file that `<name>_FILE` names holds.
+    """Return a secret: an environment variable, or the content of the file that `<name>_FILE` names.
 
     Raises:
         ConfigurationError: the file cannot be read.
@@ -131,7 +131,7 @@ def from_environment(name: str) -> str | None:
 
 
 def variable(name: str) -> str | None:
-    """Return a variable of the environment. An empty one is an unset one: compose files set it so."""
+    """Return an environment variable. An empty one counts as unset, because compose files set it to an empty text."""
     return os.environ.get(name, "").strip() or None
 
 
@@ -163,7 +163,7 @@ def one_of(name: str, given: object, choices: tuple[str, ...]) -> object:
 
 
 def meant(given: object, known: Iterable[str], what: str) -> str:
-    """Say which of the known names was probably meant, or which there are. `what` is what they are, such as fields."""
+    """Return a hint: the known name that was probably meant, or all of them. `what` is their kind, such as fields."""
     names = list(known)
     near = near_miss(given, names)
     return f"Did you mean {near}?" if near else f"The {what} are {', '.join(names)}."
@@ -218,7 +218,7 @@ def checked_url(name: str, given: object) -> str:
         host, _port = url.hostname or "", url.port
     except ValueError:
         url, host = urlsplit(""), ""
-    # urlsplit lets pass, or drops, what an HTTP client refuses, or takes for a query: line feeds, hosts, a lone "?".
+    # urlsplit accepts, or drops, what an HTTP client refuses or takes for a query: line feeds, hosts, a lone "?".
     is_plain = text.isprintable() and not {*text} & {*" ?#\\"}
     if url.scheme not in {"http", "https"} or not is_plain or not host:
         msg = (
@@ -239,7 +239,7 @@ def checked_url(name: str, given: object) -> str:
 
 
 def _is_host(netloc: str, host: str) -> bool:
-    """Whether an HTTP client takes this host of a URL. Punycode may encode nothing: a client refuses it then."""
+    """Whether an HTTP client accepts this host of a URL. Clients refuse Punycode that encodes nothing."""
     if "[" in netloc and not _BRACKETS.fullmatch(netloc):
         return False
     if _NAME.fullmatch(host):
@@ -248,7 +248,7 @@ def _is_host(netloc: str, host: str) -> bool:
         ip_address(host)
     except ValueError:
         return False
-    return "%" not in host  # no name of a network's interface
+    return "%" not in host  # the name of a network interface is not accepted
 
 
 def is_loopback(host: str) -> bool:
@@ -313,7 +313,7 @@ def function(where: str, given: object, remedy: str) -> None:
 
 
 def clock(given: object) -> None:
-    """Check that something tells the time, by asking it once.
+    """Check that a clock returns the time, by calling it once.
 
     Raises:
         ConfigurationError: it is not a plain function without arguments, or does not give a number.

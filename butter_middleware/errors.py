@@ -1,11 +1,11 @@
-"""Every exception that leaves this package, drawn once.
+"""Every exception that this package raises.
 
 ButterError
 ├── ConfigurationError   (also a ValueError) a mistake in what the merchant wrote, raised at import
 │   └── HTTPClientError  an environment variable keeps the HTTP client from being made; sending waits until it is fixed
 ├── ExtractionError      a response that an extractor could not read; parks the capture
-├── OutboxFullError      an outbox at its bound; the record is lost, counted and said
-├── OutboxClosedError    an outbox used before `open` or after `close`; the record is lost, counted and said
+├── OutboxFullError      an outbox at its bound; the record is lost, counted and logged
+├── OutboxClosedError    an outbox used before `open` or after `close`; the record is lost, counted and logged
 ├── OutboxBusyError      an outbox's file whose lock another process has held for too long; for the command line
 ├── OutboxReplacedError  an outbox's file that is another one than before; what is still in memory is written again
 ├── OutboxBrokenError    an outbox's file that cannot be read or written now; for the command line
@@ -15,21 +15,21 @@ ButterError
 from typing import Final
 
 ERROR_INDEX: Final = "docs/errors.md"
-"""The page that has a row, with an anchor, for each reason and each log line. Messages point at it."""
+"""The page that has a row, with an anchor, for each reason and each log line. Messages name it."""
 
 
 def see(anchor: str) -> str:
-    """Return the sentence that points at a row of the error index."""
+    """Return the sentence that names a row of the error index."""
     return f"See {ERROR_INDEX}#{anchor.replace('_', '-')}."
 
 
 def syntax_problem(error: Exception) -> str:
-    """Return what JMESPath says of an expression. The expression, which its text ends with, is left out."""
+    """Return JMESPath's error message, without the expression that it ends with."""
     return str(error).partition("\n")[0].removesuffix(", for expression:").rstrip(":")
 
 
 class ButterError(Exception):
-    """Base of every exception that this package raises. Its text never holds personal data."""
+    """Base of every exception that this package raises. Its text never contains personal data."""
 
 
 class ConfigurationError(ButterError, ValueError):

@@ -1,6 +1,6 @@
-"""What happens to the evidence, as data: for `Butter(on_event=...)`, and all that is counted and logged.
+"""The events of the evidence: for `Butter(on_event=...)`, the counts and the log.
 
-No event holds personal data: no address, no e-mail, no ID, nothing of a body, a header or a path that a shopper chose.
+No event holds personal data: no address, e-mail or ID, and no part of a body, a header or a path that a shopper chose.
 """
 
 import logging
@@ -19,9 +19,9 @@ class _Told:
     message: str = ""
     """The log line, with the remedy. Empty if there is nothing to say."""
     level: int = logging.WARNING
-    """Of that line."""
+    """The level of that line."""
     times: int = 1
-    """How many of them this event tells."""
+    """How many occurrences this event stands for."""
 
 
 class Captured(_Told):
@@ -31,25 +31,25 @@ class Captured(_Told):
 
 
 class Skipped(_Told):
-    """A response became no record; `reason` is a `Skip`, or `no_address:` and why."""
+    """A response did not become a record. `reason` is a `Skip`, or `no_address:` and why."""
 
     name = "skipped"
 
 
 class Parked(_Told):
-    """A capture waits for a fixed extractor or configuration; `reason` is a `ParkReason`."""
+    """A capture waits for a fixed extractor or configuration. `reason` is a `ParkReason`."""
 
     name = "parked"
 
 
 class Covered(_Told):
-    """A response became what it should: its records, or its part of a record."""
+    """A response became its records, or its part of a record."""
 
     name = "covered"
 
 
 class Recorded(_Told):
-    """A record was made; `reason` is the IDs that it carries, such as `invoice_id+charge_id`."""
+    """A record was made. `reason` names the IDs that it carries, such as `invoice_id+charge_id`."""
 
     name = "recorded"
 
@@ -61,7 +61,7 @@ class Conflicting(_Told):
 
 
 class NotDurableInTime(_Told):
-    """A response was to wait until its capture was on the disk, in the queue or with Butter, and left before that.
+    """A response that had to wait for the disk, the queue or Butter left before its capture was there.
 
     `reason` is `disk`, `queue` or `butter`.
     """
@@ -70,13 +70,13 @@ class NotDurableInTime(_Told):
 
 
 class Faulted(_Told):
-    """This package failed at something; `reason` says where, and the exception's type."""
+    """An operation of this package failed. `reason` has the place and the exception's type."""
 
     name = "faulted"
 
 
 class Diagnosed(_Told):
-    """The requests show that `client_ip` does not fit what is in front of the app; `reason` is the finding's code."""
+    """The requests show that `client_ip` does not fit the proxies of the app. `reason` is the finding's code."""
 
     name = "diagnosed"
 
@@ -87,30 +87,30 @@ class Delivered(_Told):
 
     name = "delivered"
     seconds: float
-    """Since its checkout's request came."""
+    """The time since its checkout's request."""
 
 
 class Retried(_Told):
-    """A record was not accepted, and will be sent again; `reason` is the answer, such as `409`."""
+    """A record was not accepted, and will be sent again. `reason` is the answer, such as `409`."""
 
     name = "retried"
 
 
 class Died(_Told):
-    """Butter will never accept a record as it is; `reason` is the answer, such as `422`."""
+    """Butter will never accept a record as it is. `reason` is the answer, such as `422`."""
 
     name = "died"
 
 
 class Lost(_Told):
-    """A capture or a record is lost; `reason` is the exception's type."""
+    """A capture or a record is lost. `reason` is the exception's type."""
 
     name = "lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointChanged(_Told):
-    """The endpoint is now `state`, as this process knows it; `reason` is the answer that shows it.
+    """The endpoint's state, as this process knows it, is now `state`. `reason` is the answer that changed it.
 
     A hold begins with `state="hold"`, an outage with `state="open"`, and both end with `state="ok"`.
     """
@@ -122,14 +122,14 @@ class EndpointChanged(_Told):
 
 
 class OutboxChanged(_Told):
-    """The outbox's file fails in a new way, or works again; `reason` is the fault, or empty."""
+    """The outbox's file fails in a new way, or works again. `reason` is the fault, or empty."""
 
     name = "outbox"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageFell(_Told):
-    """Of the checkouts of the last hour or two too few became records."""
+    """Too few of the checkouts of the last one to two hours became records."""
 
     name = "coverage"
     ratio: float
@@ -137,9 +137,10 @@ class CoverageFell(_Told):
 
 
 class RouteFellSilent(_Told):
-    """A route gave records before, and none for a day; or it never gave one.
+    """A route has given no record for a day, or has never given one.
 
-    Why it never gave one: it saw no request (`unmatched`), no success (`status`), or no paid checkout (`no_checkout`).
+    If it never gave one, `reason` says why: no request (`unmatched`), no success (`status`), or no paid checkout
+    (`no_checkout`).
     """
 
     name = "silent"
