@@ -1,4 +1,4 @@
-"""ASGI's shapes, as the specification at https://asgi.readthedocs.io names them."""
+"""ASGI's types, named as in its specification, https://asgi.readthedocs.io."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Final, Protocol, cast, runtime_checkable
@@ -9,14 +9,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 AnyASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
-"""An app of any framework: each has types of its own for the three."""
+"""An app of any framework. Each framework has its own types for the three arguments."""
 RawHeaders = list[tuple[bytes, bytes]]
 
 _PAIRS: Final = frozenset({tuple, list})
 
 
 def route_path(scope: Mapping[str, Any], root_path: str = "") -> str:
-    """Return the path without `root_path`, by default the scope's: what a mounted app calls its own path.
+    """Return the path without `root_path` (by default the scope's), as a mounted app sees it.
 
     The rule is Starlette's `get_route_path`: a `root_path` that does not end at the end of a segment is ignored.
     """
@@ -50,7 +50,7 @@ def request_scope(given: object) -> MutableMapping[str, Any] | None:
 
 
 def rereadable(headers: Any) -> Any:  # noqa: ANN401 - ASGI says iterables, and servers pass on what they get
-    """Return headers that can be read twice: what gives its items once, pairs included, becomes a list or a tuple."""
+    """Return headers that can be read twice. What gives its items only once, a pair too, becomes a list or a tuple."""
     listed: Any = [*headers] if type(headers) not in _PAIRS and _gives_once(headers) else headers
     if _PAIRS.issuperset(map(type, listed)) or not any(map(_gives_once, listed)):
         return listed
@@ -58,7 +58,7 @@ def rereadable(headers: Any) -> Any:  # noqa: ANN401 - ASGI says iterables, and 
 
 
 def _gives_once(items: object) -> bool:
-    """Whether it is an iterator, or always gives the same one."""
+    """Whether it can be iterated only once: it is an iterator, or always returns the same one."""
     if not isinstance(items, Iterable):
         return False
     listed = cast("Iterable[object]", items)
@@ -76,9 +76,9 @@ def make_rereadable(scope: Scope) -> None:
 
 
 def raw_headers(headers: Iterable[Any]) -> RawHeaders:
-    """Return a list of headers as pairs of bytes: a middleware may have added text, which some servers take.
+    """Return a list of headers as pairs of bytes. A middleware may have added text, which some servers accept.
 
-    ASGI says that names are in lower case. Those of text are made so.
+    ASGI requires names in lower case. Names that are text are converted.
     """
     pairs: RawHeaders = [*headers]
     for name, value in pairs:  # a loop takes half the time of `map` and `chain`
@@ -88,21 +88,21 @@ def raw_headers(headers: Iterable[Any]) -> RawHeaders:
 
 
 def raw(text: bytes | str) -> bytes:
-    """Return text as the bytes that it stands for in a header, and bytes of any kind as bytes."""
+    """Return text as a header's bytes, and any bytes-like object as bytes."""
     return text.encode("latin-1", "replace") if isinstance(text, str) else bytes(text)
 
 
 def given_peer(scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a server may put there what it likes
     """Return the peer as the server gives it: None, or a host with its port, or a host alone if it has no port.
 
-    A host alone is one that an adapter without sockets took from its platform, and not from a header.
+    A host alone comes from an adapter without sockets, which took it from its platform, and not from a header.
     """
     client: Any = scope.get("client")
     if client is None:
         # a2wsgi leaves the peer out if the WSGI server does not know its port.
         address = _item(scope.get("wsgi_environ"), "REMOTE_ADDR")
         return (address,) if address and isinstance(address, str) else None
-    # Most servers' shape, asked for on each checkout: a tuple of text and number.
+    # First what most servers give, a tuple of text and number: this runs on each checkout.
     kind: Any = client.__class__
     if kind is not tuple or len(client) != 2 or type(client[0]) is not str or type(client[1]) is not int:  # noqa: PLR2004 - host and port
         client = _plain(client)
@@ -112,14 +112,14 @@ def given_peer(scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a server may 
 
 
 def _plain(client: object) -> Any:  # noqa: ANN401 - what JSON can carry
-    """Return a peer as JSON can carry it. What cannot be one becomes text, which is never proof of anything."""
+    """Return a peer in a form that JSON can carry. An invalid one becomes text, which never proves an address."""
     if isinstance(client, list | tuple):
         return [part if isinstance(part, str | int | None) else "" for part in cast("Iterable[object]", client)]
     return client if isinstance(client, str) else ""
 
 
 def _source_ips(event: object) -> Iterator[object]:
-    """Give what AWS says of the TCP peer in the event that Mangum got. A load balancer says nothing of it."""
+    """Yield the TCP peer of the AWS event that Mangum got. The event of a load balancer has none."""
     context = _item(event, "requestContext")
     yield _item(_item(context, "identity"), "sourceIp")  # API Gateway's REST APIs
     yield _item(_item(context, "http"), "sourceIp")  # its HTTP APIs, and function URLs

@@ -1,4 +1,4 @@
-"""Threads for calls that block, which no end of a process waits for: a lookup of a name may take half a minute."""
+"""Threads for blocking calls. A process does not wait for them when it ends: a DNS lookup may take half a minute."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Ts = TypeVarTuple("Ts")
 def call(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> "Future[T]":
     """Call a function on a daemon thread of its own.
 
-    If the system gives no more threads, it is called on this one. Python 3.12 gives none while the interpreter ends.
+    If the system gives no more threads, it is called on this one. Python 3.12 starts none while the interpreter ends.
     """
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()
@@ -36,7 +36,7 @@ def call(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> "Future[T]":
 
 
 class DaemonThreadLoop(asyncio.SelectorEventLoop):
-    """An event loop whose blocking calls run on daemon threads. Its end starts no thread, as that of others does."""
+    """An event loop whose blocking calls run on daemon threads. Unlike others, it starts no thread when it closes."""
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts

@@ -1,4 +1,4 @@
-"""Waiting: in the app's own event loop, and in the delivery's, for what another thread does."""
+"""Waits for another thread, in the app's own event loop and in the delivery's."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ TIRED_SECONDS: Final = 30.0
 
 
 class Backoff:
-    """Whether waiting is worth it: after three waits in a row without success, no request waits for half a minute.
+    """Limits waits: after three waits in a row without success, no request waits for half a minute.
 
     Args:
         monotonic: Seconds.
@@ -31,11 +31,11 @@ class Backoff:
 
     @property
     def left(self) -> bool:
-        """Whether there is any."""
+        """Whether a request may wait."""
         return self._monotonic() >= self._until
 
     def ended(self, *, well: bool) -> None:
-        """A wait has ended."""
+        """Record the end of a wait."""
         self._failed = 0 if well else self._failed + 1
         if self._failed >= TRIES:
             self._failed, self._until = 0, self._monotonic() + TIRED_SECONDS
@@ -44,8 +44,8 @@ class Backoff:
 class Waker:
     """Wakes one thread that waits. `wake` costs nothing while that thread is awake, and is never lost.
 
-    The thread calls `rest`, then looks for work once more, and only then `wait`: what another thread adds after that
-    look finds it resting.
+    The thread calls `rest`, then looks for work once more, and only then calls `wait`. So if another thread adds work
+    after that look, `wake` ends the wait.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Waker:
         self._resting = False
 
     def rest(self) -> None:
-        """Say that the thread is about to wait."""
+        """Mark that the thread is about to wait."""
         self._resting = True
 
     def wait(self, seconds: float) -> None:
@@ -73,21 +73,21 @@ class Waker:
 
 
 def call_in(loop: asyncio.AbstractEventLoop | None, call: Callable[[], object]) -> None:
-    """Call something soon on the loop of another thread. One that is closed, or closes meanwhile, needs no call."""
+    """Call a function soon on the loop of another thread. If the loop is closed, or closes meanwhile, do nothing."""
     if loop is not None:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(call, context=Context())
 
 
 def failed(error: Exception) -> "Future[Any]":
-    """Return a future of what has failed."""
+    """Return a future that has failed."""
     future: Future[Any] = Future()
     future.set_exception(error)
     return future
 
 
 class LoopCalls:
-    """Calls from other threads into one event loop. Many at once, such as those of a transaction, wake it once."""
+    """Calls from other threads into one event loop. Many calls at once, as after a transaction, wake it once."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -96,25 +96,25 @@ class LoopCalls:
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Self:
-        """Return those of the loop that runs on this thread."""
+        """Return the calls of the loop that runs on this thread."""
         calls: Self | None = getattr(_thread, "calls", None)
         if calls is None or calls.loop is not loop:
             calls = _thread.calls = cls(loop)
         return calls
 
     def soon(self, call: Callable[[], object]) -> None:
-        """Have the loop call it. It may not raise."""
+        """Have the loop call a function, which must not raise."""
         self._calls.append(call)
         if not self._woken:
             self._woken = True
             try:
                 call_in(self.loop, self._run)
-            except BaseException:  # such as too little memory: the next one wakes it
+            except BaseException:  # such as a MemoryError: the next call wakes the loop
                 self._woken = False
                 raise
 
     def _run(self) -> None:
-        self._woken = False  # before the look: what is added after it wakes the loop again
+        self._woken = False  # before the calls are taken: one that is added afterwards wakes the loop again
         while self._calls:
             self._calls.popleft()()
 
@@ -123,7 +123,7 @@ _thread: Final = local()
 
 
 async def wait_at_most(future: "Future[Any]", seconds: float) -> bool:
-    """Wait until `future` is done, but no longer than `seconds`; say whether it is. Works on asyncio and on trio."""
+    """Wait until `future` is done, but no longer than `seconds`. Return whether it is. Works on asyncio and on trio."""
     if "trio" in sys.modules and _on_trio():
         await _wait_on_trio(future, seconds)
     else:

@@ -1,6 +1,6 @@
-"""A package's face whose names are loaded when they are first asked for (PEP 562).
+"""Packages whose public names are loaded on first use (PEP 562).
 
-pytest loads our plugin, and with it these packages, wherever they are installed; most runs have no use for the rest.
+pytest loads our plugin, and with it these packages, wherever they are installed. Most runs do not need the rest.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ def face(
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` for the package whose globals these are.
 
-    `homes` gives the full name of the module that defines each public name, or of the submodule itself.
+    `homes` maps each public name to the module that defines it, by its full name, or to the submodule itself.
     """
     package = namespace["__name__"]
 

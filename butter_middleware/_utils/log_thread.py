@@ -1,8 +1,8 @@
-"""A thread of its own for what is said and told: the log's lines, and the merchant's `on_event`.
+"""The thread for log lines and calls of the merchant's `on_event`.
 
-Log handlers and `on_event` are the merchant's code: here neither delays nor breaks a checkout, a reading or a delivery.
-And an error tracker adds to a log line what is round it: the stack with its local variables, and what it knows of the
-request in whose context the line came up. Here there is no request, and nothing on the stack holds personal data.
+Log handlers and `on_event` are the merchant's code. On this thread they cannot delay or break a checkout, a reading or
+a delivery. An error tracker adds the stack's local variables and the current request to a log line. On this thread
+there is no request, and no personal data is on the stack.
 """
 
 import atexit
@@ -20,17 +20,17 @@ from typing import Final
 _logger = logging.getLogger("butter_middleware")
 
 PREFIX: Final = "butter: "
-"""Begins each line: under plain uvicorn a line has no logger's name, and the reader must know who speaks."""
+"""Begins each line. Plain uvicorn shows no logger's name, so that the line itself must name its source."""
 MOST_WAITING: Final = 10_000
-"""Calls; what comes while so many wait, behind a handler that hangs, is not said."""
+"""Calls that may wait, as behind a handler that hangs. Further ones are dropped."""
 HOUR: Final = 3600.0
 END_SECONDS: Final = 1.0
-"""For what is still to be said when a Butter is closed, or the interpreter exits."""
+"""Time for the calls that still wait when a Butter is closed, or the interpreter exits."""
 MOST_KEYS: Final = 1000
 
 
 def start(thread: Thread) -> None:
-    """Start a thread in an empty context: that of the checkout which happens to come first is nobody else's.
+    """Start a thread in an empty context. Otherwise it would keep the context of the first checkout.
 
     Raises:
         RuntimeError: the system gives no more threads, or the interpreter has ended.
@@ -47,14 +47,14 @@ class _LogThread:
 
     def forget(self) -> None:
         """Start again, in a forked child. The parent logs what waited."""
-        # No Condition: its methods are Python code. A signal's handler may raise between any two steps of that, such as
-        # for a job's time limit, and the lock would stay held.
+        # Not a Condition: its methods are Python code. A signal handler, such as one for a job's time limit, may raise
+        # between any two steps of that code, and the lock would stay held.
         self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self._starting = RLock()
         self._thread: Thread | None = None
 
     def run(self, call: Callable[[], object]) -> bool:
-        """Have a call made on the thread, after those before it; say whether it will be. What it raises is lost.
+        """Queue a call for the thread. Return whether it was queued. An exception of the call is dropped.
 
         Never raises, never waits.
         """
@@ -79,7 +79,7 @@ class _LogThread:
             self._thread = thread
 
     def settle(self, seconds: float = END_SECONDS) -> bool:
-        """Wait up to `seconds` until all calls of before are done; say whether they are."""
+        """Wait up to `seconds` until all earlier calls are done. Return whether they are."""
         if current_thread() is self._thread:
             return False
         done = Lock()
@@ -110,10 +110,10 @@ def log(level: int, message: str, times: int = 0, *, name: str = "", **extra: st
 
     Args:
         level: As in `logging`.
-        message: The line as it is, without the prefix; no `%` in it stands for anything.
-        times: How often the same came up since it was last said.
-        name: Below the logger `butter_middleware`.
-        extra: What a structured log is to find under `butter_<key>`.
+        message: The line without the prefix. A `%` in it has no meaning.
+        times: How often the same event happened since it was last logged.
+        name: The logger's name below `butter_middleware`.
+        extra: Fields for a structured log, under `butter_<key>`.
     """
     fields = {f"butter_{key}": value for key, value in extra.items()}
     logger = _logger.getChild(name) if name else _logger
@@ -126,10 +126,10 @@ def log(level: int, message: str, times: int = 0, *, name: str = "", **extra: st
 
 
 class RateLimiter:
-    """Lets through once an hour what recurs.
+    """Lets a recurring event through once an hour.
 
     Args:
-        clock: Seconds; one that is set back silences nothing.
+        clock: Seconds. If it is set back, nothing is suppressed.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -141,7 +141,7 @@ class RateLimiter:
         self._said: dict[Hashable, tuple[float, int]] = {}
 
     def due(self, key: Hashable) -> int | None:
-        """Return how often it came up since it was last let through, or None where that is no hour ago."""
+        """Return how often it happened since it was last let through, or None if that is less than an hour ago."""
         now = self._clock()
         said_at, times = self._said.get(key, (None, 0))
         if said_at is not None and abs(now - said_at) < HOUR:

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from weakref import WeakSet
 
 SEND_IN_TESTS: Final = "BUTTER_SEND_IN_TESTS"
-"""The environment variable that, set to 1, lets records leave a process in which unittest runs tests."""
+"""If this environment variable is 1, records may leave a process in which unittest runs tests."""
 
 SECRET: Final = "a-secret-of-no-account-for-tests-only"  # noqa: S105 - it opens nothing
 """In tests, the value of each secret that the environment does not have."""

@@ -1,23 +1,23 @@
-"""A watchdog: it ends requests that take too long, and knows whether the event loop stood still meanwhile."""
+"""A watchdog: it cancels requests that take too long, and detects that the event loop stood still meanwhile."""
 
 import asyncio
 import math
 from typing import Final
 
 STALL_SECONDS: Final = 1.0
-"""A turn of the loop that takes longer is a stall: a frozen function, a stopped process, a call that blocks."""
+"""A longer iteration of the loop is a stall: a frozen function, a stopped process, a call that blocks."""
 LOOK_SECONDS: Final = 0.25
-"""Between two looks at the clock. A turn that is this much shorter than a stall may be taken for one."""
+"""Between two looks at the clock. So an iteration that is shorter than a stall by this may count as one."""
 
 
 class Watchdog:
     """Watches the tasks of an asyncio loop that wait for something outside. One timer serves all of them.
 
-    A task is cancelled at the second look after its end, so that an answer that came while the loop stood still is
-    received before.
+    A task is cancelled at the second look after its time has ended, so that an answer that came while the loop stood
+    still is received first.
 
     Args:
-        seconds: For which a task may be watched. It is cancelled up to half a second later.
+        seconds: The time that a task has. It is cancelled up to half a second later.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -38,7 +38,7 @@ class Watchdog:
         now = loop.time()
         self._ends[task] = now + self._seconds
         if self._looking:
-            self._compare(now)  # what is over when this begins belongs to the others
+            self._compare(now)  # a stall that is over by now belongs to the earlier tasks
             self._due = max(self._due, now)
         else:
             self._look_later(loop)
@@ -52,7 +52,7 @@ class Watchdog:
         """Return whether the loop stood still for over a second after `began`."""
         if self._loop is None:
             return False
-        self._compare(self._loop.time())  # the stall may have ended in this very turn
+        self._compare(self._loop.time())  # the stall may have ended in this very iteration
         return self._stalled_at > began
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
