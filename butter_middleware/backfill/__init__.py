@@ -1,1 +1,1 @@
-"""Past checkouts are read from a file, sent, and noted by key in a journal."""
+"""Reads past checkouts from a file, sends them, and notes them by key in a journal."""

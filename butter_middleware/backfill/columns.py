@@ -1,4 +1,4 @@
-"""Finds which column is which field of a record, and makes the record of a line."""
+"""Maps columns to the fields of a record, and makes the record of a line."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ _ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "charge_id": ("charge",),
     "transaction_id": ("transaction", "psp reference"),
 }
-"""Other names that leave no doubt. Case, spaces, hyphens and underscores do not matter."""
+"""Other unambiguous names. Case, spaces, hyphens and underscores do not matter."""
 _ADDRESS: Final = {
     Reason.BODY_MISSING: "missing",
     Reason.BODY_MALFORMED: "not an address",
@@ -50,18 +50,18 @@ _DAMAGED: Final = {
     _SHORTENED: "shortened by a spreadsheet. Export it again, with the column as text",
     _AS_FLOAT: "a decimal number: a program read the IDs as numbers. Export it again, with the IDs as text",
 }
-"""What a program makes of an ID that it took for a number. No PSP has IDs of these forms."""
+"""IDs that a program has damaged because it took them for numbers. No PSP has IDs of these forms."""
 _RENAME: Final = "Give each a name of its own in the first line."
 _PLACEHOLDER: Final = "192.0.2.1"
-"""Stands for a wrong address, so that everything else that is wrong is found too. It is never sent."""
+"""Replaces a wrong address, so that all other errors are found too. It is never sent."""
 
 
 class Columns:
-    """How a record is made of a line.
+    """The columns of a record's fields.
 
     Args:
-        given: By field, the column or key that was named for it; of JSON it may be a JMESPath expression.
-        constants: By field, the value for all lines.
+        given: For each field, the named column or key. For JSON it may be a JMESPath expression.
+        constants: For each field, the value for all lines.
         staging: Admit addresses that are not public.
 
     Raises:
@@ -72,7 +72,7 @@ class Columns:
         self.given, self.constants = given, constants
         self._admitted = ANYWHERE if staging else NOWHERE
         self._found = lru_cache(maxsize=100)(self._find)
-        """Objects may have keys of their own, such as IDs: not all of them are kept."""
+        """Bounds the keys that are kept: objects may have varying ones, such as IDs."""
         for name in given.keys() & constants.keys():
             msg = f"{name} has both a column (--map) and a value for all lines (--set). Leave one of them out."
             raise ConfigurationError(msg)
@@ -84,7 +84,7 @@ class Columns:
         """Refuse a header from which no line could become a record.
 
         Raises:
-            ConfigurationError: what is missing, or which columns could be meant.
+            ConfigurationError: a column is missing. The text names the columns that could be meant.
         """
         names = list(names)
         if any("@" in name or parse_host(name.strip()) is not None for name in names):
@@ -117,7 +117,7 @@ class Columns:
             raise ConfigurationError(msg)
 
     def mapped(self, names: Iterable[str]) -> Mapping[str, str]:
-        """Return by field the column that gives it.
+        """Return the column of each field.
 
         Raises:
             ConfigurationError: two columns could be the same field.
@@ -139,12 +139,12 @@ class Columns:
         return mapped
 
     def ids_from(self, names: Sequence[str]) -> dict[str, str]:
-        """Return where the PSP and the IDs come from: by field, the column or the value."""
+        """Return the source of the PSP and of each ID: for each field, the column or the value."""
         origins = {**self.mapped(names), **{name: f"={value}" for name, value in self.constants.items()}}
         return {name: origin for name, origin in origins.items() if name in {"psp", *EVIDENCE_IDS}}
 
     def fields(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the record's fields, those that are there. Raises what `mapped` raises."""
+        """Return the record's fields that have a value. Raises what `mapped` raises."""
         found = {name: self._value(values, column) for name, column in self.mapped(values).items()} | {**self.constants}
         if isinstance(psp := found.get("psp"), str):
             found["psp"] = psp.strip().lower()
@@ -154,7 +154,7 @@ class Columns:
         if column in values:
             value = values[column]
             if column not in self.given.values() and isinstance(value, dict | list):
-                return None  # an object under a key that nobody named, such as `customer`, is not an ID
+                return None  # an object under a key that was found automatically, such as `customer`, is not an ID
             return value
         with suppress(JMESPathError):
             return path(column).search(values)
@@ -176,12 +176,12 @@ class Columns:
         except ValidationError as error:
             kinds = wrong_fields(error)
             if not fields.keys() & {*EVIDENCE_IDS}:
-                kinds["record"] = "no_ids"  # found by pydantic only where all else is well
+                kinds["record"] = "no_ids"  # pydantic finds it only if all else is valid
             words = {name: in_words(name, kind) for name, kind in kinds.items()}
             wrong |= words | ({"psp": _NOT_A_PSP} if kinds.get("psp") == "literal_error" else {})
         else:
             if not wrong:
-                # Of the past: a record that Butter fails on is given up after its tries, without waiting for a day.
+                # The checkout is old, so a record that Butter fails on is given up after its tries, not after a day.
                 return Record.of(checkout, 0.0)
         if wrong.pop("record", None) is not None:
             wrong["an ID"] = f"none of {', '.join(_IDS)}"
@@ -189,5 +189,5 @@ class Columns:
 
 
 def ids_in(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Return the IDs of a line's fields as a record has them."""
+    """Return the IDs of a line in the form that a record has."""
     return {name: text for name, value in fields.items() if name.endswith("_id") and (text := as_text(value))}

@@ -1,4 +1,4 @@
-"""Sends the records of an input through `Delivery`, with the pauses and probes of today's checkouts."""
+"""Sends the records of an input through `Delivery`, with the same pauses and probes as for live checkouts."""
 
 import asyncio
 import sqlite3
@@ -28,11 +28,11 @@ from butter_middleware.outbox.base import Settled, Settlement
 
 LOOK_SECONDS: Final = 0.1
 PING_SECONDS: Final = 5.0
-"""For the question whether the credentials are good. If Butter is away, the lines wait for it all the same."""
+"""For the check of the credentials. If Butter is away, the run goes on: the lines wait for it anyway."""
 RETRY_SECONDS: Final = 600.0
-"""For how long what Butter failed on is tried again after the last line, while Butter accepts none of it."""
+"""After the last line, for how long the failed lines are tried again while Butter accepts none of them."""
 MOST_LATER: Final = 10_000
-"""Lines that Butter failed on. While so many wait in memory, no further line is read."""
+"""Lines that Butter failed on, in memory. If this many wait, no further line is read."""
 
 
 class Ending(StrEnum):
@@ -41,19 +41,19 @@ class Ending(StrEnum):
     DONE = "done"
     """Every line was settled."""
     STOPPED = "stopped"
-    """It was asked to."""
+    """The run was told to stop."""
     HELD = "held"
-    """Butter takes nothing before a person has corrected something."""
+    """Butter accepts nothing until a person corrects the configuration."""
     UNFINISHED = "unfinished"
-    """Butter failed on the last lines again and again, or is away."""
+    """Butter failed repeatedly on the last lines, or is away."""
     UNREADABLE = "unreadable"
-    """The input cannot be read on."""
+    """The rest of the input cannot be read."""
     UNWRITABLE = "unwritable"
     """The journal, or the file of rejects, cannot be written."""
 
 
 class CountingClient:
-    """A client that counts the posts which broke off without an answer, and keeps the last answer that failed."""
+    """A client that counts the posts without an answer, and keeps the last failure."""
 
     def __init__(self, client: Client, totals: Totals) -> None:
         self._client = client
@@ -70,9 +70,9 @@ class CountingClient:
 
 
 class Engine:
-    """One run: `concurrency` records at most are on their way at once, and `rate` a second, if it is given.
+    """One run, with at most `concurrency` records on their way at once, and `rate` records a second if it is given.
 
-    `say` is given what a person should know meanwhile.
+    `say` gets the messages for the person who runs it.
     """
 
     def __init__(
@@ -94,37 +94,37 @@ class Engine:
         self.delivery = Delivery(
             lambda: CountingClient(make_client(), intake.totals), senders=concurrency, emit=self._hear
         )
-        """Knows how Butter is."""
+        """Tracks Butter's state."""
         self.remedy = ""
-        """Why it ended early, and what to do."""
+        """Why the run ended early, and what to do."""
         self.stopping = False
-        """Whether it only waits for what is on its way."""
+        """Whether the run only waits for records on their way."""
         self._asked_to_stop = False
         self._exhausted = False
         self._reading: asyncio.Future[list[Line]] | None = None
         self._fresh: deque[Waiting] = deque()
         self._later: list[tuple[float, int, Waiting]] = []
-        """A heap by the time when each is due."""
+        """A heap, ordered by the due time."""
         self._ticket = count()
         self._sending: dict[asyncio.Task[Settlement], Waiting] = {}
         self._marks: list[Mark] = []
-        """Of what was answered, for the next transaction."""
+        """The marks of answered records, for the next transaction."""
         self._next_at = 0.0
         self._fault: InputError | None = None
         self._quiet: tuple[float, int] | None = None
-        """Since when Butter, which asks for no pause, has accepted none of the last lines, and what it had accepted."""
+        """The last lines without a pause of Butter's: since when it accepts none, and how many it had accepted."""
 
     @property
     def offset(self) -> int:
-        """Bytes of the input up to the next record."""
+        """The input's bytes before the next record."""
         return self._fresh[0].line.end if self._fresh else self._totals.offset
 
     def stop(self) -> None:
-        """Begin no further record; what is on its way is awaited. A signal's handler may call it."""
+        """Send no further record, and wait for those on their way. A signal handler may call it."""
         self._asked_to_stop = True
 
     async def run(self, look: Callable[[], None]) -> Ending:
-        """Send until there is an ending; `look` is called ten times a second at least."""
+        """Send until the run ends. Call `look` at least ten times a second."""
         if await self._is_refused():
             return Ending.HELD
         try:
@@ -154,7 +154,7 @@ class Engine:
         return ending
 
     async def _is_refused(self) -> bool:
-        """Ask, before the first line is sent, whether the credentials are good."""
+        """Check the credentials before the first line is sent."""
         client = self._make_client()
         kind, label = AnswerKind.UNREACHABLE, ""
         with anyio.move_on_after(PING_SECONDS):
@@ -170,11 +170,11 @@ class Engine:
     def _hear(self, event: Event) -> None:
         if isinstance(event, EndpointChanged) and event.state == BreakerState.HOLD:
             self.remedy = event.message
-        elif event.message and not isinstance(event, Died):  # which is in the file of rejects
+        elif event.message and not isinstance(event, Died):  # a dead record is in the file of rejects
             self._say(event.message)
 
     def _read(self) -> None:
-        """Take the lines that were read, and have further ones read meanwhile."""
+        """Take the lines that were read, and start to read further ones."""
         if self._reading is not None and self._reading.done():
             try:
                 lines = self._reading.result()
@@ -184,16 +184,16 @@ class Engine:
             self._fresh.extend(self._intake.take(lines))
         is_wanted = not self._exhausted and not self._fresh and len(self._later) < MOST_LATER
         if is_wanted and self._reading is None:
-            # A pipe may give nothing for hours: no end of a process waits for this thread.
+            # A pipe may give nothing for hours, so the end of the process must not wait for this thread.
             self._reading = asyncio.wrap_future(daemons.call(self._intake.source.read))
 
     def _begin(self) -> None:
-        """Mark what was answered and what is sent next, on the disk, then send it."""
+        """Write the marks of answered and next records to the disk, then send the next ones."""
         begun: list[Waiting] = []
         while (busy := len(self._sending) + len(begun)) < self._concurrency and time.monotonic() >= self._next_at:
             is_late_due = bool(self._later) and self._later[0][0] <= time.time()
             if self.delivery.ill and self._fresh:
-                is_late_due = False  # it may be this line that a firewall stops each time: another one is the probe
+                is_late_due = False  # a firewall may block this very line, so another one is the probe
             if not (is_late_due or self._fresh) or not self.delivery.breaker.admit(busy):
                 break
             begun.append(heappop(self._later)[2] if is_late_due else self._fresh.popleft())
@@ -206,7 +206,7 @@ class Engine:
             self._sending[asyncio.create_task(self.delivery.deliver(waiting.record, waiting.attempts))] = waiting
 
     async def _wait(self) -> None:
-        """Wait until something is answered or read, or may be due."""
+        """Wait until a record is answered, a line is read, or a record may be due."""
         to_turn = self._next_at - time.monotonic()
         seconds = min(LOOK_SECONDS, to_turn) if to_turn > 0 else LOOK_SECONDS
         events: set[asyncio.Future[Any]] = {*self._sending}

@@ -1,4 +1,4 @@
-"""Lines become records. What an earlier line or run has sent is left out, and what cannot be a record is rejected."""
+"""Makes records of lines. Leaves out what an earlier line or run has sent, and rejects invalid lines."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,9 @@ from butter_middleware.models.seen_ids import seen_ids
 
 MOST_REASONS: Final = 100
 MOST_NAMED: Final = 20
-"""Lines that are named one by one."""
+"""The most line numbers that a result lists."""
 _OF_ONE_CHECKOUT: Final = frozenset({"invoice_id", "charge_id", "transaction_id"})
-"""IDs that two shoppers do not share."""
+"""IDs that belong to one checkout only."""
 OTHER_ADDRESS: Final = (
     "ipv4_address: an earlier line has one of its IDs with another address, and no checkout is sent with two. If they "
     "are several payments of one subscription, give an invoice_id, charge_id or transaction_id with each"
@@ -26,14 +26,14 @@ OTHER_ADDRESS: Final = (
 
 @dataclass(slots=True)
 class Totals:
-    """What a run has counted so far."""
+    """The counts of a run so far."""
 
     offset: int = 0
-    """Bytes of the input."""
+    """The size of the input."""
     read: int = 0
     """Lines that are neither blank nor a header."""
     rejected: int = 0
-    """Lines that cannot be a record, and records that Butter will not accept, in all runs."""
+    """Invalid lines, and records that Butter will not accept, in all runs."""
     duplicates: int = 0
     """Lines with the PSP and the IDs of an earlier one."""
     strangers: int = 0
@@ -43,18 +43,18 @@ class Totals:
     waiting: int = 0
     """Records that are to be sent."""
     waiting_lines: list[int] = field(default_factory=list[int])
-    """The first of them, once the run has ended."""
+    """The first of those lines, set when the run ends."""
     sent: int = 0
-    """Records, in all runs, as those that are uncertain."""
+    """Records of all runs; `uncertain` counts all runs too."""
     sent_before: int = 0
-    """Of these, records that earlier runs sent."""
+    """Those of them that earlier runs sent."""
     uncertain: int = 0
     broken_off: int = 0
     """Posts that ended without an answer. Their lines are sent again."""
     last_failure: str = ""
-    """What Butter answered when it last accepted nothing, in a few words."""
+    """Butter's last answer that did not accept a record, in a few words."""
     reasons: Counter[str] = field(default_factory=Counter[str])
-    """Of what was rejected. A line may have several."""
+    """The reasons for rejected lines. A line may have several."""
 
 
 @dataclass(slots=True)
@@ -67,12 +67,12 @@ class Waiting:
 
     @property
     def key(self) -> bytes:
-        """The record's key, as the journal has it."""
+        """The record's key in the journal."""
         return bytes.fromhex(self.record.key)
 
 
 class Intake:
-    """One reading of an input from its start. Without `rejects`, lines that cannot be a record are only counted."""
+    """One pass through an input. Without `rejects`, invalid lines are only counted."""
 
     def __init__(self, source: Source, columns: Columns, journal: Journal, rejects: Rejects | None = None) -> None:
         self.source = source
@@ -89,12 +89,12 @@ class Intake:
         )
 
     def __iter__(self) -> Iterator[Waiting]:
-        """Give all records that are to be sent. Raises what `Source.read` and `take` raise."""
+        """Yield all records to send. Raises what `Source.read` and `take` raise."""
         while lines := self.source.read():
             yield from self.take(lines)
 
     def take(self, lines: Sequence[Line]) -> list[Waiting]:
-        """Return the records of these lines that are to be sent.
+        """Return the records to send of these lines.
 
         Raises:
             OSError, sqlite3.Error: the file of rejects or the journal cannot be written.
@@ -113,7 +113,7 @@ class Intake:
             self._rejects.add(line.number, reason, line.raw)
 
     def _take(self, line: Line) -> Waiting | None:
-        """Return the record of a line, if it is to be sent in this run."""
+        """Return the record of a line, if this run must send it."""
         self.totals.offset = line.end
         self.totals.read += 1
         self.names = self.names or list(line.values)
@@ -126,7 +126,7 @@ class Intake:
         entry = self.journal.entry(key)
         is_known = entry is not None and entry.state != State.WAITING
         record: Record | None = None
-        # A line that was sent was good. Its key is a twentieth of the work that its record is.
+        # A settled line was valid, so its record is not made: the key alone costs a twentieth of that.
         is_settled = entry is not None and entry.state in {State.DELIVERED, State.DEAD}
         if entry is None or not is_settled or entry.run == self.journal.run or entry.number != line.number:
             found = line.problem or self._columns.record(fields)

@@ -1,18 +1,18 @@
-"""Keeps what became of each record, by its key, in an SQLite file, so that a later run sends nothing twice.
+"""Keeps the state of each record, by its key, in an SQLite file, so that a later run sends nothing twice.
 
     waiting ──a──► sending ──b──► delivered
        ▲ ▲            │ │ └──c──► dead
        │ └─────d──────┘ │
        └──f── uncertain ◄──e
 
-a  The mark is on the disk before the first byte is posted.
+a  The state is on the disk before the first byte is posted.
 b  Butter accepted the record.
 c  Butter will never accept it.
 d  Butter did not take it now, or did not answer. It is tried again.
-e  The run was killed between a and its answer. Butter has the record or not.
-f  A person has it sent again.
+e  The run was killed between a and the answer. Butter may have the record.
+f  A person lets it be sent again.
 
-The journal holds no line. It has digests, line numbers and the reasons of what is dead.
+The journal stores no lines. It has digests, line numbers, and the reasons of dead records.
 """
 
 import hashlib
@@ -34,26 +34,26 @@ APPLICATION_ID: Final = 0x42757466
 VERSION: Final = 2
 _SCHEMA: Final = (
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    # `run`: the last one whose input had the record, at line `number`.
+    # `run` is the last run whose input had the record, at line `number`.
     """CREATE TABLE IF NOT EXISTS lines (
         key BLOB PRIMARY KEY, number INTEGER NOT NULL, run INTEGER NOT NULL,
         state INTEGER NOT NULL DEFAULT 0, reason TEXT) WITHOUT ROWID""",
-    # By the digest of one ID: sixteen bits of its e-mail address, which tell two apart and reveal neither.
+    # For the digest of one ID: sixteen bits of its e-mail address, which tell two addresses apart and reveal neither.
     "CREATE TABLE IF NOT EXISTS people (id INTEGER PRIMARY KEY, person INTEGER NOT NULL)",
-    # Of what was delivered.
+    # The IDs of delivered records.
     """CREATE TABLE IF NOT EXISTS seen_ids (
         id INTEGER PRIMARY KEY, address INTEGER NOT NULL, payment_ids INTEGER NOT NULL)""",
-    # Of what this run has read. A later run reads the input again, which may have been corrected.
+    # The IDs that this run has read. A later run reads the input again, because it may have been corrected.
     """CREATE TEMP TABLE read_ids (
         id INTEGER PRIMARY KEY, address INTEGER NOT NULL, payment_ids INTEGER NOT NULL)""",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
-"""Of a new journal, and of one from a release that had fewer tables."""
+"""The tables of a new journal. They are also added to a journal of a release that had fewer."""
 
 
 class State(IntEnum):
-    """Of one record."""
+    """The state of one record."""
 
     WAITING = 0
     SENDING = 1
@@ -63,7 +63,7 @@ class State(IntEnum):
 
 
 class Entry(NamedTuple):
-    """What the journal knows of one key."""
+    """The journal's entry for one key."""
 
     number: int
     run: int
@@ -79,14 +79,14 @@ class Mark(NamedTuple):
     reason: str | None
     key: bytes
     ids: Sequence[SeenID] = ()
-    """Of what was delivered: later runs remember its address."""
+    """The IDs of a delivered record: later runs check them against other addresses."""
 
 
 class Journal:
     """An open journal, which no other process has open.
 
     Args:
-        path: Created with mode 0600 if it is not there. None is a temporary one, for a dry run.
+        path: The file, created with mode 0600 if it does not exist. None makes a temporary one, for a dry run.
 
     Raises:
         OutboxBusyError: another process has it open.
@@ -97,7 +97,7 @@ class Journal:
         self.path = path
         self._db = _open(path)
         self.run = int(self._get("run") or "0")
-        """Counts how often the input was begun."""
+        """Counts the passes through the input."""
         self.mark_all(State.SENDING, State.UNCERTAIN)
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class Journal:
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Generator[None]:
-        """Keep all of what is done within, or none of it. If not `durable`, a power cut may undo it."""
+        """Commit all changes within the block, or none. If not `durable`, a power cut may undo them."""
         self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}").close()
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -118,7 +118,7 @@ class Journal:
             raise
 
     def begin_run(self) -> None:
-        """Read the input from its start."""
+        """Begin a pass through the input."""
         with self.transaction():
             self.run += 1
             self._set("run", str(self.run))
@@ -128,7 +128,7 @@ class Journal:
     # Within a transaction.
 
     def entry(self, key: bytes) -> Entry | None:
-        """Return what is known of a key."""
+        """Return the entry of a key."""
         row = self._db.execute("SELECT number, run, state, reason FROM lines WHERE key = ?", (key,)).fetchone()
         return None if row is None else Entry(*row)
 
@@ -143,7 +143,7 @@ class Journal:
     def is_stranger(self, psp: str, name: str, value: str, email: str) -> bool:
         """Return whether an earlier line of this run had this ID with another e-mail address. The first one counts."""
         digest = hashlib.blake2b(f"{psp} {name} {value}".encode("utf-8", "replace"), digest_size=8).digest()
-        # Salted: the few bits of one ID say nothing about another's.
+        # Salted, so that the bits of two IDs cannot be combined.
         bits = hashlib.blake2b(email.casefold().encode("utf-8", "replace"), digest_size=2, salt=digest).digest()
         number, person = int.from_bytes(digest, signed=True), int.from_bytes(bits)
         row = self._db.execute("SELECT person FROM people WHERE id = ?", (number,)).fetchone()
@@ -164,27 +164,27 @@ class Journal:
         self._db.executemany("INSERT OR REPLACE INTO read_ids VALUES (?, ?, ?)", changed)
         return may_send
 
-    # A transaction each.
+    # Each of these is a transaction.
 
     def mark(self, marks: Sequence[Mark]) -> None:
-        """Set states. They are on the disk when this returns."""
+        """Write states to the disk."""
         with self.transaction():
             self._db.executemany("UPDATE lines SET state = ?, reason = ? WHERE key = ?", [mark[:3] for mark in marks])
             sql = "INSERT OR REPLACE INTO seen_ids SELECT * FROM read_ids WHERE id = ?"
             self._db.executemany(sql, [(one.id,) for mark in marks for one in mark.ids])
 
     def mark_all(self, state: State, becomes: State) -> None:
-        """Give all records of one state another one."""
+        """Change all records of one state to another."""
         with self.transaction():
             self._db.execute("UPDATE lines SET state = ? WHERE state = ?", (becomes, state))
 
     def agree(self, destination: str, ids: Mapping[str, str], *, same_account: bool) -> None:
-        """Keep what later runs must have in common, and check that this run has it.
+        """Store the settings that all runs must share, and check that this run has the same.
 
         Args:
             destination: The account.
-            ids: By field, where the PSP and the IDs come from. With others, a record would have another key.
-            same_account: It is the account of the earlier runs, under another username.
+            ids: The source of the PSP and of each ID. With other sources, a record would have another key.
+            same_account: Whether this is the account of the earlier runs, under another username.
 
         Raises:
             ConfigurationError: this run does not go with the earlier ones.
@@ -210,12 +210,12 @@ class Journal:
             self._set("agreed", json.dumps({"destination": destination, "ids": dict(ids)}))
 
     def rejects_size(self, path: str) -> int | None:
-        """Return the size of the file of rejects that the last run left; None if that run was killed."""
+        """Return the size of the last run's file of rejects. None if that run was killed."""
         kept: dict[str, int | None] = json.loads(self._get("rejects") or "{}")
         return kept.get(path, 0)
 
     def keep_rejects_size(self, path: str, size: int | None) -> None:
-        """Keep the size of the file of rejects, for `rejects_size`."""
+        """Store the size of the file of rejects, for `rejects_size`."""
         with self.transaction():
             self._set("rejects", json.dumps({path: size}))
 
@@ -225,7 +225,7 @@ class Journal:
         return Counter({State(state): count for state, count in rows})
 
     def uncertain_lines(self, limit: int = 1000) -> list[int]:
-        """Return the numbers of the lines that Butter may have or not."""
+        """Return the numbers of the lines that Butter may have."""
         sql = "SELECT number FROM lines WHERE state IN (?, ?) ORDER BY number LIMIT ?"
         return [number for (number,) in self._db.execute(sql, (State.SENDING, State.UNCERTAIN, limit))]
 
@@ -245,7 +245,7 @@ def destination(base_url: str, environment: str, username: str) -> str:
 def _open(path: Path | None) -> sqlite3.Connection:
     try:
         if path is not None:
-            # SQLite gives its -wal the mode of the file, and would make the file itself readable to all.
+            # SQLite gives its -wal the mode of the file, and would create the file itself readable for all.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(path or "", timeout=0.0, isolation_level=None)
         try:

@@ -1,4 +1,4 @@
-"""Writes the lines that cannot be a record, each with its reason, in their own format. Corrected, they are an input."""
+"""Writes invalid lines to a file in their own format, each with its reason. A corrected file is a valid input."""
 
 import csv
 import json
@@ -13,18 +13,18 @@ from butter_middleware.errors import ConfigurationError
 
 Format = Literal["csv", "jsonl"]
 Raw = list[str] | str
-"""A line as it can be given back: the cells of CSV; the text of JSON, or of what cannot be parsed."""
+"""A line in its original form: the cells of CSV, or the text of JSON or of a line that cannot be parsed."""
 
 LINE: Final = "reject_line"
 REASON: Final = "reject_reason"
 TEXT: Final = "reject_text"
-"""Of JSON lines: the text that is not an object."""
+"""For JSON lines: the text that is not an object."""
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
-"""The beginning of what a spreadsheet would run as a formula. With an apostrophe before it, it is text."""
+"""The beginning of a formula in a spreadsheet. With an apostrophe in front, it is text."""
 
 
 def neutralized(cell: str) -> str:
-    """Return a cell that a spreadsheet does not run as a formula."""
+    """Return a cell that a spreadsheet does not take for a formula."""
     return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
@@ -34,9 +34,9 @@ def restored(cell: str) -> str:
 
 
 class Rejects:
-    """A file that only its owner reads, created with the first line. Without a path, nothing is kept.
+    """A file that only its owner can read, created with the first line. Without a path, nothing is kept.
 
-    A file of `known` bytes, which the last run left here, is replaced; of any size if it is None: that run was killed.
+    The last run's file is replaced. It is known by its size, `known`. None: that run was killed, so any size is.
 
     Raises:
         ConfigurationError: another file or a link is there, or the folder does not exist.
@@ -52,7 +52,7 @@ class Rejects:
         self._columns = [columns[place] for place in self._kept]
         self._file: TextIO | None = None
         self.size = 0
-        """Bytes that were written."""
+        """The bytes that were written."""
         if path is None:
             return
         try:
@@ -73,7 +73,7 @@ class Rejects:
         if self._path is None:
             return
         if self._file is None:
-            # O_EXCL: if a file or a link was put there meanwhile, it is not opened.
+            # O_EXCL: a file or a link that was put there meanwhile is not opened.
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             self._file = os.fdopen(descriptor, "w", 1, encoding="utf-8", errors="backslashreplace", newline="")
             if self._form == "csv":
@@ -91,7 +91,7 @@ class Rejects:
             self._file.close()
 
     def _write_row(self, file: TextIO, cells: list[str]) -> None:
-        # Before Python 3.13 only a line feed has a cell quoted. A reader takes a carriage return for an end too.
+        # Before Python 3.13 only a line feed has a cell quoted, but readers take a carriage return for a line end too.
         quoting: Literal[0, 1] = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
         writer = csv.writer(file, delimiter=self._delimiter, lineterminator="\n", quoting=quoting)
         writer.writerow(map(neutralized, cells))

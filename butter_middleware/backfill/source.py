@@ -17,12 +17,12 @@ from butter_middleware.errors import InputError
 
 STDIN: Final = "-"
 MOST_BYTES: Final = 256 * 1024
-"""Of one record. A checkout has a few hundred; what is longer is a quote that nobody closed, or no such file."""
+"""The most of one record. A checkout has a few hundred. More is an unclosed quote, or another kind of file."""
 LINES: Final = 256
-"""Given at once."""
+"""The most lines that one read returns."""
 _CHUNK: Final = 64 * 1024
 _BLANK: Final = " \t\r\n\v\f"
-"""Characters of a blank line. `str.strip` would also remove control characters and spaces that JSON does not allow."""
+"""The characters of a blank line. `str.strip` also removes control characters and spaces that JSON does not allow."""
 _DELIMITERS: Final = ",;\t|"
 _EXCEL_SAYS: Final = re.compile(r"sep=(.)\r?\n?")
 _ARRAY: Final = re.compile(rf"[{_BLANK}]*\[[{_BLANK}]*(\{{|$)")
@@ -37,29 +37,29 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Line:
-    """One record of the input, or why it cannot be read."""
+    """One record of the input, or the reason why it cannot be read."""
 
     number: int
-    """Of the line that it begins at, from 1, as editors count."""
+    """The number of its first line, from 1, as editors count."""
     raw: Raw
     end: int
-    """Bytes of the input up to the end of it."""
+    """The input's bytes up to its end."""
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """By the names of its columns or keys."""
+    """The values by column or key."""
     problem: str = ""
-    """Why it cannot be read. Holds nothing of what stands there."""
+    """Why it cannot be read. It contains nothing of the line."""
 
 
 class _Taken(NamedTuple):
     data: bytes
     size: int
-    """In the input. It is larger than the data if the line is too long."""
+    """The size in the input. It is larger than the data if the line is too long."""
 
 
 class _Lines:
     """Lines of bytes.
 
-    The file has none of Python's buffers. A thread that waits for a pipe would hold a buffer's lock.
+    The file is unbuffered: a thread that waits for a pipe would hold the lock of Python's buffer.
     """
 
     def __init__(self, file: io.RawIOBase) -> None:
@@ -98,14 +98,14 @@ class _Lines:
 
 
 class Source:
-    """An open input whose format is seen from its first line and whose header is read.
+    """An open input. Its first line shows the format, and its header is read.
 
     Args:
         path: A file, or "-" for standard input.
-        encoding: Any in which a line end is a byte 10.
+        encoding: Any encoding in which a line ends with byte 10.
 
     Raises:
-        InputError: it cannot be opened, or is neither CSV nor JSON lines. Says what it is, and the remedy.
+        InputError: it cannot be opened, or is neither CSV nor JSON lines. The text has the cause and the remedy.
     """
 
     def __init__(self, path: str, *, encoding: str = "utf-8") -> None:
@@ -131,7 +131,7 @@ class Source:
     def _begin(self, path: str) -> None:
         status = os.fstat(self._file.fileno())
         self.size = status.st_size if stat.S_ISREG(status.st_mode) and path != STDIN else None
-        """In bytes; None of a pipe, which is read once and from its beginning."""
+        """In bytes. None for a pipe, which is read once and from its beginning."""
         self._lines = _Lines(self._file)
         self._offset = 0
         self._number = 0
@@ -143,7 +143,7 @@ class Source:
         self.form: Format = "jsonl" if first.lstrip(_BLANK).startswith("{") else "csv"
         self.delimiter = max(_DELIMITERS, key=re.sub(r'"[^"]*"?', "", first).count)
         self.columns: list[str] = []
-        """Of CSV."""
+        """For CSV."""
         self._restores = False
         """Whether it is a file of rejects."""
         if self.form == "csv":
@@ -151,10 +151,10 @@ class Source:
         self._left = self._csv() if self.form == "csv" else self._jsonl()
 
     def read(self) -> list[Line]:
-        """Return the next lines, none at the end: waits for the first one, and takes what else is in memory.
+        """Return the next lines, or none at the end. Wait for the first one, and add those that are in memory.
 
         Raises:
-            InputError: the input cannot be read beyond the lines that were given.
+            InputError: the input cannot be read beyond the lines that were returned.
         """
         if self._fault is not None:
             raise self._fault
@@ -215,10 +215,10 @@ class Source:
             taken: list[_Taken] = []
             number = self._number + 1
             try:
-                # A reader a record: after a fault it would go on in the midst of the broken one.
+                # One reader for each record: after an error, it would continue in the middle of the broken record.
                 cells = next(csv.reader(self._feed(taken), delimiter=self.delimiter, strict=True), None)
             except csv.Error as error:
-                # The line with the fault is one record; those that it swallowed are read on their own.
+                # The line with the error is one record. The further lines that it swallowed are read again.
                 self._lines.put_back(taken[1:])
                 self._pass(taken[0])
                 text = self._decoded(taken[0], number)[:MOST_BYTES].rstrip("\r\n")
@@ -235,7 +235,7 @@ class Source:
                 yield Line(number, cells, self._offset, dict(zip(self.columns, cells, strict=False)))
 
     def _feed(self, taken: list[_Taken]) -> Generator[str]:
-        """Give the lines of one record as its parser asks for them."""
+        """Yield the lines of one record as its parser asks for them."""
         size = 0
         while (line := self._lines.take()) is not None:
             taken.append(line)
@@ -269,7 +269,7 @@ class Source:
 
     def _decoded(self, line: _Taken, number: int) -> str:
         data = line.data.removeprefix(_BOM) if number == 1 else line.data
-        if line.size > MOST_BYTES:  # cut, perhaps within a character
+        if line.size > MOST_BYTES:  # the line is cut, perhaps within a character
             return data.decode(self._encoding, "replace")
         try:
             return data.decode(self._encoding)
