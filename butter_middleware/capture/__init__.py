@@ -1,1 +1,1 @@
-"""The middleware: it watches the responses of the checkout routes and hands over what it captured."""
+"""The middleware: it watches the responses of the checkout routes and hands captures over."""

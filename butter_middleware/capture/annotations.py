@@ -1,4 +1,4 @@
-"""What the endpoint knows and the response does not show: `annotate`, and the same as a dependency of FastAPI."""
+"""`annotate`, for fields that only the endpoint knows, and the same as a dependency of FastAPI."""
 
 import logging
 import re
@@ -18,18 +18,18 @@ from butter_middleware.errors import see
 from butter_middleware.models.checkout import CheckoutFields
 
 if TYPE_CHECKING:
-    from butter_middleware.capture.routes import RouteTable  # it loads Starlette's router
+    from butter_middleware.capture.routes import RouteTable  # loads Starlette's router
 
 SCOPE_KEY: Final = "butter_middleware"
 """Where the middleware keeps a request's notes. Its presence also tells a second middleware to step aside."""
 
 _MOST_NAMES: Final = 5
 _WORD: Final = re.compile(r"[A-Za-z_-]{1,30}")
-"""A segment of a path with a digit, an @ or the like is taken for a value."""
+"""A path segment of this form is a name. One with a digit, an @ or the like is taken for a value."""
 
 
 class Notes:
-    """The annotations of one request, open until the response's last byte."""
+    """The annotations of one request, which can be added until the response's last byte."""
 
     __slots__ = ("closed", "fields", "request")
 
@@ -50,7 +50,7 @@ def annotate(request_or_scope: ASGIRequest | Mapping[str, Any], **fields: Unpack
     """
     scope = request_scope(request_or_scope)
     if scope is None:
-        got = type(request_or_scope).__name__  # such as a body, which in FastAPI is often what is called request
+        got = type(request_or_scope).__name__  # such as a body: in FastAPI it is often named `request`
         warn(
             f"annotate() had no effect: it got {got}, which is not a request. Pass the endpoint's own, such as "
             "request: Request in FastAPI, or ask for a CheckoutNote. You can also pass its ASGI scope. "
@@ -71,17 +71,17 @@ def annotate(request_or_scope: ASGIRequest | Mapping[str, Any], **fields: Unpack
 
 
 _tables: tuple["ReferenceType[RouteTable]", ...] = ()
-"""Those of each `ButterMiddleware` in this process, for the message about a request that none of them matches."""
+"""The routes of each `ButterMiddleware` in this process, for the message about a request that matches none."""
 
 
 def watching(routes: "RouteTable") -> None:
-    """Note that a middleware watches these routes."""
+    """Register the routes of a middleware."""
     global _tables  # noqa: PLW0603 - replaced as a whole, because other threads read it
     _tables = (*(known for known in _tables if known() not in {None, routes}), ref(routes))
 
 
 def _unmatched(scope: Mapping[str, Any]) -> str:
-    """Say why a request has no notes, with the routes that there are."""
+    """Return why a request has no notes, and name the routes."""
     tables = [table for known in _tables if (table := known()) is not None]
     names = [route.name for table in tables for route in table.routes]
     said = f"annotate() had no effect on {shown(scope)}"
@@ -97,18 +97,18 @@ def _unmatched(scope: Mapping[str, Any]) -> str:
 
 
 def _matches(table: "RouteTable", scope: Mapping[str, Any]) -> bool:
-    with suppress(Exception):  # a scope against the specification
+    with suppress(Exception):  # the scope may be invalid
         return any(table.find(scope["method"], path) for path in (scope["path"], route_path(scope)))
     return False
 
 
 def shown(scope: Mapping[str, Any]) -> str:
-    """Return method and path for a message. What may be a value in the path is left out, since it may be personal."""
+    """Return method and path for a message, without the path's values: they may be personal data."""
     params: object = scope.get("path_params")
     values: set[str] | None = None
-    # Within an app that is mounted and is not Starlette's, these are the parameters of the mount only.
+    # Within a mounted app of another framework than Starlette, these are the parameters of the mount only.
     if isinstance(params, Mapping) and isinstance(scope.get("endpoint"), FunctionType | MethodType | type):
-        with suppress(Exception):  # a converter of the merchant's own
+        with suppress(Exception):  # the merchant may have a converter that raises
             given = cast("Mapping[str, object]", params).values()
             values = {part for value in given for part in str(value).split("/")}
 
@@ -138,10 +138,10 @@ hourly: Final = log_thread.RateLimiter(time.monotonic)
 
 
 class Listener(Protocol):
-    """What hears of calls without effect: a test, or a sandbox."""
+    """Gets the messages about calls without effect: a test, or a sandbox."""
 
     def ignored(self, message: str) -> None:
-        """Take what is said of a call. It may not raise, or take time."""
+        """Take the message about a call. It must not raise or block."""
         ...
 
 
@@ -149,7 +149,7 @@ listeners: Final[WeakSet[Listener]] = WeakSet()
 
 
 def warn(message: str) -> None:
-    """Say it once an hour, from inside a checkout."""
+    """Log the message once an hour. It is called inside a checkout."""
     for listener in list(listeners):
         listener.ignored(message)
     times = hourly.due(message)
@@ -158,15 +158,15 @@ def warn(message: str) -> None:
 
 
 def plain(fields: Mapping[str, object]) -> dict[str, Any]:
-    """Return the fields as JSON can carry them, whatever they are."""
+    """Return the fields in a form that JSON can carry, whatever they are."""
     return {name: _plain(value) for name, value in fields.items()}
 
 
 def _plain(value: object) -> object:
-    """Return what JSON can carry; an object of another kind becomes one that no field accepts, so that it is seen."""
+    """Return a value that JSON can carry. Any other object becomes one that no field accepts, so it is reported."""
     if value is None or isinstance(value, bool):
         return value
-    # Plain text and plain numbers: of a member of an enumeration, a serializer may write its value in their place.
+    # Only exact types: for a member of an enumeration, a serializer may write another value than the text.
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):

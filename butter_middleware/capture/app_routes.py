@@ -1,8 +1,7 @@
-"""Whether the app has a route that answers each checkout route, and which one was probably meant.
+"""Checks that the app has a route for each checkout route, and finds the one that was probably meant.
 
-A typo, a forgotten prefix, a trailing slash or a wrong method means that no checkout is ever seen. Starlette's and
-FastAPI's routers can be walked, so this is found before the first checkout. An app that cannot be walked may answer
-anything.
+With a typo, a forgotten prefix, a trailing slash or a wrong method, no checkout is ever seen. The routers of Starlette
+and FastAPI can be walked, so this is found before the first checkout. An app that cannot be walked may answer anything.
 """
 
 import sys
@@ -22,14 +21,14 @@ from butter_middleware.capture.routes import CheckoutRoute, Template
 from butter_middleware.errors import ConfigurationError
 
 LAYERS: Final = 64
-"""How many middlewares around an app, and levels of mounts, are looked through."""
+"""The most middlewares around an app, and levels of mounts, that are searched."""
 _ALIKE: Final = 0.6
 """How alike two paths must be, from 0 to 1, for one to be suggested instead of the other."""
 _REST: Final = "/{butter_rest:path}"
 _VALUES: Final = ("1", "12345678-1234-5678-1234-567812345678")
-"""One of these fits each converter."""
+"""Each converter accepts at least one of these."""
 _SAMPLES: Final = 1000
-"""How many paths of one template are tried."""
+"""The most paths that are tried for one template."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,11 @@ class AppRoute:
 
     path: str
     methods: frozenset[str] | None
-    """None for any."""
+    """None: any."""
 
     @cached_property
     def template(self) -> Template | None:
-        """Its path. None if no checkout route can be written like this."""
+        """Its path as a template. None if a checkout route cannot have this path."""
         try:
             return Template(self.path or "/")
         except ConfigurationError:
@@ -58,7 +57,7 @@ class AppRoute:
 
 
 def unanswered(apps: Iterable[object], routes: Iterable[CheckoutRoute]) -> list[str]:
-    """Return one text for each checkout route that none of the apps answers.
+    """Return one message for each checkout route that none of the apps answers.
 
     Args:
         apps: The ASGI apps that the `ButterMiddleware` of one `Butter` wraps.
@@ -74,15 +73,15 @@ def walkable(app: object) -> bool:
 
 
 def matches_as_written(app: object) -> bool:
-    """Whether only Starlette's and FastAPI's routers are in an app. Those of other frameworks may fold slashes or case.
+    """Whether an app has only routers of Starlette and FastAPI. Other frameworks' routers may ignore slashes or case.
 
-    Where such a router stands alone, `//checkout` and `/Checkout/` can be the same checkout as `/checkout`.
+    With another framework's router, `//checkout` and `/Checkout/` can be the same checkout as `/checkout`.
     """
     return not any(route.methods is None and route.path.endswith(_REST) for route in app_routes(app))
 
 
 def mounted(app: object, depth: int = LAYERS) -> Iterator[tuple[object, object]]:
-    """Give, of each middleware around an app, in it and in its mounts, each argument and the app that it wraps.
+    """Yield each argument of each middleware around an app, in it and in its mounts, with the app that it wraps.
 
     The `Butter` of a `ButterMiddleware` is one of the arguments.
     """
@@ -98,12 +97,12 @@ def mounted(app: object, depth: int = LAYERS) -> Iterator[tuple[object, object]]
 
 
 def watched(app: object, butter: object) -> list[object]:
-    """Find what the `ButterMiddleware` of a `Butter` wraps: in an app, around it, and in what is mounted in it."""
+    """Find the apps that the `ButterMiddleware` of a `Butter` wraps: in an app, around it, and in its mounts."""
     return [wrapped for given, wrapped in mounted(app) if given is butter]
 
 
 def _layers(app: object) -> Iterator[object]:
-    """Give an app, then what each middleware keeps as `app`."""
+    """Yield an app, then the `app` of each middleware."""
     for _layer in range(LAYERS):
         if app is None:
             return
@@ -119,7 +118,7 @@ def _innermost(app: object) -> object:
 
 
 def app_routes(app: object, prefix: str = "", depth: int = LAYERS) -> Iterator[AppRoute]:
-    """Give each route of the app, with its mounts' prefixes."""
+    """Yield each route of the app, with its mounts' prefixes."""
     inner = _innermost(app)
     if isinstance(inner, StaticFiles):
         yield AppRoute(prefix + _REST, frozenset({"GET", "HEAD"}))
@@ -130,7 +129,7 @@ def app_routes(app: object, prefix: str = "", depth: int = LAYERS) -> Iterator[A
     router = inner.router if isinstance(inner, Starlette) else inner
     if getattr(router.default, "__func__", None) is not Router.not_found:
         yield AppRoute(prefix + _REST, None)
-    # FastAPI sets root_path within the app: a middleware around it sees the path with it, or without.
+    # FastAPI sets root_path within the app: a middleware around it sees the path with or without it.
     root_path = str(getattr(inner, "root_path", "")).rstrip("/")
     for start in dict.fromkeys((prefix, prefix + root_path)):
         for route in _effective(router.routes):
@@ -150,7 +149,7 @@ def _of(route: Any, prefix: str, depth: int) -> Iterator[AppRoute]:  # noqa: ANN
 
 
 def _effective(routes: Iterable[BaseRoute]) -> Iterator[Any]:
-    """Give the routes as they are served: newer FastAPI keeps an included router as one entry, and its prefix there."""
+    """Yield the routes as they are served. Newer FastAPI keeps an included router as one entry with its prefix."""
     contexts: Any = getattr(sys.modules.get("fastapi.routing"), "iter_route_contexts", None)
     yield from routes if contexts is None else contexts(routes)
 
@@ -168,17 +167,17 @@ def _methods(route: Any) -> frozenset[str] | None:  # noqa: ANN401 - a route, or
 
 
 def _meet(one: Template, other: Template | None) -> bool:
-    """Whether both templates match one path, of those made from their literals."""
+    """Whether both templates match one of the paths that are made from their literals."""
     if other is None:
         return False
     begins, other_begins = one.parts[0][0], other.parts[0][0]
     if not (begins.startswith(other_begins) or other_begins.startswith(begins)):
-        return False  # as most do: with several parameters there are a thousand paths to try
+        return False  # most templates fail here, and with several parameters there would be a thousand paths to try
     return any(map(other.match, _samples(one, other))) or any(map(one.match, _samples(other, one)))
 
 
 def _samples(template: Template, other: Template) -> Iterator[str]:
-    """Give paths that match a template, its parameters filled with pieces of another one."""
+    """Yield paths that match a template. Pieces of another template fill its parameters."""
     pieces = [piece for literal, _name in other.parts for piece in literal.split("/") if piece]
     names = [name for _literal, name in template.parts if name is not None]
     for values in islice(product((*_VALUES, *pieces), repeat=len(names)), _SAMPLES):

@@ -1,4 +1,4 @@
-"""The tee: watches the responses of checkout routes, and changes none of them."""
+"""The middleware: watches the responses of checkout routes, and does not change them."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -31,12 +31,12 @@ _FILE_MESSAGES: Final = frozenset({"http.response.pathsend", "http.response.zero
 _JSON: Final = frozenset({b"application/json", b"text/json"})
 _NO_HEADERS: Final[RawHeaders] = []
 LAYERS: Final = 64
-"""Apps within one another that are looked through."""
+"""The most nested apps that are searched."""
 _SHUTDOWN_ENDS: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
 
 
 class CapturePipeline(Protocol):
-    """What the middleware talks to. Only `snapshot` and `capture` raise."""
+    """The pipeline, as the middleware uses it. Only `snapshot` and `capture` raise."""
 
     @property
     def routes(self) -> RouteTable:
@@ -45,20 +45,20 @@ class CapturePipeline(Protocol):
 
     @property
     def max_body_bytes(self) -> int:
-        """Longer bodies are not captured."""
+        """The longest body that is captured."""
         ...
 
     @property
     def traceparent(self) -> Callable[[], str]:
-        """Return the W3C trace context of the request that runs, empty if there is no trace."""
+        """Return the W3C trace context of the current request. Empty if there is no trace."""
         ...
 
     def first_request(self) -> None:
-        """Start the threads if no lifespan did, and say what a missing lifespan means. Never raises."""
+        """Start the threads if no lifespan did, and log what a missing lifespan means. Never raises."""
         ...
 
     async def open(self) -> None:
-        """Start the threads, and wait at most a second for the outbox's file and the HTTP client."""
+        """Start the threads. Wait at most a second for the outbox's file and the HTTP client."""
         ...
 
     def shutdown(self) -> None:
@@ -66,11 +66,11 @@ class CapturePipeline(Protocol):
         ...
 
     def snapshot(self, scope: Scope, path: str) -> dict[str, Any]:
-        """Copy from the scope what a capture needs."""
+        """Copy the part of the scope that a capture needs."""
         ...
 
     def capture(self, route: CheckoutRoute, capture: Capture) -> "Future[None] | None":
-        """Take a capture. Return what the last chunk waits for, or None."""
+        """Take a capture. Return what the last chunk must wait for, or None."""
         ...
 
     async def wait_until_durable(self, future: "Future[None]") -> None:
@@ -82,7 +82,7 @@ class CapturePipeline(Protocol):
         ...
 
     def fault(self, error: Exception) -> None:
-        """Count a fault of the middleware itself."""
+        """Count an error of the middleware itself."""
         ...
 
 
@@ -92,7 +92,7 @@ class Handle(Protocol):
 
     @property
     def pipeline(self) -> CapturePipeline:
-        """What takes the captures."""
+        """The pipeline that takes the captures."""
         ...
 
 
@@ -100,8 +100,8 @@ class ButterMiddleware:
     """ASGI middleware that captures successful checkouts for Butter.
 
     Mount it once: `app.add_middleware(ButterMiddleware, butter=butter)`, or wrap any ASGI app with it. It copies
-    the bytes between the app and the client, and makes nothing wait, unless `durability="before_response"` or
-    `delivery="inline"` is set. Exceptions of the app pass unchanged. Its own exceptions never reach the app.
+    the bytes between the app and the client. A response waits only with `durability="before_response"` or
+    `delivery="inline"`. Exceptions of the app pass unchanged. Its own exceptions never reach the app.
     """
 
     def __init__(self, app: AnyASGIApp, butter: Handle | None = None) -> None:
@@ -109,7 +109,7 @@ class ButterMiddleware:
         self.butter = butter
         self._pipeline = butter.pipeline if isinstance(butter, Handle) else None
         if self._pipeline is None:
-            # Starlette builds middleware inside the first request: an error here would be a 500 on every one.
+            # Starlette builds middleware inside the first request: an error here would answer every request with 500.
             message = (
                 f"ButterMiddleware(butter=...) got {type(butter).__name__}: nothing is captured. Pass the Butter "
                 "object that you built at import."
@@ -145,7 +145,7 @@ class ButterMiddleware:
         await self.app(scope, receive, send)
 
     def _tee(self, pipeline: CapturePipeline, scope: Scope, receive: Receive, send: Send) -> "_Tee | None":
-        """Return what watches a request of a checkout route. None for other requests."""
+        """Return the object that watches a request of a checkout route. None for other requests."""
         try:
             found = self._find(pipeline.routes, scope)
             if found is None:
@@ -161,7 +161,7 @@ class ButterMiddleware:
         notes = cast("Notes | None", scope.get(SCOPE_KEY))
         if notes is not None:
             if not notes.closed:
-                return None  # it watches already: this one is mounted inside of it
+                return None  # an outer middleware of the same Butter already watches the request
             path = notes.request["path"]
             found = routes.find(notes.request["method"], path)
             return None if found is None else (found, path)
@@ -175,7 +175,7 @@ class ButterMiddleware:
         return routes.find_folded(method, _spellings(scope)) if self._folds else None
 
     def _compare(self, pipeline: CapturePipeline) -> None:
-        """Once, on the log's thread: say which checkout routes no route of the app answers."""
+        """Once, on the log thread, log the checkout routes that no route of the app answers."""
         if not self._compared:
             self._compared = True
             log_thread.run(partial(_say_unanswered, self.app, self.butter, pipeline.routes))
@@ -191,7 +191,7 @@ class ButterMiddleware:
         async def watch(message: Message) -> None:
             nonlocal takes_part
             takes_part = True
-            # After the app's own shutdown, which may still serve checkouts; before the server hears of its end.
+            # After the app's own shutdown, which may still serve checkouts, and before the server gets its end.
             try:
                 if message["type"] in _SHUTDOWN_ENDS:
                     await _drain(pipeline)
@@ -205,7 +205,7 @@ class ButterMiddleware:
         try:
             await self.app(scope, take, watch)
         except Exception as error:
-            if takes_part:  # its startup failed, which is for the server to hear
+            if takes_part:  # its startup failed: the server must get the error
                 raise
             message = (
                 f"the app refuses ASGI's lifespan ({type(error).__name__}), as Django does: the middleware answers for "
@@ -217,7 +217,7 @@ class ButterMiddleware:
 
 
 async def _answer_lifespan(receive: Receive, send: Send) -> None:
-    """Take part in the place of an app that ended at once: a server tells an app that refuses nothing of its end."""
+    """Answer the lifespan for an app that returned at once. A server sends no shutdown to an app that refuses."""
     event = ""
     while event != "lifespan.shutdown":
         event = (await receive())["type"]
@@ -235,7 +235,7 @@ async def _drain(pipeline: CapturePipeline) -> None:
     try:
         await anyio.to_thread.run_sync(pipeline.shutdown, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
     except RuntimeError:
-        # No further thread, or a loop that anyio does not know, as of granian --task-impl rust: it serves no more.
+        # No thread is left, or anyio does not know the loop, as with granian --task-impl rust. The app serves no more.
         pipeline.shutdown()
 
 
@@ -250,7 +250,7 @@ def _own_root_path(app: object) -> str:
 
 
 def _folds(app: object) -> bool:
-    """Whether a router in the app may take several spellings of a path for the same."""
+    """Whether a router in the app may treat several spellings of a path as the same."""
     from butter_middleware.capture import app_routes  # noqa: PLC0415 - it loads Starlette's router, which is not ours
 
     try:
@@ -260,10 +260,10 @@ def _folds(app: object) -> bool:
 
 
 def _spellings(scope: Scope) -> Iterable[str]:
-    """Return the paths that the routers of other frameworks see: some keep `root_path`, some an escaped slash."""
+    """Return the paths that routers of other frameworks match. Some keep `root_path`, some an escaped slash."""
     path, root_path = scope["path"], scope.get("root_path", "")
     raw_path = (scope.get("raw_path") or b"").decode("latin-1").partition("?")[0]
-    # Each once: most requests have one spelling.
+    # Without duplicates: most requests have one spelling.
     return dict.fromkeys((path.removeprefix(root_path), path, raw_path.removeprefix(root_path), raw_path))
 
 
@@ -288,20 +288,20 @@ class _Tee:
         self._reads_body = route.reads_body
         self._chunks: list[bytes] = []
         self.takes_request = route.capture_request_body
-        """Whether the app is to read the request through `receive`."""
+        """Whether the app must read the request through `receive`."""
         if self.takes_request:
             self._request_chunks: list[bytes] | None = []
             self._request_size = 0
             self._request_ended = False
         before: Notes | None = scope.get(SCOPE_KEY)
-        # A middleware outside tries once more: the request is what it was before the app first changed its scope.
+        # An outer middleware tries the request again. It counts as it was before the app first changed its scope.
         self._request: dict[str, Any] = (
             pipeline.snapshot(scope, path) if before is None else {**before.request, "path": path}
         )
         self._notes = scope[SCOPE_KEY] = Notes(self._request)
 
     async def receive(self) -> Message:
-        """Pass the request on, keeping its body within the cap."""
+        """Pass the request on, and keep its body up to the limit."""
         message = await self._receive()
         try:
             if message["type"] == "http.request" and self._request_chunks is not None:
@@ -314,7 +314,7 @@ class _Tee:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass the response on, capturing at its last message: the server may cancel or block from then on."""
+        """Pass the response on. Capture before its last message: after it, the server may cancel or block."""
         if self._open:
             durable = None
             try:
@@ -324,7 +324,7 @@ class _Tee:
                         durable = self._capture(self._notes.fields)
                 elif kind == "http.response.start":
                     headers = message.get("headers", ())
-                    listed = rereadable(headers)  # the server reads them after us
+                    listed = rereadable(headers)  # the server reads them again
                     if listed is not headers:
                         message = {**message, "headers": listed}
                     self._start(message["status"], listed)
@@ -336,7 +336,7 @@ class _Tee:
                 await self._wait(durable)
         try:
             await self._send(message)
-        except OSError:  # as ASGI says that a server tells of a client that has gone
+        except OSError:  # by ASGI, the client has disconnected
             self._left = True
             raise
 
@@ -347,9 +347,9 @@ class _Tee:
             self._pipeline.fault(error)
 
     def end(self, error: BaseException | None) -> None:
-        """End, with what the app raised. Without a last message the response was not whole.
+        """End, with the app's exception. Without a last message the response was not complete.
 
-        If the route needs no body, and only the shopper left, what was annotated before a success began counts.
+        If the route needs no body and the shopper has left, annotations count that were made before a success began.
         """
         try:
             if self._open:
@@ -362,7 +362,7 @@ class _Tee:
         self._notes.closed = True
 
     def _give_up(self, error: Exception) -> None:
-        """Drop what was captured: a fault of ours must not make half a record."""
+        """Drop the capture: an error of this package must not make an incomplete record."""
         self._open = False
         self._chunks = []
         self._pipeline.fault(error)
@@ -373,7 +373,7 @@ class _Tee:
         if not route.takes(status, annotated=bool(fields)):
             self._skip(Skip.STATUS)
             return
-        headers: RawHeaders = []  # copied: an outer GZipMiddleware changes both the message and its list after us
+        headers: RawHeaders = []  # copied: an outer GZipMiddleware changes both the message and its list later
         content_type = content_length = b""
         for given, value in raw_headers(listed):
             name = given.lower()
@@ -394,7 +394,7 @@ class _Tee:
                 self._skip(Skip.TOO_LARGE)
 
     def _keep_body(self, message: Message) -> bool:
-        """Keep a part of the body. True at the last one of a response that began."""
+        """Keep a part of the body. Return True for the last one of a response that began."""
         if not self._status:
             return False
         if self._reads_body:
@@ -407,7 +407,7 @@ class _Tee:
         return not message.get("more_body", False)
 
     def _keep_file(self, message: Message) -> bool:
-        """Pass over a file that the server sends. True if it ends a response whose body is not needed."""
+        """Skip a file that the server sends. Return True if it ends a response whose body is not needed."""
         if not self._status:
             return False
         if self._reads_body:
@@ -452,7 +452,7 @@ class _Tee:
         return self._pipeline.capture(self._route, capture)
 
     def _request_body(self) -> bytes | None:
-        """Return the request's body if it came whole. A part of a form could mean something else."""
+        """Return the request's body if it is complete. A part of a form could mean something else."""
         if self._request_chunks is None:
             return None
         declared = next((value for name, value in self._request["headers"] if name == b"content-length"), b"")
@@ -461,9 +461,9 @@ class _Tee:
 
 
 def _has_left(error: BaseException | None) -> bool:
-    """Whether an app that ended without its last message did so because the client left, and not by a fault of its own.
+    """Whether an app ended without its last message because the client left, and not by an error of its own.
 
-    It then returns, is cancelled, or raises what Starlette makes of a client that has gone.
+    It then returns, is cancelled, or raises Starlette's exception for a disconnected client.
     """
     if isinstance(error, BaseExceptionGroup):  # of a task group within the app
         return all(map(_has_left, cast("BaseExceptionGroup[BaseException]", error).exceptions))
@@ -471,7 +471,7 @@ def _has_left(error: BaseException | None) -> bool:
 
 
 def _size(chunk: bytes | memoryview) -> int:
-    """Return its bytes, before any is copied."""
+    """Return its number of bytes, before they are copied."""
     return chunk.nbytes if isinstance(chunk, memoryview) else len(chunk)
 
 

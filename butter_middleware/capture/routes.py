@@ -1,4 +1,4 @@
-"""Which requests are checkouts, and how each is read."""
+"""The checkout routes: which requests are checkouts, and how each is read."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -62,10 +62,10 @@ class Template:
         self.match = self._regex.match
         self._folded = re.compile(compile_path(_one_slash(path))[0].pattern, re.IGNORECASE)
         self.pattern = re.sub(r"\(\?P<\w+>", "(", self._regex.pattern)
-        """What it matches, whatever its parameters are called."""
+        """The template without the names of its parameters."""
 
     def written(self, path: str) -> str | None:
-        """Return what `_one_slash` gave as this template writes it, if it differs in case at most. None if in more."""
+        """Return a path from `_one_slash` in this template's spelling, if only the case differs. Otherwise None."""
         found = self._folded.match(path)
         if found is None:
             return None
@@ -83,27 +83,26 @@ class CheckoutRoute:
 
     Args:
         path: A template in Starlette's syntax, converters included, matched against the path without `root_path`.
-        psp: The payment service provider whose IDs this route gives.
-        extract: A plain function from `CheckoutResponse` to the record's fields: a mapping, a `Checkout`, several of
-            them, or None if this response is not a checkout. If left out, the endpoint annotates what is needed, no
-            body is buffered, and the response may have any content type.
+        psp: The payment service provider of this route's IDs.
+        extract: A plain function. It gets the `CheckoutResponse` and returns a mapping, a `Checkout`, several of them,
+            or None if this response is not a checkout. If left out, the endpoint annotates all fields, no body is
+            buffered, and the response may have any content type.
         when: A function that is called before `extract`. If it returns False, this response is not a checkout.
         methods: The request methods. The default is POST. GET does not imply HEAD.
         capture_request_body: Keep the request's body too, for `response.request.json()`, if the app reads all of it
-            before it has answered.
+            before it answers.
         address_from_body: The caller of this route is a server, not the shopper, so its address is never used.
-            The shopper's address is what the extractor gives as `ipv4_address`, or what the presets of Recharge and
-            Recurly find. Only a public IPv4 address counts. On every other route no address of a
-            body is used, whatever an extractor gives.
+            The shopper's address is the extractor's `ipv4_address`, or the one that the presets of Recharge and
+            Recurly find. It must be a public IPv4 address. On every other route, an address from a body is never used.
         join: For a payment that another request confirms, as with a payment page that the PSP hosts. The captures of
             this route are then *parts* of checkouts. `join` gives the key that both parts have in common, such as the
-            session's ID. It is a JMESPath expression over the JSON, or a function of `CheckoutResponse`. If it gives
+            session's ID. It is a JMESPath expression for the JSON, or a function of `CheckoutResponse`. If it gives
             None or an empty string, this is not a checkout, and `extract` is not called.
         address: For a route with `join`. True: the shopper's browser sends this request, which begins the checkout. It
             gives the address and may lack everything else, even a payment. If `join` is a function, a redirect to the
             PSP's page is captured like a 2xx. False: a server sends this request, which confirms the payment. `extract`
-            and `when` decide as usual, and no address is looked for. A record needs one part of each kind, in either
-            order, within `join_ttl`.
+            and `when` work as usual, and no address is read. A record needs one part of each kind, in either order,
+            within `join_ttl`.
         source: The body that `extract`, `when` and `join` read. "request": the request's body, as for a webhook. The
             response may then have any content type.
 
@@ -145,7 +144,7 @@ class CheckoutRoute:
         object.__setattr__(self, "capture_request_body", self.capture_request_body or self.source == "request")
 
     def _problems(self, methods: Sequence[object]) -> Iterator[str]:
-        """Give what cannot work together."""
+        """Yield the options that cannot work together."""
         if isinstance(self.extract, FunctionType) and _is_factory(self.extract):
             name = f"extract.{self.extract.__name__}"
             options = "" if self.extract.__name__ in get_args(Psp) else "..."
@@ -180,29 +179,29 @@ class CheckoutRoute:
 
     @cached_property
     def annotated_only(self) -> bool:
-        """Whether the endpoint's annotations are all that is needed."""
+        """Whether the endpoint's annotations are sufficient."""
         return self.extract is None and self.when is None and self.join is None
 
     @cached_property
     def reads_body(self) -> bool:
-        """Whether the response's body is needed at all."""
+        """Whether the response's body is needed."""
         return not self.annotated_only and self.source == "response"
 
     @property
     def from_shopper(self) -> bool:
-        """Whether its requests are the shopper's, whose address is evidence."""
+        """Whether the shopper sends its requests, so that their address is evidence."""
         return self.address and not self.address_from_body
 
     @property
     def begins(self) -> bool:
-        """Whether it takes the shopper's part of a checkout that another request confirms."""
+        """Whether it gives the shopper's part of a checkout that another request confirms."""
         return self.join is not None and self.address
 
     def takes(self, status: int, *, annotated: bool) -> bool:
         """Whether a response with this status may be a checkout: a success (RFC 9110, section 15.3), or a redirect.
 
-        After a payment, forms are answered with 302 or 303. It counts only if the endpoint annotated, since
-        it says nothing by itself.
+        A form is answered with 302 or 303 after a payment. A redirect counts only if the endpoint annotated, because it
+        proves nothing by itself.
         """
         if 200 <= status < 300:  # noqa: PLR2004 - as the section says
             return True
@@ -215,7 +214,7 @@ class CheckoutRoute:
 
     @cached_property
     def name(self) -> str:
-        """As it is counted and logged."""
+        """The route's name in counts and in the log."""
         return f"{'|'.join(self.methods)} {self.path}"
 
     def __str__(self) -> str:
@@ -223,13 +222,13 @@ class CheckoutRoute:
 
 
 def _is_factory(function: FunctionType) -> bool:
-    """Return whether it is a function of `butter_middleware.extract` that makes extractors."""
+    """Whether it is a function of `butter_middleware.extract` that makes extractors."""
     package = __name__.partition(".")[0]
     return str(function.__module__).startswith(f"{package}.extract.") and function.__qualname__ == function.__name__
 
 
 def _no_route(given: object) -> str:
-    """Say what is wrong with `routes=`."""
+    """Raise the error for `routes=`."""
     problem = "routes= contains something that is not a CheckoutRoute:"
     if isinstance(given, CheckoutRoute):
         problem = "routes= is not a list, but"
@@ -241,7 +240,7 @@ def _is_method(name: object) -> bool:
 
 
 class _ByMethod(dict[str, list[CheckoutRoute]]):
-    """Routes by their method. ASGI says upper case. Some servers pass on what was written; it counts as upper case."""
+    """Routes by method. ASGI requires upper case. Some servers pass on other spellings, which count as upper case."""
 
     def __missing__(self, method: str) -> Sequence[CheckoutRoute]:
         return self.get(method.upper(), ())
@@ -263,7 +262,7 @@ class RouteTable:
             self.add(route)
 
     def add(self, route: CheckoutRoute) -> None:
-        """Add a route, which is asked after those that are there.
+        """Add a route. Earlier routes are tried first.
 
         Raises:
             ConfigurationError: an earlier route has the same template and a method in common, and would always win.
@@ -286,7 +285,7 @@ class RouteTable:
         return None
 
     def find_folded(self, method: str, paths: Iterable[str]) -> tuple[CheckoutRoute, str] | None:
-        """Return the first route that one of the paths matches whatever its slashes and case, and the path for it."""
+        """Return the first route that one of the paths matches, ignoring slashes and case, and its spelling."""
         if not (routes := self._by_method[method]):
             return None
         found = ((route, route.template.written(path)) for path in map(_one_slash, paths) for route in routes)
