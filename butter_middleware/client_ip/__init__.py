@@ -1,4 +1,4 @@
-"""The shopper's IPv4 address, from the peer and the headers. A shopper can neither forge nor erase it.
+"""Finds the shopper's IPv4 address in the peer and the headers. A shopper can neither forge nor erase it.
 
 A function such as `aws_alb()` returns the strategy for a platform. A class such as `TrustedHops` is a strategy for any
 other setup. `trusted` and `peer_in` are lists of addresses and networks, such as `["10.0.0.5", "10.1.0.0/16"]`, and

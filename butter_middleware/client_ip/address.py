@@ -12,7 +12,7 @@ from butter_middleware.client_ip.reason import Reason
 from butter_middleware.errors import ConfigurationError
 
 Address: TypeAlias = int
-"""128 bits. IPv4 is kept as IPv6 maps it, in ::ffff:0:0/96, so both spellings of an address are one number."""
+"""128 bits. An IPv4 address is stored as in ::ffff:0:0/96, so both spellings of an address are one number."""
 
 NODE_BYTES: Final = 128
 """A longer element is not an address."""
@@ -30,14 +30,14 @@ def is_v4(address: Address) -> bool:
 
 
 def text_of(address: Address) -> str:
-    """Return the canonical text: a dotted quad, or IPv6 as RFC 5952 has it."""
+    """Return the canonical text: a dotted quad, or IPv6 as in RFC 5952."""
     return inet_ntoa((address & 0xFFFFFFFF).to_bytes(4)) if is_v4(address) else str(IPv6Address(address))
 
 
 def parse_node(element: bytes, *, rfc7239: bool = False) -> Address | None:
-    """Read `v4`, `v4:port`, `v6`, `[v6]` or `[v6]:port`; None for anything else, such as leading zeros or a mask.
+    """Parse `v4`, `v4:port`, `v6`, `[v6]` or `[v6]:port`. None for anything else, such as leading zeros or a mask.
 
-    In RFC 7239, section 6, the port may be an obfuscated one, such as `_web`.
+    By RFC 7239, section 6, the port may be obfuscated, such as `_web`.
     """
     if len(element) > NODE_BYTES:
         return None
@@ -56,10 +56,10 @@ def parse_node(element: bytes, *, rfc7239: bool = False) -> Address | None:
 
 
 def parse_host(text: str) -> Address | None:
-    """Read an address without brackets or port, as in `scope["client"]`."""
+    """Parse an address without brackets or port, as in `scope["client"]`."""
     try:
         if ":" not in text:
-            # Refuses leading zeros, which some readers take for octal, and anything but four octets.
+            # Leading zeros are refused, because some parsers take them for octal. So is anything but four octets.
             return _MAPPED | int.from_bytes(inet_pton(AF_INET, text))
         zoned = _ZONED.fullmatch(text)
         if zoned is None:
@@ -71,7 +71,7 @@ def parse_host(text: str) -> Address | None:
 
 
 class Networks:
-    """A set of networks, compiled: membership is a search among numbers. Holds `unix:` as well.
+    """A compiled set of networks: membership is a binary search. It may contain `unix:`.
 
     Raises:
         ConfigurationError: it is not a list, or an entry is not an address or a network, or has host bits.
@@ -107,12 +107,12 @@ class Networks:
                 self._bounds += (first, last + 1)
 
     def __contains__(self, address: Address | None) -> bool:
-        # An odd index is inside.
+        # An odd index means inside.
         return address is not None and bisect_right(self._bounds, address) & 1 == 1
 
 
 NOT_PUBLIC: Final = Networks(
-    # Frozen: `ipaddress.is_global` is True for multicast, and changes between versions of Python.
+    # A fixed list: `ipaddress.is_global` is True for multicast, and changes between versions of Python.
     (
         "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
         "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
@@ -130,7 +130,7 @@ PRIVATE: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8"
 
 
 def in_body(value: object, admitted: Networks) -> str | Reason:
-    """Return a public or admitted IPv4 address that a body has as a dotted quad, or why there is none."""
+    """Return the public or admitted IPv4 address in a body, a dotted quad, or the reason why there is none."""
     if value is None or value == "":
         return Reason.BODY_MISSING
     address = parse_host(value.strip()) if isinstance(value, str) else None
@@ -142,12 +142,12 @@ def in_body(value: object, admitted: Networks) -> str | Reason:
 
 
 class TcpPeer(NamedTuple):
-    """The peer of the connection, as the server gives it: an address, a Unix socket, or neither."""
+    """The connection's peer, as the server gives it: an address, a Unix socket, or neither."""
 
     address: Address | None
     unix: bool = False
     client: Any = None
-    """As the server wrote it: a host and a port."""
+    """The host and the port, as the server gives them."""
 
     def within(self, networks: Networks) -> bool:
         """Whether this peer is in the set."""

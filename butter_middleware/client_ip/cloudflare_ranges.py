@@ -1,10 +1,10 @@
-"""Cloudflare's address ranges: data, with its date."""
+"""Cloudflare's address ranges, with their date."""
 
 from typing import Final
 
 SOURCE: Final = "https://www.cloudflare.com/ips/"
 LAST_CHANGED: Final = "2023-09-28"
-"""The date that the source gives for its last change."""
+"""The date of the last change, from the source."""
 
 RANGES: Final = (
     "173.245.48.0/20",

@@ -1,4 +1,4 @@
-"""Finds a `client_ip=` that does not fit the requests, early: otherwise it would be noticed a year later."""
+"""Finds a `client_ip=` that does not fit the requests. Otherwise it might be noticed only a year later."""
 
 from collections.abc import Iterator, Mapping
 from threading import RLock
@@ -14,7 +14,7 @@ from butter_middleware.events import Diagnosed
 WATCHED: Final = 1_000
 """How many checkouts are watched."""
 ALIKE: Final = 50
-"""As many checkouts from one address are not a coincidence."""
+"""This many checkouts from one address are not a coincidence."""
 FEW: Final = 20
 
 _PLATFORMS: Final = {
@@ -30,7 +30,7 @@ _CLOUDFLARE: Final = Networks(RANGES, "Cloudflare")
 
 
 class Diagnosis:
-    """Watches the first thousand checkouts, and gives each finding once. It remembers one address only."""
+    """Watches the first thousand checkouts, and reports each finding once. It remembers one address only."""
 
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
@@ -40,7 +40,7 @@ class Diagnosis:
         self._last: str | None = None
 
     def observe(self, scope: Mapping[str, Any], result: ClientIP) -> list[Diagnosed]:
-        """Take in one request and what was resolved for it. Raises nothing on a scope that keeps to ASGI."""
+        """Take one request with its result. Raises nothing for a valid ASGI scope."""
         with self._lock:
             if self._seen >= WATCHED:
                 return []
@@ -85,9 +85,9 @@ class Diagnosis:
             yield Diagnosed(reason="rewrite", message=message)
 
     def _unused(self, scope: Mapping[str, Any], result: ClientIP) -> Iterator[Diagnosed]:
-        """Find the platforms' headers that say another address than the one that was resolved.
+        """Find platforms' headers with another address than the resolved one.
 
-        Of the one that the strategy reads, it has said itself why it gave none.
+        The header that the strategy reads is left out: the strategy's reason already explains it.
         """
         names = {name.lower() for name, _value in scope.get("headers") or ()}
         for name, (platform, preset) in _PLATFORMS.items():

@@ -1,4 +1,4 @@
-"""What each preset makes of one request, for a person who chooses one."""
+"""Shows the result of each preset for one request, for a person who chooses one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,28 +8,28 @@ from butter_middleware.client_ip import platforms
 from butter_middleware.client_ip.strategies import ClientIP, Forwarded, SingleHeader, Strategy, TrustedHops
 
 _INTERNAL: Final = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "unix:"]
-"""Where a proxy of one's own usually is."""
+"""The usual addresses of one's own proxies."""
 CONFIGURED: Final = "configured"
-"""The name of the strategy that was given."""
+"""The name of the configured strategy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What one strategy makes of a request."""
+    """One strategy's result for a request."""
 
     name: str
-    """As it is written in the configuration; `configured` for the one that was given."""
+    """The strategy as written in the configuration, or `configured`."""
     result: ClientIP
     remedy: str
     """If there is no address: what to change."""
 
 
 def explain(scope: Mapping[str, Any], configured: Strategy | None = None) -> list[Explanation]:
-    """Resolve one request's address in every way there is; `configured` comes first. Never raises.
+    """Resolve one request's address with every strategy, `configured` first. Never raises.
 
-    An answer proves nothing by itself: a header that is there may be the client's own.
+    A result proves nothing by itself: the client may have written the header.
     """
-    # Some are equal, so that each platform has its name. Those of HAProxy, Traefik and ingress controllers are nginx's.
+    # Some are equal, so that each platform has its name. HAProxy, Traefik and ingress controllers work like nginx.
     strategies: dict[str, Strategy] = {
         "direct()": platforms.direct(),
         f"nginx({_INTERNAL})": platforms.nginx(_INTERNAL),

@@ -1,4 +1,4 @@
-"""Header lines and their elements, taken from the right: what is left of the answer is never parsed."""
+"""Header lines and their elements, from the right. Elements left of the answer are never parsed."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,18 +8,18 @@ from butter_middleware._utils.asgi import given_peer
 from butter_middleware.client_ip.address import Address, TcpPeer, parse_host, parse_node
 
 ELEMENTS: Final = 32
-"""More elements are never looked at."""
+"""The most elements that are read."""
 
 _PAIR: Final = re.compile(
     rb'[ \t;]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*+)"|([^ \t";,]*+))[ \t]*(?=;|\Z)', re.DOTALL
 )
 GRANIAN_UNIX: Final = ("", "0")
-"""What Granian gives for a Unix socket. No server that reads a header gives the port as text."""
+"""Granian's peer for a Unix socket. No server that reads a header gives the port as text."""
 _QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
 
 
 def peer_of(scope: Mapping[str, Any]) -> TcpPeer:
-    """Read the peer. A string is never proof of a Unix socket: servers copy into one what an attacker wrote."""
+    """Parse the peer. A string never proves a Unix socket: servers copy into it what an attacker wrote."""
     client = given_peer(scope)
     if client is None:
         return TcpPeer(None, unix=True)
@@ -31,23 +31,23 @@ def peer_of(scope: Mapping[str, Any]) -> TcpPeer:
 
 
 def portless(peer: TcpPeer) -> bool:
-    """Whether the port is 0, from which no client connects: the peer was not read from a socket."""
+    """Whether the port is 0. No client connects from it, so the peer was not read from a socket."""
     return _port_of(peer) == 0
 
 
 def rewritten(scope: Mapping[str, Any], peer: TcpPeer) -> bool:
-    """Whether the server may have replaced the peer by what a header says, as uvicorn does by default.
+    """Whether the server may have replaced the peer by an address from a header, as uvicorn does by default.
 
-    It then gives the port of the element, or 0. Port 0 alone proves nothing: adapters without sockets give it, too. So
-    the peer must be in a header. With a port, the header must have the same port: if the host were enough, a shopper
-    who comes without a proxy could look rewritten by writing their own address.
+    The port is then that of the element, or 0. Port 0 alone proves nothing: adapters without sockets give it too. So
+    the peer must be in a header. With a port, the header must have the same port. If the host were enough, a shopper
+    without a proxy could write their own address into a header, and the peer would look replaced.
     """
     port = _port_of(peer)
     if peer.address is None or port is None:
         return False
     host: str = peer.client[0]
     if port == 0:
-        # Read as loosely as anything reads: Hypercorn takes Forwarded, Daphne any header, and so do middlewares.
+        # Matched loosely, because Hypercorn reads Forwarded, and Daphne and middlewares may read any header.
         text = host.encode("latin-1", "replace").lower()
         return any(text in value.lower() for _name, value in scope.get("headers") or ())
     header_lines = lines(scope, b"x-forwarded-for")
@@ -55,10 +55,10 @@ def rewritten(scope: Mapping[str, Any], peer: TcpPeer) -> bool:
         return False
     first = header_lines[0]
     comma = first.find(b",")
-    # With --forwarded-allow-ips '*' it is the leftmost, which may lie beyond the elements that are looked at.
+    # With --forwarded-allow-ips '*' it is the leftmost element, which may be beyond the elements that are read.
     leftmost = first if comma < 0 else first[:comma]
     for element in (leftmost, *elements(header_lines)):
-        # Read as the servers read it, who are laxer than we: int() takes "+80", "8_0" and white space.
+        # Parsed as the servers do, which are less strict: int() accepts "+80", "8_0" and white space.
         said, _, said_port = element.decode("latin-1").strip().rpartition(":")
         if said in {host, f"[{host}]"} and _number(said_port) == port:
             return True
@@ -77,14 +77,14 @@ def _number(port: Any) -> int | None:  # noqa: ANN401 - a server may put there w
 
 
 def lines(scope: Mapping[str, Any], name: bytes) -> list[bytes]:
-    """Return every line of a header, in order; `name` is in lower case."""
+    """Return every line of a header, in order. `name` is in lower case."""
     headers: Any = scope.get("headers") or ()
     length = len(name)
     return [value for key, value in headers if len(key) == length and key.lower() == name]
 
 
 def elements(header_lines: list[bytes]) -> Iterator[bytes]:
-    """Give the elements of a comma-separated header from the right, without white space, `ELEMENTS` at most."""
+    """Yield at most `ELEMENTS` elements of a comma-separated header from the right, without white space."""
     left = ELEMENTS
     for line in reversed(header_lines):
         end = len(line)
@@ -96,10 +96,10 @@ def elements(header_lines: list[bytes]) -> Iterator[bytes]:
 
 
 def forwarded_elements(header_lines: list[bytes]) -> Iterator[bytes | None]:
-    """Give the elements of a Forwarded header (RFC 7239) from the right; None for one whose quotes never open.
+    """Yield the elements of a Forwarded header (RFC 7239) from the right. None for one whose quote never opens.
 
-    Lines are independent. Within one, a comma counts outside quotes only; quotes are paired from the right, so that
-    an unclosed quote, which the client may have written, stays left of what the proxy appended.
+    Lines are independent. A comma within quotes does not count. Quotes are paired from the right, so an unclosed quote,
+    which the client may have written, cannot affect what the proxy appended.
     """
     left = ELEMENTS
     for line in reversed(header_lines):
@@ -112,9 +112,9 @@ def forwarded_elements(header_lines: list[bytes]) -> Iterator[bytes | None]:
 
 
 def _comma_before(line: bytes, end: int) -> int | None:
-    """Return the index of the last comma outside quotes before `end`, -1 for none, None if a quote never opens.
+    """Return the index of the last comma outside quotes before `end`. -1: none. None: a quote never opens.
 
-    It has no limit: a proxy may quote a Host of any length. Each byte is seen once.
+    There is no limit, because a proxy may quote a Host of any length. Each byte is read once.
     """
     comma = line.rfind(b",", 0, end)
     while (quote := line.rfind(b'"', comma + 1, end)) >= 0:
@@ -138,7 +138,7 @@ def _escaped(line: bytes, place: int) -> bool:
 
 
 def forwarded_for(element: bytes | None) -> Address | None:
-    """Return the address of an element's `for` parameter. None if it is absent, double, or not an address."""
+    """Return the address of an element's `for` parameter. None if it is absent, repeated, or not an address."""
     if element is None:
         return None
     parameters: dict[bytes, bytes] = {}

@@ -1,6 +1,6 @@
-"""One preset for each platform: what is in front of the app.
+"""One preset for each platform that may be in front of the app.
 
-If shoppers can reach the origin around the platform, a preset that reads a header proves nothing: hence the guards.
+If shoppers can reach the origin around the platform, a preset that reads a header proves nothing. So there are guards.
 docs/client-ip.md has the settings of each platform, and the source that was checked.
 """
 

@@ -1,4 +1,4 @@
-"""Why a request has the address it has, or none; and what to do about it."""
+"""Why a request has an address or not, and what to do about it."""
 
 from enum import StrEnum
 from typing import Final
@@ -22,7 +22,7 @@ class Reason(StrEnum):
     NO_UNTRUSTED_HOP = "no_untrusted_hop"
     """Every element of the header is one of the trusted proxies."""
     MALFORMED = "malformed"
-    """What the trusted proxy wrote is not an address."""
+    """The trusted proxy's element is not an address."""
     HEADER_MISSING = "header_missing"
     """The header that the platform sets is not there."""
     DUPLICATE_HEADER = "duplicate_header"
@@ -32,11 +32,11 @@ class Reason(StrEnum):
     SERVER_REWRITE_CONFLICT = "server_rewrite_conflict"
     """The ASGI server replaced the peer by an address that the trusted proxies do not confirm."""
     NO_PEER = "no_peer"
-    """The server gave no peer, or none that is an address."""
+    """The server gave no peer, or a peer that is not an address."""
     TOKEN_MALFORMED = "token_malformed"
-    """The shopper came over IPv6, with something that is not a token of the beacon."""
+    """The shopper came over IPv6 with an invalid token."""
     TOKEN_FORGED = "token_forged"
-    """The token is signed with none of the beacon's keys."""
+    """The token is not signed with one of the beacon's keys."""
     TOKEN_STALE = "token_stale"
     """The token had expired by the time of the checkout, or the beacon's clock is ahead."""
     TOKEN_UNBOUND = "token_unbound"
@@ -48,7 +48,7 @@ class Reason(StrEnum):
     BODY_MISSING = "body_missing"
     """The body of a server's request has no address, on a route with `address_from_body=True`."""
     BODY_MALFORMED = "body_malformed"
-    """What the body has is not an address."""
+    """The body's value is not an address."""
     BODY_IPV6 = "body_ipv6"
     """The address in the body is IPv6."""
     BODY_PRIVATE = "body_private"
@@ -61,11 +61,11 @@ class Reason(StrEnum):
 
     @property
     def remedy(self) -> str:
-        """What a person can do, in a sentence or two; empty if there is an address."""
+        """What a person can do, in a sentence or two. Empty if there is an address."""
         return self.remedy_for("the platform's header")
 
     def remedy_for(self, header: str, *, loopback: bool = False) -> str:
-        """What a person can do. `header` names what was read; `loopback` says that it gave this machine's address."""
+        """What a person can do. `header` names the header that was read. `loopback`: it had this machine's address."""
         remedy = _REMEDIES.get(self, "")
         if loopback:
             remedy = _ON_LOOPBACK.get(self, remedy)

@@ -1,7 +1,7 @@
-"""How the shopper's address is found: five small frozen objects with one method.
+"""The strategies that find the shopper's address: five small frozen objects with one method.
 
-What the client writes neither chooses nor erases the answer, because only what the trusted proxies appended is read. An
-anomaly there gives a reason and no address, never a guess.
+Only what the trusted proxies appended is read, so a client can neither choose nor erase the answer. An anomaly there
+gives a reason and no address, never a guess.
 """
 
 import re
@@ -41,24 +41,24 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ClientIP:
-    """What was resolved for one request. Its repr shows the reason alone: the rest is personal data."""
+    """The result for one request. Its repr shows the reason only: the rest is personal data."""
 
     ipv4: str | None
-    """A canonical dotted quad, public unicast; or None."""
+    """A canonical dotted quad, public unicast, or None."""
     ipv6: str | None
     """The shopper's address, if it is IPv6."""
     reason: Reason
     peer: str | None
-    """The TCP peer as the server gave it; None for a Unix socket, or if it is not an address."""
+    """The TCP peer as the server gave it. None for a Unix socket, or if it is not an address."""
     loopback: bool = False
-    """Whether the address that was found, and refused, is this machine's own, as in development."""
+    """Whether the refused address is this machine's own, as in development."""
 
     header: str = "the platform's header"
-    """The header and the strategy that reads it, as a message names them."""
+    """The header and the strategy that reads it, for messages."""
 
     @property
     def remedy(self) -> str:
-        """What a person can do if there is no address, in a sentence or two; empty if there is one."""
+        """What a person can do, in a sentence or two. Empty if there is an address."""
         return self.reason.remedy_for(self.header, loopback=self.loopback)
 
     def __repr__(self) -> str:
@@ -74,17 +74,17 @@ class Strategy(Protocol):
         ...
 
     def admitting_private(self) -> "Strategy":
-        """Return the same strategy, admitting addresses that are not public, for staging and tests."""
+        """Return the same strategy that also admits addresses that are not public, for staging and tests."""
         ...
 
 
 @dataclass(frozen=True)
 class _Base:
-    """What the strategies share: nothing of a scope makes them raise, and private addresses may be admitted."""
+    """The base of the strategies. No scope makes them raise, and private addresses may be admitted."""
 
     allow_private: bool = field(default=False, kw_only=True)
     _networks: Networks | None = field(default=None, init=False, repr=False, compare=False)
-    """The proxies, if the strategy names any."""
+    """The trusted proxies, if the strategy names any."""
     _name: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def resolve(self, scope: Mapping[str, Any]) -> ClientIP:
@@ -96,7 +96,7 @@ class _Base:
             return ClientIP(None, None, Reason.MALFORMED, None)
 
     def admitting_private(self) -> Self:
-        """Return the same strategy, admitting addresses that are not public."""
+        """Return the same strategy that also admits addresses that are not public."""
         return replace(self, allow_private=True)
 
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
@@ -127,7 +127,7 @@ class Peer(_Base):
     def _resolve(self, scope: Mapping[str, Any], peer: TcpPeer) -> Address | Reason:
         if peer.address is None:
             return Reason.NO_PEER
-        # With a port, a shopper could look rewritten by writing their own address and port.
+        # With a port this proves nothing: a shopper can write their own address and port into a header.
         return Reason.SERVER_REWRITE_CONFLICT if portless(peer) and rewritten(scope, peer) else peer.address
 
 
@@ -138,7 +138,7 @@ class RightmostUntrusted(_Base):
     Args:
         trusted: Addresses and networks of the proxies, and `"unix:"` for a Unix socket.
         header: A comma-separated header to which each proxy appends the peer it saw.
-        on_untrusted_peer: What a peer that is not a trusted proxy means. "peer": it is the shopper. "none": no address.
+        on_untrusted_peer: For a peer that is not a trusted proxy. "peer": it is the shopper. "none": no address.
 
     Raises:
         ConfigurationError: a network or the header's name is wrong.
@@ -309,7 +309,7 @@ def _rightmost(addresses: Iterator[Address | None], networks: Networks) -> Addre
 def _nth(found: Iterator[T], n: int, parse: Callable[[T], Address | None]) -> Address | Reason:
     count = 0
     for count, element in enumerate(found, 1):
-        if count == n or element is None:  # nothing can be counted beyond an element without an end
+        if count == n or element is None:  # elements beyond one without an end cannot be counted
             return _or_malformed(parse(element))
     return Reason.TOO_FEW_HOPS if count else Reason.HEADER_MISSING
 
@@ -319,9 +319,9 @@ def _or_malformed(address: Address | None) -> Address | Reason:
 
 
 def _vouched(found: Address | Reason, peer: TcpPeer) -> Address | Reason:
-    """Believe a server that replaced the peer only if the trusted proxies say the same.
+    """Accept a peer that the server replaced only if the trusted proxies give the same address.
 
-    uvicorn does it by default, and with `--forwarded-allow-ips '*'` takes what the shopper wrote.
+    uvicorn replaces it by default. With `--forwarded-allow-ips '*'` it takes what the shopper wrote.
     """
     return found if found == peer.address else Reason.SERVER_REWRITE_CONFLICT
 
@@ -333,16 +333,16 @@ def _guarded(
         return found
     if peer.within(networks):
         return Reason.NO_UNTRUSTED_HOP if not isinstance(found, Reason) and found in networks else found
-    # A peer without a port may have been read from the very header of the strategy, whatever it is called.
+    # A peer without a port may have been read from the strategy's own header, whatever its name.
     replaced = rewritten(scope, peer) or (portless(peer) and found == peer.address)
     return _vouched(found, peer) if replaced else Reason.UNTRUSTED_PEER
 
 
-# The arguments, checked when a strategy is built.
+# Checks of the arguments, when a strategy is built.
 
 
 def _set_networks(strategy: object, option: str, entries: Iterable[str] | None, *, needed: bool = False) -> None:
-    """Set a frozen strategy's networks, and the option they come from as a tuple, which can be read again."""
+    """Set a frozen strategy's networks, and their option as a tuple, which can be read again."""
     if needed or entries is not None:
         networks = Networks(entries, f"{type(strategy).__name__}({option}=...)")
         object.__setattr__(strategy, option, networks.entries)
