@@ -94,7 +94,7 @@ def test_a_whole_checkout_needs_a_public_address(
     assert address not in caplog.text
 
 
-def test_the_route_s_extractor_and_gate_are_not_called(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+def test_the_routes_extractor_and_gate_are_not_called(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """The fields are the whole record: there is no response for an extractor or a gate to read."""
     route = CheckoutRoute("/checkout/{cart_id}", "adyen", lambda _r: None, when=lambda _r: False)
     butter = watched(route, make=make_butter)
@@ -159,7 +159,7 @@ def test_an_address_that_a_fixed_configuration_finds(
 
 @pytest.mark.parametrize("bind", ["path:cart_id", "field:cart"])
 @pytest.mark.parametrize("cart", ["7", "8"])
-def test_a_beacon_s_token_counts(make_butter: Callable[..., Butter], fake: FakeButter, bind: str, cart: str) -> None:
+def test_a_beacons_token_counts(make_butter: Callable[..., Butter], fake: FakeButter, bind: str, cart: str) -> None:
     """A shopper on IPv6 is recorded by the token of this request, but not by the token of another cart."""
     beacon = Beacon(origins=["https://shop.example"], bind=bind, keys=["k" * 32])
     route = CheckoutRoute("/checkout/{cart_id}", "adyen", capture_request_body=True)

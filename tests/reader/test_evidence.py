@@ -1,4 +1,4 @@
-"""How strong the records are: counted by their IDs, and Stripe's weak ones said once."""
+"""Evidence: records are counted by the IDs that they have, and a Stripe route with weak records is logged once."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ def read(butter: Butter, content: dict[str, Any], path: str = "/pay") -> None:
 
 
 def with_email(preset: Any) -> Any:
-    """Give every record of a preset an e-mail, as the endpoint would annotate it."""
+    """Add an e-mail to each record of a preset, as an endpoint's annotation does."""
     return lambda response: [EMAIL | fields for fields in preset(response)]
 
 
@@ -41,7 +41,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_records_are_counted_by_their_ids(make_butter: Callable[..., Butter]) -> None:
-    """The combination is the key, the most frequent first, whether captured or given to `record`."""
+    """The combination of IDs is the key, the most frequent first. Captures and calls of `record` count alike."""
     butter = make_butter(CheckoutRoute("/pay", "adyen", lambda r: EMAIL | r.json()))
     read(butter, {"transaction_id": "T0"})
     for number in range(3):
@@ -71,10 +71,10 @@ def test_a_dry_run_counts_them_too(make_butter: Callable[..., Butter]) -> None:
     ],
     ids=lambda value: value["object"] if isinstance(value, dict) else "",
 )
-def test_a_weak_stripe_route_is_said_once(
+def test_a_weak_stripe_route_is_logged_once(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, content: dict[str, Any], remedy: str
 ) -> None:
-    """One warning a route, with what to do about the object that it returns; the record goes out all the same."""
+    """One warning for each route names the fix for its object. The record is sent all the same."""
     butter = make_butter(CheckoutRoute("/pay", "stripe", extract.stripe()))
     for number in range(3):
         read(butter, content | {"id": f"x_{number}"})
@@ -94,18 +94,18 @@ def test_a_weak_stripe_route_is_said_once(
         ("stripe", lambda _r: None, {}),
     ],
 )
-def test_what_is_not_weak_is_not_called_so(
+def test_no_warning_without_weak_records(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, psp: Any, extractor: Any, content: Any
 ) -> None:
-    """An invoice or a charge is enough, other PSPs have neither, and no record is no weak one."""
+    """An invoice or a charge is enough. Other PSPs have neither, and a response without a record is not weak."""
     read(make_butter(CheckoutRoute("/pay", psp, extractor)), content)
     assert warnings(caplog) == []
 
 
-def test_any_function_and_any_note_is_told_what_to_give(
+def test_functions_and_annotations_get_a_general_remedy(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where no preset knows the object, the remedy is general; a recorded request is told what to pass."""
+    """No preset knows their object. For a recorded request, the remedy names the arguments to pass."""
     butter = make_butter(
         CheckoutRoute("/pay", "stripe", lambda _r: EMAIL | {"transaction_id": "pi_1"}), CheckoutRoute("/late", "stripe")
     )

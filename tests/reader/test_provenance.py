@@ -1,4 +1,4 @@
-"""What a sandbox on this machine is told beside a record: where each field came from, and to nobody else."""
+"""A sandbox on this machine gets the source of each field beside a record. Other servers do not."""
 
 import json
 from collections.abc import Callable
@@ -22,14 +22,14 @@ EMAIL = "shopper@example.com"
 
 
 class Down(httpx.AsyncBaseTransport):
-    """A sandbox that does not run."""
+    """A sandbox that is not running."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         raise ConnectionRefusedError(request.url.host)
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """Keeps the headers of each request, and accepts it."""
+    """It keeps the headers of each request, and accepts it."""
 
     def __init__(self) -> None:
         self.requests: list[httpx.Request] = []
@@ -72,7 +72,7 @@ def shop(butter: Butter) -> TestClient:
 
 @pytest.fixture
 def told(make_butter: Callable[..., Butter], wire: Wire) -> Told:
-    """Check out on one route against a sandbox; give what the sandbox was told."""
+    """Check out on one route against a sandbox; return what the sandbox received."""
 
     def check_out(route: CheckoutRoute, **options: Any) -> dict[str, Any]:
         butter = make_butter(route, base_url=SANDBOX, transport=wire, **options)
@@ -84,8 +84,8 @@ def told(make_butter: Callable[..., Butter], wire: Wire) -> Told:
     return check_out
 
 
-def test_each_field_says_what_gave_it(told: Told) -> None:
-    """The alternative that gave it, annotate(), the route, the strategy with its header; no value of any."""
+def test_each_field_has_its_source(told: Told) -> None:
+    """It is the matching expression, annotate(), the route, or the strategy with its header. Values are not sent."""
     expression = extract.json(invoice_id="invoice.id || invoice", customer_email="nobody")
     answer = told(CheckoutRoute("/checkout", psp="stripe", extract=expression), send_user_agent=True)
     assert answer == {
@@ -101,20 +101,20 @@ def test_each_field_says_what_gave_it(told: Told) -> None:
     }
 
 
-def test_a_function_is_named(told: Told) -> None:
-    """Into a function of the merchant's nobody can look."""
+def test_a_function_is_named_as_the_source(told: Told) -> None:
+    """The middleware cannot look into a merchant's function."""
     assert told(CheckoutRoute("/checkout", psp="stripe", extract=plain))["fields"]["charge_id"] == "plain()"
 
 
 def test_an_address_from_the_body_is_the_extractors(told: Told) -> None:
-    """Where the route says that a server calls it, no strategy had a say."""
+    """The route states that a server calls it, so no strategy is asked."""
     expressions = extract.json(charge_id="charge", ipv4_address="address")
     route = CheckoutRoute("/checkout", psp="stripe", extract=expressions, address_from_body=True)
     assert told(route)["fields"]["ipv4_address"] == "extract.json(): address"
 
 
-def test_an_extractor_that_explains_itself_badly_costs_no_record(told: Told) -> None:
-    """The record goes out, and its extractor is told as any function is."""
+def test_an_extractor_whose_explain_fails_loses_no_record(told: Told) -> None:
+    """The record is sent, and the extractor is named like a function."""
 
     class Odd:
         def __call__(self, response: CheckoutResponse) -> dict[str, Any]:
@@ -126,8 +126,8 @@ def test_an_extractor_that_explains_itself_badly_costs_no_record(told: Told) -> 
     assert told(CheckoutRoute("/checkout", psp="stripe", extract=Odd()))["fields"]["charge_id"] == "Odd()"
 
 
-def test_records_made_by_hand_say_so(make_butter: Callable[..., Butter], wire: Wire) -> None:
-    """butter.record() with a whole Checkout, and with the shopper's request."""
+def test_records_of_butter_record_have_a_source(make_butter: Callable[..., Butter], wire: Wire) -> None:
+    """`butter.record()` takes a whole Checkout, or the shopper's request."""
     butter = make_butter(base_url=SANDBOX, transport=wire)
     butter.record(Checkout(customer_email=EMAIL, ipv4_address=SHOPPER, psp="adyen", transaction_id="1"))
     request = {
@@ -144,10 +144,10 @@ def test_records_made_by_hand_say_so(make_butter: Callable[..., Butter], wire: W
     assert fields["fields"]["invoice_id"] == "butter.record()"
 
 
-def test_of_a_checkout_in_two_parts_each_part_tells(
+def test_a_checkout_in_two_parts_has_the_sources_of_both(
     make_butter: Callable[..., Butter], wire: Wire, tmp_path: Any
 ) -> None:
-    """The address is the shopper's request's, the IDs are the payment's; also where the parts met on a disk."""
+    """The address comes from the shopper's request, the IDs from the payment. The parts may be joined in a file."""
     butter = make_butter(
         CheckoutRoute("/begin", psp="stripe", join="id"),
         CheckoutRoute("/paid", psp="stripe", join="id", address=False, extract=extract.json(invoice_id="invoice")),
@@ -166,8 +166,8 @@ def test_of_a_checkout_in_two_parts_each_part_tells(
 
 
 @pytest.mark.parametrize("base_url", [None, "https://butter.example", "https://127.0.0.1:8025"])
-def test_nobody_else_is_told(make_butter: Callable[..., Butter], wire: Wire, base_url: str | None) -> None:
-    """Butter, and whatever is reached by https, gets the record alone; nothing is even remembered."""
+def test_no_other_server_gets_sources(make_butter: Callable[..., Butter], wire: Wire, base_url: str | None) -> None:
+    """Butter, and any server reached by https, gets only the record. The sources are not even kept."""
     butter = make_butter(base_url=base_url, transport=wire)
     butter.record(Checkout(customer_email=EMAIL, ipv4_address=SHOPPER, psp="adyen", transaction_id="1"))
     shop(butter).post("/checkout/7")
@@ -181,10 +181,10 @@ def test_nobody_else_is_told(make_butter: Callable[..., Butter], wire: Wire, bas
         }
 
 
-def test_a_sandbox_is_reached_around_a_proxy(
+def test_a_sandbox_is_reached_without_a_proxy(
     make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is for this machine goes to no company's proxy, whose loopback is another machine."""
+    """A company's proxy has another loopback address, so requests to this machine do not use it."""
     from processes import served  # noqa: PLC0415 - this test alone needs a socket
 
     from butter_middleware.testing import FakeButter  # noqa: PLC0415
@@ -199,15 +199,15 @@ def test_a_sandbox_is_reached_around_a_proxy(
     assert len(fake.records) == 1
 
 
-def test_a_source_has_a_length_that_a_header_can_have(told: Told) -> None:
-    """An expression may be of any length."""
+def test_a_source_fits_into_a_header(told: Told) -> None:
+    """An expression may have any length."""
     expression = f'charge && `"{"x" * 1000}"` && charge'
     answer = told(CheckoutRoute("/checkout", psp="stripe", extract=extract.json(charge_id=expression)))
     assert len(answer["fields"]["charge_id"]) <= LONGEST_SOURCE
 
 
-def test_what_is_told_is_a_header(make_butter: Callable[..., Butter], wire: Wire) -> None:
-    """Other alphabets of a route or an expression are escaped."""
+def test_a_source_is_ascii(make_butter: Callable[..., Butter], wire: Wire) -> None:
+    """Non-ASCII characters of a route or an expression are escaped."""
     butter = make_butter(
         CheckoutRoute("/checkout", psp="stripe", extract=extract.json(invoice_id='`"Käse"` && invoice')),
         base_url=SANDBOX,
@@ -219,7 +219,7 @@ def test_what_is_told_is_a_header(make_butter: Callable[..., Butter], wire: Wire
 
 
 def test_sources_travel_with_the_record(make_butter: Callable[..., Butter], wire: Wire, path: Path) -> None:
-    """One process reads and another one sends, from the file that they share; and a queue's message has them too."""
+    """One process reads and another sends, from their shared file. A queue's message has the sources too."""
     first = make_butter(base_url=SANDBOX, transport=Down(), outbox=str(path))
     shop(first).post("/checkout/7")
     until(lambda: first.status().pending == 1, "the record")

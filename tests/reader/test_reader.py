@@ -1,4 +1,4 @@
-"""From a response to its records: what the extractor may do, and what becomes of a capture that cannot be read."""
+"""From a response to its records: what an extractor may do, and what happens to a capture that cannot be read."""
 
 import logging
 import re
@@ -39,7 +39,7 @@ PAID_INTENT = b'{"object": "payment_intent", "id": "pi_1", "status": "succeeded"
 
 
 def read(butter: Butter, content: bytes = b"{}", **scope: Any) -> None:
-    """Let one checkout answer with `content`, and wait for what becomes of it."""
+    """Answer one checkout with `content`, and wait for the result."""
     app = ButterMiddleware(sends(start(), body(content)), butter)
     anyio.run(drive, app, http_scope(**scope))
     assert butter.flush()
@@ -60,7 +60,7 @@ def read(butter: Butter, content: bytes = b"{}", **scope: Any) -> None:
 def test_what_an_extractor_may_return(
     make_butter: Callable[..., Butter], fake: FakeButter, gives: Any, records: int
 ) -> None:
-    """A mapping, a Checkout, several of them lazily or not; None, or none of them, is no checkout."""
+    """It returns a mapping, a Checkout, or several of them, also lazily. None or an empty list is not a checkout."""
     function: Any = gives if callable(gives) else lambda _response: gives
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", function))
     read(butter)
@@ -68,8 +68,8 @@ def test_what_an_extractor_may_return(
     assert butter.status().skipped == ({} if records else {"not_a_checkout": 1})
 
 
-def test_the_view_is_whole(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """An extractor sees the response and its request, named as httpx names them, without credentials."""
+def test_an_extractor_sees_the_response_and_the_request(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The attributes are named as in httpx. Credentials are left out."""
     seen: list[Any] = []
 
     def look(response: CheckoutResponse) -> Fields:
@@ -110,7 +110,7 @@ class Order(BaseModel):
 
 @pytest.mark.parametrize("blank", [None, "", " ", "\t\n"])
 def test_a_blank_field_is_absent(make_butter: Callable[..., Butter], fake: FakeButter, blank: str | None) -> None:
-    """The endpoint gives what the extractor leaves blank. This is not a conflict."""
+    """A field that the extractor leaves blank comes from the annotation. This is not a conflict."""
     route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _r: GOOD | {"customer_email": blank, "psp": blank})
     butter = make_butter(route)
     answer = sends(start(), body(b"{}"))
@@ -127,7 +127,7 @@ def test_a_blank_field_is_absent(make_butter: Callable[..., Butter], fake: FakeB
 
 
 class Broken(Mapping[str, Any]):
-    """A mapping that does not hold what it says."""
+    """A mapping without the keys that it lists."""
 
     def __getitem__(self, name: str) -> Any:
         raise KeyError(SECRET)
@@ -178,7 +178,7 @@ def fails_late(_response: CheckoutResponse) -> Iterator[Fields]:
         (extract.json(invoice_id="id"), b"{}", "invalid", r"fix the expressions.*when="),
     ],
 )
-def test_what_cannot_be_read_is_parked_and_said(
+def test_an_unreadable_capture_is_parked_and_logged(
     make_butter: Callable[..., Butter],
     caplog: pytest.LogCaptureFixture,
     function: Any,
@@ -186,7 +186,7 @@ def test_what_cannot_be_read_is_parked_and_said(
     reason: str,
     says: str,
 ) -> None:
-    """A capture that cannot be read is kept and counted; one line says why, with the remedy and nothing personal."""
+    """It is kept and counted. One line gives the reason and the remedy, without personal data."""
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", function))
     caplog.clear()
     read(butter, content)
@@ -213,17 +213,17 @@ INSTALLED = asks_a_library.__code__.replace(co_filename="/venv/lib/python3.13/si
 @pytest.mark.parametrize(
     ("function", "file"), [(asks_a_library, "test_reader.py"), (FunctionType(INSTALLED, globals()), "pay.py")]
 )
-def test_the_line_that_is_said_is_the_extractors(
+def test_the_logged_line_number_is_the_extractors(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, function: Any, file: str
 ) -> None:
-    """Not that of the library which it called, not even where the shop is installed as libraries are."""
+    """It is not the library's that the extractor called. The shop may itself be installed in site-packages."""
     read(make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", function)))
     line = asks_a_library.__code__.co_firstlineno + 1
     assert f"raised ValueError at {file}:{line}. Fix it" in caplog.text
 
 
 class Failing(client_ip.Peer):
-    """A strategy of the merchant's own."""
+    """A merchant's own strategy."""
 
     def resolve(self, scope: Mapping[str, Any]) -> client_ip.ClientIP:
         raise KeyError(SECRET, scope)
@@ -241,7 +241,7 @@ class Failing(client_ip.Peer):
 def test_the_reader_raises_nothing(
     strategy: client_ip.Strategy, path: str, route: CheckoutRoute, kind: type[Exception]
 ) -> None:
-    """What fails is parked, and not shown in a repr: the error may quote what it read."""
+    """A capture that fails is parked. A repr does not show its error, which may quote the input."""
     capture = Capture("POST", path, b"", [], (SHOPPER, 4711), 200, [], b"{}", {"invoice_id": "in_1"}, 0.0)
     reader = Reader(strategy, 1 << 20, frozenset(), lambda _capture, _address: None, NOWHERE)
     reading = reader.read(capture, route)
@@ -253,14 +253,14 @@ def test_the_reader_raises_nothing(
 
 
 def test_good_records_of_a_bad_batch_go_out(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """One bad record of several parks the capture; the good ones are sent, and once."""
+    """If one of several records is bad, the capture is parked. The good ones are sent once."""
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _r: [GOOD, {"invoice_id": "in_2"}]))
     read(butter)
     assert len(fake.records) == 1
     assert butter.status().parked == 1
 
 
-def test_a_gate_is_asked_first(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+def test_a_gate_runs_first(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """`when` decides before the extractor runs."""
     route = CheckoutRoute(
         "/checkout/{cart_id}", "stripe", extract.json(invoice_id="id"), lambda r: bool(r.json()["paid"])
@@ -270,20 +270,20 @@ def test_a_gate_is_asked_first(make_butter: Callable[..., Butter], fake: FakeBut
     assert butter.status().skipped == {"gated": 1}
 
 
-def test_an_address_in_the_body_is_never_taken(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """Whoever writes the body would choose the evidence: the address comes from the request alone."""
+def test_an_address_in_the_body_is_not_used(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The author of the body could choose the evidence. The address comes from the request only."""
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _r: GOOD | {"ipv4_address": "9.9.9.9"}))
     read(butter)
     assert fake.records[0]["ipv4_address"] == SHOPPER
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_newer_fields_go_out_only_where_switched_on(
+def test_newer_fields_are_sent_only_if_switched_on(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     on: bool,  # noqa: FBT001 - parametrized
 ) -> None:
-    """user_agent and network_transaction_id are sent only where the account accepts them."""
+    """user_agent and network_transaction_id are sent only if the account accepts them."""
     route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _r: GOOD | {"network_transaction_id": "nt"})
     butter = make_butter(route, send_user_agent=on, send_network_transaction_id=on)
     read(butter, headers=[(b"x-forwarded-for", SHOPPER.encode()), (b"user-agent", b"Firefox")])
@@ -291,10 +291,10 @@ def test_newer_fields_go_out_only_where_switched_on(
     assert fake.records[0] == GOOD | {"psp": "stripe", "ipv4_address": SHOPPER} | newer
 
 
-def test_without_an_address_nothing_is_posted(
+def test_without_an_address_nothing_is_sent(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No address, no record: counted by its reason, said once with the remedy; parked where it can be mended."""
+    """The reason is counted, and logged once with the remedy. The capture is parked if a fix can find the address."""
     route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _r: GOOD)
     butter = make_butter(route)
     for _twice in range(2):
@@ -332,10 +332,10 @@ BEACON = Beacon(origins=["https://shop.example"], bind="path:cart_id", keys=["k"
     ],
     ids=["untrusted peer", "no header", "IPv6", "a forged token"],
 )
-def test_what_is_no_checkout_needs_no_address(
+def test_a_response_that_is_not_a_checkout_needs_no_address(
     make_butter: Callable[..., Butter], given: Fields, skip: str, options: Fields, request_: Fields
 ) -> None:
-    """It is counted as what it is, is no missing evidence, and is not kept: nobody fills the outbox without paying."""
+    """It counts under its own reason, not as missing evidence. It is not kept, so unpaid requests fill no outbox."""
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", **given), **options)
     read(butter, UNPAID, **request_)
     status = butter.status()
@@ -353,19 +353,19 @@ def test_what_is_no_checkout_needs_no_address(
     ],
 )
 @pytest.mark.parametrize(("headers", "reason", "parked"), [([], "header_missing", 1), (IPV6, "ipv6_client", 0)])
-def test_a_checkout_without_an_address_is_kept_where_it_may_be_found(
+def test_a_checkout_without_an_address_is_kept_if_a_fix_can_find_it(
     make_butter: Callable[..., Butter], gives: Any, headers: Any, reason: str, parked: int
 ) -> None:
-    """Whatever the extractor makes of the missing address, which is what has to be mended first."""
+    """The address has to be fixed first, so the result of the extractor does not matter."""
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", gives))
     read(butter, headers=headers)
     assert (butter.status().parked, dict(butter.status().skipped)) == (parked, {f"no_address:{reason}": 1})
 
 
-def test_free_requests_leave_room_for_a_paid_one(
+def test_unpaid_requests_do_not_fill_the_outbox(
     make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
 ) -> None:
-    """Two hundred unpaid requests from a stranger, with headers as long as servers take them, fill nothing."""
+    """Two hundred unpaid requests of an attacker, with the longest headers that servers accept, use no space."""
     outbox = SQLiteOutbox(tmp_path / "butter.db", max_bytes=2 * 1024**2)
     route = CheckoutRoute("/checkout/{cart_id}", "stripe", extract.stripe())
     butter = make_butter(route, outbox=outbox, client_ip=client_ip.aws_alb(["10.0.0.0/16"]))
@@ -380,25 +380,25 @@ def test_free_requests_leave_room_for_a_paid_one(
 
 
 @pytest.mark.parametrize(("environment", "sent"), [("staging", 1), ("production", 0)])
-def test_private_addresses_pass_in_staging_only(
+def test_private_addresses_are_accepted_in_staging_only(
     make_butter: Callable[..., Butter], fake: FakeButter, environment: str, sent: int
 ) -> None:
-    """Staging admits addresses that are not public; production never does."""
+    """Staging accepts addresses that are not public, production does not."""
     route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _r: GOOD)
     read(make_butter(route, environment=environment, client_ip=client_ip.direct()), client=("192.168.1.7", 1))
     assert len(fake.records) == sent
 
 
 def test_a_dry_run_reads_and_keeps_nothing(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """dry_run counts what it would have sent."""
+    """`dry_run` counts the records that it would have sent."""
     butter = make_butter(dry_run=True)
     read(butter, b'{"customer": {"email": "a@example.com"}, "invoice": "in_1"}')
     assert butter.status().skipped == {"dry_run": 1}
     assert (fake.records, butter.status().pending) == ([], 0)
 
 
-def test_record_takes_what_happened_elsewhere(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """`butter.record` sends a whole checkout, once."""
+def test_record_takes_a_whole_checkout(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """`butter.record` sends it once."""
     butter = make_butter()
     checkout = Checkout(ipv4_address=SHOPPER, psp="stripe", **GOOD)
     butter.record(checkout)
@@ -409,7 +409,7 @@ def test_record_takes_what_happened_elsewhere(make_butter: Callable[..., Butter]
 
 
 def test_a_response_model_is_an_extractor(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """`extract.model` gives the shop's own model to a function; a body that does not fit is parked."""
+    """`extract.model` passes the shop's own model to a function. A body that does not fit is parked."""
     extractor = extract.model(Order, lambda order: {"invoice_id": order.invoice, "customer_email": order.email})
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extractor))
     read(butter, b'{"invoice": "in_1", "email": "a@example.com"}')
@@ -422,7 +422,7 @@ def test_a_response_model_is_an_extractor(make_butter: Callable[..., Butter], fa
 def test_a_response_model_reads_what_expressions_read(
     make_butter: Callable[..., Butter], fake: FakeButter, encoding: str
 ) -> None:
-    """With a byte order mark too, which some servers write, and of which a parser of JSON may take no notice."""
+    """Some servers write a byte order mark. A JSON parser may ignore it."""
     extractor = extract.model(Order, lambda order: {"invoice_id": order.invoice, "customer_email": order.email})
     for given in (extractor, extract.json(invoice_id="invoice", customer_email="email")):
         butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", given))
@@ -446,17 +446,17 @@ class Spelled(BaseModel):
         (b"[]", "the body"),
     ],
 )
-def test_a_field_that_does_not_fit_a_model_is_named_as_the_body_has_it(
+def test_a_wrong_field_of_a_model_is_named_as_in_the_body(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, content: bytes, names: str
 ) -> None:
-    """A model with aliases is the usual one if the page's script wants camelCase."""
+    """Models often have aliases, because the page's script wants camelCase."""
     extractor = extract.model(Spelled, lambda order: {"invoice_id": order.invoice})
     read(make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extractor)), content)
     assert f"the response does not fit Spelled: see {names}." in caplog.text
 
 
 def test_a_json_body_may_be_anything(make_butter: Callable[..., Butter]) -> None:
-    """A body that is JSON of another shape, or nested beyond reason, is parked, never raised."""
+    """JSON of another shape, or with deep nesting, is parked and raises nothing."""
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract.json(invoice_id="a.b[0]")))
     for content in (b"null", b"[]", b'"x"', b"1e999", b"[" * 100_000):
         read(butter, content)
@@ -464,7 +464,7 @@ def test_a_json_body_may_be_anything(make_butter: Callable[..., Butter]) -> None
 
 
 def test_json_headers_without_a_body_are_unreadable(make_butter: Callable[..., Butter]) -> None:
-    """A JSON content type with an empty body is parked, since it says that there should be one."""
+    """A JSON content type announces a body. An empty body is parked."""
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract.json(invoice_id="id")))
     app = ButterMiddleware(sends(start(headers=JSON), body()), butter)
     anyio.run(drive, app, http_scope())
@@ -472,8 +472,8 @@ def test_json_headers_without_a_body_are_unreadable(make_butter: Callable[..., B
     assert butter.status().parked == 1
 
 
-def test_a_gate_that_gives_something_to_await_is_no_gate(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """A coroutine is true whatever it would say: the capture is parked until the gate is mended."""
+def test_a_gate_that_returns_an_awaitable_is_an_error(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A coroutine is always true. The capture is parked until the gate is fixed."""
 
     async def paid() -> bool:
         return False
