@@ -1,4 +1,4 @@
-"""The record is exactly what Butter accepts."""
+"""A `Checkout` holds exactly what Butter accepts."""
 
 import copy
 import pickle
@@ -42,8 +42,8 @@ def as_the_library_says(text: str) -> None:
 
 @given(LOCAL, st.lists(LABEL, max_size=2), LAST)
 @settings(max_examples=tries(300), deadline=None)
-def test_an_email_address_is_what_the_library_says(local: str, labels: list[str], last: str) -> None:
-    """Usual addresses do not reach it: nothing else is accepted, and nothing is written in another way."""
+def test_an_email_address_is_checked_as_by_the_library(local: str, labels: list[str], last: str) -> None:
+    """Usual addresses skip the library. Both ways accept the same addresses and return the same text."""
     as_the_library_says(f"{local}@{'.'.join([*labels, last])}")
 
 
@@ -56,13 +56,13 @@ def test_an_email_address_is_what_the_library_says(local: str, labels: list[str]
         *(f"a@{'b' * 63}.com", f"a@{'b' * 64}.com", f"{'a' * 64}@b.com", f"{'a' * 300}@b.com", f"a@{'b.' * 150}com"),
     ],
 )
-def test_an_email_address_at_the_border_is_what_the_library_says(text: str) -> None:
-    """As above, for the rules that random addresses seldom meet."""
+def test_an_email_address_at_the_limits_is_checked_as_by_the_library(text: str) -> None:
+    """These rules rarely apply to random addresses."""
     as_the_library_says(text)
 
 
-def test_an_email_address_is_plain_text() -> None:
-    """A framework's own kind of text, such as one that is marked safe, stays behind with its methods."""
+def test_an_email_address_becomes_a_plain_string() -> None:
+    """A framework may pass a subclass of `str`, such as one that is marked safe."""
     assert type(checkout(customer_email=type("Safe", (str,), {})("a@b.com")).customer_email) is str
 
 
@@ -100,7 +100,7 @@ def test_ids_are_normalised(given: object, kept: str | None) -> None:
     ],
 )
 def test_what_butter_would_refuse_is_refused(wrong: dict[str, object]) -> None:
-    """A wrong, missing or unknown field is an error whose text holds none of the input."""
+    """A wrong, missing or unknown field raises an error without the input in its text."""
     with pytest.raises(ValidationError) as caught:
         checkout(**wrong)
     for value in wrong.values():
@@ -115,12 +115,12 @@ def test_required_fields(name: str) -> None:
 
 
 def test_absent_fields_are_left_out() -> None:
-    """The payload never holds null or an empty string."""
+    """The payload contains no null and no empty string."""
     assert checkout(charge_id="", customer_id=None).payload() == WHOLE
 
 
 def test_it_is_frozen() -> None:
-    """Evidence is not edited."""
+    """Evidence cannot be changed."""
     with pytest.raises(ValidationError, match="frozen"):
         checkout().psp = "adyen"
 
@@ -136,7 +136,7 @@ def key(**fields: Any) -> str:
     return Record.of(checkout(**fields), 1.0).key
 
 
-def test_the_key_is_of_the_psp_and_the_payments_ids() -> None:
+def test_the_key_consists_of_the_psp_and_the_payments_ids() -> None:
     """A reload from elsewhere, or with the customer's ID, is the same record. Other IDs or another PSP are not."""
     assert key(ipv4_address="81.2.69.143", user_agent="x", customer_email="b@example.com") == key()
     assert key(customer_id="cus_1") == key(customer_id=7) == key(customer_id="") == key()
@@ -159,13 +159,13 @@ def test_the_key_is_of_the_psp_and_the_payments_ids() -> None:
         ),
     ],
 )
-def test_a_key_outlives_releases(fields: dict[str, Any], expected: str) -> None:
-    """Outboxes remember delivered keys for a week: with other keys, an upgrade would send what was sent before."""
+def test_a_key_stays_the_same_in_later_releases(fields: dict[str, Any], expected: str) -> None:
+    """Outboxes remember delivered keys for a week. With other keys, an upgrade would send records again."""
     assert key(**fields) == expected
 
 
 def test_a_record_travels_as_a_pickle() -> None:
-    """It has the e-mail once, and nothing changes what was parsed of it."""
+    """The pickle has the e-mail once, and the parsed fields cannot be changed."""
     record = Record.of(checkout(), 1.5, "00-1-2-01")
     pickled = pickle.dumps(record)
     assert pickled.count(b"a@example.com") == 1
@@ -175,7 +175,7 @@ def test_a_record_travels_as_a_pickle() -> None:
 
 
 def test_a_record_travels_as_json() -> None:
-    """A queue of the merchant's own carries text; what is no record is refused without being shown."""
+    """A merchant's own queue carries text. Other text is refused, and the error does not show it."""
     record = Record.of(checkout(), 1.5)
     assert Record.from_json(record.to_json()) == record
     cut, deep = '{"key": "k", "payload": "shopper@example.com', "[" * 100_000

@@ -1,4 +1,4 @@
-"""Whatever a body's Content-Encoding: what was compressed comes out whole, or nothing does, and never at any cost."""
+"""Content-Encoding: a compressed body is decoded completely or not at all, within limits of time and memory."""
 
 import gzip
 import importlib
@@ -31,7 +31,7 @@ Pack = Callable[[bytes], bytes]
 
 @pytest.fixture(scope="module", autouse=True, params=["zstd", "zstandard"])
 def zstd_package(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let zstd be decoded by the standard library or its backport, or by `zstandard` alone."""
+    """Decode zstd with the standard library or its backport, then with `zstandard` alone."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "zstandard":
             for package in ZSTD_PACKAGES[:-1]:
@@ -40,7 +40,7 @@ def zstd_package(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def gzipped(plain: bytes) -> bytes:
-    return gzip.compress(plain, mtime=0)  # the same each time, as hypothesis wants what it draws from to be
+    return gzip.compress(plain, mtime=0)  # hypothesis needs the same bytes each time
 
 
 def raw_deflate(plain: bytes) -> bytes:
@@ -49,14 +49,14 @@ def raw_deflate(plain: bytes) -> bytes:
 
 
 def flushed(plain: bytes, wbits: int) -> bytes:
-    """Compress as a server does that streams: each few bytes are flushed on their own."""
+    """Compress as a streaming server does: it flushes every few bytes."""
     packer = zlib.compressobj(wbits=wbits)
     parts = [packer.compress(plain[at : at + 7]) + packer.flush(zlib.Z_SYNC_FLUSH) for at in range(0, len(plain), 7)]
     return b"".join(parts) + packer.flush()
 
 
 def members(plain: bytes) -> bytes:
-    """Compress as gzip files are put together: one member after the other, the last one empty."""
+    """Compress as concatenated gzip files: one member after the other, the last one empty."""
     half = len(plain) // 2
     return gzipped(plain[:half]) + gzipped(plain[half:]) + gzipped(b"")
 
@@ -84,14 +84,14 @@ plains = st.binary(max_size=LIMIT) | st.integers(0, 200).map(lambda n: json.dump
 
 
 def pack(plain: bytes, names: Sequence[str]) -> tuple[bytes, str]:
-    """Compress a body once and again; return it, and the header that says so."""
+    """Compress a body with each of the codings; return it with its Content-Encoding header."""
     for name in names:
         plain = PACKS[name][1](plain)
     return plain, ", ".join(PACKS[name][0] for name in names)
 
 
 def outcome(body: bytes, encoding: str) -> bytes | ExtractionError:
-    """Return what comes out, or the one error that may."""
+    """Return the decoded body, or the one error that is allowed."""
     try:
         return decode(body, encoding, LIMIT)
     except ExtractionError as error:
@@ -100,15 +100,15 @@ def outcome(body: bytes, encoding: str) -> bytes | ExtractionError:
 
 @settings(max_examples=tries(200), deadline=None)
 @given(plain=plains, names=st.lists(packs, max_size=MAX_CODINGS))
-def test_what_was_compressed_comes_out(plain: bytes, names: list[str]) -> None:
-    """Any coding in any of its forms, up to three of them, one around the other."""
+def test_a_compressed_body_is_decoded(plain: bytes, names: list[str]) -> None:
+    """Any coding in any of its forms, up to three of them on top of each other."""
     body, encoding = pack(plain, names)
     assert decode(body, encoding, 4 * LIMIT) == plain
 
 
 @pytest.mark.parametrize("name", sorted(PACKS))
 def test_the_limit_is_exact(name: str) -> None:
-    """What comes out may be as long as the limit, and not a byte longer."""
+    """The decoded body may be as long as the limit, and not a byte longer."""
     for length in (LIMIT, LIMIT + 1):
         found = outcome(*pack(b"x" * length, [name]))
         assert isinstance(found, ExtractionError) is (length > LIMIT)
@@ -116,22 +116,20 @@ def test_the_limit_is_exact(name: str) -> None:
 
 @settings(max_examples=tries(200), deadline=None)
 @given(plain=plains.filter(bool), name=packs.filter(lambda name: name != "identity"), data=st.data())
-def test_what_ends_early_gives_nothing(plain: bytes, name: str, data: st.DataObject) -> None:
-    """A body that is cut off is an error, wherever the cut: the first half of an order is no order."""
+def test_a_truncated_body_is_an_error(plain: bytes, name: str, data: st.DataObject) -> None:
+    """The body may be cut anywhere. Half an order must not be read as an order."""
     body, encoding = pack(plain, [name])
     kept = data.draw(st.integers(0, len(body) - 1))
     found = outcome(body[:kept], encoding)
-    # A series may end after any of its members; no body at all is none.
+    # A series may end after any of its members. An empty body is valid.
     ends = {b"", plain[: len(plain) // 2], plain} if name in SERIES or not kept else set[bytes]()
     assert isinstance(found, ExtractionError) or found in ends
 
 
 @settings(max_examples=tries(200), deadline=None)
 @given(plain=plains, names=st.lists(packs, min_size=1, max_size=MAX_CODINGS), data=st.data())
-def test_what_is_damaged_raises_one_error_that_shows_nothing(
-    plain: bytes, names: list[str], data: st.DataObject
-) -> None:
-    """Bytes changed, put in or taken out: an `ExtractionError` without the body, or bytes."""
+def test_a_damaged_body_raises_one_error_without_the_body(plain: bytes, names: list[str], data: st.DataObject) -> None:
+    """Bytes are changed, inserted or removed. The result is an `ExtractionError`, or bytes."""
     body, encoding = pack(plain, names)
     damaged = bytearray(body)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -149,17 +147,17 @@ def test_what_is_damaged_raises_one_error_that_shows_nothing(
 @given(body=st.binary(max_size=300), encoding=st.text() | st.lists(st.sampled_from(
     ["gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "identity", "compress", "", " ", "*", "gzip;q=1"]
 )).map(",".join))  # fmt: skip
-def test_garbage_raises_nothing_else(body: bytes, encoding: str) -> None:
-    """Any bytes under any header."""
+def test_garbage_raises_no_other_error(body: bytes, encoding: str) -> None:
+    """Any bytes, with any header."""
     found = outcome(body, encoding)
     assert isinstance(found, ExtractionError) or len(found) <= LIMIT
 
 
 @pytest.mark.parametrize(("coding", "packages"), [("br", ["brotli"]), ("zstd", [*ZSTD_PACKAGES])])
-def test_without_a_decoder_the_packages_are_named(
+def test_a_missing_decoder_names_the_packages(
     monkeypatch: pytest.MonkeyPatch, coding: str, packages: list[str]
 ) -> None:
-    """A coding whose packages are all missing says which to install."""
+    """If all packages of a coding are missing, the error names those to install."""
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ExtractionError, match=f"no decoder for {coding}.*backports.zstd or zstandard"):
@@ -187,7 +185,7 @@ BOMBS: dict[str, tuple[Pack, str]] = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_cheap(name: str) -> None:
-    """64 MiB in a few bytes cost no more than a few times the limit, and no long time."""
+    """64 MiB in a few bytes use little more memory than the limit, and little time."""
     make, encoding = BOMBS[name]
     bomb = make(HUGE)
     assert len(bomb) < 2 * MEGABYTE

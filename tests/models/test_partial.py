@@ -1,4 +1,4 @@
-"""Checkouts in two parts: the shopper's request has the address, and a webhook tells of the payment."""
+"""Checkouts in two parts: the shopper's request has the address, and a webhook reports the payment."""
 
 import json
 import logging
@@ -62,7 +62,7 @@ STRIPES: Fields = {"client": ("54.187.174.169", 443), "headers": []}
 
 
 def begin(butter: Butter, session: Fields = SESSION, annotations: Fields | None = None, **scope: Any) -> None:
-    """The shopper starts a session; the shop answers with it."""
+    """The shopper starts a session, which the shop returns."""
     notes: Fields = annotations or {}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,7 +74,7 @@ def begin(butter: Butter, session: Fields = SESSION, annotations: Fields | None 
 
 
 def confirm(butter: Butter, paid: Fields = PAID, status: int = 200, kind: str = "checkout.session.completed") -> None:
-    """The PSP's server tells of the payment; the shop answers with nothing."""
+    """The PSP's server reports the payment. The shop's response is empty."""
     event = json.dumps({"object": "event", "type": kind, "data": {"object": paid}}).encode()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +90,7 @@ def confirm(butter: Butter, paid: Fields = PAID, status: int = 200, kind: str = 
 
 @pytest.fixture
 def serve(make_butter: Callable[..., Butter], tmp_path: Path) -> Callable[..., Butter]:
-    """Start a worker of the shop at the file that they all share."""
+    """Start a worker of the shop on the shared file."""
 
     def run(*routes: CheckoutRoute, **options: Any) -> Butter:
         return make_butter(*(routes or (BEGIN, CONFIRM)), **({"outbox": tmp_path / "butter.db"} | options))
@@ -103,7 +103,7 @@ def serve(make_butter: Callable[..., Butter], tmp_path: Path) -> Callable[..., B
 def test_two_parts_make_one_record(
     serve: Callable[..., Butter], fake: FakeButter, order: Any, *, restarted: bool
 ) -> None:
-    """In either order, in two workers at once or one after the other, shopper and payment are one record."""
+    """The parts may come in either order, in two workers at once or one after the other."""
     one, other = order
     first = serve()
     one(first)
@@ -131,10 +131,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_part_outlives_the_worker_that_took_it(
+def test_a_part_survives_the_worker_that_received_it(
     serve: Callable[..., Butter], fake: FakeButter, tmp_path: Path
 ) -> None:
-    """A process that is killed after the shopper's request leaves the part to the one that gets the webhook."""
+    """A process is killed after the shopper's request. The process that gets the webhook finds the part."""
     died = subprocess.run(
         [sys.executable, "-c", DYING_WORKER, tmp_path / "butter.db"],
         cwd=Path(__file__).parent,
@@ -148,7 +148,7 @@ def test_a_part_outlives_the_worker_that_took_it(
     assert fake.records == [RECORD]
 
 
-def test_what_comes_again_is_no_further_checkout(serve: Callable[..., Butter], fake: FakeButter) -> None:
+def test_a_repeated_part_makes_no_second_record(serve: Callable[..., Butter], fake: FakeButter) -> None:
     """PSPs send a webhook more than once, and shoppers reload."""
     butter = serve()
     for step in (begin, begin, confirm, confirm, begin):
@@ -157,8 +157,8 @@ def test_what_comes_again_is_no_further_checkout(serve: Callable[..., Butter], f
     assert (butter.status().parts, butter.status().skipped) == (0, {"duplicate": 2})
 
 
-def test_a_shopper_who_does_not_pay_is_no_record(serve: Callable[..., Butter], fake: FakeButter) -> None:
-    """However whole the shopper's part is, without a payment's there is no evidence."""
+def test_an_unpaid_checkout_makes_no_record(serve: Callable[..., Butter], fake: FakeButter) -> None:
+    """A complete part of the shopper is not evidence without the payment's part."""
     butter = serve()
     begin(butter, SESSION, {"customer_email": "ada@example.com", "transaction_id": "pi_1"})
     confirm(butter, PAID | {"payment_status": "unpaid"})
@@ -169,8 +169,8 @@ def test_a_shopper_who_does_not_pay_is_no_record(serve: Callable[..., Butter], f
     assert butter.status().parts == 1
 
 
-def test_the_begun_object_may_be_read_by_its_preset(serve: Callable[..., Butter], fake: FakeButter) -> None:
-    """A preset finds nothing paid in a session that was just made, which is as it should be."""
+def test_a_preset_may_read_the_new_session(serve: Callable[..., Butter], fake: FakeButter) -> None:
+    """A preset finds no payment in a session that was just created. This is correct."""
     butter = serve(CheckoutRoute("/sessions", "stripe", extract.stripe(), join="id"), CONFIRM)
     begin(butter)
     confirm(butter)
@@ -178,8 +178,8 @@ def test_the_begun_object_may_be_read_by_its_preset(serve: Callable[..., Butter]
     assert butter.status().skipped == {}
 
 
-def test_each_part_gives_what_it_knows(serve: Callable[..., Butter], fake: FakeButter) -> None:
-    """The e-mail may be annotated where the session is made; of a field that both have, the payment's holds."""
+def test_each_part_adds_its_fields(serve: Callable[..., Butter], fake: FakeButter) -> None:
+    """The e-mail may be annotated when the session is created. If both parts have a field, the payment's is used."""
     butter = serve(send_user_agent=True)
     headers = [(b"x-forwarded-for", SHOPPER.encode()), (b"user-agent", b"Firefox")]
     begin(
@@ -191,10 +191,10 @@ def test_each_part_gives_what_it_knows(serve: Callable[..., Butter], fake: FakeB
     ]
 
 
-def test_the_sender_of_a_webhook_is_no_shopper(
+def test_the_sender_of_a_webhook_is_not_the_shopper(
     serve: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its address is neither looked for, nor counted, nor said; other events at the same URL are no checkouts."""
+    """Its address is not looked up, counted or logged. Other events at the same URL are not checkouts."""
     route = CheckoutRoute(
         "/webhook",
         "stripe",
@@ -213,13 +213,13 @@ def test_the_sender_of_a_webhook_is_no_shopper(
     assert fake.records == []
 
 
-def test_a_lonely_part_expires(
+def test_a_single_part_expires(
     serve: Callable[..., Butter],
     fake: FakeButter,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Soon after `join_ttl` it is deleted, counted and said once; what comes then finds nothing."""
+    """Soon after `join_ttl` it is deleted, counted and logged once. The second part then finds nothing to join."""
     clock, monotonic = Clock(), Clock(0.0)
     monkeypatch.setattr("butter_middleware.outbox.steady.monotonic", monotonic)
     first = serve(clock=clock, join_ttl=3600)
@@ -241,7 +241,7 @@ def test_a_lonely_part_expires(
 
 
 def test_a_shopper_over_ipv6_needs_a_token(serve: Callable[..., Butter], fake: FakeButter) -> None:
-    """The address of the shopper's part is found as ever: without one it is skipped; the beacon's token counts."""
+    """The shopper's part is skipped without an IPv4 address. The beacon's token provides one."""
     beacon = Beacon(origins=["https://shop.example"], bind="header:x-cart", keys=["k" * 32])
     butter = serve(ipv4_beacon=beacon, client_ip=client_ip.direct())
     token = beacon.issue(SHOPPER, "7", butter.clock())
@@ -257,8 +257,8 @@ def test_a_shopper_over_ipv6_needs_a_token(serve: Callable[..., Butter], fake: F
 
 
 @pytest.mark.parametrize("step", [begin, confirm])
-def test_what_cannot_be_read_is_parked(serve: Callable[..., Butter], step: Any) -> None:
-    """A failing function or expression, a wrong field and several records for one key wait for the mended route."""
+def test_an_unreadable_part_is_parked(serve: Callable[..., Butter], step: Any) -> None:
+    """A failing function or expression, a wrong field, or several records for one key: it waits for a fixed route."""
 
     def fails(_response: object) -> str:
         raise KeyError
@@ -282,14 +282,14 @@ def test_what_cannot_be_read_is_parked(serve: Callable[..., Butter], step: Any) 
 
 
 def test_a_request_body_over_the_cap_is_parked(serve: Callable[..., Butter]) -> None:
-    """What was not captured cannot be read."""
+    """A body that was not captured cannot be read."""
     butter = serve(BEGIN, CONFIRM, max_body_bytes=50)
     confirm(butter)
     assert butter.status().skipped == {"parked:unreadable": 1}
 
 
 def test_a_function_may_give_the_key(serve: Callable[..., Butter], fake: FakeButter) -> None:
-    """It sees what an extractor sees; an integer is as good as a string, and nothing is no checkout."""
+    """It gets the same response as an extractor. An integer works like a string, and None is not a checkout."""
     begins = CheckoutRoute("/sessions", "stripe", join=lambda response: response.json().get("number"))
     confirms = CheckoutRoute(
         "/webhook",
@@ -310,10 +310,10 @@ def test_a_function_may_give_the_key(serve: Callable[..., Butter], fake: FakeBut
 @pytest.mark.parametrize(
     "join", [lambda r: r.request.path_params["order"], lambda r: r.headers["location"].rpartition("=")[2]]
 )
-def test_a_redirect_to_the_psp_s_page_begins_a_checkout(
+def test_a_redirect_to_the_psps_page_begins_a_checkout(
     serve: Callable[..., Butter], fake: FakeButter, join: Any
 ) -> None:
-    """A shop may answer with a redirect: the key is then the order's in the path, or stands in the location."""
+    """A shop may answer with a redirect. The key is then the order ID in the path, or in the location."""
     confirms = CheckoutRoute(
         "/webhook",
         "stripe",
@@ -332,8 +332,8 @@ def test_a_redirect_to_the_psp_s_page_begins_a_checkout(
     assert butter.status().skipped == {"status": 1}
 
 
-def test_a_redirect_is_none_for_an_expression(serve: Callable[..., Butter]) -> None:
-    """A redirect has no JSON: such as one to the login, where `join` is an expression over it."""
+def test_an_expression_ignores_a_redirect(serve: Callable[..., Butter]) -> None:
+    """A redirect has no JSON. It may lead to the login page."""
     butter = serve()
     redirect = ButterMiddleware(sends(start(303), body()), butter)
     anyio.run(drive, redirect, http_scope("/sessions"))
@@ -356,7 +356,7 @@ def test_the_decorator_takes_a_webhook_too(serve: Callable[..., Butter], fake: F
 
 
 def test_a_webhook_alone_may_be_read_by_its_request(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """`source="request"` is for any webhook: a PSP that says the shopper's address needs no second part."""
+    """`source="request"` works for any webhook. If the PSP sends the shopper's address, no second part is needed."""
     charge = {
         "id": 11,
         "status": "success",
@@ -372,7 +372,7 @@ def test_a_webhook_alone_may_be_read_by_its_request(make_butter: Callable[..., B
 
 
 def test_a_recorded_webhook_has_no_address(serve: Callable[..., Butter], fake: FakeButter) -> None:
-    """`butter.record(request, ...)` in a webhook's endpoint is parked, and says what to do."""
+    """`butter.record(request, ...)` in a webhook's endpoint is parked, and the log names the fix."""
     butter = serve()
     butter.record(http_scope("/webhook"), customer_email="ada@example.com", invoice_id="in_1")
     butter.record(http_scope("/sessions"), customer_email="ada@example.com", invoice_id="in_2")
@@ -381,8 +381,8 @@ def test_a_recorded_webhook_has_no_address(serve: Callable[..., Butter], fake: F
     assert butter.status().skipped == {"parked:invalid": 1}
 
 
-def test_the_file_names_no_session(serve: Callable[..., Butter], tmp_path: Path) -> None:
-    """The key on the disk is a digest."""
+def test_the_file_does_not_contain_the_session(serve: Callable[..., Butter], tmp_path: Path) -> None:
+    """The stored key is a digest."""
     butter = serve()
     begin(butter, SESSION | {"id": "cs_live_secret"})
     butter.close()
@@ -392,8 +392,8 @@ def test_the_file_names_no_session(serve: Callable[..., Butter], tmp_path: Path)
     assert json.loads(fields) == {"psp": "stripe", "ipv4_address": SHOPPER}
 
 
-def test_a_dry_run_keeps_no_part(serve: Callable[..., Butter]) -> None:
-    """It counts what it would have kept."""
+def test_a_dry_run_stores_no_part(serve: Callable[..., Butter]) -> None:
+    """It counts the parts that it would have stored."""
     butter = serve(dry_run=True)
     begin(butter)
     confirm(butter)
@@ -402,13 +402,13 @@ def test_a_dry_run_keeps_no_part(serve: Callable[..., Butter]) -> None:
 
 class Queue:
     async def enqueue(self, record: Record) -> None:
-        """Take a record."""
+        """Accept a record."""
 
 
-def test_memory_is_said_to_be_too_short_for_decorated_routes(
+def test_decorated_routes_warn_that_parts_are_in_memory(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """As for the others, once, and not where there is a file. Beside a queue, a file is not the remedy."""
+    """The warning is logged once, and not with a file. With a queue, a file is not the remedy."""
     for outbox, times, remedy in (
         (None, 1, "outbox="),
         (tmp_path / "butter.db", 0, ""),
@@ -424,8 +424,8 @@ def test_memory_is_said_to_be_too_short_for_decorated_routes(
         assert all(remedy in line and ("outbox=" in line) is (outbox is None) for line in said)
 
 
-def test_memory_is_said_to_be_too_short(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:
-    """In memory parts meet within one process only: that is said at the start, and counted as lost at the end."""
+def test_parts_in_memory_cause_a_warning(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:
+    """In memory, parts join within one process only. This is logged at the start. Parts left at the end are lost."""
     butter = make_butter(BEGIN, CONFIRM)
     assert "the parts of a checkout (CheckoutRoute(join=...)) meet in memory" in caplog.text
     begin(butter)
@@ -443,14 +443,14 @@ def test_memory_is_said_to_be_too_short(make_butter: Callable[..., Butter], capl
         ({"source": "body"}, "use 'response' or 'request'"),
     ],
 )
-def test_what_cannot_work_is_refused(options: Fields, says: str) -> None:
+def test_wrong_options_are_refused(options: Fields, says: str) -> None:
     """A mistake stops the start."""
     with pytest.raises(ConfigurationError, match=r"route '/pay'.*" + says.replace("(", r"\(")):
         CheckoutRoute("/pay", "stripe", **options)
 
 
-def test_a_file_of_version_1_is_brought_up(tmp_path: Path) -> None:
-    """A file from before there were parts keeps its captures and records, and takes parts."""
+def test_a_file_of_version_1_is_migrated(tmp_path: Path) -> None:
+    """A file from before parts existed keeps its captures and records, and accepts parts."""
     path = tmp_path / "butter.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as old:
         for statement in (
