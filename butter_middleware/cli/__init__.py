@@ -1,4 +1,4 @@
-"""The command line, `butter-middleware`. Each command is loaded when it is asked for."""
+"""The command line, `butter-middleware`. Each command is loaded when it is used."""
 
 from collections import UserDict
 from pkgutil import resolve_name
@@ -35,11 +35,11 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
         "postgres": "butter_middleware.cli.postgres:postgres_command",
     },
 }
-"""By purpose and name: where the command is."""
+"""The modules of the commands, by purpose and name."""
 
 
 class _Lazy(UserDict[str, Any]):
-    """Loads a command with what it needs, such as a server, when it is run or its help is shown."""
+    """Loads a command and its dependencies, such as a server, when it is run or its help is shown."""
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - a click.Command
         return resolve_name(super().__getitem__(name))
@@ -49,7 +49,7 @@ COMMANDS: Final = _Lazy({name: place for group in GROUPS.values() for name, plac
 
 
 class CommandGroup(click.Group):
-    """Shows whole summaries."""
+    """Shows summaries without cutting them."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with the first sentence of their help. click would cut it."""
@@ -65,13 +65,13 @@ class CommandGroup(click.Group):
 
 
 class _Root(CommandGroup):
-    """Groups the commands by purpose, and has an error of ours end one in a line."""
+    """Groups the commands by purpose, and shows an error of this package as one line."""
 
     def sections(self, ctx: click.Context) -> dict[str, list[str]]:  # noqa: ARG002 - as `CommandGroup`
         return {heading: list(group) for heading, group in GROUPS.items()}
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
-        """Run a command; an error of ours is one line, and no traceback."""
+        """Run a command. An error of this package is shown as one line, without a traceback."""
         try:
             return super().invoke(ctx)
         except ButterError as error:

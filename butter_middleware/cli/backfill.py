@@ -1,4 +1,4 @@
-"""`butter-middleware backfill`: past checkouts are sent from a file."""
+"""`butter-middleware backfill`: sends past checkouts from a file."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ from butter_middleware.pipeline import components
 from butter_middleware.reader.evidence import ids_of
 
 SAMPLE: Final = 3
-"""Records that a dry run shows."""
+"""The number of records that a dry run shows."""
 _STATES: Final = {
     BreakerState.OPEN: "Butter does not answer",
     BreakerState.HALF_OPEN: "Butter does not answer; trying one line",
@@ -43,7 +43,7 @@ _STATES: Final = {
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says."""
+    """The options of the command line."""
 
     file: str
     mapped: Sequence[str]
@@ -229,7 +229,7 @@ def _send(output: Output, options: Options, columns: Columns) -> ExitCode:
 
 
 def _confirmed(output: Output, options: Options, columns: Columns, journal: Journal) -> bool:
-    """Ask the person at the terminal, and say how many records it is about."""
+    """Ask the person at the terminal, with the number of records."""
     with options.source(columns) as source:
         if source.size is None:
             return click.confirm(f"Send the records of {options.file} to Butter production?", err=True)
@@ -288,11 +288,11 @@ def _finish(output: Output, totals: Totals, ending: Ending, remedy: str, journal
     return ExitCode.ATTENTION if attention else ExitCode.OK
 
 
-# What both show.
+# The output of both.
 
 
 def _document(ending: str, totals: Totals, **more: object) -> dict[str, Any]:
-    """Return what a run came to, for programs."""
+    """Return the result of a run, for programs."""
     return {
         "ending": ending,
         "read": totals.read,

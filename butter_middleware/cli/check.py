@@ -1,4 +1,4 @@
-"""`butter-middleware check`: whether evidence can be collected and sent from here, before a checkout depends on it."""
+"""`butter-middleware check`: checks that evidence can be collected and sent from here, before the first checkout."""
 
 import os
 import shutil
@@ -44,11 +44,11 @@ from butter_middleware.pipeline.reporter import HostCounts, host_counts
 
 LEAST_FREE: Final = 256 * 1024**2
 WAL_RESET: Final = ((3, 7, 0), (3, 51, 2))
-"""The versions of SQLite in which two that write or checkpoint at once can corrupt the log."""
+"""The versions of SQLite in which simultaneous writes or checkpoints of two connections can corrupt the log."""
 OLDEST_SQLITE: Final = (3, 24, 0)
-"""It has the upsert."""
+"""The first version with the upsert."""
 SECONDS: Final = 10.0
-"""For each question."""
+"""The time for each network check."""
 SKEW_SECONDS: Final = 30.0
 DAY: Final = 86400.0
 EXPIRY_DAYS: Final = 14.0
@@ -58,7 +58,7 @@ NOBODY_DELIVERS: Final = "Start the app; or beside it, or in its place, `butter-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     state: Mark
     check: str
@@ -84,7 +84,7 @@ def check(output: Output, *, outbox: str | None, app: str | None, offline: bool)
     changes nothing. It sends only one ping, which records nothing.
     """
     if app is not None and by_hand("app") and not by_hand("outbox"):
-        outbox = None  # the app's own goes before the environment's
+        outbox = None  # the app's own outbox has precedence over the environment's
     findings = list(_findings(outbox, app, offline=offline))
     rows = [asdict(each) | {"text": ". ".join(filter(None, (each.detail, each.remedy)))} for each in findings]
     failed = sum(each.state is Mark.FAILED for each in findings)
@@ -104,7 +104,7 @@ def _findings(outbox: str | None, app: str | None, *, offline: bool) -> Iterator
         else:
             yield from _configured(butter, app)
             yield from compared(butter, app)
-            # What is said of the outbox is found again below.
+            # Warnings about the outbox are found again below.
             yield from (_warning("app", text) for text in said if not text.startswith("outbox: "))
     yield _sqlite(sqlite3.sqlite_version_info)
     if outbox is not None or butter is not None:
@@ -115,7 +115,7 @@ def _findings(outbox: str | None, app: str | None, *, offline: bool) -> Iterator
         yield from _network(butter)
 
 
-# What the app says.
+# The app.
 
 
 def _only_appends(butter: Butter | None) -> bool:
@@ -149,7 +149,7 @@ def _configured(butter: Butter, app: str) -> Iterator[Finding]:
 
 
 def compared(butter: Butter, app: str) -> Iterator[Finding]:
-    """Hold the checkout routes against those of the app, which is the one named or another of its module."""
+    """Compare the checkout routes with those of the app: the named one, or another app of its module."""
     name, _colon, attribute = app.partition(":")
     values = [value for value in vars(sys.modules[name]).values() if isinstance(value, Starlette | ButterMiddleware)]
     has_app = bool(values)
@@ -173,7 +173,7 @@ def compared(butter: Butter, app: str) -> Iterator[Finding]:
 
 
 def read_by(route: CheckoutRoute) -> str:
-    """Say how a route is read."""
+    """Describe how a route is read."""
     extract = route.extract
     if extract is None:
         return "by annotate() alone"
@@ -296,7 +296,7 @@ def _network(butter: Butter | None) -> Iterator[Finding]:
 
 
 def _reach(base_url: str, client: Client) -> Iterator[Finding]:
-    """Look at each step of the way to Butter; what comes after one that fails is not looked at."""
+    """Check each step of the way to Butter, until one fails."""
     url = urlsplit(base_url)
     host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
     proxy = getproxies().get(url.scheme)
@@ -323,7 +323,7 @@ def _reach(base_url: str, client: Client) -> Iterator[Finding]:
 
 def _connected(host: str, port: int, *, secure: bool) -> Iterator[Finding]:
     try:
-        # It knows no timeout. If none comes in time, its thread dies with the process.
+        # It has no timeout. If no answer comes in time, its thread ends with the process.
         lookup = daemons.call(partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
         found = {entry[4][0] for entry in lookup.result(SECONDS)}
     except OSError as error:
@@ -342,7 +342,7 @@ def _connected(host: str, port: int, *, secure: bool) -> Iterator[Finding]:
         yield _failed("tls", f"the certificate is not trusted: {error.verify_message}", remedy)
     except OSError as error:
         remedy = f"Let this machine reach {host} at port {port}, or set HTTPS_PROXY to the proxy that may."
-        if not secure:  # only to loopback
+        if not secure:  # plain http goes to loopback only
             remedy = "Is the sandbox running? Start it: butter-middleware sandbox."
         yield _failed("tls", f"no connection to {host}:{port} ({error.strerror or type(error).__name__})", remedy)
 
@@ -368,7 +368,7 @@ async def ask(client: Client, question: Callable[[], Awaitable[Answer]]) -> Answ
 
 
 def refusal(answer: Answer) -> str:
-    """Say what to do about an answer that is not an acceptance."""
+    """Return what to do about an answer that does not accept."""
     otherwise = "Butter, or something in front of it, has a fault; records wait meanwhile. Try again later."
     return _REMEDIES.get(answer.kind, otherwise)
 
@@ -390,7 +390,7 @@ _REMEDIES: Final = {
 
 
 def _clock(theirs: float, before: float, after: float) -> Finding:
-    """Compare the clocks. Their second is rounded down, and the answer took its time."""
+    """Compare the clocks. Butter's second is rounded down, and the answer took some time."""
     skew = max(before - theirs - 1.0, theirs - after, 0.0)
     if skew <= SKEW_SECONDS:
         return _ok("clock", f"within {max(1.0, skew):.0f} s of Butter's")

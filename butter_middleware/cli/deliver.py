@@ -1,4 +1,4 @@
-"""`butter-middleware deliver`: reads and sends what lies in an outbox's file, beside the app or in its place."""
+"""`butter-middleware deliver`: reads and sends what is in an outbox's file, beside the app or instead of it."""
 
 import logging
 import time
@@ -31,17 +31,17 @@ from butter_middleware.pipeline.pipeline import Pipeline
 
 POLL_SECONDS: Final = 0.2
 LEAD_SECONDS: Final = 3.0
-"""For taking the lead, if no process had it a moment ago."""
+"""The time to take the lead, if no process had it a moment ago."""
 RETRY_SECONDS: Final = 60.0
-"""For which a record that is to be tried again is waited for."""
+"""The longest wait for a record that will be tried again."""
 PATIENCE_SECONDS: Final = 60.0
-"""For which Butter may be away."""
+"""The time that Butter may be away."""
 HOLD_SECONDS: Final = 15.0
 STILL: Final = 3
-"""Looks in a row that find nothing to do."""
+"""The number of checks in a row that find nothing to do."""
 DRAIN_SECONDS: Final = 5.0
 OPEN_SECONDS: Final = 30.0
-"""For a file to be opened, and brought up to this version."""
+"""The time to open a file and update it to this version."""
 
 
 @command(
@@ -84,14 +84,14 @@ def deliver(output: Output, *, outbox: str | None, app: str | None, follow: bool
         else:
             pipeline, path = _with_app(output, app, stop, follow=follow)
         _log_to_stderr(output, logging.INFO if follow else logging.WARNING)
-        with closing(pipeline):  # settles what is on its way, and lets another process take over
+        with closing(pipeline):  # settles the records on their way, and lets another process take over
             return (_follow if follow else _drain)(output, pipeline, path, stop)
 
 
 def _with_app(output: Output, app: str, stop: Stop, *, follow: bool) -> tuple[Pipeline, str]:
     butter = load_aloud(app, output)
-    path = path_of(butter, app)  # refuses an outbox elsewhere
-    anyio.run(butter.client().aclose)  # which says if credentials are missing, or the environment allows none
+    path = path_of(butter, app)  # refuses an outbox that is not a file
+    anyio.run(butter.client().aclose)  # raises if credentials are missing, or the environment prevents a client
     if not follow:
         refuse_absent(path)
     elif not Path(path).exists():
@@ -110,7 +110,7 @@ def _records_only(path: str | None) -> tuple[Pipeline, str]:
     refuse_absent(outbox.path)
     outbox.validate()
     parts = components.records_only(outbox)
-    anyio.run(parts.make_client().aclose)  # which says where the environment allows none
+    anyio.run(parts.make_client().aclose)  # raises if the environment prevents a client
     return Pipeline(parts), outbox.path
 
 
@@ -145,7 +145,7 @@ def _log_to_stderr(output: Output, level: int) -> None:
 
 
 def _follow(output: Output, pipeline: Pipeline, path: str, stop: Stop) -> ExitCode:
-    if stop.is_set():  # told while the app was imported, or its file awaited
+    if stop.is_set():  # a signal came while the app was imported, or the file was opened
         return ExitCode.OK
     pipeline.start()
     if not _leads_soon(pipeline, stop) and not stop.is_set():
@@ -163,7 +163,7 @@ def _follow(output: Output, pipeline: Pipeline, path: str, stop: Stop) -> ExitCo
 
 
 def _say_unread(output: Output, pipeline: Pipeline) -> None:
-    """Say what stays as it is if nothing reads."""
+    """Tell what stays in the file if no process reads."""
     if not pipeline.components.reads and (waiting := pipeline.counts().captured):
         waits = counted(waiting, "capture waits", "captures wait")
         output.note(
@@ -173,7 +173,7 @@ def _say_unread(output: Output, pipeline: Pipeline) -> None:
 
 
 def _leads_soon(pipeline: Pipeline, stop: Stop) -> bool:
-    """Wait a moment for the lead, and return whether this process has it."""
+    """Wait a moment for the lead. Return whether this process has it."""
     deadline = time.monotonic() + LEAD_SECONDS
     while not pipeline.leads and not stop.is_set() and time.monotonic() < deadline:
         stop.wait(POLL_SECONDS / 4)
@@ -184,7 +184,7 @@ def _leads_soon(pipeline: Pipeline, stop: Stop) -> bool:
 
 
 def _drain(output: Output, pipeline: Pipeline, path: str, stop: Stop) -> ExitCode:
-    """Wait until nothing is left that is due soon, and say what was done."""
+    """Wait until nothing is due soon, and report what was done."""
     _refuse_another(path)
     pipeline.start(paused=True)
     first, _to_read, _due = _look(pipeline, path, OPEN_SECONDS)
@@ -202,7 +202,7 @@ def _drain(output: Output, pipeline: Pipeline, path: str, stop: Stop) -> ExitCod
 
 
 def _look(pipeline: Pipeline, path: str, seconds: float) -> tuple[Counts, int, float | None]:
-    """Count, and give how many captures this process is to read, and when the next record is due."""
+    """Return the counts, how many captures this process must read, and when the next record is due."""
     found = pipeline.ask(_backlog, None, seconds)
     if found is None:
         msg = (
@@ -225,13 +225,13 @@ _ILL: Final = {
     "paused": ("Butter asks for a pause", "Butter asks for a pause: try again later, or with --follow."),
     "hold": ("Butter refuses", "Butter refuses what is sent: `check` says why. Fix that, then run this again."),
 }
-"""By the state of the endpoint: what it waits for, and why it gives up in the end."""
+"""For each state of the endpoint: what the command waits for, and why it gives up in the end."""
 
 
 def _wait_until_done(pipeline: Pipeline, path: str, first: Counts, stop: Stop, tell: Tell) -> str:
-    """Show how far it is, until nothing is left that is worth waiting for. Return why it gave up, if it did."""
+    """Show the progress until there is nothing to wait for. Return why it gave up, if it did."""
     done = total = still = 0
-    ill_since: float | None = None  # and has taken nothing since: where it asks for pauses, it is well between them
+    ill_since: float | None = None  # Butter has accepted nothing since. If it asks for pauses, it is ok between them.
     answered_at = time.monotonic()
     while still < STILL and not stop.is_set():
         try:
@@ -262,7 +262,7 @@ def _wait_until_done(pipeline: Pipeline, path: str, first: Counts, stop: Stop, t
 
 
 def _finish(output: Output, pipeline: Pipeline, path: str, first: Counts, why: str) -> ExitCode:
-    """Say what was done since `first`, and what is left, `why`."""
+    """Report what was done since `first`, what is left, and why."""
     counts, _to_read, due = _look(pipeline, path, DRAIN_SECONDS)
     delivered = counts.delivered - first.delivered
     document = {

@@ -1,4 +1,4 @@
-"""`butter-middleware demo`: a shop, shoppers behind a proxy, and the sandbox in Butter's place, on this machine."""
+"""`butter-middleware demo`: a shop, shoppers behind a proxy, and the sandbox instead of Butter, on this machine."""
 
 import json
 import signal
@@ -43,7 +43,7 @@ PASSWORD: Final = "demo-password"  # noqa: S105 - of a shop and a sandbox that l
 
 
 class Shopper(NamedTuple):
-    """Who buys, from where, and what the request claims of itself in X-Forwarded-For."""
+    """One shopper: the cart, the e-mail, the address, and the X-Forwarded-For header that the request sends."""
 
     cart: str
     email: str
@@ -95,12 +95,12 @@ def demo(output: Output, *, once: bool) -> ExitCode:
 
 
 def shop(inbox: str, username: str = USERNAME) -> Starlette:
-    """Return a shop behind a proxy at 127.0.0.1, whose Butter is the sandbox."""
-    with listening([]):  # it warns that it keeps records in memory, which is all that a demo needs
+    """Return a shop behind a proxy at 127.0.0.1, which sends to the sandbox."""
+    with listening([]):  # hides the warning that records are in memory, which is sufficient for a demo
         butter = Butter(
             username=username,
             password=PASSWORD,
-            environment="production",  # and not what the environment of a newcomer says
+            environment="production",  # whatever the environment has
             base_url=inbox,
             client_ip=client_ip.nginx(["127.0.0.1"]),
             routes=[CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=extract.json(invoice_id="invoice"))],
@@ -117,7 +117,7 @@ def shop(inbox: str, username: str = USERNAME) -> Starlette:
 
 
 def _listener(wanted: int) -> socket.socket:
-    """Listen at a port of this machine: the wanted one, if it is free."""
+    """Listen at a port of this machine: the given one, if it is free."""
     listen: Callable[[str, int], socket.socket] = load_server().listen
     try:
         return listen("127.0.0.1", wanted)
@@ -129,7 +129,7 @@ def _listener(wanted: int) -> socket.socket:
 
 
 def _fetch(url: str, body: Mapping[str, str] | None = None, **headers: str) -> Any:  # noqa: ANN401 - JSON
-    """Ask a server on this machine, around proxies of the environment."""
+    """Send a request to a server on this machine, without the environment's proxies."""
     data = None if body is None else json.dumps(body).encode()
     request = Request(url, data, {"Content-Type": "application/json", **headers})  # noqa: S310 - always http, to loopback
     try:
@@ -145,7 +145,7 @@ def _buy(url: str, inbox: str) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Check out as each shopper. Return the shop's invoices by cart, and the records that arrived."""
     invoices: dict[str, str] = {}
     for shopper in SHOPPERS:
-        # The proxy appends the address that it sees to what the shopper's request says.
+        # The proxy appends the address that it sees to the shopper's header.
         header = ", ".join(filter(None, (shopper.claimed, shopper.address)))
         answer = _fetch(f"{url}/checkout/{shopper.cart}", {"email": shopper.email}, **{"X-Forwarded-For": header})
         invoices[shopper.cart] = answer["invoice"]
@@ -158,9 +158,9 @@ def _buy(url: str, inbox: str) -> tuple[dict[str, str], list[dict[str, str]]]:
 
 
 def _compare(output: Output, invoices: Mapping[str, str], arrived: Sequence[Mapping[str, str]]) -> bool:
-    """Show both sides, and return whether each checkout is one record with the shopper's own address and invoice.
+    """Show both sides. Return whether each checkout is one record with the shopper's own address and invoice.
 
-    All is revealed: no person has these addresses.
+    Nothing is masked: no person has these addresses.
     """
     records = {record["customer_email"]: record for record in arrived}
     rows: list[Row] = []
@@ -184,7 +184,7 @@ def _compare(output: Output, invoices: Mapping[str, str], arrived: Sequence[Mapp
 
 
 def _stay(url: str, inbox: str) -> None:
-    """Say where to look and what to try, until Ctrl-C."""
+    """Tell where to look and what to try, until Ctrl-C."""
     click.echo(
         f"\nThe inbox:  {inbox}\n\n"
         "One more shopper, to watch it arrive:\n\n"
@@ -194,4 +194,4 @@ def _stay(url: str, inbox: str) -> None:
         "Ctrl-C ends it."
     )
     while True:
-        time.sleep(3600)  # a signal ends it; signal.pause() is not on every system
+        time.sleep(3600)  # a signal ends it. Not every system has signal.pause().

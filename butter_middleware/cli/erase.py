@@ -1,4 +1,4 @@
-"""`butter-middleware erase`: a person's request to be forgotten."""
+"""`butter-middleware erase`: deletes a person's data on request."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ from butter_middleware.outbox.sqlite.store import SQLiteStore
 
 MOST_ROUNDS: Final = 20
 SETTLING_SECONDS: Final = 1.0
-"""Between the rounds: for what a process was just reading or writing."""
+"""Between the rounds, so that other processes finish what they read or write."""
 _NAMES: Final = {
     "pending": ("record to be sent", "records to be sent"),
     "dead": ("dead record", "dead records"),
@@ -89,7 +89,7 @@ def erase(output: Output, *, email: str, path: str, yes: bool) -> ExitCode:
 
 
 def _remove(store: SQLiteStore, person: Person, found: Found) -> tuple[Mapping[str, int], Found]:
-    """Delete until nothing is found any more: a capture may become a record meanwhile, and a new one may come."""
+    """Delete until nothing is found: meanwhile a capture may become a record, and new captures may come."""
     total = Counter(dict.fromkeys(_NAMES, 0))
     for _round in range(MOST_ROUNDS):
         if not len(found):

@@ -1,4 +1,4 @@
-"""`butter-middleware explain`: what an extractor makes of one response."""
+"""`butter-middleware explain`: shows what an extractor finds in one response."""
 
 import json
 import time
@@ -29,7 +29,7 @@ _PRESETS: Final = {name: getattr(extract, name) for name in get_args(Psp)}
 _OPTIONAL: Final = frozenset({"user_agent", "network_transaction_id"})
 _RESPONSE: Final = "this response"
 _ADDRESS: Final = "192.0.2.1"
-"""For documentation (RFC 5737): stands for the shopper's, about which a response says nothing."""
+"""An address for documentation (RFC 5737), instead of the shopper's, which is not in a response."""
 
 
 _SKIPPED: Final[dict[str, str]] = {
@@ -47,12 +47,12 @@ class _Response(CheckoutRoute):
 
 
 def _sentence(text: str) -> str:
-    """Begin a text with a capital, unless it begins with code."""
+    """Capitalize the first letter, unless the text begins with code."""
     return text if text.startswith("extract.") else text[:1].upper() + text[1:]
 
 
 def _verdict(reading: ReadResult, explanation: Explanation) -> tuple[str, str, str]:
-    """Return what becomes of the response: record, part, parked or skipped; the reason; and both in a sentence."""
+    """Return the result for the response (record, part, parked or skipped), its reason, and both as a sentence."""
     remedy = "" if reading.everyday else _sentence(reading.remedy.removeprefix(f"{_RESPONSE}: "))
     if reading.records:
         ids = " and ".join(dict.fromkeys(map(ids_of, reading.records)))
@@ -63,7 +63,7 @@ def _verdict(reading: ReadResult, explanation: Explanation) -> tuple[str, str, s
     if reading.parked is not None:
         return "parked", reading.parked.reason, f"No record: it would be parked. {_sentence(reading.parked.detail)}"
     reason = reading.skipped or ""
-    # Of these two the remedy says what was seen.
+    # For these two, the remedy contains what was seen.
     saw = "" if reason in {Skip.TEST_MODE, Skip.UNRECOGNISED} else f" ({explanation.saw})"
     why = "" if reason == Skip.TEST_MODE else f"{_SKIPPED.get(reason, 'No record')}{saw}. "
     return "skipped", reason, why + remedy
@@ -117,7 +117,7 @@ def explain(
         raise Failure(message)
     annotations = field_values(notes, "--annotate", CheckoutFields.__annotations__)
     body = file.read(MOST_BYTES)
-    if psp is not None:  # a preset reads nothing but JSON
+    if psp is not None:  # a preset reads JSON only
         try:
             json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -130,7 +130,7 @@ def explain(
     if route.extract is not None:
         explanation = extract.explain(response, route.extract)
     if isinstance(route.extract, Explaining):
-        with suppress(ExtractionError):  # an expression failed: it is among what was tried
+        with suppress(ExtractionError):  # an expression failed: the explanation contains it
             values = route.extract.values(response)
     admitted = ANYWHERE if staging else NOWHERE
     somebody = Peer(allow_private=True)
@@ -149,7 +149,7 @@ def explain(
         document,
         f"{explanation.extractor}: {explanation.saw.partition('. ')[0]}\n",  # the remedy comes last
         output.table(given, {"field": "Field", "value": "Value", "from": "From"}) if given else "No field was found.",
-        # A table of their own: what was tried is long, and gets the whole width.
+        # A separate table: the tried expressions are long and need the whole width.
         *(["", output.table(absent, {"field": "Not found", "from": "What was tried"})] if absent else []),
         f"\n{text.strip()}",
     )
@@ -159,7 +159,7 @@ def explain(
 def _routes(
     psp: Psp | None, at: str | None, app: str | None, path: str | None, method: str
 ) -> tuple[RouteTable, str, str, bool]:
-    """Return the routes that are meant, and the request of which the response is."""
+    """Return the chosen routes, and the request of the response."""
     if psp is not None and not by_hand("app"):
         app = None
     if (psp is None) is (app is None):
@@ -177,7 +177,7 @@ def _routes(
 
 
 def _capture(route: CheckoutRoute, method: str, path: str, body: bytes, notes: Mapping[str, str]) -> Capture:
-    """Return what the middleware would have captured."""
+    """Return the capture that the middleware would make."""
     of_request = route.source == "request"
     return Capture(
         method=method,
@@ -202,7 +202,7 @@ def _rows(
     records: Sequence[Mapping[str, str]],
     psp_from: str,
 ) -> list[Row]:
-    """Return what is known of each field."""
+    """Return the explanation of each field."""
     rows: list[Row] = []
     for field in explanation.fields:
         value = (notes if field.given_by is None else values).get(field.name)

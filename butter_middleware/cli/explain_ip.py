@@ -1,4 +1,4 @@
-"""`butter-middleware explain-ip`: what each client_ip strategy makes of one request."""
+"""`butter-middleware explain-ip`: shows the result of each client_ip strategy for one request."""
 
 import ast
 import re
@@ -18,7 +18,7 @@ from butter_middleware.errors import ConfigurationError
 
 UNIX: Final = "unix:"
 _PORT: Final = 50_000
-"""Any but 0, which a server gives that replaced the peer."""
+"""Any port but 0, which means that the server replaced the peer."""
 _STRATEGIES: Final = {
     name: getattr(client_ip, name)
     for name in client_ip.__all__
@@ -71,7 +71,7 @@ def explain_ip(output: Output, *, headers: Sequence[str], peer: str, app: str | 
             raise click.BadParameter(message, param_hint="--header")
         lines.append((name.strip().lower().encode("latin-1", "replace"), value.strip().encode("latin-1", "replace")))
     scope: dict[str, Any] = {"type": "http", "headers": lines, "client": _peer(peer)}
-    # First the configured one, then what gives an address.
+    # First the configured strategy, then those that find an address.
     found = sorted(
         client_ip.explain(scope, configured), key=lambda one: (one.name != CONFIGURED, one.result.ipv4 is None)
     )
@@ -86,7 +86,7 @@ def explain_ip(output: Output, *, headers: Sequence[str], peer: str, app: str | 
     ]
     columns = {"strategy": "Strategy", "address": "Address", "reason": "Reason"}
     remedies: dict[str, str] = {}
-    for one in filter(lambda one: one.remedy, found):  # the first of each reason: the configured strategy is in front
+    for one in filter(lambda one: one.remedy, found):  # one for each reason: the configured strategy is the first
         remedies.setdefault(one.result.reason.value, f"{one.name.partition('(')[0]}: {one.remedy}")
     output.show(
         rows,
@@ -108,13 +108,13 @@ def _peer(text: str) -> tuple[str, int] | None:
     host, _colon, port = (text, "", str(_PORT)) if is_alone else text.rpartition(":")
     if parse_host(host.strip("[]")) is not None and re.fullmatch("[0-9]{1,5}", port):
         return host.strip("[]"), int(port)
-    # Without an example of an address: what ends a command is shown with its addresses masked.
+    # Without an example of an address, because addresses in an error are masked.
     message = f"{text!r} is not an address. Write it alone or with a port (HOST:4711, [HOST]:4711), or unix:."
     raise click.BadParameter(message, param_hint="--peer")
 
 
 def _strategy(text: str) -> Strategy:
-    """Return what a strategy, written as in the configuration, builds: a call with literals, and nothing else."""
+    """Build a strategy that is written as in the configuration: a call with literals only."""
     try:
         call = ast.parse(text.removeprefix("client_ip."), mode="eval").body
         call = call if isinstance(call, ast.Call) else ast.Call(call, [], [])

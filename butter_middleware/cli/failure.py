@@ -1,4 +1,4 @@
-"""How a command fails: one clear line on standard error, and an exit code that means something."""
+"""How a command fails: one clear line on standard error, and a documented exit code."""
 
 import io
 import os
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """What a command ends with."""
+    """The exit code of a command."""
 
     OK = 0
     """Done, and nothing needs you."""
     ATTENTION = 1
     """Done, and something needs you: a check failed, an entry was not there, records are left."""
     USAGE = 2
-    """The command line is wrong; click's own."""
+    """The command line is wrong. It is click's own code."""
     UNUSABLE = 3
     """The configuration, the app, the outbox or standard output cannot be used. What was done before stays done."""
     BUSY = 4
@@ -30,11 +30,11 @@ class ExitCode(IntEnum):
 
 
 LOCKED: Final = "another process holds the outbox's lock"
-"""What `busy` means for a command that opens the outbox."""
+"""The meaning of `busy` for a command that opens the outbox."""
 
 
 def exit_codes(*, ok: str, attention: str = "", busy: str = "") -> str:
-    """Return a command's `epilog`: what it may end with, and what that means for it."""
+    """Return a command's `epilog`: its exit codes and their meaning."""
     meanings = {
         ExitCode.OK: ok,
         ExitCode.ATTENTION: attention,
@@ -50,11 +50,11 @@ EXIT_CODES: Final = exit_codes(
     attention="done, something needs you",
     busy="another process is doing this already, or holds what is needed",
 )
-"""Of the command line as a whole."""
+"""The exit codes of the command line as a whole."""
 
 
 class Failure(click.ClickException):
-    """Ends a command with one line on standard error. The text says what is wrong and the remedy."""
+    """Ends a command with one line on standard error. The text has the cause and the remedy."""
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.UNUSABLE) -> None:
         super().__init__(message)
@@ -67,9 +67,9 @@ class Failure(click.ClickException):
 
 
 class _Stream(io.FileIO):
-    """A standard stream of the process. After its first failure, what is written goes nowhere.
+    """A standard stream of the process. After its first failure, further output is dropped.
 
-    Python would otherwise try once more when it ends, print a traceback, and end with a code of its own.
+    Otherwise Python would try again at its exit, print a traceback, and end with its own exit code.
     """
 
     is_result = False
@@ -77,7 +77,7 @@ class _Stream(io.FileIO):
     def write(self, data: "ReadableBuffer", /) -> int:
         """Write, or end the command if this is standard output."""
         try:
-            return os.write(self.fileno(), data)  # FileIO's own reports a full pipe that does not block by None
+            return os.write(self.fileno(), data)  # FileIO.write returns None if a non-blocking pipe is full
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             if not self.is_result:
@@ -87,16 +87,16 @@ class _Stream(io.FileIO):
 
 
 def guard_streams() -> None:
-    """Have a full or closed standard output end a command in one line, and standard error never end one."""
+    """Let a full or closed standard output end a command with one line. Standard error never ends a command."""
     sys.stdout = _guarded(sys.stdout, is_result=True)
     sys.stderr = _guarded(sys.stderr, is_result=False)
 
 
 def _guarded(stream: TextIO | None, *, is_result: bool) -> TextIO:
-    """Return a stream that is guarded; a terminal stays as it is."""
+    """Return a guarded stream. A terminal stays as it is."""
     if stream is not None and stream.isatty():
         return stream
-    # One that was closed when the process began cannot be written: another file may have its number by now.
+    # A stream that was closed at the start must not be written: another file may have its number now.
     raw = _Stream(os.open(os.devnull, os.O_RDONLY) if stream is None else stream.fileno(), "w", closefd=False)
     raw.is_result = is_result
     encoding, errors = ("utf-8", None) if stream is None else (stream.encoding, stream.errors)

@@ -1,4 +1,4 @@
-"""`butter-middleware info`: what a bug report needs, and nothing that is secret."""
+"""`butter-middleware info`: shows what a bug report needs, without secrets."""
 
 import os
 import platform
@@ -56,7 +56,7 @@ def info(output: Output, *, app: str | None) -> ExitCode:
             with listening([]):
                 fields |= {"environment": config.environment(None), "base_url": config.base_url(None)}
     except (ConfigurationError, Failure):
-        # Without the reason, which may quote what the app holds.
+        # Without the reason, because it may quote the app's data.
         fields["problem"] = "the configuration cannot be used: `butter-middleware check` says why"
     output.fields(fields)
     return ExitCode.ATTENTION if "problem" in fields else ExitCode.OK

@@ -1,4 +1,4 @@
-"""What commands share: exit codes, `--json`, `--reveal`, `--outbox`, `--app`, and the signals that stop them."""
+"""Shared by the commands: exit codes, `--json`, `--reveal`, `--outbox`, `--app`, and the signals that stop them."""
 
 import logging
 import math
@@ -31,10 +31,10 @@ from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
 C = TypeVar("C", bound=Callable[..., Any])
 
 ENTRY: Final = click.IntRange(0, 2**63 - 1)
-"""The number of an entry in the outbox. SQLite has no larger ones."""
+"""The number of an entry in the outbox. The upper bound is SQLite's."""
 _PACKAGE: Final = str(Path(__file__).parents[1])
 SAME_SECONDS: Final = 1.0
-"""In which a second signal is the first one, sent twice: `timeout` signals a process, then its group."""
+"""A second signal within this time is the first one, sent twice: `timeout` signals a process, then its group."""
 NO_OUTBOX: Final = (
     "Which outbox? Pass --outbox PATH or set BUTTER_OUTBOX. Or name your Butter, which knows the path: pass "
     "--app shop.main:butter or set BUTTER_APP."
@@ -44,7 +44,7 @@ NAME_IT: Final = "Name the variable that holds Butter(...), at the module's top 
 
 
 class NumberRange(click.FloatRange):
-    """A number in a range. click takes `nan` for one, which is in no range."""
+    """A number in a range. click accepts `nan`, which is not in any range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's
         """Return the number."""
@@ -64,10 +64,10 @@ def command(
     group: click.Group | None = None,
     help_: str | None = None,
 ) -> Callable[[Callable[..., ExitCode | None]], click.Command]:
-    """Make a command of a function. The function gets an `Output` first, and returns an exit code, or None for OK.
+    """Make a function a command. The function gets an `Output` first, and returns an exit code, or None for OK.
 
-    `ok`, `attention` and `busy` say what these exit codes mean, if there are such. `reveal` gives it `--reveal` beside
-    `--json`. Its help is `help_`, or the docstring.
+    `ok`, `attention` and `busy` describe these exit codes, if the command has them. `reveal` adds the option
+    `--reveal`. The help text is `help_`, or the docstring.
     """
     codes = exit_codes(ok=ok, attention=attention, busy=busy)
 
@@ -106,7 +106,7 @@ app_option: Final = click.option(
 
 
 def outbox_options(function: C) -> C:
-    """Give a command `--outbox` and `--app`. It gets the path of the file that they mean, as `path`."""
+    """Add `--outbox` and `--app` to a command. It gets the path of their file as `path`."""
 
     @wraps(function)
     def run(*arguments: Any, outbox: str | None, app: str | None, **options: Any) -> Any:  # noqa: ANN401 - any command's
@@ -116,7 +116,7 @@ def outbox_options(function: C) -> C:
 
 
 def default_option(name: str, default: Any, kind: Any, help_: str) -> Callable[[C], C]:  # noqa: ANN401 - click's types
-    """Return an option that has a default, which its help shows."""
+    """Return an option with a default that its help shows."""
     return click.option(name, default=default, type=kind, show_default=True, help=help_)
 
 
@@ -127,7 +127,7 @@ def by_hand(name: str) -> bool:
 
 
 def outbox_path(outbox: str | None, app: str | None) -> str:
-    """Return the file that is meant. The command line goes before the environment, and --outbox before --app."""
+    """Return the path of the file. The command line has precedence over the environment, and --outbox over --app."""
     if outbox and (by_hand("outbox") or not by_hand("app")):
         return outbox
     if app is None:
@@ -136,7 +136,7 @@ def outbox_path(outbox: str | None, app: str | None) -> str:
 
 
 def path_of(butter: Butter, app: str) -> str:
-    """Return the file in which a Butter keeps its records; fail if it keeps them elsewhere."""
+    """Return the file in which a Butter keeps its records. Fail if it keeps them elsewhere."""
     if isinstance(butter.outbox, SQLiteOutbox):
         return butter.outbox.path
     if butter.dry_run:
@@ -152,8 +152,8 @@ def path_of(butter: Butter, app: str) -> str:
 def load(app: str, said: list[str] | None = None) -> Butter:
     """Import an app and return its Butter. What the app prints goes to standard error.
 
-    What this package warns of meanwhile is added to `said`; where that is left out, a command that is about something
-    else does not repeat it.
+    Warnings of this package during the import are added to `said`. Without `said`, they are dropped, for commands that
+    have another subject.
     """
     name, _colon, attribute = app.partition(":")
     folder = str(Path.cwd())
@@ -191,7 +191,7 @@ def load(app: str, said: list[str] | None = None) -> Butter:
 
 
 def field_values(given: Sequence[str], option: str, fields: Collection[str]) -> dict[str, str]:
-    """Return what an option of the form FIELD=VALUE says, again for each field."""
+    """Return the values of a repeated option of the form FIELD=VALUE, by field."""
     values: dict[str, str] = {}
     for text in given:
         name, _equals, value = text.partition("=")
@@ -205,7 +205,7 @@ def field_values(given: Sequence[str], option: str, fields: Collection[str]) -> 
 
 
 def load_aloud(app: str, output: Output) -> Butter:
-    """Import an app that is to send. What this package warns of meanwhile is told on standard error."""
+    """Import an app that must send. Warnings of this package during the import go to standard error."""
     said: list[str] = []
     butter = load(app, said)
     for text in said:
@@ -222,7 +222,7 @@ def refuse_dry_run(butter: Butter, app: str) -> None:
 
 
 def load_extra(module: str, name: str, what: str, needs: Collection[str]) -> ModuleType:
-    """Import a module that needs an extra; fail if that is not installed."""
+    """Import a module that needs an extra. Fail if the extra is not installed."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
@@ -234,7 +234,7 @@ def load_extra(module: str, name: str, what: str, needs: Collection[str]) -> Mod
 
 @contextmanager
 def listening(said: list[str]) -> Generator[None]:
-    """Add what this package warns of meanwhile to `said`, and let it go nowhere else."""
+    """Within the block, add this package's warnings to `said` instead of logging them."""
     log, listener = logging.getLogger("butter_middleware"), BufferingHandler(sys.maxsize)
     listener.setLevel(logging.WARNING)
     propagates, log.propagate = log.propagate, False
@@ -259,7 +259,7 @@ def _import(name: str, app: str) -> ModuleType:
             msg = f"--app {app}: the app needs {error.name}, which is not installed here. Use the app's environment."
         raise Failure(msg) from error
     except (Exception, SystemExit) as error:
-        # The app's own line, also if this package or the code of a dataclass raised.
+        # The app's own line, even if this package or the code of a dataclass raised.
         frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith((_PACKAGE, "<"))]
         where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
         msg = f"--app {app}: importing {name} failed{where}: {type(error).__name__}: {error}"
@@ -267,10 +267,10 @@ def _import(name: str, app: str) -> ModuleType:
 
 
 class Stop:
-    """Whether a command was told to stop. A signal's handler may set it.
+    """Whether a command was told to stop. A signal handler may set it.
 
     A handler runs on the main thread, between any two of its steps. If that thread waits for a `threading.Event`, it
-    may hold the event's lock. `Event.set` in the handler then waits for this lock for ever. `SimpleQueue.put` does not.
+    may hold the event's lock. `Event.set` in the handler then waits forever. `SimpleQueue.put` does not.
     """
 
     def __init__(self) -> None:
@@ -288,7 +288,7 @@ class Stop:
         """Wait until it is told to stop, but no longer than `seconds`. Return whether it was."""
         with suppress(Empty):
             self._told.get(timeout=seconds)
-            self.set()  # the next question has the same answer
+            self.set()  # the next call must return the same
         return self.is_set()
 
 
@@ -297,7 +297,7 @@ def stop_signals(stop: Callable[[], object], *, again_ends: bool = True) -> Gene
     """Within the block, make Ctrl-C, SIGTERM and SIGHUP call `stop`.
 
     A signal that the process ignores stays ignored, such as SIGHUP under nohup. With `again_ends`, a second signal ends
-    the process at once, unless it comes within `SAME_SECONDS` of the first one.
+    the process at once, unless it comes within `SAME_SECONDS` after the first one.
     """
     ends_from = math.inf
 

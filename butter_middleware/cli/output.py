@@ -1,6 +1,6 @@
-"""What a command shows: tables on a terminal, plain lines elsewhere, JSON for programs.
+"""The output of commands: tables on a terminal, plain lines elsewhere, JSON for programs.
 
-All that goes to standard output passes here. E-mail and IP addresses are masked unless `--reveal` was given.
+All standard output passes through this module. E-mail and IP addresses are masked unless `--reveal` was given.
 """
 
 import json
@@ -25,16 +25,16 @@ from butter_middleware.cli.text import duration, mask, mask_all, printable
 Cell = str | int | float | None
 Row = Mapping[str, Cell]
 Tell = Callable[[int, int | None, int, str, str], None]
-"""Shows how much is done, of how much if that is known, the rate of what is counted, how far it is, why it waits."""
+"""Shows progress: what is done, of what total if known, the count for the rate, the text, why it waits."""
 
 UNLIMITED: Final = 1_000_000
-"""Columns, if the output is not a terminal: grep wants whole lines."""
+"""The width if the output is not a terminal: grep needs whole lines."""
 LINE_SECONDS: Final = 5.0
-"""Between two lines of progress, without a terminal."""
+"""Between two lines of progress if there is no terminal."""
 
 
 class Mark(StrEnum):
-    """The state of something. Coloured on a terminal."""
+    """A state, which is coloured on a terminal."""
 
     OK = "ok"
     WARNING = "warning"
@@ -46,14 +46,14 @@ _STYLES: Final = {Mark.OK: "green", Mark.WARNING: "yellow", Mark.FAILED: "bold r
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one command shows. With `as_json`, standard output gets exactly one JSON document and nothing else."""
+    """The output of one command. With `as_json`, standard output gets exactly one JSON document and nothing else."""
 
     as_json: bool = False
     reveal: bool = False
     """Whether personal data is shown."""
 
     def show(self, document: object, *parts: RenderableType) -> None:
-        """Print one result: to programs the document, to people its parts, in order. A part of text is masked here."""
+        """Print one result: the document for programs, or its parts in order for people. Text parts are masked here."""
         if self.as_json:
             click.echo(json.dumps(document if self.reveal else mask_all(document), indent=2))
             return
@@ -68,17 +68,17 @@ class Output:
             click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
     def fields(self, fields: Mapping[str, Any]) -> None:
-        """Show one thing by its fields. A value may be any JSON."""
+        """Show one object by its fields. A value may be any JSON."""
         self.show(fields, _field_by_field({name: self._text(value) for name, value in fields.items()}))
 
     def note(self, text: str) -> None:
-        """Remark something beside the result, on standard error."""
-        # Not by click, which would write to the terminal itself, through the bar that rich shows on it.
+        """Print a remark about the result on standard error."""
+        # Not with click: it would write to the terminal itself, through rich's progress bar.
         sys.stderr.write(printable(self._masked(text), sys.stderr) + "\n")
         sys.stderr.flush()
 
     def confirm(self, question: str) -> None:
-        """Ask before something that cannot be undone. End the command if the answer is no, or there is no terminal."""
+        """Ask before an action that cannot be undone. End the command if the answer is no, or there is no terminal."""
         if self.as_json or not is_interactive():
             msg = "This cannot be undone, and there is no terminal to ask on. Pass --yes if you mean it."
             raise Failure(msg, ExitCode.USAGE)
@@ -86,7 +86,7 @@ class Output:
 
     @contextmanager
     def progress(self, what: str) -> Generator[Tell]:
-        """Give a function that shows how far the work is: a bar on a terminal, else a line every few seconds."""
+        """Give a function that shows progress: a bar on a terminal, otherwise a line every few seconds."""
         console = Console(stderr=True)
         is_terminal = console.is_terminal and not console.is_dumb_terminal
         columns = (BarColumn(20), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
@@ -102,7 +102,7 @@ class Output:
                 text += "" if rate.speed is None else f", {rate.speed:,.0f}/s"
                 shown = f"[yellow]{why}" if why else text
                 bar.update(task.id, completed=done, total=of, description=shown, visible=True)
-                state = why.partition(";")[0]  # the seconds that follow change each time
+                state = why.partition(";")[0]  # the seconds after it change each time
                 if is_terminal or (monotonic() < next_line and state == state_before):
                     return
                 next_line, state_before = monotonic() + LINE_SECONDS, state
@@ -113,7 +113,7 @@ class Output:
             yield tell
 
     def safe(self, text: str) -> str:
-        """Return text as it may be shown: masked, and without what a terminal would obey."""
+        """Return text that may be shown: masked, and without control characters."""
         return printable(self._masked(text), sys.stdout)
 
     def table(self, rows: Sequence[Row], columns: Mapping[str, str]) -> RenderableType:
@@ -138,7 +138,7 @@ class Output:
         return text if self.reveal else mask(text)
 
     def _text(self, value: object) -> Text:
-        """Return a value as it is shown. It is text and not markup: square brackets in a path mean nothing."""
+        """Return a value for display. It is text, not markup: square brackets in a path have no meaning."""
         match value:
             case Mark():
                 return Text(value, style=_STYLES[value])
@@ -155,7 +155,7 @@ class Output:
 
 
 def _console() -> Console:
-    """Return where standard output goes. If that is not a terminal, nothing is wrapped."""
+    """Return the console for standard output. If it is not a terminal, lines are not wrapped."""
     console = Console()
     return console if console.is_terminal else Console(width=UNLIMITED)
 
@@ -170,5 +170,5 @@ def _field_by_field(fields: Mapping[str, Text]) -> Table:
 
 
 def is_interactive() -> bool:
-    """Return whether there is a person to ask."""
+    """Return whether a person can be asked."""
     return sys.stdin.isatty()

@@ -1,4 +1,4 @@
-"""`worker`, and `postgres`: the queue that many machines share."""
+"""`worker` and `postgres`: the queue that many machines share."""
 
 import asyncio
 import logging
@@ -62,7 +62,7 @@ def worker_command(app: str | None, dsn: str | None, base_url: str | None, **opt
     _extra()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # one line each time that PostgreSQL is not there
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # otherwise one line for each failed connection
     logging.getLogger("httpx").setLevel(logging.WARNING)
     from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
 
@@ -95,13 +95,13 @@ async def _work(butter: Butter, dsn: str | None, options: dict[str, Any]) -> Non
 
 
 def _extra() -> None:
-    """Load what the extra brings."""
+    """Load the modules of the extra."""
     packages = {"procrastinate", "psycopg", "psycopg_pool"}
     try:
         load_extra("butter_middleware.postgres", "postgres", "the queue in PostgreSQL", packages)
     except ModuleNotFoundError:
         raise
-    except ImportError as error:  # psycopg's own, which has no module's name
+    except ImportError as error:  # psycopg's own error, which has no module name
         msg = f"psycopg cannot be used ({error}). Install the system's libpq, or run: pip install 'psycopg[binary]'"
         raise Failure(msg) from error
 

@@ -1,4 +1,4 @@
-"""`butter-middleware dead` and `parked`: what waits for a person, listed, shown, tried again or dropped."""
+"""`butter-middleware dead` and `parked`: list, show, retry or drop entries that wait for a person."""
 
 import json
 import time
@@ -23,13 +23,13 @@ from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
 from butter_middleware.outbox.sqlite.store import SQLiteStore
 
 SHOWN_BYTES: Final = 64 * 1024
-"""Of a body, with --reveal."""
+"""The most bytes of a body that --reveal shows."""
 SHOWN_ITEMS: Final = 5
-"""Of a list in a body, where only its shape is shown."""
+"""The most items of a list, if only a body's shape is shown."""
 SHOWN_LEVELS: Final = 50
-"""Of what is nested in a body, where only its shape is shown."""
+"""The most levels of nesting, if only a body's shape is shown."""
 STEP: Final = 200
-"""Entries a transaction."""
+"""Entries in one transaction."""
 
 _ABSENT: Final = "some are not there"
 _THINGS: Final = {Waiting.DEAD: ("dead record", "dead records"), Waiting.PARKED: ("parked capture", "parked captures")}
@@ -39,7 +39,7 @@ _MEANINGS: Final = {
     **dict.fromkeys(("400", "413", "415"), "Butter cannot read it, while it took others. Ask Butter, then retry."),
     **dict.fromkeys(("403", "404", "405", "410"), "Butter refuses it, while it took others. Ask Butter, then retry."),
 }
-"""By the answer that a record died of."""
+"""The remedy by Butter's answer."""
 _INTRODUCTIONS: Final = {
     Waiting.DEAD: (
         "List, show, retry or drop records that Butter will not accept as they are. Nothing sends them again until you "
@@ -87,7 +87,7 @@ def _group(state: Waiting) -> click.Group:
             for entry in found[:limit]
         ]
         columns = {"id": "ID", "captured_at": "Checkout at", "reason": "Reason", told: heading}
-        # What a row would repeat of the one before it is said once.
+        # A text that repeats the row above is shown once.
         shown = rows[:1] + [
             {**row, told: "as above"} if row[told] and row[told] == before[told] else row
             for before, row in pairwise(rows)
@@ -152,7 +152,7 @@ _RETRY: Final = {
 
 
 def _chosen(command: C) -> C:
-    """Give a command the arguments that choose entries."""
+    """Add the arguments that choose entries to a command."""
     command = click.option("--all", "all_", is_flag=True, help="All of them.")(outbox_options(command))
     return click.argument("numbers", metavar="ID...", type=ENTRY, nargs=-1)(command)
 
@@ -165,7 +165,7 @@ def _choose(store: SQLiteStore, state: Waiting, numbers: Sequence[int], *, all_:
 
 
 def _in_steps(chosen: Sequence[int], change: Callable[[Sequence[int]], int]) -> int:
-    """Change a few at a time, so that checkouts in the app never wait long for the file."""
+    """Change a few entries at a time, so that checkouts in the app never wait long for the file."""
     return sum(change(chosen[start : start + STEP]) for start in range(0, len(chosen), STEP))
 
 
@@ -205,7 +205,7 @@ def _details(db: Any, state: Waiting, number: int, *, reveal: bool) -> dict[str,
 
 
 def _described(capture: Capture, *, reveal: bool) -> dict[str, Any]:
-    """Say what a capture holds; without `reveal` its shape only, since a shopper's name looks like any other text."""
+    """Describe a capture. Without `reveal`, show only its shape: a shopper's name looks like any other text."""
     query = capture.query_string.decode("latin-1")
     fields: dict[str, Any] = {
         "request": f"{capture.method} {capture.path}",
@@ -239,7 +239,7 @@ def _body(body: bytes, coding: str, *, reveal: bool) -> object:
 
 
 def shape(value: object, level: int = 0) -> object:
-    """Return JSON with its keys and without its texts and numbers; an e-mail address shows as one."""
+    """Return JSON with its keys, but without texts and numbers. An e-mail address is shown as such."""
     match value:
         case dict() | list() if level > SHOWN_LEVELS:
             return "(nested further)"

@@ -1,4 +1,4 @@
-"""`butter-middleware sandbox`: Butter's contract on this machine, and a page that shows what arrives."""
+"""`butter-middleware sandbox`: Butter's API on this machine, and a page that shows what arrives."""
 
 import errno
 import shlex
@@ -67,7 +67,7 @@ def sandbox(*, port: int, host: str, expose: bool, username: str | None, passwor
 
     with stop_signals(stop.set), server.serving(app, listener, fail):
         _introduce(listener, host, username)
-        while not stop.wait(1.0):  # Windows hears no signal meanwhile
+        while not stop.wait(1.0):  # Windows handles no signal during a wait
             pass
     if failures:
         msg = f"the sandbox's server failed ({type(failures[0]).__name__}: {failures[0]}). Start it again."
@@ -76,12 +76,12 @@ def sandbox(*, port: int, host: str, expose: bool, username: str | None, passwor
 
 
 def load_server() -> ModuleType:
-    """Return the module of the server; fail if the extra is not installed."""
+    """Return the server's module. Fail if the extra is not installed."""
     return load_extra("butter_middleware.sandbox.server", "sandbox", "the sandbox", {"uvicorn", "h11"})
 
 
 def _introduce(listener: socket.socket, host: str, username: str | None) -> None:
-    """Say where the page is, and what to set in the shop."""
+    """Tell where the page is, and what to set in the shop."""
     port = listener.getsockname()[1]
     here = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - asked for twice
     url = f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"

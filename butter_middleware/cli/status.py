@@ -29,7 +29,7 @@ from butter_middleware.telemetry.coverage import Coverage
 
 COLUMNS: Final = {"what": "State", "count": "Number", "note": ""}
 FULL_DISK: Final = 4 * 1024**2
-"""Bytes: with less, the app may be unable to append, and keeps what it captures in memory."""
+"""Bytes. With less free space, the app may be unable to append, and then keeps captures in memory."""
 _COMMANDS: Final = {
     "dead": "See `dead list`.",
     "parked": "See `parked list`.",
@@ -98,7 +98,7 @@ def resume(output: Output, *, path: str) -> None:
 
 
 def attention(view: Snapshot, host: HostCounts, now: float, *, full: bool = False) -> list[Reason]:
-    """Return what in a file needs a person, with what to do."""
+    """Return what in a file needs a person, and what to do."""
     oldest, recent = view.counts.oldest_pending_at, Coverage.of(Tally(host.recent))
     signs = HealthInput(
         running=False,
@@ -127,7 +127,7 @@ def _watch(output: Output, path: str, every: float) -> None:
     if output.as_json or not console.is_terminal:
         msg = "--watch needs a terminal. For programs: `status --json`, as often as you like."
         raise Failure(msg, ExitCode.USAGE)
-    _look(path)  # what is wrong with the path is an error, not a display
+    _look(path)  # an error of the path must end the command
     with Live(console=console, auto_refresh=False, screen=False) as live, suppress(KeyboardInterrupt):
         while True:
             try:
@@ -135,7 +135,7 @@ def _watch(output: Output, path: str, every: float) -> None:
                 table = output.table(_rows(view, host, now), COLUMNS)
                 head = Text(output.safe(f"Outbox {path} ({_size(path)})  {moment(now)}"))
                 live.update(Group(head, Text(), table), refresh=True)
-            except ButterError as error:  # it may pass: somebody holds the lock, the disk is away
+            except ButterError as error:  # it may be temporary: another process holds the lock, or the disk is away
                 live.update(Text(output.safe(str(error)), style="yellow"), refresh=True)
             time.sleep(every)
 
@@ -181,7 +181,7 @@ def _ago(what: str, at: float | None, now: float) -> str:
 def _size(path: str) -> str:
     total = 0
     for suffix in ("", "-wal"):
-        with suppress(FileNotFoundError):  # the last process that closes the file removes the log, perhaps just now
+        with suppress(FileNotFoundError):  # the last process to close the file removes the log, maybe at this moment
             total += Path(path + suffix).stat().st_size
     return f"{total / 1024**2:.1f} MiB"
 
@@ -209,7 +209,7 @@ def _document(path: str, view: Snapshot, host: HostCounts, now: float) -> dict[s
         "delivers": view.deliverer is not None,
         "delivering_process": view.deliverer or None,
         "readers": view.readers,
-        # As `butter.status()` has them: all processes of the host count them.
+        # The same numbers as `butter.status()`: those of all processes of the host.
         "coverage": {"covered": coverage.covered, "missed": dict(coverage.missed), "ratio": coverage.ratio},
         "skipped": dict(total.skipped()),
         "lost": total.total("lost"),

@@ -1,4 +1,4 @@
-"""How values are written for people: numbers, times and durations, and personal data masked."""
+"""Formats values for people: numbers, times and durations, and masked personal data."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ def moment(seconds: float | None) -> str | None:
         return None
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (OverflowError, ValueError, OSError):  # a clock that was far off
+    except (OverflowError, ValueError, OSError):  # the clock was far off
         return None
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as people say it: `45 s`, `12 min`, `3 h`, `9 days`."""
+    """Return a duration for people: `45 s`, `12 min`, `3 h`, `9 days`."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -31,14 +31,14 @@ def duration(seconds: float) -> str:
 
 
 def deliverer_name(process: int | None) -> str:
-    """Name the process that delivers. 0 stands for one whose number is not known, None for no process."""
+    """Name the process that delivers. 0: its number is not known. None: no process delivers."""
     if process is None:
         return "no process"
     return f"process {process}" if process else "another process"
 
 
 def printable(text: str, stream: TextIO) -> str:
-    """Return text without control characters, which a terminal obeys, and with what the stream can encode."""
+    """Return text without control characters, which a terminal would obey, in the stream's encoding."""
     shown = "".join(
         character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
     )
@@ -46,8 +46,8 @@ def printable(text: str, stream: TextIO) -> str:
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
-# Masking: enough is left of an address to recognise it, too little to use it. Addresses that are not
-# public are proxies' or this machine's, and not a person's: they stay.
+# Masking: enough of an address is left to recognise it, but not to use it. Addresses that are not public are not a
+# person's, but those of proxies or of this machine: they are not masked.
 
 _EMAIL: Final = re.compile(
     r"""(?<![^\s@"'`<>()\[\]{},;:=&?/\\|])  # once a run of such characters, so that a long body takes no long time
@@ -55,7 +55,7 @@ _EMAIL: Final = re.compile(
     (@|%40)(?=\w)""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""The local part, as loosely as it occurs in JSON, URLs and forms; the domain stays as it is."""
+"""The local part, in any form that occurs in JSON, URLs and forms. The domain is not masked."""
 _IPV4: Final = re.compile(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\d|\.\d)")
 _IPV6: Final = re.compile(r"(?<!\w)[0-9a-f:]*:[0-9a-f:]*:[0-9a-f:]*(?!\w|\.\w)", re.IGNORECASE)
 
@@ -82,13 +82,13 @@ def _mask_ipv4(text: str) -> str:
     first, second, *_rest = text.split(".")
     try:
         is_private = IPv4Address(text).is_private
-    except ValueError:  # a leading zero, or beyond 255: rather hidden than shown
+    except ValueError:  # a leading zero, or beyond 255: masked to be safe
         is_private = False
     return text if is_private else f"{first}.{second}.x.x"
 
 
 def _mask_ipv6(text: str) -> str:
-    # A colon before or after it may be the sentence's.
+    # A colon before or after it may belong to the sentence.
     for part in (text, text[:-1], text[1:], text[1:-1]):
         try:
             address = IPv6Address(part)

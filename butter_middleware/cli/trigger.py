@@ -1,4 +1,4 @@
-"""`butter-middleware trigger`: one test record, sent as the records of checkouts are."""
+"""`butter-middleware trigger`: sends one test record in the same way as records of checkouts."""
 
 import json
 import secrets
@@ -32,10 +32,10 @@ def trigger(output: Output, *, app: str | None, yes: bool) -> ExitCode:
       butter-middleware sandbox
       BUTTER_BASE_URL=http://127.0.0.1:8025 butter-middleware trigger
     """  # noqa: D301 - click's mark
-    output = Output(output.as_json, reveal=True)  # the record is of no person
+    output = Output(output.as_json, reveal=True)  # the record is not about a person
     if app is None:
         _refuse_missing()
-        with listening([]):  # the text says where it goes
+        with listening([]):  # hides the warnings: the output names the destination
             butter = Butter(client_ip=direct())
     else:
         butter = load(app)
@@ -76,7 +76,7 @@ def trigger(output: Output, *, app: str | None, yes: bool) -> ExitCode:
 
 
 def _refuse_missing() -> None:
-    """Fail if the environment has no credentials: what `Butter` says of that names what this command does not take."""
+    """Fail if the environment has no credentials. `Butter`'s error names options that this command does not have."""
     for name in ("username", "password"):
         if config.credential(name, None) is None:
             variable = f"BUTTER_{name.upper()}"
