@@ -1,1 +1,1 @@
-"""Records are sent to Butter: the send loop, the circuit breaker, the clients."""
+"""Sends records to Butter: the send loop, the circuit breaker, the clients."""

@@ -1,6 +1,6 @@
-"""The endpoint's health: what each answer says about Butter, about our configuration, and about the one record.
+"""The endpoint's health: what each answer means for Butter, for the configuration, and for the record.
 
-A pure state machine: it sends nothing, reads no clock but those it is given, and tells what changes.
+A pure state machine: it sends nothing, reads only the clocks that it is given, and reports each change.
 
     ok ──SYSTEM x 5──► open ──time──► half_open ──accepted──► ok (concurrency 1, 2, 4 ...)
     │ ▲                 ▲                  └──SYSTEM──► open, twice as long
@@ -34,16 +34,16 @@ _TRIES: Final = {
     AnswerKind.REJECTED: (3, 3600.0),
     AnswerKind.FAILED: (12, 86400.0),
 }
-"""For an answer that may be the record's fault: tries, and seconds since the checkout, before it is dead."""
+"""For an answer that the record may cause: the tries, and the seconds since the checkout, before it is dead."""
 _OF_ALL_RECORDS: Final = frozenset({AnswerKind.UNAUTHORIZED, AnswerKind.THROTTLED, AnswerKind.STALLED})
-"""No single record causes these answers. The others may be what a firewall does with one record each time."""
+"""No single record causes these answers. Other answers may come from a firewall that blocks one record each time."""
 _RANDOM: Final = random.SystemRandom()
-"""Not the shared generator: an app may have seeded that."""
+"""Not the shared generator, because an app may have seeded that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Who takes the records, and how soon after a failure it is asked again."""
+    """The destination of the records, and the pauses between probes after a failure."""
 
     name: str
     probe_least: float
@@ -53,33 +53,33 @@ class Target:
 
 BUTTER: Final = Target("Butter", PROBE_LEAST, PROBE_MOST)
 QUEUE: Final = Target("the queue", 1.0, 5.0)
-"""Nearby and ours. Meanwhile records are in memory only."""
+"""Short pauses: the queue is near, and records are in memory only while it is away."""
 
 
 class BreakerState(StrEnum):
-    """How the endpoint is, as this process knows it."""
+    """The endpoint's state, as this process knows it."""
 
     OK = "ok"
     OPEN = "open"
     """The breaker is open: nothing is sent until the next probe."""
     HALF_OPEN = "half_open"
-    """One record is the probe."""
+    """One record is sent as the probe."""
     PAUSED = "paused"
     """429: nothing is sent for a while."""
     HOLD = "hold"
-    """Our configuration is wrong: nothing is sent but probes, until one succeeds."""
+    """Our configuration is wrong: only probes are sent, until one succeeds."""
 
 
 class CircuitBreaker:
-    """Records answers, admits records, and says when to ask again.
+    """Records answers, admits records, and returns when to ask again.
 
     Args:
         senders: The most records on their way at once.
         clock: Seconds since the epoch, for due times.
         monotonic: Seconds, for probes and pauses.
-        tell: Takes each change.
-        target: Who takes the records.
-        uniform: As `random.uniform`, for jitter.
+        tell: Gets each change.
+        target: The destination of the records.
+        uniform: Like `random.uniform`, for jitter.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class CircuitBreaker:
         self._told = BreakerState.OK
         self._worst = logging.INFO
         self.changed_at: float | None = None
-        """Seconds since the epoch, when it became well or ill."""
+        """When the endpoint became ok or ill, in seconds since the epoch."""
         self._limit = senders
         self._wake_at = 0.0
         self._probes = 0
@@ -113,16 +113,16 @@ class CircuitBreaker:
         self._accepted_at: float | None = None
         self._suspects: list[tuple[Pending, Answer]] = []
         self._doubted: set[str] = set()
-        """Keys of records with an ambiguous answer, none accepted since."""
+        """The keys of records with an ambiguous answer since the last accepted one."""
         self._stopped: dict[str, float] = {}
-        """By the keys of records that did not get through: when that was."""
+        """When a record did not get through, by its key."""
 
-    # How much may be sent.
+    # The limits of sending.
 
     def admit(self, in_flight: int) -> bool:
-        """Admit one more record beside those in flight, or not; outside `ok` one record at a time is a probe.
+        """Return whether one more record may be sent beside those in flight. Outside `ok`, one at a time, as a probe.
 
-        A wait that is over ends here: paused becomes ok, and open becomes half-open with the record that is admitted.
+        A wait that is over ends here: paused becomes ok, and open becomes half-open for the admitted record.
         """
         if self.state is not BreakerState.OK and self._monotonic() < self._wake_at:
             return False
@@ -135,37 +135,37 @@ class CircuitBreaker:
         return admitted
 
     def seconds_to_wait(self) -> float:
-        """Seconds until `admit` may answer differently without a new answer; 0 in ok."""
+        """The seconds until the result of `admit` may change without a new answer. 0 in ok."""
         return 0.0 if self.state is BreakerState.OK else max(0.0, self._wake_at - self._monotonic())
 
     def not_now(self, pending: Pending) -> Settlement:
-        """Put a record off until it may be sent."""
+        """Postpone a record until it may be sent."""
         due_at = self._clock() + max(1.0, self.seconds_to_wait())
         return Settlement(pending.id, Settled.RELEASED, due_at, key=pending.record.key)
 
     @property
     def ill(self) -> bool:
-        """Whether waiting for a delivery is of no use now."""
+        """Whether waiting for a delivery cannot help now."""
         return self.state is not BreakerState.OK
 
     def resume_hold(self, reason: str) -> None:
-        """Go on with a hold that an earlier process began: probe at once."""
+        """Continue a hold that an earlier process began: probe at once."""
         self.hold_reason, self._wake_at, self._limit = reason, 0.0, 1
         code = reason.partition(" ")[0]
         if code == "422":
-            self._invalid = INVALID_TO_HOLD - 1  # no start buries four more
+            self._invalid = INVALID_TO_HOLD - 1  # otherwise each start could end four more records
         said = f"sending to Butter is still on hold ({reason}); probing"
         self._become(BreakerState.HOLD, code, said, logging.WARNING)
-        self._worst = logging.CRITICAL  # the earlier process said it
+        self._worst = logging.CRITICAL  # the earlier process logged it
 
     def probe_now(self) -> None:
-        """Let the next record be tried at once, since a person says that the cause of the hold is fixed."""
+        """Let the next record be tried at once, because a person has fixed the cause of the hold."""
         self._wake_at, self._probes = 0.0, 0
 
-    # What an answer means.
+    # The meaning of an answer.
 
     def ping_failed(self, answer: Answer) -> bool:
-        """Record a ping during a hold. True if no record needs to be tried yet."""
+        """Record a ping during a hold. Return True if no record needs to be tried yet."""
         if answer.kind is AnswerKind.STALLED:
             return True
         reached = answer.status is not None and answer.status < 500  # noqa: PLR2004 - RFC 9110, section 15.6
@@ -205,23 +205,23 @@ class CircuitBreaker:
         return [Settlement(pending.id, Settled.RELEASED, due_at, key=pending.record.key), *self._release_suspects()]
 
     def _due_again(self, key: str) -> float:
-        """Return when a record is due that did not get through. 0: at once."""
+        """Return when a record that did not get through is due. 0: at once."""
         now = self._monotonic()
         if self.ill or len(self._stopped) >= MOST_STOPPED:  # another process may have sent some of them
             self._stopped.clear()
         if self.ill:
-            # The next probe is another record, if there is one: a bad one at the head cannot keep the state. But not
-            # much later, since another process may find Butter well.
+            # The next probe is another record, if there is one, so that a bad one at the head cannot keep the state.
+            # But this record is due soon, because another process may find Butter ok.
             return self._clock() + min(self.seconds_to_wait(), BEHIND_MOST)
         if self._accepted_at is not None and self._accepted_at >= self._stopped.setdefault(key, now):
-            # Others get through. If only the answer to this one breaks, Butter has it once more each time.
+            # Others get through. If only the answer to this record breaks, Butter gets it again with each try.
             return self._clock() + self._uniform(BEHIND_MOST / 2, BEHIND_MOST)
         return 0.0
 
     def alone(self) -> list[Settlement]:
-        """Settle the suspects where no other record is there to tell whose fault it is: none of them dies of it.
+        """Settle the suspects if no other record can show the cause. None of them becomes dead.
 
-        Where one after the other is suspected, and none accepted, it is the system's.
+        If one record after the other is suspected and none is accepted, the cause is the system.
         """
         suspects, self._suspects = self._suspects, []
         settlements: list[Settlement] = []
@@ -242,7 +242,7 @@ class CircuitBreaker:
 
     @property
     def suspects(self) -> int:
-        """How many records wait for another's answer."""
+        """How many records wait for another record's answer."""
         return len(self._suspects)
 
     def _accepted(self) -> list[Settlement]:
@@ -250,9 +250,9 @@ class CircuitBreaker:
             self._good += 1
             if self._good >= self._limit:
                 self._limit, self._good = min(self._senders, self._limit * 2), 0
-        elif self.state is not BreakerState.PAUSED:  # what was on its way when a pause began does not end it
+        elif self.state is not BreakerState.PAUSED:  # a record that was on its way when a pause began does not end it
             self._limit, self._good, self._wake_at = 1, 0, 0.0
-            # Many servers show no INFO, such as uvicorn. The end of a CRITICAL fault must be seen there too.
+            # Many servers, such as uvicorn, do not show INFO. The end of a CRITICAL fault must be seen there too.
             level = logging.WARNING if self._worst == logging.CRITICAL else logging.INFO
             self._become(BreakerState.OK, said=f"{self._target.name}: records are accepted again", level=level)
         self.hold_reason = None
@@ -269,7 +269,7 @@ class CircuitBreaker:
         return self._monotonic() - self._accepted_at < _backoff(pending.attempts - 1) / 2
 
     def _charge(self, pending: Pending, answer: Answer) -> Settlement:
-        """The canary rule: another record was accepted, so the fault is this record's."""
+        """The canary rule: another record was accepted, so this record is the cause."""
         tries, age = _TRIES[answer.kind]
         if pending.attempts + 1 >= tries and self._clock() - pending.record.captured_at >= age:
             return self._dead_letter(pending, answer)
@@ -290,7 +290,7 @@ class CircuitBreaker:
             self._open(answer)
         else:
             self._hold(answer, "Butter refuses every record: check base_url and the account's permissions")
-        # Due later, so that the next probe is another record: a bad one at the head cannot keep the state.
+        # Due later, so that the next probe is another record and a bad one at the head cannot keep the state.
         return [self._later(pending), *self._release_suspects()]
 
     def _refuse(self, pending: Pending, answer: Answer) -> list[Settlement]:
@@ -310,7 +310,7 @@ class CircuitBreaker:
 
     def _retry(self, pending: Pending, answer: Answer) -> Settlement:
         backoff = _backoff(pending.attempts)
-        # Equal jitter: half is fixed, so that no retry comes at once.
+        # Equal jitter: half of the pause is fixed, so that no retry comes at once.
         seconds = max(backoff / 2 + self._uniform(0, backoff / 2), answer.retry_after or 0.0)
         return Settlement(pending.id, Settled.RETRY, self._clock() + seconds, answer.label, pending.record.key)
 
@@ -365,7 +365,7 @@ class CircuitBreaker:
     def _probe_later(self, least: float = 0.0) -> None:
         now = self._monotonic()
         if now < self._wake_at:
-            # The answer to a record that was on its way when the trouble began: no probe, so no longer pause.
+            # This record was on its way when the trouble began. It was not a probe, so the pause does not grow.
             self._wake_at = max(self._wake_at, now + least)
             return
         seconds = min(self._target.probe_most, self._target.probe_least * 2 ** min(self._probes, 10))
@@ -373,7 +373,7 @@ class CircuitBreaker:
         self._wake_at = now + max(least, seconds * self._uniform(0.9, 1.1))
 
     def _become(self, state: BreakerState, reason: str = "", said: str = "", level: int = logging.INFO) -> None:
-        """Take a state, and tell where it is another than was told, or worse. Half-open is not told."""
+        """Change the state. Report it if it differs from the reported one, or is worse. Half-open is not reported."""
         self.state, before = state, self._told
         if state is before and level <= self._worst:
             return
@@ -384,5 +384,5 @@ class CircuitBreaker:
 
 
 def _backoff(attempts: int) -> float:
-    """Seconds for which a record waits after it has failed `attempts` times before, jitter not counted."""
+    """Return the seconds that a record waits after `attempts` earlier failures, without jitter."""
     return min(BACKOFF_MOST, 5.0 * 2.0 ** min(attempts, 20))

@@ -1,4 +1,4 @@
-"""Clients take one record at a time to Butter, to a queue, or to one of the two."""
+"""The clients: each sends one record at a time to Butter, to a queue, or to one of the two."""
 
 import asyncio
 import time
@@ -16,14 +16,14 @@ from butter_middleware.outbox.base import Outbox
 
 
 class Client(Protocol):
-    """Takes one record at a time to its destination. `ButterClient` posts it to Butter."""
+    """Sends one record at a time to its destination. `ButterClient` posts it to Butter."""
 
     async def post(self, record: Record) -> Answer:
         """Post one record. Never raises."""
         ...
 
     async def ping(self) -> Answer:
-        """Ask whether records would be accepted. Sends none. Never raises."""
+        """Ask whether records would be accepted, without sending one. Never raises."""
         ...
 
     async def aclose(self) -> None:
@@ -32,7 +32,7 @@ class Client(Protocol):
 
 
 class ClientPool:
-    """The clients of one delivery. Each takes one record at a time; a new one is made when all are busy."""
+    """The clients of one delivery. Each sends one record at a time. A new one is made if all are busy."""
 
     def __init__(self, make: Callable[[], Client]) -> None:
         self._make = make
@@ -40,11 +40,11 @@ class ClientPool:
         self._idle: list[Client] = []
 
     def prepare(self) -> None:
-        """Make the first client ahead. Raises what prevents it."""
+        """Make the first client early. Raises the error that prevents it."""
         self._idle.append(self._take())
 
     async def ask(self, question: Callable[[Client], Awaitable[Answer]]) -> Answer:
-        """Ask an idle client, or a new one. Raises nothing but the cancellation of the caller."""
+        """Call an idle client, or a new one. Raises only the cancellation of the caller."""
         try:
             client = self._take()
         except HTTPClientError as error:
@@ -57,18 +57,18 @@ class ClientPool:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # Something that the client waited for was cancelled, such as a pool that it shares, but not the caller.
+            # Not the caller was cancelled, but something that the client waited for, such as a shared pool.
             return Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
         except Exception as error:  # noqa: BLE001 - a client of the merchant's own may raise
             return Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
         finally:
-            if client in self._all:  # not closed meanwhile
+            if client in self._all:  # it was not closed meanwhile
                 self._idle.append(client)
 
     async def aclose(self) -> None:
         """Close all clients."""
         clients, self._all, self._idle = self._all, [], []
-        async with AsyncExitStack() as stack:  # closes each, even if another one raises
+        async with AsyncExitStack() as stack:  # closes every client, even if one raises
             for client in clients:
                 stack.push_async_callback(client.aclose)
 
@@ -81,41 +81,41 @@ class ClientPool:
 
 
 class QueueClient:
-    """Puts records into a queue of the merchant's own. Its consumer calls `Delivery.deliver`."""
+    """Puts records into the merchant's own queue. Its consumer calls `Delivery.deliver`."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
 
     async def post(self, record: Record) -> Answer:
-        """Enqueue one record. If the queue raises, it is unreachable."""
+        """Enqueue one record. If the queue raises, it counts as unreachable."""
         try:
             taken: object = self._outbox.enqueue(record)
-            if isawaitable(taken):  # a plain function has taken it by now
+            if isawaitable(taken):  # otherwise a plain function has enqueued it by now
                 await taken
         except Exception as error:  # noqa: BLE001 - each queue has exceptions of its own
             return Answer(AnswerKind.UNREACHABLE, detail=type(error).__name__)
         return Answer(AnswerKind.DELIVERED)
 
     async def ping(self) -> Answer:
-        """Say yes: only a record shows whether the queue accepts records."""
+        """Accept: only a record shows whether the queue accepts records."""
         return Answer(AnswerKind.DELIVERED, 200)
 
     async def aclose(self) -> None:
-        """Close the queue's connections of this loop, if it has an `aclose`."""
+        """Close the queue's connections in this loop, if it has an `aclose`."""
         close: Callable[[], Awaitable[None]] | None = getattr(self._outbox, "aclose", None)
         if close is not None:
             await close()
 
 
 class DryRunClient:
-    """Stands for Butter in a dry run, which needs no credentials. No record comes to it."""
+    """Replaces Butter in a dry run, which needs no credentials. It gets no records."""
 
     async def post(self, record: Record) -> Answer:  # noqa: ARG002 - the protocol's name
-        """Take a record."""
+        """Accept a record."""
         return Answer(AnswerKind.DELIVERED)
 
     async def ping(self) -> Answer:
-        """Say yes."""
+        """Accept."""
         return Answer(AnswerKind.DELIVERED, 200)
 
     async def aclose(self) -> None:
@@ -123,7 +123,7 @@ class DryRunClient:
 
 
 DIRECT_AGAIN_SECONDS: Final = 30.0
-"""After Butter did not accept a record, for which all records go to the queue at once."""
+"""After Butter did not accept a record, all records go directly to the queue for this time."""
 
 
 class InlineClient:
@@ -131,8 +131,8 @@ class InlineClient:
 
     Args:
         make_client: Makes the client of Butter.
-        outbox: The queue. Its consumer delivers what it holds.
-        seconds: For Butter's answer.
+        outbox: The queue. Its consumer delivers the records.
+        seconds: The time for Butter's answer.
         monotonic: Seconds.
     """
 
@@ -157,12 +157,12 @@ class InlineClient:
                 answer = await self._client.post(record)
             if answer.kind is AnswerKind.DELIVERED:
                 return answer
-            if answer.kind is not AnswerKind.STALLED:  # a function that was frozen tells nothing of Butter
+            if answer.kind is not AnswerKind.STALLED:  # a frozen function shows nothing about Butter
                 self._direct_at = self._monotonic() + DIRECT_AGAIN_SECONDS
         return await self._queue.post(record)
 
     async def ping(self) -> Answer:
-        """Ask the queue, which decides."""
+        """Ask the queue, because it must take what Butter does not."""
         return await self._queue.ping()
 
     async def aclose(self) -> None:

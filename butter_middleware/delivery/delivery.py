@@ -1,4 +1,4 @@
-"""`Delivery`: records are posted as the circuit breaker admits them, and settled as it judges the answers."""
+"""`Delivery`: posts records that the circuit breaker admits, and settles them by its decision on the answers."""
 
 import asyncio
 import logging
@@ -21,33 +21,33 @@ from butter_middleware.telemetry.dispatcher import EventDispatcher
 from butter_middleware.telemetry.otel import Telemetry
 
 LOOK_SECONDS: Final = 0.5
-"""Between looks at the backlog if nothing wakes the loop."""
+"""Between two looks at the backlog if nothing wakes the loop."""
 LEAST_GAP: Final = 0.002
 LONGEST_GAP: Final = 0.1
 """Seconds between two records."""
 LONGEST_SECONDS: Final = 5.0
-"""Between looks during a pause: the clock may be set, and a person may end a hold."""
+"""Between two looks during a pause: the clock may be set, and a person may end a hold."""
 AGAIN_SECONDS: Final = 30.0
-"""Before a record is sent again whose answer could not be judged."""
+"""Before a record is sent again if its answer could not be recorded."""
 
 
 class Backlog(Protocol):
-    """Where `Delivery.run` takes records from. Its methods wait for nothing, and only the loop's thread calls them."""
+    """Gives records to `Delivery.run`. Its methods do not block, and only the loop's thread calls them."""
 
     def take(self) -> Pending | None:
-        """Give the next record that is due, or None if there is none now."""
+        """Return the next record that is due, or None if no record is due now."""
         ...
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Take what became of records."""
+        """Take the settlements of records."""
         ...
 
     def put_back(self) -> None:
-        """Drop what was taken ahead: nothing more is sent for now."""
+        """Drop the records that were loaded ahead: nothing more is sent for now."""
         ...
 
     def keep_hold(self, reason: str | None) -> None:
-        """Keep across restarts why nothing but probes is sent. None: the hold is over."""
+        """Store why only probes are sent, so that a restart keeps it. None: the hold is over."""
         ...
 
 
@@ -62,9 +62,9 @@ class Delivery:
         clock: Seconds since the epoch.
         monotonic: Seconds, for probes and pauses.
         wait: How `run` waits, for tests.
-        emit: Takes what happens. Without it, events are logged.
-        telemetry: Traces each sending.
-        breaker: Judges the answers. By default, a circuit breaker for Butter.
+        emit: Gets the events. Without it, they are logged.
+        telemetry: Traces each post.
+        breaker: Classifies the answers. By default, a circuit breaker for Butter.
     """
 
     def __init__(
@@ -85,19 +85,19 @@ class Delivery:
         self._emit = emit or EventDispatcher(clock).emit
         self._telemetry = telemetry or Telemetry(enabled=False)
         self.breaker = breaker or CircuitBreaker(senders, clock, monotonic, self._emit)
-        """Knows the endpoint's health."""
+        """Tracks the endpoint's health."""
         self._kept_hold: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._asleep = False
         self._debt = self._cpu_before = 0.0
-        """Seconds of processor that sending has used since the last gap, and the thread's time then."""
+        """The CPU seconds that sending has used since the last gap, and the thread's CPU time then."""
         self.in_flight = 0
         """How many records are on their way."""
         self._awaits_answer = False
-        """Whether an answer may let the loop go on."""
+        """Whether only an answer can let the loop continue."""
         self.paused = False
-        """Whether no further record is sent."""
+        """Whether sending is paused."""
 
     # For any thread.
 
@@ -108,26 +108,26 @@ class Delivery:
 
     @property
     def ill(self) -> bool:
-        """Whether waiting for a delivery is of no use now."""
+        """Whether waiting for a delivery cannot help now."""
         return self.breaker.ill
 
     def resume_hold(self, reason: str) -> None:
-        """Go on with a hold that an earlier process began: send nothing but a probe."""
+        """Continue a hold that an earlier process began: send only a probe."""
         self._kept_hold = reason
         self.breaker.resume_hold(reason)
 
     def keep_hold_again(self) -> None:
-        """Have the backlog keep the hold, or its end, once more after the next record: it could not."""
+        """Let the backlog store the hold, or its end, again after the next record, because it failed."""
         self._kept_hold = ""
 
     def wake(self) -> None:
-        """Look at the backlog now. Cheap if the loop is awake."""
+        """Let the loop look at the backlog now. Cheap if the loop is awake."""
         if self._asleep:
             self._asleep = False
             call_in(self._loop, self._changed.set)
 
     def pause(self) -> None:
-        """Send nothing more. What is on its way is settled."""
+        """Send nothing more. Records on their way are settled."""
         self.paused = True
 
     def resume(self) -> None:
@@ -136,7 +136,7 @@ class Delivery:
         self.wake()
 
     def end_hold(self) -> None:
-        """Probe at once, since a person says that the cause of the hold is fixed."""
+        """Probe at once, because a person has fixed the cause of the hold."""
 
         def probe() -> None:
             self._kept_hold = None
@@ -146,13 +146,14 @@ class Delivery:
 
         call_in(self._loop, probe)
 
-    # One record, for another queue.
+    # One record, for the consumer of another queue.
 
     async def deliver(self, record: Record, attempts: int = 0) -> Settlement:
-        """Send one record and say what became of it. The caller keeps it, or not, as `settled` says.
+        """Send one record and return its settlement. Its `settled` decides whether the caller keeps the record.
 
-        RETRY and RELEASED give `due_at`, seconds since the epoch; for RETRY count one more attempt. While the endpoint
-        is ill nothing is sent. If no other record can be tried beside it, no record dies of an ambiguous answer.
+        RETRY and RELEASED have `due_at`, in seconds since the epoch. For RETRY, count one more attempt. While the
+        endpoint is ill, nothing is sent. If no other record can be tried beside it, an ambiguous answer makes no record
+        dead.
         """
         pending = Pending(0, record, attempts)
         if not self.breaker.admit(self.in_flight):
@@ -164,12 +165,12 @@ class Delivery:
             self.in_flight -= 1
         settled = self.breaker.record(pending, answer) or self.breaker.alone()
         self._tell_of(settled)
-        return settled[0]  # the only one: `alone` follows at once, so no suspect waits for another record's answer
+        return settled[0]  # the only one: `alone` was called at once, so no suspect waits for another record's answer
 
     # A backlog.
 
     async def run(self, backlog: Backlog, *, ping: bool = False) -> None:
-        """Send what the backlog gives, until cancelled. With `ping`, say at once if the credentials are wrong."""
+        """Send the backlog's records until cancelled. With `ping`, report at once if the credentials are wrong."""
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         sending: set[asyncio.Task[None]] = set()
@@ -179,7 +180,7 @@ class Delivery:
                 sending.add(self._loop.create_task(self._check_credentials()))
             while True:
                 self._changed.clear()
-                self._asleep = True  # before the look: what comes after it wakes the loop
+                self._asleep = True  # before the look at the backlog: a record that comes after it wakes the loop
                 pending = await self._next(backlog)
                 if pending is None:
                     await self._wait(
@@ -202,7 +203,7 @@ class Delivery:
                 await self.aclose()
 
     async def _pace(self) -> None:
-        """Leave the interpreter to the app for as long as sending has used it: one thread runs at a time."""
+        """Leave the interpreter to the app for as long as sending has used it: only one thread runs at a time."""
         now = time.thread_time()
         self._debt, self._cpu_before = self._debt + now - self._cpu_before, now
         if self._debt >= LEAST_GAP:
@@ -210,7 +211,7 @@ class Delivery:
             await asyncio.sleep(min(debt, LONGEST_GAP))
 
     def prepare(self) -> None:
-        """Make the first client: loading an HTTP client takes a tenth of a second of the interpreter."""
+        """Make the first client early: loading an HTTP client keeps the interpreter busy for a tenth of a second."""
         try:
             self._clients.prepare()
         except HTTPClientError as error:
@@ -221,11 +222,11 @@ class Delivery:
         await self._clients.aclose()
 
     async def _next(self, backlog: Backlog) -> Pending | None:
-        """Return the record to send now, counted as on its way, if there is one and it may be sent."""
+        """Return the record to send now, counted as on its way. None if no record may be sent."""
         self._awaits_answer = self.paused or not self.breaker.admit(self.in_flight)
         if self._awaits_answer:
             return None
-        self.in_flight += 1  # before the record is taken: `flush` sees it in one of the two places
+        self.in_flight += 1  # before the record is taken, so that `flush` always sees it in the backlog or here
         pending = backlog.take()
         if pending is not None and self.breaker.state is BreakerState.HOLD:
             try:
@@ -235,7 +236,7 @@ class Delivery:
                 raise
             if self.breaker.ping_failed(answer):
                 pending = self._release(pending, backlog)
-        if pending is not None and self.paused:  # meanwhile
+        if pending is not None and self.paused:  # it was paused meanwhile
             pending = self._release(pending, backlog)
         if pending is None:
             self.in_flight -= 1
@@ -244,12 +245,12 @@ class Delivery:
         return pending
 
     def _release(self, pending: Pending, backlog: Backlog) -> Pending | None:
-        """Give a record back, which keeps its place."""
+        """Give a record back. It keeps its place."""
         self._settle(backlog, [Settlement(pending.id, Settled.RELEASED)])
         return None
 
     async def _check_credentials(self) -> None:
-        """Say if a ping is answered 401. It changes no state: what Butter answers to a record decides."""
+        """Report a ping that is answered with 401. It changes no state: only the answer to a record does."""
         answer = await self._clients.ask(lambda client: client.ping())
         if answer.kind is AnswerKind.UNAUTHORIZED:
             message = (
@@ -262,7 +263,7 @@ class Delivery:
     async def _send(self, pending: Pending, backlog: Backlog) -> None:
         try:
             answer = await self._post(pending)
-        except BaseException:  # it was cancelled: this process may lead again, and sends it then
+        except BaseException:  # it was cancelled. If this process leads again, it sends the record.
             self._release(pending, backlog)
             raise
         try:
@@ -271,12 +272,12 @@ class Delivery:
             kind = type(error).__name__
             message = f"delivering failed: {kind}. The record is sent again"
             self._emit(Faulted(reason=f"delivering:{kind}", message=message, level=logging.CRITICAL))
-            due_at = time.time() + AGAIN_SECONDS  # by this machine's clock: the merchant's may have failed
+            due_at = time.time() + AGAIN_SECONDS  # this machine's clock, because the merchant's may have failed
             settlements = [Settlement(pending.id, Settled.RELEASED, due_at)]
         self._settle(backlog, settlements)
         self.in_flight -= 1
         if self.breaker.ill:
-            backlog.put_back()  # so that the next probe is the oldest record there is
+            backlog.put_back()  # so that the next probe is the oldest record
         if self._awaits_answer or self.breaker.ill or self.breaker.suspects:
             self._changed.set()
 
@@ -293,7 +294,7 @@ class Delivery:
             answer = await self._clients.ask(lambda client: client.post(pending.record))
             answered(answer)
         if answer.kind is AnswerKind.DELIVERED:
-            with suppress(Exception):  # a clock of the merchant's: the record is delivered all the same
+            with suppress(Exception):  # the merchant's clock may raise, but the record is delivered
                 self._emit(Delivered(seconds=max(0.0, self._clock() - pending.record.captured_at)))
         return answer
 

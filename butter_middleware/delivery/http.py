@@ -1,4 +1,4 @@
-"""Butter's Data Collection API over HTTP. The only module that knows an HTTP client."""
+"""Butter's Data Collection API over HTTP. The only module that uses an HTTP client."""
 
 import asyncio
 import logging
@@ -28,9 +28,9 @@ from butter_middleware.telemetry.otel import untraced
 
 PATH: Final = "/v1/analytics"
 ANSWER_BYTES: Final = 64 * 1024
-"""More of an answer's body is never read."""
+"""The most of an answer's body that is read."""
 TOTAL_SECONDS: Final = 20.0
-"""For a request with its answer's body: a server that drips a byte a second never trips a read timeout."""
+"""For a request with its answer's body. A server that sends one byte a second never causes a read timeout."""
 _EXTENSIONS: Final = {"timeout": {"connect": 5.0, "write": 10.0, "read": 15.0, "pool": 5.0}}
 _LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
 _FOLLOWED: Final = frozenset({307, 308})
@@ -50,10 +50,10 @@ for _name in ("httpcore.connection", "httpcore.http11", "httpcore.proxy", "httpc
 
 @contextmanager
 def _unseen() -> Generator[None]:
-    """Have the HTTP client log and trace nothing.
+    """Prevent logs and traces of the HTTP client.
 
-    A log handler that raises would turn Butter's acceptance into a failure, and a trace of the merchant's would show
-    requests that are not the merchant's.
+    A log handler that raises would turn Butter's acceptance into a failure. The merchant's traces would show requests
+    that are not the merchant's.
     """
     token = _sending.set(True)
     try:
@@ -65,7 +65,7 @@ def _unseen() -> Generator[None]:
 
 @cache
 def ssl_context() -> ssl.SSLContext:
-    """Return one context for all clients: making one reads every certificate authority.
+    """Return one context for all clients, because making one reads every certificate authority.
 
     Raises:
         HTTPClientError: SSL_CERT_FILE is wrong.
@@ -81,18 +81,18 @@ def ssl_context() -> ssl.SSLContext:
 
 
 class ButterClient:
-    """One connection to Butter. httpx slows down as its pool grows: each sender has a client of its own.
+    """One connection to Butter. httpx slows down as its pool grows, so each sender has its own client.
 
-    It uses httpx's transport without httpx's client. The headers and the proxy are decided here once; no hook, cookie,
-    auth flow or redirect of the client runs for each record. The proxy comes from the environment, except for a sandbox
-    on this machine. Credentials never do: `.netrc` is not read. Every failure is an `Answer`; no method raises.
+    It uses httpx's transport without httpx's client. The headers and the proxy are set once, and no hook, cookie, auth
+    flow or redirect of the client runs for each record. The proxy comes from the environment, except for a sandbox on
+    this machine. Credentials never do: `.netrc` is not read. Every failure is an `Answer`, and no method raises.
 
     Args:
-        base_url: Where Butter is.
+        base_url: Butter's URL.
         username: For Basic authentication.
         password: For Basic authentication.
         transport: Used in place of the network, such as `httpx.MockTransport`.
-        total_seconds: For a request with its answer's body.
+        total_seconds: The time limit of a request with its answer's body.
 
     Raises:
         HTTPClientError: SSL_CERT_FILE, or a proxy's variable, is wrong.
@@ -131,7 +131,7 @@ class ButterClient:
         return await self._send("POST", self._records, headers, body)
 
     async def ping(self) -> Answer:
-        """Ask whether Butter is up and takes the credentials. Records nothing."""
+        """Ask whether Butter is up and accepts the credentials. This creates no record."""
         return await self._send("GET", self._root, self._headers, b"")
 
     async def aclose(self) -> None:
@@ -169,7 +169,7 @@ class ButterClient:
             kind, detail = _kind(error), type(error).__name__
         finally:
             if task is not None and self._watchdog.end(task):
-                task.uncancel()  # the transport took no notice
+                task.uncancel()  # the transport ignored it
         if kind is not AnswerKind.UNTRUSTED and self._watchdog.stalled_since(began):
             kind = AnswerKind.STALLED
         return Answer(kind, detail=detail)
@@ -177,7 +177,7 @@ class ButterClient:
     async def _drop_connection(self) -> None:
         """Close the connection after a failure, unless the transport is the merchant's.
 
-        httpx keeps one that failed behind a proxy, or whose answer was cancelled, and waits for it for ever.
+        httpx keeps a connection that failed behind a proxy, or whose answer was cancelled, and waits for it forever.
         """
         if isinstance(self._transport, _Transport):
             with anyio.CancelScope(shield=True):
@@ -187,11 +187,11 @@ class ButterClient:
         self, method: str, url: httpx.URL, headers: _Headers, body: bytes, *, redirected: bool = False
     ) -> Answer:
         request = httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(body), extensions=_EXTENSIONS)
-        request.read()  # so that a transport finds `request.content`; building it from content= takes thrice as long
+        request.read()  # for transports that use `request.content`. The argument content= takes three times as long.
         response = await self._transport.handle_async_request(request)
         try:
             if getattr(response.extensions.get("network_stream"), "unsent", False):
-                # It came together with the answer before. The request was not even sent.
+                # It came together with the previous answer. The request was not sent.
                 return Answer(AnswerKind.INTERRUPTED, detail="UnaskedAnswer")
             status = response.status_code
             if not 300 <= status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4
@@ -214,11 +214,11 @@ def _asyncio_task() -> asyncio.Task[object] | None:
 
 
 async def _read(response: httpx.Response) -> bytes:
-    """Return the body, 64 KiB at most; decoded, if the server encoded it although it was asked not to."""
-    if response.is_stream_consumed:  # a transport of the merchant's has read it
+    """Return at most 64 KiB of the body. It is decoded if the server encoded it although it was asked not to."""
+    if response.is_stream_consumed:  # the merchant's transport has read it
         return response.content[:ANSWER_BYTES]
     body = b""
-    async for chunk in cast("AsyncIterable[bytes]", response.stream):  # aiter_raw() copies it into chunks first
+    async for chunk in cast("AsyncIterable[bytes]", response.stream):  # aiter_raw() would copy it into chunks first
         body += chunk
         if len(body) > ANSWER_BYTES:
             return body[:ANSWER_BYTES]
@@ -228,7 +228,7 @@ async def _read(response: httpx.Response) -> bytes:
     try:
         return decode(body, coding, ANSWER_BYTES)
     except ExtractionError:
-        return body  # not the body of one of Butter's answers; the status still counts
+        return body  # this body is not Butter's, but the status still counts
 
 
 def _target(url: httpx.URL, response: httpx.Response) -> httpx.URL | None:
@@ -240,7 +240,7 @@ def _target(url: httpx.URL, response: httpx.Response) -> httpx.URL | None:
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port  # httpx leaves out a scheme's own port
+    return url.scheme, url.host, url.port  # httpx removes a scheme's default port
 
 
 def _kind(error: BaseException) -> AnswerKind:
@@ -253,16 +253,16 @@ def _kind(error: BaseException) -> AnswerKind:
     return AnswerKind.UNREACHABLE if isinstance(error, unsent) else AnswerKind.INTERRUPTED
 
 
-# The way to Butter.
+# The connection to Butter.
 
 
 class _Transport(httpx.AsyncHTTPTransport):
-    """One connection, which our own sockets carry."""
+    """One connection, on our own sockets."""
 
     def __init__(self, authorities: ssl.SSLContext, proxy: str | None) -> None:
         super().__init__(verify=authorities, limits=_LIMITS, proxy=proxy)
         self._backend = Backend()
-        # httpx has no option for it. If a later version has no such attributes, anyio's way is taken, which costs more.
+        # httpx has no option for it. If a later version lacks these attributes, anyio is used, which costs more.
         pool: Any = getattr(self, "_pool", None)
         if hasattr(pool, "_network_backend"):
             pool._network_backend = self._backend  # noqa: SLF001 - as above
@@ -277,7 +277,7 @@ class _Transport(httpx.AsyncHTTPTransport):
 def _way_to(url: httpx.URL) -> httpx.AsyncHTTPTransport:
     """Return one connection to a URL, through the proxy that the environment names for it.
 
-    A sandbox on this machine is reached directly: the loopback of a proxy is another machine.
+    A sandbox on this machine is reached directly, because the loopback of a proxy is another machine.
     """
     authorities = ssl_context()
     variable, proxy = ("", None) if url.scheme == "http" else _proxy(url)
@@ -292,9 +292,9 @@ def _way_to(url: httpx.URL) -> httpx.AsyncHTTPTransport:
 
 
 def _proxy(url: httpx.URL) -> tuple[str, str | None]:
-    """Return the variable and the proxy that it names for a URL, as httpx reads the environment.
+    """Return the variable and its proxy for a URL, as httpx reads the environment.
 
-    httpx itself sends nothing at all if it cannot read a part of NO_PROXY. Here such a part is left out.
+    httpx sends nothing if it cannot parse a part of NO_PROXY. Here such a part is ignored.
     """
     environment = getproxies()
     if _bypassed(url, environment.get("no", "")):
@@ -306,14 +306,14 @@ def _proxy(url: httpx.URL) -> tuple[str, str | None]:
 
 
 def _bypassed(url: httpx.URL, no_proxy: str) -> bool:
-    """Return whether NO_PROXY names a URL."""
+    """Return whether NO_PROXY matches a URL."""
     entries = [entry for part in no_proxy.split(",") if (entry := part.strip())]
-    named = {_names(entry, url) for entry in entries}  # all of them, so that each unreadable one is said
+    named = {_names(entry, url) for entry in entries}  # all entries, so that each invalid one is logged
     return "*" in entries or True in named
 
 
 def _names(entry: str, url: httpx.URL) -> bool:
-    """Return whether an entry of NO_PROXY names a URL."""
+    """Return whether an entry of NO_PROXY matches a URL."""
     try:
         pattern = httpx.URL(_pattern(entry))
     except (httpx.InvalidURL, ValueError):
@@ -329,7 +329,7 @@ def _names(entry: str, url: httpx.URL) -> bool:
 
 
 def _pattern(entry: str) -> str:
-    """Return the URL that httpx makes of an entry: a name stands for its subdomains too, an address for itself."""
+    """Return the URL that httpx makes of an entry. A name includes its subdomains, an address does not."""
     if "://" in entry:
         return entry
     address = entry.partition("/")[0]

@@ -1,7 +1,7 @@
-"""TCP and TLS under httpx, by asyncio alone.
+"""TCP and TLS for httpx, with asyncio only.
 
-httpcore's own way is anyio, which goes through the event loop five more times for each request: a third of what sending
-a record costs.
+httpcore uses anyio, which needs five more iterations of the event loop for each request. That is a third of the cost of
+sending a record.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ import httpcore
 from httpcore import SOCKET_OPTION
 
 MOST_AHEAD: Final = 64 * 1024
-"""Bytes that were received and not read, after which the peer has to wait."""
+"""Bytes that were received and not read. With more, the peer must wait."""
 NEXT_ADDRESS_SECONDS: Final = 0.25
-"""After which another address of the host is tried too (RFC 8305)."""
+"""The delay before another address of the host is tried too (RFC 8305)."""
 
 
 class Backend(httpcore.AsyncNetworkBackend):
-    """Opens one connection at a time on asyncio's loop. On uvloop and on trio httpcore's own backend does."""
+    """Opens one connection at a time on asyncio's loop. On uvloop and on trio, httpcore's own backend does it."""
 
     def __init__(self) -> None:
         self._stream: _Stream | None = None
@@ -40,7 +40,7 @@ class Backend(httpcore.AsyncNetworkBackend):
         if loop is None:
             others = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
             return await others.connect_tcp(host, port, timeout, local_address, socket_options)
-        # An address has no others beside it. If asyncio is cancelled while it tries several, it may forget a socket.
+        # Only a name has several addresses to try. If asyncio is cancelled while it tries them, it may leak a socket.
         is_address = ":" in host or host.replace(".", "").isdigit()
         with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
             _transport, self._stream = await loop.create_connection(
@@ -57,14 +57,14 @@ class Backend(httpcore.AsyncNetworkBackend):
         await anyio.sleep(seconds)
 
     def close(self) -> None:
-        """Close the connection, if httpcore did not: it forgets one that fails between a SOCKS proxy and Butter."""
+        """Close the connection if httpcore did not: it leaks one that fails between a SOCKS proxy and Butter."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.abort()
 
 
 def _asyncios_own_loop() -> asyncio.BaseEventLoop | None:
-    """Return the running loop, if it is asyncio's own: uvloop's cannot try the addresses of a host side by side."""
+    """Return the running loop if it is asyncio's own. uvloop cannot try the addresses of a host in parallel."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -73,7 +73,7 @@ def _asyncios_own_loop() -> asyncio.BaseEventLoop | None:
 
 
 class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
-    """One connection. What is written goes out when the answer is read: head and body in one packet."""
+    """One connection. Written data is sent when the answer is read, so head and body are in one packet."""
 
     def __init__(self) -> None:
         self._transport: Any = None
@@ -83,7 +83,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    # As asyncio calls it.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -107,14 +107,14 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
             self._waiter.set_result(None)
 
     def _give_up(self) -> None:
-        # asyncio calls its timers last: what came while the loop stood still has been received by now.
+        # asyncio runs timers last, so data that came while the loop stood still has been received by now.
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(httpcore.ReadTimeout())
 
-    # As httpcore calls it.
+    # Called by httpcore.
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as above
-        """Send what was written, and return what comes. Nothing: the peer has closed."""
+        """Send the written data, and return received data. Empty: the peer has closed."""
         if self._unsent:
             self._transport.write(b"".join(self._unsent))
             self._unsent.clear()
@@ -136,7 +136,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109 - as above
-        """Take what is to be sent."""
+        """Keep data until the next read."""
         self._unsent.append(buffer)
 
     async def aclose(self) -> None:
@@ -144,12 +144,12 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self.abort()
 
     def abort(self) -> None:
-        """Close the connection. What was not sent is dropped."""
+        """Close the connection, and drop unsent data."""
         self._transport.abort()
 
     @property
     def unsent(self) -> bool:
-        """Whether a part of what was written is not sent yet. An answer that is there is of another request."""
+        """Whether written data is not fully sent. An answer that is there belongs to another request."""
         return bool(self._unsent)
 
     async def start_tls(
@@ -158,7 +158,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - as above
     ) -> httpcore.AsyncNetworkStream:
-        """Speak TLS from here on."""
+        """Start TLS."""
         loop = asyncio.get_running_loop()
         inner, stream = self._transport, _Stream()
         with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
@@ -166,7 +166,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         return stream
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - httpcore's signature
-        """Tell httpcore whether an idle connection was closed, and what TLS agreed on."""
+        """Tell httpcore whether an idle connection was closed, and give it the TLS object."""
         if info == "is_readable":
             return self._ended or bool(self._received)
         return self._transport.get_extra_info(info)
@@ -174,7 +174,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
 
 @contextmanager
 def _mapped(late: type[Exception], failed: type[Exception]) -> Generator[None]:
-    """Raise what httpcore raises."""
+    """Translate errors into those of httpcore."""
     try:
         yield
     except TimeoutError as error:
