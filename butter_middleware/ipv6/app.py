@@ -1,4 +1,4 @@
-"""The app for a host with A records only, which tells a shopper's browser its IPv4 address, signed."""
+"""The app for a host with A records only. It gives a shopper's browser its IPv4 address, signed."""
 
 from collections.abc import Callable
 from typing import Final
@@ -18,11 +18,11 @@ CHECKOUT_BYTES: Final = 512
 
 
 class BeaconApp:
-    """The ASGI app that gives tokens. It keeps nothing, so that any number of processes can run it.
+    """The ASGI app that gives tokens. It has no state, so any number of processes can run it.
 
-    `POST` with the checkout's key as the body (plain text: a browser asks no leave for it, and no access log shows it),
-    or `GET ?key=...`. Answers `{"token": ..., "expires_in": seconds}`, or 4xx and `{"reason": ...}`. Scopes other than
-    HTTP are left alone.
+    Send a `POST` with the checkout's key as the body, or `GET ?key=...`. The body is plain text, so a browser sends no
+    preflight, and access logs do not show it. The answer is `{"token": ..., "expires_in": seconds}`, or 4xx and
+    `{"reason": ...}`. Scopes other than HTTP are ignored.
 
     Raises:
         ConfigurationError: there is no beacon.
@@ -52,7 +52,7 @@ class BeaconApp:
             headers["access-control-allow-origin"] = origin
         if origin and origin not in self._beacon.origins:
             status, answer = 403, dict[str, object](reason="foreign_origin")
-        else:  # a browser sends the origin for every page of another site
+        else:  # without an origin: a browser sends it for every page of another site
             status, answer = await self._answer(scope, receive)
         if status in {204, 405}:
             headers |= _ALLOWED
@@ -91,7 +91,7 @@ _ALLOWED: Final = {
 
 
 async def _body(receive: Receive) -> str:
-    """Return a short body as text; empty where it is long, broken off, or no UTF-8."""
+    """Return a short body as text. Empty if it is too long, incomplete, or not UTF-8."""
     content, more = b"", True
     while more and len(content) <= CHECKOUT_BYTES:
         message = await receive()

@@ -1,7 +1,7 @@
-"""The IPv4 address of a shopper who came over IPv6: a signed token, and its redemption.
+"""The IPv4 address of a shopper who came over IPv6: a signed token, and its check.
 
-The checkout page calls a host that has A records only. What answers there sees the shopper's IPv4 address and signs it,
-for one checkout and for minutes; the page sends the token along with the checkout.
+The checkout page calls a host that has A records only. The app at that host sees the shopper's IPv4 address and signs
+it, for one checkout and a few minutes. The page sends the token with the checkout.
 """
 
 import re
@@ -23,19 +23,19 @@ from butter_middleware.ipv6.places import Place, Route, cookie_jar, place
 from butter_middleware.models.http import Capture
 
 KEY_BYTES: Final = 32
-"""RFC 2104, section 3: no key shorter than the hash."""
+"""RFC 2104, section 3: a key should not be shorter than the hash."""
 SKEW: Final = 60
 """Seconds by which the beacon's clock may run ahead of the checkout's."""
 DIGEST_CHARACTERS: Final = 22
-"""Of a token's HMAC: they identify it."""
+"""The characters of a token's HMAC that identify it."""
 
 _PURPOSE: Final = b"butter-middleware ipv4 beacon\0"
-"""Signed along, so that a key which signs other things too lends none of its signatures."""
+"""Part of the signed text, so that other signatures with the same key cannot be used as tokens."""
 _CLAIM: Final = Struct(">BII16s")
-"""Version, address, expiry (seconds since the epoch, until 2106), digest of the checkout's key."""
+"""Version, address, expiry (seconds since the epoch, up to 2106), digest of the checkout's key."""
 _VERSION: Final = 1
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{76}")
-"""The claim's 25 bytes and the HMAC's 32 in base64url: no padding, and no two spellings of one token."""
+"""The 25 bytes of the claim and 32 of the HMAC in base64url: without padding, so a token has only one spelling."""
 _HOST: Final = r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])"
 _ORIGIN: Final = re.compile(rf"(?:https://{_HOST}(?!:443\b)|http://{_HOST}(?!:80\b))(?::[0-9]{{1,5}})?")
 """RFC 6454, section 6.2: the scheme's own port is left out."""
@@ -47,16 +47,16 @@ class Beacon:
 
     Args:
         origins: The shop's origins, as browsers send them: `["https://shop.example"]`. Only their pages get a token.
-        bind: Where the checkout request holds the key that its token was given for: `"path:cart_id"` (a parameter of
-            the route's template), `"query:..."`, `"header:..."`, `"cookie:..."` or `"field:cart.id"` (of the request's
-            body, JSON or urlencoded, on routes with `capture_request_body`). The page calls the beacon with the same
-            key; for a cookie, with `page_key` of its value.
+        bind: The place of the token's key in the checkout request: `"path:cart_id"` (a parameter of the route's
+            template), `"query:..."`, `"header:..."`, `"cookie:..."` or `"field:cart.id"` (of the request's body, JSON
+            or urlencoded, on routes with `capture_request_body`). The page calls the beacon with the same key. For a
+            cookie, the key is `page_key` of its value.
         token: Where the page puts the token: `"header:..."`, `"cookie:..."` or `"field:..."`.
-        keys: Secrets of at least 32 bytes, the newest first: it signs, all of them verify. Or the environment's
-            `BUTTER_BEACON_KEYS`, or a file that `BUTTER_BEACON_KEYS_FILE` names, with white space between keys.
-        ttl: Seconds for which a token is good, 10 to 3600.
+        keys: Secrets of at least 32 bytes. The first, the newest, signs, and all of them verify. If left out,
+            `BUTTER_BEACON_KEYS`, or the file that `BUTTER_BEACON_KEYS_FILE` names, with white space between keys.
+        ttl: Seconds, 10 to 3600, for which a token is valid.
         client_ip: The strategy for the beacon's host, if its proxies are not those of the shop.
-        allow_private: Believe addresses that are not public; Butter's staging environment sets it.
+        allow_private: Accept addresses that are not public. Butter's staging environment sets it.
 
     Raises:
         ConfigurationError: an option cannot work. The text contains no key.
@@ -95,7 +95,7 @@ class Beacon:
             ConfigurationError: the path has no such parameter, or the request's body is not captured.
         """
         if not route.from_shopper:
-            return  # a server calls it, with no token
+            return  # a server calls this route, without a token
         if self._bind.kind == "path" and self._bind.name not in {name for _literal, name in route.template.parts}:
             msg = (
                 f"Beacon(bind={self.bind!r}): route {route} has no {{{self._bind.name}}} in its path. "
@@ -108,14 +108,14 @@ class Beacon:
 
     @staticmethod
     def page_key(cookie: str) -> str:
-        """Return what the page gives the beacon for its key where `bind` is a cookie: a digest of the cookie's value.
+        """Return the key that the page sends to the beacon if `bind` is a cookie: a digest of the cookie's value.
 
-        The cookie itself need never be readable by scripts, and is stored nowhere.
+        So scripts need no access to the cookie itself, and it is not stored.
         """
         return sha256(b"page\0" + cookie.encode("utf-8", "surrogatepass")).hexdigest()
 
     def cookies(self, headers: RawHeaders) -> dict[str, str]:
-        """Return what a capture keeps of the Cookie header: the token, and of the key its digest. Never raises."""
+        """Return the part of the Cookie header that a capture keeps: the token, and the key's digest. Never raises."""
         if "cookie" not in {self._token.kind, self._bind.kind}:
             return {}
         jar = cookie_jar(headers)
@@ -127,10 +127,10 @@ class Beacon:
         return picked
 
     def issue(self, ipv4: str, key: str, now: float) -> str:
-        """Return a token: this address, for the checkout of this key, for `ttl` seconds from `now`.
+        """Return a token for this address and the checkout with this key, valid for `ttl` seconds from `now`.
 
         Raises:
-            ValueError: `ipv4` is no dotted quad.
+            ValueError: `ipv4` is not a dotted quad.
         """
         try:
             value = int(IPv4Address(ipv4))
@@ -141,7 +141,7 @@ class Beacon:
         return urlsafe_b64encode(claim + _sign(self._secrets[0], claim)).decode()
 
     def verify(self, token: str, key: str, at: float) -> str | Reason:
-        """Return the token's address, or why a checkout of this key, at this time, cannot have it. Never raises."""
+        """Return the token's address, or why a checkout with this key and time cannot have it. Never raises."""
         if not _TOKEN.fullmatch(token):
             return Reason.TOKEN_MALFORMED
         raw = urlsafe_b64decode(token)
@@ -159,9 +159,9 @@ class Beacon:
         return ipv4 if compare_digest(_digest(key), bound_to) else Reason.TOKEN_FOREIGN
 
     def resolve(self, address: ClientIP, capture: Capture, route: Route) -> ClientIP:
-        """Give the IPv4 of a checkout's token to an address that is IPv6, or the reason why not. Never raises.
+        """Add the IPv4 address of a checkout's token to an IPv6 address, or the reason why not. Never raises.
 
-        The checkout's own time counts, so that a capture which is read days later reads the same. The outbox knows
+        The checkout's own time counts, so the result is the same if a capture is read days later. The outbox knows
         which tokens were used.
         """
         token = self._token.find(capture, route) if address.reason is Reason.IPV6_CLIENT else ""
@@ -173,17 +173,17 @@ class Beacon:
         return replace(address, ipv4=found, reason=Reason.OK)
 
     def digest_of(self, capture: Capture, route: Route) -> str:
-        """Return what identifies the token of a checkout, and holds no address; empty for none."""
+        """Return an identifier of a checkout's token, which does not contain the address. Empty if there is none."""
         return self._token.find(capture, route)[-DIGEST_CHARACTERS:]
 
 
 def fitting(beacon: Beacon | None, routes: Iterable[Route], *, staging: bool = False) -> Beacon | None:
-    """Return the beacon for an environment, if there is one and its tokens can come on every route.
+    """Return the beacon for an environment, if there is one. Check that its tokens can come on every route.
 
-    In staging, shoppers have addresses that are not public.
+    In staging, addresses that are not public are accepted.
 
     Raises:
-        ConfigurationError: as `Beacon.check`, or it is no beacon.
+        ConfigurationError: as `Beacon.check`, or it is not a beacon.
     """
     if beacon is None:
         return None

@@ -1,4 +1,4 @@
-"""Where a checkout request holds a value that is not the record's: in the manner of `"header:X-Name"`."""
+"""Places of values in a checkout request that are not fields of the record, such as `"header:X-Name"`."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 
 class _PathTemplate(Protocol):
     @property
-    def parts(self) -> Sequence[tuple[str, str | None]]: ...  # its literals, each with the parameter that follows
+    def parts(self) -> Sequence[tuple[str, str | None]]: ...  # its literals, each with the following parameter
     @property
     def match(self) -> Callable[[str], re.Match[str] | None]: ...
 
 
 class Route(Protocol):
-    """What the beacon asks of a checkout route."""
+    """The part of a checkout route that the beacon needs."""
 
     @property
     def template(self) -> _PathTemplate:
@@ -31,7 +31,7 @@ class Route(Protocol):
 
     @property
     def from_shopper(self) -> bool:
-        """Whether the shopper sends its requests."""
+        """Whether the shopper sends the requests."""
         ...
 
     @property
@@ -48,10 +48,10 @@ class Place:
     name: str
 
     def find(self, capture: Capture, route: Route) -> str:
-        """Return the value; empty if there is none. Never raises."""
+        """Return the value. Empty if there is none. Never raises."""
         match self.kind:
             case "path":
-                # As it was written, not converted: "007" is the page's key, and 7 is not.
+                # Not converted: the page's key is "007", not 7.
                 found = route.template.match(capture.path)
                 return "" if found is None else found.groupdict().get(self.name, "")
             case "query":
@@ -67,10 +67,10 @@ class Place:
 
 
 def place(option: str, text: str, kinds: Sequence[str]) -> Place:
-    """Read a place such as `"cookie:session"`.
+    """Parse a place such as `"cookie:session"`.
 
     Raises:
-        ConfigurationError: it is not one of these kinds, or the name is not possible.
+        ConfigurationError: the kind is not allowed here, or the name is not possible.
     """
     kind, _colon, name = str(text).partition(":")
     if kind not in kinds or not _NAME.fullmatch(name):
@@ -81,9 +81,9 @@ def place(option: str, text: str, kinds: Sequence[str]) -> Place:
 
 
 def cookie_jar(headers: RawHeaders) -> dict[str, str]:
-    """Return the cookies of a request; of two with one name the last, as Starlette has it. Never raises.
+    """Return the cookies of a request. Of two with one name, the last counts, as in Starlette. Never raises.
 
-    It stands inside a request, and Starlette's parser takes 20 s for 64 KiB of backslashes if Python has CVE-2024-7592.
+    It runs inside a request, and Starlette's parser takes 20 s for 64 KiB of backslashes if Python has CVE-2024-7592.
     """
     pairs = [pair for name, value in headers if name.lower() == b"cookie" for pair in value.split(b";")]
     split = (pair.decode("latin-1").partition("=") for pair in pairs)
