@@ -1,1 +1,1 @@
-"""A capture becomes records, or a message that says why not."""
+"""Turns a capture into records, or a message that explains why not."""

@@ -1,4 +1,4 @@
-"""How strong records are as evidence: the IDs that they carry, and how Stripe's weak ones become stronger."""
+"""The strength of records as evidence: their IDs, and how to improve Stripe's weak ones."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,7 +9,7 @@ from butter_middleware.models.checkout import EVIDENCE_IDS, Record
 from butter_middleware.models.http import CheckoutResponse
 
 _STRONG: Final = frozenset({"invoice_id", "charge_id"})
-"""Which of them Butter asks Stripe's merchants for."""
+"""The IDs that Butter asks Stripe's merchants for."""
 _REMEDIES: Final = {
     "checkout.session": (
         "Retrieve the session with expand=['payment_intent.latest_charge'], or annotate(request, charge_id=...)."
@@ -32,7 +32,7 @@ def ids_of(record: Record) -> str:
 
 
 def weakness(route: CheckoutRoute, response: CheckoutResponse, records: Sequence[Record], *, recorded: bool) -> str:
-    """Say, where all records of a Stripe checkout carry neither invoice nor charge, how they could; else nothing."""
+    """Return how to add an invoice or a charge, if no record of a Stripe checkout has one. Otherwise an empty text."""
     if any(record.fields["psp"] != "stripe" or _STRONG & record.fields.keys() for record in records):
         return ""
     if recorded:

@@ -1,4 +1,4 @@
-"""What a person is told of a capture that could not be read, and what to do. None of it quotes what was read."""
+"""Messages about captures that could not be read, with the remedy. They never quote the capture."""
 
 import os
 import re
@@ -29,16 +29,16 @@ _KINDS: Final = {
     "surrogate": "holds a lone surrogate, which no encoding can carry",
     "nul": "holds a NUL character, which no database keeps",
 }
-"""Pydantic's codes, and those of `Checkout`, in words."""
+"""The error codes of pydantic and of `Checkout`, in words."""
 _NAME: Final = re.compile(r"[A-Za-z_]{1,40}")
 _LONGEST_TOLD: Final = 60
-"""Characters of an expression in a log line: `explain` shows longer ones too."""
+"""The most characters of an expression in a log line. `explain` shows longer ones."""
 
 
 def invalid(
     route: CheckoutRoute, response: CheckoutResponse, fields: Mapping[str, Any], error: ValidationError
 ) -> Parked:
-    """Say what a record lacks, and what the extractor tried."""
+    """Return what a record lacks, and what the extractor tried."""
     wrong = wrong_fields(error)
     if not any(name in fields for name in EVIDENCE_IDS):
         known = _unknown(wrong) or _tried(route, response, *EVIDENCE_IDS[:4])
@@ -58,7 +58,7 @@ def invalid(
 
 
 def misrecorded(route: CheckoutRoute, fields: Mapping[str, Any], error: ValidationError) -> Parked:
-    """Say what `butter.record(request, ...)` should have been given."""
+    """Return which fields `butter.record(request, ...)` needs."""
     wrong = wrong_fields(error)
     where = f"butter.record() on {route}"
     if wrong.get("psp") == "missing":
@@ -78,17 +78,17 @@ def misrecorded(route: CheckoutRoute, fields: Mapping[str, Any], error: Validati
 
 
 def wrong_fields(error: ValidationError) -> dict[str, str]:
-    """Name the fields that are wrong, and in which way."""
+    """Name the wrong fields, and what is wrong with each."""
     return {_place(e["loc"]): e["type"] for e in error.errors(include_url=False, include_input=False)}
 
 
 def listed(wrong: Mapping[str, str]) -> str:
-    """Return them as text, in words: the validator's own codes say nothing to a reader."""
+    """Return the wrong fields as text, in words instead of the validator's codes."""
     return ", ".join(f"{place} ({in_words(place, kind)})" for place, kind in sorted(wrong.items()))
 
 
 def in_words(place: str, kind: str) -> str:
-    """Say what is wrong with a field."""
+    """Return what is wrong with a field."""
     if kind != "extra_forbidden":
         return _KINDS.get(kind, "not a value that it may have")
     from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only
@@ -99,13 +99,13 @@ def in_words(place: str, kind: str) -> str:
 
 
 def _unknown(wrong: Mapping[str, str]) -> str:
-    """Say which fields were given that a checkout does not have: an ID may be under such a name."""
+    """Name the fields that a checkout does not have: an ID may be under such a name."""
     unknown = {place: kind for place, kind in wrong.items() if kind == "extra_forbidden"}
     return f"{listed(unknown)}; " if unknown else ""
 
 
 def _tried(route: CheckoutRoute, response: CheckoutResponse, *names: str) -> str:
-    """Say what the extractor tried for these fields, and why nothing came of it."""
+    """Return what the extractor tried for these fields, and why it found nothing."""
     if route.extract is None:
         return ""
     explanation = told(response, route.extract)
@@ -117,20 +117,20 @@ def _tried(route: CheckoutRoute, response: CheckoutResponse, *names: str) -> str
 
 
 def _shortened(field: Field) -> str:
-    """Say what was tried for a field. Long expressions are only counted if there are short ones."""
+    """Return what was tried for a field. Long expressions are only counted if there are short ones."""
     short = tuple(attempt for attempt in field.attempts if len(attempt.expression) <= _LONGEST_TOLD)
     others = len(field.attempts) - len(short)
     return f"{Field(field.name, short).tried}, and {others} longer" if short and others else field.tried
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    """Name the field; a name that does not look like one could be anything, personal data included."""
+    """Name the field. A name that does not look like one is left out, because it could be personal data."""
     name = str(location[0]) if location else "record"
     return name if _NAME.fullmatch(name) else "a field"
 
 
 def unreadable(error: BaseException) -> Parked:
-    """Say that reading itself broke. The error's own text may quote what it read, so it is left out."""
+    """Report an error of the reading itself. The error's text may quote the capture, so it is left out."""
     detail = (
         f"reading a capture raised {type(error).__name__}, in the extractor, in what it returned, or in the client_ip "
         "strategy. Fix it: the capture is read again at the next start if the outbox is durable."
@@ -139,7 +139,7 @@ def unreadable(error: BaseException) -> Parked:
 
 
 def broken_extractor(route: CheckoutRoute, error: Exception) -> str:
-    """Say where the extractor failed. The error's own text may quote what it read, so it is left out."""
+    """Report where the extractor failed. The error's text may quote the capture, so it is left out."""
     return (
         f"the extractor of {route} raised {type(error).__name__}{_line(error, route.extract)}. Fix it: the capture is "
         "read again at the next start if the outbox is durable."
@@ -147,7 +147,7 @@ def broken_extractor(route: CheckoutRoute, error: Exception) -> str:
 
 
 def unrecognised(route: CheckoutRoute, remedy: str) -> Parked:
-    """Say that a body may be a paid checkout, in which the preset knows nothing."""
+    """Report a body that may be a paid checkout, but has nothing that the preset knows."""
     detail = (
         f"{route}: {remedy} The body has a word for paid: it is kept, and read again at the next start if the outbox "
         "is durable."
@@ -156,14 +156,14 @@ def unrecognised(route: CheckoutRoute, remedy: str) -> Parked:
 
 
 def _line(error: Exception, extractor: object) -> str:
-    """Name the merchant's own line: what it called, a library or Python's own, is not what has to be fixed.
+    """Name the merchant's own line. The fault is there, not in a library or in Python that it called.
 
-    If no line of the merchant's was reached, as when the extractor takes no response, name where it is defined.
+    If no line of the merchant's was reached, as when the extractor takes no argument, name where it is defined.
     """
     frames = extract_tb(error.__traceback__)
     beyond_us = [frame for frame in frames if not Path(frame.filename).is_relative_to(_OURS)]
     theirs = [frame for frame in beyond_us if not _is_library(Path(frame.filename))]
-    # Where the shop itself is installed like a library, its extractor is what we called.
+    # The shop itself may be installed like a library. Then the first frame after ours is its extractor.
     chosen = [(frame.filename, frame.lineno) for frame in theirs[-1:] or beyond_us[:1]]
     code = getattr(extractor, "__code__", None)
     if not chosen and isinstance(code, CodeType) and not Path(code.co_filename).is_relative_to(_OURS):

@@ -1,4 +1,4 @@
-"""What gave each field of a record, without values. Only a sandbox on this machine gets it: see `Record.sources`."""
+"""The source of each field of a record, without values. Only a sandbox on this machine gets it (`Record.sources`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ def origins(
     fields: Mapping[str, Any],
     strategy: Strategy,
 ) -> dict[str, str]:
-    """Say for each of a record's `fields` what gave it; `result` is what the extractor did. Never raises."""
+    """Return the source of each of a record's `fields`. `result` is the extractor's. Never raises."""
     gave, noted = given(result), given(capture.annotations)
     extractor, expressions = "", dict[str, str]()
     if gave:

@@ -1,4 +1,4 @@
-"""From a capture to its records: the address, the extractor, the merge, the check."""
+"""Makes a capture's records: the address, the extractor, the merge, the check."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,10 +33,10 @@ from butter_middleware.reader.messages import (
 from butter_middleware.reader.provenance import origins
 
 MOST_RECORDS: Final = 1000
-"""A response with more is parked: an iterator without end would take all of the process's memory."""
+"""A response with more is parked: an infinite iterator would take all of the process's memory."""
 
 MOST_UNRECOGNISED: Final = 100
-"""Bodies of a route that a process keeps because they may be paid and nothing in them is recognised."""
+"""The most unrecognised bodies of a route that a process keeps because they may be paid."""
 
 
 class _Unrouted(CheckoutRoute):
@@ -45,56 +45,56 @@ class _Unrouted(CheckoutRoute):
 
 
 _UNROUTED: Final = _Unrouted("/{path:path}", psp="stripe")
-"""Stands for the route of a recorded request that matches none. Its PSP counts for nothing: the fields say it."""
+"""The route of a recorded request that matches no route. Its PSP is ignored: the fields contain the PSP."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
-    """What a capture holds: records, or why there are none. Records beside `parked` are good ones of several."""
+    """The result for a capture: records, or why there are none. With `parked`, the records are the valid ones."""
 
     records: tuple[Record, ...] = ()
     parked: Parked | None = None
     part: Part | None = None
-    """Instead of records, where the route joins."""
+    """Instead of records, if the route has `join`."""
     skipped: str | None = None
-    """A `Skip`; or `no_address:<reason>`, beside `parked` where another configuration could find the address."""
+    """A `Skip`, or `no_address:<reason>`. With `parked` too, if another configuration could find the address."""
     remedy: str = ""
     """For a person, if something can be done about `skipped`, or about weak records."""
     everyday: bool = False
-    """`skipped` is what every shop has, such as a refusal: the remedy is for the curious."""
+    """Whether `skipped` is normal, such as a refusal, so that no remedy is necessary."""
     conflicts: tuple[str, ...] = ()
-    """The fields of which an annotation said another value than the extractor, which holds."""
+    """The fields with another value in an annotation than from the extractor, whose value is used."""
     token: str = field(default="", repr=False)
-    """Identifies the token of an IPv4 beacon that proved the address: it proves one checkout."""
+    """Identifies the IPv4 beacon's token that proved the address. A token is for one checkout."""
     if_replayed: "ReadResult | None" = None
-    """What takes its place if the token has proved another one before."""
+    """Replaces this result if the token has proved another checkout before."""
     error: BaseException | None = field(default=None, repr=False)
-    """What the merchant's code raised, for tests: it may quote what it read, so that it is neither logged nor kept."""
+    """The exception of the merchant's code, for tests. It may quote the capture, so it is neither logged nor stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads captures as their routes say. Pure but for the merchant's own extractors."""
+    """Reads captures by their routes. Pure, except for the merchant's extractors."""
 
     strategy: Strategy
     max_body_bytes: int
     optional_fields: frozenset[str]
-    """Those of `user_agent` and `network_transaction_id` that the merchant's account accepts."""
+    """Which of `user_agent` and `network_transaction_id` the merchant's account accepts."""
     observe: Callable[[Capture, ClientIP], None]
-    """Sees each address as it was resolved."""
+    """Gets each resolved address."""
     admitted: Networks
-    """Addresses of bodies that are not public and count all the same."""
+    """Addresses in bodies that are accepted although they are not public."""
     beacon: Beacon | None = None
-    """Takes the tokens of shoppers on IPv6."""
+    """Checks the tokens of shoppers on IPv6."""
     staging: bool = False
     """Whether objects of a PSP's test mode are evidence."""
     sandbox: bool = False
-    """Whether a sandbox is told what gave each field."""
+    """Whether a sandbox gets the source of each field."""
     _unrecognised: Counter[str] = field(default_factory=Counter[str], init=False, repr=False)
-    """Kept so far, by route."""
+    """How many unrecognised bodies were kept, by route."""
 
     def read(self, capture: Capture, route: CheckoutRoute | None) -> ReadResult:
-        """Read one capture as the route says that its request matches, if any. It raises no `Exception`."""
+        """Read one capture by the route that its request matches, if any. Raises no `Exception`."""
         try:
             return self._read(capture, route)
         except Exception as error:  # noqa: BLE001 - strategies may be the merchant's, and so may what extractors return
@@ -114,7 +114,7 @@ class Reader:
         found = self._found(route, response, recorded=capture.recorded)
         if isinstance(found, ReadResult) and found.skipped is not None:
             return found
-        # What is no checkout needs no address: free requests, from wherever they come, are not kept for the want of it.
+        # First, because a response that is not a checkout needs no address, and must not be parked without one.
         if address is not None and address.ipv4 is None:
             return _without_address(route, address.reason, address.remedy)
         if isinstance(found, ReadResult):
@@ -127,7 +127,7 @@ class Reader:
         if reading.records and not reading.remedy:
             weak = weakness(route, response, reading.records, recorded=capture.recorded)
             reading = replace(reading, remedy=weak) if weak else reading
-        # Only a token gives an IPv4 address beside the shopper's IPv6.
+        # Only a token gives an IPv4 address in addition to the shopper's IPv6 address.
         if self.beacon is None or address is None or address.ipv6 is None:
             return reading
         token, replayed = self.beacon.digest_of(capture, route), _without_address(route, Reason.TOKEN_REPLAYED)
@@ -136,7 +136,7 @@ class Reader:
     def _found(
         self, route: CheckoutRoute, response: CheckoutResponse, *, recorded: bool
     ) -> tuple[str, list[Mapping[str, Any]]] | ReadResult:
-        """Give what its parts have in common, nothing for a whole checkout, and the fields; or say why it is none."""
+        """Return the key of the parts (empty for a whole checkout) and the fields, or why it is not a checkout."""
         if recorded:
             return "", [{}]
         try:
@@ -164,7 +164,7 @@ class Reader:
         extracted = route.extract(response)
         if isinstance(extracted, Payments):
             if route.begins and not extracted:
-                return [{}]  # the shopper has yet to pay
+                return [{}]  # the shopper has not paid yet
             judged = self._judge(route, extracted)
             if judged is not None:
                 return judged
@@ -202,7 +202,7 @@ class Reader:
         unlocated: ReadResult | None = None
         parked: Parked | None = None
         for result in extracted:
-            # Never from a body unless the route says so: the author of the body would choose the evidence.
+            # From a body only if the route allows it: otherwise the author of the body would choose the evidence.
             ipv4: str | Reason = response.request.ipv4_address
             if route.address_from_body:
                 ipv4 = in_body(result.get("ipv4_address"), self.admitted)
@@ -244,7 +244,7 @@ class Reader:
         try:
             Checkout.model_validate(fields)
         except ValidationError as error:
-            # Both parts together must be whole; what is there must be right already.
+            # A part may lack fields, because only both parts together must be complete. But its values must be valid.
             wrong = {name: kind for name, kind in wrong_fields(error).items() if kind not in {"missing", "no_ids"}}
             if wrong:
                 detail = f"the part of {route} is not what Butter accepts: {listed(wrong)}"
@@ -256,7 +256,7 @@ class Reader:
         return ReadResult(part=part, conflicts=tuple(sorted(_conflicts(capture.annotations, extracted[0]))))
 
     def _fields(self, route: CheckoutRoute, capture: Capture, result: Mapping[str, Any], ipv4: str) -> dict[str, Any]:
-        # A server that calls has a name of its own, which is not the shopper's.
+        # A server's User-Agent is not the shopper's.
         agent = dict(capture.headers).get(b"user-agent", b"") if route.from_shopper else b""
         fields = (
             given(

@@ -1,4 +1,4 @@
-"""The events of a capture that was read."""
+"""The events for a capture that was read."""
 
 import logging
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from butter_middleware.reader.reader import ReadResult
 
 
 def events_of(route: str, result: ReadResult) -> Iterator[Event]:
-    """Give the events that tell what became of a capture, and of each record that it gave."""
+    """Yield the events for a capture and each of its records."""
     for field in result.conflicts:
         said = f"{route}: annotate() gave another {field} than the extractor, whose value is used. Remove one of them."
         yield Conflicting(route=route, reason=field, message=said)
