@@ -1,4 +1,4 @@
-"""What `on_event` is told, on which thread, and what it can and cannot do to the rest."""
+"""What `on_event` gets, on which thread, and that it cannot harm the rest."""
 
 import dataclasses
 import logging
@@ -25,8 +25,8 @@ CHECKOUT = Checkout(customer_email="shopper@example.com", ipv4_address=SHOPPER, 
 WHERE = "POST /checkout/{cart_id}"
 
 
-def test_each_way_of_a_checkout_is_told(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """Captured, skipped, parked, recorded, delivered, retried, dead: each as an event of its own, in its order."""
+def test_each_outcome_of_a_checkout_is_an_event(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """There is an event for captured, skipped, parked, recorded, delivered, retried and dead."""
     told: list[events.Event] = []
     butter = make_butter(on_event=told.append)
     fake.respond_with(200, 422, 409)
@@ -48,8 +48,8 @@ def test_each_way_of_a_checkout_is_told(make_butter: Callable[..., Butter], fake
     assert all(event.seconds >= 0 for event in delivered)
 
 
-def test_the_endpoints_health_is_told(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """A hold begins and ends; both are events, with the state before."""
+def test_a_change_of_the_endpoint_is_an_event(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The begin of a hold is an event, which also has the state before."""
     told: list[events.Event] = []
     butter = make_butter(on_event=told.append)
     fake.respond_with(401)
@@ -63,7 +63,7 @@ def test_the_endpoints_health_is_told(make_butter: Callable[..., Butter], fake: 
 
 
 def test_every_event_is_frozen_and_without_personal_data(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """No event's repr holds what the shopper or the response said."""
+    """The repr of an event has no data of the shopper or of the response."""
     told: list[events.Event] = []
     butter = make_butter(on_event=told.append)
     fake.respond_with(200, 422)
@@ -76,10 +76,10 @@ def test_every_event_is_frozen_and_without_personal_data(make_butter: Callable[.
         told[0].reason = "x"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue] - that it is frozen
 
 
-def test_what_on_event_raises_is_counted_and_said_once(
+def test_an_exception_of_on_event_is_counted_and_logged_once(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The deliveries go on; the log names the exception's type once, and none of its text."""
+    """Deliveries continue. The log names the exception's type once, without its text."""
 
     def tell(event: events.Event) -> None:
         if isinstance(event, events.Recorded):
@@ -95,10 +95,8 @@ def test_what_on_event_raises_is_counted_and_said_once(
     assert SHOPPER not in caplog.text
 
 
-def test_on_event_runs_on_a_thread_of_its_own_and_may_hang(
-    make_butter: Callable[..., Butter], fake: FakeButter
-) -> None:
-    """A function that hangs delays neither the checkout nor the delivery; it is told the rest when it comes to."""
+def test_on_event_runs_on_the_log_thread_and_may_hang(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A function that hangs delays neither the checkout nor the delivery. It gets the other events later."""
     go_on, names = threading.Event(), set[str]()
 
     def tell(_event: events.Event) -> None:
@@ -118,7 +116,7 @@ def test_on_event_runs_on_a_thread_of_its_own_and_may_hang(
 def test_too_many_events_are_counted_not_kept(
     make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind a function that hangs a bounded number waits; the others are counted."""
+    """If the function hangs, a bounded number of events waits. The others are counted."""
     monkeypatch.setattr(log_thread, "MOST_WAITING", 1)
     go_on, begun = threading.Event(), threading.Event()
 
@@ -138,7 +136,7 @@ def test_too_many_events_are_counted_not_kept(
 
 @pytest.mark.parametrize("wrong", ["print", 7])
 def test_on_event_is_checked(make_butter: Callable[..., Butter], wrong: Any) -> None:
-    """What cannot be called, or would have to be awaited, stops the start."""
+    """A value that cannot be called, and an async function, stop the start."""
 
     async def tell(_event: events.Event) -> None: ...
 
@@ -147,8 +145,8 @@ def test_on_event_is_checked(make_butter: Callable[..., Butter], wrong: Any) -> 
             make_butter(on_event=value)
 
 
-def test_a_lost_record_is_told(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:
-    """What the outbox cannot take is an event, a CRITICAL line, and in the status."""
+def test_a_lost_record_is_an_event(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:
+    """If the outbox cannot take a record, there is an event, a CRITICAL line, and a count in the status."""
     told: list[events.Event] = []
     butter = make_butter(outbox=MemoryOutbox(1), on_event=told.append, base_url="http://127.0.0.1:9", transport=None)
     for number in range(3):
@@ -160,7 +158,7 @@ def test_a_lost_record_is_told(make_butter: Callable[..., Butter], caplog: pytes
 
 
 def test_a_log_line_is_structured(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:
-    """Each line has stable keys, for a structured log to find it by."""
+    """Each line has stable keys, by which a structured log can find it."""
     butter = make_butter()
     caplog.clear()
     buy(butter, "free")
@@ -170,10 +168,10 @@ def test_a_log_line_is_structured(make_butter: Callable[..., Butter], caplog: py
     assert all(hasattr(record, "butter_event") for record in ours)
 
 
-def test_what_recurs_is_said_once_an_hour_with_how_often(
+def test_a_repeated_line_is_logged_once_an_hour_with_its_count(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first time at once; then, an hour later, how often it came up in between."""
+    """The first line comes at once. The next one, an hour later, has the number of repetitions."""
     clock = Clock()
     butter = make_butter(clock=clock)
     caplog.clear()
@@ -185,8 +183,8 @@ def test_what_recurs_is_said_once_an_hour_with_how_often(
 
 
 @pytest.mark.parametrize("percent", ["100 %", "%s %d"])
-def test_a_line_means_what_it_says(caplog: pytest.LogCaptureFixture, percent: str) -> None:
-    """A per cent sign in a line, such as in a path, stands for itself."""
+def test_a_per_cent_sign_in_a_line(caplog: pytest.LogCaptureFixture, percent: str) -> None:
+    """A per cent sign in a line, such as in a path, is not a format."""
     log_thread.log(logging.ERROR, percent, event="x")
     log_thread.log(logging.ERROR, percent, 3, event="x")
     assert caplog.messages == [f"butter: {percent}", f"butter: {percent} (3 more times since the last such line)"]
@@ -197,8 +195,8 @@ async def _never(_scope: Scope, _receive: Receive, _send: Send) -> None:
 
 
 @pytest.mark.asyncio
-async def test_an_app_that_never_answered_is_no_missing_evidence(make_butter: Callable[..., Butter]) -> None:
-    """What raised before its response began is counted apart from a 2xx that broke off."""
+async def test_an_app_that_never_answered_is_not_missing_evidence(make_butter: Callable[..., Butter]) -> None:
+    """An exception before the response is counted separately from a 2xx that broke off."""
     butter = make_butter(ROUTE)
     with pytest.raises(RuntimeError):
         await drive(ButterMiddleware(_never, butter), http_scope())
@@ -208,12 +206,12 @@ async def test_an_app_that_never_answered_is_no_missing_evidence(make_butter: Ca
 
 
 def test_the_routes_name_is_as_in_the_log() -> None:
-    """The name that counts and lines carry is the route's own."""
+    """Counts and log lines have the route's own name."""
     assert CheckoutRoute("/pay", psp="adyen", methods=("POST", "PUT")).name == "POST|PUT /pay"
 
 
 def outcomes(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what the DEBUG lines of the checkouts say."""
+    """Return the DEBUG lines of the checkouts."""
     log_thread.settle()
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG]
     return sorted(line.removeprefix("butter: ") for line in lines if " -> " in line)
@@ -243,7 +241,7 @@ def test_each_checkout_leaves_one_debug_line(
     assert all(record.getMessage().startswith("butter: ") for record in caplog.records if "butter" in record.name)
 
 
-def test_what_could_not_be_written_leaves_a_debug_line(
+def test_a_capture_that_could_not_be_written_leaves_a_debug_line(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault that is not the disk's loses the capture. The line names the route and the fault."""
@@ -276,7 +274,7 @@ def test_the_debug_line_tells_where_the_record_went(
     options: dict[str, Any],
     told: str,
 ) -> None:
-    """A queue, a dry run and another process that sends are told from Butter."""
+    """It tells a queue, a dry run and another process that sends from Butter."""
     caplog.set_level(logging.DEBUG, "butter_middleware")
     external = {"outbox": tmp_path / "butter.db"} if "delivery" in options else {}
     buy(make_butter(**options, **external), "a")
@@ -286,7 +284,7 @@ def test_the_debug_line_tells_where_the_record_went(
 def test_a_part_of_a_checkout_leaves_a_debug_line(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A part that waits for the other one is told so. What is not logged at DEBUG is not made."""
+    """It says that the part waits for the other one. Without DEBUG, no line is made."""
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", psp="stripe", join="invoice"))
     buy(butter, "a")
     assert outcomes(caplog) == []

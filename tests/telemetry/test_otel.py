@@ -1,4 +1,4 @@
-"""What OpenTelemetry is told, read back through its SDK; and what it must never be told or do."""
+"""What OpenTelemetry gets, read back through its SDK, and what it must not get or do."""
 
 import sqlite3
 import subprocess
@@ -42,7 +42,7 @@ Points = dict[str, dict[tuple[tuple[str, Any], ...], Any]]
 
 
 class Reader:
-    """The process's one SDK: OpenTelemetry's providers can be set once."""
+    """The only SDK of the process, because OpenTelemetry's providers can be set once."""
 
     def __init__(self) -> None:
         self.metrics = InMemoryMetricReader()
@@ -55,7 +55,7 @@ class Reader:
         trace.set_tracer_provider(provider)
 
     def points(self) -> Points:
-        """Return the values of ours, by metric and attributes."""
+        """Return this package's values, by metric and attributes."""
         data = self.metrics.get_metrics_data()
         found: Points = {}
         for resource in [] if data is None else data.resource_metrics:
@@ -77,7 +77,7 @@ def sdk() -> Reader:
 
 @pytest.fixture
 def reader(sdk: Reader) -> Iterator[Reader]:
-    otel._sources.clear()  # what tests of other modules have left running
+    otel._sources.clear()  # tests of other modules may have left some
     sdk.exporter.clear()
     yield sdk
     sdk.exporter.clear()
@@ -93,7 +93,7 @@ async def pay(request: Request) -> Response:
 
 
 class Traced:
-    """What an instrumentation of the shop does: a span round each request."""
+    """Opens a span around each request, as an instrumentation of the shop does."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -111,8 +111,8 @@ def buy(butter: Butter, *carts: str) -> None:
     butter.flush()
 
 
-def test_the_metrics_read_back(reader: Reader, make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """Counts, the delay and the gauges, by OpenTelemetry's names and units, without personal data."""
+def test_the_metrics(reader: Reader, make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Counts, the delay and the gauges have OpenTelemetry's names and units, and no personal data."""
     before = reader.points().get("butter.delivery.delay", {})
     butter = make_butter()
     fake.respond_with(422)
@@ -141,10 +141,10 @@ def test_the_metrics_read_back(reader: Reader, make_butter: Callable[..., Butter
     assert not any(secret in repr(points) for secret in ("shopper@", SHOPPER, "in_secret"))
 
 
-def test_only_the_process_that_delivers_tells_of_the_outbox(
+def test_only_the_process_that_delivers_reports_the_outbox(
     reader: Reader, make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
 ) -> None:
-    """What several share is told once: here two, on one file, with a record that waits."""
+    """Two processes share a file in which records wait. Only one of them reports these."""
     first, second = (make_butter(outbox=tmp_path / "butter.db", password="wrong") for _ in range(2))
     first.record(CHECKOUT)
     first.flush(5)
@@ -162,7 +162,7 @@ def test_only_the_process_that_delivers_tells_of_the_outbox(
 def test_a_process_that_only_appends_is_measured_too(
     reader: Reader, make_butter: Callable[..., Butter], tmp_path: Path
 ) -> None:
-    """It has no sender, whose thread would load OpenTelemetry. Once it is closed it tells nothing."""
+    """It has no sender, whose thread would load OpenTelemetry. It reports nothing after it is closed."""
     butter = make_butter(outbox=tmp_path / "butter.db", delivery="external")
     buy(butter, "1")
     until(lambda: reader.points().get("butter.captured") == {(("butter.route", WHERE),): 1}, "the count")
@@ -173,7 +173,7 @@ def test_a_process_that_only_appends_is_measured_too(
 def test_the_deliverys_span_is_linked_to_the_checkouts(
     reader: Reader, make_butter: Callable[..., Butter], fake: FakeButter
 ) -> None:
-    """A delivery is a trace of its own, that names the request's span; it says what Butter answered."""
+    """A delivery is a separate trace that links to the request's span. It has Butter's answer."""
     fake.respond_with(409)
     butter = make_butter()
     buy(butter, "1")
@@ -195,7 +195,7 @@ def test_the_deliverys_span_is_linked_to_the_checkouts(
 def test_the_link_outlives_the_process(
     reader: Reader, make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
 ) -> None:
-    """A record that waited in the file for another start is linked all the same."""
+    """A record that waited in the file until the next start still has its link."""
     fake.respond_with(401)
     first = make_butter(outbox=tmp_path / "butter.db")
     buy(first, "1")
@@ -209,10 +209,10 @@ def test_the_link_outlives_the_process(
 
 
 @pytest.mark.parametrize("traceparent", ["", "x", "00-x-y-z", "00-1-2-3-4"])
-def test_a_link_that_cannot_be_read_is_none(
+def test_a_malformed_traceparent_gives_no_link(
     reader: Reader, make_butter: Callable[..., Butter], fake: FakeButter, traceparent: str
 ) -> None:
-    """Whatever lies in a file, the record is sent."""
+    """The record is sent, even if its traceparent is malformed."""
     butter = make_butter()
     butter.pipeline.add_records([Record.of(CHECKOUT, 0.0, traceparent)])
     assert butter.flush()
@@ -222,7 +222,7 @@ def test_a_link_that_cannot_be_read_is_none(
 
 
 class Spy:
-    """Butter on a socket, keeping the headers of each request."""
+    """Keeps the header names of each request to Butter."""
 
     def __init__(self, fake: FakeButter) -> None:
         self.fake = fake
@@ -235,15 +235,15 @@ class Spy:
 
 
 @pytest.mark.server
-def test_an_instrumented_http_client_sees_nothing_of_it(
+def test_an_instrumented_http_client_does_not_see_the_post(
     reader: Reader, make_butter: Callable[..., Butter], fake: FakeButter
 ) -> None:
-    """The post to Butter is no span of httpx's instrumentation, and carries no header of a trace."""
+    """The post to Butter gives no span of httpx's instrumentation, and has no trace header."""
     spy = Spy(fake)
     HTTPXClientInstrumentor().instrument()
     try:
         with served(spy) as url, trace.get_tracer("shop").start_as_current_span("outside"):
-            httpx.get(url)  # that it is instrumented
+            httpx.get(url)  # a control: this one is instrumented
             butter = make_butter(base_url=url, transport=None)
             butter.record(CHECKOUT)
             assert butter.flush()
@@ -260,17 +260,17 @@ def test_an_instrumented_http_client_sees_nothing_of_it(
 
 
 def test_it_can_be_switched_off(reader: Reader, make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """With `telemetry=False` there is neither metric, span, nor a trace's number in what is stored."""
+    """With `telemetry=False` there is no metric, no span, and no trace ID in the store."""
     butter = make_butter(telemetry=False)
     buy(butter, "1")
     assert len(fake.records) == 1
-    assert set(reader.points()) <= {"butter.delivery.delay"}  # of the tests before
+    assert set(reader.points()) <= {"butter.delivery.delay"}  # left by earlier tests
     assert reader.spans("butter.deliver") == []
     assert butter.pipeline.traceparent() == ""
 
 
-def test_without_the_api_all_else_goes_on() -> None:
-    """Where OpenTelemetry is not installed, nothing is told and nothing fails."""
+def test_without_the_api_records_are_sent() -> None:
+    """If OpenTelemetry is not installed, nothing is reported and nothing fails."""
     code = f"""
 import sys
 sys.modules["opentelemetry"] = None
@@ -286,7 +286,7 @@ print(butter.flush(), len(fake.records), butter.status().faults)
 
 
 def test_older_and_newer_captures_can_be_read() -> None:
-    """A stored capture may lack the trace's number, and may hold more than this version knows."""
+    """A stored capture may lack the trace ID, and may have fields that this version does not know."""
     head, body = capture(1).head(), b"{}"
     older = head.replace(',"traceparent":""', "")
     assert older != head
@@ -301,7 +301,7 @@ def test_older_and_newer_captures_can_be_read() -> None:
 def test_a_file_of_an_earlier_version_gets_the_column(
     make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
 ) -> None:
-    """The file's version stays: an earlier version of the package goes on with it as well."""
+    """The file's version number stays, so that an earlier version of the package can still use the file."""
     path = tmp_path / "butter.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as earlier:
         earlier.execute("PRAGMA journal_mode = WAL")
@@ -316,16 +316,16 @@ def test_a_file_of_an_earlier_version_gets_the_column(
 
 
 def test_suppression_needs_no_instrumentation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where none is loaded there is nothing to suppress."""
+    """If none is loaded, there is nothing to suppress."""
     monkeypatch.delitem(sys.modules, "opentelemetry.instrumentation.utils", raising=False)
     with untraced():
         pass
 
 
-def test_a_checkout_does_not_mind_a_half_loaded_api(
+def test_a_half_loaded_api_stops_no_checkout(
     make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker's thread loads OpenTelemetry while the first checkout answers: its record is made all the same."""
+    """Another thread may load OpenTelemetry while the first checkout answers. The record is still made."""
     butter = make_butter()
     with monkeypatch.context() as half:
         half.setitem(sys.modules, "opentelemetry.context", ModuleType("opentelemetry.context"))
@@ -334,7 +334,7 @@ def test_a_checkout_does_not_mind_a_half_loaded_api(
 
 
 class Broken(SpanProcessor):
-    """A span processor of the merchant's that raises, for our spans, where it is told to."""
+    """A span processor of the merchant. It raises for this package's spans, if a test sets `where`."""
 
     where = ""
 
@@ -353,7 +353,7 @@ class Broken(SpanProcessor):
 def test_a_tracer_that_raises_stops_no_delivery(
     reader: Reader, make_butter: Callable[..., Butter], fake: FakeButter, where: str
 ) -> None:
-    """The record is sent, once, and settled."""
+    """The record is sent once and settled."""
     reader.broken.where = where
     try:
         butter = make_butter()
@@ -368,7 +368,7 @@ def test_a_tracer_that_raises_stops_no_delivery(
 def test_an_api_that_is_too_old_stops_no_delivery(
     make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before 1.31 a histogram took no boundaries: records are sent all the same, and the fault is counted."""
+    """Before 1.31 a histogram took no boundaries. Records are still sent, and the fault is counted."""
 
     class Old(metrics.NoOpMeter):
         def create_histogram(self, name: str, unit: str = "", description: str = "") -> Any:  # type: ignore[override]
@@ -386,7 +386,7 @@ def test_an_api_that_is_too_old_stops_no_delivery(
 def test_an_instrumentation_without_suppression_stops_no_delivery(
     make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An old one, or one that another thread is still loading: the record is sent."""
+    """It may be old, or another thread may still be loading it. The record is sent."""
     monkeypatch.setitem(sys.modules, "opentelemetry.instrumentation.utils", ModuleType("utils"))
     butter = make_butter()
     butter.record(CHECKOUT)
