@@ -1,4 +1,4 @@
-"""Two shops, two workers and one PostgreSQL, while each of them fails in turn: everything arrives."""
+"""Two shops, two workers and one PostgreSQL. Each of them fails in turn, and everything arrives."""
 
 import json
 import os
@@ -23,9 +23,9 @@ from butter_middleware.testing import FakeButter
 
 pytestmark = [pytest.mark.postgres, pytest.mark.server]
 OUTAGE = float(os.environ.get("BUTTER_TEST_OUTAGE", "5"))
-"""Seconds for which PostgreSQL is away; longer ones are for a person with time."""
+"""Seconds for which PostgreSQL is away. Set the variable for a longer outage."""
 CONCURRENCY = 4
-"""Of each worker's."""
+"""The concurrency of each worker."""
 PATIENCE = 90.0
 
 
@@ -36,7 +36,7 @@ def waiting(dsn: str) -> set[str]:
 
 
 class QueueWorker:
-    """A worker in a process of its own."""
+    """A worker in a separate process."""
 
     def __init__(self, dsn: str, butter: str) -> None:
         self.process = subprocess.Popen(
@@ -60,7 +60,7 @@ class QueueWorker:
 
 
 class Shopping(threading.Thread):
-    """Shoppers who buy, one after the other, in both shops; what was answered 200 is in `paid`."""
+    """Shoppers who buy in both shops, one after the other. `paid` has the invoices that were answered 200."""
 
     def __init__(self, shops: list[Shop]) -> None:
         super().__init__(daemon=True)
@@ -94,8 +94,8 @@ class Shopping(threading.Thread):
         self.join(30)
 
 
-class Town:
-    """All of them."""
+class System:
+    """The shops, the workers, PostgreSQL and Butter."""
 
     def __init__(self, postgres: PostgresServer, dsn: str, fake: FakeButter, stack: ExitStack) -> None:
         self.postgres, self.dsn, self.fake, self._stack = postgres, dsn, fake, stack
@@ -112,8 +112,8 @@ class Town:
     def _worker(self) -> QueueWorker:
         return self._stack.enter_context(QueueWorker(self.dsn, self._url))
 
-    def goes_on(self) -> None:
-        """Wait until what is bought now arrives."""
+    def recover(self) -> None:
+        """Wait until new purchases arrive."""
         before = len(self.shopping.paid)
         until(lambda: len(self.shopping.paid) >= before + 10, "shoppers buy", PATIENCE)
         wanted = set(self.shopping.paid)
@@ -124,7 +124,7 @@ class Town:
         self.workers[number] = self._worker()
 
     def kill_shop(self, number: int) -> None:
-        """Kill a shop whose records are all in the queue: what is only in its memory dies with it, as documented."""
+        """Kill a shop whose records are all in the queue. Records in its memory only would be lost, as documented."""
         with self.shopping.paused:
             until(lambda: set(self.shopping.paid) <= self.known(), "all is in the queue", PATIENCE)
             self.shops[number].kill()
@@ -145,7 +145,7 @@ class Town:
         return Counter(record["invoice_id"] for record in list(self.fake.records))
 
     def known(self) -> set[str]:
-        """Return what is, or was, in the queue."""
+        """Return the invoices that are or were in the queue."""
         return waiting(self.dsn) | set(self.arrived())
 
     def left(self) -> list[tuple[Any, ...]]:
@@ -153,46 +153,46 @@ class Town:
 
 
 @pytest.fixture
-def town(postgres: PostgresServer, database: str) -> Iterator[Town]:
+def system(postgres: PostgresServer, database: str) -> Iterator[System]:
     fake = FakeButter(**CREDENTIALS, delay=0.1)
     with ExitStack() as stack:
-        yield Town(postgres, database, fake, stack)
+        yield System(postgres, database, fake, stack)
 
 
-FAULTS: dict[str, tuple[Callable[[Town], None], int]] = {
-    "a worker is killed": (lambda town: town.kill_worker(0), CONCURRENCY),
-    "the other worker is killed": (lambda town: town.kill_worker(1), CONCURRENCY),
-    "a shop is killed": (lambda town: town.kill_shop(0), 0),
-    "the other shop is killed": (lambda town: town.kill_shop(1), 0),
-    "the connections are cut": (Town.cut_connections, 2 * CONCURRENCY),
-    "PostgreSQL is away": (Town.stop_postgres, 2 * CONCURRENCY),
-    "PostgreSQL fails over": (lambda town: town.postgres.move(), 2 * CONCURRENCY),
+FAULTS: dict[str, tuple[Callable[[System], None], int]] = {
+    "a worker is killed": (lambda system: system.kill_worker(0), CONCURRENCY),
+    "the other worker is killed": (lambda system: system.kill_worker(1), CONCURRENCY),
+    "a shop is killed": (lambda system: system.kill_shop(0), 0),
+    "the other shop is killed": (lambda system: system.kill_shop(1), 0),
+    "the connections are cut": (System.cut_connections, 2 * CONCURRENCY),
+    "PostgreSQL is away": (System.stop_postgres, 2 * CONCURRENCY),
+    "PostgreSQL fails over": (lambda system: system.postgres.move(), 2 * CONCURRENCY),
 }
-"""What happens, and how many records are in flight then, of which each may arrive once more."""
+"""Each fault, and the number of records in flight. Each of these may arrive once more."""
 
 
-def test_everything_arrives_whatever_fails(town: Town) -> None:
-    """One fault after the other under a steady stream of checkouts; none is left behind, and few come twice."""
-    town.goes_on()
+def test_everything_arrives_whatever_fails(system: System) -> None:
+    """The faults come one after the other while shoppers buy. No record is lost, and few come twice."""
+    system.recover()
     allowed = 0
     for name, (fault, in_flight) in FAULTS.items():
-        before = len(town.shopping.paid)
-        fault(town)
-        town.goes_on()
+        before = len(system.shopping.paid)
+        fault(system)
+        system.recover()
         allowed += in_flight
-        twice = sum(number - 1 for number in town.arrived().values())
-        print(f"{name}: {len(town.shopping.paid) - before} bought, {twice} twice so far")  # noqa: T201
+        twice = sum(number - 1 for number in system.arrived().values())
+        print(f"{name}: {len(system.shopping.paid) - before} bought, {twice} twice so far")  # noqa: T201
         assert twice <= allowed, name
-    town.shopping.end()
-    until(lambda: set(town.shopping.paid) == set(town.arrived()), "all of it arrives", PATIENCE)
-    until(lambda: town.left() == [], "no job is left", PATIENCE)
-    assert rows(town.dsn, "SELECT count(*) FROM butter.seen WHERE record IS NOT NULL") == [(0,)]
-    outputs = [worker.end(signal.SIGTERM) for worker in town.workers]
-    assert [worker.process.returncode for worker in town.workers] == [0, 0], outputs
+    system.shopping.end()
+    until(lambda: set(system.shopping.paid) == set(system.arrived()), "all of it arrives", PATIENCE)
+    until(lambda: system.left() == [], "no job is left", PATIENCE)
+    assert rows(system.dsn, "SELECT count(*) FROM butter.seen WHERE record IS NOT NULL") == [(0,)]
+    outputs = [worker.end(signal.SIGTERM) for worker in system.workers]
+    assert [worker.process.returncode for worker in system.workers] == [0, 0], outputs
 
 
 def test_a_stop_right_after_five_checkouts_loses_none(database: str) -> None:
-    """SIGTERM right after the fifth answer: the lifespan's end brings into the queue what is in memory."""
+    """SIGTERM comes right after the fifth answer. At the lifespan's end, records in memory go into the queue."""
     with Shop("uvicorn", "http://127.0.0.1:9", SHOP_OUTBOX=database) as shop:
         for invoice in numbered(5):
             assert shop.checkout(invoice)[0] == 200
@@ -201,7 +201,7 @@ def test_a_stop_right_after_five_checkouts_loses_none(database: str) -> None:
 
 
 def test_sigkill_after_before_response_loses_none(database: str) -> None:
-    """What was answered before the 250 ms were over is in the queue."""
+    """If a response came within 250 ms, its record is in the queue."""
     answered: set[str] = set()
     with Shop("uvicorn", "http://127.0.0.1:9", SHOP_OUTBOX=database, SHOP_BEFORE="0.025") as shop:
         for invoice in numbered(20):

@@ -1,4 +1,4 @@
-"""One queue on a real PostgreSQL: what is enqueued arrives, once, by roles that may do no more than they must."""
+"""A queue on a real PostgreSQL. Each record arrives once, and the roles have only the rights that they need."""
 
 import asyncio
 import json
@@ -31,11 +31,11 @@ from butter_middleware.testing import FakeButter
 
 pytestmark = pytest.mark.postgres
 
-# The way of a record.
+# A record's path.
 
 
 def test_a_checkout_goes_through_the_queue(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """The shop's process enqueues, a worker sends; nothing is left but the key."""
+    """The shop's process enqueues, and a worker sends. Only the key is left."""
     shop = make_butter(outbox=PostgresOutbox(database))
     for number in (1, 2, 1):
         shop.record(checkout(number))
@@ -47,8 +47,8 @@ def test_a_checkout_goes_through_the_queue(database: str, fake: FakeButter, make
     assert rows(database, "SELECT count(*), count(record), count(delivered_at) FROM butter.seen") == [(2, 0, 2)]
 
 
-def test_what_was_delivered_is_not_sent_again(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """The page is reloaded on another machine, before the delivery, after it, and after more than a week."""
+def test_a_delivered_record_is_not_sent_again(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """The page is reloaded on another machine before the delivery, after it, and after more than a week."""
     outbox = PostgresOutbox(database)
     enqueue(outbox, record(1))
     enqueue(PostgresOutbox(database), record(1))
@@ -63,23 +63,23 @@ def test_what_was_delivered_is_not_sent_again(database: str, fake: FakeButter, m
 
 
 def test_no_personal_data_is_in_the_engines_tables(database: str) -> None:
-    """Procrastinate logs a job's arguments: they are the record's key."""
+    """Procrastinate logs a job's arguments. They are only the record's key."""
     enqueue(PostgresOutbox(database), record(1))
     assert rows(database, "SELECT args FROM butter.procrastinate_jobs") == [({"key": record(1).key},)]
 
 
 def test_a_pool_of_the_apps_own(database: str) -> None:
-    """The app's pool is used, and its connection given back."""
+    """The app's pool is used, and gets its connection back."""
     with ConnectionPool[Any](database, min_size=1, max_size=1, kwargs={"autocommit": True}) as pool:
         outbox = PostgresOutbox(pool=pool)
         enqueue(outbox, record(1), record(2))
     assert rows(database, "SELECT count(*) FROM butter.procrastinate_jobs") == [(2,)]
 
 
-def test_what_butter_refuses_is_kept_as_failed(
+def test_a_refused_record_is_kept_as_failed(
     database: str, fake: FakeButter, make_butter: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """422 and its like: the job stays as procrastinate's failed one, its record with the reason, for a person."""
+    """After a 422, procrastinate keeps the job as failed. The record and the reason stay for a person."""
     fake.respond_with(422)
     enqueue(PostgresOutbox(database), record(1))
     failed = "SELECT status::text FROM butter.procrastinate_jobs"
@@ -89,8 +89,8 @@ def test_what_butter_refuses_is_kept_as_failed(
     assert not [text for text in ("shopper@", "81.2.69.142") if text in caplog.text]
 
 
-def test_what_comes_again_is_counted_and_due_later(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """409: this record again, after its own backoff, which its own attempts lengthen."""
+def test_a_retry_is_counted_and_due_later(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """After a 409, only this record is retried. Its backoff grows with its attempts."""
     fake.respond_with(409)
     enqueue(PostgresOutbox(database), record(1))
     due = "SELECT scheduled_at - now() FROM butter.procrastinate_jobs WHERE status = 'todo' AND attempts > 0"
@@ -100,8 +100,8 @@ def test_what_comes_again_is_counted_and_due_later(database: str, fake: FakeButt
     assert rows(database, "SELECT reason, attempts FROM butter.seen") == [("409", 1)]
 
 
-def test_an_ill_butter_is_not_asked_for_each_record(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """After five failures nothing is fetched but a probe; no record is charged with it, and all arrive afterwards."""
+def test_a_failing_butter_is_not_asked_for_each_record(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """After five failures, the worker only fetches probes. No record's attempts go up, and all arrive afterwards."""
     fake.respond_with(*[503] * 6)
     enqueue(PostgresOutbox(database), *map(record, range(40)))
     moved = "SELECT count(*) FROM butter.procrastinate_events WHERE type = 'started'"
@@ -111,11 +111,11 @@ def test_an_ill_butter_is_not_asked_for_each_record(database: str, fake: FakeBut
     work(make_butter(), database, lambda: len(fake.records) == 40)
 
 
-# PostgreSQL away.
+# PostgreSQL is away.
 
 
 async def quickest_refusal(outbox: PostgresOutbox, *errors: type[Exception]) -> float:
-    """Return the seconds of the quickest of some tries: what a busy machine adds is none of the outbox's."""
+    """Return the seconds of the quickest of several tries, to exclude delays of a busy machine."""
     seconds: list[float] = []
     for number in range(1, 6):
         began = time.monotonic()
@@ -126,7 +126,7 @@ async def quickest_refusal(outbox: PostgresOutbox, *errors: type[Exception]) -> 
 
 
 def test_a_database_that_is_away_takes_no_longer_than_a_quarter_second(fake: FakeButter, make_butter: Shop) -> None:
-    """Each try is bounded, whether the address refuses or never answers; records wait in memory, counted."""
+    """Each try is bounded, whether the address refuses or never answers. Records wait in memory and are counted."""
     outbox = PostgresOutbox(f"postgresql://postgres@127.0.0.1:{free_port()}/none")
     assert asyncio.run(quickest_refusal(outbox, psycopg.OperationalError, TimeoutError)) < 0.5
     shop = make_butter(outbox=outbox, drain_timeout=0.2)
@@ -136,7 +136,7 @@ def test_a_database_that_is_away_takes_no_longer_than_a_quarter_second(fake: Fak
 
 
 def test_a_stopped_server_takes_no_longer_than_a_quarter_second(postgres: PostgresServer, database: str) -> None:
-    """SIGSTOP: the connection is there, and nothing comes over it."""
+    """After SIGSTOP the connection is open, but the server does not answer."""
     outbox = PostgresOutbox(database)
 
     async def main() -> float:
@@ -150,8 +150,8 @@ def test_a_stopped_server_takes_no_longer_than_a_quarter_second(postgres: Postgr
     assert asyncio.run(main()) < 0.5
 
 
-def test_what_was_committed_is_there_after_a_crash(postgres: PostgresServer, database: str) -> None:
-    """Whatever the database's default: with `synchronous_commit = off` a crash undoes what was acknowledged."""
+def test_a_committed_record_survives_a_crash(postgres: PostgresServer, database: str) -> None:
+    """This holds although the database's default is `synchronous_commit = off`, with which a crash undoes commits."""
     name = database.rpartition("/")[2]
     rows(database, f"ALTER DATABASE {name} SET synchronous_commit = off")
     outbox = PostgresOutbox(database)
@@ -166,8 +166,8 @@ def test_what_was_committed_is_there_after_a_crash(postgres: PostgresServer, dat
 
 @pytest.mark.server
 @pytest.mark.parametrize("where", ["dsn", "pool"])
-def test_a_stopped_server_keeps_no_shop_alive(postgres: PostgresServer, database: str, where: str) -> None:
-    """A deploy waits for `drain_timeout`, and not for PostgreSQL."""
+def test_a_stopped_server_delays_no_shops_exit(postgres: PostgresServer, database: str, where: str) -> None:
+    """A deploy waits for `drain_timeout`, not for PostgreSQL."""
     process = subprocess.Popen(
         [sys.executable, str(HERE / "servers" / "ending_shop.py"), where],
         env=os.environ | {"BUTTER_POSTGRES_DSN": database},
@@ -187,7 +187,7 @@ def test_a_stopped_server_keeps_no_shop_alive(postgres: PostgresServer, database
 
 
 def test_a_stopped_server_takes_one_connection_of_the_apps_pool(postgres: PostgresServer, database: str) -> None:
-    """What the app's own checkouts need, as soon as PostgreSQL is back, is not all taken by records."""
+    """When PostgreSQL is back, the app's own checkouts need connections. Records must not use them all."""
     with ConnectionPool[Any](database, min_size=4, max_size=4) as pool:
         pool.wait(20)
         outbox = PostgresOutbox(pool=pool)
@@ -211,7 +211,7 @@ def test_a_stopped_server_takes_one_connection_of_the_apps_pool(postgres: Postgr
 
 
 def test_a_full_disk_keeps_the_records_in_memory(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """PostgreSQL answers, and takes nothing; once there is room, all of it is in the queue."""
+    """PostgreSQL answers but takes no record. When there is room again, all records go into the queue."""
     refuse = (
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE USING ERRCODE = '53100'; END $$"
     )
@@ -227,7 +227,7 @@ def test_a_full_disk_keeps_the_records_in_memory(database: str, fake: FakeButter
 
 
 def test_a_far_server_is_reached(database: str) -> None:
-    """Connecting takes some messages there and back, and so longer than one try: the next one has the connection."""
+    """Connecting needs several round trips, which is longer than one try. The next try has the connection."""
     with far(database, 0.08) as dsn:
         outbox = PostgresOutbox(dsn)
         enqueue(outbox, record(1))
@@ -235,7 +235,7 @@ def test_a_far_server_is_reached(database: str) -> None:
 
 
 def test_a_shopper_is_erased(database: str) -> None:
-    """By the statement of the data map: what waits, and what is dead, of that shopper alone; not what is on its way."""
+    """docs/data.md has the statement. It deletes that shopper's waiting and dead records, not those being sent."""
     (sql,) = re.findall(r"```sql\n(.*?)```", (HERE.parent / "docs" / "data.md").read_text(), re.DOTALL)
     other = Record.of(checkout(4).model_copy(update={"customer_email": "other@example.com"}), time.time())
     enqueue(PostgresOutbox(database), *map(record, range(1, 4)), other)
@@ -246,11 +246,11 @@ def test_a_shopper_is_erased(database: str) -> None:
     assert rows(database, "SELECT job FROM butter.seen ORDER BY job") == [(3,), (4,)]
 
 
-# Who may do what.
+# The rights of each role.
 
 
-def test_a_web_role_may_enqueue_and_nothing_else(postgres: PostgresServer, database: str) -> None:
-    """Whoever gets into the shop reads no shopper's record from the queue, and deletes none."""
+def test_a_web_role_may_only_enqueue(postgres: PostgresServer, database: str) -> None:
+    """An attacker in the shop's process can neither read nor delete a record in the queue."""
     rows(database, "DROP ROLE IF EXISTS web; CREATE ROLE web LOGIN")
     try:
         migrate(database, Names(), web=["web"])
@@ -270,10 +270,10 @@ def test_a_web_role_may_enqueue_and_nothing_else(postgres: PostgresServer, datab
         rows(database, "DROP OWNED BY web; DROP ROLE web")
 
 
-def test_a_worker_role_may_work_and_change_no_table(
+def test_a_worker_role_may_not_change_tables(
     postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All that a worker does, it may: send, bury, hold, bring back, forget. It needs no owner's rights."""
+    """The role may do all that a worker does: send, dead-letter, hold, retry, delete. It is not an owner."""
     rows(database, "DROP ROLE IF EXISTS worker; CREATE ROLE worker LOGIN")
     try:
         migrate(database, Names(), workers=["worker"])
@@ -296,8 +296,8 @@ def test_a_worker_role_may_work_and_change_no_table(
         rows(database, "DROP OWNED BY worker; DROP ROLE worker")
 
 
-def test_what_else_is_in_the_schemas_keeps_its_rights(postgres: PostgresServer, database: str) -> None:
-    """The merchant's own functions, beside the queue and beside their procrastinate, are none of ours."""
+def test_other_objects_in_the_schemas_keep_their_rights(postgres: PostgresServer, database: str) -> None:
+    """A merchant's own functions may be in the queue's schema and in procrastinate's. Their rights do not change."""
     from procrastinate.schema import SchemaManager  # noqa: PLC0415 - for this test only
 
     role = """o'brien's "worker\""""
@@ -321,7 +321,7 @@ def test_what_else_is_in_the_schemas_keeps_its_rights(postgres: PostgresServer, 
 
 
 def test_the_printed_schema_is_what_migrate_makes(postgres: PostgresServer, database: str) -> None:
-    """Those who apply SQL by themselves get the same, and `migrate` finds nothing to do there."""
+    """If the merchant applies the printed SQL, the schema is the same, and `migrate` has nothing to do."""
     postgres.execute("CREATE DATABASE by_hand")
     by_hand = postgres.dsn("by_hand")
     try:
@@ -338,7 +338,7 @@ def test_the_printed_schema_is_what_migrate_makes(postgres: PostgresServer, data
 
 
 def test_a_newer_procrastinate_is_migrated(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """What procrastinate has changed since is applied once, and not beside workers that run."""
+    """Procrastinate's newer migrations are applied once, and not while workers run."""
     rows(database, "DROP SCHEMA butter CASCADE; CREATE SCHEMA butter")
     rows(database, "CREATE TABLE butter.migrations (name text PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")
     old = [file for file in migrations() if file.stem < "03.03"]
@@ -359,7 +359,7 @@ def test_a_newer_procrastinate_is_migrated(database: str, fake: FakeButter, make
 def test_a_procrastinate_of_the_merchants_own(
     postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop
 ) -> None:
-    """Its tables are elsewhere and its workers run; ours stay in a schema of ours."""
+    """Its tables are in another schema, and its workers run. This package's tables stay in their own schema."""
     rows(database, "DROP SCHEMA butter CASCADE")
     names = Names(procrastinate="public")
     with pytest.raises(ConfigurationError, match="no procrastinate in the schema public"):
@@ -373,8 +373,8 @@ def test_a_procrastinate_of_the_merchants_own(
     work(make_butter(), database, lambda: len(fake.records) == 1, names)
 
 
-def test_commands_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line, with the remedy."""
+def test_commands_report_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is one line, and says what to do."""
     monkeypatch.delenv("BUTTER_POSTGRES_DSN", raising=False)
     monkeypatch.setenv("BUTTER_USERNAME", "merchant")
     monkeypatch.setenv("BUTTER_PASSWORD", "s3cret-pass")
@@ -392,7 +392,7 @@ def test_commands_say_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("command", [["worker"], ["postgres", "migrate"]])
 def test_a_dsn_that_cannot_be_read_is_not_shown(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Psycopg's own error quotes it, with the password; and a worker would wait for such a database for ever."""
+    """Psycopg's own error quotes it with the password. Without this check a worker would also wait for ever."""
     monkeypatch.setenv("BUTTER_USERNAME", "merchant")
     monkeypatch.setenv("BUTTER_PASSWORD", "s3cret-pass")
     result = CliRunner().invoke(cli, [*command, "--dsn", "postgresql://shop:hush@[half"])
@@ -413,7 +413,7 @@ def test_a_dsn_that_cannot_be_read_is_not_shown(command: list[str], monkeypatch:
     ],
 )
 def test_a_wrong_outbox_stops_the_start(options: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be is refused where it is written."""
+    """The constructor refuses invalid options."""
     monkeypatch.delenv("BUTTER_POSTGRES_DSN", raising=False)
     with pytest.raises(ConfigurationError, match=re.escape(says)):
         PostgresOutbox(**options)
@@ -440,10 +440,10 @@ dry = Butter(client_ip=client_ip.direct(), outbox=PostgresOutbox("postgresql://1
         ("queue_shop:dry", 3, "dry_run=True"),
     ],
 )
-def test_the_worker_of_an_app_takes_nothing_else(
+def test_the_worker_of_an_app_refuses_other_options(
     arguments: str, code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the app says by itself is refused, and what its configuration warns of is shown."""
+    """An option that the app sets itself is refused. Warnings about its configuration are shown."""
     tmp_path.joinpath("queue_shop.py").write_text(SHOP)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -457,11 +457,11 @@ def test_the_worker_of_an_app_takes_nothing_else(
 
 @pytest.mark.parametrize("told", ["--base-url", "BUTTER_BASE_URL", "--app"])
 def test_the_worker_command(database: str, fake: FakeButter, tmp_path: Path, told: str) -> None:
-    """A process of its own sends to where it is told, and SIGTERM ends it with 0 and no traceback."""
+    """A separate process sends to the given URL. SIGTERM ends it with 0 and without a traceback."""
     with served(fake) as url:
         environment = {"BUTTER_USERNAME": "merchant", "BUTTER_PASSWORD": "s3cret-pass"}
         environment |= {} if told == "--base-url" else {"BUTTER_BASE_URL": url}
-        # The app's own DSN leads nowhere: its role may not work the queue.
+        # The app's own DSN is not usable: its role may not work on the queue.
         tmp_path.joinpath("queue_shop.py").write_text(SHOP)
         arguments = {"--base-url": ["--base-url", url], "--app": ["--app", "queue_shop:butter"]}.get(told, [])
         process = subprocess.Popen(
@@ -481,7 +481,7 @@ def test_the_worker_command(database: str, fake: FakeButter, tmp_path: Path, tol
 
 
 def test_a_second_signal_ends_the_worker_at_once(database: str) -> None:
-    """Who will not wait for an answer that does not come says so a second time."""
+    """A person who does not want to wait for an answer sends the signal again."""
     enqueue(PostgresOutbox(database), record(1))
     environment = {"BUTTER_USERNAME": "merchant", "BUTTER_PASSWORD": "s3cret-pass", "BUTTER_POSTGRES_DSN": database}
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -496,7 +496,7 @@ def test_a_second_signal_ends_the_worker_at_once(database: str) -> None:
             until(lambda: time.monotonic() - began > SAME_SECONDS, "more than a moment")
 
             def ends() -> bool:
-                process.send_signal(signal.SIGINT)  # again: the moment begins when the process gets to the first one
+                process.send_signal(signal.SIGINT)  # repeated, because the time runs from when the first is handled
                 return process.poll() is not None
 
             until(ends, "the second signal ends it")
@@ -511,8 +511,8 @@ def test_a_second_signal_ends_the_worker_at_once(database: str) -> None:
         ("ImportError('no pq wrapper available')", "'psycopg[binary]'"),
     ],
 )
-def test_what_is_not_installed_is_said(raised: str, remedy: str) -> None:
-    """One line with what to install, instead of a traceback, whatever the command."""
+def test_a_missing_package_is_named(raised: str, remedy: str) -> None:
+    """Each command prints one line with what to install, instead of a traceback."""
     code = f"""
 import contextlib, io, json, sys
 

@@ -1,4 +1,4 @@
-"""One checkout, one address, for all machines that use a queue."""
+"""All machines that use a queue send one address for a checkout."""
 
 import json
 import random
@@ -28,8 +28,8 @@ def of(address: str, **ids: str) -> Record:
     return Record.of(checkout, 0.0)
 
 
-def test_another_machine_gets_no_second_address_sent(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """What another machine captured of the checkout, with more IDs and another address, is kept by its key only."""
+def test_a_second_address_from_another_machine_is_not_sent(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """Another machine captured the checkout with more IDs and another address. Only the key of that record is kept."""
     enqueue(PostgresOutbox(database), of(FIRST, invoice_id="in_1"))
     late = of(OTHER, invoice_id="in_1", charge_id="ch_1")
     enqueue(PostgresOutbox(database), late, of(FIRST, invoice_id="in_1", transaction_id="pi_1"))
@@ -40,7 +40,7 @@ def test_another_machine_gets_no_second_address_sent(database: str, fake: FakeBu
 
 
 def test_two_open_transactions_send_one_address(database: str) -> None:
-    """The second waits for the first, and then knows its address."""
+    """The second transaction waits for the first, and then sees its address."""
     outbox = PostgresOutbox(database)
     with psycopg.connect(database) as first, psycopg.connect(database) as second:
         outbox.enqueue_in(first, [of(FIRST, invoice_id="in_1")])
@@ -58,7 +58,7 @@ def test_two_open_transactions_send_one_address(database: str) -> None:
 
 
 def test_ids_are_forgotten_after_a_week(database: str, make_butter: Shop) -> None:
-    """The worker deletes what is too old."""
+    """The worker deletes old IDs."""
     enqueue(PostgresOutbox(database), of(FIRST, invoice_id="in_1"), of(FIRST, invoice_id="in_2"))
     rows(
         database,
@@ -69,7 +69,7 @@ def test_ids_are_forgotten_after_a_week(database: str, make_butter: Shop) -> Non
 
 
 def test_ids_are_known_while_the_record_waits(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """Butter has been away for eight days: what is younger than the oldest waiting record is kept."""
+    """After an outage of eight days, the IDs that are younger than the oldest waiting record are kept."""
     enqueue(PostgresOutbox(database), of(FIRST, invoice_id="in_1"))
     rows(database, "UPDATE butter.procrastinate_events SET at = now() - interval '8 days'")
     rows(database, "UPDATE butter.seen_ids SET seen_at = now() - interval '8 days'")
@@ -82,8 +82,8 @@ def test_ids_are_known_while_the_record_waits(database: str, fake: FakeButter, m
     assert rows(database, "SELECT key FROM butter.seen WHERE reason = 'other_address'") == [(late.key,)]
 
 
-def test_the_database_decides_as_the_process_does(database: str) -> None:
-    """Whatever IDs and addresses come in whatever order, both let the same records go."""
+def test_the_database_and_the_process_decide_the_same(database: str) -> None:
+    """With random IDs and addresses in random order, both accept the same records."""
     chance = random.Random(7)  # noqa: S311 - no secret
     values: dict[str, list[str]] = {name: [f"{name}_{number}" for number in range(2)] for name in EVIDENCE_IDS}
     with psycopg.connect(database) as connection:

@@ -1,4 +1,4 @@
-"""`butter.record(..., connection=...)` within a transaction of SQLAlchemy's, as docs/postgres.md has it."""
+"""`butter.record(..., connection=...)` in a transaction of SQLAlchemy, as in docs/postgres.md."""
 
 import asyncio
 import re
@@ -28,7 +28,7 @@ def shop(database: str, make_butter: Shop) -> Butter:
 
 
 def documented(name: str, butter: Butter) -> Callable[..., Any]:
-    """Return a function as it stands in the document."""
+    """Return a function from the document."""
     names: dict[str, Any] = {"butter": butter}
     (block,) = re.findall(rf"```python\n([^`]*\bdef {name}\([^`]*)```", DOCUMENT.read_text())
     exec(block, names)  # noqa: S102 - our own document
@@ -73,7 +73,7 @@ both = pytest.mark.parametrize("order", [in_session, in_async_session])
 
 @both
 def test_the_session_commits_both_or_neither(order: Order, shop: Butter, database: str, fake: FakeButter) -> None:
-    """A session that is rolled back leaves nothing; one that commits has the order, and the record in the queue."""
+    """A rollback of the session leaves nothing. A commit keeps the order, and the record in the queue."""
     with pytest.raises(KeyError):
         order(shop, database, 1, fails=True)
     assert (rows(database, "SELECT count(*) FROM orders"), queued(database)) == ([(0,)], 0)
@@ -85,14 +85,14 @@ def test_the_session_commits_both_or_neither(order: Order, shop: Butter, databas
 
 @both
 def test_a_session_without_transactions_is_refused(order: Order, shop: Butter, database: str) -> None:
-    """SQLAlchemy's AUTOCOMMIT would commit the record alone."""
+    """SQLAlchemy's AUTOCOMMIT would commit the record without the order."""
     with pytest.raises(ValueError, match="committed without the order"):
         order(shop, database, 1, isolation_level="AUTOCOMMIT")
     assert queued(database) == 0
 
 
-def test_a_nested_transaction_takes_its_record_back(shop: Butter, database: str) -> None:
-    """What is recorded within `begin_nested` goes with it; what the session did before stays."""
+def test_a_nested_rollback_removes_its_record(shop: Butter, database: str) -> None:
+    """A rollback of `begin_nested` removes the record made in it. What the session did before stays."""
     order = documented("sync_order", shop)
     engine = create_engine(url(database))
     with Session(engine) as session, session.begin():
@@ -104,8 +104,8 @@ def test_a_nested_transaction_takes_its_record_back(shop: Butter, database: str)
     assert queued(database) == 1
 
 
-def test_sqlalchemys_own_connection_is_refused_with_the_way(shop: Butter, database: str) -> None:
-    """The session's connection is no psycopg's; the error says where that is."""
+def test_sqlalchemys_own_connection_is_refused(shop: Butter, database: str) -> None:
+    """The session's connection is not psycopg's. The error says how to get that."""
     wrong: Any
     engine = create_engine(url(database))
     with Session(engine) as session:

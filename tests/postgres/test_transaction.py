@@ -1,4 +1,4 @@
-"""`butter.record(..., connection=...)`: the order and its evidence commit together, or neither is there."""
+"""`butter.record(..., connection=...)`: the order and its evidence commit together, or not at all."""
 
 import asyncio
 import threading
@@ -52,7 +52,7 @@ Order = Callable[..., None]
 def test_the_order_and_its_evidence_commit_together(
     order: Order, shop: Butter, database: str, fake: FakeButter
 ) -> None:
-    """One transaction: an order that is rolled back leaves nothing, one that commits has its record in the queue."""
+    """Both are in one transaction. A rollback leaves nothing, and a commit has the record in the queue."""
     with pytest.raises(KeyError):
         order(shop, database, 1, fails=True)
     assert (rows(database, "SELECT count(*) FROM orders"), queued(database)) == ([(0,)], 0)
@@ -64,8 +64,8 @@ def test_the_order_and_its_evidence_commit_together(
     assert arrived(fake) == ["in_1", "in_2"]
 
 
-def test_the_same_checkout_in_two_transactions_is_one(shop: Butter, database: str) -> None:
-    """The page was sent twice: the second transaction waits for the first, and then knows."""
+def test_the_same_checkout_in_two_transactions_is_recorded_once(shop: Butter, database: str) -> None:
+    """The page was sent twice. The second transaction waits for the first, and then sees its key."""
     waiting = threading.Event()
     with psycopg.connect(database) as first:
         shop.record(checkout(1), connection=first)
@@ -82,8 +82,8 @@ def test_the_same_checkout_in_two_transactions_is_one(shop: Butter, database: st
     assert queued(database) == 1
 
 
-def test_two_orders_that_wait_for_each_other_both_get_their_records(shop: Butter, database: str) -> None:
-    """Each records two checkouts, in another order: PostgreSQL raises in one of them, which commits and tries again."""
+def test_both_orders_of_a_deadlock_get_their_records(shop: Butter, database: str) -> None:
+    """Each records two checkouts, in opposite order. PostgreSQL raises in one of them, which then tries again."""
     both, refused = threading.Barrier(2), list[int]()
 
     def order(*numbers: int) -> None:
@@ -108,8 +108,8 @@ def test_two_orders_that_wait_for_each_other_both_get_their_records(shop: Butter
     assert (rows(database, "SELECT count(*) FROM orders"), queued(database)) == ([(2,)], 2)
 
 
-def test_what_was_rolled_back_can_come_again(shop: Butter, database: str) -> None:
-    """The key of a record that was rolled back is not known."""
+def test_a_checkout_that_was_rolled_back_can_be_recorded_again(shop: Butter, database: str) -> None:
+    """The rollback also removes the record's key."""
     with psycopg.connect(database) as connection:
         shop.record(checkout(1), connection=connection)
         connection.rollback()
@@ -118,7 +118,7 @@ def test_what_was_rolled_back_can_come_again(shop: Butter, database: str) -> Non
 
 
 def test_a_refusal_leaves_the_transaction_usable(database: str, make_butter: Shop) -> None:
-    """There is no such schema: the error is raised, and who catches it still commits the order."""
+    """The schema does not exist, so it raises. An app that catches the error can still commit the order."""
     rows(database, "CREATE TABLE orders (id int PRIMARY KEY)")
     shop = make_butter(outbox=PostgresOutbox(database, schema="elsewhere"))
     with psycopg.connect(database) as connection:
@@ -129,7 +129,7 @@ def test_a_refusal_leaves_the_transaction_usable(database: str, make_butter: Sho
 
 
 def test_a_connection_that_is_cut_leaves_neither(shop: Butter, database: str) -> None:
-    """PostgreSQL goes away in the midst of the order."""
+    """PostgreSQL closes the connection before the commit."""
     with closing(psycopg.connect(database)) as connection:
         connection.execute("INSERT INTO orders VALUES (1)")
         shop.record(checkout(1), connection=connection)
@@ -140,7 +140,7 @@ def test_a_connection_that_is_cut_leaves_neither(shop: Butter, database: str) ->
 
 
 def test_a_connection_without_a_transaction_is_refused(shop: Butter, database: str) -> None:
-    """With autocommit the record would be there without the order; within a transaction block all is well."""
+    """With autocommit the record would be committed without the order. In a transaction block it is accepted."""
     with psycopg.connect(database, autocommit=True) as connection:
         with pytest.raises(ValueError, match="committed without the order"):
             shop.record(checkout(1), connection=connection)
@@ -150,8 +150,8 @@ def test_a_connection_without_a_transaction_is_refused(shop: Butter, database: s
     assert queued(database) == 1
 
 
-def test_misuse_is_said(shop: Butter, make_butter: Shop, database: str) -> None:
-    """Another kind of connection, another kind of outbox, and what is no request, which costs no order."""
+def test_wrong_arguments_are_refused(shop: Butter, make_butter: Shop, database: str) -> None:
+    """A wrong connection or outbox raises. A wrong request is counted as lost, and the order still commits."""
     wrong: Any = object()
     with pytest.raises(TypeError, match="not a psycopg connection"):
         shop.record(checkout(1), connection=wrong)
@@ -164,7 +164,7 @@ def test_misuse_is_said(shop: Butter, make_butter: Shop, database: str) -> None:
 
 
 def test_a_dry_run_writes_nothing(database: str, make_butter: Shop) -> None:
-    """The same code, in a rehearsal."""
+    """The same code with `dry_run=True` puts nothing into the queue."""
     shop = make_butter(outbox=PostgresOutbox(database), dry_run=True)
     with psycopg.connect(database) as connection:
         shop.record(checkout(1), connection=connection)
@@ -174,7 +174,7 @@ def test_a_dry_run_writes_nothing(database: str, make_butter: Shop) -> None:
 
 @pytest.mark.parametrize("address", [SHOPPER, "2001:db8::1"])
 def test_an_endpoint_records_its_own_request(shop: Butter, database: str, fake: FakeButter, address: str) -> None:
-    """The address is found as ever; where there is none, the order commits without a record, and it is counted."""
+    """The address is found as usual. If there is none, the order commits without a record, which is counted."""
     app = FastAPI()
 
     @app.post("/order/{number}")

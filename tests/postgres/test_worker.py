@@ -1,4 +1,4 @@
-"""The worker of the queue: how much it does at once, what it brings back, and how it ends."""
+"""The worker of the queue: its concurrency, the jobs that it recovers, and how it ends."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.postgres
 
 
 class Counting(httpx.AsyncBaseTransport):
-    """Counts how many requests are under way at once. None is answered before so many are, however slow a worker is."""
+    """Counts requests in flight. It answers none until `wanted` are in flight, so a slow worker does not matter."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, wanted: int) -> None:
         self._inner = inner
@@ -54,7 +54,7 @@ class Counting(httpx.AsyncBaseTransport):
 
 
 class Held(httpx.AsyncBaseTransport):
-    """Holds Butter's answers back until they are let go."""
+    """Holds Butter's answers back until `go` is set."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
         self._inner = inner
@@ -69,7 +69,7 @@ class Held(httpx.AsyncBaseTransport):
 
 @asynccontextmanager
 async def working(butter: Butter, dsn: str, pace: Pace | None = None) -> AsyncGenerator[Worker]:
-    """Run a worker; it ends by being told to."""
+    """Run a worker, and stop it at the end."""
     worker = Worker(dsn, Names(), butter.delivery, pace)
     running = asyncio.create_task(worker.run())
     try:
@@ -91,11 +91,11 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(begin())
 
 
-# How much at once.
+# Concurrency.
 
 
-def test_slots_are_shared_and_given_back(postgres: PostgresServer, database: str) -> None:
-    """No more than there are; those of a connection that is cut are another's at once, and taken anew."""
+def test_slots_are_shared_and_released(postgres: PostgresServer, database: str) -> None:
+    """Two workers never hold more than all slots. If a connection is cut, another worker can take its slots at once."""
 
     async def main() -> None:
         one, other = (Slots(database, "slots", 3) for _ in range(2))
@@ -116,8 +116,8 @@ def test_slots_are_shared_and_given_back(postgres: PostgresServer, database: str
     run(main)
 
 
-def test_places_of_a_machine_that_is_gone_are_free_within_a_minute(postgres: PostgresServer, database: str) -> None:
-    """It says no goodbye: both sides ask the other one, and what the dsn says comes first."""
+def test_slots_of_a_lost_machine_are_free_within_a_minute(postgres: PostgresServer, database: str) -> None:
+    """A lost machine does not close its connection. Both sides use keepalives, and options of the DSN win."""
 
     async def main() -> None:
         slots = Slots(f"{database}?keepalives_idle=7", "slots", 1)
@@ -139,8 +139,10 @@ def locks(dsn: str) -> int:
     return int(rows(dsn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2")[0][0])
 
 
-def test_butter_sees_the_same_concurrency_however_many_work(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """Three workers of four with four places between them: four at once, and all of it is sent."""
+def test_butter_sees_the_same_concurrency_with_any_number_of_workers(
+    database: str, fake: FakeButter, make_butter: Shop
+) -> None:
+    """Three workers with a concurrency of four share four slots. Four requests are in flight, and all are sent."""
     fake.delay = 0.05
     counting = Counting(fake.transport(), 4)
     butter = make_butter(transport=counting)
@@ -169,7 +171,7 @@ def asked_more_than(fake: FakeButter, times: int) -> bool:
 
 @pytest.mark.parametrize(("status", "dead"), [(401, 0), (403, 0), (422, 4)])
 def test_a_hold_outlasts_the_worker(database: str, fake: FakeButter, make_butter: Shop, status: int, dead: int) -> None:
-    """Each start asks Butter with one record, and no record is charged with it; all are sent once Butter takes one."""
+    """Each start probes with one record, whose attempts do not go up. All are sent once Butter accepts one."""
     refusing = FakeButter(**CREDENTIALS, delay=0.2)
     refusing.respond_with(*[status] * 100)
     enqueue(PostgresOutbox(database), *map(record, range(40)))
@@ -192,7 +194,7 @@ def test_a_hold_outlasts_the_worker(database: str, fake: FakeButter, make_butter
 
 
 class Firewall(httpx.AsyncBaseTransport):
-    """Breaks each connection that carries one record."""
+    """Breaks each connection that sends a certain record."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
         self._inner = inner
@@ -208,7 +210,7 @@ class Firewall(httpx.AsyncBaseTransport):
 def test_a_record_that_a_firewall_stops_each_time_stops_no_other(
     database: str, fake: FakeButter, make_butter: Shop
 ) -> None:
-    """Its job is the oldest one. The next probe is another one all the same."""
+    """Its job is the oldest one, but the next probe is another job."""
     outbox, firewall = PostgresOutbox(database), Firewall(fake.transport())
     enqueue(outbox, record(0))
 
@@ -221,7 +223,7 @@ def test_a_record_that_a_firewall_stops_each_time_stops_no_other(
     assert rows(database, "SELECT record IS NULL, attempts FROM butter.seen ORDER BY record") == [(False, 0), (True, 0)]
 
 
-# What is brought back.
+# Recovered jobs.
 
 
 @pytest.mark.parametrize(
@@ -233,10 +235,10 @@ def test_a_record_that_a_firewall_stops_each_time_stops_no_other(
     ],
     ids=["killed", "forgotten by one that lives", "unregistered"],
 )
-def test_a_job_that_nobody_works_on_is_brought_back(
+def test_a_job_without_a_worker_is_recovered(
     database: str, fake: FakeButter, make_butter: Shop, worker: str, started: str
 ) -> None:
-    """A worker was killed; or it lives, and PostgreSQL's answer with the job did not reach it."""
+    """The worker was killed, or PostgreSQL's answer with the job did not reach it."""
     enqueue(PostgresOutbox(database), record(1))
     if worker.startswith("INSERT"):
         worker += " RETURNING id"
@@ -250,8 +252,8 @@ def test_a_job_that_nobody_works_on_is_brought_back(
     assert queued(database) == 0
 
 
-def test_a_job_that_a_person_aborted_is_not_brought_back(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """Its worker died before it saw that."""
+def test_a_job_that_a_person_aborted_is_not_recovered(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """Its worker died before it saw the request to abort."""
     enqueue(PostgresOutbox(database), record(1))
     rows(database, "UPDATE butter.procrastinate_jobs SET status = 'doing', abort_requested = true")
     work(
@@ -262,10 +264,10 @@ def test_a_job_that_a_person_aborted_is_not_brought_back(database: str, fake: Fa
     assert fake.records == []
 
 
-def test_a_job_that_another_worker_brought_back_meanwhile_is_left_to_it(
+def test_a_job_that_another_worker_recovered_is_not_recovered_again(
     database: str, fake: FakeButter, make_butter: Shop
 ) -> None:
-    """Both saw at the same moment that no live worker has it. It is on its way again, so it is not sent twice."""
+    """Both workers saw at the same moment that the job has no live worker. It must not be sent twice."""
     enqueue(PostgresOutbox(database), record(1), record(2))
     rows(database, "UPDATE butter.procrastinate_jobs SET status = 'doing'")
     waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -279,7 +281,7 @@ def test_a_job_that_another_worker_brought_back_meanwhile_is_left_to_it(
             )
             other.execute(job.replace("+ 1", "+ 0"), ("doing", (other.execute(worker).fetchone() or [0])[0]))
             async with working(make_butter(), database):
-                await wait_for(lambda: bool(rows(database, waiting)), "this one saw both, and waits for the other")
+                await wait_for(lambda: bool(rows(database, waiting)), "this worker saw both, and waits for the other")
                 other.commit()
                 await wait_for(lambda: "in_2" in arrived(fake), "the other job")
 
@@ -291,7 +293,7 @@ def test_a_job_that_another_worker_brought_back_meanwhile_is_left_to_it(
 def test_a_person_sees_the_dead_records_and_sends_them_again(
     database: str, fake: FakeButter, make_butter: Shop
 ) -> None:
-    """By the statements of the page: how much waits, what Butter answered, and once more."""
+    """docs/postgres.md has the statements. They show the jobs and Butter's answers, and retry the dead ones."""
     show, again = re.findall(r"```sql\n(.*?)```", (HERE.parent / "docs" / "postgres.md").read_text(), re.DOTALL)
     states, dead, holds = show.split(";")[1:-1]
     refusing = FakeButter(**CREDENTIALS)
@@ -307,7 +309,7 @@ def test_a_person_sees_the_dead_records_and_sends_them_again(
 
 
 def test_a_clock_that_was_ahead_strands_nothing(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """A worker put a record off by its own clock, which was days ahead of PostgreSQL's: no backoff is that long."""
+    """A worker's clock was days ahead of PostgreSQL's when it set a retry. No backoff is that long."""
     enqueue(PostgresOutbox(database), record(1), record(2))
     later = "UPDATE butter.procrastinate_jobs SET scheduled_at = now() + interval '{}' WHERE id = {}"
     rows(database, later.format("2 days", 1))
@@ -316,10 +318,8 @@ def test_a_clock_that_was_ahead_strands_nothing(database: str, fake: FakeButter,
     assert arrived(fake) == ["in_1"]
 
 
-def test_what_was_sent_and_not_written_down_is_not_sent_again(
-    database: str, fake: FakeButter, make_butter: Shop
-) -> None:
-    """The worker was killed between Butter's answer, which `seen` has, and the end of the job."""
+def test_a_delivery_before_a_kill_is_not_sent_again(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """The worker was killed after it wrote Butter's answer to `seen`, and before the job's end."""
     enqueue(PostgresOutbox(database), record(1))
     rows(database, "UPDATE butter.seen SET record = NULL, delivered_at = now()")
     work(make_butter(), database, lambda: queued(database) == 0)
@@ -333,7 +333,7 @@ def delivered(dsn: str) -> int:
 def test_a_crash_of_postgresql_undoes_no_delivery(
     postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop
 ) -> None:
-    """Of a worker's commits only that one waits for the disk; the crash comes as soon as another can see it."""
+    """Only this commit of a worker waits for the disk. The crash comes as soon as others can see the delivery."""
     enqueue(PostgresOutbox(database), *map(record, range(5)))
     sent: list[int] = []
 
@@ -351,8 +351,8 @@ def test_a_crash_of_postgresql_undoes_no_delivery(
     assert delivered(database) >= sent[0]
 
 
-def test_keys_are_forgotten_when_they_need_not_be_known(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """Delivered more than a week ago; or a person deleted the job."""
+def test_old_keys_are_deleted(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """The record was delivered more than a week ago, or a person deleted the job."""
     enqueue(PostgresOutbox(database), *map(record, range(4)))
     old = "UPDATE butter.seen SET record = NULL, delivered_at = now() - interval '8 days'"
     rows(database, f"{old} WHERE key = '{record(0).key}'")
@@ -363,8 +363,8 @@ def test_keys_are_forgotten_when_they_need_not_be_known(database: str, fake: Fak
     assert arrived(fake) == ["in_2", "in_3"]
 
 
-def test_a_key_that_an_order_enqueues_anew_is_not_forgotten(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """Delivered more than a week ago, and about to be forgotten while the order's transaction is open: it is sent."""
+def test_a_key_that_an_order_enqueues_again_is_not_deleted(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """The key is a week old and about to be deleted while the order's transaction is open. The record is sent."""
     old = "INSERT INTO butter.seen (key, delivered_at) VALUES ('{}', now() - interval '8 days')"
     rows(database, old.format(record(1).key))
     forgetting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DELETE%'"
@@ -384,8 +384,8 @@ def test_a_key_that_an_order_enqueues_anew_is_not_forgotten(database: str, fake:
 # How it ends.
 
 
-def test_a_stop_finishes_what_is_on_its_way(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """SIGTERM in the midst of a record: it arrives, once, and no other is begun."""
+def test_a_stop_finishes_the_records_in_flight(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """The stop comes while records are being sent. They arrive once, and no other is begun."""
     held = Held(fake.transport())
     enqueue(PostgresOutbox(database), *map(record, range(8)))
     doing = "SELECT count(*) FROM butter.procrastinate_jobs WHERE status = 'doing'"
@@ -401,8 +401,8 @@ def test_a_stop_finishes_what_is_on_its_way(database: str, fake: FakeButter, mak
     assert (queued(database), rows(database, doing)) == (6, [(0,)])
 
 
-def test_a_stop_waits_no_longer_than_it_should(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """Butter does not answer: the record is cut off, and stays in the queue."""
+def test_a_stop_waits_no_longer_than_its_limit(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """If Butter does not answer, the request is cancelled, and the record stays in the queue."""
     fake.delay = 60.0
     enqueue(PostgresOutbox(database), record(1))
 
@@ -419,7 +419,7 @@ def test_a_stop_waits_no_longer_than_it_should(database: str, fake: FakeButter, 
 def test_a_stop_while_postgresql_is_away_ends(
     postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing can be written down: the worker ends all the same, and its job is brought back later."""
+    """The worker cannot write the result, but it ends. The job is recovered later."""
     caplog.set_level(logging.CRITICAL, "psycopg")
     enqueue(PostgresOutbox(database), record(1))
     held = Held(fake.transport())
@@ -435,7 +435,7 @@ def test_a_stop_while_postgresql_is_away_ends(
     finally:
         postgres.start()
         postgres.wait()
-    # As it was left; or as it was before, where the crash undid the fetching.
+    # "todo", if the crash undid the fetch of the job.
     left = rows(database, "SELECT status::text FROM butter.procrastinate_jobs")
     assert left in ([("doing",)], [("todo",)])
     rows(database, "UPDATE butter.procrastinate_workers SET last_heartbeat = now() - interval '1 minute'")
@@ -446,7 +446,7 @@ def test_a_stop_while_postgresql_is_away_ends(
 def test_a_stop_while_postgresql_is_frozen_ends(
     postgres: PostgresServer, database: str, fake: FakeButter, make_butter: Shop
 ) -> None:
-    """No connection is cut, and nothing comes over one: the worker ends all the same, and its job is brought back."""
+    """No connection is cut, but PostgreSQL does not answer. The worker ends, and its job is recovered later."""
     enqueue(PostgresOutbox(database), record(1))
     fake.delay = 0.5
 
@@ -464,7 +464,7 @@ def test_a_stop_while_postgresql_is_frozen_ends(
     assert set(arrived(fake)) == {"in_1"}
 
 
-# What it says.
+# What it logs.
 
 
 @pytest.mark.parametrize(
@@ -475,10 +475,10 @@ def test_a_stop_while_postgresql_is_frozen_ends(
     ],
     ids=["no schema", "away"],
 )
-def test_a_worker_that_cannot_work_says_why(
+def test_a_worker_that_cannot_work_logs_why(
     postgres: PostgresServer, database: str, make_butter: Shop, caplog: pytest.LogCaptureFixture, done: str, says: str
 ) -> None:
-    """It goes on, since it may be mended meanwhile: a person must see what is to be."""
+    """It keeps trying, because a person may fix it. The log must say what to fix."""
     name = database.rpartition("/")[2]
     postgres.execute(done.format(name=name), name if "SCHEMA" in done else "postgres")
 
@@ -491,7 +491,7 @@ def test_a_worker_that_cannot_work_says_why(
 
 
 def test_a_query_that_is_always_cancelled_is_given_up(database: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A `statement_timeout` cancels it each time: that is said, and what asks the next thing goes on."""
+    """A `statement_timeout` cancels it each time. That is logged, and the next query works."""
 
     async def main() -> None:
         connector = PatientConnector(f"{database}?options=-c%20statement_timeout%3D50", Names(), 1)
@@ -508,11 +508,11 @@ def test_a_query_that_is_always_cancelled_is_given_up(database: str, caplog: pyt
     assert caplog.text.count("canceling statement due to statement timeout); the worker tries again") == 1
 
 
-# A procrastinate of one's own.
+# The merchant's own procrastinate.
 
 
-def test_the_task_in_an_app_of_ones_own(database: str, fake: FakeButter, make_butter: Shop) -> None:
-    """The merchant's workers send, with the same judgement."""
+def test_the_task_in_the_merchants_own_app(database: str, fake: FakeButter, make_butter: Shop) -> None:
+    """The merchant's workers send, and handle Butter's answers in the same way."""
     enqueue(PostgresOutbox(database), record(1), record(2))
     fake.respond_with(200, 422)
     kwargs: dict[str, Any] = {"options": "-c search_path=butter"}
