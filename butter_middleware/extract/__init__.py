@@ -31,7 +31,7 @@ __all__ = [
     "worldpay",
 ]
 
-if not TYPE_CHECKING:  # to a checker, a module with __getattr__ has every name there could be
+if not TYPE_CHECKING:  # a type checker accepts every name of a module that has __getattr__
     _HOMES = {
         **dict.fromkeys(("Attempt", "Explanation", "Field", "Outcome", "explain"), "explanation"),
         "json": "expressions",

@@ -1,4 +1,4 @@
-"""Which expression gave each field, or why none did. It never holds a value."""
+"""Which expression gave each field, or why none did. It never contains a value."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One alternative of an expression, and what it gave."""
+    """One alternative of an expression, and its result."""
 
     expression: str
     outcome: Outcome
@@ -37,7 +37,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of the record: the alternatives that were tried, in their order, up to the one that gave it."""
+    """One field of the record: the alternatives that were tried, in order, up to the one that gave the value."""
 
     name: str
     attempts: tuple[Attempt, ...] = ()
@@ -65,7 +65,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What an extractor saw in a response. `str()` is for a person; it holds no value of the response."""
+    """What an extractor saw in a response. `str()` is for a person, and contains no value of the response."""
 
     extractor: str
     saw: str
@@ -80,7 +80,7 @@ class Explanation:
 
 
 class Explaining(ABC):
-    """An extractor that can say what its expressions find."""
+    """An extractor that can explain what its expressions find."""
 
     @abstractmethod
     def __call__(self, response: CheckoutResponse) -> Extracted:
@@ -88,17 +88,17 @@ class Explaining(ABC):
 
     @abstractmethod
     def explain(self, response: CheckoutResponse) -> Explanation:
-        """Say what was tried."""
+        """Return what was tried."""
 
     @abstractmethod
     def values(self, response: CheckoutResponse) -> Mapping[str, Any]:
-        """Return what the fields of `explain` hold, of an unpaid object too: personal data."""
+        """Return the values of the fields of `explain`, also of an unpaid object. They are personal data."""
 
 
 def explain(response: CheckoutResponse, extractor: Extractor) -> Explanation:
-    """Say for every field which expression of `extractor` gave it, or what was tried and why it gave nothing.
+    """Return for every field which expression of `extractor` gave it, or what was tried and why it gave nothing.
 
-    Works for `extract.json` and the presets. Of a function of your own, it says that it cannot look inside.
+    Works for `extract.json` and the presets. It cannot look inside your own function, and reports that.
 
     Raises:
         ExtractionError: the body cannot be decoded, or is not JSON.

@@ -33,11 +33,11 @@ class Expressions(Explaining):
         return {name: _search(name, expression, body) for name, expression in self.fields.items()}
 
     def values(self, response: CheckoutResponse) -> Mapping[str, Any]:
-        """Return what a call gives: personal data."""
+        """Return the same fields as a call. They are personal data."""
         return self(response)
 
     def explain(self, response: CheckoutResponse) -> Explanation:
-        """Say what was tried."""
+        """Return what was tried."""
         body = response.json()
         fields = (Field(name, tuple(attempts(text, body))) for name, text in self.fields.items())
         return Explanation("extract.json()", f"{len(self.fields)} expressions", tuple(fields))
@@ -50,7 +50,7 @@ def json(**fields: str) -> Expressions:
     count as nothing. `ipv4_address` is for routes with `address_from_body=True`.
 
     Raises:
-        ConfigurationError: no field, an unknown field, or an expression that does not compile, which is shown.
+        ConfigurationError: no field, an unknown field, or an expression that does not compile. The text shows it.
     """
     if not fields:
         msg = (
@@ -78,7 +78,7 @@ def _search(name: str, expression: str, body: Any) -> Any:  # noqa: ANN401 - JSO
     try:
         found = path(expression).parsed.search(body)
     except Exception as error:  # noqa: BLE001 - JMESPath's functions raise whatever Python does with what they are given
-        # The error's own text may quote the value that a function refused.
+        # Without the error's text, which may quote the value that a function refused.
         msg = f"the expression of {name} failed on this body ({type(error).__name__})"
         raise ExtractionError(msg) from None
     nothing = found is False or found in ([], {}) or (isinstance(found, str) and not found.strip())

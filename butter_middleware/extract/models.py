@@ -1,4 +1,4 @@
-"""Extraction through a response model that the shop already has."""
+"""Extraction with a response model that the shop already has."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar, cast
@@ -31,7 +31,7 @@ def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Calla
         try:
             parsed = model.model_validate_json(json_text(response.body, "response"))
         except ValidationError as error:
-            # Only the model's own names: deeper down, a key of the body could be personal data.
+            # Only the names of the model itself: a deeper key of the body could be personal data.
             wrong = sorted({str(e["loc"][0]) for e in error.errors() if e["loc"]} & set(_names(model)))
             msg = f"the response does not fit {model.__name__}: see {', '.join(wrong) or 'the body'}"
             raise ExtractionError(msg) from None
@@ -41,7 +41,7 @@ def model(model: type[ModelT], function: Callable[[ModelT], Extracted]) -> Calla
 
 
 def _names(model: type[BaseModel]) -> Iterator[str]:
-    """Give the keys by which the model reads a body: the names of its fields, or their aliases."""
+    """Yield the keys that the model reads from a body: the names of its fields, or their aliases."""
     for name, info in model.model_fields.items():
         yield name
         alias = info.validation_alias

@@ -1,6 +1,6 @@
-"""The one form in which keys and words are compared: `customerDetails` and `customer_details` are one key.
+"""The normal form in which keys and words are compared: `customerDetails` and `customer_details` are one key.
 
-SDKs and frameworks serialise a PSP's object again: snake_case as camelCase or PascalCase, words in capitals.
+SDKs and frameworks may serialise a PSP's object differently: snake_case as camelCase or PascalCase, words in capitals.
 """
 
 import re
@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final, cast
 
 DEEPEST: Final = 20
-"""Levels of a body that are looked at, far below what an interpreter can nest."""
+"""The most levels of a body that are read. The interpreter can nest far more."""
 _PUNCTUATION: Final = re.compile(r"[\W_]+")
 
 
@@ -21,7 +21,7 @@ def key(name: str) -> str:
 
 
 def word(value: object) -> str:
-    """Return the normal form of a word of a PSP, such as a state; empty if it is not one."""
+    """Return the normal form of a PSP's word, such as a state. Empty if it is not a word."""
     if isinstance(value, bool):
         return str(value).casefold()
     return _PUNCTUATION.sub("", value).casefold() if isinstance(value, str) else ""
@@ -30,7 +30,7 @@ def word(value: object) -> str:
 def normal(body: object, own: AbstractSet[str] = frozenset()) -> object:
     """Return a body with its keys in their normal form.
 
-    If two keys become one, the PSP's `own` spelling is used. If that does not decide, the value is null.
+    If two keys become one, the PSP's `own` spelling is used. If neither has it, the value is null.
     """
 
     def with_normal_keys(fields: dict[str, object]) -> dict[str, object]:
@@ -43,9 +43,9 @@ def normal(body: object, own: AbstractSet[str] = frozenset()) -> object:
 
 
 def changed(node: object, change: Callable[[dict[str, object]], dict[str, object]], depth: int = 0) -> object:
-    """Return a body with each of its objects as `change` makes it, the innermost first.
+    """Return a body with each of its objects replaced by `change`, the innermost first.
 
-    What lies deeper than `DEEPEST` becomes null.
+    Values deeper than `DEEPEST` become null.
     """
     if depth > DEEPEST:
         return None

@@ -1,4 +1,4 @@
-"""JMESPath (https://jmespath.org/specification.html), searched alternative by alternative, so that it never raises."""
+"""JMESPath (https://jmespath.org/specification.html). Alternatives are searched one by one, so none of them raises."""
 
 import re
 from collections.abc import Iterator
@@ -30,12 +30,12 @@ class _OfTables(Functions):
 
     @signature(_ANY, _ANY_NUMBER_OF)
     def _func_says(self, value: object, *words: object) -> bool:
-        """`says(status, 'paid', 'settled')`: is it one of these words, in any spelling?"""
+        """`says(status, 'paid', 'settled')`: whether it is one of these words, in any spelling."""
         return bool(normal.word(value)) and normal.word(value) in map(normal.word, words)
 
     @signature(_ANY)
     def _func_zero(self, amount: object) -> bool:
-        """`zero(total)`: is it an amount of nothing, or less? It may be text."""
+        """`zero(total)`: whether it is an amount of zero or less. It may be text."""
         if isinstance(amount, str):
             try:
                 amount = float(amount)
@@ -45,17 +45,17 @@ class _OfTables(Functions):
 
     @signature(_ANY, _TEXT)
     def _func_like(self, value: object, form: str) -> bool:
-        """`like(id, '[a-z0-9]+')`: is it text of this form, as a whole?"""
+        """`like(id, '[a-z0-9]+')`: whether it is text and matches fully."""
         return isinstance(value, str) and re.fullmatch(form, value.strip()) is not None
 
     @signature(_NUMBER, _ANY_NUMBER_OF)
     def _func_some(self, least: int, *values: object) -> bool:
-        """`some(`2`, a, b, c)`: does so many of these hold something?"""
+        """`some(`2`, a, b, c)`: whether so many of these have a value."""
         return sum(value not in (None, False, "", [], {}) for value in values) >= least
 
     @signature(_ANY, _ANY_NUMBER_OF)
     def _func_only(self, node: object, *names: object) -> bool:
-        """`only(@, 'id', 'status')`: has it no other keys than these?"""
+        """`only(@, 'id', 'status')`: whether it has no other keys than these."""
         known = {normal.key(str(name)) for name in names}
         return isinstance(node, dict) and known.issuperset(cast("dict[str, object]", node))
 
@@ -72,20 +72,20 @@ class Path:
     options: Any = None
 
     def search(self, body: object) -> Any:  # noqa: ANN401 - JSON is any type
-        """Return what the expression finds; None if it finds nothing or cannot be applied."""
+        """Return what the expression finds. None if it finds nothing or cannot be applied."""
         try:
             return self.found(body)
         except Exception:  # noqa: BLE001 - JMESPath's functions raise whatever Python does with what they are given
             return None
 
     def found(self, body: object) -> Any:  # noqa: ANN401 - JSON is any type
-        """Return what the expression finds, and raise whatever it raises."""
+        """Return what the expression finds. Raises its errors."""
         return self.parsed.search(body, options=self.options)
 
 
 @cache
 def path(expression: str, *, table: bool = False) -> Path:
-    """Compile an expression whole: a merchant's, or one of a `table`, whose keys are read in their normal form.
+    """Compile a whole expression: a merchant's, or one of a `table`, whose keys are read in their normal form.
 
     Raises:
         JMESPathError: it is not an expression.
@@ -111,7 +111,7 @@ def alternatives(expression: str, *, table: bool = False) -> tuple[Path, ...]:
     for token in Lexer().tokenize(expression):
         depth += (token["type"] in _OPENING) - (token["type"] in _CLOSING)
         if depth == 0 and token["type"] == "pipe":
-            return (path(expression, table=table),)  # binds weaker than ||: there are no alternatives at the top
+            return (path(expression, table=table),)  # it binds weaker than ||, so there are no alternatives at the top
         if depth == 0 and token["type"] == "or":
             cuts += [token["start"], token["start"] + len("||")]
     cuts.append(len(expression))
@@ -120,18 +120,18 @@ def alternatives(expression: str, *, table: bool = False) -> tuple[Path, ...]:
 
 
 def first(expression: str, body: object) -> str | None:
-    """Return the first alternative's value that is one, of an expression of a table."""
+    """Return the first value that an alternative of a table's expression gives."""
     found = (as_text(one.search(body)) for one in alternatives(expression, table=True))
     return next((value for value in found if value is not None), None)
 
 
 def holds(condition: str, body: object) -> bool:
-    """Say whether a condition of a table is true of a body; an empty condition is not."""
+    """Return whether a table's condition is true for a body. An empty condition is false."""
     return bool(condition) and path(condition, table=True).search(body) not in (None, False, "", [], {})
 
 
 def attempts(expression: str, body: object, *, table: bool = False) -> Iterator[Attempt]:
-    """Try the alternatives in their order, up to the one that gives a value."""
+    """Try the alternatives in order, up to the one that gives a value."""
     for one in alternatives(expression, table=table):
         outcome = _outcome(one, body)
         yield Attempt(one.text, outcome)
@@ -153,7 +153,7 @@ def _outcome(one: Path, body: object) -> Outcome:
 
 
 def _is_there(node: dict[str, Any], body: object) -> bool:
-    """Return whether the body has a null there. Known for a key, or keys of keys; otherwise True."""
+    """Return whether the body has a null there. Known for a key, or nested keys. Otherwise True."""
     steps: list[dict[str, Any]] = node["children"] if node["type"] == "subexpression" else [node]
     if any(step["type"] != "field" for step in steps):
         return True

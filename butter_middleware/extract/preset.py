@@ -1,4 +1,4 @@
-"""Finds and reads a PSP's objects in a response, as the tables in `tables/` say."""
+"""Finds and reads a PSP's objects in a response, by the tables in `tables/`."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from butter_middleware.models.reasons import Skip
 Object = dict[str, Any]
 _READ: Final = tuple(name for name in FIELDS if name not in {"psp", "user_agent"})
 ADDRESS: Final = "ipv4_address"
-"""For `Shape.fields`: the shopper's address as the PSP saw it."""
+"""For `Shape.fields`: the shopper's address that the PSP saw."""
 NEVER: Final = "`true`"
 """For `Shape.unpaid`: such an object is not a payment in any state."""
 
@@ -42,52 +42,53 @@ _REFERENCES: Final = frozenset(
     for noun in ("charge", "invoice", "payment", "paymentintent", "pspreference", "subscription", "transaction")
     for suffix in ("", "id", "reference")
 )
-"""Keys by which an object says which payment of its list is its own."""
+"""Keys with which an object names its own payment in a list."""
 _NAMING: Final = tuple(name for name in EVIDENCE_IDS if name != "network_transaction_id")
-"""The IDs by which objects of one checkout name one another."""
+"""The IDs with which objects of one checkout refer to each other."""
 _MOST: Final = 1000
-"""How many objects of a response are looked at, a fraction of a millisecond each. A checkout has fewer."""
+"""The most objects of a response that are read, a fraction of a millisecond each. A checkout has fewer."""
 _MOST_ITEMS: Final = 1001
-"""How many items of one object are looked at. With more than a thousand records, a capture is parked."""
+"""The most items of one object that are read. With more than a thousand records, a capture is parked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shape:
     """One kind of object of a PSP.
 
-    All expressions are JMESPath with the functions of `extract/paths.py`. An alternative that gives no ID gives way
-    to the next. Keys and words are compared without case, punctuation and underscores: SDKs spell one in several ways.
+    All expressions are JMESPath with the functions of `extract/paths.py`. If an alternative gives no ID, the next one
+    is tried. Keys and words are compared without case, punctuation and underscores, because SDKs spell them in several
+    ways.
     """
 
     name: str
     when: str
-    """True of an object of this shape, and of no other that a shop might send: by the PSP's own discriminator, or by
+    """True for an object of this shape only, not for another object of a shop. It uses the PSP's own discriminator, or
     the form of its IDs and several keys that only this PSP has."""
     fields: Mapping[str, str] = field(default_factory=dict[str, str])
-    """The record's fields, each with the expression that gives it."""
+    """The record's fields, each with its expression."""
     paid: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    """The gate: each expression's value is one of its words."""
+    """The gate: the value of each expression must be one of its words."""
     unpaid: str = ""
-    """True if it is not a payment in spite of the gate."""
+    """True if it is not a payment although the gate is open."""
     promise: str = ""
-    """True if it only promises a payment. It counts if no other object is a payment in progress."""
+    """True if it only announces a payment. It counts if no other object is a payment in progress."""
     pending: str = ""
     """True if it is a step before a payment. An object with a closed gate is one too."""
     each: str = ""
-    """A list within the object: one record for each of its items..."""
+    """A list within the object, with one record for each of its items..."""
     of_each: Mapping[str, str] = field(default_factory=dict[str, str])
-    """...with these fields, which the item gives."""
+    """...with these fields, from the item."""
     under: tuple[str, ...] = ()
     """Keys that identify the object under them..."""
     when_under: str = ""
-    """...so that this is enough there. It is tried last: first each shape's `when` is tried on the object."""
+    """...so that this condition is sufficient there. It is tried after each shape's `when`."""
     never_under: tuple[str, ...] = ()
-    """Keys under which a similar object is another thing."""
+    """Keys under which a similar object has another meaning."""
     when_at: str = ""
-    """Enough for the place that the merchant names by `at`, if it differs from `when_under`."""
+    """The condition for the place that the merchant names with `at`, if it differs from `when_under`."""
 
     def barrier(self, node: Object) -> str:
-        """Return the expression because of which it is not paid; empty if it is paid."""
+        """Return the expression that shows that it is not paid. Empty if it is paid."""
         if holds(self.unpaid, node):
             return self.unpaid
         for expression, words in self.paid.items():
@@ -101,13 +102,13 @@ class Shape:
         return _fields(self.fields, node)
 
     def records(self, node: Object) -> list[dict[str, str]]:
-        """Return the fields of each record that an object gives."""
+        """Return the fields of each record of an object."""
         common = self.common(node)
         rows = [row for item in self._items(node) if (row := _fields(self.of_each, item))]
         return [common | row for row in rows] or [common]
 
     def explain(self, node: Object) -> Iterator[Field]:
-        """Say for each field of a record what was tried."""
+        """Return for each field of a record what was tried."""
         for name in _READ:
             tried = list(attempts(self.fields[name], node, table=True)) if name in self.fields else []
             if name in self.of_each and not (tried and tried[-1].outcome is Outcome.GAVE):
@@ -142,9 +143,9 @@ STEP: Final = Shape(
     unpaid=NEVER,
     pending=f"client_secret || confirmation_secret || requires_action || error || errors || says(status, {_UNDER_WAY})",
 )
-"""What a shop answers before a payment, or instead of one. Tried last."""
+"""An answer before a payment, or instead of one. Tried last."""
 SEVERAL: Final = Shape("several payments", when="", unpaid=NEVER)
-"""A list of payments that may be of other checkouts."""
+"""A list of payments that may belong to other checkouts."""
 
 
 class Found(NamedTuple):
@@ -153,11 +154,11 @@ class Found(NamedTuple):
     shape: Shape
     node: Object
     barrier: str
-    """Why it is not paid, or empty."""
+    """Why it is not paid. Empty if it is paid."""
     lists: int = 0
-    """How many lists it is in. Lists may contain payments of other checkouts."""
+    """The number of lists around it. Lists may contain payments of other checkouts."""
     around: tuple[Object, ...] = ()
-    """The objects that it is in, the innermost first."""
+    """The objects around it, the innermost first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,16 +168,16 @@ class Preset(Explaining):
     psp: Psp
     shapes: tuple[Shape, ...]
     at: str | None = None
-    """The object's place, as JMESPath. None looks through the usual wrappers."""
+    """The object's place, as JMESPath. None: the usual wrappers are searched."""
     wrappers: frozenset[str] = WRAPPERS
     prepare: Callable[[Object], Object] | None = None
-    """Changes each object first, such as what a framework makes of the SDK's own ones."""
+    """Changes each object first, such as a framework's form of an SDK object."""
     test: str = ""
-    """True of an object of the PSP's test mode, or of one around it."""
+    """True for an object of the PSP's test mode, or if one is around it."""
     live: str = ""
-    """True of an object of its live mode, whatever is said around it."""
+    """True for an object of its live mode, whatever is around it."""
     own: frozenset[str] = field(init=False, repr=False)
-    """Keys as the table spells them."""
+    """The keys in the table's spelling."""
 
     def __post_init__(self) -> None:
         try:
@@ -194,7 +195,7 @@ class Preset(Explaining):
         """Read a response.
 
         Raises:
-            ExtractionError: the body cannot be decoded, or it is no JSON.
+            ExtractionError: the body cannot be decoded, or it is not JSON.
         """
         body = self._body(response)
         found = self._found(body)
@@ -202,7 +203,7 @@ class Preset(Explaining):
         if not paid:
             return self._nothing(body, found)
         records = _joined([one.shape.records(one.node) for one in paid])
-        # Separate from the fields: only a route with address_from_body may take it for the shopper's address.
+        # Separate from the fields: only a route with address_from_body may use it as the shopper's address.
         addresses = tuple(record.pop(ADDRESS, "") for record in records)
         nodes = [one.node for one in paid]
         if not any(holds(self.live, node) for node in nodes):
@@ -212,7 +213,7 @@ class Preset(Explaining):
         return Payments(tuple(records), test_mode=test_mode, addresses=addresses)
 
     def explain(self, response: CheckoutResponse) -> Explanation:
-        """Say what was tried, on the first object that is paid, or the first."""
+        """Return what was tried on the first object that is paid, or else the first."""
         found = self._found(self._body(response))
         if not found or found[0].shape is SEVERAL:
             return Explanation(str(self), f"nothing that it knows. {self._remedy(found)}")
@@ -221,7 +222,7 @@ class Preset(Explaining):
         return Explanation(str(self), f"{one.shape.name}{more}, {_state(one)}", tuple(one.shape.explain(one.node)))
 
     def values(self, response: CheckoutResponse) -> dict[str, str]:
-        """Return the values of the object that `explain` describes, paid or not: personal data."""
+        """Return the values of the object that `explain` describes, paid or not. They are personal data."""
         found = self._found(self._body(response))
         if not found:
             return {}
@@ -244,7 +245,7 @@ class Preset(Explaining):
         said = f"{self} saw {one.shape.name}, {_state(one)}."
         gate = one.barrier if one.barrier in one.shape.paid and one.shape.unpaid != NEVER else ""
         everyday = not gate or bool(normal.word(path(gate, table=True).search(one.node)))
-        if not everyday:  # the value that decides is not there
+        if not everyday:  # the deciding value is missing
             said += (
                 " If this is a paid checkout, let the endpoint answer with the whole object, say where it is, as in "
                 f"extract.{self.psp}(at='payment.intent'), or use extract.json."
@@ -266,7 +267,7 @@ class Preset(Explaining):
     def _found(self, body: object) -> list[Found]:
         where, key = (body, "") if self.at is None else (path(self.at).search(body), None)
         found = list(self._find(normal.normal(where, self.own), key, {}, iter(range(_MOST))))
-        # An object outside lists is this checkout's. Of those in lists, only the ones that name it are.
+        # An object outside lists belongs to this checkout. One in a list does only if it names such an object.
         known = [one for one in found if one.shape in self.shapes] or found
         least = min((one.lists for one in known), default=0)
         alone = [one for one in found if one.lists == least]
@@ -274,7 +275,7 @@ class Preset(Explaining):
         found = [
             one for one in found if one in alone or any(_are_one(one.shape.common(one.node), other) for other in named)
         ]
-        # A payment, or a step of one, that is not over.
+        # Whether a payment, or a step of one, is not finished.
         if not any(one.barrier and (one.shape.paid or holds(one.shape.pending, one.node)) for one in found):
             return found
         promised = [not one.barrier and holds(one.shape.promise, one.node) for one in found]
@@ -306,17 +307,17 @@ class Preset(Explaining):
             yield Found(STEP, node, NEVER)
 
     def _listed(self, items: list[list[Found]], key: str | None, parent: Object) -> Iterator[Found]:
-        """Give the objects of a list, if all are of one checkout."""
+        """Yield the objects of a list, if all belong to one checkout."""
         if key is None or not any(one.shape in self.shapes for item in items for one in item):
             yield from (one for item in items for one in item)
             return
         named = {value for name in _REFERENCES if (value := as_text(parent.get(name))) is not None}
-        # Where the PSP says that its list goes on, this page of it is not all of one checkout.
+        # If the list has more pages, this page may not be the whole checkout.
         goes_on = parent.get("hasmore") is True or parent.get("nextcursor") or parent.get("nextpage")
         whole = [] if goes_on else items
         for chosen in (whole, [item for item in items if not named.isdisjoint(_ids(item))]):
             every = [one for item in chosen for one in item]
-            # An item in which nothing is known may be a payment, too.
+            # An unrecognised item may be a payment too.
             one_checkout = all(chosen) and len(_joined([[one.shape.common(one.node)] for one in every])) == 1
             if one_checkout or len(chosen) == 1:
                 yield from (one._replace(lists=one.lists + 1) for one in every)
@@ -324,7 +325,7 @@ class Preset(Explaining):
         yield Found(SEVERAL, {}, NEVER, lists=1)
 
     def _shape(self, node: Object, key: str | None) -> Shape | None:
-        """Return the shape of an object under `key`. None is the place that the merchant names by `at`."""
+        """Return the shape of an object under `key`. None is the place that the merchant names with `at`."""
         rules = [(shape, shape.when) for shape in self.shapes if (key or "") not in map(normal.key, shape.never_under)]
         if key is None:
             rules += [(shape, shape.when_at or shape.when_under) for shape in self.shapes]
@@ -365,7 +366,7 @@ def _ids(found: list[Found]) -> set[str]:
 
 
 def _holds_one(node: object, words: set[str], depth: int = 0) -> bool:
-    """Say whether a body has one of these words anywhere."""
+    """Return whether a body has one of these words anywhere."""
     if isinstance(node, dict):
         node = list(cast("dict[str, object]", node).values())
     if isinstance(node, list):
@@ -374,9 +375,9 @@ def _holds_one(node: object, words: set[str], depth: int = 0) -> bool:
 
 
 def _joined(groups: list[list[dict[str, str]]]) -> list[dict[str, str]]:
-    """Join the records of objects that name one another, such as an invoice and its charge; leave others apart.
+    """Join the records of objects that refer to each other, such as an invoice and its charge. Keep others separate.
 
-    The records of one object stay apart too: they are its parts. So those are taken first, and each has its number.
+    Several records of one object stay separate too, because they are its parts. So they come first, with a number each.
     """
     joined: list[tuple[dict[str, str], int]] = []
     seen: set[tuple[str, str]] = set()
@@ -398,13 +399,13 @@ def _joined(groups: list[list[dict[str, str]]]) -> list[dict[str, str]]:
 
 
 def _one_with(record: dict[str, str], part_of: int, joined: list[tuple[dict[str, str], int]]) -> int | None:
-    """Return the place of a record of the same checkout, but of no two parts."""
+    """Return the index of a record of the same checkout. Two parts never match."""
     found = (at for at, (other, number) in enumerate(joined) if not (part_of and number) and _are_one(record, other))
     return next(found, None)
 
 
 def _are_one(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    # The same shopper may be written in two ways, and no payment is told apart by the e-mail.
+    # The e-mail and the address may be written in two ways, and do not identify a payment.
     shared = (one.keys() & other.keys()) - {ADDRESS, "customer_email"}
     same = all(one[name] == other[name] for name in shared)
     return same and any(name in shared for name in _NAMING)

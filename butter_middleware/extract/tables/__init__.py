@@ -1,1 +1,1 @@
-"""The PSPs' objects as tables: one file a PSP, to be read beside that PSP's own documentation."""
+"""The PSPs' objects as tables: one file for each PSP, to be compared with the PSP's documentation."""

@@ -9,8 +9,8 @@ Sources:
     https://docs.adyen.com/online-payments/build-your-integration/payment-result-codes
     https://docs.adyen.com/development-resources/additional-data (the keys of additionalData hold the dots)
 
-The e-mail and the shopper's address are in the request, and in a webhook if it is set up to have them. Not mapped:
-`merchantReference`, which is the shop's own; `originalReference`; the `id` of a session or of a payment link.
+The e-mail and the shopper's address are in the request, and in a webhook that is configured to have them. Not mapped:
+`merchantReference`, which is the shop's own, `originalReference`, and the `id` of a session or of a payment link.
 """
 
 from typing import Final
@@ -27,7 +27,7 @@ _ADDITIONAL: Final = {
     "network_transaction_id": "additionalData.networkTxReference",
 }
 _NOTHING: Final = "zero(amount.value) || zero(amount) || zero(value) || zero(additionalData.authorisedAmountValue)"
-"""A card was kept for later, without a payment."""
+"""A card was saved, without a payment."""
 _DONATION: Final = "donationAccount || donationCampaignId || donationType"
 _AUTHORISED: Final = (
     "payments[?says(resultCode, 'Authorised', 'PartiallyAuthorised') && pspReference && "
@@ -64,7 +64,7 @@ SHAPES: Final = (
     Shape(
         "webhook",
         when="eventCode && pspReference && some(`1`, merchantAccountCode, success, eventDate, merchantReference)",
-        # CAPTURE, REFUND and the others tell of a payment that is known, by a reference of their own.
+        # CAPTURE, REFUND and the others are about a known payment, and have their own reference.
         paid={"eventCode": ("AUTHORISATION",), "success": ("true",)},
         unpaid=f"{_NOTHING} || {_DONATION}",
         fields={**_ADDITIONAL, "transaction_id": "pspReference"},

@@ -1,4 +1,4 @@
-"""Braintree's transactions and subscriptions, as its SDKs, its GraphQL API and its webhooks spell them.
+"""Braintree's transactions and subscriptions, in the spellings of its SDKs, its GraphQL API and its webhooks.
 
 Sources:
     https://developer.paypal.com/braintree/docs/reference/response/transaction/python
@@ -8,7 +8,7 @@ Sources:
     https://developer.paypal.com/braintree/graphql/reference/ (Transaction, PaymentStatus, legacyId)
     https://developer.paypal.com/braintree/graphql/guides/making_api_calls/ (its IDs are other APIs' IDs, encoded)
 
-No object says what it is. So the form of its ID counts, and keys that only Braintree has.
+No object has a type. So the form of its ID counts, and keys that only Braintree has.
 Not mapped: `global_id`, `graphql_id`, `order_id`, `merchant_account_id`.
 """
 
@@ -29,8 +29,8 @@ _STATES: Final = f"{_ITS_OWN}, 'authorized', 'authorizing', 'settled', 'failed',
 _ID: Final = "like(id, '[a-z0-9_]{1,36}')"
 _LETTERED_ID: Final = "like(id, '(?=.*[a-z])[a-z0-9]{1,36}')"
 _BARE_ID: Final = "like(id, '(?![a-z]{2,}[0-9]+$)(?=.*[0-9])(?=.*[a-z])[a-z0-9]{2,16}|[b-df-hj-np-tv-z]{6,8}')"
-"""Of an ID that stands without proof: letters and digits, as Braintree makes them; no number, no word, no UUID, and no
-word with a number behind it."""
+"""An ID without further proof: letters and digits in Braintree's form, but not a number, a word, a UUID, or a word that
+ends with a number."""
 _OF_GRAPHQL: Final = "(like(legacyId, '[a-z0-9_]{1,36}') && like(id, '[A-Za-z0-9+/=_-]{6,}'))"
 _PROOF: Final = (
     "merchant_account_id, processor_response_code, processor_response_type, processor_authorization_code, "
@@ -72,11 +72,11 @@ SHAPES: Final = (
             f"(some(`1`, {_PROOF}, customer_details.id, customer_details.email) || says(type, 'sale', 'credit'))))"
         ),
         paid={"status": _PAID},
-        # Money that goes back, or went back later; an amount of nothing.
+        # A refund, a payment that was refunded later, or an amount of zero.
         unpaid=("says(type, 'credit') || refund_id || refund_ids || refunds || zero(amount) || zero(amount.value)"),
         fields={
             "customer_email": "customer_details.email || customer.email",
-            # GraphQL's own ID is no ID of the other interfaces; legacyId is.
+            # The other interfaces do not know GraphQL's own ID, but legacyId.
             "customer_id": "customer_details.id || customer.legacyId || (!legacyId && customer.id)",
             "subscription_id": "subscription_id || (!legacyId && subscription_details.id)",
             "transaction_id": "legacyId || id",
@@ -95,7 +95,7 @@ SHAPES: Final = (
             "next_bill_amount, first_billing_date, number_of_billing_cycles, never_expires, transactions) || "
             f"{_SALE})"
         ),
-        # A webhook leaves the state out.
+        # A webhook has no state.
         paid={f"status || {_LATEST}.status": ("Active", *_PAID)},
         unpaid=(
             f"(transactions && !({_SALE} && says({_LATEST}.status, {', '.join(map(repr, _PAID))}))) || "
@@ -143,7 +143,7 @@ def braintree(*, at: str | None = None) -> Preset:
 
 
 def _decoded(fields: dict[str, object]) -> dict[str, object]:
-    """Add to an object of GraphQL the ID that the other interfaces know: `id` is that one, encoded with its kind."""
+    """Add the ID of the other interfaces to a GraphQL object. Its `id` is that ID, encoded with the kind."""
     kind, known = _parts(next((value for name, value in fields.items() if normal.key(name) == "id"), None))
     if not known:
         return fields
@@ -151,7 +151,7 @@ def _decoded(fields: dict[str, object]) -> dict[str, object]:
 
 
 def _parts(encoded: object) -> tuple[str, str]:
-    """Return an encoded ID's kind and what the other interfaces know: of `transaction_7k3x`."""
+    """Return the kind and the other interfaces' ID from an encoded ID, as of `transaction_7k3x`."""
     if not isinstance(encoded, str) or not 12 <= len(encoded) <= 200 or len(encoded) % 4:  # noqa: PLR2004 - base64 of "refund_" and more
         return "", ""
     try:

@@ -10,8 +10,8 @@ Sources:
     https://developer.rechargepayments.com/2021-01/orders/order_object
     https://developer.rechargepayments.com/2021-01/checkouts/checkout_object
 
-No object says what it is: keys that only Recharge has count, and IDs that are numbers.
-Not mapped: `external_order_id` and `external_customer_id`, which are the shop system's; a one-time line item; an
+No object has a type. So keys that only Recharge has count, and IDs that are numbers.
+Not mapped: `external_order_id` and `external_customer_id`, which are the shop system's, a one-time line item, and an
 order's own `id`. `client_details.browser_ip` counts only on a route with `address_from_body=True`.
 """
 
@@ -29,7 +29,7 @@ _ITEMS: Final = (
     "line_items[?says(purchase_item_type, 'subscription') || (subscription_id && says(type, 'subscription'))] || "
     "(length(line_items[?purchase_item_type || type] || `[]`) == `0` && line_items[?subscription_id])"
 )
-"""Items say which of them are subscriptions; in the oldest versions none says it."""
+"""Items show which of them are subscriptions. In the oldest versions they do not."""
 _ITEM: Final = {"subscription_id": "purchase_item_id || subscription_id"}
 _NUMBER: Final = "(type(id) == 'number' || like(id, '[0-9]+'))"
 _STRONG: Final = (
@@ -53,9 +53,9 @@ _OF_ORDER: Final = (
     "(is_prepaid != `null` || some(`1`, address_is_active, charge, charge_id, charge_status, external_order_name, "
     "external_order_number, shipped_date, shopify_order_number))"
 )
-"""An order and its charge are alike, and the ID of an order is not that of a charge."""
+"""Tells orders from charges: they are similar, and an order's ID is not that of its charge."""
 _NOTHING: Final = "zero(total_price) || (total_refunds && total_refunds == total_price)"
-"""It was free, or all of it was given back."""
+"""It was free, or fully refunded."""
 
 
 def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
@@ -98,7 +98,7 @@ def _shapes(charge_id: ChargeId) -> tuple[Shape, ...]:
         Shape(
             "order",
             when=f"{_NUMBER} && status && !object && {_OF_ORDER} && {_PROVED}",
-            # A prepaid order waits, its charge being paid; an order may be made while its charge is not.
+            # A prepaid order waits although its charge is paid. Another order may exist before its charge is paid.
             paid={"status": ("success",), "charge.status || charge_status || status": ("success",)},
             unpaid=f"{_NOTHING} || zero(charge.total_price)",
             fields={
@@ -149,8 +149,8 @@ def recharge(*, at: str | None = None, charge_id: ChargeId = "recharge") -> Pres
     Args:
         at: The place of the object in the response, as JMESPath, if it is not in one of the usual wrappers. There a
             few of Recharge's keys are enough. If it is a list, each of its items counts.
-        charge_id: What is sent as `charge_id`: the ID of Recharge's own charge, or the one by which the payment
-            processor behind Recharge knows it, which is `transaction_id` too.
+        charge_id: The ID that is sent as `charge_id`: that of Recharge's own charge, or that of the payment processor
+            behind Recharge, which is also the `transaction_id`.
 
     Raises:
         ConfigurationError: `at` is not a JMESPath expression, or `charge_id` is neither.

@@ -8,9 +8,9 @@ Sources:
     https://docs.recurly.com/recurly-subscriptions/docs/charge-invoice-notifications
     https://docs.recurly.com/recurly-subscriptions/docs/payment-notifications (JSON with IDs only, XML with the objects)
 
-Not mapped: an invoice's `number`, which is the printed one; `gateway_reference`. A transaction's `ip_address_v4` counts
-only on a route with `address_from_body=True`. The preview of a purchase has no ID. Which of an object's two IDs Butter
-matches on, `id` or `uuid`, is not documented.
+Not mapped: an invoice's `number`, which is the printed one, and `gateway_reference`. A transaction's `ip_address_v4`
+counts only on a route with `address_from_body=True`. The preview of a purchase has no ID. It is not documented which of
+an object's two IDs Butter uses for matching, `id` or `uuid`.
 """
 
 from typing import Final, Literal, get_args
@@ -26,7 +26,7 @@ _SUCCESS: Final = (
     f"((transactions[?says(status, 'success') && {_KEPT}] || "
     f"(length(transactions || `[]`) == `1` && transactions[?!status && {_KEPT}])) | [0])"
 )
-"""An invoice lists its attempts, the declined ones too. Its only one may leave out how it ended."""
+"""An invoice lists its attempts, also the declined ones. A single attempt may lack its result."""
 _ID: Final = "like(id, '[a-z0-9]{11,13}')"
 _OF_ACCOUNT: Final = "(type(account.id) == 'string' || type(account.code) == 'string')"
 _INVOICE_STATES: Final = "'open', 'pending', 'processing', 'past_due', 'paid', 'closed', 'failed', 'voided'"
@@ -54,9 +54,9 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
                 "some(`2`, subscription_ids, line_items, transactions, collection_method, net_terms, origin, "
                 "billing_info_id, refundable_amount, due_at, dunning_campaign_id, number))"
             ),
-            # An invoice that is sent by mail is pending. A shop may leave the state out.
+            # An invoice that is sent by mail is pending. A shop may omit the state.
             paid={f"state || {_SUCCESS}.status": ("paid", "success")},
-            # Money going back; a preview; nothing to pay; paid, and given back.
+            # A refund, a preview, nothing to pay, or paid and refunded.
             unpaid=(
                 f"says(type, 'credit') || !(id || uuid) || zero(total) || zero(paid) || (transactions && !{_SUCCESS})"
             ),
@@ -99,7 +99,7 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
                 "current_period_started_at, current_term_started_at, activated_at, auto_renew, active_invoice_id))"
             ),
             paid={"state": ("active",)},
-            # Sent by mail: whether it is paid, its invoices say. Nothing to pay. A trial without a card.
+            # Sent by mail (only its invoices show whether it is paid), nothing to pay, or a trial without a card.
             unpaid=(
                 "says(collection_method, 'manual') || zero(unit_amount) || zero(total) || "
                 f"({_TRIAL} && !billing_info_id && !(account.billing_info))"
@@ -111,7 +111,7 @@ def _shapes(prefer: Reference) -> tuple[Shape, ...]:
         Shape(
             "invoice's webhook",
             when="site_id && event_type && says(object_type, 'charge_invoice', 'invoice')",
-            paid={"event_type": ("paid",)},  # "closed" is the end of one that nobody paid, too
+            paid={"event_type": ("paid",)},  # "closed" is also the end of an unpaid one
             fields={"customer_id": "account_id || account_code", "invoice_id": ids()},
         ),
         Shape(

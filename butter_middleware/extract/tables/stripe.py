@@ -16,9 +16,9 @@ Sources:
     https://docs.stripe.com/changelog/basil/2025-03-31/adds-new-parent-field-to-invoicing-objects
     https://docs.stripe.com/changelog/dahlia/2026-05-27/invoice-object-amount-paid-off-stripe-property
 
-Each object says in `object` what it is, and no prefix of its ID is checked: Stripe calls changing them compatible
-(https://docs.stripe.com/upgrades). Only of an object from which a shop left `object` out does the prefix tell, and of a
-session that it is one of the test mode.
+Each object has its type in `object`. The prefixes of IDs are not checked, because Stripe calls their change compatible
+(https://docs.stripe.com/upgrades). The prefix counts only if a shop left `object` out, and for a session of the test
+mode.
 Not mapped: `balance_transaction`, `three_d_secure.transaction_id`, an address in `billing_details.name`.
 """
 
@@ -48,12 +48,12 @@ def _subscription(invoice: str = "") -> str:
 
 
 def _done(listed: str, word: str) -> str:
-    """Return which items of a list say that they are done, or its only one, which may leave that out."""
+    """Return the items of a list that are done, or its only item, which may lack the status."""
     return f"({listed}[?says(status, '{word}')] || (length({listed} || `[]`) == `1` && {listed}[?!status]))"
 
 
 def _parts(invoice: str = "") -> str:
-    """Return where shape C lists what an invoice was paid by, in parts at times; canceled attempts are listed too."""
+    """Return the place of an invoice's payments in shape C. There may be several, and canceled attempts are listed."""
     returned = "payment.charge.refunded || payment.payment_intent.latest_charge.refunded"
     return f"{_done(f'{invoice}payments.data', 'paid')}[?!({returned})]"
 
@@ -63,9 +63,9 @@ def _refunded(intent: str = "") -> str:
 
 
 def _returned(invoice: str = "") -> str:
-    """Return whether an invoice was not paid through Stripe, or all that it was paid by was refunded or credited.
+    """Return whether an invoice was not paid through Stripe, or all its payments were refunded or credited.
 
-    Of charges, only those count that are expanded.
+    Charges count only if they are expanded.
     """
     return (
         f"{invoice}paid_out_of_band || "
@@ -77,7 +77,7 @@ def _returned(invoice: str = "") -> str:
 
 
 def _listed(intent: str = "") -> str:
-    """Return the expression for the charge of a payment intent of shape A. Its list has the refused ones too."""
+    """Return the expression for the charge of a payment intent of shape A. Its list also has the refused charges."""
     return f"({_done(f'{intent}charges.data', 'succeeded')} | [0])"
 
 
@@ -91,7 +91,7 @@ def _network(intent: str = "") -> str:
 
 
 def _form(prefix: str) -> str:
-    """Return the form of an ID in an object without `object`. `in_stock` and `pi_7` are a shop's own."""
+    """Return the form of an ID in an object without `object`. `in_stock` and `pi_7` may be a shop's own values."""
     return f"like(id, '{prefix}_(?=.*[0-9])(?=.*[A-Za-z]).{{3,}}|{prefix}_[A-Za-z0-9]{{14,}}')"
 
 
@@ -113,7 +113,7 @@ SHAPES: Final = (
             "status || (says(payment_status, 'paid') && 'complete')": ("complete",),  # the oldest have no status
             "payment_status": ("paid", "no_payment_required"),
         },
-        # A card was kept for later, the price was nothing, or a trial began without a card: no money.
+        # No money: a card was saved, the price was zero, or a trial began without a card.
         unpaid=(
             "((says(payment_status, 'no_payment_required') || zero(amount_total)) && (!subscription || "
             "(says(payment_method_collection, 'if_required') && !(subscription.default_payment_method)))) || "
@@ -173,7 +173,7 @@ SHAPES: Final = (
             "lines))))"
         ),
         paid={"status || (says(paid, 'true') && 'paid')": ("paid",)},  # the oldest versions have no status
-        # Nothing was due, as of a trial; or the money came in another way than through Stripe, or went back.
+        # Nothing was due, as in a trial, the money did not come through Stripe, or it was refunded.
         unpaid=f"zero(amount_paid) || zero(total) || {_returned()}",
         fields={
             "customer_email": "customer_email || customer.email || charge.billing_details.email",
@@ -211,13 +211,13 @@ SHAPES: Final = (
         ),
         paid={"status": ("active", "trialing")},
         unpaid=(
-            # An invoice, of which more than its ID is here, says itself that it is paid. One that is sent by mail
-            # leaves the subscription active although the shopper has not paid.
+            # An expanded invoice shows itself that it is paid. If it is sent by mail, the subscription is active before
+            # the shopper has paid.
             "((type(latest_invoice) == 'object' || says(collection_method, 'send_invoice')) && "
             "!(says(latest_invoice.status, 'paid') || says(latest_invoice.paid, 'true'))) || "
-            # A change waits for its payment, which failed: the latest invoice is open.
+            # A change waits for its failed payment: the latest invoice is open.
             "pending_update || "
-            # No card was entered yet, or the trial asks for none.
+            # No card was entered yet, or the trial needs none.
             "client_secret || (pending_setup_intent && !says(pending_setup_intent.status, 'succeeded')) || "
             "(says(status, 'trialing') && !default_payment_method && !default_source && "
             "says(trial_settings.end_behavior.missing_payment_method, 'cancel', 'pause')) || "
@@ -292,13 +292,13 @@ def stripe(*, at: str | None = None) -> Preset:
     Raises:
         ConfigurationError: `at` is not a JMESPath expression.
     """
-    # A shop may leave out `livemode`. The ID of a session says it too, and so does an expanded object.
+    # A shop may omit `livemode`. The ID of a session shows it too, and so does an expanded object.
     expanded = "!says(livemode, 'true') && contains(*.livemode || `[]`, `false`)"
     test = f"says(livemode, 'false') || like(id, 'cs_test_.+') || ({expanded})"
     return Preset("stripe", SHAPES, at, prepare=_plain, test=test, live="says(livemode, 'true')")
 
 
 def _plain(fields: dict[str, object]) -> dict[str, object]:
-    """Undo what FastAPI makes of an object of Stripe's SDK (v15 and later) that is returned as it stands: `_data`."""
+    """Undo FastAPI's form of an object of Stripe's SDK (v15 and later), which it puts under `_data`."""
     data = fields.get("_data")
     return cast("dict[str, object]", data) if isinstance(data, dict) else fields

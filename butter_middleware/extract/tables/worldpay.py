@@ -1,4 +1,4 @@
-"""Worldpay's dialects: Access Payments, Card Payments v7, Payment Queries, their events, and the order code of WPG.
+"""Worldpay's formats: Access Payments, Card Payments v7, Payment Queries, their events, and the order code of WPG.
 
 Sources:
     https://docs.worldpay.com/access/products/payments/openapi/other/payment
@@ -7,8 +7,8 @@ Sources:
     https://docs.worldpay.com/access/products/events
     https://docs.worldpay.com/apis/wpg/reference/paymentstatuses
 
-None of them holds an e-mail, a customer, an invoice or a subscription. Which reference Butter matches on is not
-documented: `transactionReference` is the shop's own for the payment, `paymentId` is Worldpay's.
+None of them has an e-mail, a customer, an invoice or a subscription. It is not documented which reference Butter uses
+for matching: `transactionReference` is the shop's own for the payment, `paymentId` is Worldpay's.
 """
 
 from typing import Final, Literal, get_args
@@ -28,7 +28,7 @@ _LINKED: Final = (
     '_links."payments:events", _links."payments:cancel", _links."cardPayments:settle", '
     '_links."cardPayments:events", _links."cardPayments:cancel"))'
 )
-"""Other APIs have links, too."""
+"""Other APIs have links too."""
 _OUTCOMES: Final = (
     "'authorized', 'sentForSettlement', 'refused', 'sentForCancellation', 'sentForRefund', 'sentForPartialRefund', "
     "'sentForPartialSettlement', '3dsDeviceDataRequired', '3dsChallenged', '3dsAuthenticationFailed', "
@@ -57,7 +57,7 @@ def _shapes(transaction: str) -> tuple[Shape, ...]:
     return (
         Shape(
             "payment",
-            # `outcome` and a reference may be anybody's: it has more that only Worldpay has, or nothing of others.
+            # Other APIs may have `outcome` and a reference. So more of Worldpay's keys are needed, or no other keys.
             when=(
                 f"(says(outcome, {_ITS_OWN}) && {_NAMED}) || (says(outcome, {_OUTCOMES}) && ({_LINKED} || "
                 f"({_NAMED} && (some(`1`, schemeReference, scheme.reference, issuer.authorizationCode, riskFactors, "
