@@ -538,7 +538,7 @@ def test_a_capture_read_days_later_reads_the_same(make_butter: MakeButter, fake:
 
     after = make_butter(ROUTE, ipv4_beacon=beacon, outbox=file, clock=lambda: NOW + 5 * 86_400)
     after.pipeline.start()
-    until(lambda: len(fake.records) == 1, "the mended extractor's record")
+    until(lambda: len(fake.records) == 1, "the fixed extractor's record")
     assert fake.records[0]["ipv4_address"] == SHOPPER
 
 

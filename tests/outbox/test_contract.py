@@ -1,4 +1,4 @@
-"""What the pipeline relies on, the same of the store in memory and of the one on disk."""
+"""The contract of a store, for the one in memory and the one on disk."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -69,7 +69,7 @@ def the_only(store: Store) -> Pending:
 
 
 def prune(store: Store, clock: SteadyClock) -> None:
-    """Prune as the pipeline does, once a minute, for as long as a clock is not believed."""
+    """Prune as the pipeline does, once a minute, until the store trusts the clock."""
     for _ in range(22):
         store.prune()
         clock.pass_(MINUTE)
@@ -93,8 +93,8 @@ def prune(store: Store, clock: SteadyClock) -> None:
         {"headers": [(b"x", b"1"), (b"x", b"2"), (b"X-Odd", bytes(range(128, 256)))]},
     ],
 )
-def test_a_capture_comes_back_as_it_was(store: Store, fields: dict[str, object]) -> None:
-    """Every byte of a capture survives: headers in order and twice, bodies of any bytes, an absent request body."""
+def test_a_stored_capture_is_unchanged(store: Store, fields: dict[str, object]) -> None:
+    """Headers keep their order and repetitions. A body may have any bytes, and a request may have no body."""
     given = capture(1, **fields)
     numbers = store.append([given])
     (stored,) = store.load(numbers)
@@ -103,31 +103,31 @@ def test_a_capture_comes_back_as_it_was(store: Store, fields: dict[str, object])
 
 
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 200])
-def test_appended_captures_have_numbers_of_their_own(store: Store, count: int) -> None:
-    """Each of a batch gets its number, in order, whatever the size of the batch; the newest is told."""
+def test_appended_captures_get_their_own_ids(store: Store, count: int) -> None:
+    """IDs are in order, whatever the size of the batch. `counts` has the newest one."""
     numbers = append(store, *range(count))
     assert sorted(set(numbers)) == list(numbers)
     assert bodies(store.load(numbers)) == [f"in_{number}" for number in range(count)]
     assert store.counts().newest_capture == numbers[-1]
 
 
-def test_load_gives_what_is_there_in_the_order_asked(store: Store) -> None:
-    """Captures are given as asked; one that is gone, or never was, is left out."""
+def test_load_keeps_the_order_asked_for(store: Store) -> None:
+    """A capture that is gone, or never existed, is left out."""
     numbers = append(store, 0, 1, 2)
     resolve(store, numbers[1])
     assert bodies(store.load([numbers[2], numbers[1], 987654321, numbers[0]])) == ["in_2", "in_0"]
 
 
-def test_unread_gives_what_was_left_oldest_first(store: Store) -> None:
-    """Below the mark, oldest first, up to the limit, without what is excluded."""
+def test_unread_returns_the_oldest_captures_first(store: Store) -> None:
+    """They are below the mark, up to the limit, without the excluded ones."""
     numbers = append(store, *range(5))
     assert bodies(store.unread(2, below=numbers[3])) == ["in_0", "in_1"]
     assert bodies(store.unread(9, below=numbers[3], exclude=numbers[:2])) == ["in_2", "in_3"]
     assert list(store.unread(9, below=numbers[0] - 1)) == []
 
 
-def test_unowned_captures_are_read_at_once(store: Store) -> None:
-    """What a process appended that does not read is given whatever the mark, and says so."""
+def test_captures_without_an_owner_are_read_at_once(store: Store) -> None:
+    """A process that does not read appended them. They are returned above the mark too, without an owner."""
     append(store, 0)
     append(store, 1, owned=False)
     append(store, 2)
@@ -136,8 +136,8 @@ def test_unowned_captures_are_read_at_once(store: Store) -> None:
     assert bodies(unread(store)) == ["in_0", "in_1", "in_2"]
 
 
-def test_a_capture_taken_over_is_given_up_after_two_marks(store: Store) -> None:
-    """A reader that died twice over a capture does not get it a third time; marks of others are their own."""
+def test_a_capture_taken_over_is_abandoned_after_two_marks(store: Store) -> None:
+    """A capture that two readers died over is not read a third time. Each capture has its own marks."""
     first, second = append(store, 0, 1)
     assert list(store.mark_taken_over([first, 987654321])) == []
     assert list(store.mark_taken_over([first, second])) == []
@@ -146,7 +146,7 @@ def test_a_capture_taken_over_is_given_up_after_two_marks(store: Store) -> None:
 
 
 def test_a_capture_is_replaced_by_its_records(store: Store) -> None:
-    """Resolved, a capture is gone and its records are pending, none of them, one or several."""
+    """A resolved capture is gone, and its records are pending: none, one or several."""
     numbers = append(store, *range(3))
     resolutions = [
         Resolution(number, [record(10 * which + each) for each in range(which)]) for which, number in enumerate(numbers)
@@ -161,8 +161,8 @@ def test_a_capture_is_replaced_by_its_records(store: Store) -> None:
     assert list(store.due(10)) == added
 
 
-def test_the_first_to_resolve_wins(store: Store) -> None:
-    """A capture that is gone is not resolved again: nothing is added, nothing is counted."""
+def test_only_the_first_resolution_counts(store: Store) -> None:
+    """A capture that is gone is not resolved again: no record is added and nothing is counted."""
     (number,) = append(store, 1)
     resolve(store, number, record(1), counts=[Count("covered", "/checkout")])
     again = resolve(store, number, record(2), counts=[Count("covered", "/checkout")])
@@ -171,15 +171,15 @@ def test_the_first_to_resolve_wins(store: Store) -> None:
     assert store.counted() == {("covered", "/checkout", ""): 1}
 
 
-def test_a_parked_capture_is_kept_and_not_given_again(store: Store) -> None:
-    """Parked, a capture counts as such and is out of the way; what it gave all the same goes out."""
+def test_a_parked_capture_is_kept_and_not_returned_again(store: Store) -> None:
+    """It is counted and not read again. The records that it has all the same are sent."""
     park(store, 1, record(1))
     assert counted(store) == (0, 1, 1, 0, 0)
     assert list(unread(store)) == []
 
 
-def test_what_was_not_resolved_is_there_after_a_reopening(store: Store) -> None:
-    """A stop amid reading loses nothing: what was not resolved is read again."""
+def test_unresolved_captures_are_there_after_a_reopening(store: Store) -> None:
+    """A stop while reading loses nothing: they are read again."""
     numbers = append(store, *range(3))
     resolve(store, numbers[0], record(0))
     store.close()
@@ -187,11 +187,11 @@ def test_what_was_not_resolved_is_there_after_a_reopening(store: Store) -> None:
     assert bodies(unread(store)) == ["in_1", "in_2"]
 
 
-# Each record once.
+# Each record is stored once.
 
 
-def test_a_record_is_known_by_its_key(store: Store) -> None:
-    """A second record of the same IDs is left out and counted, however it came."""
+def test_a_record_is_recognised_by_its_key(store: Store) -> None:
+    """A second record with the same IDs is left out and counted, from a capture or not."""
     outcomes = store.add([record(1), record(2), record(1)])
     assert (invoices(new_records(outcomes)), outcomes[2]) == (["in_1", "in_2"], Skip.DUPLICATE)
     (number,) = append(store, 1)
@@ -200,8 +200,8 @@ def test_a_record_is_known_by_its_key(store: Store) -> None:
 
 
 @pytest.mark.parametrize("state", ["pending", "retry", "dead", "delivered"])
-def test_it_is_known_in_every_state(store: Store, state: str) -> None:
-    """A reloaded confirmation page is one record, whatever has become of the first."""
+def test_a_key_is_recognised_in_every_state(store: Store, state: str) -> None:
+    """A reloaded confirmation page is one record, in any state of the first."""
     store.add([record(1)])
     if state != "pending":
         store.settle([Settlement(the_only(store).id, Settled(state), NOW + HOUR)])
@@ -210,7 +210,7 @@ def test_it_is_known_in_every_state(store: Store, state: str) -> None:
 
 
 def test_more_ids_make_another_record(store: Store) -> None:
-    """A later capture that brings more IDs of the same checkout is a new record: it matches better."""
+    """A later capture of the checkout with more IDs is a new record, because it matches better."""
     more = Checkout(
         ipv4_address="81.2.69.142",
         psp="stripe",
@@ -221,8 +221,8 @@ def test_more_ids_make_another_record(store: Store) -> None:
     assert known(store.add([record(1), Record.of(more, NOW)])) == 0
 
 
-def test_a_delivered_key_is_forgotten_after_a_week(store: Store, clock: SteadyClock) -> None:
-    """A delivered key is known for seven days, and then until the next pruning; one delivered again is known anew."""
+def test_a_delivered_key_is_deleted_after_a_week(store: Store, clock: SteadyClock) -> None:
+    """It is kept for seven days, and then until the next pruning. A second delivery begins a new week."""
     store.add([record(1)])
     settle_all(store, Settled.DELIVERED)
     clock.pass_(7 * DAY - HOUR)
@@ -238,7 +238,7 @@ def test_a_delivered_key_is_forgotten_after_a_week(store: Store, clock: SteadyCl
 
 
 def test_a_clock_that_jumps_ahead_deletes_nothing(store: Store, clock: SteadyClock) -> None:
-    """Eight days ahead for some seconds, then right again: keys, parts, tokens and counts are all there."""
+    """The clock is eight days ahead for some seconds. Keys, parts, tokens and counts are still there."""
     store.add([record(1)])
     store.count([Count("covered", "/checkout")])
     settle_all(store, Settled.DELIVERED)
@@ -263,11 +263,11 @@ def test_a_clock_that_jumps_ahead_deletes_nothing(store: Store, clock: SteadyClo
     assert store.counted(NOW) == store.counted() == {("covered", "/checkout", ""): 1}
 
 
-# What is to be sent.
+# Records to send.
 
 
-def test_due_gives_up_to_its_limit_without_what_is_excluded(store: Store) -> None:
-    """A limit is a limit; what the sender has in memory is left out."""
+def test_due_has_a_limit_and_excludes_records(store: Store) -> None:
+    """It returns no more than the limit, without the records that the sender has in memory."""
     store.add([record(number, NOW - 10 + number) for number in range(5)])
     first = store.due(2)
     assert invoices(first) == ["in_0", "in_1"]
@@ -275,14 +275,14 @@ def test_due_gives_up_to_its_limit_without_what_is_excluded(store: Store) -> Non
     assert invoices(store.due(2)) == ["in_0", "in_1"]
 
 
-def test_the_oldest_checkout_goes_first(store: Store) -> None:
-    """Records are due in the order of their checkouts, not of their coming."""
+def test_the_oldest_checkout_is_sent_first(store: Store) -> None:
+    """Records are due in the order of their checkouts, not of their arrival."""
     store.add([record(1, NOW - 5), record(2, NOW - 9), record(3, NOW - 7)])
     assert invoices(store.due(10)) == ["in_2", "in_3", "in_1"]
 
 
-def test_a_delivered_record_is_gone(store: Store, clock: SteadyClock) -> None:
-    """Delivered, it is counted, and when."""
+def test_a_delivered_record_is_deleted(store: Store, clock: SteadyClock) -> None:
+    """The delivery is counted, with its time."""
     store.add([record(1)])
     clock.now += 60
     assert settle_all(store, Settled.DELIVERED) == 1
@@ -292,7 +292,7 @@ def test_a_delivered_record_is_gone(store: Store, clock: SteadyClock) -> None:
 
 
 def test_a_dead_record_is_kept_and_not_sent(store: Store, clock: SteadyClock) -> None:
-    """Dead, it waits for a person, and is never due."""
+    """A dead record waits for an operator, and is never due."""
     store.add([record(1)])
     store.settle([Settlement(the_only(store).id, Settled.DEAD, reason="422")])
     clock.now += 365 * DAY
@@ -300,8 +300,8 @@ def test_a_dead_record_is_kept_and_not_sent(store: Store, clock: SteadyClock) ->
     assert counted(store) == (0, 0, 0, 1, 0)
 
 
-def test_a_retried_record_is_charged_and_due_later(store: Store, clock: SteadyClock) -> None:
-    """RETRY counts an attempt each time, and holds the record back until it is due."""
+def test_a_retried_record_counts_an_attempt_and_is_due_later(store: Store, clock: SteadyClock) -> None:
+    """RETRY counts an attempt each time, and delays the record until it is due."""
     store.add([record(1)])
     for attempts in range(3):
         pending = the_only(store)
@@ -314,15 +314,15 @@ def test_a_retried_record_is_charged_and_due_later(store: Store, clock: SteadyCl
 
 
 def test_a_retry_without_a_time_is_due_at_once(store: Store, clock: SteadyClock) -> None:
-    """RETRY with no `due_at` charges an attempt, and puts the record behind those that wait since before."""
+    """RETRY without `due_at` counts an attempt, and puts the record behind those that were waiting."""
     store.add([record(1, NOW - 9), record(2, NOW - 5)])
     clock.now += 1
     store.settle([Settlement(store.due(1)[0].id, Settled.RETRY)])
     assert [(pending.attempts, *invoices([pending])) for pending in store.due(10)] == [(0, "in_2"), (1, "in_1")]
 
 
-def test_a_released_record_keeps_its_place_and_its_attempts(store: Store, clock: SteadyClock) -> None:
-    """RELEASED charges nothing: the record is at its old place, or due when it is said."""
+def test_a_released_record_keeps_its_place_and_attempts(store: Store, clock: SteadyClock) -> None:
+    """RELEASED counts no attempt. The record keeps its place, or is due at the given time."""
     store.add([record(1, NOW - 2), record(2, NOW - 1)])
     first, second = store.due(10)
     store.settle([Settlement(second.id, Settled.RELEASED), Settlement(first.id, Settled.RELEASED)])
@@ -333,8 +333,8 @@ def test_a_released_record_keeps_its_place_and_its_attempts(store: Store, clock:
     assert list(store.due(10)) == [second, first]
 
 
-def test_what_was_not_settled_is_due_after_the_next_open(store: Store) -> None:
-    """A record on its way when the process ends goes out once more rather than never."""
+def test_unsettled_records_are_due_after_the_next_open(store: Store) -> None:
+    """A record that was in flight when the process ended is sent again."""
     store.add([record(1)])
     pending = the_only(store)
     store.close()
@@ -344,8 +344,8 @@ def test_what_was_not_settled_is_due_after_the_next_open(store: Store) -> None:
 
 
 @pytest.mark.parametrize("settled", [Settled.RETRY, Settled.RELEASED])
-def test_a_clock_set_back_strands_no_record(store: Store, clock: SteadyClock, settled: Settled) -> None:
-    """A record that was put off under a clock a year ahead is due as soon as the clock is right again."""
+def test_a_clock_set_back_delays_no_record(store: Store, clock: SteadyClock, settled: Settled) -> None:
+    """A record was postponed while the clock was a year ahead. It is due as soon as the clock is correct."""
     clock.now += 365 * DAY
     store.add([record(1, NOW + 365 * DAY)])
     store.settle([Settlement(the_only(store).id, settled, clock.now + HOUR)])
@@ -355,13 +355,13 @@ def test_a_clock_set_back_strands_no_record(store: Store, clock: SteadyClock, se
 
 
 def test_a_capture_from_the_future_is_due_at_once(store: Store) -> None:
-    """A record is not held back because another host's clock is ahead."""
+    """Another host's clock may be ahead. This does not delay the record."""
     store.add([record(1, NOW + 1000)])
     assert invoices(store.due(10)) == ["in_1"]
 
 
-def test_settling_what_is_not_there_changes_nothing(store: Store) -> None:
-    """A settlement of a record that a person dropped meanwhile is passed over."""
+def test_settling_a_missing_record_changes_nothing(store: Store) -> None:
+    """An operator may have dropped the record meanwhile."""
     store.add([record(1)])
     store.settle([Settlement(987654321, settled) for settled in Settled])
     assert counted(store) == (0, 1, 0, 0, 0)
@@ -379,7 +379,7 @@ def part(number: int, *, shopper: bool, at: float = NOW, **fields: str | bytes) 
 @pytest.mark.parametrize("shopper_first", [True, False])
 @pytest.mark.parametrize("reopened", [True, False])
 def test_two_parts_become_a_record(store: Store, *, shopper_first: bool, reopened: bool) -> None:
-    """In either order, and across a restart, the second part makes the record, whole and once."""
+    """The second part makes the complete record once, in either order and across a restart."""
     assert take(store, part(1, shopper=shopper_first)) == 0
     assert (store.counts().parts, counted(store)) == (1, (0, 0, 0, 0, 0))
     if reopened:
@@ -394,43 +394,43 @@ def test_two_parts_become_a_record(store: Store, *, shopper_first: bool, reopene
 
 
 @pytest.mark.parametrize("shopper_first", [True, False])
-def test_an_id_in_bytes_is_that_of_text(store: Store, *, shopper_first: bool) -> None:
-    """A `Checkout` takes bytes for text; so does the part that waits for its counterpart."""
+def test_an_id_may_be_bytes(store: Store, *, shopper_first: bool) -> None:
+    """A `Checkout` accepts bytes for strings. So does a waiting part."""
     for shopper in (shopper_first, not shopper_first):
         given = part(1, shopper=True) if shopper else part(1, shopper=False, invoice_id=b"in_1")
         assert take(store, given) == 0
     assert the_only(store).record == record(1)
 
 
-def test_a_payment_gives_no_address(store: Store) -> None:
-    """Whatever a payment's part says of the shopper's address and browser, the shopper's own part holds."""
+def test_the_address_is_not_taken_from_a_payment(store: Store) -> None:
+    """The shopper's own part decides on address and browser, whatever the payment's part contains."""
     take(store, part(1, shopper=True))
     take(store, part(1, shopper=False, ipv4_address="9.9.9.9", user_agent="Stripe/1.0"))
     assert the_only(store).record == record(1)
 
 
-def test_only_parts_of_one_key_and_of_both_kinds_meet(store: Store) -> None:
-    """Neither two shoppers' parts nor two payments', nor parts of two sessions, are a checkout."""
+def test_only_parts_of_one_key_and_of_both_kinds_are_joined(store: Store) -> None:
+    """Two shoppers' parts, two payments' parts, or parts of two sessions are not a checkout."""
     for number, shopper in [(1, True), (1, True), (2, False), (2, False)]:
         assert take(store, part(number, shopper=shopper, customer_email="a@example.com", invoice_id="in_1")) == 0
     assert (store.counts().parts, counted(store)) == (2, (0, 0, 0, 0, 0))
 
 
-def test_parts_that_lack_something_wait_for_more(store: Store) -> None:
-    """Without an e-mail both parts wait; a further one of either kind completes them, and the address stays."""
+def test_incomplete_parts_wait_for_more(store: Store) -> None:
+    """Without an e-mail both parts wait. Another part of either kind completes them, and the address stays."""
     assert take(store, part(1, shopper=True)) == 0
     assert take(store, part(1, shopper=False, customer_email="")) == 0
     assert counted(store) == (0, 0, 0, 0, 0)
     later = part(1, shopper=True, customer_email="shopper@example.com", ipv4_address="9.9.9.9")
     assert take(store, later) == 0
-    assert store.counts().parts == 2  # the payment's own e-mail is empty, and holds
+    assert store.counts().parts == 2  # the payment's empty e-mail counts as a value
     assert take(store, part(1, shopper=False)) == 0
     assert the_only(store).record == record(1)
 
 
 @pytest.mark.parametrize("agent", [{"user_agent": "the first"}, {}])
-def test_address_and_browser_are_of_one_request(store: Store, agent: dict[str, Any]) -> None:
-    """Of a session that is begun twice, the second request gives neither, not even if the first named no browser."""
+def test_address_and_browser_come_from_one_request(store: Store, agent: dict[str, Any]) -> None:
+    """If a session is begun twice, the second request sets neither, even if the first had no browser."""
     take(store, part(1, shopper=True, **agent))
     take(store, part(1, shopper=True, ipv4_address="9.9.9.9", user_agent="the second", customer_id="cus_1"))
     take(store, part(1, shopper=False))
@@ -442,8 +442,8 @@ def test_address_and_browser_are_of_one_request(store: Store, agent: dict[str, A
     }
 
 
-def test_what_was_joined_is_known_for_a_week(store: Store, clock: SteadyClock) -> None:
-    """A webhook that comes again, or a reloaded page, makes no part that waits for nothing."""
+def test_a_joined_key_is_kept_for_a_week(store: Store, clock: SteadyClock) -> None:
+    """A repeated webhook or a reloaded page adds no part that would wait in vain."""
     take(store, part(1, shopper=True))
     take(store, part(1, shopper=False))
     assert take(store, part(1, shopper=False)) == 1
@@ -460,7 +460,7 @@ def test_what_was_joined_is_known_for_a_week(store: Store, clock: SteadyClock) -
 def test_a_joined_record_has_the_time_and_the_trace_of_its_last_part(
     store: Store, traces: tuple[str, str], *, shopper_first: bool
 ) -> None:
-    """In memory and on disk alike, whichever part completes it and whether the others were traced."""
+    """This holds in memory and on disk, whichever part completes it, and whether the others were traced."""
     for number, trace in enumerate(traces):
         given = part(1, shopper=shopper_first is not bool(number), at=NOW - 10 + number)
         take(store, replace(given, traceparent=trace))
@@ -468,16 +468,16 @@ def test_a_joined_record_has_the_time_and_the_trace_of_its_last_part(
     assert (record.captured_at, record.traceparent) == (NOW - 9, traces[1])
 
 
-def test_a_joined_record_is_known_by_its_key(store: Store) -> None:
-    """A record that came whole and the same one in parts are one."""
+def test_a_joined_record_is_recognised_by_its_key(store: Store) -> None:
+    """A complete record and the same record in parts are one."""
     store.add([record(1)])
     take(store, part(1, shopper=True))
     assert take(store, part(1, shopper=False)) == 1
     assert counted(store) == (0, 1, 0, 0, 0)
 
 
-def test_a_lonely_part_expires(store: Store, clock: SteadyClock) -> None:
-    """Parts older than that are gone and counted, younger ones stay."""
+def test_a_single_part_expires(store: Store, clock: SteadyClock) -> None:
+    """Older parts are deleted and counted, younger ones stay."""
     take(store, part(1, shopper=True, at=NOW))
     take(store, part(2, shopper=False, at=NOW + 40 * MINUTE))
     assert store.expire(clock.now - 30 * MINUTE) == 0
@@ -495,19 +495,19 @@ def test_a_lonely_part_expires(store: Store, clock: SteadyClock) -> None:
 
 
 def test_a_token_proves_one_checkout_of_the_host(store: Store) -> None:
-    """The capture that had it first, read again or loaded again, may use it; another checkout may not."""
+    """The first capture with a token may use it again when it is read again. Another checkout may not."""
     first, again, other = append(store, 1, 2, 3)
     assert not resolve(store, first, record(1), token="t").replayed
-    second = resolve(store, again, record(1), record(1), token="t")  # named twice, it is the same one
+    second = resolve(store, again, record(1), record(1), token="t")  # the second one is a duplicate
     assert (second.replayed, known(second.outcomes)) == (False, 2)
     replayed = resolve(store, other, record(2), token="t", counts=[Count("covered")])
     assert (replayed.there, replayed.replayed, list(replayed.outcomes)) == (True, True, [])
     assert (counted(store), store.counted()) == ((1, 1, 0, 0, 0), {})
-    assert resolve(store, other).there  # as it was, to be resolved without an address
+    assert resolve(store, other).there  # it is unchanged, to be resolved without an address
 
 
-def test_a_token_that_gave_nothing_is_not_used(store: Store) -> None:
-    """A checkout that became no record leaves its token for the one that does."""
+def test_a_token_without_a_record_stays_usable(store: Store) -> None:
+    """A capture that made no record does not use up its token."""
     first, second = append(store, 1, 2)
     resolve(store, first, token="t")
     assert not resolve(store, second, record(2), token="t").replayed
@@ -517,7 +517,7 @@ def test_a_token_that_gave_nothing_is_not_used(store: Store) -> None:
 
 
 def test_the_hold_is_kept_until_it_ends(store: Store) -> None:
-    """A hold survives a reopening; None ends it."""
+    """A hold survives a reopening. None ends it."""
     assert store.counts().hold is None
     store.set_hold("401")
     store.close()
@@ -527,8 +527,8 @@ def test_the_hold_is_kept_until_it_ends(store: Store) -> None:
     assert store.counts().hold is None
 
 
-def test_the_oldest_pending_checkout_is_told(store: Store) -> None:
-    """The age of the oldest checkout shows an outage, whenever its record was made."""
+def test_the_oldest_pending_checkout_is_reported(store: Store) -> None:
+    """Its age shows an outage, whenever its record was made."""
     assert store.counts().oldest_pending_at is None
     store.add([record(2), record(1, NOW - 100)])
     assert store.counts().oldest_pending_at == NOW - 100
@@ -537,7 +537,7 @@ def test_the_oldest_pending_checkout_is_told(store: Store) -> None:
 
 
 def test_counts_are_kept_by_the_hour_and_in_total(store: Store, clock: SteadyClock) -> None:
-    """What is counted beside a change is there with it; hours are kept for a week, the total for ever."""
+    """A count is written together with its change. Hours are kept for a week, the total forever."""
     clock.now = clock.now // HOUR * HOUR
     covered, skipped = ("covered", "/checkout", ""), ("skipped", "/checkout", "not_paid")
     store.count([Count(*covered), Count(*skipped, 2), Count(*covered)])
@@ -553,13 +553,13 @@ def test_counts_are_kept_by_the_hour_and_in_total(store: Store, clock: SteadyClo
     assert store.counted()[covered] == 3
 
 
-def test_a_store_that_nobody_else_uses_leads(store: Store) -> None:
-    """The lead is had, let go of and had again."""
+def test_a_store_without_competitors_leads(store: Store) -> None:
+    """It takes the lead, releases it and takes it again."""
     assert store.lead()
     store.release_lead()
     assert store.lead()
 
 
-def test_an_empty_store_says_so() -> None:
-    """The counts of an empty store are all nothing."""
+def test_an_empty_store_has_no_counts() -> None:
+    """All counts of an empty store are zero or None."""
     assert MemoryOutbox().store().counts() == Counts()

@@ -1,4 +1,4 @@
-"""What is particular to the outbox in memory: its bounds, and what it says about itself."""
+"""What is special about the outbox in memory: its limits, and its messages."""
 
 import os
 from collections.abc import Callable
@@ -27,21 +27,21 @@ def test_it_says_what_it_cannot_keep() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1e4, "x", None])
-def test_a_limit_without_room_is_refused(limit: Any) -> None:
-    """A bound below one record, or one that is not a whole number, is a mistake."""
+def test_a_limit_below_one_record_is_refused(limit: Any) -> None:
+    """So is one that is not a whole number."""
     with pytest.raises(ConfigurationError, match=r"limit=.*: use a (whole )?number"):
         MemoryOutbox(limit)
 
 
 @pytest.mark.parametrize("make", [MemoryOutbox, partial(SQLiteOutbox, "butter.db")])
-def test_a_clock_that_tells_no_time_is_refused(make: Callable[..., object]) -> None:
-    """When it is built, not amid a checkout."""
+def test_a_clock_without_numbers_is_refused(make: Callable[..., object]) -> None:
+    """It is refused when the outbox is built, not during a checkout."""
     with pytest.raises(ConfigurationError, match=r"clock gives str, which is not a time\. Pass .*time\.time"):
         make(clock=str)
 
 
-def test_its_bound_counts_what_waits() -> None:
-    """What is to be read and to be sent fills it; delivering or skipping makes room."""
+def test_its_limit_counts_waiting_captures_and_records() -> None:
+    """A delivery or a skip makes room."""
     store = MemoryOutbox(4).store()
     store.add([record(1), record(2)])
     first, _second = append(store, 1, 2)
@@ -57,8 +57,8 @@ def test_its_bound_counts_what_waits() -> None:
     assert (store.counts().captured, store.counts().pending) == (2, 2)
 
 
-def test_what_is_parked_or_dead_takes_no_room() -> None:
-    """An extractor that always raises does not fill it: each capture is counted, a thousand are remembered by head."""
+def test_parked_captures_and_dead_records_take_no_room() -> None:
+    """An extractor that always raises does not fill it. All captures are counted, and a thousand heads are kept."""
     store = MemoryOutbox(2).store()
     for number in range(KEPT + 100):
         park(store, number)
@@ -72,8 +72,8 @@ def test_what_is_parked_or_dead_takes_no_room() -> None:
     append(store, 1, 2)
 
 
-def test_its_bytes_are_bounded_with_the_headers() -> None:
-    """Everything of a capture counts, so that long headers do not fill the memory; what is resolved makes room."""
+def test_its_bytes_are_limited_with_the_headers() -> None:
+    """All of a capture counts, so that long headers cannot fill the memory. A resolved capture makes room."""
     headers = [(b"x", bytes(60_000))]
     long = capture(1, headers=headers)
     assert size_of(long) > 60_000
@@ -101,8 +101,8 @@ def test_its_bytes_are_bounded_with_the_headers() -> None:
     ],
     ids="".join,
 )
-def test_everything_that_is_kept_counts(field: dict[str, Any]) -> None:
-    """Whatever of a capture is long: 128 MiB hold no more than 128 captures of a mebibyte."""
+def test_all_that_is_kept_of_a_capture_counts(field: dict[str, Any]) -> None:
+    """Any part of a capture may be long: 128 MiB hold no more than 128 captures of a mebibyte."""
     store = MemoryOutbox().store()
     long = capture(1, **field)
     store.append([long] * 120)
@@ -110,8 +110,8 @@ def test_everything_that_is_kept_counts(field: dict[str, Any]) -> None:
         store.append([long] * 9)
 
 
-def test_the_bound_of_its_bytes_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fills it to the last byte is taken."""
+def test_the_limit_of_its_bytes_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A capture that fills the last byte is accepted."""
     monkeypatch.setattr("butter_middleware.outbox.memory.MOST_BYTES", 3 * size_of(capture(1)))
     store = MemoryOutbox().store()
     append(store, 1, 2, 3)
@@ -119,26 +119,26 @@ def test_the_bound_of_its_bytes_is_exact(monkeypatch: pytest.MonkeyPatch) -> Non
         append(store, 4)
 
 
-def test_what_a_checkout_resolves_to_is_always_taken() -> None:
-    """The bound refuses what comes, never what is already inside: several records of one checkout are kept."""
+def test_the_records_of_a_checkout_are_always_accepted() -> None:
+    """The limit refuses new captures only. All records of an accepted checkout are kept."""
     store = MemoryOutbox(1).store()
     (number,) = append(store, 1)
     assert len(new_records(resolve(store, number, *(record(each) for each in range(3))).outcomes)) == 3
     assert len(store.due(10)) == 3
 
 
-def test_it_remembers_a_bounded_number_of_keys() -> None:
-    """Keys of delivered records are forgotten by age and by number: memory does not grow for ever."""
+def test_it_keeps_a_limited_number_of_keys() -> None:
+    """Keys of delivered records are deleted by age and by number, so memory does not grow forever."""
     store = MemoryOutbox(2 * TOMBSTONES).store()
     for number in range(TOMBSTONES + 2):
         store._bury(f"key {number}")
     assert len(store._tombstones) == TOMBSTONES
 
 
-def test_a_shop_that_runs_for_long_keeps_nothing_of_what_was_delivered(
+def test_delivered_records_leave_the_heaps(
     make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its heaps of due times also have the records that are sent at once. They leave them."""
+    """The heaps of due times also contain records that are sent at once. They are removed after delivery."""
     monkeypatch.setattr("butter_middleware.outbox.memory.SPARE", 0)
     monkeypatch.setattr("butter_middleware.pipeline.store_thread.PRUNE_SECONDS", 0.01)
     butter = make_butter()
@@ -153,8 +153,8 @@ def test_a_shop_that_runs_for_long_keeps_nothing_of_what_was_delivered(
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_child_has_none_of_it() -> None:
-    """What the parent is going to deliver is forgotten in a forked child, and stays the parent's."""
+def test_a_forked_child_has_none_of_it() -> None:
+    """The child forgets the parent's records, and the parent keeps them."""
     store = MemoryOutbox(clock=Clock()).store()
     store.add([record(1)])
     assert store.disconnect()

@@ -1,9 +1,8 @@
-"""Whatever is interleaved, and wherever processes die: enqueued = delivered + pending + dead + parked + skipped.
+"""In any order of steps, and if processes die: enqueued = delivered + pending + dead + parked + skipped.
 
-An example is a few lives of a process, one after the other on one file. In each of them two stores do what the steps
-say, until the process ends: by a close, or by dying on the spot. A life tells through a pipe what it tried and what was
-acknowledged. What was acknowledged must be in the file; at the end a last life reads and delivers all that is left, and
-nothing may be stranded.
+An example is a few lives of a process, one after the other on one file. In each of them two stores take the steps,
+until the process closes them or dies. A life writes to a pipe what it tried and what was acknowledged. What was
+acknowledged must be in the file. At the end a last life reads and delivers all that is left.
 """
 
 import os
@@ -37,7 +36,7 @@ STEPS = st.one_of(
 )
 LIVES = st.lists(st.tuples(st.lists(STEPS, min_size=3, max_size=15), st.booleans()), min_size=1, max_size=4)
 
-# Records are added under 0 to 9; captures are numbered from a hundred on in each life.
+# Records are added under 0 to 9. Captures are numbered from a hundred on in each life.
 BY_KEY = {
     record(number).key: number for number in [*range(10), *(life * 100 + n for life in range(1, 5) for n in range(46))]
 }
@@ -45,7 +44,7 @@ BY_KEY = {
 
 @dataclass
 class Life:
-    """What one process does; `tell` outlives it."""
+    """The steps of one process. Its facts go through `tell`, and survive it."""
 
     path: Path
     tell: Callable[[str], object]
@@ -75,7 +74,7 @@ class Life:
         store.resolve([self.resolution(stored.id, bodies([stored])[0], outcome) for stored in unread(store, 2)])
 
     def read_twice(self, store: SQLiteStore, outcome: str) -> None:
-        """Read in both stores at once: the first to resolve wins."""
+        """Read in both stores at once: only the first resolution counts."""
         found = unread(store, 2)
         resolutions = [self.resolution(one.id, bodies([one])[0], outcome) for one in found]
         store.resolve(resolutions)
@@ -125,13 +124,13 @@ def number_of(invoice: str) -> int:
 
 
 def live(path: Path, run: Callable[[Callable[[str], object]], None]) -> list[tuple[str, int]]:
-    """Run a life in a process of its own; give what it told."""
+    """Run a life in its own process; return the facts that it told."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             run(lambda fact: os.write(writing, f"{fact}\n".encode()))
-        except BaseException as error:  # noqa: BLE001 - told, and judged by the parent
+        except BaseException as error:  # noqa: BLE001 - the parent checks it
             os.write(writing, f"{type(error).__name__} 0\n".encode())
         os._exit(0)
     os.close(writing)
@@ -162,7 +161,7 @@ def last_life(path: Path, tell: Callable[[str], object]) -> None:
 
 @dataclass(frozen=True)
 class Found:
-    """What lies in the file, by the checkout's number."""
+    """The content of the file, by the checkout's number."""
 
     captures: Sequence[int]
     records: Sequence[int]
@@ -173,7 +172,7 @@ class Found:
         connection = sqlite3.connect(path)
         try:
             if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                return cls((), (), ())  # the process died before it had made the file
+                return cls((), (), ())  # the process died before it created the file
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             paths = connection.execute("SELECT json_extract(head, '$.path') FROM captures").fetchall()
             records = connection.execute("SELECT key FROM records").fetchall()
@@ -199,8 +198,8 @@ class Found:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(LIVES)
-def test_nothing_is_lost_and_nothing_is_twice(lives: list[tuple[list[tuple[str, int, Any]], bool]]) -> None:
-    """Each acknowledged checkout is in one state, whatever was interleaved; in the end each is delivered or dead."""
+def test_nothing_is_lost_or_stored_twice(lives: list[tuple[list[tuple[str, int, Any]], bool]]) -> None:
+    """Each acknowledged checkout is in exactly one state. At the end each is delivered or dead."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "butter.db"
         facts: list[tuple[str, int]] = []
@@ -228,7 +227,7 @@ def test_nothing_is_lost_and_nothing_is_twice(lives: list[tuple[list[tuple[str, 
 
 
 def judge(found: Found, facts: Sequence[tuple[str, int]]) -> None:
-    """Hold what is in the file against what was told."""
+    """Compare the content of the file with the facts."""
     told = {what: {number for kind, number in facts if kind == what} for what in ("tried", "there", "skipped")}
     here = {*found.captures, *found.records, *found.delivered}
     assert told["there"] - told["skipped"] <= here

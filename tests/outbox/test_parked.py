@@ -1,4 +1,4 @@
-"""What could not be read waits on the disk, without credentials, and is delivered by the start that brings the fix."""
+"""A capture that cannot be read is kept on disk without credentials. The start with the fix delivers it."""
 
 import json
 import sqlite3
@@ -55,7 +55,7 @@ def route(extract: Callable[[CheckoutResponse], Any], path: str = "/checkout/{ca
 
 
 def buy(butter: Butter, content: bytes, encoding: bytes = b"identity") -> None:
-    """Serve one checkout that carries credentials both ways."""
+    """Serve one checkout with credentials in request and response."""
     headers = [*JSON, (b"content-encoding", encoding), (b"set-cookie", b"s=sesame")]
     scope = http_scope()
     scope["headers"] += [(b"cookie", b"s=sesame"), (b"authorization", b"Bearer sesame")]
@@ -77,7 +77,7 @@ def has_duplicates(butter: Butter, times: int) -> bool:
 
 
 def on_disk(path: Path) -> tuple[str, str, bytes]:
-    """Return why the one parked capture is parked, and all that is stored of it."""
+    """Return the reason of the one parked capture, and all that is stored of it."""
     until(lambda: open_files() == 0, "the file is let go of")
     connection = sqlite3.connect(path)
     try:
@@ -88,19 +88,19 @@ def on_disk(path: Path) -> tuple[str, str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("first", "content", "encoding", "reason", "mended"),
+    ("first", "content", "encoding", "reason", "corrected"),
     [
         (raises, json.dumps(ORDER).encode(), b"identity", "extractor_error", good),
         (nonsense, json.dumps(ORDER).encode(), b"identity", "unreadable", good),
         (lacks_email, json.dumps(ORDER).encode(), b"identity", "no_email", good),
         (bad_email, json.dumps(ORDER).encode(), b"identity", "invalid", good),
-        # Cut off, or in a coding that nothing here decodes: an extractor that needs no body still can.
+        # Cut off, or in an unknown coding: an extractor that needs no body can still read it.
         (good, b'{"invoice": "in_', b"identity", "unreadable", by_heart),
         (good, b"\x00\x01", b"x-rot13", "unreadable", by_heart),
         (good, b"not gzip at all", b"gzip", "unreadable", by_heart),
     ],
 )
-def test_a_deploy_that_brings_the_fix_delivers_it(
+def test_a_deploy_with_the_fix_delivers_it(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     tmp_path: Path,
@@ -108,9 +108,9 @@ def test_a_deploy_that_brings_the_fix_delivers_it(
     content: bytes,
     encoding: bytes,
     reason: str,
-    mended: Callable[[CheckoutResponse], Any],
+    corrected: Callable[[CheckoutResponse], Any],
 ) -> None:
-    """Parked with its reason and without credentials or quotes, a capture goes out when its extractor is mended."""
+    """The reason is stored without credentials or quotes. Once the extractor is fixed, the record is sent."""
     path = tmp_path / "butter.db"
     broken = make_butter(route(first), outbox=path)
     buy(broken, content, encoding)
@@ -124,7 +124,7 @@ def test_a_deploy_that_brings_the_fix_delivers_it(
     assert "shopper@" not in detail
     assert content in stored
     assert b"sesame" not in path.read_bytes()
-    fixed = make_butter(route(mended), outbox=path)
+    fixed = make_butter(route(corrected), outbox=path)
     fixed.pipeline.start()
     until(lambda: fixed.status().delivered == 1, "the record")
     assert numbers(fixed) == (1, 0, 0, 1, 0, 0)
@@ -132,10 +132,10 @@ def test_a_deploy_that_brings_the_fix_delivers_it(
     assert (fixed.status().coverage.covered, fixed.status().coverage.missed) == (1, {})
 
 
-def test_an_address_is_found_by_a_mended_strategy(
+def test_a_fixed_strategy_finds_the_address(
     make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
 ) -> None:
-    """A checkout without address, because the configuration counts a proxy too many, goes out when it is mended."""
+    """The configuration counts one proxy too many, so the checkout has no address. It is sent once this is fixed."""
     path = tmp_path / "butter.db"
     wrong = make_butter(route(good), outbox=path, client_ip=client_ip.TrustedHops(3))
     buy(wrong, json.dumps(ORDER).encode())
@@ -147,8 +147,10 @@ def test_an_address_is_found_by_a_mended_strategy(
     until(lambda: fake.records == [SENT], "the record")
 
 
-def test_what_stays_broken_stays_parked(make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path) -> None:
-    """Each start tries once more, with whatever that route has then, or none; nothing is lost meanwhile."""
+def test_a_capture_stays_parked_without_a_fix(
+    make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
+) -> None:
+    """Each start tries once more, with the current route or without one. Nothing is lost meanwhile."""
     path = tmp_path / "butter.db"
     butter = make_butter(route(raises), outbox=path)
     buy(butter, json.dumps(ORDER).encode())
@@ -168,10 +170,10 @@ def test_what_stays_broken_stays_parked(make_butter: Callable[..., Butter], fake
     assert on_disk(path)[0] == "extractor_error"
 
 
-def test_a_capture_that_turns_out_to_be_no_checkout_is_dropped(
+def test_a_parked_capture_that_is_not_a_checkout_is_dropped(
     make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
 ) -> None:
-    """A mended extractor that says None ends a parked capture: there is nothing to send."""
+    """A fixed extractor may return None. There is nothing to send then."""
     path = tmp_path / "butter.db"
     broken = make_butter(route(raises), outbox=path)
     buy(broken, json.dumps(ORDER).encode())
@@ -183,10 +185,10 @@ def test_a_capture_that_turns_out_to_be_no_checkout_is_dropped(
     assert fake.records == []
 
 
-def test_good_records_go_out_beside_a_parked_one(
+def test_good_records_of_a_parked_capture_are_sent(
     make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
 ) -> None:
-    """Of several records of one checkout the good ones go at once; the mended capture sends the rest, none twice."""
+    """The good records of a checkout are sent at once. After the fix the others are sent, and none twice."""
     path = tmp_path / "butter.db"
     halves: list[dict[str, Any]] = [
         {"customer_email": "shopper@example.com", "invoice_id": "in_1"},
@@ -206,7 +208,7 @@ def test_good_records_go_out_beside_a_parked_one(
 
 
 def forgotten(path: Path, clock: SteadyClock) -> None:
-    """Let days pass until the keys of what was delivered are forgotten."""
+    """Let days pass until the keys of delivered records are deleted."""
     store = SQLiteOutbox(path, clock=clock).store()
     store.open()
     clock.pass_(9 * 86400)
@@ -218,10 +220,10 @@ def forgotten(path: Path, clock: SteadyClock) -> None:
         assert connection.execute("SELECT count(*) FROM tombstones").fetchone() == (0,)
 
 
-def test_what_a_parked_one_gave_is_sent_once_however_late(
+def test_a_good_record_of_a_parked_capture_is_sent_once(
     make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The good record beside a bad one is not sent again by a start after its tombstone is gone, nor when corrected."""
+    """Starts after its tombstone is gone do not send it again, and neither does the start with the fix."""
     path, clock = tmp_path / "butter.db", SteadyClock.installed(monkeypatch)
     good_half = {"customer_email": "shopper@example.com", "invoice_id": "in_1"}
     halves = [good_half, {"customer_email": "nobody", "invoice_id": "in_2"}]
@@ -238,9 +240,9 @@ def test_what_a_parked_one_gave_is_sent_once_however_late(
     butter.close()
     forgotten(path, clock)
     whole = [good_half, good_half | {"invoice_id": "in_2"}]
-    mended = make_butter(route(lambda _response: whole), outbox=path, clock=clock)
-    mended.pipeline.start()
-    until(lambda: mended.status().delivered == 2, "the other record")
+    corrected = make_butter(route(lambda _response: whole), outbox=path, clock=clock)
+    corrected.pipeline.start()
+    until(lambda: corrected.status().delivered == 2, "the other record")
     assert [sent["invoice_id"] for sent in fake.records] == ["in_1", "in_2"]
-    # Each start found the good record again, and the two before left the other one parked.
-    assert (mended.status().parked, mended.status().skipped) == (0, {"duplicate": 3})
+    # Three starts found the good record again. The first two left the other one parked.
+    assert (corrected.status().parked, corrected.status().skipped) == (0, {"duplicate": 3})

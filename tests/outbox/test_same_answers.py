@@ -1,4 +1,4 @@
-"""The store in memory and the one on disk give the same answers, whatever is asked of them in whatever order."""
+"""The store in memory and the one on disk return the same results for the same calls, in any order."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -81,7 +81,7 @@ STEPS = st.one_of(
 
 @dataclass
 class Told:
-    """A store, with what it has told so far. Its numbers mean nothing in another store."""
+    """A store and the IDs that it returned. They mean nothing in another store."""
 
     store: Store
     clock: SteadyClock
@@ -127,7 +127,7 @@ class Told:
         return self.store.prune()
 
     def looks(self) -> Any:
-        """Give all that it tells."""
+        """Return everything that it reports."""
         store, passed = self.store, self.pending[2:3]
         counts = store.counts()
         below = max(self.captures[:2], default=0)
@@ -144,8 +144,8 @@ class Told:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, min_size=10, max_size=30))
-def test_memory_and_disk_give_the_same_answers(steps: list[tuple[str, Any, Any]]) -> None:
-    """Of captures, parts, records, settlements and counts, while time passes."""
+def test_memory_and_disk_return_the_same_results(steps: list[tuple[str, Any, Any]]) -> None:
+    """The calls are about captures, parts, records, settlements and counts, while time passes."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
         clock = SteadyClock.installed(monkeypatch)
         outboxes = MemoryOutbox(clock=clock), SQLiteOutbox(Path(folder) / "butter.db", clock=clock)
@@ -154,7 +154,7 @@ def test_memory_and_disk_give_the_same_answers(steps: list[tuple[str, Any, Any]]
             one.store.open()
             one.store.prune()
         for name, *arguments in steps:
-            if name == "pass_time":  # memory forgets the key of a dead record after a week, and a file does not
+            if name == "pass_time":  # memory forgets the key of a dead record after a week, a file does not
                 clock.pass_(min(arguments[0], 60) if both[0].has_dead else arguments[0])
             ask: Callable[[Told], Any] = lambda one: getattr(one, name)(*arguments)  # noqa: B023, E731 - called here
             in_memory, on_disk = map(ask, both)

@@ -1,4 +1,4 @@
-"""One checkout, one address: it may be captured again with other IDs, but never sent with another address."""
+"""One checkout, one address: it may be captured again with other IDs, but is never sent with another address."""
 
 import itertools
 import json
@@ -54,7 +54,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, clock: SteadyClock) ->
 
 
 def outcome(store: Store, record: Record) -> Skip | None:
-    """Add a record; say why it was left out."""
+    """Add a record; return why it was left out."""
     (found,) = store.add([record])
     return None if isinstance(found, Pending) else found
 
@@ -72,10 +72,10 @@ def outcome(store: Store, record: Record) -> Skip | None:
         ({"network_transaction_id": "n1", "charge_id": "ch_1"}, {"network_transaction_id": "n1"}),
     ],
 )
-def test_other_ids_go_with_the_first_address_only(
+def test_a_checkout_with_other_ids_keeps_its_first_address(
     store: Store, first: dict[str, str], again: dict[str, str], state: Settled | None
 ) -> None:
-    """With other IDs a checkout is not sent with another address, whatever became of its first record."""
+    """With other IDs it is not sent with another address, in any state of its first record."""
     assert outcome(store, of(**first)) is None
     if state is not None:
         settle_all(store, state)
@@ -91,8 +91,8 @@ def test_more_ids_with_the_same_address_are_sent(store: Store) -> None:
     assert outcome(store, of(charge_id="ch_1", transaction_id="pi_1")) is None
 
 
-def test_what_came_with_a_refused_record_is_known_too(store: Store) -> None:
-    """The charge that a refused record named belongs to the first address: nobody gets it sent with another."""
+def test_the_ids_of_a_refused_record_are_known_too(store: Store) -> None:
+    """Its charge belongs to the first address, and cannot be sent with another one."""
     store.add([of(invoice_id="in_1")])
     assert outcome(store, of(OTHER, invoice_id="in_1", charge_id="ch_1")) is Skip.OTHER_ADDRESS
     assert outcome(store, of(OTHER, charge_id="ch_1")) is Skip.OTHER_ADDRESS
@@ -101,7 +101,7 @@ def test_what_came_with_a_refused_record_is_known_too(store: Store) -> None:
 
 @pytest.mark.parametrize("name", ["subscription_id", "network_transaction_id"])
 def test_payments_of_one_subscription_have_their_own_addresses(store: Store, name: str) -> None:
-    """An upgrade from another place is another checkout; what names the subscription alone may be either."""
+    """An upgrade from elsewhere is another checkout. A record with only the subscription may be of either."""
     shared = {name: "1"}
     assert outcome(store, of(FIRST, invoice_id="in_1", charge_id="ch_1", **shared)) is None
     assert outcome(store, of(OTHER, invoice_id="in_2", **shared)) is None
@@ -112,14 +112,14 @@ def test_payments_of_one_subscription_have_their_own_addresses(store: Store, nam
 
 
 def test_an_upgrade_after_a_reload_is_sent(store: Store) -> None:
-    """The same checkout with more and with fewer IDs keeps the bill by which the next one is told apart."""
+    """The same checkout with more or fewer IDs keeps its invoice, which tells the next one apart."""
     for ids in ({}, {"invoice_id": "in_1"}, {"invoice_id": "in_1", "charge_id": "ch_1"}):
         assert outcome(store, of(subscription_id="sub_1", **ids)) is None
     assert outcome(store, of(OTHER, subscription_id="sub_1", invoice_id="in_2")) is None
 
 
-def test_an_upgrade_that_was_known_by_its_bill_alone_is_another_checkout(store: Store) -> None:
-    """Its bill does not make the subscription the upgrade's: what names the subscription alone may be either."""
+def test_an_upgrade_known_by_its_invoice_alone_is_another_checkout(store: Store) -> None:
+    """Its invoice does not claim the subscription. A record with only the subscription may be of either."""
     assert outcome(store, of(FIRST, invoice_id="in_1", subscription_id="sub_1")) is None
     assert outcome(store, of(OTHER, invoice_id="in_2")) is None
     assert outcome(store, of(OTHER, invoice_id="in_2", subscription_id="sub_1")) is None
@@ -128,7 +128,7 @@ def test_an_upgrade_that_was_known_by_its_bill_alone_is_another_checkout(store: 
         assert outcome(store, of(address, subscription_id="sub_1", charge_id="ch_1")) is Skip.OTHER_ADDRESS
 
 
-def test_strangers_share_nothing(store: Store) -> None:
+def test_different_shoppers_share_nothing(store: Store) -> None:
     """The same number at another PSP, in another field, or of another shopper is another checkout."""
     assert outcome(store, of(transaction_id="1", psp="adyen")) is None
     assert outcome(store, of(OTHER, transaction_id="1", psp="worldpay")) is None
@@ -136,8 +136,8 @@ def test_strangers_share_nothing(store: Store) -> None:
     assert outcome(store, of(OTHER, transaction_id="2", psp="adyen")) is None
 
 
-def test_parts_and_captures_are_held_to_it(store: Store) -> None:
-    """However a record comes: of a capture, a parked one or two parts."""
+def test_parts_and_captures_follow_the_same_rule(store: Store) -> None:
+    """A record may come from a capture, a parked one or two parts."""
     store.add([of(charge_id="ch_1")])
     late = of(OTHER, charge_id="ch_1", invoice_id="in_1")
     first, second = append(store, 1, 2)
@@ -159,8 +159,8 @@ def prune(store: Store, clock: SteadyClock) -> None:
         clock.pass_(MINUTE)
 
 
-def test_ids_are_known_for_a_week_and_while_the_record_waits(store: Store, clock: SteadyClock) -> None:
-    """As long as a key; a record that an outage keeps for longer holds its IDs."""
+def test_ids_are_kept_for_a_week_and_while_the_record_waits(store: Store, clock: SteadyClock) -> None:
+    """A record that waits longer because of an outage keeps its IDs."""
     store.add([of(invoice_id="in_1")])
     clock.pass_(30 * DAY)
     prune(store, clock)
@@ -170,8 +170,8 @@ def test_ids_are_known_for_a_week_and_while_the_record_waits(store: Store, clock
     assert outcome(store, of(OTHER, invoice_id="in_1", transaction_id="pi_1")) is None
 
 
-def test_ids_seen_again_are_remembered_from_then_on(store: Store, clock: SteadyClock) -> None:
-    """Each record of a checkout that is sent begins the week again."""
+def test_ids_seen_again_are_kept_for_another_week(store: Store, clock: SteadyClock) -> None:
+    """Each record of the checkout that is sent begins the week again."""
     store.add([of(invoice_id="in_1")])
     settle_all(store, Settled.DELIVERED)
     clock.pass_(6 * DAY)
@@ -182,8 +182,8 @@ def test_ids_seen_again_are_remembered_from_then_on(store: Store, clock: SteadyC
     assert outcome(store, of(OTHER, invoice_id="in_1", transaction_id="pi_1")) is Skip.OTHER_ADDRESS
 
 
-def test_neither_id_nor_address_is_in_the_file(tmp_path: Path) -> None:
-    """What is remembered is digests, of which two bytes are the address's: they fit 65,536 addresses."""
+def test_the_file_contains_neither_id_nor_address(tmp_path: Path) -> None:
+    """It has digests. Two bytes are of the address, so that 65,536 addresses share each value."""
     store = SQLiteOutbox(tmp_path / "butter.db").store()
     store.open()
     store.add([of(invoice_id="in_1", charge_id="ch_1")])
@@ -199,7 +199,7 @@ def test_neither_id_nor_address_is_in_the_file(tmp_path: Path) -> None:
     assert not any(word in content for word in (b"in_1", b"ch_1", FIRST.encode()))
 
 
-def test_they_outlive_a_restart_and_bind_every_process(tmp_path: Path) -> None:
+def test_all_processes_know_them_after_a_restart(tmp_path: Path) -> None:
     """Another process of the host, and the next one, know what was sent."""
     first, second = (SQLiteOutbox(tmp_path / "butter.db").store() for _ in range(2))
     first.open()
@@ -214,8 +214,8 @@ def test_they_outlive_a_restart_and_bind_every_process(tmp_path: Path) -> None:
     first.close()
 
 
-def test_a_file_of_an_earlier_schema_comes_up(tmp_path: Path) -> None:
-    """A file of schema 3, with what waits in it, gets the table and goes on."""
+def test_a_file_of_an_earlier_schema_is_migrated(tmp_path: Path) -> None:
+    """A file of schema 3 keeps its waiting records, and gets the table."""
     path = tmp_path / "butter.db"
     with closing(sqlite3.connect(path)) as connection:
         for statements in (*MIGRATIONS, ADDITIONS[0]):
@@ -237,11 +237,11 @@ def test_a_file_of_an_earlier_schema_comes_up(tmp_path: Path) -> None:
     store.close()
 
 
-# What an app sees of it.
+# What an app sees.
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-def test_a_page_that_a_stranger_opens_gives_no_second_address(
+def test_a_page_opened_by_another_person_sends_no_second_address(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     tmp_path: Path,
@@ -249,7 +249,7 @@ def test_a_page_that_a_stranger_opens_gives_no_second_address(
     *,
     on_disk: bool,
 ) -> None:
-    """The response names the charge the second time, and comes to somebody else: counted, said, and not sent."""
+    """This response names the charge, and goes to another address. It is counted, logged and not sent."""
     options = {"outbox": tmp_path / "butter.db"} if on_disk else {}
     route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda response: response.json())
     butter = make_butter(route, **options)
@@ -275,7 +275,7 @@ def test_a_page_that_a_stranger_opens_gives_no_second_address(
 
 
 @pytest.mark.parametrize(("on_disk", "addresses"), [(False, [FIRST, OTHER]), (True, [FIRST])])
-def test_memory_knows_what_its_own_process_sent(
+def test_memory_knows_only_what_its_own_process_sent(
     make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path, addresses: list[str], *, on_disk: bool
 ) -> None:
     """Two workers with memory send a page that both answer, as docs/losses.md says. With a file they send it once."""
@@ -289,7 +289,7 @@ def test_memory_knows_what_its_own_process_sent(
     assert [found["ipv4_address"] for found in fake.records] == addresses
 
 
-# Whatever comes in whatever order.
+# Any captures in any order.
 
 IDS = {
     "invoice_id": "in_1",
@@ -307,8 +307,8 @@ def sent(outcomes: list[Outcome]) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", OUTBOXES)
-def test_at_most_one_address_of_a_checkout_leaves(kind: str, tmp_path: Path) -> None:
-    """For captures of one checkout that each name an ID which an earlier one named, with any IDs and addresses."""
+def test_at_most_one_address_of_a_checkout_is_sent(kind: str, tmp_path: Path) -> None:
+    """Each capture of the checkout shares an ID with an earlier one. IDs and addresses are random."""
     store = OUTBOXES[kind](tmp_path, lambda: NOW).store()
     examples = itertools.count()
 
@@ -332,12 +332,12 @@ def test_at_most_one_address_of_a_checkout_leaves(kind: str, tmp_path: Path) -> 
 NAMES = st.sampled_from(
     [{"invoice_id"}, {"subscription_id"}, {"invoice_id", "subscription_id"}, {"invoice_id", "charge_id"}, set(IDS)]
 )
-"""With a subscription there is the invoice, or no payment: so its payments can be told apart."""
+"""With a subscription comes the invoice or no payment ID, so that its payments can be told apart."""
 OF_PAYMENTS = st.lists(st.tuples(NAMES, st.integers(1, 2), st.sampled_from(ADDRESSES[:2])), min_size=2, max_size=6)
 
 
-def test_of_a_subscription_with_several_payments_each_has_one_address(tmp_path: Path) -> None:
-    """Whatever is captured again, from wherever. Both outboxes decide alike."""
+def test_each_payment_of_a_subscription_has_one_address(tmp_path: Path) -> None:
+    """Captures come again from any address. Both outboxes decide the same."""
     stores = [make(tmp_path, lambda: NOW).store() for make in OUTBOXES.values()]
     examples = itertools.count()
 
@@ -357,7 +357,7 @@ def test_of_a_subscription_with_several_payments_each_has_one_address(tmp_path: 
         for at, later in enumerate(sent):
             for earlier in sent[:at]:
                 same = {name for name in IDS if name in earlier and earlier[name] == later.get(name)}
-                # What names the subscription alone may be any of its payments.
+                # A record with only the subscription may belong to any of its payments.
                 if same - {"subscription_id"} or (same and "invoice_id" not in later):
                     assert earlier["ipv4_address"] == later["ipv4_address"]
 

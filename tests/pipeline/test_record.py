@@ -150,9 +150,9 @@ def test_an_address_that_a_fixed_configuration_finds(
     assert (wrong.status().parked, wrong.status().skipped["no_address:too_few_hops"]) == (1, 1)
     assert "lower the number of hops" in caplog.text
     wrong.close()
-    mended = watched(make=make_butter, outbox=tmp_path / "butter.db")
-    mended.pipeline.start()
-    record(mended, FIELDS | {"charge_id": "ch_2"})
+    fixed = watched(make=make_butter, outbox=tmp_path / "butter.db")
+    fixed.pipeline.start()
+    record(fixed, FIELDS | {"charge_id": "ch_2"})
     until(lambda: len(fake.records) == 2, "what was parked arrives too")
     assert {found["charge_id"]: found["ipv4_address"] for found in fake.records} == {"ch_1": SHOPPER, "ch_2": SHOPPER}
 

@@ -1,4 +1,4 @@
-"""A person's request to be forgotten: an address is found however it is written, and no other is."""
+"""Erasing a person's data: each spelling of the address is found, and no other address."""
 
 import itertools
 import sqlite3
@@ -28,20 +28,20 @@ from butter_middleware.outbox.sqlite.existing import existing
         ("user@straße.de", "user@xn--strae-oqa.de", True),
         ("user@bücher.example", "user@xn--bcher-kva.example", True),
         ("user@BÜCHER.example", "user@bücher.example", True),
-        # Since IDNA 2008 those are two domains.
+        # In IDNA 2008 these are two domains.
         ("user@xn--strae-oqa.de", "user@strasse.de", False),
         ("user@strasse.de", "user@straße.de", False),
-        # No domain by IDNA 2008: found as it is written.
+        # Not a domain by IDNA 2008: found as written.
         ("user@my_host.example", "user@my_host.example", True),
     ],
 )
-def test_an_address_is_found_however_it_is_written(email: str, text: str, *, named: bool) -> None:
-    """Case, escapes and the two spellings of a domain make no difference; another domain does."""
+def test_each_spelling_of_an_address_is_found(email: str, text: str, *, named: bool) -> None:
+    """Case, escapes and the two spellings of a domain make no difference. Another domain is not found."""
     assert Person(email).named_in(f'{{"email": "{text}"}}') is named
 
 
-def test_what_names_a_person_is_deleted(tmp_path: Path) -> None:
-    """Records, captures and parked ones of the person go, those of others stay; the running process is told."""
+def test_a_persons_data_is_deleted(tmp_path: Path) -> None:
+    """Records, captures and parked captures of the person are deleted, others stay. The running process notices it."""
     path = tmp_path / "butter.db"
     store = SQLiteOutbox(path).store()
     store.open()
@@ -60,15 +60,15 @@ def test_what_names_a_person_is_deleted(tmp_path: Path) -> None:
         person.rewrite()
     counts = store.counts()
     assert (counts.captured, counts.pending, counts.parked, counts.epoch > 0) == (0, 0, 0, True)
-    assert not resolve(store, captured, record(3)).there  # who was just reading it makes no record of it
+    assert not resolve(store, captured, record(3)).there  # it was being read, and makes no record
     store.close()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert b"shopper@example.com" not in path.read_bytes()
 
 
-def test_an_erased_record_gives_way_to_no_other_address(tmp_path: Path) -> None:
-    """Its checkout is known by digests: a page that somebody else opens sends their address no more than before."""
+def test_an_erased_checkout_is_sent_with_no_other_address(tmp_path: Path) -> None:
+    """Its digests stay: a page that another person opens does not send their address."""
     path = tmp_path / "butter.db"
     store = SQLiteOutbox(path).store()
     store.open()
@@ -83,10 +83,8 @@ def test_an_erased_record_gives_way_to_no_other_address(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("look", range(1, 6))
-def test_what_becomes_a_record_during_the_search_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int
-) -> None:
-    """The app reads a capture before any one of the command's looks into the file."""
+def test_a_record_made_during_the_search_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int) -> None:
+    """The app may read a capture before any of the command's looks at the file."""
     path = tmp_path / "butter.db"
     store = SQLiteOutbox(path).store()
     store.open()
@@ -114,7 +112,7 @@ def test_what_becomes_a_record_during_the_search_is_found(
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells which files a process has open")
 def test_the_file_is_written_again_through_a_temporary_file(tmp_path: Path) -> None:
-    """Not through memory: the command may run beside the app, which has the rest of it."""
+    """The command does not hold the file in memory, because the app may need it."""
     path = tmp_path / "butter.db"
     store = SQLiteOutbox(path).store()
     store.open()

@@ -1,4 +1,4 @@
-"""A full, broken, missing or foreign file: the store says whose fault it is, the pipeline outlives it.
+"""A full, broken, missing or foreign file: the store tells the faults apart, and the pipeline survives them.
 
 First what the store does by itself, then what an app sees of it.
 """
@@ -88,7 +88,7 @@ def criticals(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def fault(use: Callable[[], object]) -> Fault:
-    """Return whose fault it is that something fails."""
+    """Return the kind of fault that a call raises."""
     with pytest.raises((sqlite3.Error, OSError)) as raised:
         use()
     return fault_of(raised.value)
@@ -100,7 +100,7 @@ def big(number: int) -> Any:
 
 
 def fill(store: SQLiteStore) -> int:
-    """Append captures until the file is full; give how many fitted."""
+    """Append captures until the file is full; return how many fitted."""
     for number in range(100):
         try:
             store.append([big(number)])
@@ -109,11 +109,11 @@ def fill(store: SQLiteStore) -> int:
     raise AssertionError
 
 
-# A file that is full.
+# A full file.
 
 
-def test_beyond_its_bound_a_batch_is_refused_whole(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """A batch that does not fit leaves nothing of it; what makes room lets it in."""
+def test_a_batch_above_the_limit_is_refused_as_a_whole(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """Nothing of it is stored. It is accepted once there is room."""
     store = opened(max_bytes=MIB)
     batch = [big(number) for number in range(12)]
     store.append(batch)
@@ -127,8 +127,8 @@ def test_beyond_its_bound_a_batch_is_refused_whole(opened: Callable[..., SQLiteS
     assert store.counts().captured == 12
 
 
-def test_a_full_file_still_takes_settlements(opened: Callable[..., SQLiteStore]) -> None:
-    """A file full of captures does not stop a delivery from being written down, nor a record from being made."""
+def test_a_full_file_accepts_settlements(opened: Callable[..., SQLiteStore]) -> None:
+    """In a file full of captures, deliveries are still written down and records are still made."""
     store = opened(max_bytes=MIB)
     store.add([record(number) for number in range(50)])
     fitted = fill(store)
@@ -143,7 +143,7 @@ def test_a_full_file_still_takes_settlements(opened: Callable[..., SQLiteStore])
 
 
 def test_records_do_not_use_the_reserve(opened: Callable[..., SQLiteStore]) -> None:
-    """Records made outside a request wait for room as captures do: the reserve is for what makes room."""
+    """Records made outside a request wait for room as captures do. The reserve is for writes that make room."""
     store = opened(max_bytes=MIB)
     fill(store)
     many = [record(number) for number in range(500)]
@@ -155,7 +155,7 @@ def test_records_do_not_use_the_reserve(opened: Callable[..., SQLiteStore]) -> N
 
 @pytest.fixture
 def small_disk(folder: Path) -> Iterator[Callable[[str], None]]:
-    """Give the folder a disk of its own of one MiB; the function that it gives remounts it with other options."""
+    """Give the folder its own disk of one MiB. Return a function that remounts it with other options."""
 
     def mount(options: str, kind: str = "remount") -> bool:
         command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
@@ -169,10 +169,10 @@ def small_disk(folder: Path) -> Iterator[Callable[[str], None]]:
     subprocess.run(["umount", "-l", str(folder)], check=True)  # noqa: S607 - as `mount`, found or skipped
 
 
-def test_a_disk_that_is_full_is_told_and_comes_back(
+def test_a_full_disk_is_reported_and_recovers(
     opened: Callable[..., SQLiteStore], small_disk: Callable[[str], None]
 ) -> None:
-    """On a disk that is full nothing is half written, and the same call succeeds when there is room."""
+    """On a full disk nothing is half written, and the same call succeeds once there is room."""
     store = opened()
     batch = [big(number) for number in range(40)]
     assert fault(lambda: store.append(batch)) in {Fault.FULL, Fault.UNUSABLE}
@@ -181,10 +181,10 @@ def test_a_disk_that_is_full_is_told_and_comes_back(
     assert bodies(unread(store)) == [f"in_{number}" for number in range(40)]
 
 
-def test_a_log_that_a_full_disk_keeps_from_being_moved_is_no_fault(
+def test_a_log_that_a_full_disk_keeps_from_being_moved_is_not_a_fault(
     opened: Callable[..., SQLiteStore], path: Path, small_disk: Callable[[str], None]
 ) -> None:
-    """What is in the log is safe there, and it is moved when the file can grow."""
+    """Its content is safe, and it is moved when the file can grow."""
     small_disk("size=20m")
     store = opened()
     for number in range(database.IDLE_WRITES):
@@ -200,10 +200,10 @@ def test_a_log_that_a_full_disk_keeps_from_being_moved_is_no_fault(
     assert path.stat().st_size > before + MIB
 
 
-def test_a_disk_that_turns_read_only_is_told_and_comes_back(
+def test_a_read_only_disk_is_reported_and_recovers(
     opened: Callable[..., SQLiteStore], small_disk: Callable[[str], None]
 ) -> None:
-    """After an error of the disk that mounts it read-only no write succeeds, and all do when it is over."""
+    """A disk error may mount it read-only. Writes fail until it is writable again."""
     small_disk("size=20m")
     store = opened()
     append(store, 1)
@@ -215,8 +215,8 @@ def test_a_disk_that_turns_read_only_is_told_and_comes_back(
     assert bodies(unread(store)) == ["in_1", "in_2"]
 
 
-def test_a_file_that_cannot_grow_is_told_and_comes_back(opened: Callable[..., SQLiteStore]) -> None:
-    """A write error amid a transaction rolls it back; each capture is there once, when it works again."""
+def test_a_file_that_cannot_grow_is_reported_and_recovers(opened: Callable[..., SQLiteStore]) -> None:
+    """A write error during a transaction rolls it back. Later each capture is there once."""
     store = opened()
     append(store, 0)
     batch = [big(number) for number in range(1, 21)]
@@ -231,11 +231,11 @@ def test_a_file_that_cannot_grow_is_told_and_comes_back(opened: Callable[..., SQ
     assert bodies(unread(store)) == [f"in_{number}" for number in range(21)]
 
 
-# A file that is gone.
+# A missing file.
 
 
-def test_a_folder_that_is_away_is_told_and_comes_back(opened: Callable[..., SQLiteStore], folder: Path) -> None:
-    """While the volume is gone each call fails; when it is back what lay there goes on."""
+def test_a_missing_folder_is_reported_and_recovers(opened: Callable[..., SQLiteStore], folder: Path) -> None:
+    """While the volume is away each call fails. When it is back, its content is used again."""
     store = opened()
     append(store, 0)
     away = folder.rename(folder.with_name("away"))
@@ -246,8 +246,8 @@ def test_a_folder_that_is_away_is_told_and_comes_back(opened: Callable[..., SQLi
     assert bodies(unread(store)) == ["in_0", "in_1"]
 
 
-def test_a_folder_that_comes_late_is_told(path: Path, folder: Path) -> None:
-    """A store that is opened before its volume is there fails, and opens once it is."""
+def test_a_folder_that_is_mounted_late_is_reported(path: Path, folder: Path) -> None:
+    """A store that is opened before its volume is there fails, and opens later."""
     folder.rmdir()
     store = SQLiteOutbox(path).store()
     assert fault(store.open) is Fault.UNUSABLE
@@ -261,7 +261,7 @@ def test_a_folder_that_comes_late_is_told(path: Path, folder: Path) -> None:
 def test_a_removed_file_is_noticed_before_the_next_commit(
     opened: Callable[..., SQLiteStore], path: Path, caplog: pytest.LogCaptureFixture, removed: list[str]
 ) -> None:
-    """Nothing is written to a file, or a log, that is not there any more: it is said, once, and the store goes on."""
+    """Nothing is written to a removed file or log. This is logged once, and the store continues."""
     store = opened()
     append(store, 1)
     for suffix in removed:
@@ -277,10 +277,10 @@ def test_a_removed_file_is_noticed_before_the_next_commit(
     assert opened().counts().captured == 2
 
 
-def test_each_replacement_is_said(
+def test_each_replacement_is_logged(
     opened: Callable[..., SQLiteStore], path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also if the file gets the number of an earlier one, as file systems give it."""
+    """A file system may give the new file the inode of an earlier one."""
     store = opened()
     for number in range(4):
         path.unlink()
@@ -302,8 +302,8 @@ def backed_up(opened: Callable[..., SQLiteStore], path: Path) -> tuple[SQLiteSto
     return again, backup
 
 
-def test_a_restored_file_is_taken_up(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """A backup that is put in the place of the file is gone on with."""
+def test_a_restored_file_is_used(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """The store continues with a backup that replaces the file."""
     again, backup = backed_up(opened, path)
     backup.replace(path)
     with pytest.raises(OutboxReplacedError):
@@ -313,8 +313,10 @@ def test_a_restored_file_is_taken_up(opened: Callable[..., SQLiteStore], path: P
     assert invoices(again.due(10)) == ["in_1"]
 
 
-def test_a_restored_file_is_taken_up_beside_another_program(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """One that has the replaced file open, such as an sqlite3 shell: what it knows of the old log is not believed."""
+def test_a_restored_file_is_used_while_another_program_has_the_old_one(
+    opened: Callable[..., SQLiteStore], path: Path
+) -> None:
+    """That may be an sqlite3 shell. Its knowledge of the old log must not be used."""
     again, backup = backed_up(opened, path)
     code = (
         "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); "
@@ -334,8 +336,8 @@ def test_a_restored_file_is_taken_up_beside_another_program(opened: Callable[...
     assert opened().counts().captured == 1
 
 
-def test_a_removed_lock_is_made_again(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """A lock file that a cleaner removed is replaced before the next write, and the lead is asked for again."""
+def test_a_removed_lock_is_created_again(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """A cleanup job may remove the lock file. It is created before the next write, and the lead is taken again."""
     store = opened()
     assert store.lead()
     lock = path.with_name("butter.db.lock")
@@ -346,11 +348,11 @@ def test_a_removed_lock_is_made_again(opened: Callable[..., SQLiteStore], path: 
     assert store.lead()
 
 
-# A file that is broken.
+# A broken file.
 
 
 def wreck(file: Path, start: int) -> None:
-    """Write garbage over a file, from a byte on."""
+    """Write garbage over a file, from an offset on."""
     with file.open("r+b") as opened_file:
         opened_file.seek(start)
         opened_file.write(b"\xa5" * (file.stat().st_size - start))
@@ -364,7 +366,7 @@ def aside(folder: Path) -> list[str]:
 def test_a_file_found_broken_is_set_aside(
     opened: Callable[..., SQLiteStore], path: Path, folder: Path, caplog: pytest.LogCaptureFixture, start: int
 ) -> None:
-    """A file broken at the start is kept under a new name, a new one is begun, and the log says so once."""
+    """It is kept under a new name and replaced by a new file. The log says so once."""
     store = opened()
     store.add([record(1)])
     store.close()
@@ -386,7 +388,7 @@ def test_a_file_found_broken_is_set_aside(
 def test_a_file_that_breaks_while_open_is_set_aside(
     opened: Callable[..., SQLiteStore], path: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The call that meets it fails, the next one begins a new file and says so; numbers of the old one mean nothing."""
+    """The call that finds it fails. The next one creates a new file and logs it. IDs of the old file have no effect."""
     store = opened()
     assert store.lead()
     store.add([record(1)])
@@ -407,8 +409,8 @@ def test_a_file_that_breaks_while_open_is_set_aside(
     assert len([line for line in criticals(caplog) if "set aside" in line]) == len(criticals(caplog)) == 1
 
 
-def test_breaks_of_one_second_have_names_of_their_own(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """Files set aside in one second are all kept."""
+def test_files_set_aside_in_one_second_have_different_names(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """All of them are kept."""
     for _ in range(3):
         store = opened()
         store.add([record(1)])
@@ -418,8 +420,8 @@ def test_breaks_of_one_second_have_names_of_their_own(opened: Callable[..., SQLi
     assert len(aside(path.parent)) == 3
 
 
-def test_numbers_mean_nothing_in_the_next_file(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """A settlement that was meant for a record of the broken file touches none of its successor."""
+def test_ids_have_no_effect_in_the_next_file(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """A settlement for a record of the broken file must not settle a record of the next one."""
     numbers: list[int] = []
     for number in range(2):
         store = opened()
@@ -429,7 +431,7 @@ def test_numbers_mean_nothing_in_the_next_file(opened: Callable[..., SQLiteStore
     assert abs(numbers[0] - numbers[1]) > 1000
 
 
-# A file that is not ours.
+# A foreign file.
 
 
 def make_foreign(path: Path) -> None:
@@ -452,8 +454,8 @@ def make_newer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"), [(make_foreign, "another program's database"), (make_newer, "newer version .*schema 1000")]
 )
-def test_a_file_that_is_not_ours_is_refused(path: Path, make: Callable[[Path], None], said: str) -> None:
-    """Another program's database, or a newer version's, is a mistake at the start, and is never written to."""
+def test_a_foreign_file_is_refused(path: Path, make: Callable[[Path], None], said: str) -> None:
+    """Another program's database, or a newer version's, stops the start. It is never written to."""
     make(path)
     before = path.read_bytes()
     outbox = SQLiteOutbox(path)
@@ -467,19 +469,19 @@ def test_a_file_that_is_not_ours_is_refused(path: Path, make: Callable[[Path], N
     assert path.read_bytes() == before
 
 
-# A lock that another process does not let go of.
+# A lock that another process does not release.
 
 
 def test_a_wait_for_the_lock_ends_when_the_process_stops(
     opened: Callable[..., SQLiteStore], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stop gives the wait up after its second; nothing was done, and the same call may come again."""
+    """A stop ends the wait after a second. Nothing was written, and the same call may be repeated."""
     monkeypatch.setattr(database, "GIVE_UP_SECONDS", 0.1)
     stopping: list[bool] = []
     store = opened(give_up=lambda: bool(stopping))
     other = Locks(str(path))
     assert other.take(WRITE)
-    assert store.counts().captured == 0  # who only reads waits for no lock
+    assert store.counts().captured == 0  # a read needs no lock
     stopping.append(True)
     with pytest.raises(OutboxBusyError, match=r"has held its write lock for \d+ seconds\. Is it stopped"):
         append(store, 1)
@@ -489,10 +491,10 @@ def test_a_wait_for_the_lock_ends_when_the_process_stops(
     assert store.disconnect()
 
 
-def test_a_close_waits_for_the_lock_for_its_time_only(
+def test_a_close_waits_for_the_lock_only_for_its_timeout(
     opened: Callable[..., SQLiteStore], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that holds the write lock does not keep a store from being closed, with all that it holds."""
+    """Another process holds the write lock. The store is closed all the same, and releases its own locks."""
     monkeypatch.setattr(database, "GIVE_UP_SECONDS", 0.1)
     store = opened()
     assert store.lead()
@@ -504,7 +506,7 @@ def test_a_close_waits_for_the_lock_for_its_time_only(
     other.close()
 
 
-# What an app sees of it.
+# What an app sees.
 
 
 def checkout(number: int) -> Checkout:
@@ -517,22 +519,22 @@ def sent(fake: FakeButter) -> list[str]:
     return sorted(record["invoice_id"] for record in fake.records)
 
 
-def mended(caplog: pytest.LogCaptureFixture) -> Callable[[], bool]:
+def recovered(caplog: pytest.LogCaptureFixture) -> Callable[[], bool]:
     return lambda: "works again" in caplog.text
 
 
 @pytest.mark.usefixtures("small_disk")
-def test_a_full_disk_is_outlived(
+def test_a_full_disk_loses_nothing(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     path: Path,
     small_disk: Callable[[str], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """On a disk that is full, where not even a DELETE works, everything waits, and goes on when there is room."""
+    """On a full disk, even a DELETE fails. Everything waits, and continues once there is room."""
     butter = make_butter(outbox=path)
     butter.record(checkout(0))
-    assert butter.flush()  # its answer is written too, or the filler would meet it
+    assert butter.flush()  # its answer is written too, before the filler takes the room
     assert sent(fake) == ["in_0"]
     filler = path.with_name("filler")
     filler.write_bytes(b"x" * (MIB - sum(entry.stat().st_blocks for entry in path.parent.iterdir()) * 512))
@@ -541,13 +543,13 @@ def test_a_full_disk_is_outlived(
     until(lambda: bool(criticals(caplog)), "the alarm")
     small_disk("size=20m")
     until(lambda: len(sent(fake)) == 400, "all of them")
-    until(mended(caplog), "the all-clear")
+    until(recovered(caplog), "the all-clear")
     assert len(criticals(caplog)) == 1
     assert butter.status().lost == 0
 
 
 @pytest.mark.parametrize(("look_seconds", "alarms"), [(3600.0, 1), (0.0, 0)])
-def test_a_disk_that_is_full_of_the_log_is_outlived(
+def test_a_disk_filled_by_the_log_loses_nothing(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     path: Path,
@@ -557,7 +559,7 @@ def test_a_disk_that_is_full_of_the_log_is_outlived(
     look_seconds: float,
     alarms: int,
 ) -> None:
-    """What the log takes on a small disk is used again: nobody has to make room. If it is looked at, it leaves room."""
+    """On a small disk the log is reused, so nothing has to be deleted. If its size is checked, it leaves room."""
     monkeypatch.setattr(store_thread, "LOG_SECONDS", look_seconds)
     small_disk("size=2m")
     butter = make_butter(outbox=path)
@@ -571,14 +573,14 @@ def test_a_disk_that_is_full_of_the_log_is_outlived(
     assert butter.status().lost == 0
 
 
-def test_a_disk_gone_read_only_is_outlived(
+def test_a_read_only_disk_loses_nothing(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     path: Path,
     small_disk: Callable[[str], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """On a disk that is remounted read-only after an error captures wait, and are delivered when it is over."""
+    """A disk error may remount it read-only. Captures wait, and are delivered once it is writable."""
     small_disk("size=20m")
     butter = make_butter(outbox=path)
     butter.record(checkout(1))
@@ -595,14 +597,14 @@ def test_a_disk_gone_read_only_is_outlived(
     assert again.status().lost == 0
 
 
-def test_a_disk_that_stalls_is_said(
+def test_a_disk_that_stalls_is_logged(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     path: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A write that does not end blocks the thread that writes: whoever brings the next capture says it, once."""
+    """A write that does not end blocks the store's thread. The thread that adds the next capture logs it once."""
     assert store_thread.STALL_SECONDS == 5.0
     butter = make_butter(outbox=path)
     butter.pipeline.start()
@@ -627,19 +629,19 @@ def test_a_disk_that_stalls_is_said(
     monkeypatch.setattr(store_thread, "STALL_SECONDS", 5.0)
     ends.set()
     until(lambda: len(sent(fake)) == 5, "all of them")
-    until(mended(caplog), "the all-clear")
+    until(recovered(caplog), "the all-clear")
     assert ["more than 5 seconds" in line for line in criticals(caplog)] == [True]
     assert butter.status().lost == 0
 
 
-def test_a_volume_that_is_away_is_waited_for(
+def test_a_volume_that_is_away_loses_nothing(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     path: Path,
     folder: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """While the volume is gone what comes waits in memory, said once; when it is back all of it is delivered."""
+    """While it is away, checkouts wait in memory, and this is logged once. When it is back, all are delivered."""
     butter = make_butter(outbox=path)
     butter.record(checkout(0))
     until(lambda: sent(fake) == ["in_0"], "the first")
@@ -649,16 +651,16 @@ def test_a_volume_that_is_away_is_waited_for(
     until(lambda: bool(criticals(caplog)), "the alarm")
     away.rename(folder)
     until(lambda: len(sent(fake)) == 6, "all of them")
-    until(mended(caplog), "the all-clear")
+    until(recovered(caplog), "the all-clear")
     assert len(criticals(caplog)) == 1
     assert "cannot be used (ENOENT)" in criticals(caplog)[0]
     assert butter.status().lost == 0
 
 
-def test_what_was_in_memory_is_written_to_the_file_s_successor(
+def test_what_was_in_memory_is_written_to_the_next_file(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path
 ) -> None:
-    """When somebody removes the file under the app, what it had not written yet reaches Butter all the same."""
+    """If the file is removed while the app runs, captures that were not yet written reach Butter."""
     butter = make_butter(outbox=path)
     butter.record(checkout(1))
     until(lambda: sent(fake) == ["in_1"], "the first")
@@ -676,7 +678,7 @@ def test_what_was_in_memory_is_written_to_the_file_s_successor(
     ],
     ids=["the schema", "a record"],
 )
-def test_a_file_with_a_broken_text_is_set_aside(
+def test_a_file_with_invalid_text_is_set_aside(
     opened: Callable[..., SQLiteStore],
     make_butter: Callable[..., Butter],
     fake: FakeButter,
@@ -684,7 +686,7 @@ def test_a_file_with_a_broken_text_is_set_aside(
     text: bytes,
     garbled: bytes,
 ) -> None:
-    """The fault does not end by itself. What comes after it reaches Butter through a new file."""
+    """The fault does not end by itself. Later checkouts reach Butter through a new file."""
     store = opened()
     store.add([record(1)])
     store.close()
@@ -697,10 +699,10 @@ def test_a_file_with_a_broken_text_is_set_aside(
     assert len([name for name in aside(path.parent) if not name.endswith(("-wal", "-shm"))]) == 1
 
 
-def test_records_on_their_way_outlive_their_file_and_a_fault_of_the_next(
+def test_records_in_flight_survive_their_file_and_a_fault_of_the_next(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the sender has taken ahead is added to the file's successor, also if its disk fails at first."""
+    """The records that the sender has loaded are added to the next file, even if its disk fails at first."""
     answers, faults = Event(), [OSError(errno.EIO, "")]
 
     class Slow(httpx.AsyncBaseTransport):
@@ -727,7 +729,7 @@ def test_records_on_their_way_outlive_their_file_and_a_fault_of_the_next(
     until(lambda: sorted(set(sent(fake))) == [f"in_{number}" for number in range(6)], "all")
 
 
-def test_what_the_queue_refuses_is_counted_as_lost(
+def test_a_refused_record_is_counted_as_lost(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     path: Path,
@@ -735,7 +737,7 @@ def test_what_the_queue_refuses_is_counted_as_lost(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A record that neither the file nor the memory can take is counted in the status, and said once."""
+    """A record that neither the file nor the memory can take is counted in the status, and logged once."""
     most = 1_000
     monkeypatch.setattr(store_thread, "MOST_WAITING", most)  # a tenth
     fake.respond_with(*[503] * 100)
@@ -744,7 +746,7 @@ def test_what_the_queue_refuses_is_counted_as_lost(
     until(lambda: butter.status().pending == 1, "the record")
     away = folder.rename(folder.with_name("away"))
     butter.record(checkout(1))
-    until(lambda: bool(criticals(caplog)), "the alarm")  # what was tried is back in its queue, and takes up its room
+    until(lambda: bool(criticals(caplog)), "the alarm")  # the failed batch is back in its queue, and takes up room
     for _ in range(most + 19):
         butter.record(checkout(1))
     away.rename(folder)
@@ -758,14 +760,14 @@ def test_what_the_queue_refuses_is_counted_as_lost(
     assert len([line for line in criticals(caplog) if "a record is lost" in line]) == 1
 
 
-def test_the_bytes_in_memory_are_bounded(
+def test_the_bytes_in_memory_are_limited(
     make_butter: Callable[..., Butter],
     path: Path,
     folder: Path,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While the file is away long annotations are bounded by their bytes: what comes beyond the bound is counted."""
+    """While the file is away, long annotations count by their bytes. Records above the limit are counted as lost."""
     assert store_thread.MOST_BYTES == 128 * MIB
     monkeypatch.setattr(store_thread, "MOST_BYTES", 16 * MIB)
     butter = make_butter(outbox=path)
@@ -780,10 +782,10 @@ def test_the_bytes_in_memory_are_bounded(
     assert len([line for line in criticals(caplog) if "a record is lost" in line]) == 1
 
 
-def test_butter_stops_amid_a_fault(
+def test_butter_stops_during_a_fault(
     make_butter: Callable[..., Butter], path: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Status, flush and close of an app whose volume is gone neither raise nor hang, and the file is let go of."""
+    """The volume is gone: status, flush and close neither raise nor hang, and the file is closed."""
     butter = make_butter(outbox=path, drain_timeout=0.2)
     assert butter.status().pending == 0  # not even started
     butter.record(checkout(1))

@@ -1,4 +1,4 @@
-"""The locks beside the file: what takes them away, what does not, and who else sees them."""
+"""The locks beside the file: which events release them, which do not, and which processes see them."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def locks(database: Path) -> Iterator[Locks]:
 
 
 class OldProcess:
-    """A process of the last release, which does what it is told."""
+    """A process of the last release that executes commands."""
 
     def __init__(self, database: Path) -> None:
         self.process = subprocess.Popen(
@@ -71,7 +71,7 @@ def old(database: Path) -> Iterator[OldProcess]:
 
 @pytest.mark.parametrize("lock", [WRITE, LEAD])
 def test_old_and_new_processes_exclude_each_other(locks: Locks, old: OldProcess, lock: int) -> None:
-    """A process of the last release and one of this never hold the same lock, whichever came first."""
+    """A process of the last release and one of this release never hold the same lock, in either order."""
     assert locks.take(lock)
     assert not old.ask(f"lock {lock}")
     locks.release(lock)
@@ -82,8 +82,8 @@ def test_old_and_new_processes_exclude_each_other(locks: Locks, old: OldProcess,
     assert locks.take(lock)
 
 
-def test_old_processes_see_that_readers_live(locks: Locks, old: OldProcess, database: Path) -> None:
-    """Any number of processes share the readers' lock; an old one cannot take it while one of them lives."""
+def test_old_processes_see_live_readers(locks: Locks, old: OldProcess, database: Path) -> None:
+    """Any number of processes share the readers' lock. An old one cannot take it while one of them lives."""
     other = Locks(str(database))
     assert (locks.take(READERS), other.take(READERS)) == (True, True)
     locks.close()
@@ -95,7 +95,7 @@ def test_old_processes_see_that_readers_live(locks: Locks, old: OldProcess, data
 
 
 def test_two_stores_of_one_process_exclude_each_other(locks: Locks, database: Path) -> None:
-    """The locks are a store's, not the process's."""
+    """A lock belongs to a store, not to the process."""
     other = Locks(str(database))
     assert locks.take(WRITE)
     assert not other.take(WRITE)
@@ -104,10 +104,10 @@ def test_two_stores_of_one_process_exclude_each_other(locks: Locks, database: Pa
     other.close()
 
 
-def test_a_backup_in_the_process_drops_no_lock(
+def test_a_backup_in_the_process_releases_no_lock(
     locks: Locks, old: OldProcess, database: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Other code that opens and closes the files in this process, as a copy of the folder does, changes nothing."""
+    """Other code of this process may open and close the files, such as a copy of the folder. The locks stay."""
     database.touch()
     for lock in (WRITE, LEAD):
         assert locks.take(lock)
@@ -121,22 +121,22 @@ def test_a_backup_in_the_process_drops_no_lock(
     other.close()
 
 
-def test_the_leader_s_process_is_told(locks: Locks, database: Path) -> None:
-    """Whoever asks learns which process leads, and takes nothing by asking."""
+def test_the_leaders_process_is_reported(locks: Locks, database: Path) -> None:
+    """Asking for the holder takes no lock."""
     other = Locks(str(database))
     assert other.holder(LEAD) is None
     assert locks.take(LEAD)
     assert (locks.holder(LEAD), other.holder(LEAD), other.holder(WRITE)) == (os.getpid(), os.getpid(), None)
     lock = database.with_name("butter.db.lock")
     lock.write_text(lock.read_text().replace("pid:[", "pid:[1"))
-    assert other.holder(LEAD) == 0  # of another container, where the number means another process
+    assert other.holder(LEAD) == 0  # the holder is in another container, where the number means another process
     locks.release(LEAD)
     assert other.holder(LEAD) is None
     other.close()
 
 
 def test_a_removed_lock_file_is_noticed(locks: Locks, database: Path) -> None:
-    """When a cleaner has removed the file, the lock on the new one counts, and the old one is not held any more."""
+    """A cleanup job removed it. Then the lock on the new file counts, and the old lock is lost."""
     assert locks.take(LEAD)
     database.with_name("butter.db.lock").unlink()
     other = Locks(str(database))
@@ -147,8 +147,8 @@ def test_a_removed_lock_file_is_noticed(locks: Locks, database: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_child_frees_and_keeps_nothing(locks: Locks, database: Path) -> None:
-    """A forked child that lets go of its copies frees none of the parent's locks, and keeps none when it ends."""
+def test_a_child_releases_and_keeps_nothing(locks: Locks, database: Path) -> None:
+    """A forked child that closes its copies releases none of the parent's locks, and keeps none."""
     assert locks.take(LEAD)
     reading, writing = os.pipe()
     child = os.fork()
@@ -168,8 +168,8 @@ def test_a_child_frees_and_keeps_nothing(locks: Locks, database: Path) -> None:
     other.close()
 
 
-def test_a_link_in_the_place_of_the_lock_is_not_followed(locks: Locks, database: Path, tmp_path: Path) -> None:
-    """A link that the app's user planted makes a root at the command line neither create nor give away its target."""
+def test_a_symbolic_link_in_place_of_the_lock_is_not_followed(locks: Locks, database: Path, tmp_path: Path) -> None:
+    """The app's user may plant a link. A command that root runs must not create its target or change its owner."""
     database.touch()
     target = tmp_path / "of-root-only"
     database.with_name("butter.db.lock").symlink_to(target)
@@ -179,7 +179,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(locks: Locks, database:
 
 
 def test_root_gives_a_new_lock_to_the_owner_of_the_database(locks: Locks, database: Path) -> None:
-    """A lock file that root made beside the app's database is the app's to use; one that was there is left alone."""
+    """Root may create the lock file beside the app's database. The app must be able to use it. An old one is kept."""
     if os.geteuid():
         pytest.skip("another owner needs privileges")
     database.touch()
@@ -195,13 +195,13 @@ def test_root_gives_a_new_lock_to_the_owner_of_the_database(locks: Locks, databa
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the locks that systems other than Linux have."""
+    """Use the locks of systems other than Linux."""
     monkeypatch.setattr(sys, "platform", "darwin")
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_elsewhere_there_is_a_file_for_each_lock(database: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Without Linux's locks each is a `flock` on a file of its own: apart from each other, and seen by others."""
+def test_other_systems_have_a_file_for_each_lock(database: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Without Linux's locks, each is a `flock` on its own file. They are independent, and other processes see them."""
     first, second = Locks(str(database)), Locks(str(database))
     assert (first.take(WRITE), second.take(LEAD)) == (True, True)
     assert (second.take(WRITE), first.take(LEAD)) == (False, False)

@@ -1,4 +1,4 @@
-"""The outbox on a disk: its file, what outlives a restart, and what people find in it."""
+"""The outbox on disk: its file, its content after a restart, and what operators find in it."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def opened(path: Path, clock: Clock) -> Iterator[Callable[..., SQLiteStore]]:
 
 
 def ask(path: Path, question: str) -> Any:
-    """Ask the file itself."""
+    """Query the file directly."""
     connection = sqlite3.connect(path)
     try:
         return connection.execute(question).fetchone()[0]
@@ -84,7 +84,7 @@ def ask(path: Path, question: str) -> Any:
 
 
 def test_the_files_are_for_their_owner_only(opened: Callable[..., SQLiteStore], tmp_path: Path) -> None:
-    """The database, its log, its index and its lock hold personal data or guard it: mode 0600, whatever the umask."""
+    """The database, its log, its index and its lock are personal data or protect it: mode 0600, with any umask."""
     before = os.umask(0)
     try:
         append(opened(), 1)
@@ -107,10 +107,10 @@ def test_the_files_are_for_their_owner_only(opened: Callable[..., SQLiteStore], 
         (lambda store: store.prune(), 1),
     ],
 )
-def test_the_connection_is_as_safe_as_it_says(
+def test_the_connection_has_the_promised_safety(
     opened: Callable[..., SQLiteStore], write: Callable[[SQLiteStore], object], synchronous: int
 ) -> None:
-    """A sync for what a promise depends on, none for what can be done again; no deleted address in a free page."""
+    """A write that a promise depends on is synced, one that can be repeated is not. Deleted data is overwritten."""
     store = opened()
     for _ in range(2):
         store.prune()
@@ -122,8 +122,8 @@ def test_the_connection_is_as_safe_as_it_says(
     assert found == ["wal", 1, 0]
 
 
-def test_the_file_says_whose_it_is(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """The header holds our mark and the release that can use it; what was added since is told by `meta`."""
+def test_the_file_has_the_mark_and_the_version(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """The header has our mark and the oldest release that can use the file. `meta` lists later additions."""
     opened()
     header = path.read_bytes()[:72]
     assert header[68:72] == b"Butr"
@@ -131,8 +131,8 @@ def test_the_file_says_whose_it_is(opened: Callable[..., SQLiteStore], path: Pat
     assert ask(path, "SELECT value FROM meta WHERE name = 'schema'") == 5
 
 
-def test_a_delivered_address_is_not_left_on_the_disk(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """After a delivery the file holds the record's key and no personal data."""
+def test_a_delivered_address_is_deleted_from_the_file(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """After a delivery the file has the record's key and no personal data."""
     store = opened()
     (number,) = append(store, 1)
     resolve(store, number, record(1))
@@ -145,7 +145,7 @@ def test_a_delivered_address_is_not_left_on_the_disk(opened: Callable[..., SQLit
 
 
 def test_credentials_never_reach_the_disk(opened: Callable[..., SQLiteStore]) -> None:
-    """A capture that was made by hand with cookies and credentials is stored without them."""
+    """The capture was built by hand with cookies and credentials. It is stored without them."""
     store = opened()
     secret = [(b"Cookie", b"sesame"), (b"AUTHORIZATION", b"sesame"), (b"proxy-authorization", b"sesame")]
     kept = (b"x-forwarded-for", b"81.2.69.142")
@@ -156,7 +156,7 @@ def test_credentials_never_reach_the_disk(opened: Callable[..., SQLiteStore]) ->
 
 
 def test_the_log_is_moved_into_the_file_in_time(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """Never by an append: after 64 writes if there is nothing to do, from 32 MiB on in any case. It keeps its size."""
+    """No append does it. It follows after 64 writes if idle, and from 32 MiB on. The log keeps its size."""
     store, log = opened(), path.with_name("butter.db-wal")
     store.append([capture(1)])
     empty = path.stat().st_size
@@ -187,10 +187,10 @@ def test_the_log_is_moved_into_the_file_in_time(opened: Callable[..., SQLiteStor
     assert log.stat().st_size == 31 * MIB
 
 
-def test_a_log_that_cannot_be_emptied_is_said(
+def test_a_log_that_cannot_be_emptied_causes_an_alert(
     opened: Callable[..., SQLiteStore], path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another program reads an older state the log grows; above a bound the log says so, and when it is over."""
+    """While another program reads an older state, the log grows. The alert ends once the program has finished."""
     monkeypatch.setattr("butter_middleware.outbox.sqlite.database.ALARMING_LOG_BYTES", 1024**2)
     monkeypatch.setattr("butter_middleware.outbox.sqlite.database.IDLE_WRITES", 1)
     store = opened()
@@ -206,11 +206,11 @@ def test_a_log_that_cannot_be_emptied_is_said(
     assert store.alerts.raised == []
 
 
-# Restarts and neighbours.
+# Restarts, and other stores.
 
 
-def test_everything_outlives_a_restart(opened: Callable[..., SQLiteStore], clock: Clock) -> None:
-    """Captured, parked, pending, dead, tombstones and counts are as they were, for another process."""
+def test_everything_survives_a_restart(opened: Callable[..., SQLiteStore], clock: Clock) -> None:
+    """Captures, parked captures, records, dead records, tombstones and counts are unchanged for another process."""
     first = opened()
     parked = park(first, 1)
     (newest,) = append(first, 2)
@@ -229,7 +229,7 @@ def test_everything_outlives_a_restart(opened: Callable[..., SQLiteStore], clock
 
 
 def test_two_stores_share_a_file(opened: Callable[..., SQLiteStore]) -> None:
-    """Two that have one file open: one of them leads, each record is once, each sees what the other wrote."""
+    """One of them leads. Each record is stored once, and each store sees the writes of the other."""
     first, second = opened(), opened()
     assert [first.changed(), second.changed()] == [True, True]
     append(first, 1)
@@ -244,7 +244,7 @@ def test_two_stores_share_a_file(opened: Callable[..., SQLiteStore]) -> None:
 
 
 def test_a_link_to_the_file_is_the_file(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """Two names of one file are one file, with one lock."""
+    """Two names of one file have one lock."""
     link = path.with_name("link.db")
     first = opened()
     link.symlink_to(path)
@@ -258,25 +258,25 @@ def test_a_link_to_the_file_is_the_file(opened: Callable[..., SQLiteStore], path
     assert first.alone()
 
 
-def test_a_batch_is_all_there_or_not_at_all(opened: Callable[..., SQLiteStore]) -> None:
-    """What cannot be written down fails its batch before anything is written, whatever its kind."""
+def test_a_batch_is_stored_completely_or_not_at_all(opened: Callable[..., SQLiteStore]) -> None:
+    """One entry that cannot be stored fails its batch before anything is written."""
     store = opened()
     for fields in ({"annotations": {"x": object()}}, {"headers": [(b"x", "text")]}):
         with pytest.raises((TypeError, AttributeError)):
             store.append([capture(0), capture(1, **fields)])
     bad = record(2)
-    object.__setattr__(bad, "key", object())  # no type that SQLite knows
+    object.__setattr__(bad, "key", object())  # not a type that SQLite knows
     with pytest.raises(sqlite3.Error):
         store.add([record(1), bad])
     assert store.counts() == Counts(newest_capture=store.counts().newest_capture)
     append(store, 1)
 
 
-# Its life.
+# Its lifetime.
 
 
-def test_building_one_opens_nothing(path: Path) -> None:
-    """Neither the options nor the store make a file before `open`."""
+def test_building_one_opens_no_file(path: Path) -> None:
+    """The outbox and the store create no file before `open`."""
     SQLiteOutbox(path).store()
     assert not path.exists()
     until(lambda: open_files() == 0, "the end of what other tests opened")
@@ -284,15 +284,15 @@ def test_building_one_opens_nothing(path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["postgresql://shop:s3cret@db/shop", "sqlite:///s3cret.db"])
 def test_a_url_is_refused_and_not_shown(url: str) -> None:
-    """It would be the path of a file in a directory that does not exist. A password may be in it."""
+    """It would be read as a path in a directory that does not exist. It may contain a password."""
     with pytest.raises(ConfigurationError, match=r"names no file.*PostgresOutbox") as caught:
         SQLiteOutbox(url)
     assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", ":memory:", "file:butter.db", "butter\0.db", "shop/", b"butter.db", 5, None])
-def test_a_path_that_names_no_file_is_refused(name: Any) -> None:
-    """What SQLite would take for something else than a file is a mistake, said at once."""
+def test_a_path_without_a_file_name_is_refused(name: Any) -> None:
+    """SQLite would not read it as a file. This is reported at once."""
     with pytest.raises(ConfigurationError, match="names no file"):
         SQLiteOutbox(name)
 
@@ -301,7 +301,7 @@ def test_a_path_that_names_no_file_is_refused(name: Any) -> None:
     "options",
     [
         {"max_bytes": 1024},
-        {"max_bytes": 2.0 * 1024**2},  # in the PRAGMA it would be no bound at all
+        {"max_bytes": 2.0 * 1024**2},  # the PRAGMA would ignore it
         {"max_bytes": "2 GiB"},
         {"retention_days": 0},
         {"retention_days": "7"},
@@ -310,14 +310,14 @@ def test_a_path_that_names_no_file_is_refused(name: Any) -> None:
         {"tombstone_days": None},
     ],
 )
-def test_bounds_that_cannot_work_are_refused(path: Path, options: dict[str, Any]) -> None:
-    """A file too small for a record, days below any, and what is not a number, are mistakes."""
+def test_impossible_limits_are_refused(path: Path, options: dict[str, Any]) -> None:
+    """A file too small for a record, negative days, or a value that is not a number is a mistake."""
     with pytest.raises(ConfigurationError, match=rf"{next(iter(options))}=.*(use a|give the)"):
         SQLiteOutbox(path, **options)
 
 
-def test_it_stays_where_it_was_meant_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path is that of the start: an app that changes its directory moves no outbox."""
+def test_a_relative_path_belongs_to_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that changes its directory later does not move the outbox."""
     monkeypatch.chdir(tmp_path)
     outbox = SQLiteOutbox("butter.db")
     monkeypatch.chdir("/")
@@ -326,7 +326,7 @@ def test_it_stays_where_it_was_meant_to_be(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_closed_store_opens_again(opened: Callable[..., SQLiteStore]) -> None:
-    """After `close` nothing of it is held, twice is once, and `open` goes on."""
+    """After `close` it holds no file. A second `close` does nothing, and `open` continues."""
     store = opened()
     append(store, 1)
     store.open()
@@ -341,7 +341,7 @@ def test_a_closed_store_opens_again(opened: Callable[..., SQLiteStore]) -> None:
     assert not store.lead()
 
 
-# What gets old.
+# Old entries.
 
 
 def prune(store: SQLiteStore, clock: SteadyClock) -> None:
@@ -352,7 +352,7 @@ def prune(store: SQLiteStore, clock: SteadyClock) -> None:
 
 
 def test_tombstones_are_pruned(opened: Callable[..., SQLiteStore], path: Path, clock: SteadyClock) -> None:
-    """After their days tombstones are deleted, in steps, so that the file does not grow for ever."""
+    """After their days tombstones are deleted, in steps, so that the file does not grow forever."""
     store = opened(tombstone_days=1.0)
     store.add([record(number) for number in range(1200)])
     assert settle_all(store, Settled.DELIVERED, 2000) == 1200
@@ -366,10 +366,10 @@ def test_tombstones_are_pruned(opened: Callable[..., SQLiteStore], path: Path, c
     assert ask(path, "SELECT count(*) FROM tombstones") == 0
 
 
-def test_processes_that_live_for_minutes_prune_too(
+def test_processes_that_live_for_minutes_prune(
     opened: Callable[..., SQLiteStore], path: Path, clock: SteadyClock
 ) -> None:
-    """The look at the clock is in the file, so that workers which are replaced all the time confirm each other's."""
+    """The reading of the clock is stored in the file, so that a short-lived worker can confirm the one before."""
     store = opened(tombstone_days=1.0)
     store.add([record(1)])
     settle_all(store, Settled.DELIVERED)
@@ -382,8 +382,10 @@ def test_processes_that_live_for_minutes_prune_too(
     assert ask(path, "SELECT count(*) FROM tombstones") == 0
 
 
-def test_a_retention_deletes_what_waits_for_a_person(opened: Callable[..., SQLiteStore], clock: SteadyClock) -> None:
-    """With a retention, parked and dead go after their days; what is pending stays, however old."""
+def test_a_retention_deletes_old_parked_captures_and_dead_records(
+    opened: Callable[..., SQLiteStore], clock: SteadyClock
+) -> None:
+    """Pending records stay, however old they are."""
     store = opened(retention_days=30)
     store.add([record(1)])
     settle_all(store, Settled.DEAD)
@@ -398,10 +400,10 @@ def test_a_retention_deletes_what_waits_for_a_person(opened: Callable[..., SQLit
     assert store.counts() == Counts(0, 1, 0, 0, 0, NOW, newest_capture=before.newest_capture)
 
 
-def test_a_jumping_clock_deletes_nothing_that_waits_for_a_person(
+def test_a_clock_that_jumps_ahead_deletes_no_parked_capture(
     opened: Callable[..., SQLiteStore], clock: SteadyClock
 ) -> None:
-    """With a retention too: a clock a month ahead for some minutes, also over a restart, deletes nothing."""
+    """With a retention, the clock is a month ahead for some minutes and over a restart."""
     store = opened(retention_days=30)
     park(store, 1)
     prune(store, clock)
@@ -417,8 +419,8 @@ def test_a_jumping_clock_deletes_nothing_that_waits_for_a_person(
     assert store.counts().parked == 1
 
 
-def test_without_a_retention_they_stay(opened: Callable[..., SQLiteStore], clock: SteadyClock) -> None:
-    """Left alone, parked captures wait for years."""
+def test_without_a_retention_parked_captures_stay(opened: Callable[..., SQLiteStore], clock: SteadyClock) -> None:
+    """They wait for years."""
     store = opened()
     park(store, 1)
     clock.pass_(1000 * DAY)
@@ -426,13 +428,11 @@ def test_without_a_retention_they_stay(opened: Callable[..., SQLiteStore], clock
     assert store.counts().parked == 1
 
 
-# Parked captures and people.
+# Parked captures, and operators.
 
 
-def test_parked_captures_are_tried_once_by_a_configuration(
-    opened: Callable[..., SQLiteStore], clock: SteadyClock
-) -> None:
-    """The one that parked it does not try it soon again, another one does, once; after ten minutes each may."""
+def test_each_configuration_tries_a_parked_capture_once(opened: Callable[..., SQLiteStore], clock: SteadyClock) -> None:
+    """The configuration that parked it does not retry it soon. Another one does, once. After ten minutes each may."""
     store = opened()
     number = park(store, 1, configuration="old")
     before = clock() - 10 * MINUTE
@@ -446,7 +446,7 @@ def test_parked_captures_are_tried_once_by_a_configuration(
 
 
 def test_parked_captures_take_turns(opened: Callable[..., SQLiteStore], clock: SteadyClock) -> None:
-    """Those tried longest ago come first, a few at a time, so that a long line of them is gone through."""
+    """Those tried longest ago come first, a few at a time, so that each of a long queue is tried."""
     store = opened()
     for number in range(5):
         park(store, number, configuration="old")
@@ -458,8 +458,10 @@ def test_parked_captures_take_turns(opened: Callable[..., SQLiteStore], clock: S
     assert seen == [f"in_{number}" for number in range(5)]
 
 
-def test_what_a_parked_one_gave_is_known_for_ever(opened: Callable[..., SQLiteStore], clock: SteadyClock) -> None:
-    """The records that a parked capture gave are left out whenever it is read again, also after their tombstones."""
+def test_the_records_of_a_parked_capture_are_known_forever(
+    opened: Callable[..., SQLiteStore], clock: SteadyClock
+) -> None:
+    """They are left out whenever it is read again, also after their tombstones are gone."""
     store = opened()
     number = park(store, 1, record(1))
     settle_all(store, Settled.DELIVERED)
@@ -469,16 +471,16 @@ def test_what_a_parked_one_gave_is_known_for_ever(opened: Callable[..., SQLiteSt
     assert (invoices(new_records(resolved.outcomes)), known(resolved.outcomes)) == (["in_2"], 1)
 
 
-def test_a_token_is_the_parked_capture_s_own(opened: Callable[..., SQLiteStore]) -> None:
-    """A parked capture whose token proved a part of its records proves the rest when it is read again."""
+def test_a_parked_capture_may_use_its_token_again(opened: Callable[..., SQLiteStore]) -> None:
+    """Its token was used for some of its records. The others may use it when the capture is read again."""
     store = opened()
     number = park(store, 1, record(1), token="t")
     resolved = resolve(store, number, record(1), record(2), token="t")
     assert (resolved.replayed, invoices(new_records(resolved.outcomes))) == (False, ["in_2"])
 
 
-def test_people_see_what_waits_for_them(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """Entries name reason and place, without personal data; the content is given to a person who asks for it."""
+def test_operators_see_parked_and_dead_entries(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """Entries name reason and place, without personal data. The content is returned only if it is asked for."""
     store = opened()
     parked_number = park(store, 1)
     store.add([record(2)])
@@ -499,8 +501,8 @@ def test_people_see_what_waits_for_them(opened: Callable[..., SQLiteStore], path
         assert seen.read(lambda db: listing.payload(db, dead.id + 1)) is None
 
 
-def test_people_try_again_or_drop(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """A retried entry goes on its way in the running process, which sees a new epoch; a dropped one is gone."""
+def test_operators_retry_or_drop_entries(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """The running process sees a new epoch and handles a retried entry. A dropped one is gone."""
     store = opened()
     parked = [park(store, number) for number in range(2)]
     store.mark_taken_over(parked)
@@ -520,8 +522,8 @@ def test_people_try_again_or_drop(opened: Callable[..., SQLiteStore], path: Path
     assert (pending.record, pending.attempts) == (record(0), 0)
 
 
-def test_a_person_s_look_changes_nothing(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """The command line creates nothing, leads nothing, and leaves the locks of the running process alone."""
+def test_looking_at_a_file_changes_nothing(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """The command line creates nothing, does not lead, and takes no lock of the running process."""
     store = opened()
     assert store.lead()
     append(store, 1)
@@ -535,8 +537,8 @@ def test_a_person_s_look_changes_nothing(opened: Callable[..., SQLiteStore], pat
     assert store.locks.has(LEAD)
 
 
-def test_a_file_that_no_process_uses_says_so(opened: Callable[..., SQLiteStore], path: Path) -> None:
-    """Without a reader what is captured is unread; a process that only appends is none."""
+def test_a_file_without_a_process_has_no_reader(opened: Callable[..., SQLiteStore], path: Path) -> None:
+    """Without a reader, its captures are unread. A process that only appends is not a reader."""
     store = opened()
     append(store, 1)
     store.add([record(1, NOW - 5)])
@@ -547,10 +549,10 @@ def test_a_file_that_no_process_uses_says_so(opened: Callable[..., SQLiteStore],
     assert (found.deliverer, found.readers, found.unread, found.next_due_at) == (None, False, 1, NOW - 5)
 
 
-def test_a_capture_of_a_later_format_stays(
+def test_a_capture_of_a_later_format_is_kept(
     opened: Callable[..., SQLiteStore], path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A capture that this version cannot read is left for one that can, said once, without its content."""
+    """A capture that this version cannot read is left for one that can. This is logged once, without its content."""
     store = opened()
     append(store, 1, 2, 3)
     connection = sqlite3.connect(path)
@@ -564,8 +566,8 @@ def test_a_capture_of_a_later_format_stays(
     assert "shopper@" not in caplog.text
 
 
-def test_what_others_left_comes_by_the_megabyte(opened: Callable[..., SQLiteStore]) -> None:
-    """A leader takes over a backlog of long responses, the oldest first, and has few of them in memory at once."""
+def test_a_backlog_is_loaded_by_the_megabyte(opened: Callable[..., SQLiteStore]) -> None:
+    """A leader takes over a backlog of long responses, the oldest first, with few of them in memory at once."""
     store = opened()
     numbers = store.append([capture(number, body=bytes(1024**2), request_body=bytes(1024**2)) for number in range(20)])
     first = unread(store)
@@ -574,8 +576,8 @@ def test_what_others_left_comes_by_the_megabyte(opened: Callable[..., SQLiteStor
     assert [stored.id for stored in second] == list(numbers[8:16])
 
 
-def test_counting_takes_no_look_at_the_rows(opened: Callable[..., SQLiteStore]) -> None:
-    """The counts of a file with many rows are kept by triggers: no table is gone through."""
+def test_counts_do_not_scan_the_rows(opened: Callable[..., SQLiteStore]) -> None:
+    """Triggers keep the counts, so a file with many rows needs no scan."""
     store = opened()
     append(store, *range(300))
     for number in range(5):

@@ -1,4 +1,4 @@
-"""Where an outbox can be, and where it would not last: said at the start, and nothing is created by asking."""
+"""Where an outbox can be, and which places do not last: checked at the start, without creating a file."""
 
 import os
 import socket
@@ -101,7 +101,7 @@ def other_database(folder: Path) -> Path:
     ],
 )
 def test_an_unusable_path_stops_the_start(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
-    """No outbox can be there: `Butter` says what is wrong when it is built, and leaves everything as it was."""
+    """`Butter` raises the reason when it is built, and leaves everything unchanged."""
     path = make(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigurationError, match=said):
@@ -111,7 +111,7 @@ def test_an_unusable_path_stops_the_start(tmp_path: Path, make: Callable[[Path],
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_folder_of_another_user_stops_the_start(tmp_path: Path) -> None:
-    """A directory that this process may not write in is said with the user's number; shown in a child of no rights."""
+    """The error names the user's number. A child process without privileges shows this."""
     if os.geteuid():
         pytest.skip("becoming another user needs privileges")
     tmp_path.chmod(0o755)
@@ -132,12 +132,12 @@ def test_a_folder_of_another_user_stops_the_start(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     said = os.read(reading, 10_000).decode()
     os.close(reading)
-    # pytest's own folder above may be closed to others, which is as good a reason.
+    # pytest's own folder above may be closed to others, which is as good a reason
     assert "user 65534" in said or "does not exist" in said
 
 
-def test_a_good_path_is_left_as_it_is(tmp_path: Path) -> None:
-    """Asked of a path where nothing is yet, `validate` creates nothing; asked of an outbox, it changes nothing."""
+def test_a_good_path_is_left_unchanged(tmp_path: Path) -> None:
+    """`validate` creates nothing at a new path, and changes nothing in an outbox."""
     path = tmp_path / "butter.db"
     outbox = SQLiteOutbox(path)
     outbox.validate()
@@ -150,13 +150,13 @@ def test_a_good_path_is_left_as_it_is(tmp_path: Path) -> None:
     assert {entry: entry.read_bytes() for entry in tmp_path.iterdir()} == before
 
 
-def test_it_may_be_asked_while_the_file_is_open(tmp_path: Path) -> None:
-    """A second `Butter` on a file that this process has open reads nothing of it: that would drop SQLite's locks."""
+def test_validate_may_run_while_the_file_is_open(tmp_path: Path) -> None:
+    """For a second `Butter` on an open file it reads nothing from the file: that would release SQLite's locks."""
     outbox = SQLiteOutbox(tmp_path / "butter.db")
     store = outbox.store()
     store.open()
     SQLiteOutbox(outbox.path).validate()
-    # To leave WAL mode a process must be alone with the file, which SQLite's locks tell it.
+    # To leave WAL mode a process must be alone with the file. SQLite's locks tell it.
     alone = f"import sqlite3; sqlite3.connect({outbox.path!r}, timeout=0).execute('PRAGMA journal_mode = DELETE')"
     refused = subprocess.run([sys.executable, "-c", alone], capture_output=True, check=False)
     assert b"database is locked" in refused.stderr
@@ -168,24 +168,24 @@ def test_it_may_be_asked_while_the_file_is_open(tmp_path: Path) -> None:
     [
         ("/var/lib/shop/butter.db", DISK, []),
         ("/var/lib/shop/butter.db", "", []),
-        # The deepest mount point counts, and of two at one point the later.
+        # The deepest mount point counts. Of two at one point, the later counts.
         ("/mnt/shop/butter.db", DISK + "nas:/x /mnt nfs4 rw 0 0\n", ["network file system (nfs4)"]),
         ("/mnt/shop/butter.db", "nas:/x /mnt nfs rw 0 0\n" + DISK, ["network file system (nfs)"]),
         ("/mnt/shop/butter.db", DISK + "nas:/x /mnt nfs rw 0 0\n/dev/sdb /mnt/shop xfs rw 0 0\n", []),
         ("/mnt/butter.db", DISK + "auto /mnt autofs rw 0 0\nnas:/x /mnt cifs rw 0 0\n", ["network file system (cifs)"]),
         ("/mnt/butter.db", DISK + "bucket /mnt fuse.s3fs rw 0 0\n", ["network file system (fuse.s3fs)"]),
         ("/mntx/butter.db", DISK + "nas:/x /mnt nfs rw 0 0\n", []),
-        # Odd names, as the kernel writes them.
+        # Unusual names, as the kernel writes them.
         ("/my disk/butter.db", DISK + "nas:/x /my\\040disk nfs rw 0 0\n", ["network file system (nfs)"]),
         ("/läden/butter.db", DISK + "nas:/x /läden nfs rw 0 0\n", ["network file system (nfs)"]),
-        # What goes with the container, with the host's next start, or sooner.
+        # Removed with the container, at the host's next start, or sooner.
         ("/app/butter.db", "overlay / overlay rw 0 0\n", ["container's own layer"]),
         ("/data/butter.db", "overlay / overlay rw 0 0\n/dev/sdb /data ext4 rw 0 0\n", []),
         ("/run/butter.db", DISK + "tmpfs /run tmpfs rw 0 0\n", ["in memory (tmpfs)"]),
         (f"{TMP}/butter.db", DISK, ["temporary folder"]),
         (f"{TMP}/butter.db", DISK + f"tmpfs {TMP} tmpfs rw 0 0\n", ["in memory", "temporary folder"]),
         (f"{TMP}files/butter.db", DISK, []),
-        # A file alone in a container: what SQLite writes beside it is not in the volume.
+        # Only the file is mounted into a container: SQLite's other files are not in the volume.
         ("/data/butter.db", "overlay / overlay rw 0 0\n/dev/sdb /data/butter.db ext4 rw 0 0\n", ["only the file"]),
         (
             "/data/butter.db",
@@ -197,8 +197,8 @@ def test_it_may_be_asked_while_the_file_is_open(tmp_path: Path) -> None:
         ("/data/butter.db", "overlay / overlay rw 0 0\n/dev/sdb /data/butter.db.lock ext4 rw 0 0\n", ["own layer"]),
     ],
 )
-def test_a_place_that_does_not_last_is_told(path: str, mounts: str, said: list[str]) -> None:
-    """Each place is warned of by its file system, with what to do; a disk is not."""
+def test_a_place_that_does_not_last_causes_a_warning(path: str, mounts: str, said: list[str]) -> None:
+    """The warning depends on the file system and names the fix. A disk causes none."""
     found = list(warnings(path, mounts, {}))
     assert len(found) == len(said)
     for text, part in zip(found, said, strict=True):
@@ -210,8 +210,8 @@ def test_a_place_that_does_not_last_is_told(path: str, mounts: str, said: list[s
     ("variable", "platform"),
     [("AWS_LAMBDA_FUNCTION_NAME", "AWS Lambda"), ("K_SERVICE", "Cloud Run"), ("VERCEL", "Vercel")],
 )
-def test_a_function_is_told_to_flush(variable: str, platform: str) -> None:
-    """In a function's sandbox nothing runs between requests: the warning names the remedy."""
+def test_a_function_is_warned_to_flush(variable: str, platform: str) -> None:
+    """The sandbox of a function runs nothing between requests. The warning names the remedy."""
     (text,) = warnings("/data/butter.db", DISK, {variable: "1"})
     assert platform in text
     assert "flush()" in text
@@ -223,6 +223,6 @@ FIELD = st.text("/\\0129aä", max_size=8)
 
 @settings(max_examples=tries(50), deadline=None)
 @given(st.lists(st.lists(FIELD, max_size=5)))
-def test_whatever_the_kernel_says_it_starts(table: list[list[str]]) -> None:
-    """A table of mounts that nobody foresaw stops no start."""
+def test_any_mount_table_is_accepted(table: list[list[str]]) -> None:
+    """An unexpected table of mounts stops no start."""
     list(warnings("/data/butter.db", "\n".join(" ".join(fields) for fields in table), {}))

@@ -39,7 +39,7 @@ TABLES = ["captures", "records", "tombstones"]
 
 
 class User:
-    """Another process with the outbox, which does what it is told; killed at the end, if not before."""
+    """Another process with the outbox that executes commands. It is killed at the end of the test at the latest."""
 
     def __init__(self, path: Path) -> None:
         self.process = subprocess.Popen(
@@ -67,7 +67,7 @@ class User:
             until(lambda: b"State:\tT" in Path(f"/proc/{self.process.pid}/status").read_bytes(), "the process stops")
 
     def kill(self) -> list[Any]:
-        """Kill it as the kernel does when memory is short; give what it still had told."""
+        """Kill it as the kernel does when memory is short; return the rest of its output."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.kill()
@@ -106,7 +106,7 @@ def numbered(first: int, last: int) -> list[str]:
 
 
 def test_captures_of_a_killed_process_are_there(store: SQLiteStore, path: Path) -> None:
-    """What a living process captured is left alone until it has had its time; when it is killed all of it is there."""
+    """A living process has time to read its own captures. Once it is killed, all of them are there."""
     with User(path) as user:
         user.ask("open")
         user.ask("append 0 5")
@@ -118,7 +118,7 @@ def test_captures_of_a_killed_process_are_there(store: SQLiteStore, path: Path) 
 def test_captures_of_a_killed_process_are_adopted(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path
 ) -> None:
-    """A leader that runs already reads what a process left that was killed, within seconds, and delivers it."""
+    """A running leader reads the captures of a killed process within seconds, and delivers them."""
     butter = make_butter(outbox=path)
     butter.pipeline.start()
     until(lambda: butter.status().pending == 0, "the start")
@@ -130,10 +130,10 @@ def test_captures_of_a_killed_process_are_adopted(
     assert sorted(sent["invoice_id"] for sent in fake.records) == numbered(0, 5)
 
 
-def test_what_a_killed_process_had_captured_is_delivered(
+def test_captures_of_a_killed_process_are_delivered_by_the_next_start(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path
 ) -> None:
-    """The next start reads what was captured before the kill, and delivers it."""
+    """The next start reads captures from before the kill, and delivers them."""
     with User(path) as user:
         user.ask("open")
         user.ask("append 0 5")
@@ -146,7 +146,7 @@ def test_what_a_killed_process_had_captured_is_delivered(
 
 
 def test_no_acknowledged_capture_is_lost(store: SQLiteStore, path: Path) -> None:
-    """Processes that are killed amid writing lose nothing that they had acknowledged."""
+    """Processes that are killed while they write lose no acknowledged capture."""
     acknowledged: list[int] = []
     for round_number in range(2):
         users = [User(path) for _ in range(2)]
@@ -160,14 +160,14 @@ def test_no_acknowledged_capture_is_lost(store: SQLiteStore, path: Path) -> None
     there = bodies(unread(store))
     assert len(set(there)) == len(there) == store.counts().captured
     assert {f"in_{number}" for number in acknowledged} <= set(there)
-    # What was on its way to be acknowledged: one in each process.
+    # Each process may have one capture that was written and not yet acknowledged.
     assert len(there) - len(acknowledged) <= 4
 
 
 def test_the_lead_passes_within_a_second(make_butter: Callable[..., Butter], fake: FakeButter, path: Path) -> None:
-    """One process delivers; when it is killed another one takes over, within about a second."""
+    """One process delivers. When it is killed, another one takes over within about a second."""
     took: list[float] = []
-    for turn in (1, 2):  # the quicker one tells: what a busy machine adds is none of ours
+    for turn in (1, 2):  # a busy machine may delay one of them
         file = path.with_name(f"{turn}.db")
         with User(file) as user:
             user.ask("open")
@@ -184,8 +184,8 @@ def test_the_lead_passes_within_a_second(make_butter: Callable[..., Butter], fak
     assert min(took) < 2.0
 
 
-def test_what_was_on_its_way_is_due_again(store: SQLiteStore, path: Path) -> None:
-    """What the killed leader was sending is due for the next one."""
+def test_records_in_flight_are_due_again(store: SQLiteStore, path: Path) -> None:
+    """The records that a killed leader was sending are due for the next one."""
     with User(path) as user:
         user.ask("open")
         user.ask("add 0 3")
@@ -198,8 +198,8 @@ def test_what_was_on_its_way_is_due_again(store: SQLiteStore, path: Path) -> Non
     assert invoices(store.due(10)) == numbered(0, 3)
 
 
-def test_the_lead_is_one_after_the_lock_was_removed(store: SQLiteStore, path: Path) -> None:
-    """When a cleaner has removed the lock file both processes come to the new one: still one delivers."""
+def test_one_process_leads_after_the_lock_was_removed(store: SQLiteStore, path: Path) -> None:
+    """A cleanup job removed the lock file. Both processes use the new one, and still only one delivers."""
     with User(path) as user:
         user.ask("open")
         assert store.lead()
@@ -215,10 +215,10 @@ def test_the_lead_is_one_after_the_lock_was_removed(store: SQLiteStore, path: Pa
 # Other code in the process.
 
 
-def test_a_backup_in_the_process_lets_nobody_else_lead(
+def test_a_backup_in_the_process_keeps_the_locks(
     store: SQLiteStore, path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Copying the folder opens and closes every file: the locks stay, and nobody writes or leads beside us."""
+    """Copying the folder opens and closes each file. The locks stay, and no other process writes or leads."""
     assert store.lead()
     assert store.locks.take(WRITE)
     shutil.copytree(path.parent, tmp_path_factory.mktemp("backup") / "copy")
@@ -230,12 +230,12 @@ def test_a_backup_in_the_process_lets_nobody_else_lead(
         user.ask("unlock")
 
 
-def test_a_log_that_another_process_made_is_left_alone(
+def test_a_log_that_another_process_made_is_left_unchanged(
     store: SQLiteStore, path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """After a backup SQLite's own locks are gone: others delete the log that we have open, and make a new one.
+    """After a backup SQLite's own locks are gone: others delete the log that this store has open, and make a new one.
 
-    We notice it before the next commit, and neither write to the old log nor move it over what the others wrote since.
+    The store notices it before the next commit. It neither writes to the old log nor moves it over later writes.
     """
     append(store, 0)
     shutil.copytree(path.parent, tmp_path_factory.mktemp("backup") / "copy")
@@ -259,10 +259,10 @@ def test_a_log_that_another_process_made_is_left_alone(
 # Stopped.
 
 
-def test_a_stopped_holder_of_the_lock_stops_no_reading(
+def test_a_stopped_holder_of_the_lock_blocks_no_reads(
     store: SQLiteStore, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the lock's holder is stopped a write waits and the log says so, reads go on; then all is there."""
+    """A write waits and this is logged, while reads work. Later everything is written."""
     monkeypatch.setattr("butter_middleware.outbox.sqlite.database.LOCK_ALARM_SECONDS", 0.2)
     append(store, 0)
     with User(path) as user, ThreadPoolExecutor(1) as store_thread:
@@ -280,10 +280,10 @@ def test_a_stopped_holder_of_the_lock_stops_no_reading(
     assert sum(record.levelno == logging.CRITICAL for record in caplog.records) == 1
 
 
-def test_a_stopped_holder_of_the_lock_stops_nobody(
+def test_a_stopped_holder_of_the_lock_blocks_no_checkout(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While the lock's holder is stopped checkouts wait in memory, the log says so; all are delivered afterwards."""
+    """Checkouts wait in memory and this is logged. All are delivered later."""
     butter = make_butter(outbox=path)
     app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
     butter.pipeline.start()
@@ -302,7 +302,7 @@ def test_a_stopped_holder_of_the_lock_stops_nobody(
 
 
 def test_a_killed_holder_of_the_lock_frees_it(store: SQLiteStore, path: Path) -> None:
-    """The kernel frees the lock of a process that was killed while it was stopped."""
+    """The kernel releases the lock of a process that was killed while it was stopped."""
     with User(path) as user, ThreadPoolExecutor(1) as store_thread:
         assert user.ask("lock") is True
         user.signal(signal.SIGSTOP)
@@ -327,7 +327,7 @@ def test_a_checkout_is_answered_while_the_lock_is_held(
     least: float,
     options: dict[str, Any],
 ) -> None:
-    """A stopped process delays a response by 25 ms, or by `durability_timeout`, and it is counted.
+    """A stopped process delays a response by 25 ms, or by `durability_timeout`, and the response is counted.
 
     Its record is delivered afterwards.
     """
@@ -339,7 +339,7 @@ def test_a_checkout_is_answered_while_the_lock_is_held(
         until(lambda: user.ask("lock"), "the lock")
         user.signal(signal.SIGSTOP)
         took: list[float] = []
-        for _twice in range(2):  # the quicker one tells: what a busy machine adds is none of ours
+        for _twice in range(2):  # a busy machine may delay one of them
             begun = time.monotonic()
             messages = anyio.run(drive, app, http_scope())
             took.append(time.monotonic() - begun)
@@ -353,10 +353,10 @@ def test_a_checkout_is_answered_while_the_lock_is_held(
     assert butter.status().lost == 0
 
 
-def test_what_was_not_durable_in_time_outlives_the_process(
+def test_a_count_of_late_writes_survives_the_process(
     make_butter: Callable[..., Butter], store: SQLiteStore, path: Path
 ) -> None:
-    """The count is in the file as soon as the disk takes it: no later kill undoes it, and every process tells it."""
+    """It is in the file as soon as the disk accepts it. A later kill does not undo it, and every process reports it."""
     butter = make_butter(outbox=path, durability="before_response")
     app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
     butter.pipeline.start()
@@ -376,7 +376,7 @@ def test_what_was_not_durable_in_time_outlives_the_process(
 
 
 def test_before_response_is_on_disk_when_the_last_chunk_leaves(make_butter: Callable[..., Butter], path: Path) -> None:
-    """When the server gets the last chunk the capture is in the file, for any other process to see."""
+    """When the server gets the last chunk, the capture is in the file, for any other process to see."""
     butter = make_butter(outbox=path, durability="before_response", durability_timeout=10)
     seen: list[int] = []
 
@@ -396,7 +396,7 @@ def test_before_response_is_on_disk_when_the_last_chunk_leaves(make_butter: Call
 
 
 def count(path: Path) -> int:
-    """Count what is in the file, whatever state it is in, as another process sees it."""
+    """Count all rows in the file, as another process sees them."""
     tables = " + ".join(f"(SELECT count(*) FROM {name})" for name in TABLES)  # noqa: S608 - constants
     code = f"import sqlite3; print(sqlite3.connect({str(path)!r}).execute({f'SELECT {tables}'!r}).fetchone()[0])"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
@@ -416,8 +416,8 @@ def test_processes_that_add_the_same_records_add_them_once(store: SQLiteStore, p
     assert store.counts().pending == 200
 
 
-def test_the_same_checkout_from_two_workers_is_one_post(path: Path) -> None:
-    """A shopper who reloads the confirmation page, served by whichever worker, is one record at Butter."""
+def test_the_same_checkout_from_two_workers_is_sent_once(path: Path) -> None:
+    """A shopper reloads the confirmation page, and another worker may serve it. Butter gets one record."""
     fake = FakeButter(username="merchant", password="s3cret-pass")
     with (
         served(fake) as url,
@@ -436,8 +436,8 @@ def test_the_same_checkout_from_two_workers_is_one_post(path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_forks_between_two_transactions_harm_neither(store: SQLiteStore, path: Path) -> None:
-    """Parent and children go on with the file, each with a connection and locks of its own, and lose nothing."""
+def test_forks_between_two_transactions_lose_nothing(store: SQLiteStore, path: Path) -> None:
+    """Parent and children continue with the file, each with its own connection and locks."""
     assert store.lead()
     children: list[int] = []
     for number in range(1, 4):
@@ -464,8 +464,8 @@ def use_in_child(inherited: SQLiteStore, path: Path, number: int) -> None:
     store.close()
 
 
-def test_a_connection_of_the_parent_is_never_closed_by_a_child(path: Path) -> None:
-    """A child that was forked amid a transaction ends as a process does, and leaves the file and its log alone."""
+def test_a_child_never_closes_a_connection_of_the_parent(path: Path) -> None:
+    """A child that was forked during a transaction ends, and leaves the file and its log unchanged."""
     code = f"""
 import os, sys, time
 sys.path[:0] = {sys.path!r}
@@ -493,7 +493,7 @@ os.kill(parent, 9)
 
 
 def fork(run: Callable[[], object]) -> int:
-    """Run a function in a forked child, which ends with 0 if it did not raise."""
+    """Run a function in a forked child, which ends with 0 if nothing was raised."""
     child = os.fork()
     if child == 0:
         try:
@@ -505,8 +505,8 @@ def fork(run: Callable[[], object]) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_child_that_does_not_use_it_takes_nothing(store: SQLiteStore) -> None:
-    """A forked child that ends without using the store drops none of the parent's locks."""
+def test_a_child_that_does_not_use_the_store_releases_nothing(store: SQLiteStore) -> None:
+    """A forked child that ends without using the store releases none of the parent's locks."""
     assert store.lead()
     append(store, 1)
     assert os.waitpid(fork(lambda: None), 0)[1] == 0
@@ -516,8 +516,8 @@ def test_a_child_that_does_not_use_it_takes_nothing(store: SQLiteStore) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_forks_amid_checkouts_harm_neither(make_butter: Callable[..., Butter], fake: FakeButter, path: Path) -> None:
-    """A process that serves checkouts and forks goes on, and so do its children: every checkout is delivered once."""
+def test_forks_during_checkouts_lose_nothing(make_butter: Callable[..., Butter], fake: FakeButter, path: Path) -> None:
+    """A process that serves checkouts and forks continues, and so do its children. Each checkout is delivered once."""
     butter = make_butter(outbox=path)
     paid = PAID | {"invoice": {"id": "in_4"}}
     app = ButterMiddleware(sends(start(), body(json.dumps(paid).encode())), butter)
@@ -538,10 +538,10 @@ def test_forks_amid_checkouts_harm_neither(make_butter: Callable[..., Butter], f
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_forks_beside_each_other_harm_neither(
+def test_two_forks_at_once_lose_nothing(
     make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two threads that fork at once, each has the file closed for its child, which then uses it."""
+    """Each of the two forking threads has the file closed for its child, which then uses it."""
     for module in ("butter_middleware.pipeline.processes", "butter_middleware.outbox.sqlite.database"):
         monkeypatch.setattr(f"{module}.FORK_SECONDS", 20.0)
     butter = make_butter(outbox=path, delivery="external")
@@ -574,10 +574,10 @@ def serve_in_child(butter: Butter, number: int) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells which files a process has open")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_child_of_a_fork_amid_a_transaction_leaves_the_file_alone(
+def test_a_child_forked_during_a_transaction_does_not_use_the_file(
     make_butter: Callable[..., Butter], path: Path
 ) -> None:
-    """A disk that stands still delays a fork by a moment only. The child has its checkouts in memory then."""
+    """A disk that hangs delays a fork only for a moment. The child then keeps its checkouts in memory."""
     butter = make_butter(outbox=path)
     butter.pipeline.start()
     with standing_still(butter):
@@ -591,10 +591,10 @@ def test_a_child_of_a_fork_amid_a_transaction_leaves_the_file_alone(
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells which files a process has open")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("again", [False, True])
-def test_a_child_of_a_fork_amid_a_close_leaves_the_file_alone(
+def test_a_child_forked_during_a_close_does_not_use_the_file(
     make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch, *, again: bool
 ) -> None:
-    """The file is open until the thread that closes it has ended, also beside a thread of the next start."""
+    """The file is open until the closing thread has ended, even if the next start already has a thread."""
     butter = make_butter(outbox=path, drain_timeout=0.1)
     butter.pipeline.start()
     participant = butter.pipeline.participant
@@ -619,7 +619,7 @@ def test_a_child_of_a_fork_amid_a_close_leaves_the_file_alone(
 
 @contextmanager
 def standing_still(butter: Butter) -> Generator[None]:
-    """Have the disk stand still meanwhile."""
+    """Let the disk hang meanwhile."""
     over, standing = threading.Event(), threading.Event()
 
     def stand_still(_store: Store) -> None:
@@ -638,7 +638,7 @@ def standing_still(butter: Butter) -> Generator[None]:
 def test_a_child_without_the_file_drains_its_memory(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path
 ) -> None:
-    """It has no backlog on a disk: what it has is sent before it ends."""
+    """It has no backlog on a disk. Its records are sent before it ends."""
     under_way, goes_on = threading.Event(), threading.Event()
 
     class Slow(httpx.AsyncBaseTransport):
@@ -654,7 +654,7 @@ def test_a_child_without_the_file_drains_its_memory(
         butter.record(checkout(1))
         assert under_way.wait(20)
         butter.record(checkout(2))
-        threading.Timer(0.5, goes_on.set).start()  # not before: what is sent before the drain tells nothing of it
+        threading.Timer(0.5, goes_on.set).start()  # not earlier: only records sent by the drain count
         butter.pipeline.shutdown()
         assert len(fake.records) == 2
 
@@ -665,7 +665,7 @@ def test_a_child_without_the_file_drains_its_memory(
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_fork_waits_for_no_other_process(make_butter: Callable[..., Butter], path: Path) -> None:
-    """While another process holds the write lock, an endpoint that forks takes a moment only."""
+    """While another process holds the write lock, a fork in an endpoint takes only a moment."""
     butter = make_butter(outbox=path)
     butter.record(checkout(1))
     assert butter.flush()
@@ -697,15 +697,15 @@ def serve_without_the_file(butter: Butter, path: Path, inherited: int) -> None:
     butter.record(checkout(2))
     assert butter.flush(20)
     assert (butter.status().delivered, butter.status().lost) == (1, 0)
-    gc.collect()  # as it may run at any moment: the parent's connection is in a cycle
+    gc.collect()  # it may run at any moment: the parent's connection is in a cycle
     assert times_open(path) == inherited
 
 
 def times_open(path: Path) -> int:
-    """Count the descriptors of this process that are a file."""
+    """Count the open descriptors of a file."""
     found = 0
     for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # it was the listing's own
+        with suppress(OSError):  # the descriptor of the listing itself
             found += descriptor.readlink() == path
     return found
 

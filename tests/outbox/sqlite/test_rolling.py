@@ -1,4 +1,4 @@
-"""A rolling deploy: processes of the last release and of this one on one file, in either order, and back."""
+"""A rolling deploy: processes of the last release and of this one on one file, in either order, and a rollback."""
 
 import json
 import sqlite3
@@ -49,14 +49,14 @@ def store(path: Path) -> Iterator[SQLiteStore]:
 
 
 class LastRelease:
-    """What the last release does to a file: its own statements, as it wrote them."""
+    """The statements of the last release on a file, unchanged."""
 
     def __init__(self, path: Path) -> None:
         self.connection = sqlite3.connect(path, isolation_level=None)
         if not self._one("PRAGMA user_version"):
             self._create()
         if self._one("PRAGMA user_version") > 2:
-            raise AssertionError  # it refuses the file, and loses each capture
+            raise AssertionError  # the last release refuses the file, and loses each capture
         self._run("UPDATE piles SET slot = NULL WHERE slot = ?", SLOT)
         self.pile = self._run("INSERT INTO piles (slot) VALUES (?)", SLOT).lastrowid
 
@@ -88,7 +88,7 @@ class LastRelease:
         self._run(f"INSERT INTO captures (pile, captured_at, head, body, request_body) VALUES {places}", *values)  # noqa: S608
 
     def captures(self) -> list[int]:
-        """Give what it reads: what lies in the piles of its slot."""
+        """Return what it reads: the captures in the piles of its slot."""
         sql = "SELECT id FROM captures WHERE pile = ? AND reason IS NULL ORDER BY id LIMIT 100"
         piles = self._run("SELECT id FROM piles WHERE slot = ? ORDER BY id", SLOT).fetchall()
         return [number for (pile,) in piles for (number,) in self._run(sql, pile)]
@@ -110,7 +110,7 @@ class LastRelease:
         self._run("INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)", key, shopper, "{}", NOW)
 
     def adopt(self, free: set[int | None]) -> int:
-        """Take over the piles whose slots nobody holds."""
+        """Take over the piles of free slots."""
         self._run(
             """INSERT INTO piles (id, slot) SELECT DISTINCT pile, NULL FROM captures
                 WHERE reason IS NULL AND pile NOT IN (SELECT id FROM piles)"""
@@ -182,8 +182,8 @@ def counted(store: SQLiteStore) -> tuple[int, ...]:
     return counts.captured, counts.pending, counts.parked, counts.dead, counts.delivered, counts.parts
 
 
-def test_a_file_of_the_last_release_is_brought_up(last_release: LastRelease, store: SQLiteStore) -> None:
-    """Captures, parked, pending and dead records, parts and tombstones are there as before, and are counted."""
+def test_a_file_of_the_last_release_is_migrated(last_release: LastRelease, store: SQLiteStore) -> None:
+    """Captures, parked captures, pending and dead records, parts and tombstones are kept and counted."""
     last_release.append(*range(5))
     numbers = last_release.captures()
     last_release.park(numbers[0])
@@ -204,8 +204,8 @@ def test_a_file_of_the_last_release_is_brought_up(last_release: LastRelease, sto
     assert counted(store) == before
 
 
-def test_the_last_release_s_statements_run_on_the_file(store: SQLiteStore, path: Path) -> None:
-    """An old process does all that it ever does, and the counts of the new ones stay right."""
+def test_the_last_releases_statements_run_on_the_file(store: SQLiteStore, path: Path) -> None:
+    """An old process works as before, and the counts of the new ones stay correct."""
     store.open()
     append(store, 0)
     with closing((old := LastRelease(path)).connection):
@@ -232,17 +232,17 @@ def test_the_last_release_s_statements_run_on_the_file(store: SQLiteStore, path:
         assert counted(store) == old.counts() == (4, 0, 0, 0, 3, 2)
 
 
-def test_no_old_process_reads_what_a_living_new_one_captured(
+def test_old_processes_do_not_read_captures_of_a_living_new_one(
     last_release: LastRelease, store: SQLiteStore, path: Path
 ) -> None:
-    """While a new process lives its captures are its own; after a rollback the old processes adopt them."""
+    """A new process owns its captures while it lives. After a rollback the old processes take them over."""
     store.open()
     append(store, 1, 2)
     assert store.locks.has_readers()
     assert last_release.adopt(free=set()) == 0
     assert last_release.captures() == []
     append(store, 3, owned=False)
-    assert last_release.adopt(free=set()) == 1  # what has no owner is anybody's to read
+    assert last_release.adopt(free=set()) == 1  # any process may read a capture without an owner
     store.close()
     assert last_release.adopt(free={READERS}) == 2
     assert len(last_release.captures()) == 3
@@ -254,8 +254,8 @@ def test_no_old_process_reads_what_a_living_new_one_captured(
         assert seen.counts().captured == 4
 
 
-def test_what_an_old_process_left_is_read(last_release: LastRelease, store: SQLiteStore) -> None:
-    """The new leader reads what old processes captured; if both read one, its record is once."""
+def test_captures_of_an_old_process_are_read(last_release: LastRelease, store: SQLiteStore) -> None:
+    """The new leader reads captures of old processes. If both read one, its record is stored once."""
     store.open()
     last_release.append(1, 2)
     first, second = last_release.captures()
@@ -267,10 +267,10 @@ def test_what_an_old_process_left_is_read(last_release: LastRelease, store: SQLi
     assert counted(store) == (0, 2, 0, 0, 0, 0)
 
 
-def test_a_key_that_is_delivered_again_is_remembered_anew(
+def test_a_second_delivery_of_a_key_begins_a_new_week(
     last_release: LastRelease, store: SQLiteStore, path: Path
 ) -> None:
-    """An old process adds a record whose key is old and not deleted yet: its second delivery begins the week again."""
+    """An old process may add a record whose key is old and not deleted yet."""
     store.open()
     store.add([record(1)])
     settle_all(store, Settled.DELIVERED)
@@ -281,8 +281,8 @@ def test_a_key_that_is_delivered_again_is_remembered_anew(
         assert connection.execute("SELECT delivered_at FROM tombstones").fetchall() == [(NOW,)]
 
 
-def test_a_parked_capture_of_an_old_process_keeps_what_it_gave(last_release: LastRelease, store: SQLiteStore) -> None:
-    """The keys in the head of a parked capture mean the same to both releases."""
+def test_a_parked_capture_of_an_old_process_keeps_its_records(last_release: LastRelease, store: SQLiteStore) -> None:
+    """Both releases read the keys in the head of a parked capture in the same way."""
     store.open()
     number = park(store, 1, record(1))
     head = last_release._one("SELECT head FROM captures WHERE id = ? AND instr(head, ?)", number, '"made": [')
@@ -296,7 +296,7 @@ def test_a_parked_capture_of_an_old_process_keeps_what_it_gave(last_release: Las
 
 
 def test_a_newer_schema_that_is_compatible_is_used(store: SQLiteStore, path: Path) -> None:
-    """A later release that only adds to the schema says so in the file, and this one goes on."""
+    """A later release that only adds to the schema marks the file as compatible, and this one continues."""
     store.open()
     append(store, 1)
     with closing(sqlite3.connect(path)) as connection:
@@ -308,8 +308,8 @@ def test_a_newer_schema_that_is_compatible_is_used(store: SQLiteStore, path: Pat
     assert store.counts() == Counts(captured=1, newest_capture=store.counts().newest_capture)
 
 
-def test_a_newer_schema_that_is_not_is_refused(store: SQLiteStore, path: Path) -> None:
-    """A file that a later release made unusable for this one is left as it is; the caller keeps what it has."""
+def test_a_newer_schema_that_is_not_compatible_is_refused(store: SQLiteStore, path: Path) -> None:
+    """The file is left unchanged, and the caller keeps its captures and records."""
     before = open_files()
     store.open()
     append(store, 1)
@@ -323,8 +323,8 @@ def test_a_newer_schema_that_is_not_is_refused(store: SQLiteStore, path: Path) -
     assert open_files() <= before
 
 
-def test_a_person_needs_the_app_to_bring_the_file_up(last_release: LastRelease, path: Path) -> None:
-    """The command line brings no file up to date: it says who does."""
+def test_the_command_line_migrates_no_file(last_release: LastRelease, path: Path) -> None:
+    """It names the app as the one that does."""
     last_release.append(1)
     with pytest.raises(ConfigurationError, match=r"earlier version \(schema 2\).*The app brings it up"):
         existing(path).__enter__()

@@ -1,4 +1,4 @@
-"""A person's address is found in a record, whichever of its spellings was typed."""
+"""A person's address is found in a record, whichever spelling an operator types."""
 
 import json
 
@@ -29,7 +29,7 @@ def payload(email: str) -> str:
 
 @pytest.mark.parametrize("spellings", SPELLINGS)
 def test_each_spelling_of_a_domain_finds_the_others(spellings: tuple[str, str]) -> None:
-    """A record has the domain as IDNA 2008 reads it; a body may have it as it was typed, a person types either."""
+    """A record has the domain as in IDNA 2008. A body may have it as it was typed. An operator may type either."""
     for typed in spellings:
         for stored in spellings:
             assert Person(typed).named_in(payload(stored))
@@ -37,8 +37,8 @@ def test_each_spelling_of_a_domain_finds_the_others(spellings: tuple[str, str]) 
 
 
 @given(st.text(st.sampled_from("aeo\xdf\xe4\xe9\u03c2\u03c3\u0430\u4e2d\u200d-1"), min_size=1, max_size=6))
-def test_whatever_a_record_has_is_found(label: str) -> None:
-    """Each domain that a record may have, typed as it came, in Unicode, and in ASCII."""
+def test_each_address_of_a_record_is_found(label: str) -> None:
+    """Each domain that a record may have is found as it was typed, in Unicode, and in ASCII."""
     typed = f"user@{label}.example"
     try:
         text = payload(typed)
@@ -52,5 +52,5 @@ def test_whatever_a_record_has_is_found(label: str) -> None:
 
 @pytest.mark.parametrize("other", ["user@xn--bcher-kva.example", "user@strand.de", "xuser@stra\xdfe.de"])
 def test_another_person_is_not_found(other: str) -> None:
-    """Another domain, and a longer local part, are somebody else's."""
+    """Another domain, or a longer local part, belongs to another person."""
     assert not Person("user@xn--strae-oqa.de").named_in(payload(other))
