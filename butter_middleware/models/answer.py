@@ -1,4 +1,4 @@
-"""What Butter, or something in its place, may answer, and what each answer means."""
+"""The possible answers of Butter, or of something in its place, and their meaning."""
 
 import json
 import re
@@ -17,36 +17,36 @@ RETRY_AFTER_MOST: Final = 3600.0
 
 
 class AnswerKind(Enum):
-    """One member for each way to go on."""
+    """The kinds of answers. Each is handled differently."""
 
     DELIVERED = auto()
     """2xx with a JSON object."""
     IMPOSTOR = auto()
-    """2xx with anything else: a captive portal, a firewall. Something answers in Butter's place."""
+    """2xx with anything else, from a captive portal or a firewall in Butter's place."""
     UNREACHABLE = auto()
     """No connection: DNS, refused, connect or pool timeout, a proxy's error."""
     UNTRUSTED = auto()
-    """TLS verification fails; it is never switched off."""
+    """TLS verification fails. It is never switched off."""
     INTERRUPTED = auto()
-    """A connection that broke or timed out: the record may have been accepted already."""
+    """A connection broke or timed out. The record may have been accepted."""
     STALLED = auto()
-    """It failed while this process stood still: no fault of the endpoint. The record may have been accepted already."""
+    """It failed while this process stood still, so the endpoint is not the cause. The record may have been accepted."""
     REDIRECTED = auto()
     """A redirect that is not followed."""
     UNAUTHORIZED = auto()
     """401: the credentials are missing or wrong."""
     REFUSED = auto()
-    """403, 404, 405, 410: either our configuration or this record."""
+    """403, 404, 405, 410: the cause is our configuration or this record."""
     REJECTED = auto()
-    """400, 413, 415, and other 4xx: either what we send in general or this record."""
+    """400, 413, 415, and other 4xx: the cause is our requests in general or this record."""
     INVALID = auto()
     """422: this record will never be accepted as it is."""
     BUSY = auto()
-    """408, 409, 425: this record, later."""
+    """408, 409, 425: send this record later."""
     THROTTLED = auto()
-    """429: all of us, later and fewer."""
+    """429: send all records later, and fewer."""
     FAILED = auto()
-    """500: either the endpoint or what this record does to it."""
+    """500: the cause is the endpoint or this record."""
     UNAVAILABLE = auto()
     """502, 503, 504, and other 5xx: the endpoint is ill."""
 
@@ -70,9 +70,9 @@ class Answer:
     retry_after: float | None = None
     """Seconds, from 1 to 3600."""
     detail: str = ""
-    """For a person: an exception's name, a redirect's target, the fields of a 422. Never personal data."""
+    """For a person: an exception's name, a redirect's target, or the fields of a 422. Never personal data."""
     date: str = ""
-    """The answer's own, as it came."""
+    """The answer's Date header, unparsed."""
 
     @property
     def label(self) -> str:
@@ -81,7 +81,7 @@ class Answer:
 
     @property
     def answered_at(self) -> float | None:
-        """When it answered by its own clock, in seconds since the epoch."""
+        """The time of the answer by the server's clock, in seconds since the epoch."""
         return _timestamp(self.date)
 
     @property
@@ -91,7 +91,7 @@ class Answer:
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
-    """Return what a response means. `headers` is read by lower-case names. Never raises."""
+    """Classify a response. `headers` is read by lower-case names. Never raises."""
     date = headers.get("date", "")
     if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
         return Answer(AnswerKind.DELIVERED if _is_object(body) else AnswerKind.IMPOSTOR, status, date=date)
@@ -105,7 +105,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return Retry-After in seconds (RFC 9110, section 10.2.3), within its bounds, or None if it cannot be read.
 
-    A date counts from the answer's own, because clocks differ; if the answer has none, from this machine's.
+    A date is compared with the answer's own date, because clocks differ. If it has none, with this machine's clock.
     """
     value = headers.get("retry-after", "")
     if match := _SECONDS.fullmatch(value):
@@ -119,7 +119,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 _SECONDS: Final = re.compile(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*(?:,.*)?")
-"""Some servers send a fraction; two servers in a row send the header twice, which arrives as a list."""
+"""Some servers send a fraction. Two servers in a row send the header twice, which arrives as a list."""
 
 
 def _timestamp(date: str) -> float | None:
@@ -139,7 +139,7 @@ def _is_object(body: bytes) -> bool:
 
 
 def _wrong_fields(body: bytes) -> str:
-    """Return the names of Butter's own fields that a `detail` in FastAPI's shape complains of, and no other text."""
+    """Return the names of Butter's fields in a `detail` in FastAPI's format, and no other text."""
     try:
         detail: Any = json.loads(body)["detail"]
         places = {str(place) for problem in detail for place in problem["loc"]}

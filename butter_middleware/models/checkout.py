@@ -1,4 +1,4 @@
-"""The record: exactly what Butter's Data Collection API accepts, and nothing else."""
+"""The record: exactly what Butter's Data Collection API accepts."""
 
 import hashlib
 import json
@@ -29,14 +29,14 @@ EVIDENCE_IDS: Final = (
     "transaction_id",
     "network_transaction_id",
 )
-"""The fields of which a record carries at least one. The last counts only where the account has it."""
+"""A record has at least one of these fields. The last one counts only if the account accepts it."""
 
 
 _USUAL_EMAIL: Final = re.compile(
     r"(?!.{65})[a-z0-9]+(?:[._+-][a-z0-9]+)*@(?:[a-z0-9]+(?:-[a-z0-9]+)*\.)+"
     r"(?!(?:alt|arpa|example|invalid|local|localhost|onion|test)\Z)[a-z]{2,}"
 )
-"""Addresses that the library accepts and does not change. To ask it takes a third of the time of reading a capture."""
+"""Addresses that the library accepts unchanged. The library would take a third of the time of reading a capture."""
 
 
 def _email(value: object, check: Callable[[object], str]) -> str:
@@ -45,18 +45,18 @@ def _email(value: object, check: Callable[[object], str]) -> str:
     try:
         return check(value)
     except ValueError:
-        # The library's own text quotes parts of the address.
+        # The library's text quotes parts of the address.
         raise PydanticCustomError("email", "not a valid email address") from None
 
 
 LONGEST_SOURCE: Final = 200
-"""Characters of one of a record's sources: an expression may be of any length, and a header may not."""
+"""The most characters of one source of a record: an expression may have any length, but a header may not."""
 _SORTED: Final = json.JSONEncoder(sort_keys=True)
 _PLAIN: Final = json.JSONEncoder(ensure_ascii=False)
-"""Made once: `json.dumps` makes one for each call that has options."""
+"""Made once, because `json.dumps` makes an encoder for each call that has options."""
 _OCTET: Final = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _DOTTED_QUAD: Final = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
-"""RFC 6943, section 3.1.1, the strict form: a tenth of the time of `ipaddress`."""
+"""The strict form of RFC 6943, section 3.1.1. It takes a tenth of the time of `ipaddress`."""
 
 
 def _dotted_quad(value: str) -> str:
@@ -66,7 +66,7 @@ def _dotted_quad(value: str) -> str:
 
 
 def _text(value: object) -> object:
-    """PSPs send IDs as strings or integers; an empty string stands for an absent one."""
+    """PSPs send IDs as strings or integers. An empty string means absent."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str):
@@ -82,14 +82,14 @@ def _text(value: object) -> object:
 
 
 def as_text(value: object) -> str | None:
-    """Return an ID or an address as a record carries it: stripped, an integer as a string; None where it is neither."""
+    """Return an ID or an address in the form of a record: stripped, an integer as a string. None if it is neither."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value.strip() or None if isinstance(value, str) else None
 
 
 def given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that are there. None and a string of white space mean absent."""
+    """Return the fields that have a value. None and a string of white space mean absent."""
     return {
         name: value
         for name, value in fields.items()
@@ -101,7 +101,7 @@ Identifier = Annotated[str | None, BeforeValidator(_text)]
 
 
 class CheckoutFields(TypedDict, total=False):
-    """What an extractor may return as a mapping, and what `annotate` takes. `None` and `""` mean absent."""
+    """The mapping that an extractor may return, and the arguments of `annotate`. `None` and `""` mean absent."""
 
     psp: Psp
     customer_email: str | None
@@ -117,9 +117,9 @@ class CheckoutFields(TypedDict, total=False):
 class Checkout(BaseModel):
     """One successful checkout, as Butter's `POST /v1/analytics` accepts it.
 
-    IDs are stripped, integers become strings, an empty string is an absent field. At least one of
+    IDs are stripped, integers become strings, and an empty string means an absent field. At least one of
     `invoice_id`, `subscription_id`, `charge_id` and `transaction_id` is set (or `network_transaction_id`,
-    if the account accepts it). Its repr names the fields that are set and shows no value.
+    if the account accepts it). Its repr names the fields that are set, without their values.
 
     Raises:
         pydantic.ValidationError: a field is missing, wrong or unknown. The text contains nothing of the input.
@@ -157,35 +157,35 @@ class Checkout(BaseModel):
 
 def key_of(payload: Mapping[str, str]) -> str:
     """Return a record's key: the digest of its PSP and its IDs."""
-    # Not customer_id: who has an account at the shop is not always known, and it names no payment.
+    # Without customer_id: it is not always known, and does not identify a payment.
     identity = {name: value for name, value in payload.items() if name == "psp" or name in EVIDENCE_IDS}
     return hashlib.blake2b(_SORTED.encode(identity).encode(), digest_size=16).hexdigest()
 
 
 def sources_text(route: str, sources: Mapping[str, str]) -> str:
-    """Return `Record.sources`: the route that a record came by, and what gave each of its fields. It fits a header."""
+    """Return `Record.sources`: a record's route, and the source of each field. It fits into a header."""
     fields = {name: source[:LONGEST_SOURCE] for name, source in sources.items()}
     return json.dumps({"route": route[:LONGEST_SOURCE], "fields": fields})
 
 
 @dataclass(frozen=True)
 class Record:
-    """A checkout on its way to Butter, ready for any queue: `to_json` and `from_json` are its wire form."""
+    """A checkout on its way to Butter. `to_json` and `from_json` convert it for any queue."""
 
     key: str
-    """Digest of the PSP and the IDs of the payment: two captures of one checkout have the same. No personal data."""
+    """The digest of the PSP and the payment's IDs, the same for two captures of one checkout. No personal data."""
     payload: str
     """The JSON text to post."""
     captured_at: float
-    """Seconds since the epoch, when the checkout's request came, or `record` was given a whole `Checkout`."""
+    """The time of the checkout's request, or of the call of `record` with a `Checkout`, in seconds since the epoch."""
     traceparent: str = ""
-    """The W3C trace context of the span in which the checkout answered. Empty if nothing traces."""
+    """The W3C trace context of the span of the checkout's response. Empty without tracing."""
     sources: str = ""
-    """What gave each field, as JSON in ASCII without values: for a sandbox only. Empty if no sandbox is configured."""
+    """The source of each field, as ASCII JSON without values, for a sandbox only. Empty if there is no sandbox."""
 
     @classmethod
     def of(cls, checkout: Checkout, captured_at: float, traceparent: str = "", sources: str = "") -> Self:
-        """Make the record of a checkout that came at `captured_at`."""
+        """Make the record of a checkout whose request came at `captured_at`."""
         payload = checkout.payload()
         record = cls(key_of(payload), _PLAIN.encode(payload), captured_at, traceparent, sources)
         vars(record)["fields"] = MappingProxyType(payload)
@@ -193,15 +193,15 @@ class Record:
 
     @cached_property
     def fields(self) -> Mapping[str, str]:
-        """What `payload` says, by the names of the fields: personal data."""
+        """The values of `payload` by field. They are personal data."""
         return MappingProxyType(json.loads(self.payload))
 
     def __reduce__(self) -> tuple[type["Record"], tuple[str, str, float, str, str]]:
-        """Have it pickled and copied without `fields`, which are in the payload."""
+        """Pickle and copy it without `fields`, which are in the payload."""
         return Record, (self.key, self.payload, self.captured_at, self.traceparent, self.sources)
 
     def to_json(self) -> str:
-        """Return the record as JSON text, for a queue of the merchant's own."""
+        """Return the record as JSON text, for the merchant's own queue."""
         told = {name: text for name in ("traceparent", "sources") if (text := getattr(self, name))}
         return json.dumps({"key": self.key, "payload": self.payload, "captured_at": self.captured_at, **told})
 

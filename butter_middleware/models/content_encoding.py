@@ -1,4 +1,4 @@
-"""Content-Encoding undone, within a bound: a bomb costs no more than the cap."""
+"""Decodes a Content-Encoding within a limit, so that a decompression bomb cannot use more memory."""
 
 import gzip
 import importlib
@@ -12,24 +12,24 @@ from butter_middleware._utils.asgi import RawHeaders
 from butter_middleware.errors import ExtractionError
 
 MAX_CODINGS: Final = 3
-"""No real response has more layers."""
+"""The most layers. No real response has more."""
 ZSTD_WINDOW_LOG: Final = 23
-"""RFC 9659: no decoder of this coding need have more than 8 MiB for its window."""
+"""RFC 9659: a decoder of this coding needs at most 8 MiB for its window."""
 _ZSTANDARD_STEP: Final = 64
-"""A block of four bytes may become 128 KiB, and `zstandard` has no bound: so few bytes at once become 2 MiB at most."""
+"""Bytes at once. `zstandard` has no limit, and four bytes may become 128 KiB: so the output is 2 MiB at most."""
 _EARLY: Final = "the compressed data ends early"
 
 
 def coding_of(headers: RawHeaders) -> str:
-    """Return the Content-Encoding of headers, in which it may have several lines: each compressing layer adds one."""
+    """Return the Content-Encoding of headers. It may have several lines, because each compressing layer adds one."""
     return ", ".join(value.decode("latin-1") for name, value in headers if name.lower() == b"content-encoding")
 
 
 def decode(body: bytes, content_encoding: str, limit: int) -> bytes:
-    """Undo a Content-Encoding (RFC 9110, section 8.4): the last named coding was applied last.
+    """Decode a Content-Encoding (RFC 9110, section 8.4). The last coding was applied last.
 
     Raises:
-        ExtractionError: a coding is unknown, the data is broken or ends early, or more than `limit` bytes come out.
+        ExtractionError: a coding is unknown, the data is broken or ends early, or the result exceeds `limit` bytes.
     """
     codings = [coding for part in content_encoding.lower().split(",") if (coding := part.strip(" \t"))]
     if len(codings) > MAX_CODINGS:
@@ -64,7 +64,7 @@ def _gzip(body: bytes, limit: int) -> bytes:
 
 
 def _deflate(body: bytes, limit: int) -> bytes:
-    # RFC 9110 says zlib; some servers send raw deflate, and clients accept both.
+    # RFC 9110 requires zlib. Some servers send raw deflate, and clients accept both.
     try:
         return _inflate(body, limit, zlib.MAX_WBITS)
     except zlib.error:
@@ -81,7 +81,7 @@ def _inflate(body: bytes, limit: int, wbits: int) -> bytes:
 
 def _brotli(body: bytes, limit: int) -> bytes:
     decompressor: Any = importlib.import_module("brotli").Decompressor()
-    if not hasattr(decompressor, "can_accept_more_data"):  # before 1.2: what comes out cannot be bounded
+    if not hasattr(decompressor, "can_accept_more_data"):  # before 1.2, the output cannot be limited
         raise ImportError
     plain: bytes = decompressor.process(body, output_buffer_limit=limit + 1)
     while len(plain) <= limit and not decompressor.is_finished():
@@ -106,13 +106,13 @@ def _zstd(body: bytes, limit: int) -> bytes:
 
 
 def _zstandard(body: bytes, limit: int) -> bytes:
-    """Decode with the package that most compressing middlewares bring. Its file object does not tell an early end."""
+    """Decode with the package that most compressing middlewares use. Its file object does not report an early end."""
     decompressor: Any = importlib.import_module("zstandard").ZstdDecompressor(max_window_size=1 << ZSTD_WINDOW_LOG)
     plain = bytearray()
     start = 0
     while start < len(body) and len(plain) <= limit:
         frame = decompressor.decompressobj()
-        if not hasattr(frame, "unused_data"):  # before 0.19: where a frame ends cannot be told
+        if not hasattr(frame, "unused_data"):  # before 0.19, the end of a frame is not known
             raise ImportError
         while not frame.eof:
             if start >= len(body):

@@ -1,4 +1,4 @@
-"""One request and its response: the raw capture, and the view of it that an extractor gets."""
+"""One request and its response: the raw capture, and the objects that an extractor gets."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,45 +23,45 @@ from butter_middleware.models.checkout import Checkout
 from butter_middleware.models.content_encoding import coding_of, decode
 
 CREDENTIAL_HEADERS: Final = frozenset({b"cookie", b"authorization", b"proxy-authorization", b"set-cookie"})
-"""Never captured: no extractor needs them, and a capture may wait on disk."""
+"""These headers are never captured: no extractor needs them, and a capture may wait on disk."""
 
 
 class Capture(NamedTuple):
-    """What the tee saw of one checkout, raw: enough to resolve the address and to extract, now or after a restart.
+    """The raw data of one checkout, sufficient to resolve the address and to extract, now or after a restart.
 
-    A tuple, since it is made before the response's last byte leaves, and a frozen dataclass takes five times as long.
+    It is made before the response's last byte leaves, so it is a tuple. A frozen dataclass takes five times as long.
     """
 
     method: str
     path: str
-    """Less `root_path`."""
+    """Without `root_path`."""
     query_string: bytes
     headers: RawHeaders
     client: Any
-    """As `given_peer` has it: None, or a host and a port, or a host alone."""
+    """From `given_peer`: None, or a host and a port, or a host alone."""
     status_code: int
     response_headers: RawHeaders
     body: bytes
-    """As sent: still encoded as its Content-Encoding says. Empty where the route has no extractor."""
+    """The body as sent, with its Content-Encoding. Empty if the route has no extractor."""
     annotations: Mapping[str, Any]
     captured_at: float
     """Seconds since the epoch."""
     request_body: bytes | None = None
-    """None where the route did not ask for it, it was over the cap, or the app answered before it had it whole."""
+    """None if the route does not need it, it exceeds the limit, or the app answered before it had read all of it."""
     cookies: Mapping[str, str] = MappingProxyType({})
-    """What `Beacon.cookies` picked: a token, and the digest of a session key. Of the Cookie header, nothing else."""
+    """The result of `Beacon.cookies`: a token, and the digest of a session key. Nothing else of the Cookie header."""
     recorded: bool = False
-    """It came from `butter.record(request, ...)`: there is no response, and the annotations are the whole record."""
+    """Whether it came from `butter.record(request, ...)`: without a response, with the record in the annotations."""
     traceparent: str = ""
-    """The W3C trace context of the span in which the checkout answered. Empty if nothing traces."""
+    """The W3C trace context of the span of the checkout's response. Empty without tracing."""
 
     @property
     def scope(self) -> dict[str, Any]:
-        """The part of the ASGI scope from which an address is resolved."""
+        """The part of the ASGI scope that is necessary to resolve an address."""
         return {"type": "http", "headers": self.headers, "client": self.client}
 
     def head(self) -> str:
-        """Return everything but the two bodies as JSON text; header bytes travel as latin-1."""
+        """Return everything but the two bodies as JSON text. Header bytes are stored as latin-1."""
         head = {
             "method": self.method,
             "path": self.path,
@@ -78,7 +78,7 @@ class Capture(NamedTuple):
         }
         try:
             return to_json(head).decode()  # a third of the time of `json`
-        except PydanticSerializationError:  # a lone surrogate: UTF-8 has no bytes for it, but JSON has an escape
+        except PydanticSerializationError:  # UTF-8 cannot encode a lone surrogate, but JSON can escape it
             return json.dumps(head)
 
     @classmethod
@@ -109,10 +109,10 @@ class Capture(NamedTuple):
 def snapshot(
     scope: Scope, path: str, captured_at: float, pick: Callable[[RawHeaders], Mapping[str, str]] | None
 ) -> dict[str, Any]:
-    """Copy from a scope the request's part of a `Capture`, with its path less `root_path`.
+    """Copy the request's part of a `Capture` from a scope. The path is without `root_path`.
 
-    `pick` takes out of the headers the cookies to keep. What can be read once is replaced in the scope by what it
-    gives.
+    `pick` gets the cookies to keep from the headers. Headers that can be read only once are replaced in the scope by
+    a copy.
     """
     kept = _uncredentialed(scope)
     if kept is None:
@@ -120,10 +120,10 @@ def snapshot(
         kept = [header for header in raw_headers(scope["headers"]) if header[0] not in CREDENTIAL_HEADERS]
     query = scope.get("query_string", b"")
     return {
-        "method": scope.get("method", "GET"),  # with which a WebSocket begins
+        "method": scope.get("method", "GET"),  # a WebSocket begins with a GET
         "path": path,
         "query_string": query if type(query) is bytes else raw(query),
-        # ASGI says that these names are in lower case. Should a server not know, the outbox on a disk looks again.
+        # ASGI requires these names in lower case. If a server does not comply, the outbox on disk checks again.
         "headers": kept,
         "client": given_peer(scope),
         "captured_at": captured_at,
@@ -132,14 +132,14 @@ def snapshot(
 
 
 def _uncredentialed(scope: Scope) -> RawHeaders | None:
-    """Return the headers to keep. None if headers or peer are not the lists and pairs of bytes of most servers."""
+    """Return the headers to keep. None if headers or peer are not in the usual form: lists, and pairs of bytes."""
     headers: Any = scope["headers"]
     client: Any = scope.get("client")
     if type(headers) is not list or (type(client) is not tuple and isinstance(client, Iterator)):
         return None
     try:
         kept = [header for header in cast("RawHeaders", headers) if header[0] not in CREDENTIAL_HEADERS]
-    except TypeError:  # an iterator is no pair
+    except TypeError:  # an iterator is not a pair
         return None
     for name, value in kept:
         if type(name) is not bytes or type(value) is not bytes:
@@ -161,16 +161,16 @@ class CheckoutRequest:
 
     method: str
     path: str
-    """Less `root_path`: what the app itself calls the path."""
+    """The path without `root_path`, as the app sees it."""
     path_params: Mapping[str, Any]
-    """Converted, as the route's template says."""
+    """The parameters of the path, converted by the route's template."""
     headers: Headers
     annotations: Mapping[str, Any]
-    """What the endpoint gave to `annotate`."""
+    """The fields that the endpoint gave to `annotate`."""
     ipv4_address: str
-    """The shopper's, resolved: for an extractor that returns a whole `Checkout`.
+    """The shopper's resolved address, for an extractor that returns a whole `Checkout`.
 
-    Empty with `address_from_body`, and where none is found: the extractor then only says whether this is a checkout.
+    Empty with `address_from_body`, or if there is none: the extractor then only decides whether this is a checkout.
     """
     _body: bytes | None = None
     _query_string: bytes = b""
@@ -185,7 +185,7 @@ class CheckoutRequest:
         """The request's body, on a route with `capture_request_body=True`.
 
         Raises:
-            ExtractionError: the route did not ask for it, it was longer than `max_body_bytes`, or the app answered
+            ExtractionError: the route does not capture it, it was longer than `max_body_bytes`, or the app answered
                 before it had read all of it.
         """
         if self._body is None:
@@ -218,11 +218,11 @@ class CheckoutResponse:
     _raw: bytes | None
     _max_body_bytes: int
     _described_by: Headers
-    """The headers that belong to `_raw`: its length and its coding."""
+    """The headers of `_raw`: its length and its coding."""
 
     @cached_property
     def body(self) -> bytes:
-        """The body, decoded as its Content-Encoding says.
+        """The body, decoded by its Content-Encoding.
 
         Raises:
             ExtractionError: it ends early, or it cannot be decoded within `max_body_bytes`.
@@ -256,7 +256,7 @@ class CheckoutResponse:
 
 
 def parse_json(body: bytes, whose: str) -> Any:  # noqa: ANN401 - JSON is any type
-    """Parse a body, telling no part of it in the error.
+    """Parse a body. The error contains no part of it.
 
     Raises:
         ExtractionError: it is not JSON.
@@ -268,7 +268,7 @@ def parse_json(body: bytes, whose: str) -> Any:  # noqa: ANN401 - JSON is any ty
 
 
 def json_text(body: bytes, whose: str) -> str:
-    """Return the text of JSON, in any of its encodings, for a parser that reads UTF-8 only.
+    """Return JSON text, in any of its encodings, for a parser that reads UTF-8 only.
 
     Raises:
         ExtractionError: it is not text.
@@ -292,7 +292,7 @@ def view(
     *,
     of_request: bool = False,
 ) -> CheckoutResponse:
-    """Return a capture as an extractor sees it, `of_request` with the request's body in the place of the response's."""
+    """Return a capture as an extractor gets it. With `of_request`, the request's body replaces the response's."""
     request = CheckoutRequest(
         method=capture.method,
         path=capture.path,

@@ -1,15 +1,15 @@
-"""The parts of a checkout whose payment is confirmed apart from the shopper's request, and how they become a record.
+"""The two parts of a checkout whose payment another request confirms, and how they become a record.
 
-With a payment page that the PSP hosts, the shopper's request (which makes the session, unpaid) has the address, and the
-PSP's webhook has the payment. Each is a *part*, and both name the session: that is their key.
+With a payment page that the PSP hosts, the shopper's request makes the session, which is not paid yet, and has the
+address. The PSP's webhook has the payment. Each is a *part*. Both name the session, which is their key.
 
-- A record needs the shopper's part **and** a payment's, in either order: what the shopper began is no evidence of a
-  payment, and a payment alone has no address.
-- The address and the User-Agent are those of the shopper's part. Of other fields the payment's value holds.
-- Parts with the same key and of the same kind are one part; a later value of a field replaces an earlier one, but for
-  the address and the User-Agent, which stay the first one's: a session begins once.
-- Parts that make no valid record together, since an e-mail or an ID is missing, wait on for a further part.
-- What has become a record is known by its key for a week, as a record is: a webhook that comes again makes no new part.
+- A record needs the shopper's part **and** a payment's, in either order. The shopper's part does not prove a payment,
+  and a payment has no address.
+- The address and the User-Agent are those of the shopper's part. For other fields, the payment's value is used.
+- Parts with the same key and of the same kind are one part. A later value of a field replaces an earlier one. The
+  address and the User-Agent stay those of the first part, because a session begins once.
+- If two parts make no valid record, because an e-mail or an ID is missing, they wait for a further part.
+- The key of a completed checkout is remembered for a week, like a record's. A repeated webhook makes no new part.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ EXPIRED: Final = (
     "Shoppers who did not pay are among them: see status().skipped."
 )
 SOURCE: Final = "source:"
-"""Begins the names under which a part says what gave its fields, for a sandbox; alone it names the route."""
+"""Prefix of a part's fields with their sources, for a sandbox. Without a name, it is the key of the route."""
 _SHOPPERS: Final = ("ipv4_address", "user_agent", f"{SOURCE}ipv4_address", f"{SOURCE}user_agent")
 
 
@@ -35,23 +35,23 @@ class Part:
     """One part of a checkout."""
 
     key: str
-    """Digest of the PSP and what the route's `join` gave: a session's ID cannot be read from it."""
+    """The digest of the PSP and the value of the route's `join`. A session's ID cannot be read from it."""
     shopper: bool
-    """Whether the shopper sent it, and not a server that tells of the payment."""
+    """Whether the shopper sent it, and not a server that reports the payment."""
     fields: Mapping[str, Any]
-    """Of a record, as far as they are known; the shopper's part has `ipv4_address`. Also their sources: `SOURCE`."""
+    """The known fields of the record. The shopper's part has `ipv4_address`. Also their sources (`SOURCE`)."""
     captured_at: float
     """Seconds since the epoch."""
     traceparent: str = ""
-    """Of the checkout's span; the record is linked to that of the part which completes it."""
+    """The trace context of the part's request. The record has that of the part that completes it."""
 
     @classmethod
     def key_of(cls, psp: Psp, value: str) -> str:
-        """Return the key that parts of one checkout have in common."""
+        """Return the common key of the parts of one checkout."""
         return "join:" + hashlib.blake2b(f"{psp}\0{value}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     def after(self, earlier: "Part | None") -> "Part":
-        """Return the part that this one makes of an earlier one of its kind."""
+        """Return this part merged with an earlier one of its kind."""
         if earlier is None:
             return self
         later = {name: value for name, value in self.fields.items() if name not in _SHOPPERS}
@@ -62,9 +62,9 @@ class Part:
 
 
 def joined(shopper: Part | None, payment: Part | None, traceparent: str) -> Record | None:
-    """Return the record that two parts make, or None if they do not make one yet.
+    """Return the record of two parts, or None if they are not sufficient.
 
-    Its time is the later part's. Its trace is that of the part which completes it.
+    Its time is the later part's. Its trace is that of the part that completes it.
     """
     if shopper is None or payment is None:
         return None

@@ -1,4 +1,4 @@
-"""What a preset found in a response: the paid objects' fields, or why there are none."""
+"""The result of a preset for a response: the paid objects' fields, or why there are none."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,27 +8,27 @@ from butter_middleware.models.reasons import Skip
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Payments:
-    """The fields of each paid object, iterated as mappings; where there are none, `skip` says why.
+    """The fields of each paid object, iterated as mappings. If there are none, `skip` is the reason.
 
-    An extractor of your own may pass it on, or build its mappings of these.
+    Your own extractor may return it, or build its own mappings from these.
     """
 
     fields: tuple[Mapping[str, str], ...] = ()
     skip: Skip = Skip.NOT_PAID
     """Why there are none."""
     remedy: str = ""
-    """For a person, where something can be done about `skip`."""
+    """For a person, if something can be done about `skip`."""
     looks_paid: bool = False
-    """Nothing was recognised, and the body has one of the PSP's words for paid."""
+    """No object was recognised, but the body has one of the PSP's words for paid."""
     everyday: bool = False
-    """The gate found a word, which is not one for paid: a refusal, or a step."""
+    """The gate found a word that does not mean paid: a refusal, or a step."""
     test_mode: bool = False
-    """The PSP says that no money moved: no evidence in production."""
+    """The PSP reports that no money moved, so this is not evidence in production."""
     addresses: tuple[str, ...] = ()
-    """The shopper's address as the PSP saw it, of each of `fields`; empty where the object has none."""
+    """For each of `fields`, the shopper's address that the PSP saw. Empty if the object has none."""
 
     def with_addresses(self) -> Iterator[Mapping[str, str]]:
-        """Give the fields with `ipv4_address`, which counts on a route with `address_from_body=True` only."""
+        """Yield the fields with `ipv4_address`, which counts only on a route with `address_from_body=True`."""
         for number, fields in enumerate(self.fields):
             yield {**fields, "ipv4_address": "".join(self.addresses[number : number + 1])}
 

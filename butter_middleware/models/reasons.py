@@ -1,4 +1,4 @@
-"""Why a response on a checkout route became no record, and why a capture is parked."""
+"""The reasons why a response on a checkout route is not a record, and why a capture is parked."""
 
 import logging
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from butter_middleware.events import Skipped
 
 
 class Skip(StrEnum):
-    """Why a response on a checkout route became no record. `EXPLAINED` says what each means."""
+    """Why a response on a checkout route is not a record. `EXPLAINED` has the meaning of each."""
 
     STATUS = "status"
     UNANSWERED = "unanswered"
@@ -36,12 +36,12 @@ NO_CHECKOUT: Final[Mapping[str, str]] = {
     Skip.GATED: "The route's when= returned false.",
     Skip.NOT_PAID: "It holds an object of the PSP that is not paid.",
     Skip.TEST_MODE: "It holds an object of the PSP's test mode.",
-    Skip.JOIN_EXPIRED: "The other part did not come in time.",  # nearly always a shopper who began and never paid
+    Skip.JOIN_EXPIRED: "The other part did not come in time.",  # nearly always the shopper began and never paid
     Skip.DUPLICATE: "A record with the same PSP and IDs was taken before.",
     Skip.OTHER_ADDRESS: "A record of the same checkout was taken before, with another address.",
     Skip.DRY_RUN: "Butter(dry_run=True) sends nothing.",
 }
-"""What needs no record, and what each reason says of the response."""
+"""The reasons for which no record is necessary, with their meaning."""
 EXPLAINED: Final[Mapping[str, str]] = {
     **NO_CHECKOUT,
     Skip.INCOMPLETE: "The app did not finish it.",
@@ -51,7 +51,7 @@ EXPLAINED: Final[Mapping[str, str]] = {
     Skip.UNRECOGNISED: "The preset found no object of its PSP in it.",
     Skip.NOT_ANNOTATED: "The route has no extractor, and the endpoint annotated nothing.",
 }
-"""What a reason says, for a test and a sandbox, if the log says nothing. All others are missing evidence."""
+"""The meaning of each reason, for a test and a sandbox if there is no log line. All others are missing evidence."""
 SEVERAL_ADDRESSES: Final = (
     "a checkout was captured again with other IDs and another address. The first address counts, and the later record "
     "is not sent. Does a server call this route, or is its page opened again elsewhere? If several payments of one "
@@ -61,12 +61,12 @@ SEVERAL_ADDRESSES: Final = (
 
 
 def unwanted(event: Skipped) -> bool:
-    """Whether evidence is missing, or production's log warns. A refusal or a reload is neither."""
+    """Whether evidence is missing, or the log warns in production. A refusal or a reload is neither."""
     return missed(event.reason) or (bool(event.message) and event.level >= logging.WARNING)
 
 
 def missed(reason: str) -> bool:
-    """Whether a response that became no record for this reason is evidence that is missing."""
+    """Whether evidence is missing if a response is not a record for this reason."""
     return reason not in NO_CHECKOUT
 
 
@@ -80,8 +80,8 @@ class ParkReason(StrEnum):
     INVALID = "invalid"
     NO_ROUTE = "no_route"
     READ_ELSEWHERE = "read_elsewhere"
-    """Another process served it and left it, and the leader found no checkout in it."""
+    """Another process served it and did not read it, and the leader found no checkout in it."""
     READER_DIED = "reader_died"
-    """The process that read it died, twice."""
+    """Two processes died while they read it."""
     TOO_SLOW = "too_slow"
     """The extractor did not end within a minute."""

@@ -1,12 +1,12 @@
-"""The IDs of sent records as they are remembered, so that no checkout is sent with two addresses.
+"""Remembers the IDs of sent records, so that no checkout is sent with two addresses.
 
 A checkout may be captured again: a page is reloaded, or another route answers with more IDs. With other IDs it is
-another record. It may be sent, but only with the address of the first one: the later request may be somebody else's.
+another record. It is sent only with the first record's address, because the later request may be another person's.
 
-- An invoice, a charge or a transaction has one checkout.
-- A subscription or a network transaction may have several. Two of its records are two checkouts if both name an
-  invoice, a charge or a transaction, and not the same one.
-- If neither record says so, they are one checkout.
+- An invoice, a charge or a transaction belongs to one checkout.
+- A subscription or a network transaction may belong to several. Two of its records are two checkouts if both have an
+  invoice, a charge or a transaction, and these differ.
+- Otherwise, they are one checkout.
 """
 
 import hashlib
@@ -16,24 +16,24 @@ from typing import Final, NamedTuple
 from butter_middleware.models.checkout import EVIDENCE_IDS
 
 _PAYMENT_IDS: Final = {"invoice_id": 1, "charge_id": 2, "transaction_id": 4}
-"""The IDs that only one checkout has, with their bits."""
+"""The IDs that belong to one checkout only, with their bits."""
 SEVERAL: Final = 1 << 16
-"""Instead of an address: checkouts with several addresses had this ID."""
+"""Instead of an address, if checkouts with several addresses had this ID."""
 
 
 class SeenID(NamedTuple):
-    """One ID of a record. Neither the ID nor the address can be found in it."""
+    """One ID of a record. Neither the ID nor the address can be read from it."""
 
     id: int
     """Eight bytes of a digest of the PSP, the field and the ID."""
     address: int
-    """Two bytes of a digest, without a salt, so that no ID of a record adds to them. 65,536 addresses have the same."""
+    """Two bytes of a digest. 65,536 addresses share them, and without a salt, the record's other IDs reveal no more."""
     payment_ids: int = 0
-    """Of an ID that several checkouts may have: which IDs of a payment tell them apart, as bits."""
+    """For an ID of several checkouts: the payment IDs that distinguish them, as bits."""
 
 
 def seen_ids(payload: Mapping[str, str]) -> list[SeenID]:
-    """Return what is remembered of the IDs of a record with these fields."""
+    """Return the IDs of a record with these fields, in the form to remember."""
     names = [name for name in EVIDENCE_IDS if name in payload]
     bits = sum(_PAYMENT_IDS.get(name, 0) for name in names)
     address = _digest(payload["ipv4_address"], 2)
@@ -48,7 +48,7 @@ def _digest(text: str, size: int) -> int:
 
 
 def after(known: Mapping[int, SeenID], ids: Sequence[SeenID]) -> tuple[bool, list[SeenID]]:
-    """Say whether a record with these IDs may be sent after those that are known, and give what to remember."""
+    """Return whether a record with these IDs may be sent after the known ones, and the IDs to remember."""
     earlier = [(known[one.id], one) for one in ids if one.id in known]
     for first, one in earlier:
         if first.address != one.address and not first.payment_ids & one.payment_ids:
@@ -56,7 +56,7 @@ def after(known: Mapping[int, SeenID], ids: Sequence[SeenID]) -> tuple[bool, lis
     remembered: list[SeenID] = []
     for first, one in earlier:
         address = one.address if one.address == first.address else SEVERAL
-        # What not all of the payments have tells no two of them apart.
+        # An ID that some payments lack cannot distinguish them.
         told_apart_by = first.payment_ids & one.payment_ids
         remembered.append(SeenID(one.id, address, told_apart_by or first.payment_ids or one.payment_ids))
     return True, remembered + [one for one in ids if one.id not in known]
