@@ -1,4 +1,4 @@
-"""What happened, counted: in this process, and on this host."""
+"""Counts of the events, in this process and on this host."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ HOST: Final = frozenset(
         "skipped",
     }
 )
-"""The names that the outbox counts for all processes of the host. It knows of itself what was delivered."""
+"""The names that the outbox counts for all processes of the host. Deliveries it counts by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class Tally:
         return sum(self.by_reason(name).values())
 
     def by_reason(self, name: str) -> Mapping[str, int]:
-        """Return how often something happened by its reason, the most frequent first."""
+        """Return how often something happened for each reason, the most frequent first."""
         return self._by(name, 2)
 
     def by_route(self, name: str) -> Mapping[str, int]:
-        """Return how often something happened by its route, the most frequent first."""
+        """Return how often something happened for each route, the most frequent first."""
         return self._by(name, 1)
 
     def _by(self, name: str, part: int) -> Mapping[str, int]:
@@ -51,7 +51,7 @@ class Tally:
         return dict(found.most_common())
 
     def skipped(self) -> Mapping[str, int]:
-        """Return how many responses became no record, by reason: parked ones too."""
+        """Return how many responses did not become a record, by reason. Parked ones are included."""
         found = Counter(self.by_reason("skipped"))
         for reason, count in self.by_reason("parked").items():
             found[reason if reason.startswith("no_address:") else f"parked:{reason}"] += count
@@ -59,17 +59,17 @@ class Tally:
 
 
 class Counters:
-    """The counts of one process. They may be used from any thread."""
+    """The counts of one process. Any thread may use them."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
         """Start again in a forked child, because the parent may have held the lock."""
-        self._lock = RLock()  # the garbage collector may end a request, which counts, on the thread that holds it
+        self._lock = RLock()  # the garbage collector may end a request, which counts, on the lock's thread
         self._counts: dict[Key, int] = defaultdict(int)
         self._written: dict[Key, int] = defaultdict(int)
-        """How much of these the outbox counts already."""
+        """The part of them that the outbox counts already."""
 
     def add(self, name: str, route: str = "", reason: str = "", times: int = 1, *, written: bool = False) -> None:
         """Count. If `written`, the outbox counts it already."""
@@ -85,22 +85,22 @@ class Counters:
             return dict(self._counts)
 
     def elsewhere(self, written: Mapping[Key, int]) -> Mapping[Key, int]:
-        """Return what was counted elsewhere, of what the outbox counts: in other processes, and in earlier ones."""
+        """Return the part of the outbox's counts that other processes, and earlier ones, have counted."""
         with self._lock:
             counts, unwritten = self._counts.copy(), self._unwritten()
         found = Counter(written)
         found.update(unwritten)
         found.subtract(counts)
-        return {key: times for key, times in found.items() if times}  # below 0: what was parked here was read later
+        return {key: times for key, times in found.items() if times}  # below 0: parked here, and read later
 
     def with_unwritten(self, written: Mapping[Key, int]) -> Mapping[Key, int]:
-        """Return what the outbox counts and what it does not count yet."""
+        """Return the outbox's counts and those that it does not have yet."""
         with self._lock:
             unwritten = self._unwritten()
         return Counter(written) + Counter(unwritten)
 
     def take_unwritten(self) -> Mapping[Key, int]:
-        """Give what is to be written to the outbox."""
+        """Take the counts that must be written to the outbox."""
         with self._lock:
             taken = self._unwritten()
             for key, times in taken.items():
@@ -113,7 +113,7 @@ class Counters:
         return {key: times for key, times in host if times}
 
     def put_back(self, taken: Mapping[Key, int]) -> None:
-        """Take back what could not be written."""
+        """Take back counts that could not be written."""
         with self._lock:
             for key, times in taken.items():
                 self._written[key] -= times

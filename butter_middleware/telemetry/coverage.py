@@ -1,4 +1,4 @@
-"""Of the successful responses on checkout routes: how many became records, and why the others did not."""
+"""The coverage: how many successful responses on checkout routes became records, and why the others did not."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -14,23 +14,23 @@ HOUR: Final = 3600.0
 SILENT_SECONDS: Final = 86400.0
 _SILENT: Final = (Skip.NOT_A_CHECKOUT, Skip.GATED, Skip.NOT_PAID)
 BUSY: Final = 10
-"""Records after which a route's silence is noticed."""
+"""The number of records after which the silence of a route is reported."""
 MANY: Final = 50
-"""Responses that were no paid checkout, after which it is said that a route never gave a record."""
+"""The number of unpaid responses after which a route without any record is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Of the checkouts of this host, which became records. What is not a paid checkout is not among them."""
+    """How many checkouts of this host became records. Responses that are not a paid checkout do not count."""
 
     covered: int = 0
-    """Responses that became records, or their part of one."""
+    """Responses that became records, or a part of one."""
     missed: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Responses that should have and did not, by reason, the most frequent first."""
+    """Other responses that should have, by reason, the most frequent first."""
 
     @property
     def ratio(self) -> float | None:
-        """The covered share, 0 to 1; None where there were no checkouts."""
+        """The covered share, 0 to 1. None if there were no checkouts."""
         total = self.covered + sum(self.missed.values())
         return self.covered / total if total else None
 
@@ -40,7 +40,7 @@ class Coverage:
 
     @classmethod
     def of(cls, tally: Tally) -> "Coverage":
-        """Return the coverage that counts show."""
+        """Return the coverage from counts."""
         lacking = Counter({reason: count for reason, count in tally.skipped().items() if missed(reason)})
         lacking["lost"] += tally.total("lost")
         faults = tally.by_reason("faulted").items()
@@ -54,9 +54,9 @@ class Coverage:
 
 
 class Watch:
-    """Tells once an hour if less than `threshold` (0 to 1) of the checkouts became records, or if a route fell silent.
+    """Reports once an hour if less than `threshold` (0 to 1) of the checkouts became records, or a route fell silent.
 
-    One process of the host watches: it knows the counts of all.
+    One process of the host does this, with the counts of all processes.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Watch:
         self._hour = self._began // HOUR
         self._told: set[tuple[str, str]] = set()
         self._routes: dict[str, tuple[int, float]] = {}
-        """How many records each route gave, and since when it has given no more."""
+        """The number of records of each route, and since when it has not changed."""
 
     def is_due(self, now: float) -> bool:
-        """Whether the clock shows another hour than at the last look."""
+        """Whether another hour has begun since the last look."""
         return now // HOUR != self._hour
 
     def look(self, now: float, total: Tally, hour: Coverage) -> None:
-        """Look at the counts of all time, and at the coverage of the last hour."""
+        """Check the counts of all time, and the coverage of the last hour."""
         self._hour = now // HOUR
         if hour.is_below(self._threshold):
             message = (
@@ -93,7 +93,7 @@ class Watch:
             if count != before:
                 self._routes[route] = (count, now)
             elif count >= BUSY and now - since >= SILENT_SECONDS:
-                self._routes[route] = (count, float("inf"))  # said once, until there is a record again
+                self._routes[route] = (count, float("inf"))  # reported once, until there is a new record
                 message = (
                     f"{route} has given no record for a day, after {count} before. If it still serves checkouts, the "
                     "path, the response or the extractor has changed: see status().skipped."
@@ -105,7 +105,7 @@ class Watch:
             if route in captured:
                 self._look_for_checkouts(route, total)
                 continue
-            if unsuccessful >= BUSY:  # a form's answer is often a redirect
+            if unsuccessful >= BUSY:  # often redirects, as the answers of forms
                 message = (
                     f"{route} has answered {unsuccessful} requests, and none with a success (2xx). If it redirects "
                     "after a payment (302, 303), call annotate() in the endpoint: then a redirect counts."
@@ -119,7 +119,7 @@ class Watch:
                 self._tell_once(route, "unmatched", message)
 
     def _look_for_checkouts(self, route: str, total: Tally) -> None:
-        """Nothing was said of these responses one by one: each of them may be right, and all of them hardly."""
+        """Report a route without any paid checkout. Single such responses are normal, and not reported."""
         found = {reason: total.counts.get(("skipped", route, reason), 0) for reason in _SILENT}
         count = sum(found.values())
         if count < MANY or total.by_route("covered").get(route):

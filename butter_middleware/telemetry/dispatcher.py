@@ -1,4 +1,4 @@
-"""`EventDispatcher`: what happens to the evidence is told here once, then counted, logged, and told to the merchant."""
+"""`EventDispatcher`: counts and logs the events of the evidence, and gives them to the merchant."""
 
 import logging
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from butter_middleware.telemetry.counters import Counters
 
 
 class EventDispatcher:
-    """Takes what happened, from any thread, a checkout's too: it never raises and never waits.
+    """Takes events from any thread, also from a checkout's. It never raises and never blocks.
 
     Args:
-        clock: Seconds, for what is said once an hour.
-        on_event: The merchant's function, called on a thread of its own with each event.
-        observe: Called where the event happened, so it must be quick and may not raise.
+        clock: Seconds, for messages that are logged once an hour.
+        on_event: The merchant's function. The log thread calls it with each event.
+        observe: Called on the event's own thread, so it must be quick and must not raise.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class EventDispatcher:
     ) -> None:
         self.counters = Counters()
         self.listener: Callable[[Event], object] | None = None
-        """Hears of each event in `listens_to` as `on_event` does: a test's inbox, or a sandbox."""
+        """Gets each event in `listens_to`, like `on_event`: a test's inbox, or a sandbox."""
         self.listens_to: tuple[type[object], ...] = (object,)
         self._on_event = on_event
         self._observe = observe
@@ -46,7 +46,7 @@ class EventDispatcher:
             self._observe(event)
         if event.message:
             message = event.message
-            if isinstance(event, Skipped | Parked):  # their reasons have rows in the error index
+            if isinstance(event, Skipped | Parked):  # the error index has rows for their reasons
                 message = f"{message.rstrip('.')}. {see(event.reason.rpartition(':')[2])}"
             self._say(event.name, event.level, message, event.route, event.reason)
         for hears in (self._on_event, self.listener if isinstance(event, self.listens_to) else None):
@@ -54,21 +54,21 @@ class EventDispatcher:
                 self.counters.add("faulted", reason="on_event:overrun")
 
     def count(self, event: type[Captured | Covered | Recorded | Skipped], route: str = "", reason: str = "") -> None:
-        """Take one of the events that every checkout brings, with nothing to be said; it is made if heard only."""
+        """Count an event of every checkout, which has no message. The object is made only if something gets it."""
         if self._on_event is None and (self.listener is None or not issubclass(event, self.listens_to)):
             self.counters.add(event.name, route, reason)
         else:
             self.emit(event(route=route, reason=reason))
 
     def lost(self, error: BaseException, route: str = "") -> None:
-        """Tell that the outbox could not take a record."""
+        """Report that the outbox could not take a record."""
         kind = type(error).__name__
         message = f"a record is lost: the outbox could not take it ({kind}). See status().lost."
         self.emit(Lost(route=route, reason=kind, message=message, level=logging.CRITICAL))
 
     def _say(self, name: str, level: int, message: str, route: str, reason: str) -> None:
         times: int | None = 0
-        with suppress(Exception):  # a clock of the merchant's
+        with suppress(Exception):  # the merchant's clock may raise
             times = self._hourly.due((name, message))
         if times is not None:
             log_thread.log(level, message, times, event=name, route=route, reason=reason)

@@ -1,7 +1,7 @@
-"""What OpenTelemetry is told, by its API alone: without an SDK of the merchant's all of it does nothing.
+"""Reports to OpenTelemetry, with its API only. Without the merchant's SDK, it does nothing.
 
-The API is no dependency. FastAPI brings it; where it is missing, or `Butter(telemetry=False)`, nothing is told. It is
-loaded by a worker's thread, never by `import butter_middleware` and never by a checkout.
+The API is not a dependency. If it is missing, or with `Butter(telemetry=False)`, nothing is reported. A worker thread
+loads it, never `import butter_middleware` or a checkout.
 """
 
 import sys
@@ -36,9 +36,9 @@ _COUNTERS: Final = {
     "lost": ("butter.lost", "{record}", "Captures and records that are gone for good"),
     "faulted": ("butter.faults", "{fault}", "Failures of the middleware and of on_event"),
 }
-"""What is counted: the metric's name, unit and description."""
+"""The metrics of the counts: name, unit and description."""
 _DELAYS: Final = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0, 259200.0]
-"""Seconds; a record may wait for days."""
+"""Seconds. A record may wait for days."""
 _STATES: Final = ("ok", "open", "half_open", "paused", "hold", "unknown")
 
 
@@ -47,7 +47,7 @@ class Gauges:
     """The current state on this host."""
 
     coverage: float | None
-    """Of the last hour or two."""
+    """The coverage of the last one to two hours."""
     endpoint: str
     pending: int
     parked: int
@@ -56,27 +56,27 @@ class Gauges:
 
 
 class Source(Protocol):
-    """Whose numbers are told."""
+    """Gives the numbers to report."""
 
     def counts(self) -> Mapping[tuple[str, str, str], int]:
-        """Give counts by name, route and reason."""
+        """Return the counts by name, route and reason."""
         ...
 
     def levels(self) -> Gauges | None:
-        """Give the current state if this process delivers. It does not block: an exporter may run on an event loop."""
+        """Return the current state if this process delivers. Does not block: an exporter may run on an event loop."""
         ...
 
 
 _sources: Final[dict[ref[Source], None]] = {}
-"""All reporters of this process. An instrument exists once for each name, and shows all of them.
+"""All sources of this process. There is one instrument for each name, and it shows all sources.
 
-Of a dict no step takes a lock, which a forked child, or a signal's handler that closes a `Butter`, could find held.
+A dict needs no lock. A forked child, or a signal handler that closes a `Butter`, could find a lock held.
 """
 _lock: Final = Lock()
 
 
 class Telemetry:
-    """What one `Butter` tells. Before `load`, and where the API is missing, nothing."""
+    """The reports of one `Butter`. Before `load`, and if the API is missing, it does nothing."""
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
@@ -84,7 +84,7 @@ class Telemetry:
         self._delay: metrics.Histogram | None = None
 
     def load(self, source: Source, tell: Callable[[Faulted], object]) -> None:
-        """Load the API, and tell of `source` until `forget`; `tell` hears of a failure. At first it takes a moment."""
+        """Load the API, and report `source` until `forget`. `tell` gets a failure. The first call takes a moment."""
         if not self._enabled:
             return
         try:
@@ -113,22 +113,22 @@ class Telemetry:
             tell(Faulted(reason=f"telemetry:{kind}", message=said))
 
     def forget(self, source: Source) -> None:
-        """Tell no more of it."""
+        """Stop the reports."""
         _sources.pop(ref(source), None)
 
     def observe(self, event: Event) -> None:
-        """Take what only a histogram can tell; all else is asked of the source."""
+        """Take an event for a histogram. All other numbers come from the source."""
         if self._delay is not None and isinstance(event, Delivered):
-            with suppress(Exception):  # a merchant's SDK
+            with suppress(Exception):  # the merchant's SDK may raise
                 self._delay.record(event.seconds)
 
     def traceparent(self) -> str:
-        """Return the current span as W3C's traceparent, or nothing. For a checkout: it loads nothing."""
+        """Return the current span as W3C's traceparent, or an empty text. For a checkout, so it loads nothing."""
         current = sys.modules.get("opentelemetry.context") if self._enabled else None
         if current is None:
             return ""
         try:
-            if not current.get_current():  # the costly part is for those who trace
+            if not current.get_current():  # the expensive part runs only with tracing
                 return ""
             context: trace.SpanContext = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
             if context.is_valid:
@@ -138,7 +138,7 @@ class Telemetry:
         return ""
 
     def sending(self, record: Record, attempts: int) -> "AbstractContextManager[Callable[[Answer], None]]":
-        """Return a span round the sending of a record, linked to its checkout's; give it the answer."""
+        """Return a span for the sending of a record, linked to its checkout's span. Give it the answer."""
         trace = sys.modules.get("opentelemetry.trace")
         if self._tracer is None or trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             return nullcontext(lambda _answer: None)  # no SDK was set up
@@ -146,9 +146,9 @@ class Telemetry:
 
 
 def untraced() -> AbstractContextManager[object]:
-    """Have the instrumentations of HTTP clients neither see a request nor add to its headers meanwhile."""
+    """Within the block, hide requests from the instrumentations of HTTP clients, so that they add no headers."""
     instrumentation = sys.modules.get("opentelemetry.instrumentation.utils")  # loaded with each of them
-    # An old one has no such function, nor has one that another thread is still loading.
+    # An old version does not have the function, nor does a module that another thread is still loading.
     suppress_instrumentation: Callable[[], AbstractContextManager[object]]
     suppress_instrumentation = getattr(instrumentation, "suppress_instrumentation", nullcontext)
     return suppress_instrumentation()
@@ -160,11 +160,11 @@ def _span(tracer: "trace.Tracer", record: Record, attempts: int) -> Generator[Ca
 
     span: trace.Span = trace.INVALID_SPAN
     links: list[trace.Link] = []
-    with suppress(ValueError):  # it may have lain on a disk
+    with suppress(ValueError):  # it may come from a damaged file
         _version, trace_id, span_id, flags = (int(part, 16) for part in record.traceparent.split("-"))
         context = trace.SpanContext(trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(flags))
         links.append(trace.Link(context))
-    # A sampler or a processor of the merchant's may raise; what was sent is to be settled all the same.
+    # The merchant's sampler or processor may raise, but a sent record must be settled.
     with suppress(Exception):
         span = tracer.start_span(
             "butter.deliver",
@@ -190,7 +190,7 @@ def _span(tracer: "trace.Tracer", record: Record, attempts: int) -> Generator[Ca
 
 
 def _observe(meter: "metrics.Meter") -> None:
-    """Make the instruments that ask the sources. The meter makes each of them once."""
+    """Make the instruments that read the sources. The meter makes each of them once."""
     for name, (metric, unit, description) in _COUNTERS.items():
         meter.create_observable_counter(metric, [partial(_counted, name)], unit, description)
     for metric, unit, description, read in _GAUGES:

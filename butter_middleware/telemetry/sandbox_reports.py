@@ -1,4 +1,4 @@
-"""Tells a sandbox on this machine which checkouts became no record, and why. In production there is no sandbox."""
+"""Reports checkouts that did not become a record to a sandbox on this machine. Production has no sandbox."""
 
 import json
 import time
@@ -14,18 +14,18 @@ from butter_middleware.events import Event, Lost, Parked, Skipped
 from butter_middleware.models.reasons import unwanted
 
 HEARD: Final = (Skipped, Parked, Lost)
-"""The events that say that there is no record."""
+"""The events of a checkout without a record."""
 MOST_WAITING: Final = 100
 TIMEOUT: Final = 1.0
-"""Seconds for the sandbox to answer."""
+"""Seconds that the sandbox has to answer."""
 REST: Final = 5.0
-"""Seconds without a try after one that failed: nothing may run there, or something else than a sandbox."""
+"""Seconds without a try after a failed one: nothing, or something other than a sandbox, may run there."""
 
 
 class SandboxReports:
-    """Sends what became of checkouts to a sandbox. None of it is personal data, as of every event.
+    """Sends the results of checkouts to a sandbox. Like all events, they contain no personal data.
 
-    It sends on the log's thread. What a sandbox that does not answer would have been told is dropped.
+    It sends on the log thread. If the sandbox does not answer, reports are dropped.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -39,7 +39,7 @@ class SandboxReports:
         self._tell(event.name, event.route, event.reason, event.message, event.times, missing=missing)
 
     def ignored(self, message: str) -> None:
-        """Take what is said of a call of `annotate()` that had no effect."""
+        """Take the message about a call of `annotate()` without effect."""
         self._tell("ignored", "", "annotate", message, 1, missing=True)
 
     def _tell(self, name: str, route: str, reason: str, message: str, times: int, *, missing: bool) -> None:
