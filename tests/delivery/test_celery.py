@@ -1,4 +1,4 @@
-"""The example of a queue of one's own: Celery, with a real worker process."""
+"""The Celery example for a merchant's own queue, with a real worker process."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_checkout_goes_through_celery(example: Any, broker: Path) -> None:
-    """The shop publishes, a worker delivers: what Butter takes later comes again, what it never takes is shown."""
+    """The shop publishes, a worker delivers. A record that Butter accepts later is retried, a refused one is listed."""
     shop = example("celery_outbox")
     sys.path.insert(0, str(HERE / "servers"))
     from celery_worker import options  # noqa: PLC0415 - it stands with the servers

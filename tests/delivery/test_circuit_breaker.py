@@ -1,4 +1,4 @@
-"""The circuit breaker is a pure state machine: answers and a clock go in, states and settlements come out."""
+"""The circuit breaker is a pure state machine: its input is answers and a clock, its output states and settlements."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ DAY, HOUR = 86_400.0, 3_600.0
 
 
 def answered(status: int, retry_after: float | None = None) -> Answer:
-    """Return Butter's answer of a status."""
+    """Return Butter's answer with a status."""
     headers = {} if retry_after is None else {"retry-after": str(retry_after)}
     return classify(status, headers, b"{}")
 
@@ -40,7 +40,7 @@ def highest(_least: float, most: float) -> float:
 
 
 class Endpoint:
-    """A circuit breaker with a clock in its hand."""
+    """A circuit breaker with a manual clock."""
 
     def __init__(
         self, senders: int = 4, uniform: Callable[[float, float], float] = middle, target: Target = BUTTER
@@ -54,7 +54,7 @@ class Endpoint:
     def record(
         self, answers: Answer | Iterable[Answer], key: str = "r", attempts: int = 0, captured_at: float = NOW
     ) -> list[Settlement]:
-        """Record the answers of one record after another, and return what the last one settled."""
+        """Record the answers of one record after another, and return the settlements of the last one."""
         settled: list[Settlement] = []
         for answer in [answers] if isinstance(answers, Answer) else answers:
             settled = self.breaker.record(pending(key, attempts, captured_at), answer)
@@ -65,18 +65,18 @@ class Endpoint:
         return self.breaker.state
 
     def changed_at(self) -> float | None:
-        """Return when it became well or ill."""
+        """Return when it became healthy or unhealthy."""
         return self.breaker.changed_at
 
     def admitted(self) -> int:
-        """Return how many records go out, one beside the other."""
+        """Return how many records may be sent at once."""
         in_flight = 0
         while in_flight < 100 and self.breaker.admit(in_flight):
             in_flight += 1
         return in_flight
 
     def waits(self) -> float:
-        """Return the seconds until the next record may go, after which one is sent."""
+        """Return the seconds until the next record may be sent, and send one then."""
         seconds = self.breaker.seconds_to_wait()
         if seconds:
             self.now += seconds * 0.999
@@ -91,11 +91,11 @@ def pending(key: str = "r", attempts: int = 0, captured_at: float = NOW) -> Pend
     return Pending(int.from_bytes(key.encode()[:4]), Record(key, "{}", captured_at), attempts)
 
 
-# Records that do not get through.
+# Records that are stopped.
 
 
-def test_what_it_remembers_of_them_is_bounded() -> None:
-    """Another process may send them, and then this one never hears of them again."""
+def test_its_memory_of_stopped_records_is_limited() -> None:
+    """Another process may send them, and this one would never hear of them again."""
     endpoint = Endpoint()
     for number in range(3 * MOST_STOPPED):
         endpoint.record(INTERRUPTED, f"stopped {number}")
@@ -108,14 +108,14 @@ def test_what_it_remembers_of_them_is_bounded() -> None:
 
 @pytest.mark.parametrize("answer", [UNAVAILABLE, UNREACHABLE, INTERRUPTED, answered(502), answered(504), answered(507)])
 def test_the_fifth_failure_in_a_row_opens(answer: Answer) -> None:
-    """Four do not, and one that is accepted begins the count again. No record is charged with an attempt."""
+    """Four failures do not, and an accepted record restarts the count. No attempt is counted for a record."""
     endpoint = Endpoint()
     for _time in range(3):
         assert [s.settled for s in endpoint.record([answer] * 4)] == [Settled.RELEASED]
         assert (endpoint.state(), endpoint.admitted()) == (BreakerState.OK, 4)
         endpoint.record(DELIVERED)
     (settled,) = endpoint.record([answer] * 5)
-    # It is due at the next probe, which is a record that is due earlier, if there is one.
+    # It is due at the next probe. A record that is due earlier becomes the probe.
     assert (settled.settled, settled.due_at, settled.reason) == (Settled.RELEASED, NOW + 5, "")
     assert endpoint.state() is BreakerState.OPEN
     assert endpoint.breaker.ill
@@ -126,7 +126,7 @@ def test_the_fifth_failure_in_a_row_opens(answer: Answer) -> None:
     ("uniform", "factor"), [(lowest, 0.9), (middle, 1.0), (highest, 1.1)], ids=["lowest", "middle", "highest"]
 )
 def test_probes_back_off_to_five_minutes(uniform: Callable[[float, float], float], factor: float) -> None:
-    """After 5, 10, 20, 40, 80, 160 and 300 seconds, a tenth more or less."""
+    """Probes follow after 5, 10, 20, 40, 80, 160 and 300 seconds, ten per cent more or less."""
     endpoint = Endpoint(uniform=uniform)
     endpoint.record([UNAVAILABLE] * 5)
     for seconds in [5, 10, 20, 40, 80, 160, 300, 300, 300]:
@@ -137,7 +137,7 @@ def test_probes_back_off_to_five_minutes(uniform: Callable[[float, float], float
 
 
 def test_a_queue_is_probed_sooner() -> None:
-    """It is near, and meanwhile records are in memory only: after 1, 2, 4 and 5 seconds."""
+    """A queue is near, and records are only in memory meanwhile: probes follow after 1, 2, 4 and 5 seconds."""
     endpoint = Endpoint(target=QUEUE)
     endpoint.record([UNREACHABLE] * 5)
     for seconds in [1, 2, 4, 5, 5]:
@@ -146,7 +146,7 @@ def test_a_queue_is_probed_sooner() -> None:
 
 
 def test_after_an_outage_the_concurrency_grows() -> None:
-    """One at a time, then two, then four; and the next outage is probed after 5 seconds again."""
+    """One at a time, then two, then four. The next outage is probed after 5 seconds again."""
     endpoint = Endpoint(senders=6)
     endpoint.record([UNAVAILABLE] * 5)
     for _probe in range(3):
@@ -163,8 +163,8 @@ def test_after_an_outage_the_concurrency_grows() -> None:
 
 
 @pytest.mark.parametrize("answers", [[UNAVAILABLE] * 5, [answered(401)]], ids=["outage", "hold"])
-def test_what_was_accepted_before_does_not_count_for_the_growth(answers: list[Answer]) -> None:
-    """Whatever the concurrency had grown to: after the trouble it is one, for two records."""
+def test_records_accepted_before_a_fault_do_not_count_for_the_growth(answers: list[Answer]) -> None:
+    """Any concurrency before: after the fault it is one, for two records."""
     endpoint = Endpoint()
     endpoint.record([DELIVERED] * 3)
     endpoint.record(answers)
@@ -175,8 +175,8 @@ def test_what_was_accepted_before_does_not_count_for_the_growth(answers: list[An
     assert endpoint.admitted() == 2
 
 
-def test_a_probe_that_is_throttled_keeps_the_concurrency_at_one() -> None:
-    """After the pause it is still one at a time."""
+def test_a_throttled_probe_keeps_the_concurrency_at_one() -> None:
+    """It is still one after the pause."""
     endpoint = Endpoint(senders=8)
     endpoint.record([UNAVAILABLE] * 5)
     endpoint.waits()
@@ -185,8 +185,8 @@ def test_a_probe_that_is_throttled_keeps_the_concurrency_at_one() -> None:
     assert (endpoint.admitted(), endpoint.state()) == (1, BreakerState.OK)
 
 
-def test_answers_to_what_was_on_its_way_are_no_probes() -> None:
-    """Twenty connections that break at once do not put the first probe off."""
+def test_answers_to_records_in_flight_are_not_probes() -> None:
+    """Twenty connections that break at once do not delay the first probe."""
     endpoint = Endpoint(senders=20)
     endpoint.record([INTERRUPTED] * 20)
     assert endpoint.waits() == 5
@@ -195,15 +195,15 @@ def test_answers_to_what_was_on_its_way_are_no_probes() -> None:
 
 
 @pytest.mark.parametrize(("retry_after", "seconds"), [(1, 5), (5, 5), (30, 30), (3600, 3600), (9999, 3600)])
-def test_retry_after_puts_the_first_probe_off(retry_after: float, seconds: float) -> None:
-    """A 503 may ask for more time than the probe's own, never for less, and for an hour at most."""
+def test_retry_after_delays_the_first_probe(retry_after: float, seconds: float) -> None:
+    """A 503 may ask for a longer wait than the probe's own, not for a shorter one, and for an hour at most."""
     endpoint = Endpoint()
     endpoint.record([UNAVAILABLE] * 4 + [answered(503, retry_after)])
     assert endpoint.waits() == seconds
 
 
 def test_an_untrusted_certificate_opens_at_once() -> None:
-    """It is said at CRITICAL, and probed every five minutes."""
+    """It is logged at CRITICAL, and probed every five minutes."""
     endpoint = Endpoint()
     endpoint.record(UNTRUSTED)
     assert endpoint.state() is BreakerState.OPEN
@@ -213,8 +213,8 @@ def test_an_untrusted_certificate_opens_at_once() -> None:
         endpoint.record(UNTRUSTED)
 
 
-def test_a_stall_of_our_own_is_no_failure() -> None:
-    """A frozen function never opens the breaker; its record is tried again at once, and the state stays as it was."""
+def test_a_stall_of_our_own_is_not_a_failure() -> None:
+    """A frozen function never opens the breaker. Its record is retried at once, and the state does not change."""
     endpoint = Endpoint()
     (settled,) = endpoint.record([STALLED] * 20)
     assert (settled.settled, settled.due_at) == (Settled.RELEASED, 0.0)
@@ -229,8 +229,8 @@ def test_a_stall_of_our_own_is_no_failure() -> None:
 
 
 @pytest.mark.parametrize("answer", [BUSY, STRANGER, answered(422)], ids=["busy", "stranger", "invalid"])
-def test_a_probe_that_says_nothing_of_the_outage_is_followed_by_another_one_later(answer: Answer) -> None:
-    """Half-open, an answer about the one record lets no others go at once."""
+def test_after_a_probe_that_proves_nothing_another_one_follows_later(answer: Answer) -> None:
+    """While half-open, an answer about one record admits no other record at once."""
     endpoint = Endpoint()
     endpoint.record([UNAVAILABLE] * 5)
     endpoint.waits()
@@ -239,7 +239,7 @@ def test_a_probe_that_says_nothing_of_the_outage_is_followed_by_another_one_late
 
 
 def test_only_an_admitted_record_is_a_probe() -> None:
-    """An open breaker becomes half-open with the record that goes, not with the question."""
+    """An open breaker becomes half-open when a record is sent, not when `admit` is called."""
     endpoint = Endpoint()
     endpoint.record([UNAVAILABLE] * 5)
     endpoint.now = 5.0
@@ -251,8 +251,8 @@ def test_only_an_admitted_record_is_a_probe() -> None:
     assert endpoint.state() is BreakerState.OK
 
 
-def test_what_may_not_be_sent_yet_is_put_off_until_it_may() -> None:
-    """A consumer of a queue is told when to come again: a second at least."""
+def test_a_record_that_may_not_be_sent_yet_gets_a_later_time() -> None:
+    """A queue's consumer gets the time for its next try, a second away at least."""
     endpoint = Endpoint()
     assert endpoint.breaker.not_now(pending()) == Settlement(114, Settled.RELEASED, NOW + 1.0)
     endpoint.record([UNAVAILABLE] * 5)
@@ -266,7 +266,7 @@ def test_what_may_not_be_sent_yet_is_put_off_until_it_may() -> None:
 
 
 def test_a_429_pauses_for_a_minute_and_halves() -> None:
-    """Without Retry-After it is a minute; afterwards half as many records are on their way, and one at least."""
+    """The pause is a minute without Retry-After. Afterwards half as many records are in flight, one at least."""
     endpoint = Endpoint(senders=4)
     for limit in [2, 1, 1]:
         (settled,) = endpoint.record(answered(429))
@@ -280,7 +280,7 @@ def test_a_429_pauses_for_a_minute_and_halves() -> None:
 
 
 def test_one_pause_halves_once() -> None:
-    """Four records on their way, four times 429: that is one answer."""
+    """Four records in flight get four times 429. They count as one answer."""
     endpoint = Endpoint(senders=4)
     endpoint.record([answered(429)] * 4)
     endpoint.now = 60
@@ -301,14 +301,14 @@ def test_one_pause_halves_once() -> None:
     ],
 )
 def test_a_retry_after_during_a_pause_is_kept(first: Answer, second: Answer, seconds: float) -> None:
-    """The longest of what was asked for counts, whatever else is answered meanwhile."""
+    """The longest wait counts, whatever else is answered meanwhile."""
     endpoint = Endpoint()
     endpoint.record([first, second])
     assert endpoint.breaker.seconds_to_wait() == pytest.approx(seconds)
 
 
-def test_what_was_on_its_way_does_not_end_a_pause() -> None:
-    """A record that Butter accepted beside a 429: Retry-After is kept, and the half of the concurrency after it."""
+def test_a_record_in_flight_does_not_end_a_pause() -> None:
+    """Butter may accept a record at the time of a 429. Retry-After still applies, and half the concurrency after it."""
     endpoint = Endpoint(senders=4)
     endpoint.record([DELIVERED] * 3)
     assert [s.settled for s in endpoint.record([answered(429, 120), DELIVERED])] == [Settled.DELIVERED]
@@ -320,8 +320,8 @@ def test_what_was_on_its_way_does_not_end_a_pause() -> None:
 
 
 @pytest.mark.parametrize("first", [UNTRUSTED, answered(401)])
-def test_a_wait_that_was_ended_early_puts_no_later_probe_off(first: Answer) -> None:
-    """Records are accepted after all, and then Butter is away: the first probe comes after 5 seconds."""
+def test_a_wait_that_ended_early_delays_no_later_probe(first: Answer) -> None:
+    """Records are accepted after all, and then Butter is away. The first probe follows after 5 seconds."""
     endpoint = Endpoint()
     endpoint.record(first)
     endpoint.now = 1
@@ -341,8 +341,8 @@ HOLDING = {
 
 
 @pytest.mark.parametrize("why", HOLDING)
-def test_what_holds(why: str) -> None:
-    """The last of these answers holds, and none before it; it is said once, at CRITICAL."""
+def test_which_answers_cause_a_hold(why: str) -> None:
+    """The last of these answers causes the hold, no earlier one does. It is logged once, at CRITICAL."""
     endpoint = Endpoint()
     endpoint.record(HOLDING[why][:-1])
     assert (endpoint.state(), endpoint.told, endpoint.breaker.hold_reason) == (BreakerState.OK, [], None)
@@ -356,8 +356,8 @@ def test_what_holds(why: str) -> None:
     assert endpoint.waits() == 5
 
 
-def test_the_first_probe_of_a_hold_comes_after_5_seconds() -> None:
-    """Also if an outage came before, whose probes had backed off."""
+def test_the_first_probe_of_a_hold_follows_after_5_seconds() -> None:
+    """An earlier outage, whose probes had backed off, makes no difference."""
     endpoint = Endpoint()
     endpoint.record([UNAVAILABLE] * 5)
     for _probe in range(6):
@@ -369,8 +369,8 @@ def test_the_first_probe_of_a_hold_comes_after_5_seconds() -> None:
 
 
 @pytest.mark.parametrize("why", HOLDING)
-def test_what_is_accepted_between_begins_the_count_again(why: str) -> None:
-    """Two strangers' answers, one of Butter's, two strangers' again: nobody stands in Butter's place."""
+def test_an_accepted_record_restarts_the_count(why: str) -> None:
+    """Two foreign answers, one of Butter's, two foreign ones again: Butter still answers."""
     endpoint = Endpoint()
     for _time in range(3):
         endpoint.record([*HOLDING[why][:-1], DELIVERED])
@@ -378,7 +378,7 @@ def test_what_is_accepted_between_begins_the_count_again(why: str) -> None:
 
 
 def test_a_422_is_dead_until_it_is_the_fifth() -> None:
-    """The fifth in a row is our fault: it is kept, and due later, so that the next probe is another record."""
+    """The fifth in a row is our fault. It is kept, and due later, so that another record is the next probe."""
     endpoint = Endpoint()
     for number in range(4):
         (dead,) = endpoint.record(answered(422), key=f"r{number}")
@@ -402,8 +402,8 @@ def test_a_422_is_dead_until_it_is_the_fifth() -> None:
     ],
     ids=lambda probe: probe.code,
 )
-def test_probes_of_a_hold_back_off_also_if_the_ping_succeeds(probe: Answer) -> None:
-    """The ping says that the credentials are right, the record is not accepted: 5, 10 ... 300 seconds all the same."""
+def test_probes_of_a_hold_back_off_even_if_the_ping_succeeds(probe: Answer) -> None:
+    """The ping shows correct credentials, but the record is not accepted: 5, 10 ... 300 seconds as before."""
     endpoint = Endpoint()
     endpoint.record(answered(401))
     for seconds in [5, 10, 20, 40, 80, 160, 300, 300]:
@@ -416,8 +416,8 @@ def test_probes_of_a_hold_back_off_also_if_the_ping_succeeds(probe: Answer) -> N
 @pytest.mark.parametrize(
     "ping", [answered(401), answered(302), answered(500), answered(503), UNREACHABLE, INTERRUPTED, UNTRUSTED]
 )
-def test_probes_of_a_hold_back_off_by_pings_alone(ping: Answer) -> None:
-    """While the ping fails no record is tried."""
+def test_probes_of_a_hold_back_off_with_pings_alone(ping: Answer) -> None:
+    """While the ping fails, no record is tried."""
     endpoint = Endpoint()
     endpoint.record(answered(401))
     for seconds in [5, 10, 20, 40, 80, 160, 300, 300]:
@@ -427,8 +427,8 @@ def test_probes_of_a_hold_back_off_by_pings_alone(ping: Answer) -> None:
 
 
 @pytest.mark.parametrize("ping", [DELIVERED, answered(403), answered(404), answered(405), answered(499), STRANGER])
-def test_a_ping_that_butter_answers_lets_a_record_be_tried(ping: Answer) -> None:
-    """Only the record shows what is right: a ping that is not allowed proves nothing."""
+def test_a_ping_that_butter_answers_admits_a_record(ping: Answer) -> None:
+    """Only the record shows the cause: a ping that is not allowed proves nothing."""
     endpoint = Endpoint()
     endpoint.record(answered(401))
     endpoint.waits()
@@ -436,8 +436,8 @@ def test_a_ping_that_butter_answers_lets_a_record_be_tried(ping: Answer) -> None
     assert endpoint.breaker.admit(0)
 
 
-def test_a_ping_during_a_stall_says_nothing() -> None:
-    """The next one comes at once."""
+def test_a_ping_during_a_stall_proves_nothing() -> None:
+    """The next one follows at once."""
     endpoint = Endpoint()
     endpoint.record(answered(401))
     endpoint.waits()
@@ -445,8 +445,8 @@ def test_a_ping_during_a_stall_says_nothing() -> None:
     assert endpoint.breaker.admit(0)
 
 
-def test_a_429_during_a_hold_puts_the_probe_off() -> None:
-    """The hold stays, and the pause is kept: a minute, or Retry-After."""
+def test_a_429_during_a_hold_delays_the_probe() -> None:
+    """The hold stays, and the pause applies: a minute, or Retry-After."""
     endpoint = Endpoint()
     endpoint.record(answered(401))
     endpoint.waits()
@@ -458,7 +458,7 @@ def test_a_429_during_a_hold_puts_the_probe_off() -> None:
 
 
 def test_an_accepted_record_ends_a_hold() -> None:
-    """It is said; then the concurrency grows from one, and the next hold is probed after 5 seconds again."""
+    """It is logged. Then the concurrency grows from one, and the next hold is probed after 5 seconds again."""
     endpoint = Endpoint()
     endpoint.record(answered(401))
     for _probe in range(3):
@@ -474,8 +474,8 @@ def test_an_accepted_record_ends_a_hold() -> None:
     assert endpoint.waits() == 5
 
 
-def test_a_person_ends_the_wait() -> None:
-    """The next record is tried at once; if it fails, the probes begin at 5 seconds again."""
+def test_an_operator_ends_the_wait() -> None:
+    """The next record is tried at once. If it fails, the probes begin at 5 seconds again."""
     endpoint = Endpoint()
     endpoint.record(answered(401))
     for _probe in range(5):
@@ -488,8 +488,8 @@ def test_a_person_ends_the_wait() -> None:
     assert endpoint.waits() == 5
 
 
-def test_a_hold_goes_on_after_a_restart() -> None:
-    """One probe goes at once; the hold is said as a warning, and not again at CRITICAL."""
+def test_a_hold_continues_after_a_restart() -> None:
+    """One probe is sent at once. The hold is logged as a warning, and not again at CRITICAL."""
     endpoint = Endpoint()
     endpoint.breaker.resume_hold("401 (unauthorized)")
     assert [(told.level, told.reason) for told in endpoint.told] == [(logging.WARNING, "401")]
@@ -503,20 +503,20 @@ def test_a_hold_goes_on_after_a_restart() -> None:
 
 
 @pytest.mark.parametrize(("reason", "settled"), [("422 (psp)", Settled.RELEASED), ("401", Settled.DEAD)])
-def test_a_hold_of_invalid_records_kills_no_more_after_a_restart(reason: str, settled: Settled) -> None:
-    """A restart does not begin the count of five again."""
+def test_after_a_restart_a_hold_of_invalid_records_kills_no_more(reason: str, settled: Settled) -> None:
+    """A restart does not restart the count of five."""
     endpoint = Endpoint()
     endpoint.breaker.resume_hold(reason)
     endpoint.waits()
     assert [s.settled for s in endpoint.record(answered(422))] == [settled]
 
 
-# A suspect, and the record that clears the others.
+# A suspect, and the record that decides about it.
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 413, 415, 418, 500])
 def test_a_suspect_waits_for_the_answer_of_another_record(status: int) -> None:
-    """Nothing is settled yet, and one record at a time is admitted; the next accepted one charges the suspect."""
+    """Nothing is settled yet, and one record at a time is admitted. If it is accepted, the suspect gets an attempt."""
     endpoint = Endpoint()
     assert endpoint.record(answered(status), key="bad") == []
     assert (endpoint.breaker.suspects, endpoint.admitted(), endpoint.state()) == (1, 1, BreakerState.OK)
@@ -527,8 +527,8 @@ def test_a_suspect_waits_for_the_answer_of_another_record(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 500])
-def test_a_pause_makes_no_suspect_the_systems_fault(status: int) -> None:
-    """Its answer came beside a 429: the first record after the pause shows whose fault it is."""
+def test_during_a_pause_a_suspect_is_not_a_fault_of_the_system(status: int) -> None:
+    """Its answer came after a 429. The first record after the pause shows where the fault is."""
     endpoint = Endpoint()
     endpoint.record(answered(429))
     assert endpoint.record(answered(status), key="bad") == []
@@ -553,7 +553,7 @@ def test_a_pause_makes_no_suspect_the_systems_fault(status: int) -> None:
     ],
 )
 def test_how_often_and_how_long_a_suspect_is_tried(status: int, attempts: int, age: float, settled: Settled) -> None:
-    """Three times over an hour; for a 500 twelve times over a day."""
+    """Three times over an hour. For a 500, twelve times over a day."""
     endpoint = Endpoint()
     endpoint.record(answered(status), "bad", attempts, NOW - age)
     assert endpoint.record(DELIVERED)[1].settled is settled
@@ -563,8 +563,8 @@ def test_how_often_and_how_long_a_suspect_is_tried(status: int, attempts: int, a
     ("status", "state"),
     [(400, BreakerState.HOLD), (403, BreakerState.HOLD), (415, BreakerState.HOLD), (500, BreakerState.OPEN)],
 )
-def test_two_suspects_in_a_row_are_the_systems_fault(status: int, state: BreakerState) -> None:
-    """Neither is charged. Both are due later, so that another record is the next probe."""
+def test_two_suspects_in_a_row_are_a_fault_of_the_system(status: int, state: BreakerState) -> None:
+    """Neither gets an attempt. Both are due later, so that another record is the next probe."""
     endpoint = Endpoint()
     endpoint.record(answered(status), key="one")
     settlements = endpoint.record(answered(status), key="two")
@@ -584,7 +584,7 @@ def test_two_suspects_in_a_row_are_the_systems_fault(status: int, state: Breaker
     ],
 )
 def test_a_suspect_is_released_if_the_answer_is_about_the_system(answer: Answer, due_at: float) -> None:
-    """An answer that says nothing of records charges none."""
+    """No attempt is counted for any record."""
     endpoint = Endpoint()
     endpoint.record(answered(500), key="bad")
     other, bad = endpoint.record(answer, key="other")
@@ -593,8 +593,8 @@ def test_a_suspect_is_released_if_the_answer_is_about_the_system(answer: Answer,
 
 
 @pytest.mark.parametrize("answer", [BUSY, STRANGER, answered(422)])
-def test_a_suspect_waits_on_if_the_answer_is_about_that_record(answer: Answer) -> None:
-    """Neither accepted nor the system's: the suspect needs another answer."""
+def test_a_suspect_waits_longer_if_the_answer_is_about_another_record(answer: Answer) -> None:
+    """The answer neither accepts the record nor shows a fault of the system."""
     endpoint = Endpoint()
     endpoint.record(answered(500), key="bad")
     assert [s.id for s in endpoint.record(answer, key="other")] == [pending("other").id]
@@ -603,7 +603,7 @@ def test_a_suspect_waits_on_if_the_answer_is_about_that_record(answer: Answer) -
 
 @pytest.mark.parametrize(("seconds", "settled"), [(2.4, [Settled.RETRY]), (2.6, [Settled.RELEASED] * 2)])
 def test_others_were_accepted_while_it_waited(seconds: float, settled: list[Settled]) -> None:
-    """A record on its second try is charged at once if others were accepted within half of its first wait, 5 s."""
+    """On its second try a record gets an attempt at once, if others were accepted within half its first wait of 5 s."""
     endpoint = Endpoint()
     endpoint.now = 100.0
     endpoint.record(DELIVERED)
@@ -612,13 +612,13 @@ def test_others_were_accepted_while_it_waited(seconds: float, settled: list[Sett
     assert [s.settled for s in endpoint.record(answered(500), "two", attempts=1)] == settled
 
 
-# Alone: nothing else is there to send.
+# Alone: there is no other record to send.
 
 
 @pytest.mark.parametrize("status", [400, 403, 500])
 @pytest.mark.parametrize("attempts", [0, 1])
 def test_a_lone_suspect_is_tried_again(status: int, attempts: int) -> None:
-    """No other record can show whose fault it is, so it is retried with its own backoff."""
+    """No other record can show where the fault is, so it is retried with its own backoff."""
     endpoint = Endpoint()
     endpoint.record(answered(status), attempts=attempts)
     (settled,) = endpoint.breaker.alone()
@@ -629,7 +629,7 @@ def test_a_lone_suspect_is_tried_again(status: int, attempts: int) -> None:
 
 @pytest.mark.parametrize(("status", "state"), [(400, BreakerState.HOLD), (403, BreakerState.HOLD)])
 def test_a_lone_record_that_is_refused_three_times_holds(status: int, state: BreakerState) -> None:
-    """It does not die: the configuration may be wrong."""
+    """It does not become dead, because the configuration may be wrong."""
     endpoint = Endpoint()
     endpoint.record(answered(status), attempts=2, captured_at=NOW - DAY)
     (settled,) = endpoint.breaker.alone()
@@ -637,8 +637,8 @@ def test_a_lone_record_that_is_refused_three_times_holds(status: int, state: Bre
 
 
 @pytest.mark.parametrize("attempts", [*range(30), 1000])
-def test_a_lone_record_that_gets_500_never_holds_all(attempts: int) -> None:
-    """It does not die either, however old it is: it is tried again with its own backoff."""
+def test_a_lone_record_that_gets_500_never_causes_a_hold(attempts: int) -> None:
+    """It does not become dead at any age. It is retried with its own backoff."""
     endpoint = Endpoint()
     endpoint.record(answered(500), attempts=attempts, captured_at=NOW - 90 * DAY)
     (settled,) = endpoint.breaker.alone()
@@ -647,8 +647,8 @@ def test_a_lone_record_that_gets_500_never_holds_all(attempts: int) -> None:
 
 
 @pytest.mark.parametrize(("status", "state"), [(403, BreakerState.HOLD), (500, BreakerState.OPEN)])
-def test_five_lone_records_in_a_row_are_the_systems_fault(status: int, state: BreakerState) -> None:
-    """Five different ones, none accepted between; the same one five times is still a lone one."""
+def test_five_lone_records_in_a_row_are_a_fault_of_the_system(status: int, state: BreakerState) -> None:
+    """Five different ones, with no accepted one between. Five tries of one record are still one."""
     endpoint = Endpoint()
     for _time in range(10):
         endpoint.record(answered(status), key="same")
@@ -662,8 +662,8 @@ def test_five_lone_records_in_a_row_are_the_systems_fault(status: int, state: Br
     assert endpoint.state() is state
 
 
-def test_an_accepted_record_clears_the_doubt() -> None:
-    """Four lone suspects, one accepted, four again: no system's fault."""
+def test_an_accepted_record_restarts_the_count_of_lone_suspects() -> None:
+    """Four lone suspects, one accepted, four again: this is not a fault of the system."""
     endpoint = Endpoint()
     for time in range(3):
         for number in range(4):
@@ -673,8 +673,8 @@ def test_an_accepted_record_clears_the_doubt() -> None:
     assert (endpoint.state(), endpoint.told) == (BreakerState.OK, [])
 
 
-def test_a_lone_suspect_that_others_overtook_may_die() -> None:
-    """Others were accepted while it waited for this try, so the fault is its own."""
+def test_a_lone_suspect_may_become_dead_if_others_were_accepted() -> None:
+    """They were accepted while it waited for this try, so the fault is its own."""
     endpoint = Endpoint()
     endpoint.record(DELIVERED)
     endpoint.record(answered(400), attempts=2, captured_at=NOW - HOUR)
@@ -693,7 +693,7 @@ def test_a_lone_suspect_that_others_overtook_may_die() -> None:
 def test_the_backoff_of_a_record(
     attempts: int, backoff: float, uniform: Callable[[float, float], float], factor: float
 ) -> None:
-    """5, 10, 20 seconds to an hour. Half is fixed and half is random: never below half, never above the whole."""
+    """5, 10, 20 seconds up to an hour. Half is fixed and half is random, so it is between half and the whole."""
     endpoint = Endpoint(uniform=uniform)
     (settled,) = endpoint.record(BUSY, attempts=attempts)
     assert settled == Settlement(114, Settled.RETRY, NOW + backoff * factor, "409")
@@ -701,23 +701,23 @@ def test_the_backoff_of_a_record(
 
 @pytest.mark.parametrize(("retry_after", "seconds"), [(1, 3.75), (3, 3.75), (30, 30), (9999, 3600)])
 def test_retry_after_lengthens_the_wait_of_a_record(retry_after: float, seconds: float) -> None:
-    """It never shortens it."""
+    """It never makes it shorter."""
     (settled,) = Endpoint().record(answered(409, retry_after))
     assert settled.due_at == NOW + seconds
 
 
 @pytest.mark.parametrize(("uniform", "seconds"), [(lowest, 30), (highest, 60)])
-def test_a_released_record_comes_half_a_minute_later(uniform: Callable[[float, float], float], seconds: float) -> None:
-    """Or a minute later: not all at once."""
+def test_a_released_record_is_due_half_a_minute_later(uniform: Callable[[float, float], float], seconds: float) -> None:
+    """Up to a minute, so that not all come at once."""
     (settled,) = Endpoint(uniform=uniform).record(STRANGER)
     assert (settled.settled, settled.due_at) == (Settled.RELEASED, NOW + seconds)
 
 
-# What is told.
+# Events.
 
 
-def test_each_change_is_told_once() -> None:
-    """Half-open is not told; a worse reason of the same state is."""
+def test_each_change_is_reported_once() -> None:
+    """Half-open is not reported. A worse reason in the same state is."""
     endpoint = Endpoint()
     endpoint.record([UNAVAILABLE] * 5)
     for _probe in range(3):
@@ -748,8 +748,8 @@ def test_each_change_is_told_once() -> None:
     assert endpoint.told[3].message == ""
 
 
-def test_when_it_changed() -> None:
-    """The time is that of the last change between well and ill, by the wall clock; a worse reason does not count."""
+def test_changed_at() -> None:
+    """The wall-clock time of the last change between healthy and unhealthy. A worse reason does not change it."""
     endpoint = Endpoint()
     assert endpoint.changed_at() is None
     endpoint.now = 7.0

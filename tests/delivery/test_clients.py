@@ -1,4 +1,4 @@
-"""Clients are pooled, a queue takes part, and what a client of the merchant's raises becomes an answer."""
+"""Clients are pooled, a queue can be a client, and an error of a merchant's client becomes an answer."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ DELIVERED = Answer(AnswerKind.DELIVERED, 200)
 
 
 class Scripted:
-    """A client that answers, waits or raises as it is told."""
+    """A client that answers, waits or raises as scripted."""
 
     def __init__(self, script: Callable[[], Answer] = lambda: DELIVERED) -> None:
         self.script = script
@@ -55,7 +55,7 @@ async def post(client: Client) -> Answer:
 
 
 def test_an_idle_client_is_used_again() -> None:
-    """A second client is made only when the first one is busy; all are closed at the end."""
+    """A second client is made only while the first one is busy. All are closed at the end."""
     first, second, third = clients = [Scripted(), Scripted(), Scripted()]
 
     async def main() -> None:
@@ -78,7 +78,7 @@ def test_an_idle_client_is_used_again() -> None:
 
 
 def test_a_closed_client_is_not_used_again() -> None:
-    """A client that was busy when the pool was closed does not come back."""
+    """A client that was busy when the pool was closed is not returned to it."""
     first, second = clients = [Scripted(), Scripted()]
 
     async def main() -> None:
@@ -95,8 +95,8 @@ def test_a_closed_client_is_not_used_again() -> None:
     asyncio.run(main())
 
 
-def test_a_client_that_cannot_be_closed_keeps_no_other_open() -> None:
-    """A transport of the merchant's may raise when it is closed."""
+def test_a_client_that_fails_to_close_does_not_keep_others_open() -> None:
+    """A merchant's transport may raise when it is closed."""
 
     class Broken(Scripted):
         async def aclose(self) -> None:
@@ -128,7 +128,7 @@ def test_a_client_that_cannot_be_closed_keeps_no_other_open() -> None:
     ],
 )
 def test_a_client_that_cannot_be_made_is_unreachable(error: Exception, answer: Answer) -> None:
-    """Our own error says what to do; of another only the name is kept. The next question tries again."""
+    """Our own error names the fix. Of another error only the name is kept. The next call tries again."""
     made: list[Scripted] = []
 
     def make() -> Client:
@@ -146,8 +146,8 @@ def test_a_client_that_cannot_be_made_is_unreachable(error: Exception, answer: A
 
 
 @pytest.mark.parametrize("error", [OSError("a@example.com"), asyncio.CancelledError("a@example.com")])
-def test_what_a_client_raises_is_an_answer(error: BaseException) -> None:
-    """A pool of the merchant's that is cancelled raises CancelledError, although nobody cancels the caller."""
+def test_an_error_of_a_client_is_an_answer(error: BaseException) -> None:
+    """A merchant's connection pool may raise CancelledError although the caller is not cancelled."""
 
     def fails() -> Answer:
         raise error
@@ -177,7 +177,7 @@ def test_a_caller_that_is_cancelled_stays_cancelled() -> None:
 
 
 class Queue:
-    """A queue of the merchant's own."""
+    """A merchant's own queue."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.records: list[Record] = []
@@ -197,7 +197,7 @@ class Queue:
 
 @pytest.mark.parametrize("kind", [kind for kind in AnswerKind if kind is not AnswerKind.DELIVERED])
 def test_inline_goes_to_the_queue_for_half_a_minute(kind: AnswerKind) -> None:
-    """If Butter does not accept a record, it is enqueued; the next 30 s go there at once, except after a stall."""
+    """A record that Butter does not accept is enqueued. So are those of the next 30 s, except after a stall."""
     now = 100.0
     butter, queue = Scripted(lambda: Answer(kind)), Queue()
     client = InlineClient(lambda: butter, queue, 1.0, lambda: now)
@@ -219,8 +219,8 @@ def test_inline_goes_to_the_queue_for_half_a_minute(kind: AnswerKind) -> None:
     assert (butter.closed, queue.closed) == (1, 1)
 
 
-def test_inline_waits_no_longer_than_its_seconds() -> None:
-    """An answer that does not come in time is one that did not come."""
+def test_inline_keeps_its_timeout() -> None:
+    """A late answer counts as no answer."""
     butter, queue = Scripted(), Queue()
 
     async def main() -> None:
@@ -234,7 +234,7 @@ def test_inline_waits_no_longer_than_its_seconds() -> None:
 
 
 def test_a_queue_that_raises_is_unreachable() -> None:
-    """Only the error's name is kept; a queue without `aclose` needs none."""
+    """Only the error's name is kept. A queue needs no `aclose`."""
 
     class Plain:
         def enqueue(self, record: Record) -> None:
@@ -243,7 +243,7 @@ def test_a_queue_that_raises_is_unreachable() -> None:
     async def main() -> None:
         broken = QueueClient(Queue(ConnectionError("a@example.com")))
         assert await broken.post(RECORD) == Answer(AnswerKind.UNREACHABLE, detail="ConnectionError")
-        plain = QueueClient(cast("Outbox", Plain()))  # a plain function works, too
+        plain = QueueClient(cast("Outbox", Plain()))  # a plain function works too
         assert await plain.post(RECORD) == Answer(AnswerKind.DELIVERED)
         assert (await plain.ping()).kind is AnswerKind.DELIVERED
         await plain.aclose()

@@ -1,4 +1,4 @@
-"""Days of outage in a moment: the delivery on a clock of its own, against a Butter that does what a test says."""
+"""Days of outage in a moment: the delivery with a simulated clock, against a scripted Butter."""
 
 import asyncio
 import itertools
@@ -48,7 +48,7 @@ def record(number: int, captured_at: float = 0.0) -> Record:
 
 @dataclass
 class StoreBacklog:
-    """What a store has, for `Delivery.run`, on one thread."""
+    """The part of a store that `Delivery.run` uses, on one thread."""
 
     store: MemoryStore
     settled: Counter[str]
@@ -73,7 +73,7 @@ class StoreBacklog:
 
 @dataclass
 class World:
-    """A clock that moves when everybody waits, a Butter, and what it saw."""
+    """A clock that moves when all tasks wait, a scripted Butter, and its record of requests."""
 
     answer: Callable[["World", str], Answer]
     now: float = 1_000_000.0
@@ -81,10 +81,10 @@ class World:
     pings: int = 0
     settled: Counter[str] = field(default_factory=Counter[str])
     concurrency: list[int] = field(default_factory=list[int])
-    """How many posts were on their way when each began, itself included."""
+    """How many posts were in flight when each began, including itself."""
     at_once: int = 0
     stride: float = 0.0
-    """Seconds that the clock moves at least: a poll that comes late changes nothing, and days are over sooner."""
+    """The minimum step of the clock in seconds. A late poll changes nothing, and days pass sooner."""
     ping_answer: Callable[["World"], Answer] = lambda _world: OK
 
     def clock(self) -> float:
@@ -155,13 +155,13 @@ def done(outbox: MemoryStore) -> Callable[[], bool]:
 
 
 def test_an_outage_of_three_days_costs_few_probes_and_no_record() -> None:
-    """72 h of outage with 20,000 pending: some 870 probes, flat memory, no attempt charged, then all are delivered."""
+    """72 h of outage with 20,000 pending: some 870 probes, constant memory, no attempts. Then all are delivered."""
     world = World(lambda world, _invoice: DOWN if world.now < 1_000_000 + 3 * DAY else OK)
     world.stride = 60.0
     outbox = world.outbox(range(20_000))
     delivery = world.delivery()
     world.run(outbox, lambda: world.now >= 1_000_000 + 2.4 * DAY, delivery)
-    tracemalloc.start()  # which makes Python several times slower
+    tracemalloc.start()  # tracing makes Python several times slower
     world.run(outbox, lambda: world.now >= 1_000_000 + 2.9 * DAY, delivery)
     grown = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
@@ -176,7 +176,7 @@ def test_an_outage_of_three_days_costs_few_probes_and_no_record() -> None:
 
 
 def test_the_breaker_opens_and_ramps_up() -> None:
-    """Five failures in a row stop the sending; after a good probe concurrency grows by doubling."""
+    """Five failures in a row stop the sending. After a good probe the concurrency doubles step by step."""
     world = World(lambda world, _invoice: DOWN if world.now < 1_000_010 else OK)
     outbox = world.outbox(range(40))
     delivery = world.run(outbox, lambda: world.now > 1_000_000)
@@ -184,14 +184,14 @@ def test_the_breaker_opens_and_ramps_up() -> None:
     assert len(world.posts) < 10
     begun = len(world.concurrency)
     world.run(outbox, done(outbox), delivery)
-    assert world.posts[8] == "in_4"  # those that failed are behind the others
+    assert world.posts[8] == "in_4"  # the failed ones are behind the others
     ramp = world.concurrency[begun:]
     assert (ramp[:3], max(ramp)) == ([1, 1, 1], 4)
     assert delivery.breaker.state is BreakerState.OK
 
 
 def test_wrong_credentials_hold_everything_and_lose_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """401 for a thousand pending, repaired after a day: one alert, no dead letter, few probes, all delivered."""
+    """401 for a thousand pending, fixed after a day: one alert, no dead record, few probes, all delivered."""
     repaired = 1_000_000 + DAY
     wrong = ANSWERS[401]
     world = World(lambda world, _invoice: wrong if world.now < repaired else OK)
@@ -209,7 +209,7 @@ def test_wrong_credentials_hold_everything_and_lose_nothing(caplog: pytest.LogCa
 
 
 def test_a_hold_survives_a_restart() -> None:
-    """A new process goes on with the hold: it pings before it sends, and ends the hold when that works."""
+    """A new process continues the hold. It pings before it sends, and ends the hold when that works."""
     wrong = ANSWERS[401]
     world = World(lambda _world, _invoice: wrong)
     world.ping_answer = lambda _world: wrong
@@ -226,8 +226,8 @@ def test_a_hold_survives_a_restart() -> None:
     assert outbox.counts().hold is None
 
 
-def test_a_person_ends_a_hold() -> None:
-    """Ended in the outbox, a hold is probed within seconds; where the probe fails it goes on, and is kept as before."""
+def test_an_operator_ends_a_hold() -> None:
+    """If it is ended in the outbox, a probe follows within seconds. If the probe fails, the hold continues."""
     wrong = ANSWERS[401]
     world = World(lambda _world, _invoice: wrong)
     outbox = world.outbox(range(3))
@@ -239,7 +239,7 @@ def test_a_person_ends_a_hold() -> None:
         return wrong if len(ended) < 2 else OK
 
     def until() -> bool:
-        """End it twice, each time in the midst of a pause of minutes; the second time its cause is mended."""
+        """End it twice, each time during a pause of minutes. The second time its cause is fixed."""
         if len(ended) < 2 and probed and world.now - probed[-1] > 60 and outbox.counts().hold is not None:
             ended.append(len(probed))
             if len(ended) == 2:
@@ -268,8 +268,8 @@ def _reopened(store: MemoryStore) -> MemoryStore:
 
 
 @pytest.mark.parametrize("status", [422, 500, 400, 403])
-def test_poison_among_good_records_dies_alone(status: int) -> None:
-    """Every 50th record is refused: only those are dead in the end, and no hold comes of it."""
+def test_only_bad_records_become_dead(status: int) -> None:
+    """Every 50th record is refused. Only those become dead, and there is no hold."""
     poison = {f"in_{number}" for number in range(0, 1000, 50)}
     world = World(lambda _world, invoice: ANSWERS[status] if invoice in poison else OK)
     world.stride = 30.0
@@ -277,7 +277,7 @@ def test_poison_among_good_records_dies_alone(status: int) -> None:
     sold = 1000
 
     def over() -> bool:
-        # The shop goes on selling, a checkout in ten minutes: others are accepted while a doubtful record waits.
+        # The shop has a checkout every ten minutes: others are accepted while a suspect waits.
         nonlocal sold
         counts = outbox.counts()
         if world.now >= 1_000_000 + 600 * (sold - 1000) and counts.dead < len(poison):
@@ -301,8 +301,8 @@ BROKEN = Answer(AnswerKind.INTERRUPTED, detail="ReadError")
 
 
 @pytest.mark.parametrize("bad", [DOWN, BROKEN, REDIRECT], ids=lambda answer: answer.code)
-def test_a_record_that_a_firewall_stops_each_time_stops_no_other(bad: Answer) -> None:
-    """It is as an outage, and no record dies of one. The probes are other records, too: one of them ends it."""
+def test_a_record_that_a_firewall_blocks_stops_no_other(bad: Answer) -> None:
+    """It looks like an outage, and no record becomes dead. Other records are probes too, and one of them ends it."""
     world = World(lambda _world, invoice: bad if invoice == "in_0" else OK)
     outbox = world.outbox(range(1))
     delivery = world.run(outbox, lambda: world.now > 1_000_000 + 3600)
@@ -322,8 +322,8 @@ def test_a_record_that_a_firewall_stops_each_time_stops_no_other(bad: Answer) ->
 
 
 @pytest.mark.parametrize("bad", [DOWN, BROKEN], ids=lambda answer: answer.code)
-def test_a_record_that_is_stopped_while_others_get_through_is_sent_seldom(bad: Answer) -> None:
-    """If Butter has it, and only its answer breaks, each try gives it to Butter once more."""
+def test_a_blocked_record_is_rarely_sent_while_others_get_through(bad: Answer) -> None:
+    """If only Butter's answer is lost, each try sends the record once more."""
     world = World(lambda _world, invoice: bad if invoice == "in_0" else OK)
     outbox = world.outbox(range(1000))
     world.run(outbox, lambda: outbox.counts().pending == 1)
@@ -334,8 +334,8 @@ def test_a_record_that_is_stopped_while_others_get_through_is_sent_seldom(bad: A
 
 
 @pytest.mark.parametrize(("status", "limit"), [(422, 4), (400, 0), (403, 0), (401, 0)])
-def test_when_all_are_refused_it_is_our_fault(status: int, limit: int) -> None:
-    """A bad deploy or a wrong account refuses everything: a hold, and next to nothing dies."""
+def test_if_all_are_refused_it_is_our_fault(status: int, limit: int) -> None:
+    """After a bad deploy or with a wrong account everything is refused: a hold, and almost no record becomes dead."""
     world = World(lambda _world, _invoice: ANSWERS[status])
     world.stride = 30.0
     outbox = world.outbox(range(100))
@@ -347,8 +347,8 @@ def test_when_all_are_refused_it_is_our_fault(status: int, limit: int) -> None:
     assert outbox.counts().delivered >= 100 - limit
 
 
-def test_when_all_fail_it_is_the_systems_fault() -> None:
-    """500 for everything is an outage: the breaker opens and no record dies."""
+def test_if_all_fail_it_is_the_systems_fault() -> None:
+    """500 for everything is an outage: the breaker opens and no record becomes dead."""
     world = World(lambda world, _invoice: ANSWERS[500] if world.now < 1_000_000 + 2 * DAY else OK)
     world.stride = 30.0
     outbox = world.outbox(range(100))
@@ -358,8 +358,8 @@ def test_when_all_fail_it_is_the_systems_fault() -> None:
 
 
 @pytest.mark.parametrize("status", [500, 400, 403])
-def test_a_lone_doubtful_record_never_dies(status: int) -> None:
-    """With no other record to tell whose fault it is, the record is kept, and goes out when Butter mends."""
+def test_a_lone_suspect_never_becomes_dead(status: int) -> None:
+    """No other record shows where the fault is. The record is kept, and sent when Butter works again."""
     world = World(lambda world, _invoice: ANSWERS[status] if world.now < 1_000_000 + 5 * DAY else OK)
     world.stride = 300.0
     outbox = world.outbox([1])
@@ -367,8 +367,8 @@ def test_a_lone_doubtful_record_never_dies(status: int) -> None:
     assert outbox.counts().delivered == 1
 
 
-def test_a_stranger_in_butters_place_holds() -> None:
-    """Three answers in a row that are no JSON object: a captive portal; nothing more is sent to it."""
+def test_foreign_answers_cause_a_hold() -> None:
+    """Three answers in a row that are not JSON objects come from a captive portal. Nothing more is sent to it."""
     world = World(lambda _world, _invoice: Answer(AnswerKind.IMPOSTOR, 200))
     outbox = world.outbox(range(100))
     delivery = world.run(outbox, lambda: outbox.counts().hold is not None)
@@ -378,7 +378,7 @@ def test_a_stranger_in_butters_place_holds() -> None:
 
 
 def test_a_throttle_pauses_and_halves() -> None:
-    """429 stops everything for Retry-After, then goes on with half the concurrency."""
+    """429 stops everything for Retry-After. Then half the concurrency is used."""
     throttled = Answer(AnswerKind.THROTTLED, 429, 90.0)
     world = World(lambda world, _invoice: throttled if world.now < 1_000_050 else OK)
     outbox = world.outbox(range(20))
@@ -401,7 +401,7 @@ def test_an_untrusted_certificate_is_probed_slowly(caplog: pytest.LogCaptureFixt
 
 
 def test_a_busy_record_is_tried_again_later() -> None:
-    """409 and its like are about the one record: it waits, the others go on."""
+    """409 and the like are about one record: it waits, the others are sent."""
     world = World(lambda world, invoice: ANSWERS[409] if invoice == "in_0" and world.now < 1_000_100 else OK)
     outbox = world.outbox(range(10))
     world.run(outbox, done(outbox))
@@ -420,7 +420,7 @@ def test_a_busy_record_is_tried_again_later() -> None:
 def test_sending_leaves_the_interpreter_to_the_app(
     used: float, gaps: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For as long as sending used the processor nothing more is sent: in gaps of 2 ms at least and 100 ms at most."""
+    """After each use of the processor, sending pauses for as long: 2 ms at least, 100 ms at most."""
     slept: list[float] = []
     thread_time, sleep = [100.0], asyncio.sleep
 
@@ -443,8 +443,8 @@ def test_sending_leaves_the_interpreter_to_the_app(
     assert slept == gaps
 
 
-def test_a_courier_that_raises_is_an_outage() -> None:
-    """A courier of the merchant's own may raise: nothing is lost, and the loop goes on."""
+def test_a_client_that_raises_is_an_outage() -> None:
+    """A merchant's own client may raise: nothing is lost, and the loop continues."""
 
     def answer(world: World, _invoice: str) -> Answer:
         if world.now < 1_000_020:
@@ -457,8 +457,8 @@ def test_a_courier_that_raises_is_an_outage() -> None:
     assert outbox.counts().delivered == 10
 
 
-def test_what_a_courier_waited_for_may_be_cancelled() -> None:
-    """A future or a pool that it shares is cancelled, not the delivery: the other records go on, each once."""
+def test_a_client_may_raise_a_cancelled_error() -> None:
+    """A future or a pool that it shares was cancelled, not the delivery. Other records are sent, each once."""
     cancelled: list[str] = []
 
     def answer(_world: World, invoice: str) -> Answer:
@@ -475,16 +475,16 @@ def test_what_a_courier_waited_for_may_be_cancelled() -> None:
     assert world.settled[Settled.DELIVERED] == 4
 
 
-@pytest.mark.parametrize("amid", ["take", "ping"])
-def test_a_pause_holds_for_what_is_about_to_be_sent(amid: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stop that comes while a record is taken, or Butter is asked: once nothing is on its way, nothing is sent."""
+@pytest.mark.parametrize("during", ["take", "ping"])
+def test_a_pause_stops_a_record_that_is_about_to_be_sent(during: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause comes while a record is taken or during a ping. Once nothing is in flight, nothing is sent."""
     world = World(lambda _world, _invoice: OK)
     outbox = world.outbox([1])
     delivery = world.delivery()
     take = StoreBacklog.take
 
     def pausing_take(backlog: StoreBacklog) -> Pending | None:
-        if amid == "take":
+        if during == "take":
             delivery.pause()
         return take(backlog)
 
@@ -493,7 +493,7 @@ def test_a_pause_holds_for_what_is_about_to_be_sent(amid: str, monkeypatch: pyte
         return OK
 
     monkeypatch.setattr(StoreBacklog, "take", pausing_take)
-    if amid == "ping":
+    if during == "ping":
         outbox.set_hold("401")
         world.ping_answer = ping
     stop = world.now + 60
@@ -511,8 +511,8 @@ def test_a_pause_holds_for_what_is_about_to_be_sent(amid: str, monkeypatch: pyte
     st.dictionaries(st.integers(0, 30), st.lists(st.sampled_from(sorted(ANSWERS)), max_size=6), max_size=31),
     st.integers(1, 8),
 )
-def test_whatever_butter_answers_nothing_is_lost(script: dict[int, list[int]], senders: int) -> None:
-    """Added = delivered + pending + dead at every moment, and all are settled once Butter is well."""
+def test_with_any_answers_of_butter_nothing_is_lost(script: dict[int, list[int]], senders: int) -> None:
+    """Added = delivered + pending + dead at any time, and all are settled once Butter works."""
     left = {f"in_{number}": list(statuses) for number, statuses in script.items()}
     world = World(lambda _world, invoice: ANSWERS[left[invoice].pop(0)] if left.get(invoice) else OK)
     outbox = world.outbox(range(31))
@@ -528,11 +528,11 @@ def test_whatever_butter_answers_nothing_is_lost(script: dict[int, list[int]], s
     assert len(accepted) == 31
 
 
-# For queues of the merchant's own
+# Merchants' own queues.
 
 
 class Queue:
-    """Any queue: it takes records as text, or is away."""
+    """A queue that takes records as text, or is away."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -546,7 +546,7 @@ class Queue:
 
 
 def test_a_queue_that_is_away_gets_the_record_later() -> None:
-    """A queue that raises is tried again; the record waits in memory."""
+    """A queue that raises is tried again. The record waits in memory."""
     queue = Queue()
     queue.away = 3
     world = World(lambda _world, _invoice: OK)
@@ -558,8 +558,8 @@ def test_a_queue_that_is_away_gets_the_record_later() -> None:
     assert [Record.from_json(text).key for text in queue.texts] == ["key-1"]
 
 
-def test_a_queue_s_plain_function_takes_a_record_once() -> None:
-    """Where `enqueue` is no coroutine function, there is nothing to await: the record has been taken, or it raised."""
+def test_a_plain_enqueue_function_takes_a_record_once() -> None:
+    """If `enqueue` is not a coroutine function, nothing is awaited: it took the record, or it raised."""
 
     class Plain:
         tries = 0
@@ -576,7 +576,7 @@ def test_a_queue_s_plain_function_takes_a_record_once() -> None:
 
 
 def test_a_consumer_delivers_one_record() -> None:
-    """`Delivery.deliver` sends one record, and says what to do with it."""
+    """`Delivery.deliver` sends one record, and returns its settlement."""
     world = World(lambda _world, _invoice: OK)
     delivery = world.delivery()
     assert asyncio.run(delivery.deliver(record(1))).settled is Settled.DELIVERED
@@ -594,8 +594,8 @@ def test_a_consumer_delivers_one_record() -> None:
     assert (later.settled, later.due_at > world.now, len(world.posts)) == (Settled.RELEASED, True, sent)
 
 
-def test_a_consumer_of_several_at_once_gets_each_record_s_own_settlement() -> None:
-    """Also if the fault of some is unclear until another is accepted: none is left to a later answer."""
+def test_a_consumer_of_several_at_once_gets_the_settlement_of_each() -> None:
+    """Some may be suspects until another is accepted. None is left to a later answer."""
     world = World(lambda _world, invoice: OK if invoice in {"in_2", "in_4"} else ANSWERS[500])
     delivery = world.delivery()
 
@@ -610,8 +610,8 @@ def test_a_consumer_of_several_at_once_gets_each_record_s_own_settlement() -> No
 @pytest.mark.parametrize(
     ("status", "state"), [(500, BreakerState.OPEN), (400, BreakerState.HOLD), (403, BreakerState.HOLD)]
 )
-def test_a_consumer_stops_where_one_record_after_the_other_is_refused(status: int, state: BreakerState) -> None:
-    """Five different records and none accepted: it is not theirs. The same one again and again tells nothing."""
+def test_a_consumer_stops_if_all_records_are_refused(status: int, state: BreakerState) -> None:
+    """Five different records and none accepted: the fault is not theirs. Five tries of one record prove nothing."""
     world = World(lambda _world, invoice: OK if invoice == "in_0" else ANSWERS[status])
     delivery = world.delivery()
 
@@ -626,8 +626,8 @@ def test_a_consumer_stops_where_one_record_after_the_other_is_refused(status: in
 
 
 @pytest.mark.parametrize("kept", [None, "422"])
-def test_a_hold_of_invalid_records_buries_no_more_after_a_restart(kept: str | None) -> None:
-    """Four die before it is clear that the fault is ours; the next process knows it."""
+def test_after_a_restart_a_hold_of_invalid_records_makes_no_more_dead(kept: str | None) -> None:
+    """Four become dead before the fault is known to be ours. The next process knows it."""
     world = World(lambda _world, _invoice: ANSWERS[422])
     delivery = world.delivery()
     if kept is not None:
@@ -637,7 +637,7 @@ def test_a_hold_of_invalid_records_buries_no_more_after_a_restart(kept: str | No
     assert (delivery.breaker.hold_reason, delivery.ill) == (kept, kept is not None)
 
 
-def test_butter_hands_records_to_a_queue(make_butter: Callable[..., Any]) -> None:
+def test_butter_passes_records_to_a_queue(make_butter: Callable[..., Any]) -> None:
     """Any object with `enqueue` may be the outbox of a Butter."""
     queue = Queue()
     butter = make_butter(outbox=queue)
@@ -646,8 +646,8 @@ def test_butter_hands_records_to_a_queue(make_butter: Callable[..., Any]) -> Non
     assert len(queue.texts) == 1
 
 
-def test_what_other_threads_ask_of_a_loop_that_closes_meanwhile_fails_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store's thread wakes the delivery at any time. It looked a moment ago, and the loop was open."""
+def test_a_wake_up_of_a_closing_loop_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store's thread wakes the delivery at any time. The loop may close after the check."""
     world = World(lambda _world, _invoice: OK)
     store = world.outbox([1])
     delivery = world.run(store, lambda: store.counts().pending == 0)

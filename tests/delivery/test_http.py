@@ -1,4 +1,4 @@
-"""Every answer is classified, every error is translated at one seam, and the credentials go nowhere else."""
+"""Every answer is classified, every error is translated in one place, and the credentials go to Butter only."""
 
 import asyncio
 import gzip
@@ -85,8 +85,8 @@ def test_each_status_has_one_meaning(status: int, body: bytes, kind: AnswerKind)
         (Answer(AnswerKind.STALLED, detail="ReadError"), "stalled", "stalled (ReadError)"),
     ],
 )
-def test_an_answer_in_words(answer: Answer, code: str, label: str) -> None:
-    """A status if there is one, else the kind; and what a person needs to know."""
+def test_code_and_label_of_an_answer(answer: Answer, code: str, label: str) -> None:
+    """The code is the status, or the kind. The label adds what an operator needs."""
     assert (answer.code, answer.label) == (code, label)
 
 
@@ -100,8 +100,8 @@ def test_an_answer_in_words(answer: Answer, code: str, label: str) -> None:
         ("today", None),
     ],
 )
-def test_when_it_was_answered(date: str, seconds: float | None) -> None:
-    """By Butter's own clock, in each form of a date, which is UTC on a machine of any time zone."""
+def test_the_date_of_an_answer(date: str, seconds: float | None) -> None:
+    """It is from Butter's clock, in each form of a date, in UTC whatever the machine's time zone."""
     assert classify(200, {"date": date}, b"{}").answered_at == seconds
 
 
@@ -134,25 +134,25 @@ def test_when_it_was_answered(date: str, seconds: float | None) -> None:
     ],
 )
 def test_retry_after(value: str, seconds: float | None) -> None:
-    """Seconds, or a date relative to the answer's own; from a second to an hour."""
+    """Seconds, or a date relative to the answer's own, between a second and an hour."""
     assert retry_after({"retry-after": value, "date": "Wed, 21 Oct 2026 07:28:00 GMT"}) == seconds
 
 
 @pytest.mark.parametrize("date", [{}, {"date": ""}, {"date": "yesterday"}])
 def test_a_date_counts_from_this_machines_clock_if_the_answer_has_none(date: dict[str, str]) -> None:
-    """An answer need not have a Date; what its Retry-After says is kept all the same."""
+    """An answer may have no Date. Its Retry-After still counts."""
     at = formatdate(time.time() + 120, usegmt=True)
     assert retry_after({"retry-after": at, **date}) == pytest.approx(119.5, abs=1.5)
 
 
 @given(st.text(), st.text(), st.binary(), st.integers(100, 999))
 def test_no_answer_raises(value: str, date: str, body: bytes, status: int) -> None:
-    """Whatever Butter or its stand-in writes, it is an answer."""
+    """Any answer, from Butter or another server, is classified."""
     assert isinstance(classify(status, {"retry-after": value, "date": date}, body), Answer)
 
 
-def test_a_422_names_fields_and_quotes_nothing() -> None:
-    """Only Butter's own field names are taken from a 422; what it quotes of the input is not."""
+def test_a_422_names_fields_without_values() -> None:
+    """Only Butter's own field names are taken from a 422. Its quotes of the input are not."""
     problems = [
         {"loc": ["body", "customer_email"], "msg": "bad: secret@example.com", "input": "secret@example.com"},
         {"loc": ["body", "secret@example.com"], "msg": "extra"},
@@ -177,7 +177,7 @@ def mocked(handler: Callable[[httpx.Request], httpx.Response]) -> httpx.MockTran
 
 
 def test_the_contract() -> None:
-    """A POST of JSON with Basic credentials, in the header alone."""
+    """A POST of JSON with Basic credentials, in the header only."""
     seen: list[httpx.Request] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -194,7 +194,7 @@ def test_the_contract() -> None:
 
 
 def test_what_is_sent() -> None:
-    """Exactly these headers, in this order; none of an environment, a cookie or a tracer."""
+    """Exactly these headers, in this order, and none from the environment, a cookie or a tracer."""
     seen: list[httpx.Request] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -228,8 +228,8 @@ def test_what_is_sent() -> None:
     assert seen[0].extensions == {"timeout": {"connect": 5.0, "write": 10.0, "read": 15.0, "pool": 5.0}}
 
 
-def test_nothing_that_wraps_the_client_sees_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Error trackers and tracers wrap `httpx.AsyncClient`; a record never passes it."""
+def test_a_wrapped_client_sees_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Error trackers and tracers wrap `httpx.AsyncClient`. A record never passes through it."""
 
     def fails(*_args: object, **_options: object) -> None:
         raise AssertionError
@@ -240,7 +240,7 @@ def test_nothing_that_wraps_the_client_sees_a_record(monkeypatch: pytest.MonkeyP
 
 
 class _Streamed(httpx.AsyncByteStream):
-    """A body as the network gives it."""
+    """A body in chunks, as from the network."""
 
     def __init__(self, *chunks: bytes) -> None:
         self.left = list(chunks)
@@ -263,8 +263,8 @@ class _Streamed(httpx.AsyncByteStream):
     ],
     ids=["gzip", "deflate", "identity", "not encoded", "broken", "broken 503", "bomb"],
 )
-def test_an_answer_that_is_encoded_all_the_same(status: int, coding: str, body: bytes, kind: AnswerKind) -> None:
-    """It is decoded within the bound; if it cannot be, the status still says what it says."""
+def test_an_encoded_answer(status: int, coding: str, body: bytes, kind: AnswerKind) -> None:
+    """It is decoded up to the limit. If this fails, the status still counts."""
 
     def handler(_request: httpx.Request) -> httpx.Response:
         return httpx.Response(status, headers={"content-encoding": coding}, stream=_Streamed(body[:2], body[2:]))
@@ -282,8 +282,8 @@ def test_an_answer_that_is_encoded_all_the_same(status: int, coding: str, body: 
         (400, AnswerKind.REJECTED),
     ],
 )
-def test_where_redirects_begin_and_end(status: int, kind: AnswerKind) -> None:
-    """A 400 is not a redirect, even if it names a location."""
+def test_which_statuses_are_redirects(status: int, kind: AnswerKind) -> None:
+    """A 400 is not a redirect, even with a location."""
     answer = ask(mocked(lambda _request: httpx.Response(status, json={}, headers={"location": "/elsewhere"})))
     assert (answer.kind, answer.status) == (kind, status)
     assert answer.detail == ("to https://butter.test" if kind is AnswerKind.REDIRECTED else "")
@@ -293,7 +293,7 @@ def test_where_redirects_begin_and_end(status: int, kind: AnswerKind) -> None:
     ("status", "chunks"), [(200, [b"{}"]), (302, []), (307, []), (500, [b"x"]), (200, [b" " * 70_000, b"{}"])]
 )
 def test_each_answer_is_closed(status: int, chunks: list[bytes]) -> None:
-    """An answer that stays open would keep the only connection; the transport is closed at the end."""
+    """An open answer would keep the only connection. The transport is closed at the end."""
     closed: list[str] = []
 
     class Stream(_Streamed):
@@ -314,7 +314,7 @@ def test_each_answer_is_closed(status: int, chunks: list[bytes]) -> None:
 
 
 def test_no_more_than_64_kib_of_a_body_are_read() -> None:
-    """What follows is left in the network."""
+    """The rest is not read from the network."""
     stream = _Streamed(b"{", *[b" " * 1024] * 100, b"}")
     answer = ask(mocked(lambda _request: httpx.Response(200, stream=stream)))
     assert answer.kind is AnswerKind.IMPOSTOR
@@ -324,7 +324,7 @@ def test_no_more_than_64_kib_of_a_body_are_read() -> None:
 
 
 def test_a_transport_that_reads_the_answer_itself() -> None:
-    """Such as one of the merchant's that logs it: the body is taken from the response."""
+    """A merchant's transport may log the answer. The body is then taken from the response."""
 
     class Reading(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -338,7 +338,7 @@ def test_a_transport_that_reads_the_answer_itself() -> None:
 
 @pytest.mark.parametrize("status", [307, 308])
 def test_a_redirect_on_the_same_origin_is_followed_once(status: int) -> None:
-    """The other spelling of the path: method, body and credentials are kept; a second redirect is not followed."""
+    """The other spelling of the path: method, body and credentials are kept. A second redirect is not followed."""
     seen: list[httpx.Request] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -368,8 +368,8 @@ def test_a_redirect_on_the_same_origin_is_followed_once(status: int) -> None:
         ("http://127.0.0.1", "http://127.0.0.1:80/v2", b"127.0.0.1"),
     ],
 )
-def test_the_same_origin_in_other_words(base: str, location: str, host: bytes) -> None:
-    """An origin is a scheme, a host and a port; a port that is the scheme's own need not be written."""
+def test_spellings_of_the_same_origin(base: str, location: str, host: bytes) -> None:
+    """An origin is a scheme, a host and a port. The scheme's default port may be left out."""
     seen: list[httpx.Request] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -397,7 +397,7 @@ def test_the_same_origin_in_other_words(base: str, location: str, host: bytes) -
     ],
 )
 def test_another_port_is_another_origin(base: str, location: str) -> None:
-    """Whoever listens at another port of the same host gets no credentials."""
+    """The server at another port of the same host gets no credentials."""
     seen: list[httpx.Request] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -424,7 +424,7 @@ def test_another_port_is_another_origin(base: str, location: str) -> None:
     ],
 )
 def test_no_other_redirect_is_followed(status: int, location: str | None) -> None:
-    """Credentials and records never go to another origin, nor by a method that is not POST."""
+    """Credentials and records never go to another origin, nor with a method other than POST."""
     seen: list[httpx.Request] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -447,8 +447,8 @@ def every_error() -> list[type[Exception]]:
 
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: error.__name__)
-def test_no_error_slips_through(error: type[Exception]) -> None:
-    """Every error of the client becomes an answer whose detail is the class's name, never its text."""
+def test_each_error_becomes_an_answer(error: type[Exception]) -> None:
+    """Its detail is the name of the error's class, never its text."""
 
     def handler(request: httpx.Request) -> httpx.Response:
         try:
@@ -464,8 +464,8 @@ def test_no_error_slips_through(error: type[Exception]) -> None:
     assert "secret" not in answer.label
 
 
-def test_an_untrusted_certificate_is_told_apart() -> None:
-    """A failed verification is found wherever it stands in the chain of causes."""
+def test_an_untrusted_certificate_has_its_own_kind() -> None:
+    """A failed verification is found anywhere in the chain of causes."""
 
     def handler(_request: httpx.Request) -> httpx.Response:
         try:
@@ -476,7 +476,7 @@ def test_an_untrusted_certificate_is_told_apart() -> None:
     assert ask(mocked(handler)).kind is AnswerKind.UNTRUSTED
 
 
-# A real server that misbehaves
+# A real server that misbehaves.
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -510,14 +510,14 @@ def endless(connection: socket.socket) -> None:
     ids=["good", "hangs", "drips", "closes", "resets", "half a body", "junk", "endless body"],
 )
 def test_a_server_that_misbehaves(behave: Any, kind: AnswerKind) -> None:
-    """A server that hangs, drips, resets, closes early or never ends costs bounded time and memory."""
+    """A server that hangs, drips, resets, closes early or never ends costs limited time and memory."""
     with misbehaving(behave) as url:
-        # Only what the deadline ends has a short one.
+        # Only answers that the deadline ends have a short one.
         assert ask(url=url, total_seconds=0.5 if kind is AnswerKind.INTERRUPTED else 20.0).kind is kind
 
 
 def stalled(behave: Callable[[socket.socket], None], seconds: float, total_seconds: float = 20.0) -> Answer:
-    """Post the record, and block the loop while the server does what it does."""
+    """Post the record, and block the loop while the server acts."""
     asked, blocked, behaved = threading.Event(), threading.Event(), threading.Event()
 
     def behaves(connection: socket.socket) -> None:
@@ -553,14 +553,14 @@ def stalled(behave: Callable[[socket.socket], None], seconds: float, total_secon
 GOOD = HEAD + b"Content-Length: 2\r\n\r\n{}"
 
 
-def test_an_answer_that_came_while_the_loop_stood_still_is_kept() -> None:
-    """The deadline passed meanwhile, but Butter has the record, and was in time."""
+def test_an_answer_that_came_while_the_loop_was_blocked_is_kept() -> None:
+    """The deadline passed meanwhile, but Butter has the record, and answered in time."""
     assert stalled(lambda c: c.sendall(GOOD), 1.3, 0.5).kind is AnswerKind.DELIVERED
 
 
 @pytest.mark.parametrize("delay", [0.2, 0.3, 0.4, 0.5])
 def test_an_answer_that_came_while_the_loop_was_busy_is_kept(delay: float) -> None:
-    """The loop stood still for less than what is called a stall."""
+    """The loop was blocked for less than a stall."""
 
     def answer(connection: socket.socket) -> None:
         time.sleep(delay)
@@ -569,8 +569,8 @@ def test_an_answer_that_came_while_the_loop_was_busy_is_kept(delay: float) -> No
     assert stalled(answer, 0.9, 0.45).kind is AnswerKind.DELIVERED
 
 
-def test_a_loop_that_stands_still_again_and_again_ends_requests() -> None:
-    """Each turn takes longer than a stall: a request has an end all the same."""
+def test_a_loop_that_is_blocked_again_and_again_ends_requests() -> None:
+    """Each turn takes longer than a stall. A request ends all the same."""
 
     async def post(url: str) -> Answer:
         async with ButterClient(url, **CREDENTIALS, total_seconds=0.5) as client:
@@ -599,15 +599,15 @@ def test_a_loop_that_stands_still_again_and_again_ends_requests() -> None:
     ],
     ids=["closed", "closed in time", "deadline", "deadline in time", "answered"],
 )
-def test_a_loop_that_stood_still_is_no_failure_of_the_endpoint(
+def test_a_blocked_loop_is_not_a_failure_of_the_endpoint(
     behave: Callable[[socket.socket], None], seconds: float, total_seconds: float, kind: AnswerKind
 ) -> None:
-    """A frozen function, a stopped process: its deadlines pass and its connections break. An answer is an answer."""
+    """A frozen function or a stopped process: deadlines pass and connections break. An answer still counts."""
     assert stalled(behave, seconds, total_seconds).kind is kind
 
 
 class Hung(httpx.AsyncBaseTransport):
-    """Answers nothing. What it does if its task is cancelled is up to `cancelled`."""
+    """It never answers. `cancelled` decides what happens if its task is cancelled."""
 
     def __init__(self, cancelled: Callable[[], httpx.Response | None]) -> None:
         self._cancelled = cancelled
@@ -626,7 +626,7 @@ class Hung(httpx.AsyncBaseTransport):
 def ended(
     cancelled: Callable[[], httpx.Response | None], *, cancelled_before: bool = False
 ) -> tuple[AnswerKind, int] | None:
-    """Post to a transport that hangs. Return the answer, and how often the caller is cancelled; None if it ended so."""
+    """Post to a hanging transport. Return the answer and the caller's cancellations, or None if it was cancelled."""
 
     async def post() -> tuple[AnswerKind, int]:
         client = ButterClient("https://butter.test", **CREDENTIALS, transport=Hung(cancelled), total_seconds=0.1)
@@ -645,7 +645,7 @@ def ended(
 
 
 def test_a_request_that_hangs_is_ended_and_its_caller_is_not() -> None:
-    """Whatever a transport makes of it. If the caller is cancelled at that moment too, it hears of it."""
+    """The transport may suppress the cancellation. If the caller is cancelled at that moment too, it still is."""
 
     def by_the_caller() -> None:
         task = asyncio.current_task()
@@ -659,7 +659,7 @@ def test_a_request_that_hangs_is_ended_and_its_caller_is_not() -> None:
 
 
 def test_the_loop_is_watched_during_requests_only() -> None:
-    """An idle client has no timer: the first look after the last request is the last one."""
+    """An idle client has no timer. It ends with the first look after the last request."""
 
     async def main() -> None:
         looks: list[Callable[[], object]] = []
@@ -676,7 +676,7 @@ def test_the_loop_is_watched_during_requests_only() -> None:
         watchdog.begin(other)
         watchdog.end(other)
         looks.pop()()
-        assert len(looks) == 1  # one request is still on its way
+        assert len(looks) == 1  # one request is still in flight
         watchdog.end(one)
         looks.pop()()
         assert looks == []
@@ -687,8 +687,8 @@ def test_the_loop_is_watched_during_requests_only() -> None:
     asyncio.run(main())
 
 
-def test_a_stall_before_the_request_counts_for_nothing() -> None:
-    """A client that was idle while the loop stood still judges its next request by itself."""
+def test_a_stall_before_the_request_does_not_count() -> None:
+    """The client was idle while the loop was blocked. Its next request is judged on its own."""
 
     async def post(url: str) -> list[AnswerKind]:
         async with ButterClient(url, **CREDENTIALS) as client:
@@ -701,9 +701,9 @@ def test_a_stall_before_the_request_counts_for_nothing() -> None:
 
 
 def test_a_log_handler_that_raises_changes_no_answer() -> None:
-    """Such as one whose filter asks for the current request: what the HTTP client says by itself never gets there.
+    """Its filter may need the current request. Log lines of the HTTP client itself never reach it.
 
-    Not even when it closes its connection: the server keeps it open until then.
+    This includes the line at the end of a connection, which the server keeps open until then.
     """
 
     def no_request(_record: logging.LogRecord) -> bool:
@@ -731,13 +731,13 @@ def test_a_log_handler_that_raises_changes_no_answer() -> None:
         logging.getLogger("asyncio").setLevel(logging.NOTSET)
 
 
-def test_nobody_listens() -> None:
-    """A refused connection says that nothing was sent."""
+def test_a_refused_connection() -> None:
+    """It shows that nothing was sent."""
     assert ask(url=f"http://127.0.0.1:{free_port()}").kind is AnswerKind.UNREACHABLE
 
 
 def test_the_fake_keeps_the_contract() -> None:
-    """What tests answer to is what Butter would answer."""
+    """The fake that the tests use answers as Butter would."""
     fake = FakeButter(**CREDENTIALS)
 
     async def tour(url: str) -> list[tuple[int, Any]]:
@@ -771,5 +771,5 @@ def test_the_fake_keeps_the_contract() -> None:
 
 
 def test_no_repr_shows_a_secret() -> None:
-    """The client's repr names the host alone."""
+    """The client's repr has only the host."""
     assert repr(ButterClient("https://butter.test", **CREDENTIALS)) == "ButterClient(butter.test)"

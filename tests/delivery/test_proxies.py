@@ -28,7 +28,7 @@ RECORD = Record.of(
 
 
 class Listener:
-    """Keeps the first bytes of each connection, answers them or not, and closes it."""
+    """It keeps the first bytes of each connection, may answer them, and closes it."""
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
@@ -120,7 +120,7 @@ PROXY = "http://127.0.0.1:{proxy}"
 def test_the_way_to_butter(
     listeners: tuple[Listener, Listener], monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], way: str
 ) -> None:
-    """A proxy gets CONNECT and nothing of the record; without a proxy Butter gets a TLS handshake."""
+    """A proxy gets CONNECT and no part of the record. Without a proxy, Butter gets a TLS handshake."""
     proxy, butter = listeners
     for name, value in environment.items():
         monkeypatch.setenv(name, value.format(proxy=proxy.port, butter=butter.port))
@@ -142,7 +142,7 @@ def test_the_way_to_butter(
 def test_a_sandbox_on_this_machine_is_reached_directly(
     listeners: tuple[Listener, Listener], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """The loopback of a proxy is another machine, so plain HTTP reads no proxy's variable."""
+    """A proxy's loopback is another machine, so plain HTTP ignores the proxy variables."""
     proxy, butter = listeners
     monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
     post(f"http://127.0.0.1:{butter.port}")
@@ -162,14 +162,14 @@ def test_a_sandbox_on_this_machine_is_reached_directly(
     ],
 )
 @pytest.mark.parametrize("stalls", [False, True])
-def test_after_a_fault_behind_a_proxy_the_next_record_has_a_new_connection(
+def test_after_a_fault_of_a_proxy_the_next_record_has_a_new_connection(
     listeners: tuple[Listener, Listener],
     monkeypatch: pytest.MonkeyPatch,
     scheme: str,
     answers: list[bytes],
     stalls: bool,  # noqa: FBT001 - parametrized
 ) -> None:
-    """Httpx keeps a connection whose TLS handshake failed in a proxy's tunnel, and waits for it for ever."""
+    """If a TLS handshake in a proxy's tunnel fails, httpx keeps the connection and waits for it forever."""
     if scheme == "socks5":
         pytest.importorskip("socksio")
     proxy, butter = listeners
@@ -196,7 +196,7 @@ def test_after_a_fault_behind_a_proxy_the_next_record_has_a_new_connection(
     ["nonsense://grace:sesame@10.0.0.1", "http://[::", "http://grace:sesame@10.0.0.1:port", "socks4://10.0.0.1"],
 )
 def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, name: str, proxy: str) -> None:
-    """The error names the variable that is wrong, and shows nothing of its value."""
+    """The error names the wrong variable, without its value."""
     monkeypatch.setenv(name, proxy)
     with pytest.raises(HTTPClientError, match=rf"cannot be used \(\w+\)\. Write {name} as") as raised:
         ButterClient("https://butter.test", **CREDENTIALS)
@@ -207,10 +207,10 @@ def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, name: str,
 
 
 @pytest.mark.parametrize("no_proxy", ["localhost,fd00::/8", "[::1]", "example.com:port"])
-def test_what_cannot_be_read_in_no_proxy_is_said_once(
+def test_an_unreadable_entry_of_no_proxy_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, no_proxy: str
 ) -> None:
-    """It is said by name, with the remedy, for all clients together."""
+    """The line names it and the remedy, once for all clients."""
     monkeypatch.setenv("NO_PROXY", no_proxy)
     for _client in range(3):
         ButterClient("https://butter.test", **CREDENTIALS)
@@ -222,10 +222,10 @@ def test_what_cannot_be_read_in_no_proxy_is_said_once(
     )
 
 
-def test_credentials_in_no_proxy_are_not_said(
+def test_credentials_in_no_proxy_are_not_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A proxy's URL that stands in the wrong variable is said without its credentials."""
+    """A proxy's URL in the wrong variable is logged without its credentials."""
     monkeypatch.setenv("NO_PROXY", "http://grace:sesame@10.0.0.1:port")
     ButterClient("https://butter.test", **CREDENTIALS)
     assert "'10.0.0.1:port' is left out" in caplog.text
@@ -266,7 +266,7 @@ entries = st.one_of(
 @example(host="notbutter.test", port="", no_proxy=["butter.test"])
 @given(host=hosts, port=st.sampled_from(["", ":443", ":8443"]), no_proxy=st.lists(entries, min_size=1, max_size=3))
 def test_no_proxy_means_what_it_means_to_httpx(host: str, port: str, no_proxy: list[str]) -> None:
-    """If httpx can read NO_PROXY, then the same URLs go through the proxy as with httpx."""
+    """If httpx can read NO_PROXY, the same URLs go through the proxy as with httpx."""
     url = f"https://{host}{port}"
     written = ",".join(no_proxy)
     with pytest.MonkeyPatch.context() as monkeypatch:

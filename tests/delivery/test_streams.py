@@ -1,4 +1,4 @@
-"""Our own connections under httpx: they are used, they notice an end, and a peer that floods has to wait."""
+"""Our own connections under httpx: they are used, they notice a close, and they limit a server that floods."""
 
 import asyncio
 import gc
@@ -33,17 +33,17 @@ def pool_of(client: ButterClient) -> Any:
 
 @pytest.mark.parametrize("proxy", ["", "http://127.0.0.1:9", "https://127.0.0.1:9"])
 def test_they_are_used(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Httpx takes them by an attribute of its own. A version without it would cost a third more for each record."""
+    """Httpx takes them from an attribute of its own. Without it each record would cost a third more."""
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     assert isinstance(pool_of(ButterClient("https://butter.test", **CREDENTIALS))._network_backend, Backend)
 
 
 def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
-    """The server answers and closes without saying so: the next record goes out on another connection."""
+    """The server answers and closes without a notice. The next record uses another connection."""
 
     async def post_twice(url: str) -> list[AnswerKind]:
         async with ButterClient(url, **CREDENTIALS) as client, asyncio.timeout(20):
-            pool_of(client)._keepalive_expiry = None  # it is the end that ends its use, not its age
+            pool_of(client)._keepalive_expiry = None  # the close ends its use, not its age
             first = await client.post(RECORD)
             while pool_of(client).connections and not pool_of(client).connections[0].has_expired():  # noqa: ASYNC110 - it has no event
                 await asyncio.sleep(0)
@@ -54,8 +54,8 @@ def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
 
 
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
-def test_what_came_before_the_end_is_read(*, reset: bool) -> None:
-    """The server answers and is gone. Its answer counts all the same; only then the end is told, as what it was."""
+def test_an_answer_before_the_close_is_read(*, reset: bool) -> None:
+    """The server answers and closes. Its answer still counts. The close is reported afterwards, with its cause."""
 
     def answer(connection: socket.socket) -> None:
         connection.sendall(OK)
@@ -78,8 +78,8 @@ def test_what_came_before_the_end_is_read(*, reset: bool) -> None:
         assert asyncio.run(read(url)) == (OK, None if reset else b"")
 
 
-def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_record() -> None:
-    """The server answers twice in one packet. The second answer says nothing about the record that comes next."""
+def test_an_unexpected_answer_does_not_count_for_the_next_record() -> None:
+    """The server answers twice in one packet. The second answer is not about the next record."""
     requests: list[bytes] = []
 
     def answer_twice(connection: socket.socket) -> None:
@@ -99,7 +99,7 @@ def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_record() -> No
 
 
 def test_after_a_record_is_cancelled_the_next_one_is_sent() -> None:
-    """A queue's consumer may cancel `deliver` at any moment. The client does not wait for the answer that was left."""
+    """A queue's consumer may cancel `deliver` at any moment. The client does not wait for the abandoned answer."""
     unclosed: set[asyncio.Protocol] = set()
 
     class Server(asyncio.Protocol):
@@ -138,7 +138,7 @@ def test_after_a_record_is_cancelled_the_next_one_is_sent() -> None:
 
 
 def test_on_trio() -> None:
-    """`Delivery.deliver` may run on Trio, too."""
+    """`Delivery.deliver` also runs on Trio."""
 
     async def post(url: str) -> list[AnswerKind]:
         async with ButterClient(url, **CREDENTIALS) as client:
@@ -165,8 +165,8 @@ def test_on_uvloop() -> None:
     assert len(fake.records) == 2
 
 
-def test_a_peer_that_floods_has_to_wait() -> None:
-    """Of a body without end a bounded part is held, also while nobody reads."""
+def test_a_server_that_floods_is_slowed_down() -> None:
+    """Of an endless body, a limited part is held in memory, even if nothing reads it."""
     held: list[int] = []
 
     def flood(connection: socket.socket) -> None:
@@ -191,8 +191,8 @@ def test_a_peer_that_floods_has_to_wait() -> None:
     assert MOST_AHEAD < held[0] <= 8 * MOST_AHEAD
 
 
-def test_who_is_cancelled_while_it_connects_leaves_no_socket() -> None:
-    """At whatever step: a test run that takes warnings for errors would fail much later."""
+def test_a_cancelled_connect_leaves_no_socket() -> None:
+    """The cancellation may come at any step. A test run with warnings as errors would fail much later."""
 
     async def connect(port: int, steps: int) -> bool:
         backend = Backend()

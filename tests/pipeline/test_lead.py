@@ -181,14 +181,14 @@ def test_the_leader_reads_the_captures_of_a_process_that_ended(
         until(lambda: len(fake.records) > number, "the record")  # noqa: B023 - it is called at once
 
 
-@pytest.mark.parametrize("amid_a_look", [False, True])
+@pytest.mark.parametrize("during_a_look", [False, True])
 def test_a_hold_ended_in_the_file_ends_at_once(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
     *,
-    amid_a_look: bool,
+    during_a_look: bool,
 ) -> None:
     """An operator ends it at any moment. The sending process sees that in the file, before its next probe is due."""
     ended: list[Delivery] = []
@@ -216,7 +216,7 @@ def test_a_hold_ended_in_the_file_ends_at_once(
                 end()
             return was_changed
 
-        if amid_a_look:
+        if during_a_look:
             monkeypatch.setattr(SQLiteStore, "changed", changed_before)
         else:
             end()
