@@ -1,4 +1,4 @@
-"""Where records wait: in memory, on disk, or in any queue that has one method."""
+"""The outboxes, where records wait: in memory, on disk, or in any queue that has one method."""
 
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ __all__ = [
     "Waiting",
 ]
 
-if not TYPE_CHECKING:  # to a checker, a module with __getattr__ has every name there could be
+if not TYPE_CHECKING:  # a type checker accepts every name of a module that has __getattr__
     _HOMES = {
         "Entry": f"{__name__}.sqlite.listing",
         "SQLiteStore": f"{__name__}.sqlite.store",

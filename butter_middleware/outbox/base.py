@@ -1,4 +1,4 @@
-"""What an outbox is: the one method that any queue can offer, and the store that the pipeline needs of its own.
+"""The interfaces of an outbox: the one method that any queue can have, and the store that the pipeline needs.
 
     captured ──a──► pending ──d──► delivered
        │ │ │         │ ▲ │
@@ -8,15 +8,15 @@
        │ └──c──► skipped   │
        └─────────g─────────┘
 
-a  The extractor gave records; each is added once, by its key. A record of a known checkout with another address is left
-   out (`models.seen_ids`). Of a checkout in two parts (`parts`) the capture becomes
-   a part, and the one that completes it adds the record in the same transaction; a part that stays alone expires.
-b  The capture could not be read as it should (`ParkReason`); it waits for a corrected configuration.
-c  It was not a paid checkout; the capture is deleted.
-d  Butter accepted the record; it is deleted and its key kept for a while, so that no reload sends it again.
-e  The endpoint or this record failed for now; the record is due again later.
-f  Butter will never accept this record as it is; a person decides.
-g  The leader reads again what is parked, and what a dead or hung process left captured.
+a  The extractor gave records. Each is added once, by its key. A record of a known checkout with another address is left
+   out (`models.seen_ids`). For a checkout in two parts (`parts`), the capture becomes a part. The second part adds the
+   record in the same transaction. A part without a counterpart expires.
+b  The capture could not be read (`ParkReason`). It waits for a corrected configuration.
+c  It was not a paid checkout. The capture is deleted.
+d  Butter accepted the record. It is deleted, and its key is kept for a while, so that a reload does not send it again.
+e  The endpoint or this record failed for now. The record is due again later.
+f  Butter will never accept this record as it is. A person decides.
+g  The leader reads parked captures again, and captures that a dead or hung process left behind.
 """
 
 import os
@@ -32,79 +32,79 @@ from butter_middleware.models.reasons import ParkReason, Skip
 from butter_middleware.outbox.faults import Alerts
 
 CLOSING_SECONDS: Final = 1.0
-"""The least that an outbox has to close, however little is left of the time to stop."""
+"""The least time that an outbox has to close, even if no time to stop is left."""
 FAR_FUTURE: Final = 3700.0
-"""Seconds. No backoff is longer than an hour: what is due later than this was set under another clock, and is due."""
+"""Seconds. A backoff is an hour at most. A record with a later due time was set by another clock, and is due."""
 HOUR: Final = 3600.0
 COUNTED_SECONDS: Final = 7 * 86400.0
 """For how long the counts of each hour are kept."""
 TOKEN_SECONDS: Final = 7 * 86400.0
-"""For how long the tokens of IPv4 beacons are remembered: they are valid for an hour at most."""
+"""For how long the tokens of IPv4 beacons are remembered. They are valid for an hour at most."""
 CAPTURE_BYTES: Final = 1000
 OBJECT_BYTES: Final = 50
-"""What Python takes for a capture, and for each text in it, beside the text."""
+"""The memory that Python needs for a capture, and for each text in it, in addition to the text."""
 
 
 @runtime_checkable
 class Outbox(Protocol):
-    """Any queue. The sender hands each record to it; the queue's own consumer calls `Delivery.deliver`."""
+    """Any queue. The sender enqueues each record, and the queue's own consumer calls `Delivery.deliver`."""
 
     async def enqueue(self, record: Record) -> None:
-        """Take the record durably, or raise: the sender then keeps it in memory and tries again."""
+        """Store the record durably, or raise. Then the sender keeps it in memory and tries again."""
         ...
 
 
 @runtime_checkable
 class TransactionalOutbox(Outbox, Protocol):
-    """A queue that can take records within a transaction of the merchant's, so that both commit, or neither does."""
+    """A queue that can take records within the merchant's transaction, so that both commit, or neither does."""
 
     def enqueue_in(self, connection: object, records: Sequence[Record]) -> Awaitable[None] | None:
-        """Take records within the transaction that is open on a connection; raises what the database refuses.
+        """Take records within the open transaction of a connection. Raises the database's errors.
 
-        Gives something to await if the connection is asynchronous.
+        Returns an awaitable if the connection is asynchronous.
         """
         ...
 
 
 class Settled(StrEnum):
-    """What became of one record that was to be sent."""
+    """The result for one record that was to be sent."""
 
     DELIVERED = "delivered"
     DEAD = "dead"
     RETRY = "retry"
     RELEASED = "released"
-    """Not charged with an attempt: it keeps its place, or is due again at `due_at`."""
+    """This does not count as an attempt. The record keeps its place, or is due again at `due_at`."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCapture:
-    """A capture as a store gives it to be read."""
+    """A capture from a store, to be read."""
 
     id: int
     capture: Capture
     owned: bool = True
-    """False: a process with `delivery="external"` appended it, or a person has it tried again.
+    """False: a process with `delivery="external"` appended it, or a person wants it to be tried again.
 
     The leader reads it at once, and may skip it.
     """
     parked: str = ""
-    """The `ParkReason` if it is parked and is tried again; empty if it was never read."""
+    """The `ParkReason` if it was parked and is tried again. Empty if it was never read."""
     tries: int = 0
     """How often it was taken over from a process that died (`mark_taken_over`), or tried again while parked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """Why a capture is parked. `detail` is for a person and holds no personal data."""
+    """Why a capture is parked. `detail` is for a person and contains no personal data."""
 
     reason: ParkReason
     detail: str
     records: Sequence[Record] = ()
-    """What it gave all the same: added as it is parked, and left out whenever it is read again, however late."""
+    """The valid records of the capture. They are added now, and left out whenever the capture is read again."""
 
 
 class Count(NamedTuple):
-    """How often something happened, as `status()` and the coverage tell it."""
+    """How often something happened, for `status()` and the coverage."""
 
     name: str
     route: str = ""
@@ -114,23 +114,23 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What the reader made of one capture."""
+    """The reader's result for one capture."""
 
     id: int
     records: Sequence[Record] = ()
     part: Part | None = None
     parked: Parked | None = None
-    """Then the records are those of `parked`, and `records` is empty."""
+    """If set, the records are in `parked`, and `records` is empty."""
     token: str = ""
-    """The digest of an IPv4 beacon's token that proved the address: it proves one checkout per host."""
+    """The digest of the IPv4 beacon's token that proved the address. It proves one checkout per host."""
     counts: Sequence[Count] = ()
     """Counted in the same transaction, and only if the capture was still there."""
     configuration: str = ""
-    """The digest of the configuration that read it: `parked_to_try` of the same one does not give it soon again."""
+    """The digest of the configuration that read it. `parked_to_try` does not soon return it for the same one."""
 
     @property
     def made(self) -> Sequence[Record]:
-        """The records that it adds."""
+        """The records to add."""
         return self.records if self.parked is None else self.parked.records
 
 
@@ -141,11 +141,11 @@ class Pending:
     id: int
     record: Record
     attempts: int
-    """How often this record itself has failed; failures of the endpoint are not charged to it."""
+    """How often this record itself has failed. Failures of the endpoint do not count."""
 
 
 Outcome = Pending | Skip
-"""What became of a record that was to be added: it is new, or why it was left out."""
+"""The result for a record that was to be added: it is new, or why it was left out."""
 
 
 def new_records(outcomes: Iterable[Outcome]) -> list[Pending]:
@@ -155,34 +155,34 @@ def new_records(outcomes: Iterable[Outcome]) -> list[Pending]:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What became of a `Resolution` in the store."""
+    """The store's result for a `Resolution`."""
 
     id: int
     there: bool
-    """False: another process or a person was first. Nothing was done, and nothing is counted."""
+    """False: another process or a person was first. Nothing was done or counted."""
     outcomes: Sequence[Outcome] = ()
-    """Of its records, or of its part if that is known or completes a record."""
+    """The results for its records, or for its part if that is known or completes a record."""
     replayed: bool = False
-    """The token had proved another checkout. Nothing was added: the capture is as it was, to be resolved again."""
+    """The token had proved another checkout. Nothing was changed, and the capture must be resolved again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of a record that was to be sent."""
+    """The new state of a record that was to be sent."""
 
     id: int
     settled: Settled
     due_at: float = 0.0
-    """For RETRY and RELEASED: seconds since the epoch; 0 is at once."""
+    """For RETRY and RELEASED: seconds since the epoch. 0: at once."""
     reason: str = ""
     """For DEAD and RETRY: the answer, such as `422`, never its body."""
     key: str = field(default="", compare=False)
-    """The record's, of what `Delivery.deliver` returns."""
+    """The record's key, in results of `Delivery.deliver`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much lies in an outbox, in all processes that share it."""
+    """How much is in an outbox, for all processes that share it."""
 
     captured: int = 0
     pending: int = 0
@@ -191,129 +191,129 @@ class Counts:
     delivered: int = 0
     """Over the outbox's life."""
     oldest_pending_at: float | None = None
-    """When the oldest checkout was captured whose record is not sent yet."""
+    """The time of the oldest checkout whose record is not sent yet."""
     last_delivered_at: float | None = None
     parts: int = 0
-    """Of checkouts in two parts, what waits for its counterpart."""
+    """Parts of checkouts that wait for their counterpart."""
     hold: str | None = None
-    """What `Store.set_hold` kept: whichever process began it."""
+    """The reason from `Store.set_hold`, of any process."""
     epoch: int = 0
-    """Raised by each command of a person: what was read from the store before may not be true any more."""
+    """Increased by each command of a person: data that was read from the store before may be outdated."""
     newest_capture: int = 0
     """The highest number that a capture was given."""
 
 
 class Store(Protocol):
-    """Where captures and records lie. Plain synchronous code: each method is one transaction.
+    """Stores captures and records. Plain synchronous code: each method is one transaction.
 
-    Only the store thread calls it. A fault of the disk is raised as it is (`sqlite3.Error`, `OSError`). Further
-    `ConfigurationError` if the file is another program's or a newer version's, `OutboxBusyError` if the write lock
-    could not be had, `OutboxFullError` if a bound is reached, and `OutboxReplacedError` once if the file is another
-    one than before. A raised fault leaves nothing half done, and the same call may be tried again.
+    Only the store thread calls it. A fault of the disk is raised unchanged (`sqlite3.Error`, `OSError`). Methods also
+    raise `ConfigurationError` if the file is another program's or a newer version's, `OutboxBusyError` if the write
+    lock could not be taken, `OutboxFullError` if a bound is reached, and `OutboxReplacedError` once if the file was
+    replaced. After a fault no change is half done, and the same call may be tried again.
 
-    A method that has a body here answers for a store that no other process shares.
+    A method that has a body here is right for a store that no other process shares.
     """
 
     alerts: Alerts
-    """Says each fault once, and that it is over."""
+    """Logs each fault once, and its end."""
 
     durable: bool
-    """Whether what it took outlives the process."""
+    """Whether its content outlives the process."""
 
     def open(self) -> None:
-        """Open, and create or bring up to date what is not there. Does nothing if it is open."""
+        """Open the store. Create or update it if necessary. Does nothing if it is open."""
         return
 
     def close(self) -> None:
-        """Close, and release all locks. `open` may follow, and what lies here is then given again."""
+        """Close the store, and release all locks. After another `open`, its content is returned again."""
         return
 
     def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
-        """Take captures durably; gives their numbers. Unowned ones are for the leader to read."""
+        """Store captures durably, and return their numbers. The leader reads unowned ones."""
         ...
 
     @property
     def unreadable(self) -> int:
-        """How many captures it met that another version wrote."""
+        """How many captures it found that another version wrote."""
         return 0
 
     def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
-        """Give those of the captures that are still there, in order."""
+        """Return those of the captures that are still there, in order."""
         ...
 
     def unread(self, limit: int, *, below: int, exclude: Collection[int] = ()) -> Sequence[StoredCapture]:
-        """Give captures that no process has read, oldest first: unowned ones, and others up to the number `below`."""
+        """Return unread captures, oldest first: unowned ones, and others up to the number `below`."""
         ...
 
     def mark_taken_over(self, ids: Sequence[int]) -> Sequence[int]:
-        """Note, before they are read, that another process left these captures; gives those that had two marks."""
+        """Mark captures that another process left, before they are read. Return those that had two marks."""
         ...
 
     def parked_to_try(self, limit: int, *, configuration: str, before: float) -> Sequence[StoredCapture]:
-        """Give parked captures that this configuration did not try since `before`, and note that it tries them now.
+        """Return parked captures that this configuration did not try since `before`, and note that it tries them now.
 
         Those tried longest ago come first.
         """
         ...
 
     def resolve(self, resolutions: Sequence[Resolution]) -> Sequence[Resolved]:
-        """End captures: replace each by its records (none: it was skipped) or a part, or park it.
+        """Resolve captures: replace each by its records (none: it was skipped) or a part, or park it.
 
-        What a parked one gave already is known when it is read again. A part that completes its checkout adds the
-        record, as `partial.joined` makes it, and both parts are gone.
+        Records that a parked capture gave are known when it is read again. A part that completes its checkout adds the
+        record of `partial.joined`, and both parts are deleted.
         """
         ...
 
     def add(self, records: Sequence[Record]) -> Sequence[Outcome]:
-        """Add records made outside a request; gives what became of each."""
+        """Add records made outside a request. Return the result for each."""
         ...
 
     def due(self, limit: int, exclude: Collection[int] = ()) -> Sequence[Pending]:
-        """Give records that are due, those due longest first."""
+        """Return records that are due, those due longest first."""
         ...
 
     def next_due(self) -> float | None:
-        """Give when the next record is due, in seconds since the epoch. None: there is none."""
+        """Return when the next record is due, in seconds since the epoch. None: there is no record."""
         ...
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Note what became of records that were sent. What a person dropped meanwhile is passed over."""
+        """Store the results of sent records. Those that a person dropped meanwhile are ignored."""
         ...
 
     def set_hold(self, reason: str | None) -> None:
-        """Keep the reason for which nothing is sent but probes, across restarts; None ends it."""
+        """Store why only probes are sent, so that a restart keeps it. None ends the hold."""
         ...
 
     def expire(self, before: float) -> int:
-        """Delete the parts that were captured before then, in seconds since the epoch; gives how many there were."""
+        """Delete the parts that were captured before this time, in seconds since the epoch. Return their number."""
         ...
 
     def prune(self) -> bool:
-        """Delete a step of what is too old; says whether there is more. A clock that jumps deletes nothing."""
+        """Delete one step of old data. Return whether there is more. A clock that jumps deletes nothing."""
         ...
 
     def counts(self) -> Counts:
-        """Tell how much there is, without counting it."""
+        """Return the counts, without counting rows."""
         ...
 
     def count(self, counts: Sequence[Count]) -> None:
-        """Add to the counts of the host, which are kept by the hour for a week, and in total."""
+        """Add to the counts of the host. They are kept for each hour of a week, and in total."""
         ...
 
     def counted(self, since: float | None = None) -> Mapping[tuple[str, str, str], int]:
-        """Give the counts of the host by name, route and reason: the total, or those since an hour."""
+        """Return the counts of the host by name, route and reason: the total, or those since a given hour."""
         ...
 
     def lead(self) -> bool:
-        """Whether this process leads, taking the lead if it is free. Never blocks."""
+        """Take the lead if it is free. Return whether this process leads. Never blocks."""
         return True
 
     def leader(self) -> int | None:
-        """Give the process that leads. 0: it cannot be told which. None: there is none."""
+        """Return the process that leads. 0: it is not known which. None: no process leads."""
         return os.getpid()
 
     def alone(self) -> bool:
-        """Whether no other process lives that reads what it captures."""
+        """Whether no other process is alive that reads what it captures."""
         return True
 
     def release_lead(self) -> None:
@@ -321,36 +321,36 @@ class Store(Protocol):
         return
 
     def changed(self) -> bool:
-        """Whether another process wrote since the last call; True at first."""
+        """Whether another process wrote since the last call. True for the first call."""
         return False
 
     def checkpoint(self, *, idle: bool) -> None:  # noqa: ARG002 - memory has no such log
-        """Move SQLite's log (the -wal file) into the file if the log is long; sooner if there is nothing else to do."""
+        """Move SQLite's log (the -wal file) into the file if the log is long, or earlier if there is no other work."""
         return
 
     def disconnect(self) -> bool:
-        """Close the connection before a fork, and keep the locks; says whether a child may open the file.
+        """Close the connection before a fork, and keep the locks. Return whether a child may open the file.
 
-        Called between two transactions. It waits for no other process. The next call of a method connects again.
+        Called between two transactions. It does not wait for other processes. The next call of a method connects again.
         """
         return True
 
     def forget(self) -> None:
-        """In a forked child, forget what is the parent's without touching it. The store is of no use afterwards."""
+        """In a forked child, forget the parent's connection without touching it. Then the store cannot be used."""
         ...
 
 
 @runtime_checkable
 class LocalOutbox(Protocol):
-    """An outbox that lives in the process or on its disk: options, of which the pipeline makes a `Store`."""
+    """The options of an outbox in the process or on its disk. The pipeline makes its `Store`."""
 
     @property
     def durable(self) -> bool:
-        """Whether what it took outlives the process."""
+        """Whether its content outlives the process."""
         ...
 
     def validate(self) -> Sequence[str]:
-        """Check, when the app starts, that this outbox can work; gives warnings about what it cannot keep safe.
+        """Check at the start of the app that this outbox can work. Return warnings about data that may be lost.
 
         Raises:
             ConfigurationError: it cannot work. Nothing is opened or created.
@@ -358,11 +358,11 @@ class LocalOutbox(Protocol):
         ...
 
     def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> Store:
-        """Return a store, not open yet.
+        """Return a store that is not open yet.
 
         Args:
             reads: Whether this process reads what it captures.
-            give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
+            give_up: Called during a wait for the write lock: whether to stop after a second.
         """
         ...
 
@@ -370,7 +370,7 @@ class LocalOutbox(Protocol):
 def size_of(capture: Capture) -> int:
     """Return about how many bytes a capture takes in memory, with its headers and annotations.
 
-    It is asked before the response's last byte leaves.
+    It is called before the response's last byte leaves.
     """
     size = CAPTURE_BYTES + len(capture.path) + len(capture.query_string) + len(capture.body)
     size += len(capture.request_body or b"")

@@ -1,4 +1,4 @@
-"""What can go wrong with the file at run time, and how it is said."""
+"""The faults of the file at run time, and their messages."""
 
 import errno
 import logging
@@ -34,28 +34,28 @@ _UNUSABLE: Final = frozenset(
 
 
 class Fault(Enum):
-    """What kind of fault an exception is, and so what ends it."""
+    """The kind of fault of an exception. It decides what ends the fault."""
 
     FULL = "full"
-    """The file's bound is reached, or the disk is full: deliveries, or free space, end it."""
+    """The file's limit is reached, or the disk is full. Deliveries, or free space, end it."""
     UNUSABLE = "unusable"
-    """The file or the disk under it: tried again until somebody fixes it."""
+    """The file or its disk fails. It is tried again until a person fixes it."""
     CORRUPT = "corrupt"
-    """The file's content is broken: a new file takes its place."""
+    """The file's content is broken. A new file replaces it."""
     REFUSED = "refused"
-    """The file is another program's, or a newer version's: this process cannot use it."""
+    """The file is another program's, or a newer version's. This process cannot use it."""
     OWN = "own"
-    """The operation's own: it fails alone."""
+    """The operation itself is the cause. Only it fails."""
     REPLACED = "replaced"
-    """The file is another one than before: what is still in memory is written again."""
+    """The file was replaced. What is still in memory is written again."""
 
 
 class ClockError(ButterError):
-    """A clock of the merchant's failed. What needs the time waits for it, as for a disk that is away."""
+    """The merchant's clock failed. Work that needs the time waits, as for a disk that is away."""
 
 
 def checked(clock: Callable[[], float]) -> Callable[[], float]:
-    """Return a clock that raises ClockError if it fails, or gives what is not a time of these millennia."""
+    """Return a clock that raises ClockError if the given one fails, or returns an impossible time."""
 
     def now() -> float:
         try:
@@ -69,15 +69,15 @@ def checked(clock: Callable[[], float]) -> Callable[[], float]:
 
 
 def fault_of(error: Exception) -> Fault:
-    """Return what kind of fault an exception is that came out of the file's use."""
+    """Return the kind of fault of an exception from the use of the file."""
     for kind, fault in _FAULTS.items():
         if isinstance(error, kind):
             return fault
     if isinstance(error, OSError):
         return Fault.FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else Fault.UNUSABLE
     if isinstance(error, sqlite3.OperationalError) and str(error).startswith("Could not decode to UTF-8"):
-        return Fault.CORRUPT  # Python's own error, without a code: SQLite does not check a text
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # an extended code holds the primary one in its low byte
+        return Fault.CORRUPT  # Python's own error without a code, because SQLite does not check texts
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is the primary one
     if code == sqlite3.SQLITE_FULL:
         return Fault.FULL
     if code in _CORRUPT:
@@ -91,40 +91,40 @@ _FAULTS: Final = {
     OutboxBusyError: Fault.UNUSABLE,
     MemoryError: Fault.UNUSABLE,
     ClockError: Fault.UNUSABLE,
-    UnicodeDecodeError: Fault.CORRUPT,  # SQLite's error quotes a part of the schema that is not UTF-8
+    UnicodeDecodeError: Fault.CORRUPT,  # SQLite's error quotes a part of the schema, which is not UTF-8
 }
 
 
 def describe(error: Exception) -> str:
-    """Return an exception's kind, without its text: that may quote what was stored."""
+    """Return an exception's kind without its text, which may quote stored data."""
     if isinstance(error, OSError) and error.errno is not None:
         return errno.errorcode.get(error.errno, type(error).__name__)
     return str(getattr(error, "sqlite_errorname", type(error).__name__))
 
 
 class Alerts:
-    """Says each kind of fault once while it lasts, and once that it is over."""
+    """Logs each kind of fault once while it lasts, and its end once."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._raised: set[str] = set()
 
     def raise_(self, kind: str, text: str) -> None:
-        """Say what is wrong and what to do about it, unless it was said and is not over."""
+        """Log the fault and its remedy, unless it was logged and is not over."""
         if kind not in self._raised:
             self._raised.add(kind)
             self._say(logging.CRITICAL, text, kind)
 
     def resolve(self, kind: str) -> None:
-        """Say that it is over, if it was said."""
+        """Log the end of a fault that was logged."""
         if kind in self._raised:
             self._raised.discard(kind)
             self._say(logging.WARNING, f"works again ({kind} is over)", kind)
 
     @property
     def raised(self) -> Sequence[str]:
-        """What is not over. A file that was broken is broken until the process ends."""
-        raised = (*self._raised,)  # in one step: another thread may add to it
+        """The faults that are not over. A broken file counts until the process ends."""
+        raised = (*self._raised,)  # copied in one step, because another thread may add to it
         return sorted({kind.partition(" ")[0] for kind in raised} - {"replaced"})
 
     def _say(self, level: int, text: str, kind: str) -> None:
@@ -134,10 +134,10 @@ class Alerts:
 
 
 def set_aside(path: str) -> str:
-    """Rename a broken file with what belongs to it, for a person to look at, and return the new name.
+    """Rename a broken file and its log, so that a person can examine them. Return the new name.
 
-    The caller holds the write lock and still has the file open: SQLite then sees that it was moved, and its close
-    neither checkpoints nor deletes by name what is already the new file's.
+    The caller holds the write lock and still has the file open. So SQLite detects the move, and its close does not
+    checkpoint, or delete the new file's log by its name.
 
     Raises:
         OSError: it could not be renamed.

@@ -1,4 +1,4 @@
-"""The outbox that lives in the process: for tests, development, and those who want nothing on disk."""
+"""The outbox in the memory of the process: for tests, development, and shops that want nothing on disk."""
 
 import heapq
 import itertools
@@ -38,31 +38,31 @@ from butter_middleware.outbox.steady import Look
 TOMBSTONE_SECONDS: Final = 7 * 86400.0
 """For how long a delivered record's key is remembered."""
 MOST: Final = 10_000_000
-"""What `limit` may be: far more than the memory of a web process holds."""
+"""The upper bound of `limit`: far more than a web process has memory for."""
 SPARE: Final = 1_000
-"""Entries that a heap may have beside twice those that are pending, before it is made again."""
+"""A heap is rebuilt if it has more entries than this plus twice the pending ones."""
 MOST_BYTES: Final = 128 * 1024**2
-"""Of captures, with their headers."""
+"""The most bytes of captures, with their headers."""
 TOMBSTONES: Final = 100_000
-"""How many keys, and how many tokens, are remembered at most."""
+"""The most keys, and the most tokens, that are remembered."""
 SEEN_IDS: Final = 200_000
-"""How many IDs of records are remembered at most."""
+"""The most IDs of records that are remembered."""
 KEPT: Final = 1_000
-"""How many of the parked and of the dead are remembered by what they were; all are counted."""
+"""The most parked and the most dead entries that are remembered. All are counted."""
 
 
 @dataclass(frozen=True)
 class MemoryOutbox:
-    """Keeps up to `limit` captures and records in memory; all of them are lost with the process.
+    """Keeps up to `limit` captures and records in memory. All of them are lost with the process.
 
-    What is parked or dead is only counted, and takes no room: no other process could read it again.
+    Parked and dead entries are only counted and do not use the limit, because no later process could read them again.
 
     Args:
         limit: Captures and records in all.
         clock: Seconds since the epoch.
 
     Raises:
-        ConfigurationError: the limit is not a whole number, or below 1; or the clock gives no time.
+        ConfigurationError: the limit is not a whole number of at least 1, or the clock does not return a time.
     """
 
     limit: int = 10_000
@@ -74,11 +74,11 @@ class MemoryOutbox:
 
     @property
     def durable(self) -> bool:
-        """Whether what it took outlives the process: no."""
+        """Whether its content outlives the process: no."""
         return False
 
     def validate(self) -> Sequence[str]:
-        """Warn of what memory cannot keep."""
+        """Warn that memory does not outlive the process."""
         warning = (
             "records are kept in memory only: what is not yet delivered is lost when this process is killed, and after "
             "drain_timeout when it stops. Set outbox= to the path of an SQLite file to keep them."
@@ -86,18 +86,18 @@ class MemoryOutbox:
         return (warning,)
 
     def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "MemoryStore":  # noqa: ARG002 - no lock is waited for, and no other process reads
-        """Return a store of these options."""
+        """Return a store with these options."""
         return MemoryStore(self.limit, self.clock)
 
 
 class Head(NamedTuple):
-    """What is remembered of something parked or dead."""
+    """A remembered parked or dead entry."""
 
     id: int
     captured_at: float
     reason: str
     detail: str
-    """For a person; for a dead record its key."""
+    """For a person. For a dead record, its key."""
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class _Waiting:
 class MemoryStore(Store):
     """The store of a `MemoryOutbox`. `append` and `add` fail with `OutboxFullError` beyond its limit.
 
-    What one checkout resolves to is always taken. `close` keeps what lies here for the next `open`.
+    Results of a capture are always accepted. `close` keeps the content for the next `open`.
 
     Args:
         limit: Captures and records in all.
@@ -126,7 +126,7 @@ class MemoryStore(Store):
         self.forget()
 
     def forget(self) -> None:
-        """Forget, in a forked child, what the parent is going to deliver."""
+        """In a forked child, forget the parent's records, because the parent delivers them."""
         self._ids = itertools.count(1)
         self._newest = 0
         self._captures: OrderedDict[int, StoredCapture] = OrderedDict()
@@ -136,9 +136,9 @@ class MemoryStore(Store):
         self._pending: dict[int, _Waiting] = {}
         self._due: list[tuple[float, int]] = []
         self._oldest: list[tuple[float, int]] = []
-        """When pending records were captured, those that are gone by now too."""
+        """The times of pending records, and of some that are already gone."""
         self._seen_at = self._now = self._clock()
-        """When the transaction began. It is read first, so that a clock that fails leaves nothing half done."""
+        """The start of the transaction. It is read first, so that a failing clock leaves no change half done."""
         self._look = Look.first(self._now)
         self._keys: set[str] = set()
         self._tombstones: OrderedDict[str, float] = OrderedDict()
@@ -150,7 +150,7 @@ class MemoryStore(Store):
         self._hold: str | None = None
         self.parked: deque[Head] = deque(maxlen=KEPT)
         self.dead: deque[Head] = deque(maxlen=KEPT)
-        """The newest of them, for a person in the process."""
+        """The newest entries, for a person in the process."""
 
     # Captures.
 
@@ -168,11 +168,11 @@ class MemoryStore(Store):
         return numbers
 
     def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
-        """Give those that are still there."""
+        """Return those that are still there."""
         return [self._captures[number] for number in ids if number in self._captures]
 
     def unread(self, limit: int, *, below: int, exclude: Collection[int] = ()) -> Sequence[StoredCapture]:
-        """Give captures that were not read, oldest first."""
+        """Return captures that were not read, oldest first."""
         left = (
             stored
             for stored in self._captures.values()
@@ -181,17 +181,17 @@ class MemoryStore(Store):
         return list(itertools.islice(left, limit))
 
     def mark_taken_over(self, ids: Sequence[int]) -> Sequence[int]:
-        """Mark captures; gives those that had two marks."""
+        """Mark captures. Return those that had two marks."""
         for stored in self.load(ids):
             self._captures[stored.id] = replace(stored, tries=stored.tries + 1)
         return [stored.id for stored in self.load(ids) if stored.tries > 2]  # noqa: PLR2004 - the two marks
 
     def parked_to_try(self, limit: int, *, configuration: str, before: float) -> Sequence[StoredCapture]:  # noqa: ARG002 - as `Store`
-        """Give none: what is parked here is not kept."""
+        """Return nothing: parked captures are not kept."""
         return ()
 
     def resolve(self, resolutions: Sequence[Resolution]) -> Sequence[Resolved]:
-        """End captures."""
+        """Resolve captures."""
         self._now = self._clock()
         return [self._resolve(resolution) for resolution in resolutions]
 
@@ -240,7 +240,7 @@ class MemoryStore(Store):
         return [self._add(record)]
 
     def expire(self, before: float) -> int:
-        """Delete old parts; gives how many there were."""
+        """Delete old parts. Return their number."""
         before = self._look.confirmed - (self._clock() - before)
         old = [place for place, part in self._parts.items() if part.captured_at < before]
         for place in old:
@@ -250,7 +250,7 @@ class MemoryStore(Store):
     # Records.
 
     def add(self, records: Sequence[Record]) -> Sequence[Outcome]:
-        """Add records; gives what became of each."""
+        """Add records. Return the result for each."""
         if self._size() + len(records) > self._limit:
             raise _full()
         self._now = self._clock()
@@ -277,7 +277,7 @@ class MemoryStore(Store):
         return Pending(number, record, 0)
 
     def due(self, limit: int, exclude: Collection[int] = ()) -> Sequence[Pending]:
-        """Give records that are due, those due longest first."""
+        """Return records that are due, those due longest first."""
         now = self._clock()
         self._clamp(now)
         given, passed = list[Pending](), set[tuple[float, int]]()
@@ -285,7 +285,7 @@ class MemoryStore(Store):
             entry = heapq.heappop(self._due)
             waiting = self._pending.get(entry[1])
             if waiting is None or waiting.due_at != entry[0] or entry in passed:
-                continue  # it was settled, or is due at another time
+                continue  # it was settled, or its due time has changed
             passed.add(entry)
             if entry[1] not in exclude:
                 given.append(Pending(entry[1], waiting.record, waiting.attempts))
@@ -294,11 +294,11 @@ class MemoryStore(Store):
         return given
 
     def next_due(self) -> float | None:
-        """Give when the next record is due."""
+        """Return when the next record is due."""
         return min((waiting.due_at for waiting in self._pending.values()), default=None)
 
     def _clamp(self, now: float) -> None:
-        """Bring back from the far future what was to be due soon, if the clock went back."""
+        """If the clock went back, correct due times that are now in the far future."""
         if now < self._seen_at:
             for number, waiting in self._pending.items():
                 if waiting.due_at > now + FAR_FUTURE:
@@ -310,7 +310,7 @@ class MemoryStore(Store):
         heapq.heappush(self._due, (due_at, number))
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Note what became of records."""
+        """Store the results of records."""
         self._now = self._clock()
         for settlement in settlements:
             if settlement.id in self._pending:
@@ -348,20 +348,20 @@ class MemoryStore(Store):
     # The host.
 
     def set_hold(self, reason: str | None) -> None:
-        """Keep the hold's reason while the process lives."""
+        """Store the hold's reason while the process lives."""
         self._hold = reason
 
     def prune(self) -> bool:
-        """Forget keys, tokens and counts that are too old, and in the heaps what is not pending any more."""
+        """Forget old keys, tokens and counts, and entries of the heaps that are no longer pending."""
         self._look = self._look.again(self._clock())
-        # Seldom: to sort a backlog stops all other threads.
+        # Rarely, because sorting a backlog stops all other threads.
         if max(len(self._due), len(self._oldest)) > 2 * len(self._pending) + SPARE:
             self._due = sorted((waiting.due_at, number) for number, waiting in self._pending.items())
             self._oldest = sorted((waiting.record.captured_at, number) for number, waiting in self._pending.items())
         now = self._look.confirmed
         while self._tombstones and next(iter(self._tombstones.values())) < now - TOMBSTONE_SECONDS:
             self._tombstones.popitem(last=False)
-        # The IDs of what is still to be sent are kept.
+        # The IDs of unsent records are kept.
         oldest = min(now - TOMBSTONE_SECONDS, self._oldest_pending_at() or now)
         while self._seen_ids and next(iter(self._seen_ids.values()))[1] < oldest:
             self._seen_ids.popitem(last=False)
@@ -374,7 +374,7 @@ class MemoryStore(Store):
         return False
 
     def counts(self) -> Counts:
-        """Tell how much there is."""
+        """Return the counts."""
         return Counts(
             **self._ended,
             last_delivered_at=self._last_delivered_at,
@@ -402,7 +402,7 @@ class MemoryStore(Store):
             self._counted[hour, name, route, reason] += times
 
     def counted(self, since: float | None = None) -> Mapping[tuple[str, str, str], int]:
-        """Give the counts by name, route and reason."""
+        """Return the counts by name, route and reason."""
         found = Counter[tuple[str, str, str]]()
         for (hour, name, route, reason), times in self._counted.items():
             if since is None or (hour and hour >= since // HOUR):

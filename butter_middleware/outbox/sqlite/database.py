@@ -1,7 +1,7 @@
-"""The outbox's file as one process has it open: the connection, its transactions, the write lock, and what faults do.
+"""The outbox's open file in one process: the connection, its transactions, the write lock, and the faults.
 
-Every write, open, close and checkpoint runs under the write lock of `locks`: two connections that write or checkpoint
-at once can corrupt the log in versions of SQLite before 3.51.3, and the lock is fairer than SQLite's own waiting.
+Every write, open, close and checkpoint runs under the write lock of `locks`. Before SQLite 3.51.3, two connections that
+write or checkpoint at once can corrupt the log. The lock is also fairer than SQLite's own waiting.
 """
 
 import os
@@ -23,22 +23,22 @@ T = TypeVar("T")
 Inode = tuple[int, int]
 
 IDLE_WRITES: Final = 64
-"""Transactions after which the log is moved into the file while nothing is to be done."""
+"""After so many transactions, the log is moved into the file if there is no other work."""
 LOG_BYTES: Final = 32 * 1024**2
-"""Of the log, from which it is moved into the file at once."""
+"""From this size on, the log is moved into the file at once."""
 ALARMING_LOG_BYTES: Final = 256 * 1024**2
 FIRST_POLL: Final = 0.0001
 LAST_POLL: Final = 0.002
 SLOW_POLL: Final = 0.05
-"""Seconds between looks at the write lock; the slow one after a second of waiting."""
+"""Seconds between tries to take the write lock. The slow one is used after a second."""
 GIVE_UP_SECONDS: Final = 1.0
 LOCK_ALARM_SECONDS: Final = 5.0
 PERSON_SECONDS: Final = 10.0
-"""For which the command line waits for the write lock. The app's own processes hold it for milliseconds."""
+"""For how long the command line waits for the write lock. The app's own processes hold it for milliseconds."""
 FORK_SECONDS: Final = 0.03
 """For how long a fork waits for the write lock."""
 REWRITE_SECONDS: Final = 10.0
-"""For which readers of an older state are waited for."""
+"""For how long it waits for readers of an older state."""
 
 _in_use: Final = Counter[str]()
 """The files that are open in this process."""
@@ -53,21 +53,21 @@ _REMEDIES: Final = {
 
 
 class Database:
-    """An outbox's file. For one thread.
+    """An outbox's file, for one thread.
 
     Args:
         path: The file, absolute and without links.
-        max_bytes: How large it may grow, its log not counted.
+        max_bytes: How large it may grow, without its log.
         reads: Whether this process reads what it captures.
-        by_person: Whether it is opened at the command line. Then the file is used as it is: it is not created, brought
-            up to date or set aside, and the write lock is waited for a few seconds only.
-        give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
+        by_person: Whether the command line opens it. Then the file is used as it is, and is not created, updated or
+            set aside. A wait for the write lock ends after a few seconds.
+        give_up: Called during a wait for the write lock: whether to stop after a second.
     """
 
     def __init__(self, path: str, max_bytes: int, *, reads: bool, by_person: bool, give_up: Callable[[], bool]) -> None:
         self.path = path
         self.alerts = Alerts(self.path)
-        """Says what is wrong with the file."""
+        """Logs the faults of the file."""
         self.locks = Locks(self.path)
         self._reads = reads
         self._by_person = by_person
@@ -75,15 +75,15 @@ class Database:
         self._give_up = give_up
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[Inode | None, Inode | None] = (None, None)
-        """Which files the database and its log were when they were opened."""
+        """The files of the database and its log when they were opened."""
         self._is_open = False
         self._replacements = 0
         # Of the connection:
         self._suspect: str | None = None
-        """What is wrong with it or, if `_is_broken`, with the file's content."""
+        """The fault of the connection or, if `_is_broken`, of the file's content."""
         self._is_broken = False
         self._pile: int | None = None
-        """Of what this process captures; see `schema`."""
+        """The pile of this process's captures: see `schema`."""
         self._full: bool | None = None
         self._reserve: bool | None = None
         self._version: int | None = None
@@ -96,7 +96,7 @@ class Database:
     # Opening and closing.
 
     def open(self) -> None:
-        """Open the file; create it and bring it up to date, if that is allowed. A broken one is set aside.
+        """Open the file. Create or update it, if that is allowed. A broken one is set aside.
 
         Raises:
             ConfigurationError: the file is another program's, or a newer version's.
@@ -116,7 +116,7 @@ class Database:
             _in_use[self.path] += 1
 
     def close(self) -> None:
-        """Close the file, under the write lock if it can be taken, and release all locks."""
+        """Close the file, under the write lock if possible, and release all locks."""
         with suppress(OutboxBusyError, OSError), self._locked(GIVE_UP_SECONDS):
             self._drop()
         self._drop()
@@ -125,12 +125,12 @@ class Database:
         self._leave()
 
     def disconnect(self) -> bool:
-        """Close the connection before a fork, and keep the locks; says whether a child may open the file."""
+        """Close the connection before a fork, and keep the locks. Return whether a child may open the file."""
         deadline = time.monotonic() + FORK_SECONDS
         with suppress(OSError):
             while self._connection is not None:
                 if self.locks.take(WRITE):
-                    self._drop(untouched=True)  # moving the log into the file may take its time
+                    self._drop(untouched=True)  # moving the log into the file could take long
                     self.locks.release(WRITE)
                 elif time.monotonic() > deadline:
                     break
@@ -139,7 +139,7 @@ class Database:
         return self._connection is None
 
     def forget(self) -> None:
-        """In a forked child, forget what is the parent's without touching it."""
+        """In a forked child, forget the parent's connection without touching it."""
         if self._connection is not None:
             _keep_for_ever(self._connection)
         self._connection = None
@@ -152,25 +152,25 @@ class Database:
             _in_use[self.path] -= 1
 
     def checkpoint(self, *, idle: bool) -> None:
-        """Move the log into the file from 32 MiB on, or after some writes if there is nothing else to do.
+        """Move the log into the file from 32 MiB on, or after some writes if there is no other work.
 
-        On a disk with little room this is done before the log takes all of it: the file may have to grow as well.
+        On a disk with little space this is done earlier, because the file may have to grow too.
 
-        The log keeps its size, and the next writes go to its beginning: the disk takes twice as long to make a log
-        longer. SQLite shortens it if it is longer than `schema.LASTING_LOG_BYTES`.
+        The log keeps its size, and the next writes start at its beginning, because extending a log takes twice as long.
+        SQLite shortens it if it is longer than `schema.LASTING_LOG_BYTES`.
         """
         if self._writes < IDLE_WRITES if idle else self._log_bytes() < min(LOG_BYTES, self._room()):
             return
         with self._locked(), self._blaming():
             connection = self._ready()
-            # A process that reads an older state is not waited for. Then a part of the log is moved.
+            # Do not wait for a process that reads an older state. Then only a part of the log is moved.
             connection.execute("PRAGMA busy_timeout = 0").close()
             try:
                 is_in_use = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]
             except sqlite3.Error as error:
                 if fault_of(error) is not Fault.FULL:
                     raise
-                return  # the file cannot grow. A write says it, once the log cannot grow either
+                return  # the file cannot grow. A write reports it when the log cannot grow either.
             finally:
                 connection.execute("PRAGMA busy_timeout = 5000").close()
         self._writes = self._writes if is_in_use else 0
@@ -184,10 +184,10 @@ class Database:
         else:
             self.alerts.resolve("log")
 
-    # For a person at the command line.
+    # For the command line.
 
     def read(self, look: Callable[[sqlite3.Connection], T]) -> T:
-        """Read in one transaction, without the write lock. Be short: what is read keeps the log from being emptied.
+        """Read in one transaction, without the write lock. Be short, because a reader keeps the log from being emptied.
 
         Raises:
             OutboxBrokenError: the file cannot be read, or was replaced meanwhile.
@@ -196,7 +196,7 @@ class Database:
             return self._read(look)
 
     def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Change in one transaction: all of it or nothing. Be short: checkouts wait for the lock.
+        """Change the file in one transaction. Be short, because checkouts wait for the lock.
 
         Raises:
             OutboxBusyError: another process holds the write lock for too long.
@@ -211,16 +211,16 @@ class Database:
             return self._write(command, full=True, reserve=True)
 
     def rewrite(self) -> None:
-        """Write the whole file again, so that nothing deleted is left in it or in its log.
+        """Write the whole file again, so that no deleted data is left in it or in its log.
 
-        SQLite's `secure_delete` alone is not enough: when it rebuilds a page, copies of rows that moved to another page
-        stay in the gaps. Under the lock for as long as writing the file takes: what is captured meanwhile waits in its
-        process's memory.
+        SQLite's `secure_delete` alone is not sufficient: if it rebuilds a page, copies of rows that moved to another
+        page stay in the gaps. This holds the lock while the file is written. New captures wait in the memory of their
+        process.
         """
         with self.explaining(), self._locked(), self._blaming():
             connection = self._ready()
             self._tune(connection, full=True, reserve=True)
-            connection.execute("PRAGMA temp_store = FILE").close()  # the file may be larger than what memory is left
+            connection.execute("PRAGMA temp_store = FILE").close()  # the file may be larger than the free memory
             connection.execute("VACUUM")
             deadline = time.monotonic() + REWRITE_SECONDS
             while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
@@ -231,7 +231,7 @@ class Database:
 
     @contextmanager
     def explaining(self) -> Generator[None]:
-        """Say to a person what a fault of the file means. Without its own text: that may quote what is stored."""
+        """Explain a fault of the file to a person, without its own text, which may quote stored data."""
         try:
             yield
         except OutboxReplacedError as error:
@@ -248,7 +248,7 @@ class Database:
     # Transactions.
 
     def _read(self, look: Callable[[sqlite3.Connection], T]) -> T:
-        """Look at one state of the file."""
+        """Read one state of the file."""
         connection = self._connection
         if connection is None or not self._is_usable():
             with self._locked():
@@ -262,12 +262,12 @@ class Database:
                     connection.execute("ROLLBACK")
 
     def _write(self, change: Callable[[sqlite3.Connection], T], *, full: bool = False, reserve: bool = False) -> T:
-        """Change the file in one transaction: all of it, or nothing.
+        """Change the file in one transaction.
 
         Args:
-            change: What to do.
-            full: Wait until the disk has it.
-            reserve: Let a full file grow into its reserve: for what ends a capture or a record, and so makes room.
+            change: Makes the change.
+            full: Wait until it is on the disk.
+            reserve: Let a full file grow into its reserve. For a change that ends captures or records: it frees space.
         """
         with self._locked(), self._blaming():
             connection = self._ready()
@@ -278,7 +278,7 @@ class Database:
             except sqlite3.Error as error:
                 if fault_of(error) is not Fault.FULL:
                     raise
-                self._writes += IDLE_WRITES  # the log may be what fills the disk: it is worth moving
+                self._writes += IDLE_WRITES  # the log may have filled the disk, so it is moved soon
                 if not reserve or self._reserve is not False:
                     raise
             self._tune(connection, full=full, reserve=True)
@@ -295,7 +295,7 @@ class Database:
 
     @contextmanager
     def _blaming(self) -> Generator[None]:
-        """After a fault, have the connection made again; after one of the file's content, the file."""
+        """After a fault, let the connection be made again. After a fault of the content, the file too."""
         try:
             yield
         except Exception as error:
@@ -308,12 +308,12 @@ class Database:
             self._suspect, self._is_broken = describe(error), fault is Fault.CORRUPT
 
     def _ready(self) -> sqlite3.Connection:
-        """Return the connection to the file that is at the path now. The caller holds the write lock.
+        """Return the connection to the current file at the path. The caller holds the write lock.
 
-        A process that reads what it captures says so by a lock, which is gone if the lock file was replaced.
+        A process that reads what it captures holds a lock for that, which is lost if the lock file was replaced.
 
         Raises:
-            OutboxReplacedError: it is another file than before.
+            OutboxReplacedError: the file was replaced.
         """
         if self._suspect is not None:
             self._clear_suspicion(self._suspect)
@@ -328,7 +328,7 @@ class Database:
         before = self._opened[0]
         try:
             self._connection = connect(self.path, make=not self._by_person)
-            self._connection.execute("SELECT 1 FROM meta").fetchone()  # from here on the log is there
+            self._connection.execute("SELECT 1 FROM meta").fetchone()  # now the log exists
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self._blame(error)
             raise
@@ -338,7 +338,7 @@ class Database:
         return self._connection
 
     def _clear_suspicion(self, reason: str) -> None:
-        """Close a connection that is not to be trusted and, if that is the file's fault, set the file aside."""
+        """Close a connection after a fault. If the file is the cause, set it aside."""
         known = self._opened[0]
         broken = self._is_broken and not self._by_person and known in {None, self._files()[0]}
         if broken:
@@ -354,13 +354,13 @@ class Database:
             raise OutboxReplacedError(self.path)
 
     def _give_up_files(self) -> None:
-        """Close files that are not those at the path any more, without touching the ones there."""
+        """Close files that are no longer at the path, without touching those that are."""
         before, now = self._opened, self._files()
-        Path(self.path).parent.stat()  # a volume that is away may come back with the files as they are
+        Path(self.path).parent.stat()  # raises if the volume is away: it may come back with the same files
         self._drop(untouched=True)
         self._opened = (None, None)
         if now[0] not in {None, before[0]} and now[1] == before[1]:
-            # A backup was put in the place of the database alone: SQLite would write our log into it.
+            # Only the database was replaced by a backup: SQLite would write our log into it.
             for suffix in ("-wal", "-shm"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
@@ -374,7 +374,7 @@ class Database:
         raise OutboxReplacedError(self.path)
 
     def _drop(self, *, untouched: bool = False) -> None:
-        """Close the connection. The last one of all processes moves the log into the file, if it is not `untouched`."""
+        """Close the connection. The last one of all processes moves the log into the file, unless it is `untouched`."""
         connection = self._connection
         self._connection = None
         self._suspect = None
@@ -398,11 +398,11 @@ class Database:
         return self._connection is not None and self._suspect is None and self._files() == self._opened
 
     def _files(self) -> tuple[Inode | None, Inode | None]:
-        """Return which files the database and its log are now."""
+        """Return the current files of the database and its log."""
         return _inode(self.path), _inode(f"{self.path}-wal")
 
     def _room(self) -> int:
-        """Return the bytes that are free on the disk."""
+        """Return the free bytes of the disk."""
         disk = os.statvfs(Path(self.path).parent)
         return disk.f_bavail * disk.f_frsize
 
@@ -416,10 +416,10 @@ class Database:
 
     @contextmanager
     def _locked(self, seconds: float | None = None) -> Generator[None]:
-        """Hold the write lock. It is polled: a thread that sleeps in the kernel cannot be stopped.
+        """Hold the write lock. It is polled, because a thread that waits in the kernel cannot be stopped.
 
         Raises:
-            OutboxBusyError: it could not be had in time, or before the store had to give up.
+            OutboxBusyError: it could not be taken in time, or before the store had to give up.
             OSError: the lock file cannot be used.
         """
         limit = seconds or (PERSON_SECONDS if self._by_person else float("inf"))
@@ -461,14 +461,14 @@ def _transact(connection: sqlite3.Connection, change: Callable[[sqlite3.Connecti
 
 
 def _keep_for_ever(connection: sqlite3.Connection) -> None:
-    """Keep a connection of the parent's from being closed, even when the interpreter ends: the file is the parent's."""
+    """Keep the parent's connection from being closed, even at the interpreter's exit: the file is the parent's."""
     import ctypes  # noqa: PLC0415 - after a fork amid a transaction only
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
 def is_in_use(path: str) -> bool:
-    """Whether a file is open in this process: closing any descriptor of it here would drop SQLite's own locks."""
+    """Whether a file is open in this process. Closing any descriptor of it would drop SQLite's own locks."""
     return _in_use[path] > 0
 
 

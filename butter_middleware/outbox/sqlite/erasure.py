@@ -1,4 +1,4 @@
-"""A person's request to be forgotten: whatever names their e-mail address is found, in whatever way it is written."""
+"""Erases a person's data on request: finds everything with their e-mail address, in any encoding."""
 
 import codecs
 import html
@@ -23,12 +23,12 @@ from butter_middleware.outbox.sqlite.store import SQLiteStore
 Key = tuple[int | str, ...]
 
 MOST_BYTES: Final = 64 * 1024**2
-"""Of a body once decoded; what is longer cannot be looked into."""
+"""The most of a decoded body. A longer one cannot be searched."""
 FEW_CAPTURES: Final = 8
 FEW_RECORDS: Final = 500
-"""Rows a look, so that no look is long."""
+"""Rows in one query, so that no query is long."""
 STEP: Final = 200
-"""Rows a transaction."""
+"""Rows in one transaction."""
 _DELETE: Final = {
     "pending": "DELETE FROM records WHERE id = ?",
     "dead": "DELETE FROM records WHERE id = ?",
@@ -37,14 +37,14 @@ _DELETE: Final = {
     "parts": "DELETE FROM parts WHERE key = ? AND shopper = ?",
 }
 _STARTS: Final = r"(?<!\w)(?<!\w[.+-])"
-"""Before an address there is no more of a local part: joann@ is not ann@."""
+"""A character of a local part must not precede the address: joann@ is not ann@."""
 _ENDS: Final = r"(?![\w-]|\.\w)"
 _ESCAPE: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
 _ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 
 
 class Person:
-    """Somebody's e-mail address, found in texts whatever their case and escapes.
+    """A person's e-mail address, which is found in texts with any case and escapes.
 
     Args:
         email: The address.
@@ -62,25 +62,25 @@ class Person:
         self._pattern = re.compile(rf"{_STARTS}{re.escape(local)}@(?:{either}){_ENDS}")
 
     def named_in(self, text: str) -> bool:
-        """Whether a text names the person, escaped as in JSON, URLs, forms or HTML, or several of them at once."""
+        """Whether a text has the address, also with escapes of JSON, URLs, forms or HTML, or several of them."""
         return any(self._pattern.search(_folded(variant)) for variant in _variants(text))
 
     def named_in_bytes(self, data: bytes) -> bool:
-        """Whether bytes in any usual encoding name the person."""
+        """Whether bytes in any usual encoding have the address."""
         return any(map(self.named_in, _texts(data)))
 
 
 @dataclass(slots=True)
 class Found:
-    """What names a person."""
+    """The entries with a person's address."""
 
     keys: dict[str, list[Key]] = field(default_factory=lambda: {kind: [] for kind in _DELETE})
-    """By kind: the numbers of rows; of parts their keys."""
+    """By kind, the numbers of the rows. For parts, their keys."""
     unreadable: list[int] = field(default_factory=list[int])
-    """Captures with a body that cannot be decoded here, and so not searched."""
+    """Captures with a body that cannot be decoded, and so cannot be searched."""
 
     def counts(self) -> dict[str, int]:
-        """Return how many of each kind there are."""
+        """Return the number of entries of each kind."""
         return {kind: len(keys) for kind, keys in self.keys.items()}
 
     def __len__(self) -> int:
@@ -88,9 +88,9 @@ class Found:
 
 
 def search(store: SQLiteStore, person: Person, tell: Callable[[int], object] = lambda _looked_at: None) -> Found:
-    """Look through all that is stored. `tell` gets the number of rows looked at, now and then.
+    """Search all stored data. `tell` regularly gets the number of searched rows.
 
-    A capture becomes a part or a record meanwhile, and a part a record: looked at in this order, none is passed over.
+    Meanwhile a capture may become a part or a record, and a part a record. With this order, no entry is missed.
     """
     found, looked_at = Found(), 0
     sql = "SELECT id, reason, head, body, request_body FROM captures WHERE id > ? ORDER BY id LIMIT ?"
@@ -113,7 +113,7 @@ def search(store: SQLiteStore, person: Person, tell: Callable[[int], object] = l
 
 
 def remove(store: SQLiteStore, found: Found, now: float) -> dict[str, int]:
-    """Delete what was found, a few rows at a time; gives how many of each kind there still were."""
+    """Delete the found entries, a few rows at a time. Return how many of each kind were still there."""
     return {
         kind: sum(store.write(partial(_remove, kind, keys[at : at + STEP], now)) for at in range(0, len(keys), STEP))
         for kind, keys in found.keys.items()
@@ -122,7 +122,7 @@ def remove(store: SQLiteStore, found: Found, now: float) -> dict[str, int]:
 
 def _remove(kind: str, keys: Sequence[Key], now: float, connection: sqlite3.Connection) -> int:
     if kind in {"captured", "parked"}:
-        # A process of an earlier release that is just reading one of them makes no record of it if it finds this mark.
+        # With this mark, a process of an earlier release that is reading one of them makes no record of it.
         marks = [(f"capture:{key[0]}", now) for key in keys]
         connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", marks)
     return sum(connection.execute(_DELETE[kind], key).rowcount for key in keys)
@@ -140,8 +140,8 @@ def _pages(store: SQLiteStore, sql: str, few: int) -> Iterator[list[Any]]:
 
 
 def _named_in_capture(person: Person, head: str, body: bytes, request_body: bytes | None) -> tuple[bool, bool]:
-    """Say whether a capture names the person, and whether all of it could be looked into."""
-    # The stored head has the bytes of headers as latin-1, and most were sent as UTF-8.
+    """Return whether a capture has the address, and whether all of it could be searched."""
+    # The stored head has header bytes as latin-1, but most were sent as UTF-8.
     if person.named_in(head) or person.named_in_bytes(_unescaped(head).encode("latin-1", "ignore")):
         return True, True
     readable = True
@@ -161,7 +161,7 @@ def _coding(head: str, which: str) -> str:
 
 
 def _decoded(body: bytes, coding: str) -> tuple[bytes, bool]:
-    """Return as much of a body as can be decoded: one that was cut off holds a person's data all the same."""
+    """Return the part of a body that can be decoded. An incomplete body may contain a person's data too."""
     names = [name for part in coding.lower().split(",") if (name := part.strip())]
     if not names and body[:2] == b"\x1f\x8b":
         names = ["gzip"]
@@ -179,7 +179,7 @@ def _decoded(body: bytes, coding: str) -> tuple[bytes, bool]:
 
 
 def _inflated(body: bytes) -> tuple[bytes, bool]:
-    """Inflate gzip, zlib or raw deflate; what comes before an error or the end counts."""
+    """Inflate gzip, zlib or raw deflate. Data before an error counts."""
     if not body:
         return b"", True
     for window in (32 + zlib.MAX_WBITS, -zlib.MAX_WBITS):
@@ -207,16 +207,16 @@ def _texts(data: bytes) -> Iterator[str]:
 
 
 def _variants(text: str) -> Iterable[str]:
-    """Give a text as it is, and with its escapes undone, layer by layer."""
+    """Yield a text as it is, and with its escapes undone, layer by layer."""
     inner = _unescaped(_unescaped(text))
     unquoted = html.unescape(unquote(inner))
-    # In a form a plus stands for a space, and elsewhere for itself.
+    # A plus means a space in a form, and itself elsewhere.
     form = unquote_plus(inner) if "%40" in inner else inner
     return dict.fromkeys((text, inner, form, unquoted, _unescaped(unquoted)))
 
 
 def _unescaped(text: str) -> str:
-    """Undo the escapes of JSON and JavaScript, whether or not the whole is valid."""
+    """Undo the escapes of JSON and JavaScript, even if the text is not valid."""
     if "\\" not in text:
         return text
 
@@ -228,17 +228,17 @@ def _unescaped(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    # Not `casefold`, which makes of ß an ss: since IDNA 2008 those are two domains, perhaps of two people.
+    # Not `casefold`, which turns ß into ss. Since IDNA 2008 those are two domains, maybe of two people.
     return unicodedata.normalize("NFC", text).lower()
 
 
 def _spellings(domain: str) -> Iterator[str]:
-    """Give an international domain in Unicode and in ASCII, as pydantic's check of e-mail addresses writes it."""
+    """Return an international domain in Unicode and in ASCII, in the forms of pydantic's e-mail check."""
     try:
         encoded = idna.encode(domain, uts46=True)
         yield encoded.decode()
         yield _folded(idna.decode(encoded))
-    except UnicodeError:  # not a domain by IDNA 2008: an earlier standard may know it
+    except UnicodeError:  # not valid in IDNA 2008, but an earlier standard may accept it
         with suppress(UnicodeError):
             yield domain.encode("idna").decode()
         with suppress(UnicodeError):

@@ -1,7 +1,7 @@
-"""A look into an outbox's file from outside, by a person, beside the processes that live with it.
+"""Opens an outbox's file for the command line, beside the app's processes.
 
-A process of the app makes the file, brings it up to its version and sets a broken one aside. The command line does none
-of it: it works on the file that is there, as it is, and holds the write lock for moments only.
+The app's processes create and update the file, and set a broken one aside. The command line does not: it uses the file
+as it is, and holds the write lock for moments only.
 """
 
 import os
@@ -17,12 +17,12 @@ from butter_middleware.outbox.sqlite.store import SQLiteStore
 
 @contextmanager
 def existing(path: str | os.PathLike[str]) -> Generator[SQLiteStore]:
-    """Give the store of a file that is there, open.
+    """Give the open store of an existing file.
 
     Raises:
-        ConfigurationError: on entering: no outbox of this version is there. What is wrong, and the remedy.
+        ConfigurationError: at the start: there is no outbox of this version. The text has the cause and the remedy.
         OutboxBusyError: another process holds the write lock for too long.
-        OutboxBrokenError: whenever the file cannot be read or written, or was replaced meanwhile.
+        OutboxBrokenError: at any time: the file cannot be read or written, or was replaced meanwhile.
     """
     found = os.path.realpath(path)
     refuse_absent(found)
@@ -37,10 +37,10 @@ def existing(path: str | os.PathLike[str]) -> Generator[SQLiteStore]:
 
 
 def refuse_absent(path: str) -> None:
-    """Refuse a path at which there is no file.
+    """Refuse a path without a file.
 
     Raises:
-        ConfigurationError: the file is not there. The text names the outboxes beside it. Or this user may not read
+        ConfigurationError: the file is not there (the text names the outboxes beside it), or this user may not read
             its folder.
     """
     file = Path(path)

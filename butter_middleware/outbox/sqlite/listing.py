@@ -1,4 +1,4 @@
-"""What people see and do: entries that wait for them, tried again or dropped."""
+"""The entries that wait for a person: lists them, drops them, or lets them be tried again."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -11,10 +11,10 @@ from butter_middleware.outbox.sqlite.schema import UNOWNED
 
 
 class Waiting(StrEnum):
-    """What waits for a person."""
+    """The kinds of entries that wait for a person."""
 
     PARKED = "parked"
-    """Captures that could not be read as they should."""
+    """Captures that could not be read."""
     DEAD = "dead"
     """Records that Butter will not accept."""
 
@@ -23,7 +23,7 @@ ROWS: Final = {
     Waiting.PARKED: "captures WHERE reason IS NOT NULL",
     Waiting.DEAD: "records WHERE dead_at IS NOT NULL",
 }
-"""Where they are, as SQL."""
+"""Their table and condition, as SQL."""
 _FIELDS: Final = {
     Waiting.PARKED: "id, captured_at, reason, detail, 0",
     Waiting.DEAD: "id, captured_at, reason, key, attempts",
@@ -32,37 +32,37 @@ _FIELDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One of them, without personal data."""
+    """One entry, without personal data."""
 
     id: int
     captured_at: float
     """Seconds since the epoch."""
     reason: str
-    """A `ParkReason`, or the answer that the record died of."""
+    """A `ParkReason`, or the answer that made the record dead."""
     detail: str
-    """For a person; for a dead record its key."""
+    """For a person. For a dead record, its key."""
     attempts: int
 
 
 def entries(connection: sqlite3.Connection, state: Waiting, limit: int, after: int) -> list[Entry]:
-    """List up to `limit` entries with a number above `after`; all of them if `limit` is -1."""
+    """List up to `limit` entries with a number above `after`. -1: all of them."""
     sql = f"SELECT {_FIELDS[state]} FROM {ROWS[state]} AND id > ? ORDER BY id LIMIT ?"  # noqa: S608 - constants
     return [Entry(*row) for row in connection.execute(sql, (after, limit))]
 
 
 def numbers(connection: sqlite3.Connection, state: Waiting) -> list[int]:
-    """Give the numbers of all entries."""
+    """Return the numbers of all entries."""
     return [entry.id for entry in entries(connection, state, -1, 0)]
 
 
 def payload(connection: sqlite3.Connection, number: int) -> str | None:
-    """Give a dead record as JSON: personal data. None if it is not there."""
+    """Return a dead record as JSON, which is personal data. None if it is not there."""
     row = connection.execute(f"SELECT payload FROM {ROWS[Waiting.DEAD]} AND id = ?", (number,)).fetchone()  # noqa: S608
     return None if row is None else str(row[0])
 
 
 def capture(connection: sqlite3.Connection, number: int) -> Capture | None:
-    """Give a parked capture, with both of its bodies; None if it is not there, or another version's."""
+    """Return a parked capture with both bodies. None if it is not there, or another version's."""
     sql = f"SELECT head, body, request_body FROM {ROWS[Waiting.PARKED]} AND id = ?"  # noqa: S608 - a constant
     row = connection.execute(sql, (number,)).fetchone()
     try:
@@ -72,17 +72,17 @@ def capture(connection: sqlite3.Connection, number: int) -> Capture | None:
 
 
 def drop(connection: sqlite3.Connection, state: Waiting, numbers: Iterable[int]) -> int:
-    """Delete entries for good; gives how many there were."""
+    """Delete entries for good. Return their number."""
     sql = f"DELETE FROM {ROWS[state]} AND id = ?"  # noqa: S608 - a constant
     return sum(connection.execute(sql, (number,)).rowcount for number in numbers)
 
 
 def retry(connection: sqlite3.Connection, state: Waiting, numbers: Iterable[int], now: float) -> int:
-    """Have entries tried once more; gives how many there were. The leader reads parked ones within seconds."""
+    """Let entries be tried again. Return their number. The leader reads parked ones within seconds."""
     if state is Waiting.DEAD:
         sql = """UPDATE records SET dead_at = NULL, reason = NULL, attempts = 0, due_at = ?
             WHERE dead_at IS NOT NULL AND id = ?"""
         return sum(connection.execute(sql, (now, number)).rowcount for number in numbers)
-    # Captures without an owner are read by the leader at once, and it may skip them.
+    # The leader reads captures without an owner at once, and may skip them.
     sql = "UPDATE captures SET reason = NULL, detail = NULL, pile = ? WHERE reason IS NOT NULL AND id = ?"
     return sum(connection.execute(sql, (UNOWNED, number)).rowcount for number in numbers)

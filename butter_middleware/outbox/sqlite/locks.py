@@ -1,9 +1,9 @@
-"""The locks beside an outbox's file: who writes, who leads, and whether a process lives that reads what it captures.
+"""The locks beside an outbox's file: for the writer, for the leader, and for processes that read what they capture.
 
-On Linux they are locks of an open file description (`F_OFD_SETLK`) on bytes of one `.lock` file. A process frees them
-when it ends, however it ends. Other code in the process that opens and closes the file, such as a backup, does not free
-them, as it does those of `lockf`. Both kinds exclude each other, so that processes of earlier releases, which use
-`lockf` on the same bytes, take part. Elsewhere they are `flock` on a file each.
+On Linux they are locks of an open file description (`F_OFD_SETLK`) on bytes of one `.lock` file. They are free when the
+process ends, in any way. Unlike those of `lockf`, they are not freed by other code in the process that opens and closes
+the file, such as a backup. Both kinds exclude each other, so they also work with earlier releases, which use `lockf` on
+the same bytes. On other systems, each lock is a `flock` on its own file.
 """
 
 import os
@@ -29,24 +29,24 @@ else:
         HAS_LOCKS = True
 
 WRITE: Final = 0
-"""Held around every write transaction, open, close and checkpoint."""
+"""Held during every write transaction, open, close and checkpoint."""
 LEAD: Final = 1
-"""Held by the process that leads."""
+"""Held by the leader."""
 READERS: Final = 15
-"""Shared by all processes that read what they capture: earlier releases see by it that those are not left behind."""
+"""Shared by all processes that read what they capture. It shows earlier releases that those captures have a reader."""
 _SUFFIXES: Final = {WRITE: ".lock", LEAD: ".lead"}
-"""Without Linux's locks. Of `READERS` such a system knows nothing."""
+"""For systems without Linux's locks. They do not have `READERS`."""
 _FLOCK: Final = "hhqqi4x"
 """`struct flock`: type, whence, start, length, process."""
 _SQLITE_SHARED: Final = 0x40000002
 _SQLITE_SHARED_BYTES: Final = 510
-"""Where each reader of a database has a lock: see SQLite's file format."""
+"""The bytes on which readers of a database have their lock: see SQLite's file format."""
 _BYTES: Final = 64
-"""Of the holder's name in the lock file: that of the writer, then that of the leader."""
+"""The size of a holder's name in the lock file: first the writer's, then the leader's."""
 
 
 class Locks:
-    """The locks of one outbox, as one store holds them. Nothing here waits for another process.
+    """The locks of one outbox, for one store. No method waits for another process.
 
     Every method but `close` and `forget` raises OSError if the lock file cannot be opened or locked.
 
@@ -58,16 +58,16 @@ class Locks:
         self._database = database
         self._descriptors: dict[str, int] = {}
         self._inodes: dict[str, tuple[int, int]] = {}
-        """Of the files that are open."""
+        """The inodes of the open files."""
         self._held: set[int] = set()
         self._on_bytes = sys.platform.startswith("linux")
         self._signature = f"{os.getpid()} {_process_namespace()}\n".encode().ljust(_BYTES)
 
     def take(self, lock: int) -> bool:
-        """Take a lock if it is free, and say whether it is held now."""
+        """Take a lock if it is free. Return whether it is held now."""
         path = self._path(lock)
         if self._replaced(path):
-            self.close()  # other processes see the locks on the new file only
+            self.close()  # other processes use the new lock file
         if lock not in self._held and path and self._lock(self._opened(path), lock):
             self._held.add(lock)
             if lock != READERS:
@@ -75,7 +75,7 @@ class Locks:
         return lock in self._held
 
     def has(self, lock: int) -> bool:
-        """Whether this store took a lock. It does not look whether the file was replaced."""
+        """Whether this store took a lock. It does not check whether the file was replaced."""
         return lock in self._held
 
     def release(self, lock: int) -> None:
@@ -85,7 +85,7 @@ class Locks:
             self._unlock(self._opened(self._path(lock)), lock)
 
     def holder(self, lock: int) -> int | None:
-        """Return the process that holds a lock; 0 if it cannot be told which; None if it is free."""
+        """Return the process that holds a lock. 0: it is not known which. None: it is free."""
         if lock in self._held:
             return os.getpid()
         path = self._path(lock)
@@ -94,15 +94,15 @@ class Locks:
         if self._replaced(path):
             self.close()
         found = self._ask(lock)
-        # The kernel knows the process of an earlier release's lock only.
+        # The kernel knows only the process of an earlier release's lock.
         return self._signed(self._opened(path), lock) if found == -1 and lock != READERS else found and max(0, found)
 
     def has_readers(self) -> bool:
-        """Whether a process lives that reads what it captures; elsewhere than on Linux, whether one leads."""
+        """Whether a process is alive that reads what it captures. On systems other than Linux, whether one leads."""
         return self.holder(READERS if self._on_bytes else LEAD) is not None
 
     def has_others(self, lock: int) -> bool:
-        """Whether another store holds a lock, in this process or another; True if this system cannot tell."""
+        """Whether another store holds a lock, in this process or another. True if the system does not know."""
         return not self._path(lock) or self._ask(lock) is not None
 
     def close(self) -> None:
@@ -113,14 +113,14 @@ class Locks:
         self.forget()
 
     def forget(self) -> None:
-        """Close the files. In a forked child this frees nothing: the locks stay the parent's."""
+        """Close the files. In a forked child this frees no lock: they stay the parent's."""
         for descriptor in self._descriptors.values():
             with suppress(OSError):
                 os.close(descriptor)
         self._descriptors, self._inodes, self._held = {}, {}, set()
 
     def _path(self, lock: int) -> str:
-        """Return the file of a lock; empty if this system has no such lock."""
+        """Return the file of a lock. Empty if this system does not have the lock."""
         suffix = ".lock" if self._on_bytes else _SUFFIXES.get(lock)
         return f"{self._database}{suffix}" if suffix else ""
 
@@ -142,7 +142,7 @@ class Locks:
         return self._descriptors[path]
 
     def _open(self, path: str) -> int:
-        # A link there may lead to any file: it is not followed, least of all by a root at the command line.
+        # A link is not followed, because it may lead to any file, and root may run the command line.
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
@@ -173,7 +173,7 @@ class Locks:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def _ask(self, lock: int) -> int | None:
-        """Return the process that holds a lock; -1 if the kernel does not say which; None if it is free."""
+        """Return the process that holds a lock. -1: the kernel does not know which. None: it is free."""
         descriptor = self._opened(self._path(lock))
         if self._on_bytes:
             answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, lock))
@@ -185,7 +185,7 @@ class Locks:
         return None
 
     def _sign(self, descriptor: int, lock: int) -> None:
-        """Leave the process's number in the file. In another container the same number is another process."""
+        """Write the process's number into the file. In another container the same number is another process."""
         with suppress(OSError):
             os.pwrite(descriptor, self._signature, lock * _BYTES)
 
@@ -199,10 +199,10 @@ class Locks:
 
 @contextmanager
 def beside_sqlite(database: str) -> Generator[None]:
-    """Hold meanwhile what SQLite takes for another reader of a database: it then closes without touching the log.
+    """Hold the lock of another reader of a database, so that SQLite closes without touching the log.
 
-    The last connection that is closed moves the log into the database and deletes it by its name, also if that is not
-    its log any more.
+    Otherwise the last connection moves the log into the database at its close, and deletes it by its name, even if that
+    is no longer its log.
     """
     if not sys.platform.startswith("linux"):
         yield

@@ -1,4 +1,4 @@
-"""The outbox on a disk: what it acknowledged survives a crash, a deploy and a power cut."""
+"""The outbox on a disk: acknowledged captures survive a crash, a deploy and a power cut."""
 
 import os
 import sys
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from butter_middleware.outbox.sqlite.store import SQLiteStore
 
 LEAST_BYTES: Final = 1024**2
-"""For the file's own structure."""
+"""The space for the file's own structure."""
 MOST_BYTES: Final = 2**45
-"""As large as a file of SQLite's can be, with our pages."""
+"""The largest size of an SQLite file with our page size."""
 LEAST_DAYS: Final = 0.001
 MOST_DAYS: Final = 36_500
 
@@ -28,18 +28,18 @@ class SQLiteOutbox:
     """Keeps captures and records in an SQLite file, shared by any number of processes and outboxes of one host.
 
     The constructor opens nothing. The file, its `-wal` and `-shm` are created with mode 0600. Do not delete the `.lock`
-    file beside them. A fault of the file at run time never raises in a checkout: what is captured waits in a bounded
-    memory, the log says so once at CRITICAL, and everything continues when the fault is fixed. A broken file is
-    renamed to `<name>.corrupt-<UTC time>`, and a new one is started. If several outboxes of a process use one file, the
-    options of the first one apply.
+    file beside them. A fault of the file at run time never raises in a checkout. Captures then wait in a bounded
+    memory, the fault is logged once at CRITICAL, and everything continues when it is fixed. A broken file is renamed to
+    `<name>.corrupt-<UTC time>`, and a new one is started. If several outboxes of a process use one file, the options of
+    the first one apply.
 
     Args:
-        path: The file; its directory must exist.
-        max_bytes: How many bytes the file may have, its write-ahead log not counted. Beyond it what is captured waits
-            in memory until deliveries have made room.
-        retention_days: After how many days since their checkout parked captures and dead records are deleted. None
-            keeps them until a person deals with them.
-        tombstone_days: For how many days a delivered record is known by its key, so that it is not sent again.
+        path: The file. Its directory must exist.
+        max_bytes: The most bytes of the file, without its write-ahead log. If it is full, captures wait in memory until
+            deliveries free space.
+        retention_days: Parked captures and dead records are deleted so many days after their checkout. None keeps them
+            until a person deals with them.
+        tombstone_days: For so many days the key of a delivered record is known, so that it is not sent again.
         clock: Seconds since the epoch.
 
     Raises:
@@ -72,27 +72,27 @@ class SQLiteOutbox:
             raise ConfigurationError(msg)
         config.whole_number("max_bytes", max_bytes, LEAST_BYTES, MOST_BYTES)
         config.number("tombstone_days", tombstone_days, LEAST_DAYS, MOST_DAYS)
-        if retention_days is not None:  # what needs a person is kept
+        if retention_days is not None:  # otherwise parked captures and dead records are kept
             config.number("retention_days", retention_days, LEAST_DAYS, MOST_DAYS)
         config.clock(clock)
         given = {"path": absolute, "max_bytes": max_bytes, "clock": clock}
         for name, value in (given | {"retention_days": retention_days, "tombstone_days": tombstone_days}).items():
             object.__setattr__(self, name, value)
-        import_module("butter_middleware.outbox.sqlite.store")  # now, and not in a request; never without a file
+        import_module("butter_middleware.outbox.sqlite.store")  # now and not in a request, and only with a file
 
     def __repr__(self) -> str:
         return f"SQLiteOutbox({self.path!r})"
 
     @property
     def durable(self) -> bool:
-        """Whether what it took outlives the process: yes."""
+        """Whether its content outlives the process: yes."""
         return True
 
     def validate(self) -> list[str]:
-        """Check the path without making the file; gives warnings if it would not last, or not be safe.
+        """Check the path without creating the file. Return warnings if the file would not last or not be safe.
 
         Raises:
-            ConfigurationError: no outbox can be there: what is wrong, and the remedy.
+            ConfigurationError: no outbox can be there. The text has the cause and the remedy.
         """
         from butter_middleware.outbox.sqlite import preflight  # noqa: PLC0415 - as in the constructor
 
@@ -100,11 +100,11 @@ class SQLiteOutbox:
         return list(preflight.warnings(self.path, preflight.mounted(), os.environ))
 
     def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "SQLiteStore":
-        """Return a store of these options, not open yet.
+        """Return a store with these options that is not open yet.
 
         Args:
             reads: Whether this process reads what it captures.
-            give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
+            give_up: Called during a wait for the write lock: whether to stop after a second.
         """
         from butter_middleware.outbox.sqlite.store import SQLiteStore  # noqa: PLC0415 - as in the constructor
 
@@ -112,7 +112,7 @@ class SQLiteOutbox:
 
 
 def _absolute(given: object) -> str:
-    """Return the path as it is meant now: a later change of the working directory moves no outbox.
+    """Return the absolute path, so that a later change of the working directory has no effect.
 
     Raises:
         ConfigurationError: it names no file.
@@ -127,7 +127,7 @@ def _absolute(given: object) -> str:
         or "\0" in path
         or path.endswith(os.sep)
     ):
-        if isinstance(path, str) and "://" in path:  # not shown: a password may be in it
+        if isinstance(path, str) and "://" in path:  # not shown, because it may contain a password
             scheme = path.partition("://")[0]
             msg = (
                 f"outbox={scheme}://... names no file. Give a plain path, such as 'butter.db'. For PostgreSQL use "
@@ -136,4 +136,4 @@ def _absolute(given: object) -> str:
             raise ConfigurationError(msg)
         msg = f"outbox={path!r} names no file. Give a plain path; leave outbox= out to keep records in memory only."
         raise ConfigurationError(msg)
-    return os.path.realpath(path)  # now, at import: in a request the disk may not answer
+    return os.path.realpath(path)  # now, at import, because in a request the disk may not answer

@@ -1,4 +1,4 @@
-"""Whether a path can hold an outbox, and whether what lies there lasts. Nothing here creates or opens the database."""
+"""Checks whether a path is possible for an outbox, and whether it lasts. It does not create or open the database."""
 
 import os
 import re
@@ -31,16 +31,16 @@ _FUNCTIONS: Final = {
 _LASTING: Final = "Name a file on a disk that lasts (a volume, a host's own disk)."
 
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
-"""How `/proc/mounts` writes a space, a tab, a newline and a backslash."""
+"""The escapes of a space, a tab, a newline and a backslash in `/proc/mounts`."""
 _HEADER_BYTES: Final = 72
 _MAGIC: Final = b"SQLite format 3\x00"
 
 
 def refuse_unusable(path: str) -> None:
-    """Refuse a path at which no database can be made or written, or at which something else lies.
+    """Refuse a path at which a database cannot be created or written, or with another file.
 
     Raises:
-        ConfigurationError: what is wrong there, and the remedy.
+        ConfigurationError: the text has the cause and the remedy.
     """
     for problem in _problems(path):
         msg = f"outbox={path!r}: {problem}"
@@ -67,7 +67,7 @@ def _problems(path: str) -> Iterator[str]:
             yield f"{what} is not a regular file. Name a file in that directory."
         elif not _may(path + suffix, os.R_OK | os.W_OK):
             yield (f"this process (user {os.geteuid()}) may not read and write {what}. Was it made by another user?")
-    # Closing a descriptor of a database drops the locks that SQLite has on it in this process.
+    # Not if it is in use: closing a descriptor of a database drops SQLite's locks on it in this process.
     if not is_in_use(path) and not _is_ours(path):
         yield "the file at this path is not a database. Name another file."
 
@@ -82,8 +82,8 @@ def _is_ours(path: str) -> bool:
         with Path(path).open("rb") as file:
             header = file.read(_HEADER_BYTES)
     except OSError:
-        return True  # not there yet; or what is said when it is opened
-    # Beside ours lies a lock file. Such a file is damaged, or its process was killed before the first checkpoint, and
+        return True  # not there yet, or its open reports the error
+    # Our file has a lock file beside it. Then it is damaged, or its process was killed before the first checkpoint, and
     # opening it repairs that.
     has_lock = _mode(f"{path}.lock") is not None
     if header.startswith(_MAGIC) and len(header) == _HEADER_BYTES:
@@ -95,11 +95,11 @@ def _is_ours(path: str) -> bool:
 
 
 def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> Iterator[str]:
-    """Say where a file at `path` would not last, or would not be safe.
+    """Return why a file at `path` would not last, or would not be safe.
 
     Args:
         path: Absolute, without symbolic links.
-        mounts: The text of `/proc/mounts`; empty where there is none.
+        mounts: The text of `/proc/mounts`. Empty if there is no such file.
         environ: The process's environment.
     """
     point, kind = mount(path, mounts)
@@ -132,13 +132,13 @@ def _temporary_folders() -> set[str]:
 
 
 def mounted() -> str:
-    """Return the text of `/proc/mounts`; empty where there is none."""
+    """Return the text of `/proc/mounts`. Empty if there is no such file."""
     mounts = Path("/proc/self/mounts")
     return mounts.read_text(errors="surrogateescape") if mounts.exists() else ""
 
 
 def mount(path: str, mounts: str) -> tuple[str, str]:
-    """Return the longest mount point above a path, the last one mounted there, and the type of its file system."""
+    """Return the longest mount point above a path (the last one mounted there), and the type of its file system."""
     longest, found = "", ""
     for line in mounts.splitlines():
         fields = line.split()

@@ -1,19 +1,20 @@
-"""The file: its tables, its versions, and a connection set up as every one must be.
+"""The schema of the file, its versions, and the setup of a connection.
 
-The schema only grows, so that the statements of the last release still run. `user_version` says which release's
-statements those are: an earlier release refuses a file only if it cannot use it. `meta.schema` says what was added.
+The schema only grows, so that the statements of the last release still run. `user_version` is the version of these
+statements: an earlier release refuses a file only if it cannot use it. `meta.schema` counts the additions too.
 
-In a rolling deploy processes of this release and of the last one share a file:
+In a rolling deploy, processes of this release and of the last one share a file:
 
-- Each counts on the triggers, which keep the counts whoever changes a row.
-- A process of the last release reads what lies in its own pile, and adopts a pile whose lock byte (`piles.slot`) nobody
-  holds. Ours all use one pile, and each process that reads holds its byte (`locks.READERS`) in common with the others:
-  while one of them lives, no old extractor judges what they captured. After a rollback the old processes adopt it.
-- Pile 0 holds what has no owner. Processes of both releases read it.
-- Our leader reads what an old process left for five seconds, as it does with any process. If both read a capture, the
+- Both rely on the triggers, which keep the counts for any process that changes a row.
+- A process of the last release has a pile of captures, and reads only that. It also adopts a pile whose lock byte
+  (`piles.slot`) is free. All processes of this release use one pile, and those that read share its byte
+  (`locks.READERS`). While one of them lives, no old extractor reads their captures. After a rollback the old
+  processes adopt the pile.
+- Pile 0 has the captures without an owner. Processes of both releases read it.
+- Our leader reads captures that any process, also an old one, left for five seconds. If both read a capture, the
   records have the same keys and are added once.
-- A record that an old process adds is known by its key only: the same checkout may then be sent with another address.
-- One leader delivers, of whichever release: both use the same lock byte.
+- A record that an old process adds is known by its key only, so the same checkout may be sent with another address.
+- One leader of either release delivers, because both use the same lock byte.
 """
 
 import os
@@ -29,11 +30,11 @@ from butter_middleware.outbox.sqlite.locks import READERS
 APPLICATION_ID: Final = 0x42757472
 """Marks the file as ours, in SQLite's own header field."""
 PAGE_BYTES: Final = 8192
-"""Three captures of the usual size fit; with 4096 one does, and a third more is written."""
+"""Three captures of the usual size fit into a page. Into 4096 bytes one does, and a third more is written."""
 RESERVE_PAGES: Final = 256
-"""What a full file still grants to settlements, so that a delivery can always be written down."""
+"""The reserve of a full file for settlements, so that a delivery can always be stored."""
 LASTING_LOG_BYTES: Final = 31 * 1024**2
-"""That the log may keep once it was moved into the file: less than `database.LOG_BYTES`, which has it moved."""
+"""The size that the log may keep after it was moved into the file: less than `database.LOG_BYTES`."""
 UNOWNED: Final = 0
 """The pile of captures that have no owner."""
 
@@ -41,7 +42,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
         "INSERT INTO meta VALUES ('pending', 0), ('delivered', 0), ('last_delivered_at', NULL), ('hold', NULL)",
-        # A pile is what one process took. Its slot is the lock byte that says that it lives; NULL: it is dead.
+        # A pile has the captures of one process. Its slot is the process's lock byte. NULL: the process is dead.
         "CREATE TABLE piles (id INTEGER PRIMARY KEY AUTOINCREMENT, slot INTEGER)",
         # `reason` is set while a capture is parked.
         """CREATE TABLE captures (
@@ -58,7 +59,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX dead ON records (captured_at) WHERE dead_at IS NOT NULL",
         "CREATE TABLE tombstones (key TEXT PRIMARY KEY, delivered_at REAL NOT NULL) WITHOUT ROWID",
         "CREATE INDEX buried ON tombstones (delivered_at)",
-        # Counting a million rows takes a tenth of a second; these keep the count exact whoever changes a row.
+        # Counting a million rows takes a tenth of a second. The triggers keep exact counts for any process.
         """CREATE TRIGGER record_added AFTER INSERT ON records WHEN NEW.dead_at IS NULL
             BEGIN UPDATE meta SET value = value + 1 WHERE name = 'pending'; END""",
         """CREATE TRIGGER record_gone AFTER DELETE ON records WHEN OLD.dead_at IS NULL
@@ -69,13 +70,13 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
                 WHERE name = 'pending'; END""",
     ),
     (
-        # What waits for its counterpart: of each key, one part of the shopper's and one of the payment's, as JSON.
+        # Parts that wait for their counterpart: for each key one of the shopper's and one of the payment's, as JSON.
         """CREATE TABLE parts (key TEXT NOT NULL, shopper INTEGER NOT NULL, fields TEXT NOT NULL,
             captured_at REAL NOT NULL, PRIMARY KEY (key, shopper)) WITHOUT ROWID""",
         "CREATE INDEX lonely ON parts (captured_at)",
     ),
 )
-"""One tuple of statements a version that the last release knows: `user_version` says how many the file has had."""
+"""The statements of each version that the last release knows. `user_version` is the number of applied versions."""
 ADDITIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         """INSERT INTO meta
@@ -84,16 +85,16 @@ ADDITIONS: Final[tuple[tuple[str, ...], ...]] = (
             SELECT 'dead', count(*) FROM records WHERE dead_at IS NOT NULL UNION ALL
             SELECT 'parts', count(*) FROM parts""",
         "INSERT INTO meta VALUES ('schema', 0), ('epoch', 0), ('look', NULL)",
-        # How often a capture was taken over from a process that died, or tried again while it is parked.
+        # How often a capture was taken over from a dead process, or was tried again while parked.
         """CREATE TABLE tries (id INTEGER PRIMARY KEY, tries INTEGER NOT NULL DEFAULT 0,
             tried_at REAL NOT NULL DEFAULT 0, tried_by TEXT NOT NULL DEFAULT '')""",
         "CREATE INDEX tried ON tries (tried_at)",
         "INSERT INTO tries (id) SELECT id FROM captures WHERE reason IS NOT NULL",
-        # What a token of an IPv4 beacon proved: its capture, and the keys of the records.
+        # The capture that an IPv4 beacon's token proved, and the keys of its records.
         """CREATE TABLE tokens (token TEXT PRIMARY KEY, capture INTEGER NOT NULL, keys TEXT NOT NULL,
             used_at REAL NOT NULL) WITHOUT ROWID""",
         "CREATE INDEX used ON tokens (used_at)",
-        # What happened on this host, by the hour. Hour 0 has the sums of hours that are not kept.
+        # The counts of this host for each hour. Hour 0 has the sums of hours that are not kept.
         """CREATE TABLE counted (hour INTEGER NOT NULL, name TEXT NOT NULL, route TEXT NOT NULL, reason TEXT NOT NULL,
             times INTEGER NOT NULL, PRIMARY KEY (hour, name, route, reason)) WITHOUT ROWID""",
         "CREATE INDEX oldest ON records (captured_at) WHERE dead_at IS NULL",
@@ -120,7 +121,7 @@ ADDITIONS: Final[tuple[tuple[str, ...], ...]] = (
                 WHERE name = 'dead'; END""",
         """CREATE TRIGGER dead_record_gone AFTER DELETE ON records WHEN OLD.dead_at IS NOT NULL
             BEGIN UPDATE meta SET value = value - 1 WHERE name = 'dead'; END""",
-        # An INSERT OR REPLACE deletes without a trigger, so that only a part which is new counts.
+        # INSERT OR REPLACE deletes without a trigger, so only a new part counts.
         """CREATE TRIGGER part_added BEFORE INSERT ON parts
             WHEN NOT EXISTS (SELECT 1 FROM parts WHERE key = NEW.key AND shopper = NEW.shopper)
             BEGIN UPDATE meta SET value = value + 1 WHERE name = 'parts'; END""",
@@ -129,32 +130,32 @@ ADDITIONS: Final[tuple[tuple[str, ...], ...]] = (
     ),
     ("ALTER TABLE records ADD COLUMN sources TEXT",),  # for a sandbox: see `Record.sources`
     (
-        # By which IDs a sent checkout is known, with which address: see `models.seen_ids`.
+        # The IDs and addresses of sent checkouts: see `models.seen_ids`.
         """CREATE TABLE seen_ids (id INTEGER PRIMARY KEY, address INTEGER NOT NULL, payment_ids INTEGER NOT NULL,
             seen_at REAL NOT NULL)""",
         "CREATE INDEX seen ON seen_ids (seen_at)",
     ),
 )
-"""What later versions added, without which the last release's statements run as well: see `meta.schema`."""
+"""The additions of later versions, which the last release's statements do not need: see `meta.schema`."""
 SCHEMA: Final = len(MIGRATIONS) + len(ADDITIONS)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A file's header fields that say whose it is."""
+    """The header fields that identify a file."""
 
     application_id: int
     version: int
-    """Of the earliest release that can use it."""
+    """The version of the earliest release that can use it."""
     schema: int = 0
-    """What it has; at least `version`."""
+    """The additions that it has. At least `version`."""
 
 
 def refuse_foreign(path: str, found: Identity) -> None:
     """Refuse a database that is not ours, or that this version of the package cannot use.
 
     Raises:
-        ConfigurationError: it is.
+        ConfigurationError: it is refused.
     """
     if found.application_id != APPLICATION_ID:
         msg = f"outbox={path!r} is another program's database. Give the outbox a file of its own."
@@ -168,16 +169,16 @@ def refuse_foreign(path: str, found: Identity) -> None:
 
 
 def connect(path: str, *, make: bool) -> sqlite3.Connection:
-    """Open the file. If it is to be made, create it or bring it up to this version's schema.
+    """Open the file. With `make`, create it or update it to this version's schema.
 
-    The caller holds the write lock, and the connection may move between threads under a lock of the caller's.
+    The caller holds the write lock. The connection may move between threads under a lock of the caller.
 
     Raises:
-        ConfigurationError: it is another program's, or a newer version's; or not up to date, and not to be made.
+        ConfigurationError: it is another program's, or a newer version's, or is old and may not be updated.
         sqlite3.Error, OSError: it cannot be opened.
     """
     if make:
-        # SQLite gives its -wal and -shm the mode of the file, and would make the file itself readable to all.
+        # SQLite gives its -wal and -shm the mode of the file, and would create the file itself readable for all.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     uri = f"{Path(path).as_uri()}?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False)
@@ -198,7 +199,7 @@ def connect(path: str, *, make: bool) -> sqlite3.Connection:
 _OF_THE_FILE: Final = (f"page_size = {PAGE_BYTES}", "journal_mode = WAL", f"journal_size_limit = {LASTING_LOG_BYTES}")
 _OF_A_CONNECTION: Final = (
     "synchronous = FULL",
-    "secure_delete = ON",  # overwrites most of what is deleted; what it leaves only `SQLiteStore.rewrite` removes
+    "secure_delete = ON",  # overwrites most deleted data. Only `SQLiteStore.rewrite` removes the rest.
     "trusted_schema = OFF",
     "temp_store = MEMORY",
     "wal_autocheckpoint = 0",  # never within a commit: see `SQLiteStore.checkpoint`
@@ -216,7 +217,7 @@ def _refuse_old(path: str, found: Identity | None) -> None:
 
 
 def identity(connection: sqlite3.Connection, path: str) -> Identity | None:
-    """Read whose file it is before anything is written to it; None if there is nothing in it.
+    """Identify a file before it is written. None if it is empty.
 
     Raises:
         ConfigurationError: it is another program's, or a newer version's.
@@ -243,19 +244,19 @@ def _migrate(connection: sqlite3.Connection, found: Identity | None) -> None:
     connection.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (SCHEMA,))
     if found is None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        # A random first number: one from a file that was set aside must mean nothing in its successor.
+        # A random first number, because a number of a file that was set aside must not exist in its successor.
         start = secrets.randbits(40)
         connection.execute("INSERT INTO sqlite_sequence VALUES ('captures', ?), ('records', ?)", (start, start))
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
     connection.execute("COMMIT")
-    # So that the header tells the version to a process that reads it without opening the database.
+    # So that a process can read the version from the header without opening the database.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def own_pile(connection: sqlite3.Connection) -> int:
-    """Return the pile of all processes of this release that read what they capture; insert it if it is not there.
+    """Return the pile of all processes of this release that read what they capture. Insert it if necessary.
 
-    Within a transaction. It is not there in a new file, or if an old process adopted it while none of ours lived.
+    Within a transaction. It is missing in a new file, or if an old process adopted it while none of ours lived.
     """
     (pile,) = connection.execute("SELECT min(id) FROM piles WHERE slot = ?", (READERS,)).fetchone()
     if pile is None:

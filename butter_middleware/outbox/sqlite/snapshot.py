@@ -1,4 +1,4 @@
-"""The state of a file, for a person: what waits, for whom, and which process works on it."""
+"""The state of a file, for a person: what waits, for what, and which process works on it."""
 
 import sqlite3
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ class Snapshot:
     parked: Mapping[str, int]
     """By reason."""
     dead: Mapping[str, int]
-    """By the answer that they died of."""
+    """By the answer that made them dead."""
     oldest_captured_at: float | None
     next_due_at: float | None
-    """When the next pending record is to be sent."""
+    """When the next pending record is due."""
     readers: bool
-    """Whether a process lives that reads captures with the app's extractors."""
+    """Whether a process is alive that reads captures with the app's extractors."""
     deliverer: int | None
-    """The process that delivers; 0 if it cannot be told which; None if there is none."""
+    """The process that delivers. 0: it is not known which. None: no process delivers."""
 
     @property
     def unread(self) -> int:
-        """Captures that no living process is going to read."""
+        """Captures that no living process will read."""
         return 0 if self.readers else self.counts.captured
 
 
@@ -47,7 +47,7 @@ def snapshot(store: SQLiteStore) -> Snapshot:
             counts=counts(connection),
             parked=_by_reason(connection, Waiting.PARKED),
             dead=_by_reason(connection, Waiting.DEAD),
-            # By an index to the number alone: the bodies of a backlog are not read.
+            # With an index on the number, so that the bodies of a backlog are not read.
             oldest_captured_at=_number(
                 connection,
                 "SELECT captured_at FROM captures WHERE id = (SELECT min(id) FROM captures WHERE reason IS NULL)",
@@ -61,7 +61,7 @@ def snapshot(store: SQLiteStore) -> Snapshot:
 
 
 def _an_old_process_reads(connection: sqlite3.Connection, locks: Locks) -> bool:
-    """Whether a process of an earlier release lives: each has a lock of its own."""
+    """Whether a process of an earlier release is alive. Each has its own lock."""
     slots = connection.execute("SELECT DISTINCT slot FROM piles WHERE slot IS NOT NULL").fetchall()
     return any(locks.holder(slot) is not None for (slot,) in slots)
 

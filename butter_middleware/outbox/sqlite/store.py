@@ -1,7 +1,7 @@
-"""The outbox on a disk: plain methods over SQL, each of them one transaction.
+"""The outbox on a disk: plain methods over SQL. Each of them is one transaction.
 
-A write that a promise depends on waits for the disk (`full`): what is captured, what a person changes. What can be done
-again after a power cut does not: there a record may be sent twice.
+Writes that must survive a power cut wait for the disk (`full`): captures, and the changes of a person. Writes that can
+be repeated after a power cut do not. Then a record may be sent twice.
 """
 
 import json
@@ -53,13 +53,13 @@ HourKey = tuple[int, str, str, str]
 
 DAY: Final = 86400.0
 MOST_ROWS: Final = 64
-"""Captures a statement, and numbers a query; SQLite may take no more than 999 values."""
+"""Captures in one statement, and numbers in one query. SQLite may accept only 999 values."""
 UNREAD_BYTES: Final = 16 * 1024**2
-"""Of the captures that `unread` gives at once. The last one may exceed it."""
+"""The size of the captures that `unread` returns at once. The last one may exceed it."""
 PRUNE_STEP: Final = 500
-"""Rows a transaction."""
+"""Rows in one transaction."""
 MOST_MARKS: Final = 2
-"""How often a capture is taken over from a process that died while it read it."""
+"""How often a capture is taken over from a process that died while reading it."""
 _OLDEST: Final = "SELECT captured_at FROM records WHERE dead_at IS NULL ORDER BY captured_at LIMIT 1"
 
 
@@ -67,10 +67,10 @@ class SQLiteStore(Database):
     """Captures and records in an SQLite file that any number of processes of a host share.
 
     Args:
-        outbox: The file, and how much it keeps for how long.
+        outbox: The file, and its limits.
         reads: Whether this process reads what it captures.
-        by_person: Whether it is opened at the command line.
-        give_up: Asked while the write lock is waited for: whether to stop waiting after a second.
+        by_person: Whether the command line opens it.
+        give_up: Called during a wait for the write lock: whether to stop after a second.
     """
 
     durable = True
@@ -91,10 +91,10 @@ class SQLiteStore(Database):
     # Captures.
 
     def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
-        """Insert captures; gives their numbers.
+        """Insert captures. Return their numbers.
 
         Raises:
-            Exception: one of them cannot be stored, such as for an annotation that is not JSON.
+            Exception: one of them cannot be stored, for example because an annotation is not JSON.
         """
         rows = [_row_of(capture) for capture in captures]
 
@@ -113,11 +113,11 @@ class SQLiteStore(Database):
 
     @property
     def unreadable(self) -> int:
-        """How many captures it met that another version wrote."""
+        """How many captures it found that another version wrote."""
         return len(self._unreadable)
 
     def load(self, ids: Sequence[int]) -> Sequence[StoredCapture]:
-        """Give those of the captures that are still there, in order."""
+        """Return those of the captures that are still there, in order."""
         return self._read(lambda connection: self._load(connection, ids))
 
     def _load(self, connection: sqlite3.Connection, ids: Sequence[int]) -> list[StoredCapture]:
@@ -144,12 +144,12 @@ class SQLiteStore(Database):
         return [found[number] for number in ids if number in found]
 
     def unread(self, limit: int, *, below: int, exclude: Collection[int] = ()) -> Sequence[StoredCapture]:
-        """Give captures that no process has read, oldest first: unowned ones, and others up to the number `below`."""
+        """Return unread captures, oldest first: unowned ones, and others up to the number `below`."""
         passed = {*exclude, *self._unreadable}
 
         def look(connection: sqlite3.Connection) -> list[StoredCapture]:
             numbers: list[int] = []
-            next_pile = "SELECT min(pile) FROM captures WHERE reason IS NULL AND pile > ?"  # one step in the index
+            next_pile = "SELECT min(pile) FROM captures WHERE reason IS NULL AND pile > ?"  # one index step
             sql = "SELECT id FROM captures WHERE reason IS NULL AND pile = ? AND id <= ? ORDER BY id LIMIT ?"
             pile = -1
             while (pile := connection.execute(next_pile, (pile,)).fetchone()[0]) is not None:
@@ -161,7 +161,7 @@ class SQLiteStore(Database):
         return self._read(look)
 
     def mark_taken_over(self, ids: Sequence[int]) -> Sequence[int]:
-        """Mark captures before they are read; gives those that had two marks."""
+        """Mark captures before they are read. Return those that had two marks."""
 
         def mark(connection: sqlite3.Connection) -> list[int]:
             sql = "SELECT 1 FROM captures WHERE id = ?"
@@ -174,10 +174,10 @@ class SQLiteStore(Database):
         return self._write(mark, reserve=True)
 
     def parked_to_try(self, limit: int, *, configuration: str, before: float) -> Sequence[StoredCapture]:
-        """Give parked captures that this configuration did not try since `before`, those tried longest ago first."""
+        """Return parked captures that this configuration did not try since `before`, those tried longest ago first."""
 
         def mark(connection: sqlite3.Connection) -> list[StoredCapture]:
-            # The first are found by the index. Of those tried since then there are few.
+            # The index finds the first ones. Few were tried since then.
             sql = """SELECT id FROM tries WHERE (tried_at < ? OR tried_by <> ?)
                 AND EXISTS (SELECT 1 FROM captures WHERE captures.id = tries.id AND reason IS NOT NULL)
                 ORDER BY tried_at, id LIMIT ?"""
@@ -188,10 +188,10 @@ class SQLiteStore(Database):
 
         return self._write(mark, reserve=True)
 
-    # What the reader made of them.
+    # The reader's results.
 
     def resolve(self, resolutions: Sequence[Resolution]) -> Sequence[Resolved]:
-        """End captures: replace each by its records or a part, or park it."""
+        """Resolve captures: replace each by its records or a part, or park it."""
 
         def change(connection: sqlite3.Connection) -> list[Resolved]:
             times = Counter[HourKey]()
@@ -202,9 +202,9 @@ class SQLiteStore(Database):
         return self._write(change, reserve=True)
 
     def _resolve(self, connection: sqlite3.Connection, resolution: Resolution, times: Counter[HourKey]) -> Resolved:
-        """End one capture. A parked one has in its head the keys of what it gave already, and what is counted of it."""
+        """Resolve one capture. The head of a parked one has the keys of its records so far, and its counts."""
         number, parked, row = resolution.id, resolution.parked, None
-        # Most of them end here: one statement.
+        # This one statement is sufficient for most of them.
         is_gone = parked is None and not resolution.token and _delete_never_parked(connection, number)
         if not is_gone:
             row = connection.execute("SELECT head FROM captures WHERE id = ?", (number,)).fetchone()
@@ -214,7 +214,7 @@ class SQLiteStore(Database):
             return Resolved(number, there=True, replayed=True)
         head: dict[str, Any] = {} if row is None else json.loads(row[0])
         made = frozenset[str](head.get("made", ()))
-        # What was counted when it was parked is taken back, and counted as it is now in that same hour.
+        # The counts from when it was parked are taken back, and the new ones are added in that same hour.
         hour, before = head.get("counted", (int(self._clock() // HOUR), ()))
         for *key, more in before:
             times[hour, *key] -= more
@@ -244,7 +244,7 @@ class SQLiteStore(Database):
         connection.execute(sql, (self._clock(), resolution.configuration, number))
 
     def _redeem(self, connection: sqlite3.Connection, resolution: Resolution) -> bool:
-        """Say whether a token may prove this checkout: no other one, of another capture, had it before."""
+        """Return whether a token may prove this checkout: it did not prove that of another capture before."""
         part = () if resolution.part is None else (resolution.part,)
         keys = " ".join(sorted({made.key for made in (*resolution.made, *part)}))
         if not keys:
@@ -256,7 +256,7 @@ class SQLiteStore(Database):
         return connection.execute(sql, row[:3]).fetchone() is not None
 
     def _join(self, connection: sqlite3.Connection, part: Part) -> list[Outcome]:
-        """Keep a part, or make the record that it completes."""
+        """Store a part, or make the record that it completes."""
         if connection.execute("SELECT 1 FROM tombstones WHERE key = ?", (part.key,)).fetchone():
             return [Skip.DUPLICATE]
         sql = "SELECT shopper, fields, captured_at FROM parts WHERE key = ?"
@@ -273,7 +273,7 @@ class SQLiteStore(Database):
         return [self._add(connection, record)]
 
     def expire(self, before: float) -> int:
-        """Delete old parts, by the time that it surely is; gives how many there were."""
+        """Delete old parts, by the confirmed time. Return their number."""
         age = self._clock() - before
 
         def change(connection: sqlite3.Connection) -> int:
@@ -285,13 +285,13 @@ class SQLiteStore(Database):
     # Records.
 
     def add(self, records: Sequence[Record]) -> Sequence[Outcome]:
-        """Add records made outside a request; gives what became of each."""
+        """Add records made outside a request. Return the result for each."""
         return self._write(lambda connection: [self._add(connection, record) for record in records], full=True)
 
     def _add(self, connection: sqlite3.Connection, record: Record) -> Outcome:
-        """Insert a record that is not known, by its key or with another address.
+        """Insert a record, unless its key is known, or its checkout is known with another address.
 
-        It is due at once; what was captured first goes first.
+        It is due at once. Earlier captures come first.
         """
         now, ids = self._clock(), seen_ids(record.fields)
         sql = f"SELECT id, address, payment_ids FROM seen_ids WHERE id IN ({_places(len(ids))})"  # noqa: S608 - question marks
@@ -316,7 +316,7 @@ class SQLiteStore(Database):
         return Pending(cursor.lastrowid or 0, record, 0) if may_be_sent else Skip.OTHER_ADDRESS
 
     def due(self, limit: int, exclude: Collection[int] = ()) -> Sequence[Pending]:
-        """Give records that are due, those due longest first, those of another clock's future last."""
+        """Return records that are due, those due longest first. Due times in another clock's future come last."""
 
         def look(connection: sqlite3.Connection) -> list[Pending]:
             now, wanted = self._clock(), limit + len(exclude)
@@ -332,13 +332,13 @@ class SQLiteStore(Database):
         return self._read(look)
 
     def next_due(self) -> float | None:
-        """Give when the next record is due."""
+        """Return when the next record is due."""
         sql = "SELECT min(due_at) FROM records WHERE dead_at IS NULL"
         found: float | None = self._read(lambda connection: connection.execute(sql).fetchone()[0])
         return found
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Note what became of records. What a person dropped meanwhile is passed over."""
+        """Store the results of records. Those that a person dropped meanwhile are ignored."""
 
         def change(connection: sqlite3.Connection) -> None:
             now = self._clock()
@@ -351,11 +351,11 @@ class SQLiteStore(Database):
     # The host.
 
     def set_hold(self, reason: str | None) -> None:
-        """Keep the reason for which nothing is sent; None ends it."""
+        """Store why only probes are sent. None ends the hold."""
         self._write(lambda connection: set_hold(connection, reason), full=True, reserve=True)
 
     def prune(self) -> bool:
-        """Delete a step of what is too old by the time that it surely is; says whether there is more."""
+        """Delete one step of data that is too old by the confirmed time. Return whether there is more."""
 
         def change(connection: sqlite3.Connection) -> bool:
             look = self._look(connection).again(self._clock())
@@ -375,7 +375,7 @@ class SQLiteStore(Database):
         return Look.first(self._clock()) if kept is None else Look(*json.loads(kept))
 
     def _old(self, now: float, oldest_pending_at: float) -> Iterator[tuple[str, float]]:
-        """Give what deletes a step of each kind, and the bound that it takes."""
+        """Yield the statement that deletes a step of each kind, and its limit."""
         delivered_before = now - self._outbox.tombstone_days * DAY
         for table, key, at, before in (
             ("tombstones", "key", "delivered_at", delivered_before),
@@ -384,13 +384,13 @@ class SQLiteStore(Database):
         ):
             old = f"SELECT {key} FROM {table} WHERE {at} < ? LIMIT ?"  # noqa: S608 - constants
             yield f"DELETE FROM {table} WHERE {key} IN ({old})", before  # noqa: S608 - constants
-        if self._outbox.retention_days is not None:  # what needs a person is kept
+        if self._outbox.retention_days is not None:  # otherwise parked captures and dead records are kept
             for table, state in (("captures", "reason IS NOT NULL"), ("records", "dead_at IS NOT NULL")):
                 old = f"SELECT id FROM {table} WHERE {state} AND captured_at < ? LIMIT ?"  # noqa: S608 - constants
                 yield f"DELETE FROM {table} WHERE id IN ({old})", now - self._outbox.retention_days * DAY  # noqa: S608 - constants
 
     def counts(self) -> Counts:
-        """Tell how much there is: triggers keep count."""
+        """Return the counts, which the triggers keep."""
         return self._read(counts)
 
     def count(self, counts: Sequence[Count]) -> None:
@@ -401,7 +401,7 @@ class SQLiteStore(Database):
         self._write(lambda connection: _add_counts(connection, times), reserve=True)
 
     def counted(self, since: float | None = None) -> Mapping[tuple[str, str, str], int]:
-        """Give the counts of the host by name, route and reason: the total, or those since an hour."""
+        """Return the counts of the host by name, route and reason: the total, or those since a given hour."""
         first = 0 if since is None else max(1, int(since // HOUR))
         sql = """SELECT name, route, reason, sum(times) FROM counted WHERE hour >= ?
             GROUP BY 1, 2, 3 HAVING sum(times) > 0"""
@@ -409,15 +409,15 @@ class SQLiteStore(Database):
         return {(name, route, reason): times for name, route, reason, times in rows}
 
     def lead(self) -> bool:
-        """Whether this process leads, taking the lead if it is free. The kernel frees it when the process ends."""
+        """Take the lead if it is free. Return whether this process leads. The kernel frees it when the process ends."""
         return self.locks.take(LEAD)
 
     def leader(self) -> int | None:
-        """Give the process that leads. 0: it cannot be told which. None: there is none."""
+        """Return the process that leads. 0: it is not known which. None: no process leads."""
         return self.locks.holder(LEAD)
 
     def alone(self) -> bool:
-        """Whether no other process lives that reads what it captures."""
+        """Whether no other process is alive that reads what it captures."""
         return not self.locks.has_others(READERS)
 
     def release_lead(self) -> None:
@@ -425,7 +425,7 @@ class SQLiteStore(Database):
         self.locks.release(LEAD)
 
     def changed(self) -> bool:
-        """Whether another process wrote since the last call; True at first."""
+        """Whether another process wrote since the last call. True for the first call."""
         before = self._version
         self._version = self._read(lambda connection: connection.execute("PRAGMA data_version").fetchone()[0])
         return self._version != before
@@ -439,7 +439,7 @@ def _add_counts(connection: sqlite3.Connection, times: Mapping[HourKey, int]) ->
 
 
 def _sum_up(connection: sqlite3.Connection, hour: int) -> None:
-    """Keep of the hours before this one the sums only."""
+    """Replace the hours before this one by their sums."""
     sql = """INSERT INTO counted SELECT 0, name, route, reason, sum(times) FROM counted WHERE hour BETWEEN 1 AND ?
         GROUP BY 2, 3, 4
         ON CONFLICT (hour, name, route, reason) DO UPDATE SET times = times + excluded.times"""
@@ -448,12 +448,12 @@ def _sum_up(connection: sqlite3.Connection, hour: int) -> None:
 
 
 def set_hold(connection: sqlite3.Connection, reason: str | None) -> None:
-    """Keep why nothing is sent."""
+    """Store why only probes are sent."""
     connection.execute("UPDATE meta SET value = ? WHERE name = 'hold'", (reason,))
 
 
 def counts(connection: sqlite3.Connection) -> Counts:
-    """Tell how much there is."""
+    """Return the counts."""
     meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
     oldest = connection.execute(_OLDEST).fetchone()
     newest = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'captures'").fetchone()
@@ -468,7 +468,7 @@ def counts(connection: sqlite3.Connection) -> Counts:
 
 
 def _row_of(capture: Capture) -> CaptureRow:
-    """Return a capture as it is stored. What waits on disk holds no credential, whoever made the capture."""
+    """Return a capture's row. Credentials are removed here too, so that none is ever on disk."""
     headers, response_headers = _harmless(capture.headers), _harmless(capture.response_headers)
     if len(headers) + len(response_headers) < len(capture.headers) + len(capture.response_headers):
         capture = capture._replace(headers=headers, response_headers=response_headers)
@@ -480,9 +480,9 @@ def _harmless(headers: RawHeaders) -> RawHeaders:
 
 
 def _in_powers(rows: Sequence[CaptureRow]) -> Iterator[tuple[int, Sequence[CaptureRow]]]:
-    """Part rows by statement. Each statement releases the interpreter's lock and has to wait for it again.
+    """Split rows into few statements. Each statement releases the interpreter's lock and must wait for it again.
 
-    Their numbers are powers of two, so that few statements are prepared.
+    Their sizes are powers of two, so that few statements are prepared.
     """
     start = 0
     while start < len(rows):
@@ -503,7 +503,7 @@ def _places(count: int) -> str:
 
 
 def _within_bytes(connection: sqlite3.Connection, numbers: Sequence[int]) -> Sequence[int]:
-    """Return the first of these captures, as many as have `UNREAD_BYTES` together."""
+    """Return the first of these captures, up to `UNREAD_BYTES` in total."""
     sql = "SELECT length(head) + length(body) + coalesce(length(request_body), 0) FROM captures WHERE id = ?"
     total = 0
     for place, number in enumerate(numbers):
@@ -519,14 +519,14 @@ def _due(connection: sqlite3.Connection, condition: str, bound: float, limit: in
 
 
 def _delete_never_parked(connection: sqlite3.Connection, number: int) -> bool:
-    """Delete a capture in whose head there is nothing of an earlier reading; says whether there was one."""
+    """Delete a capture whose head has no data of an earlier reading. Return whether there was one."""
     sql = """DELETE FROM captures
         WHERE id = ? AND NOT instr(head, '"made": [') AND NOT instr(head, '"counted": [')"""
     return connection.execute(sql, (number,)).rowcount > 0
 
 
 def _settle_delivered(connection: sqlite3.Connection, ids: Sequence[int], now: float) -> None:
-    """Delete records that were delivered, and keep their keys."""
+    """Delete delivered records, and keep their keys."""
     for start in range(0, len(ids), MOST_ROWS):
         few = ids[start : start + MOST_ROWS]
         these = f"FROM records WHERE id IN ({_places(len(few))})"
@@ -539,11 +539,11 @@ def _settle_delivered(connection: sqlite3.Connection, ids: Sequence[int], now: f
 
 
 def _settle(connection: sqlite3.Connection, settlement: Settlement, now: float) -> None:
-    """Note that one record was not delivered."""
+    """Store the result of a record that was not delivered."""
     number = settlement.id
     match settlement.settled:
         case Settled.DELIVERED:
-            pass  # with the others
+            pass  # handled together with the others
         case Settled.DEAD:
             sql = "UPDATE records SET dead_at = ?, reason = ?, attempts = attempts + 1 WHERE id = ?"
             connection.execute(sql, (now, settlement.reason, number))
@@ -556,5 +556,5 @@ def _settle(connection: sqlite3.Connection, settlement: Settlement, now: float) 
 
 
 def _text(value: bytes | bytearray) -> str:
-    """Return as text the only values that pass for text in a `Checkout` and are not JSON."""
+    """Return bytes as text: a `Checkout` accepts them as text, but they are not JSON."""
     return value.decode()
