@@ -1,4 +1,4 @@
-"""Which column is which field, and what a line is as a record, or why it is none."""
+"""How columns map to fields, and how a line becomes a record or gets a reason."""
 
 import json
 from typing import Any
@@ -35,7 +35,7 @@ def payload(line: dict[str, Any], found: Columns | None = None) -> dict[str, str
         (["E-mail", "Client IP", "payment_provider", "Charge"], {"ipv4_address": "Client IP", "charge_id": "Charge"}),
         # Its own name comes before another's.
         (["email", "customer_email", "ip", "psp", "charge"], {"customer_email": "customer_email"}),
-        # What not every account may send is not sent unasked, and what leaves a doubt is not taken.
+        # A field that not every account may send needs an option. An ambiguous name is not used.
         (["user_agent", "network_transaction_id", "id", "name", "date"], {}),
     ],
 )
@@ -77,14 +77,14 @@ def test_usual_names_are_found(names: list[str], mapped: dict[str, str]) -> None
     ],
 )
 def test_a_header_that_cannot_work_is_refused(found: Columns, names: list[str], said: str) -> None:
-    """Before a line is read, with the option that mends it."""
+    """The error comes before a line is read, and names the option that fixes it."""
     with pytest.raises(ConfigurationError, match=said):
         found.check_header(names)
 
 
 @pytest.mark.parametrize("first", [["a@example.com", "in_1"], ["x", "81.2.69.142"], ["x", "2001:db8::1"]])
-def test_a_file_without_a_header_is_told_from_one(first: list[str]) -> None:
-    """Its first line is somebody's checkout, of which nothing is shown."""
+def test_a_file_without_a_header_is_refused(first: list[str]) -> None:
+    """Its first line is a person's checkout, so the error does not show it."""
     with pytest.raises(ConfigurationError, match="the first line is not a header") as caught:
         columns().check_header(first)
     assert all(cell not in str(caught.value) for cell in first if cell != "x")
@@ -97,14 +97,14 @@ def test_a_file_without_a_header_is_told_from_one(first: list[str]) -> None:
         ({}, {"psp": "paypal"}, "--set psp=paypal: not one of stripe, braintree"),
     ],
 )
-def test_a_wrong_field_is_said(given: dict[str, str], constants: dict[str, str], said: str) -> None:
-    """When the columns are built."""
+def test_a_wrong_field_is_refused(given: dict[str, str], constants: dict[str, str], said: str) -> None:
+    """It is refused when the columns are built."""
     with pytest.raises(ConfigurationError, match=said):
         Columns(given, constants)
 
 
 def test_a_line_becomes_the_record_of_a_checkout() -> None:
-    """The same model as in the app: stripped, integers as text, empty ones left out."""
+    """The model is the app's: values are stripped, integers become text, empty fields are left out."""
     line = LINE | {"Invoice": " in_1 ", "charge": 7, "Subscription": "", "PSP": "Stripe ", "IP": " 81.2.69.142"}
     assert payload(line) == {
         "customer_email": "a@example.com",
@@ -116,7 +116,7 @@ def test_a_line_becomes_the_record_of_a_checkout() -> None:
 
 
 def test_keys_and_expressions_of_json() -> None:
-    """A key of that very name comes first, then the expression; a value for all lines needs neither."""
+    """A key with exactly that name comes before the expression. `--set` needs neither."""
     line = {"customer": {"email": "a@example.com"}, "a.b": "in_1", "a": {"b": "in_2"}, "ip": "81.2.69.142"}
     found = columns("customer_email=customer.email", "invoice_id=a.b", psp="stripe", user_agent="x")
     assert payload(line, found)["customer_email"] == "a@example.com"
@@ -143,16 +143,16 @@ def test_keys_and_expressions_of_json() -> None:
         ({"IP": "", "Email": "", "Invoice": ""}, "ipv4_address: missing; customer_email: missing; an ID: none of"),
     ],
 )
-def test_what_is_no_record_has_a_reason(changes: dict[str, Any], reason: str) -> None:
-    """All that is wrong with a line, and none of its values."""
+def test_a_line_that_gives_no_record_has_a_reason(changes: dict[str, Any], reason: str) -> None:
+    """The reason has all problems of a line, but none of its values."""
     said = columns().record(columns().fields(LINE | changes))
     assert isinstance(said, str)
     assert said.startswith(reason)
     assert all(str(value) not in said for value in ("example.com", "10.0.0.1", "2001:db8::1", "somewhere", "paypal"))
 
 
-def test_keys_that_could_be_the_same_field_are_said() -> None:
-    """Of JSON each line has its own."""
+def test_keys_that_could_be_the_same_field_are_refused() -> None:
+    """In JSON each line has its own keys."""
     with pytest.raises(ConfigurationError, match="more than one column could be customer_email"):
         columns().fields(LINE | {"E-mail": "b@example.com"})
 
@@ -170,19 +170,19 @@ def test_keys_that_could_be_the_same_field_are_said() -> None:
         ("2E15", ""),
     ],
 )
-def test_an_id_that_was_taken_for_a_number_is_no_id(text: str, said: str) -> None:
-    """It is told by its form, with the remedy; no PSP has such IDs."""
+def test_an_id_that_a_spreadsheet_made_a_number_is_rejected(text: str, said: str) -> None:
+    """It is recognised by its form, because no PSP has such IDs. The reason says what to do."""
     found = columns().record(columns().fields(LINE | {"Invoice": text}))
     assert isinstance(found, Record) if not said else str(found).startswith(f"invoice_id: {said}")
 
 
-def test_staging_takes_private_addresses() -> None:
-    """As the app does."""
+def test_staging_accepts_private_addresses() -> None:
+    """The same as in the app."""
     assert payload(LINE | {"IP": "10.0.0.1"}, columns(staging=True))["ipv4_address"] == "10.0.0.1"
 
 
 def test_objects_with_keys_of_their_own_take_no_memory() -> None:
-    """What is known of names is forgotten at a bound."""
+    """The cache of names is bounded."""
     found = columns()
     for number in range(1000):
         found.fields({**LINE, f"key {number}": 1})
@@ -199,7 +199,7 @@ JSON = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from([*FIELDS, *LINE]) | st.text(max_size=4), JSON, max_size=8), st.booleans())
 def test_any_object_is_a_record_or_has_a_reason(line: dict[str, Any], good: bool) -> None:  # noqa: FBT001 - drawn
-    """Whatever stands in a line: it never raises, and what it gives is whole."""
+    """Whatever a line has, it never raises, and a record is complete."""
     try:
         fields = columns().fields(line | LINE if good else line)
     except ConfigurationError:  # two of its keys could be the same field

@@ -1,4 +1,4 @@
-"""A backfill that is killed with SIGKILL, as a process of its own, and what Butter got of each line."""
+"""A backfill in a separate process that is stopped or killed, and what Butter got of each line."""
 
 import fcntl
 import json
@@ -33,7 +33,7 @@ os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, sys.argv[1:])
 """
-"""Runs a command as a login shell does, so that the loss of its terminal is a SIGHUP."""
+"""Runs a command like a login shell, so that the loss of its terminal is a SIGHUP."""
 UNDER_NOHUP = """
 import os, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -53,7 +53,7 @@ def environment(url: str) -> dict[str, str]:
 
 @contextmanager
 def sending(file: Path, url: str, *arguments: str) -> Generator[subprocess.Popen[bytes]]:
-    """Start the command, in a process group of its own."""
+    """Start the command in a new process group."""
     with subprocess.Popen(
         [*COMMAND, str(file), "--json", *arguments],
         env=environment(url),
@@ -78,7 +78,7 @@ def run(file: Path, url: str, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 @contextmanager
 def held_after(fake: FakeButter, count: int) -> Generator[tuple[str, threading.Event]]:
-    """Serve Butter, which answers no more after so many records until it is let go."""
+    """Serve a Butter that stops answering after `count` records, until the event is set."""
     go = threading.Event()
 
     async def butter(scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,8 +106,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "year.csv"
 
 
-def test_what_was_on_its_way_at_a_kill_is_uncertain(file: Path, fake: FakeButter) -> None:
-    """No more lines than may be on their way at once, each named, and none sent twice."""
+def test_a_line_in_flight_at_a_kill_is_uncertain(file: Path, fake: FakeButter) -> None:
+    """At most `--concurrency` lines are uncertain. Each is named, and none is sent twice."""
     with served(fake) as url:
         with sending(file, url) as process:
             until(lambda: len(fake.records) >= LINES // 2, "half is accepted", 60)
@@ -122,14 +122,14 @@ def test_what_was_on_its_way_at_a_kill_is_uncertain(file: Path, fake: FakeButter
         # The header is line 1.
         assert {f"in_{number - 2}" for number in uncertain} >= EVERY.keys() - arrived.keys()
         assert found["sent"] + found["uncertain"] == LINES
-        # Asked to, it sends them: then each has arrived at least once.
+        # With the option it sends them. Each line has then arrived at least once.
         assert run(file, url, "--resend-uncertain")[1]["sent"] == LINES
     assert times(fake).keys() == EVERY.keys()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_it_between_two_lines(file: Path, fake: FakeButter, number: signal.Signals) -> None:
-    """It stops between two lines, tells what it came to, and the same command goes on."""
+    """It stops between two lines and prints its summary. The same command sends the rest."""
     write(file, 150)
     with held_after(fake, 30) as (url, go):
         with sending(file, url) as process:
@@ -144,8 +144,8 @@ def test_a_signal_stops_it_between_two_lines(file: Path, fake: FakeButter, numbe
     assert times(fake) == Counter({f"in_{number}": 1 for number in range(150)})
 
 
-def test_nohup_outlives_its_terminal(file: Path, fake: FakeButter) -> None:
-    """What is told to ignore SIGHUP does."""
+def test_nohup_survives_its_terminal(file: Path, fake: FakeButter) -> None:
+    """If SIGHUP is ignored, as under nohup, it continues."""
     with served(fake) as url:
         command = [sys.executable, "-c", UNDER_NOHUP, *COMMAND, str(file)]
         with subprocess.Popen(command, env=environment(url), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -155,8 +155,8 @@ def test_nohup_outlives_its_terminal(file: Path, fake: FakeButter) -> None:
     assert (process.returncode, times(fake)) == (0, EVERY)
 
 
-def test_a_terminal_that_goes_stops_it(file: Path, fake: FakeButter) -> None:
-    """Between two lines: nothing is uncertain, though there is nobody to tell it to."""
+def test_a_closed_terminal_stops_it(file: Path, fake: FakeButter) -> None:
+    """It stops between two lines, so nothing is uncertain, although it can print nothing."""
     with held_after(fake, 50) as (url, go):
         master, terminal = pty.openpty()
         with subprocess.Popen(
@@ -179,7 +179,7 @@ def test_a_terminal_that_goes_stops_it(file: Path, fake: FakeButter) -> None:
 
 
 def test_a_slow_pipe_does_not_hold_up_its_end(tmp_path: Path, fake: FakeButter) -> None:
-    """What came is sent at once; a signal ends it though the pipe is open and gives nothing."""
+    """A line is sent as soon as it comes. A signal ends the command, although the pipe is open and silent."""
     with served(fake) as url:
         read, write_end = os.pipe()
         fcntl.fcntl(write_end, fcntl.F_SETFD, fcntl.FD_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Files as merchants have them: CSV of every make, JSON lines, and what is broken in them."""
+"""Merchants' files: CSV variants, JSON lines, and broken ones."""
 
 import contextlib
 import csv
@@ -27,7 +27,7 @@ OPENED: list[Source] = []
 
 @pytest.fixture(autouse=True)
 def closing() -> Iterator[None]:
-    """Close what a test has opened."""
+    """Close the sources that a test has opened."""
     yield
     close()
 
@@ -45,7 +45,7 @@ def source(directory: Path, content: str | bytes, **options: Any) -> Source:
 
 
 def read(found: Source) -> Iterator[Line]:
-    """Give all lines of an input."""
+    """Yield all lines of an input."""
     while lines := found.read():
         yield from lines
 
@@ -66,12 +66,12 @@ def cells(found: Source) -> list[tuple[int, Any, str]]:
         ("a\tb\n1\t2\n", ["a", "b"], [(2, ["1", "2"])]),
         ("a|b\n1|2\n", ["a", "b"], [(2, ["1", "2"])]),
         ("a\n1\n2\n", ["a"], [(2, ["1"]), (3, ["2"])]),
-        # What a header holds in quotes is no delimiter.
+        # A character in quotes is not a delimiter.
         ('"a, b; c; d",e\n1,2\n', ["a, b; c; d", "e"], [(2, ["1", "2"])]),
         ("sep=;\na;b\n1;2\n", ["a", "b"], [(3, ["1", "2"])]),
-        # Blank lines, before the header too, count as lines and as nothing else.
+        # Blank lines, also before the header, only count for line numbers.
         ("\n\na,b\n\n1,2\n\r\n3,4\n", ["a", "b"], [(5, ["1", "2"]), (7, ["3", "4"])]),
-        # A cell of several lines; the next record's number is that of its line.
+        # After a cell of several lines, the next record's number is that of its line.
         ('a,b\n"x\ny",2\n3,"4""5"\n', ["a", "b"], [(2, ["x\ny", "2"]), (4, ["3", '4"5'])]),
         ("[a],[b]\n1,2\n", ["[a]", "[b]"], [(2, ["1", "2"])]),
         (" a , b\n1,2\n", ["a", "b"], [(2, ["1", "2"])]),
@@ -80,8 +80,8 @@ def cells(found: Source) -> list[tuple[int, Any, str]]:
         ('a,b\n5" pipe,2\n', ["a", "b"], [(2, ['5" pipe', "2"])]),
     ],
 )
-def test_csv_of_every_make(tmp_path: Path, text: str, columns: list[str], rows: list[tuple[int, list[str]]]) -> None:
-    """Delimiters, line ends, byte order marks and quoted line ends are seen."""
+def test_csv_variants(tmp_path: Path, text: str, columns: list[str], rows: list[tuple[int, list[str]]]) -> None:
+    """Delimiters, line ends, byte order marks and quoted line ends are recognised."""
     found = source(tmp_path, text)
     assert (found.form, found.columns) == ("csv", columns)
     assert cells(found) == [(number, row, "") for number, row in rows]
@@ -90,22 +90,22 @@ def test_csv_of_every_make(tmp_path: Path, text: str, columns: list[str], rows: 
 @pytest.mark.parametrize(
     ("text", "lines"),
     [
-        # Half a line may hold half an ID.
+        # Half a line may have half an ID.
         ("a,b\n1\n2,3\n", [(2, "1 cells, and 2 columns"), (3, "")]),
         ("a,b\n1,2,3\n4,5\n", [(2, "3 cells, and 2 columns"), (3, "")]),
-        # A quote that is not closed costs its own line, and none after it.
+        # A quote that is not closed only rejects its own line.
         ('a,b\n1,"2\n3,4\n5,6\n', [(2, "not CSV: unexpected end of data"), (3, ""), (4, "")]),
         ('a,b\n1,"2\n3,"4"\n5,6\n', [(2, "not CSV: ',' expected after '\"'"), (3, ""), (4, "")]),
         ('a,b\n"1"x,2\n3,4\n', [(2, "not CSV: ',' expected after '\"'"), (3, "")]),
     ],
 )
-def test_a_broken_line_costs_itself(tmp_path: Path, text: str, lines: list[tuple[int, str]]) -> None:
-    """The reason says what is wrong with its form, and nothing of what stands there."""
+def test_a_broken_line_is_rejected_alone(tmp_path: Path, text: str, lines: list[tuple[int, str]]) -> None:
+    """Only this line is rejected. The reason describes the problem, without the line's content."""
     assert [(line.number, line.problem) for line in read(source(tmp_path, text))] == lines
 
 
 def test_a_quote_that_is_never_closed_takes_no_memory(tmp_path: Path) -> None:
-    """The rest of the file is not read as one cell: the line is rejected, and those after it are read."""
+    """The rest of the file is not read as one cell. The line is rejected, and the next lines are read."""
     filler = "".join(f"{number},x\n" for number in range(30_000))
     found = list(read(source(tmp_path, f'a,b\n1,"2\n{filler}')))
     assert "KB, or a quote is not closed" in found[0].problem or "field limit" in found[0].problem
@@ -126,7 +126,7 @@ def test_a_quote_that_is_never_closed_takes_no_memory(tmp_path: Path) -> None:
     ],
 )
 def test_json_lines(tmp_path: Path, text: str, lines: list[tuple[int, str]]) -> None:
-    """One object a line; what is none is a problem of that line."""
+    """There is one object per line. If a line is not an object, only that line is rejected."""
     found = source(tmp_path, text)
     assert found.form == "jsonl"
     assert [(line.number, line.problem) for line in read(found)] == lines
@@ -149,41 +149,41 @@ def test_json_lines(tmp_path: Path, text: str, lines: list[tuple[int, str]]) -> 
         (b'{"a": 1}\n{"a": "\xe4"}\n', "line 2: byte 8 (0xe4) is not utf-8"),
     ],
 )
-def test_what_cannot_be_read_is_said_with_the_remedy(tmp_path: Path, content: bytes, said: str) -> None:
-    """Workbooks, archives and other encodings are recognised; a byte that is wrong is placed."""
+def test_an_unreadable_file_is_refused_with_the_fix(tmp_path: Path, content: bytes, said: str) -> None:
+    """Workbooks, archives and other encodings are recognised. For a wrong byte, the error names the place."""
     with pytest.raises(InputError) as caught:
         list(read(source(tmp_path, content)))
     assert said in str(caught.value)
 
 
 def test_another_encoding_is_named(tmp_path: Path) -> None:
-    """With it, the same file is read."""
+    """With `--encoding`, the same file is read."""
     found = source(tmp_path, "name,b\nKäthe,2\n".encode("cp1252"), encoding="cp1252")
     assert cells(found) == [(2, ["Käthe", "2"], "")]
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_python_s_name_for_utf_8_with_a_mark_is_one(tmp_path: Path, mark: str) -> None:
-    """A file that Excel saved as UTF-8 is read with it, and so is one without the mark."""
+def test_utf_8_with_a_byte_order_mark_is_an_encoding(tmp_path: Path, mark: str) -> None:
+    """`utf-8-sig` reads a file that Excel saved as UTF-8, and one without the mark."""
     found = source(tmp_path, f"{mark}name,b\nKäthe,2\n", encoding="utf-8-sig")
     assert (found.columns, cells(found)) == (["name", "b"], [(2, ["Käthe", "2"], "")])
 
 
 @pytest.mark.parametrize("encoding", ["nonsense", "utf-16", "cp037", "base64", "a\0b"])
-def test_an_encoding_that_cannot_be_is_refused(tmp_path: Path, encoding: str) -> None:
-    """One that there is not, or whose lines end in another way."""
+def test_an_encoding_that_cannot_be_used_is_refused(tmp_path: Path, encoding: str) -> None:
+    """It does not exist, or its lines end in another way."""
     with pytest.raises(InputError, match="is not an encoding whose lines end with a byte 10"):
         source(tmp_path, "a,b\n", encoding=encoding)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    """The system's reason is given."""
+    """The error has the system's reason."""
     with pytest.raises(InputError, match="No such file"):
         Source(str(tmp_path / "none.csv"))
 
 
 def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
-    """A line is there as soon as it is written; a pipe has no size."""
+    """A line is read as soon as it is written. A pipe has no size."""
     fifo = tmp_path / "pipe"
     os.mkfifo(fifo)
     seen: list[Any] = []
@@ -206,7 +206,7 @@ def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    """More than twice the lines take no more of it; the fewer ones, too, are more than is read at once."""
+    """More than twice the lines need no more memory. Both files are larger than one read."""
 
     def peak(count: int) -> int:
         found = source(tmp_path, "a,b\n" + "some value,another\n" * count)
@@ -220,7 +220,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     assert peak(20_000) < 1.2 * peak(8_000) + 10_000
 
 
-# For any file
+# Any file
 
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\ufeff"), max_size=8)
 
@@ -233,10 +233,10 @@ CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r
     st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
     st.sampled_from(["utf-8", "utf-8-sig"]),
 )
-def test_what_a_csv_writer_wrote_is_read(
+def test_the_output_of_a_csv_writer_is_read(
     rows: list[list[str]], delimiter: str, end: str, quoting: Any, mark: str
 ) -> None:
-    """Every row comes back, at its line's number."""
+    """Every row is read, with its line's number."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=delimiter, lineterminator=end, quoting=quoting)
     writer.writerow(["one", "two"])
@@ -252,8 +252,8 @@ def test_what_a_csv_writer_wrote_is_read(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.dictionaries(CELL, st.none() | st.integers() | CELL, max_size=3), min_size=1, max_size=8))
-def test_what_a_json_writer_wrote_is_read(objects: list[dict[str, Any]]) -> None:
-    """Every object comes back as it was."""
+def test_the_output_of_a_json_writer_is_read(objects: list[dict[str, Any]]) -> None:
+    """Every object is read unchanged."""
     with TemporaryDirectory() as directory:
         content = "".join(f"{json.dumps(one, ensure_ascii=False)}\n" for one in objects)
         found = source(Path(directory), content)
@@ -275,9 +275,9 @@ BYTES = st.lists(
 @example(b'{"a": 1}\n', b"\x1c")
 @example(b"", b"\x85\n{}")
 def test_any_bytes_are_read_or_refused(first: bytes, more: bytes) -> None:
-    """Whatever a file holds, every line but blank ones is told of once, in order, or the file is refused with a reason.
+    """Each line except blank ones is read once, in order, or the file is refused with a reason.
 
-    What is told of begins where the last one ended, so that nothing is passed over.
+    Each line begins where the last one ended, so that no byte is skipped.
     """
     content = first + more
     with TemporaryDirectory() as directory:
