@@ -1,4 +1,4 @@
-"""`butter-middleware backfill`, run as people run it, against Butter's stand-in on a real socket."""
+"""`butter-middleware backfill`, run as on a command line, against `FakeButter` on a real socket."""
 
 import csv
 import itertools
@@ -48,7 +48,7 @@ def rows(count: int) -> list[str]:
 
 
 class Shop:
-    """A directory with a file, and the command on it."""
+    """A directory with a file, and the command that sends it."""
 
     def __init__(self, directory: Path, url: str) -> None:
         self.directory = directory
@@ -65,7 +65,7 @@ class Shop:
         return CliRunner(env=self.environment).invoke(cli, command + (["--set", "psp=stripe"] if psp else []))
 
     def pipe(self, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the command as a process of its own, with a pipe."""
+        """Run the command in a separate process, with a pipe."""
         command = [sys.executable, "-m", "butter_middleware", "backfill", "-", "--json", "--set", "psp=stripe"]
         return subprocess.run(
             [*command, *arguments],
@@ -97,7 +97,7 @@ def invoices(fake: FakeButter) -> Counter[str]:
 
 
 def test_a_file_is_sent(shop: Shop, fake: FakeButter) -> None:
-    """Every line once; the summary counts; nothing is left to do."""
+    """Every line is sent once, and the summary counts them."""
     shop.write(rows(100))
     result = shop.run()
     assert result.exit_code == 0, result.output
@@ -108,7 +108,7 @@ def test_a_file_is_sent(shop: Shop, fake: FakeButter) -> None:
 
 
 def test_the_same_file_again_sends_nothing(shop: Shop, fake: FakeButter) -> None:
-    """Nor do lines that were added later, but for themselves."""
+    """If lines are added, only those are sent."""
     shop.write(rows(10))
     shop.run()
     assert shop.document()["sent_in_this_run"] == 0
@@ -119,8 +119,8 @@ def test_the_same_file_again_sends_nothing(shop: Shop, fake: FakeButter) -> None
     assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(12)})
 
 
-def test_lines_that_are_no_record_are_kept_with_the_reason(shop: Shop, fake: FakeButter) -> None:
-    """In a file that only its owner reads, of the same form; mended, it is an input by itself."""
+def test_lines_that_give_no_record_are_kept_with_the_reason(shop: Shop, fake: FakeButter) -> None:
+    """The file of rejects has the same form, and only its owner can read it. Corrected, it can be sent itself."""
     broken = [
         line(1, email="nobody", note="a carriage return\rin a cell"),
         *(line(2, ip="10.0.0.1"), line(3, invoice=""), '"open,1,2', line(0)),
@@ -142,7 +142,7 @@ def test_lines_that_are_no_record_are_kept_with_the_reason(shop: Shop, fake: Fak
     assert rejected[0]["reject_reason"] == "customer_email: not an e-mail address"
     assert (rejected[3]["reject_line"], rejected[3]["Email"]) == ("6", '"open,1,2')
     rejects = shop.rejects.read_bytes()
-    again = shop.directory / "mended.csv"
+    again = shop.directory / "corrected.csv"
     again.write_bytes(rejects.replace(b"nobody", b"shopper1@example.com").replace(b"10.0.0.1", b"81.2.69.142"))
     found = shop.document(code=1, file=str(again))
     assert (found["sent"], found["rejected"]) == (2, 2)
@@ -152,7 +152,7 @@ def test_lines_that_are_no_record_are_kept_with_the_reason(shop: Shop, fake: Fak
 
 
 def test_json_lines_keep_their_form(shop: Shop, fake: FakeButter) -> None:
-    """Keys are mapped as columns are, deeper ones by expressions."""
+    """Keys are mapped like columns, and nested ones by expressions."""
     file = shop.directory / "year.jsonl"
     good = {"customer": {"email": "a@example.com"}, "ip": "81.2.69.142", "psp": "adyen", "invoice": 7}
     file.write_text(f"{json.dumps(good)}\n{{broken\n{json.dumps(good | {'ip': '::1'})}\n")
@@ -167,12 +167,12 @@ def test_json_lines_keep_their_form(shop: Shop, fake: FakeButter) -> None:
     ]
 
 
-def test_what_butter_refuses_is_rejected(shop: Shop, fake: FakeButter) -> None:
-    """422 is the line's end, with what Butter said of it."""
+def test_a_line_that_butter_refuses_is_rejected(shop: Shop, fake: FakeButter) -> None:
+    """A 422 rejects the line. The reason has Butter's answer."""
     fake.respond_with(200, 422)
     shop.write(rows(10))
     found = shop.document("--concurrency", "1", code=1)
-    # The first answer was to the question whether the credentials are good.
+    # The first answer was to the check of the credentials.
     assert (found["sent"], found["rejected"], found["reasons"]) == (9, 1, {"Butter answers 422": 1})
     with shop.rejects.open(newline="") as file:
         (rejected,) = csv.DictReader(file)
@@ -180,7 +180,7 @@ def test_what_butter_refuses_is_rejected(shop: Shop, fake: FakeButter) -> None:
 
 
 def test_a_dry_run_sends_nothing_and_leaves_nothing(shop: Shop, fake: FakeButter) -> None:
-    """It shows the columns, the first records masked, and what would be rejected and why."""
+    """It shows the columns, the first records masked, and the lines that would be rejected, with the reasons."""
     shop.write([*rows(5), line(4), line(9, email="nobody")])
     result = shop.run("--dry-run")
     assert result.exit_code == 1
@@ -197,7 +197,7 @@ def test_a_dry_run_sends_nothing_and_leaves_nothing(shop: Shop, fake: FakeButter
 
 
 def test_a_dry_run_needs_no_credentials(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real run does, and says which, before anything else."""
+    """The real run does. It first says which are missing."""
     monkeypatch.delenv("BUTTER_PASSWORD")
     shop.write(rows(2))
     assert shop.run("--dry-run").exit_code == 0
@@ -206,11 +206,11 @@ def test_a_dry_run_needs_no_credentials(shop: Shop, monkeypatch: pytest.MonkeyPa
     assert list(shop.directory.iterdir()) == [shop.file]
 
 
-# When Butter is not well
+# When Butter fails
 
 
 def test_wrong_credentials_stop_it_at_once(shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not one line is sent; mended, the same command goes on."""
+    """No line is sent. After a correction, the same command sends them."""
     monkeypatch.setenv("BUTTER_PASSWORD", "wrong")
     shop.write(rows(20))
     result = shop.run()
@@ -223,7 +223,7 @@ def test_wrong_credentials_stop_it_at_once(shop: Shop, fake: FakeButter, monkeyp
 
 
 def test_a_client_is_needed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong SSL_CERT_FILE ends it with the remedy; mended, the same command sends every line."""
+    """A wrong SSL_CERT_FILE ends it with the fix. After a correction, the same command sends every line."""
     shop.write(rows(2))
     ssl_context.cache_clear()
     with monkeypatch.context() as wrong:
@@ -234,7 +234,7 @@ def test_a_client_is_needed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_credentials_that_end_in_the_middle(shop: Shop, fake: FakeButter) -> None:
-    """The hold ends the run, with its remedy and an exit code; the same command sends the rest."""
+    """The hold ends the run, with an exit code and what to do. The same command sends the rest."""
     shop.write(rows(60))
     fake.respond_with(*[200] * 21, *[401] * 8)
     result = shop.run("--json")
@@ -246,8 +246,8 @@ def test_credentials_that_end_in_the_middle(shop: Shop, fake: FakeButter) -> Non
     assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(60)})
 
 
-def test_an_outage_is_waited_for_and_shown(shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the app's delivery does: a probe now and then, no line is charged, and all arrives."""
+def test_an_outage_is_shown_until_it_ends(shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It probes from time to time, like the app's delivery. No line's attempts go up, and all arrive."""
     monkeypatch.setattr("butter_middleware.delivery.circuit_breaker.PROBE_LEAST", 0.2)
     shop.write(rows(30))
     fake.respond_with(200, *[503] * 8)
@@ -259,14 +259,14 @@ def test_an_outage_is_waited_for_and_shown(shop: Shop, fake: FakeButter, monkeyp
     assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(30)})
 
 
-def test_a_post_that_broke_off_is_told(shop: Shop) -> None:
-    """It is sent again, as the app does; that Butter may have it twice is not kept back."""
+def test_a_post_that_broke_off_is_reported(shop: Shop) -> None:
+    """It is sent again, as in the app. The summary says that Butter may have it twice."""
     answered = itertools.count()
 
     def behave(connection: socket.socket) -> None:
         connection.settimeout(0.2)
         with suppress(TimeoutError):
-            connection.recv(65536)  # the body, where it comes apart from the head
+            connection.recv(65536)  # the body, if it comes separately from the head
         if next(answered) != 2:
             connection.sendall(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}")
 
@@ -280,7 +280,7 @@ def test_a_post_that_broke_off_is_told(shop: Shop) -> None:
 
 
 def test_lines_that_butter_fails_on_end_the_run(shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not lost: the same command tries them once more."""
+    """They are not lost. The same command tries them again."""
     shop.write(rows(1))
     fake.respond_with(200, *[500] * 3)
     monkeypatch.setattr("butter_middleware.backfill.engine.RETRY_SECONDS", 0.0)
@@ -292,7 +292,7 @@ def test_lines_that_butter_fails_on_end_the_run(shop: Shop, fake: FakeButter, mo
 def test_a_last_line_that_gets_502_each_time_ends_the_run(
     shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Butter then seems to be away, which is waited for, but not for ever. The answer and the line are named."""
+    """Butter then seems to be away. The run waits, but not for ever. It names the answer and the line."""
     shop.write(rows(1))
     fake.respond_with(200, *[502] * 6)
     monkeypatch.setattr("butter_middleware.backfill.engine.RETRY_SECONDS", 0.5)
@@ -304,14 +304,14 @@ def test_a_last_line_that_gets_502_each_time_ends_the_run(
     assert shop.document()["sent"] == 1
 
 
-# Stopped, and gone on with
+# Stopped, then continued
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_between_two_lines(
     shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    """What is on its way is awaited, so that nothing is uncertain; the same command goes on."""
+    """It waits for the lines in flight, so that nothing is uncertain. The same command sends the rest."""
     shop.write(rows(200))
     answer, stopped = fake.answer, threading.Event()
 
@@ -341,20 +341,20 @@ def test_a_signal_stops_it_between_two_lines(
 
 
 def crash(shop: Shop, lines: int) -> None:
-    """Leave the journal as a kill does that comes after so many first marks."""
+    """Leave the journal as after a kill while `lines` were in flight."""
     with closing(sqlite3.connect(shop.progress, isolation_level=None)) as database:
         database.execute("UPDATE lines SET state = 1 WHERE number <= ?", (lines + 1,))
 
 
 def begun(shop: Shop, fake: FakeButter) -> None:
-    """Have a run stopped before it sent a line."""
+    """Do a run that stops before it sends a line."""
     fake.respond_with(200, *[401] * 4)
     assert shop.run().exit_code == 3
     fake._next.clear()
 
 
-def test_what_was_on_its_way_at_a_kill_is_not_sent_again_unasked(shop: Shop, fake: FakeButter) -> None:
-    """It is named by its lines, run after run, until a person decides."""
+def test_an_uncertain_line_is_not_sent_again_unasked(shop: Shop, fake: FakeButter) -> None:
+    """Each run names the lines, until a person decides."""
     shop.write(rows(10))
     begun(shop, fake)
     crash(shop, 3)
@@ -368,8 +368,8 @@ def test_what_was_on_its_way_at_a_kill_is_not_sent_again_unasked(shop: Shop, fak
     assert invoices(fake) == Counter({f"in_{number}": 1 for number in range(10)})
 
 
-def test_two_at_once_do_not_send_the_same_file(shop: Shop, fake: FakeButter) -> None:
-    """The second one says so, and ends with the code for it."""
+def test_two_processes_do_not_send_the_same_file(shop: Shop, fake: FakeButter) -> None:
+    """The second one reports it, and ends with 4."""
     shop.write(rows(3))
     begun(shop, fake)
     with closing(Journal(shop.progress)):
@@ -380,7 +380,7 @@ def test_two_at_once_do_not_send_the_same_file(shop: Shop, fake: FakeButter) -> 
 
 
 def test_a_file_that_has_changed_is_read_from_its_start(shop: Shop, fake: FakeButter) -> None:
-    """What was sent is known by its IDs, wherever it stands now."""
+    """A line that was sent is known by its IDs, whatever its number is now."""
     shop.write(rows(5))
     shop.run()
     shop.write([line(7), *rows(5)])
@@ -390,7 +390,7 @@ def test_a_file_that_has_changed_is_read_from_its_start(shop: Shop, fake: FakeBu
 
 
 def test_other_ids_are_refused_once_lines_were_sent(shop: Shop, fake: FakeButter) -> None:
-    """They make other records. What is not an ID may change, and so may a mapping that made no record at all."""
+    """Other IDs make other records. Other fields may change, and so may a mapping that gave no record."""
     shop.write([f"{text},cus_{number}" for number, text in enumerate(rows(5))], f"{HEADER},Ref")
     wrong = ("--map", "customer_email=Note")
     assert shop.document(*wrong, code=1)["rejected"] == 5
@@ -405,7 +405,7 @@ def test_other_ids_are_refused_once_lines_were_sent(shop: Shop, fake: FakeButter
 
 
 def test_another_account_is_refused(shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a sandbox got, production has not; a new username of the same account is said."""
+    """Production does not have what a sandbox got. For a new username of the same account there is an option."""
     shop.write(rows(3))
     shop.run()
     shop.environment["BUTTER_ENVIRONMENT"] = "staging"
@@ -421,7 +421,7 @@ def test_another_account_is_refused(shop: Shop, fake: FakeButter, monkeypatch: p
 
 
 def test_lines_of_a_pipe(shop: Shop, fake: FakeButter) -> None:
-    """The journal needs a name; the same pipe again, in any order, sends what is new."""
+    """The journal needs a name. The same pipe again, in any order, only sends new lines."""
     progress = ("--progress", str(shop.directory / "year"))
     assert "--progress" in shop.pipe("").stderr
     text = "".join(f"{one}\n" for one in [HEADER, *rows(5), line(9, email="nobody")])
@@ -435,7 +435,7 @@ def test_lines_of_a_pipe(shop: Shop, fake: FakeButter) -> None:
 
 
 def test_a_line_that_cannot_be_read_ends_it_after_those_before(shop: Shop, fake: FakeButter) -> None:
-    """The place and the remedy are said; with it, the same command goes on from there."""
+    """The error names the place and the option. With this option, the same command continues from there."""
     shop.file.write_bytes("\n".join([HEADER, *rows(5), line(5, note="Käthe"), line(6)]).encode("cp1252"))
     result = shop.run()
     assert result.exit_code == 3
@@ -449,7 +449,7 @@ def test_a_line_that_cannot_be_read_ends_it_after_those_before(shop: Shop, fake:
 
 
 class Terminal:
-    """The command on a terminal of its own, on its way to a production that does not answer."""
+    """The command on a new terminal, with a production that does not answer."""
 
     def __init__(self, shop: Shop, *arguments: str) -> None:
         self._ours, theirs = pty.openpty()
@@ -467,8 +467,8 @@ class Terminal:
         os.write(self._ours, text.encode())
 
     def read(self, until: str = "\0") -> str:
-        """Read until a text comes, or the command ends."""
-        with suppress(OSError):  # the other side has gone
+        """Read until the text comes, or the command ends."""
+        with suppress(OSError):  # the other side is closed
             while until not in self.shown:
                 assert select.select([self._ours], [], [], 30)[0], self.shown
                 self.shown += os.read(self._ours, 4096).decode("utf-8", "replace")
@@ -482,7 +482,7 @@ class Terminal:
 
 
 def test_it_asks_before_it_sends_to_production(shop: Shop) -> None:
-    """How many records, of those that are not sent yet; no is the answer of who types nothing."""
+    """The question has the number of records that are not sent yet. The default answer is no."""
     shop.write([*rows(1970), line(0), line(9, email="nobody")])
     terminal = Terminal(shop)
     assert "Send 1,970 records to Butter production? [y/N]:" in terminal.read("[y/N]:")
@@ -493,7 +493,7 @@ def test_it_asks_before_it_sends_to_production(shop: Shop) -> None:
 
 
 def test_yes_is_the_answer_to_send(shop: Shop) -> None:
-    """Typed, or said with --yes."""
+    """It can be typed, or given with --yes."""
     shop.write(rows(1))
     terminal = Terminal(shop)
     assert "Send 1 record to Butter production? [y/N]:" in terminal.read("[y/N]:")
@@ -510,7 +510,7 @@ def test_yes_is_the_answer_to_send(shop: Shop) -> None:
 
 
 def test_the_journal_holds_no_personal_data_of_what_was_sent(shop: Shop) -> None:
-    """It is the owner's alone, and of a line that was sent only a digest and a number are left."""
+    """Only the owner can read it. For a line that was sent, it has only a digest and a number."""
     shop.write(rows(50))
     shop.run()
     assert shop.progress.stat().st_mode & 0o777 == 0o600
@@ -519,8 +519,8 @@ def test_the_journal_holds_no_personal_data_of_what_was_sent(shop: Shop) -> None
     assert sorted(path.name for path in shop.directory.iterdir()) == ["year.csv", "year.csv.butter-progress"]
 
 
-def test_a_file_of_rejects_that_is_not_ours_is_kept(shop: Shop) -> None:
-    """Nothing is written over."""
+def test_another_file_at_the_place_of_the_rejects_is_kept(shop: Shop) -> None:
+    """It is not overwritten."""
     shop.rejects.write_text("somebody's work")
     shop.write([*rows(1), line(2, email="nobody")])
     result = shop.run()
@@ -529,7 +529,7 @@ def test_a_file_of_rejects_that_is_not_ours_is_kept(shop: Shop) -> None:
 
 
 def test_each_run_writes_all_rejects(shop: Shop, fake: FakeButter) -> None:
-    """Those that Butter refused in an earlier run too. What a person corrected in the file is not written over."""
+    """This includes those that Butter refused in an earlier run. A person's corrections are not overwritten."""
     fake.respond_with(200, 422)
     shop.write([*rows(2), line(2, email="nobody"), line(3, email="nobody")])
     assert shop.document("--concurrency", "1", code=1)["sent"] == 1
@@ -548,7 +548,7 @@ def test_each_run_writes_all_rejects(shop: Shop, fake: FakeButter) -> None:
 
 
 def test_the_rejects_of_a_killed_run_are_replaced(shop: Shop, fake: FakeButter) -> None:
-    """Nothing is known of their size, and each line is written once."""
+    """Their size is not known, so they are written again, each line once."""
     fake.respond_with(200, *[401] * 4)
     shop.write([*rows(1), line(2, email="nobody")])
     shop.run()
@@ -562,7 +562,7 @@ def test_the_rejects_of_a_killed_run_are_replaced(shop: Shop, fake: FakeButter) 
 
 
 def test_a_planted_link_is_not_followed(shop: Shop) -> None:
-    """Neither at the start, nor where it comes later."""
+    """The target of the link is not changed."""
     target = shop.directory / "target"
     target.write_text("somebody's work")
     shop.rejects.symlink_to(target)
@@ -572,8 +572,8 @@ def test_a_planted_link_is_not_followed(shop: Shop) -> None:
     assert target.read_text() == "somebody's work"
 
 
-def test_rejects_are_no_formulas(shop: Shop, fake: FakeButter) -> None:
-    """A spreadsheet that opens them runs nothing; as an input they hold what stood there."""
+def test_rejects_have_no_formulas(shop: Shop, fake: FakeButter) -> None:
+    """A spreadsheet that opens them runs no formula. As an input they have the original text."""
     notes = ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(1)", "\tx", "'=1", "'x", "1=1"]
     cells = [[f"shopper{number}@example.com", "10.0.0.1", f"in_{number}", note] for number, note in enumerate(notes)]
     with shop.file.open("w", newline="") as file:
@@ -591,22 +591,22 @@ def test_rejects_are_no_formulas(shop: Shop, fake: FakeButter) -> None:
 
 
 def test_an_id_that_a_spreadsheet_shortened_is_rejected(shop: Shop, fake: FakeButter) -> None:
-    """With the remedy: three shoppers would be one, with an ID that no payment has."""
+    """Three shoppers would be one, with an ID that no payment has. The reason says what to do."""
     shop.write([line(number, invoice="8.51513E+15") for number in range(3)])
     found = shop.document(code=1)
     reason = "invoice_id: shortened by a spreadsheet. Export it again, with the column as text"
     assert (found["reasons"], fake.records) == ({reason: 3}, [])
 
 
-def test_one_id_with_different_people_is_said(shop: Shop, fake: FakeButter) -> None:
-    """In the dry run too, with the lines, though another ID tells the records apart; run after run."""
+def test_one_id_with_different_people_is_reported(shop: Shop, fake: FakeButter) -> None:
+    """Each run names the lines, also a dry run, and also if another ID differs."""
     header = f"{HEADER},Charge"
     shop.write(
         [
             f"{line(0)},ch_0",
             f"{line(1, invoice='in_0')},ch_1",  # another shopper with the first one's invoice
             f"{line(0)},ch_0",  # the same page, reloaded
-            f"{line(3, email='SHOPPER0@example.com', invoice='in_0')},ch_3",  # a second payment of one invoice
+            f"{line(3, email='SHOPPER0@example.com', invoice='in_0')},ch_3",  # a second payment of the invoice
             f"{line(4, invoice='in_0')},ch_0",  # the record of the first line, and another shopper's
         ],
         header,
@@ -623,7 +623,7 @@ def test_one_id_with_different_people_is_said(shop: Shop, fake: FakeButter) -> N
 
 
 def test_no_checkout_is_sent_with_two_addresses(shop: Shop, fake: FakeButter) -> None:
-    """A line that shares an ID with an earlier one, and has another address, is rejected, in the dry run too."""
+    """A line with an ID of an earlier line and another address is rejected, also in a dry run."""
     lines = [f"{line(0)},ch_0", f"{line(1, invoice='in_0', ip='8.8.8.8')},ch_1", f"{line(2, invoice='in_0')},ch_2"]
     shop.write(lines, f"{HEADER},Charge")
     dry = shop.document("--dry-run", code=1)
@@ -634,8 +634,8 @@ def test_no_checkout_is_sent_with_two_addresses(shop: Shop, fake: FakeButter) ->
     assert {sent["ipv4_address"] for sent in fake.records} == {"81.2.69.142"}
 
 
-def test_what_was_not_sent_may_be_corrected(shop: Shop, fake: FakeButter) -> None:
-    """The address and the e-mail address of a line count in later runs once it was sent, and not when it was read."""
+def test_a_line_that_was_not_sent_may_be_corrected(shop: Shop, fake: FakeButter) -> None:
+    """A line's address and e-mail count in later runs only if it was sent."""
     header = f"{HEADER},Charge"
     refusing = FakeButter(**CREDENTIALS)
     refusing.respond_with(*[403] * 100)
@@ -654,7 +654,7 @@ def test_what_was_not_sent_may_be_corrected(shop: Shop, fake: FakeButter) -> Non
 
 
 class Firewall(FakeButter):
-    """A Butter behind a gateway that refuses one record until the two others are there."""
+    """A Butter behind a gateway that refuses one record until the two others have arrived."""
 
     async def answer(
         self, method: str, path: str, headers: Mapping[bytes, bytes], body: bytes
@@ -665,7 +665,7 @@ class Firewall(FakeButter):
 
 
 def test_a_line_that_a_firewall_stops_each_time_stops_no_other(shop: Shop) -> None:
-    """While Butter seems to be away, each probe is another line."""
+    """While Butter seems to be away, each probe uses another line."""
     shop.write(rows(3))
     with served(Firewall(**CREDENTIALS)) as url:
         shop.environment["BUTTER_BASE_URL"] = url
@@ -674,7 +674,7 @@ def test_a_line_that_a_firewall_stops_each_time_stops_no_other(shop: Shop) -> No
 
 
 def test_rejects_of_another_name_are_not_cut(shop: Shop) -> None:
-    """What is known of the one file is not taken for the other's."""
+    """The known size of one file is not used for another file."""
     shop.write([*rows(1), line(2, email="nobody")])
     shop.run()
     (shop.directory / "2025").mkdir()
@@ -684,14 +684,14 @@ def test_rejects_of_another_name_are_not_cut(shop: Shop) -> None:
         assert set(other.read_bytes()) == set(b"x")
 
 
-def test_a_missing_folder_of_the_rejects_is_said_before_a_line_is_read(shop: Shop, fake: FakeButter) -> None:
+def test_a_missing_folder_of_the_rejects_is_an_error_before_a_line_is_read(shop: Shop, fake: FakeButter) -> None:
     shop.write(rows(1))
     found = shop.run("--rejects", str(shop.directory / "missing" / "rejects.csv"))
     assert (found.exit_code, found.stdout, fake.records) == (3, "", [])
     assert "missing does not exist. Create it, or name another file with --rejects." in found.stderr
 
 
-def test_a_place_that_no_rejects_can_have_is_said_before_a_line_is_read(shop: Shop) -> None:
+def test_an_impossible_place_of_the_rejects_is_an_error_before_a_line_is_read(shop: Shop) -> None:
     shop.write([*rows(1), line(2, email="nobody")])
     found = shop.run("--rejects", str(shop.file / "below-a-file"))
     assert (found.exit_code, found.stdout) == (3, "")
@@ -699,8 +699,8 @@ def test_a_place_that_no_rejects_can_have_is_said_before_a_line_is_read(shop: Sh
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 50, None])
-def test_a_journal_that_is_none_is_refused(shop: Shop, content: bytes | None) -> None:
-    """Another program's database neither is one."""
+def test_another_file_is_refused_as_a_journal(shop: Shop, content: bytes | None) -> None:
+    """Neither a text nor another program's database is a journal."""
     if content is None:
         with closing(sqlite3.connect(shop.progress)) as other:
             other.execute("CREATE TABLE t (x)")
@@ -713,16 +713,16 @@ def test_a_journal_that_is_none_is_refused(shop: Shop, content: bytes | None) ->
 
 
 def test_a_journal_that_cannot_be_made(shop: Shop) -> None:
-    """The reason and the option are said."""
+    """The error has the reason and names the option."""
     shop.write(rows(1))
     result = shop.run("--progress", str(shop.directory / "none" / "year"))
     assert (result.exit_code, "--progress" in result.stderr) == (3, True)
 
 
-def test_a_journal_that_can_be_written_no_more_ends_the_run(
+def test_a_journal_that_cannot_be_written_ends_the_run(
     shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk: not a line is sent whose mark is not on it."""
+    """If the disk is full, no line is sent without a mark in the journal."""
     shop.write(rows(100))
     mark = Journal.mark
     marks = itertools.count()
@@ -738,14 +738,14 @@ def test_a_journal_that_can_be_written_no_more_ends_the_run(
     assert (result.exit_code, "make room" in result.stderr) == (3, True)
     assert 0 < len(fake.records) < 100
     found = json.loads(shop.run("--json").stdout)
-    # What was on its way when the disk was full was accepted, or not: it is uncertain. Nothing was sent twice.
+    # Lines in flight when the disk was full may have been accepted, so they are uncertain. None was sent twice.
     assert (found["ending"], found["sent"] + found["uncertain"]) == ("done", 100)
     assert found["uncertain"] <= 4
     assert set(invoices(fake).values()) == {1}
 
 
 def test_a_full_disk_ends_a_dry_run_in_one_line(shop: Shop) -> None:
-    """As it ends a run: with 3, and without a traceback."""
+    """Like a run, it ends with 3 and without a traceback."""
     shop.write([line(number, email="nobody") for number in range(200)])
     command = [sys.executable, "-m", "butter_middleware", "backfill", str(shop.file), "--set", "psp=stripe"]
     found = subprocess.run(
@@ -761,19 +761,19 @@ def test_a_full_disk_ends_a_dry_run_in_one_line(shop: Shop) -> None:
     assert "Traceback" not in found.stderr
 
 
-# What it shows
+# Output
 
 
 def test_a_rate_is_kept(shop: Shop, fake: FakeButter) -> None:
-    """So many a second, however many are on their way."""
+    """The rate does not depend on the concurrency."""
     shop.write(rows(10))
     began = time.monotonic()
     assert shop.document("--rate", "20", "--concurrency", "8")["sent"] == 10
     assert time.monotonic() - began >= 9 / 20
 
 
-def test_progress_is_told_in_lines_where_there_is_no_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every few seconds: how many, how much of the file, how fast, and how long the rest takes."""
+def test_progress_is_lines_without_a_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every few seconds a line has the count, the share of the file, the rate and the time left."""
     monkeypatch.setattr(output, "LINE_SECONDS", 0.2)
     shop.write(rows(140))
     told = [text for text in shop.run("--rate", "100").stderr.splitlines() if text.startswith("backfill: ")]
@@ -781,10 +781,8 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(shop: Shop, monkey
     assert any(re.fullmatch(r"backfill: \d+ sent, [\d,]+/s, \d\d? %, \d+ s left", text) for text in told), told
 
 
-def test_a_pause_is_told_in_a_line_every_few_seconds(
-    shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And not with each second of its countdown. It ends when Butter says so, however long that takes."""
+def test_a_pause_gives_a_line_every_few_seconds(shop: Shop, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no line for each second of the countdown. The pause ends when Butter says so."""
     monkeypatch.setattr("butter_middleware.backfill.engine.RETRY_SECONDS", 1.0)
     monkeypatch.setattr("butter_middleware.delivery.circuit_breaker.THROTTLED_SECONDS", 2.0)
     shop.write(rows(1))
@@ -808,15 +806,15 @@ def test_a_pause_is_told_in_a_line_every_few_seconds(
         (["--concurrency", "9"], "--concurrency"),
     ],
 )
-def test_a_wrong_command_line_is_said(shop: Shop, arguments: list[str], said: str) -> None:
-    """Before anything is done."""
+def test_a_wrong_command_line_is_refused(shop: Shop, arguments: list[str], said: str) -> None:
+    """The error comes before anything is done."""
     shop.write(rows(1))
     result = shop.run(*arguments)
     assert (result.exit_code, said in result.stderr) == (2, True)
 
 
-def test_the_help_tells_a_newcomer_what_to_type() -> None:
-    """Which columns, where the credentials come from, and the two commands."""
+def test_the_help_is_enough_for_a_newcomer() -> None:
+    """It names the columns, the source of the credentials, and the two commands."""
     told = click.unstyle(CliRunner().invoke(cli, ["backfill", "--help"]).output)
     for text in ("customer_email", "BUTTER_PASSWORD", "--dry-run", "not sent again", "Exit codes"):
         assert text in " ".join(told.split())

@@ -1,4 +1,4 @@
-"""`butter-middleware check`: each thing that can be wrong is found, and said with its remedy."""
+"""`butter-middleware check`: it finds each problem, and says how to fix it."""
 
 import json
 import os
@@ -50,7 +50,7 @@ butter = Butter(
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Iterator[Path]:
-    """Write a shop where the command runs, well configured; give its outbox's path."""
+    """Write a shop with a good configuration where the command runs. Return its outbox's path."""
     path = tmp_path / "data" / "butter.db"
     path.parent.mkdir()
     (tmp_path / "shop_to_check.py").write_text(SHOP)
@@ -77,7 +77,7 @@ def run(*arguments: str) -> Result:
 
 
 def found(*arguments: str) -> dict[str, list[tuple[str, str, str]]]:
-    """Return state, detail and remedy of each line, by what was checked."""
+    """Return the state, detail and remedy of each line, by check."""
     checked: dict[str, list[tuple[str, str, str]]] = {}
     for line in json.loads(run(*arguments, "--json").stdout):
         checked.setdefault(line["check"], []).append((line["state"], line["detail"], line["remedy"]))
@@ -92,7 +92,7 @@ def made(path: Path, use: Callable[[SQLiteStore], Any] = SQLiteStore.counts) -> 
 
 
 def test_all_is_well(shop: Path, fake: FakeButter) -> None:
-    """Every line is ok; the file is not made, and Butter gets a ping and no record."""
+    """Every line is ok. The file is not created, and Butter gets a ping but no record."""
     outcome = run("--app", "shop_to_check:butter")
     assert (outcome.exit_code, outcome.stderr) == (0, "")
     assert outcome.stdout.rstrip().endswith("All is well.")
@@ -120,7 +120,7 @@ def test_all_is_well(shop: Path, fake: FakeButter) -> None:
 )
 @pytest.mark.usefixtures("shop")
 def test_an_app_without_the_middleware_is_warned_of(tmp_path: Path, around: str, state: str, said: str) -> None:
-    """A Butter that no app of its module uses captures nothing. An app that has it is compared."""
+    """If no app of the module uses the Butter, it captures nothing. If one does, its routes are compared."""
     app = f"from starlette.applications import Starlette\nfrom butter_middleware import ButterMiddleware\n{around}\n"
     app = app.replace("ButterMiddleware\n", "ButterMiddleware\napp = Starlette()\n", 1)
     (tmp_path / "shop_to_check.py").write_text(SHOP + app)
@@ -132,7 +132,7 @@ def test_an_app_without_the_middleware_is_warned_of(tmp_path: Path, around: str,
 def test_an_app_that_only_appends_needs_a_sidecar_and_no_credentials(
     shop: Path, monkeypatch: pytest.MonkeyPatch, fake: FakeButter
 ) -> None:
-    """Where the web processes run nothing fails; whether somebody delivers, and with what, is to be looked at."""
+    """Nothing fails for the web processes. Two warnings ask for the sidecar and its credentials."""
     made(shop)
     monkeypatch.setenv("DELIVERY", "external")
     monkeypatch.setenv("NAME", "")
@@ -148,7 +148,7 @@ def test_an_app_that_only_appends_needs_a_sidecar_and_no_credentials(
 
 
 def test_wrong_credentials_fail(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """401 is a failure, with where the pair comes from; the exit code is 1, and no secret is shown."""
+    """401 is a failure with exit code 1. The line names the arguments to correct, and no secret."""
     monkeypatch.setenv("PASSWORD", "other-secret")
     outcome = run("--app", "shop_to_check:butter")
     assert outcome.exit_code == 1
@@ -166,16 +166,16 @@ def test_wrong_credentials_fail(shop: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (302, "failed", "credentials follow no redirect"),
     ],
 )
-def test_other_answers_are_told(shop: Path, fake: FakeButter, answer: int, state: str, said: str) -> None:
-    """What Butter answers instead is said with what to do about it."""
+def test_other_answers_are_reported(shop: Path, fake: FakeButter, answer: int, state: str, said: str) -> None:
+    """The line has Butter's answer, and what to do."""
     fake.respond_with(answer)
     assert found("--app", "shop_to_check:butter")["credentials"][0][0] == state
     fake.respond_with(answer)
     assert said in run("--app", "shop_to_check:butter").stdout
 
 
-def test_nobody_listens(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no connection comes about, that is said, and nothing after it is asked."""
+def test_a_port_without_a_server(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If there is no connection, this fails, and the checks that need one are left out."""
     monkeypatch.setenv("URL", f"http://127.0.0.1:{free_port()}")
     lines = found("--app", "shop_to_check:butter")
     assert lines["tls"][0][:2] == ("failed", lines["tls"][0][1])
@@ -185,13 +185,13 @@ def test_nobody_listens(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_name_without_address() -> None:
-    """A host that cannot be looked up fails at the name, not at the credentials."""
+    """If the lookup of the host fails, the check `dns` fails, not the credentials."""
     (finding,) = _connected("butter.invalid", 443, secure=True)
     assert (finding.check, finding.state) == ("dns", Mark.FAILED)
 
 
-def test_a_lookup_that_takes_too_long_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resolver that does not answer may take half a minute."""
+def test_a_lookup_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver that does not answer could take half a minute."""
     answers = threading.Event()
     monkeypatch.setattr("butter_middleware.cli.check.SECONDS", 0.05)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_host, **_type: answers.wait(60) and [])
@@ -203,7 +203,7 @@ def test_a_lookup_that_takes_too_long_has_an_end(monkeypatch: pytest.MonkeyPatch
 
 @contextmanager
 def secured(tmp_path: Path) -> Generator[int]:
-    """Serve TLS with a certificate that nobody trusts."""
+    """Serve TLS with a self-signed certificate."""
     if shutil.which("openssl") is None:
         pytest.skip("needs openssl")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
@@ -229,7 +229,7 @@ def secured(tmp_path: Path) -> Generator[int]:
 
 
 def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
-    """The reason is said, and that verification stays on."""
+    """The line has the reason, and how to add a certificate authority."""
     with secured(tmp_path) as port:
         *_before, finding = _connected("localhost", port, secure=True)
     assert (finding.check, finding.state) == ("tls", Mark.FAILED)
@@ -241,7 +241,7 @@ def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:
 def test_certificate_authorities_that_cannot_be_read(
     shop: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
-    """A wrong SSL_CERT_FILE is a finding among the others, with its remedy, and no fault of the network's."""
+    """A wrong SSL_CERT_FILE is one of the findings, with its fix. It is not reported as a network error."""
     authorities = shop.parent / "authorities.pem"
     if content is not None:
         authorities.write_text(content)
@@ -257,8 +257,8 @@ def test_certificate_authorities_that_cannot_be_read(
 
 @pytest.mark.parametrize("proxy", ["nonsense://grace:sesame@10.0.0.1", "socks5://grace:sesame@10.0.0.1", "http://[::"])
 def test_a_proxy_that_cannot_be_used(shop: Path, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
-    """So is a proxy's variable that no HTTP client can use; what it holds is not shown."""
-    monkeypatch.setitem(sys.modules, "socksio", None)  # as if the package for SOCKS were not installed
+    """A proxy variable that httpx cannot use is a finding too. Its value is not shown."""
+    monkeypatch.setitem(sys.modules, "socksio", None)  # the package for SOCKS is not installed
     monkeypatch.setenv("ALL_PROXY", proxy)
     monkeypatch.setenv("URL", "https://127.0.0.1:1")
     lines = found("--app", "shop_to_check:butter")
@@ -269,7 +269,7 @@ def test_a_proxy_that_cannot_be_used(shop: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_certificate_about_to_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ends within two weeks is a warning."""
+    """Less than two weeks give a warning."""
     with secured(tmp_path) as port:
         context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
         monkeypatch.setattr("butter_middleware.delivery.http.ssl_context", lambda: context)
@@ -289,7 +289,7 @@ def test_a_certificate_about_to_expire(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_the_clocks_are_compared(theirs: float, state: Mark, said: str) -> None:
-    """Their second is rounded down, and the answer took two; beyond half a minute it is a warning."""
+    """Butter's time is rounded down to a second, and the answer took two. More than half a minute is a warning."""
     finding = _clock(theirs, 1000.0, 1002.0)
     assert (finding.state, said in finding.detail) == (state, True)
 
@@ -304,8 +304,8 @@ def test_the_clocks_are_compared(theirs: float, state: Mark, said: str) -> None:
         ((3, 51, 3), Mark.OK, "is fixed"),
     ],
 )
-def test_sqlites_version_is_judged(version: tuple[int, int, int], state: Mark, said: str) -> None:
-    """The bug is named, and why it does not strike here."""
+def test_sqlites_version_is_checked(version: tuple[int, int, int], state: Mark, said: str) -> None:
+    """The line names the bug, and why it does not occur here."""
     finding = _sqlite(version)
     assert (finding.state, said in finding.detail) == (state, True)
 
@@ -325,10 +325,10 @@ def test_sqlites_version_is_judged(version: tuple[int, int, int], state: Mark, s
         (('os.environ["PATH_OF"]', "'/nowhere/butter.db'"), "app", "failed", "the directory '/nowhere' does not exist"),
     ],
 )
-def test_a_configuration_is_judged(
+def test_a_configuration_is_checked(
     shop: Path, tmp_path: Path, change: tuple[str, str], check: str, state: str, said: str
 ) -> None:
-    """An app that cannot start, that captures nothing or that keeps nothing is told apart from one that is well."""
+    """It reports an app that cannot start, captures nothing, or has no outbox on a disk."""
     (tmp_path / "shop_to_check.py").write_text(SHOP.replace(*change))
     lines = found("--app", "shop_to_check:butter", "--offline")
     assert lines[check][0][0] == state
@@ -338,8 +338,8 @@ def test_a_configuration_is_judged(
 # The outbox.
 
 
-def test_what_waits_in_the_outbox_is_told(shop: Path) -> None:
-    """A hold fails; what nobody reads or sends, and what needs a person, is a warning."""
+def test_the_outboxs_content_is_checked(shop: Path) -> None:
+    """A hold fails. Captures and records without a process that handles them give a warning."""
 
     def use(store: SQLiteStore) -> None:
         store.add([record(1)])
@@ -356,7 +356,7 @@ def test_what_waits_in_the_outbox_is_told(shop: Path) -> None:
 
 
 def test_an_outbox_that_is_well(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty, and nobody at it: ok, and the path may come from the environment."""
+    """An empty outbox that no process uses is ok. The path may come from the environment."""
     made(shop)
     monkeypatch.setenv("BUTTER_OUTBOX", str(shop))
     lines = found("--offline")
@@ -365,21 +365,21 @@ def test_an_outbox_that_is_well(shop: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_wrong_path_fails_and_makes_nothing(shop: Path) -> None:
-    """A path given by hand must be there."""
+    """A given path must exist."""
     lines = found("--outbox", str(shop), "--offline")
     assert (lines["outbox"][0][0], "there is no such file" in lines["outbox"][0][1]) == ("failed", True)
     assert list(shop.parent.iterdir()) == []
 
 
-def test_a_path_that_names_no_file_is_one_of_the_findings(shop: Path) -> None:
-    """What cannot be a path at all fails its own line; the others are there."""
+def test_a_path_that_names_no_file_is_a_finding(shop: Path) -> None:
+    """An invalid path fails its own line. The other lines are there."""
     lines = found("--outbox", ":memory:", "--offline")
     assert (lines["outbox"][0][0], "names no file" in lines["outbox"][0][1]) == ("failed", True)
     assert "sqlite" in lines
 
 
 def test_places_that_do_not_last_are_warned_of(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network file system, a container's layer, a full disk: each is named with the remedy."""
+    """A network file system and a full disk are named, with the fix."""
     made(shop)
     monkeypatch.setattr("butter_middleware.outbox.sqlite.preflight.mounted", lambda: "x / nfs4 rw 0 0")
     monkeypatch.setattr(module, "LEAST_FREE", 1 << 60)
@@ -391,7 +391,7 @@ def test_places_that_do_not_last_are_warned_of(shop: Path, monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("shop")
 def test_a_server_that_believes_every_peer_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where uvicorn takes the peer from whoever connects, no guard of a strategy is one."""
+    """If uvicorn accepts the peer's address from any client, a strategy cannot verify the peer."""
     assert len(found("--app", "shop_to_check:butter", "--offline")["client_ip"]) == 1
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     state, detail, remedy = found("--app", "shop_to_check:butter", "--offline")["client_ip"][1]
@@ -399,8 +399,8 @@ def test_a_server_that_believes_every_peer_is_warned_of(monkeypatch: pytest.Monk
     assert "--no-proxy-headers" in remedy
 
 
-def test_the_owner_of_the_file_is_looked_at(shop: Path) -> None:
-    """Root may do what the app may not: a check by another user than the file's is a warning."""
+def test_the_owner_of_the_file_is_checked(shop: Path) -> None:
+    """Root may do what the app may not. So a check by a user who does not own the file gives a warning."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     made(shop)
@@ -412,7 +412,7 @@ def test_the_owner_of_the_file_is_looked_at(shop: Path) -> None:
 
 
 def test_without_an_app_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch, shop: Path, url: str) -> None:
-    """The credentials and the place are those of the environment; where they are missing, which."""
+    """The credentials and the path come from the environment. Missing ones are named."""
     monkeypatch.setenv("BUTTER_BASE_URL", url)
     lines = found()
     assert lines["credentials"][0][:2] == ("failed", lines["credentials"][0][1])

@@ -1,4 +1,4 @@
-"""Web processes that only append, and the one beside them that reads and sends: started, stopped, killed, relieved."""
+"""Web processes that only append, and a sidecar that reads and sends: started, stopped, killed, replaced."""
 
 import json
 import os
@@ -36,7 +36,7 @@ USER = {"BUTTER_USERNAME": CREDENTIALS["username"], "BUTTER_PASSWORD": CREDENTIA
 
 
 class Sidecar:
-    """`deliver` in a process of its own, with the tests' shop; killed at the end, if not before."""
+    """`deliver` in a separate process, with the tests' shop. It is killed at the end, if it still runs."""
 
     def __init__(self, url: str, path: Path, *arguments: str, **environment: str) -> None:
         self.errors = self._told = b""
@@ -108,7 +108,7 @@ def stored(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def outbox(path: Path) -> Generator[SQLiteStore]:
-    """Open an outbox meanwhile, as another process does."""
+    """Open an outbox like another process."""
     store = SQLiteOutbox(path).store()
     store.open()
     yield store
@@ -127,8 +127,8 @@ def buy(butter: Butter) -> None:
 
 
 def test_a_web_process_only_appends(make_butter: Callable[..., Butter], fake: FakeButter, path: Path) -> None:
-    """It has no thread for reading or sending, needs no credentials, and everything waits in the file for another."""
-    earlier = threading.enumerate()  # what hangs in an earlier test may hang still
+    """It has no thread that reads or sends, and needs no credentials. All waits in the file for another process."""
+    earlier = threading.enumerate()  # a thread of an earlier test may still hang
     butter = make_butter(outbox=path, delivery="external", username=None, password=None)
     buy(butter)
     assert butter.flush()
@@ -146,13 +146,13 @@ def test_a_web_process_only_appends(make_butter: Callable[..., Butter], fake: Fa
 def test_a_web_process_that_only_appends_needs_a_file(
     make_butter: Callable[..., Butter], options: dict[str, Any]
 ) -> None:
-    """What is in memory no other process can read: the start is stopped, with the remedy."""
+    """Other processes cannot read memory. So the start fails, and the error says what to set."""
     with pytest.raises(ConfigurationError, match="set outbox= to the path of an SQLite file"):
         make_butter(delivery="external", **options)
 
 
-def test_a_queue_has_a_consumer_already(make_butter: Callable[..., Butter]) -> None:
-    """With a queue of one's own its consumer sends: there is nothing to deliver beside it."""
+def test_a_queue_is_refused_because_its_consumer_delivers(make_butter: Callable[..., Butter]) -> None:
+    """If the merchant has a queue, its consumer sends, and a sidecar has nothing to do."""
 
     class Queue:
         async def enqueue(self, record: Any) -> None: ...
@@ -162,17 +162,17 @@ def test_a_queue_has_a_consumer_already(make_butter: Callable[..., Butter]) -> N
 
 
 def test_before_response_waits_for_the_disk_only(make_butter: Callable[..., Butter], path: Path) -> None:
-    """The last chunk waits for the capture to be on the disk, as it does in a process that delivers."""
+    """The last chunk waits until the capture is on the disk, as in a process that delivers."""
     butter = make_butter(outbox=path, delivery="external", durability="before_response", durability_timeout=10)
     buy(butter)
     status = butter.status()
     assert (status.captured, status.not_durable_in_time, stored(path)["captured"]) == (1, 0, 1)
 
 
-def test_it_is_said_where_nobody_delivers(
+def test_a_file_without_a_process_that_delivers_is_reported(
     make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While no process delivers, the log says so at CRITICAL, once, and the health route too."""
+    """While no process delivers, the log has one CRITICAL line, and the health route reports it too."""
     monkeypatch.setattr("butter_middleware.pipeline.leader.ALONE_SECONDS", 0.0)
     monkeypatch.setattr("butter_middleware.pipeline.leader.LEAD_SECONDS", 0.01)
     butter = make_butter(outbox=path, delivery="external")
@@ -190,7 +190,7 @@ def test_it_is_said_where_nobody_delivers(
 
 @pytest.mark.server
 def test_a_sidecar_reads_and_sends_what_living_processes_append(fake: FakeButter, url: str, path: Path) -> None:
-    """Started before the shop it waits for the file; what the workers append arrives within seconds, each once."""
+    """Started before the shop, it waits for the file. Each record arrives once, within seconds."""
     with Sidecar(url, path) as sidecar:
         sidecar.says("is not there yet")
         with external(url, path, "uvicorn two workers") as shop:
@@ -198,7 +198,7 @@ def test_a_sidecar_reads_and_sends_what_living_processes_append(fake: FakeButter
                 assert shop.checkout(invoice)[0] == 200
             until(lambda: arrived(fake) == numbered(5), "five records")
             took: list[float] = []
-            for invoice in ("in_8", "in_9"):  # the quicker one tells: what a busy machine adds is none of ours
+            for invoice in ("in_8", "in_9"):  # the quicker one counts, because the machine may be busy
                 began = time.monotonic()
                 assert shop.checkout(invoice)[0] == 200
                 until(lambda: invoice in arrived(fake), "one more")  # noqa: B023 - it is called at once
@@ -216,7 +216,7 @@ def test_a_sidecar_reads_and_sends_what_living_processes_append(fake: FakeButter
 
 @pytest.mark.server
 def test_captures_of_a_killed_shop_are_sent(fake: FakeButter, url: str, path: Path) -> None:
-    """What a web process had on the disk when it was killed is the sidecar's to send."""
+    """The sidecar sends the captures that were on the disk when the web process was killed."""
     with external(url, path) as shop:
         for invoice in numbered(5):
             assert shop.checkout(invoice)[0] == 200
@@ -230,10 +230,10 @@ def test_captures_of_a_killed_shop_are_sent(fake: FakeButter, url: str, path: Pa
 
 
 @pytest.mark.server
-def test_one_sidecar_relieves_another(fake: FakeButter, url: str, path: Path) -> None:
-    """A second one stands by, saying for whom; when the first is killed it takes over, and nothing is lost.
+def test_a_second_sidecar_takes_over(fake: FakeButter, url: str, path: Path) -> None:
+    """A second one waits, and names the first. When the first is killed it takes over, and nothing is lost.
 
-    A record whose answer the first had not written down yet is sent again.
+    If the first had not written an answer yet, that record is sent again.
     """
     with external(url, path) as shop:
         assert shop.checkout("in_0")[0] == 200
@@ -252,8 +252,8 @@ def test_one_sidecar_relieves_another(fake: FakeButter, url: str, path: Path) ->
 
 @pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_settles_what_is_on_its_way(fake: FakeButter, url: str, path: Path, number: signal.Signals) -> None:
-    """A signal amid slow answers: what was sent is not sent again, and the rest waits for the next one."""
+def test_a_stop_settles_the_records_in_flight(fake: FakeButter, url: str, path: Path, number: signal.Signals) -> None:
+    """The signal comes during slow answers. What was sent is not sent again. The rest waits for the next sidecar."""
     filled(path, 40)
     fake.delay = 0.5
     with Sidecar(url, path) as first:
@@ -271,7 +271,7 @@ def test_a_stop_settles_what_is_on_its_way(fake: FakeButter, url: str, path: Pat
 
 @pytest.mark.server
 def test_a_second_signal_ends_it_at_once(path: Path) -> None:
-    """Who will not wait for an answer that does not come says so a second time."""
+    """A person who does not want to wait for an answer sends the signal again."""
     filled(path, 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(40)
@@ -289,9 +289,9 @@ def test_a_second_signal_ends_it_at_once(path: Path) -> None:
 
 @pytest.mark.server
 def test_a_killed_sidecar_loses_nothing(fake: FakeButter, url: str, path: Path) -> None:
-    """Killed again and again while checkouts come: each arrives, and of the rest only what was on its way does twice.
+    """It is killed several times while checkouts come. Each arrives, and only those in flight arrive twice.
 
-    On its way are four, and the answers of four more while the last group of them is being written.
+    Four are in flight, and four more if their answers are just being written.
     """
     fake.delay = 0.05
     kills, number = 3, 0
@@ -310,12 +310,12 @@ def test_a_killed_sidecar_loses_nothing(fake: FakeButter, url: str, path: Path) 
     assert len(fake.records) - number <= 8 * kills
 
 
-# Who is in the way.
+# Other processes.
 
 
 @pytest.mark.server
-def test_an_app_that_delivers_is_left_alone(fake: FakeButter, url: str, path: Path) -> None:
-    """Beside an app that delivers itself `deliver` says whose turn it is, ends with 4, and takes nothing from it."""
+def test_an_app_that_delivers_keeps_its_records(fake: FakeButter, url: str, path: Path) -> None:
+    """If an app delivers itself, `deliver` names its process, ends with 4, and takes nothing from it."""
     with Shop("uvicorn", url, SHOP_OUTBOX=str(path)) as shop:
         assert shop.checkout("in_0")[0] == 200
         until(lambda: arrived(fake) == ["in_0"], "the app delivers")
@@ -328,8 +328,8 @@ def test_an_app_that_delivers_is_left_alone(fake: FakeButter, url: str, path: Pa
 
 
 @pytest.mark.server
-def test_a_sidecar_goes_on_where_nobody_reads_what_it_says(fake: FakeButter, url: str, path: Path) -> None:
-    """Whoever read its standard error has ended: it sends all the same, and ends well when it is told to."""
+def test_a_sidecar_works_without_a_reader_of_its_output(fake: FakeButter, url: str, path: Path) -> None:
+    """The reader of its standard error has ended. It still sends, and a signal ends it with 0."""
     filled(path, 2)
     reader, writer = os.pipe()
     os.close(reader)
@@ -344,7 +344,7 @@ def test_a_sidecar_goes_on_where_nobody_reads_what_it_says(fake: FakeButter, url
         assert (arrived(fake), sidecar.wait(40)) == (numbered(2), 0)
 
 
-# Records alone.
+# Without the app.
 
 
 def filled(path: Path, records: int, captures: int = 0) -> None:
@@ -364,7 +364,7 @@ def run(path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 
 def test_records_are_sent_without_the_app(run: Callable[..., Result], fake: FakeButter, path: Path) -> None:
-    """With the credentials alone what is a record already goes out; the answer is 0, and the numbers."""
+    """With credentials only, existing records are sent. It ends with 0 and the counts."""
     filled(path, 3)
     found = run("--json")
     assert found.exit_code == 0, found.output
@@ -374,7 +374,7 @@ def test_records_are_sent_without_the_app(run: Callable[..., Result], fake: Fake
 
 
 def test_captures_need_the_app(run: Callable[..., Result], fake: FakeButter, path: Path) -> None:
-    """Without extractors captures stay as they are: said before and after, and the answer is 1."""
+    """Without extractors, captures stay. It says so before and after, and ends with 1."""
     filled(path, 1, captures=2)
     found = run()
     assert found.exit_code == 1
@@ -385,7 +385,7 @@ def test_captures_need_the_app(run: Callable[..., Result], fake: FakeButter, pat
 
 
 def test_parts_are_not_expired_without_the_app(run: Callable[..., Result], path: Path) -> None:
-    """How long half of a checkout waits for the other is the app's to say."""
+    """Only the app knows how long a part waits for the other."""
     with outbox(path) as store:
         (found,) = append(store, 1)
         resolve(store, found, part=Part("join:1", shopper=True, fields={}, captured_at=1.0))
@@ -410,7 +410,7 @@ def test_it_does_not_wait_for_days(
     patience: str,
     said: str,
 ) -> None:
-    """Where Butter is away or refuses, it gives up with 1, what to do, and everything still in the file."""
+    """If Butter is away or refuses, it ends with 1 and says what to do. All records stay in the file."""
     monkeypatch.setattr(f"butter_middleware.cli.deliver.{patience}", 0.5)
     filled(path, 8)
     fake.respond_with(*answers)
@@ -420,10 +420,10 @@ def test_it_does_not_wait_for_days(
     assert stored(path)["pending"] == 8
 
 
-def test_pauses_one_after_the_other_are_one(
+def test_consecutive_pauses_count_as_one(
     run: Callable[..., Result], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two pauses Butter is well for a moment, and takes nothing."""
+    """Between two pauses Butter seems to work for a moment, but accepts nothing."""
     monkeypatch.setattr("butter_middleware.cli.deliver.PATIENCE_SECONDS", 2.0)
     monkeypatch.setattr("butter_middleware.delivery.circuit_breaker.THROTTLED_SECONDS", 0.1)
     filled(path, 2)
@@ -433,10 +433,10 @@ def test_pauses_one_after_the_other_are_one(
     assert fake.requests > 2
 
 
-def test_a_file_that_nobody_lets_go_of_is_waited_for(
+def test_a_locked_file_ends_it_after_a_wait(
     run: Callable[..., Result], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the midst of a drain another process takes the lock: it ends with 4, one line, and everything in the file."""
+    """Another process takes the lock during a drain. It ends with 4 and one line. All records stay in the file."""
     monkeypatch.setattr("butter_middleware.cli.deliver.DRAIN_SECONDS", 0.2)
     monkeypatch.setattr("butter_middleware.cli.deliver.PATIENCE_SECONDS", 1.0)
     filled(path, 1)
@@ -474,8 +474,8 @@ os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
-def test_a_stop_before_it_began_is_no_success(fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM while the app is imported: nothing is sent, which people and programs are told."""
+def test_a_stop_before_it_began_is_a_failure(fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes while the app is imported. Nothing is sent, and the output says so, also as JSON."""
     filled(path, 1)
     path.rename(path.with_name("butter.db"))
     path.with_name("stopped_shop.py").write_text(STOPPED_SHOP)
@@ -491,11 +491,11 @@ def test_a_stop_before_it_began_is_no_success(fake: FakeButter, path: Path, monk
     assert fake.requests == 0
 
 
-def test_a_log_line_stands_above_the_bar(fake: FakeButter, url: str, path: Path) -> None:
-    """On a terminal the bar makes room for what the log says, and the result comes last."""
+def test_a_log_line_comes_above_the_bar(fake: FakeButter, url: str, path: Path) -> None:
+    """On a terminal, log lines come above the bar, and the result comes last."""
     filled(path, 6)
     fake.respond_with(422)
-    fake.delay = 0.5  # the bar stands by then
+    fake.delay = 0.5  # so that the bar is visible
     code = f"from butter_middleware.cli import cli; cli(['deliver', '--outbox', {str(path)!r}])"
     shown = on_terminal(code, BUTTER_BASE_URL=url, **USER)
     assert re.search(r"\x1b\[2K[-\d]+ [:,\d]+ ERROR butter: a record is dead", shown)
@@ -503,8 +503,8 @@ def test_a_log_line_stands_above_the_bar(fake: FakeButter, url: str, path: Path)
     assert shown.endswith("Delivered 5 records. This needs you: 1 dead (`dead list`).\r\n")
 
 
-def test_what_is_due_later_is_said(run: Callable[..., Result], fake: FakeButter, path: Path) -> None:
-    """A record that is to be tried again soon is waited for; one that is due later is left, and said."""
+def test_a_retry_that_is_due_soon_is_done(run: Callable[..., Result], fake: FakeButter, path: Path) -> None:
+    """It waits for a record whose retry is soon."""
     filled(path, 1)
     fake.respond_with(409)
     found = run("--json")
@@ -515,7 +515,7 @@ def test_what_is_due_later_is_said(run: Callable[..., Result], fake: FakeButter,
 def test_credentials_are_needed(
     run: Callable[..., Result], path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
 ) -> None:
-    """Without credentials nothing is begun."""
+    """Without credentials it does not begin."""
     filled(path, 1)
     monkeypatch.delenv(name)
     found = run()
@@ -525,7 +525,7 @@ def test_credentials_are_needed(
 def test_a_client_is_needed(
     run: Callable[..., Result], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong SSL_CERT_FILE ends it with the remedy; mended, the same command sends what waits."""
+    """A wrong SSL_CERT_FILE ends it with the fix. After a correction, the same command sends the record."""
     filled(path, 1)
     ssl_context.cache_clear()
     with monkeypatch.context() as wrong:
@@ -537,8 +537,8 @@ def test_a_client_is_needed(
 
 
 @pytest.mark.server
-def test_a_sidecar_that_can_make_no_client_ends_at_once(path: Path) -> None:
-    """A wrong SSL_CERT_FILE is an error with its remedy, and nobody waits for the file."""
+def test_a_sidecar_without_an_http_client_ends_at_once(path: Path) -> None:
+    """A wrong SSL_CERT_FILE is an error with its fix. It does not wait for the outbox's file first."""
     with Sidecar("https://127.0.0.1:1", path, SSL_CERT_FILE=str(path)) as sidecar:
         assert sidecar.wait() == 3
         assert "Set SSL_CERT_FILE to a file of certificates" in sidecar.errors.decode()
@@ -546,8 +546,8 @@ def test_a_sidecar_that_can_make_no_client_ends_at_once(path: Path) -> None:
 
 
 @pytest.mark.server
-def test_credentials_are_asked_for_before_the_file(path: Path) -> None:
-    """A sidecar that could never send does not wait for the app to make the file first."""
+def test_credentials_are_checked_before_the_file(path: Path) -> None:
+    """A sidecar that can never send does not wait for the app to create the file."""
     with Sidecar("http://127.0.0.1:1", path, SHOP_BARE="1") as sidecar:
         assert sidecar.wait() == 3
         assert "no username" in sidecar.errors.decode()
@@ -555,44 +555,44 @@ def test_credentials_are_asked_for_before_the_file(path: Path) -> None:
 
 
 def test_a_wrong_path_is_an_error(run: Callable[..., Result], path: Path) -> None:
-    """No file is made where there is none, with --follow neither."""
+    """No file is created, also not with --follow."""
     for arguments in ((), ("--follow",)):
         found = run(*arguments)
         assert (found.exit_code, "there is no such file" in found.stderr) == (3, True)
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_sidecar_has_no_document_to_print(run: Callable[..., Result], path: Path) -> None:
-    """What never ends has no result; programs are told where to look."""
+def test_a_sidecar_has_no_json_output(run: Callable[..., Result], path: Path) -> None:
+    """A command that does not end has no result. The error names another command for programs."""
     filled(path, 1)
     found = run("--follow", "--json")
     assert (found.exit_code, "`status --json`" in found.stderr) == (2, True)
 
 
 def test_an_app_names_its_own_outbox(run: Callable[..., Result], path: Path) -> None:
-    """--outbox beside --app could be another file: it is refused."""
+    """--outbox with --app is refused, because it could be another file."""
     filled(path, 1)
     assert run("--app", "shop:butter").exit_code == 2
 
 
 @pytest.mark.server
 def test_a_bad_extractor_parks_and_the_next_one_sends(fake: FakeButter, url: str, path: Path) -> None:
-    """What the sidecar's extractor cannot read is parked; its next start, with the fix, sends it."""
+    """If the sidecar's extractor fails, the capture is parked. The next start, with the fix, sends it."""
     with external(url, path) as shop:
         assert shop.checkout("in_0")[0] == 200
         until(lambda: stored(path)["captured"] == 1, "one on the disk")
     with Sidecar(url, path, "--app", "shop:butter", SHOP_EXTRACTOR="raises") as broken:
         assert broken.wait() == 1
         assert "This needs you: 1 parked (`parked list`)." in broken.output
-    with Sidecar(url, path, "--app", "shop:butter") as mended:
-        assert mended.wait() == 0
-        assert "Delivered 1 record." in mended.output
+    with Sidecar(url, path, "--app", "shop:butter") as fixed:
+        assert fixed.wait() == 0
+        assert "Delivered 1 record." in fixed.output
     assert arrived(fake) == ["in_0"]
 
 
 @pytest.mark.server
-def test_nobody_answers_and_the_sidecar_stays(path: Path) -> None:
-    """A sidecar outlives an outage: it waits, and SIGTERM ends it all the same."""
+def test_a_sidecar_survives_an_outage(path: Path) -> None:
+    """A sidecar waits during an outage, and SIGTERM still ends it."""
     filled(path, 1)
     asked: list[socket.socket] = []
     with misbehaving(asked.append) as nobody, Sidecar(nobody, path) as sidecar:

@@ -1,4 +1,4 @@
-"""`butter-middleware demo` and `trigger`: what a newcomer runs first."""
+"""`butter-middleware demo` and `trigger`, a newcomer's first commands."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ def once(*arguments: str) -> Result:
 
 
 def test_both_sides_of_the_demo_agree() -> None:
-    """Four records of five checkouts, one of which is a reload, each with the address that the proxy saw."""
+    """Five checkouts, one of them a reload, give four records. Each has the address that the proxy saw."""
     document = json.loads(once("--json").stdout)
     assert (document["checkouts"], document["records"], document["agree"]) == (5, 4, True)
     assert [row["ipv4_address"] for row in document["rows"]] == [
@@ -46,14 +46,14 @@ def test_both_sides_of_the_demo_agree() -> None:
 
 
 def test_the_demo_needs_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A newcomer behind a company's proxy sees the same."""
+    """The result is the same behind a company's proxy."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "socks5://127.0.0.1:9")
     assert once().exit_code == 0
 
 
 def test_a_demo_without_a_free_port_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as where a container has no loopback, or every port is taken."""
+    """A container may have no loopback, or every port may be taken."""
 
     def listen(_host: str, _port: int) -> None:
         raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
@@ -67,8 +67,8 @@ def test_a_demo_without_a_free_port_ends_in_one_line(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_the_demo_fits_a_terminal(columns: int) -> None:
-    """Its table is a table, of which no line is broken."""
+def test_the_demo_fits_into_a_terminal(columns: int) -> None:
+    """No line of its table is broken."""
     shown = plain(run_on_terminal([*DEMO, "--once"], COLUMNS=str(columns)))
     assert max(map(len, shown.splitlines())) <= columns
     assert re.search(r"\nada@example.com +81.2.69.142 +in_cart-1 +81.2.69.142 +in_cart-1 +ok\r?\n", shown)
@@ -76,8 +76,8 @@ def test_the_demo_fits_a_terminal(columns: int) -> None:
 
 @pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_demo_stays_until_it_is_ended(number: signal.Signals) -> None:
-    """It says where to look. Ctrl-C, which goes to the whole group, ends it with 0."""
+def test_the_demo_runs_until_a_signal(number: signal.Signals) -> None:
+    """It prints the inbox's URL. Ctrl-C, which goes to the whole group, ends it with 0."""
     with subprocess.Popen(DEMO, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
         said = ""
@@ -99,7 +99,7 @@ def test_the_demo_stays_until_it_is_ended(number: signal.Signals) -> None:
 
 
 def another_address(patch: pytest.MonkeyPatch) -> None:
-    """Have the proxy see another address than the shopper's."""
+    """Make the proxy see another address than the shopper's."""
     patch.setattr(module, "SHOPPERS", [Shopper("cart-1", "ada@example.com", "9.9.9.9, 81.2.69.142")])
 
 
@@ -117,10 +117,10 @@ def a_checkout_that_fails(patch: pytest.MonkeyPatch) -> None:
     ("change", "says"),
     [(another_address, "failed"), (wrong_credentials, "They differ."), (a_checkout_that_fails, "404 Not Found")],
 )
-def test_the_demo_fails_where_the_sides_differ(
+def test_the_demo_fails_if_the_sides_differ(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], None], says: str
 ) -> None:
-    """A demo that could not fail would show nothing; and one that fails ends, with 1."""
+    """A demo that cannot fail proves nothing. One that fails ends with 1."""
     change(monkeypatch)
     found = once()
     assert found.exit_code == 1, found.output
@@ -132,7 +132,7 @@ def test_the_demo_fails_where_the_sides_differ(
 
 @pytest.fixture
 def trigger(monkeypatch: pytest.MonkeyPatch, url: str) -> Callable[..., Result]:
-    """Run the command with the environment of a shop that has Butter's credentials."""
+    """Run the command in the environment of a shop with Butter's credentials."""
     for name, value in (CREDENTIALS | {"base_url": url}).items():
         monkeypatch.setenv(f"BUTTER_{name.upper()}", value)
     for name in ("BUTTER_APP", "BUTTER_ENVIRONMENT"):
@@ -141,7 +141,7 @@ def trigger(monkeypatch: pytest.MonkeyPatch, url: str) -> Callable[..., Result]:
 
 
 def test_one_record_arrives(trigger: Callable[..., Result], fake: FakeButter) -> None:
-    """It is a record as Butter takes it, of no person, and each has an ID of its own."""
+    """Butter accepts the record. It is not of a real person, and each record has another ID."""
     document = json.loads(trigger("--json").stdout)
     assert (document["accepted"], document["answer"]) == (True, "200")
     found = trigger()
@@ -156,7 +156,7 @@ def test_one_record_arrives(trigger: Callable[..., Result], fake: FakeButter) ->
 def test_it_goes_where_the_app_sends(
     trigger: Callable[..., Result], fake: FakeButter, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The credentials and the URL are the app's, and its outbox is not made."""
+    """The credentials and the URL are the app's. Its outbox is not created."""
     (tmp_path / "shop_to_trigger.py").write_text(
         "from butter_middleware import Butter, client_ip\n"
         f"butter = Butter(client_ip=client_ip.direct(), base_url={url!r}, outbox='butter.db',\n"
@@ -178,10 +178,10 @@ def test_it_goes_where_the_app_sends(
 
 
 @pytest.mark.parametrize("name", ["username", "password"])
-def test_without_credentials_it_says_what_it_takes(
+def test_without_credentials_it_names_them(
     trigger: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """The variables or `--app`, and no option of `Butter`."""
+    """The error names the variables and `--app`, and no argument of `Butter`."""
     variable = f"BUTTER_{name.upper()}"
     monkeypatch.delenv(variable)
     found = trigger()
@@ -199,10 +199,10 @@ def test_without_credentials_it_says_what_it_takes(
         ({"BUTTER_BASE_URL": f"http://127.0.0.1:{free_port()}"}, "Is it running? Start it: butter-middleware sandbox."),
     ],
 )
-def test_what_is_not_accepted_is_explained(
+def test_a_refused_record_is_explained(
     trigger: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, change: dict[str, str], says: str
 ) -> None:
-    """With the remedy, and exit code 1."""
+    """It says what to do, and the exit code is 1."""
     for name, value in change.items():
         monkeypatch.setenv(name, value)
     found = trigger()
@@ -213,8 +213,8 @@ def test_what_is_not_accepted_is_explained(
     assert document["remedy"] in says or document["remedy"].startswith("Check username and password")
 
 
-def test_production_is_asked_about(trigger: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a terminal it needs --yes; an answer of no sends nothing. Staging is not asked about."""
+def test_it_asks_before_it_sends_to_production(trigger: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal it needs --yes. The answer no sends nothing. For staging there is no question."""
     asked: list[str] = []
 
     async def post(self: Any, record: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Each exit code that a command's help names, reached."""
+"""Each exit code that a command's help names can be reached."""
 
 import re
 import signal
@@ -34,8 +34,8 @@ NOBODY = "999999999"
 """An ID that no entry has."""
 
 
-class Desk:
-    """Where the commands run: a folder, an outbox in it, and Butter's stand-in."""
+class Workdir:
+    """A folder with an outbox, in which the commands run, and a `FakeButter`."""
 
     def __init__(self, path: Path, fake: FakeButter, url: str, patch: pytest.MonkeyPatch, database: str) -> None:
         self.path, self.fake, self.patch, self.database = path, fake, patch, database
@@ -71,7 +71,7 @@ class Desk:
         until(lambda: open_files() == 0, "the outbox is closed")
 
     def fill(self) -> None:
-        """Have one dead record and one parked capture in the outbox."""
+        """Put one dead record and one parked capture into the outbox."""
         self.fake.respond_with(422, 422)  # the ping at the start, and the record
         fields: dict[str, Any] = {"customer_email": "a@example.com", "ipv4_address": "81.2.69.142", "psp": "stripe"}
         with self.shop() as (client, butter):
@@ -80,7 +80,7 @@ class Desk:
             assert butter.flush()
 
     def empty(self) -> None:
-        """Have an outbox with nothing in it."""
+        """Create an empty outbox."""
         with self.shop():
             pass
 
@@ -98,12 +98,12 @@ class Desk:
 
 
 @pytest.fixture
-def desk(path: Path, fake: FakeButter, url: str, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    return Desk(path, fake, url, monkeypatch, "")
+def workdir(path: Path, fake: FakeButter, url: str, monkeypatch: pytest.MonkeyPatch) -> Workdir:
+    return Workdir(path, fake, url, monkeypatch, "")
 
 
-Reach = Callable[[Desk, str], int]
-"""Runs a command, given by its name, and returns what it ended with."""
+Reach = Callable[[Workdir, str], int]
+"""Runs a command, given by its name, and returns its exit code."""
 
 
 @dataclass(frozen=True)
@@ -116,39 +116,39 @@ class Case:
 
 
 def run(*arguments: str, filled: bool | None = None, **environment: str) -> Reach:
-    """Run in this process, with an outbox that is filled, empty, or not there."""
+    """Run in this process, with an outbox that is filled, empty, or missing."""
 
-    def reach(desk: Desk, command: str) -> int:
+    def reach(workdir: Workdir, command: str) -> int:
         if filled is not None:
-            desk.fill() if filled else desk.empty()
+            workdir.fill() if filled else workdir.empty()
         for name, value in environment.items():
-            desk.patch.setenv(name, value)
-        return desk.run(*command.split(), *arguments)
+            workdir.patch.setenv(name, value)
+        return workdir.run(*command.split(), *arguments)
 
     return reach
 
 
-def shown(desk: Desk, command: str) -> int:
-    """Run with the ID of an entry that is there."""
-    desk.fill()
-    return desk.run(*command.split(), desk.first(command.split(maxsplit=1)[0]))
+def shown(workdir: Workdir, command: str) -> int:
+    """Run with the ID of an existing entry."""
+    workdir.fill()
+    return workdir.run(*command.split(), workdir.first(command.split(maxsplit=1)[0]))
 
 
 def locked(*arguments: str) -> Reach:
     """Run while another process holds the outbox's lock."""
 
-    def reach(desk: Desk, command: str) -> int:
-        desk.empty()
-        with lock_held(desk.path):
-            return desk.run(*command.split(), *arguments)
+    def reach(workdir: Workdir, command: str) -> int:
+        workdir.empty()
+        with lock_held(workdir.path):
+            return workdir.run(*command.split(), *arguments)
 
     return reach
 
 
 def full(*arguments: str) -> Reach:
-    """Run with a full disk behind standard output."""
+    """Run with standard output on a full disk."""
 
-    def reach(desk: Desk, command: str) -> int:
+    def reach(workdir: Workdir, command: str) -> int:
         with open("/dev/full", "wb") as disk:  # noqa: PTH123 - a device
             line = [sys.executable, "-m", "butter_middleware", *command.split(), *arguments]
             return subprocess.run(line, stdout=disk, stderr=subprocess.DEVNULL, timeout=60, check=False).returncode
@@ -156,18 +156,18 @@ def full(*arguments: str) -> Reach:
     return reach
 
 
-def wrong_demo(desk: Desk, command: str) -> int:
-    desk.patch.setattr(demo, "DELIVERY_SECONDS", 0.5)
+def wrong_demo(workdir: Workdir, command: str) -> int:
+    workdir.patch.setattr(demo, "DELIVERY_SECONDS", 0.5)
     build = demo.shop
-    desk.patch.setattr(demo, "shop", lambda inbox: build(inbox, "another"))
-    return desk.run(command, "--once")
+    workdir.patch.setattr(demo, "shop", lambda inbox: build(inbox, "another"))
+    return workdir.run(command, "--once")
 
 
 def stopped(*arguments: str, once: str) -> Reach:
-    """Run until it says something, and tell it to stop."""
+    """Run until it prints `once`, then stop it by a signal."""
 
-    def reach(desk: Desk, command: str) -> int:
-        with desk.process(*command.split(), *arguments, stderr=subprocess.STDOUT) as process:
+    def reach(workdir: Workdir, command: str) -> int:
+        with workdir.process(*command.split(), *arguments, stderr=subprocess.STDOUT) as process:
             assert process.stdout is not None
             assert any(once in line for line in process.stdout)
             process.send_signal(signal.SIGTERM)
@@ -177,34 +177,34 @@ def stopped(*arguments: str, once: str) -> Reach:
     return reach
 
 
-def busy_port(desk: Desk, command: str) -> int:
+def busy_port(workdir: Workdir, command: str) -> int:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        return desk.run(command, "--port", str(taken.getsockname()[1]))
+        return workdir.run(command, "--port", str(taken.getsockname()[1]))
 
 
-def delivered_by_another(desk: Desk, command: str) -> int:
-    with desk.shop(), desk.process(command, stderr=subprocess.DEVNULL) as process:
+def delivered_by_another(workdir: Workdir, command: str) -> int:
+    with workdir.shop(), workdir.process(command, stderr=subprocess.DEVNULL) as process:
         return process.wait(60)
 
 
-def set_aside(desk: Desk, command: str) -> int:
-    desk.empty()
-    Path(f"{desk.path}.corrupt-1").touch()
-    return desk.run(command, "--email", "a@example.com", "--yes")
+def set_aside(workdir: Workdir, command: str) -> int:
+    workdir.empty()
+    Path(f"{workdir.path}.corrupt-1").touch()
+    return workdir.run(command, "--email", "a@example.com", "--yes")
 
 
-def migrated(desk: Desk, command: str) -> int:
-    return desk.run(*command.split(), "--dsn", desk.database)
+def migrated(workdir: Workdir, command: str) -> int:
+    return workdir.run(*command.split(), "--dsn", workdir.database)
 
 
-def worked(desk: Desk, command: str) -> int:
+def worked(workdir: Workdir, command: str) -> int:
     from butter_middleware.postgres import PostgresOutbox  # noqa: PLC0415 - an extra
 
     fields: dict[str, Any] = {"customer_email": "a@example.com", "ipv4_address": "81.2.69.142", "psp": "stripe"}
-    with desk.process(command, "--dsn", desk.database, stderr=subprocess.DEVNULL) as process:
-        butter = Butter(client_ip=client_ip.direct(), outbox=PostgresOutbox(desk.database))
+    with workdir.process(command, "--dsn", workdir.database, stderr=subprocess.DEVNULL) as process:
+        butter = Butter(client_ip=client_ip.direct(), outbox=PostgresOutbox(workdir.database))
         butter.record(Checkout(**fields, invoice_id="in_1"))
-        until(lambda: len(desk.fake.records) == 1, "the worker sends", 40)
+        until(lambda: len(workdir.fake.records) == 1, "the worker sends", 40)
         butter.close()
         process.send_signal(signal.SIGTERM)
         return process.wait(60)
@@ -275,25 +275,25 @@ CASES = [
 ]
 WITH_POSTGRES = [Case("worker", 0, worked), Case("postgres migrate", 0, migrated)]
 ELSEWHERE = {"backfill"}
-"""Whose codes are reached in test_backfill.py."""
+"""Commands whose codes are tested in test_backfill.py."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.command} {case.code}")
-def test_an_exit_code_is_reached(desk: Desk, case: Case) -> None:
-    """A script can depend on what the help says."""
-    assert case.reach(desk, case.command) == case.code
+def test_an_exit_code_is_reached(workdir: Workdir, case: Case) -> None:
+    """A script can depend on the codes in the help."""
+    assert case.reach(workdir, case.command) == case.code
 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("case", WITH_POSTGRES, ids=lambda case: f"{case.command} {case.code}")
-def test_an_exit_code_is_reached_with_postgres(desk: Desk, case: Case, database: str) -> None:
-    """What needs a database ends well with one."""
-    desk.database = database
-    assert case.reach(desk, case.command) == case.code
+def test_an_exit_code_is_reached_with_postgres(workdir: Workdir, case: Case, database: str) -> None:
+    """With a database, the commands that need one end with 0."""
+    workdir.database = database
+    assert case.reach(workdir, case.command) == case.code
 
 
 def leaves(command: click.Command, name: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    """Give each command that does something, by its name."""
+    """Yield each command that is not a group, with its name."""
     if not isinstance(command, click.Group):
         yield " ".join(name), command
         return
@@ -308,7 +308,7 @@ def leaves(command: click.Command, name: tuple[str, ...] = ()) -> Iterator[tuple
     ("name", "command"), list(leaves(cli)), ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_each_documented_exit_code_has_a_case(name: str, command: click.Command) -> None:
-    """What the help names and the cases above are the same, and a wrong option ends each command with 2."""
+    """The help and the cases above name the same codes. A wrong option ends each command with 2."""
     assert CliRunner().invoke(cli, [*name.split(), "--no-such-option"]).exit_code == 2
     documented = {int(code) for code in re.findall(r"(?:: |; )(\d) ", str(dict(leaves(cli))[name].epilog))}
     reached = {2} | {case.code for case in CASES + WITH_POSTGRES if case.command == name}

@@ -1,4 +1,4 @@
-"""`butter-middleware explain` and `explain-ip`: what an extractor or a strategy makes of one response, one request."""
+"""`butter-middleware explain` and `explain-ip`: the result of an extractor or of a strategy, for one example."""
 
 import json
 import sys
@@ -44,7 +44,7 @@ butter = Butter(
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
-    """Run the command in a directory with an app, on a response's body."""
+    """Run the command in a directory with an app, with a response's body as its input."""
     (tmp_path / "explained_shop.py").write_text(APP)
     monkeypatch.chdir(tmp_path)
 
@@ -69,7 +69,7 @@ def document(result: Result) -> dict[str, Any]:
 
 
 def test_a_preset_is_explained(run: Callable[..., Result]) -> None:
-    """Each field with its value, masked, and the expression that gave it; then what it is."""
+    """Each field has its masked value and the expression that gave it. The last line is the verdict."""
     result = run("explain", "--psp", "stripe", body={"data": SESSION | {"invoice": None}})
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -81,23 +81,23 @@ def test_a_preset_is_explained(run: Callable[..., Result]) -> None:
     assert lines[-1].startswith("A record, matched to a dispute by ")
 
 
-def test_personal_data_is_shown_where_it_is_asked_for(run: Callable[..., Result]) -> None:
-    """Only with --reveal, in JSON too."""
+def test_personal_data_is_shown_with_reveal_only(run: Callable[..., Result]) -> None:
+    """It needs --reveal, also in JSON."""
     for form in ((), ("--json",)):
         assert EMAIL not in run("explain", "--psp", "stripe", *form, body=SESSION).output
         assert EMAIL in run("explain", "--psp", "stripe", "--reveal", *form, body=SESSION).output
 
 
-def test_what_is_not_paid_says_why(run: Callable[..., Result]) -> None:
-    """The gate, and all the same what the object holds."""
+def test_an_unpaid_object_is_explained(run: Callable[..., Result]) -> None:
+    """It names the field that decided, and still shows the object's fields."""
     result = run("explain", "--psp", "stripe", body=SESSION | {"payment_status": "unpaid"})
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1] == "No paid checkout (checkout.session, not paid, by payment_status)."
     assert "customer_details.email" in result.stdout
 
 
-def test_the_test_mode_says_what_admits_it(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    """No route is named where none was given."""
+def test_the_test_mode_is_explained(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No route is named if none was given."""
     session = SESSION | {"livemode": False}
     said = run("explain", "--psp", "stripe", body=session).stdout.splitlines()[-1]
     assert said.startswith("A payment of the PSP's test mode, which is not evidence in production.")
@@ -107,7 +107,7 @@ def test_the_test_mode_says_what_admits_it(run: Callable[..., Result], monkeypat
 
 @pytest.mark.parametrize("case", PAID + UNPAID, ids=lambda case: case.name)
 def test_it_agrees_with_the_extractor(run: Callable[..., Result], case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every object that is known: a record exactly where there is one, and its values in the table."""
+    """For every known object, the verdict and the values are those of the extractor."""
     monkeypatch.setenv("BUTTER_ENVIRONMENT", "staging")
     note = ("--annotate", "customer_email=a@example.com")
     found = document(run("explain", "--psp", case.psp, "--json", "--reveal", *note, body=case.body))
@@ -149,7 +149,7 @@ def test_it_agrees_with_the_extractor(run: Callable[..., Result], case: Case, mo
 def test_each_verdict(
     run: Callable[..., Result], arguments: list[str], body: Any, code: int, verdict: str, said: str
 ) -> None:
-    """A record, a part of one, or why not, with the remedy; the exit code says the same."""
+    """The verdict is a record, a part, or why there is none, with the fix. The exit code agrees."""
     result = run("explain", *arguments, "--json", body=body)
     assert result.exit_code == code, result.output
     found = document(result)
@@ -159,8 +159,8 @@ def test_each_verdict(
     assert run("explain", *arguments, body=body).stdout.rstrip().endswith(found["text"].strip())
 
 
-def test_what_is_not_recognised_is_said_once(run: Callable[..., Result]) -> None:
-    """What was looked for and the remedy are long enough to be read once."""
+def test_an_unknown_body_is_explained_once(run: Callable[..., Result]) -> None:
+    """The text is long, so it must not be repeated."""
     shown = run("explain", "--psp", "stripe", body={"order": 1}).stdout
     assert shown.startswith("extract.stripe(): nothing that it knows\n")
     assert shown.count("Say where it is") == 1
@@ -168,8 +168,8 @@ def test_what_is_not_recognised_is_said_once(run: Callable[..., Result]) -> None
     assert last.startswith("Not recognised. extract.stripe() found none of checkout.session")
 
 
-def test_where_each_value_is_from(run: Callable[..., Result]) -> None:
-    """The expression, the annotation, the route, or the function."""
+def test_the_source_of_each_value(run: Callable[..., Result]) -> None:
+    """The source is an expression, an annotation, the route, or a function."""
     note = ("--annotate", "customer_email=a@example.com")
     found = document(run("explain", *at("/checkout/7", *note, "--json"), body={"invoice": "in_1"}))
     assert {row["field"]: row["from"] for row in found["fields"]} == {
@@ -202,18 +202,18 @@ def test_where_each_value_is_from(run: Callable[..., Result]) -> None:
         (at("/mine", "--annotate", "email=x"), {}, 2, "'email' is not a field"),
     ],
 )
-def test_a_wrong_question_is_answered_with_the_right_one(
+def test_wrong_options_are_refused_with_the_right_ones(
     run: Callable[..., Result], arguments: list[str], body: Any, code: int, said: str
 ) -> None:
-    """One line, with what to type instead."""
+    """The error is one line, and says what to type instead."""
     result = run("explain", *arguments, body=body)
     assert result.exit_code == code, result.output
     assert said in " ".join(result.stderr.split())
     assert "Traceback" not in result.output
 
 
-def test_a_file_is_read_and_one_that_is_not_there_is_said(run: Callable[..., Result], tmp_path: Path) -> None:
-    """By its name."""
+def test_a_file_and_a_missing_file(run: Callable[..., Result], tmp_path: Path) -> None:
+    """The error names the missing file."""
     (tmp_path / "session.json").write_text(json.dumps(SESSION))
     assert CliRunner().invoke(cli, ["explain", "session.json", "--psp", "stripe"]).exit_code == 0
     missing = CliRunner().invoke(cli, ["explain", "none.json", "--psp", "stripe"])
@@ -227,7 +227,7 @@ PEER = ("--peer", "10.0.0.1")
 
 
 def test_every_strategy_answers(run: Callable[..., Result]) -> None:
-    """As `client_ip.explain` does: those with an address first, the others with a remedy."""
+    """The rows are those of `client_ip.explain`. Strategies with an address come first, the others have a fix."""
     scope: Mapping[str, Any] = {
         "type": "http",
         "client": ("10.0.0.1", 50_000),
@@ -254,14 +254,14 @@ def test_every_strategy_answers(run: Callable[..., Result]) -> None:
 
 
 def test_the_remedy_is_that_of_the_configured_strategy(run: Callable[..., Result]) -> None:
-    """Others lack other headers for the same reason, and one remedy is shown for each."""
+    """Others have the same reason, but lack other headers. One fix is shown for each reason."""
     shown = run("explain-ip", *PEER, "--strategy", "nginx(['10.0.0.1'])").stdout
     assert "\nheader_missing, configured: The header X-Forwarded-For" in shown
     assert shown.count("\nheader_missing, ") == 1
 
 
 def test_addresses_are_masked(run: Callable[..., Result]) -> None:
-    """They are a shopper's, though whoever asks has typed them."""
+    """They are a shopper's, although the user has typed them."""
     result = run("explain-ip", *HEADERS, *PEER)
     assert SHOPPER not in result.output
     assert "81.2.x.x" in result.stdout
@@ -281,14 +281,14 @@ def test_addresses_are_masked(run: Callable[..., Result]) -> None:
 def test_the_configured_one_comes_first(
     run: Callable[..., Result], strategy: str, address: str | None, code: int
 ) -> None:
-    """Written as in the configuration; where it finds nothing, that is the exit code."""
+    """It is written as in the configuration. If it finds no address, the exit code is 1."""
     result = run("explain-ip", *HEADERS, *PEER, "--strategy", strategy, "--json", "--reveal")
     first = json.loads(result.stdout)[0]
     assert (first["strategy"], first["address"], result.exit_code) == ("configured", address, code)
 
 
 def test_the_apps_own_comes_first(run: Callable[..., Result]) -> None:
-    """As the app has it."""
+    """It is the strategy of the app."""
     result = run("explain-ip", *HEADERS, *PEER, "--app", "explained_shop:butter", "--json", "--reveal")
     first = json.loads(result.stdout)[0]
     assert (first["strategy"], first["address"]) == ("configured", SHOPPER)
@@ -303,12 +303,12 @@ def test_the_apps_own_comes_first(run: Callable[..., Result]) -> None:
         ("[2001:4860::1]", "2001:4860::1"),
         ("[2001:4860::1]:4711", "2001:4860::1"),
         ("unix:", None),
-        # Port 0 alone proves nothing: API Gateway gives it for each peer.
+        # Port 0 proves nothing: API Gateway gives it for each peer.
         (f"{SHOPPER}:0", SHOPPER),
     ],
 )
 def test_a_peer_as_servers_write_it(run: Callable[..., Result], peer: str, client: str | None) -> None:
-    """With or without a port, in brackets, or a Unix socket."""
+    """The peer may have a port or brackets, or be a Unix socket."""
     rows = json.loads(run("explain-ip", "--peer", peer, "--json", "--reveal").stdout)
     assert next(row["address"] for row in rows if row["strategy"] == "client_ip.direct()") == client
 
@@ -329,22 +329,22 @@ def test_a_peer_as_servers_write_it(run: Callable[..., Result], peer: str, clien
         ([*PEER, "--strategy", "direct", "--app", "x"], "Give one of them"),
     ],
 )
-def test_a_wrong_request_is_said(run: Callable[..., Result], arguments: list[str], said: str) -> None:
-    """With how it is written; nothing of it is evaluated but literals."""
+def test_a_wrong_request_is_refused(run: Callable[..., Result], arguments: list[str], said: str) -> None:
+    """The error says how to write it. Only literals are evaluated."""
     result = run("explain-ip", *arguments)
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.split()).replace(" │ ", " ")
 
 
 def test_values_of_an_extractor() -> None:
-    """What `explain` shows beside its expressions."""
+    """`explain` shows these values with the expressions."""
     assert extract.stripe().values(respond(SESSION | {"payment_status": "unpaid"}))
     assert extract.stripe().values(respond({})) == {}
     assert extract.json(invoice_id="a").values(respond({"a": "in_1"})) == {"invoice_id": "in_1"}
 
 
 def test_a_butter_has_its_strategy() -> None:
-    """Admitting private addresses in staging, as its middleware uses it."""
+    """In staging it accepts private addresses, as in the middleware."""
     route = CheckoutRoute("/", psp="stripe")
     butter = Butter(dry_run=True, client_ip=client_ip.direct(), environment="staging", routes=[route])
     assert butter.strategy == client_ip.direct().admitting_private()

@@ -1,4 +1,4 @@
-"""`butter-middleware info`: enough for a bug report, and no secret."""
+"""`butter-middleware info`: enough for a bug report, without secrets."""
 
 import json
 import platform
@@ -37,7 +37,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_versions_platform_and_options(shop: Path) -> None:
-    """Of the environment the names of variables, of the app its options and routes."""
+    """It shows the names of environment variables, and the app's options and routes."""
     found = CliRunner().invoke(cli, ["info", "--app", "shop_to_report:butter", "--json"])
     assert found.exit_code == 0
     fields = json.loads(found.stdout)
@@ -50,7 +50,7 @@ def test_versions_platform_and_options(shop: Path) -> None:
 
 
 def test_no_secret_is_shown(shop: Path) -> None:
-    """Not in the text either, and not where the configuration cannot be used."""
+    """This is so in the text too, and if the configuration is invalid."""
     shop.write_text(f"raise ValueError({SECRET!r})")
     broken = CliRunner().invoke(cli, ["info", "--app", "shop_to_report:butter"])
     assert broken.exit_code == 1
@@ -59,8 +59,8 @@ def test_no_secret_is_shown(shop: Path) -> None:
     assert SECRET not in CliRunner().invoke(cli, ["info"]).output
 
 
-def test_an_environment_that_cannot_be_used_is_said(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The versions are shown all the same."""
+def test_an_invalid_environment_is_reported(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The versions are still shown."""
     monkeypatch.setenv("BUTTER_BASE_URL", f"https://user:{SECRET}@example.com")
     found = CliRunner().invoke(cli, ["info"])
     assert found.exit_code == 1

@@ -1,4 +1,4 @@
-"""`--app shop.main:butter`: how a Butter is found, and what is said where it is not."""
+"""`--app shop.main:butter`: how a Butter is found, and the error if it is not."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from butter_middleware.cli.failure import Failure
 from butter_middleware.cli.options import Stop, load, outbox_path, path_of
 
 SECONDS = 10.0
-"""After which a thread that does not end is taken to hang."""
+"""A thread that does not end in this time hangs."""
 
 SHOP = """
 from fastapi import FastAPI
@@ -45,7 +45,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
     def write(name: str, text: str) -> None:
         Path(name).parent.mkdir(exist_ok=True)
-        (Path(name).parent / "__init__.py").touch()  # else a module of this name anywhere on the path comes first
+        (Path(name).parent / "__init__.py").touch()  # or another module of this name on the path would come first
         Path(name).write_text(text)
 
     yield write
@@ -57,7 +57,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 def test_a_butter_is_found(
     write: Callable[[str, str], None], capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
 ) -> None:
-    """By its own name, by the app that it is mounted in, at any depth, or stands round, or alone; its path too."""
+    """It is found by its name, by an app that has or mounts it, by a wrapper, or by the module. So is its path."""
     write("shop/main.py", SHOP)
     found = load(f"shop.main:{name}" if name else "shop.main")
     assert path_of(found, "") == outbox_path(None, "shop.main:butter") == str(tmp_path / "butter.db")
@@ -88,8 +88,8 @@ def test_a_butter_is_found(
         (SHOP.replace('"u"', '""'), "shop.main:butter", "at main.py:5: ConfigurationError: the username is empty"),
     ],
 )
-def test_what_is_wrong_is_said(write: Callable[[str, str], None], text: str, app: str, said: str) -> None:
-    """Each way in which an app cannot be had is one line with the remedy."""
+def test_a_wrong_app_is_explained(write: Callable[[str, str], None], text: str, app: str, said: str) -> None:
+    """Each error is one line that says what to do."""
     write("shop/main.py", text)
     with pytest.raises(Failure) as caught:
         load(app)
@@ -104,8 +104,10 @@ def test_what_is_wrong_is_said(write: Callable[[str, str], None], text: str, app
         ((', outbox="butter.db"', ", outbox=Queue()"), "a queue of your own (Queue)"),
     ],
 )
-def test_an_outbox_elsewhere_is_said(write: Callable[[str, str], None], change: tuple[str, str], said: str) -> None:
-    """What is in memory, nowhere, or in another queue cannot be looked at from here."""
+def test_an_outbox_that_is_not_a_file_is_explained(
+    write: Callable[[str, str], None], change: tuple[str, str], said: str
+) -> None:
+    """A command cannot read an outbox in memory or in another queue, and a dry run has none."""
     queue = "class Queue:\n    async def enqueue(self, record): ...\n"
     write("shop/main.py", queue + SHOP.replace(*change))
     with pytest.raises(Failure) as caught:
@@ -113,10 +115,10 @@ def test_an_outbox_elsewhere_is_said(write: Callable[[str, str], None], change: 
     assert said in str(caught.value)
 
 
-def test_the_command_line_goes_before_the_environment(
+def test_options_win_over_the_environment(
     write: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """BUTTER_APP stands for --app, BUTTER_OUTBOX for --outbox, and what is typed goes before both."""
+    """BUTTER_APP replaces --app, and BUTTER_OUTBOX replaces --outbox. Options win over both."""
     write("shop/main.py", SHOP)
 
     def said(*arguments: str) -> str:
@@ -135,7 +137,7 @@ def test_the_command_line_goes_before_the_environment(
 
 
 def steps_of_a_wait(signalled_at: int) -> int:
-    """Return how many steps a wait took on its thread, if a signal's handler ran there at one of them."""
+    """Run a signal's handler on the waiting thread, at one of its steps. Return the number of steps."""
     stop, steps = Stop(), 0
 
     def trace(_frame: FrameType, _event: str, _given: object) -> Any:
@@ -160,7 +162,7 @@ def steps_of_a_wait(signalled_at: int) -> int:
 
 
 def test_a_signal_between_any_two_steps_of_a_wait_ends_it() -> None:
-    """Its handler runs on the thread that waits: a lock that this thread holds would never be free for it."""
+    """The handler runs on the waiting thread. A lock that this thread holds would never be free for it."""
     step = 1
     while steps_of_a_wait(step) >= step:
         step += 1

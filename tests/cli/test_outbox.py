@@ -1,4 +1,4 @@
-"""What people see of an outbox and do to it by the command line, beside an app that runs and without one."""
+"""The commands that show and change an outbox, with and without a running app."""
 
 import errno
 import gzip
@@ -42,7 +42,7 @@ def closed(store: SQLiteStore) -> None:
 
 
 def opened_once(path: Path) -> None:
-    """Make an outbox's file, as an app does that is started and stopped."""
+    """Create an outbox's file, like an app that is started and stopped."""
     store = SQLiteOutbox(path).store()
     store.open()
     closed(store)
@@ -62,8 +62,8 @@ def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
 
 @pytest.fixture
-def beside(path: Path) -> Callable[..., tuple[int, str, str]]:
-    """Run a command on the outbox, in a process of its own."""
+def run_in_process(path: Path) -> Callable[..., tuple[int, str, str]]:
+    """Run a command on the outbox, in a separate process."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         command = [sys.executable, "-m", "butter_middleware", *map(str, arguments), "--outbox", str(path)]
@@ -78,15 +78,15 @@ def documents(found: Result) -> Any:
     return json.loads(found.stdout)
 
 
-def standing(found: Result) -> Any:
-    """Return what `status --json` says: it ends with 1 exactly if it names what needs a person."""
+def status_document(found: Result) -> Any:
+    """Return the document of `status --json`. The exit code must be 1 if and only if a person is needed."""
     said = json.loads(found.stdout)
     assert found.exit_code == (1 if said["attention"] else 0)
     return said
 
 
 def filled(store: SQLiteStore) -> None:
-    """Put one of each into an outbox: two dead, one delivered, one pending, two parked, one captured, one part."""
+    """Fill an outbox with two dead, one delivered, one pending, two parked, one captured and one part."""
     assert store.lead()
     store.add([record(1), record(2)])
     settle_all(store, Settled.DEAD)
@@ -104,12 +104,12 @@ def filled(store: SQLiteStore) -> None:
 # Status.
 
 
-def test_status_counts_what_lies_in_the_file(store: SQLiteStore, run: Callable[..., Result]) -> None:
-    """Each state with its number; nobody delivers, nobody reads what was captured: both are said."""
+def test_status_counts_each_state(store: SQLiteStore, run: Callable[..., Result]) -> None:
+    """It has the count of each state, and says that no process delivers or reads captures."""
     filled(store)
     store.count([Count("skipped", "POST /pay", "not_paid", 3)])
     closed(store)
-    found = standing(run("status", "--json"))
+    found = status_document(run("status", "--json"))
     names = ("captured", "unread", "parts", "pending", "parked", "dead", "delivered", "hold", "delivers", "readers")
     assert [found[name] for name in names] == [1, 1, 1, 1, 2, 2, 1, None, False, 0]
     assert found["dead_by_reason"] == {"": 2}
@@ -120,10 +120,10 @@ def test_status_counts_what_lies_in_the_file(store: SQLiteStore, run: Callable[.
     assert "not_paid: 3" in text
 
 
-def test_status_tells_of_the_app_that_runs(store: SQLiteStore, beside: Callable[..., tuple[int, str, str]]) -> None:
-    """Beside a running app: who delivers, by its process, and that what is captured has its reader."""
+def test_status_names_the_running_app(store: SQLiteStore, run_in_process: Callable[..., tuple[int, str, str]]) -> None:
+    """With a running app, it names the process that delivers, and captures have a reader."""
     filled(store)
-    code, output, _errors = beside("status", "--json")
+    code, output, _errors = run_in_process("status", "--json")
     found = json.loads(output)
     assert code == 1
     assert [reason["code"] for reason in found["attention"]] == ["pending_old", "dead", "parked"]
@@ -133,35 +133,35 @@ def test_status_tells_of_the_app_that_runs(store: SQLiteStore, beside: Callable[
         1,
         0,
     )
-    assert f"process {os.getpid()} delivers" in beside("status")[1]
+    assert f"process {os.getpid()} delivers" in run_in_process("status")[1]
     assert store.lead()
     assert store.due(10)
 
 
 def test_a_copy_of_the_file_and_its_log_has_everything(store: SQLiteStore, path: Path, tmp_path: Path) -> None:
-    """As docs/operations.md copies them: what was written last is only in the log."""
+    """docs/operations.md copies both, because the last writes are only in the log."""
     filled(store)
     folder = tmp_path / "new"
     folder.mkdir()
     for suffix in ("", "-wal"):
         shutil.copy(f"{path}{suffix}", folder)
-    found = standing(CliRunner().invoke(cli, ["status", "--json", "--outbox", str(folder / path.name)]))
+    found = status_document(CliRunner().invoke(cli, ["status", "--json", "--outbox", str(folder / path.name)]))
     assert [found[name] for name in ("captured", "parts", "pending", "parked", "dead")] == [1, 1, 1, 2, 2]
 
 
 def test_status_sees_a_full_disk(
     store: SQLiteStore, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the app captures is then in its memory, where the command cannot see it."""
+    """The app's captures are then in its memory, where the command cannot see them."""
     closed(store)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1024**2))
-    found = standing(run("status", "--json"))
+    found = status_document(run("status", "--json"))
     assert [reason["code"] for reason in found["attention"]] == ["outbox_full"]
     assert "make room on the disk" in run("status").stdout
 
 
 def test_status_watches_on_a_terminal_only(store: SQLiteStore, run: Callable[..., Result]) -> None:
-    """Without a terminal --watch would never end: it is refused, with what programs do instead."""
+    """Without a terminal --watch would never end. The error names the command for programs."""
     closed(store)
     for arguments in (("status", "--watch"), ("status", "--watch", "--json")):
         found = run(*arguments)
@@ -169,7 +169,7 @@ def test_status_watches_on_a_terminal_only(store: SQLiteStore, run: Callable[...
         assert "status --json" in found.stderr
 
 
-# Which file: never another one, never a new one.
+# The file: never another one, never a new one.
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_status_watches_on_a_terminal_only(store: SQLiteStore, run: Callable[...
     ],
 )
 def test_a_wrong_path_is_an_error_and_makes_nothing(tmp_path: Path, command: list[str]) -> None:
-    """No command makes a file, a log or a lock; the error names the outbox that lies there instead."""
+    """No command creates a file, a log or a lock. The error names the outbox that is there instead."""
     opened_once(tmp_path / "butter.db")
     before = sorted(tmp_path.iterdir())
     found = CliRunner().invoke(cli, [*command, "--outbox", str(tmp_path / "buter.db")])
@@ -198,8 +198,8 @@ def test_a_wrong_path_is_an_error_and_makes_nothing(tmp_path: Path, command: lis
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_nothing_says_which_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without --outbox, BUTTER_OUTBOX and --app the three are named."""
+def test_no_outbox_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names --outbox, BUTTER_OUTBOX and --app."""
     monkeypatch.delenv("BUTTER_OUTBOX", raising=False)
     found = CliRunner().invoke(cli, ["status"])
     assert found.exit_code == 2
@@ -236,8 +236,8 @@ def broken(path: Path) -> None:
         (lambda path: path.mkdir(), "is a directory"),
     ],
 )
-def test_a_file_that_is_no_outbox_stays_as_it_is(path: Path, spoil: Callable[[Path], Any], said: str) -> None:
-    """A foreign, earlier or broken file is neither changed, nor brought up, nor set aside by a look at it."""
+def test_a_file_that_is_not_an_outbox_is_not_changed(path: Path, spoil: Callable[[Path], Any], said: str) -> None:
+    """`status` neither changes, migrates nor sets aside a foreign, earlier or broken file."""
     spoil(path)
     content = path.read_bytes() if path.is_file() else b""
     found = CliRunner().invoke(cli, ["status", "--outbox", str(path)])
@@ -247,10 +247,10 @@ def test_a_file_that_is_no_outbox_stays_as_it_is(path: Path, spoil: Callable[[Pa
     assert not [name for name in path.parent.iterdir() if "corrupt" in name.name]
 
 
-def test_a_folder_that_is_closed_to_this_user_is_said(
+def test_a_folder_without_permission_is_reported(
     path: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether there is a file cannot be known then: that is said, and no traceback."""
+    """The command cannot know whether the file exists. It says so, without a traceback."""
     stat = Path.stat
 
     def closed_to_us(file: Path, **options: Any) -> os.stat_result:
@@ -264,10 +264,10 @@ def test_a_folder_that_is_closed_to_this_user_is_said(
     assert f"(user {os.geteuid()}) may not look into its directory. Run this as the app's user" in found.stderr
 
 
-def test_a_lock_that_is_not_let_go_is_an_error_that_names_its_holder(
+def test_a_lock_that_is_not_released_is_an_error_that_names_its_holder(
     store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a process holds the lock and is stopped, the command gives up, says which one, and ends with 4."""
+    """If a stopped process holds the lock, the command names it, and ends with 4."""
     closed(store)
     script = (
         "import sys; from butter_middleware.outbox.sqlite.locks import *; locks = Locks(sys.argv[1]);"
@@ -286,7 +286,7 @@ def test_a_lock_that_is_not_let_go_is_an_error_that_names_its_holder(
 
 
 def test_root_leaves_the_file_to_its_owner(path: Path) -> None:
-    """At root's command line whatever SQLite and the lock make beside the file belongs to the file's owner."""
+    """If root runs a command, new files next to the outbox belong to the outbox's owner."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     opened_once(path)
@@ -306,7 +306,7 @@ def listed(run: Callable[..., Result], state: Waiting) -> list[dict[str, Any]]:
     return found
 
 
-def test_an_empty_list_is_said_to_people_only(store: SQLiteStore, run: Callable[..., Result]) -> None:
+def test_an_empty_list(store: SQLiteStore, run: Callable[..., Result]) -> None:
     """People get a sentence, and programs an empty list."""
     store.close()
     assert run("dead", "list").stdout == "There is no dead record.\n"
@@ -314,7 +314,7 @@ def test_an_empty_list_is_said_to_people_only(store: SQLiteStore, run: Callable[
 
 
 def test_entries_are_listed_without_personal_data(store: SQLiteStore, run: Callable[..., Result]) -> None:
-    """By number, time, reason and remedy; pages go on after a number."""
+    """An entry has an ID, time, reason and fix. A page continues after an ID."""
     filled(store)
     closed(store)
     parked, dead = listed(run, Waiting.PARKED), listed(run, Waiting.DEAD)
@@ -329,8 +329,8 @@ def test_entries_are_listed_without_personal_data(store: SQLiteStore, run: Calla
     assert documents(run("dead", "list", "--json", "--after", dead[0]["id"]))[0]["id"] == dead[1]["id"]
 
 
-def test_what_many_entries_say_alike_is_said_once(store: SQLiteStore, run: Callable[..., Result]) -> None:
-    """One bad deploy parks many for one reason: people read the remedy once, programs find it with each."""
+def test_a_repeated_detail_is_shown_once(store: SQLiteStore, run: Callable[..., Result]) -> None:
+    """A bad deploy parks many for one reason. People read the fix once, programs find it in each entry."""
     for number, stored in enumerate(append(store, *range(4))):
         why = Parked(ParkReason.INVALID, "other") if number == 2 else Parked(ParkReason.NO_EMAIL, DETAIL)
         resolve(store, stored, parked=why)
@@ -341,7 +341,7 @@ def test_what_many_entries_say_alike_is_said_once(store: SQLiteStore, run: Calla
 
 
 def test_one_entry_is_shown_masked_unless_revealed(store: SQLiteStore, run: Callable[..., Result]) -> None:
-    """Of a record the addresses are masked; of a capture only the shape is shown, and what a person needs to mend."""
+    """A record's addresses are masked. Of a capture, only the shape and the fix are shown."""
     filled(store)
     closed(store)
     number = listed(run, Waiting.DEAD)[0]["id"]
@@ -366,7 +366,7 @@ def test_one_entry_is_shown_masked_unless_revealed(store: SQLiteStore, run: Call
 
 
 def test_a_shape_hides_values_and_keeps_keys() -> None:
-    """Names and card holders look like any other text: none is shown; long lists are cut."""
+    """Names look like any other text, so no text is shown. Long lists are cut."""
     value = {"name": "Ann", "paid": True, "n": 3, "none": None, "items": [{"sku": "x"}] * 7, "mail": "ann@example.com"}
     assert shape(value) == {
         "name": "(text of 3)",
@@ -380,7 +380,7 @@ def test_a_shape_hides_values_and_keeps_keys() -> None:
 
 @pytest.mark.parametrize("nested", [b"[" * 900 + b"]" * 900, b'{"a":' * 900 + b"1" + b"}" * 900])
 def test_a_body_that_is_nested_deeply_is_shown(store: SQLiteStore, run: Callable[..., Result], nested: bytes) -> None:
-    """A shopper may have written it, to a route that captures the request's body."""
+    """A shopper may have sent it, to a route that captures the request's body."""
     (number,) = store.append([capture(1, request_body=nested)])
     resolve(store, number, parked=Parked(ParkReason.NO_EMAIL, DETAIL))
     closed(store)
@@ -390,8 +390,8 @@ def test_a_body_that_is_nested_deeply_is_shown(store: SQLiteStore, run: Callable
         assert "request_body" in shown.stdout
 
 
-def test_what_is_not_there_is_said(store: SQLiteStore, run: Callable[..., Result]) -> None:
-    """An ID that is not there ends with 1; so does one of several, after the others were done."""
+def test_an_unknown_id_is_reported(store: SQLiteStore, run: Callable[..., Result]) -> None:
+    """An unknown ID ends with 1. Among several IDs, the others are handled first."""
     filled(store)
     closed(store)
     assert run("dead", "show", 7).exit_code == 1
@@ -407,7 +407,7 @@ def test_what_is_not_there_is_said(store: SQLiteStore, run: Callable[..., Result
 def test_an_id_that_is_too_large_is_refused(
     store: SQLiteStore, run: Callable[..., Result], arguments: Sequence[str]
 ) -> None:
-    """Such as two that were pasted as one. Nothing is done, of the others either."""
+    """It may be two IDs that were pasted as one. Nothing is done, also not for other IDs."""
     filled(store)
     closed(store)
     found = run(*arguments, 9 * 10**23)
@@ -415,8 +415,8 @@ def test_an_id_that_is_too_large_is_refused(
 
 
 @pytest.mark.parametrize("arguments", [("dead", "retry"), ("parked", "drop"), ("dead", "drop", "5", "--all", "--yes")])
-def test_which_ones_must_be_said(store: SQLiteStore, run: Callable[..., Result], arguments: Sequence[str]) -> None:
-    """Either IDs or --all: neither and both are refused, and nothing is done."""
+def test_ids_or_all_must_be_given(store: SQLiteStore, run: Callable[..., Result], arguments: Sequence[str]) -> None:
+    """IDs or --all are needed, but not both. Otherwise nothing is done."""
     filled(store)
     closed(store)
     found = run(*arguments)
@@ -425,7 +425,7 @@ def test_which_ones_must_be_said(store: SQLiteStore, run: Callable[..., Result],
 
 
 def test_dropping_asks_first(store: SQLiteStore, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without --yes a terminal is asked; where there is none, or the answer is no, nothing is deleted."""
+    """Without --yes it asks on a terminal. Without a terminal, or if the answer is no, nothing is deleted."""
     filled(store)
     closed(store)
     refused = run("dead", "drop", "--all")
@@ -440,22 +440,22 @@ def test_dropping_asks_first(store: SQLiteStore, run: Callable[..., Result], mon
     assert documents(run("parked", "drop", "--all", "--yes", "--json")) == {"done": 2, "absent": 0}
 
 
-def test_an_app_that_runs_takes_up_what_is_retried(
-    store: SQLiteStore, beside: Callable[..., tuple[int, str, str]]
+def test_a_running_app_handles_retried_entries(
+    store: SQLiteStore, run_in_process: Callable[..., tuple[int, str, str]]
 ) -> None:
-    """A retried capture is the running app's to read, a retried record its own to send, without a restart."""
+    """The running app reads a retried capture and sends a retried record, without a restart."""
     filled(store)
     assert len(unread(store)) == 1
-    code, output, _errors = beside("parked", "retry", "--all")
+    code, output, _errors = run_in_process("parked", "retry", "--all")
     assert (code, "A running process reads them within seconds" in output) == (0, True)
-    assert "sent as soon as Butter takes them" in beside("dead", "retry", "--all")[1]
+    assert "sent as soon as Butter takes them" in run_in_process("dead", "retry", "--all")[1]
     assert len(store.due(10)) == 3
     assert len(store.unread(10, below=0)) == 2
     assert store.counts().parked == 0
 
 
-def test_nobody_is_there_to_take_it_up(store: SQLiteStore, run: Callable[..., Result]) -> None:
-    """Without a running app a retry says when it will be tried."""
+def test_a_retry_without_a_running_app(store: SQLiteStore, run: Callable[..., Result]) -> None:
+    """Without a running app, the command says when it will be tried."""
     filled(store)
     closed(store)
     assert "at its next start" in run("parked", "retry", "--all").stdout
@@ -466,13 +466,13 @@ def test_nobody_is_there_to_take_it_up(store: SQLiteStore, run: Callable[..., Re
 
 
 def test_resume_ends_the_hold_in_the_file(store: SQLiteStore, run: Callable[..., Result]) -> None:
-    """The hold's reason is said; the process that delivers, now or next, tries Butter."""
+    """The command names the hold's reason. The process that delivers, now or later, tries Butter."""
     store.set_hold("401")
     closed(store)
-    assert standing(run("status", "--json"))["hold"] == "401"
+    assert status_document(run("status", "--json"))["hold"] == "401"
     assert run("status").exit_code == 1
     assert "the hold was for: 401" in run("resume").stdout
-    assert standing(run("status", "--json"))["hold"] is None
+    assert status_document(run("status", "--json"))["hold"] is None
     assert run("status").exit_code == 0
     assert run("resume").stdout == "There is no hold.\n"
 
@@ -520,7 +520,7 @@ def told(number: int, body: bytes, coding: bytes = b"", **fields: Any) -> Any:
 
 
 def remains(path: Path, *needles: bytes) -> list[bytes]:
-    """Return which of the needles still stand somewhere in the outbox's files, whatever their case."""
+    """Return the needles that are still in the outbox's files, in any case."""
     everything = b"".join(
         file.read_bytes() for file in path.parent.iterdir() if file.name.startswith(path.name)
     ).lower()
@@ -532,7 +532,7 @@ def remains(path: Path, *needles: bytes) -> list[bytes]:
 def test_a_person_is_found_however_the_body_writes_it(
     store: SQLiteStore, run: Callable[..., Result], path: Path, body: bytes, coding: bytes
 ) -> None:
-    """Escaped, encoded, compressed or cut off: a capture that names the person goes, and no byte of it stays."""
+    """The address may be escaped, encoded, compressed or cut off. The capture is deleted, and no byte stays."""
     sent = CODINGS[coding](body)
     store.append([told(1, sent, coding)])
     store.append([told(2, CODINGS[coding](OTHERS[0]), coding)])
@@ -540,24 +540,24 @@ def test_a_person_is_found_however_the_body_writes_it(
     found = documents(run("erase", "--email", ANN, "--yes", "--json"))
     assert found["erased"]["captured"] == 1
     assert found["not_looked_into"] == []
-    assert standing(run("status", "--json"))["captured"] == 1
+    assert status_document(run("status", "--json"))["captured"] == 1
     assert remains(path, sent) == []
 
 
 @pytest.mark.parametrize("body", OTHERS, ids=str)
-def test_nobody_else_is_taken_for_the_person(store: SQLiteStore, run: Callable[..., Result], body: bytes) -> None:
-    """An address that contains the person's is another person's."""
+def test_another_persons_data_is_not_erased(store: SQLiteStore, run: Callable[..., Result], body: bytes) -> None:
+    """An address that contains the person's address is another person's."""
     store.append([told(1, body)])
     closed(store)
     found = run("erase", "--email", ANN, "--yes")
     assert found.stdout.startswith("The outbox holds nothing of this person.")
-    assert standing(run("status", "--json"))["captured"] == 1
+    assert status_document(run("status", "--json"))["captured"] == 1
 
 
-def test_everything_of_a_person_goes_and_nothing_of_others(
+def test_all_data_of_a_person_is_erased_and_none_of_others(
     store: SQLiteStore, run: Callable[..., Result], path: Path
 ) -> None:
-    """Pending, dead, captured, parked and parts, wherever the address stands in them; the files hold none of it."""
+    """Pending, dead, captured, parked and parts are searched in all fields. The files have no copy afterwards."""
     assert store.lead()
     store.add([of("ann.lee@example.com", 1), of(BOB, 2)])
     settle_all(store, Settled.DEAD)
@@ -585,14 +585,14 @@ def test_everything_of_a_person_goes_and_nothing_of_others(
     assert found["erased"] == {"pending": 1, "dead": 1, "captured": 6, "parked": 1, "parts": 1}
     assert remains(path, b"ann.lee", b"ann%2e") == []
     assert remains(path, BOB.encode()) == [BOB.encode()]
-    left = standing(run("status", "--json"))
+    left = status_document(run("status", "--json"))
     assert [left[name] for name in ("captured", "pending", "dead", "parked", "parts")] == [1, 1, 1, 0, 0]
     with closing(sqlite3.connect(path)) as file:
         assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def came_and_went(path: Path, seed: int) -> None:
-    """Write and delete captures of the person, as an app does, with others' among them that stay."""
+def churn(path: Path, seed: int) -> None:
+    """Write and delete captures of the person like an app, among captures of others that stay."""
     chance = random.Random(seed)  # noqa: S311 - the same each time
     live: list[int] = []
     with closing(connect(str(path), make=True)) as file:
@@ -616,17 +616,17 @@ def came_and_went(path: Path, seed: int) -> None:
 
 
 def test_no_copy_stays_in_free_space(run: Callable[..., Result], path: Path) -> None:
-    """Deleting alone leaves copies where SQLite rebuilt a page, secure_delete or not: none is there in the end."""
+    """When SQLite rebuilds a page, a copy may stay, even with secure_delete. `erase` removes it."""
     Path(f"{path}.lock").touch()
-    came_and_went(path, 2)  # with SQLite 3.40 this seed leaves one
+    churn(path, 2)  # with SQLite 3.40 this seed leaves a copy
     assert documents(run("erase", "--email", ANN, "--yes", "--json"))["erased"]["captured"] == 0
     assert remains(path, b"ann.lee@") == []
 
 
-def test_beside_an_app_that_runs_a_person_is_erased(
-    store: SQLiteStore, beside: Callable[..., tuple[int, str, str]], path: Path
+def test_a_person_is_erased_while_an_app_runs(
+    store: SQLiteStore, run_in_process: Callable[..., tuple[int, str, str]], path: Path
 ) -> None:
-    """While the app appends, reads and leads, nothing of it fails, and what it was just reading makes no record."""
+    """The app continues to append, read and lead. A capture that it is just reading gives no record."""
     assert store.lead()
     store.append([told(1, b'{"email": "ann.lee@example.com"}')])
     (reading,) = unread(store)
@@ -641,7 +641,7 @@ def test_beside_an_app_that_runs_a_person_is_erased(
     thread = threading.Thread(target=keep_appending)
     thread.start()
     try:
-        code, output, errors = beside("erase", "--email", ANN, "--yes", "--json")
+        code, output, errors = run_in_process("erase", "--email", ANN, "--yes", "--json")
     finally:
         stop.set()
         thread.join()
@@ -655,14 +655,14 @@ def test_beside_an_app_that_runs_a_person_is_erased(
     assert remains(path, b"ann.lee") == []
 
 
-def test_what_an_app_has_taken_to_send_is_out_of_reach(
-    store: SQLiteStore, beside: Callable[..., tuple[int, str, str]], run: Callable[..., Result]
+def test_a_record_in_flight_is_not_stopped(
+    store: SQLiteStore, run_in_process: Callable[..., tuple[int, str, str]], run: Callable[..., Result]
 ) -> None:
-    """A record on its way goes out once more at most: its end finds nothing in the file. Help and page say so."""
+    """A record in flight may still be sent. Its result finds no row in the file. The help and docs/data.md say so."""
     assert store.lead()
     store.add([of("ann.lee@example.com", 1), of("ann.lee@example.com", 2)])
     retried, delivered = store.due(10)
-    code, output, _errors = beside("erase", "--email", ANN, "--yes", "--json")
+    code, output, _errors = run_in_process("erase", "--email", ANN, "--yes", "--json")
     assert (code, json.loads(output)["erased"]["pending"]) == (0, 2)
     store.settle([Settlement(retried.id, Settled.RETRY), Settlement(delivered.id, Settled.DELIVERED)])
     counts = store.counts()
@@ -675,7 +675,7 @@ def test_what_an_app_has_taken_to_send_is_out_of_reach(
 def test_erasing_asks_with_the_numbers_first(
     store: SQLiteStore, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The question says how many of what, with the address masked; no leaves all."""
+    """The question has the counts and the masked address. The answer no deletes nothing."""
     store.append([told(1, b"ann.lee@example.com")])
     store.append([told(2, b"ann.lee@example.com")])
     closed(store)
@@ -685,19 +685,21 @@ def test_erasing_asks_with_the_numbers_first(
     assert "Delete 2 captures to be read of A***@Example.com for good?" in found.output
     assert found.exit_code == 1
     assert "of A***@Example.com for good?" in run("erase", "--email", "-", text=f"{ANN}\nn\n").output
-    assert standing(run("status", "--json"))["captured"] == 2
+    assert status_document(run("status", "--json"))["captured"] == 2
     assert run("erase", "--email", "-", "--yes", text="ann.lee@example.com\n").stdout.startswith("Deleted: 2 captures")
 
 
 @pytest.mark.parametrize("email", ["", "ann", "@example.com", "ann@", "ann lee@example.com"])
-def test_what_is_no_address_erases_nothing(store: SQLiteStore, run: Callable[..., Result], email: str) -> None:
-    """Half an address could be many people's."""
+def test_an_invalid_address_erases_nothing(store: SQLiteStore, run: Callable[..., Result], email: str) -> None:
+    """A part of an address could match many people."""
     closed(store)
     assert run("erase", "--email", email, "--yes").exit_code == 2
 
 
-def test_what_could_not_be_looked_into_is_said(store: SQLiteStore, run: Callable[..., Result], path: Path) -> None:
-    """A body that cannot be decoded here, and a broken file that was set aside, need a person: 1, and which."""
+def test_data_that_could_not_be_searched_is_reported(
+    store: SQLiteStore, run: Callable[..., Result], path: Path
+) -> None:
+    """A person must check a body that cannot be decoded and a file that was set aside. The exit code is 1."""
     store.append([told(1, b"\x0b\x02\x80", b"x-rot13"), told(2, b"no gzip at all", b"gzip")])
     closed(store)
     aside = path.with_name("butter.db.corrupt-20261124T000000Z")

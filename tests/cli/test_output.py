@@ -1,4 +1,4 @@
-"""What every command has in common: masking, tables, JSON, errors in one line, and exit codes."""
+"""The parts that all commands share: masking, tables, JSON, errors in one line, and exit codes."""
 
 import json
 import os
@@ -50,12 +50,12 @@ from butter_middleware.cli.text import duration, mask, moment
     ],
 )
 def test_addresses_are_masked(text: str, masked: str) -> None:
-    """Of an e-mail address the first letter and the domain are left, of an IP address its first half at most."""
+    """An e-mail address keeps its first letter and domain, an IP address at most its first half."""
     assert mask(text) == masked
 
 
-def test_masking_a_long_body_takes_no_long_time() -> None:
-    """A megabyte without a break is read once, not once a character."""
+def test_masking_a_long_body_is_fast() -> None:
+    """A megabyte without a space is read once, not once per character."""
     started = time.process_time()
     for text in ("a" * 1_000_000, "1." * 500_000, "a:" * 500_000, "%20" * 300_000, "a@" * 500_000):
         mask(text)
@@ -86,8 +86,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     return CliRunner()
 
 
-def test_a_table_elsewhere_is_plain_lines(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a terminal there is no colour, no border, no cut, and no control character."""
+def test_a_table_without_a_terminal_is_plain_lines(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal there are no colours, borders, cut cells or control characters."""
     with given(table, monkeypatch):
         result = run.invoke(cli, ["given"])
     assert result.exit_code == 0
@@ -99,7 +99,7 @@ def test_a_table_elsewhere_is_plain_lines(run: CliRunner, monkeypatch: pytest.Mo
 
 
 def test_json_is_one_document_and_masked(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs get all keys, numbers as numbers, and no more personal data than people."""
+    """Programs get all keys, and numbers as numbers. Personal data is masked as for people."""
     with given(table, monkeypatch):
         rows = json.loads(run.invoke(cli, ["given", "--json"]).stdout)
         revealed = json.loads(run.invoke(cli, ["given", "--json", "--reveal"]).stdout)
@@ -111,7 +111,7 @@ def test_json_is_one_document_and_masked(run: CliRunner, monkeypatch: pytest.Mon
 
 
 def test_fields_are_lines(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thing is shown a field a line, what is nested indented under it."""
+    """An object has one line per field. Nested values are indented."""
     with given(fields, monkeypatch):
         lines = run.invoke(cli, ["given"]).stdout.splitlines()
     assert lines[:3] == ["email   a***@example.com", "nested  {", '          "a***@example.com": [']
@@ -128,10 +128,10 @@ def test_fields_are_lines(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> No
         (Failure("another delivers", ExitCode.BUSY), "another delivers", 4),
     ],
 )
-def test_an_error_of_ours_is_one_line(
+def test_an_expected_error_is_one_line(
     run: CliRunner, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str, code: int
 ) -> None:
-    """What a person can mend is said on standard error, without a traceback, and with its exit code."""
+    """An error that a person can fix is on standard error, without a traceback, and has its exit code."""
 
     @click.command
     def failing() -> None:
@@ -146,8 +146,8 @@ def test_an_error_of_ours_is_one_line(
     assert "ann@" not in result.stderr
 
 
-def test_a_fault_of_ours_keeps_its_traceback(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception that nobody foresaw is a bug, and is not dressed up."""
+def test_a_bug_keeps_its_traceback(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unexpected exception is a bug, so the traceback is needed."""
 
     @click.command
     def failing() -> None:
@@ -158,14 +158,14 @@ def test_a_fault_of_ours_keeps_its_traceback(run: CliRunner, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_says_the_exit_codes(run: CliRunner, name: str) -> None:
+def test_the_help_has_the_exit_codes(run: CliRunner, name: str) -> None:
     """Scripts depend on them."""
     assert "Exit codes: 0 " in run.invoke(cli, [name, "--help"]).stdout
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_fits_80_columns(run: CliRunner, name: str) -> None:
-    """An example that is longer is broken in the middle of an option."""
+    """A longer example would be broken in the middle of an option."""
     text = run.invoke(cli, [name, "--help"], terminal_width=80).stdout
     assert max(map(len, text.splitlines())) <= 80
 
@@ -174,7 +174,7 @@ SHOW = "from terminal import *; output = Output(); output.show(ROWS, output.tabl
 
 
 def test_a_table_on_a_terminal_has_colours() -> None:
-    """What failed is red, what is well green; brackets in a text are no markup, and an escape stays harmless."""
+    """A failed state is red and a good one green. Brackets are not markup, and escape sequences are not sent."""
     shown = on_terminal(SHOW)
     assert "\x1b[32mok" in shown
     assert re.search(r"\x1b\[1;31mfailed", shown)
@@ -191,7 +191,7 @@ output = Output(reveal=True); output.show([], output.table([row, row], {key: key
 
 @pytest.mark.parametrize("columns", [60, 80, 100, 110, 120, 150, 250])
 def test_a_table_on_a_narrow_terminal_loses_nothing(columns: int) -> None:
-    """What has no place beside the others is folded; where all is too narrow, a row is shown field by field."""
+    """Long cells are folded. If the terminal is too narrow, a row is shown field by field."""
     shown = re.sub(r"\x1b\[[\d;]*m", "", on_terminal(WIDE, COLUMNS=str(columns)))
     assert max(map(len, shown.splitlines())) <= columns
     assert [shown.count(word) for word in ("2026-11-24T08:00:00Z", "a.shopper@example.com", "Content")] == [2, 2, 6]
@@ -199,7 +199,7 @@ def test_a_table_on_a_narrow_terminal_loses_nothing(columns: int) -> None:
 
 
 def test_no_color_is_respected() -> None:
-    """NO_COLOR leaves no colour on a terminal either."""
+    """With NO_COLOR there is no colour on a terminal."""
     shown = on_terminal(SHOW, NO_COLOR="1")
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", shown)
     assert "failed" in shown
@@ -210,14 +210,14 @@ with Output().progress("Sending") as tell:
     tell(1, 4, 1, "1 of 4", ""); Output().note("Aside."); tell(3, 4, 3, "3 of 4", "next try in 9 s")"""
 
 
-def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+def test_progress_is_a_bar_on_a_terminal_and_lines_otherwise(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The bar and the lines go to standard error, so that a result can be piped."""
+    """The bar and the lines go to standard error, so that the result can be piped."""
     shown = on_terminal(PROGRESS)
     assert "Sending" in shown
     assert re.search(r"75%.*next try in 9 s", shown)
-    assert "\x1b[2KAside.\r\n" in shown, "a line of its own, where the bar was"
+    assert "\x1b[2KAside.\r\n" in shown, "a separate line, in place of the bar"
     monkeypatch.setattr("butter_middleware.cli.output.LINE_SECONDS", 0.0)
     with Output(as_json=True).progress("Sending") as tell:
         tell(1, 4, 1, "1 of 4", "")
@@ -230,20 +230,20 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (900_000, "10 days")]
 )
-def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> None:
-    """In the largest unit of which there are two."""
+def test_durations_have_a_readable_unit(seconds: float, text: str) -> None:
+    """The unit is the largest of which there are at least two."""
     assert duration(seconds) == text
 
 
 def test_moments_are_utc() -> None:
-    """A time is the same for whoever reads it, and a clock that was far off raises nothing."""
+    """A time is the same for all readers. A wrong clock does not raise."""
     assert moment(1_750_000_000.0) == "2025-06-15T15:06:40Z"
     assert moment(None) is None
     assert moment(1e300) is None
 
 
-def test_what_nobody_reads_is_not_what_a_command_ends_with() -> None:
-    """Standard error kept what could not be written, as it does from Python 3.14 on: 0 stays 0."""
+def test_a_closed_standard_error_does_not_change_the_exit_code() -> None:
+    """From Python 3.14 on, standard error keeps text that it could not write. The exit code 0 stays 0."""
     code = (
         "import sys; sys.stderr = open(2, 'w', closefd=False); sys.stderr.write('x')\n"
         "from butter_middleware.__main__ import main; main()"
@@ -261,15 +261,15 @@ def process(
     err: int | IO[bytes] = subprocess.PIPE,
     before: Callable[[], None] | None = None,
 ) -> tuple[int, bytes]:
-    """Run the command line in a process of its own; return its exit code and its standard error."""
+    """Run the command line in a separate process. Return its exit code and its standard error."""
     command = [sys.executable, "-m", "butter_middleware", *arguments]
     done = subprocess.run(command, stdout=out, stderr=err, timeout=60, check=False, preexec_fn=before)
     return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["dead", "--help"], ["explain-ip", "--peer", "81.2.69.142"]])
-def test_a_standard_output_that_takes_nothing_ends_a_command_in_one_line(arguments: list[str]) -> None:
-    """A full disk, a pipe that its reader has closed, one that is full and does not block, and no descriptor at all."""
+def test_an_unwritable_standard_output_ends_a_command_in_one_line(arguments: list[str]) -> None:
+    """It may be a full disk, a closed pipe, a full non-blocking pipe, or a closed descriptor."""
     reader, writer = os.pipe()
     os.close(reader)
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
@@ -290,15 +290,15 @@ def test_a_standard_output_that_takes_nothing_ends_a_command_in_one_line(argumen
         assert done == (3, line.encode())
 
 
-def test_a_full_disk_takes_neither_stream() -> None:
-    """The exit code says it, where no line can."""
+def test_both_streams_on_a_full_disk() -> None:
+    """No line can be written, but the exit code is right."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
         assert process("--help", out=full, err=full)[0] == 3
         assert process("nothing", out=full, err=full)[0] == 2
 
 
 def test_the_help_groups_the_commands_by_purpose(run: CliRunner) -> None:
-    """Each with a whole sentence."""
+    """Each command has a whole sentence."""
     text = run.invoke(cli, ["--help"]).stdout
     places = [text.index(f"\n{heading}:\n") for heading in ("Try", "Watch", "Fix", "Send")]
     assert places == sorted(places)
@@ -318,15 +318,15 @@ def test_the_help_groups_the_commands_by_purpose(run: CliRunner) -> None:
         (["status", "--jsn"], "--json"),
     ],
 )
-def test_the_near_miss_is_suggested(run: CliRunner, arguments: list[str], said: str) -> None:
-    """Of commands and of options."""
+def test_a_similar_name_is_suggested(run: CliRunner, arguments: list[str], said: str) -> None:
+    """This applies to commands and to options."""
     found = run.invoke(cli, arguments)
     assert found.exit_code == 2
     assert said in found.stderr
 
 
 def completed(**environment: str) -> str:
-    """Run the command as a shell's completion does."""
+    """Run the command like a shell's completion."""
     code = "import sys; sys.argv = ['butter-middleware']; from butter_middleware.__main__ import main; main()"
     environ = os.environ | environment
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60, check=False, env=environ)
@@ -335,7 +335,7 @@ def completed(**environment: str) -> str:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_completes_commands(shell: str) -> None:
-    """As docs/operations.md sets it up."""
+    """docs/operations.md says how to set this up."""
     assert "butter-middleware" in completed(_BUTTER_MIDDLEWARE_COMPLETE=f"{shell}_source")
     if shell == "bash":
         words = {"COMP_WORDS": "butter-middleware dead li", "COMP_CWORD": "2"}
