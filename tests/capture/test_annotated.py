@@ -1,4 +1,4 @@
-"""What an endpoint annotated becomes a record if it answered a payment, or it is said once why not."""
+"""An endpoint's annotations become a record if it accepted a payment. Otherwise the reason is logged once."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 def pays(*messages: Message, then: BaseException | None = None, annotated: bool = True, late: bool = False) -> Any:
-    """Return an app that takes the payment, tells of it, answers, and then raises."""
+    """Return an app that takes the payment, annotates it, answers, and then raises."""
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
         if annotated:
@@ -49,7 +49,7 @@ async def settled(butter: Butter, fake: FakeButter) -> list[Any]:
     return [record["invoice_id"] for record in fake.records]
 
 
-# Post/Redirect/Get
+# Post/Redirect/Get.
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ async def test_a_redirect_after_payment(
     taken: bool,  # noqa: FBT001 - parametrized
     annotated: bool,  # noqa: FBT001 - parametrized
 ) -> None:
-    """An annotated 302 or 303 is a success. Without an annotation it says nothing, and other redirects never do."""
+    """An annotated 302 or 303 is a success. Other redirects are not, nor is a 302 or 303 without an annotation."""
     butter = make_butter(ANNOTATED)
     sent = (start(status, headers=[(b"location", b"/thanks")]), body())
     assert await drive(ButterMiddleware(pays(*sent, annotated=annotated), butter), http_scope()) == list(sent)
@@ -72,7 +72,7 @@ async def test_a_redirect_after_payment(
 
 
 async def test_a_form_that_redirects_in_fastapi(make_butter: MakeButter, fake: FakeButter) -> None:
-    """Through the frameworks' own response, whose default is 307, as FastAPI's users write it."""
+    """FastAPI's users return the framework's own redirect, whose default status is 307."""
     butter, app = make_butter(ANNOTATED), FastAPI()
     app.add_middleware(ButterMiddleware, butter=butter)
 
@@ -88,21 +88,21 @@ async def test_a_form_that_redirects_in_fastapi(make_butter: MakeButter, fake: F
 
 
 async def test_an_annotation_after_the_redirect_began_is_too_late(make_butter: MakeButter, fake: FakeButter) -> None:
-    """Whether a redirect is a success is decided when it begins."""
+    """A redirect is classified when it begins."""
     butter = make_butter(ANNOTATED)
     await drive(ButterMiddleware(pays(start(303), body(), annotated=False, late=True), butter), http_scope())
     assert (await settled(butter, fake), butter.status().skipped) == ([], {"status": 1})
 
 
-async def test_an_annotated_redirect_of_a_route_with_an_extractor(make_butter: MakeButter, fake: FakeButter) -> None:
-    """It is like a 2xx: without JSON the extractor cannot be asked, which is counted as evidence that is missing."""
+async def test_an_annotated_redirect_on_a_route_with_an_extractor(make_butter: MakeButter, fake: FakeButter) -> None:
+    """It counts like a 2xx. There is no JSON for the extractor, so the evidence counts as missing."""
     butter = make_butter(ROUTE)
     await drive(ButterMiddleware(pays(start(303, headers=[]), body()), butter), http_scope())
     assert (await settled(butter, fake), butter.status().skipped) == ([], {"not_json": 1})
 
 
 def test_a_bad_request_is_not_a_redirect() -> None:
-    """A route that begins a checkout takes the redirects to the PSP's page: 300 to 399, and nothing beside them."""
+    """A route that begins a checkout accepts any redirect to the PSP's page: 300 to 399, no other status."""
     route = CheckoutRoute("/pay", psp="stripe", join=lambda _response: "key")
     assert [status for status in (299, 300, 303, 399, 400, 402) if route.redirects(status)] == [300, 303, 399]
     assert [status for status in (199, 200, 299, 399, 400, 500) if route.takes(status, annotated=True)] == [
@@ -112,7 +112,7 @@ def test_a_bad_request_is_not_a_redirect() -> None:
     ]
 
 
-# A shopper who leaves
+# A client that disconnects.
 
 
 async def gone(message: Message) -> None:
@@ -124,7 +124,7 @@ async def hears(_message: Message) -> None: ...
 
 
 async def served(app: Any, send: Send) -> BaseException | None:
-    """Run one exchange, and return what came out of the app."""
+    """Run one exchange, and return the exception of the app."""
     try:
         await app(http_scope(), no_request, send)
     except BaseException as error:  # noqa: BLE001 - it is what the test asks for
@@ -140,21 +140,21 @@ LEFT = [
     ExceptionGroup("tasks", [ClientDisconnect(), ExceptionGroup("more", [ClientDisconnect()])]),
     BaseExceptionGroup("tasks", [asyncio.CancelledError(), ClientDisconnect()]),
 ]
-"""What an app ends with if the client has gone; task groups put it into groups."""
+"""How an app may end after the client disconnected. Task groups put exceptions into groups."""
 
 
 @pytest.mark.parametrize("then", LEFT, ids=repr)
-async def test_a_shopper_who_leaves_midway_has_paid(
+async def test_an_annotation_counts_although_the_client_disconnects(
     make_butter: MakeButter, fake: FakeButter, then: BaseException | None
 ) -> None:
-    """However servers and frameworks tell an app that the client has gone: what was annotated before counts."""
+    """Servers and frameworks report a disconnect in different ways. An annotation before it counts in all of them."""
     butter = make_butter(ANNOTATED)
     assert await served(ButterMiddleware(pays(start(), CHUNK, then=then), butter), hears) is then
     assert (await settled(butter, fake), butter.status().skipped) == (["in_1"], {})
 
 
-async def test_a_server_that_refuses_to_send_on(make_butter: MakeButter, fake: FakeButter) -> None:
-    """A send that raises OSError tells that the client has gone, whatever the app raises then."""
+async def test_a_send_that_raises_oserror_is_a_disconnect(make_butter: MakeButter, fake: FakeButter) -> None:
+    """The app may raise any exception afterwards."""
     butter = make_butter(ANNOTATED)
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
@@ -170,7 +170,7 @@ async def test_a_server_that_refuses_to_send_on(make_butter: MakeButter, fake: F
 
 
 class Page:
-    """A page whose second part takes longer than the shopper stays. No generator: trio wants those closed."""
+    """A page whose second part comes after the disconnect. Not a generator, because trio warns if one stays open."""
 
     _begun = False
 
@@ -186,7 +186,7 @@ class Page:
 
 @pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
 async def test_a_stream_of_starlette(make_butter: MakeButter, fake: FakeButter, spec_version: str) -> None:
-    """Starlette's own StreamingResponse, by the disconnect message and by the server's exception."""
+    """Starlette's StreamingResponse learns of it by the disconnect message, or by the server's exception."""
     butter, app = make_butter(ANNOTATED), FastAPI()
     app.add_middleware(ButterMiddleware, butter=butter)
 
@@ -215,29 +215,27 @@ async def test_a_stream_of_starlette(make_butter: MakeButter, fake: FakeButter, 
 
 
 @pytest.mark.parametrize("then", [RuntimeError(), OSError(), SystemExit(), KeyboardInterrupt()], ids=repr)
-async def test_an_app_that_breaks_midway_has_not_been_paid(
+async def test_an_app_that_fails_midway_makes_no_record(
     make_butter: MakeButter, fake: FakeButter, then: BaseException
 ) -> None:
-    """An exception of the app itself is no success, though it annotated and began to answer."""
+    """It annotated and began to answer, but its own exception means that the checkout failed."""
     butter = make_butter(ANNOTATED)
     assert await served(ButterMiddleware(pays(start(), CHUNK, then=then), butter), hears) is then
     assert (await settled(butter, fake), butter.status().skipped) == ([], {"incomplete": 1})
 
 
 @pytest.mark.parametrize("status", [402, 500])
-async def test_a_shopper_who_leaves_a_refusal_has_not_paid(
+async def test_a_refusal_makes_no_record_if_the_client_disconnects(
     make_butter: MakeButter, fake: FakeButter, status: int
 ) -> None:
-    """What was annotated counts before a success only."""
+    """Annotations count only with a success."""
     butter = make_butter(ANNOTATED)
     await drive(ButterMiddleware(pays(start(status), CHUNK), butter), http_scope())
     assert (await settled(butter, fake), butter.status().skipped) == ([], {"status": 1})
 
 
-async def test_what_is_annotated_while_the_page_streams_needs_its_end(
-    make_butter: MakeButter, fake: FakeButter
-) -> None:
-    """Before the 2xx began nothing was annotated, and nothing says that what came later went well."""
+async def test_an_annotation_after_the_response_began_needs_its_end(make_butter: MakeButter, fake: FakeButter) -> None:
+    """It came after the 2xx, and without the end nothing shows that the request succeeded."""
     butter = make_butter(ANNOTATED)
     await drive(ButterMiddleware(pays(start(), CHUNK, annotated=False, late=True), butter), http_scope())
     assert (await settled(butter, fake), butter.status().skipped) == ([], {"incomplete": 1})
@@ -246,14 +244,14 @@ async def test_what_is_annotated_while_the_page_streams_needs_its_end(
 
 
 async def test_half_a_body_is_never_extracted(make_butter: MakeButter, fake: FakeButter) -> None:
-    """With an extractor the body is needed whole, whatever was annotated."""
+    """An extractor needs the whole body, whatever was annotated."""
     butter = make_butter(ROUTE)
     await drive(ButterMiddleware(pays(start(), body(b'{"invoice": "in_2"}', more_body=True)), butter), http_scope())
     assert (await settled(butter, fake), butter.status().skipped) == ([], {"incomplete": 1})
 
 
 async def test_a_customers_id_makes_no_second_record(make_butter: MakeButter, fake: FakeButter) -> None:
-    """The same invoice, replayed for somebody else who is logged in: the first address stays the only one."""
+    """Another customer may open the same invoice later. The first address stays the only one."""
     butter = make_butter(ANNOTATED)
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
@@ -270,7 +268,7 @@ async def test_a_customers_id_makes_no_second_record(make_butter: MakeButter, fa
     assert fake.records[0]["ipv4_address"] == SHOPPER
 
 
-# What is not taken
+# Annotations that have no effect.
 
 
 @pytest.mark.parametrize(
@@ -284,10 +282,10 @@ async def test_a_customers_id_makes_no_second_record(make_butter: MakeButter, fa
     ],
     ids=["redirect", "refusal", "no answer", "cut", "no JSON"],
 )
-async def test_what_was_annotated_in_vain_is_said(
+async def test_an_annotation_without_effect_is_logged(
     make_butter: MakeButter, caplog: pytest.LogCaptureFixture, app: Any, route: CheckoutRoute, says: str
 ) -> None:
-    """Once for each route, with the remedy and no value; what nobody annotated is only counted."""
+    """Once for each route, with the remedy and without values. Responses without an annotation are only counted."""
     butter = make_butter(route)
     for _again in range(3):
         await drive(ButterMiddleware(app, butter), http_scope())
@@ -297,10 +295,10 @@ async def test_what_was_annotated_in_vain_is_said(
     assert "a@example.com" not in caplog.text
 
 
-async def test_what_was_not_annotated_is_counted_only(
+async def test_a_response_without_annotation_is_only_counted(
     make_butter: MakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A refused payment is an ordinary thing."""
+    """A refused payment is usual."""
     butter = make_butter(ANNOTATED)
     for status in (402, 303):
         await drive(ButterMiddleware(pays(start(status), body(), annotated=False), butter), http_scope())

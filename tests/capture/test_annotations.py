@@ -1,4 +1,4 @@
-"""`CheckoutNote`: what the endpoint knows, said by FastAPI's dependencies."""
+"""`CheckoutNote`: FastAPI's dependencies annotate a checkout."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ WHOLE = {
 
 
 class Payments:
-    """A service of the shop, three dependencies deep, that knows the charge and no request."""
+    """A service of the shop, three dependencies deep. It knows the charge, but not the request."""
 
     def __init__(self, note: Annotated[CheckoutNote, Depends()]) -> None:
         self._note = note
@@ -71,7 +71,7 @@ def shop(make_butter: Callable[..., Butter]) -> tuple[FastAPI, Butter]:
 
 
 def test_dependencies_and_endpoint_write_one_note(shop: tuple[FastAPI, Butter], fake: FakeButter) -> None:
-    """A threaded dependency, an asynchronous service below it and the endpoint together make the record."""
+    """A threaded dependency, an asynchronous service below it and the endpoint contribute to one record."""
     app, butter = shop
     assert TestClient(app).post("/checkout/1", headers=HEADERS).json() == {"status": "paid"}
     assert butter.flush()
@@ -79,7 +79,7 @@ def test_dependencies_and_endpoint_write_one_note(shop: tuple[FastAPI, Butter], 
 
 
 def test_checkouts_at_once_do_not_mix(shop: tuple[FastAPI, Butter], fake: FakeButter) -> None:
-    """Under asyncio, each of many requests at once keeps its own note."""
+    """In asyncio, each of many concurrent requests keeps its own note."""
     app, butter = shop
 
     async def buy() -> None:
@@ -95,8 +95,8 @@ def test_checkouts_at_once_do_not_mix(shop: tuple[FastAPI, Butter], fake: FakeBu
     assert found == {f"in_{number}": f"81.2.69.{number + 1}" for number in range(20)}
 
 
-def test_outside_a_checkout_it_harms_nothing(shop: tuple[FastAPI, Butter], caplog: pytest.LogCaptureFixture) -> None:
-    """On a route that is no checkout, the note has no effect, and says so with the remedy."""
+def test_outside_a_checkout_it_has_no_effect(shop: tuple[FastAPI, Butter], caplog: pytest.LogCaptureFixture) -> None:
+    """On another route, the log says so with the remedy."""
     app, _butter = shop
     assert TestClient(app).post("/basket").status_code == 200
     assert "annotate() had no effect on POST /basket: no checkout route matched it. The routes are POST" in caplog.text
@@ -115,7 +115,7 @@ def test_outside_a_checkout_it_harms_nothing(shop: tuple[FastAPI, Butter], caplo
 def test_the_request_is_named_without_its_values(
     butter: Butter, caplog: pytest.LogCaptureFixture, template: str, path: str, told: str
 ) -> None:
-    """A path may hold a name or an ID: the message about an annotation without effect shows literals only."""
+    """A path may contain a name or an ID. The message shows only the literals of the route."""
 
     def pay(request: Request) -> Response:
         annotate(request, customer_email="a@example.com")
@@ -127,7 +127,7 @@ def test_the_request_is_named_without_its_values(
 
 
 def test_a_mounted_app_of_another_framework_shows_no_path(butter: Butter, caplog: pytest.LogCaptureFixture) -> None:
-    """Starlette knows the parameters of its mount only: what another router takes for a value is not shown."""
+    """Starlette knows only the parameters of its mount. The other router's values are not shown."""
 
     class Other:
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,7 +140,7 @@ def test_a_mounted_app_of_another_framework_shows_no_path(butter: Butter, caplog
 
 
 def test_a_request_that_the_middleware_did_not_see(butter: Butter, caplog: pytest.LogCaptureFixture) -> None:
-    """The route is right, so the message asks for the middleware, and shows no path without known parameters."""
+    """The route is correct, so the message names the middleware. Without known parameters, no path is shown."""
     watched = ButterMiddleware(FastAPI(), butter)
     annotate({"type": "http", "method": "POST", "path": "/checkout/jane", "root_path": ""}, invoice_id="in_1")
     log_thread.settle()
@@ -152,8 +152,10 @@ class Order(BaseModel):
     email: str
 
 
-def test_what_is_no_request_fails_no_checkout(shop: tuple[FastAPI, Butter], caplog: pytest.LogCaptureFixture) -> None:
-    """In FastAPI a body is often what is called request: annotating it is said, and the checkout goes on."""
+def test_annotating_a_wrong_object_fails_no_checkout(
+    shop: tuple[FastAPI, Butter], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In FastAPI the body is often named request. Annotating it is logged, and the checkout continues."""
     app, butter = shop
     mistaken: Any = annotate
 
@@ -170,7 +172,7 @@ def test_what_is_no_request_fails_no_checkout(shop: tuple[FastAPI, Butter], capl
     assert "a@example.com" not in caplog.text
 
 
-def test_it_asks_the_client_for_nothing(shop: tuple[FastAPI, Butter]) -> None:
+def test_it_adds_no_parameters(shop: tuple[FastAPI, Butter]) -> None:
     """The dependency adds no parameter, body or query, to the endpoint's API."""
     app, _butter = shop
     operation = app.openapi()["paths"]["/checkout/{cart_id}"]["post"]

@@ -1,4 +1,4 @@
-"""Checkout routes are held against the app's own: a typo, a prefix, a slash or a method is said before a checkout."""
+"""Checkout routes are compared with the app's routes. A wrong path or method is logged before the first checkout."""
 
 import logging
 import sys
@@ -35,7 +35,7 @@ class Pay(HTTPEndpoint):
 
 
 async def foreign(_scope: Any, _receive: Any, _send: Any) -> None:
-    """Serve anything: nothing says what."""
+    """An app that cannot be inspected."""
 
 
 def starlette(path: str = "/checkout/{cart}", methods: tuple[str, ...] = ("POST",)) -> Starlette:
@@ -58,7 +58,7 @@ def mounted(app: Any, at: str = "/shop") -> Starlette:
 
 
 def said(app: Any, path: str, *methods: str) -> str:
-    """Return what is said of one checkout route, or nothing."""
+    """Return the text about one checkout route, or nothing."""
     return "".join(unanswered([app], [CheckoutRoute(path, psp="stripe", methods=methods or ("POST",))]))
 
 
@@ -78,7 +78,7 @@ ANSWERED: list[tuple[Any, str]] = [
     # A middleware around FastAPI sees the path with the root_path that it sets, or without.
     (fastapi(root_path="/proxied"), "/proxied/checkout/{cart}"),
     (fastapi(root_path="/proxied"), "/checkout/{cart}"),
-    # What cannot be walked may answer anything.
+    # An app that cannot be inspected may answer anything.
     (foreign, "/checkout"),
     (mounted(foreign), "/shop/checkout"),
     (Router(routes=[], default=foreign), "/checkout"),
@@ -87,8 +87,8 @@ ANSWERED: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("app", "path"), ANSWERED)
-def test_what_the_app_answers_is_not_spoken_of(app: Any, path: str) -> None:
-    """A route that the app may answer gives no text."""
+def test_a_route_of_the_app_causes_no_text(app: Any, path: str) -> None:
+    """The app answers it, or may answer it."""
     assert said(app, path) == ""
 
 
@@ -126,15 +126,15 @@ def test_what_the_app_answers_is_not_spoken_of(app: Any, path: str) -> None:
         (Starlette(routes=[Host("a.example", starlette())]), "/chekout/{cart}", (), "nearest: POST /checkout/{cart}"),
     ],
 )
-def test_what_no_route_answers_is_said_with_the_near_miss(
+def test_a_route_that_nothing_answers_is_named_with_the_near_miss(
     app: Any, path: str, methods: tuple[str, ...], text: str
 ) -> None:
-    """Typo, slash, prefix, root_path, method and converter: the text names the route and what was meant."""
+    """Typo, slash, prefix, root_path, method and converter: the text names the route and the nearest one."""
     assert text in said(app, path, *methods)
 
 
-def test_a_route_that_no_checkout_route_can_name_answers_none() -> None:
-    """Its path has a brace that is not closed, which Starlette takes for a letter."""
+def test_a_path_with_an_open_brace_answers_no_checkout_route() -> None:
+    """Starlette reads the brace as a literal."""
     assert "no route of the app answers POST /checkout;" in said(starlette("/checkout/{cart"), "/checkout")
 
 
@@ -165,8 +165,8 @@ PLACES: list[Callable[[Butter], Any]] = [
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_middleware_is_found_in_an_app(place: Callable[[Butter], Any]) -> None:
-    """Added, wrapped around, in a mounted app: what it wraps is found, and the routes are held against that."""
+def test_the_middleware_is_found_in_any_place(place: Callable[[Butter], Any]) -> None:
+    """It may be added, wrapped around, or in a mounted app. Its routes are compared with the app inside it."""
     butter = butter_of("/checkout/{cart}")
     (inner,) = watched(place(butter), butter)
     assert walkable(inner)
@@ -175,8 +175,8 @@ def test_the_middleware_is_found_in_an_app(place: Callable[[Butter], Any]) -> No
 
 
 @pytest.mark.parametrize("lifespan", [True, False])
-def test_a_typo_is_said_when_the_app_starts(caplog: pytest.LogCaptureFixture, *, lifespan: bool) -> None:
-    """At the start, or with the first request of an app that sees no lifespan, and once."""
+def test_a_typo_is_logged_when_the_app_starts(caplog: pytest.LogCaptureFixture, *, lifespan: bool) -> None:
+    """It is logged once: at the start, or at the first request if the app gets no lifespan."""
     with butter_of("/chekout/{cart}") as butter, caplog.at_level(logging.WARNING, "butter_middleware"):
         client = TestClient(added(butter))
         if lifespan:
@@ -190,8 +190,8 @@ def test_a_typo_is_said_when_the_app_starts(caplog: pytest.LogCaptureFixture, *,
     assert record.levelno == logging.WARNING
 
 
-def test_a_butter_of_two_apps_is_not_accused(caplog: pytest.LogCaptureFixture) -> None:
-    """The inner app's routes count for the outer one's middleware, which has the same Butter."""
+def test_a_butter_of_two_apps_causes_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """The outer middleware has the same Butter, so the inner app's routes count for it too."""
     with butter_of("/checkout/{cart}") as butter:
         outer = mounted(added(butter))
         outer.add_middleware(ButterMiddleware, butter=butter)
@@ -203,7 +203,7 @@ def test_a_butter_of_two_apps_is_not_accused(caplog: pytest.LogCaptureFixture) -
 
 @pytest.mark.parametrize("name", ["app", "butter", "wrapped"])
 def test_check_compares_the_routes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`check --app` fails on a route that the app does not answer, whether it is given the app or the Butter."""
+    """`check --app` fails on a route that the app does not answer, given the app or the Butter."""
     from butter_middleware.cli.check import compared  # noqa: PLC0415 - the command line is an extra
 
     (tmp_path / "shop_with_a_typo.py").write_text(SHOP)
@@ -230,7 +230,7 @@ wrapped = ButterMiddleware(app, butter)
 
 
 def test_a_large_app_is_compared_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Paths are tried of those routes only that begin alike: with three parameters a route has hundreds of them."""
+    """Only routes with the same beginning are tried: a route with three parameters has hundreds of paths."""
     tried: list[Template] = []
 
     def note(template: Template, other: Template) -> Iterator[str]:

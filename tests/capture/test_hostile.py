@@ -1,4 +1,4 @@
-"""What the merchant's code, the system or the environment does wrong ends no thread, leaks nothing, harms nobody."""
+"""Faults of the merchant's code, the system or the environment end no thread, leak nothing and fail no checkout."""
 
 import asyncio
 import itertools
@@ -54,7 +54,7 @@ def pay(butter: Butter) -> None:
 
 
 def leaked(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return which secrets stand in the log, frames and all."""
+    """Return the secrets in the log, with its frames."""
     return leaked_in(caplog.text)
 
 
@@ -62,7 +62,7 @@ def leaked_in(text: str) -> list[str]:
     return [secret for secret in SECRETS if secret in text]
 
 
-# What an extractor may do.
+# Faults of an extractor.
 
 
 class _Lazy(dict[str, Any]):
@@ -110,10 +110,10 @@ def raising(error: BaseException) -> Callable[[], Any]:
         lambda: itertools.repeat({"invoice_id": "in_secret"}),
     ],
 )
-def test_one_bad_capture_costs_no_other(
+def test_one_bad_capture_affects_no_other(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture, act: Callable[[], Any]
 ) -> None:
-    """Whatever an extractor raises or returns, that capture is parked, the others are sent, and no value is logged."""
+    """An extractor may raise or return anything. That capture is parked, others are sent, and no value is logged."""
 
     def extract(response: CheckoutResponse) -> Any:
         number = response.json()["number"]
@@ -137,16 +137,18 @@ class _BrokenStrategy:
         return self
 
 
-def test_a_strategy_that_raises_parks(make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture) -> None:
-    """A strategy of the merchant's own that raises loses no capture."""
+def test_a_strategy_that_raises_parks_the_capture(
+    make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error in a merchant's own strategy loses no capture."""
     butter = make_butter(client_ip=_BrokenStrategy())
     buy(butter)
     assert butter.flush()
     assert (butter.status().parked, leaked(caplog)) == (1, [])
 
 
-def test_an_id_that_no_encoding_carries_is_refused() -> None:
-    """A lone surrogate, which JSON can escape and UTF-8 cannot carry, would be a record that never goes out."""
+def test_an_id_that_cannot_be_encoded_is_refused() -> None:
+    """JSON can escape a lone surrogate, but UTF-8 cannot carry it. The record could never be sent."""
     with pytest.raises(ValueError, match="lone surrogate") as caught:
         Checkout(ipv4_address=SHOPPER, psp="stripe", customer_email="a@example.com", invoice_id="in_secret\udfff")
     assert "in_secret" not in str(caught.value)
@@ -154,19 +156,19 @@ def test_an_id_that_no_encoding_carries_is_refused() -> None:
     assert told.invoice_id == "Ünïcode\u200d😀"
 
 
-def test_an_extractor_that_hangs_costs_the_exit_its_deadline_once(make_butter: Callable[..., Butter]) -> None:
-    """What closes at the end of a process has `drain_timeout` for all of it, not for each thread."""
+def test_a_hanging_extractor_delays_the_exit_by_one_deadline(make_butter: Callable[..., Butter]) -> None:
+    """At the end of a process, `drain_timeout` covers the whole close, not each thread."""
     release = threading.Event()
     route = CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _response: {} if release.wait(30) else None)
     butter = make_butter(route, drain_timeout=4.0)
     buy(butter)
     before = time.monotonic()
     butter.close()
-    assert time.monotonic() - before < 7.5  # twice the deadline is more; what a busy machine adds is none of ours
+    assert time.monotonic() - before < 7.5  # twice the deadline is more, and a busy machine may add something
     release.set()
 
 
-# What the log's handlers may do.
+# Faults of log handlers.
 
 
 class _BrokenHandler(logging.Handler):
@@ -186,13 +188,13 @@ def broken_log() -> Iterator[None]:
     "sent", [(start(headers=[]), body(b"x")), (start(), body(None)), (start(), body(b"x" * 200))], ids=str
 )
 @pytest.mark.parametrize("late", [False, True])
-def test_a_log_handler_that_raises_harms_no_checkout(
+def test_a_log_handler_that_raises_fails_no_checkout(
     make_butter: Callable[..., Butter],
     request: pytest.FixtureRequest,
     sent: Any,
     late: bool,  # noqa: FBT001 - parametrized
 ) -> None:
-    """What would be logged inside a checkout, whether skipped, faulty or annotated in vain, does not reach the app."""
+    """A line about a skipped, faulty or uselessly annotated checkout may raise. The app does not see the exception."""
     butter = make_butter(max_body_bytes=100)
     request.getfixturevalue("broken_log")
 
@@ -207,8 +209,8 @@ def test_a_log_handler_that_raises_harms_no_checkout(
     assert anyio.run(drive, ButterMiddleware(app, butter), http_scope()) == list(sent)
 
 
-def test_a_clock_that_raises_harms_no_checkout(make_butter: Callable[..., Butter]) -> None:
-    """Not even what is said of it needs the clock: the response goes out, and the fault is counted."""
+def test_a_clock_that_raises_fails_no_checkout(make_butter: Callable[..., Butter]) -> None:
+    """Reporting the fault needs no clock: the response leaves, and the fault is counted."""
     broken = False
 
     def clock() -> float:
@@ -224,7 +226,7 @@ def test_a_clock_that_raises_harms_no_checkout(make_butter: Callable[..., Butter
     assert butter.status().captured == 1
 
 
-# What the system may do.
+# Faults of the system.
 
 
 class _UnopenedStore(MemoryStore):
@@ -243,7 +245,7 @@ class _Unopened(MemoryOutbox):
 def test_an_outbox_that_cannot_open_loses_nothing_while_the_process_lives(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither a checkout nor `butter.record` notices: both wait in memory. It is said once, and counted at the end."""
+    """Checkouts and calls of `butter.record` wait in memory. This is logged once, and counted at the end."""
     butter = make_butter(outbox=_Unopened(), drain_timeout=0)
     buy(butter)
     butter.record(RECORD)
@@ -257,10 +259,10 @@ def test_an_outbox_that_cannot_open_loses_nothing_while_the_process_lives(
 
 
 @pytest.mark.parametrize("name", ["butter-store", "butter-read", "butter-send"])
-def test_a_system_out_of_threads_heals(
+def test_a_thread_that_could_not_start_is_started_later(
     make_butter: Callable[..., Butter], fake: FakeButter, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """If a thread cannot be started, checkouts wait in memory, and the next one starts it: none is lost."""
+    """Checkouts wait in memory meanwhile. The next one starts the thread, and none is lost."""
     butter = make_butter()
     begin = threading.Thread.start
 
@@ -281,7 +283,7 @@ def test_a_system_out_of_threads_heals(
 
 
 class _FaultyStore(MemoryStore):
-    """Raises once, as a method begins."""
+    """One method raises once, as it begins."""
 
     def __init__(self, method: str, error: BaseException) -> None:
         super().__init__()
@@ -306,7 +308,7 @@ STEPS = ["open", "lead", "alone", "counts", "changed", "append", "add", "resolve
 
 @pytest.mark.parametrize("error", [OSError(*SECRETS), MemoryError(), SystemExit(*SECRETS)], ids=repr)
 @pytest.mark.parametrize("step", STEPS)
-def test_delivery_goes_on_after_a_fault(
+def test_delivery_continues_after_a_fault(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     caplog: pytest.LogCaptureFixture,
@@ -314,7 +316,7 @@ def test_delivery_goes_on_after_a_fault(
     step: str,
     error: BaseException,
 ) -> None:
-    """Whatever fails once on the store's thread, the lead included, is said; all is sent, and once."""
+    """A call on the store's thread fails once, such as taking the lead. It is logged, and each record is sent once."""
     monkeypatch.setattr("butter_middleware.pipeline.store_thread.COUNT_SECONDS", 0.01)
     butter = make_butter(outbox=_Faulty(step, error))
     pay(butter)
@@ -342,7 +344,7 @@ def test_a_clock_that_fails_stops_no_thread(
     shows: Callable[[], Any],
     on_disk: bool,  # noqa: FBT001 - parametrized
 ) -> None:
-    """At each moment of a record's way: it is sent once, and nothing is stuck."""
+    """It may fail at any point on a record's way. The record is sent once, and nothing is stuck."""
     monkeypatch.setattr("butter_middleware.delivery.delivery.AGAIN_SECONDS", 0.0)
     for fails_at in range(0, 24, 3):
         asked = itertools.count()
@@ -363,10 +365,10 @@ def test_a_clock_that_fails_stops_no_thread(
         butter.close()
 
 
-def test_a_wrong_proxy_variable_is_mended_in_time(
+def test_a_wrong_proxy_variable_may_be_fixed_while_running(
     make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the environment keeps the HTTP client from being made, records wait, and it is said; then one is made."""
+    """If the environment prevents the HTTP client, records wait, and this is logged. After a fix they are sent."""
     monkeypatch.setenv("HTTPS_PROXY", "nonsense://grace:sesame@10.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         butter = make_butter(base_url=f"https://127.0.0.1:{listener.getsockname()[1]}", transport=None)
@@ -376,15 +378,15 @@ def test_a_wrong_proxy_variable_is_mended_in_time(
         monkeypatch.delenv("HTTPS_PROXY")
         listener.settimeout(40)
         listener.accept()[0].close()  # the next probe
-        until(lambda: butter.status().endpoint == "open", "its end: what is cancelled amid a handshake is not closed")
+        until(lambda: butter.status().endpoint == "open", "its end: what is cancelled during a handshake is not closed")
     assert "no client: a proxy's variable cannot be used (ValueError). Write HTTPS_PROXY" in caplog.text
     assert leaked(caplog) == []
 
 
-def test_a_wrong_certificate_file_is_said_at_the_start(
+def test_a_wrong_certificate_file_is_logged_at_the_start(
     make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing can be sent: that is said when the app starts, with the remedy, and not after its first checkout."""
+    """Nothing can be sent. This is logged with the remedy when the app starts, not after its first checkout."""
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/authorities.pem")
     ssl_context.cache_clear()
     butter = make_butter(base_url="https://127.0.0.1:1", transport=None)
@@ -393,11 +395,11 @@ def test_a_wrong_certificate_file_is_said_at_the_start(
     assert "Set SSL_CERT_FILE to a file of certificates" in caplog.text
 
 
-# What the tee must not cost.
+# Costs that the middleware must avoid.
 
 
 def test_a_chunk_over_the_cap_is_not_copied(make_butter: Callable[..., Butter]) -> None:
-    """A long memoryview is measured before it is copied, in the response and in the request."""
+    """The length of a memoryview is checked before it is copied, in the response and in the request."""
     size = 32 * 1024 * 1024
     long = memoryview(bytearray(size))
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", ROUTE.extract, capture_request_body=True))
@@ -420,7 +422,7 @@ def test_a_chunk_over_the_cap_is_not_copied(make_butter: Callable[..., Butter]) 
 
 
 def test_a_long_path_is_folded_once(make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch) -> None:
-    """In an app whose router may fold paths. Once for each route would stop its event loop for a tenth of a second."""
+    """An app's router may fold paths. Folding for each route would block the event loop for a tenth of a second."""
     shops = [CheckoutRoute(f"/shop/{number}/{{cart_id}}", psp="stripe") for number in range(30)]
     app = ButterMiddleware(sends(start(404), body()), make_butter(*shops))
     folded: list[str] = []
@@ -435,10 +437,10 @@ def test_a_long_path_is_folded_once(make_butter: Callable[..., Butter], monkeypa
     assert folded.count("/a" * 30_000) == 1
 
 
-def test_waiting_that_fails_does_not_reach_the_app(
+def test_a_wait_that_fails_does_not_reach_the_app(
     make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Any
 ) -> None:
-    """A server that runs the app outside any event loop known to us still gets the last chunk, unwaited."""
+    """A server may run the app outside any known event loop. It gets the last chunk without a wait."""
     butter = make_butter(durability="before_response", outbox=tmp_path / "butter.db")
     app = ButterMiddleware(sends(start(), body(PAID_BODY)), butter)
     seen: list[Any] = []
@@ -453,10 +455,8 @@ def test_waiting_that_fails_does_not_reach_the_app(
     assert butter.flush()
 
 
-def test_a_shutdown_outside_any_known_loop_drains_all_the_same(
-    make_butter: Callable[..., Butter], fake: FakeButter
-) -> None:
-    """Where there is no loop that could lend a thread, the end of the lifespan itself waits for the records."""
+def test_a_shutdown_outside_any_known_loop_drains(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Without a loop that can start a thread, the end of the lifespan itself waits for the records."""
     butter = make_butter()
     butter.record(RECORD)
     sent: list[str] = []
@@ -475,7 +475,7 @@ def test_a_shutdown_outside_any_known_loop_drains_all_the_same(
 
 
 def test_no_repr_shows_personal_data(make_butter: Callable[..., Butter]) -> None:
-    """What a debugger's frame or an error report would show of our objects holds no value of the checkout."""
+    """A debugger or an error report shows reprs of our objects. They contain no value of the checkout."""
     shown: list[str] = []
 
     def extract(response: CheckoutResponse) -> None:
@@ -501,7 +501,7 @@ def test_no_repr_shows_personal_data(make_butter: Callable[..., Butter]) -> None
     assert leaked_in(str(shown)) == []
 
 
-# Mistakes in the configuration, beyond the spelled-out ones.
+# Other mistakes in the configuration.
 
 
 ANY: Any = None
@@ -528,8 +528,8 @@ ANY: Any = None
         ({"client_ip": client_ip.TrustedHops}, "client_ip=...\\) is not a strategy"),
     ],
 )
-def test_a_value_of_a_wrong_kind_says_so(options: dict[str, Any], says: str) -> None:
-    """What could only fail later, at a checkout or on the worker's thread, is refused when the object is built."""
+def test_a_value_of_a_wrong_type_is_named(options: dict[str, Any], says: str) -> None:
+    """It would fail later, at a checkout or on a thread. It is refused when the object is built."""
     defaults: dict[str, Any] = {"client_ip": client_ip.direct()} | CREDENTIALS
     with pytest.raises(ConfigurationError, match=says) as caught:
         Butter(**(defaults | options))
@@ -549,20 +549,20 @@ def test_a_value_of_a_wrong_kind_says_so(options: dict[str, Any], says: str) -> 
         ({"psp": []}, r"psp=\[\]: use 'stripe'"),
     ],
 )
-def test_a_route_of_a_wrong_kind_says_so(route: dict[str, Any], says: str) -> None:
-    """A route's options of a wrong type are a ConfigurationError as well."""
+def test_a_route_option_of_a_wrong_type_is_named(route: dict[str, Any], says: str) -> None:
+    """It raises a ConfigurationError too."""
     options: dict[str, Any] = {"path": "/checkout", "psp": "stripe"} | route
     with pytest.raises(ConfigurationError, match=says):
         CheckoutRoute(**options)
 
 
-def test_methods_may_be_given_once() -> None:
-    """An iterable of methods that can be read once is read once."""
+def test_methods_may_be_an_iterator() -> None:
+    """It is read only once."""
     assert CheckoutRoute("/checkout", "stripe", methods=(name for name in ["post", "PUT"])).methods == ("POST", "PUT")  # type: ignore[arg-type]
 
 
-def test_a_middleware_without_its_argument_passes_everything(caplog: pytest.LogCaptureFixture) -> None:
-    """Starlette builds middleware inside the first request: a forgotten `butter=` must not be a 500 on each."""
+def test_a_middleware_without_its_argument_passes_all_messages(caplog: pytest.LogCaptureFixture) -> None:
+    """Starlette builds a middleware at the first request. A missing `butter=` must not fail each request."""
     sent = [start(), body(PAID_BODY)]
     assert anyio.run(drive, ButterMiddleware(sends(*sent)), http_scope()) == sent
     assert "Pass the Butter object" in caplog.text

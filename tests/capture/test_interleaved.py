@@ -1,4 +1,4 @@
-"""Checkouts at once do not mix: `benchmarks/interleaved.py` in small."""
+"""Concurrent checkouts do not mix: a small run of `benchmarks/interleaved.py`."""
 
 import runpy
 from pathlib import Path
@@ -11,5 +11,5 @@ INTERLEAVED: Any = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/in
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_checkouts_at_once_do_not_mix(backend: str) -> None:
-    """Annotated, returned whole or streamed: each record has its own checkout's data, once."""
+    """Annotated, in one body or streamed: each record has its own checkout's data, once."""
     assert INTERLEAVED["prove"](backend, 300, 100) == (0, 0, 0)

@@ -1,4 +1,4 @@
-"""The middleware watches the lifespan of an app that has one, and answers for an app that has none."""
+"""The middleware observes the lifespan of an app that has one, and answers in place of an app that has none."""
 
 import logging
 import threading
@@ -23,7 +23,7 @@ ANSWERED = [f"{STARTUP}.complete", f"{SHUTDOWN}.complete"]
 
 
 async def lifespan(app: ASGIApp, *events: str) -> tuple[list[str], str | None]:
-    """Run a lifespan as a server does; return what the app answered, and the name of what it raised."""
+    """Run a lifespan as a server does; return the app's messages, and the name of its exception."""
     asked = iter(events or (STARTUP, SHUTDOWN))
     answered: list[str] = []
 
@@ -79,10 +79,10 @@ async def start_unasked(_receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("take_part", [refuse, ignore])
-def test_an_app_without_lifespan_is_answered_for(
+def test_the_middleware_answers_for_an_app_without_lifespan(
     butter: Butter, fake: FakeButter, caplog: pytest.LogCaptureFixture, take_part: Any
 ) -> None:
-    """Django raises, and others return at once: the stop of the server still delivers what is in memory."""
+    """Django raises, and others return at once. The stop of the server still delivers the records in memory."""
     caplog.set_level("INFO")
     app = ButterMiddleware(shop(take_part), butter)
 
@@ -99,15 +99,15 @@ def test_an_app_without_lifespan_is_answered_for(
     ("take_part", "answered"),
     [(fail, []), (fail_politely, [f"{STARTUP}.failed"]), (start_unasked, ANSWERED[:1])],
 )
-def test_a_startup_that_fails_is_for_the_server_to_hear(butter: Butter, take_part: Any, answered: list[str]) -> None:
-    """An app that asked for the startup, or answered it, and then raises is not answered for: it did not start."""
+def test_a_startup_that_fails_reaches_the_server(butter: Butter, take_part: Any, answered: list[str]) -> None:
+    """The app waited for the startup, or answered it, and then raised. The middleware does not answer for it."""
     app = shop(take_part)
     assert anyio.run(lifespan, app) == (answered, "LookupError")
     assert anyio.run(lifespan, ButterMiddleware(app, butter)) == (answered, "LookupError")
 
 
-def test_a_server_that_cancels_the_lifespan_is_obeyed(butter: Butter) -> None:
-    """In the place of the app, the middleware ends as soon as it is cancelled."""
+def test_a_server_may_cancel_the_lifespan(butter: Butter) -> None:
+    """The middleware, which answers for the app, ends as soon as it is cancelled."""
 
     async def serve() -> bool:
         waits = anyio.Event()
@@ -130,8 +130,8 @@ def test_a_server_that_cancels_the_lifespan_is_obeyed(butter: Butter) -> None:
     assert anyio.run(serve)
 
 
-def test_a_server_that_cancels_the_lifespan_s_end_waits_for_no_drain(make_butter: Callable[..., Butter]) -> None:
-    """A drain that has a minute left holds back no server that gives up waiting."""
+def test_a_server_that_cancels_the_end_of_the_lifespan_waits_for_no_drain(make_butter: Callable[..., Butter]) -> None:
+    """The drain has a minute left. The server does not wait for it."""
     asked, answer = threading.Event(), threading.Event()
 
     def hang(_response: object) -> None:
@@ -171,7 +171,7 @@ def test_a_server_that_cancels_the_lifespan_s_end_waits_for_no_drain(make_butter
 
 
 class Slow(logging.Handler):
-    """A handler of the merchant's that takes its time."""
+    """A merchant's slow handler."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,8 +182,8 @@ class Slow(logging.Handler):
         self.said.append(record.getMessage())
 
 
-def test_what_the_stop_loses_is_said_before_it_is_over(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """A server may end the process as soon as the lifespan's end is answered: the line is in the log by then."""
+def test_losses_at_the_stop_are_logged_before_its_end(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A server may end the process after the answer to the shutdown. The line is in the log before that."""
     fake.respond_with(*[503] * 20)
     app = ButterMiddleware(shop(refuse), make_butter())
     slow = Slow()

@@ -1,4 +1,4 @@
-"""What each ASGI message gets, row by row: the tee observes, and alters nothing."""
+"""How the middleware handles each ASGI message: it observes them and changes nothing."""
 
 import contextlib
 import gzip
@@ -52,8 +52,8 @@ def invoices(fake: FakeButter) -> list[Any]:
     ],
     ids=["list", "tuple", "mixed case", "pairs as lists", "text/json", "text", "one as text", "buffers"],
 )
-async def test_headers_of_any_shape_are_read(butter: Butter, fake: FakeButter, headers: Any) -> None:
-    """A response is JSON by its content type, however its headers are written."""
+async def test_headers_of_any_type_are_read(butter: Butter, fake: FakeButter, headers: Any) -> None:
+    """A response is JSON by its content type, whatever types its headers have."""
     sent = (start(headers=headers), body(PAID_BODY))
     assert await drive(ButterMiddleware(sends(*sent), butter), http_scope()) == list(sent)
     await settled(butter)
@@ -61,7 +61,7 @@ async def test_headers_of_any_shape_are_read(butter: Butter, fake: FakeButter, h
 
 
 class Once:
-    """An iterable that is not an iterator, and gives its items once all the same."""
+    """An iterable that is not an iterator, and still returns its items only once."""
 
     def __init__(self, items: Iterable[Any]) -> None:
         self._items = iter(items)
@@ -71,10 +71,10 @@ class Once:
 
 
 @pytest.mark.parametrize("once", [iter, Once, lambda items: map(tuple, items), lambda items: Once(map(Once, items))])
-async def test_one_shot_headers_are_forwarded_whole(
+async def test_one_shot_headers_are_forwarded_completely(
     butter: Butter, fake: FakeButter, once: Callable[[Any], Iterable[Any]]
 ) -> None:
-    """Headers that can be read once are forwarded as a list of what was read."""
+    """Headers that can be read only once are forwarded as a list."""
     one_shot = once([*JSON, (b"x-shop", b"1")])
     seen = await drive(ButterMiddleware(sends(start(headers=one_shot), body(PAID_BODY)), butter), http_scope())
     assert seen[0]["headers"] == [*JSON, (b"x-shop", b"1")]
@@ -83,7 +83,7 @@ async def test_one_shot_headers_are_forwarded_whole(
 
 
 async def test_headers_in_iterators_reach_server_and_app(butter: Butter, fake: FakeButter) -> None:
-    """ASGI says iterables: of headers, of each pair, and of the peer. What is read once is read by both sides."""
+    """ASGI allows iterables for the headers, for each pair, and for the peer. Server and app both read all of them."""
     seen: list[Any] = []
 
     def once(pairs: list[tuple[bytes, bytes]]) -> Iterator[Iterator[bytes]]:
@@ -101,10 +101,10 @@ async def test_headers_in_iterators_reach_server_and_app(butter: Butter, fake: F
     assert invoices(fake) == ["in_1"]
 
 
-async def test_a_peer_of_a_wrong_kind_costs_no_record_on_disk(
+async def test_a_peer_of_a_wrong_type_costs_no_record_on_disk(
     make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
 ) -> None:
-    """What JSON cannot carry is no peer, and the capture is kept all the same."""
+    """A peer that JSON cannot carry counts as absent, and the capture is kept."""
     butter = make_butter(outbox=tmp_path / "butter.db")
     for client in ({1}, (b"10.0.0.1", object()), object(), iter([b"x"])):
         await drive(ButterMiddleware(sends(start(), body(PAID_BODY)), butter), http_scope(client=client))
@@ -113,7 +113,7 @@ async def test_a_peer_of_a_wrong_kind_costs_no_record_on_disk(
 
 
 async def test_headers_may_be_absent(butter: Butter, fake: FakeButter) -> None:
-    """A response without headers is no JSON, and passes."""
+    """A response without headers is not JSON, and passes."""
     sent: list[Message] = [{"type": "http.response.start", "status": 200}, body(PAID_BODY)]
     assert await drive(ButterMiddleware(sends(*sent), butter), http_scope()) == sent
     assert butter.status().skipped == {"not_json": 1}
@@ -121,14 +121,14 @@ async def test_headers_may_be_absent(butter: Butter, fake: FakeButter) -> None:
 
 @pytest.mark.parametrize("status", [199, 301, 402, 500])
 async def test_only_success_is_captured(butter: Butter, status: int) -> None:
-    """A response that is no 2xx is no checkout."""
+    """A response without a 2xx status is not a checkout."""
     await drive(ButterMiddleware(sends(start(status), body(PAID_BODY)), butter), http_scope())
     assert butter.status().skipped == {"status": 1}
     assert butter.status().captured == 0
 
 
-async def test_the_start_message_is_not_held(butter: Butter, fake: FakeButter) -> None:
-    """An outer middleware may change the message and its headers in place after us: the capture is of what we saw."""
+async def test_later_changes_of_the_start_message_do_not_matter(butter: Butter, fake: FakeButter) -> None:
+    """An outer middleware may change the message and its headers in place. The capture has the original values."""
     message = start(headers=list(JSON))
 
     async def server(_message: Message) -> None:
@@ -144,7 +144,7 @@ async def test_the_start_message_is_not_held(butter: Butter, fake: FakeButter) -
 
 
 async def test_chunks_of_any_kind_make_one_body(butter: Butter, fake: FakeButter) -> None:
-    """A body comes in chunks, as bytes, bytearray or memoryview, with an empty last message without keys."""
+    """Chunks may be bytes, bytearray or memoryview. The last message may be empty, without keys."""
     third = len(PAID_BODY) // 3
     sent: list[Message] = [
         start(),
@@ -160,7 +160,7 @@ async def test_chunks_of_any_kind_make_one_body(butter: Butter, fake: FakeButter
 
 
 async def test_a_reused_buffer_is_copied(butter: Butter, fake: FakeButter) -> None:
-    """An app that overwrites its buffer after each send does not change what was captured."""
+    """An app may reuse its buffer after each send. This does not change the capture."""
     buffer = bytearray(PAID_BODY)
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -175,11 +175,11 @@ async def test_a_reused_buffer_is_copied(butter: Butter, fake: FakeButter) -> No
 
 
 @pytest.mark.parametrize("declared", [True, False])
-async def test_a_body_over_the_cap_passes_and_is_counted(
+async def test_a_body_above_the_limit_passes_and_is_counted(
     make_butter: Callable[..., Butter],
     declared: bool,  # noqa: FBT001 - parametrized
 ) -> None:
-    """A body over the cap is forwarded in full and not kept, whether its length was declared or not."""
+    """It is forwarded completely and not kept, whether its length was declared or not."""
     butter = make_butter(max_body_bytes=100)
     headers = [*JSON, (b"content-length", b"150")] if declared else JSON
     sent = [start(headers=headers), *[body(b"x" * 50, more_body=True)] * 3, body()]
@@ -191,10 +191,10 @@ async def test_a_body_over_the_cap_passes_and_is_counted(
 @pytest.mark.parametrize(
     "route", [ROUTE, CheckoutRoute("/checkout/{cart_id}", psp="stripe")], ids=["reads", "annotates"]
 )
-async def test_a_body_without_a_start_is_no_checkout(
+async def test_a_body_without_a_start_is_not_a_checkout(
     make_butter: Callable[..., Butter], fake: FakeButter, route: CheckoutRoute, kind: str
 ) -> None:
-    """A response that never began is none, whatever its endpoint annotated."""
+    """The response never began, so the annotations do not count."""
     butter = make_butter(route)
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
@@ -207,10 +207,10 @@ async def test_a_body_without_a_start_is_no_checkout(
 
 
 @pytest.mark.parametrize("fault", [start(headers=[(b"x",)]), body(object(), more_body=True)], ids=["start", "body"])
-async def test_after_a_fault_of_its_own_the_capture_is_given_up(
+async def test_after_an_internal_fault_the_capture_is_abandoned(
     butter: Butter, fake: FakeButter, fault: Message
 ) -> None:
-    """Half of a response is never read as a whole one: the fault is counted, and the response passes."""
+    """Half a response is never read as a whole one. The fault is counted, and the response passes."""
     sent = [start(), body(PAID_BODY[:10], more_body=True), fault, body(PAID_BODY[10:])]
     assert await drive(ButterMiddleware(sends(*sent), butter), http_scope()) == sent
     await settled(butter)
@@ -226,8 +226,8 @@ async def test_without_a_last_message_nothing_is_extracted(butter: Butter, fake:
     assert fake.records == []
 
 
-async def test_a_clean_end_short_of_the_declared_length_is_parked(butter: Butter) -> None:
-    """An inner BaseHTTPMiddleware ends a broken stream cleanly: the Content-Length tells, and nothing is lost."""
+async def test_an_end_before_the_declared_length_is_parked(butter: Butter) -> None:
+    """An inner BaseHTTPMiddleware ends a broken stream without an error. The Content-Length shows it."""
     headers = [*JSON, (b"content-length", str(len(PAID_BODY)).encode())]
     await drive(ButterMiddleware(sends(start(headers=headers), body(PAID_BODY[:-1])), butter), http_scope())
     await settled(butter)
@@ -236,7 +236,7 @@ async def test_a_clean_end_short_of_the_declared_length_is_parked(butter: Butter
 
 
 async def test_capture_comes_before_the_last_send(butter: Butter, fake: FakeButter) -> None:
-    """A server that cancels, raises or blocks on the last message does not cost the record."""
+    """The server may cancel, raise or block on the last message. The record is not lost."""
 
     async def gone(message: Message) -> None:
         if message["type"] == "http.response.body":
@@ -252,7 +252,7 @@ async def test_capture_comes_before_the_last_send(butter: Butter, fake: FakeButt
 async def test_files_sent_by_the_server_are_forwarded(
     make_butter: Callable[..., Butter], fake: FakeButter, kind: str
 ) -> None:
-    """A file that the server sends cannot be read, but ends a response whose endpoint annotated what is needed."""
+    """Such a file cannot be read, but it completes a response whose endpoint annotated all fields."""
     file: Message = {"type": kind, "path": "/tmp/thanks.html"}  # noqa: S108 - never opened
     extracting = make_butter()
     assert await drive(ButterMiddleware(sends(start(), file), extracting), http_scope()) == [start(), file]
@@ -269,8 +269,8 @@ async def test_files_sent_by_the_server_are_forwarded(
     assert invoices(fake) == ["in_2"]
 
 
-async def test_other_messages_are_forwarded_untouched(butter: Butter, fake: FakeButter) -> None:
-    """Early hints, push, debug, trailers and what is not known yet pass as the objects they are."""
+async def test_other_messages_are_forwarded_unchanged(butter: Butter, fake: FakeButter) -> None:
+    """Early hints, push, debug, trailers and unknown types are forwarded as the same objects."""
     sent: list[Message] = [
         {"type": "http.response.early_hint", "links": [b"</a.css>"]},
         {"type": "http.response.debug", "info": {}},
@@ -286,12 +286,12 @@ async def test_other_messages_are_forwarded_untouched(butter: Butter, fake: Fake
     assert invoices(fake) == ["in_1"]
 
 
-# The request
+# The request.
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET", "PUT"])
-async def test_methods_match_explicitly(butter: Butter, method: str) -> None:
-    """Only the methods that the route names are watched: over ASGI a HEAD carries the full body."""
+async def test_only_the_methods_of_the_route_match(butter: Butter, method: str) -> None:
+    """In ASGI, a HEAD response has the full body too."""
     scope = http_scope(method=method)
     await drive(ButterMiddleware(sends(start(), body(PAID_BODY)), butter), scope)
     assert butter.status().captured == 0
@@ -315,8 +315,8 @@ async def test_receive_is_not_wrapped(butter: Butter) -> None:
     assert got[2:] == [no_request, send]
 
 
-async def test_the_request_body_is_kept_where_asked(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """With capture_request_body the extractor reads the request; the app reads it as ever."""
+async def test_the_request_body_is_kept_if_asked_for(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """With `capture_request_body` the extractor reads the request body. The app still reads all of it."""
 
     def extract(response: Any) -> dict[str, Any]:
         return {"invoice_id": "in_9", "customer_email": response.request.json()["email"]}
@@ -355,10 +355,10 @@ async def test_the_request_body_is_kept_where_asked(make_butter: Callable[..., B
     ],
     ids=["unread", "in part", "to its end", "short of its length", "to its length"],
 )
-async def test_a_request_body_is_kept_whole_or_not_at_all(
+async def test_a_request_body_is_kept_completely_or_not_at_all(
     make_butter: Callable[..., Butter], headers: Any, reads: int, kept: bytes | None
 ) -> None:
-    """Where the app answers before it has read the request, a part of a form would name another invoice."""
+    """If the app answers before it has read the request, a part of a form might name another invoice."""
     found: list[bytes | None] = []
 
     def extract(response: Any) -> None:
@@ -384,10 +384,8 @@ async def test_a_request_body_is_kept_whole_or_not_at_all(
 
 
 @pytest.mark.parametrize("cap", [20, 19])
-async def test_a_body_of_exactly_the_cap_is_kept(
-    make_butter: Callable[..., Butter], fake: FakeButter, cap: int
-) -> None:
-    """`max_body_bytes` is the longest that is kept, of a request and of a response."""
+async def test_a_body_at_the_limit_is_kept(make_butter: Callable[..., Butter], fake: FakeButter, cap: int) -> None:
+    """`max_body_bytes` is the longest body that is kept, of a request and of a response."""
     found: list[int] = []
 
     def extract(response: CheckoutResponse) -> dict[str, Any]:
@@ -411,8 +409,10 @@ async def test_a_body_of_exactly_the_cap_is_kept(
     assert invoices(fake) == (["in_9"] if cap == 20 else [])
 
 
-async def test_a_request_body_over_the_cap_parks_only_who_reads_it(make_butter: Callable[..., Butter]) -> None:
-    """A request's body over the cap is passed on and not kept: an extractor that asks for it parks the capture."""
+async def test_a_request_body_above_the_limit_parks_only_captures_that_need_it(
+    make_butter: Callable[..., Butter],
+) -> None:
+    """It is forwarded and not kept. If an extractor asks for it, the capture is parked."""
 
     def extract(response: Any) -> dict[str, Any]:
         return {"invoice_id": "in_9", "customer_email": response.request.json()["email"]}
@@ -435,7 +435,7 @@ async def test_a_request_body_over_the_cap_parks_only_who_reads_it(make_butter: 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity"])
 async def test_an_encoded_body_is_decoded(butter: Butter, fake: FakeButter, encoding: str) -> None:
-    """A body that was compressed inside the middleware is read all the same."""
+    """The body may have been compressed inside the middleware."""
     packers = {"gzip": zlib.compressobj(wbits=31), "deflate": zlib.compressobj(wbits=15)}
     packer = packers.get(encoding)
     content = PAID_BODY if packer is None else packer.compress(PAID_BODY) + packer.flush()
@@ -445,8 +445,8 @@ async def test_an_encoded_body_is_decoded(butter: Butter, fake: FakeButter, enco
     assert invoices(fake) == ["in_1"]
 
 
-async def test_each_line_names_a_coding(butter: Butter, fake: FakeButter) -> None:
-    """Two middlewares that compress may each add a line of their own: RFC 9110, section 5.3, joins them."""
+async def test_each_header_line_names_a_coding(butter: Butter, fake: FakeButter) -> None:
+    """Two compressing middlewares may each add a line. RFC 9110, section 5.3, joins them."""
     content = gzip.compress(zlib.compress(PAID_BODY))
     headers = [*JSON, (b"content-encoding", b"deflate"), (b"Content-Encoding", b"gzip")]
     await drive(ButterMiddleware(sends(start(headers=headers), body(content)), butter), http_scope())
@@ -454,8 +454,8 @@ async def test_each_line_names_a_coding(butter: Butter, fake: FakeButter) -> Non
     assert invoices(fake) == ["in_1"]
 
 
-async def test_a_bomb_costs_no_more_than_the_cap(make_butter: Callable[..., Butter]) -> None:
-    """A small body that decodes to a large one is parked, not decoded."""
+async def test_a_bomb_costs_no_more_than_the_limit(make_butter: Callable[..., Butter]) -> None:
+    """A small body that decodes to a large one is parked, and not decoded."""
     butter = make_butter(max_body_bytes=10_000)
     packer = zlib.compressobj(wbits=31)
     bomb = packer.compress(b" " * 5_000_000) + packer.flush()
@@ -465,7 +465,7 @@ async def test_a_bomb_costs_no_more_than_the_cap(make_butter: Callable[..., Butt
     assert butter.status().parked == 1
 
 
-# Exceptions and other scopes
+# Exceptions and other scopes.
 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), OSError("x"), KeyboardInterrupt("x")])
@@ -473,7 +473,7 @@ async def test_a_bomb_costs_no_more_than_the_cap(make_butter: Callable[..., Butt
 async def test_the_apps_exceptions_pass_unchanged(
     butter: Butter, fake: FakeButter, error: BaseException, when: str
 ) -> None:
-    """What the app raises is the very object that the server gets; a response that was whole still counts."""
+    """The server gets the same exception object that the app raised. A complete response still counts."""
     messages = {"before": (), "midway": (start(), body(b"{", more_body=True)), "after": (start(), body(PAID_BODY))}
     with pytest.raises(type(error)) as caught:
         await drive(ButterMiddleware(sends(*messages[when], then=error), butter), http_scope())
@@ -496,8 +496,8 @@ async def test_cancellation_passes(butter: Butter) -> None:
 
 
 @pytest.mark.parametrize("kind", ["websocket", "http.unknown"])
-async def test_other_scopes_pass_as_they_are(butter: Butter, kind: str) -> None:
-    """A websocket, and whatever comes one day, gets the original objects."""
+async def test_other_scopes_pass_unchanged(butter: Butter, kind: str) -> None:
+    """The app gets the original objects of a websocket or an unknown scope."""
     got: list[object] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -513,16 +513,16 @@ async def test_other_scopes_pass_as_they_are(butter: Butter, kind: str) -> None:
 
 
 @pytest.mark.parametrize("missing", ["headers", "method", "path"])
-async def test_a_scope_against_the_specification_reaches_the_app(butter: Butter, missing: str) -> None:
-    """A scope that lacks what ASGI requires is the app's to refuse, not ours."""
+async def test_an_invalid_scope_reaches_the_app(butter: Butter, missing: str) -> None:
+    """The app refuses a scope without required keys, the middleware does not."""
     scope = http_scope()
     del scope[missing]
     sent = [start(), body(PAID_BODY)]
     assert await drive(ButterMiddleware(sends(*sent), butter), scope) == sent
 
 
-async def test_installed_twice_captures_once(butter: Butter, fake: FakeButter) -> None:
-    """The second of two middlewares steps aside."""
+async def test_two_middlewares_capture_once(butter: Butter, fake: FakeButter) -> None:
+    """The inner one of the two does nothing."""
     app = ButterMiddleware(ButterMiddleware(sends(start(), body(PAID_BODY)), butter), butter)
     await drive(app, http_scope())
     await settled(butter)
@@ -531,8 +531,8 @@ async def test_installed_twice_captures_once(butter: Butter, fake: FakeButter) -
 
 
 @pytest.mark.parametrize("fails", ["raises", "answers 503"])
-async def test_a_retry_outside_captures_the_try_that_succeeds(butter: Butter, fake: FakeButter, fails: str) -> None:
-    """Called again with its scope, it takes the request as it came, whatever the first try made of it."""
+async def test_a_retry_outside_captures_the_successful_try(butter: Butter, fake: FakeButter, fails: str) -> None:
+    """The app may be called again with a scope that the first try changed. The original request counts."""
     tries = iter([[start(503), body()], [start(), body(PAID_BODY)]])
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -558,14 +558,14 @@ async def test_a_retry_outside_captures_the_try_that_succeeds(butter: Butter, fa
 @pytest.mark.parametrize(
     "client", [None, ["10.0.0.1", 80], ("10.0.0.1", "80"), "unix:", 7], ids=["none", "list", "str port", "str", "int"]
 )
-async def test_any_peer_is_survived(butter: Butter, fake: FakeButter, client: Any) -> None:
-    """`scope["client"]` may be anything; the address comes from the header."""
+async def test_any_peer_is_accepted(butter: Butter, fake: FakeButter, client: Any) -> None:
+    """`scope["client"]` may be anything. The address comes from the header."""
     await drive(ButterMiddleware(sends(start(), body(PAID_BODY)), butter), http_scope(client=client))
     await settled(butter)
     assert invoices(fake) == ["in_1"]
 
 
-async def test_a_scope_without_a_client_is_survived(butter: Butter, fake: FakeButter) -> None:
+async def test_a_scope_without_a_client_is_accepted(butter: Butter, fake: FakeButter) -> None:
     """`client`, `root_path` and `query_string` are optional in ASGI."""
     scope = http_scope()
     for key in ("client", "root_path", "query_string"):
@@ -576,7 +576,7 @@ async def test_a_scope_without_a_client_is_survived(butter: Butter, fake: FakeBu
 
 
 async def test_one_shot_request_headers_reach_the_app(butter: Butter, fake: FakeButter) -> None:
-    """Request headers that can be read once are read by us and by the app."""
+    """Headers that can be read only once reach the capture and the app."""
     headers = http_scope()["headers"]
     seen: list[Any] = []
 
@@ -592,10 +592,10 @@ async def test_one_shot_request_headers_reach_the_app(butter: Butter, fake: Fake
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-async def test_text_among_the_request_headers_costs_no_checkout(
+async def test_text_in_the_request_headers_costs_no_checkout(
     make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path, *, on_disk: bool
 ) -> None:
-    """An outer middleware that adds a header as text harms neither its own checkout nor those beside it."""
+    """An outer middleware that adds a header as text affects neither its own checkout nor others."""
     seen: list[Any] = []
 
     def extracted(response: CheckoutResponse) -> dict[str, Any]:
@@ -616,7 +616,7 @@ async def test_text_among_the_request_headers_costs_no_checkout(
     assert butter.status().lost == 0
 
 
-async def test_the_address_is_that_of_the_request_as_it_came(butter: Butter, fake: FakeButter) -> None:
+async def test_the_address_is_from_the_original_request(butter: Butter, fake: FakeButter) -> None:
     """An app that changes its scope does not change the evidence."""
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
@@ -631,21 +631,23 @@ async def test_the_address_is_that_of_the_request_as_it_came(butter: Butter, fak
 
 
 @pytest.mark.parametrize("message", [{}, {"type": None}, {"type": "http.response.start"}, {"type": 5, "headers": 7}, 5])
-async def test_messages_against_the_specification_reach_the_server(butter: Butter, message: Any) -> None:
-    """Whatever the app sends, the server gets: it is the server's to refuse."""
+async def test_invalid_messages_reach_the_server(butter: Butter, message: Any) -> None:
+    """The server refuses them, the middleware does not."""
     assert await drive(ButterMiddleware(sends(message), butter), http_scope()) == [message]
 
 
-async def test_a_middleware_without_a_butter_passes_everything(caplog: pytest.LogCaptureFixture) -> None:
-    """A wrong argument cannot make each request a 500: it is said at CRITICAL, and nothing is captured."""
+async def test_a_middleware_without_a_butter_passes_all_messages(caplog: pytest.LogCaptureFixture) -> None:
+    """A wrong argument must not fail each request. It is logged at CRITICAL, and nothing is captured."""
     wrong: Any = "butter"
     sent = [start(), body(PAID_BODY)]
     assert await drive(ButterMiddleware(sends(*sent), wrong), http_scope()) == sent
     assert "Pass the Butter object" in caplog.text
 
 
-async def test_mounted_paths_are_less_root_path(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """The template is matched against the path less `root_path`, as a mounted app sees it."""
+async def test_the_template_does_not_contain_the_root_path(
+    make_butter: Callable[..., Butter], fake: FakeButter
+) -> None:
+    """It is matched against the path without `root_path`, as a mounted app sees it."""
     butter = make_butter(ROUTE)
     app = ButterMiddleware(sends(start(), body(PAID_BODY)), butter)
     await drive(app, http_scope("/shop/checkout/7", root_path="/shop"))

@@ -1,4 +1,4 @@
-"""Whatever an app sends, the server gets the very same with the middleware as without it, and the same exception."""
+"""For any messages of an app, the server gets the same messages and the same exception as without the middleware."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ PATHS = ["/json/7", "/annotated/7", "/both/7", "/basket"]
 
 @pytest.fixture(scope="module")
 def butters() -> Iterator[list[Butter]]:
-    """One that waits for nothing, and one that holds the last chunk back until the capture is taken."""
+    """One holds nothing back, and one holds the last chunk back until the capture is stored."""
     made = [
         Butter(
             client_ip=client_ip.TrustedHops(1),
@@ -36,7 +36,7 @@ def butters() -> Iterator[list[Butter]]:
             transport=FakeButter(**CREDENTIALS).transport(),
             max_body_bytes=len(PAID_BODY) + 20,
             durability=durability,
-            telemetry=False,  # its SDK draws random numbers on our threads: hypothesis believes its strategies do
+            telemetry=False,  # its SDK draws random numbers on our threads, and hypothesis would take them for its own
             **CREDENTIALS,
         )
         for durability in ("after_response", "before_response")
@@ -46,7 +46,7 @@ def butters() -> Iterator[list[Butter]]:
         butter.close()
 
 
-# What apps send. A function, since what can be read once must be made anew for each of the two runs.
+# Messages of apps. Functions build them, because one-shot iterables must be new in each of the two runs.
 
 Make = Callable[[], Any]
 
@@ -56,7 +56,7 @@ def whole(value: Any) -> Make:
 
 
 def one_of(*values: Any) -> st.SearchStrategy[Any]:
-    # Neither hashes the values, as sampled_from does, nor shows them in its repr, which would be long.
+    # It does not hash the values, as sampled_from does, nor show them in its repr, which would be long.
     return st.deferred(lambda: st.integers(0, len(values) - 1).map(values.__getitem__))
 
 
@@ -130,11 +130,11 @@ sequences = st.one_of(
 )
 endings = one_of(*[None, RuntimeError, OSError, KeyError, asyncio.CancelledError, SystemExit, GeneratorExit])
 refusals = st.none() | st.integers(0, 5)
-"""The message at which the server raises, as it does for a client that has gone."""
+"""The number of the message at which the server raises, as it does after a disconnect."""
 
 
 def frozen(value: Any) -> Any:
-    """Return a message as its receiver would read it: what can be read once is read."""
+    """Return a message as its receiver reads it, with iterators as lists."""
     if isinstance(value, dict):
         return {name: frozen(item) for name, item in value.items()}
     if isinstance(value, Iterator):
@@ -143,11 +143,11 @@ def frozen(value: Any) -> Any:
 
 
 class GoneError(OSError):
-    """What the server raises."""
+    """The server's exception."""
 
 
 async def outcome(app: ASGIApp, scope: Scope, refusal: int | None) -> tuple[list[Any], list[Any], Any]:
-    """Return what the server got, what the app read, and the class and text of what came out."""
+    """Return the server's messages, what the app read, and the class and text of the exception."""
     got: list[Any] = []
     read: list[Any] = []
     asked = iter([b"{", memoryview(b"}"), None, b"x" * 10_000])
@@ -191,7 +191,7 @@ def test_the_server_gets_what_the_app_sent(
     path: str,
     waits: bool,  # noqa: FBT001 - drawn
 ) -> None:
-    """Legal or not, each message arrives as it was sent, in order; what the app and the server raise is unchanged."""
+    """Valid or not, each message arrives unchanged and in order. Exceptions of app and server are unchanged."""
     app = app_of(messages, ending, reads)
     butter = butters[waits]
     bare = asyncio.run(outcome(app, http_scope(path), refusal))
@@ -210,7 +210,7 @@ def test_the_server_gets_what_the_app_sent(
     st.sets(one_of(*["headers", "method", "path", "root_path", "client", "query_string"])),
 )
 def test_any_scope_reaches_the_app(butters: list[Butter], changed: dict[str, Any], missing: set[str]) -> None:
-    """A scope against the specification is the app's to refuse: it gets every key as the server gave it."""
+    """The app refuses an invalid scope. It gets every key as the server set it."""
     scope = {name: value for name, value in (http_scope("/json/7") | changed).items() if name not in missing}
     seen: list[Any] = []
 
@@ -228,10 +228,10 @@ def test_any_scope_reaches_the_app(butters: list[Butter], changed: dict[str, Any
 
 @settings(max_examples=tries(100), deadline=None)
 @given(st.lists(st.one_of(message("lifespan.startup.complete"), anything), min_size=1, max_size=4), endings)
-def test_a_lifespan_is_only_watched(
+def test_a_lifespan_is_only_observed(
     butters: list[Butter], messages: list[Make], ending: type[BaseException] | None
 ) -> None:
-    """Whatever an app that takes part answers to a lifespan reaches the server, and so does what it raises."""
+    """The server gets each message that the app sends in a lifespan, and its exception."""
     app = app_of(messages, ending, 0)
     bare = asyncio.run(outcome(app, {"type": "lifespan"}, None))
     assert asyncio.run(outcome(ButterMiddleware(app, butters[0]), {"type": "lifespan"}, None)) == bare

@@ -1,4 +1,4 @@
-"""The requests that Starlette gives to a route are the checkouts of our route with the same template."""
+"""A template matches the same requests here as in Starlette."""
 
 import re
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ from butter_middleware.capture.routes import RouteTable, Template
     ],
 )
 def test_parameters_are_converted(template: str, path: str, params: dict[str, object]) -> None:
-    """Each converter of Starlette gives its type."""
+    """Each of Starlette's converters returns its type."""
     assert Template(template).params(path) == params
 
 
@@ -64,10 +64,8 @@ roots = st.sampled_from(["", "/", "/a", "/shop", "/shop/", "/a/b1", "\n"])
 
 @settings(max_examples=tries(1000), deadline=None)
 @given(st.sampled_from(TEMPLATES), paths | st.sampled_from(TEMPLATES), roots, roots, st.sampled_from(["POST", "GET"]))
-def test_the_requests_that_starlette_matches_match(
-    template: str, path: str, before: str, root: str, method: str
-) -> None:
-    """Whatever path a shopper writes, below whatever root: nothing hides a checkout, and nothing else is one."""
+def test_the_same_requests_match_as_in_starlette(template: str, path: str, before: str, root: str, method: str) -> None:
+    """For any path and any root, no checkout is missed, and nothing else matches."""
     scope = {"type": "http", "method": method, "path": before + path, "root_path": root}
     theirs = Route(template, lambda _request: None, methods=["POST"]).matches(scope)[0] is Match.FULL
     found = RouteTable([CheckoutRoute(template, "stripe")]).find(method, route_path(scope))
@@ -75,7 +73,7 @@ def test_the_requests_that_starlette_matches_match(
 
 
 class Shop:
-    """Checkouts by a literal and by a parametrized path, in an app and in one that is mounted, below any root."""
+    """Checkouts by a literal and a parametrized path, in an app and in a mounted one, below any root."""
 
     def __init__(self) -> None:
         self.paid = 0
@@ -89,7 +87,7 @@ class Shop:
         self.plain.add_middleware(ButterMiddleware, butter=self.butter)
 
     def post(self, path: str, root: str, *, mounted: bool) -> tuple[int, int]:
-        """Post to a path as it is written. Return how often it was paid, and how often that was captured."""
+        """Post to a raw path. Return how often it was paid, and how often that was captured."""
         paid, captured = self.paid, self.butter.status().captured
         client = TestClient(self.mounted if mounted else self.plain, root_path=root, follow_redirects=False)
         client.post(path)
@@ -120,8 +118,8 @@ raw_paths = st.builds(
 
 @settings(max_examples=tries(300), deadline=None)
 @given(raw_paths, st.sampled_from(["", "/api", "/checkout"]), st.booleans())
-def test_what_is_paid_is_captured(shop: Shop, path: str, root: str, mounted: bool) -> None:  # noqa: FBT001 - drawn
-    """Through Starlette's own router, whatever a shopper writes into the path."""
+def test_each_payment_is_captured(shop: Shop, path: str, root: str, mounted: bool) -> None:  # noqa: FBT001 - drawn
+    """Starlette's own router handles any path that a shopper writes."""
     paid, captured = shop.post(path, root, mounted=mounted)
     assert captured == paid
 
@@ -129,8 +127,8 @@ def test_what_is_paid_is_captured(shop: Shop, path: str, root: str, mounted: boo
 @pytest.mark.parametrize("path", ["/checkout/7", "/api/checkout/7", "/api/checkout/7/pay/%0A", "/apis/checkout/7"])
 @pytest.mark.parametrize("layers", [0, 1, 2])
 @pytest.mark.filterwarnings("ignore:The `root_path` parameter is deprecated")
-def test_the_root_path_of_an_app_hides_no_checkout(shop: Shop, path: str, layers: int) -> None:
-    """FastAPI puts its own root path into the scope, after the middleware around it has seen the request."""
+def test_the_root_path_of_an_app_prevents_no_capture(shop: Shop, path: str, layers: int) -> None:
+    """FastAPI puts its own root path into the scope, after an outer middleware has seen the request."""
     app = FastAPI(root_path="/api", routes=shop.plain.routes)
     wrapped: Any = app
     for _layer in range(layers):
@@ -147,8 +145,8 @@ def test_the_root_path_of_an_app_hides_no_checkout(shop: Shop, path: str, layers
     assert "parked:no_route" not in shop.butter.status().skipped
 
 
-def test_a_newline_hides_no_checkout(shop: Shop) -> None:
-    """Starlette takes `/checkout` with a newline behind it for `/checkout`."""
+def test_a_newline_prevents_no_capture(shop: Shop) -> None:
+    """Starlette matches `/checkout` with a trailing newline too."""
     assert shop.post("/checkout%0A", "", mounted=False) == (1, 1)
 
 
@@ -161,8 +159,8 @@ folded_paths = st.builds(
 
 @settings(max_examples=tries(300), deadline=None)
 @given(folded_paths, st.booleans())
-def test_a_router_that_folds_paths_hides_no_checkout(path: str, mounted: bool) -> None:  # noqa: FBT001 - drawn
-    """Another framework's router, alone or mounted in Starlette, may pass over case and slashes."""
+def test_a_router_that_folds_paths_prevents_no_capture(path: str, mounted: bool) -> None:  # noqa: FBT001 - drawn
+    """Another framework's router, alone or mounted in Starlette, may ignore case and slashes."""
     paid = False
 
     async def folds(scope: Scope, receive: Receive, send: Send) -> None:
@@ -191,15 +189,15 @@ def test_a_table_finds_by_method_and_path() -> None:
     assert table.find("POST", "/pay/1/2") is None
 
 
-def test_a_method_in_lower_case_hides_no_checkout() -> None:
-    """Some servers pass on the method as it was written, and Django reads it as upper case."""
+def test_a_method_in_lower_case_prevents_no_capture() -> None:
+    """Some servers pass the method as it was written, and Django converts it to upper case."""
     table = RouteTable([CheckoutRoute("/pay", psp="adyen")])
     assert table.find("post", "/pay") is table.routes[0]
     assert table.find("get", "/pay") is None
 
 
 def test_the_first_match_wins() -> None:
-    """Routes may overlap: they are asked in their order, as Starlette asks its own."""
+    """Routes may overlap. The first match counts, as in Starlette."""
     new, any_cart = CheckoutRoute("/checkout/new", psp="adyen"), CheckoutRoute("/checkout/{cart}", psp="stripe")
     assert RouteTable([new, any_cart]).find("POST", "/checkout/new") is new
     assert RouteTable([any_cart, new]).find("POST", "/checkout/new") is any_cart
@@ -221,7 +219,7 @@ def test_the_first_match_wins() -> None:
     ],
 )
 def test_equal_templates_are_refused(one: str, other: str, equal: bool) -> None:  # noqa: FBT001 - parametrized
-    """A route that an earlier one always wins over is a mistake, whatever its parameters are called."""
+    """The second route could never match. The names of its parameters make no difference."""
     first = CheckoutRoute(one, psp="stripe", methods=["POST", "PUT"])
     if equal:
         with pytest.raises(ConfigurationError, match=f"POST\\|PUT {re.escape(one)} and PUT {re.escape(other)} match"):
@@ -232,7 +230,7 @@ def test_equal_templates_are_refused(one: str, other: str, equal: bool) -> None:
 
 
 @pytest.mark.parametrize("path", ["/a/{x", "/a/{x:nosuch}", "/a/{x}/{x}", "/a/{1}", "/a/{x-y}", "/a/{}", "a", "/a?b"])
-def test_a_template_that_cannot_work_is_refused(path: str) -> None:
-    """Whatever Starlette's compiler makes of it, it is our own error with the remedy."""
+def test_an_invalid_template_is_refused(path: str) -> None:
+    """Errors of Starlette's compiler become our own error with the remedy."""
     with pytest.raises(ConfigurationError, match="Write a path as Starlette does"):
         CheckoutRoute(path, psp="stripe")

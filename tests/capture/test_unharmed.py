@@ -1,4 +1,4 @@
-"""Whatever Butter, the extractor or the client does, the shopper gets the very bytes, as soon."""
+"""With any fault of Butter, the extractor or the client, the shopper gets the same bytes without a delay."""
 
 import socket
 import threading
@@ -47,7 +47,7 @@ def failing_butter() -> Generator[str]:
 
 @contextmanager
 def absent_butter() -> Generator[str]:
-    """Listen nowhere."""
+    """Return a URL without a server."""
     yield f"http://127.0.0.1:{free_port()}"
 
 
@@ -63,39 +63,39 @@ def bare() -> Iterator[Shop]:
 
 
 def unharmed(shop: Shop, bare: Shop) -> None:
-    """Ten checkouts: each byte-identical with and without us, none of them slow."""
+    """Check out ten times: each response has the same bytes with and without us, and none is slow."""
     shop.checkout("in_warm")
     for number in range(10):
         before = time.perf_counter()
         answer = shop.checkout(f"in_{number}")
         seconds = time.perf_counter() - before
         assert without_date(answer) == without_date(bare.checkout(f"in_{number}"))
-        # Far below every timeout and every sleep of the trouble; far above the noise of a busy machine.
+        # Below every timeout and sleep of the fault, and above the delays of a busy machine.
         assert seconds < 2
 
 
 @pytest.mark.parametrize("trouble", [silent_butter, resetting_butter, failing_butter, absent_butter])
-def test_a_butter_in_trouble(bare: Shop, trouble: object) -> None:
-    """A Butter that hangs, resets, fails or is absent is not noticed at the checkout."""
+def test_a_failing_butter(bare: Shop, trouble: object) -> None:
+    """A Butter that hangs, resets, fails or is absent does not affect the checkout."""
     with trouble() as url, Shop("uvicorn", url) as shop:  # type: ignore[operator]
         unharmed(shop, bare)
 
 
 @pytest.mark.parametrize("extractor", ["raises", "slow", "loops", "nonsense"])
-def test_an_extractor_in_trouble(bare: Shop, extractor: str) -> None:
-    """An extractor that raises, takes its time or loops, or returns nonsense is not noticed at the checkout."""
+def test_a_failing_extractor(bare: Shop, extractor: str) -> None:
+    """An extractor that raises, is slow, loops or returns nonsense does not affect the checkout."""
     with served(FakeButter(**CREDENTIALS)) as url, Shop("uvicorn", url, SHOP_EXTRACTOR=extractor) as shop:
         unharmed(shop, bare)
 
 
-def test_a_body_over_the_cap(bare: Shop) -> None:
-    """A body over the cap passes whole."""
+def test_a_body_above_the_limit(bare: Shop) -> None:
+    """It passes completely."""
     with served(FakeButter(**CREDENTIALS)) as url, Shop("uvicorn", url, SHOP_CAP="20") as shop:
         unharmed(shop, bare)
 
 
-def test_a_client_that_leaves() -> None:
-    """A shopper who leaves before the answer has paid all the same: the record arrives."""
+def test_a_client_that_disconnects() -> None:
+    """A shopper who disconnects before the answer has paid all the same. The record arrives."""
     fake = FakeButter(**CREDENTIALS)
     with served(fake) as url, Shop("uvicorn", url, SHOP_PADDING="900000") as shop:
         with socket.create_connection(("127.0.0.1", shop.port)) as client:
@@ -104,8 +104,8 @@ def test_a_client_that_leaves() -> None:
         until(lambda: [r["invoice_id"] for r in fake.records] == ["in_1"], "the record")
 
 
-def test_it_waits_on_nothing(bare: Shop) -> None:
-    """Checkouts in parallel, with a Butter that hangs, take no longer than without us."""
+def test_it_waits_for_nothing(bare: Shop) -> None:
+    """Concurrent checkouts with a Butter that hangs take no longer than without us."""
     with silent_butter() as url, Shop("uvicorn", url) as shop:
         shop.checkout("in_warm")
         started = time.perf_counter()
