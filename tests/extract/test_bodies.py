@@ -1,4 +1,4 @@
-"""Several hundred bodies of the six PSPs: what each gives, however an SDK or a framework spells and wraps it."""
+"""Several hundred bodies of the six PSPs, and the result for each spelling and wrapper of SDKs and frameworks."""
 
 import copy
 import random
@@ -56,7 +56,7 @@ FORMS: dict[str, Callable[[Any], Any]] = {
 
 
 def readings(body: Body) -> dict[str, tuple[list[dict[str, str]], str]]:
-    """Return what a body gives in each form that leaves its meaning, and why there is no record."""
+    """Return the records and the skip reason of a body, in each form with the same meaning."""
     found: dict[str, tuple[list[dict[str, str]], str]] = {}
     for form, change in FORMS.items():
         if form == "as it is" or not ("at" in body.options or "spelling" in body.name):
@@ -66,21 +66,21 @@ def readings(body: Body) -> dict[str, tuple[list[dict[str, str]], str]]:
 
 
 @pytest.mark.parametrize("body", PAID, ids=str)
-def test_what_was_paid_gives_every_id_that_stands_there(body: Body) -> None:
-    """Each field of each record, and no other, however an SDK spells it and a shop wraps it."""
+def test_a_paid_body_gives_every_id_in_it(body: Body) -> None:
+    """It gives each field of each record, and no other, in every spelling and wrapper."""
     expected = sorted(body.records, key=str)
     assert {form: records for form, (records, _skip) in readings(body).items() if records != expected} == {}
 
 
 @pytest.mark.parametrize("body", UNPAID, ids=str)
-def test_what_was_not_paid_gives_nothing(body: Body) -> None:
-    """It is known for the PSP's, and told from what is not."""
+def test_an_unpaid_body_gives_nothing(body: Body) -> None:
+    """It is recognised as the PSP's, and the reason is `not_paid`."""
     assert {form: found for form, found in readings(body).items() if found != ([], "not_paid")} == {}
 
 
 @pytest.mark.parametrize("body", UNKNOWN, ids=str)
-def test_what_only_resembles_the_psps_gives_nothing(body: Body) -> None:
-    """Rows of the shop's own, and payments of which nothing says that this checkout made them."""
+def test_a_body_that_only_resembles_the_psps_gives_nothing(body: Body) -> None:
+    """These are the shop's own rows, and payments that may not be of this checkout."""
     assert {form: found for form, found in readings(body).items() if found != ([], "unrecognised")} == {}
 
 
@@ -93,7 +93,7 @@ def places(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def leaves(node: Any) -> Iterator[str]:
-    """Yield what stands at the ends of a document, as a record carries it."""
+    """Yield the scalar values of a document, as text."""
     if isinstance(node, dict | list):
         for item in node.values() if isinstance(node, dict) else node:
             yield from leaves(item)
@@ -103,7 +103,7 @@ def leaves(node: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("body", PAID, ids=str)
 def test_nothing_is_paid_without_a_word_for_it(body: Body) -> None:
-    """A body from which every word for paid is taken gives no record: no gate passes because a field is missing."""
+    """Without every word for paid, a body gives no record. No gate passes because a field is missing."""
     words = {normal.word(word) for shape in body.preset.shapes for words in shape.paid.values() for word in words}
     flags = {"paid", "success", "completedat"}  # true, or a date
     others: list[Any] = [None, "", "another word", {}]
@@ -120,20 +120,20 @@ GOOD = {
     psp: {value for body in PAID if body.psp == psp for record in body.records for value in record.values()}
     for psp in {body.psp for body in PAID}
 }
-"""What the bodies' fields hold. Everything else that looks like an ID in them is a decoy."""
+"""The values that the bodies' records have. All other IDs in the bodies are decoys."""
 
 
 SEVERAL = re.compile(
     "older|newer|named by|order names|previous|latestCharge|two |beside|renewed|newest|second attempt|list"
 )
-"""Names of bodies that have payments of several checkouts or attempts: without one of them, another may be meant."""
+"""Names of bodies with payments of several checkouts or attempts. Without one of them, another may be meant."""
 ALONE = [body for body in PAID + UNPAID if not SEVERAL.search(body.name)]
 
 
 @settings(max_examples=tries(500), deadline=None)
 @given(body=st.sampled_from(ALONE), seed=st.integers(0, 2**32))
-def test_what_is_missing_gives_no_other_id(body: Body, seed: int) -> None:
-    """Whatever part of a body is gone, no decoy and no other object's ID takes its place."""
+def test_a_missing_part_gives_no_other_id(body: Body, seed: int) -> None:
+    """If a part of a body is deleted, no decoy and no other object's ID replaces it."""
     chance = random.Random(seed)  # noqa: S311 - a choice of a test
     poor = {"data": copy.deepcopy(body.body)} if "at" not in body.options else copy.deepcopy(body.body)
     for _time in range(chance.randint(1, 3)):
@@ -143,7 +143,7 @@ def test_what_is_missing_gives_no_other_id(body: Body, seed: int) -> None:
             break
     good = GOOD[body.psp] | {f"{value}" for value in leaves(body.body) if "@" in value}
     if "ONETIME" in str(body.body) and "ONETIME" not in str(poor):
-        good.add("12")  # as in Recharge's oldest versions: the body does not say whether this item is a subscription
+        good.add("12")  # as in Recharge's oldest versions, which do not say whether this item is a subscription
     for record in body.preset(respond(poor)):
         assert "decoy" not in str(record)
         assert set(record.values()) <= good
@@ -153,9 +153,9 @@ def keys_of(bodies: list[Body]) -> list[str]:
     return sorted({key for body in bodies for _container, key in places(body.body) if isinstance(key, str)})
 
 
-@cache  # of the hypothesis examples each asks for it
+@cache  # each hypothesis example needs it
 def documents(psp: str) -> st.SearchStrategy[Any]:
-    """Return JSON of a PSP's real keys, whose values are its words, IDs and others' things."""
+    """Return JSON with a PSP's real keys, whose values are its words and IDs, or others."""
     bodies = [body for body in PAID + UNPAID + UNKNOWN if body.psp == psp]
     values = sorted({leaf for body in bodies for leaf in leaves(body.body)})
     keys = st.sampled_from(keys_of(bodies))
@@ -170,8 +170,8 @@ def documents(psp: str) -> st.SearchStrategy[Any]:
 @pytest.mark.parametrize("psp", sorted(GOOD))
 @settings(max_examples=tries(150), deadline=None)
 @given(data=st.data())
-def test_an_id_stands_in_an_object_that_the_rules_know_and_that_says_paid(psp: str, data: st.DataObject) -> None:
-    """For any JSON of a PSP's keys, a record's IDs stand in objects of a shape, each with a word for paid."""
+def test_each_id_is_in_a_known_and_paid_object(psp: str, data: st.DataObject) -> None:
+    """For any JSON with a PSP's keys, a record's IDs are in objects of a known shape, each with a word for paid."""
     body = data.draw(documents(psp))
     preset = next(body.preset for body in PAID if body.psp == psp and not body.options)
     words = {normal.word(word) for shape in preset.shapes for words in shape.paid.values() for word in words}

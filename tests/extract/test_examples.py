@@ -1,4 +1,4 @@
-"""Each example of a PSP does what it says."""
+"""Each example of a PSP works as described."""
 
 import hmac
 import json
@@ -76,7 +76,7 @@ def test_example(load: Load, fake: FakeButter, name: str, request_line: str, rec
 
 
 def test_adyen_refused_and_redirected(load: Load, fake: FakeButter) -> None:
-    """The same route answers what is no payment: nothing is sent."""
+    """The same route also answers if there is no payment. Then nothing is sent."""
     shop = load("adyen_payment")
     for card in ("refused", "3ds"):
         TestClient(shop.app).post("/payments", json=ORDER | {"card": card}, headers={"x-forwarded-for": SHOPPER})
@@ -86,12 +86,12 @@ def test_adyen_refused_and_redirected(load: Load, fake: FakeButter) -> None:
 
 
 def test_every_example_is_run() -> None:
-    """A file beside these has its test here."""
+    """A new file in the folder needs a test here."""
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {name for name, *_ in RUNS} | {"stripe_hosted_page"}
 
 
 def test_stripe_hosted_page(load: Load, fake: FakeButter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The shopper's address and Stripe's confirmation meet, webhook first or last; a forged one is nothing."""
+    """The shopper's address and Stripe's confirmation are joined. A forged webhook is refused."""
     monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", "whsec_of_the_shop")
     monkeypatch.setenv("BUTTER_OUTBOX", str(tmp_path / "butter.db"))
     shop = load("stripe_hosted_page")

@@ -1,4 +1,4 @@
-"""What `explain` says: expressions and kinds of nothing, never a value."""
+"""The output of `explain`: expressions and why they gave nothing, never a value."""
 
 import json
 from collections.abc import Callable
@@ -33,8 +33,8 @@ SECRET = "shopper-secret@example.com"
         ([1], [Outcome.ABSENT, Outcome.ABSENT]),
     ],
 )
-def test_each_kind_of_nothing_is_told_apart(body: Any, outcomes: list[Outcome]) -> None:
-    """The alternatives are tried in their order, up to the one that gives the field."""
+def test_each_reason_for_no_value_is_distinguished(body: Any, outcomes: list[Outcome]) -> None:
+    """The alternatives are tried in order, until one gives the field."""
     field = extract.explain(respond(body), extract.json(invoice_id="a.b || a"))["invoice_id"]
     assert [attempt.outcome for attempt in field.attempts] == outcomes
     assert field.given_by == ({1: "a.b", 2: "a"}[len(outcomes)] if Outcome.GAVE in outcomes else None)
@@ -57,13 +57,13 @@ def test_each_kind_of_nothing_is_told_apart(body: Any, outcomes: list[Outcome]) 
     ],
 )
 def test_alternatives_are_those_at_the_top(expression: str, tried: str) -> None:
-    """Only `||` outside brackets, quotes and pipes makes alternatives, as JMESPath itself reads it."""
+    """Only `||` outside brackets, quotes and pipes separates alternatives, as in JMESPath."""
     body = {"n": None, "s": SECRET, "big": float("inf"), "one": 1}
     assert extract.explain(respond(body), extract.json(invoice_id=expression))["invoice_id"].tried == tried
 
 
-def test_it_reads_well() -> None:
-    """`str()` is for a person: what was seen, and a line a field."""
+def test_the_text_is_readable() -> None:
+    """`str()` is for a person. It has the object, and one line per field."""
     said = str(
         extract.explain(respond({"data": SESSION | {"customer": "", "invoice": {"id": "in_1"}}}), PRESETS["stripe"])
     )
@@ -83,13 +83,13 @@ def test_it_reads_well() -> None:
         ({"a": 1}, "nothing that it knows. extract.stripe() found none of checkout.session"),
     ],
 )
-def test_it_says_what_was_seen(body: Any, saw: str) -> None:
-    """The object, its state, and the expression of the gate that says so."""
+def test_the_text_names_the_object(body: Any, saw: str) -> None:
+    """It names the object, its state, and the expression that decided."""
     assert extract.explain(respond(body), PRESETS["stripe"]).saw.startswith(saw)
 
 
 def test_parts_of_an_object_are_explained() -> None:
-    """What the items of a list give is explained by the first."""
+    """For the items of a list, the first one is explained."""
     bodies: dict[str, Any] = {case.name: case.body for case in PAID}
     invoice = extract.explain(respond(bodies["stripe C invoice, paid in two parts"]), PRESETS["stripe"])
     given_by = str(invoice["transaction_id"].given_by)
@@ -103,8 +103,8 @@ class Order(BaseModel):
     id: str
 
 
-def test_a_function_cannot_be_seen_through() -> None:
-    """Of a plain function, and of `extract.model`, it says that it cannot tell."""
+def test_a_function_is_not_explained() -> None:
+    """For a plain function and for `extract.model`, it says that the expressions cannot be seen."""
 
     def mine(_response: CheckoutResponse) -> None: ...
 
@@ -114,7 +114,7 @@ def test_a_function_cannot_be_seen_through() -> None:
 
 
 class Own:
-    """A class of the merchant's, whose methods have names that are ours as well."""
+    """A merchant's class with methods of the same names as this package's."""
 
     def __init__(self, explain: Any) -> None:
         self.explain = explain
@@ -133,16 +133,16 @@ def is_at_a_loss(_response: CheckoutResponse) -> Any:
 
 
 @pytest.mark.parametrize("explain", [lambda _r: "seen", lambda: "seen", lambda _r: None, raises])
-def test_a_method_of_another_meaning_is_no_explanation(explain: Any) -> None:
-    """It is a function then, like any other."""
+def test_a_method_with_another_meaning_is_not_used(explain: Any) -> None:
+    """The extractor is then treated like any function."""
     assert str(extract.explain(respond({}), Own(explain))) == "Own: a function, whose expressions cannot be seen"
 
 
 @pytest.mark.parametrize("explain", [lambda _r: "seen", lambda: "seen", raises, is_at_a_loss])
-def test_what_it_says_costs_no_record(
+def test_a_broken_explanation_costs_no_record(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture, explain: Any
 ) -> None:
-    """Neither a weak record, about which there is something to say, nor the line about one that lacks an ID."""
+    """A record with weak IDs is sent, and a record without an ID is parked, whatever `explain` does."""
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", Own(explain)))
     for answer in ({"transaction_id": "pi_1", "customer_email": "a@example.com"}, {"customer_id": "c"}):
         app = ButterMiddleware(sends(start(), body(json.dumps(answer).encode())), butter)
@@ -153,15 +153,15 @@ def test_what_it_says_costs_no_record(
     assert SECRET not in caplog.text
 
 
-def test_a_body_that_is_no_json_is_said() -> None:
-    """There is nothing to explain then."""
+def test_a_body_that_is_not_json_raises() -> None:
+    """It raises, because there is nothing to explain."""
     with pytest.raises(ExtractionError, match="not JSON"):
         extract.explain(respond(b"<html>"), PRESETS["stripe"])
 
 
 @pytest.mark.parametrize("case", PAID + UNPAID, ids=lambda case: case.name)
 def test_it_agrees_with_the_extractor_and_shows_no_value(case: Case) -> None:
-    """A field is given by an expression exactly where a record has it; no value of the body is in the text."""
+    """The explanation and the record have the same fields. The text has no value of the body."""
     preset = PRESETS[case.psp]
     explanation = extract.explain(respond(case.body), preset)
     if case.records:

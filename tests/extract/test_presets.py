@@ -1,4 +1,4 @@
-"""The six presets: what they read, what they refuse, and what becomes of it."""
+"""The six presets: what they read, what they refuse, and the records."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ from butter_middleware.testing import FakeButter
 
 
 def read(butter: Butter, content: object, **annotations: Any) -> None:
-    """Let one checkout answer with `content`, annotated, and wait for what becomes of it."""
+    """Let one checkout answer with `content`, annotated, and wait until it is handled."""
     answer = sends(start(), body(json.dumps(content).encode()))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,21 +49,21 @@ def route(psp: Any) -> CheckoutRoute:
 
 @pytest.mark.parametrize("case", PAID, ids=lambda case: case.name)
 def test_a_paid_object_gives_its_ids(case: Case) -> None:
-    """Every field of the PSP's table, no decoy, an ID as a string, a record for each part that has its own ID."""
+    """It gives every field of the PSP's table, and no decoy. IDs are strings. A part with its own ID gives a record."""
     assert list(PRESETS[case.psp](respond(case.body))) == case.records
 
 
 @pytest.mark.parametrize("case", UNPAID, ids=lambda case: case.name)
-def test_what_is_not_paid_gives_nothing(case: Case) -> None:
-    """A 2xx is no payment: refused, redirected, a draft, a link, an error."""
+def test_an_unpaid_object_gives_nothing(case: Case) -> None:
+    """A 2xx may be a refusal, a redirect, a draft, a link or an error."""
     payments = PRESETS[case.psp](respond(case.body))
     assert (list(payments), payments.skip) == ([], Skip.NOT_PAID)
 
 
 @pytest.mark.parametrize("wrap", ["data", "result", "payment", "order", "success", "stripe"])
 @pytest.mark.parametrize("case", [PAID[0], PAID[13], PAID[20], PAID[23]], ids=lambda case: case.name)
-def test_the_usual_wrappers_are_looked_through(case: Case, wrap: str) -> None:
-    """An object may stand in a wrapper, or in two, beside the shop's own fields."""
+def test_the_usual_wrappers_are_searched(case: Case, wrap: str) -> None:
+    """An object may be in one or two wrappers, next to the shop's own fields."""
     for wrapped in ({wrap: case.body}, {"ok": True, "data": {"id": 7, "status": "paid", wrap: case.body}}):
         assert list(PRESETS[case.psp](respond(wrapped))) == case.records
 
@@ -77,7 +77,7 @@ OF_PURCHASE = {"customer_id": "a1", "invoice_id": "m1d6nq4abcde"}
 @pytest.mark.parametrize(
     ("psp", "content", "records"),
     [
-        (  # The intent is one of two parts. It does not bring the other part's charge into its record.
+        (  # The intent is one of two parts. Its record does not get the other part's charge.
             "stripe",
             {"payment_intent": INTENT, "invoice": INVOICE | {"payments": {"data": PARTS}}},
             [OF_INVOICE | {"charge_id": "ch_a"}, OF_INVOICE | {"transaction_id": "pi_1"}],
@@ -110,14 +110,14 @@ OF_PURCHASE = {"customer_id": "a1", "invoice_id": "m1d6nq4abcde"}
 def test_an_object_in_parts_has_one_record_for_each(
     psp: str, content: dict[str, Any], records: list[dict[str, str]], *, turned: bool
 ) -> None:
-    """An object beside it that names it completes one of them, whichever comes first in the JSON."""
+    """Another object that refers to it completes one of the records, in any order in the JSON."""
     found = PRESETS[psp](respond(dict(reversed(content.items())) if turned else content))
     assert sorted(found, key=repr) == sorted(records, key=repr)
 
 
 @pytest.mark.parametrize("name", ["customer", "subscriptions", "orders", "invoices"])
-def test_what_may_be_of_other_purchases_is_not_looked_through(name: str) -> None:
-    """Beside the purchase or alone, a history gives no record with today's address; the merchant may point at it."""
+def test_a_history_is_not_searched(name: str) -> None:
+    """A history gives no record with today's address, with or without a purchase. `at` can select it."""
     old = SUBSCRIPTION | {"id": "sub_old"}
     for kept in ([old, SUBSCRIPTION], {"data": [old]}):
         (record,) = extract.stripe()(respond({"payment_intent": INTENT, name: kept}))
@@ -127,8 +127,8 @@ def test_what_may_be_of_other_purchases_is_not_looked_through(name: str) -> None
     assert record["subscription_id"] == "sub_1"
 
 
-def test_the_merchant_points_at_the_object() -> None:
-    """`at` finds what stands in no usual wrapper, and says that a bare object is the PSP's."""
+def test_the_merchant_can_select_the_object() -> None:
+    """`at` finds an object outside the usual wrappers, and declares that a bare object is the PSP's."""
     response = respond({"shop": {"paid_by": {"id": "t1", "status": "settled"}}})
     assert list(extract.braintree()(response)) == []
     assert list(extract.braintree(at="shop.paid_by")(response)) == [{"transaction_id": "t1"}]
@@ -152,14 +152,14 @@ def test_a_wrong_option_is_refused(make: Callable[[], object], says: str) -> Non
         make()
 
 
-def test_a_preset_stands_on_a_route_of_its_psp() -> None:
-    """A record with the IDs of one PSP and the name of another matches nothing."""
+def test_a_preset_needs_a_route_of_its_psp() -> None:
+    """A record with one PSP's IDs and another PSP's name would match nothing."""
     with pytest.raises(ConfigurationError, match="psp='adyen', and extract reads the objects of stripe"):
         CheckoutRoute("/pay", "adyen", extract.stripe())
 
 
-def test_worldpay_prefers_what_it_is_told() -> None:
-    """Which reference Butter matches on is the merchant's to say; the other one stands in."""
+def test_worldpay_prefers_the_given_reference() -> None:
+    """The merchant says on which reference Butter matches. If it is missing, the other one is used."""
     preset = extract.worldpay(prefer="paymentId")
     both = {"outcome": "authorized", "transactionReference": "R1", "paymentId": "pay1"}
     assert list(preset(respond(both))) == [{"transaction_id": "pay1"}]
@@ -181,13 +181,13 @@ def test_worldpay_prefers_what_it_is_told() -> None:
 )
 @pytest.mark.parametrize("psp", PRESETS)
 def test_a_shops_own_object_is_not_taken_for_the_psps(psp: str, own: object) -> None:
-    """What only resembles an object of the PSP gives no ID, and is not called unpaid."""
+    """An object that only resembles the PSP's gives no ID, and is not counted as unpaid."""
     payments = PRESETS[psp](respond(own))
     assert (list(payments), payments.skip) == ([], Skip.UNRECOGNISED)
 
 
-def test_objects_that_name_one_another_are_one_checkout() -> None:
-    """An invoice, its subscription and its charge make one record; two charges make two."""
+def test_objects_that_refer_to_one_another_are_one_checkout() -> None:
+    """An invoice, its subscription and its charge make one record. Two charges make two."""
     whole = {"invoice": INVOICE, "charge": CHARGE, "subscription": SUBSCRIPTION | {"latest_invoice": "in_1"}}
     (record,) = extract.stripe()(respond(whole))
     assert (record["invoice_id"], record["charge_id"], record["subscription_id"]) == ("in_1", "ch_1", "sub_1")
@@ -198,23 +198,23 @@ def test_objects_that_name_one_another_are_one_checkout() -> None:
 
 
 @pytest.mark.parametrize("mail", ["Ada@Example.com", "billing@example.com"])
-def test_one_checkout_may_show_two_emails(mail: str) -> None:
-    """Objects that name one another are one, however the shopper is written in each."""
+def test_one_checkout_may_have_two_emails(mail: str) -> None:
+    """Objects that refer to one another are one checkout, although their e-mails differ."""
     session = SESSION | {"customer_details": {"email": mail}, "customer": "cus_1", "payment_intent": "pi_1"}
     (record,) = extract.stripe()(respond({"session": session, "payment_intent": INTENT | {"receipt_email": EMAIL}}))
     assert (record["invoice_id"], record["transaction_id"]) == ("in_1", "pi_1")
     assert record["customer_email"] in {mail, EMAIL}
 
 
-def test_a_response_beyond_reason_is_read_in_part() -> None:
-    """What one response holds is bounded in the work that it makes."""
+def test_a_huge_response_is_read_in_part() -> None:
+    """The number of objects that are read is bounded."""
     many = [CHARGE | {"id": f"ch_{n}", "payment_intent": None, "invoice": None} for n in range(3000)]
     assert len(extract.stripe(at="charges")(respond({"charges": many}))) == 999
 
 
 @pytest.mark.parametrize("built_upon", [False, True])
-def test_thousands_of_records_are_no_checkout(make_butter: Callable[..., Butter], *, built_upon: bool) -> None:
-    """An object that lists more is parked like an iterator without end, and not read to its end."""
+def test_thousands_of_records_are_parked(make_butter: Callable[..., Butter], *, built_upon: bool) -> None:
+    """An object that lists more is parked like an endless iterator, and not read to its end."""
     ids = [f"s{number}" for number in range(20_000)]
     recurly = extract.recurly()
     assert len(recurly(respond(PURCHASED | {"subscription_ids": ids}))) == 1001
@@ -226,7 +226,7 @@ def test_thousands_of_records_are_no_checkout(make_butter: Callable[..., Butter]
 
 
 def test_each_record_of_a_response_is_sent(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """Several subscriptions in one response reach Butter as several records, each with its own ID."""
+    """Several subscriptions in one response give several records, each with its own ID."""
     case = next(case for case in PAID if case.name == "recurly invoice of two subscriptions")
     read(make_butter(route("recurly")), case.body)
     assert sorted(record["subscription_id"] for record in fake.records) == ["s1", "s2"]
@@ -234,18 +234,18 @@ def test_each_record_of_a_response_is_sent(make_butter: Callable[..., Butter], f
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_the_network_id_goes_out_where_it_is_switched_on(
+def test_the_network_id_is_sent_if_the_option_is_set(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     on: bool,  # noqa: FBT001 - parametrized
 ) -> None:
-    """A preset reads the card network's ID; it is sent where the account accepts it."""
+    """A preset reads the card network's ID. It is sent if the option is set."""
     read(make_butter(route("stripe"), send_network_transaction_id=on), CHARGE)
     assert ("network_transaction_id" in fake.records[0]) is on
 
 
-def test_a_function_may_build_upon_a_preset(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """Its result is iterated as mappings, and passed on as it is it keeps its reason."""
+def test_a_function_may_use_a_preset(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """It can iterate the result as mappings. If it returns the result unchanged, the skip reason stays."""
     preset = extract.braintree()
     built = CheckoutRoute("/checkout/{cart_id}", "braintree", lambda r: [{**f, "customer_id": "c9"} for f in preset(r)])
     read(make_butter(built), {"transaction": SALE}, customer_email=EMAIL)
@@ -257,18 +257,18 @@ def test_a_function_may_build_upon_a_preset(make_butter: Callable[..., Butter], 
     assert repr(preset(respond({}))) == "Payments(unrecognised)"
 
 
-def test_what_is_not_paid_is_counted_and_never_parked(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """A refusal is everyday: it is counted, nothing is kept and nothing is said."""
+def test_an_unpaid_object_is_counted_and_not_parked(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A refusal is usual. It is only counted."""
     butter = make_butter(route("adyen"))
     read(butter, {"resultCode": "Refused", "pspReference": "P1"})
     assert (dict(butter.status().skipped), butter.status().parked) == ({"not_paid": 1}, 0)
     assert fake.records == []
 
 
-def test_what_is_not_recognised_is_said_once(
+def test_an_unrecognised_body_is_logged_once(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A body without any object of the PSP is counted by its own reason, and the log says how to mend it."""
+    """A body without an object of the PSP has its own reason. The log says how to fix it."""
     butter = make_butter(route("stripe"))
     caplog.clear()
     for _twice in range(2):
@@ -293,7 +293,7 @@ TESTS: list[tuple[str, Any]] = [
         },
     ),
     ("worldpay", {"orderCode": "O1", "paymentStatus": "SUCCESS", "environment": "TEST"}),
-    # What is around the payment says it, at any level.
+    # The flag is around the payment, at any level.
     ("stripe", {"data": {"livemode": False, "payment_intent": {**INTENT, "receipt_email": EMAIL}}}),
     (
         "adyen",
@@ -308,7 +308,7 @@ TESTS: list[tuple[str, Any]] = [
             }
         },
     ),
-    # So does an object that is expanded in it. JSON that was made again from text has text.
+    # The flag is in an expanded object, or is text.
     ("stripe", {**INTENT, "customer": {"id": "cus_1", "object": "customer", "livemode": False}}),
     ("stripe", SESSION | {"livemode": "False"}),
 ]
@@ -325,7 +325,7 @@ def test_test_mode_is_evidence_in_staging_only(
     environment: str,
     sent: int,
 ) -> None:
-    """An object of the PSP's test mode is refused in production, counted and said once."""
+    """An object of the PSP's test mode is refused in production. It is counted, and logged once."""
     butter = make_butter(route(psp), environment=environment)
     caplog.clear()
     for _twice in range(2):
@@ -335,8 +335,8 @@ def test_test_mode_is_evidence_in_staging_only(
     assert caplog.text.count("test mode") == (0 if sent else 1)
 
 
-def test_what_a_live_object_says_of_itself_holds(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """A flag around it, of the shop's own, does not make it a payment of the test mode. One around an unmarked does."""
+def test_the_flag_of_a_live_object_wins(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """A flag around a live object does not make it a test payment. If the object has no flag, it does."""
     butter = make_butter(route("stripe"))
     unmarked = {name: value for name, value in SESSION.items() if name != "livemode"}
     read(butter, {"livemode": False, "session": SESSION | {"livemode": True}}, customer_email=EMAIL)
@@ -348,7 +348,7 @@ def test_what_a_live_object_says_of_itself_holds(make_butter: Callable[..., Butt
 def test_the_extractor_wins_and_a_conflict_is_counted(
     make_butter: Callable[..., Butter], fake: FakeButter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Annotations fill what the object does not show; where both say something else, it is counted and said once."""
+    """Annotations fill the fields that the object lacks. A difference is counted, and logged once."""
     butter = make_butter(route("braintree"))
     caplog.clear()
     for number in ("t1", "t2"):
@@ -360,10 +360,10 @@ def test_the_extractor_wins_and_a_conflict_is_counted(
 
 
 @pytest.mark.parametrize("nothing", [None, False, "", " \t", [], {}])
-def test_an_expression_that_finds_nothing_gives_way(
+def test_an_annotation_replaces_an_empty_value(
     make_butter: Callable[..., Butter], fake: FakeButter, nothing: object
 ) -> None:
-    """To the annotation, and beside another ID to none; a number is a value, 0 as well."""
+    """The annotation is used, or another ID is enough. A number is a value, also 0."""
     expressions = extract.json(customer_email="mail", invoice_id="invoice", charge_id="charge", subscription_id="sub")
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", expressions))
     read(butter, {"mail": nothing, "invoice": 0, "charge": nothing, "sub": nothing}, customer_email=EMAIL, charge_id=7)
@@ -377,10 +377,10 @@ def test_an_expression_that_finds_nothing_gives_way(
     }
 
 
-def test_a_missing_email_is_said_with_what_was_tried(
+def test_a_missing_email_is_logged_with_the_expressions(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The parked capture's line names the expressions, why each gave nothing, and the remedy."""
+    """The log line of the parked capture names the expressions, why each gave nothing, and the fix."""
     butter = make_butter(route("stripe"), CheckoutRoute("/pay", "adyen", PRESETS["adyen"]))
     read(butter, SESSION | {"customer_details": {"email": None}, "customer_email": None})
     tried = "extract.stripe() tried customer_details.email (null), customer_email (null), customer.email (absent), "
@@ -389,9 +389,9 @@ def test_a_missing_email_is_said_with_what_was_tried(
     assert butter.status().skipped == {"parked:no_email": 1}
 
 
-def test_a_missing_id_is_said_with_what_was_tried(
+def test_a_missing_id_is_logged_with_the_expressions(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A paid object without any ID is parked with the expressions that were tried."""
+    """A paid object without an ID is parked. The line names the expressions that were tried."""
     read(make_butter(route("adyen")), {"resultCode": "Authorised"}, customer_email=EMAIL)
     assert "extract.adyen() tried pspReference, absent; neither the extractor nor annotate() gave one of" in caplog.text

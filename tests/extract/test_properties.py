@@ -1,4 +1,4 @@
-"""No JSON makes a preset raise, and nothing that it gives is made up."""
+"""No JSON makes a preset raise, and each value that it gives is in the JSON."""
 
 import copy
 import random
@@ -29,7 +29,7 @@ documents = st.recursive(
 
 
 def scalars(node: object) -> Iterator[str]:
-    """Yield every string and integer of a document, as a record would carry it."""
+    """Yield every string and integer of a document, as text."""
     if isinstance(node, dict):
         for value in node.values():
             yield from scalars(value)
@@ -54,8 +54,8 @@ def check(psp: str, body: object) -> None:
 @pytest.mark.parametrize("psp", PRESETS)
 @settings(max_examples=tries(100), deadline=None)
 @given(body=documents)
-def test_any_json_is_read_without_fault(psp: str, body: object) -> None:
-    """Whatever a route answers, a preset gives only values that stand in it, each a string that is not empty."""
+def test_any_json_is_read_without_an_error(psp: str, body: object) -> None:
+    """For any answer of a route, a preset only gives values that are in it, each as a non-empty string."""
     check(psp, body)
 
 
@@ -73,8 +73,8 @@ def places(node: object) -> Iterator[tuple[Any, Any]]:
     seed=st.integers(0, 2**32),
     value=leaves | st.lists(leaves, max_size=2) | st.dictionaries(st.text(), leaves),
 )
-def test_a_mutated_object_is_read_without_fault(case: Case, seed: int, value: object) -> None:
-    """A real object of which some part is another than documented, or gone, gives what stands in it or nothing."""
+def test_a_mutated_object_is_read_without_an_error(case: Case, seed: int, value: object) -> None:
+    """A real object with changed or deleted parts only gives values that are in it."""
     body = {"data": copy.deepcopy(case.body)}
     chance = random.Random(seed)  # noqa: S311 - a choice of a test
     for _mutation in range(chance.randint(1, 3)):
@@ -89,8 +89,8 @@ def test_a_mutated_object_is_read_without_fault(case: Case, seed: int, value: ob
 
 
 @pytest.mark.parametrize("psp", PRESETS)
-def test_depth_is_no_fault(psp: str) -> None:
-    """A body nested as deep as can be parsed is read like any other."""
+def test_deep_nesting_is_read(psp: str) -> None:
+    """A body with the deepest nesting that can be parsed is read like any other."""
     for opening, closing in (("[", "]"), ('{"data":', "}"), ('{"_data":', "}")):
         body = opening * 800 + "1" + closing * 800
         assert len(PRESETS[psp](respond(body.encode()))) == 0
@@ -99,8 +99,8 @@ def test_depth_is_no_fault(psp: str) -> None:
 @pytest.mark.parametrize("function", ["ceil(id)", "contains(object, id)", "sort(status)", "to_array(id) | abs(@)"])
 @settings(max_examples=tries(40), deadline=None)
 @given(body=documents)
-def test_no_function_of_an_expression_gets_out(function: str, body: object) -> None:
-    """Whatever a merchant's expression does to a body, it is read, or it is an ExtractionError, and it is explained."""
+def test_no_exception_of_an_expressions_function_escapes(function: str, body: object) -> None:
+    """A merchant's expression either works or raises ExtractionError, and it can be explained."""
     extractor = extract.json(invoice_id=f"status || {function}")
     response = respond(body)
     with suppress(ExtractionError):

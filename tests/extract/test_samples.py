@@ -1,4 +1,4 @@
-"""Objects that others published, where they lie beside this project: right or absent, never wrong."""
+"""Published objects, if they are next to this project. A field is right or absent, never wrong."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(not CASES, reason="the samples are not part of t
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["file"])
-def test_a_published_object_is_read_rightly(case: dict[str, Any]) -> None:
-    """An expected field has its value, no other ID is given, and what is unpaid gives nothing."""
+def test_a_published_object_is_read_correctly(case: dict[str, Any]) -> None:
+    """An expected field has its value, and there is no other ID. An unpaid object gives nothing."""
     payments = PRESETS[case["psp"]](respond((SAMPLES / case["file"]).read_bytes()))
     if not case["checkout_success"]:
         assert payments.skip == "not_paid"

@@ -1,4 +1,4 @@
-"""The official SDKs' own objects, as a shop's FastAPI endpoint returns them, end to end."""
+"""Objects of the official SDKs, returned by a shop's FastAPI endpoint, end to end."""
 
 from collections.abc import Callable
 from decimal import Decimal
@@ -18,7 +18,7 @@ Sell = Callable[[str, Callable[[], Any]], list[dict[str, str]]]
 
 @pytest.fixture
 def sell(make_butter: Callable[..., Butter], fake: FakeButter) -> Sell:
-    """Run a checkout whose endpoint returns what `pay` gives; return the records that reach Butter."""
+    """Run a checkout whose endpoint returns the result of `pay`. Return the records that reach Butter."""
 
     def run(psp: str, pay: Callable[[], Any]) -> list[dict[str, str]]:
         app = FastAPI()
@@ -66,7 +66,7 @@ STRIPE: list[tuple[dict[str, Any], dict[str, str]]] = [
 @pytest.mark.parametrize("serialise", ["to_dict", "as it stands"])
 @pytest.mark.parametrize(("values", "ids"), STRIPE, ids=[values["object"] for values, _ids in STRIPE])
 def test_stripe(sell: Sell, values: dict[str, Any], ids: dict[str, str], serialise: str) -> None:
-    """A StripeObject, expanded parts and all, by `to_dict()` or as FastAPI alone serialises it."""
+    """A StripeObject with expanded parts, from `to_dict()` or serialised by FastAPI."""
     stripe = pytest.importorskip("stripe")
     paid = stripe.StripeObject.construct_from({"livemode": True} | values, "sk_live_x")
     whole = paid.to_dict() if serialise == "to_dict" else paid
@@ -83,7 +83,7 @@ ANSWER = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 def public(part: Any) -> Any:
-    """Return what a shop hands on of an SDK's object: its fields, without the gateway and its keys."""
+    """Return the fields of an SDK's object, without the gateway and its keys, as a shop does."""
     if isinstance(part, list):
         return [public(item) for item in part]
     if hasattr(part, "__dict__") and not isinstance(part, Decimal):
@@ -94,7 +94,7 @@ def public(part: Any) -> Any:
 
 @pytest.mark.parametrize("wrap", [public, lambda sale: {"success": True, "transaction": public(sale)}])
 def test_braintree(sell: Sell, wrap: Callable[[Any], Any]) -> None:
-    """A sale, as the SDK reads it from Braintree's answer."""
+    """The SDK reads the sale from Braintree's answer."""
     braintree = pytest.importorskip("braintree")
 
     class Answers(braintree.util.http.Http):  # type: ignore[misc, name-defined]
@@ -110,7 +110,7 @@ def test_braintree(sell: Sell, wrap: Callable[[Any], Any]) -> None:
 
 
 def test_adyen(sell: Sell) -> None:
-    """The message of a payment, as the SDK gives it."""
+    """The endpoint returns the SDK's message of a payment."""
     adyen = pytest.importorskip("Adyen").Adyen()
     adyen.client.platform, adyen.client.xapikey, adyen.client.live_endpoint_prefix = "live", "k", "x"
     adyen.client._init_http_client()
@@ -123,7 +123,7 @@ def test_adyen(sell: Sell) -> None:
 
 @pytest.mark.parametrize("part", ["collection", "charge_invoice"])
 def test_recurly(sell: Sell, part: str) -> None:
-    """A purchase's invoice collection, and its invoice alone, as the SDK casts them."""
+    """The endpoint returns a purchase's invoice collection, or only its invoice, as cast by the SDK."""
     recurly = pytest.importorskip("recurly")
     answer = {"object": "invoice_collection", "charge_invoice": PURCHASED, "credit_invoices": []}
     collection = recurly.Resource.cast_json(answer)

@@ -1,4 +1,4 @@
-"""Each spelling that a table knows: the one alternative that gives the field, and each word that a gate lets pass."""
+"""Each spelling in the presets' tables: each alternative of a field, and each word that means paid."""
 
 from typing import Any
 
@@ -145,6 +145,6 @@ SPELLINGS: list[tuple[str, dict[str, Any], Fields]] = [
 
 @pytest.mark.parametrize(("psp", "body", "expected"), SPELLINGS)
 def test_a_spelling_is_known(psp: str, body: dict[str, Any], expected: Fields) -> None:
-    """The field comes from this place of the object, and the object is a payment."""
+    """The object is a payment, and the field comes from this place."""
     (record,) = PRESETS[psp](respond(body))
     assert expected.items() <= record.items()

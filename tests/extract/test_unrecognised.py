@@ -1,4 +1,4 @@
-"""What is said, and kept, if a preset gives no record for a body."""
+"""What is logged and kept if a preset gives no record for a body."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ PAID_ELSEWHERE = {"order": {"number": 7}, "kept": {"intent": CHARGE}}
 
 
 def read(butter: Butter, *contents: object) -> None:
-    """Let a checkout answer with each, and wait for what becomes of them."""
+    """Let a checkout answer with each, and wait until all are handled."""
     for content in contents:
         app = ButterMiddleware(sends(start(), body(json.dumps(content).encode())), butter)
         anyio.run(drive, app, http_scope())
@@ -31,10 +31,10 @@ def route(extractor: Any, psp: Any = "stripe") -> CheckoutRoute:
     return CheckoutRoute("/checkout/{cart_id}", psp, extractor)
 
 
-def test_what_may_be_paid_is_read_again_by_the_next_start(
+def test_a_body_that_may_be_paid_is_read_again_at_the_next_start(
     make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A body with a word for paid and no object that is known is parked; a start that knows where to look sends it."""
+    """A body with a word for paid and no known object is parked. After a restart with `at=`, it is sent."""
     path = tmp_path / "butter.db"
     blind = make_butter(route(extract.stripe()), outbox=path)
     read(blind, PAID_ELSEWHERE)
@@ -49,8 +49,8 @@ def test_what_may_be_paid_is_read_again_by_the_next_start(
     assert record["charge_id"] == "ch_1"
 
 
-def test_what_is_kept_has_a_bound(make_butter: Callable[..., Butter]) -> None:
-    """A route whose every body is not recognised does not fill the disk: of each process the first are kept."""
+def test_the_kept_bodies_are_bounded(make_butter: Callable[..., Butter]) -> None:
+    """If no body of a route is recognised, the disk must not fill. Each process keeps only the first ones."""
     butter = make_butter(route(extract.stripe()), dry_run=True)
     read(butter, *[PAID_ELSEWHERE] * (MOST_UNRECOGNISED + 3))
     assert butter.status().skipped == {"parked:unreadable": MOST_UNRECOGNISED, "unrecognised": 3}
@@ -59,7 +59,7 @@ def test_what_is_kept_has_a_bound(make_butter: Callable[..., Butter]) -> None:
 def test_several_payments_of_which_one_may_be_meant_are_kept(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Earlier payments that an answer lists get no record with today's address; the line says how to point at one."""
+    """Earlier payments in a list get no record with today's address. The log says how to select one."""
     butter = make_butter(route(extract.stripe()))
     read(butter, {"order": {"payments": [CHARGE, CHARGE | {"id": "ch_2", "payment_intent": "pi_2"}]}})
     assert butter.status().skipped == {"parked:unreadable": 1}
@@ -68,7 +68,7 @@ def test_several_payments_of_which_one_may_be_meant_are_kept(
 
 
 def test_an_unpaid_object_in_a_list_hides_no_list_of_several_payments(make_butter: Callable[..., Butter]) -> None:
-    """Neither list is nearer to the checkout: one of the payments may be its own, so the body is kept."""
+    """One of the payments may be of this checkout, so the body is kept."""
     butter = make_butter(route(extract.stripe()))
     open_invoice = {"id": "in_9", "object": "invoice", "status": "open", "customer": "cus_9"}
     payments = [CHARGE, CHARGE | {"id": "ch_2", "payment_intent": "pi_2"}]
@@ -84,7 +84,7 @@ def test_an_unpaid_object_in_a_list_hides_no_list_of_several_payments(make_butte
         ("stripe", {"url": "https://example.com"}, "INFO", "saw error, link or step, which is not a payment."),
     ],
 )
-def test_what_is_not_paid_is_explained_once(
+def test_an_unpaid_body_is_explained_once(
     make_butter: Callable[..., Butter],
     caplog: pytest.LogCaptureFixture,
     psp: Any,
@@ -92,7 +92,7 @@ def test_what_is_not_paid_is_explained_once(
     level: str,
     says: str,
 ) -> None:
-    """One line names the object and the expression that decided: a warning if the gate found no word at all."""
+    """One line names the object and the expression that decided. It is a warning if there was no value."""
     caplog.set_level(logging.INFO, "butter_middleware")
     butter = make_butter(route(getattr(extract, psp)(), psp))
     read(butter, content, content)
@@ -113,7 +113,7 @@ def test_what_is_not_paid_is_explained_once(
     ],
 )
 def test_a_factory_is_refused_when_the_route_is_built(extractor: Any, remedy: str) -> None:
-    """The parentheses were forgotten: said at the start, by name."""
+    """If the parentheses are missing, the start fails, and the error names the function."""
     with pytest.raises(ConfigurationError) as refused:
         CheckoutRoute("/pay", "stripe", extractor)
     assert remedy in str(refused.value)
@@ -123,10 +123,10 @@ def takes_two(_response: object, _more: object) -> dict[str, str]:
     return {}
 
 
-def test_no_file_of_ours_is_named_as_the_extractors(
+def test_the_log_names_the_extractors_own_file(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An extractor that cannot be called at all is named by its own file, since none of its lines was reached."""
+    """If an extractor cannot be called, none of its lines is reached. The log still names its own file."""
     read(make_butter(route(takes_two)), {})
     line = takes_two.__code__.co_firstlineno
     assert f"raised TypeError at test_unrecognised.py:{line}. Fix it" in caplog.text

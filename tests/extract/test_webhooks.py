@@ -1,4 +1,4 @@
-"""Webhooks of Adyen, Worldpay and Recurly, which tell of a payment that the shopper made on a page of the PSP."""
+"""Webhooks of Adyen, Worldpay and Recurly, about a payment that the shopper made on a page of the PSP."""
 
 import json
 from collections.abc import Callable
@@ -45,13 +45,13 @@ CASES: list[Case] = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[0] for case in CASES])
-def test_a_webhook_completes_what_the_shopper_began(
+def test_a_webhook_completes_the_shoppers_part(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     tmp_path: Path,
     case: Case,
 ) -> None:
-    """The shopper's address and the PSP's word for paid become one record; a refusal becomes none."""
+    """The shopper's address and the PSP's confirmation become one record. A refusal gives none."""
     psp, reference, join, paid, refused, ids = case
     preset = getattr(extract, psp)()
     butter = make_butter(
