@@ -1,4 +1,4 @@
-"""The documentation names what there is: links, commands, tests, versions, public names. Its Python runs by itself."""
+"""Links, commands, tests, versions and public names in the documentation exist. Its Python is run elsewhere."""
 
 import ast
 import inspect
@@ -30,20 +30,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def blocks(language: str) -> Iterator[tuple[Path, str]]:
-    """Give the code blocks of a language, with their pages."""
+    """Yield the code blocks of a language, with their pages."""
     for page in PAGES:
         for block in re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
             yield page, block
 
 
-# What a reader copies.
+# Code to copy.
 
 COLUMNS = 88
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_fits_beside_the_menu(page: Path) -> None:
-    """No code to copy is cut off at the right; what a command prints may be longer."""
+    """Code to copy is not cut off at the right. Printed output may be longer."""
     for language, block in re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
         lines = block.splitlines()
         copied = [line for line in lines if language != "console" or line.startswith("$ ")]
@@ -52,13 +52,13 @@ def test_code_fits_beside_the_menu(page: Path) -> None:
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
 def test_an_example_fits_beside_the_menu(example: Path) -> None:
-    """A shop that a page includes is not cut off either; a checker's comment may be longer."""
+    """An example that a page includes is not cut off. A type checker's comment may be longer."""
     lines = [line for line in example.read_text().splitlines() if "# type: ignore" not in line]
     assert [line for line in lines if len(line) > COLUMNS] == []
 
 
-def test_prompts_tell_commands_from_output() -> None:
-    """A block of commands alone has no prompt, and can be copied as a whole; one with output has prompts."""
+def test_prompts_separate_commands_from_output() -> None:
+    """A block with only commands has no prompts, so it can be copied as a whole. A block with output has prompts."""
     for page, block in blocks("bash"):
         assert not re.search(r"^\$ ", block, re.MULTILINE), page.name
     for page, block in blocks("console"):
@@ -66,7 +66,7 @@ def test_prompts_tell_commands_from_output() -> None:
         assert {line[:2] == "$ " for line in lines if line} == {True, False}, f"{page.name}: use bash, without prompts"
 
 
-# Links. Those between the pages are Sphinx's to check.
+# Links. Sphinx checks those between the pages.
 
 
 def anchors(page: Path) -> set[str]:
@@ -77,7 +77,7 @@ def anchors(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
 def test_links_of_the_front_page_resolve(page: Path) -> None:
-    """Whoever reads the README where the code lies comes to every page that it names."""
+    """On the repository's page, each link of the README works."""
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         target, _, anchor = link.partition("#")
         if not target.startswith("https://"):
@@ -85,8 +85,8 @@ def test_links_of_the_front_page_resolve(page: Path) -> None:
             assert not anchor or anchor in anchors(ROOT / target if target else page), link
 
 
-def test_every_page_is_reached_from_the_readme() -> None:
-    """A page that nobody finds is none: the README names the first one, and that one's menu every other."""
+def test_the_readme_links_to_the_first_page() -> None:
+    """The README links to the first page, whose menu has all others."""
     assert "(docs/index.md)" in PAGES[0].read_text()
 
 
@@ -94,19 +94,19 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 
 def test_no_command_has_a_comment() -> None:
-    """An interactive zsh takes it for arguments."""
+    """An interactive zsh would read it as arguments."""
     assert not [command for _page, command in lines_of_commands() if " # " in command]
 
 
 def commands() -> Iterator[tuple[str, ...]]:
-    """Give each command that a console block shows; those of the tutorial are run by its own test."""
+    """Yield each command of a page. Those of the tutorial are run by its own test."""
     for page, line in lines_of_commands():
         if page.name != "tutorial.md":
             yield tuple(shlex.split(line))
 
 
 def lines_of_commands() -> Iterator[tuple[Path, str]]:
-    """Give each command that can be copied, with its page."""
+    """Yield each command that can be copied, with its page."""
     for page, block in blocks("console"):
         yield from ((page, line[2:]) for line in unfolded(block) if line.startswith("$ "))
     for page, block in blocks("bash"):
@@ -114,7 +114,7 @@ def lines_of_commands() -> Iterator[tuple[Path, str]]:
 
 
 def unfolded(block: str) -> list[str]:
-    """Return the lines of a block, those that a backslash continues joined."""
+    """Return the lines of a block. Lines that end with a backslash are joined."""
     return re.sub(r"\\\n\s*", "", block).splitlines()
 
 
@@ -133,7 +133,7 @@ print(json.dumps(told))
 
 @cache
 def help_of_scripts() -> dict[str, str]:
-    """Return what each script in the documents says of its options. One process asks them all: most load the same."""
+    """Return the help of each script in the documents. One process runs them all, because they share modules."""
     scripts = sorted({command[1] for command in commands() if command[0] == "python" and command[1].endswith(".py")})
     command = [sys.executable, "-c", HELP_OF_SCRIPTS, *scripts]
     told: dict[str, str] = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
@@ -142,13 +142,13 @@ def help_of_scripts() -> dict[str, str]:
 
 @cache
 def help_of(*command: str) -> str:
-    """Return what a program says of its options."""
+    """Return a program's help."""
     run = subprocess.run([sys.executable, "-m", *command, "--help"], capture_output=True, text=True, check=True)
     return run.stdout
 
 
 def options_of(command: click.Command, arguments: Sequence[str]) -> set[str]:
-    """Return the options of a command, or of its subcommand that the arguments name."""
+    """Return the options of a command, or of the subcommand in `arguments`."""
     for name in arguments:
         if isinstance(command, click.Group):
             found = command.get_command(click.Context(command), name)
@@ -158,8 +158,8 @@ def options_of(command: click.Command, arguments: Sequence[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())), ids=" ".join)
-def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) -> None:
-    """What can be copied into a terminal is a command that there is: target, extra, subcommand and options."""
+def test_a_documented_command_exists(command: tuple[str, ...]) -> None:
+    """Each command to copy has an existing target, extra, subcommand and options."""
     program, *arguments = command
     options = [argument.split("=")[0] for argument in arguments if re.match("--?[a-z]", argument)]
     match program:
@@ -194,7 +194,7 @@ def test_a_command_has_the_options_it_is_shown_with(command: tuple[str, ...]) ->
 
 NAMED = r"`butter-middleware ([a-z]+)(?: ([a-z]+))?"
 OF_ITSELF = r"`([a-z]+) (?:--[a-z][^`\n]*|(list|show|retry|drop))`"
-"""How the command line names its own commands."""
+"""How the command line's own texts name commands."""
 
 
 @pytest.mark.parametrize(
@@ -205,16 +205,16 @@ OF_ITSELF = r"`([a-z]+) (?:--[a-z][^`\n]*|(list|show|retry|drop))`"
     ],
     ids=["everywhere", "command line"],
 )
-def test_a_command_that_a_sentence_names_is_there(pages: list[Path], pattern: str) -> None:
-    """Whoever is told to run something can: a remedy that is no command is none."""
+def test_a_command_in_a_sentence_exists(pages: list[Path], pattern: str) -> None:
+    """If a text says to run a command, the command must exist."""
     found = {names for page in pages for names in re.findall(pattern, page.read_text())}
     assert len(found) > 2
     for names in sorted(found):
         options_of(cli, [name for name in names if name])
 
 
-def test_gunicorn_leaves_the_peer_alone() -> None:
-    """The empty option that the deployment page names reaches uvicorn as a list of no trusted proxy."""
+def test_gunicorn_does_not_change_the_peer() -> None:
+    """The deployment page has an empty option. Uvicorn gets it as an empty list of trusted proxies."""
     code = (
         "import sys; from gunicorn.app.wsgiapp import WSGIApplication as App; "
         f"sys.argv = {[*next(command for command in commands() if command[0] == 'gunicorn')]}; "
@@ -225,7 +225,7 @@ def test_gunicorn_leaves_the_peer_alone() -> None:
 
 
 def test_the_pod_has_time_to_end() -> None:
-    """The manifest is YAML, and its grace is longer than the server's and the drain's together."""
+    """The manifest is YAML. Its grace period is longer than the server's shutdown and the drain together."""
     (manifest,) = [yaml.safe_load(block) for _page, block in blocks("yaml")]
     pod: dict[str, Any] = manifest["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -237,7 +237,7 @@ def test_the_pod_has_time_to_end() -> None:
     assert pod["terminationGracePeriodSeconds"] > grace + drain
 
 
-# What the pages say of the code.
+# Statements about the code.
 
 
 def written() -> set[str]:
@@ -250,8 +250,8 @@ def written() -> set[str]:
     }
 
 
-def test_each_cell_of_what_can_be_lost_has_a_test() -> None:
-    """A promise that nothing defends is none."""
+def test_each_cell_of_the_losses_has_a_test() -> None:
+    """Each promise in the tables needs a test."""
     page = (ROOT / "docs/losses.md").read_text()
     tables = re.findall(r"^\|.*\n\| -.*\n((?:\|.*\n)+)", page, re.MULTILINE)
     assert len(tables) == 2
@@ -265,8 +265,8 @@ def test_each_cell_of_what_can_be_lost_has_a_test() -> None:
 
 
 @pytest.mark.parametrize("where", [base, CircuitBreaker.__module__], ids=["record", "endpoint"])
-def test_the_diagrams_are_those_of_the_code(where: Any) -> None:
-    """The states are drawn once, where they are made; the architecture shows the same."""
+def test_the_diagrams_agree_with_the_code(where: Any) -> None:
+    """The diagram in the module's docstring is the one in the architecture."""
     module = sys.modules[where] if isinstance(where, str) else where
     diagram = re.search(r"(?:^    .*\n)+", module.__doc__ or "", re.MULTILINE)
     assert diagram is not None
@@ -274,14 +274,14 @@ def test_the_diagrams_are_those_of_the_code(where: Any) -> None:
 
 
 def test_the_reference_has_every_public_name() -> None:
-    """What users may import has its place there."""
+    """Each name that users may import is there."""
     reference = (ROOT / "docs/reference/index.md").read_text()
     for name in butter_middleware.__all__:
         assert re.search(rf":: {name}$|`{name}`|^{name}$", reference, re.MULTILINE), name
 
 
-def test_the_oldest_versions_are_those_that_are_run() -> None:
-    """The table names what `make oldest` installs, and the lower bounds are not below it."""
+def test_the_oldest_versions_are_tested() -> None:
+    """The table has the versions that `make oldest` installs. The lower bounds are the same."""
     page = (ROOT / "docs/compatibility.md").read_text()
     table = {name.lower(): oldest for name, oldest in re.findall(r"^\| (\w+) \| ([\d.]+) \|", page, re.MULTILINE)}
     pins = dict(

@@ -1,4 +1,4 @@
-"""The error index has every reason, every log line and every error that a user may meet, and none that is gone."""
+"""The error index has every reason, log line and error that a user may see, and no removed one."""
 
 import ast
 import re
@@ -20,29 +20,29 @@ from butter_middleware.models.reasons import ParkReason, Skip
 PACKAGE = Path(butter_middleware.__file__).parent
 INDEX = " ".join((PACKAGE.parent / "docs/errors.md").read_text().split())
 ELSEWHERE = {"cli", "sandbox", "testing", "backfill"}
-"""They speak to whoever started them, and have pages of their own."""
+"""Modules whose messages are for the person who runs them. They have separate pages."""
 SPEAKS = {
-    *("critical", "error", "info", "warning", "raise_", "_warn"),  # a logger, or what calls it
+    *("critical", "error", "info", "warning", "raise_", "_warn"),  # a logger, or a function that calls it
     *("_become", "_hold", "_open"),  # the endpoint's states
-    *("Parked", "ReadResult"),  # what becomes a line or an error
+    *("Parked", "ReadResult"),  # objects whose text is logged or raised
     *(kind.__name__ for kind in get_args(Event)),
 }
-"""What is called with a text."""
+"""Functions and classes that get a text as an argument."""
 TOLD = {
     *("detail", "message", "msg", "problem", "remedy", "said", "text", "warning", "where"),
     *("EXPIRED", "FULL", "SEVERAL_ADDRESSES", "_NO_ROUTES"),
 }
-"""The names of what holds one."""
+"""Variables and arguments that have a text."""
 INTERNAL = {"not an IPv4 address", "not an e-mail address", "the file is not open"}
-"""Nobody but the package itself sees them."""
+"""Texts that users do not see."""
 LONGEST = 60
-"""Characters of an anchor."""
+"""The length of an anchor."""
 LEAST = 12
-"""Characters of a text that tell it from others."""
+"""The least length of a part that identifies a text."""
 
 
 def template(node: ast.AST) -> str:
-    """Return a text with an ellipsis for what varies; nothing where it is no text."""
+    """Return a text with an ellipsis for each variable part, or "" if the node is not a text."""
     match node:
         case ast.Constant(value=str(text)):
             return re.sub(r"%[ds]", "…", text)
@@ -53,7 +53,7 @@ def template(node: ast.AST) -> str:
 
 
 def spoken(node: ast.AST) -> Iterator[ast.AST | None]:
-    """Give what an error, a log call or a warning may say."""
+    """Yield the nodes that may be the text of an error, a log line or a warning."""
     match node:
         case (
             ast.Assign(targets=[ast.Name(id=name)], value=value) | ast.AnnAssign(target=ast.Name(id=name), value=value)
@@ -61,7 +61,7 @@ def spoken(node: ast.AST) -> Iterator[ast.AST | None]:
             if name in TOLD:
                 yield value
             elif name == "_REMEDIES" and isinstance(value, ast.Dict) and "Skip." in ast.unparse(value):
-                yield from value.values  # the others stand behind the code of a reason
+                yield from value.values  # the other texts come after the code of a reason
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in SPEAKS:
             yield from (*node.args, *(keyword.value for keyword in node.keywords))
         case ast.FunctionDef(name="warnings" | "_problems" | "_remedy" | "broken_extractor" | "weakness"):
@@ -71,7 +71,7 @@ def spoken(node: ast.AST) -> Iterator[ast.AST | None]:
 
 
 def choices(node: ast.AST) -> Sequence[ast.AST]:
-    """Give the expressions of which one is the value."""
+    """Return the expressions, one of which is the node's value."""
     match node:
         case ast.BoolOp(values=values):
             return values
@@ -87,7 +87,7 @@ def nodes(path: Path) -> list[ast.AST]:
 
 
 def texts(*, anywhere: bool) -> Iterator[str]:
-    """Give every text that a user may meet; or, to look a text up, every one `anywhere` in the package."""
+    """Yield every text that a user may see, or every text `anywhere` in the package."""
     for path in PACKAGE.rglob("*.py"):
         if anywhere or path.relative_to(PACKAGE).parts[0].removesuffix(".py") not in ELSEWHERE:
             found = nodes(path)
@@ -96,7 +96,7 @@ def texts(*, anywhere: bool) -> Iterator[str]:
 
 
 def telling(text: str) -> str:
-    """Return the first clause of a text's first sentence that never varies and is long enough."""
+    """Return the first fixed clause of a text's first sentence that is long enough."""
     clauses = (part.strip(" .,'()") for part in re.split("…|[:;] ", text.split(". ", 1)[0]))
     return next((clause for clause in clauses if len(clause) >= LEAST), "")
 
@@ -110,7 +110,7 @@ def anchors() -> set[str]:
 
 
 def links() -> Iterator[str]:
-    """Give the anchors that messages point at: those in calls of `see`, and the reasons."""
+    """Yield the anchors in calls of `see`."""
     for path in PACKAGE.rglob("*.py"):
         for node in nodes(path):
             match node:
@@ -121,7 +121,7 @@ def links() -> Iterator[str]:
 
 
 def test_each_link_of_a_message_leads_to_a_row() -> None:
-    """A message points at its row of the error index, and the row is there."""
+    """A message links to its row of the error index, and the row exists."""
     reasons = [str(reason).replace("_", "-") for kind in (Reason, ParkReason, Skip) for reason in kind]
     found = list(links())
     assert len(found) > 3
@@ -135,26 +135,26 @@ def test_each_link_of_a_message_leads_to_a_row() -> None:
     ids=lambda each: f"{each!r}",
 )
 def test_every_reason_has_a_row(reason: StrEnum) -> None:
-    """Whatever `status().skipped` counts, a person finds with its cause and its remedy."""
+    """For each reason in `status().skipped`, the index has the cause and the fix."""
     assert f"| `{reason}` |" in INDEX or f"`{reason}` is the reason" in INDEX
 
 
 def test_every_text_has_a_row() -> None:
-    """Whatever the log says, and whatever stops a start, is in the index."""
+    """Each log line and each error at the start is in the index."""
     told = {text for text in texts(anywhere=False) if telling(text) and not re.match("… [A-Z]", text)} - INTERNAL
     assert len(told) > 150
     assert sorted(text for text in told if telling(text) not in INDEX) == []  # docs/errors.md: add a row for each
 
 
 def rows() -> Iterator[str]:
-    """Give the texts of the index."""
+    """Yield the texts of the index."""
     for row in re.findall(r"^\| `(.*?)` \|", (PACKAGE.parent / "docs/errors.md").read_text(), re.MULTILINE):
         if " " in telling(row):
             yield row
 
 
-def test_no_row_is_of_the_past() -> None:
-    """What the code says no more, the index does not name."""
+def test_no_row_is_obsolete() -> None:
+    """The index has no text that the code no longer has."""
     known, everything = set(rows()), set(texts(anywhere=True))
     assert len(known) > 150
     assert sorted(row for row in known if not any(telling(row) in text for text in everything)) == []

@@ -1,4 +1,4 @@
-"""Each example does what it says; the README and the docs run as they stand."""
+"""Each example works as described."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_fastapi_checkout(example: Any, fake: FakeButter) -> None:
-    """IDs from the response, the e-mail from the order."""
+    """The IDs are from the response, and the e-mail is from the order."""
     shop = example("fastapi_checkout")
     client = TestClient(shop.app, client=("10.0.0.9", 4711))
     client.post("/checkout/7", json={"email": "ada@example.com"}, headers={"x-forwarded-for": SHOPPER})
@@ -30,7 +30,7 @@ def test_fastapi_checkout(example: Any, fake: FakeButter) -> None:
 
 
 def test_starlette_checkout(example: Any, fake: FakeButter) -> None:
-    """An HTML page, annotated; a reload is no second record."""
+    """The endpoint annotates an HTML page. A reload gives no second record."""
     shop = example("starlette_checkout")
     client = TestClient(shop.app)
     for _reload in range(2):
@@ -40,7 +40,7 @@ def test_starlette_checkout(example: Any, fake: FakeButter) -> None:
 
 
 def test_custom_extractor(example: Any, fake: FakeButter) -> None:
-    """Several records from one response."""
+    """One response gives several records."""
     shop = example("custom_extractor")
     client = TestClient(shop.app, client=("173.245.48.9", 4711))
     client.post("/subscriptions", headers={"cf-connecting-ip": SHOPPER})
@@ -50,7 +50,7 @@ def test_custom_extractor(example: Any, fake: FakeButter) -> None:
 
 
 def test_ipv6_beacon(example: Any, fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page calls the beacon over IPv4, and the checkout of the same cart comes over IPv6 with the token."""
+    """The page calls the beacon over IPv4. The checkout of the same cart comes over IPv6 with the token."""
     monkeypatch.setenv("BUTTER_BEACON_KEYS", "a-key-of-the-merchant-of-32-bytes-or-more")
     shop = example("ipv6_beacon")
     page = TestClient(shop.app).get("/cart/7").text

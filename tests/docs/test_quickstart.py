@@ -1,4 +1,4 @@
-"""The README's first section, run as it stands: the sandbox, the shop of ten lines, one checkout, the record."""
+"""The README's first section is run: the sandbox, the shop of ten lines, one checkout, the record."""
 
 import os
 import re
@@ -20,14 +20,14 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_shop_is_ten_lines_at_most() -> None:
-    """Of the user's own code, between `pip install` and the first record."""
+    """A user needs at most ten lines of code for the first record."""
     (shop,) = blocks("python")
     assert len([line for line in shop.splitlines() if line.strip()]) <= 10
 
 
 @pytest.mark.server
 def test_the_first_record_is_seen(tmp_path: Path) -> None:
-    """With the commands and the environment that the README names; only the ports are others, and nothing else."""
+    """The test uses the README's commands and environment. Only the ports differ."""
     (shop,) = blocks("python")
     commands = [line for block in blocks("bash") for line in re.sub(r"\\\n\s*", "", block).splitlines()]
     sandbox, exported, served, bought = (

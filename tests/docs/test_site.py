@@ -1,4 +1,4 @@
-"""The built documentation: pictures, anchors and copied code; and what a package index and a public CI show."""
+"""The built documentation: pictures, anchors and code to copy. Also the package index's page and the public CI."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the pages of which something is asked here."""
+    """Build the pages that are tested here."""
     source, built = tmp_path_factory.mktemp("source") / "docs", tmp_path_factory.mktemp("site")
     shutil.copytree(ROOT / "docs", source, ignore=shutil.ignore_patterns("reference", "benchmarks.md"))
     for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "examples"):
@@ -28,7 +28,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_diagrams_are_pictures(site: Path) -> None:
-    """Each drawing of the architecture is an SVG with a title, and the states have boxes."""
+    """Each diagram of the architecture is an SVG with a title, and the states have boxes."""
     page = (site / "architecture.html").read_text()
     pictures = re.findall(r'<svg class="diagram" role="img" aria-label="([^"]+)"', page)
     assert len(pictures) == (ROOT / "docs/architecture.md").read_text().count("```{diagram}") == 4
@@ -39,7 +39,7 @@ def test_diagrams_are_pictures(site: Path) -> None:
 
 @pytest.mark.parametrize("anchor", ["ipv6-client", "not-annotated", "no-route-of-the-app-answers-nearest"])
 def test_each_error_has_an_anchor(site: Path, anchor: str) -> None:
-    """A row of the error index can be linked to; none has the anchor of another."""
+    """Each row of the error index has its own anchor."""
     page = (site / "errors.html").read_text()
     rows = re.findall(r'<tr [^>]*id="([^"]+)"', page)
     assert len(rows) == len(set(rows)) > 150
@@ -47,7 +47,7 @@ def test_each_error_has_an_anchor(site: Path, anchor: str) -> None:
 
 
 def test_a_table_can_be_read_on_a_phone(site: Path) -> None:
-    """Each cell of the error index names its column, so that a row can be shown as a card."""
+    """Each cell of the error index has its column's name, so that a row can be shown as a card."""
     page = (site / "errors.html").read_text()
     for row in re.findall(r'<tr [^>]*id="[^"]+">.*?</tr>', page, re.DOTALL):
         labels = re.findall(r'<td data-label="([^"]*)"', row)
@@ -56,20 +56,20 @@ def test_a_table_can_be_read_on_a_phone(site: Path) -> None:
 
 
 def test_nothing_is_fetched_to_show_a_page(site: Path) -> None:
-    """No script, style, font or picture comes from elsewhere."""
+    """No script, style, font or picture comes from another site."""
     for page in site.glob("*.html"):
         assert not re.search(r'<(?:script|img|link)[^>]+(?:src|href)="(?:https?:)?//', page.read_text()), page.name
 
 
 def test_code_can_be_copied(site: Path) -> None:
-    """The pages load the copy button, and a choice of servers is a set of tabs."""
+    """The pages load the copy button. The servers are a set of tabs."""
     page = (site / "deployment.html").read_text()
     assert "copybutton.js" in page
     assert page.count("sd-tab-label") >= 4
 
 
 def test_a_package_index_shows_no_dead_link() -> None:
-    """The README that goes with the wheel has no link into the repository, unless its address is known."""
+    """The README in the wheel has no relative link, because the package index cannot resolve it."""
     hook = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
     text = (ROOT / "README.md").read_text()
     for each in hook["substitutions"]:
@@ -81,7 +81,7 @@ def test_a_package_index_shows_no_dead_link() -> None:
 
 
 def test_the_public_checks_run_the_same_command() -> None:
-    """Each Python that the classifiers name, and macOS, run `make test`."""
+    """`make test` runs on each Python in the classifiers, and on macOS."""
     (job,) = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"].values()
     matrix = job["strategy"]["matrix"]
     named = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["project"]["classifiers"]))

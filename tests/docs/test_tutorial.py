@@ -1,4 +1,4 @@
-"""The tutorial, as a reader goes through it: its files saved, its commands typed, its answers compared."""
+"""The tutorial is run: the files are saved, the commands are typed, the answers are compared."""
 
 import os
 import re
@@ -14,12 +14,12 @@ from processes import free_port, listening, until
 
 PAGE = Path(__file__).parents[2] / "docs/tutorial.md"
 INSTALLS = ("mkdir ", "python3 -m venv", "pip install")
-"""Done already, by whoever runs this."""
+"""Commands that were run before this test."""
 DONE = "--done--"
 
 
 class Terminal:
-    """A shell with job control, in a folder of its own, where the tutorial's two ports are free ones."""
+    """A shell with job control in a new folder. Free ports replace the tutorial's two ports."""
 
     def __init__(self, folder: Path) -> None:
         self.ports = {"8025": str(free_port()), "8000": str(free_port())}
@@ -42,14 +42,14 @@ class Terminal:
         for written, here in self.ports.items():
             command = command.replace(f":{written}", f":{here}")
         if command.startswith(("uvicorn", "butter-middleware")):
-            # A job that is stopped by its terminal's end writes into nothing: the page's readers see its log.
+            # The log goes to a file, because the jobs may outlive this terminal.
             return f"{command.removesuffix('&')} --port {self.port(command)} >> jobs.log 2>&1 &"
         return command
 
     def run(self, command: str) -> str:
-        """Type a command; return what it printed. What it starts listens when this returns, what it kills no more."""
+        """Type a command. Return its output after a server that it starts listens, or one that it kills has stopped."""
         sent, received = pipe(self.shell.stdin), pipe(self.shell.stdout)
-        # At its prompt, an interactive shell forgets the jobs that have ended; `jobs` is this one's.
+        # An interactive shell forgets ended jobs at its prompt. This shell needs `jobs` for that.
         sent.write(f"jobs > /dev/null\n{self.moved(command)}\necho; echo {DONE}\n")
         sent.flush()
         lines = list(iter(received.readline, f"{DONE}\n"))
@@ -63,7 +63,7 @@ class Terminal:
         return not listening(self.port(job))
 
     def shows(self, command: str, expected: str) -> bool:
-        """Whether a command prints this, or will when it is typed again."""
+        """Whether a command prints this. It may be typed again until it does."""
         return self.run(command) == expected
 
     def __enter__(self) -> Self:
@@ -83,7 +83,7 @@ def pipe(end: IO[str] | None) -> IO[str]:
 
 
 def blocks() -> Iterator[tuple[str, str, str]]:
-    """Give each block's language and text, and the name of the file that the words before it say to save."""
+    """Yield each block's language and text, and the name of the file to save it as, or an empty string."""
     before = ""
     for words, language, block in re.findall(r"(.*?)^```(\w+)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE):
         saved = re.search(r"Save this as `(\w+\.py)`", before + words)
@@ -92,7 +92,7 @@ def blocks() -> Iterator[tuple[str, str, str]]:
 
 
 def typed(language: str, block: str) -> Iterator[tuple[str, str]]:
-    """Give each command of a block, and what it is shown to print."""
+    """Yield each command of a block, and the output that the page shows."""
     if language == "bash":
         block = re.sub("^", "$ ", block, flags=re.MULTILINE)
     for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
@@ -102,7 +102,7 @@ def typed(language: str, block: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.server
 def test_every_step_does_what_the_page_shows(tmp_path: Path) -> None:
-    """A reader who types what is there sees what is there: answers, records, and a test that passes."""
+    """Each command gives the answer, the records or the passing test that the page shows."""
     steps = list(blocks())
     assert [saved for _language, _block, saved in steps if saved] == ["shop.py", "test_shop.py"]
     with Terminal(tmp_path) as terminal:
