@@ -233,7 +233,7 @@ def test_a_record_that_a_firewall_stops_each_time_stops_no_other(
         ("INSERT INTO butter.procrastinate_workers (last_heartbeat) VALUES (now() + interval '1 hour')", "10 minutes"),
         ("SELECT NULL::bigint AS id", "0"),
     ],
-    ids=["killed", "forgotten by one that lives", "unregistered"],
+    ids=["killed", "unknown to its live worker", "unregistered"],
 )
 def test_a_job_without_a_worker_is_recovered(
     database: str, fake: FakeButter, make_butter: Shop, worker: str, started: str

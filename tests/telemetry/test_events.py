@@ -49,7 +49,7 @@ def test_each_outcome_of_a_checkout_is_an_event(make_butter: Callable[..., Butte
 
 
 def test_a_change_of_the_endpoint_is_an_event(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """The begin of a hold is an event, which also has the state before."""
+    """The start of a hold is an event, which also has the state before."""
     told: list[events.Event] = []
     butter = make_butter(on_event=told.append)
     fake.respond_with(401)
@@ -274,7 +274,7 @@ def test_the_debug_line_tells_where_the_record_went(
     options: dict[str, Any],
     told: str,
 ) -> None:
-    """It tells a queue, a dry run and another process that sends from Butter."""
+    """The line names a queue, a dry run or another process instead of Butter."""
     caplog.set_level(logging.DEBUG, "butter_middleware")
     external = {"outbox": tmp_path / "butter.db"} if "delivery" in options else {}
     buy(make_butter(**options, **external), "a")

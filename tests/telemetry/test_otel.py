@@ -144,7 +144,7 @@ def test_the_metrics(reader: Reader, make_butter: Callable[..., Butter], fake: F
 def test_only_the_process_that_delivers_reports_the_outbox(
     reader: Reader, make_butter: Callable[..., Butter], fake: FakeButter, tmp_path: Path
 ) -> None:
-    """Two processes share a file in which records wait. Only one of them reports these."""
+    """Two Butters share a file in which records wait. Only one of them reports these."""
     first, second = (make_butter(outbox=tmp_path / "butter.db", password="wrong") for _ in range(2))
     first.record(CHECKOUT)
     first.flush(5)
