@@ -1,4 +1,4 @@
-"""What the log says of a wrong configuration, and what becomes of a checkout without an address."""
+"""What is logged about a wrong configuration, and what happens to a checkout without an address."""
 
 import itertools
 import logging
@@ -35,7 +35,7 @@ def shop() -> Starlette:
 
 
 def checkouts(butter: Butter, *requests: Any, client: tuple[str, int] = PROXY) -> None:
-    """Let one shopper after the other pay, and wait until all is read."""
+    """Let one shopper after the other pay, and wait until all captures are read."""
     with TestClient(ButterMiddleware(shop(), butter), client=client) as http:
         for headers in requests:
             assert http.post("/checkout/7", headers=headers).status_code == 200
@@ -62,10 +62,10 @@ def shoppers(count: int, network: str = "81.2.69") -> list[dict[str, str]]:
         ("do-connecting-ip", "client_ip.digitalocean()"),
     ],
 )
-def test_a_platforms_header_that_is_not_used(
+def test_an_unused_header_of_a_platform_is_logged(
     make_butter: MakeButter, caplog: pytest.LogCaptureFixture, header: str, preset: str
 ) -> None:
-    """A platform's header that says another address than the configuration does is named once, with the preset."""
+    """It has another address than the configuration finds. The line names it once, with the preset."""
     checkouts(make_butter(), *[{XFF: "104.22.17.40", header: SHOPPER}] * 3)
     said = [message for message in findings(caplog) if header in message]
     assert len(said) == 1
@@ -77,17 +77,17 @@ def test_a_platforms_header_that_is_not_used(
 @pytest.mark.parametrize(
     ("header", "client"), [(SHOPPER, PROXY), ("240.1.2.3", ("104.16.0.1", 40000)), ("unknown", ("104.16.0.1", 40000))]
 )
-def test_the_header_that_is_read_already(
+def test_the_advice_never_repeats_the_configuration(
     make_butter: MakeButter, caplog: pytest.LogCaptureFixture, header: str, client: tuple[str, int]
 ) -> None:
-    """Whatever is wrong with it, the advice is not to set what is set already."""
+    """The configured header may have any fault."""
     checkouts(make_butter(client_ip=client_ip.cloudflare()), {"cf-connecting-ip": header}, client=client)
     assert "no address (" in caplog.text
     assert "set client_ip=" not in caplog.text
 
 
-def test_a_finding_comes_once() -> None:
-    """A diagnosis gives each finding once, and looks at a thousand checkouts, no more."""
+def test_a_finding_is_reported_once() -> None:
+    """A diagnosis reports each finding once, and checks no more than a thousand checkouts."""
     strategy = client_ip.TrustedHops(1)
     diagnosis = Diagnosis(strategy)
     found: list[str] = []
@@ -97,8 +97,10 @@ def test_a_finding_comes_once() -> None:
     assert sorted(found) == ["alike", "header:cf-connecting-ip", "header:fly-client-ip"]
 
 
-def test_a_platforms_header_that_agrees(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the platform's header says what was resolved, as on Render behind Cloudflare, there is nothing to mend."""
+def test_a_platforms_header_with_the_same_address_is_not_logged(
+    make_butter: MakeButter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On Render behind Cloudflare, for example, the platform's header has the address that was found."""
     requests = [
         {XFF: SHOPPER, "cf-connecting-ip": SHOPPER},
         {XFF: "2a00:1450::1", "cf-connecting-ip": "2a00:1450:0::1"},
@@ -107,8 +109,8 @@ def test_a_platforms_header_that_agrees(make_butter: MakeButter, caplog: pytest.
     assert "cf-connecting-ip" not in caplog.text
 
 
-def test_every_shopper_has_one_address(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
-    """Fifty checkouts from one address, and none from another, are a proxy that is taken for the shopper."""
+def test_one_address_for_all_shoppers_is_logged(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
+    """After fifty checkouts from one address, that address must be a proxy."""
     checkouts(make_butter(), *[{XFF: SHOPPER}] * 49)
     assert "same address" not in caplog.text
     checkouts(make_butter(), *[{XFF: SHOPPER}] * 60)
@@ -116,14 +118,14 @@ def test_every_shopper_has_one_address(make_butter: MakeButter, caplog: pytest.L
     assert SHOPPER not in caplog.text
 
 
-def test_shoppers_of_whom_one_differs(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
-    """One other address is enough to believe the configuration."""
+def test_one_different_address_is_enough(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
+    """One other address shows that the configuration is correct."""
     checkouts(make_butter(), {XFF: "81.2.69.1"}, *[{XFF: SHOPPER}] * 60)
     assert "same address" not in caplog.text
 
 
-def test_every_address_is_the_cdns(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
-    """Twenty shoppers, each from one of Cloudflare's addresses, are Cloudflare."""
+def test_addresses_of_the_cdn_only_are_logged(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
+    """After twenty shoppers from Cloudflare's addresses, these must be Cloudflare itself."""
     checkouts(make_butter(), *shoppers(19, "104.22.17"))
     assert "the CDN is taken" not in caplog.text
     checkouts(make_butter(), *shoppers(25, "104.22.17"))
@@ -131,8 +133,8 @@ def test_every_address_is_the_cdns(make_butter: MakeButter, caplog: pytest.LogCa
     assert "104.22" not in caplog.text
 
 
-def test_a_shopper_beside_the_cdn(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
-    """A shopper who pays through a CDN's network is no finding where others do not."""
+def test_some_addresses_of_the_cdn_are_not_logged(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
+    """Some shoppers use a CDN's network. This is not a finding if others do not."""
     checkouts(make_butter(), {XFF: SHOPPER}, *shoppers(25, "104.22.17"))
     assert "the CDN is taken" not in caplog.text
 
@@ -147,12 +149,12 @@ def test_a_shopper_beside_the_cdn(make_butter: MakeButter, caplog: pytest.LogCap
     ],
     ids=repr,
 )
-def test_a_list_that_never_holds_the_peer(
+def test_trusted_networks_that_never_match_are_logged(
     make_butter: MakeButter, caplog: pytest.LogCaptureFixture, strategy: client_ip.Strategy
 ) -> None:
-    """A trusted list that twenty proxied requests do not match is wrong, whatever a foreign peer is taken for.
+    """If twenty proxied requests do not match them, they are wrong, whatever the strategy does with other peers.
 
-    What forwards for nobody, such as a health checker, says nothing of it.
+    A request without a forwarding header, such as a health check, does not count.
     """
     butter = make_butter(client_ip=strategy)
     checkouts(butter, *shoppers(3), {}, *shoppers(16))
@@ -163,25 +165,25 @@ def test_a_list_that_never_holds_the_peer(
 
 
 @pytest.mark.parametrize("client", [("192.168.0.1", 40000), ("81.2.69.7", 0)])
-def test_a_list_that_holds_the_peer(
+def test_trusted_networks_that_match_are_not_logged(
     make_butter: MakeButter, caplog: pytest.LogCaptureFixture, client: tuple[str, int]
 ) -> None:
-    """A peer in the list, or one that the server took out of the header, is no finding."""
+    """The peer is in the list, or the server replaced it by an address from the header."""
     butter = make_butter(client_ip=client_ip.RightmostUntrusted(["192.168.0.0/16"]))
     checkouts(butter, *[{XFF: "81.2.69.7"}] * 25, client=client)
     assert "does not hold the proxy's address" not in caplog.text
 
 
-def test_a_server_that_believes_the_shopper(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
-    """Port 0 and an address that the proxies do not vouch for: uvicorn's '*' is named, with the remedy."""
+def test_a_server_that_trusts_all_peers_is_logged(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
+    """The peer has port 0 and an address that the proxies do not confirm. The line names uvicorn's '*' and the fix."""
     butter = make_butter(client_ip=client_ip.RightmostUntrusted(["10.0.0.0/8"]))
     checkouts(butter, *[{XFF: f"1.2.3.4, {SHOPPER}"}] * 3, client=("1.2.3.4", 0))
     assert caplog.text.count("--forwarded-allow-ips '*'). Start it with --no-proxy-headers,") == 1
     assert SHOPPER not in caplog.text
 
 
-def test_a_right_configuration_is_silent(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
-    """A thousand shoppers, well resolved, cause no warning but the one about the memory."""
+def test_a_correct_configuration_logs_nothing(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
+    """Five hundred shoppers with addresses cause no warning except the one about the memory."""
     checkouts(make_butter(), *shoppers(250, "81.2.69"), *shoppers(250, "81.2.70"))
     assert [message for message in findings(caplog) if not message.startswith("butter: outbox:")] == []
 
@@ -191,7 +193,7 @@ def test_a_right_configuration_is_silent(make_butter: MakeButter, caplog: pytest
     [
         (client_ip.TrustedHops(1), {XFF: "2a00:1450::1"}, PROXY, "ipv6_client", 0),
         (client_ip.TrustedHops(1), {XFF: "240.0.0.1"}, PROXY, "pseudo_ipv4", 0),
-        # Whatever another configuration could still find is parked.
+        # If another configuration could find the address, the capture is parked.
         (client_ip.TrustedHops(1), {XFF: "192.168.1.1"}, PROXY, "private_address", 2),
         (client_ip.TrustedHops(1), {XFF: "unknown"}, PROXY, "malformed", 2),
         (client_ip.TrustedHops(2), {XFF: SHOPPER}, PROXY, "too_few_hops", 2),
@@ -213,7 +215,7 @@ def test_a_checkout_without_an_address(
     reason: str,
     parked: int,
 ) -> None:
-    """It is not posted; it is counted, parked where it can be mended, and said once a reason, with the remedy."""
+    """It is not sent. It is counted, parked if a fix is possible, and logged once per reason with the remedy."""
     butter = make_butter(client_ip=strategy)
     checkouts(butter, headers, headers, client=client)
     status = butter.status()
@@ -229,8 +231,8 @@ def test_a_checkout_without_an_address(
     assert not any(value in caplog.text for value in headers.values())
 
 
-def test_staging_admits_what_production_does_not(make_butter: MakeButter, fake: FakeButter) -> None:
-    """On a developer's machine and in staging, shoppers have addresses that are not public."""
+def test_staging_accepts_private_addresses(make_butter: MakeButter, fake: FakeButter) -> None:
+    """Developers' machines and staging see addresses that are not public."""
     checkouts(make_butter(environment="production"), {XFF: "192.168.1.7"})
     assert fake.records == []
     checkouts(make_butter(environment="staging"), {XFF: "192.168.1.7"})
@@ -238,31 +240,31 @@ def test_staging_admits_what_production_does_not(make_butter: MakeButter, fake: 
 
 
 @pytest.mark.parametrize(
-    ("wrong", "mended", "headers"),
+    ("wrong", "fixed", "headers"),
     [
         (client_ip.cloudflare(), client_ip.cloudflare(["10.0.0.0/8"]), {"cf-connecting-ip": SHOPPER, XFF: "1.2.3.4"}),
-        # A proxy that nobody counted is the commonest mistake, and its address is private.
+        # An uncounted proxy is the most frequent mistake, and its address is private.
         (client_ip.aws_alb(), client_ip.TrustedHops(2), {XFF: f"1.2.3.4, {SHOPPER}, 10.0.0.9"}),
         (client_ip.direct(), client_ip.nginx(["10.0.0.0/8"]), {XFF: f"1.2.3.4, {SHOPPER}"}),
         (client_ip.SingleHeader("X-Forwarded-For"), client_ip.aws_alb(), {XFF: f"1.2.3.4, {SHOPPER}"}),
         (client_ip.railway(), client_ip.aws_alb(), [(XFF, SHOPPER), ("x-real-ip", SHOPPER), ("x-real-ip", "10.0.0.9")]),
     ],
 )
-def test_a_mended_configuration_finds_the_address(
+def test_a_fixed_configuration_finds_the_address(
     make_butter: MakeButter,
     fake: FakeButter,
     tmp_path: Path,
     wrong: client_ip.Strategy,
-    mended: client_ip.Strategy,
+    fixed: client_ip.Strategy,
     headers: Any,
 ) -> None:
-    """What a wrong configuration left without an address waits on disk, and the next start resolves it anew."""
+    """A checkout without an address waits on disk. The next start resolves it again."""
     before = make_butter(client_ip=wrong, outbox=tmp_path / "butter.db")
     checkouts(before, headers)
     assert before.status().parked == 1
     before.close()
     assert fake.records == []
-    after = make_butter(client_ip=mended, outbox=tmp_path / "butter.db")
+    after = make_butter(client_ip=fixed, outbox=tmp_path / "butter.db")
     after.pipeline.start()
     until(lambda: len(fake.records) == 1, "the parked checkout is delivered")
     assert fake.records[0]["ipv4_address"] == SHOPPER

@@ -1,4 +1,4 @@
-"""`address_from_body`: the shopper's address where a server calls, and never where it does not."""
+"""`address_from_body`: the shopper's address is in the body if a server makes the request, and only then."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ from butter_middleware.client_ip.reason import Reason
 from butter_middleware.testing import FakeButter
 
 PSPS = "175.16.199.37"
-"""What the PSP says that it saw; the request comes from SHOPPER, or from a server there."""
+"""The shopper's address at the PSP. The request comes from SHOPPER, or from a server there."""
 CHARGE: dict[str, Any] = {
     "charge": {
         "id": 11,
@@ -84,7 +84,7 @@ def read(butter: Butter, content: dict[str, Any], **scope: Any) -> None:
 
 @pytest.mark.parametrize(("psp", "extractor", "content"), EXTRACTORS)
 @pytest.mark.parametrize(("from_body", "address"), [(True, PSPS), (False, SHOPPER)])
-def test_only_a_route_that_says_so_takes_it(
+def test_the_address_in_the_body_needs_the_flag(
     make_butter: Callable[..., Butter],
     fake: FakeButter,
     psp: Any,
@@ -93,17 +93,17 @@ def test_only_a_route_that_says_so_takes_it(
     from_body: bool,  # noqa: FBT001 - parametrized
     address: str,
 ) -> None:
-    """With the flag the address is the body's, and the request's counts for nothing; without it the other way about."""
+    """With the flag the body's address counts, without it the request's. The other one is ignored."""
     butter = make_butter(CheckoutRoute("/pay", psp, extractor, address_from_body=from_body))
     read(butter, content)
     assert [record["ipv4_address"] for record in fake.records] == [address]
 
 
 @pytest.mark.parametrize(("psp", "extractor", "content"), EXTRACTORS)
-def test_without_the_flag_it_stands_in_for_no_missing_address(
+def test_without_the_flag_it_replaces_no_missing_address(
     make_butter: Callable[..., Butter], fake: FakeButter, psp: Any, extractor: Any, content: dict[str, Any]
 ) -> None:
-    """A shopper on IPv6, or without an address, gets no record by the body's."""
+    """A shopper on IPv6, or without an address, gets no record with the body's."""
     butter = make_butter(CheckoutRoute("/pay", psp, extractor))
     read(butter, content, headers=[(b"x-forwarded-for", b"2a00:1450:4009:81a::200e")])
     read(butter, content, headers=[])
@@ -111,8 +111,8 @@ def test_without_the_flag_it_stands_in_for_no_missing_address(
     assert butter.status().skipped == {"no_address:ipv6_client": 1, "no_address:header_missing": 1}
 
 
-def test_expressions_give_it_too(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """`extract.json` has the field for such routes, and is refused with it on any other."""
+def test_expressions_may_have_the_address(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """`extract.json` may have the field on such routes. On any other route this is refused."""
     extractor = extract.json(customer_email="email", charge_id="id", ipv4_address="ip || client.ip")
     butter = make_butter(CheckoutRoute("/pay", "adyen", extractor, address_from_body=True))
     read(butter, {"email": "a@example.com", "id": 1, "client": {"ip": f" {PSPS} "}})
@@ -141,7 +141,7 @@ def test_expressions_give_it_too(make_butter: Callable[..., Butter], fake: FakeB
 def test_only_a_public_ipv4_address_counts(
     make_butter: Callable[..., Butter], fake: FakeButter, value: object, environment: str, counted: str
 ) -> None:
-    """Anything else is no record and a reason; what another extractor could find is parked."""
+    """Any other value makes no record and has a reason. If another extractor could find one, the capture is parked."""
     route = CheckoutRoute("/pay", "adyen", lambda r: OWN | {"ipv4_address": r.json()["ip"]}, address_from_body=True)
     butter = make_butter(route, environment=environment)
     read(butter, {"ip": value})
@@ -149,10 +149,10 @@ def test_only_a_public_ipv4_address_counts(
     assert len(fake.records) == (not counted)
 
 
-def test_the_remedy_is_said_and_the_address_is_not(
+def test_the_remedy_is_logged_without_the_address(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line says what to do, and no address."""
+    """One line names the fix, and no address."""
     route = CheckoutRoute("/pay", "adyen", lambda r: OWN | {"ipv4_address": r.json()["ip"]}, address_from_body=True)
     butter = make_butter(route)
     caplog.clear()
@@ -165,8 +165,8 @@ def test_the_remedy_is_said_and_the_address_is_not(
     )
 
 
-def test_of_several_records_those_with_an_address_go_out(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """Each record has the address that stands with it; the others are counted."""
+def test_records_with_an_address_are_sent(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """Each record has its own address. Those without one are counted."""
 
     def several(response: CheckoutResponse) -> list[dict[str, Any]]:
         return [OWN | {"invoice_id": number, "ipv4_address": ip} for number, ip in enumerate(response.json()["ips"])]
@@ -177,8 +177,8 @@ def test_of_several_records_those_with_an_address_go_out(make_butter: Callable[.
     assert butter.status().skipped == {"no_address:body_private": 1}
 
 
-def test_the_caller_is_no_shopper(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """Of a server that calls, neither the name nor a doubtful address counts, and no token is asked for."""
+def test_the_caller_is_not_the_shopper(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+    """The user agent and a doubtful address of the calling server do not count, and no token is needed."""
     route = CheckoutRoute("/pay", "recharge", extract.recharge(), address_from_body=True)
     butter = make_butter(
         route,
@@ -195,7 +195,7 @@ def test_the_caller_is_no_shopper(make_butter: Callable[..., Butter], fake: Fake
 def test_a_recorded_request_of_such_a_route_has_no_address(
     make_butter: Callable[..., Butter], fake: FakeButter
 ) -> None:
-    """`butter.record(request, ...)` never takes the calling server's address for the shopper's."""
+    """`butter.record(request, ...)` never uses the calling server's address as the shopper's."""
     butter = make_butter(CheckoutRoute("/pay", "adyen", address_from_body=True))
     butter.record(http_scope("/pay"), customer_email="a@example.com", charge_id="ch_1")
     untyped: Any = butter.record
@@ -205,10 +205,10 @@ def test_a_recorded_request_of_such_a_route_has_no_address(
     assert butter.status().skipped == {"no_address:body_missing": 2}
 
 
-def test_a_parked_address_is_found_by_the_mended_extractor(
+def test_a_fixed_extractor_finds_a_parked_address(
     tmp_path: Path, make_butter: Callable[..., Butter], fake: FakeButter
 ) -> None:
-    """The deploy that names the right field sends what was parked for the want of it."""
+    """The deploy that names the right field sends the parked record."""
 
     def serve(field: str) -> Butter:
         extractor = extract.json(customer_email="email", charge_id="id", ipv4_address=field)
@@ -219,13 +219,13 @@ def test_a_parked_address_is_found_by_the_mended_extractor(
     read(wrong, {"email": "a@example.com", "id": 1, "ip": PSPS})
     assert wrong.status().parked == 1
     wrong.close()
-    mended = serve("ip")
-    read(mended, {"email": "a@example.com", "id": 2, "ip": SHOPPER})
+    fixed = serve("ip")
+    read(fixed, {"email": "a@example.com", "id": 2, "ip": SHOPPER})
     assert {record["charge_id"]: record["ipv4_address"] for record in fake.records} == {"1": PSPS, "2": SHOPPER}
 
 
 @given(st.one_of(st.text(), st.none(), st.integers(), st.ip_addresses().map(str)), st.booleans())
-def test_whatever_stands_there_is_an_address_or_a_reason(value: object, staging: bool) -> None:  # noqa: FBT001 - drawn
-    """No value raises, and what passes is one that a record takes."""
+def test_any_value_is_an_address_or_a_reason(value: object, staging: bool) -> None:  # noqa: FBT001 - drawn
+    """No value raises, and a record accepts each address."""
     found = in_body(value, ANYWHERE if staging else NOWHERE)
     assert isinstance(found, Reason) or Checkout(psp="adyen", ipv4_address=found, **OWN).ipv4_address == found

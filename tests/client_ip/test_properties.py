@@ -1,4 +1,4 @@
-"""The four properties of every strategy, over whatever bytes a client may send.
+"""The four properties of every strategy, for any bytes that a client may send.
 
 The default profile is small. `--hypothesis-profile deep` tries each a hundred thousand times.
 """
@@ -58,13 +58,13 @@ PIECES = [
 
 
 def spell(codes: bytes) -> bytes:
-    """Make a header's text of bytes: each is a piece or itself; with 255 first, the rest comes 500 times."""
+    """Turn bytes into a header: each is a piece or itself. After a first 255, the rest is repeated 500 times."""
     text = b"".join(PIECES[code % len(PIECES)] if code < 192 else bytes([code]) for code in codes)
     return text[1:] * 500 if codes.startswith(b"\xff") else text
 
 
 junk = st.binary(max_size=14).map(spell)
-"""What a client may write into a header: an HTTP server lets no line end and no NUL through."""
+"""A header that a client may write: an HTTP server accepts no line end and no NUL."""
 TRUSTED = [ipaddress.ip_network(network) for network in PROXIES if network != "unix:"]
 
 
@@ -77,7 +77,7 @@ seen = st.one_of(
     st.sampled_from([SHOPPER, "9.9.9.9", "2607:f8b0::1", "::ffff:9.9.9.9", "240.0.0.1", "192.168.1.1", "nonsense", ""]),
     st.ip_addresses().filter(lambda address: not is_trusted(address)).map(str),
 ).map(str.encode)
-"""What the first trusted proxy may write: whoever calls from a trusted address is a proxy by definition."""
+"""An element that the first trusted proxy may write. Any peer with a trusted address is a proxy by definition."""
 proxies = st.sampled_from([b"10.0.0.7", b"10.1.2.3:4567", b"::ffff:10.9.9.9", b"173.245.48.1", b"2400:cb00::7"])
 
 
@@ -87,7 +87,7 @@ flags = st.integers(0, 15)
 
 
 def as_forwarded(node: bytes, host: bytes) -> bytes:
-    """Write an element as RFC 7239 has it: the client's Host, which may hold anything, is quoted."""
+    """Write an element in RFC 7239. The client's Host may have any characters, and is quoted."""
     quoted = host[:2000].replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     return b'for="' + node + b'";host="' + quoted + b'"'
 
@@ -95,7 +95,7 @@ def as_forwarded(node: bytes, host: bytes) -> bytes:
 def spoil(
     name: bytes, elements: list[bytes], own: list[bytes], separator: bytes, peer: object, flags: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a request as two proxies send it, and with a client's junk left of theirs and in other headers."""
+    """Return a request of two proxies, without and with a client's junk on its left and in other headers."""
     lines = elements if flags & 1 else [separator.join(elements)]
     clean = [(name, line) for line in lines]
     if flags & 2:
@@ -115,7 +115,7 @@ OWN = st.tuples(junk, junk, junk).map(list)
 def test_p1_x_forwarded_for(
     nodes: tuple[bytes, bytes], own: list[bytes], separator: bytes, peer: object, flags: int
 ) -> None:
-    """P1: what stands left of the trusted proxies' elements neither chooses nor erases."""
+    """P1: the elements to the left of the trusted proxies neither choose the address nor remove it."""
     clean, spoilt = spoil(b"x-forwarded-for", list(nodes), own, separator, peer, flags)
     for strategy in XFF:
         assert strategy.resolve(spoilt) == strategy.resolve(clean)
@@ -127,7 +127,7 @@ def test_p1_x_forwarded_for(
 def test_p1_forwarded(
     nodes: tuple[bytes, bytes], host: bytes, own: list[bytes], separator: bytes, peer: object, flags: int
 ) -> None:
-    """P1 for RFC 7239: neither the client's elements nor his Host, which the proxies quote, make a difference."""
+    """P1 for RFC 7239: the client's elements and its quoted Host make no difference."""
     elements = [as_forwarded(node, host) for node in nodes]
     clean, spoilt = spoil(b"forwarded", elements, own, separator, peer, flags)
     for strategy in FORWARDED:
@@ -140,7 +140,7 @@ def test_p1_forwarded(
 @settings(deadline=None)
 @given(lines=st.lists(junk, max_size=3), name=st.sampled_from([b"x-forwarded-for", b"forwarded"]))
 def test_p1_a_peer_without_proxy(lines: list[bytes], name: bytes) -> None:
-    """P1 for a shopper who comes without a proxy: every header is his, his own address in it included."""
+    """P1 for a shopper without a proxy: all headers are the client's own, even with its own address."""
     assume(not any(b"54321" in line for line in lines))
     scope = {"headers": [(name, line) for line in lines], "client": (SHOPPER, PORT)}
     for strategy in [client_ip.Peer(), BY_TRUST[0], FORWARDED[0]]:
@@ -162,7 +162,7 @@ scopes = st.fixed_dictionaries({"headers": st.lists(st.tuples(names, values), ma
 @settings(deadline=None)
 @given(scope=scopes)
 def test_p2_none_or_public_and_no_proxy(scope: dict[str, Any]) -> None:
-    """P2: the answer is None, or a canonical dotted quad, public unicast, outside the trusted networks."""
+    """P2: the result is None, or a canonical dotted quad, public unicast, outside the trusted networks."""
     for strategy in ALL:
         result = strategy.resolve(scope)
         assert (result.reason is client_ip.Reason.OK) is (result.ipv4 is not None)
@@ -179,7 +179,7 @@ def test_p2_none_or_public_and_no_proxy(scope: dict[str, Any]) -> None:
 @settings(deadline=None)
 @given(scope=scopes)
 def test_p3_never_raises_on_a_scope(scope: dict[str, Any]) -> None:
-    """P3 without the net: on any scope that keeps to ASGI, no strategy needs its last `except`."""
+    """P3 without the last `except`: no strategy needs it on a valid ASGI scope."""
     for strategy in ALL:
         assert isinstance(strategy, _Base)
         strategy._resolve(scope, peer_of(scope))
@@ -195,14 +195,14 @@ anything = st.recursive(
 @settings(deadline=None)
 @given(headers=anything, client=anything)
 def test_p3_never_raises_on_nonsense(headers: object, client: object) -> None:
-    """P3: a scope of any shape at all gives an answer, and never an address out of nothing."""
+    """P3: a scope of any shape has a result, and never an invented address."""
     for strategy in ALL:
         for scope in ({"headers": headers, "client": client}, {"client": client}, {}):
             assert isinstance(strategy.resolve(scope), client_ip.ClientIP)
 
 
 def calls(strategy: client_ip.Strategy, scope: dict[str, Any]) -> int:
-    """Count the function calls that a resolution makes, in Python and in C."""
+    """Count the function calls of a resolution, in Python and in C."""
     count = 0
     gc.disable()  # its callbacks would be counted
 
@@ -221,8 +221,8 @@ def calls(strategy: client_ip.Strategy, scope: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("strategy", [*XFF, *FORWARDED], ids=repr)
 @pytest.mark.parametrize("piece", [b"1.2.3.4", b"for=1.2.3.4", b'"', b'\\"', b"10.0.0.7", b"for=10.0.0.7"])
-def test_p4_the_cost_is_of_the_hops(strategy: client_ip.Strategy, piece: bytes) -> None:
-    """P4: ten thousand elements of a client's cost no call more than one does."""
+def test_p4_the_cost_depends_on_the_hops(strategy: client_ip.Strategy, piece: bytes) -> None:
+    """P4: ten thousand elements of a client need no more calls than one."""
     name, suffix = (
         (b"forwarded", b", for=9.9.9.9, for=10.0.0.7")
         if isinstance(strategy, client_ip.Forwarded)
@@ -237,7 +237,7 @@ def test_p4_the_cost_is_of_the_hops(strategy: client_ip.Strategy, piece: bytes) 
 
 @pytest.mark.parametrize("strategy", BY_TRUST, ids=repr)
 def test_p4_a_forged_chain_of_proxies_ends(strategy: client_ip.Strategy) -> None:
-    """P4: a header of trusted addresses alone is not followed beyond 32 elements."""
+    """P4: in a header with only trusted addresses, no more than 32 elements are read."""
     counts = {
         calls(strategy, {"headers": [(b"x-forwarded-for", b",".join([b"10.0.0.7"] * times))], "client": (IN_FRONT, 1)})
         for times in (32, 10_000)

@@ -1,4 +1,4 @@
-"""Real proxies before a real uvicorn: the address is the one of the shopper's TCP connection, whatever he writes.
+"""Real proxies in front of a real uvicorn: the address is that of the shopper's TCP connection, with any headers.
 
 Shoppers call from addresses of 127.0.0.0/8, so Butter's environment is staging.
 """
@@ -47,7 +47,7 @@ SPOOFED = [
 
 
 def checkout(port: int, *headers: tuple[str, str], host: str = "shop.example") -> None:
-    """Pay, from the shopper's address, with the headers that he likes."""
+    """Pay from the shopper's address, with any headers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20, source_address=(SHOPPER, 0))
     try:
         connection.putrequest("POST", "/checkout/7", skip_host=True)
@@ -63,7 +63,7 @@ def checkout(port: int, *headers: tuple[str, str], host: str = "shop.example") -
 
 @contextmanager
 def shop(butter: Butter, **options: Any) -> Generator[None]:
-    """Serve a shop with uvicorn, from a thread of this process."""
+    """Serve a shop with uvicorn, in a thread of this process."""
     invoices = itertools.count()
 
     async def pay(scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +71,7 @@ def shop(butter: Butter, **options: Any) -> Generator[None]:
         await sends(start(), body(json.dumps(paid).encode()))(scope, receive, send)
 
     app = ButterMiddleware(pay, butter)
-    # h11 takes the bytes of a spoofed header that httptools refuses.
+    # h11 accepts the bytes of a spoofed header that httptools refuses.
     config = uvicorn.Config(app, log_level="error", lifespan="off", ws="none", http="h11", **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -145,7 +145,7 @@ backend app
 
 
 def has_option_forwarded() -> bool:
-    """`option forwarded` came with HAProxy 2.8."""
+    """`option forwarded` exists since HAProxy 2.8."""
     if HAPROXY is None:
         return False
     version = subprocess.run([HAPROXY, "-v"], capture_output=True, text=True, check=True).stdout
@@ -155,7 +155,7 @@ def has_option_forwarded() -> bool:
 
 @contextmanager
 def chain(kind: str, folder: Path, butter: Butter, **options: Any) -> Generator[int]:
-    """Set up a shop behind proxies; give the port on which shoppers call."""
+    """Set up a shop behind proxies; return the port for shoppers."""
     with ExitStack() as stack:
         port, socket = free_port(), str(folder / "app.sock")
         over_unix = kind.endswith("unix")
@@ -202,7 +202,7 @@ def addresses(fake: FakeButter, butter: Butter) -> list[str]:
 def test_behind_proxies(
     make_butter: MakeButter, fake: FakeButter, tmp_path: Path, kind: str, hops: int, *, proxy_headers: bool
 ) -> None:
-    """Nothing that the shopper writes chooses or erases his address, by trust or by hops, and uvicorn may rewrite."""
+    """No header chooses or removes the address: by trust and by hops, with or without uvicorn's rewrite."""
     for strategy in (client_ip.RightmostUntrusted(LOCAL), client_ip.TrustedHops(hops, peer_in=LOCAL)):
         butter = make_butter(client_ip=strategy, environment="staging")
         with chain(kind, tmp_path, butter, proxy_headers=proxy_headers) as port:
@@ -214,8 +214,8 @@ def test_behind_proxies(
 
 @pytest.mark.proxy
 @needs_nginx
-def test_production_takes_no_private_address(make_butter: MakeButter, fake: FakeButter, tmp_path: Path) -> None:
-    """The same checkout gives no record in production, and is counted."""
+def test_production_accepts_no_private_address(make_butter: MakeButter, fake: FakeButter, tmp_path: Path) -> None:
+    """The same checkout makes no record in production, and is counted."""
     butter = make_butter(client_ip=client_ip.nginx(LOCAL), environment="production")
     with chain("nginx", tmp_path, butter) as port:
         checkout(port)
@@ -251,7 +251,7 @@ def test_production_takes_no_private_address(make_butter: MakeButter, fake: Fake
 def test_forwarded(
     make_butter: MakeButter, fake: FakeButter, tmp_path: Path, proxy: Callable[..., Any], setting: str
 ) -> None:
-    """What a proxy writes as RFC 7239 has it holds against unclosed quotes, backslashes and a Host that quotes."""
+    """A proxy's RFC 7239 header withstands unclosed quotes, backslashes and a quoted Host."""
     butter = make_butter(client_ip=client_ip.Forwarded(LOCAL), environment="staging")
     port = free_port()
     with shop(butter, port=port, proxy_headers=False), proxy(tmp_path, f"127.0.0.1:{port}", setting) as listens:
@@ -266,7 +266,7 @@ def test_forwarded(
 def test_forwarded_and_a_server_that_reads_another_header(
     make_butter: MakeButter, fake: FakeButter, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By default uvicorn believes an X-Forwarded-For that the proxy leaves to the shopper: no record, and a remedy."""
+    """By default uvicorn trusts an X-Forwarded-For that the proxy does not overwrite: no record, and a remedy."""
     butter = make_butter(client_ip=client_ip.Forwarded(LOCAL), environment="staging")
     port = free_port()
     setting = 'proxy_set_header Forwarded "for=$remote_addr";'
@@ -281,8 +281,8 @@ def test_forwarded_and_a_server_that_reads_another_header(
 @pytest.mark.proxy
 @needs_nginx
 @pytest.mark.parametrize("spoofed", ["1.2.3.4", "1.2.3.4:5678", "127.0.0.9, 127.0.0.1"])
-def test_uvicorn_that_trusts_everybody(make_butter: MakeButter, fake: FakeButter, tmp_path: Path, spoofed: str) -> None:
-    """With --forwarded-allow-ips '*' uvicorn takes what the shopper wrote: no record, a reason, and a remedy."""
+def test_uvicorn_that_trusts_all_peers(make_butter: MakeButter, fake: FakeButter, tmp_path: Path, spoofed: str) -> None:
+    """With --forwarded-allow-ips '*' uvicorn uses the shopper's header: no record, a reason, and a remedy."""
     butter = make_butter(client_ip=client_ip.nginx(LOCAL), environment="staging")
     with chain("nginx", tmp_path, butter, forwarded_allow_ips="*") as port:
         checkout(port, ("X-Forwarded-For", spoofed))
@@ -297,7 +297,7 @@ def test_uvicorn_that_trusts_everybody(make_butter: MakeButter, fake: FakeButter
 @pytest.mark.proxy
 @pytest.mark.parametrize("options", [{}, {"proxy_headers": False}])
 def test_no_proxy_at_all(make_butter: MakeButter, fake: FakeButter, options: dict[str, Any]) -> None:
-    """A shopper who calls uvicorn itself is the peer, his own address in the header or not."""
+    """A shopper who connects to uvicorn directly is the peer, also with its own address in the header."""
     butter = make_butter(client_ip=client_ip.direct(), environment="staging")
     port = free_port()
     with shop(butter, port=port, **options):
@@ -308,8 +308,8 @@ def test_no_proxy_at_all(make_butter: MakeButter, fake: FakeButter, options: dic
 
 
 @pytest.mark.proxy
-def test_no_proxy_and_a_server_that_trusts_everybody(make_butter: MakeButter, fake: FakeButter) -> None:
-    """Without a proxy, a peer that uvicorn took from a header is nobody's."""
+def test_no_proxy_and_a_server_that_trusts_all_peers(make_butter: MakeButter, fake: FakeButter) -> None:
+    """Without a proxy, a peer that uvicorn took from a header is not used."""
     butter = make_butter(client_ip=client_ip.direct(), environment="staging")
     port = free_port()
     with shop(butter, port=port, forwarded_allow_ips="*"):

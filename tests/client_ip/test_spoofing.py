@@ -1,4 +1,4 @@
-"""Each preset against what shoppers write: `benchmarks/spoofing.py` in small, and proof that it would notice."""
+"""Each preset against spoofed headers: a small run of `benchmarks/spoofing.py`, and a check that it finds mistakes."""
 
 import runpy
 from dataclasses import replace
@@ -14,8 +14,8 @@ PLATFORMS: list[Any] = list(SPOOFING["platforms"]())
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
-def test_no_request_is_wrong_or_missing(platform: Any) -> None:
-    """Whatever a shopper writes, the address is the shopper's."""
+def test_no_address_is_wrong_or_missing(platform: Any) -> None:
+    """The address is the shopper's, whatever headers the shopper sends."""
     assert SPOOFING["judge"](platform, 200, seed=7) == (0, 0)
 
 
@@ -35,7 +35,7 @@ def test_each_preset_is_attacked() -> None:
     ],
 )
 def test_a_wrong_strategy_is_noticed(name: str, strategy: client_ip.Strategy) -> None:
-    """A strategy that reads what the shopper wrote gives wrong addresses, and loses some."""
+    """A strategy that reads the shopper's own header finds wrong addresses, and misses some."""
     (platform,) = (each for each in PLATFORMS if each.name == name)
     wrong, missing = SPOOFING["judge"](replace(platform, strategy=strategy), 2000, seed=7)
     assert wrong > 0

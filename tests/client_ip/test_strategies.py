@@ -1,4 +1,4 @@
-"""How a shopper's address is found: each strategy, each way to write a node, each anomaly, in groups."""
+"""How a shopper's address is found: each strategy, each form of a node, each anomaly, in groups."""
 
 import copy
 import pickle
@@ -25,7 +25,7 @@ def scope(*headers: tuple[str, str | bytes], client: Any = PROXY) -> dict[str, A
 
 
 def outcome(strategy: client_ip.Strategy, *headers: tuple[str, str | bytes], client: Any = PROXY) -> str:
-    """Return the address, or why there is none."""
+    """Return the address, or the reason for its absence."""
     result = strategy.resolve(scope(*headers, client=client))
     return result.ipv4 or result.reason.value
 
@@ -40,11 +40,11 @@ def outcome(strategy: client_ip.Strategy, *headers: tuple[str, str | bytes], cli
         ("81.2.69.142:0", SHOPPER),
         ("81.2.69.142:65535", SHOPPER),
         ("255.1.1.1", "pseudo_ipv4"),
-        # IPv4 that a dual-stack listener saw: folded, in every spelling (RFC 4291, section 2.5.5.2).
+        # IPv4 of a dual-stack listener: converted, in each spelling (RFC 4291, section 2.5.5.2).
         ("::ffff:81.2.69.142", SHOPPER),
         ("::FFFF:5102:458e", SHOPPER),
         ("[0:0:0:0:0:ffff:81.2.69.142]:443", SHOPPER),
-        # Any other IPv6 is a shopper over IPv6; what is embedded is never unwrapped.
+        # Any other IPv6 is a shopper over IPv6. Embedded addresses are never used.
         ("2a00:1450:4001::1", "ipv6_client"),
         ("[2a00:1450:4001::1]", "ipv6_client"),
         ("[2a00:1450:4001::1]:443", "ipv6_client"),
@@ -54,7 +54,7 @@ def outcome(strategy: client_ip.Strategy, *headers: tuple[str, str | bytes], cli
         ("::81.2.69.142", "ipv6_client"),
         ("fe80::1%eth0", "ipv6_client"),
         ("[fe80::1%25]", "ipv6_client"),
-        # A zone means something on link-local addresses only.
+        # A zone exists on link-local addresses only.
         ("2a00:1450:4001::1%eth0", "malformed"),
         ("81.2.69.142%eth0", "malformed"),
         ("fe80::1%", "malformed"),
@@ -80,14 +80,14 @@ def outcome(strategy: client_ip.Strategy, *headers: tuple[str, str | bytes], cli
         ("81.2.69.142:_web", "malformed"),
         ("81.2.69.142:1:2", "malformed"),
         ("[2a00:1450:4001::1]:", "malformed"),
-        # Brackets: around IPv6 alone, both of them, once.
+        # Brackets: only around IPv6, both of them, once.
         ("[81.2.69.142]", "malformed"),
         ("[81.2.69.142]:443", "malformed"),
         ("[2a00:1450:4001::1", "malformed"),
         ("2a00:1450:4001::1]", "malformed"),
         ("[[2a00:1450:4001::1]]", "malformed"),
         ("[]", "malformed"),
-        # What is not an address: RFC 7239's words, names, masks, quotes, other separators, other white space.
+        # Not an address: RFC 7239's words, names, masks, quotes, other separators, other white space.
         ("", "malformed"),
         ("unknown", "malformed"),
         ("_hidden", "malformed"),
@@ -100,7 +100,7 @@ def outcome(strategy: client_ip.Strategy, *headers: tuple[str, str | bytes], cli
         ("81.2.69.142;10.0.0.1", "malformed"),
         (b"81.2.69.142\xa0", "malformed"),
         (b"\x0b81.2.69.142", "malformed"),
-        # Bytes that `ipaddress` would take for a packed address.
+        # Bytes that `ipaddress` would read as a packed address.
         (b"1234", "malformed"),
         (b"\x51\x02\x45\x8e", "malformed"),
         (b"0123456789abcdef", "malformed"),
@@ -109,7 +109,7 @@ def outcome(strategy: client_ip.Strategy, *headers: tuple[str, str | bytes], cli
         ("fe80::1%" + "a" * 120, "ipv6_client"),
         ("fe80::1%" + "a" * 121, "malformed"),
         ("81.2.69.142" + " " * 400, SHOPPER),
-        # Not public unicast: IANA's registry, multicast, class E; first and last of each, and the neighbours.
+        # Not public unicast: IANA's registry, multicast, class E. First and last of each, and the neighbours.
         ("0.0.0.0", "private_address"),
         ("1.0.0.0", "1.0.0.0"),
         ("9.255.255.255", "9.255.255.255"),
@@ -143,14 +143,14 @@ def outcome(strategy: client_ip.Strategy, *headers: tuple[str, str | bytes], cli
     ],
 )
 def test_a_node(node: str | bytes, expected: str) -> None:
-    """One node reads the same in a single header, as the last hop, and as the first that is not trusted."""
+    """A node is read the same in a single header, as the last hop, and as the first that is not trusted."""
     assert outcome(client_ip.SingleHeader("X-Real-IP"), ("X-Real-IP", node)) == expected
     assert outcome(client_ip.TrustedHops(1), (XFF, node)) == expected
     assert outcome(client_ip.RightmostUntrusted(["10.9.9.9"]), (XFF, node), client=("10.9.9.9", 1)) == expected
 
 
 def test_an_ipv6_shopper_is_kept() -> None:
-    """The address of a shopper over IPv6 stands in `.ipv6`, as RFC 5952 writes it."""
+    """The address of a shopper over IPv6 is in `.ipv6`, written as in RFC 5952."""
     result = client_ip.TrustedHops(1).resolve(scope((XFF, "[2A00:1450:4001:0:0:0:0:1]:443")))
     assert (result.ipv4, result.ipv6, result.peer) == (None, "2a00:1450:4001::1", "10.0.0.1")
 
@@ -161,7 +161,7 @@ BY_TRUST = client_ip.RightmostUntrusted(PROXIES)
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        # The rightmost that is not a proxy; what stands left of it is the shopper's own writing.
+        # The rightmost that is not a proxy. The elements to its left are the shopper's own.
         ([SHOPPER], SHOPPER),
         (["1.2.3.4, 81.2.69.142"], SHOPPER),
         (["1.2.3.4,81.2.69.142,10.0.0.2"], SHOPPER),
@@ -171,11 +171,11 @@ BY_TRUST = client_ip.RightmostUntrusted(PROXIES)
         (["81.2.69.142, ::ffff:10.0.0.2"], SHOPPER),
         (["81.2.69.142, 10.0.0.2:8080"], SHOPPER),
         (["81.2.69.142, [2001:0DB8:AAAA:0::1]:80"], SHOPPER),
-        # Several header lines are one list, in order: HAProxy adds a line of its own.
+        # Several header lines are one list, in order: HAProxy adds its own line.
         (["1.2.3.4", "81.2.69.142"], SHOPPER),
         (["1.2.3.4, 81.2.69.142", "10.0.0.2"], SHOPPER),
         (["81.2.69.142, 10.0.0.3", "10.0.0.2"], SHOPPER),
-        # An anomaly on the trusted side is no address: nothing is skipped, and no other header is tried.
+        # An anomaly on the trusted side means no address: nothing is skipped, and no other header is tried.
         ([], "header_missing"),
         ([""], "malformed"),
         (["81.2.69.142, unknown"], "malformed"),
@@ -185,12 +185,12 @@ BY_TRUST = client_ip.RightmostUntrusted(PROXIES)
         (["10.0.0.3, 10.0.0.2"], "no_untrusted_hop"),
         (["81.2.69.142" + ", 10.0.0.2" * 31], SHOPPER),
         (["81.2.69.142" + ", 10.0.0.2" * 32], "no_untrusted_hop"),
-        # A shopper over IPv6: what stands left of him is no reason to take another.
+        # A shopper over IPv6: the elements to the left are never used.
         (["81.2.69.142, 2a00:1450:4001::1, 10.0.0.2"], "ipv6_client"),
     ],
 )
 def test_rightmost_untrusted(lines: list[str], expected: str) -> None:
-    """The walk goes from the right, over all lines, and ends at the first address that is no proxy."""
+    """The search goes from the right, over all lines, and ends at the first address that is not a proxy."""
     headers = [(XFF, line) for line in lines]
     assert outcome(BY_TRUST, *headers, ("Forwarded", "for=1.2.3.4"), ("X-Real-IP", "1.2.3.4")) == expected
 
@@ -198,17 +198,17 @@ def test_rightmost_untrusted(lines: list[str], expected: str) -> None:
 @pytest.mark.parametrize(
     ("client", "on_peer", "on_none"),
     [
-        # A proxy of ours.
+        # Our own proxy.
         (("10.0.0.1", 40000), "9.9.9.9", "9.9.9.9"),
         (["::ffff:10.0.0.1", "40000"], "9.9.9.9", "9.9.9.9"),
         (("2001:db8:aaaa::7", 40000), "9.9.9.9", "9.9.9.9"),
         (None, "9.9.9.9", "9.9.9.9"),
-        # A shopper without a proxy: the header is his own.
+        # A shopper without a proxy: the header is the shopper's own.
         ((SHOPPER, 40000), SHOPPER, "untrusted_peer"),
         ((f"::ffff:{SHOPPER}", 40000), SHOPPER, "untrusted_peer"),
         (("2a00:1450:4001::1", 40000), "ipv6_client", "untrusted_peer"),
         (("192.168.1.1", 40000), "private_address", "untrusted_peer"),
-        # A string is never a Unix socket: servers copy into it what an attacker wrote.
+        # A string is never a Unix socket: servers copy an attacker's text into it.
         (("unix:", 0), "untrusted_peer", "untrusted_peer"),
         (("/run/app.sock", None), "untrusted_peer", "untrusted_peer"),
         (("testclient", 50000), "untrusted_peer", "untrusted_peer"),
@@ -222,7 +222,7 @@ def test_rightmost_untrusted(lines: list[str], expected: str) -> None:
     ],
 )
 def test_who_may_set_the_header(client: Any, on_peer: str, on_none: str) -> None:
-    """The header counts from a trusted peer; any other peer is the shopper, or no evidence, as configured."""
+    """The header of a trusted peer counts. Any other peer is the shopper, or there is no address, as configured."""
     headers = [(XFF, "9.9.9.9")]
     refusing = client_ip.RightmostUntrusted(PROXIES, on_untrusted_peer="none")
     assert outcome(BY_TRUST, *headers, client=client) == on_peer
@@ -237,12 +237,12 @@ def test_who_may_set_the_header(client: Any, on_peer: str, on_none: str) -> None
         (1, ["1.2.3.4, 81.2.69.142"], SHOPPER),
         (2, ["1.2.3.4, 81.2.69.142, 10.0.0.2"], SHOPPER),
         (3, ["81.2.69.142", "10.0.0.3, 10.0.0.2"], SHOPPER),
-        # Whatever stands to the right of the n-th counts as one.
+        # Each element to the right of the n-th counts as one.
         (2, ["81.2.69.142, unknown"], SHOPPER),
         (2, ["81.2.69.142, "], SHOPPER),
         (2, ["81.2.69.142", ""], SHOPPER),
         (2, [b"81.2.69.142, \xff\xfe"], SHOPPER),
-        # The n-th itself must be an address: no shift to a neighbour.
+        # The n-th itself must be an address: its neighbours are not used.
         (2, ["1.2.3.4, unknown, 10.0.0.2"], "malformed"),
         (2, ["1.2.3.4, , 10.0.0.2"], "malformed"),
         (2, ["81.2.69.142"], "too_few_hops"),
@@ -264,7 +264,7 @@ def test_trusted_hops(n: int, lines: list[str | bytes], expected: str) -> None:
         ([("X-Real-IP", SHOPPER), ("X-Real-IP", SHOPPER), ("X-Azure-FDID", "id")], "duplicate_header"),
         ([("X-Real-IP", f"{SHOPPER}, 9.9.9.9"), ("X-Azure-FDID", "id")], "malformed"),
         ([("X_Real_IP", SHOPPER), ("X-Azure-FDID", "id")], "header_missing"),
-        # The proof: there, once, and right.
+        # The required header: present, once, and correct.
         ([("X-Real-IP", SHOPPER)], "required_header"),
         ([("X-Real-IP", SHOPPER), ("X-Azure-FDID", "other")], "required_header"),
         ([("X-Real-IP", SHOPPER), ("X-Azure-FDID", "")], "required_header"),
@@ -273,13 +273,13 @@ def test_trusted_hops(n: int, lines: list[str | bytes], expected: str) -> None:
     ],
 )
 def test_single_header(headers: list[tuple[str, str]], expected: str) -> None:
-    """A header that the platform sets once is there once; and where it must prove itself, it does."""
+    """A header that the platform sets must be present once, and so must a required header."""
     assert outcome(client_ip.SingleHeader("X-Real-IP", require=("X-Azure-FDID", "id")), *headers) == expected
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda strategy: pickle.loads(pickle.dumps(strategy))])  # noqa: S301 - our own
-def test_a_copy_finds_the_same(again: Callable[[client_ip.Strategy], client_ip.Strategy]) -> None:
-    """Such as of settings that a framework copies."""
+def test_a_copy_finds_the_same_address(again: Callable[[client_ip.Strategy], client_ip.Strategy]) -> None:
+    """A framework may copy its settings, and with them the strategy."""
     for strategy in (
         client_ip.TrustedHops(1),
         client_ip.TrustedHops(1, peer_in=PROXIES),
@@ -293,8 +293,8 @@ def test_a_copy_finds_the_same(again: Callable[[client_ip.Strategy], client_ip.S
         )
 
 
-def test_a_guarded_header_never_gives_a_proxy() -> None:
-    """A header that holds one of the platform's own addresses says that a hop is not configured."""
+def test_a_guarded_header_never_has_a_proxys_address() -> None:
+    """If it has one of the platform's own addresses, a hop is not configured."""
     guarded = client_ip.SingleHeader("X-Real-IP", peer_in=["173.245.48.0/20"])
     assert outcome(guarded, ("X-Real-IP", "173.245.48.9"), client=("173.245.48.5", 1)) == "no_untrusted_hop"
 
@@ -309,7 +309,7 @@ def test_a_guarded_header_never_gives_a_proxy() -> None:
         (["for=81.2.69.142, for=10.0.0.2"], SHOPPER),
         (['for="[2001:db8:aaaa::1]:80"', "for=10.0.0.2"], "no_untrusted_hop"),
         (['for="8\\1.2.69.142"'], SHOPPER),
-        # Section 6: obfuscated ports; and, beyond the letter, what proxies write without quotes.
+        # Section 6: obfuscated ports. Some proxies leave out the quotes.
         (['for="81.2.69.142:_web"'], SHOPPER),
         (["for=81.2.69.142:443"], SHOPPER),
         (["for=[2a00:1450:4001::1]:443"], "ipv6_client"),
@@ -317,7 +317,7 @@ def test_a_guarded_header_never_gives_a_proxy() -> None:
         (["for=unknown"], "malformed"),
         (["for="], "malformed"),
         (['for=":443"'], "malformed"),
-        # What is against the grammar, at the trusted position.
+        # Grammar errors, at the trusted position.
         (["for =81.2.69.142"], "malformed"),
         (["for= 81.2.69.142"], "malformed"),
         (["for=81.2.69.142;for=9.9.9.9"], "malformed"),
@@ -331,26 +331,26 @@ def test_a_guarded_header_never_gives_a_proxy() -> None:
         ([""], "malformed"),
         ([], "header_missing"),
         (["for=10.0.0.3, for=10.0.0.2"], "no_untrusted_hop"),
-        # A comma inside quotes is none; a naive split would give 1.2.3.4.
+        # A comma inside quotes does not separate. A naive split would return 1.2.3.4.
         (['for=81.2.69.142;host="a, for=1.2.3.4;x="'], SHOPPER),
         (['for=81.2.69.142;host="a\\", for=1.2.3.4;x=\\""'], SHOPPER),
         (['for=81.2.69.142;host="a\\\\"'], SHOPPER),
         (['host=",,\\\\\\",";for=81.2.69.142, for=10.0.0.2;host=","'], SHOPPER),
-        # An unclosed quote, an odd backslash: the client's, and left of what the proxy appended.
+        # An unclosed quote or an odd backslash of the client, to the left of the proxy's element.
         (['for="1.2.3.4, for=81.2.69.142'], SHOPPER),
         (['for="1.2.3.4', "for=81.2.69.142"], SHOPPER),
         (['for="1.2.3.4\\, for="81.2.69.142"'], SHOPPER),
         (['", for="81.2.69.142";host="a,b"'], SHOPPER),
-        # Quotes that never open, within the trusted side.
+        # Quotes that never open, on the trusted side.
         (['for=81.2.69.142"'], "malformed"),
         (['for=81.2.69.142;host=\\"'], "malformed"),
         (["for=81.2.69.142" + ", for=10.0.0.2" * 32], "no_untrusted_hop"),
-        # A Host as long as a server takes it does not erase the shopper.
+        # A Host of the maximum length does not hide the shopper.
         (['for=81.2.69.142;host="' + ",\\\\" * 10_000 + '"'], SHOPPER),
     ],
 )
 def test_forwarded(lines: list[str], expected: str) -> None:
-    """RFC 7239 read from the right, quotes and backslashes paired, each line for itself."""
+    """RFC 7239 is read from the right, with paired quotes and backslashes, each line on its own."""
     headers = [("Forwarded", line) for line in lines]
     assert outcome(client_ip.Forwarded(PROXIES), *headers, (XFF, "1.2.3.4")) == expected
 
@@ -380,13 +380,13 @@ def test_forwarded_by_hops(hops: int, line: str, expected: str) -> None:
     ],
 )
 def test_forwarded_by_hops_from_certain_peers(line: str, client: Any, expected: str) -> None:
-    """As with X-Forwarded-For, whoever reaches the app around the proxies chooses nothing."""
+    """As with X-Forwarded-For, a request around the proxies chooses no address."""
     strategy = client_ip.Forwarded(hops=1, peer_in=["10.0.0.0/8"])
     assert outcome(strategy, ("Forwarded", line), client=client) == expected
 
 
 def test_forwarded_from_another_peer() -> None:
-    """A peer that is no proxy is the shopper; a Unix socket that is not trusted is nobody."""
+    """A peer that is not a proxy is the shopper. A Unix socket that is not trusted has no address."""
     strategy = client_ip.Forwarded(["10.0.0.0/8"])
     assert outcome(strategy, ("Forwarded", "for=9.9.9.9"), client=(SHOPPER, 40000)) == SHOPPER
     assert outcome(strategy, ("Forwarded", "for=9.9.9.9"), client=None) == "untrusted_peer"
@@ -411,21 +411,21 @@ def test_forwarded_from_another_peer() -> None:
     ],
 )
 def test_peer(client: Any, expected: str) -> None:
-    """Without a proxy, the shopper is the peer, whatever the headers say."""
+    """Without a proxy, the shopper is the peer, with any headers."""
     assert outcome(client_ip.Peer(), (XFF, "1.2.3.4"), ("Forwarded", "for=1.2.3.4"), client=client) == expected
 
 
 @pytest.mark.parametrize(
     ("client", "header", "expected"),
     [
-        # uvicorn, which trusts 127.0.0.1, replaced the peer by what the proxy appended: the same answer as ours.
+        # uvicorn, which trusts 127.0.0.1, replaced the peer by the proxy's element: the same address as ours.
         ((SHOPPER, 0), "81.2.69.142", SHOPPER),
         ((SHOPPER, 0), "1.2.3.4, 81.2.69.142, 10.0.0.2", SHOPPER),
         ((SHOPPER, 443), "1.2.3.4, 81.2.69.142:443", SHOPPER),
-        # With --forwarded-allow-ips '*' it takes the leftmost, which is the shopper's own writing.
+        # With --forwarded-allow-ips '*' it uses the leftmost, which is the shopper's own.
         (("1.2.3.4", 0), "1.2.3.4, 81.2.69.142", "server_rewrite_conflict"),
         (("1.2.3.4", "0"), "1.2.3.4, 81.2.69.142", "server_rewrite_conflict"),
-        # Port 0 alone proves nothing: adapters without sockets have no port to give.
+        # Port 0 alone proves nothing: adapters without sockets have no port.
         ((SHOPPER, 0), "1.2.3.4, 10.0.0.2", SHOPPER),
         ((SHOPPER, 0), "", SHOPPER),
         # It keeps a port, and reads numbers as Python does.
@@ -435,23 +435,23 @@ def test_peer(client: Any, expected: str) -> None:
         (("1.2.3.4", 5678), b"\xa01.2.3.4: 5678\xa0, 81.2.69.142", "server_rewrite_conflict"),
         (("::ffff:1.2.3.4", 5678), "[::ffff:1.2.3.4]:5678, 81.2.69.142", "server_rewrite_conflict"),
         (("1.2.3.4", 5678), "1.2.3.4:5678" + ", 10.0.0.2" * 40, "server_rewrite_conflict"),
-        # A shopper without a proxy who writes his own address into the header stays who he is.
+        # A shopper without a proxy may write any header. The address is still that of the peer.
         ((SHOPPER, 40000), "81.2.69.142, 1.2.3.4", SHOPPER),
         ((SHOPPER, 40000), "81.2.69.142:40001, 1.2.3.4", SHOPPER),
         ((SHOPPER, 40000), "81.2.69.142:x", SHOPPER),
-        # A trusted peer is an ordinary chain of proxies, also where the server replaced it.
+        # A trusted peer is an ordinary chain of proxies, even if the server replaced it.
         (("10.0.0.2", 0), "81.2.69.142, 10.0.0.2", SHOPPER),
         (("10.0.0.2", 80), "81.2.69.142, 10.0.0.2:80", SHOPPER),
     ],
 )
 def test_a_server_that_replaces_the_peer(client: Any, header: str | bytes, expected: str) -> None:
-    """A peer that looks as if the server had replaced it counts only where the trusted proxies say the same."""
+    """A peer that the server may have replaced counts only if the trusted proxies report the same address."""
     assert outcome(BY_TRUST, (XFF, header), client=client) == expected
 
 
 def test_a_replaced_peer_does_not_open_a_guard() -> None:
-    """Behind a guard, too, a peer that the server replaced counts only where it is the address that was found."""
-    written = f"{SHOPPER}, "  # what the server took
+    """Behind a guard, too, a replaced peer counts only if it is the address that was found."""
+    written = f"{SHOPPER}, "  # the server's choice
     for found, expected in ((SHOPPER, SHOPPER), ("9.9.9.9", "server_rewrite_conflict")):
         for name in ("X-Real-IP", "X-Shop-IP"):
             single = client_ip.SingleHeader(name, peer_in=PROXIES)
@@ -501,13 +501,13 @@ def test_a_replaced_peer_does_not_open_a_guard() -> None:
     ],
 )
 def test_a_wrong_configuration(build: Callable[[], object], says: str) -> None:
-    """What cannot work raises when it is built, and says what to write."""
+    """It raises an error when it is built, and the error names the fix."""
     with pytest.raises(ConfigurationError, match=says):
         build()
 
 
-def test_networks_given_once_are_read_twice() -> None:
-    """An iterator of networks still holds after the strategy was copied for staging."""
+def test_an_iterator_of_networks_is_kept() -> None:
+    """The networks still apply after the strategy was copied for staging."""
     strategy = client_ip.RightmostUntrusted(network for network in PROXIES)
     assert outcome(strategy.admitting_private(), (XFF, "192.168.1.1, 10.0.0.2")) == "192.168.1.1"
     assert strategy == BY_TRUST
@@ -523,30 +523,30 @@ def test_networks_that_touch_or_overlap(networks: list[str]) -> None:
     assert outcome(strategy, (XFF, "11.0.0.0, 10.255.255.255, 10.127.255.255, 10.128.0.0, 10.0.0.0")) == "11.0.0.0"
 
 
-def test_only_staging_admits_private_addresses() -> None:
-    """A strategy for staging gives addresses that are not public; the one it was made of still gives none."""
+def test_only_staging_accepts_private_addresses() -> None:
+    """A copy for staging returns addresses that are not public. The original strategy still returns none."""
     for node in ("192.168.1.1", "127.0.0.1", "240.0.0.1"):
         assert outcome(client_ip.TrustedHops(1).admitting_private(), (XFF, node)) == node
         assert outcome(client_ip.TrustedHops(1, allow_private=True), (XFF, node)) == node
         assert outcome(client_ip.TrustedHops(1), (XFF, node)) in {"private_address", "pseudo_ipv4"}
 
 
-def test_what_was_resolved_shows_no_address() -> None:
-    """A repr may land in a log: it holds the reason alone, and a strategy's no secret."""
+def test_reprs_show_no_address_and_no_secret() -> None:
+    """A repr may be logged. A result's has only the reason, a strategy's no secret."""
     result = client_ip.TrustedHops(1).resolve(scope((XFF, SHOPPER)))
     assert repr(result) == "ClientIP(ok)"
     assert "secret-id" not in repr(client_ip.azure_front_door("secret-id"))
 
 
-def test_a_scope_is_never_written() -> None:
-    """Resolving leaves the scope as it was."""
+def test_a_scope_is_never_changed() -> None:
+    """Resolving leaves the scope unchanged."""
     given = scope((XFF, SHOPPER), client=["10.0.0.1", 40000])
     BY_TRUST.resolve(given)
     assert given == scope((XFF, SHOPPER), client=["10.0.0.1", 40000])
 
 
 def test_every_reason_has_a_remedy() -> None:
-    """Whatever leaves a checkout without an address says what can be done."""
+    """Each reason for a missing address names a fix."""
     for reason in Reason:
         assert bool(reason.remedy) is (reason is not Reason.OK)
 
@@ -604,7 +604,7 @@ PLATFORMS: list[tuple[client_ip.Strategy, str | None, list[tuple[str, str]], str
 def test_a_platform(
     strategy: client_ip.Strategy, peer: str | None, headers: list[tuple[str, str]], expected: str
 ) -> None:
-    """Each preset finds the shopper in what its platform sends, and nobody in what comes around it."""
+    """Each preset finds the shopper in its platform's headers, and no address if a request bypasses the platform."""
     assert outcome(strategy, *headers, client=None if peer is None else (peer, 40000)) == expected
 
 
@@ -616,8 +616,8 @@ PRESETS = [
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_says_what_it_rests_on(name: str) -> None:
-    """Each preset is public and says what it is for. Its section of the docs has the source that was checked."""
+def test_a_preset_names_its_source(name: str) -> None:
+    """Each preset is public and has a docstring. Its section of the docs links the source that was checked."""
     assert name in client_ip.__all__
     assert getattr(client_ip, name).__doc__
     page = (Path(__file__).parents[2] / "docs" / "client-ip.md").read_text()
@@ -626,15 +626,15 @@ def test_a_preset_says_what_it_rests_on(name: str) -> None:
 
 
 def test_cloudflares_ranges_are_data_with_a_date() -> None:
-    """The ranges stand in one file, with their source and date, and an argument replaces them."""
+    """They are in one file, with their source and date, and an argument replaces them."""
     assert cloudflare_ranges.SOURCE.startswith("https://www.cloudflare.com/")
     assert cloudflare_ranges.LAST_CHANGED == "2023-09-28"
     assert client_ip.cloudflare().peer_in == cloudflare_ranges.RANGES
     assert client_ip.cloudflare(["192.0.2.0/24"]).peer_in == ("192.0.2.0/24",)
 
 
-def test_explain_shows_every_way_at_once() -> None:
-    """For one request, `explain` gives what each preset would make of it, the configured one first."""
+def test_explain_shows_each_preset() -> None:
+    """For one request, `explain` returns the result of each preset, the configured strategy first."""
     seen = scope((XFF, f"1.2.3.4, {SHOPPER}, 104.22.17.40"), ("CF-Connecting-IP", SHOPPER))
     explanations = client_ip.explain(seen, client_ip.nginx(["192.168.0.1"]))
     answers = {each.name: each.result.ipv4 or each.result.reason.value for each in explanations}
@@ -653,7 +653,7 @@ def test_explain_shows_every_way_at_once() -> None:
 
 
 def test_explain_names_each_preset_by_its_code() -> None:
-    """What is shown can be written as it stands, and every preset that needs no more than that is there."""
+    """The code can be copied as it is. Every preset that needs no arguments is there."""
     seen = scope((XFF, f"1.2.3.4, {SHOPPER}, 104.22.17.40"), ("X-Real-IP", "9.9.9.9"), ("CF-Connecting-IP", SHOPPER))
     explanations = client_ip.explain(seen)
     for each in explanations:
@@ -664,8 +664,8 @@ def test_explain_names_each_preset_by_its_code() -> None:
     assert {f"client_ip.{preset}()" for preset in presets} <= {each.name for each in explanations}
 
 
-def test_explain_takes_any_scope() -> None:
-    """`explain` raises on nothing."""
+def test_explain_accepts_any_scope() -> None:
+    """`explain` never raises."""
     assert all(each.result.ipv4 is None for each in client_ip.explain({}))
 
 
@@ -679,14 +679,14 @@ def test_explain_takes_any_scope() -> None:
         ("2001:db8::1", "Butter takes IPv4 only."),
     ],
 )
-def test_loopback_says_what_to_do_in_development(peer: str, remedy: str) -> None:
-    """An address of this machine is development, or a proxy on this host; another private address is a proxy."""
+def test_loopback_has_a_remedy_for_development(peer: str, remedy: str) -> None:
+    """A loopback address means development, or a proxy on this host. Another private address is a proxy."""
     found = client_ip.direct().resolve({"type": "http", "headers": [], "client": (peer, 4711)})
     assert (found.ipv4, remedy in found.remedy) == (None, True), found.remedy
 
 
 @pytest.mark.parametrize("client", [(SHOPPER,), (SHOPPER, None)])
-def test_a_peer_without_a_port_is_not_taken_for_a_header_s(client: Any) -> None:
-    """A server that replaces the peer by what a header says gives a port. This one came without the proxy."""
+def test_a_peer_without_a_port_was_not_replaced(client: Any) -> None:
+    """A server that replaces the peer sets a port. This request came without the proxy."""
     strategy = client_ip.RightmostUntrusted(PROXIES, on_untrusted_peer="none")
     assert outcome(strategy, (XFF, SHOPPER), client=client) == "untrusted_peer"

@@ -1,4 +1,4 @@
-"""The cases that this package shares with its sister implementations, where they lie beside the repository."""
+"""The cases that this package shares with its sister implementations, if they are beside the repository."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def strategy_of(kind: str, params: dict[str, Any]) -> client_ip.Strategy:
 @pytest.mark.skipif(not VECTORS, reason="the shared cases are not beside this repository")
 @pytest.mark.parametrize("vector", [pytest.param(vector, id=vector["name"]) for vector in VECTORS])
 def test_a_shared_case(vector: dict[str, Any]) -> None:
-    """Each shared case gives the address that all implementations give, or none where they give none."""
+    """All implementations return the same address for a shared case, or none."""
     strategy = strategy_of(vector["strategy"]["kind"], vector["strategy"]["params"])
     scope = {
         "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in vector["headers"]],
