@@ -1,4 +1,4 @@
-"""Shoppers on IPv6: the token, the app that gives it, and the checkout that redeems it."""
+"""Shoppers on IPv6: the token, the app that issues it, and the checkout that redeems it."""
 
 import json
 import sqlite3
@@ -57,15 +57,15 @@ public = st.integers(0x01000000, 0x09FFFFFF).map(lambda n: ".".join(map(str, n.t
 
 
 @given(ipv4=public, key=checkouts, passed=st.floats(0, 600))
-def test_a_token_gives_back_its_address(ipv4: str, key: str, passed: float) -> None:
-    """Any address, for any key that a checkout may have, for as long as the token is good."""
+def test_a_token_contains_its_address(ipv4: str, key: str, passed: float) -> None:
+    """Any address, for any key of a checkout, until the token expires."""
     beacon = make_beacon()
     assert beacon.verify(beacon.issue(ipv4, key, NOW), key, NOW + passed) == ipv4
 
 
 @given(place=st.integers(0, 75), character=st.characters(codec="latin-1"))
 def test_a_changed_character_gives_no_address(place: int, character: str) -> None:
-    """Wherever a token is touched, it is worth nothing."""
+    """A token that was changed at any place is invalid."""
     token = make_beacon().issue(SHOPPER, "7", NOW)
     changed = token[:place] + character + token[place + 1 :]
     verdict = make_beacon().verify(changed, "7", NOW)
@@ -74,13 +74,13 @@ def test_a_changed_character_gives_no_address(place: int, character: str) -> Non
 
 @given(token=st.text() | st.binary(max_size=90).map(lambda raw: urlsafe_b64encode(raw).decode()), key=st.text())
 def test_garbage_gives_no_address_and_raises_nothing(token: str, key: str) -> None:
-    """Whatever the shopper sends as a token."""
+    """The shopper may send anything as a token."""
     assert make_beacon().verify(token, key, NOW) in {Reason.TOKEN_FORGED, Reason.TOKEN_MALFORMED}
 
 
 @pytest.mark.parametrize("length", [0, 1, 75, 77, 152])
 def test_a_token_of_another_length_is_malformed(length: int) -> None:
-    """Cut short, or sent twice and joined by a proxy."""
+    """It may be cut, or sent twice and joined by a proxy."""
     token = (make_beacon().issue(SHOPPER, "7", NOW) * 2)[:length]
     assert make_beacon().verify(token, "7", NOW) is Reason.TOKEN_MALFORMED
 
@@ -92,27 +92,27 @@ def test_a_token_of_another_length_is_malformed(length: int) -> None:
         ({}, "7", NOW + 600, SHOPPER),
         ({}, "7", NOW + 601, Reason.TOKEN_STALE),
         ({}, "7", NOW + 86_400, Reason.TOKEN_STALE),
-        # The beacon's clock ahead by as much as is borne, and by more.
+        # The beacon's clock is ahead, by the tolerance and by more.
         ({}, "7", NOW - 60, SHOPPER),
         ({}, "7", NOW - 61, Reason.TOKEN_STALE),
         ({"ttl": 3600}, "7", NOW, Reason.TOKEN_STALE),
         ({}, "8", NOW, Reason.TOKEN_FOREIGN),
         ({}, "07", NOW, Reason.TOKEN_FOREIGN),
         ({}, "", NOW, Reason.TOKEN_UNBOUND),
-        # Rotation: the verifier below has both keys, whichever signed.
+        # Rotation: the verifier below has both keys, and either may have signed.
         ({"keys": [OLD_KEY]}, "7", NOW, SHOPPER),
         ({"keys": [KEY.encode(), OLD_KEY]}, "7", NOW, SHOPPER),
         ({"keys": [KEY[::-1]]}, "7", NOW, Reason.TOKEN_FORGED),
     ],
 )
-def test_what_a_token_is_worth(issuer: dict[str, Any], key: str, at: float, verdict: str | Reason) -> None:
-    """Fresh, of this checkout and signed with one of the keys; or the reason why not."""
+def test_the_verdict_on_a_token(issuer: dict[str, Any], key: str, at: float, verdict: str | Reason) -> None:
+    """A token is valid if it is fresh, of this checkout and signed with one of the keys. Otherwise it has a reason."""
     token = make_beacon(**issuer).issue(SHOPPER, "7", NOW)
     assert make_beacon(keys=[KEY, OLD_KEY]).verify(token, key, at) == verdict
 
 
-def test_a_signature_of_the_same_key_for_another_purpose_is_forged() -> None:
-    """A key that also signs what a shopper chooses would sign a claim: the purpose is signed along."""
+def test_a_signature_with_the_same_key_for_another_purpose_is_forged() -> None:
+    """A key may also sign other text that a shopper chooses. The purpose is part of the signature."""
     from hmac import digest  # noqa: PLC0415 - what the shop's other code would use
 
     claim = urlsafe_b64decode(make_beacon().issue(SHOPPER, "7", NOW))[:25]
@@ -120,15 +120,15 @@ def test_a_signature_of_the_same_key_for_another_purpose_is_forged() -> None:
     assert make_beacon().verify(token, "7", NOW) is Reason.TOKEN_FORGED
 
 
-def test_a_token_of_a_version_to_come_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its bytes may mean something else, though the keys are the same."""
+def test_a_token_of_a_later_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes may have another meaning, although the keys are the same."""
     with monkeypatch.context() as patched:
         patched.setattr("butter_middleware.ipv6.beacon._VERSION", 2)
         token = make_beacon().issue(SHOPPER, "7", NOW)
     assert make_beacon().verify(token, "7", NOW) is Reason.TOKEN_FORGED
 
 
-def test_a_private_address_is_staging_s_alone() -> None:
+def test_a_private_address_is_valid_in_staging_only() -> None:
     """A staging beacon with production's keys makes no evidence."""
     token = make_beacon().issue("10.0.0.9", "7", NOW)
     assert make_beacon().verify(token, "7", NOW) is Reason.TOKEN_FORGED
@@ -136,8 +136,8 @@ def test_a_private_address_is_staging_s_alone() -> None:
 
 
 @pytest.mark.parametrize("address", ["", V6, "1.2.3", "256.1.1.1"])
-def test_a_token_is_of_ipv4_only(address: str) -> None:
-    """Anything else is refused where it is signed."""
+def test_a_token_needs_an_ipv4_address(address: str) -> None:
+    """Any other value is refused before it is signed."""
     with pytest.raises(ValueError, match="not an IPv4 address"):
         make_beacon().issue(address, "7", NOW)
 
@@ -170,7 +170,7 @@ def test_a_token_is_of_ipv4_only(address: str) -> None:
     ],
 )
 def test_a_mistake_stops_the_start(options: dict[str, Any], says: str) -> None:
-    """What, where and the remedy; and no key in it."""
+    """The error names the option and the fix, and no key."""
     with pytest.raises(ConfigurationError, match=says) as caught:
         make_beacon(**options)
     assert KEY not in str(caught.value)
@@ -185,8 +185,10 @@ def test_a_mistake_stops_the_start(options: dict[str, Any], says: str) -> None:
         ({"token": "field:butter"}, "capture_request_body=True"),
     ],
 )
-def test_every_route_must_be_able_to_carry_it(make_butter: MakeButter, options: dict[str, str], says: str) -> None:
-    """A token that could never be redeemed is found at the start, however the route is registered."""
+def test_every_route_must_have_the_places_of_token_and_key(
+    make_butter: MakeButter, options: dict[str, str], says: str
+) -> None:
+    """Otherwise no token could be redeemed. This stops the start, also for a decorated route."""
     with pytest.raises(ConfigurationError, match=says):
         make_butter(ROUTE, ipv4_beacon=make_beacon(**options))
     later = make_butter(routes=(), ipv4_beacon=make_beacon(**options))
@@ -198,14 +200,14 @@ def test_every_route_must_be_able_to_carry_it(make_butter: MakeButter, options: 
     "origin", ["https://shop.example:8443", "https://shop.example:4430", "http://localhost:8000", "http://[::1]:443"]
 )
 def test_an_origin_may_have_a_port(shop: Butter, make_butter: MakeButter, origin: str) -> None:
-    """Any but the scheme's own, which browsers leave out."""
+    """Any port except the scheme's default, which browsers leave out."""
     butter = make_butter(ROUTE, ipv4_beacon=make_beacon(origins=[origin]))
     assert ask(butter, headers=[(b"origin", origin.encode())])[0] == 200
     assert ask(shop, headers=[(b"origin", origin.encode())])[0] == 403
 
 
-def test_no_beacon_and_no_true_beacon(make_butter: MakeButter) -> None:
-    """Whoever mounts a beacon that was not configured, or passes something else, is told so."""
+def test_a_missing_or_wrong_beacon_is_an_error(make_butter: MakeButter) -> None:
+    """The beacon is mounted without a configuration, or the option is not a `Beacon`."""
     with pytest.raises(ConfigurationError, match="this Butter has no beacon"):
         _ = make_butter().ipv4_beacon
     with pytest.raises(ConfigurationError, match="is not a Beacon"):
@@ -213,7 +215,7 @@ def test_no_beacon_and_no_true_beacon(make_butter: MakeButter) -> None:
 
 
 def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A variable, or a mounted file with a key a line; the newest first."""
+    """In a variable, or in a mounted file with one key per line. The newest is first."""
     token = make_beacon(keys=[OLD_KEY]).issue(SHOPPER, "7", NOW)
     monkeypatch.setenv("BUTTER_BEACON_KEYS", f"{KEY} {OLD_KEY}")
     assert make_beacon(keys=None).verify(token, "7", NOW) == SHOPPER
@@ -229,7 +231,7 @@ def test_keys_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_a_repr_shows_no_key() -> None:
-    """Nor does any part of one, whatever prints the configuration."""
+    """No part of a key is shown either."""
     assert KEY[:8] not in repr(make_beacon(allow_private=True))
 
 
@@ -237,7 +239,7 @@ def test_a_repr_shows_no_key() -> None:
 
 
 def ask(butter: Butter, method: str = "POST", key: bytes = b"7", backend: str = "asyncio", **more: Any) -> Any:
-    """Call the beacon by hand; give status, headers and body."""
+    """Call the beacon; return status, headers and body."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": key, "more_body": False}
@@ -256,8 +258,8 @@ def shop(make_butter: MakeButter) -> Butter:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("request_", [{}, {"method": "GET", "query_string": b"key=7"}])
-def test_the_beacon_gives_a_token(shop: Butter, backend: str, request_: dict[str, Any]) -> None:
-    """By POST or GET, for the page of the shop, and never into a cache."""
+def test_the_beacon_issues_a_token(shop: Butter, backend: str, request_: dict[str, Any]) -> None:
+    """By POST or GET, readable by the shop's page, and never cached."""
     status, headers, content = ask(shop, headers=[(b"origin", ORIGIN.encode())], backend=backend, **request_)
     answer = json.loads(content)
     assert status == 200
@@ -274,7 +276,7 @@ def test_the_beacon_gives_a_token(shop: Butter, backend: str, request_: dict[str
 
 
 def test_a_preflight_is_answered(shop: Butter) -> None:
-    """For a page that sends headers of its own."""
+    """A page that sends its own headers needs it."""
     status, headers, content = ask(shop, "OPTIONS", headers=[(b"origin", ORIGIN.encode())])
     assert (status, content) == (204, b"")
     assert headers[b"access-control-allow-origin"] == ORIGIN.encode()
@@ -288,8 +290,8 @@ def test_a_preflight_is_answered(shop: Butter) -> None:
     "origins",
     [["https://evil.example"], ["null"], ["http://shop.example"], [ORIGIN, ORIGIN], [ORIGIN, "https://evil.example"]],
 )
-def test_another_site_s_page_gets_nothing(shop: Butter, method: str, origins: list[str]) -> None:
-    """No token and no leave to read the answer, for one that names itself twice either."""
+def test_a_page_of_another_site_gets_nothing(shop: Butter, method: str, origins: list[str]) -> None:
+    """It gets no token and may not read the answer. Two Origin headers are refused too."""
     sent = [(b"origin", origin.encode()) for origin in origins]
     status, headers, content = ask(shop, method, headers=sent, query_string=b"key=7")
     assert (status, json.loads(content)) == (403, {"reason": "foreign_origin"})
@@ -311,18 +313,16 @@ def test_another_site_s_page_gets_nothing(shop: Butter, method: str, origins: li
         ({"method": "DELETE"}, 405, "method_not_allowed"),
     ],
 )
-def test_a_refusal_says_why(shop: Butter, request_: dict[str, Any], status: int, reason: str) -> None:
-    """The page may read it: it is the shop's own."""
+def test_a_refusal_has_a_reason(shop: Butter, request_: dict[str, Any], status: int, reason: str) -> None:
+    """The shop's own page may read it."""
     got, headers, content = ask(shop, headers=[(b"origin", ORIGIN.encode())], **request_)
     assert (got, json.loads(content)) == (status, {"reason": reason})
     assert headers[b"access-control-allow-origin"] == ORIGIN.encode()
     assert headers[b"cache-control"] == b"no-store"
 
 
-def test_the_merchant_hears_once_of_a_host_that_is_not_ipv4_only(
-    shop: Butter, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A stray AAAA record would make every token fail, in silence."""
+def test_a_beacon_host_with_ipv6_is_logged_once(shop: Butter, caplog: pytest.LogCaptureFixture) -> None:
+    """With a stray AAAA record every token would fail, and nothing would show it."""
     for _request in range(3):
         ask(shop, address=V6)
     (message,) = [record.getMessage() for record in caplog.records]
@@ -332,14 +332,14 @@ def test_the_merchant_hears_once_of_a_host_that_is_not_ipv4_only(
 
 
 def test_head_is_get_without_a_body(shop: Butter) -> None:
-    """As HTTP has it: the same status and headers."""
+    """As in HTTP: the same status and headers."""
     head, get = (ask(shop, method, query_string=b"key=7") for method in ("HEAD", "GET"))
     assert head[:2] == get[:2]
     assert (head[2], get[2][:1]) == (b"", b"{")
 
 
-def test_a_body_in_pieces_and_one_that_breaks_off(shop: Butter) -> None:
-    """The key is read to its end, and no further than it may be long."""
+def test_a_body_in_pieces_and_a_body_that_ends_early(shop: Butter) -> None:
+    """The key is read to its end, and not beyond its maximum length."""
 
     async def answer(*messages: Message) -> Any:
         waiting = list(messages)
@@ -357,7 +357,7 @@ def test_a_body_in_pieces_and_one_that_breaks_off(shop: Butter) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
-def test_other_scopes_are_left_alone(shop: Butter, kind: str) -> None:
+def test_other_scopes_are_ignored(shop: Butter, kind: str) -> None:
     """Nothing is received and nothing is sent."""
 
     async def never(*_message: object) -> Any:
@@ -369,8 +369,8 @@ def test_other_scopes_are_left_alone(shop: Butter, kind: str) -> None:
     anyio.run(call)
 
 
-def test_the_beacon_may_stand_behind_another_proxy(make_butter: MakeButter) -> None:
-    """Its own strategy then, which staging opens too."""
+def test_the_beacon_may_be_behind_another_proxy(make_butter: MakeButter) -> None:
+    """It then has its own strategy. In staging, that accepts private addresses too."""
     behind = client_ip.TrustedHops(2)
     two = "10.0.0.9, 172.16.0.1"
     butter = make_butter(ROUTE, ipv4_beacon=make_beacon(client_ip=behind), environment="staging", clock=lambda: NOW)
@@ -381,7 +381,7 @@ def test_the_beacon_may_stand_behind_another_proxy(make_butter: MakeButter) -> N
 
 
 def test_the_beacon_by_host_within_the_shop(make_butter: MakeButter) -> None:
-    """One app may serve both: by the name of the host."""
+    """One app may serve both, chosen by the host name."""
     butter = make_butter(ROUTE, ipv4_beacon=make_beacon(), clock=lambda: NOW)
     app = FastAPI()
     app.host("v4.shop.example", butter.ipv4_beacon)
@@ -398,7 +398,7 @@ TOKEN = make_beacon().issue(SHOPPER, "7", NOW)
 
 
 def check_out(butter: Butter, *headers: tuple[bytes, bytes], **more: Any) -> None:
-    """Let one paid checkout of a shopper on IPv6 pass by, and wait for what becomes of it."""
+    """Serve one paid checkout of a shopper on IPv6, and wait for the result."""
     content, invoice, address = more.pop("content", b""), more.pop("invoice", "in_1"), more.pop("address", V6)
 
     async def receive() -> Message:
@@ -432,14 +432,14 @@ FORM = (b"content-type", b"application/x-www-form-urlencoded")
 def test_a_checkout_redeems_its_token(
     make_butter: MakeButter, fake: FakeButter, places: dict[str, str], request_: dict[str, Any]
 ) -> None:
-    """Wherever the page puts the token, and wherever the checkout's key stands."""
+    """The page may put the token in any place, and the key may be in any place."""
     butter = make_butter(CAPTURING, ipv4_beacon=make_beacon(**places), clock=lambda: NOW)
     check_out(butter, *request_.pop("headers", ()), **request_)
     assert [record["ipv4_address"] for record in fake.records] == [SHOPPER]
 
 
-def test_the_key_is_the_path_as_it_is_written(make_butter: MakeButter, fake: FakeButter) -> None:
-    """Not what a converter makes of it: the page knows no converters."""
+def test_the_key_is_the_raw_path(make_butter: MakeButter, fake: FakeButter) -> None:
+    """A converted value is not used, because the page knows no converters."""
     route = replace(ROUTE, path="/checkout/{cart_id:int}")
     butter = make_butter(route, ipv4_beacon=make_beacon(), clock=lambda: NOW)
     token = make_beacon().issue(SHOPPER, "007", NOW)
@@ -448,7 +448,7 @@ def test_the_key_is_the_path_as_it_is_written(make_butter: MakeButter, fake: Fak
 
 
 def test_a_token_bound_to_a_session(make_butter: MakeButter, fake: FakeButter) -> None:
-    """By a digest of the cookie, which the page may know where the cookie is hidden from scripts."""
+    """It is bound to a digest of the cookie. The page may know that even if scripts cannot read the cookie."""
     beacon = make_beacon(bind="cookie:session")
     token = beacon.issue(SHOPPER, beacon.page_key("s3ss10n"), NOW).encode()
     butter = make_butter(ROUTE, ipv4_beacon=beacon, clock=lambda: NOW)
@@ -467,11 +467,11 @@ def test_a_token_bound_to_a_session(make_butter: MakeButter, fake: FakeButter) -
         (f"{TOKEN}, {TOKEN}", "/checkout/7", "no_address:token_malformed"),
         (make_beacon().issue(SHOPPER, "7", NOW - 601), "/checkout/7", "no_address:token_stale"),
         (TOKEN, "/checkout/8", "no_address:token_foreign"),
-        # With another key it may still be read, after a deploy.
+        # A deploy with another key may still read it.
         (make_beacon(keys=[OLD_KEY]).issue(SHOPPER, "7", NOW), "/checkout/7", "no_address:token_forged"),
     ],
 )
-def test_a_bad_token_gives_no_record_and_a_reason(
+def test_a_bad_token_makes_no_record_and_has_a_reason(
     make_butter: MakeButter,
     fake: FakeButter,
     caplog: pytest.LogCaptureFixture,
@@ -479,7 +479,7 @@ def test_a_bad_token_gives_no_record_and_a_reason(
     path: str,
     reason: str,
 ) -> None:
-    """Counted, and said once with what can be done; nothing of the token or the addresses is."""
+    """It is counted, and logged once with the fix, without the token and the addresses."""
     butter = make_butter(ROUTE, ipv4_beacon=make_beacon(), clock=lambda: NOW)
     check_out(butter, (b"x-butter-token", token.encode()), path=path)
     assert fake.records == []
@@ -490,15 +490,15 @@ def test_a_bad_token_gives_no_record_and_a_reason(
 
 
 @pytest.mark.parametrize("address", ["89.160.20.112", "unknown"])
-def test_a_token_counts_beside_ipv6_only(make_butter: MakeButter, fake: FakeButter, address: str) -> None:
-    """An IPv4 shopper's own address stays, and where the proxy says nothing usable a token is no way in."""
+def test_a_token_counts_only_with_ipv6(make_butter: MakeButter, fake: FakeButter, address: str) -> None:
+    """The address of an IPv4 shopper is kept. If the proxy's header is unusable, a token does not replace it."""
     butter = make_butter(ROUTE, ipv4_beacon=make_beacon(), clock=lambda: NOW)
     check_out(butter, (b"x-butter-token", TOKEN.encode()), address=address)
     assert [record["ipv4_address"] for record in fake.records] == ([] if address == "unknown" else [address])
 
 
-def test_without_a_beacon_a_token_is_nothing(make_butter: MakeButter, fake: FakeButter) -> None:
-    """A shop that has none reads no header of that name."""
+def test_without_a_beacon_a_token_has_no_effect(make_butter: MakeButter, fake: FakeButter) -> None:
+    """The header is not read."""
     butter = make_butter(ROUTE, clock=lambda: NOW)
     check_out(butter, (b"x-butter-token", TOKEN.encode()))
     assert fake.records == []
@@ -506,7 +506,7 @@ def test_without_a_beacon_a_token_is_nothing(make_butter: MakeButter, fake: Fake
 
 
 def test_a_token_makes_one_record(make_butter: MakeButter, fake: FakeButter) -> None:
-    """Another payment with the same token is refused; one that failed or was parked first, and a reload, are none."""
+    """Another payment with the token is refused. A failed or parked one, and a reload, do not count."""
     butter = make_butter(
         CheckoutRoute("/checkout/{cart_id}", "stripe", ROUTE.extract, when=lambda r: r.json()["invoice"] != "declined"),
         ipv4_beacon=make_beacon(),
@@ -519,8 +519,10 @@ def test_a_token_makes_one_record(make_butter: MakeButter, fake: FakeButter) -> 
     assert (skipped["gated"], skipped["parked:invalid"], skipped["no_address:token_replayed"]) == (1, 1, 1)
 
 
-def test_a_capture_read_days_later_reads_the_same(make_butter: MakeButter, fake: FakeButter, tmp_path: Path) -> None:
-    """Its token is judged by the checkout's time; and the file on disk holds of the cookies what the token needs."""
+def test_a_capture_that_is_read_days_later_has_the_same_result(
+    make_butter: MakeButter, fake: FakeButter, tmp_path: Path
+) -> None:
+    """Its token is checked at the checkout's time. The file has only the parts of the cookies that the token needs."""
     beacon = make_beacon(token="cookie:butter", bind="cookie:session")
     token = beacon.issue(SHOPPER, beacon.page_key("s3ss10n"), NOW).encode()
     file = tmp_path / "butter.db"
@@ -543,7 +545,7 @@ def test_a_capture_read_days_later_reads_the_same(make_butter: MakeButter, fake:
 
 
 def test_a_capture_of_an_older_version_is_read(butter: Butter) -> None:
-    """It has no cookies in its wire form; one of this version keeps them."""
+    """It was stored without cookies. This version keeps them."""
     capture = Capture("POST", "/checkout/7", b"", [], None, 200, [], b"", {}, NOW, None, {"butter": "x"})
     assert Capture.from_head(capture.head(), b"", None) == capture
     older = json.loads(capture.head())
@@ -558,14 +560,14 @@ def test_no_cookie_header_raises(lines: list[bytes]) -> None:
     assert set(picked) <= {"a", "b"}
 
 
-def test_a_cookie_of_backslashes_holds_no_checkout() -> None:
+def test_a_cookie_of_backslashes_delays_no_checkout() -> None:
     """It is read inside the request. `http.cookies` takes 20 s for it in Python 3.11.9, 3.12.5 and before."""
     began = time.process_time()
     make_beacon(bind="cookie:a").cookies([(b"cookie", b'a="' + b"\\" * 65_000 + b'"')])
     assert time.process_time() - began < 1
 
 
-def test_of_a_long_cookie_little_is_kept() -> None:
+def test_a_long_cookie_is_cut() -> None:
     """No token is that long, and a capture may wait on disk."""
     picked = make_beacon(token="cookie:a").cookies([(b"cookie", b"a=" + b"x" * 9000)])
     assert picked == {"a": "x" * 128}
@@ -573,7 +575,7 @@ def test_of_a_long_cookie_little_is_kept() -> None:
 
 @given(content=st.binary(max_size=80), kind=st.sampled_from([b"application/json", FORM[1]]))
 def test_no_request_body_raises(content: bytes, kind: bytes) -> None:
-    """Whatever the shopper sends where the token or the key is sought."""
+    """The token or the key may be read from any body."""
     beacon = make_beacon(token="field:a.b", bind="field:c")
     headers = [(b"content-type", kind)]
     capture = Capture("POST", "/checkout/7", b"", headers, None, 200, [], b"", {}, NOW, content)
@@ -583,18 +585,18 @@ def test_no_request_body_raises(content: bytes, kind: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b"7", b'{"a": null}', b'{"a": {"b": true}}', b'{"a": {"b": [1]}}'])
-def test_a_field_that_is_no_text_is_absent(content: bytes) -> None:
-    """Lists, objects, null and booleans are no key of a checkout."""
+def test_a_field_that_is_not_text_is_absent(content: bytes) -> None:
+    """A list, an object, null or a boolean is not a key of a checkout."""
     capture = Capture("POST", "/checkout/7", b"", [], None, 200, [], b"", {}, NOW, content)
     assert make_beacon(token="field:a.b").digest_of(capture, CAPTURING) == ""
 
 
-# End to end: the shop at ::1, the beacon at 127.0.0.1, Butter on a socket of its own.
+# End to end: the shop at ::1, the beacon at 127.0.0.1, Butter on its own socket.
 
 
 @pytest.mark.server
 def test_on_loopback(fake: FakeButter) -> None:
-    """A shopper reaches the shop over IPv6 and the beacon over IPv4: the record carries the IPv4."""
+    """A shopper reaches the shop over IPv6 and the beacon over IPv4. The record has the IPv4 address."""
     with served(fake) as butter_url:
         butter = Butter(
             **CREDENTIALS,
@@ -621,8 +623,8 @@ def test_on_loopback(fake: FakeButter) -> None:
 
 
 @pytest.mark.server
-def test_an_ipv6_caller_of_the_beacon_is_told(make_butter: MakeButter) -> None:
-    """A beacon that is reachable over IPv6 gives no token there."""
+def test_a_caller_over_ipv6_gets_a_reason(make_butter: MakeButter) -> None:
+    """A beacon that is reachable over IPv6 issues no token there."""
     butter = make_butter(ROUTE, client_ip=client_ip.direct(), ipv4_beacon=make_beacon(), environment="staging")
     with served(butter.ipv4_beacon, "::1") as v6:
         answer = httpx.post(v6, content="7")

@@ -17,7 +17,7 @@ Visit = Callable[..., Any]
 
 @pytest.fixture
 def visit(browser: Any, example: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Visit]:
-    """Serve the example; pay for cart 7 in a browser, with the beacon at `beacon_host`; return the shop's module."""
+    """Serve the example, pay for cart 7 in a browser with the beacon at `beacon_host`; return the shop's module."""
     with ExitStack() as stack:
 
         def pay(beacon_host: str = "127.0.0.1", origin: str = "", *, beacon: bool = True) -> Any:
@@ -43,7 +43,7 @@ def visit(browser: Any, example: Any, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def test_a_shopper_on_ipv6_pays(visit: Visit, fake: FakeButter) -> None:
-    """The page runs the snippet against the beacon, posts the checkout over IPv6, and the record carries the IPv4."""
+    """The page runs the snippet against the beacon and posts the checkout over IPv6. The record has the IPv4."""
     shop = visit()
     assert [(record["invoice_id"], record["ipv4_address"]) for record in fake.records] == [("in_7", "127.0.0.1")]
     assert shop.butter.status().skipped == {}
@@ -54,8 +54,8 @@ def test_a_shopper_on_ipv6_pays(visit: Visit, fake: FakeButter) -> None:
     [{"beacon": False}, {"beacon_host": "::1"}, {"origin": "https://another.example"}],
     ids=["no beacon answers", "the beacon is reached over IPv6", "the page is of another origin"],
 )
-def test_without_a_token_the_checkout_goes_on(visit: Visit, fake: FakeButter, wrong: dict[str, Any]) -> None:
-    """The shopper has paid; there is no record, and the reason is counted."""
+def test_without_a_token_the_checkout_succeeds(visit: Visit, fake: FakeButter, wrong: dict[str, Any]) -> None:
+    """The shopper has paid. There is no record, and the reason is counted."""
     shop = visit(**wrong)
     assert fake.records == []
     assert shop.butter.status().skipped == {"no_address:ipv6_client": 1}
