@@ -1,1 +1,1 @@
-"""The threads of a process, and what the middleware hands them."""
+"""The threads of a process, and the captures and records that they exchange."""

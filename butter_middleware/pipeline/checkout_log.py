@@ -1,4 +1,4 @@
-"""One DEBUG line for each checkout: what became of it, as `butter: POST /checkout/{cart_id} -> sent: invoice_id`."""
+"""One DEBUG line with the result of each checkout: `butter: POST /checkout/{cart_id} -> sent: invoice_id`."""
 
 import logging
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from butter_middleware.reader.reader import ReadResult
 _log: Final = logging.getLogger("butter_middleware")
 _MOST_AWAITED: Final = 10_000
 _RECORDED: Final = "butter.record()"
-"""In place of the route, for a request that no checkout route matches."""
+"""Instead of the route, for a request that matches no checkout route."""
 
 
 def is_on() -> bool:
-    """Whether the lines are logged. Cheap: `logging` remembers the answer."""
+    """Whether the lines are logged. Cheap, because `logging` caches the answer."""
     return _log.isEnabledFor(logging.DEBUG)
 
 
@@ -28,7 +28,7 @@ def say(route: str, outcome: str) -> None:
 
 
 class CheckoutLog:
-    """Says what became of captures that were read, on the store's thread. A record is named by the kinds of its IDs.
+    """Logs the results of captures, on the store's thread. A record is named by the kinds of its IDs.
 
     Args:
         sent: The word for a record that reached its destination.
@@ -42,7 +42,7 @@ class CheckoutLog:
         """The route and the IDs' kinds of the records that this process is sending, by their numbers."""
 
     def resolved(self, route: str, result: ReadResult, outcomes: Sequence[Outcome], *, sends: bool) -> None:
-        """Say what was read from a capture. If this process sends its records, their answers give the line."""
+        """Log the result of a capture. If this process sends its records, the line is logged after their answers."""
         if not is_on():
             return
         if result.parked is not None:
@@ -57,7 +57,7 @@ class CheckoutLog:
             say(route, "kept: it waits for the other part of the checkout")
 
     def added(self, route: str, outcomes: Sequence[Outcome], *, sends: bool) -> None:
-        """Say what became of records that were to be added."""
+        """Log the results of added records."""
         if not is_on():
             return
         for outcome in outcomes:
@@ -71,7 +71,7 @@ class CheckoutLog:
                 say(route, f"kept: {ids}, to be sent later or by another process")
 
     def settled(self, settlements: Sequence[Settlement]) -> None:
-        """Say what became of the records that were sent."""
+        """Log the results of sent records."""
         if not self._awaited:
             return
         for settlement in settlements:

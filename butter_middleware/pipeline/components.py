@@ -1,4 +1,4 @@
-"""The parts of a `Butter`, built from its configuration and given to each other. Tests replace parts here."""
+"""The parts of a `Butter`, built and connected from its configuration. Tests replace parts here."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,14 +30,14 @@ from butter_middleware.telemetry.otel import Telemetry
 from butter_middleware.telemetry.sandbox_reports import HEARD, SandboxReports
 
 if TYPE_CHECKING:
-    import httpx  # the core stays free of it until the first record is sent
+    import httpx  # the core does not load it before the first record is sent
 
 Read = Callable[[Capture, CheckoutRoute | None], ReadResult]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Given:
-    """The objects that the user gave to `Butter`, beside the scalars of `Config`."""
+    """The objects that the user gave to `Butter`, in addition to the plain values of `Config`."""
 
     client_ip: Strategy | None
     routes: RouteTable
@@ -60,33 +60,33 @@ class Components:
     strategy: Strategy
     beacon: Beacon | None
     admitted: Networks
-    """Addresses in bodies that are not public and count all the same."""
+    """Addresses in bodies that are accepted although they are not public."""
     outbox: LocalOutbox
     queue: Outbox | None
     in_process: bool
-    """Whether the records go to a transport of the user's, and not to the network."""
+    """Whether the records go to the user's own transport, and not to the network."""
     external: bool
     """Whether another process reads and sends."""
     reads: bool
-    """Whether this process reads: it has extractors, and no other process does."""
+    """Whether this process reads captures: it has extractors, and no other process does it."""
     response_wait: ResponseWait
     make_client: Callable[[], Client]
     make_delivery: Callable[[], Delivery]
     """For the outbox of this process."""
     make_consumer: Callable[[int | None], Delivery]
-    """For the consumer of a queue. Takes how many records are sent at once."""
+    """For the consumer of a queue. The argument is how many records are sent at once."""
     wrap_reader: Callable[[Read], Read] = lambda read: read
     """Wraps the reading of each capture."""
     pings: bool = False
-    """Whether a ping at the start finds out if Butter takes the credentials."""
+    """Whether a ping at the start checks the credentials."""
     built: Callable[[Any], object] = lambda _pipeline: None
-    """Hears of the pipeline that uses them, once."""
+    """Called once with the pipeline that uses these parts."""
     listener: Callable[[Event], object] | None = None
-    """Hears of each event in `listens_to`, beside the user's `on_event`."""
+    """Gets each event in `listens_to`, in addition to the user's `on_event`."""
     listens_to: tuple[type[object], ...] = (object,)
 
     def make_reader(self, observe: Callable[[Capture, ClientIP], None]) -> Reader:
-        """Return what reads captures. `observe` sees each address as it was resolved."""
+        """Return the reader of captures. `observe` gets each resolved address."""
         return Reader(
             self.strategy,
             self.config.max_body_bytes,
@@ -100,10 +100,10 @@ class Components:
 
 
 def build(config: Config, given: Given, events: EventDispatcher, telemetry: Telemetry) -> Components:
-    """Return the parts for production. `Pipeline` takes what tests put in their place.
+    """Return the parts for production. In tests, `Pipeline` replaces them.
 
     Raises:
-        ConfigurationError: something cannot work.
+        ConfigurationError: an option cannot work.
     """
     _check_outbox(given.outbox)
     resolver = strategy(given.client_ip, config.environment)
@@ -167,7 +167,7 @@ def records_only(outbox: SQLiteOutbox) -> Components:
     """Return the parts of a process that sends records and has no extractors.
 
     Raises:
-        ConfigurationError: something cannot work.
+        ConfigurationError: an option cannot work.
     """
     given = Given(
         client_ip=Peer(),
@@ -184,10 +184,10 @@ def records_only(outbox: SQLiteOutbox) -> Components:
 
 
 def strategy(given: Strategy | None, environment: settings.Environment) -> Strategy:
-    """Return the strategy, admitting private addresses in staging.
+    """Return the strategy. In staging, it also admits addresses that are not public.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: it is not a strategy.
     """
     if isinstance(given, type) or not isinstance(given, Strategy):
         name = getattr(given, "__name__", "") if callable(given) else ""
@@ -211,7 +211,7 @@ def client(
     *,
     needed: bool = True,
 ) -> Callable[[], Client]:
-    """Return what makes a client of Butter. Where the credentials are missing and not `needed` here, making one fails.
+    """Return a function that makes a client of Butter. If it misses credentials that are not `needed` here, it raises.
 
     Raises:
         ConfigurationError: the credentials are missing.
@@ -241,11 +241,11 @@ def _refuse_missing(user: str | None, secret: str | None) -> None:
 
 
 QUEUE_SECONDS: Final = 0.25
-"""For which `durability="before_response"` holds back the last chunk at most, until a queue has the record."""
+"""The longest time that `durability="before_response"` holds back the last chunk until a queue has the record."""
 
 
 def response_wait(config: Config, *, queue: bool) -> ResponseWait:
-    """Return what the last chunk of a captured response waits for."""
+    """Return what the last chunk of a captured response must wait for."""
     if config.delivery == "inline":
         return ResponseWait("butter", config.inline_timeout + (QUEUE_SECONDS if queue else 0.0))
     if config.durability == "after_response":
@@ -257,7 +257,7 @@ def _check_shared(outbox: LocalOutbox, queue: Outbox | None) -> None:
     """Refuse an outbox that no other process can read from.
 
     Raises:
-        ConfigurationError: it is one.
+        ConfigurationError: no other process can read from it.
     """
     if queue is not None:
         msg = (
@@ -274,7 +274,7 @@ def _check_shared(outbox: LocalOutbox, queue: Outbox | None) -> None:
 
 
 def part_warnings(parts: Components, routes: Iterable[CheckoutRoute]) -> Iterator[str]:
-    """Say it if the parts of a checkout, of these routes, meet in memory."""
+    """Warn if the parts of these routes' checkouts meet in memory only."""
     if not parts.outbox.durable and any(route.join is not None for route in routes):
         yield (
             "the parts of a checkout (CheckoutRoute(join=...)) meet in memory: within one process only, and not across "

@@ -1,4 +1,4 @@
-"""What travels between the threads: captures, records made outside a request, and the requests that wait for them."""
+"""The objects that the threads exchange: captures, records made outside a request, and the waits of requests."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -15,12 +15,12 @@ from butter_middleware.reader.reader import ReadResult
 
 @dataclass(frozen=True, slots=True)
 class ResponseWait:
-    """For what the last chunk of a captured response is held back."""
+    """What the last chunk of a captured response must wait for."""
 
     until: Literal["", "disk", "queue", "butter"] = ""
-    """Empty: for nothing. `disk`: the capture is there. Else its records are in the queue, or with Butter."""
+    """Empty: nothing. `disk`: the capture is there. Otherwise its records are in the queue, or with Butter."""
     seconds: float = 0.0
-    """And no longer than that."""
+    """The longest wait."""
 
 
 NOTHING: Final = ResponseWait()
@@ -31,31 +31,31 @@ class Entry:
 
     # Class attributes, because most captures never change them, and setting them costs time on each request.
     id = 0
-    """The row's number in the store. 0: not there yet."""
+    """The row's number in the store. 0: it is not there yet."""
     owned = True
     """False: another process appended it, and the leader reads it."""
     parked = ""
-    """Why it was parked, if it is tried again."""
+    """Why it was parked, if it is being tried again."""
     taken_over = False
-    """Whether another process served it."""
+    """Whether another process captured it."""
     until_sent = False
-    """Whether the response waits for more than an outbox of this process."""
+    """Whether the response waits for the queue or Butter, and not only for the outbox."""
     left = 0
     """How many of its records are not settled yet."""
     future: "Future[None] | None" = None
-    """What the response waits for."""
+    """The future that the response waits for."""
 
     def __init__(self, capture: Capture, route: CheckoutRoute | None, wait: ResponseWait = NOTHING) -> None:
         self.capture = capture
         self.route = route
-        """The one that its request matches."""
+        """The route that its request matches."""
         self.size = size_of(capture)
         if wait.until:
             self.future = Future()
             self.until_sent = wait.until != "disk"
 
     def leave_in_store(self) -> None:
-        """Drop the capture, which is in the store."""
+        """Drop the capture from memory. It is in the store."""
         self.capture = _IN_STORE
 
     @property
@@ -69,7 +69,7 @@ class Entry:
         return self.capture is not _IN_STORE
 
     def finish(self) -> None:
-        """Let the response go."""
+        """Release the response."""
         future, self.future = self.future, None
         if future is not None and not future.done():
             future.set_result(None)
@@ -77,12 +77,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """What was read from a capture."""
+    """The result of reading a capture."""
 
     entry: Entry
     result: ReadResult
     events: Sequence[Event]
-    """Emitted once the store has it. It counts them in the same transaction."""
+    """Emitted when the store has the result. The store counts them in the same transaction."""
     resolution: Resolution
 
 
@@ -96,10 +96,10 @@ class Addition:
 
     @property
     def size(self) -> int:
-        """The bytes that it holds in memory."""
+        """Its bytes in memory."""
         return sum(len(record.payload) + OVERHEAD for record in self.records)
 
 
 OVERHEAD: Final = 512
-"""Bytes of a record beside its payload."""
+"""The bytes of a record without its payload."""
 _IN_STORE: Final = Capture("", "", b"", [], None, 0, [], b"", {}, 0.0)

@@ -1,4 +1,4 @@
-"""Whether evidence is being collected: what is wrong, and what to do about it."""
+"""The health of the collection of evidence: what is wrong, and what to do about it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -8,20 +8,20 @@ from butter_middleware.outbox.base import Counts
 from butter_middleware.telemetry.coverage import Coverage
 
 OUTAGE_SECONDS: Final = 900.0
-"""For which Butter may be away before it is worth a look."""
+"""How long Butter may be away before it is reported."""
 AGE_SECONDS: Final = 3600.0
-"""For which a record may wait."""
+"""How long a record may wait."""
 HANGING_SECONDS: Final = 60.0
-"""For which an extractor may read one capture."""
+"""How long an extractor may take for one capture."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthInput:
-    """What is looked at."""
+    """The data for the decision."""
 
     running: bool
     answered: bool
-    """Whether the outbox gave its counts."""
+    """Whether the outbox returned its counts."""
     counts: Counts
     lost: int
     oldest_pending_age: float | None
@@ -33,14 +33,14 @@ class HealthInput:
     dead_threads: Sequence[str] = ()
     reading_for: float = 0.0
     unattended: bool = False
-    """Whether this process only appends, and none reads and delivers."""
+    """Whether this process only appends, and no process reads and delivers."""
     host: str | None = None
-    """Butter's, as it is configured; None where a queue takes the records, whose consumer delivers."""
+    """Butter's configured URL. None if a queue takes the records: its consumer delivers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One thing that is wrong."""
+    """One problem."""
 
     code: str
     """From the list in docs/telemetry.md."""
@@ -50,7 +50,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What is wrong, if anything."""
+    """The problems, if any."""
 
     reasons: tuple[Reason, ...] = ()
 
@@ -60,12 +60,12 @@ class Health:
         return "degraded" if self.reasons else "healthy"
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as a health route answers it."""
+        """Return the body of a health route."""
         return {"status": self.status, "reasons": [asdict(reason) for reason in self.reasons]}
 
 
 def diagnose(signs: HealthInput) -> Health:
-    """Return what the signs mean."""
+    """Return the health for this input."""
     return Health((*_machinery(signs), *_delivery(signs), *_evidence(signs)))
 
 

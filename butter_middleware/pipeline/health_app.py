@@ -1,4 +1,4 @@
-"""The ASGI app of a health route: whether evidence is being collected."""
+"""The ASGI app of a health route, which reports whether evidence is being collected."""
 
 from collections.abc import Awaitable, Callable
 
@@ -14,8 +14,8 @@ class HealthApp:
 
     The HTTP status is 200 for both, because a readiness probe must not take the shop out of service when only evidence
     is missing. For an alert on the HTTP status, `?strict=1` answers 503 if the status is `degraded`. Mount it, or route
-    to it. It ignores scopes other than HTTP, and does not block the event loop. It contains no personal data, but do
-    not make it public: it shows how many checkouts fail.
+    to it. It ignores scopes other than HTTP, and does not block the event loop. The answer has no personal data, but
+    do not make it public: it shows how many checkouts fail.
     """
 
     def __init__(self, health: Callable[[], Awaitable[Health]]) -> None:

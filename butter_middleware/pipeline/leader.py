@@ -1,4 +1,4 @@
-"""What the process that leads does beside its own captures: it sends for all, and reads what others left behind."""
+"""The work of the leader besides its own captures: it sends for all processes, and reads what others left behind."""
 
 import time
 from collections import deque
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from butter_middleware.pipeline.store_thread import StoreThread
 
 LOOK_SECONDS: Final = 0.25
-"""Between looks at what other processes did to the file."""
+"""Between checks for changes of the file by other processes."""
 LEAD_SECONDS: Final = 0.5
 """Between tries to take the lead."""
 LEFT_BEHIND_SECONDS: Final = 5.0
-"""What was captured before then, and is not resolved, was left by a dead or hung process."""
+"""A capture that is older and not resolved was left by a dead or hung process."""
 EXPIRE_SECONDS: Final = 5.0
-"""Between looks for parts of checkouts that stayed alone."""
+"""Between checks for parts of checkouts without a counterpart."""
 LEAVE_SECONDS: Final = 5.0
-"""For which records on their way are waited for, before another process may lead and send them again."""
+"""The longest wait for records on their way, before another process may lead and send them again."""
 LEAVE_LOOK_SECONDS: Final = 0.05
 ALONE_SECONDS: Final = 60.0
-"""For which no process may send what this one appends, before it is said."""
+"""How long no process may send this one's records before this is logged."""
 PARKED_AT_ONCE: Final = 20
-"""Parked captures that are tried again in one second."""
+"""The most parked captures that are tried again in one second."""
 PARKED_AGAIN_SECONDS: Final = 600.0
-"""For which a parked capture is not tried again by the same configuration."""
+"""How long the same configuration does not try a parked capture again."""
 RETRY_LOOK_SECONDS: Final = 0.5
-"""Between looks for records whose time has come."""
+"""Between checks for due records."""
 
 
 class Leader:
@@ -48,41 +48,41 @@ class Leader:
         self._expire_at = 0.0
         self._parked_at = 0.0
         self._marks: deque[tuple[float, int]] = deque()
-        """The highest number of a capture, at each look."""
+        """The highest number of a capture at each check."""
         self._epoch: int | None = None
         self._alone_since: float | None = None
         self._leave_by: float | None = None
-        """When the lead is let go at the latest, if it is to be."""
+        """The latest time to release the lead, if it must be released."""
         self._hang = 0, 0
-        """The capture that was last read for too long, by its number, and `hangs_for`."""
+        """The number of the last capture that took too long, and its `hangs_for`."""
         self.deliverer: int | None = None
-        """The process that sends, if it is not this one. 0: it cannot be told which."""
+        """The process that sends, if it is not this one. 0: it is not known which."""
 
     def is_led_by(self, participant: Participant) -> bool:
         """Whether this participant has the lead."""
         return self._participant is participant
 
     def look(self, now: float) -> bool:
-        """Take or keep the lead, and do its work. Return whether there was any."""
+        """Take or keep the lead, and do its work. Return whether there was any work."""
         if now < self.look_at:
             return self._refill(now)
         self.look_at = now + LOOK_SECONDS
         leader = self._participant
-        # The lead is gone if its lock file was removed: the new one may be another process's.
+        # The lead is lost if its lock file was removed, because another process may hold the new one.
         if leader is not None and not (leader.can_lead and self._store.lead()):
             self.resign()
             leader = None
         if leader is None:
             return self._take_lead(now)
         if self._lets_go(leader, now):
-            self.look_at = now + 2 * LEAD_SECONDS  # each other process looks meanwhile
+            self.look_at = now + 2 * LEAD_SECONDS  # meanwhile, each other process can take the lead
             return False
         if self._store.changed():
             self._notice(leader)
         return self._refill(now) | self._read_others(leader, now)
 
     def fresh(self, pendings: Sequence[Pending]) -> bool:
-        """Hand records that are new in the store to the sender. Return whether this process sends."""
+        """Give new records of the store to the sender. Return whether this process sends."""
         leader = self._participant
         if leader is None:
             return False
@@ -91,19 +91,19 @@ class Leader:
         return not leader.sender.ill
 
     def settled(self, settlements: Sequence[Settlement]) -> None:
-        """Notice which records are to be sent again later."""
+        """Note when records must be sent again."""
         if any(one.settled in {Settled.RETRY, Settled.RELEASED} for one in settlements):
             self._due_at = min(self._due_at, time.monotonic() + RETRY_LOOK_SECONDS)
         if any(one.settled is Settled.RELEASED and not one.due_at for one in settlements):
             self._due_at = 0.0
 
     def forget_file(self) -> None:
-        """Look at everything again: the file is another one."""
+        """Check everything again, because the file was replaced."""
         self._marks.clear()
         self._due_at = self._expire_at = self._parked_at = self.look_at = 0.0
 
     def look_soon(self) -> None:
-        """Look for records that are due."""
+        """Check for records that are due."""
         self._due_at = self.look_at = 0.0
 
     def resign(self) -> None:
@@ -128,25 +128,25 @@ class Leader:
             return False
         try:
             candidate.sender.take_lead(self._begin(candidate, now))
-        except BaseException:  # a process for which the file is well may lead
+        except BaseException:  # a process that can use the file may lead
             candidate.sender.lose_lead()
             self._store.release_lead()
             raise
-        # Last: after a fault of the disk, the next look begins again.
+        # Set last, so that the next check starts again after a fault of the disk.
         self._participant, self.deliverer, self.look_at = candidate, None, 0.0
         return True
 
     def _begin(self, candidate: Participant, now: float) -> str | None:
-        """See what is in the store. Return why nothing is sent, if that is so."""
+        """Read the state of the store. Return the reason of a hold, if there is one."""
         self._due_at = self._expire_at = self._parked_at = 0.0
         self._marks.clear()
-        if self._store.alone():  # the process that left captures behind is dead
+        if self._store.alone():  # so the process that left captures behind is dead
             self._marks.append((now - LEFT_BEHIND_SECONDS, self._store.counts().newest_capture))
         self._store.changed()
         return self._notice(candidate).hold
 
     def _watch_deliverer(self, now: float) -> None:
-        """See which process reads and sends. Say it if there is none, and something that this one appended waits."""
+        """Find the process that reads and sends. Log if there is none while this process's captures or records wait."""
         self.deliverer = self._store.leader()
         external = [one for one in self._thread.participants if not one.owned and one.running]
         counts = Counts() if self.deliverer is not None or not external else self._store.counts()
@@ -160,7 +160,7 @@ class Leader:
             self._alone_since = now
 
     def _notice(self, leader: Participant) -> Counts:
-        """See what other processes and people changed."""
+        """Take the changes of other processes and people."""
         counts = self._store.counts()
         self._due_at = 0.0
         if self._epoch is not None and counts.epoch != self._epoch:
@@ -173,7 +173,7 @@ class Leader:
         return counts
 
     def _refill(self, now: float) -> bool:
-        """Give the sender records from the file."""
+        """Give records of the file to the sender."""
         leader = self._participant
         if leader is None or now < self._due_at:
             return False
@@ -188,7 +188,7 @@ class Leader:
         return bool(due)
 
     def _read_others(self, leader: Participant, now: float) -> bool:
-        """Let the reader read captures without an owner, those that a dead process left, and parked ones."""
+        """Give the reader captures without an owner, those that a dead process left, and parked ones."""
         if not leader.reads:
             return False
         busy = False
@@ -228,10 +228,10 @@ class Leader:
                 leader.taken_over([entry])
 
     def _lets_go(self, leader: Participant, now: float) -> bool:
-        """Park a capture that is read for too long, and let another process lead: it can read what comes.
+        """Park a capture that takes too long, and let another process lead, which can read new captures.
 
-        What is on its way is settled before, or the other process would send it again. If none takes the lead, this
-        one sends on, and lets go once more in each minute of the hang.
+        Records on their way are settled first, because otherwise the other process would send them again. If no process
+        takes the lead, this one continues to send, and releases the lead again in each minute of the hang.
         """
         if self._leave_by is None and self._is_to_leave(leader):
             leader.sender.wind_down()
@@ -245,12 +245,12 @@ class Leader:
         return True
 
     def _is_to_leave(self, leader: Participant) -> bool:
-        entry = leader.reader.reading  # first: the reader may go on to the next one meanwhile
+        entry = leader.reader.reading  # first, because the reader may take the next one meanwhile
         minutes = leader.hangs_for
         if entry is None or not minutes or (entry.id, minutes) == self._hang:
             return False
         parked, self._hang = self._hang[0], (entry.id, minutes)
-        if entry.id != parked:  # another process would hang there too
+        if entry.id != parked:  # parked, because another process would hang with it too
             leader.read(entry, ReadResult(parked=TOO_SLOW))
         return not self._store.alone()
 

@@ -39,21 +39,21 @@ if TYPE_CHECKING:
     from butter_middleware.pipeline.worker import Worker
 
 TOO_SLOW_SECONDS: Final = 60.0
-"""For which one capture may be read before the lead is let go."""
+"""How long one capture may be read before the lead is released."""
 POLL_SECONDS: Final = 0.25
-"""Between looks of those who wait, if nothing changes."""
+"""Between checks by waiting threads, if nothing changes."""
 
 
 class Participant:
-    """Takes what the store's thread did with the captures and records of one `Butter`, on that thread.
+    """Takes the store's results for the captures and records of one `Butter`, on the store's thread.
 
     Args:
         components: The parts of the `Butter`.
-        configuration: Parked captures are tried again by another one at once.
+        configuration: A digest. Another configuration tries parked captures again at once.
         thread: The store's thread.
         read: Reads the capture of an entry.
         prepare: Called on the sender's thread before anything is sent.
-        look: Watches what needs a look about once a second.
+        look: Called about once a second.
     """
 
     def __init__(
@@ -80,26 +80,26 @@ class Participant:
         sent = "sent" if components.queue is None else "put into the queue"
         self._checkout_log = checkout_log.CheckoutLog(sent, dry_run=self._config.dry_run)
         self._backlog: deque[Entry] = deque()
-        """Captures of this process that are in the store only, the oldest first."""
+        """Captures of this process that are only in the store, the oldest first."""
         self.ids: set[int] = set()
-        """The numbers of all captures that this process is going to resolve."""
+        """The numbers of all captures that this process will resolve."""
         self._unread: set[Entry] = set()
         """The captures of this process that are not resolved."""
         self._others: set[Entry] = set()
         """Captures of other processes that this one reads."""
         self._waiting: dict[int, list[Entry]] = {}
-        """By record: the captures whose responses wait for it to be sent."""
+        """By record, the captures whose responses wait for its sending."""
         self._adding: set[Addition] = set()
-        """Records of this process that the store has not taken."""
-        # `with self._lock`, not `with self._changed`: the methods of a Condition are Python code. A signal's handler
-        # may raise between any two steps of that, and the lock would stay held.
+        """Records of this process that the store does not have yet."""
+        # `with self._lock`, not `with self._changed`: the methods of a Condition are Python code. A signal handler
+        # may raise between any two steps of that code, and the lock would stay held.
         self._lock = RLock()
         self._changed = Condition(self._lock)
         self._changes = 0
         self._waits = 0
-        """How many threads wait."""
+        """The number of waiting threads."""
         self.running = False
-        """Whether it was started, and no shutdown has come since."""
+        """Whether it was started, without a shutdown since then."""
 
     @property
     def can_lead(self) -> bool:
@@ -109,12 +109,12 @@ class Participant:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether someone waits for what becomes of its captures and records."""
+        """Whether a thread waits for the results of its captures and records."""
         return self._waits > 0 or bool(self._waiting)
 
     @property
     def workers(self) -> "Sequence[Worker]":
-        """The threads that it needs. The store's comes last: its first look may take the lead, for which it asks."""
+        """The threads that it needs. The store's is last: its first check may take the lead, if all are alive."""
         others = [(self.reads, self.reader), (self.sends, self.sender)]
         return [*(worker for is_needed, worker in others if is_needed), self.thread]
 
@@ -125,7 +125,7 @@ class Participant:
 
     @property
     def hangs_for(self) -> int:
-        """How many times `TOO_SLOW_SECONDS` one capture has been read: 0 if the extractor does not hang."""
+        """For how many times `TOO_SLOW_SECONDS` one capture has been read. 0: the extractor does not hang."""
         return int(self.reader.busy_for // TOO_SLOW_SECONDS)
 
     # For any thread.
@@ -134,12 +134,12 @@ class Participant:
         """Give a capture to the store's thread.
 
         Raises:
-            ButterError: it does not take it.
+            ButterError: the thread does not take it.
         """
         self._unread.add(entry)
         try:
             self.thread.accept(self.thread.intake, (self, entry), entry.size)
-        except BaseException:  # also that of a signal's handler
+        except BaseException:  # also an exception of a signal handler
             self._forget([entry])
             raise
 
@@ -147,7 +147,7 @@ class Participant:
         """Give records to the store's thread.
 
         Raises:
-            ButterError: it does not take them.
+            ButterError: the thread does not take them.
         """
         self._adding.add(addition)
         try:
@@ -158,13 +158,13 @@ class Participant:
 
     @property
     def unfinished(self) -> int:
-        """How many captures and additions of this process the store has not resolved."""
+        """The number of captures and additions of this process that are not resolved in the store."""
         return len(self._unread) + len(self._adding)
 
     def wait(self, verdict: Callable[[], bool | None], timeout: float) -> bool:
-        """Wait until everything is resolved and the verdict is given. False if that takes longer than `timeout`.
+        """Wait until everything is resolved and there is a verdict. False if that takes longer than `timeout`.
 
-        A verdict of None says that the next change may bring one.
+        A verdict of None means that the next change may give one.
         """
         deadline = time.monotonic() + timeout
         self._count_waits(1)
@@ -183,21 +183,21 @@ class Participant:
             self._count_waits(-1)
 
     def notify(self) -> None:
-        """Tell those who wait that something changed. One that begins to wait meanwhile looks by itself first."""
+        """Wake the waiting threads after a change. A thread that begins to wait meanwhile checks by itself first."""
         if self._waits:
             with self._lock:
                 self._changes += 1
                 self._changed.notify_all()
 
     def failed(self, what: str, error: BaseException) -> None:
-        """Tell a fault of a thread."""
+        """Report a fault of a thread."""
         kind = type(error).__name__
         self.events.emit(Faulted(reason=f"{what}:{kind}", message=f"{what} failed: {kind}", level=logging.CRITICAL))
 
     # For the reader's thread.
 
     def read(self, entry: Entry, result: ReadResult) -> None:
-        """Take what was read from a capture, and have it written."""
+        """Take the result of a capture, and let it be written."""
         route, parked = entry.route_name, _parked(entry, result)
         if parked is not result.parked:
             result = replace(result, parked=parked)
@@ -223,7 +223,7 @@ class Participant:
     # For the store's thread.
 
     def appended(self, entries: Sequence[Entry]) -> None:
-        """Have captures read that are in the store now."""
+        """Let captures be read that are in the store now."""
         if not self.reads:
             if checkout_log.is_on():
                 for entry in entries:
@@ -238,7 +238,7 @@ class Participant:
         self.ids.update(entry.id for entry in entries)
 
     def reload(self, store: Store) -> bool:
-        """Load captures that are in the store only, if the reader has room. Return whether there were any."""
+        """Load captures that are only in the store, if the reader has space. Return whether there were any."""
         if not self._backlog or self.reader.room < MOST_AHEAD // 2:
             return False
         entries, size = list[Entry](), 0
@@ -258,13 +258,13 @@ class Participant:
         return True
 
     def taken_over(self, entries: Sequence[Entry]) -> None:
-        """Have captures read that another process left behind."""
+        """Let captures be read that another process left behind."""
         self._others.update(entries)
         self.ids.update(entry.id for entry in entries)
         self.reader.offer(entries, fresh=False)
 
     def resolved(self, reading: Reading, resolved: Resolved, *, sends: bool) -> None:
-        """Tell what became of a capture."""
+        """Report the result of a capture."""
         entry, result = reading.entry, reading.result
         if resolved.replayed and result.if_replayed is not None:
             self.read(entry, result.if_replayed)
@@ -280,20 +280,20 @@ class Participant:
             entry.left = len(new)
             for pending in new:
                 self._waiting.setdefault(pending.id, []).append(entry)
-            self.thread.write_at_once()  # an answer may be there already
+            self.thread.write_at_once()  # an answer may already be there
         else:
             entry.finish()
         self._forget([entry])
 
     def added(self, addition: Addition, outcomes: Sequence[Outcome], *, sends: bool) -> None:
-        """Tell what became of records made outside a request."""
+        """Report the results of records made outside a request."""
         self._checkout_log.added("", outcomes, sends=sends)
         self._tell_left_out("", outcomes)
         self._adding.discard(addition)
         self.notify()
 
     def settled(self, settlements: Sequence[Settlement]) -> None:
-        """Take what became of records that this one sent. Another `Butter` of the store may have captured them."""
+        """Take the settlements of records that this one sent. Another `Butter` of the store may have captured them."""
         self.sender.held.difference_update(settlement.id for settlement in settlements)
         over = [one.id for one in settlements if one.settled is not Settled.RELEASED or one.due_at]
         sending = self.sender.sending if self.sender.ill else None
@@ -303,9 +303,9 @@ class Participant:
     def tell_settled(
         self, settlements: Sequence[Settlement], over: Sequence[int], sending: Collection[int] | None
     ) -> None:
-        """Tell what became of records, and let the responses go that waited for one that is not sent again at once.
+        """Report the settlements of records. Release responses that waited for a record that is not retried at once.
 
-        If nothing is sent soon, `sending` are the records that are on their way: all others wait.
+        If nothing is sent soon, `sending` are the records on their way, and all others wait.
         """
         self._checkout_log.settled(settlements)
         stopped = () if sending is None else [record for record in self._waiting if record not in sending]
@@ -314,32 +314,32 @@ class Participant:
         self.notify()
 
     def release_responses(self) -> None:
-        """Let all responses go: this process may never learn what becomes of their records."""
+        """Release all responses, because this process may never learn the results of their records."""
         for record in [*self._waiting]:
             self._sent(record)
 
     def let_go(self) -> None:
-        """Let also those responses go whose captures are not read: this participant leaves, and reads no more."""
+        """Also release responses whose captures are not read, because this participant leaves and reads no more."""
         for entry in [*self._unread]:
             if entry.until_sent:
                 entry.finish()
         self.release_responses()
 
     def expired(self, parts: int) -> None:
-        """Tell that parts of checkouts stayed alone."""
+        """Report parts of checkouts that stayed without a counterpart."""
         if parts:
             self.events.emit(Skipped(reason=Skip.JOIN_EXPIRED, times=parts, message=EXPIRED))
 
     def expire_before(self) -> float:
-        """Give the time before which parts of checkouts are too old, in seconds since the epoch."""
+        """Return the time before which parts of checkouts are too old, in seconds since the epoch."""
         return self.clock() - self._config.join_ttl
 
     def in_memory(self) -> Sequence[Entry]:
-        """Return the captures that are in memory and, by their number, in the store."""
+        """Return the captures that are in memory and have a number in the store."""
         return [entry for entry in [*self._unread, *self._others] if entry.id and entry.is_loaded]
 
     def addition_of(self, records: Sequence[Record]) -> Addition:
-        """Return records that are in memory as an addition, which `unfinished` counts until it is written."""
+        """Return an addition of records that are in memory. `unfinished` counts it until it is written."""
         addition = Addition(records, Future())
         self._adding.add(addition)
         return addition
@@ -352,7 +352,7 @@ class Participant:
             entry.id = number
 
     def look(self) -> None:
-        """Watch what needs a look about once a second.
+        """Do the checks of about once a second.
 
         Raises:
             Exception: a fault of the disk.
@@ -365,18 +365,18 @@ class Participant:
             self.failed("watching", error)
 
     def unattended(self) -> None:
-        """Tell that no process sends what this one appends."""
+        """Report that no process sends what this one appends."""
         self.events.emit(OutboxChanged(reason="no_deliverer", message=NO_DELIVERER, level=logging.CRITICAL))
 
     def lost(self, item: object, error: Exception) -> None:
-        """Tell that something could not be written."""
+        """Report an item that could not be written."""
         match item:
             case Entry():
                 self._tell_lost(error, item.route_name)
                 item.finish()
                 self._forget([item])
             case Reading():
-                item.entry.finish()  # the capture is in the store, and is read again
+                item.entry.finish()  # the capture is in the store, and will be read again
                 self._forget([item.entry])
             case Addition():
                 for _record in item.records:
@@ -384,7 +384,7 @@ class Participant:
                 item.done.set_exception(error)
                 self.added(item, (), sends=False)
             case Settlement():
-                self.sender.held.discard(item.id)  # the record is sent once more
+                self.sender.held.discard(item.id)  # the record will be sent again
                 self.notify()
             case _:
                 self.notify()
@@ -419,7 +419,7 @@ class Participant:
 
 
 def configuration_of(components: "Components") -> str:
-    """Return a digest of what decides how a capture is read."""
+    """Return a digest of the options that determine how a capture is read."""
     text = "\n".join([repr(components.strategy), *map(repr, components.routes.routes)])
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
 
@@ -427,7 +427,7 @@ def configuration_of(components: "Components") -> str:
 def _parked(entry: Entry, result: ReadResult) -> Parked | None:
     """Return why a capture is parked.
 
-    What another process served is not skipped at once: its code may have read a record where this one finds none.
+    A capture of another process is not skipped at once, because that process's code might have found a record.
     """
     if result.parked is not None:
         return replace(result.parked, records=result.records)

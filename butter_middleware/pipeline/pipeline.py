@@ -1,4 +1,4 @@
-"""`Pipeline`: what the middleware and `Butter` talk to. It starts the threads of a process, and hands them captures."""
+"""`Pipeline`: the interface for the middleware and `Butter`. Starts a process's threads, and gives them captures."""
 
 import logging
 import time
@@ -46,15 +46,15 @@ T = TypeVar("T")
 
 GIVE_TRIES: Final = 3
 OPEN_SECONDS: Final = 1.0
-"""For which the app's start waits for the outbox's file and the HTTP client."""
+"""How long the app's start waits for the outbox's file and the HTTP client."""
 STOPPING_SECONDS: Final = 0.5
-"""For a thread to end after the drain took all of its time. One that hangs in an extractor dies with the process."""
+"""How long a thread has to end after a full drain. One that hangs in an extractor ends with the process."""
 
 
 class Pipeline:
-    """The way of a checkout through one process. None of what the middleware calls raises, except `snapshot`.
+    """The path of a checkout through one process. The middleware's calls do not raise, except `snapshot`.
 
-    Nothing live is made before `start`. A forked child starts again.
+    Threads, files and sockets are made by `start`. A forked child starts again.
 
     Args:
         components: The parts, and the configuration.
@@ -68,9 +68,9 @@ class Pipeline:
             self.rebuild()
 
     def rebuild(self) -> None:
-        """Take the parts of production or, while tests run, what these put in their place.
+        """Take the parts of production or, while tests run, their replacements.
 
-        What was captured before goes where it would have gone.
+        Earlier captures still use the earlier parts.
         """
         if self.components is self._production:
             self.close()
@@ -93,7 +93,7 @@ class Pipeline:
         self.outbox_clock: Callable[[], float] = getattr(components.outbox, "clock", components.clock)
         self._cookies = None if components.beacon is None else components.beacon.cookies
         self._wait = components.response_wait
-        self._configuration = configuration_of(components)  # here, not in a checkout: it runs code of the merchant's
+        self._configuration = configuration_of(components)  # not in a checkout: it runs the merchant's code
         self._events.listener, self._events.listens_to = components.listener, components.listens_to
         self._forget()
         components.built(self)
@@ -101,19 +101,19 @@ class Pipeline:
     def _forget(self) -> None:
         self._starting, self._closing = RLock(), RLock()
         self.running = False
-        """Whether the threads were started in this process, and no shutdown has come since."""
+        """Whether the threads were started in this process, without a shutdown since then."""
         self._paused = False
         self._opened = False
         """Whether a lifespan started it."""
         self.participant: Participant | None = None
         self._backoff = Backoff()
         self.last_counts = Counts()
-        """What lay in the outbox when it last answered."""
+        """The outbox's last counts."""
         self._kept: StoreThread | None = None
-        """The last one of a store in memory, which the next one takes over."""
+        """The last thread of a store in memory. The next one takes the store over."""
         self._faults: tuple[str, ...] = ()
         self._unheard: set[tuple[str, int]] = set()
-        """Routes and statuses of which it was said that an annotation had no effect."""
+        """The routes and statuses for which the log has reported an annotation without effect."""
         self._diagnosis = Diagnosis(self.components.strategy)
         self._read_capture = self.components.wrap_reader(self.components.make_reader(self._observe).read)
         self.reporter = StatusReporter(self)
@@ -123,12 +123,12 @@ class Pipeline:
     def start(self, *, paused: bool = False) -> None:
         """Start the threads of this process, or wake them after `shutdown`. Cheap if they run.
 
-        If the system gives no thread, what is captured waits in memory, and the next call tries again. If `paused`,
-        nothing is sent until the next call.
+        If the system gives no thread, captures wait in memory, and the next call tries again. If `paused`, nothing is
+        sent until the next call.
         """
         if self.running and not self._paused and not overrides.guards:
             return
-        overrides.current()  # begins or ends what unittest asks for, and rebuilds this
+        overrides.current()  # begins or ends the overrides of unittest, and rebuilds this
         with self._starting:
             self._paused = paused
             participant = self.participant
@@ -142,7 +142,7 @@ class Pipeline:
                 participant.sender.delivery.pause()
             else:
                 participant.sender.delivery.resume()
-            # A signal's handler of the merchant's may close it meanwhile, on this thread.
+            # The merchant's signal handler may close it meanwhile, on this thread.
             self.running = self._start_threads(participant) and self.participant is participant
 
     def _participant_of(self, thread: StoreThread) -> Participant:
@@ -152,7 +152,7 @@ class Pipeline:
         return Participant(self.components, self._configuration, thread, read, self._begin, self.look)
 
     def _start_threads(self, participant: Participant) -> bool:
-        """Start those that do not run yet. Return whether all do."""
+        """Start the threads that do not run. Return whether all run."""
         try:
             for worker in participant.workers:
                 if not worker.alive:
@@ -173,14 +173,14 @@ class Pipeline:
             self._telemetry.load(self.reporter, self._events.emit)
 
     def begin_anew(self) -> None:
-        """Forget the threads, in a forked child."""
+        """In a forked child, forget the threads."""
         self._events.forget()
         self._forget()
 
     def shutdown(self) -> None:
-        """Bring to safety, within `drain_timeout`, what was captured. More may come afterwards.
+        """Save or send all captures within `drain_timeout`. More may come afterwards.
 
-        A durable outbox stops sending and keeps its backlog. Records in memory are sent while time remains.
+        With a durable outbox, sending stops and the backlog is kept. Records in memory are sent while time remains.
         """
         try:
             self._shutdown()
@@ -193,14 +193,14 @@ class Pipeline:
             return
         durable = processes.is_durable(self.components.outbox)
         if not durable:
-            self.running = False  # a checkout that comes meanwhile starts it again, and is sent
+            self.running = False  # a checkout meanwhile starts it again, and is sent
         self._drain(participant, self._config.drain_timeout)
         with self._starting:
             if durable or not self.running:
                 self.running = participant.running = False
 
     def _drain(self, participant: Participant, seconds: float) -> None:
-        """Within `seconds`, have what is on its way settled in a file; in memory, have all sent."""
+        """Within `seconds`: with a file, let records on their way be settled. In memory, let all records be sent."""
         durable = processes.is_durable(self.components.outbox)
         if durable:
             participant.sender.delivery.pause()
@@ -217,15 +217,15 @@ class Pipeline:
         else:
             said = f"{counts.delivered} records delivered, {counts.pending} pending on disk"
             log_thread.log(logging.INFO, said, event="shutdown")
-        log_thread.settle()  # many a server ends the process right after this, without the exit of the interpreter
+        log_thread.settle()  # many servers end the process right after this, without the interpreter's exit
 
     def close(self, *, at_exit: bool = False) -> None:
         """Shut down, then end the threads and close the outbox.
 
-        Takes `drain_timeout` and, if an extractor or the file hangs, some seconds more. At the interpreter's exit, what
-        another thread records meanwhile is sent by the threads that are there: nothing waits for others.
+        Takes `drain_timeout` and, if an extractor or the file hangs, a few seconds more. At the interpreter's exit, the
+        existing threads send what another thread records meanwhile, because new threads cannot start.
         """
-        with self._closing:  # a close beside another one ends when that has ended
+        with self._closing:  # a second close at the same time waits for the first one
             deadline = time.monotonic() + self._config.drain_timeout
             if at_exit:
                 self.shutdown()
@@ -240,7 +240,7 @@ class Pipeline:
             self._telemetry.forget(self.reporter)
 
     def reset(self) -> None:
-        """Be as if just built: for tests, since one `Butter` serves many. What was not delivered is left behind."""
+        """Reset to the initial state, because one `Butter` serves many tests. Undelivered records are dropped."""
         participant, _running = self._let_go()
         if participant is not None:
             self._end(participant, time.monotonic())
@@ -249,7 +249,7 @@ class Pipeline:
         self._forget()
 
     def _let_go(self) -> tuple[Participant | None, bool]:
-        """Give up the participant, and say whether it ran. A checkout that comes now starts another one."""
+        """Drop the participant, and return whether it ran. A checkout that comes now starts another one."""
         with self._starting:
             given_up = self.participant, self.running
             self.participant, self.running = None, False
@@ -265,14 +265,14 @@ class Pipeline:
         log_thread.settle()
 
     def take_over(self) -> None:
-        """Read and send in this process what any process appended. For the command `deliver`."""
+        """Read and send the captures of all processes in this one, for the command `deliver`."""
         self.close()
         self._use(replace(self.components, external=False, reads=True))
 
-    # What the middleware calls.
+    # For the middleware.
 
     def first_request(self) -> None:
-        """Start the threads, so that what waits is sent without a checkout, and say what a missing lifespan means."""
+        """Start the threads, so that waiting records are sent without a checkout. Log what a missing lifespan means."""
         if self._opened:
             return
         try:
@@ -299,7 +299,7 @@ class Pipeline:
         log_thread.log(logging.INFO if durable else logging.WARNING, message, event="lifespan")
 
     async def open(self) -> None:
-        """Start the threads, and wait for what takes longer than the first checkouts: the file and the HTTP client."""
+        """Start the threads. Wait for the file and the HTTP client, so that they do not delay the first checkouts."""
         self._opened = True
         try:
             self.start()
@@ -311,16 +311,16 @@ class Pipeline:
             return  # it was closed at this moment
         until = time.monotonic() + OPEN_SECONDS
         leads = participant.thread.take_lead(participant)
-        with suppress(RuntimeError):  # a loop that is neither of asyncio nor of trio
+        with suppress(RuntimeError):  # the loop is neither asyncio's nor trio's
             if await wait_at_most(leads, OPEN_SECONDS) and not leads.exception() and leads.result():
                 await wait_at_most(participant.sender.ready, until - time.monotonic())
 
     def snapshot(self, scope: Scope, path: str) -> dict[str, Any]:
-        """Copy from the scope what a capture needs, before the app can change it. Raises if it is not a scope."""
+        """Copy the part of the scope that a capture needs, before the app can change it. Raises for other objects."""
         return snapshot(scope, path, self._now(), self._cookies)
 
     def _now(self) -> float:
-        """Return the time by the merchant's clock; by the system's, if that fails, which is counted."""
+        """Return the time of the merchant's clock. If it fails, count the error and return the system's time."""
         try:
             given = self._clock()
         except Exception as error:  # noqa: BLE001 - it stands inside a checkout
@@ -332,7 +332,7 @@ class Pipeline:
         return time.time()
 
     def capture(self, route: CheckoutRoute | None, capture: Capture) -> "Future[None] | None":
-        """Take a capture. Return what the last chunk waits for, or None."""
+        """Take a capture. Return what the last chunk must wait for, or None."""
         name = "" if route is None else route.name
         self._events.count(Captured, name)
         try:
@@ -348,7 +348,7 @@ class Pipeline:
         return future
 
     def _give(self, give: Callable[[Participant, T], None], given: T) -> None:
-        """Give something to the store's thread. If another thread closes it at this moment, start a new one.
+        """Give an item to the store's thread. If another thread closes that thread at this moment, start a new one.
 
         Raises:
             ButterError: it could not be taken.
@@ -367,17 +367,17 @@ class Pipeline:
         raise closed or _NotStartedError()
 
     async def wait_until_durable(self, future: "Future[None]") -> None:
-        """Wait until a capture is where `durability` has it, within the user's limit."""
+        """Wait until a capture is where `durability` requires it, within the user's limit."""
         done = await wait_at_most(future, self._wait.seconds)
         self._backoff.ended(well=done or self._wait.until == "disk")
         if not done:
             self._events.emit(NotDurableInTime(reason=self._wait.until))
             participant = self.participant
             if participant is not None:
-                participant.thread.count_soon()  # the process may be killed, and its count with it
+                participant.thread.count_soon()  # the process may be killed before its counts are written
 
     def skip(self, route: CheckoutRoute, reason: Skip, status: int = 0, *, annotated: bool = False) -> None:
-        """Count a response that is not captured. If its endpoint annotated, say so once for each route and status."""
+        """Count a response that is not captured. If its endpoint annotated, log this once for each route and status."""
         if checkout_log.is_on():
             checkout_log.say(route.name, f"skipped: {reason} {status if reason is Skip.STATUS else ''}".rstrip())
         message = _REMEDIES.get(reason, "")
@@ -390,12 +390,12 @@ class Pipeline:
             self._events.count(Skipped, route.name, reason)
 
     def fault(self, error: Exception) -> None:
-        """Count a fault of the middleware itself, and log it without what it may quote."""
+        """Count an error of the middleware itself, and log it without its text, which may quote data."""
         name = type(error).__name__
         message = f"the middleware failed on a request: {name}"
         self._events.emit(Faulted(reason=f"request:{name}", message=message, level=logging.ERROR))
 
-    # What `Butter` calls. Another thread may close it meanwhile: each reads `participant` once.
+    # For `Butter`. Another thread may close it meanwhile, so each method reads `participant` once.
 
     def add(self, checkout: Checkout) -> None:
         """Take a whole checkout."""
@@ -408,11 +408,11 @@ class Pipeline:
             self.add_records(records)
 
     def nothing_recorded(self, message: str) -> None:
-        """Tell that `butter.record` got nothing that it can take. It raises nothing inside a checkout."""
+        """Report a wrong argument of `butter.record`, which must not raise inside a checkout."""
         self._events.emit(Lost(reason="TypeError", message=message, level=logging.ERROR))
 
     def add_records(self, records: Sequence[Record]) -> "Future[int]":
-        """Take records made outside a request. The future gives how many were known already."""
+        """Take records made outside a request. The future's result is how many were already known."""
         addition = Addition(records, Future())
         try:
             self._give(Participant.add, addition)
@@ -430,7 +430,7 @@ class Pipeline:
             self.fault(error)
 
     def records(self, scope: Scope, fields: Mapping[str, object]) -> Sequence[Record]:
-        """Return the records of a checkout that is recorded in a transaction. They are read on this thread."""
+        """Return the records of a checkout that is recorded in a transaction. It is read on this thread."""
         try:
             capture = self._recorded(scope, fields)
             route = self.routes.find(capture.method, capture.path)
@@ -453,7 +453,7 @@ class Pipeline:
         return self._unless_dry_run(result.records)
 
     def record_of(self, checkout: Checkout) -> Sequence[Record]:
-        """Return the record of a whole checkout; none in a dry run, and none if its address is not public."""
+        """Return the record of a whole checkout. None in a dry run, or if its address is not public."""
         if isinstance(in_body(checkout.ipv4_address, self.components.admitted), Reason):
             message = (
                 "butter.record() got a Checkout with an ipv4_address that is not public. It is the address of a server "
@@ -487,10 +487,10 @@ class Pipeline:
         )
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all that was captured has been read, and delivered unless sending is paused.
+        """Wait until all captures have been read, and delivered unless sending is paused.
 
-        Returns early if waiting cannot help: this process sends, and the endpoint is ill. True says that
-        nothing is left undone.
+        Returns early if waiting cannot help: this process sends, and the endpoint is ill. True means that nothing is
+        left to do.
         """
         participant = self.participant
         return participant is None or self._flush(participant, timeout)
@@ -504,7 +504,7 @@ class Pipeline:
                 return True
             if delivery.paused:
                 return _settled(participant)
-            counts = _answer(thread, self.note_counts, None)  # noted: the next answer may not come
+            counts = _answer(thread, self.note_counts, None)  # stored, because the next answer may not come
             if counts is not None and not counts.pending:
                 return True
             due = _answer(thread, lambda store: store.next_due(), None)
@@ -515,12 +515,12 @@ class Pipeline:
         return participant.wait(verdict, timeout)
 
     def finish_reading(self, timeout: float) -> bool:
-        """Wait until all that was captured has been read, delivered or not. Return whether it is."""
+        """Wait until all captures have been read, delivered or not. Return whether they have."""
         participant = self.participant
         return participant is None or participant.wait(lambda: True, timeout)
 
     def finish_sending(self, timeout: float) -> bool:
-        """Wait until nothing is on its way and nothing is due. For tests, in which no time passes by itself."""
+        """Wait until nothing is on its way or due. For tests, in which time does not pass by itself."""
         participant = self.participant
 
         def verdict() -> bool | None:
@@ -536,25 +536,25 @@ class Pipeline:
         return participant is None or participant.wait(verdict, timeout)
 
     def request(self, question: Callable[[Store], T]) -> "Future[T]":
-        """Have a question answered by the store's thread."""
+        """Let the store's thread answer a question."""
         participant = self.participant
         return failed(_NotStartedError()) if participant is None else participant.thread.ask(question)
 
     def ask(self, question: Callable[[Store], T], otherwise: T, seconds: float = 1.0) -> T:
-        """Return what the store's thread answers. `otherwise` if it does not within `seconds`, or is not there."""
+        """Return the answer of the store's thread. `otherwise` if there is no answer within `seconds`, or no thread."""
         participant = self.participant
         thread = self._kept if participant is None else participant.thread
         return otherwise if thread is None else _answer(thread, question, otherwise, seconds)
 
     def look_again(self) -> None:
-        """Look for records that are due, since the clock was moved."""
+        """Check for due records, because the clock was moved."""
         participant = self.participant
         if participant is not None:
             participant.thread.look_again()
             participant.sender.delivery.wake()
 
     def counts(self, seconds: float = 1.0) -> Counts:
-        """Count what lies in the outbox. If it does not answer within `seconds`, or is closed, as it last was."""
+        """Return the outbox's counts, or the last ones if it does not answer within `seconds`, or is closed."""
         self._count(seconds)
         return self.last_counts
 
@@ -562,11 +562,11 @@ class Pipeline:
         return self.ask(self.note_counts, None, seconds) is not None
 
     def note_counts(self, store: Store) -> Counts:
-        """Count what lies in the outbox, on the store's thread."""
+        """Return the outbox's counts, on the store's thread."""
         self.last_counts = store.counts()
         return self.last_counts
 
-    # How it is.
+    # The state.
 
     @property
     def endpoint(self) -> str:
@@ -578,19 +578,19 @@ class Pipeline:
 
     @property
     def leads(self) -> bool:
-        """Whether this process sends for all that share the outbox."""
+        """Whether this process sends for all processes that share the outbox."""
         participant = self.participant
         return participant is not None and participant.leads
 
     @property
     def deliverer(self) -> int | None:
-        """The process that sends from the outbox's file. 0: it cannot be told which. None: there is none."""
+        """The process that sends from the outbox's file. 0: it is not known which. None: no process sends."""
         participant = self.participant
         return None if participant is None else participant.thread.leader.deliverer
 
     @property
     def dead_threads(self) -> list[str]:
-        """The threads that have ended, which they never do while they are needed."""
+        """The threads that have ended although they are needed. This should never happen."""
         participant = self.participant
         if participant is None or not self.running:
             return []
@@ -598,18 +598,18 @@ class Pipeline:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What is wrong with the outbox."""
+        """The faults of the outbox."""
         participant = self.participant
         return () if participant is None else tuple(participant.thread.alerts.raised)
 
-    # What the threads call.
+    # For the threads.
 
     def _observe(self, capture: Capture, address: ClientIP) -> None:
         for event in self._diagnosis.observe(capture.scope, address):
             self._events.emit(event)
 
     def look(self) -> None:
-        """Watch the counts and the outbox's faults about once a second. The store's thread calls it."""
+        """Check the counts and the outbox's faults. The store's thread calls it about once a second."""
         participant = self.participant
         if participant is not None and participant.leads:
             self.reporter.watch(participant.thread.store)
@@ -629,13 +629,13 @@ def _answer(thread: StoreThread, question: Callable[[Store], T], otherwise: T, s
 
 
 def _settled(participant: Participant) -> bool | None:
-    """Return True if nothing is on its way, and what was sent is settled in the store; None if it will be."""
+    """Return True if nothing is on its way and all sent records are settled in the store. None if they will be."""
     sender = participant.sender
     return None if sender.delivery.in_flight or sender.unsettled else True
 
 
 class _NotStartedError(ButterError):
-    """The threads of this process are not there."""
+    """The threads of this process do not run."""
 
 
 _REMEDIES: Final = {
@@ -660,4 +660,4 @@ _UNHEARD: Final = {
         "shopper left, leave extract out, and annotate all fields before the response begins."
     ),
 }
-"""What is said of a response that was annotated, if nothing is said of the others."""
+"""The message for an annotated response, if responses without annotations have none."""

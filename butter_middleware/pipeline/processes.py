@@ -1,4 +1,4 @@
-"""What there is once per process: a store thread for each outbox's file, one fork hook and one exit hook."""
+"""The state of a process: one store thread for each outbox's file, one fork hook and one exit hook."""
 
 import atexit
 import logging
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from butter_middleware.pipeline.pipeline import Pipeline
 
 FORK_SECONDS: Final = 0.05
-"""For which a fork waits until the files are closed."""
+"""How long a fork waits until the files are closed."""
 LOADING_SECONDS: Final = 5.0
-"""For which a fork waits until a thread has loaded the HTTP client. It takes a tenth of a second, once in a process."""
+"""How long a fork waits until a thread has loaded the HTTP client. This takes a tenth of a second, once."""
 
 
 class _Process:
     def __init__(self) -> None:
         self.guard = threading.RLock()
         self.forking = threading.RLock()
-        """Held during a fork: another one beside it would have its child begin while files are open."""
+        """Held during a fork: otherwise the child of a second fork could begin while files are open."""
         self.pipelines: WeakSet[Pipeline] = WeakSet()
         self.threads: dict[StoreThread, str] = {}
-        """Those that have a file open, or may open it, with its path. One that is stopping may have a successor."""
+        """The threads that have a file open, or may open it, with its path. A stopping one may have a successor."""
         self.unusable: set[str] = set()
-        """Files that were open while this process was forked: SQLite's lock table in it is the parent's."""
+        """Files that were open when this process was forked. Its SQLite has the parent's lock table."""
         self.hooked = False
         self.loading = threading.RLock()
 
@@ -42,7 +42,7 @@ _process: Final = _Process()
 
 
 def register(pipeline: "Pipeline") -> None:
-    """Make a pipeline start again in each forked child, and close when the interpreter ends."""
+    """Let a pipeline start again in each forked child, and close at the interpreter's exit."""
     with _process.guard:
         _process.pipelines.add(pipeline)
         if not _process.hooked:
@@ -55,14 +55,14 @@ def register(pipeline: "Pipeline") -> None:
 
 
 def join(components: "Components", kept: StoreThread | None, make: Callable[[StoreThread], Participant]) -> Participant:
-    """Make a participant of a store thread: there is one per file, and a new one for a store in memory.
+    """Make a participant of a store thread. There is one thread for each file, and a new one for a store in memory.
 
     Args:
         components: The parts of a `Butter`.
         kept: The thread of an earlier start, if its store is in memory.
         make: Makes the participant.
     """
-    with _process.guard:  # throughout, so that the last other participant does not end the thread meanwhile
+    with _process.guard:  # during the whole block, so that the last other participant does not end the thread meanwhile
         thread = _store_thread(components.outbox, kept, reads=components.reads)
         participant = make(thread)
         thread.participants = (*thread.participants, participant)
@@ -70,7 +70,7 @@ def join(components: "Components", kept: StoreThread | None, make: Callable[[Sto
 
 
 def is_durable(outbox: LocalOutbox) -> bool:
-    """Whether what an outbox takes in this process outlives it: a file does not that this process must not open."""
+    """Whether an outbox's content outlives this process. False for a file that this process must not open."""
     return outbox.durable and _path_of(outbox) not in _process.unusable
 
 
@@ -102,16 +102,16 @@ def _store_thread(outbox: LocalOutbox, kept: StoreThread | None, *, reads: bool)
 
 
 def loading() -> AbstractContextManager[object]:
-    """Return what a thread of ours holds while it imports a module.
+    """Return the lock that our threads hold while they import a module.
 
-    Python never frees the import lock of a module that another thread was loading during a fork: the child would wait
-    for it for ever.
+    If another thread is loading a module during a fork, Python never frees that module's import lock in the child, and
+    the child would wait for it forever.
     """
     return _process.loading
 
 
 def leave(participant: Participant, seconds: float) -> None:
-    """Let a participant go. The last one ends the store's thread within `seconds`."""
+    """Remove a participant. The last one ends the store's thread within `seconds`."""
     thread = participant.thread
     with _process.guard:
         is_last = thread.leave(participant, seconds)

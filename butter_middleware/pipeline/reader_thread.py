@@ -13,19 +13,19 @@ from butter_middleware.reader.messages import unreadable
 from butter_middleware.reader.reader import ReadResult
 
 MOST_AHEAD: Final = 256
-"""Captures in memory for the reader. The others are in the store only."""
+"""The most captures in memory for the reader. The others are only in the store."""
 MOST_BYTES: Final = 16 * 1024**2
 REST_SECONDS: Final = 3600.0
 
 
 class ReaderThread(Worker):
-    """Reads captures one after the other, and hands on what each holds.
+    """Reads captures one after the other, and passes their results on.
 
-    An extractor that hangs stops reading in this process. It stops neither appending nor sending.
+    An extractor that hangs stops reading in this process, but not appending or sending.
 
     Args:
         read: Reads the capture of an entry.
-        result: Takes an entry with what was read, on this thread.
+        result: Gets an entry with its result, on this thread.
     """
 
     def __init__(self, read: Callable[[Entry], ReadResult], result: Callable[[Entry, ReadResult], object]) -> None:
@@ -41,7 +41,7 @@ class ReaderThread(Worker):
         """The entry that is being read."""
 
     def offer(self, entries: Sequence[Entry], *, fresh: bool) -> None:
-        """Have entries read. Only the store's thread calls it."""
+        """Let entries be read. Only the store's thread calls it."""
         queue = self._fresh if fresh else self._others
         for entry in entries:
             self._bytes += entry.size
@@ -63,7 +63,7 @@ class ReaderThread(Worker):
 
     @property
     def busy_for(self) -> float:
-        """Seconds for which one capture has been read."""
+        """Seconds since the reading of the current capture began."""
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -90,12 +90,12 @@ class ReaderThread(Worker):
             try:
                 self._result(entry, result)
             except BaseException:
-                self._fresh.append(entry)  # to be read again
+                self._fresh.append(entry)  # it must be read again
                 raise
             self._bytes -= entry.size
 
     def _next(self) -> Entry | None:
-        """Return one of the two kinds in turn, so that a backlog stops no checkout of now, and is not stopped by it."""
+        """Return one of the two kinds in turn, so that a backlog and new checkouts do not block each other."""
         self._from_others = not self._from_others
         first, second = (self._others, self._fresh) if self._from_others else (self._fresh, self._others)
         if first:

@@ -1,7 +1,7 @@
 """The state of the collection of evidence on this host: for `status()`, the health route and telemetry.
 
-The outbox counts for all its processes. What a process counted in the last seconds may not be in the outbox yet; it is
-added here.
+The outbox counts for all its processes. Counts of this process from the last seconds, which may not be in the outbox
+yet, are added here.
 """
 
 import time
@@ -25,47 +25,47 @@ if TYPE_CHECKING:
     from butter_middleware.pipeline.pipeline import Pipeline
 
 OUTBOX_SECONDS: Final = 1.0
-"""For which a health check, and `status()`, wait for the outbox."""
+"""How long a health check, and `status()`, wait for the outbox."""
 LOOK_SECONDS: Final = 5.0
-"""Between looks at the host's counts."""
+"""Between reads of the host's counts."""
 LOST_SECONDS: Final = 86400.0
-"""For which health tells that something is lost."""
+"""How long the health reports a loss."""
 
 
 class HostCounts(NamedTuple):
-    """What the processes of the host counted, by name, route and reason."""
+    """The counts of the host's processes, by name, route and reason."""
 
     total: Mapping[Key, int]
     """Over the outbox's life."""
     recent: Mapping[Key, int]
-    """In the last hour or two."""
+    """In the last one to two hours."""
     today: Mapping[Key, int]
     """In the last day."""
 
 
 def host_counts(store: Store, now: float) -> HostCounts:
-    """Ask a store for the counts of its host. `now` is by its clock."""
+    """Read the host's counts from a store. `now` is by its clock."""
     return HostCounts(store.counted(), store.counted(now - HOUR), store.counted(now - LOST_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the outbox said at one moment, with what this process counted and it does not know yet."""
+    """The outbox's counts at one moment, with those of this process that it does not have yet."""
 
     host: HostCounts
     elsewhere: Mapping[Key, int]
-    """What of the total was counted in other processes, and in earlier ones."""
+    """The part of the total from other processes, and from earlier ones."""
     taken_at: float | None
-    """As `time.monotonic`. None: the outbox has not answered yet."""
+    """By `time.monotonic`. None: the outbox has not answered yet."""
 
     @property
     def recent(self) -> Coverage:
-        """The coverage of the last hour or two."""
+        """The coverage of the last one to two hours."""
         return Coverage.of(Tally(self.host.recent))
 
 
 class StatusReporter:
-    """Says what is counted, how the threads are, and what lies in the outbox.
+    """Reports the counts, the state of the threads, and the content of the outbox.
 
     Args:
         pipeline: The threads of this process.
@@ -83,7 +83,7 @@ class StatusReporter:
         self._view = View(HostCounts({}, {}, {}), {}, None)
 
     def watch(self, store: Store) -> None:
-        """Look at the counts of the host. The store's thread calls it if this process leads."""
+        """Check the counts of the host. The store's thread calls it if this process leads."""
         now, taken_at = self._pipeline.outbox_clock(), self._view.taken_at
         if self._watch.is_due(now) or taken_at is None or time.monotonic() - taken_at >= LOOK_SECONDS:
             self._take(store)
@@ -103,7 +103,7 @@ class StatusReporter:
         return self._view
 
     def status(self) -> Status:
-        """Return how the collection goes."""
+        """Return the status."""
         worker = self._pipeline
         view = worker.ask(self._take, self._view, OUTBOX_SECONDS)
         counts = worker.last_counts
@@ -131,7 +131,7 @@ class StatusReporter:
         )
 
     async def health(self) -> Health:
-        """Say whether evidence is being collected. Waits for the outbox, but no event loop waits for it."""
+        """Return whether evidence is being collected. Waits for the outbox without blocking an event loop."""
         worker = self._pipeline
         future = worker.request(self._take)
         answered = await wait_at_most(future, OUTBOX_SECONDS) and future.exception() is None
@@ -155,14 +155,14 @@ class StatusReporter:
         )
         return diagnose(signs)
 
-    # What telemetry asks.
+    # For telemetry.
 
     def counts(self) -> Mapping[Key, int]:
-        """Return all that this process counted."""
+        """Return all counts of this process."""
         return self._counters.counts()
 
     def levels(self) -> Gauges | None:
-        """Return the state of some seconds ago. Only the leader reports it."""
+        """Return the state of a few seconds ago. Only the leader reports it."""
         worker = self._pipeline
         if not worker.leads:
             return None
@@ -177,7 +177,7 @@ class StatusReporter:
         )
 
     def _at_risk(self, counts: Counts) -> int:
-        """Return how much lies in memory if it would be lost now, since nothing runs."""
+        """Return how much in memory would be lost now, because no thread runs."""
         participant, outbox = self._pipeline.participant, self._pipeline.components.outbox
         if processes.is_durable(outbox) or (participant is not None and participant.running):
             return 0

@@ -1,4 +1,4 @@
-"""The thread that owns the connections to Butter or to the queue: one asyncio loop, while this process leads."""
+"""The thread with the connections to Butter or to the queue: one asyncio loop, while this process leads."""
 
 import asyncio
 from collections import deque
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from butter_middleware.pipeline.participant import Participant
 
 MOST_AHEAD: Final = 256
-"""Records in memory for the sender. The others are in the store only."""
+"""The most records in memory for the sender. The others are only in the store."""
 REST_SECONDS: Final = 3600.0
 
 
 class SenderThread(Worker):
-    """Sends what the store has, while this process leads. It is the `Backlog` of its `Delivery`.
+    """Sends the store's records while this process leads. It is the `Backlog` of its `Delivery`.
 
     Args:
         delivery: Sends.
-        participant: Whose records these are.
+        participant: The owner of the records.
         prepare: Called on this thread before anything is sent.
-        ping: Whether it asks once, when it first leads, if Butter takes the credentials.
+        ping: Whether it checks the credentials once, when it first leads.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class SenderThread(Worker):
         self._backlog: deque[Pending] = deque()
         self._from_backlog = False
         self.held: set[int] = set()
-        """The records that are in memory, on their way, or not settled in the store. The store's thread changes it."""
+        """The records in memory, on their way, or not settled in the store. The store's thread changes it."""
         self.hungry = False
         """Whether the loop asked for a record and there was none in memory."""
         self.ready: Future[None] = Future()
-        """Done once a record would go out at once, if this process leads."""
+        """Done when a record would be sent at once if this process leads."""
         self.failing = False
-        """Whether the loop failed, and has not begun again yet."""
+        """Whether the loop failed and has not started again yet."""
         self._leads = False
         self._hold: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -64,21 +64,21 @@ class SenderThread(Worker):
 
     @property
     def ill(self) -> bool:
-        """Whether nothing is sent soon."""
+        """Whether nothing will be sent soon."""
         return self.delivery.ill or self.delivery.paused or self._stopping
 
     @property
     def wanted(self) -> int:
-        """How many records it takes now."""
+        """How many records it can take now."""
         if not self._leads or self._stopping or self.delivery.paused:
             return 0
         ahead = len(self._fresh) + len(self._backlog)
-        if self.delivery.ill:  # a probe at a time
+        if self.delivery.ill:  # one probe at a time
             return 1 if self.hungry and not ahead else 0
         return MOST_AHEAD - ahead if ahead <= MOST_AHEAD // 2 else 0
 
     def offer(self, pendings: Sequence[Pending], *, fresh: bool) -> bool:
-        """Take records ahead. Return whether all of them were taken."""
+        """Load records ahead. Return whether all of them were taken."""
         if fresh and (not self._leads or self.ill):
             return not pendings
         queue = self._fresh if fresh else self._backlog
@@ -92,7 +92,7 @@ class SenderThread(Worker):
         return len(taken) == len(pendings)
 
     def drop(self) -> Sequence[Record]:
-        """Drop everything, because the file that it came from is gone. Return the records that are in memory."""
+        """Drop everything, because its file is gone. Return the records that are in memory."""
         records = [pending.record for pending in self._drain()]
         self.held.clear()
         return records
@@ -110,7 +110,7 @@ class SenderThread(Worker):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is on its way, or not settled in the store yet."""
+        """Whether no record is on its way or unsettled in the store."""
         return not self.delivery.in_flight and not self.unsettled
 
     def lose_lead(self) -> None:
@@ -121,7 +121,7 @@ class SenderThread(Worker):
             call_in(loop, running.cancel)
 
     def forget_ahead(self) -> None:
-        """Drop what was taken ahead: a person changed what lies in the store."""
+        """Drop the records that were loaded ahead, because a person changed the store."""
         call_in(self._loop, self.put_back)
 
     def stop(self) -> None:
@@ -142,7 +142,7 @@ class SenderThread(Worker):
     # `Backlog`, for the loop.
 
     def take(self) -> Pending | None:
-        """Give the next record: in turn one of now and one that has waited, so that neither stops the other."""
+        """Return the next record, in turn a new one and one that has waited, so that neither kind blocks the other."""
         if not self._leads:
             return None
         self._from_backlog = not self._from_backlog
@@ -154,15 +154,15 @@ class SenderThread(Worker):
         return None
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        """Take what became of records."""
+        """Take the settlements of records."""
         self._participant.thread.settle(self._participant, settlements)
 
     def put_back(self) -> None:
-        """Drop what was taken ahead."""
+        """Drop the records that were loaded ahead."""
         self.settle([Settlement(one.id, Settled.RELEASED) for one in self._drain()])
 
     def keep_hold(self, reason: str | None) -> None:
-        """Keep why nothing is sent. After a fault of the disk, the next record has it kept."""
+        """Store why only probes are sent. After a fault of the disk, the next record tries it again."""
 
         def kept(asked: "Future[None]") -> None:
             if asked.exception() is not None:
@@ -200,7 +200,7 @@ class SenderThread(Worker):
                 runner.run(self._send())
 
     def _failed(self, error: BaseException) -> None:
-        self.failing = True  # so that another process takes the lead meanwhile
+        self.failing = True  # so that another process can take the lead meanwhile
         self._tell(error)
 
     def _tell(self, error: BaseException) -> None:
@@ -208,17 +208,17 @@ class SenderThread(Worker):
 
     async def _send(self) -> None:
         loop = asyncio.get_running_loop()
-        # By its own account asyncio would log an exception with its frames.
+        # Otherwise asyncio would log the exception with its frames.
         loop.set_exception_handler(lambda _loop, told: self._tell(told.get("exception") or RuntimeError()))
         ping, self._ping = self._ping, False
         self._running = loop.create_task(self.delivery.run(self, ping=ping))
         self._loop = loop
         try:
-            if not self._leads:  # it was lost meanwhile
+            if not self._leads:  # the lead was lost meanwhile
                 self._running.cancel()
             await self._running
         except asyncio.CancelledError:
-            pass  # the lead was lost. If this process has it again, `_run` starts another loop
+            pass  # the lead was lost. If this process gets it again, `_run` starts another loop.
         finally:
             self._loop, self._running = None, None
             self._participant.thread.write_at_once()  # another process may lead at any moment

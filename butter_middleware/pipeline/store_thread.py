@@ -4,8 +4,8 @@
     reader ───► resolutions ──► resolve ──► the sender's look-ahead
     sender ───► settlements ──► settle
 
-It runs no code of the merchant's and touches no network. A fault of the disk puts the batch back to the front of its
-queue; it is classified and logged once, and tried again with backoff.
+It runs none of the merchant's code and uses no network. After a fault of the disk, the batch returns to the front of
+its queue. The fault is classified and logged once, and the batch is tried again with backoff.
 """
 
 import logging
@@ -32,35 +32,35 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BATCH: Final = 512
-"""Captures, resolutions or settlements in one transaction, at most."""
+"""The most captures, resolutions or settlements in one transaction."""
 BATCH_BYTES: Final = 4 * 1024**2
 MOST_WAITING: Final = 10_000
-"""Captures that wait for the disk in memory, at most."""
+"""The most captures in memory that wait for the disk."""
 MOST_BYTES: Final = 128 * 1024**2
-"""What they hold, heads included."""
+"""Their most bytes, with their heads."""
 FIRST_BACKOFF: Final = 0.05
 LAST_BACKOFF: Final = 5.0
 """Seconds between tries while a fault lasts."""
 PRUNE_SECONDS: Final = 60.0
 LEAST_LINGER: Final = 0.02
 LINGER_SECONDS: Final = 0.05
-"""For which readings and settlements wait for more of them, unless someone waits. After the first of the two, the next
-append takes them along: the thread is awake then, and a request has just been answered. At 100 checkouts a second
-5 ms take a tenth more processor than 20 ms. A process that is killed meanwhile sends the records of these settlements
-again."""
+"""How long readings and settlements wait for more of them, unless a thread or a response waits. After the first time,
+they are written with the next append, when the thread is awake and a request was just answered. At 100 checkouts a
+second, 5 ms need a tenth more CPU than 20 ms. If the process is killed meanwhile, the records of these settlements are
+sent again."""
 COUNT_SECONDS: Final = 5.0
-"""Between transactions that count what did not change the state of a capture or a record."""
+"""Between transactions for counts that do not belong to a change of a capture or a record."""
 WATCH_SECONDS: Final = 1.0
-"""Between looks at coverage and faults."""
+"""Between checks of coverage and faults."""
 LOG_SECONDS: Final = 0.1
-"""Between looks at the size of the file's log while there is work."""
+"""Between checks of the log's size while there is work."""
 IDLE_SECONDS: Final = 1.0
-"""Without work, before the log of the file is emptied."""
+"""The time without work after which the log of the file is emptied."""
 STOPPING_SECONDS: Final = 0.5
-"""For the thread to end after its deadline."""
+"""How long the thread has to end after its deadline."""
 
 STALL_SECONDS: Final = 5.0
-"""For which a capture waits behind a write, before it is said."""
+"""How long a capture waits behind a write before this is logged."""
 STALLED: Final = (
     "a write has taken more than 5 seconds. Is the disk stalled, such as a network volume, or the processor busy? What "
     "comes waits in memory, up to a bound"
@@ -70,7 +70,7 @@ FULL: Final = (
     "on the disk, raise max_bytes, or drop dead records"
 )
 PAUSE_SECONDS: Final = 5.0
-"""For which the thread stands still beside a fork, at most."""
+"""The longest pause of the thread for a fork."""
 
 
 class _Pause:
@@ -81,11 +81,11 @@ class _Pause:
 
 
 class StoreThread(Worker):
-    """Owns a store. Its methods may be called from any thread, and wait for nothing, except `end`.
+    """Owns a store. Any thread may call its methods, which do not block, except `end`.
 
     Args:
         store: The store. Only this thread calls it, except for its properties.
-        after: The thread whose store this one takes over, once that has ended.
+        after: The thread whose store this one takes over after its end.
     """
 
     def __init__(self, store: Store, after: "StoreThread | None" = None) -> None:
@@ -95,16 +95,16 @@ class StoreThread(Worker):
         self.alerts = store.alerts
         self.leader = Leader(self)
         self.participants: tuple[Participant, ...] = ()
-        """Those who use the store."""
+        """The users of the store."""
         self._guard = RLock()
-        """Held for moments: by requests, and by the thread when it takes what they added.
+        """Held for moments: by requests, and by the thread when it takes their items.
 
-        The garbage collector may end a request, which captures, on the thread that holds it.
+        Reentrant: the garbage collector may end a request, which captures, on the thread that holds it.
         """
         self.intake: deque[tuple[Participant, Entry]] = deque()
         self._bytes = 0
         self._waiting_since = 0.0
-        """When the first of what is in `intake` and `additions` came, or the last batch was taken from there."""
+        """The time of the first item in `intake` and `additions`, or of the last batch that was taken from them."""
         self.additions: deque[tuple[Participant, Addition]] = deque()
         self._readings: deque[tuple[Participant, Reading]] = deque()
         self._settlements: deque[tuple[Participant, Settlement]] = deque()
@@ -113,15 +113,15 @@ class StoreThread(Worker):
         self._pause: _Pause | None = None
         self._opened = self._replaced = False
         self._retired = False
-        """Whether it takes nothing more."""
+        """Whether it accepts no more items."""
         self.looked = False
         """Whether it has tried to take the lead."""
         self._backoff = FIRST_BACKOFF
         self._full_until = 0.0
         self._most = BATCH
-        """Captures in one transaction, at most. Fewer if the file is full."""
+        """The most captures in one transaction. Fewer if the file is full."""
         self._shrink_at = float("inf")
-        """When readings and settlements are written. Those who add the first of them set it."""
+        """When readings and settlements are written. The first addition sets it."""
         self._at_once = False
         """Whether they are written before that time."""
         self._count_at = 0.0
@@ -130,7 +130,7 @@ class StoreThread(Worker):
         self._log_at = 0.0
         self._idle_since: float | None = None
         self._had_fault = False
-        """Whether a fault came, and not all that may meet one was tried since then."""
+        """Whether a fault occurred, and not all operations were tried since then."""
 
     # For other threads.
 
@@ -145,19 +145,19 @@ class StoreThread(Worker):
                 super().start()
 
     def leave(self, participant: Participant, seconds: float) -> bool:
-        """Let a `Butter` go. Return whether it is the last one: then what waits is written within `seconds`."""
+        """Remove a `Butter`. Return whether it is the last one: then waiting items are written within `seconds`."""
         others = tuple(other for other in self.participants if other is not participant)
         if others:
             self.participants = others
         else:
             self._stop_at = time.monotonic() + seconds
         if self.leader.is_led_by(participant):
-            self.leader.look_at = 0.0  # which lets the lead go
+            self.leader.look_at = 0.0  # the next check releases the lead
         self._waker.wake()
         return not others
 
     def finish(self, participant: Participant, seconds: float) -> None:
-        """Wait up to `seconds` until what a participant gave is written, and what it counted. Others go on."""
+        """Wait up to `seconds` until a participant's items and counts are written. Others continue."""
 
         def end(_store: Store) -> None:
             participant.let_go()
@@ -171,8 +171,8 @@ class StoreThread(Worker):
 
         Args:
             queue: One of the two.
-            item: Its participant, and what it gives.
-            size: The bytes that it holds.
+            item: Its participant, and the capture or records.
+            size: Its bytes.
 
         Raises:
             OutboxFullError: too much waits for the disk.
@@ -189,17 +189,17 @@ class StoreThread(Worker):
             self._bytes += size
             queue.append(item)
         if now - self._waiting_since >= STALL_SECONDS and self.store.durable and self.alive and not self.alerts.raised:
-            self.alerts.raise_("fault", STALLED)  # here: a thread that is in a write says nothing
+            self.alerts.raise_("fault", STALLED)  # here, because a thread that waits for a write cannot log
         self._waker.wake()
 
     def resolve(self, participant: Participant, reading: Reading) -> None:
-        """Take what the reader made of a capture."""
+        """Take the reader's result for a capture."""
         self._readings.append((participant, reading))
-        # In memory a reading costs no transaction, and a process that is killed loses it.
+        # At once in memory, where it costs no transaction, and a killed process would lose it.
         self._shrink_soon(at_once=participant.is_awaited or reading.entry.until_sent or not self.store.durable)
 
     def settle(self, participant: Participant, settlements: Sequence[Settlement]) -> None:
-        """Take what became of records."""
+        """Take the settlements of records."""
         self._settlements.extend((participant, settlement) for settlement in settlements)
         # A response of another `Butter` may wait for one of these records.
         self._shrink_soon(at_once=any(one.is_awaited for one in self.participants))
@@ -212,12 +212,12 @@ class StoreThread(Worker):
             self._waker.wake()
 
     def write_at_once(self) -> None:
-        """Write readings and settlements at once, since someone waits for them."""
+        """Write readings and settlements at once, because a thread or a response waits for them."""
         self._at_once = True
         self._waker.wake()
 
     def ask(self, question: Callable[[Store], T]) -> "Future[T]":
-        """Have a question answered by the thread."""
+        """Let the thread answer a question."""
         future: Future[T] = Future()
         if self._stop_at is not None:
             future.set_exception(_closed())
@@ -227,12 +227,12 @@ class StoreThread(Worker):
         return future
 
     def count_soon(self) -> None:
-        """Have the store count at once what this process counted."""
+        """Let the store add this process's counts at once."""
         self._count_at = 0.0
         self._waker.wake()
 
     def take_lead(self, participant: Participant) -> "Future[bool]":
-        """Take the lead if it is free. The future says whether this participant has it."""
+        """Take the lead if it is free. The future's result is whether this participant has it."""
 
         def look(_store: Store) -> bool:
             self.leader.look_soon()
@@ -247,44 +247,44 @@ class StoreThread(Worker):
         return self._stop_at is not None
 
     def unresolved(self) -> set[int]:
-        """Return the numbers of the captures that this process is going to resolve."""
+        """Return the numbers of the captures that this process will resolve."""
         return {number for participant in self.participants for number in participant.ids}
 
     def look_again(self) -> None:
-        """Look for records that are due, since the clock was moved."""
+        """Check for due records, because the clock was moved."""
         self.ask(lambda _store: self.leader.look_soon())
 
-    # A fork.
+    # For a fork.
 
     def request_pause(self) -> None:
-        """Have the thread close its connection between two transactions, and stand still."""
+        """Let the thread close its connection between two transactions, and pause."""
         self._pause = _Pause()
         self._waker.wake()
 
     def await_pause(self, seconds: float) -> None:
-        """Wait for it, but no longer."""
+        """Wait for the pause, at most until the deadline."""
         if (pause := self._pause) is None:
             return
         if self._thread.is_alive():
             pause.closed.wait(seconds)
         if not self._thread.is_alive():
-            pause.ok = True  # it has closed the file, or has not begun
+            pause.ok = True  # it has closed the file, or has not started
 
     @property
     def paused(self) -> bool:
-        """Whether the connection is closed, so that a child may open the file. A child asks: no thread lives in it."""
+        """Whether the connection is closed, so that a child may open the file. For the child, where no thread runs."""
         return self._pause is not None and self._pause.ok
 
     def resume(self) -> None:
-        """Go on."""
+        """End the pause."""
         pause, self._pause = self._pause, None
         if pause is not None:
             pause.go_on.set()
 
     def end(self) -> None:
-        """Wait for the thread's end, once all have left. What it could not write is lost, and counted."""
+        """Wait for the thread's end after all have left. Items that it could not write are lost, and counted."""
         self.join(max(0.0, (self._stop_at or 0.0) - time.monotonic()) + STOPPING_SECONDS)
-        if self._thread.ident is None:  # the system had no thread for it: what waits is written on this one
+        if self._thread.ident is None:  # the system had no thread for it, so waiting items are written on this one
             self._run()
 
     # The thread.
@@ -307,7 +307,7 @@ class StoreThread(Worker):
         if after is not None:
             after.join()
         while True:
-            self._waker.rest()  # first of all: what comes after a look at its place ends the wait at once
+            self._waker.rest()  # first, so that an item that comes after its queue was checked ends the wait at once
             if (pause := self._pause) is not None:
                 with suppress(Exception):
                     pause.ok = self.store.disconnect()
@@ -328,33 +328,33 @@ class StoreThread(Worker):
                     return
                 continue
             with self._guard:
-                # What came during that turn, or waited for more, is written by another one.
+                # Items that came during this iteration, or waited for more, are written by the next one.
                 self._retired = not (self.intake or self.additions or self._readings or self._settlements)
             if self._retired:
                 self._end()
                 return
 
     def _turn(self) -> tuple[bool, bool]:
-        """Do what there is to do, one transaction for each kind of it.
+        """Do all work, with one transaction for each kind.
 
-        Return whether there was any, and whether there is more to do at once.
+        Return whether there was any, and whether there is more work now.
         """
         self._answer()
         if not (self._opened and (self.intake or self._readings or self._settlements)):
-            self.store.open()  # which sees whether the file is still there, as each write does by itself
+            self.store.open()  # checks that the file is still there. Each write does this by itself.
             self._opened = True
         if self._replaced:
             self._write_again()
             self._replaced = False
         now = time.monotonic()
         if not self.looked:
-            self.leader.look(now)  # first of all: a response may wait for what this process sends
+            self.leader.look(now)  # first, because a response may wait for the sending
         busy = False
         if now >= self._full_until or self._stop_at is not None:
-            busy = self._grow(now)  # first: a response may wait for it
+            busy = self._grow(now)  # first, because a response may wait for it
         shrink_at = self._shrink_at - (LINGER_SECONDS - LEAST_LINGER if busy else 0.0)
         if self._at_once or now >= shrink_at or self._stop_at is not None:
-            busy |= self._shrink()  # in a full file this makes room
+            busy |= self._shrink()  # in a full file this frees space
         growing, shrinking = bool(self.intake or self.additions), self._at_once or now >= self._shrink_at
         reloaded = [participant.reload(self.store) for participant in self.participants]
         more = any(reloaded) or shrinking or (growing and now >= self._full_until)
@@ -369,14 +369,14 @@ class StoreThread(Worker):
         return busy or more, more
 
     def _grow(self, now: float) -> bool:
-        """Do what may make the file grow. Return whether there was any."""
+        """Do the work that may make the file grow. Return whether there was any."""
         try:
             busy = self._append() | self._add()
         except Exception as error:
             if fault_of(error) is not Fault.FULL or self._stop_at is not None:
                 raise
             self.alerts.raise_("full", FULL)
-            self._most = max(1, self._most // 2)  # a part of the batch may fit
+            self._most = max(1, self._most // 2)  # a smaller batch may fit
             self._full_until = now + self._backoff
             self._backoff = min(2 * self._backoff, LAST_BACKOFF)
             return False
@@ -385,12 +385,12 @@ class StoreThread(Worker):
         return busy
 
     def _shrink(self) -> bool:
-        """Write what ends captures and records. Return whether there was any."""
-        self._shrink_at, self._at_once = float("inf"), False  # first: who adds one from here on sets them again
+        """Write results that end captures and records. Return whether there were any."""
+        self._shrink_at, self._at_once = float("inf"), False  # first, because the next addition sets them again
         try:
             busy = self._settle() | self._resolve()
         except BaseException:
-            self._at_once = True  # a fault is over once they are written, whatever is added meanwhile
+            self._at_once = True  # at once, because a fault is over only when they are written
             raise
         if self._shrink_at == float("inf") and (self._readings or self._settlements):
             self._at_once = True
@@ -410,7 +410,7 @@ class StoreThread(Worker):
         if self._had_fault or now >= self._prune_at:
             self._prune_at = 0.0 if self._prune() else now + PRUNE_SECONDS
         self._had_fault = False
-        if not self.intake and not self.additions:  # last: a fault may have come with any of these
+        if not self.intake and not self.additions:  # last, because any of these may have had a fault
             self.alerts.resolve("full")
             self.alerts.resolve("fault")
         until = min(until, self.leader.look_at, self._prune_at, self._watch_at)
@@ -419,7 +419,7 @@ class StoreThread(Worker):
         if self._idle_since != float("inf"):
             until = min(until, self._idle_since + IDLE_SECONDS)
         until = min(until, self._shrink_at)
-        self._waker.wait(max(0.0, until - time.monotonic()))  # the disk may have taken its time since `now`
+        self._waker.wait(max(0.0, until - time.monotonic()))  # not `now`, because the disk may have been slow
 
     def _prune(self) -> bool:
         try:
@@ -427,7 +427,7 @@ class StoreThread(Worker):
         except Exception as error:
             if fault_of(error) is not Fault.FULL:
                 raise
-            return False  # a delivery makes room
+            return False  # a delivery frees space
 
     def _answer(self) -> None:
         while self._requests:
@@ -453,7 +453,7 @@ class StoreThread(Worker):
         for (_participant, entry), number in written:
             entry.id = number
             if not entry.until_sent:
-                entry.finish()  # first of all: the response goes
+                entry.finish()  # first, to release the response
         for participant, entries in _by_participant(pair for pair, _number in written):
             participant.appended(entries)
         return True
@@ -501,7 +501,7 @@ class StoreThread(Worker):
     def _resolve_all(self, batch: Sequence[tuple[Participant, Reading]]) -> Sequence[Resolved]:
         return self.store.resolve(
             [
-                # If the file was replaced meanwhile, the capture was written again with another number.
+                # If the file was replaced meanwhile, the capture was written again and has another number.
                 one.resolution if one.resolution.id == one.entry.id else replace(one.resolution, id=one.entry.id)
                 for _participant, one in batch
             ]
@@ -525,7 +525,7 @@ class StoreThread(Worker):
         return [None] * len(batch)
 
     def _count(self, participants: Sequence[Participant]) -> None:
-        """Have the store count for the host what this process counted, and the store does not know yet."""
+        """Add the counts of this process that the store does not have yet to those of the host."""
         for participant in participants:
             counters = participant.events.counters
             taken = counters.take_unwritten()
@@ -539,9 +539,9 @@ class StoreThread(Worker):
                 raise
 
     def _write(self, batch: list[T], write: Callable[[list[T]], Sequence[R]], queue: deque[T]) -> list[tuple[T, R]]:
-        """Write a batch in one transaction, and give each item with what the store returned for it.
+        """Write a batch in one transaction. Return each item with the store's result.
 
-        If the fault is not the disk's, the items are written one by one. The one that fails is lost, and told.
+        If the fault is not the disk's, the items are written one by one. The one that fails is lost, and reported.
 
         Raises:
             Exception: a fault of the disk. The batch is back at the front of its queue, unless the thread is stopping.
@@ -561,17 +561,17 @@ class StoreThread(Worker):
                 return []
             queue.extendleft(reversed(batch))
             raise
-        except BaseException:  # such as a clock's: the loop begins again
+        except BaseException:  # such as the clock's: the loop starts again
             queue.extendleft(reversed(batch))
             raise
 
     def _write_singly(
         self, batch: list[T], write: Callable[[list[T]], Sequence[R]], queue: deque[T]
     ) -> list[tuple[T, R]]:
-        """Write items one by one. After a fault of the disk, those that are left are back in the queue, not in `batch`.
+        """Write items one by one. After a fault of the disk, the rest is in the queue again, and not in `batch`.
 
         Raises:
-            BaseException: the fault, if it came with the first one.
+            BaseException: the fault, if it came with the first item.
         """
         written: list[tuple[T, R]] = []
         for place, item in enumerate(batch):
@@ -583,11 +583,11 @@ class StoreThread(Worker):
                 if not place:
                     raise
                 del batch[place:]
-                break  # the next turn meets the fault again, if it lasts
+                break  # the next iteration gets the fault again, if it lasts
         return written
 
     def _write_again(self) -> None:
-        """After the file was replaced: append what is in memory and is not in the file that is there now."""
+        """After the file was replaced, append the items in memory that the new file does not have."""
         for participant in self.participants:
             entries = participant.in_memory()
             there = {stored.id for stored in self.store.load([entry.id for entry in entries])}
@@ -609,7 +609,7 @@ class StoreThread(Worker):
         If this process cannot use the file at all, it releases the lead.
         """
         self._opened = False
-        self._had_fault, self.leader.look_at = True, 0.0  # all of it is tried before the all-clear
+        self._had_fault, self.leader.look_at = True, 0.0  # all operations are tried before the fault counts as over
         if isinstance(error, OutboxReplacedError):
             self._replaced = True
             return False
@@ -619,7 +619,7 @@ class StoreThread(Worker):
             self.leader.resign()
         elif fault is Fault.FULL:
             self.alerts.raise_("full", FULL)
-            with suppress(Exception):  # it is full all the same
+            with suppress(Exception):  # it may be full even for this
                 self.store.checkpoint(idle=True)
         elif fault is not Fault.CORRUPT:
             self.alerts.raise_("fault", f"cannot be used ({describe(error)}). Trying again; what comes waits")
@@ -631,7 +631,7 @@ class StoreThread(Worker):
         return False
 
     def _end(self) -> None:
-        """Close the file. What could not be written is lost, and counted."""
+        """Close the file. Items that could not be written are lost, and counted."""
         with self._guard:
             self._retired = True
         for queue in (self.intake, self.additions, self._readings, self._settlements):
@@ -639,7 +639,7 @@ class StoreThread(Worker):
                 _lose([queue.popleft()], _closed())
         for participant in self.participants:
             participant.let_go()
-        with suppress(Exception):  # a fault of the disk, which was said
+        with suppress(Exception):  # a fault of the disk, which is already logged
             self._count(self.participants)
         self._close()
         while self._requests:
@@ -653,7 +653,7 @@ def _take(queue: deque[T], size: Callable[[T], int], most: int = BATCH) -> list[
         item = queue[len(batch)]
         total += size(item)
         batch.append(item)
-    for _item in batch:  # not before: what fails here leaves all of them in the queue
+    for _item in batch:  # only now, so that an error before leaves all of them in the queue
         queue.popleft()
     return batch
 
@@ -666,7 +666,7 @@ def _by_participant(pairs: Iterable[tuple[Participant, T]]) -> Iterable[tuple[Pa
 
 
 def _lose(batch: Sequence[Any], error: Exception) -> None:
-    """Tell the participants what could not be written."""
+    """Tell the participants which items could not be written."""
     for participant, *item in batch:
         participant.lost(item[0], error)
 

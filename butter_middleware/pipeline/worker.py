@@ -1,4 +1,4 @@
-"""A thread of ours. It does not end while it is needed."""
+"""A thread that does not end while it is needed."""
 
 from threading import Thread, current_thread
 from typing import Final
@@ -8,14 +8,14 @@ from butter_middleware._utils.futures import Waker
 
 RESTART_SECONDS: Final = 1.0
 RESTART_MOST: Final = 30.0
-"""Seconds after which work that failed begins again: the first time, and at most."""
+"""Seconds before failed work starts again: the first pause, and the longest."""
 
 
 class Worker:
-    """Runs `_work` on a daemon thread until it returns. If it raises, it begins again.
+    """Runs `_work` on a daemon thread until it returns. If it raises, it starts again.
 
     Args:
-        name: The thread's.
+        name: The thread's name.
     """
 
     def __init__(self, name: str) -> None:
@@ -38,12 +38,12 @@ class Worker:
         log_thread.start(self._thread)
 
     def stop(self) -> None:
-        """End the thread after what it does now."""
+        """End the thread after its current work."""
         self._stopping = True
         self._waker.wake()
 
     def join(self, seconds: float | None = None) -> None:
-        """Wait for the thread's end, unless this is it: the merchant's code may close what calls it."""
+        """Wait for the thread's end, unless this is the thread: the merchant's code may close `Butter` on it."""
         if self._thread.is_alive() and self._thread is not current_thread():
             self._thread.join(seconds)
 
