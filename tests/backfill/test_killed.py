@@ -178,7 +178,7 @@ def test_a_closed_terminal_stops_it(file: Path, fake: FakeButter) -> None:
     assert times(fake) == EVERY
 
 
-def test_a_slow_pipe_does_not_hold_up_its_end(tmp_path: Path, fake: FakeButter) -> None:
+def test_a_slow_pipe_does_not_delay_its_end(tmp_path: Path, fake: FakeButter) -> None:
     """A line is sent as soon as it comes. A signal ends the command, although the pipe is open and silent."""
     with served(fake) as url:
         read, write_end = os.pipe()
