@@ -355,7 +355,7 @@ def test_the_outboxs_content_is_checked(shop: Path) -> None:
     assert run("--outbox", str(shop), "--offline").exit_code == 1
 
 
-def test_an_outbox_that_is_well(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_healthy_outbox(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty outbox that no process uses is ok. The path may come from the environment."""
     made(shop)
     monkeypatch.setenv("BUTTER_OUTBOX", str(shop))

@@ -64,8 +64,8 @@ class Sidecar:
                 self.errors += line
             self._told = told.read()
 
-    def says(self, text: str) -> Self:
-        until(lambda: text.encode() in self.errors or self.process.poll() is not None, f"it says {text}", 40)
+    def prints(self, text: str) -> Self:
+        until(lambda: text.encode() in self.errors or self.process.poll() is not None, f"it prints {text}", 40)
         assert text.encode() in self.errors, self.errors.decode()
         return self
 
@@ -146,7 +146,7 @@ def test_a_web_process_only_appends(make_butter: Callable[..., Butter], fake: Fa
 def test_a_web_process_that_only_appends_needs_a_file(
     make_butter: Callable[..., Butter], options: dict[str, Any]
 ) -> None:
-    """Other processes cannot read memory. So the start fails, and the error says what to set."""
+    """Other processes cannot read memory. So the start fails, and the error names what to set."""
     with pytest.raises(ConfigurationError, match="set outbox= to the path of an SQLite file"):
         make_butter(delivery="external", **options)
 
@@ -192,7 +192,7 @@ def test_a_file_without_a_process_that_delivers_is_reported(
 def test_a_sidecar_reads_and_sends_what_living_processes_append(fake: FakeButter, url: str, path: Path) -> None:
     """Started before the shop, it waits for the file. Each record arrives once, within seconds."""
     with Sidecar(url, path) as sidecar:
-        sidecar.says("is not there yet")
+        sidecar.prints("is not there yet")
         with external(url, path, "uvicorn two workers") as shop:
             for invoice in numbered(5):
                 assert shop.checkout(invoice)[0] == 200
@@ -238,14 +238,14 @@ def test_a_second_sidecar_takes_over(fake: FakeButter, url: str, path: Path) -> 
     with external(url, path) as shop:
         assert shop.checkout("in_0")[0] == 200
         with Sidecar(url, path) as first:
-            first.says("Delivering from")
+            first.prints("Delivering from")
             with Sidecar(url, path) as second:
-                second.says(f"process {first.process.pid} delivers from")
+                second.prints(f"process {first.process.pid} delivers from")
                 until(lambda: arrived(fake) == ["in_0"], "the first record")
                 first.end(signal.SIGKILL)
                 for invoice in numbered(5)[1:]:
                     assert shop.checkout(invoice)[0] == 200
-                second.says("Delivering from")
+                second.prints("Delivering from")
                 until(lambda: set(arrived(fake)) == set(numbered(5)), "all records")
                 assert second.end() == 0
 
@@ -280,7 +280,7 @@ def test_a_second_signal_ends_it_at_once(path: Path) -> None:
             with ping, on_its_way:
                 assert (ping.recv(1), on_its_way.recv(1)) == (b"E", b"O")  # of GET and POST
                 sidecar.process.send_signal(signal.SIGTERM)
-                sidecar.says("Stopping")
+                sidecar.prints("Stopping")
                 began = time.monotonic()
                 until(lambda: time.monotonic() - began > SAME_SECONDS, "more than a moment")
                 assert sidecar.end() == -signal.SIGTERM
@@ -450,12 +450,12 @@ def test_a_locked_file_ends_it_after_a_wait(
             lock.enter_context(lock_held(path))
             holds.set()
 
-        def let_go_and_close(pipeline: Pipeline) -> None:
+        def release_and_close(pipeline: Pipeline) -> None:
             assert holds.wait(40)
             lock.close()
             close(pipeline)
 
-        monkeypatch.setattr(Pipeline, "close", let_go_and_close)  # closing would wait for it
+        monkeypatch.setattr(Pipeline, "close", release_and_close)  # closing would wait for it
         thread = threading.Thread(target=hold)
         thread.start()
         found = run()
@@ -569,7 +569,7 @@ def test_a_sidecar_has_no_json_output(run: Callable[..., Result], path: Path) ->
     assert (found.exit_code, "`status --json`" in found.stderr) == (2, True)
 
 
-def test_an_app_names_its_own_outbox(run: Callable[..., Result], path: Path) -> None:
+def test_outbox_and_app_exclude_each_other(run: Callable[..., Result], path: Path) -> None:
     """--outbox with --app is refused, because it could be another file."""
     filled(path, 1)
     assert run("--app", "shop:butter").exit_code == 2
@@ -597,7 +597,7 @@ def test_a_sidecar_survives_an_outage(path: Path) -> None:
     asked: list[socket.socket] = []
     with misbehaving(asked.append) as nobody, Sidecar(nobody, path) as sidecar:
         until(lambda: len(asked) > 1, "the ping at its start, and the record", 40)
-        sidecar.says("Delivering from")
+        sidecar.prints("Delivering from")
         assert sidecar.process.poll() is None
         assert sidecar.end() == 0
     assert stored(path)["pending"] == 1

@@ -45,7 +45,7 @@ def test_both_sides_of_the_demo_agree() -> None:
     assert found.stdout.endswith("5 checkouts, one of them a reload; 4 records. They agree.\n")
 
 
-def test_the_demo_needs_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_ignores_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The result is the same behind a company's proxy."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "socks5://127.0.0.1:9")

@@ -307,7 +307,7 @@ def test_the_apps_own_comes_first(run: Callable[..., Result]) -> None:
         (f"{SHOPPER}:0", SHOPPER),
     ],
 )
-def test_a_peer_as_servers_write_it(run: Callable[..., Result], peer: str, client: str | None) -> None:
+def test_the_formats_of_a_peer(run: Callable[..., Result], peer: str, client: str | None) -> None:
     """The peer may have a port or brackets, or be a Unix socket."""
     rows = json.loads(run("explain-ip", "--peer", peer, "--json", "--reveal").stdout)
     assert next(row["address"] for row in rows if row["strategy"] == "client_ip.direct()") == client

@@ -529,7 +529,7 @@ def remains(path: Path, *needles: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("coding", CODINGS, ids=str)
 @pytest.mark.parametrize("body", BODIES, ids=str)
-def test_a_person_is_found_however_the_body_writes_it(
+def test_a_person_is_found_in_any_encoding(
     store: SQLiteStore, run: Callable[..., Result], path: Path, body: bytes, coding: bytes
 ) -> None:
     """The address may be escaped, encoded, compressed or cut off. The capture is deleted, and no byte stays."""
