@@ -42,7 +42,7 @@ COLUMNS = 88
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_code_fits_beside_the_menu(page: Path) -> None:
+def test_code_fits_next_to_the_menu(page: Path) -> None:
     """Code to copy is not cut off at the right. Printed output may be longer."""
     for language, block in re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
         lines = block.splitlines()
@@ -51,7 +51,7 @@ def test_code_fits_beside_the_menu(page: Path) -> None:
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
-def test_an_example_fits_beside_the_menu(example: Path) -> None:
+def test_an_example_fits_next_to_the_menu(example: Path) -> None:
     """An example that a page includes is not cut off. A type checker's comment may be longer."""
     lines = [line for line in example.read_text().splitlines() if "# type: ignore" not in line]
     assert [line for line in lines if len(line) > COLUMNS] == []
