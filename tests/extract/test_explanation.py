@@ -56,7 +56,7 @@ def test_each_reason_for_no_value_is_distinguished(body: Any, outcomes: list[Out
         ("ceil(big) || contains(s, one)", "tried ceil(big), contains(s, one), both failed"),
     ],
 )
-def test_alternatives_are_those_at_the_top(expression: str, tried: str) -> None:
+def test_only_top_level_alternatives_count(expression: str, tried: str) -> None:
     """Only `||` outside brackets, quotes and pipes separates alternatives, as in JMESPath."""
     body = {"n": None, "s": SECRET, "big": float("inf"), "one": 1}
     assert extract.explain(respond(body), extract.json(invoice_id=expression))["invoice_id"].tried == tried
