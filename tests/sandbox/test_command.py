@@ -217,7 +217,7 @@ def test_a_signal_ends_it_despite_open_connections(start: Start, number: signal.
 
 
 @pytest.mark.server
-def test_a_page_that_reads_nothing_does_not_keep_it_up(start: Start) -> None:
+def test_a_frozen_page_does_not_delay_its_end(start: Start) -> None:
     """A browser can freeze a page. The command still ends in time, without an error."""
     process = start()
     url = httpx.URL(process.url)
@@ -266,7 +266,7 @@ def test_a_test_record_is_reset_too(start: Start) -> None:
 
 
 @pytest.mark.server
-def test_exposed_it_warns(start: Start) -> None:
+def test_an_exposed_sandbox_warns(start: Start) -> None:
     """The page still has this machine's own address."""
     process = start("--host", "0.0.0.0", "--expose")
     assert httpx.get(f"{process.url}/api/records").status_code == 200
