@@ -120,7 +120,7 @@ def test_low_coverage_is_reported_once_an_hour(caplog: pytest.LogCaptureFixture)
 
 
 @pytest.mark.parametrize(("threshold", "told_of"), [(0.8, 0), (0.81, 1), (0.0, 0), (1.0, 1)])
-def test_the_threshold_is_the_users(threshold: float, told_of: int) -> None:
+def test_the_threshold_is_configurable(threshold: float, told_of: int) -> None:
     """A warning comes below the threshold, not at it."""
     watched = Watched(threshold)
     watched.count(covered=8, missed=2)
