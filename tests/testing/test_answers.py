@@ -163,7 +163,7 @@ def test_one_answer_and_no_fixture():
 
 
 @pytest.mark.parametrize("marker", ["503", "answer=503", "respond_with=[503], x=1", "respond_with=['x']", ""])
-def test_a_wrong_marker_says_how_it_is_written(suite: Suite, marker: str) -> None:
+def test_a_wrong_marker_is_explained(suite: Suite, marker: str) -> None:
     """The error has one line, and comes before the test runs."""
     result = suite.run(f"@pytest.mark.butter({marker})\ndef test_it(): ...\n")
     result.assert_outcomes(errors=1)
@@ -309,7 +309,7 @@ def test_it(butter_inbox, body, extractor, says):
     assert says in str(raised.value)
 
 
-def test_what_was_sent_encoded_is_shown_decoded(butter_inbox):
+def test_an_encoded_body_is_shown_decoded(butter_inbox):
     shop(gzip.compress(b'{"much": "' + b"x" * 2000 + b'"}'), encoding=b"gzip")
     (parked,) = butter_inbox.parked
     assert parked.body.startswith('{"much": "xxx')
