@@ -28,7 +28,7 @@ FRAMEWORKS = {
 SERVERS = {
     "test_a_stop_right_after_five_checkouts_loses_none_on_disk": "restart, a file",
     "test_a_stop_right_after_five_checkouts_loses_none_in_memory": "stop, memory",
-    "test_what_a_memory_outbox_loses_is_said": "stop, memory",
+    "test_losses_of_a_memory_outbox_are_logged": "stop, memory",
 }
 TESTS = ["tests/ecosystem/test_asgi_frameworks.py", "tests/ecosystem/test_servers.py"]
 PACKAGES = [
@@ -63,7 +63,7 @@ def matrix(outcomes: dict[str, str], columns: dict[str, str]) -> str:
         found = re.fullmatch(r"(\w+)\[(.*)\]", name)
         if found and found[1] in columns:
             column = columns[found[1]]
-            said = "said" if found[1] == "test_what_a_memory_outbox_loses_is_said" and outcome == "yes" else outcome
+            said = "said" if found[1] == "test_losses_of_a_memory_outbox_are_logged" and outcome == "yes" else outcome
             rows.setdefault(found[2], {})[column] = said
             names[column] = None
     return table(["", *names], [[row, *(cells.get(name, "") for name in names)] for row, cells in rows.items()])

@@ -1,4 +1,4 @@
-"""In each ASGI framework by name: what its own request is good for, and the example as it stands."""
+"""Each ASGI framework: its own request object, the spellings of a path, and its example."""
 
 import http.client
 import json
@@ -69,7 +69,7 @@ def django_settings() -> None:
     import django
     from django.conf import settings
 
-    if not settings.configured:  # another module of the tests may have been first
+    if not settings.configured:  # another test module may have configured it
         settings.configure()
     settings.ALLOWED_HOSTS = ["*"]
     settings.REST_FRAMEWORK = {"UNAUTHENTICATED_USER": None}
@@ -103,7 +103,7 @@ def rest_framework(act: Act) -> Any:
     from rest_framework.response import Response
     from rest_framework.settings import api_settings
 
-    api_settings.reload()  # as the one who was first read them
+    api_settings.reload()  # the first test module that read them may have read others
 
     @api_view(["POST"])
     def checkout(request: Any, cart: str) -> Any:
@@ -193,12 +193,12 @@ def graphql(act: Act) -> Any:
 
 FRAMEWORKS = [fastapi, starlette, litestar, django, rest_framework, ninja, quart, falcon, blacksheep, graphql]
 EITHER = extract.json(customer_email="(data.pay || @).customer.email", invoice_id="(data.pay || @).invoice.id")
-"""The checkout, or a GraphQL response that has it."""
+"""The checkout, or a GraphQL response with it."""
 by_name = pytest.mark.parametrize("framework", FRAMEWORKS, ids=lambda framework: framework.__name__)
 
 
 def nothing(_request: Any) -> None:
-    """Leave the record to the response."""
+    """Do nothing: the response makes the record."""
 
 
 def buy(app: Any, butter: Butter, framework: Any) -> None:
@@ -225,8 +225,8 @@ SPELLINGS = [
 
 
 @by_name
-def test_no_spelling_of_the_path_hides_a_checkout(make_butter: Callable[..., Butter], framework: Any) -> None:
-    """Routers fold slashes or case, each in its own way: what a shopper's request reaches is captured."""
+def test_no_spelling_of_the_path_prevents_a_capture(make_butter: Callable[..., Butter], framework: Any) -> None:
+    """Routers fold slashes or case in different ways. Each request that reaches the endpoint is captured."""
     if framework is graphql:
         pytest.skip("its router is FastAPI's")
     paid = 0
@@ -255,7 +255,7 @@ def test_the_response_is_read(make_butter: Callable[..., Butter], fake: FakeButt
 
 @by_name
 def test_the_endpoint_annotates(make_butter: Callable[..., Butter], fake: FakeButter, framework: Any) -> None:
-    """`annotate` takes the framework's own request."""
+    """`annotate` accepts the framework's own request."""
     butter = make_butter(CheckoutRoute("/checkout/{cart}", "stripe"))
     act = lambda request: annotate(request, customer_email="a@example.com", charge_id="ch_1")
     buy(ButterMiddleware(framework(act), butter), butter, framework)
@@ -264,7 +264,7 @@ def test_the_endpoint_annotates(make_butter: Callable[..., Butter], fake: FakeBu
 
 @by_name
 def test_the_endpoint_records(make_butter: Callable[..., Butter], fake: FakeButter, framework: Any) -> None:
-    """`butter.record` takes the framework's own request, with the shopper's address and the PSP of its route."""
+    """`butter.record` accepts the framework's own request, with the shopper's address and the PSP of its route."""
     butter = make_butter(CheckoutRoute("/other/{cart}", "stripe"))
     act = lambda request: butter.record(request, psp="adyen", customer_email="a@example.com", charge_id="ch_1")
     buy(ButterMiddleware(framework(act), butter), butter, framework)
@@ -272,7 +272,7 @@ def test_the_endpoint_records(make_butter: Callable[..., Butter], fake: FakeButt
 
 
 def test_litestars_own_middleware(butter: Butter, fake: FakeButter) -> None:
-    """Litestar deep-copies the options of a middleware: the handle stays the same."""
+    """Litestar deep-copies the options of a middleware. The `Butter` stays the same."""
     from litestar.middleware import DefineMiddleware
 
     buy(litestar(nothing, middleware=[DefineMiddleware(ButterMiddleware, butter=butter)]), butter, litestar)
@@ -288,7 +288,7 @@ by_example = pytest.mark.parametrize("example", NAMES)
 
 @contextmanager
 def running(example: str, url: str, outbox: Path) -> Generator[tuple[int, "subprocess.Popen[str]"]]:
-    """Run an example with an outbox on disk; give its port and its process."""
+    """Run an example with an outbox on disk; return its port and its process."""
     port = free_port()
     environment = {f"BUTTER_{name.upper()}": value for name, value in CREDENTIALS.items()}
     environment |= {"BUTTER_BASE_URL": url, "EXAMPLE": f"{example}_shop", "EXAMPLE_OUTBOX": str(outbox)}
@@ -336,7 +336,7 @@ def stop(process: "subprocess.Popen[str]") -> str:
 
 @pytest.fixture(scope="module")
 def waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder with an outbox in which five checkouts wait: Butter did not answer before the shop stopped."""
+    """Make a folder with an outbox in which five checkouts wait, because Butter did not answer."""
     folder = tmp_path_factory.mktemp("waiting")
     with running("starlette", f"http://127.0.0.1:{free_port()}", folder / "butter.db") as (port, process):
         for invoice in FIVE:
@@ -350,9 +350,9 @@ def waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_example_sends_after_a_restart_and_loses_nothing_at_a_stop(
     fake: FakeButter, url: str, waiting: Path, tmp_path: Path, example: str
 ) -> None:
-    """What waits in the file is sent after a start, without a request. SIGTERM right after five checkouts loses none.
+    """Waiting records are sent after a start, without a request. SIGTERM right after five checkouts loses none.
 
-    Their records are sent, or in the file for the next start. Each has the e-mail address that the endpoint annotated.
+    Their records are sent, or in the file for the next start. Each has the e-mail that the endpoint annotated.
     """
     shutil.copytree(waiting, tmp_path, dirs_exist_ok=True)
     with running(example, url, tmp_path / "butter.db") as (port, process):

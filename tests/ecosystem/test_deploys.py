@@ -1,4 +1,4 @@
-"""Workers that come and go on one file: a deploy with another extractor, workers that retire, a stopped leader."""
+"""Workers that start and end on one file: a deploy with another extractor, retiring workers, a stopped leader."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def buy(shop: Shop, wanted: Iterable[str]) -> None:
 
 
 def buy_of_retiring_workers(shop: Shop, wanted: Iterable[str]) -> None:
-    """Check out again if a worker that retires resets the connection that it had not accepted yet."""
+    """Check out again if a retiring worker resets the connection before it accepts it."""
 
     def answered(invoice: str) -> bool:
         with suppress(ConnectionError):
@@ -51,10 +51,8 @@ def leader(outbox: Path) -> int | None:
         locks.close()
 
 
-def test_a_deploy_with_a_right_extractor_sends_what_the_wrong_one_could_not_read(
-    fake: FakeButter, url: str, tmp_path: Path
-) -> None:
-    """SIGHUP: new workers import the app again. What the old extractor raised on was parked, and is read again."""
+def test_a_deploy_with_a_fixed_extractor_sends_parked_captures(fake: FakeButter, url: str, tmp_path: Path) -> None:
+    """SIGHUP: new workers import the app again. They read captures that the old extractor failed on."""
     outbox, release = tmp_path / "butter.db", tmp_path / "release"
     release.write_text("wrong")
     with Shop("gunicorn uvicorn", url, SHOP_OUTBOX=str(outbox), SHOP_RELEASE=str(release)) as shop:
@@ -70,8 +68,8 @@ def test_a_deploy_with_a_right_extractor_sends_what_the_wrong_one_could_not_read
     assert arrived(fake) == Counter(invoices(0, 20))
 
 
-def test_workers_that_retire_lose_nothing(fake: FakeButter, url: str, tmp_path: Path) -> None:
-    """`--max-requests`: each worker ends after some requests, the one that leads too. Each record arrives, once."""
+def test_retiring_workers_lose_nothing(fake: FakeButter, url: str, tmp_path: Path) -> None:
+    """`--max-requests`: each worker, and so the leader too, ends after some requests. Each record arrives once."""
     with Shop("gunicorn, each worker for ten requests", url, SHOP_OUTBOX=str(tmp_path / "butter.db")) as shop:
         buy_of_retiring_workers(shop, invoices(0, 100))
         until(lambda: set(arrived(fake)) == set(invoices(0, 100)), "a hundred records", 60)
@@ -80,8 +78,8 @@ def test_workers_that_retire_lose_nothing(fake: FakeButter, url: str, tmp_path: 
     assert b"Traceback" not in output, output.decode()
 
 
-def test_a_stopped_leader_holds_no_checkout_and_no_record_for_good(fake: FakeButter, url: str, tmp_path: Path) -> None:
-    """SIGSTOP of the worker that sends: the other one answers and appends. All is sent when the leader goes on."""
+def test_a_stopped_leader_blocks_no_checkout_and_loses_no_record(fake: FakeButter, url: str, tmp_path: Path) -> None:
+    """SIGSTOP of the worker that sends: the other one answers and appends. All is sent once the leader continues."""
     outbox = tmp_path / "butter.db"
     with Shop("gunicorn uvicorn", url, SHOP_OUTBOX=str(outbox), SHOP_BEFORE="0.025") as shop:
         buy(shop, ["in_0"])

@@ -1,4 +1,4 @@
-"""In the frameworks: FastAPI, Starlette and a bare app; mounted, wrapped, and among other middlewares."""
+"""FastAPI, Starlette and a bare app: mounted, wrapped, and with other middlewares."""
 
 import copy
 import gzip
@@ -49,7 +49,7 @@ def fastapi_app() -> FastAPI:
 
 
 def arrives(app: Any, butter: Butter, fake: FakeButter, path: str = "/checkout/7") -> None:
-    """One checkout gives one record, and the client what the app sent."""
+    """One checkout makes one record, and the client gets the app's response."""
     response = TestClient(app).post(path, headers=HEADERS)
     assert response.status_code == 200
     assert response.json()["invoice"] == {"id": "in_1"}
@@ -60,21 +60,21 @@ def arrives(app: Any, butter: Butter, fake: FakeButter, path: str = "/checkout/7
 
 @pytest.mark.parametrize("make", [starlette_app, fastapi_app])
 def test_added_to_an_app(make: Callable[[], Any], butter: Butter, fake: FakeButter) -> None:
-    """`app.add_middleware` is all there is to it."""
+    """Only `app.add_middleware` is needed."""
     app = make()
     app.add_middleware(ButterMiddleware, butter=butter)
     arrives(app, butter, fake)
 
 
 @pytest.mark.parametrize("make", [starlette_app, fastapi_app])
-def test_wrapped_round_an_app(make: Callable[[], Any], butter: Butter, fake: FakeButter) -> None:
+def test_wrapped_around_an_app(make: Callable[[], Any], butter: Butter, fake: FakeButter) -> None:
     """Any ASGI app can be wrapped."""
     arrives(ButterMiddleware(make(), butter), butter, fake)
 
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_mounted_app(butter: Butter, fake: FakeButter, inside: bool) -> None:  # noqa: FBT001 - parametrized
-    """On a sub-app the template is the sub-app's own path; on the outer app it is the whole path."""
+    """On a sub-app the template is the sub-app's own path. On the outer app it is the whole path."""
     shop = fastapi_app()
     outer = Starlette(routes=[Mount("/shop", shop)])
     if inside:
@@ -86,7 +86,7 @@ def test_a_mounted_app(butter: Butter, fake: FakeButter, inside: bool) -> None: 
 
 
 def test_a_root_path(butter: Butter, fake: FakeButter) -> None:
-    """Behind a proxy that strips or keeps a prefix, `root_path` names it and the template does not."""
+    """Behind a proxy that strips or keeps a prefix, `root_path` names it. The template does not contain it."""
     app = fastapi_app()
     app.add_middleware(ButterMiddleware, butter=butter)
     response = TestClient(app, root_path="/api").post("/checkout/7", headers=HEADERS)
@@ -101,14 +101,14 @@ def test_a_root_path(butter: Butter, fake: FakeButter) -> None:
     [(GZipMiddleware, {"minimum_size": 10}), (BaseHTTPMiddleware, {"dispatch": passing})],
     ids=["gzip", "base"],
 )
-def test_among_other_middlewares(
+def test_with_other_middlewares(
     butter: Butter,
     fake: FakeButter,
     other: Any,
     options: dict[str, Any],
     outside: bool,  # noqa: FBT001 - parametrized
 ) -> None:
-    """GZipMiddleware and BaseHTTPMiddleware may stand on either side."""
+    """GZipMiddleware and BaseHTTPMiddleware may be on either side."""
     app = starlette_app()
     if outside:
         app.add_middleware(ButterMiddleware, butter=butter)
@@ -120,7 +120,7 @@ def test_among_other_middlewares(
 
 
 def test_a_stream_that_breaks_inside_a_base_middleware(butter: Butter) -> None:
-    """A stream that dies midway is no checkout, whatever an inner middleware makes of its end."""
+    """A stream that fails midway is not a checkout, even if an inner middleware ends it cleanly."""
 
     async def broken(_request: StarletteRequest) -> Response:
         async def chunks() -> AsyncIterator[bytes]:
@@ -140,7 +140,7 @@ def test_a_stream_that_breaks_inside_a_base_middleware(butter: Butter) -> None:
 
 
 def test_an_already_compressed_body(butter: Butter, fake: FakeButter) -> None:
-    """An endpoint that compresses by itself is read."""
+    """An endpoint that compresses its response is read."""
 
     async def packed(_request: StarletteRequest) -> Response:
         content = gzip.compress(JSONResponse(PAID).body)
@@ -152,7 +152,7 @@ def test_an_already_compressed_body(butter: Butter, fake: FakeButter) -> None:
 
 
 def test_a_body_in_zstd(monkeypatch: pytest.MonkeyPatch, butter: Butter, fake: FakeButter) -> None:
-    """A compressing middleware inside of ours, whose own decoder is the only one that is installed."""
+    """A compressing middleware inside ours. Its own decoder is the only one that is installed."""
     starlette_compress = pytest.importorskip("starlette_compress")
     for package in ("compression.zstd", "backports.zstd"):
         monkeypatch.setitem(sys.modules, package, None)
@@ -167,7 +167,7 @@ def test_a_body_in_zstd(monkeypatch: pytest.MonkeyPatch, butter: Butter, fake: F
 
 @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy])
 def test_a_framework_may_copy_the_options_of_a_middleware(butter: Butter, how: Callable[[Any], Any]) -> None:
-    """A `Butter` is a handle: a copy is the same one, with its routes, its threads and its file."""
+    """A copy of a `Butter` is the same object, with its routes, threads and file."""
     assert how(butter) is butter
     assert how({"butter": butter})["butter"] is butter
 
@@ -184,7 +184,7 @@ def annotated(make_butter: Callable[..., Butter], **route: Any) -> tuple[FastAPI
 
 
 def test_an_html_page_that_annotates(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """A confirmation page whose endpoint annotates is a checkout like any other, read by GET."""
+    """A confirmation page may be an HTML page, read by GET. Its endpoint annotates."""
     app, butter = annotated(make_butter, path="/thanks", methods=["GET"])
 
     @app.get("/thanks")
@@ -210,7 +210,7 @@ def test_an_html_page_that_annotates(make_butter: Callable[..., Butter], fake: F
 
 
 def test_a_dependency_annotates_and_the_extractor_wins(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
-    """Annotations fill what the extractor leaves open; its own values win; the route gives the PSP."""
+    """Annotations fill missing fields, the extractor's own values win, and the route sets the PSP."""
     app, butter = annotated(make_butter, extract=lambda _r: {"invoice_id": "in_x", "customer_email": None})
 
     def note(request: Request) -> None:
@@ -225,10 +225,10 @@ def test_a_dependency_annotates_and_the_extractor_wins(make_butter: Callable[...
     assert (fake.records[0]["invoice_id"], fake.records[0]["customer_email"]) == ("in_x", "a@example.com")
 
 
-def test_an_annotation_that_cannot_take_effect_is_said(
+def test_an_annotation_without_effect_is_logged(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Outside a checkout route, or after the response, annotate() warns with the remedy and harms nothing."""
+    """Outside a checkout route, or after the response, annotate() logs a warning with the remedy and raises nothing."""
     app, butter = annotated(make_butter)
 
     @app.post("/basket")
@@ -251,8 +251,8 @@ def test_an_annotation_that_cannot_take_effect_is_said(
 
 
 @pytest.mark.parametrize("fields", [{"invoice": "in_1"}, {"invoice_id": object()}, {"invoice_id": ["in_1"]}])
-def test_a_wrong_annotation_harms_no_checkout(make_butter: Callable[..., Butter], fields: dict[str, Any]) -> None:
-    """A field that there is not, or a value of no use, parks the capture and leaves the response alone."""
+def test_a_wrong_annotation_fails_no_checkout(make_butter: Callable[..., Butter], fields: dict[str, Any]) -> None:
+    """An unknown field or a useless value parks the capture. The response is unchanged."""
     app, butter = annotated(make_butter)
 
     @app.post("/checkout/{cart_id}")

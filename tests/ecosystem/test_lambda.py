@@ -1,4 +1,4 @@
-"""On AWS Lambda through Mangum, with the events of each service that calls a function, and what clients add to them."""
+"""AWS Lambda through Mangum: the events of each service that calls a function, with spoofed headers."""
 
 import asyncio
 import copy
@@ -18,9 +18,9 @@ from butter_middleware import Butter, ButterMiddleware, client_ip
 from butter_middleware.testing import FakeButter
 
 EDGE = "130.176.100.154"
-"""An address of CloudFront's."""
+"""An address of CloudFront."""
 LIE = "6.6.6.6"
-"""What the client wrote into X-Forwarded-For."""
+"""The client's own X-Forwarded-For."""
 
 
 def rest(forwarded_for: str, source_ip: str = SHOPPER) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def function_url(forwarded_for: str) -> dict[str, Any]:
 
 
 def load_balancer(*lines: str, multi_value: bool = False) -> dict[str, Any]:
-    """Return the event of an Application Load Balancer, which says nothing of the client but in the header."""
+    """Return the event of an Application Load Balancer. Only the header shows the client's address."""
     headers = {"host": "shop.example", "x-forwarded-port": "443", "x-forwarded-proto": "https"}
     every = {name: [value] for name, value in headers.items()} | {"x-forwarded-for": [*lines]}
     event: dict[str, Any] = {
@@ -137,7 +137,7 @@ EVENTS: list[tuple[str, client_ip.Strategy, dict[str, Any]]] = [
 
 @pytest.fixture
 def loop() -> Iterator[None]:
-    """Be the main thread of a Lambda runtime, which Mangum gives a loop."""
+    """Set an event loop, as Mangum does in the main thread of a Lambda runtime."""
     asyncio.set_event_loop(loop := asyncio.new_event_loop())
     yield
     asyncio.set_event_loop(None)
@@ -160,7 +160,7 @@ def invoke(butter: Butter, event: dict[str, Any]) -> None:
 def test_the_address_is_the_shoppers(
     make_butter: Callable[..., Butter], fake: FakeButter, strategy: client_ip.Strategy, event: dict[str, Any]
 ) -> None:
-    """With the strategy that the page names for the service, whatever the client wrote; nothing waits at the end."""
+    """The strategy is the one that the page names for the service. Nothing waits at the end."""
     butter = make_butter(client_ip=strategy, delivery="inline", inline_timeout=20)
     invoke(butter, copy.deepcopy(event))
     assert [record["ipv4_address"] for record in fake.records] == [SHOPPER]
@@ -171,7 +171,7 @@ def test_the_address_is_the_shoppers(
 def test_a_load_balancers_event_has_no_source(
     make_butter: Callable[..., Butter], fake: FakeButter, forwarded_for: str
 ) -> None:
-    """`api_gateway()` takes no address out of a header that the client may have written."""
+    """`api_gateway()` uses no header that the client may have written."""
     butter = make_butter(client_ip=GATEWAY, delivery="inline", inline_timeout=5)
     invoke(butter, load_balancer(forwarded_for))
     assert fake.records == []

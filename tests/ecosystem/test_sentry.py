@@ -1,4 +1,4 @@
-"""An error tracker at its most curious learns nothing of a shopper from what goes wrong here."""
+"""An error tracker with all its data collection gets no personal data from our faults."""
 
 import json
 import os
@@ -38,8 +38,8 @@ SAID = [
 
 
 @pytest.mark.server
-def test_no_personal_datum_reaches_sentry(tmp_path: Path) -> None:
-    """With each line an event, its stack, local variables, breadcrumbs and request: no e-mail, address, ID or body."""
+def test_no_personal_data_reaches_sentry(tmp_path: Path) -> None:
+    """Each line is an event with stack, local variables, breadcrumbs and request: no e-mail, address, ID or body."""
     from sentry_shop import SECRETS  # noqa: PLC0415 - it loads Sentry's SDK
 
     folder = tmp_path / "outbox"
@@ -59,8 +59,8 @@ def test_no_personal_datum_reaches_sentry(tmp_path: Path) -> None:
 
 @pytest.mark.server
 @pytest.mark.postgres
-def test_no_personal_datum_reaches_sentry_from_a_worker(database: str, tmp_path: Path) -> None:
-    """Procrastinate logs what ended a job with its frames: an answer, a text that is none of ours, a stop."""
+def test_no_personal_data_reaches_sentry_from_a_worker(database: str, tmp_path: Path) -> None:
+    """Procrastinate logs how a job ended, with its frames: an answer, a text that is not a record, a stop."""
     from queues import enqueue, rows  # noqa: PLC0415 - an extra
     from sentry_shop import SECRETS  # noqa: PLC0415 - as above
 
@@ -76,7 +76,7 @@ def test_no_personal_datum_reaches_sentry_from_a_worker(database: str, tmp_path:
         enqueue(PostgresOutbox(database), Record.of(checkout, 0.0))
     rows(database, "UPDATE butter.seen SET record = 'grace@example.com' || record WHERE job = 4")
     doing = "SELECT id FROM butter.procrastinate_jobs WHERE status = 'doing'"
-    said = tmp_path / "said"  # no pipe: it would be full before it is read
+    said = tmp_path / "said"  # not a pipe: it would be full before it is read
     with said.open("wb") as file:
         worker = subprocess.Popen(
             [sys.executable, str(SHOP.with_name("sentry_worker.py"))],
@@ -89,7 +89,7 @@ def test_no_personal_datum_reaches_sentry_from_a_worker(database: str, tmp_path:
             until(lambda: rows(database, doing) == [(5,)], "the last record is on its way", 40)
         finally:
             worker.communicate(b"stop\n", timeout=60)
-    text = said.read_text().replace("graceful", "")  # an option of procrastinate's
+    text = said.read_text().replace("graceful", "")  # an option of procrastinate
     assert worker.returncode == 0, text
     assert [name for name in ("DeadRecordError", "NotYetError", "FaultError", "Aborted") if name not in text] == []
     assert [secret for secret in SECRETS if secret in text] == []

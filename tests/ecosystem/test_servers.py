@@ -1,4 +1,4 @@
-"""Under real servers, on ports and Unix sockets, with real signals: a checkout arrives, and a stop loses none."""
+"""Real servers, on ports and Unix sockets, with real signals: a checkout arrives, and a stop loses none."""
 
 import signal
 from contextlib import suppress
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.server
 FIVE = numbered(5)
 WITH_LIFESPAN = [server for server in SERVERS if server not in WITHOUT_LIFESPAN]
 KILLED = {"granian asginl", "uvicorn without lifespan"}
-"""Those whose end runs nothing of the app's: Granian leaves out the exit hooks, and uvicorn raises the signal again."""
+"""Servers that run no code of the app at the end: Granian skips the exit hooks, and uvicorn raises the signal again."""
 
 
 def arrived(fake: FakeButter) -> list[str]:
@@ -28,11 +28,11 @@ def buy_five(shop: Shop) -> None:
 
 
 def taken(outbox: str) -> int:
-    """Count the checkouts that an outbox's file has taken, in any state."""
+    """Count the checkouts in an outbox's file, in any state."""
     with suppress(ConfigurationError), existing(outbox) as store:
         counts = store.counts()
         return counts.captured + counts.pending + counts.delivered
-    return 0  # the file is being made
+    return 0  # the file is being created
 
 
 def assert_quiet(output: bytes) -> None:
@@ -43,7 +43,7 @@ def assert_quiet(output: bytes) -> None:
 
 @pytest.mark.parametrize("server", WITH_LIFESPAN)
 def test_a_stop_right_after_five_checkouts_loses_none_in_memory(fake: FakeButter, url: str, server: str) -> None:
-    """SIGTERM right after the fifth answer: the lifespan's end delivers what is in memory."""
+    """SIGTERM right after the fifth answer: the end of the lifespan delivers the records in memory."""
     with Shop(server, url) as shop:
         buy_five(shop)
         output = shop.stop(signal.SIGTERM)
@@ -55,10 +55,11 @@ def test_a_stop_right_after_five_checkouts_loses_none_in_memory(fake: FakeButter
 def test_a_stop_right_after_five_checkouts_loses_none_on_disk(
     fake: FakeButter, url: str, server: str, tmp_path: Path
 ) -> None:
-    """While Butter does not answer, five checkouts and SIGTERM. The next start sends the five, and what is bought then.
+    """Five checkouts and SIGTERM while Butter does not answer. The next start sends them, and later checkouts.
 
-    The five are sent without another checkout: at once, or from the first request if there is no lifespan. For two
-    servers the stop is a kill: the five are on the disk by then. The first life is at a port, the second at a socket.
+    They are sent without another checkout: at once, or at the first request if there is no lifespan. For two servers
+    the stop is like a kill, so the test waits until the five are on disk. The first start uses a port, the second one
+    a socket.
     """
     outbox = str(tmp_path / "butter.db")
     with Shop(server, "http://127.0.0.1:9", SHOP_OUTBOX=outbox) as shop:
@@ -76,10 +77,10 @@ def test_a_stop_right_after_five_checkouts_loses_none_on_disk(
 
 
 @pytest.mark.parametrize("server", WITHOUT_LIFESPAN)
-def test_what_a_memory_outbox_loses_is_said(fake: FakeButter, url: str, server: str) -> None:
-    """Without a lifespan nothing tells of the end: the first request has the log say what is lost, and what keeps it.
+def test_losses_of_a_memory_outbox_are_logged(fake: FakeButter, url: str, server: str) -> None:
+    """Without a lifespan the app does not see the end. The first request logs what is lost, and the remedy.
 
-    Daphne's end runs the exit hooks, which drain.
+    Daphne runs the exit hooks at its end, which drain.
     """
     with Shop(server, url) as shop:
         for _request in range(3):
@@ -95,9 +96,9 @@ def test_what_a_memory_outbox_loses_is_said(fake: FakeButter, url: str, server: 
 
 
 def test_sigkill_after_before_response_loses_none(fake: FakeButter, url: str, tmp_path: Path) -> None:
-    """With durability="before_response" what was answered is on disk, and arrives after the next start.
+    """With durability="before_response" an answered checkout is on disk, and arrives after the next start.
 
-    What was on its way when the kill came arrives twice.
+    A record in flight at the kill arrives twice.
     """
     environment = {"SHOP_OUTBOX": str(tmp_path / "butter.db"), "SHOP_BEFORE": "10"}
     with Shop("uvicorn", url, **environment) as shop:
