@@ -1,4 +1,4 @@
-"""A hand-driven ASGI exchange: the app sends what a test says, and the test sees what the server would."""
+"""An ASGI exchange without a server: the app sends given messages, and the test sees what a server would."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -50,7 +50,7 @@ async def no_request() -> Message:
 
 
 async def drive(app: ASGIApp, scope: Scope, receive: Callable[[], Awaitable[Message]] = no_request) -> list[Message]:
-    """Run one exchange and return the very messages that reached the server."""
+    """Run one exchange and return the message objects that reached the server."""
     seen: list[Message] = []
 
     async def send(message: Message) -> None:

@@ -1,4 +1,4 @@
-"""What the tests in a real browser have in common. The fixture `browser` stands in conftest."""
+"""Shared by the tests in a real browser. The fixture `browser` is in conftest."""
 
 import shutil
 from typing import Final

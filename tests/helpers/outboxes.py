@@ -1,4 +1,4 @@
-"""What the tests of the outboxes have in common: captures, records, clocks, and what a pipeline does with a store."""
+"""Shared by the tests of the outboxes: captures, records, clocks, and the calls of a pipeline to a store."""
 
 import atexit
 import json
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 NOW = 1_750_000_000.0
 PERSONAL = ["shopper@example.com", "81.2.69.142", "coupon", "caf", "sesame"]
-"""What no log line may hold, of the captures and records below."""
+"""Parts of the captures and records below that no log line may contain."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Clock:
 
 @dataclass
 class SteadyClock(Clock):
-    """A wall clock, and with it the machine's own, which never jumps."""
+    """A wall clock, with the machine's own clock, which never jumps."""
 
     monotonic: float = 1000.0
 
@@ -66,13 +66,13 @@ class SteadyClock(Clock):
         return clock
 
     def pass_(self, seconds: float) -> None:
-        """Let time pass: both clocks go on."""
+        """Let time pass on both clocks."""
         self.now += seconds
         self.monotonic += seconds
 
 
 def capture(number: int, **fields: Any) -> Capture:
-    """Return a capture as the tee makes it; its body names its number."""
+    """Return a capture as the middleware makes it. Its body contains its number."""
     defaults: dict[str, Any] = {
         "method": "POST",
         "path": f"/checkout/{number}",
@@ -97,49 +97,49 @@ def record(number: int, captured_at: float = NOW) -> Record:
 
 
 def result(future: "Future[T]", seconds: float = 20.0) -> T:
-    """Return a future's result; it hangs no test."""
+    """Return a future's result, with a timeout."""
     return future.result(seconds)
 
 
 def invoices(found: Sequence[Pending]) -> list[str]:
-    """Return the invoice of each record that is to be sent."""
+    """Return the invoice of each pending record."""
     return [json.loads(pending.record.payload)["invoice_id"] for pending in found]
 
 
 def bodies(found: Sequence[StoredCapture]) -> list[str]:
-    """Return the invoice in the body of each capture given."""
+    """Return the invoice in the body of each capture."""
     return [json.loads(stored.capture.body)["invoice"] for stored in found]
 
 
 def append(store: Store, *numbers: int, owned: bool = True) -> Sequence[int]:
-    """Append captures; give their numbers in the store."""
+    """Append captures; return their IDs in the store."""
     return store.append([capture(number) for number in numbers], owned=owned)
 
 
 def unread(store: Store, limit: int = 100_000) -> Sequence[StoredCapture]:
-    """Give all that nobody has read, as a leader sees it after a while."""
+    """Return all unread captures, as a leader sees them after a while."""
     return store.unread(limit, below=store.counts().newest_capture)
 
 
 def resolve(store: Store, number: int, *records: Record, **fields: Any) -> Resolved:
-    """End one capture."""
+    """Resolve one capture."""
     (resolved,) = store.resolve([Resolution(number, records, **fields)])
     return resolved
 
 
 def known(outcomes: Sequence[Outcome]) -> int:
-    """Return how many records were known already."""
+    """Return the number of duplicates."""
     return sum(outcome is Skip.DUPLICATE for outcome in outcomes)
 
 
 def take(store: Store, given: Part) -> int:
-    """Append a capture and resolve it to a part; give how many were known."""
+    """Append a capture and resolve it to a part; return the number of duplicates."""
     (number,) = append(store, 1)
     return known(resolve(store, number, part=given).outcomes)
 
 
 def park(store: Store, number: int, *records: Record, **fields: Any) -> int:
-    """Append a capture and park it; give its number in the store."""
+    """Append a capture and park it; return its ID in the store."""
     (stored,) = append(store, number)
     parked = Parked(ParkReason.EXTRACTOR_ERROR, f"KeyError in shop.py:{number}", records)
     resolve(store, stored, parked=parked, **fields)
@@ -147,14 +147,14 @@ def park(store: Store, number: int, *records: Record, **fields: Any) -> int:
 
 
 def settle_all(store: Store, settled: Settled, limit: int = 100, reason: str = "") -> int:
-    """Settle all that is due the same way; give how many there were."""
+    """Settle all due records in the same way; return their number."""
     due = store.due(limit)
     store.settle([Settlement(pending.id, settled, reason=reason) for pending in due])
     return len(due)
 
 
 def tries(store: Store, configuration: str, before: float, limit: int = 100) -> list[str]:
-    """Give the parked captures that a configuration is to try."""
+    """Return the parked captures that a configuration should try."""
     return bodies(store.parked_to_try(limit, configuration=configuration, before=before))
 
 
@@ -164,7 +164,7 @@ def keys(pending: Iterable[Pending]) -> list[str]:
 
 
 def open_files() -> int:
-    """Return how many stores have a file open in this process."""
+    """Return how many stores of this process have a file open."""
     return sum(database._in_use.values())
 
 
@@ -188,7 +188,7 @@ for path in sys.stdin:
 
 @cache
 def _holder() -> "subprocess.Popen[str]":
-    """Start the process that holds locks, once: its imports take most of the time. It ends with this process."""
+    """Start the process that holds locks, once, because its imports are slow. It ends with this process."""
     command = [sys.executable, "-c", HOLDER]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     atexit.register(holder.communicate)
@@ -197,7 +197,7 @@ def _holder() -> "subprocess.Popen[str]":
 
 @contextmanager
 def lock_held(path: Path) -> Generator[int]:
-    """Have another process hold the write lock of an outbox's file, as one that is stopped does; give its number."""
+    """Let another process hold the write lock of an outbox's file, as a stopped one does; return its process ID."""
     holder = _holder()
     assert holder.stdin is not None
     assert holder.stdout is not None
@@ -215,7 +215,7 @@ def lock_held(path: Path) -> Generator[int]:
 
 
 def note_waits(monkeypatch: pytest.MonkeyPatch, longest: float = float("inf")) -> list[float]:
-    """Return a list of the seconds for which the store's threads wait from now on. They wait `longest` at most."""
+    """Return a list that collects the waits of the store's threads in seconds. They wait `longest` at most."""
     waits: list[float] = []
 
     def noting(self: Waker, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests: a cluster of its own on loopback, started, stopped, killed and moved."""
+"""A real PostgreSQL for the tests: its own cluster on loopback, started, stopped, killed and moved."""
 
 import os
 import pwd
@@ -14,7 +14,7 @@ from typing import Any, Self
 from processes import free_port, until
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-"""Debian's; the last is the newest."""
+"""The paths of Debian, the newest version last."""
 
 
 def binaries() -> Path | None:
@@ -24,7 +24,7 @@ def binaries() -> Path | None:
 
 
 def why_not() -> str:
-    """Return why no server can be started here; empty where one can."""
+    """Return why no server can be started here, or an empty string."""
     if binaries() is None:
         return "no PostgreSQL binaries: apt-get install postgresql"
     if os.getuid() == 0 and (_postgres_user() is None or shutil.which("setpriv") is None):
@@ -40,7 +40,7 @@ def _postgres_user() -> pwd.struct_passwd | None:
 
 
 class PostgresServer:
-    """A cluster in a folder of its own under /tmp, which its user can reach whatever pytest's folders allow."""
+    """A cluster in its own folder under /tmp. PostgreSQL's user can read that, but not always pytest's folders."""
 
     def __init__(self, *, fsync: bool = False) -> None:
         bin_directory = binaries()
@@ -66,22 +66,22 @@ class PostgresServer:
         return self
 
     def stop(self, mode: str = "immediate") -> None:
-        """Stop it; `immediate` is its crash."""
-        # PostgreSQL looks once a minute if it missed the end of its last process.
+        """Stop it. `immediate` is a crash."""
+        # PostgreSQL checks once a minute if it missed the end of its last process.
         self._run("pg_ctl", "-D", str(self.data), "-w", "-t", "180", "-m", mode, "stop")
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal the server and all of its children."""
+        """Signal the server and all its children."""
         main = int((self.data / "postmaster.pid").read_text().split()[0])
         os.kill(main, number)
-        if number == signal.SIGSTOP:  # then no child is begun any more
+        if number == signal.SIGSTOP:  # no child is started after this
             until(lambda: "State:\tT" in Path(f"/proc/{main}/status").read_text(), "PostgreSQL stops")
         for pid in map(int, Path(f"/proc/{main}/task/{main}/children").read_text().split()):
             with suppress(ProcessLookupError):  # it has ended meanwhile
                 os.kill(pid, number)
 
     def move(self) -> None:
-        """Fail over: stop, and go on from a copy of the data, on the same port."""
+        """Fail over: stop, and continue with a copy of the data on the same port."""
         self.stop("fast")
         other = self._folder / "other"
         subprocess.run([*self._as_user(), "cp", "-a", str(self.data), str(other)], check=True)

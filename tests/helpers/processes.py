@@ -1,4 +1,4 @@
-"""Real servers for the tests: Butter's stand-in on a socket, and the shop under each ASGI server."""
+"""Real servers for the tests: a fake Butter on a socket, and the shop under each ASGI server."""
 
 import asyncio
 import http.client
@@ -24,7 +24,7 @@ HERE = Path(__file__).parents[1]
 GUNICORN = "gunicorn shop:plain -w 2 -k"
 TCP_BIND, UNIX_BIND = "--bind 127.0.0.1:{port}", "--bind unix:{socket}"
 SERVERS = {
-    # What starts it; how it is bound to a port; how to a Unix socket. Two have the shop in FastAPI, `shop:api`.
+    # The command, and its options for a port and for a Unix socket. Two serve the shop in FastAPI, `shop:api`.
     "uvicorn": ("uvicorn shop:plain --no-access-log", "--port {port}", "--uds {socket}"),
     "uvicorn two workers": ("uvicorn shop:plain --workers 2", "--port {port}", "--uds {socket}"),
     "uvicorn without lifespan": ("uvicorn shop:api --lifespan off", "--port {port}", "--uds {socket}"),
@@ -48,13 +48,13 @@ DEPLOYED = {
         UNIX_BIND,
     ),
 }
-"""As `SERVERS`, for the tests of deploys."""
+"""Like `SERVERS`, for the tests of deploys."""
 WITHOUT_LIFESPAN = ["uvicorn without lifespan", "granian asginl", "daphne"]
-"""What tells the app neither that it starts nor that it ends."""
+"""Servers that report neither the start nor the end to the app."""
 
 
 def until(done: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
-    """Wait for a condition in another process, polling; fail with its name."""
+    """Poll until a condition in another process is true; otherwise fail with its name."""
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
@@ -64,7 +64,7 @@ def until(done: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
 
 
 def free_port() -> int:
-    """Return a free port. It is below the range from which the system takes ports, so that it stays free."""
+    """Return a free port. It is below the system's range of dynamic ports, so that it stays free."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe, suppress(OSError):
@@ -97,13 +97,13 @@ class UnixConnection(http.client.HTTPConnection):
 
 @contextmanager
 def served(app: ASGIApp, host: str = "127.0.0.1") -> Generator[str]:
-    """Serve an app on loopback from a thread of this process; give its base URL."""
+    """Serve an app on loopback in a thread of this process; return its base URL."""
     config = uvicorn.Config(app, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
 
     async def serve(listener: socket.socket) -> None:
         await server.serve([listener])
-        for connection in list(server.server_state.connections):  # which a client has kept for too long
+        for connection in list(server.server_state.connections):  # a client may keep one open for too long
             connection.transport.abort()
 
     with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
@@ -119,7 +119,7 @@ def served(app: ASGIApp, host: str = "127.0.0.1") -> Generator[str]:
 
 
 class Late:
-    """An app that is set, or replaced, while it is served."""
+    """An app that can be set or replaced while it is served."""
 
     app: ASGIApp
 
@@ -128,7 +128,7 @@ class Late:
 
 
 class Shop:
-    """A shop under a real server, on a port or a Unix socket, in a process group of its own."""
+    """A shop under a real server, on a port or a Unix socket, in its own process group."""
 
     def __init__(self, server: str, butter: str, unix_socket: Path | None = None, /, **environment: str) -> None:
         self.port = free_port()
@@ -175,7 +175,7 @@ class Shop:
         return self.request("POST", f"/checkout/{invoice}")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> bytes:
-        """Send a signal to the server, as its supervisor would, and return all that it printed."""
+        """Send a signal to the server, as a supervisor does, and return its output."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -189,7 +189,7 @@ class Shop:
         return self.output
 
     def kill(self) -> None:
-        """Kill the whole process group: server, workers and all. Once it is over, its number may be another's."""
+        """Kill the whole process group. After its end, another group may have its number."""
         if self._over:
             return
         try:
@@ -211,10 +211,10 @@ def numbered(count: int) -> Sequence[str]:
 
 @contextmanager
 def accepting(take: Callable[[socket.socket], object]) -> Generator[int]:
-    """Listen on loopback, and give each connection to `take`, on a thread of its own; give the port.
+    """Listen on loopback, and pass each connection to `take`, in a thread; return the port.
 
-    That thread closes the listener, once a last connection has woken it. If another one did while it is on its way into
-    `accept`, it would wait at the listener that gets the same descriptor next, and take a connection of that one.
+    That thread closes the listener, after a last connection has woken it. If another thread closed it just before
+    `accept`, the thread would wait at the next listener with the same descriptor, and take a connection of that one.
     """
     listener, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
     address = listener.getsockname()
@@ -240,7 +240,7 @@ def accepting(take: Callable[[socket.socket], object]) -> Generator[int]:
 
 @contextmanager
 def misbehaving(behave: Callable[[socket.socket], None]) -> Generator[str]:
-    """Listen on loopback, read each request, and let `behave` do what it does."""
+    """Listen on loopback, read each request, and call `behave`."""
 
     def take(connection: socket.socket) -> None:
         with closing(connection), suppress(OSError):

@@ -1,4 +1,4 @@
-"""What the tables of bodies are made of."""
+"""The types of the tables of bodies."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from butter_middleware.extract.preset import Preset
 
 @dataclass(frozen=True)
 class Body:
-    """A response's body, and the records that it gives."""
+    """A response's body, and its expected records."""
 
     psp: str
     name: str
     body: Any
     records: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
     options: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Of the preset that reads it."""
+    """Options of the preset that reads it."""
 
     @property
     def preset(self) -> Preset:

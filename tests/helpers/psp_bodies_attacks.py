@@ -1,4 +1,4 @@
-"""Bodies that were written to mislead the presets, kept as they are, and what each of them gives."""
+"""Bodies that were written to mislead the presets, and the expected records of each."""
 
 import psp_bodies_braintree as b
 import psp_bodies_others as o

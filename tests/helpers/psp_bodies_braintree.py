@@ -1,4 +1,4 @@
-"""Bodies with Braintree's objects, as each SDK, GraphQL and the webhooks spell them. Written by hand."""
+"""Bodies with Braintree's objects, as spelled by each SDK, GraphQL and the webhooks. Written by hand."""
 
 from base64 import b64encode
 from typing import Any

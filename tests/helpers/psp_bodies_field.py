@@ -1,4 +1,4 @@
-"""More bodies as shops and PSPs send them, and what each of them gives."""
+"""More bodies as shops and PSPs send them, and the expected records of each."""
 
 import psp_bodies_braintree as b
 import psp_bodies_others as o

@@ -1,4 +1,4 @@
-"""Bodies with the objects of Adyen, Worldpay, Recurly and Recharge, and what each of them gives. Written by hand."""
+"""Bodies with the objects of Adyen, Worldpay, Recurly and Recharge, and the expected records. Written by hand."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Bodies with Stripe's objects, of all API versions, and what each of them gives. Written by hand."""
+"""Bodies with Stripe's objects, of all API versions, and the expected records. Written by hand."""
 
 from typing import Any
 

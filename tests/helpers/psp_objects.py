@@ -1,4 +1,4 @@
-"""Objects of the six PSPs, small, written by hand from their documentation: what is paid, and what is not."""
+"""Small objects of the six PSPs, written by hand from their documentation: paid ones and unpaid ones."""
 
 import json
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ PRESETS = {
 
 
 class Case(NamedTuple):
-    """An object, and the records that it gives."""
+    """An object, and its expected records."""
 
     name: str
     body: Any
@@ -31,7 +31,7 @@ class Case(NamedTuple):
 
 
 def respond(body: object, annotations: dict[str, Any] | None = None) -> CheckoutResponse:
-    """Return a response of this body, as an extractor sees it."""
+    """Return a response with this body, as an extractor gets it."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     capture = Capture("POST", "/pay", b"", [], None, 200, [], content, annotations or {}, 0.0)
     return view(capture, {}, "81.2.69.142", 1 << 20)
@@ -118,7 +118,7 @@ RECHARGED = {
 OF_RECHARGE = {"customer_email": EMAIL, "customer_id": "2", "subscription_id": "11", "transaction_id": "77"}
 
 PAID = [
-    # Stripe A: charges are listed, refused ones too; B: latest_charge; C: no invoice, payments of an invoice.
+    # Stripe A: charges are listed, refused ones too. B: latest_charge. C: no invoice, payments of an invoice.
     Case(
         "stripe A payment_intent",
         INTENT | {"invoice": "in_1", "charges": {"data": [CHARGE | {"id": "ch_0", "status": "failed"}, CHARGE]}},

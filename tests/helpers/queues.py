@@ -1,4 +1,4 @@
-"""What the tests of the queue in PostgreSQL have in common."""
+"""Shared by the tests of the queue in PostgreSQL."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ def arrived(fake: FakeButter) -> list[str]:
 
 
 def rows(dsn: str, sql: str) -> list[tuple[Any, ...]]:
-    # What is done by hand to procrastinate's tables needs the path: their triggers name each other without a schema.
+    # Direct changes of procrastinate's tables need the search path: their triggers use names without a schema.
     with psycopg.connect(dsn, autocommit=True, options="-c search_path=public,butter") as connection:
         cursor = connection.execute(sql.encode())
         return cursor.fetchall() if cursor.description else []
@@ -47,7 +47,7 @@ def queued(dsn: str) -> int:
 
 
 def work(butter: Butter, dsn: str, done: Callable[[], bool], names: Names | None = None) -> None:
-    """Run a worker until something is so."""
+    """Run a worker until a condition is true."""
 
     async def main() -> None:
         worker = Worker(dsn, names or Names(), butter.delivery)
@@ -62,7 +62,7 @@ def work(butter: Butter, dsn: str, done: Callable[[], bool], names: Names | None
 
 @contextlib.contextmanager
 def far(dsn: str, seconds: float) -> Generator[str]:
-    """Give the DSN of the same database, with each message on its way for so long."""
+    """Return a DSN of the same database that delays each message."""
     host, port, over = conninfo_to_dict(dsn), free_port(), threading.Event()
 
     async def carry(source: SocketStream, sink: SocketStream, scope: anyio.CancelScope) -> None:
@@ -99,13 +99,13 @@ def far(dsn: str, seconds: float) -> Generator[str]:
 
 
 async def put(outbox: PostgresOutbox, one: Record) -> None:
-    """Put a record into the queue, as the shop's thread does: a try that took too long is made again."""
+    """Put a record into the queue, as the shop's thread does. A try that took too long is repeated."""
     async with asyncio.timeout(40):
         while True:
             with contextlib.suppress(TimeoutError, psycopg.OperationalError):
                 await outbox.enqueue(one)
                 return
-            await asyncio.sleep(0)  # in which the outbox hears of a connection that is free again
+            await asyncio.sleep(0)  # the outbox learns here that a connection is free again
 
 
 def enqueue(outbox: PostgresOutbox, *records: Record) -> None:

@@ -1,4 +1,4 @@
-"""What the tests' shops have in common."""
+"""Shared by the tests' shops."""
 
 import threading
 from typing import Any
@@ -23,7 +23,7 @@ SHOPPER = "81.2.69.142"
 
 
 async def refusing_shop(scope: Scope, receive: Receive, send: Send) -> None:
-    """Pay, unless the cart's name says what else to do."""
+    """Pay, unless the cart's name selects another response."""
     name = scope["path"].rpartition("/")[2]
     status, content = {
         "refused": (402, b"{}"),
@@ -42,7 +42,7 @@ def buy(butter: Butter, *carts: str) -> None:
 
 
 class Held(httpx.AsyncBaseTransport):
-    """Holds each request back until a test sets `answers`, and then asks a Butter in this process."""
+    """It holds each request back until a test sets `answers`, and then asks a Butter in this process."""
 
     def __init__(self, fake: FakeButter) -> None:
         self.asked, self.answers = threading.Event(), threading.Event()

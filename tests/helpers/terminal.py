@@ -18,17 +18,17 @@ COLUMNS = {"name": "Check", "state": "State", "detail": "Detail", "more": "More"
 
 
 def on_terminal(code: str, **environment: str) -> str:
-    """Run Python code with a terminal of 100 columns for its output, and return what came there."""
+    """Run Python code with a terminal of 100 columns for its output, and return the output."""
     return run_on_terminal([sys.executable, "-c", code], **environment)
 
 
 def plain(shown: str) -> str:
-    """Return what was shown without colours and other escapes."""
+    """Return the text without colours and other escapes."""
     return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown)
 
 
 def run_on_terminal(command: list[str], **environment: str) -> str:
-    """Run a command with a terminal of 100 columns for its output, and return what came there."""
+    """Run a command with a terminal of 100 columns for its output, and return the output."""
     ours, theirs = pty.openpty()
     names = {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"}
     environ = {name: value for name, value in os.environ.items() if name not in names}
@@ -36,7 +36,7 @@ def run_on_terminal(command: list[str], **environment: str) -> str:
         command,
         stdout=theirs,
         stderr=theirs,
-        cwd=os.path.dirname(__file__),  # noqa: PTH120 - what the code imports lies here
+        cwd=os.path.dirname(__file__),  # noqa: PTH120 - the code imports from here
         env=environ | {"COLUMNS": "100", "TERM": "xterm-256color"} | environment,
     )
     os.close(theirs)
@@ -44,7 +44,7 @@ def run_on_terminal(command: list[str], **environment: str) -> str:
     try:
         while chunk := os.read(ours, 4096):
             shown += chunk
-    except OSError:  # the other side has gone
+    except OSError:  # the other side is closed
         pass
     os.close(ours)
     process.wait(20)
