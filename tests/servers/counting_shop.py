@@ -1,4 +1,4 @@
-"""A shop that does what its standard input says, a command a line. It answers each with a line of JSON."""
+"""A shop that executes the commands of its standard input, one per line. It answers each with a line of JSON."""
 
 import json
 import sys
@@ -63,7 +63,7 @@ def main(path: str) -> None:
 
 
 async def late(butter: Butter) -> None:
-    """Wait for a capture that never comes to the disk."""
+    """Wait for a capture that never reaches the disk."""
     await butter.pipeline.wait_until_durable(Future())
 
 

@@ -1,4 +1,4 @@
-"""A shop that records a checkout while what takes it does not answer, says so, and ends."""
+"""A shop that records a checkout while its target does not answer, prints this, and ends."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from typing import Any
 from butter_middleware import Butter, Checkout, client_ip
 
 SECONDS = 60.0
-"""For which whatever does not answer is waited for in vain."""
+"""How long a call hangs."""
 
 
 def main(where: str) -> None:

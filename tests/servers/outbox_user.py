@@ -1,4 +1,4 @@
-"""A process that uses a store as it is told on its standard input, a command a line, answering each with JSON."""
+"""A process that executes commands on a store, one per line of its standard input. It answers each with JSON."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ def main(path: str) -> None:
     store = SQLiteOutbox(path).store()
 
     def flood(first: str) -> None:
-        """Append until killed, telling each that is on the disk."""
+        """Append until killed, and print the number of each capture on disk."""
         for number in itertools.count(int(first)):
             append(store, number)
             tell(number)
@@ -32,7 +32,7 @@ def main(path: str) -> None:
         "unread": lambda: bodies(unread(store)),
         "lead": store.lead,
         "due": lambda: invoices(store.due(1000)),
-        # As amid a transaction.
+        # As during a transaction.
         "lock": lambda: store.locks.take(WRITE),
         "unlock": lambda: store.locks.release(WRITE),
         "close": store.close,

@@ -1,4 +1,4 @@
-"""A worker of the queue in PostgreSQL, as the command runs it, at the tests' pace."""
+"""A worker of the queue in PostgreSQL, run like the command, with the tests' timing."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A shop under Sentry at its most curious, in which everything goes wrong; prints each envelope that Sentry would send.
+"""A shop with all of Sentry's data collection, in which everything fails. It prints each envelope for Sentry.
 
 Every log line becomes an event, with the stack, its local variables and what Sentry knows of the request.
 """
@@ -33,7 +33,7 @@ SECRETS = [
     *("grace@example.com", "grace", "81.2.69.142", "81.2.69", "in_secret", "sesame", "Jermyn", "coupon7"),
     *("merchant-user", "merchant-pass", "bWVyY2hhbnQ", "cart-77"),
 ]
-"""What no envelope may hold: the shopper's, and the merchant's credentials."""
+"""The shopper's data and the merchant's credentials, which no envelope may contain."""
 USERNAME, PASSWORD = SECRETS[-4:-2]
 BODY = {"email": "grace@example.com", "street": "Jermyn Street"}
 
@@ -42,7 +42,7 @@ PRINTING = threading.Lock()
 
 
 class Printer(Transport):
-    """Prints instead of sending."""
+    """It prints instead of sending."""
 
     def capture_envelope(self, envelope: Envelope) -> None:
         items = [item.payload.json or item.payload.get_bytes().decode("utf-8", "replace") for item in envelope.items]
@@ -53,7 +53,7 @@ class Printer(Transport):
 
 
 def be_curious() -> None:
-    """Start Sentry with all that it can be told to look at."""
+    """Start Sentry with all its data collection."""
     sentry_sdk.init(
         dsn="http://key@127.0.0.1:9/1",
         transport=Printer,
@@ -91,14 +91,14 @@ def tell(event: Event) -> None:
 
 
 class BrokenStore(MemoryStore):
-    """Takes nothing more, and quotes what it was given."""
+    """It accepts nothing more, and quotes its input."""
 
     def append(self, captures: Sequence[Capture], *, owned: bool = True) -> Sequence[int]:
         raise sqlite3.OperationalError(*SECRETS, captures, owned)
 
 
 class Broken(MemoryOutbox):
-    """An outbox with such a store."""
+    """An outbox with a `BrokenStore`."""
 
     def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> MemoryStore:  # noqa: ARG002 - as the protocol names them
         return BrokenStore()
@@ -147,7 +147,7 @@ async def buy(app: ButterMiddleware, *cases: str, path: str = "/checkout/cart-77
 
 
 async def break_rules(butter: Butter) -> None:
-    """Send what ASGI does not allow, where the middleware looks at it."""
+    """Send what ASGI does not allow to the middleware."""
     scope = {
         "type": "http",
         "method": "POST",

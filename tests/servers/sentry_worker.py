@@ -1,4 +1,4 @@
-"""A worker of the queue under Sentry at its most curious; prints each envelope that Sentry would send."""
+"""A worker of the queue with all of Sentry's data collection. It prints each envelope for Sentry."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ ANSWERS = iter([200, 422, 409])
 async def answer(request: httpx.Request) -> httpx.Response:
     status = next(ANSWERS, 0)
     if not status:
-        await asyncio.sleep(60)  # so that it is cut off
+        await asyncio.sleep(60)  # so that it is cancelled
     return httpx.Response(status, json={})
 
 
@@ -36,6 +36,6 @@ async def main() -> None:
 if __name__ == "__main__":
     be_curious()
     logging.basicConfig(level=logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # as the command has it
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # as in the command
     asyncio.run(main())
     sentry_sdk.flush(5)

@@ -1,4 +1,4 @@
-"""A shop for the tests to start under real servers. Configured by the environment, as a deployed one is."""
+"""A shop for tests under real servers. It is configured by the environment, like a deployed one."""
 
 import os
 import time
@@ -31,18 +31,18 @@ def extract(response: CheckoutResponse) -> Any:
 
 
 def extract_wrongly(response: CheckoutResponse) -> Any:
-    """Be the extractor of an earlier release, which a deploy replaces."""
+    """Extract as an earlier release, which a deploy replaces."""
     raise KeyError(response.json()["email"])
 
 
 def release() -> Any:
-    """Return the extractor of the release that is deployed: a file names it, and each new worker reads it."""
+    """Return the extractor of the deployed release: a file names it, and each new worker reads it."""
     where = os.environ.get("SHOP_RELEASE")
     return extract_wrongly if where is not None and Path(where).read_text() == "wrong" else extract
 
 
 def outbox() -> Any:
-    """Return a path, or the queue whose DSN it is."""
+    """Return a path, or a queue for a DSN."""
     where = os.environ.get("SHOP_OUTBOX")
     if where is None or not where.startswith("postgresql:"):
         return where
@@ -82,7 +82,7 @@ if EXTRACTOR != "absent":
 
 
 def __getattr__(name: str) -> Any:
-    """Build `api`, the shop in FastAPI, if a server asks for it: to import FastAPI takes longer than all the rest."""
+    """Build `api`, the shop in FastAPI, only if a server asks for it, because importing FastAPI is slow."""
     if name != "api":
         raise AttributeError(name)
     from fastapi import FastAPI  # noqa: PLC0415
