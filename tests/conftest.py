@@ -1,4 +1,4 @@
-"""What the tests share: a Butter that answers in the process, and one that answers on a real socket."""
+"""Shared fixtures: a Butter in the process, and one on a real socket."""
 
 import gc
 import importlib.util
@@ -33,19 +33,19 @@ for ignored in (signal.SIGINT, signal.SIGHUP):
 
 # No example has a deadline: a loaded machine may take any time.
 settings.register_profile("usual", deadline=None)
-settings.register_profile("quick", max_examples=20, deadline=None)  # on one Python more
+settings.register_profile("quick", max_examples=20, deadline=None)  # for one more Python version
 settings.register_profile("deep", max_examples=100_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("usual")
 
 
-# What is there before the first test stays to the end: modules, and thousands of tests. The garbage collector would
+# Modules and thousands of test objects stay until the end. The garbage collector would visit all of them each time.
 # look at all of it each time.
 gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Leave it out from here on."""
+    """Exclude them from now on."""
     gc.freeze()
     gc.enable()
 
@@ -56,18 +56,18 @@ LONG = [
     *("test_unharmed.py", "test_platforms.py", "test_site.py", "test_command.py", "test_model.py", "test_deploys.py"),
     *("test_celery.py", "test_worker.py", "test_demo.py", "test_exit.py"),
 ]
-"""Files of few tests that take long, most of it in other processes."""
+"""Files with few tests that take long, mostly in other processes."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long files, then those of many tests, so that the workers of xdist end together."""
+    """Begin with the long files, then those with many tests, so that the workers of xdist end together."""
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: (item.path.name not in LONG, -tests[item.path]))
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Start a real Chromium. Of a module: while Playwright runs, no other test of this thread can have a loop."""
+    """Start a real Chromium for a module. While Playwright runs, no other test of this thread can have a loop."""
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
@@ -77,7 +77,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def late_server() -> Iterator[tuple[Late, str]]:
-    """Serve an app that each test sets: starting a server takes longer than most tests."""
+    """Serve an app that each test sets, because starting a server takes longer than most tests."""
     late = Late()
     with served(late) as url:
         yield late, url
@@ -86,8 +86,8 @@ def late_server() -> Iterator[tuple[Late, str]]:
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-class _Patient:
-    """Waits, before it looks at the log, for what is still to be said: that is said on a thread of its own."""
+class _SettledLog:
+    """It waits for pending log lines before it reads the log. They are written on their own thread."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         self._caplog = caplog
@@ -99,23 +99,23 @@ class _Patient:
 
 @pytest.fixture
 def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    log_thread.settle(10)  # what a test before this one left to be said is none of its lines
+    log_thread.settle(10)  # lines of an earlier test may still be pending
     annotations.hourly.forget()
-    yield cast("pytest.LogCaptureFixture", _Patient(caplog))
+    yield cast("pytest.LogCaptureFixture", _SettledLog(caplog))
     log_thread.settle(10)
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_outlives_its_test() -> Iterator[None]:
-    """The first request of any kind starts threads: end those of a `Butter` that a test did not close."""
+def _stop_threads() -> Iterator[None]:
+    """The first request of any kind starts threads. End those of a `Butter` that a test did not close."""
     yield
     for pipeline in list(processes._process.pipelines):
         pipeline.reset()
 
 
 @pytest.fixture(autouse=True)
-def _no_word_of_lifespans(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most tests send requests without a lifespan. What is said of that has tests of its own."""
+def _no_lifespan_warning(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests send requests without a lifespan. Other tests check the log line about that."""
     if "lifespan" not in request.node.name:
         monkeypatch.setattr("butter_middleware.pipeline.pipeline.Pipeline._say_no_lifespan", lambda _pipeline: None)
 
@@ -134,7 +134,7 @@ def url(fake: FakeButter) -> Iterator[str]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Name an outbox's file, which is not there yet."""
+    """Return the path of an outbox's file, which does not exist yet."""
     return tmp_path / "butter.db"
 
 
@@ -200,7 +200,7 @@ def example(fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL that all tests share; one that stops it starts it again."""
+    """A PostgreSQL that all tests share. A test that stops it starts it again."""
     if reason := why_not():
         pytest.skip(reason)
     server = PostgresServer()
@@ -212,7 +212,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def database(postgres: PostgresServer) -> Iterator[str]:
-    """The DSN of a database of the test's own, with the queue's schema in it."""
+    """The DSN of the test's own database, with the queue's schema in it."""
     from butter_middleware.postgres.names import Names  # noqa: PLC0415 - an extra, and the oldest tests run without it
     from butter_middleware.postgres.schema import migrate  # noqa: PLC0415
 

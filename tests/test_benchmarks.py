@@ -1,4 +1,4 @@
-"""The benchmarks run: each with the least of everything, its numbers printed, its own checks passed."""
+"""The benchmarks run: each with its smallest parameters. The numbers are printed and its own checks pass."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def run(name: str, *arguments: str, directory: Path) -> str:
 
 
 def test_overhead(tmp_path: Path) -> None:
-    """Each app has its line in the table."""
+    """Each app has a line in the table."""
     output = run("overhead", "--rounds", "1", "--requests", "5", directory=tmp_path)
     for name in ("bare app", "pass-through", "ours, unmatched", "ours, matched", "BaseHTTPMiddleware"):
         assert re.search(rf"^\| {name} +\| +\d+\.\d", output, re.MULTILINE), output
@@ -43,27 +43,27 @@ def test_appends(tmp_path: Path) -> None:
 
 
 def test_drains(tmp_path: Path) -> None:
-    """Each number of senders has a line, beside one httpx client, at both latencies."""
+    """Each number of senders has a line, next to one httpx client, at both latencies."""
     output = run("outbox", "--only", "drain", "--seconds", "0.05", "--rounds", "1", directory=tmp_path)
     assert len(re.findall(r"^\| ours +\| +(?:0|100) \| +[148] \| +\d", output, re.MULTILINE)) == 6
     assert len(re.findall(r"^\| one httpx client \| +(?:0|100) \| +(?:1|4|8|32) \| +\d", output, re.MULTILINE)) == 8
 
 
 def test_looks(tmp_path: Path) -> None:
-    """Each look at a large file has a line."""
+    """Each query of a large file has a line."""
     output = run("outbox", "--only", "looks", "--dead", "20", "--captured", "10", directory=tmp_path)
     looks = re.findall(r"^\| (?:counts|counted|next_due|due|changed) +\| +\d+ \| +\d+ \|$", output, re.MULTILINE)
     assert len(looks) == 5
 
 
 def test_corrupt(tmp_path: Path) -> None:
-    """Each damage is done once, and no checkout fails or is missing."""
+    """Each kind of damage is done once, and no checkout fails or is missing."""
     output = run("corrupt", "--rounds", "6", directory=tmp_path)
     assert "240 checkouts, 0 failed, 0 missing" in output
 
 
 def test_backlog(tmp_path: Path) -> None:
-    """Checkouts are timed without a backlog and beside two."""
+    """Checkouts are timed without a backlog and with two."""
     arguments = ("--rounds", "1", "--seconds", "0.2", "--rate", "20", "--pending", "200")
     output = run("backlog", *arguments, directory=tmp_path)
     assert len(re.findall(r"^\| (?:no )?backlog.* +\d+\.\d+ \| +\d+ \|$", output, re.MULTILINE)) == 3
@@ -72,7 +72,7 @@ def test_backlog(tmp_path: Path) -> None:
 @pytest.mark.postgres
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 def test_postgres(tmp_path: Path) -> None:
-    """Each table has its lines: what a record costs, how fast a backlog leaves, and how both grow."""
+    """Each table has its lines: what a record costs, how fast a backlog is sent, and how both grow."""
     document = tmp_path / "benchmarks.md"
     places = "".join(
         f"<!-- measured: queue {name} -->\n<!-- end: queue {name} -->\n" for name in ("enqueue", "send", "growth")
@@ -97,7 +97,7 @@ def test_crash(tmp_path: Path, workers: str) -> None:
 
 
 def test_peers(tmp_path: Path) -> None:
-    """Each shop has its line in each table, checkouts reach the recipients, and the document keeps its other words."""
+    """Each shop has a line in each table, checkouts reach the recipients, and the document's other text is kept."""
     document = tmp_path / "benchmarks.md"
     document.write_text("before\n<!-- measured: cost -->\nold\n<!-- end: cost -->\nafter\n")
     least = ("--rounds", "1", "--requests", "5", "--rate", "20", "--seconds", "0.2", "--repeats", "1")
@@ -116,7 +116,7 @@ def test_peers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("delivery", [[], ["--sidecar"]], ids=["embedded", "sidecar"])
 def test_soak(tmp_path: Path, delivery: list[str]) -> None:
-    """Through an outage, wrong credentials, a kill and a deploy, every checkout that was answered arrives."""
+    """Through an outage, wrong credentials, a kill and a deploy, every answered checkout arrives."""
     arguments = ("--minutes", "0.15", "--rate", "20", "--well-seconds", "2", "--ill-seconds", "1")
     output = run("soak", *arguments, *delivery, "--restart-every", "2.5", directory=tmp_path)
     assert re.search(r"^\| kills, deploys +\| +[1-9]\d*, [1-9]\d* \|$", output, re.MULTILINE), output
@@ -125,14 +125,14 @@ def test_soak(tmp_path: Path, delivery: list[str]) -> None:
 
 
 def test_backfill(tmp_path: Path) -> None:
-    """Killed in the middle and resumed, each line is accepted once or named; its rate stands beside the outbox's."""
+    """Killed and resumed, it accepts or names each line once. Its rate is next to the outbox's."""
     output = run("backfill", "--lines", "300", "--drained", "300", directory=tmp_path)
     assert re.search(r"^backfill [\d,]+/s, a backlog's drain [\d,]+/s: \d", output, re.MULTILINE), output
     assert output.endswith("kept\n")
 
 
 def test_mutation(tmp_path: Path) -> None:
-    """Two faults are tried on the tests of the routes, once each: noticed, or shown with what they change."""
+    """Two mutants of the routes are tested once each: killed, or shown with their change."""
     least = ("--only", "capture/routes.py", "--tests", "tests/capture/test_routes.py", "--mutants", "2")
     kept = ("--reach", str(tmp_path / "reach.json"), "--results", str(tmp_path / "mutants.jsonl"))
     output = run("mutation", *least, *kept, directory=tmp_path)
@@ -147,7 +147,7 @@ def test_mutation(tmp_path: Path) -> None:
 
 
 def test_spoofing(tmp_path: Path) -> None:
-    """No preset takes what a shopper writes, and none loses the shopper to it."""
+    """No preset uses the shopper's own text, and none misses the shopper because of it."""
     output = run("spoofing", "--requests", "100", directory=tmp_path)
     rows = re.findall(r"^(\S.*?) +(\d+) +(\d+) +\d+\.\d$", output, re.MULTILINE)
     presets = {name.partition("(")[0] for name, _wrong, _missing in rows}
@@ -156,6 +156,6 @@ def test_spoofing(tmp_path: Path) -> None:
 
 
 def test_interleaved(tmp_path: Path) -> None:
-    """Checkouts at once, on both loops, do not mix."""
+    """Concurrent checkouts do not mix, on both loops."""
     output = run("interleaved", "--checkouts", "200", "--at-once", "50", directory=tmp_path)
     assert len(re.findall(r"^(?:asyncio|trio) +0 +0 +0 +\d", output, re.MULTILINE)) == 2

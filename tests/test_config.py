@@ -1,4 +1,4 @@
-"""`Butter` refuses at import what could not work at a checkout: what, where and the remedy."""
+"""At import, `Butter` refuses options that could not work at a checkout. The error names option, value and remedy."""
 
 from functools import partial
 from pathlib import Path
@@ -110,8 +110,8 @@ class Callable_:  # noqa: N801 - a class that is called
         (DIRECT | CREDENTIALS | {"outbox": "/no/such/directory/butter.db"}, "/no/such/directory"),
     ],
 )
-def test_a_mistake_says_what_where_and_the_remedy(options: dict[str, Any], says: str) -> None:
-    """Each mistake in the options is a ConfigurationError that a person can act on."""
+def test_a_mistake_names_option_and_remedy(options: dict[str, Any], says: str) -> None:
+    """Each mistake in the options is a ConfigurationError."""
     with pytest.raises(ConfigurationError, match=says):
         Butter(**options)
 
@@ -144,7 +144,7 @@ def test_a_mistake_says_what_where_and_the_remedy(options: dict[str, Any], says:
         ({"capture_request_body": 1}, "capture_request_body=1"),
     ],
 )
-def test_a_route_that_cannot_work_is_refused(route: dict[str, Any], says: str) -> None:
+def test_an_invalid_route_is_refused(route: dict[str, Any], says: str) -> None:
     """A route's mistakes are found when it is built."""
     options: dict[str, Any] = {"path": "/checkout", "psp": "stripe"} | route
     with pytest.raises(ConfigurationError, match=says):
@@ -152,8 +152,8 @@ def test_a_route_that_cannot_work_is_refused(route: dict[str, Any], says: str) -
 
 
 @pytest.mark.parametrize("senders", [-1, 0, 9, "4", True])
-def test_a_consumer_s_senders_are_checked(senders: Any) -> None:
-    """A number that sends nothing would leave the queue full, without a word."""
+def test_a_consumers_senders_are_checked(senders: Any) -> None:
+    """A number that sends nothing would leave the queue full without an error."""
     butter = Butter(**DIRECT, **CREDENTIALS)
     with pytest.raises(ConfigurationError, match=r"senders=.*: use a whole number from 1 to 8"):
         butter.delivery(senders)
@@ -162,7 +162,7 @@ def test_a_consumer_s_senders_are_checked(senders: Any) -> None:
 
 @pytest.mark.parametrize("methods", ["POST", b"POST", 5])
 def test_the_decorator_checks_methods_as_the_route_does(methods: Any) -> None:
-    """One method without its tuple would be a route of its letters, which nothing matches."""
+    """A method without its tuple would be a list of letters, which match no request."""
     butter = Butter(**DIRECT, **CREDENTIALS)
     with pytest.raises(ConfigurationError, match=r"Write methods=\('POST',\)"):
         butter.checkout_route("/checkout", psp="stripe", methods=methods)(lambda _response: None)
@@ -181,14 +181,14 @@ def test_the_decorator_checks_methods_as_the_route_does(methods: Any) -> None:
         (lambda: extract.model(Checkout, partial(coroutine)), "coroutine function"),  # type: ignore[arg-type]
     ],
 )
-def test_an_extractor_that_cannot_work_is_refused(make: Any, says: str) -> None:
-    """A wrong expression is shown when it is written, not at the first checkout."""
+def test_an_invalid_extractor_is_refused(make: Any, says: str) -> None:
+    """A wrong expression is reported when it is written, not at the first checkout."""
     with pytest.raises(ConfigurationError, match=says):
         make()
 
 
 def test_two_routes_for_one_request_are_refused() -> None:
-    """Two routes that match the same requests are a mistake, also if the decorator adds the second."""
+    """Two routes for the same requests are a mistake, even if the decorator adds the second."""
     other = CheckoutRoute("/checkout/{id}", psp="adyen")
     with pytest.raises(ConfigurationError, match=r"POST /checkout/\{cart_id\} and POST /checkout/\{id\}"):
         Butter(**DIRECT, **CREDENTIALS, routes=[ROUTE, other])
@@ -212,8 +212,8 @@ def test_credentials_come_from_arguments_environment_or_files(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("empty", ["", " "])
-def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty: str) -> None:
-    """As a compose file sets it, `BUTTER_BASE_URL: ${BUTTER_BASE_URL:-}`: the default holds, or the mounted secret."""
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty: str) -> None:
+    """A compose file may set `BUTTER_BASE_URL: ${BUTTER_BASE_URL:-}`. The default applies, or the mounted secret."""
     secret = tmp_path / "password"
     secret.write_text("from-file\n")
     for name in ("ENVIRONMENT", "BASE_URL", "USERNAME_FILE", "PASSWORD"):
@@ -227,15 +227,15 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, tmp_
         Butter(**DIRECT)
 
 
-def test_an_environment_that_is_nearly_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable, its value and the near miss."""
+def test_a_misspelled_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has the variable, its value and the near miss."""
     monkeypatch.setenv("BUTTER_ENVIRONMENT", "Stagging")
     with pytest.raises(ConfigurationError, match="BUTTER_ENVIRONMENT='Stagging': did you mean 'staging'"):
         Butter(**DIRECT, **CREDENTIALS)
 
 
 def test_the_environment_comes_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """BUTTER_ENVIRONMENT sets what the argument leaves open."""
+    """BUTTER_ENVIRONMENT applies without the argument."""
     monkeypatch.setenv("BUTTER_ENVIRONMENT", "staging")
     assert Butter(**DIRECT, **CREDENTIALS).environment == "staging"
     assert Butter(**DIRECT, **CREDENTIALS, environment="production").environment == "production"
@@ -244,7 +244,7 @@ def test_the_environment_comes_from_its_variable(monkeypatch: pytest.MonkeyPatch
 def test_the_base_url_comes_from_its_variable(
     monkeypatch: pytest.MonkeyPatch, make_butter: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """BUTTER_BASE_URL points at a sandbox without a change of code, and the log warns; the argument wins over it."""
+    """BUTTER_BASE_URL points at a sandbox without a change of code, and the log warns. The argument wins over it."""
     elsewhere, sandbox = FakeButter(**CREDENTIALS), FakeButter(**CREDENTIALS)
     with served(sandbox) as url, served(elsewhere) as other:
         monkeypatch.setenv("BUTTER_BASE_URL", f"{url}/")
@@ -256,10 +256,10 @@ def test_the_base_url_comes_from_its_variable(
     assert caplog.text.count("a sandbox, and not to Butter. Unset it in production") == 1
 
 
-def test_a_base_url_beside_production_is_no_sandbox(
+def test_a_base_url_of_a_public_host_is_not_a_sandbox(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of a proxy of the merchant's own there is nothing to warn."""
+    """It may be a merchant's own proxy, so nothing is logged."""
     monkeypatch.setenv("BUTTER_BASE_URL", "https://butter.internal.example")
     Butter(**DIRECT, **CREDENTIALS)
     assert "sandbox" not in caplog.text
@@ -281,44 +281,44 @@ def test_a_base_url_beside_production_is_no_sandbox(
 def test_the_base_urls_variable_is_checked_like_the_argument(
     monkeypatch: pytest.MonkeyPatch, value: str, says: str
 ) -> None:
-    """And the variable is named, not the argument."""
+    """The error names the variable instead of the argument."""
     monkeypatch.setenv("BUTTER_BASE_URL", value)
     with pytest.raises(ConfigurationError, match=says):
         Butter(**DIRECT, **CREDENTIALS)
 
 
 def test_no_repr_shows_a_secret() -> None:
-    """The credentials stand in no repr, however deep."""
+    """The credentials are in no repr, at any depth."""
     butter = Butter(**DIRECT, **CREDENTIALS)
     assert repr(butter) == "Butter(production, 0 routes)"
     assert CREDENTIALS["password"] not in f"{butter!r}{butter!s}{vars(butter)!r}"
 
 
-def test_building_it_touches_nothing(tmp_path: Path) -> None:
+def test_building_it_opens_nothing(tmp_path: Path) -> None:
     """A constructor opens no file and starts no thread."""
     Butter(**DIRECT, **CREDENTIALS, outbox=tmp_path / "butter.db")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_memory_outbox_says_what_it_means(caplog: pytest.LogCaptureFixture) -> None:
-    """Without a durable outbox one warning says what is lost and when."""
+def test_a_memory_outbox_warns(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a durable outbox, one warning says what is lost and when."""
     Butter(**DIRECT, **CREDENTIALS)
     assert "lost when this process is killed" in caplog.text
 
 
 def test_a_dry_run_needs_no_credentials() -> None:
-    """dry_run sends nothing, so that it needs nothing to send with."""
+    """`dry_run` sends nothing, so it needs no credentials."""
     Butter(**DIRECT, dry_run=True)
 
 
 class Unreadable(client_ip.TrustedHops):
-    """A strategy of the merchant's own, with a mistake in what describes it."""
+    """A merchant's own strategy, with an error in its `__repr__`."""
 
     def __repr__(self) -> str:
         raise KeyError
 
 
 def test_a_strategy_that_cannot_be_described_is_refused_at_import() -> None:
-    """Its text tells one configuration from the next. Found out at the first checkout, each record would be lost."""
+    """Its repr distinguishes configurations. If it failed only at the first checkout, each record would be lost."""
     with pytest.raises(KeyError):
         Butter(client_ip=Unreadable(1), routes=[ROUTE], **CREDENTIALS)

@@ -1,4 +1,4 @@
-"""Whatever a configuration holds: it is refused where it is written, in one error that shows no secret, or it works."""
+"""Any configuration works, or it is refused when it is written, with one error that shows no secret."""
 
 import asyncio
 from base64 import b64decode
@@ -66,7 +66,7 @@ urls = st.one_of(joined, joined.map("http://".__add__), joined.map("https://".__
 
 
 def refused(make: Callable[[], T]) -> T | ConfigurationError:
-    """Return what is made, or the one error that may come."""
+    """Return the object, or the one error that is allowed."""
     try:
         return make()
     except ConfigurationError as error:
@@ -81,8 +81,8 @@ def refused(make: Callable[[], T]) -> T | ConfigurationError:
 @example("https://[::1]:8443")
 @example("https://butter[::1]")
 @example("https://[v1.butter]")
-def test_a_base_url_is_refused_or_leads_where_it_says(written: str) -> None:
-    """What is accepted is a URL for the HTTP client too: without credentials, and in the clear to this machine only."""
+def test_a_base_url_is_refused_or_used_as_written(written: str) -> None:
+    """An accepted URL works for the HTTP client: without credentials, and without TLS to this machine only."""
     base = refused(lambda: configured.base_url(written))
     if isinstance(base, ConfigurationError):
         return
@@ -96,7 +96,7 @@ def test_a_base_url_is_refused_or_leads_where_it_says(written: str) -> None:
 
 
 class Sees(httpx.AsyncBaseTransport):
-    """Keeps the credentials that came."""
+    """It keeps the credentials of the request."""
 
     credentials = ""
 
@@ -111,8 +111,8 @@ texts = st.text(max_size=12) | st.text(st.characters(max_codepoint=0x17F), max_s
 @settings(max_examples=tries(200), deadline=None)
 @given(username=texts, password=texts)
 @example("user", "pass:word")
-def test_credentials_are_refused_or_arrive_as_they_are(username: str, password: str) -> None:
-    """No character of a username or a password is changed on its way, and none stands in an error."""
+def test_credentials_are_refused_or_arrive_unchanged(username: str, password: str) -> None:
+    """No character of a username or a password is changed on its way, and an error shows none."""
     credentials = refused(
         lambda: [configured.credential("username", username), configured.credential("password", password)]
     )
@@ -149,7 +149,7 @@ OPTIONS = [
 @given(options=st.dictionaries(st.sampled_from(OPTIONS), odd, max_size=3))
 @example({"clock": len})
 def test_options_are_refused_or_make_a_butter(options: dict[str, Any]) -> None:
-    """Whatever stands in an option, of whatever type: it works, or the start stops with a `ConfigurationError`."""
+    """An option may have any value of any type. It works, or the start stops with a `ConfigurationError`."""
     working: dict[str, Any] = {"client_ip": client_ip.direct(), "username": "u", "password": "p"}
     butter = refused(lambda: Butter(**(working | options)))
     if isinstance(butter, Butter):
@@ -185,7 +185,7 @@ PLACES = [
     )
 )
 def test_a_beacon_is_refused_or_works(options: dict[str, Any]) -> None:
-    """What is accepted gives tokens that it takes itself; no error shows a key."""
+    """An accepted beacon verifies its own tokens. No error shows a key."""
     working: dict[str, Any] = {"origins": ["https://shop.example"], "bind": "header:x", "keys": [KEY]}
     beacon = refused(lambda: Beacon(**(working | options)))
     if isinstance(beacon, ConfigurationError):

@@ -1,4 +1,4 @@
-"""The house: rows of packages whose imports run down, light imports, and no unread corner."""
+"""The architecture: packages in rows, imports only from lower rows, and a light `import butter_middleware`."""
 
 import ast
 import subprocess
@@ -20,16 +20,16 @@ ROWS = [
     {"cli"},
     {"__main__"},
 ]
-"""From the ground up. A module imports from the rows below its own."""
+"""From the lowest row up. A module imports from the rows below its own."""
 ROW_OF = {name: number for number, names in enumerate(ROWS) for name in names}
 NEIGHBOURS = {("models", "client_ip"), ("models", "config"), ("client_ip", "config")}
-"""Within the rows 1 and 2 these may import one another, in one direction. The packages of the other rows may not."""
+"""Within the rows 1 and 2 these may import each other, in one direction. The packages of other rows may not."""
 HEAVY = [
     *("httpx", "httpx2", "click", "rich", "uvicorn", "opentelemetry", "trio", "fastapi", "sqlalchemy"),
     *("jmespath", "difflib", "butter_middleware.extract.preset", "butter_middleware.extract.tables"),
     *("psycopg", "butter_middleware.outbox.sqlite.store", "butter_middleware.outbox.sqlite.preflight"),
 ]
-"""What nothing needs until it is used: a server, a command line, a PSP's table, a file, a near miss in an error."""
+"""Not loaded until used: a server, a command line, a PSP's table, a file, the near miss of an error."""
 
 
 def test_importing_stays_light() -> None:
@@ -39,8 +39,8 @@ def test_importing_stays_light() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_no_request_loads_the_outbox_s_file() -> None:
-    """What opens it is loaded when it is named: an app without one pays nothing, and no checkout waits."""
+def test_no_request_loads_the_sqlite_store() -> None:
+    """It is loaded when an outbox names a file. An app without one does not load it, and no checkout waits for it."""
     code = (
         "import sys; from butter_middleware import Butter, SQLiteOutbox, client_ip\n"
         "loaded = lambda: 'butter_middleware.outbox.sqlite.store' in sys.modules\n"
@@ -53,7 +53,7 @@ def test_no_request_loads_the_outbox_s_file() -> None:
 
 
 def imported(path: Path) -> set[str]:
-    """Return the packages and top modules that a file imports, at any place in it."""
+    """Return the packages and top modules that a file imports, anywhere in it."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("butter_middleware"):
@@ -91,20 +91,20 @@ def test_imports_run_downward(path: Path) -> None:
         ("delivery", {"capture", "reader", "extract"}),
     ],
 )
-def test_the_two_rules(package: str, strangers: set[str]) -> None:
-    """The checkout knows no outbox, no reader and no network; delivery knows no ASGI."""
+def test_capture_and_delivery_stay_apart(package: str, strangers: set[str]) -> None:
+    """The capture knows no outbox, reader or network. The delivery knows no ASGI."""
     for path in (ROOT / package).rglob("*.py"):
         assert imported(path) & strangers == set(), path
 
 
-def test_one_module_knows_the_http_client() -> None:
-    """Httpx is imported by `delivery.http`, and by what tests use; elsewhere for type checkers only."""
+def test_one_module_imports_the_http_client() -> None:
+    """`delivery.http` imports httpx, and so does the module for tests. Others import it for type checkers only."""
     importers = {path.name for path in ROOT.rglob("*.py") if "\nimport httpx" in path.read_text()}
     assert importers == {"http.py", "fake_butter.py"}
 
 
 def test_public_names_are_sorted_and_documented() -> None:
-    """Every public name is there, in order, and has a docstring."""
+    """Every public name exists, in order, and has a docstring."""
     assert butter_middleware.__all__ == sorted(butter_middleware.__all__)
     for name in butter_middleware.__all__:
         assert getattr(butter_middleware, name).__doc__, name

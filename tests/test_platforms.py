@@ -1,4 +1,4 @@
-"""Systems without `fcntl` and forks, as Windows is: everything works there but an outbox on disk, which says so."""
+"""Systems without `fcntl` and `fork`, such as Windows: all works there except an outbox on disk, which is refused."""
 
 import subprocess
 import sys
