@@ -1,4 +1,4 @@
-"""One queue for many machines, in PostgreSQL, run by procrastinate. The extra `butter-middleware[postgres]`."""
+"""One queue for many machines, in PostgreSQL with procrastinate. The extra `butter-middleware[postgres]`."""
 
 from butter_middleware.postgres.names import Names
 from butter_middleware.postgres.outbox import PostgresOutbox

@@ -1,4 +1,4 @@
-"""procrastinate's connection to PostgreSQL, which outlasts PostgreSQL's absence."""
+"""procrastinate's connection to PostgreSQL, which survives outages of PostgreSQL."""
 
 import asyncio
 import logging
@@ -20,27 +20,27 @@ log = logging.getLogger("butter_middleware")
 
 AGAIN_SECONDS: Final = 0.5
 SAY_SECONDS: Final = 60.0
-"""Between two lines of the log about it."""
+"""Between two log lines about an outage."""
 CANCELLED_MOST: Final = 3
-"""Times that one query is cancelled: by an administrator it may be once, by a `statement_timeout` it is for ever."""
+"""How often a query may be cancelled. An administrator may do it once, but a `statement_timeout` does it each time."""
 POOL_SECONDS: Final = 2.0
-"""For a connection of the pool. The pool's own patience is worse: it doubles its pauses, so that it comes back long
-after PostgreSQL did, and past its `reconnect_timeout` it leaves those who wait, waiting for ever."""
+"""How long a connection of the pool may take. The pool's own retries are worse: it doubles its pauses, so it reconnects
+long after PostgreSQL is back. After its `reconnect_timeout`, waiting callers wait forever."""
 
 _AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction)
-"""A server that is gone, is starting, has no room on its disk, or has become another's standby."""
+"""The errors of a server that is away, is starting, has a full disk, or has become a standby."""
 
 
 class PatientConnector(PsycopgConnector):
-    """Asks again, while PostgreSQL is away, instead of raising: a job's end is written down however long that takes.
+    """Repeats queries while PostgreSQL is away, instead of raising, so that the end of a job is always stored.
 
-    Otherwise a job that was sent while PostgreSQL went away would stay `doing` under a worker that lives. What is asked
-    twice may have been done already; whatever uses this must bear that. A query that is cancelled each time is raised.
+    Otherwise a job that was sent while PostgreSQL went away would stay `doing` with a live worker. A repeated query may
+    have been executed already, and callers must allow for that. If a query is cancelled each time, this raises.
     """
 
     def __init__(self, dsn: str, names: Names, connections: int) -> None:
         async def configure(connection: "psycopg.AsyncConnection[Any]") -> None:
-            # A commit that a crash of PostgreSQL undoes is done again: `tasks` says which one must not be.
+            # A commit that a crash of PostgreSQL undoes is repeated. `tasks` has the one that must be durable.
             sql = f"SET search_path = {names.search_path}; SET synchronous_commit = off"
             await connection.execute(sql.encode())
             await connection.commit()
@@ -60,7 +60,7 @@ class PatientConnector(PsycopgConnector):
         self._say_at = 0.0
 
     async def open_async(self, pool: "AsyncConnectionPool[Any] | None" = None) -> None:
-        """Open the pool; connecting is left to the first query."""
+        """Open the pool. The first query connects."""
         if pool is None:
             pool = self._own = self._make_pool()
             await pool.open(wait=False)
@@ -77,15 +77,15 @@ class PatientConnector(PsycopgConnector):
         await self._patiently(lambda: super(PatientConnector, self).execute_query_async(query, **arguments))
 
     async def execute_query_one_async(self, query: Any, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
-        """Give its one row."""
+        """Run a query, and return its one row."""
         return await self._patiently(lambda: super(PatientConnector, self).execute_query_one_async(query, **arguments))
 
     async def execute_query_all_async(self, query: Any, **arguments: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-        """Give its rows."""
+        """Run a query, and return its rows."""
         return await self._patiently(lambda: super(PatientConnector, self).execute_query_all_async(query, **arguments))
 
     async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
-        """Listen, and listen again."""
+        """Listen, and listen again after an outage."""
         names = list(channels)
         await self._patiently(lambda: super(PatientConnector, self).listen_notify(on_notification, names))
 

@@ -1,4 +1,4 @@
-"""Where in the database everything is: the schema of ours, procrastinate's, and the queue."""
+"""The names in the database: our schema, procrastinate's, and the queue."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 from butter_middleware.errors import ConfigurationError
 
 TASK: Final = "butter:deliver"
-"""The name under which a worker knows the task, in whatever process."""
+"""The name of the task in every worker."""
 
 LINK: Final[Mapping[str, Any]] = {
     "connect_timeout": 5,
@@ -20,23 +20,23 @@ LINK: Final[Mapping[str, Any]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""So that a server which is gone without a word, as with its machine, is noticed. Seconds, and milliseconds."""
+"""Detects a server that has silently gone, for example with its machine. In seconds, and milliseconds."""
 
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The names that outbox, worker and schema must agree on.
+    """The names that outbox, worker and schema share.
 
     Raises:
         ConfigurationError: one of them would need quotes in SQL, other than for being a keyword.
     """
 
     schema: str = "butter"
-    """Ours, for all that is not the merchant's."""
+    """Our schema, for everything that is not the merchant's."""
     procrastinate: str = ""
-    """The schema of a procrastinate that the merchant runs anyway; left empty, it has its tables in ours."""
+    """The schema of the merchant's own procrastinate. If empty, its tables are in our schema."""
     queue: str = "butter"
 
     def __post_init__(self) -> None:
@@ -47,17 +47,17 @@ class Names:
 
     @property
     def engine(self) -> str:
-        """The schema in which procrastinate's tables are."""
+        """The schema with procrastinate's tables."""
         return self.procrastinate or self.schema
 
     @property
     def search_path(self) -> str:
-        """As a setting: ours, then procrastinate's, and what is temporary last, so that it hides nothing."""
+        """The setting: our schema, then procrastinate's, and temporary tables last, so that they hide nothing."""
         return ", ".join([*dict.fromkeys((quoted(self.schema), quoted(self.engine))), "pg_temp"])
 
 
 def quoted(name: str) -> str:
-    """Return an identifier for SQL; role names may be anything."""
+    """Return a quoted identifier for SQL. Role names may have any characters."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -67,10 +67,10 @@ def literal(text: str) -> str:
 
 
 def readable(dsn: str) -> str:
-    """Return a connection string that PostgreSQL's library can read.
+    """Return a connection string that PostgreSQL's library can parse.
 
     Raises:
-        ConfigurationError: it cannot. psycopg's own error would quote it, and the password in it.
+        ConfigurationError: it cannot. psycopg's own error would quote the string with its password.
     """
     try:
         conninfo_to_dict(dsn)
@@ -86,11 +86,11 @@ def readable(dsn: str) -> str:
 
 
 def link(dsn: str) -> dict[str, Any]:
-    """Return the options of `LINK` for a connection: what the dsn says comes first."""
+    """Return the options of `LINK` for a connection. Options of the dsn have precedence."""
     said = conninfo_to_dict(dsn)
     return {option: said.get(option, value) for option, value in LINK.items()}
 
 
 def first_line(error: psycopg.Error) -> str:
-    """Return what PostgreSQL says is wrong, without the statement."""
+    """Return PostgreSQL's error message without the statement."""
     return str(error.diag.message_primary or error).partition("\n")[0]

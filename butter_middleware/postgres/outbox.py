@@ -1,4 +1,4 @@
-"""The web process's side: it puts records into the queue, and may do nothing else there."""
+"""The web process's side: it puts records into the queue, and has no other rights there."""
 
 import asyncio
 import os
@@ -20,24 +20,24 @@ from butter_middleware.postgres.names import Names, link, quoted, readable
 Statement = tuple[LiteralString, dict[str, str]]
 
 ENQUEUE_SECONDS: Final = 0.25
-"""For one try. If connecting takes longer, as to a far server, the next try continues with the same connection."""
+"""The time for one try. If connecting takes longer, as to a distant server, the next try uses that connection."""
 LATE_SECONDS: Final = 5.0
-"""After which a record's next try starts again."""
+"""After this time, a record's next try starts from the beginning."""
 
 
 class PostgresOutbox:
-    """Records in one queue for all machines, in PostgreSQL; `butter-middleware worker` sends them from there.
+    """Puts records into one queue for all machines, in PostgreSQL. `butter-middleware worker` sends them from there.
 
-    Building it connects to nothing. A thread of its own enqueues, never a checkout. While PostgreSQL is away, records
+    The constructor does not connect. A separate thread enqueues, never a checkout. While PostgreSQL is away, records
     wait in a bounded queue in memory (`status().pending`), and are lost if the process ends. The only mode without any
     loss is `butter.record(checkout, connection=...)`, within the transaction of the order itself.
 
     Args:
-        dsn: A connection string such as `postgresql://shop@db/shop`; or BUTTER_POSTGRES_DSN. Its role needs no more
-            than what `butter-middleware postgres migrate --web ROLE` grants.
+        dsn: A connection string such as `postgresql://shop@db/shop`. If left out, BUTTER_POSTGRES_DSN. Its role needs
+            only the rights that `butter-middleware postgres migrate --web ROLE` grants.
         pool: Instead of `dsn`, an open `psycopg_pool.ConnectionPool` of the app.
         queue: The queue's name in procrastinate.
-        schema: The schema that `butter-middleware postgres migrate` has made.
+        schema: The schema that `butter-middleware postgres migrate` made.
 
     Raises:
         ConfigurationError: neither or both of `dsn` and `pool` are given, or an argument cannot be used.
@@ -63,13 +63,13 @@ class PostgresOutbox:
     def __repr__(self) -> str:
         return f"PostgresOutbox(queue={self.names.queue!r}, schema={self.names.schema!r})"
 
-    # As `Outbox` has it.
+    # The method of `Outbox`.
 
     async def enqueue(self, record: Record) -> None:
-        """Put a record into the queue, unless its key is known there; raises when that took 0.25 seconds."""
+        """Put a record into the queue, unless its key is known there. Raises after 0.25 seconds."""
         home = (os.getpid(), asyncio.get_running_loop())
         if self._home != home:
-            # What there is belongs to another loop or to the parent: closing connections here would tell its server.
+            # The connections belong to another loop or to the parent: closing them here would close the parent's too.
             self._idle, self._tasks, self._late, self._home = [], set(), {}, home
         task = self._late_try(record.key)
         if task is None:
@@ -87,26 +87,26 @@ class PostgresOutbox:
         task.result()
 
     async def aclose(self) -> None:
-        """Close this loop's connections. The next record opens another one."""
+        """Close this loop's connections. The next record opens a new one."""
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.close()
 
-    # Within a transaction of the merchant's.
+    # Within the merchant's transaction.
 
     def statement(self, record: Record) -> Statement:
-        """Return SQL and its parameters, to be executed within a transaction of any driver's."""
+        """Return SQL and its parameters, to be executed within a transaction of any driver."""
         return self._sql, {"key": record.key, "record": record.to_json(), "queue": self.names.queue}
 
     def enqueue_in(self, connection: object, records: Sequence[Record]) -> "Awaitable[None] | None":
-        """Put records into the queue within the transaction of a psycopg connection, which commits, or does not, later.
+        """Put records into the queue within the open transaction of a psycopg connection.
 
-        Gives something to await where the connection is asynchronous. What the database refuses is raised, with the
-        transaction as it was before. The same checkout in another open transaction is waited for.
+        Returns an awaitable if the connection is asynchronous. Raises the database's errors, and the transaction is
+        then as it was before. If another open transaction has the same checkout, this waits for it.
 
         Raises:
-            TypeError: it is not a connection of psycopg's.
-            ValueError: no transaction is open and none would begin: the record would be committed alone.
+            TypeError: it is not a psycopg connection.
+            ValueError: no transaction is open and none would begin, so the record would be committed alone.
         """
         given: Any = connection
         if not isinstance(connection, psycopg.AsyncConnection | psycopg.Connection):
@@ -121,11 +121,11 @@ class PostgresOutbox:
                 "Call record() within `with connection.transaction():`."
             )
             raise ValueError(msg)
-        # In one order, so that two transactions with the same records do not wait for each other.
+        # Sorted, so that two transactions with the same records do not wait for each other.
         ordered = sorted(records, key=lambda record: record.key)
         if isinstance(connection, psycopg.AsyncConnection):
             return self._enqueue_in(given, ordered)
-        connection.execute("")  # begins the transaction, so that what follows is a savepoint in it and commits nothing
+        connection.execute("")  # begins the transaction, so that the next one is a savepoint and does not commit
         with connection.transaction():
             for record in ordered:
                 connection.execute(*self.statement(record))
@@ -137,16 +137,16 @@ class PostgresOutbox:
             for record in records:
                 await connection.execute(*self.statement(record))
 
-    # On connections of its own, or of the app's pool.
+    # On its own connections, or those of the app's pool.
 
     def _late_try(self, key: str) -> "asyncio.Task[None] | None":
-        """Return the last try of a record, if it is still under way."""
+        """Return the last try of a record, if it is still running."""
         task, since = self._late.get(key, (None, 0.0))
         if task is None:
             return None
         if self._pool is not None or time.monotonic() - since <= LATE_SECONDS:
             return task
-        # Cancelling asks the server, which may not answer either, so nothing waits for it.
+        # Not awaited: cancelling asks the server, which may not answer either.
         task.cancel()
         del self._late[key]
         return None
@@ -173,7 +173,7 @@ class PostgresOutbox:
             try:
                 await self._execute(self._idle.pop(), statement)
             except psycopg.OperationalError:
-                # It may have been cut long ago, as by a restart of the server; then the others were too.
+                # It may have been closed long ago, as by a restart of the server. Then the others were too.
                 self._idle = []
             else:
                 return
@@ -209,7 +209,7 @@ def _dsn(dsn: str | None, pool: object) -> str:
         return ""
     given = dsn if dsn is not None else config.variable("BUTTER_POSTGRES_DSN")
     if not given and overrides.current() is not None:
-        return "postgresql://nobody.invalid"  # nobody connects to it
+        return "postgresql://nobody.invalid"  # it is never used
     if not given:
         msg = "PostgresOutbox needs a dsn such as postgresql://db/shop; or set BUTTER_POSTGRES_DSN to it."
         raise ConfigurationError(msg)

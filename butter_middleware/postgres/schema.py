@@ -1,12 +1,12 @@
-"""What must be in the database: made, brought up to date, and granted, by its owner.
+"""The schema of the database. Its owner creates it, updates it, and grants the rights.
 
-    seen        each record once, by its key: its text until Butter has it, then for a week its key alone
-    seen_ids    for a week: by which IDs a checkout is known, with which address, as `models.seen_ids` has it
-    holds       why nothing but probes is sent, a queue each, so that no restart of a worker forgets it
+    seen        each record once, by its key: its text until Butter has it, then for a week only its key
+    seen_ids    for a week: the IDs of a checkout and its address, as in `models.seen_ids`
+    holds       for each queue why only probes are sent, so that a restarted worker knows it
     migrations  which of procrastinate's changes have been applied, and ours
-    enqueue()   puts a record into both `seen` and procrastinate's queue; all that a web process may call
+    enqueue()   puts a record into `seen` and procrastinate's queue; a web process may call only this
 
-Which record is due, who has it and when it is tried again: that is in procrastinate's tables only.
+Only procrastinate's tables have which record is due, which worker has it, and when it is tried again.
 """
 
 import re
@@ -21,7 +21,7 @@ from butter_middleware.errors import ConfigurationError
 from butter_middleware.postgres.names import TASK, Names, first_line, literal, quoted, readable
 
 REMEMBERED: Final = "7 days"
-"""For which the key of a delivered record is known, so that a reloaded page sends nothing."""
+"""How long the key of a delivered record is known, so that a reloaded page sends nothing."""
 
 _OURS: Final = """
 CREATE TABLE IF NOT EXISTS {schema}.migrations (name text PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());
@@ -103,7 +103,7 @@ END;
 $$;
 """
 
-# By name: an older schema of the merchant's own may hold other functions, whose rights are none of ours.
+# By name: an older schema of the merchant may contain other functions, whose rights must not change.
 _REVOKE: Final = """
 DO $do$
 DECLARE _each regprocedure;
@@ -157,13 +157,13 @@ def _filled(text: str, names: Names, **more: str) -> str:
 
 
 def migrations() -> list[Path]:
-    """Return procrastinate's changes, in their order. Its whole schema holds all of them."""
+    """Return procrastinate's changes in order. Its whole schema contains all of them."""
     files = Path(SchemaManager.get_migrations_path()).glob("*.sql")
     return sorted(file for file in files if re.fullmatch(r"\d\d\.\d\d\.\d\d_\d\d_.+", file.stem))
 
 
 def fresh_sql(names: Names, web: Iterable[str] = (), workers: Iterable[str] = ()) -> str:
-    """Return the whole as one script, for a database that has none of it, for those who apply SQL by themselves."""
+    """Return everything as one script for a new database, for people who apply SQL by themselves."""
     make = _filled("BEGIN;\nCREATE SCHEMA {schema};\nSET LOCAL search_path = {search_path};\n", names)
     return "".join([make, *_fresh(names, web, workers), "COMMIT;\n"])
 
@@ -187,13 +187,13 @@ def _rights(names: Names, web: Iterable[str], workers: Iterable[str]) -> Iterato
 
 
 def migrate(dsn: str, names: Names, web: Iterable[str] = (), workers: Iterable[str] = ()) -> list[str]:
-    """Make or update all of it, and grant; give what was done, in words.
+    """Create or update everything, and grant the rights. Yield what was done, in words.
 
-    Making it is one transaction. Of an update each of procrastinate's changes is one, as procrastinate has it, since
-    what one of them adds the next may use.
+    Creating is one transaction. In an update each of procrastinate's changes is one, as in procrastinate, because a
+    change may use what the one before it added.
 
     Raises:
-        ConfigurationError: it cannot be: what is wrong, and the remedy.
+        ConfigurationError: it is not possible. The text has the cause and the remedy.
     """
     done: list[str] = []
     try:
@@ -214,7 +214,7 @@ def migrate(dsn: str, names: Names, web: Iterable[str] = (), workers: Iterable[s
 def _steps(
     connection: "psycopg.Connection[Any]", names: Names, web: Iterable[str], workers: Iterable[str]
 ) -> Iterator[tuple[str, str]]:
-    """Give what is to be done, each in words and in SQL."""
+    """Yield the steps, each in words and in SQL."""
     if not _has(connection, f"{quoted(names.schema)}.migrations"):
         if names.procrastinate and not _has(connection, f"{quoted(names.engine)}.procrastinate_jobs"):
             msg = f"there is no procrastinate in the schema {names.engine}: apply procrastinate's own schema first."

@@ -1,6 +1,6 @@
-"""How many records are on their way to Butter at once, from all workers together: advisory locks, one a record.
+"""Limits the records on their way to Butter from all workers together, with one advisory lock for each record.
 
-A lock ends with its connection, so a worker that is killed gives back what it had, with no clock and no lease.
+A lock ends with its connection, so a killed worker releases its locks, without a clock or a lease.
 """
 
 import logging
@@ -15,12 +15,12 @@ log = logging.getLogger("butter_middleware")
 NOTICE: Final = "; ".join(
     f"SET tcp_{option.removeprefix('tcp_')} = {value}" for option, value in LINK.items() if option != "connect_timeout"
 )
-"""PostgreSQL's side, which keeps the locks of a worker whose machine is gone for two hours otherwise."""
+"""For PostgreSQL, which would otherwise keep the locks of a worker on a failed machine for two hours."""
 TAKE: Final = "SELECT pg_try_advisory_lock(hashtext(%s), %s)"
 
 
 class Slots:
-    """What this worker holds of the `total` places that all workers with the same `name` share."""
+    """The slots of this worker, out of `total` that all workers with the same `name` share."""
 
     def __init__(self, dsn: str, name: str, total: int) -> None:
         self._dsn = dsn
@@ -31,9 +31,9 @@ class Slots:
         self._away = False
 
     async def hold(self, wanted: int) -> int:
-        """Take as many of the places as are free, up to `wanted`; give how many this worker has now.
+        """Take free slots, up to `wanted`. Return how many this worker has now.
 
-        If the connection is lost, the places are given up with it, and taken again later.
+        If the connection is lost, its slots are lost too, and taken again later.
         """
         try:
             if self._connection is None:
@@ -41,7 +41,7 @@ class Slots:
                     self._dsn, autocommit=True, application_name="butter-middleware slots", **link(self._dsn)
                 )
                 await self._connection.execute(NOTICE.encode())
-            await self._connection.execute("SELECT 1")  # even if there is nothing to take: the connection may be lost
+            await self._connection.execute("SELECT 1")  # even if no slot is needed, because the connection may be lost
             for place in range(self._total):
                 if len(self._held) >= wanted:
                     break

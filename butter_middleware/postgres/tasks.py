@@ -1,4 +1,4 @@
-"""What procrastinate's workers do with a record: the one task, and how it comes again."""
+"""The task that procrastinate's workers run for a record, and its retries."""
 
 import asyncio
 import time
@@ -17,13 +17,13 @@ from butter_middleware.outbox import Settled, Settlement
 from butter_middleware.postgres.names import TASK, Names, quoted
 
 FAULT_SECONDS: Final = 60.0
-"""Until a job that failed otherwise than by Butter's answer comes again."""
+"""The pause before a job is retried that failed for another reason than Butter's answer."""
 AFTER_OTHERS_SECONDS: Final = 1.0
-"""After the moment of the next probe."""
+"""The distance to the next probe, so that another job is first."""
 
 
 class NotYetError(Exception):
-    """Ends a job that is to come again."""
+    """Ends a job that must be retried."""
 
     def __init__(self, due_at: float) -> None:
         super().__init__("the record is not delivered yet")
@@ -31,30 +31,30 @@ class NotYetError(Exception):
 
 
 class FaultError(Exception):
-    """Ends a job that failed otherwise than by Butter's answer; its text is the fault's type."""
+    """Ends a job that failed for another reason than Butter's answer. Its text is the type of the error."""
 
 
 class DeadRecordError(Exception):
-    """Ends a job whose record Butter will never accept; procrastinate keeps it as failed."""
+    """Ends a job whose record Butter will never accept. procrastinate keeps it as failed."""
 
 
 class _Again(BaseRetryStrategy):
-    """Whatever happens but a dead record: the job comes again."""
+    """Retries a job, unless its record is dead."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:  # noqa: ARG002 - procrastinate's
         if isinstance(exception, DeadRecordError):
             return None
         if isinstance(exception, NotYetError):
-            # Clamped: a clock that jumped strands nothing.
+            # Clamped, so that a clock that jumped delays no job for long.
             now = datetime.now(UTC)
             due = datetime.fromtimestamp(max(0.0, exception.due_at), UTC)
             return RetryDecision(retry_at=min(max(due, now), now + timedelta(hours=1)))
-        seconds = FAULT_SECONDS if isinstance(exception, Exception) else 0.0  # cancelled: the worker stops
+        seconds = FAULT_SECONDS if isinstance(exception, Exception) else 0.0  # 0 if cancelled, because the worker stops
         return RetryDecision(retry_at=datetime.now(UTC) + timedelta(seconds=seconds))
 
 
 class Deliverer:
-    """Sends the records of jobs, by one `Delivery` that knows how Butter is. It is made in the worker's loop."""
+    """Sends the records of jobs with one `Delivery`, which tracks Butter's state. It is made in the worker's loop."""
 
     def __init__(
         self, names: Names, make_delivery: Callable[[], Delivery], on_settled: Callable[[], None] = lambda: None
@@ -67,7 +67,7 @@ class Deliverer:
         self._recalling = asyncio.Lock()
         seen, holds = f"{quoted(names.schema)}.seen", f"{quoted(names.schema)}.holds"
         self._find: Any = f"SELECT record, attempts FROM {seen} WHERE key = %(key)s"
-        # The one durable commit of a worker: while it stands, an undone start or end of the job sends nothing twice.
+        # The only durable commit of a worker: even if the start or end of a job is undone, nothing is sent twice.
         self._delivered: Any = (
             f"UPDATE {seen} SET record = NULL, job = NULL, delivered_at = now() "
             "FROM (SELECT set_config('synchronous_commit', 'on', true)) AS durable WHERE key = %(key)s"
@@ -82,17 +82,17 @@ class Deliverer:
 
     @cached_property
     def delivery(self) -> Delivery:
-        """What knows how Butter is."""
+        """The delivery, which tracks Butter's state."""
         return self._make_delivery()
 
     async def deliver(self, context: JobContext, key: str) -> None:
         """Send the record of a job, if it was not delivered before.
 
         Raises:
-            NotYetError: the job comes again.
-            DeadRecordError: it does not.
-            FaultError: the job comes again; what went wrong is not shown, since its frames hold personal data, and
-                procrastinate logs them.
+            NotYetError: the job is retried.
+            DeadRecordError: it is not retried.
+            FaultError: the job is retried. The original error is hidden, because procrastinate would log its frames,
+                which have personal data.
         """
         try:
             settlement = await self._deliver(context.app.connector, key)
@@ -105,7 +105,7 @@ class Deliverer:
             if settlement.settled is Settled.DEAD:
                 raise DeadRecordError(settlement.reason)
             if settlement.settled is not Settled.DELIVERED:
-                # procrastinate takes the oldest job that is due. The next probe is another one, if there is one.
+                # procrastinate takes the oldest due job. This job is due later, so that the next probe is another one.
                 wait = self.delivery.breaker.seconds_to_wait()
                 raise NotYetError(max(settlement.due_at, time.time() + wait + AFTER_OTHERS_SECONDS if wait else 0.0))
 
@@ -127,7 +127,7 @@ class Deliverer:
         return settlement
 
     async def recall_hold(self, connector: BaseConnector) -> None:
-        """Go on, once, with the hold of an earlier process, or of another that works this queue."""
+        """Continue, once, a hold of an earlier process, or of another process of this queue."""
         async with self._recalling:
             if self._recalled:
                 return
@@ -143,11 +143,11 @@ class Deliverer:
 
 
 def blueprint(make_delivery: Callable[[], Delivery], schema: str = "butter") -> Blueprint:
-    """Return the task for an app of your own: `app.add_tasks_from(blueprint(butter.delivery), namespace="butter")`.
+    """Return the task for your own app: `app.add_tasks_from(blueprint(butter.delivery), namespace="butter")`.
 
     Args:
-        make_delivery: `butter.delivery`, of the `Butter` whose credentials send.
-        schema: The one that `butter-middleware postgres migrate --procrastinate-schema ...` has made.
+        make_delivery: The `butter.delivery` of the `Butter` whose credentials are used.
+        schema: The schema that `butter-middleware postgres migrate --procrastinate-schema ...` made.
     """
     return tasks_of(Deliverer(Names(schema), make_delivery))
 

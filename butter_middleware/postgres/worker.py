@@ -1,4 +1,4 @@
-"""The worker: procrastinate's, held back while Butter is ill, and started again after a fault."""
+"""The worker: procrastinate's, stopped while Butter is ill, and restarted after a fault."""
 
 import asyncio
 import logging
@@ -22,12 +22,12 @@ from butter_middleware.postgres.tasks import Deliverer, tasks_of
 log = logging.getLogger("butter_middleware")
 
 LOOK_SECONDS: Final = 2.0
-"""Between looks at the slots, and at the queue where no notification came."""
+"""Between checks of the slots, and of the queue if no notification came."""
 FORGET_SECONDS: Final = 3600.0
 LAST_SECONDS: Final = 5.0
-"""For writing down what became of the jobs that were cut off."""
+"""The time to store the results of jobs that were cancelled."""
 OTHER_CONNECTIONS: Final = 3
-"""Of the pool, beside one a job: heartbeat, the next job, the reaper."""
+"""Connections of the pool in addition to one for each job: heartbeat, next job, reaper."""
 
 _UNGRANTED: Final = (
     errors.InvalidSchemaName,
@@ -40,23 +40,23 @@ _UNGRANTED_REMEDY: Final = ". The database's owner runs `butter-middleware postg
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much a worker does at once, and how long it waits."""
+    """The limits and times of a worker."""
 
     concurrency: int = 4
-    """Records on their way at once from this worker."""
+    """The most records on their way at once from this worker."""
     slots: int = 8
-    """And from all workers together."""
+    """The same from all workers together."""
     stop_seconds: float = 25.0
-    """For the jobs in flight, after SIGTERM. One record takes 20 s at most."""
+    """The time for the jobs in flight after SIGTERM. One record takes at most 20 s."""
     stalled_seconds: float = 30.0
-    """Since a worker's last heartbeat, after which its jobs are another's. There are three heartbeats in this time."""
+    """Seconds since a worker's last heartbeat, after which others take its jobs. This is three heartbeats."""
 
 
 class Worker:
     """Delivers the records of a queue until it is told to stop.
 
-    The role of `dsn` is one that `butter-middleware postgres migrate --worker ROLE` has granted. `make_delivery` is
-    told for how many records at once.
+    The role of `dsn` needs the rights of `butter-middleware postgres migrate --worker ROLE`. `make_delivery` gets the
+    number of records at once.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class Worker:
         self._app = App(connector=PatientConnector(dsn, names, self._pace.concurrency + OTHER_CONNECTIONS))
         self._app.add_tasks_from(tasks_of(self._deliverer), namespace=TASK.partition(":")[0])
         self._stop = asyncio.Event()
-        self._engine: Any = None  # procrastinate's, which is not typed throughout
+        self._engine: Any = None  # procrastinate's, which is only partly typed
         self._concurrency = self._held = 0
 
     def stop(self) -> None:
-        """Take no more jobs; `run` ends when those in flight have, or `stop_seconds` are over."""
+        """Take no more jobs. `run` ends when those in flight have ended, or after `stop_seconds`."""
         self._stop.set()
         self._stop_engine()
 
     async def run(self) -> None:
-        """Work until `stop`. What befalls PostgreSQL or Butter ends nothing."""
+        """Work until `stop`. No failure of PostgreSQL or Butter ends it."""
         async with self._app.open_async():
             try:
                 async with anyio.create_task_group() as group:
@@ -113,14 +113,14 @@ class Worker:
     # Sending.
 
     async def _work(self) -> None:
-        """Run procrastinate's worker, while there is something to hold and Butter may be asked."""
+        """Run procrastinate's worker while it has slots and Butter may be asked."""
         held = await self._slots.hold(self._pace.concurrency)
         if held:
             await self._deliverer.recall_hold(self._app.connector)
         delivery = self._deliverer.delivery
         pause = delivery.breaker.seconds_to_wait()
         while not self._stop.is_set() and held and pause:
-            # Nothing is fetched meanwhile: each job would be put off, in millions of writes.
+            # Meanwhile no job is fetched, because each would be postponed: millions of writes.
             await self._wait(min(pause, LOOK_SECONDS))
             held, pause = await self._slots.hold(self._pace.concurrency), delivery.breaker.seconds_to_wait()
         if held and not self._stop.is_set():
@@ -150,10 +150,10 @@ class Worker:
             await anyio.sleep(LOOK_SECONDS)
             if await self._slots.hold(self._pace.concurrency) != held:
                 break
-        self._stop_engine()  # fewer, or more than before: begin again with what there is
+        self._stop_engine()  # the number of slots has changed, so it starts again with the new one
 
     def _settled(self) -> None:
-        """After each job: an ill Butter gets no more of them, and one that is well again gets all that it may."""
+        """After each job, stop the jobs if Butter is ill, and allow all if it is ok again."""
         ill = self._deliverer.delivery.ill
         if (ill and self._deliverer.delivery.breaker.seconds_to_wait()) or (not ill and self._concurrency < self._held):
             self._stop_engine()
@@ -180,20 +180,20 @@ class Worker:
 
 
 def _root(error: BaseException) -> BaseException:
-    """Return what a group, or procrastinate's exception, stands for."""
+    """Return the original error of a group, or of procrastinate's exception."""
     several = cast("BaseExceptionGroup[BaseException]", error).exceptions if hasattr(error, "exceptions") else ()
     inner = several[0] if several else error.__cause__
     return error if inner is None else _root(inner)
 
 
 async def _reap(app: App, names: Names, stalled: float) -> None:
-    """Bring back jobs without a live worker: it was killed, or PostgreSQL's answer to it was lost.
+    """Retry jobs without a live worker: it was killed, or PostgreSQL's answer to it was lost.
 
     A worker counts as dead after `stalled` seconds without a heartbeat. A job that takes four times as long was
     forgotten by a worker that lives.
     """
     engine = quoted(names.engine)
-    # Another worker may bring a job back meanwhile. PostgreSQL then compares its row again: `attempts` has changed.
+    # Another worker may do the same meanwhile. PostgreSQL then checks the row again, and `attempts` has changed.
     query: Any = (
         f"UPDATE {engine}.procrastinate_jobs AS job SET attempts = job.attempts + 1, scheduled_at = now(), "
         f"status = (CASE WHEN job.abort_requested THEN 'failed' ELSE 'todo' END)::{engine}.procrastinate_job_status "
@@ -214,7 +214,7 @@ async def _reap(app: App, names: Names, stalled: float) -> None:
 
 
 async def _bring_forward(app: App, names: Names) -> None:
-    """Have jobs due now that a worker put off while its clock was ahead: none is put off for more than an hour."""
+    """Make jobs due that a worker with a fast clock postponed: no job is postponed for more than an hour."""
     query: Any = (
         f"UPDATE {quoted(names.engine)}.procrastinate_jobs SET scheduled_at = now() WHERE status = 'todo' "
         "AND queue_name = %(queue)s AND task_name = %(task)s AND scheduled_at > now() + make_interval(secs => %(far)s)"
@@ -223,17 +223,17 @@ async def _bring_forward(app: App, names: Names) -> None:
 
 
 async def _forget(app: App, names: Names) -> None:
-    """Forget keys and IDs that need not be known any more: old ones, and those of jobs that a person deleted."""
+    """Delete keys and IDs that are not needed: old ones, and those of jobs that a person deleted."""
     seen, jobs = f"{quoted(names.schema)}.seen", f"{quoted(names.engine)}.procrastinate_jobs"
-    # A key may be enqueued again meanwhile, with a job that these statements do not see: PostgreSQL then asks each
-    # condition of the row again, and what was orphaned is compared with the job that the row had.
+    # Meanwhile a key may be enqueued again with a job that these statements do not see. PostgreSQL then checks each
+    # condition of the row again, and the orphaned key is compared with the job that the row had.
     delivered: Any = f"DELETE FROM {seen} WHERE delivered_at < now() - interval '{REMEMBERED}'"
     orphaned: Any = (
         f"DELETE FROM {seen} AS known USING (SELECT key, job FROM {seen} AS found WHERE delivered_at IS NULL "
         f"AND NOT EXISTS (SELECT 1 FROM {jobs} WHERE id = found.job) AND job IS NOT NULL) AS orphan "
         "WHERE known.key = orphan.key AND known.job = orphan.job AND known.delivered_at IS NULL"
     )
-    # The IDs of what is still to be sent are kept, as in the other outboxes.
+    # The IDs of unsent records are kept, as in the other outboxes.
     events = f"{quoted(names.engine)}.procrastinate_events"
     seen_ids: Any = (
         f"DELETE FROM {quoted(names.schema)}.seen_ids WHERE seen_at < now() - interval '{REMEMBERED}' "
