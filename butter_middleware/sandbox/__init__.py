@@ -1,4 +1,4 @@
-"""Butter's contract on this machine, with a page that shows each record the moment it arrives."""
+"""Butter's API on this machine, with a page that shows each record when it arrives."""
 
 from butter_middleware.sandbox.app import Sandbox
 

@@ -1,4 +1,4 @@
-"""The sandbox as an ASGI app: Butter's contract, the page, and what the page asks."""
+"""The sandbox as an ASGI app: Butter's API, the page, and the page's own requests."""
 
 import json
 import secrets
@@ -19,13 +19,13 @@ from butter_middleware.sandbox.guard import HEADERS, refusal
 from butter_middleware.sandbox.inbox import KEEP, Inbox
 
 Answer = Literal["contract", "401", "403", "422", "429", "500", "slow", "reset"]
-"""How requests are answered: as Butter would, or by a switch, until it is switched off."""
+"""How requests are answered: like Butter, or by a switch until it is switched off."""
 
 SLOW_SECONDS: Final = 5.0
 RETRY_AFTER: Final = "5"
-"""Seconds, with a 429: a middleware that pauses is back soon after the switch is off."""
+"""Seconds, with a 429. A paused middleware continues soon after the switch is off."""
 MOST_BYTES: Final = 64 * 1024
-"""Of a request's body."""
+"""The most bytes of a request's body."""
 PAGES: Final = {
     path: ((files("butter_middleware.sandbox") / "static" / name).read_bytes(), media_type)
     for path, name, media_type in (
@@ -35,22 +35,22 @@ PAGES: Final = {
         ("/icon.svg", "icon.svg", "image/svg+xml"),
     )
 }
-"""The page's files, by path: no build step, nothing from elsewhere."""
+"""The page's files by path, without a build step or external files."""
 TEST_RECORD: Final = {"customer_email": "test@example.com", "ipv4_address": "192.0.2.1", "psp": "stripe"}
-"""Of an address for documentation, which no shopper has."""
+"""A record with an address for documentation, which no shopper has."""
 RESET: Final = "butter.reset"
-"""The extension of the scope by which a server lets the app break its connection."""
+"""The scope's extension with which the app can break its connection."""
 
 
 class Sandbox:
-    """A Butter that shows what it gets.
+    """A Butter that shows the requests that it gets.
 
     Args:
-        username: The one that is accepted, with its password; None accepts any credentials.
-        password: As `username`.
+        username: The accepted username. None accepts any credentials.
+        password: Its password.
         keep: How many of the newest records are kept.
-        exposed: Whether others than this machine may call it, by any IP address.
-        names: Names of this machine, beside `localhost`.
+        exposed: Whether other machines may call it, with any IP address as its name.
+        names: Names of this machine, in addition to `localhost`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Sandbox:
     ) -> None:
         self.inbox = Inbox(keep)
         self.answer: Answer = "contract"
-        """Until the next one is set."""
+        """The current answer, until another one is set."""
         self._switched = 0
         self._username, self._password = username, password
         self._butter = FakeButter(username=username, password=password)
@@ -82,11 +82,11 @@ class Sandbox:
             await response(scope, receive, send)
 
     def close(self) -> None:
-        """End the pages' streams, which otherwise never end, and whatever is slow."""
+        """End the pages' streams, which otherwise never end, and slow answers."""
         self._stream.close()
 
     def _state(self) -> dict[str, Any]:
-        """What the page shows beside the records."""
+        """Return what the page shows in addition to the records."""
         return {
             "answer": self.answer,
             "answers": get_args(Answer),
@@ -103,7 +103,7 @@ class Sandbox:
         """Return the answer to a request. None if the client has gone."""
         method, path = scope["method"], scope["path"]
         headers = {name.lower(): value for name, value in scope["headers"]}
-        # `GET /` is Butter's ping too. A request with credentials, or one that does not accept HTML, is a ping.
+        # `GET /` is also Butter's ping. A request with credentials, or one that does not accept HTML, is a ping.
         browses = b"authorization" not in headers and b"text/html" in headers.get(b"accept", b"")
         body = await read_body(receive, MOST_BYTES + 1)
         if body is None:
@@ -140,7 +140,7 @@ class Sandbox:
             answer: Any = json.loads(body)["answer"]
             if answer in get_args(Answer):
                 self.answer = answer
-                self._switched += 1  # by which a page sees which of two states is newer
+                self._switched += 1  # shows the page which of two states is newer
                 return JSONResponse(self._state())
         return JSONResponse({"detail": f'send {{"answer": "..."}} with one of {", ".join(get_args(Answer))}'}, 422)
 
@@ -160,7 +160,7 @@ class Sandbox:
         return await self._post(as_of_a_shop, headers, json.dumps(record).encode(), receive)
 
     async def _post(self, scope: Scope, headers: dict[bytes, bytes], body: bytes, receive: Receive) -> Response | None:
-        """Answer as Butter would, or as the switch says. Show a record. None if no request waits for the answer."""
+        """Answer like Butter, or by the switch, and show a record. None if no request waits for the answer."""
         answer, is_record = self.answer, scope["method"] == "POST" and scope["path"] in PATHS
         told = headers.get(SANDBOX_SOURCES.lower().encode(), b"").decode("latin-1")
         take = partial(self.inbox.take, body, told=told, request=_raw(scope, body))
@@ -175,7 +175,7 @@ class Sandbox:
             if answer.isdigit():
                 self._butter.respond_with(int(answer))
             status, content = await self._butter.answer(scope["method"], scope["path"], headers, body)
-            self._butter.records.clear()  # the inbox has them, and is bounded
+            self._butter.records.clear()  # the inbox, which is bounded, has them
         answered = json.dumps(content)
         if is_record:
             take(status, switched=answer.isdigit(), answer=answered)
@@ -189,7 +189,7 @@ class Sandbox:
 
 
 def _raw(scope: Scope, body: bytes) -> str:
-    """Return a request as Butter would get it, with masked credentials."""
+    """Return a request as Butter gets it, with masked credentials."""
     hidden = {b"authorization": b"Basic (masked)", SANDBOX_SOURCES.lower().encode(): None}
     given = [(name, hidden.get(name.lower(), value)) for name, value in scope["headers"]]
     head = [f"{scope['method']} {scope['path']} HTTP/1.1"]
@@ -199,7 +199,7 @@ def _raw(scope: Scope, body: bytes) -> str:
 
 async def _reset(scope: Scope, receive: Receive) -> None:
     reset = scope.get("extensions", {}).get(RESET)
-    if reset is None:  # the server has no way to break its connection
+    if reset is None:  # the server cannot break its connection
         raise ConnectionResetError
     reset()
     while (await receive())["type"] != "http.disconnect":

@@ -1,4 +1,4 @@
-"""The page's stream: Server-Sent Events, as https://html.spec.whatwg.org/multipage/server-sent-events.html has them."""
+"""The page's stream of Server-Sent Events: https://html.spec.whatwg.org/multipage/server-sent-events.html."""
 
 import json
 import re
@@ -13,21 +13,21 @@ from starlette.responses import Response, StreamingResponse
 from butter_middleware.sandbox.inbox import Inbox
 
 PAUSE: Final = 0.1
-"""Seconds between two looks at the inbox: what arrives in between travels together."""
+"""Seconds between two checks of the inbox. Records that arrive in between are sent together."""
 BEAT: Final = 15.0
-"""Seconds of silence after which a comment shows that the stream lives."""
+"""Seconds of silence after which a comment shows that the stream is alive."""
 MESSAGE_CHARACTERS: Final = 256 * 1024
 MOST_STREAMS: Final = 32
 
 
 class Stream:
-    """Tells each page that listens what arrived and what changed. For one event loop.
+    """Sends arrivals and changes to each open page. For one event loop.
 
-    A stream has no queue: it knows the last entry that it sent, and sends what came after it. A page that comes back
-    names that entry (`Last-Event-ID`) and gets the rest; after a restart it starts again.
+    A stream has no queue: it knows the last entry that it sent, and sends the entries after it. A page that reconnects
+    names that entry (`Last-Event-ID`) and gets the rest. After a restart of the sandbox it starts from the beginning.
 
-    Events: `state`, with what `state()` gives and the run's name; `records`, a list of entries, the oldest first. Each
-    change of the inbox changes its counts, and so the state.
+    The event `state` has the result of `state()` and the run's name. The event `records` has a list of entries, the
+    oldest first. Each change of the inbox changes its counts, and so the state.
     """
 
     def __init__(self, inbox: Inbox, state: Callable[[], dict[str, Any]]) -> None:
@@ -65,7 +65,7 @@ class Stream:
                 state = self._state()
                 if state != told:
                     told, beat_at = state, time.monotonic() + BEAT
-                    # JSON in ASCII has no line feed, which would end the data.
+                    # ASCII JSON has no line feed, which would end the data.
                     yield f"event: state\ndata: {json.dumps({**state, 'run': self._run})}\n\n"
                     while entries := self._inbox.since(seq, MESSAGE_CHARACTERS):
                         seq = entries[-1].seq

@@ -1,4 +1,4 @@
-"""Butter's contract, as an ASGI app and as an httpx transport."""
+"""Butter's API, as an ASGI app and as an httpx transport."""
 
 import json
 import re
@@ -23,17 +23,17 @@ _BASIC: Final = re.compile(rb"(?i:basic) +[A-Za-z0-9+/]+=*")
 
 
 class FakeButter:
-    """A stand-in for Butter that checks what Butter checks: credentials, method, content type and each field.
+    """A fake Butter with the same checks: credentials, method, content type and each field.
 
-    `Butter(transport=fake.transport())` sends its records here without a socket; as an ASGI app it can be served, to
-    processes that know it as `base_url`. With pytest, `butter_inbox` needs neither.
+    `Butter(transport=fake.transport())` sends its records here without a socket. It is also an ASGI app that can be
+    served, for processes that use it as `base_url`. With pytest, `butter_inbox` needs neither.
 
-    `records` are the accepted records in their order, `rejected` how many were refused, `requests` how many requests
-    came. `respond_with` sets the next answers.
+    `records` are the accepted records in order, `rejected` is the number of refused ones, and `requests` the number of
+    requests. `respond_with` sets the next answers.
 
     Args:
-        username: The one that is accepted; None accepts any credentials that HTTP Basic can carry.
-        password: The one that is accepted.
+        username: The accepted username. None accepts any credentials that HTTP Basic can carry.
+        password: The accepted password.
         delay: Seconds before each answer.
     """
 
@@ -46,7 +46,7 @@ class FakeButter:
         self._next: deque[int | Fault] = deque()
 
     def respond_with(self, *answers: int | Fault) -> None:
-        """Set the next answers, one for each request. Afterwards, and for a 2xx, it answers as Butter would.
+        """Set the next answers, one for each request. Afterwards, and for a 2xx, it answers like Butter.
 
         A status, "reset" (the connection breaks) or "timeout" (no answer, for as long as the client waits).
 
@@ -56,7 +56,7 @@ class FakeButter:
         self._next.extend(checked(answers))
 
     def transport(self) -> httpx.AsyncBaseTransport:
-        """Return what `Butter(transport=...)` takes: requests come here, and nothing leaves the process."""
+        """Return the transport for `Butter(transport=...)`. Requests come here, and nothing leaves the process."""
 
         async def handle(request: httpx.Request) -> httpx.Response:
             headers = {name.lower(): value for name, value in request.headers.raw}
@@ -80,7 +80,7 @@ class FakeButter:
         if body is None:
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
-        if scope["path"] == SANDBOX_REPORTS:  # a shop asks whether this is a sandbox
+        if scope["path"] == SANDBOX_REPORTS:  # a shop checks whether this is a sandbox
             status, answer = 404, {"detail": "Not Found"}
         else:
             status, answer = await self.answer(scope["method"], scope["path"], headers, body)
@@ -89,7 +89,7 @@ class FakeButter:
     async def answer(
         self, method: str, path: str, headers: Mapping[bytes, bytes], body: bytes
     ) -> tuple[int, dict[str, Any]]:
-        """Return the status and the JSON body that a request gets.
+        """Return the status and the JSON body for a request.
 
         Raises:
             ConnectionResetError: the next answer was set to be "reset".
@@ -133,7 +133,7 @@ class FakeButter:
 
 
 async def read_body(receive: Receive, most: int | None = None) -> bytes | None:
-    """Read a body, and of one that is too long no more than `most` bytes. Return None if its sender went away."""
+    """Read a body. Of a longer one, read only `most` bytes. Return None if its sender disconnected."""
     body, more = b"", True
     while more:
         message = await receive()
@@ -145,7 +145,7 @@ async def read_body(receive: Receive, most: int | None = None) -> bytes | None:
 
 
 def _problems(content_type: bytes, body: bytes) -> list[dict[str, Any]]:
-    """Return what Butter would complain of, in the shape that FastAPI gives it."""
+    """Return Butter's complaints in FastAPI's format."""
     if content_type.partition(b";")[0].strip() != b"application/json":
         return [{"loc": ["header", "content-type"], "msg": "not application/json", "type": "content_type"}]
     try:
@@ -155,7 +155,7 @@ def _problems(content_type: bytes, body: bytes) -> list[dict[str, Any]]:
         return [{"loc": ["body", *e["loc"]], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
     except (ValueError, RecursionError):
         return [{"loc": ["body"], "msg": "not JSON", "type": "json_invalid"}]
-    # The model mends what Butter would refuse: absent fields are left out, never null or empty.
+    # The model accepts null and empty values, but Butter refuses them: an absent field must be left out.
     return [
         {"loc": ["body", name], "msg": "not a string, or empty: leave an absent field out", "type": "string_type"}
         for name, value in record.items()

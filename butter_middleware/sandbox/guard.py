@@ -1,4 +1,4 @@
-"""Who may talk to the sandbox: no page of another origin, and no name that somebody lets point at this machine."""
+"""Refuses requests of other origins' pages, and requests with another site's name that resolves to this machine."""
 
 import re
 from collections.abc import Collection
@@ -12,7 +12,7 @@ from butter_middleware._utils.asgi import Scope
 from butter_middleware.config import is_loopback
 
 HEADERS: Final = {
-    # The page shows what others wrote: no inline script, no HTML from strings, nothing from elsewhere.
+    # The page shows foreign data, so it allows no inline scripts, HTML from strings, or external files.
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
         "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -24,20 +24,20 @@ HEADERS: Final = {
     "x-frame-options": "DENY",
     "cache-control": "no-store",
 }
-"""Of every answer."""
+"""The headers of every answer."""
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
 def refusal(scope: Scope, names: Collection[str], *, exposed: bool) -> Response | None:
     """Return 421 for a Host that is not ours, 403 for a request from another site's page, and None for the others.
 
-    A page elsewhere can make the browser of the sandbox's user send requests to loopback. Two things give it
-    away: `Origin` (or `Sec-Fetch-Site`), and where it made its own name resolve to loopback, that name in `Host`.
+    Another site's page can make the user's browser send requests to loopback. `Origin` (or `Sec-Fetch-Site`) shows
+    this. If the site's own name resolves to loopback, the name in `Host` shows it.
 
     Args:
-        scope: Of the request.
-        names: Names of this machine in lower case, beside `localhost`.
-        exposed: Whether others than this machine may call: then any IP address is a Host.
+        scope: The request's scope.
+        names: Names of this machine in lower case, in addition to `localhost`.
+        exposed: Whether other machines may call it. Then any IP address is a valid Host.
     """
     headers = Headers(scope=scope)
     host = headers.get("host", "")
@@ -48,7 +48,7 @@ def refusal(scope: Scope, names: Collection[str], *, exposed: bool) -> Response 
     if "origin" in headers:
         is_own = headers["origin"].lower() == f"http://{host}".lower()
     elif headers.get("sec-fetch-mode") == "navigate":
-        # A link to the page shows nothing to the page that links to it. A form and a frame are not links.
+        # A link is safe, because the linking page sees nothing of this page. A form and a frame are not links.
         is_own = scope["method"] == "GET" and headers.get("sec-fetch-dest", "document") == "document"
     else:
         is_own = headers.get("sec-fetch-site", "none") in {"same-origin", "none"}

@@ -1,4 +1,4 @@
-"""What arrived, in memory and bounded: the newest entries whole, all of them counted."""
+"""The arrivals, in bounded memory: the newest entries are kept, and all are counted."""
 
 import json
 from collections import Counter, OrderedDict, deque
@@ -13,42 +13,42 @@ from butter_middleware.models.checkout import Checkout, Record
 from butter_middleware.models.reasons import EXPLAINED
 
 KEEP: Final = 10_000
-"""Entries that are kept unless told otherwise."""
+"""The default number of kept entries."""
 KEEP_CHARACTERS: Final = 64 * 1024**2
-"""Of all entries together. One takes some 600; only what is no record comes near."""
+"""The most characters of all entries together. A record takes some 600. Only other bodies reach the limit."""
 KNOWN_KEYS: Final = 250_000
-"""Records that are known when they come again, whether they are kept or not."""
+"""The number of remembered records, kept or not, to detect duplicates."""
 SHOWN_BODY: Final = 4096
-"""Characters of a body that is no record."""
+"""The most characters of a body that is not a record."""
 MOST_FIELDS: Final = 64
-"""Fields, and problems, of a body that is no record."""
+"""The most fields, and problems, of a body that is not a record."""
 
 
 class Outcome(StrEnum):
-    """What became of a POST."""
+    """The result of a POST."""
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
-    """Accepted, and the same PSP and IDs were accepted before: Butter has no idempotency key."""
+    """Accepted, but the same PSP and IDs were accepted before. Butter has no idempotency key."""
     REJECTED = "rejected"
-    """It is no valid record."""
+    """It is not a valid record."""
     REFUSED = "refused"
-    """The credentials, or a switch of the sandbox, did not let it in."""
+    """Refused because of the credentials, or by a switch of the sandbox."""
     MISSING = "missing"
-    """It was never posted: a checkout of the shop became no record, and evidence is missing."""
+    """It was not posted: a checkout of the shop did not become a record, and evidence is missing."""
     SKIPPED = "skipped"
-    """It was never posted, as it should be: nothing was paid, or it was known."""
+    """It was correctly not posted: nothing was paid, or the record was known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is kept of an arrival, ready to be shown."""
+    """A kept arrival, ready for display."""
 
     seq: int
     """Counted from 1."""
     json: str
-    """An object in ASCII: `seq`, `at`, `outcome` and `route`. Of an arrival also `status`, `switched`, `record`,
-    `problems`, `body`, `duplicate_of`, `sources`, `request` and `answer`; of others `name`, `reason`, `message` and
+    """An ASCII JSON object with `seq`, `at`, `outcome` and `route`. An arrival also has `status`, `switched`, `record`,
+    `problems`, `body`, `duplicate_of`, `sources`, `request` and `answer`. Others have `name`, `reason`, `message` and
     `times`."""
     arrived: bool = True
 
@@ -62,7 +62,7 @@ class Inbox:
     def __init__(self, keep: int = KEEP) -> None:
         self.keep = keep
         self.arrived = 0
-        """Since the start, cleared or not."""
+        """The number of arrivals since the start, including cleared ones."""
         self._last = 0
         self._entries: deque[Entry] = deque()
         self._characters = 0
@@ -72,12 +72,12 @@ class Inbox:
 
     @property
     def first(self) -> int:
-        """The number of the oldest entry that is kept; of the next one, where none is."""
+        """The number of the oldest kept entry, or of the next one if none is kept."""
         return self._entries[0].seq if self._entries else self._last + 1
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many entries had which outcome since the inbox was cleared, and how many of them were dropped."""
+        """The number of entries by outcome since the inbox was cleared, and how many of them were dropped."""
         return {**{outcome.value: self._counts[outcome.value] for outcome in Outcome}, "dropped": self._dropped}
 
     def take(
@@ -90,15 +90,15 @@ class Inbox:
         request: str = "",
         answer: str = "",
     ) -> Entry:
-        """Take in a POST.
+        """Take a POST.
 
         Args:
             body: Its body.
-            status: What it was answered. None where the connection was broken off.
+            status: The status of the answer. None if the connection was broken.
             switched: Whether a switch chose the answer.
-            told: JSON text: what the middleware tells beside the record (`Record.sources`).
-            request: As it came, credentials masked.
-            answer: JSON text. The `detail` of an error is a text, or a list of problems in FastAPI's shape.
+            told: JSON text that the middleware sends with the record (`Record.sources`).
+            request: The request, with masked credentials.
+            answer: JSON text. The `detail` of an error is a text, or a list of problems in FastAPI's format.
         """
         self.arrived += 1
         self._last += 1
@@ -122,7 +122,7 @@ class Inbox:
             {
                 "status": status,
                 "switched": switched,
-                # No NaN, which JSON.parse refuses.
+                # Without NaN, which JSON.parse refuses.
                 "record": {name: _text(value) for name, value in fields.items()},
                 "problems": list(problems),
                 "body": body.decode("utf-8", "replace")[:SHOWN_BODY] if outcome is Outcome.REJECTED else "",
@@ -135,7 +135,7 @@ class Inbox:
         )
 
     def report(self, given: object) -> None:
-        """Take in what a shop tells of checkouts that became no record.
+        """Take a shop's reports of checkouts that did not become a record.
 
         Raises:
             ValueError: it is not a list of reports.
@@ -151,7 +151,7 @@ class Inbox:
             self._keep(outcome, {**texts, "times": times if isinstance(times, int) else 1}, arrived=False)
 
     def since(self, seq: int, characters: int) -> list[Entry]:
-        """Give the entries after number `seq`, the oldest first, until they have so many characters."""
+        """Return the entries after number `seq`, the oldest first, up to this number of characters."""
         given: list[Entry] = []
         for entry in islice(self._entries, max(0, seq + 1 - self.first), None):
             given.append(entry)
@@ -161,7 +161,7 @@ class Inbox:
         return given
 
     def clear(self) -> None:
-        """Forget all entries and counts; the numbers continue, and a record that comes again is not a duplicate."""
+        """Delete all entries and counts. The numbers continue, and a repeated record is not a duplicate."""
         self._entries.clear()
         self._keys.clear()
         self._counts.clear()
@@ -180,7 +180,7 @@ class Inbox:
 
 
 def _parsed(text: bytes | str) -> dict[str, Any]:
-    """Return a JSON object; an empty one for anything else."""
+    """Return a JSON object, or an empty one for anything else."""
     try:
         parsed: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -189,7 +189,7 @@ def _parsed(text: bytes | str) -> dict[str, Any]:
 
 
 def _text(value: object) -> str:
-    """Return a value to show: a string as it is, and anything else, which is wrong in a record, as JSON text."""
+    """Return a value to show: a string unchanged, and anything else, which is invalid in a record, as JSON text."""
     if isinstance(value, str):
         return value
     try:
@@ -208,7 +208,7 @@ def _problems(detail: object) -> Iterator[dict[str, str]]:
 
 
 def _told(text: str, record: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """Read what the middleware tells of the fields that the record has. Anybody may have sent it."""
+    """Parse the middleware's sources of the record's fields. The data is not trusted."""
     told = _parsed(text)
     route, fields = told.get("route"), told.get("fields")
     sources = cast("dict[str, Any]", fields) if isinstance(fields, dict) else {}

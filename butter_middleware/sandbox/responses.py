@@ -1,16 +1,16 @@
-"""What a test may have Butter answer."""
+"""The answers that a test may set for Butter."""
 
 from collections.abc import Iterable
 from typing import Final, Literal, get_args
 
 Fault = Literal["reset", "timeout"]
-"""A connection that breaks, or no answer: the record may have been accepted, or not."""
+"""A connection that breaks, or no answer. The record may have been accepted."""
 
 _FAULTS: Final[tuple[object, ...]] = get_args(Fault)
 
 
 def checked(answers: Iterable[int | Fault]) -> list[int | Fault]:
-    """Return the answers.
+    """Check and return the answers.
 
     Raises:
         ValueError: an answer is not a status, "reset" or "timeout".
@@ -25,5 +25,5 @@ def checked(answers: Iterable[int | Fault]) -> list[int | Fault]:
 
 
 def accepts(answer: int | Fault | None) -> bool:
-    """Whether a record is taken with this answer, or with none that was set."""
+    """Whether a record is accepted with this answer, or without a set one."""
     return answer is None or (isinstance(answer, int) and answer < 300)  # noqa: PLR2004 - RFC 9110, section 15.3

@@ -1,4 +1,4 @@
-"""The sandbox under uvicorn. The only module that knows a server."""
+"""The sandbox under uvicorn. The only module that uses a server."""
 
 import asyncio
 import errno
@@ -16,14 +16,14 @@ from butter_middleware._utils.asgi import ASGIApp, Receive, Scope, Send
 from butter_middleware.sandbox.app import RESET, Sandbox
 
 GRACE_SECONDS: Final = 3
-"""For requests to end after a signal."""
+"""The time for requests to end after a signal."""
 UNREAD_SECONDS: Final = 1
-"""For those to end whose clients read nothing any more, such as a page that its browser has frozen."""
+"""The time for requests whose clients no longer read, such as a page that the browser has frozen."""
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 
 
 class _Protocol(H11Protocol):
-    """Lets the app break its connection, as a network does: the extension `butter.reset`."""
+    """Lets the app break its connection, like a network failure, with the extension `butter.reset`."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -42,7 +42,7 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Ends the page's streams, which would not end by themselves."""
+    """Ends the page's streams, which do not end by themselves."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -66,7 +66,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _abort_unread(self) -> None:
-        # What waits for its client to read uvicorn would cancel in the end, with a traceback for each.
+        # Otherwise uvicorn would cancel each request whose client does not read, with a traceback.
         connections: Any = self.server_state.connections
         for connection in list(connections):
             if connection.flow.write_paused:
@@ -74,10 +74,10 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound.
+    """Return a bound socket.
 
     Raises:
-        OSError: it cannot be: the port is in use, or the host is no address of this machine.
+        OSError: the port is in use, or the host is not an address of this machine.
     """
     try:
         family, kind, protocol, _name, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -98,7 +98,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serving(
     app: ASGIApp, listener: socket.socket, failed: Callable[[BaseException], object] | None = None
 ) -> Generator[str]:
-    """Serve a sandbox or a shop on a thread of its own, and give its URL. At the end the app's lifespan ends, too.
+    """Serve a sandbox or a shop on a separate thread, and give its URL. At the end, the app's lifespan ends too.
 
     `failed` is called on that thread if it cannot serve.
     """
@@ -115,7 +115,7 @@ def serving(
     thread = Thread(target=serve, name="serving", daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"  # what connects before it serves waits in the backlog
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"  # earlier connections wait in the backlog
     finally:
         server.should_exit = True
         thread.join()
