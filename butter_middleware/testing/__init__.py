@@ -1,4 +1,4 @@
-"""For your own tests: pytest's fixture `butter_inbox`, the same for unittest, and a Butter in the process."""
+"""For your own tests: pytest's fixture `butter_inbox`, the same for unittest, and a fake Butter in the process."""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ __all__ = [
     "inbox",
 ]
 
-if not TYPE_CHECKING:  # to a checker, a module with __getattr__ has every name there could be
+if not TYPE_CHECKING:  # a type checker accepts every name of a module that has __getattr__
     _HOMES = {
         "ButterInbox": "butter_middleware.testing.butter_inbox",
         "ButterInboxMixin": "butter_middleware.testing.outside_pytest",

@@ -1,4 +1,4 @@
-"""What a test is told if the record that it looks for was not sent: the nearest one, and what became of the rest."""
+"""Messages of failed assertions: the nearest record to the expected one, and the state of the others."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -8,7 +8,7 @@ from butter_middleware.testing.records import POSTED, InboxRecord, explained
 
 
 def differing(expected: Mapping[str, str | None], record: InboxRecord) -> list[str]:
-    """Name the fields in which a record is not as expected."""
+    """Return the fields of a record that differ from the expected ones."""
     return [name for name, value in expected.items() if getattr(record, name) != value]
 
 
@@ -18,7 +18,7 @@ def described(expected: Mapping[str, str | None]) -> str:
 
 
 def unsent(expected: Mapping[str, str | None], recorder: Recorder, routes: Sequence[str], *, elsewhere: bool) -> str:
-    """Say that no record is as expected, and why that may be: `elsewhere`, a `Butter` has a transport of its own."""
+    """Report that no record is as expected, and possible causes. `elsewhere`: a `Butter` has its own transport."""
     lines = [f"no record was sent{described(expected)}"]
     if sent := recorder.sent:
         lines += _nearest(expected, sent)
@@ -54,7 +54,7 @@ def _nearest(expected: Mapping[str, str | None], sent: Sequence[InboxRecord]) ->
 
 
 def _likeness(expected: Mapping[str, str | None], record: InboxRecord) -> tuple[int, float]:
-    """Count the fields that are right; among equals, measure how much the others resemble."""
+    """Return the number of wrong fields, negated, and the similarity of their values, to compare records."""
     wrong = differing(expected, record)
     alike = (SequenceMatcher(None, expected[name] or "", getattr(record, name) or "").ratio() for name in wrong)
     return -len(wrong), sum(alike)

@@ -1,4 +1,4 @@
-"""`ButterInbox`: what a test sees of the records, and what it has Butter answer."""
+"""`ButterInbox`: shows the records to a test, and sets Butter's answers."""
 
 from collections import Counter
 from typing import TYPE_CHECKING, Unpack
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class ButterInbox:
-    """What reached Butter in this test, from every `Butter` of this process.
+    """The records of this test, from every `Butter` of this process.
 
-    It is pytest's fixture `butter_inbox`, what `with inbox()` gives, and an attribute of `ButterInboxMixin`.
+    It is pytest's fixture `butter_inbox`, the result of `with inbox()`, and an attribute of `ButterInboxMixin`.
 
-    Each attribute and assertion waits until everything that was captured has been read and sent. A test fails at its
-    end if a checkout became no record and the test did not expect this. To expect it, read `parked`, `skipped` or
-    `ignored`, or call `assert_not_sent`. If a checkout is parked, reading anything else raises `ParkedError` at once.
+    Each attribute and assertion waits until all captures have been read and sent. A test fails at its end if a checkout
+    did not become a record and the test did not expect this. To expect it, read `parked`, `skipped` or `ignored`, or
+    call `assert_not_sent`. If a checkout is parked, reading anything else raises `ParkedError` at once.
     """
 
     def __init__(self, runtime: "InboxRuntime", recorder: Recorder) -> None:
@@ -31,25 +31,25 @@ class ButterInbox:
     def client_ip(self) -> str | None:
         """The address of the test client's own requests, if they have no header that `Butter(client_ip=...)` reads.
 
-        It is 203.0.113.1 unless you set another one. None: they come from 127.0.0.1, as a misconfigured proxy's do.
+        It is 203.0.113.1 unless you set another one. None: they come from 127.0.0.1, as with a misconfigured proxy.
         """
         return self._recorder.client_ip
 
     @client_ip.setter
     def client_ip(self, address: str | None) -> None:
-        self._runtime.settle()  # earlier requests had the earlier address
+        self._runtime.settle()  # earlier requests use the earlier address
         self._recorder.set_client_ip(address)
 
     @property
     def sent(self) -> list[InboxRecord]:
-        """The records that Butter accepted, in their order."""
+        """The records that Butter accepted, in order."""
         __tracebackhide__ = True
         self.check()
         return list(self._recorder.sent)
 
     @property
     def pending(self) -> list[InboxRecord]:
-        """The records that Butter did not take, as `respond_with` has it, and that wait for `retry_now`."""
+        """The records that Butter did not accept because of `respond_with`, and that wait for `retry_now`."""
         __tracebackhide__ = True
         self.check()
         return list(self._recorder.pending)
@@ -63,7 +63,7 @@ class ButterInbox:
 
     @property
     def parked(self) -> list[ParkedCheckout]:
-        """The checkouts that wait for a fix, each with the reason. To read it is to expect them."""
+        """The checkouts that wait for a fix, each with the reason. Reading it expects them."""
         __tracebackhide__ = True
         self._runtime.settle()
         self._recorder.parked.see()
@@ -71,10 +71,10 @@ class ButterInbox:
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Why other responses on checkout routes became no record, counted: as `Butter.status().skipped` has it.
+        """Counts of other responses on checkout routes that did not become a record, like `Butter.status().skipped`.
 
-        Such as `{"not_paid": 1}`, `{"duplicate": 2}` or `{"no_address:ipv6_client": 1}`; without what is `parked`. To
-        read it is to expect them.
+        For example `{"not_paid": 1}`, `{"duplicate": 2}` or `{"no_address:ipv6_client": 1}`. `parked` ones are not
+        included. Reading it expects them.
         """
         __tracebackhide__ = True
         self.check()
@@ -86,20 +86,20 @@ class ButterInbox:
 
     @property
     def ignored(self) -> list[str]:
-        """The calls of `annotate()` and `butter.record()` without effect, as in the log. Reading it expects them."""
+        """The log messages about `annotate()` and `butter.record()` calls without effect. Reading it expects them."""
         __tracebackhide__ = True
         self.check()
         self._recorder.ignored.see()
         return list(self._recorder.ignored)
 
     def assert_sent(self, *, count: int | None = None, **fields: Unpack[InboxFields]) -> InboxRecord:
-        """Return the first record that was sent with these values. None stands for a field that is to be absent.
+        """Return the first record that was sent with these values. None means that the field must be absent.
 
         With `count`, exactly so many records must have been sent with these values.
 
         Raises:
             AssertionError: there is no such record. The text shows the nearest one, field by field, and the others.
-            ParkedError: as the class says.
+            ParkedError: as described for the class.
         """
         __tracebackhide__ = True
         expected = _expected(fields)
@@ -115,13 +115,13 @@ class ButterInbox:
         return found[0]
 
     def assert_not_sent(self, **fields: Unpack[InboxFields]) -> None:
-        """Check that no record was sent with these values; without values, that none was sent at all.
+        """Check that no record was sent with these values. Without values, that no record was sent at all.
 
         A response that became no record is then expected, as if `skipped` were read.
 
         Raises:
             AssertionError: there is one.
-            ParkedError: as the class says. A broken extractor does not pass for a refused payment.
+            ParkedError: as described for the class. So a broken extractor does not look like a refused payment.
         """
         __tracebackhide__ = True
         expected = _expected(fields)
@@ -138,9 +138,9 @@ class ButterInbox:
     def respond_with(self, *answers: int | Fault) -> None:
         """Set Butter's next answers, one for each record. Afterwards it accepts again.
 
-        A status, "reset" (the connection breaks) or "timeout" (no answer; nothing waits for it). What follows is what
-        docs/delivery.md says: a 503 leaves the record `pending`, a 422 `dead`; after a 401, or five times 503, nothing
-        is sent. But no time passes by itself: what is pending is tried again at `retry_now`.
+        An answer is a status, "reset" (the connection breaks) or "timeout" (no answer, and no wait). The effects are
+        those of docs/delivery.md: after a 503 the record is `pending`, after a 422 it is `dead`. After a 401, or five
+        times 503, nothing is sent. But time does not pass by itself: `retry_now` tries pending records again.
 
         Raises:
             ValueError: an answer is not a status, "reset" or "timeout".
@@ -148,13 +148,13 @@ class ButterInbox:
         self._recorder.respond_with(answers)
 
     def retry_now(self) -> None:
-        """Let an hour pass: what is pending is tried once more."""
+        """Let an hour pass, so that pending records are tried once more."""
         self._runtime.settle()
         self._runtime.retry()
         self._runtime.settle()
 
     def check(self) -> None:
-        """Wait until everything is read and sent, as each attribute and assertion does.
+        """Wait until everything is read and sent, like each attribute and assertion.
 
         Raises:
             ParkedError: a checkout was parked, and the test has not read `parked`.
@@ -175,7 +175,7 @@ class ButterInbox:
 
 
 def _expected(fields: InboxFields) -> dict[str, str | None]:
-    """Return the values as a record has them: IDs are text there."""
+    """Return the values in the form of a record, in which IDs are text."""
     for name in fields:
         if name not in NAMES:
             msg = f"a record has no field {name}. {config.meant(name, NAMES, 'fields')}"

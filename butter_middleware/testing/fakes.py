@@ -1,4 +1,4 @@
-"""Replacements for the outside world, in one process: no file, no socket, and no time that passes by itself."""
+"""Fakes for the outside world, in one process: without files and sockets, and time does not pass by itself."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,25 +18,25 @@ from butter_middleware.outbox import MemoryOutbox, MemoryStore, Pending, Settled
 from butter_middleware.testing.recorder import ACCEPTED, Recorder
 
 DOCUMENTATION: Final = Networks(("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"), "documentation")
-"""Addresses for documentation (RFC 5737), which no host has. In tests they are shoppers'."""
+"""Addresses for documentation (RFC 5737), which no host has. In tests they are addresses of shoppers."""
 HELD_SECONDS: Final = 3600.0
-"""For which a record that is not taken is held: no longer than a test lets pass at once."""
+"""How long a record that was not accepted is held: not longer than `retry_now` advances the time."""
 
 
 @dataclass(frozen=True)
 class FakeStrategy:
-    """A strategy to which a test client is a shopper, and addresses of documentation are public.
+    """A strategy for which a test client is a shopper, and addresses for documentation are public.
 
     Args:
-        strategy: What decides if a request has the header that it reads, or comes from another machine.
-        shopper: Gives whose the other requests are; None: they come from 127.0.0.1.
+        strategy: Decides for requests with the header that it reads, and for those of another machine.
+        shopper: Returns the address of the other requests. None: they come from 127.0.0.1.
     """
 
     strategy: Strategy
     shopper: Callable[[], str | None]
 
     def resolve(self, scope: Mapping[str, Any]) -> ClientIP:
-        """Resolve the address as the strategy does."""
+        """Resolve the address with the strategy."""
         peer = peer_of(scope)
         if peer.address is not None and peer.address not in LOOPBACK:
             return _resolve(self.strategy, scope)
@@ -62,13 +62,13 @@ def _resolve(strategy: Strategy, scope: Mapping[str, Any]) -> ClientIP:
 
 @dataclass(frozen=True)
 class FakeOutbox:
-    """Keeps in memory what another outbox would keep on a disk, and promises what that one promises."""
+    """Keeps in memory what another outbox keeps on a disk, and has the same properties."""
 
     durable: bool
     clock: Callable[[], float]
 
     def validate(self) -> Sequence[str]:
-        """Warn if the other one would."""
+        """Give the warnings of the other outbox."""
         return () if self.durable else MemoryOutbox().validate()
 
     def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "FakeStore":  # noqa: ARG002 - no lock is waited for
@@ -80,12 +80,12 @@ class FakeStore(MemoryStore):
     """A store whose records a test may look at."""
 
     def waiting(self) -> list[Record]:
-        """Return the records that are not sent, the oldest first."""
+        """Return the unsent records, the oldest first."""
         return [entry.record for entry in self._pending.values()]
 
 
 class FakeQueue:
-    """Takes records that would go into a transaction of the merchant's, as if it had been committed at once."""
+    """Takes records for the merchant's transaction, as if it was committed at once."""
 
     def __init__(self, add: Callable[[Record], None]) -> None:
         self._add = add
@@ -95,7 +95,7 @@ class FakeQueue:
         self._add(record)
 
     def enqueue_in(self, connection: object, records: Sequence[Record]) -> Awaitable[None] | None:
-        """Take records; gives something to await where the connection is asynchronous."""
+        """Take records. Returns an awaitable if the connection is asynchronous."""
         if iscoroutinefunction(getattr(connection, "execute", None)):
             return self._enqueue_all(records)
         for record in records:
@@ -108,7 +108,7 @@ class FakeQueue:
 
 
 class InboxClient:
-    """Brings records to the recorder of a test."""
+    """Gives records to the recorder of a test."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -118,7 +118,7 @@ class InboxClient:
         return self._recorder.answer(record)
 
     async def ping(self) -> Answer:
-        """Say that Butter is there."""
+        """Answer that Butter is up."""
         return ACCEPTED
 
     async def aclose(self) -> None:
@@ -126,16 +126,16 @@ class InboxClient:
 
 
 class FakeBreaker(CircuitBreaker):
-    """Tries each record once. One that is not taken is held until the test lets time pass."""
+    """Tries each record once. A record that was not accepted is held until the test lets time pass."""
 
     def __init__(self, recorder: Recorder, clock: Callable[[], float], emit: Callable[[Event], object]) -> None:
-        # One at a time: each answer of `respond_with` is for the next record.
+        # One record at a time, because each answer of `respond_with` is for the next record.
         super().__init__(1, clock, lambda: recorder.seconds_ahead, emit, uniform=lambda low, _high: low)
         self._recorder = recorder
         self._now = clock
 
     def record(self, pending: Pending, answer: Answer) -> list[Settlement]:
-        """Return what becomes of a record, and of those that waited for this answer."""
+        """Return the settlements of a record, and of those that waited for this answer."""
         settled = super().record(pending, answer) or self.alone()
         for one in settled:
             if one.settled is Settled.DEAD:
@@ -145,7 +145,7 @@ class FakeBreaker(CircuitBreaker):
 
 
 class FakeDelivery(Delivery):
-    """Goes on when the lifespan ends: the end of the app is not the end of the test."""
+    """Continues after the end of the lifespan, because the end of the app is not the end of the test."""
 
     def pause(self) -> None:
         """Do nothing."""

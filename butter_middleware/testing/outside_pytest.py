@@ -19,16 +19,16 @@ _UNATTENDED: Final = (
 
 @contextmanager
 def inbox(*, client_ip: str | None = overrides.SHOPPER) -> Generator[ButterInbox]:
-    """Keep all records in the process, and give an inbox that shows what Butter would have received.
+    """Keep all records in the process, and give an inbox with the records for Butter.
 
-    It applies to every `Butter` of the process, also to those that were built before. Each of them starts fresh, and
-    again at the end.
+    It applies to every `Butter` of the process, also to those that were built before. Each of them is reset at the
+    start and at the end.
 
     Args:
         client_ip: `ButterInbox.client_ip`.
 
     Raises:
-        ParkedError: at the end, if a checkout became no record and the test did not expect this (`ButterInbox`).
+        ParkedError: at the end, if a checkout did not become a record and the test did not expect this (`ButterInbox`).
     """
     runtime, end = _begin(client_ip)
     try:
@@ -48,8 +48,8 @@ else:
 class ButterInboxMixin(_Case):
     """`self.butter_inbox` in each test of a `unittest.TestCase`, Django's too: `class T(ButterInboxMixin, TestCase)`.
 
-    A test fails if one of its checkouts became no record and it did not expect this (`ButterInbox`). In a `setUp` of
-    your own, call `super().setUp()` first.
+    A test fails if one of its checkouts did not become a record and it did not expect this (`ButterInbox`). In your own
+    `setUp`, call `super().setUp()` first.
     """
 
     butter_client_ip: ClassVar[str | None] = overrides.SHOPPER
@@ -63,14 +63,14 @@ class ButterInboxMixin(_Case):
 
 
 def begin() -> Callable[[], None]:
-    """Let nothing leave the process, without an inbox. The returned function ends this."""
+    """Keep all records in the process, without an inbox. The returned function ends this."""
     _runtime, end = _begin(overrides.SHOPPER)
     log_thread.log(logging.WARNING, _UNATTENDED, event="tests")
     return end
 
 
 def _begin(client_ip: str | None) -> tuple[InboxRuntime, Callable[[], None]]:
-    # A generator would do, but one that is left at the interpreter's end is closed when the modules are gone.
+    # Not a generator: one that is left at the interpreter's exit is closed after the modules are gone.
     runtime = InboxRuntime(client_ip=client_ip)
     end_overrides = overrides.begin(runtime.build)
 

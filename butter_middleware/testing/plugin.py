@@ -1,6 +1,6 @@
-"""The plugin of pytest: under it nothing leaves the process, and `butter_inbox` shows what would have.
+"""The pytest plugin: nothing leaves the process, and `butter_inbox` shows the records.
 
-It loads nothing else of this package before a `Butter` is built, or the inbox asked for.
+It loads nothing else of this package before a `Butter` is built or the inbox is used.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -24,14 +24,14 @@ class _Run:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self.begun: InboxRuntime | None = None
-        """The runtime, if anything needed it."""
+        """The runtime, if it was needed."""
         end = overrides.begin(self._build)
         config.add_cleanup(end)
         config.add_cleanup(self._close)
 
     @property
     def runtime(self) -> "InboxRuntime":
-        """The runtime, which is made when it is first needed."""
+        """The runtime, made on first use."""
         if self.begun is None:
             from butter_middleware.testing.runtime import InboxRuntime  # noqa: PLC0415 - most runs never need it
 
@@ -69,12 +69,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Be there before any conftest.py, which may build a `Butter`."""
+    """Begin before any conftest.py, which may build a `Butter`."""
     _run_of(early_config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Be there where a conftest.py names this plugin, and say what the marker is."""
+    """Begin if a conftest.py names this plugin, and register the marker."""
     _run_of(config)
     config.addinivalue_line(
         "markers",
@@ -85,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Begin each test with every `Butter` as if it had just been built."""
+    """Reset every `Butter` before each test."""
     run, marker = _run_of(item.config), item.get_closest_marker(_MARKER)
     if run.begun is not None or marker is not None:
         run.runtime.begin()
@@ -95,7 +95,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Fail a test that has passed so far, if a checkout of it became no record and it did not look."""
+    """Fail a passing test if one of its checkouts did not become a record and the test did not check that."""
     runtime = _run_of(item.config).begun
     unseen = "" if runtime is None else runtime.unseen()
     if runtime is not None and unseen:
@@ -107,7 +107,7 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 
 
 pytest_runtest_teardown = pytest_runtest_call
-"""Once more: the end of a fixture may have sent requests."""
+"""Again, because the end of a fixture may have sent requests."""
 
 
 def _respond(recorder: "Recorder", marker: pytest.Mark) -> None:
@@ -123,10 +123,10 @@ def _respond(recorder: "Recorder", marker: pytest.Mark) -> None:
 
 @pytest.fixture
 def butter_inbox(request: pytest.FixtureRequest) -> "ButterInbox":
-    """What reached Butter in this test: `.sent`, `.assert_sent(invoice_id=...)`, `.skipped`, `.parked`, `.pending`.
+    """The records of this test: `.sent`, `.assert_sent(invoice_id=...)`, `.skipped`, `.parked`, `.pending`.
 
-    `.respond_with(503, "timeout")` sets what Butter answers, `.retry_now()` tries again what is pending. Nothing leaves
-    the process, with or without this fixture. A test that uses it fails if a checkout becomes no record, unless the
-    test reads `.skipped`, `.parked` or `.ignored`.
+    `.respond_with(503, "timeout")` sets Butter's answers, `.retry_now()` tries pending records again. Nothing leaves
+    the process, with or without this fixture. A test that uses it fails if a checkout does not become a record, unless
+    the test reads `.skipped`, `.parked` or `.ignored`.
     """
     return _run_of(request.config).runtime.inbox()

@@ -23,21 +23,21 @@ ACCEPTED: Final = Answer(AnswerKind.DELIVERED, 200)
 
 
 class Noted(list[T]):
-    """What a test is to look at. It only grows."""
+    """A list that a test should read. It only grows."""
 
     _seen = 0
 
     def see(self) -> Sequence[T]:
-        """Return what was added since the test last looked; it has now seen it."""
+        """Return the items that the test has not read yet, and mark them as read."""
         unseen = self[self._seen :]
         self._seen += len(unseen)
         return unseen
 
 
 class Recorder:
-    """The records, parked checkouts and answers of one test. Its lists may be added to from any thread.
+    """The records, parked checkouts and answers of one test. Any thread may append to its lists.
 
-    A thread that outlives its test still writes into that test's recorder, which is not read any more.
+    A thread that outlives its test still writes into that test's recorder, which is no longer read.
     """
 
     def __init__(self, client_ip: str | None = SHOPPER) -> None:
@@ -46,25 +46,25 @@ class Recorder:
         self._answered: dict[str, str] = {}
         self._routes: dict[str, str] = {}
         self.sent: list[InboxRecord] = []
-        """What was accepted, in its order."""
+        """The accepted records, in order."""
         self.pending: list[InboxRecord] = []
-        """What was not taken, or not even asked about, and waits."""
+        """The records that were not accepted, or not even sent, and wait."""
         self.dead: list[InboxRecord] = []
-        """What will never be accepted."""
+        """The records that will never be accepted."""
         self.parked = Noted[ParkedCheckout]()
         self.skipped = Noted[Skipped]()
         self.ignored = Noted[str]()
-        """What is said of calls that had no effect."""
+        """The messages about calls without effect."""
         self.reading: list[str] = []
-        """The requests that are being read."""
+        """The requests of the captures that are being read."""
         self.set_client_ip(client_ip)
         self.seconds_ahead = 0.0
-        """By which delivery is ahead of the clock: for it, time passes only when the test says so."""
+        """How far the delivery's time is ahead of the clock. It passes only if the test says so."""
         self.asked_for = False
-        """Whether the test looks at any of it."""
+        """Whether the test uses the inbox."""
 
     def set_client_ip(self, address: str | None) -> None:
-        """Set whose the test client's own requests are; None: a request of this machine.
+        """Set the address of the test client's own requests. None: they come from this machine.
 
         Raises:
             ValueError: it is not an address.
@@ -72,14 +72,14 @@ class Recorder:
         self.client_ip = None if address is None else str(ip_address(address))
 
     def read(self, capture: Capture, route: CheckoutRoute | None, result: ReadResult) -> None:
-        """Write down what came of a capture."""
+        """Record the result of a capture."""
         if result.parked is not None:
             self.parked.append(ParkedCheckout.of(capture, result.parked, result.error))
         if route is not None:
             self._routes |= {record.key: route.name for record in result.records}
 
     def hear(self, event: Event) -> None:
-        """Write down what became no record."""
+        """Record a checkout that did not become a record."""
         if isinstance(event, Skipped):
             self.skipped.append(event)
         elif isinstance(event, Lost):
@@ -90,7 +90,7 @@ class Recorder:
         self._answers.extend(checked(answers))
 
     def answer(self, record: Record) -> Answer:
-        """Answer to a record as Butter."""
+        """Answer a record like Butter."""
         with self._lock:
             answer = self._answers.popleft() if self._answers else 200
             if accepts(answer):
@@ -101,6 +101,6 @@ class Recorder:
             return classify(answer, {}, b"") if isinstance(answer, int) else Answer(AnswerKind.INTERRUPTED)
 
     def shown(self, record: Record) -> InboxRecord:
-        """Return a record on its way to Butter as a test sees it."""
+        """Return a record in the form for a test."""
         route, answer = self._routes.get(record.key), self._answered.get(record.key)
         return InboxRecord(**json.loads(record.payload), route=route, answer=answer)

@@ -1,4 +1,4 @@
-"""Records, and checkouts that became none, as a test sees them."""
+"""Records, and checkouts that did not become a record, in the form for a test."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,7 +22,7 @@ _OURS: Final = str(Path(__file__).parents[1])
 
 
 class InboxFields(CheckoutFields, total=False):
-    """What `assert_sent` compares. None means that the record is to lack the field."""
+    """The values that `assert_sent` compares. None means that the record must not have the field."""
 
     ipv4_address: str
     route: str
@@ -32,7 +32,7 @@ class InboxFields(CheckoutFields, total=False):
 class InboxRecord:
     """One record, as it was posted to Butter.
 
-    Its repr shows the values, personal data included: a failing test is the one place where they are wanted.
+    Its repr shows the values, including personal data, because a failing test needs them.
     """
 
     customer_email: str
@@ -46,12 +46,12 @@ class InboxRecord:
     network_transaction_id: str | None = None
     user_agent: str | None = None
     route: str | None = None
-    """The `CheckoutRoute` that it came from, such as `POST /checkout/{cart_id}`.
+    """Its `CheckoutRoute`, such as `POST /checkout/{cart_id}`.
 
-    None for `butter.record(Checkout(...))`, and where two requests made it (`CheckoutRoute(join=...)`).
+    None for `butter.record(Checkout(...))`, and if two requests made it (`CheckoutRoute(join=...)`).
     """
     answer: str | None = None
-    """What Butter answered last, as `respond_with` was told; None where it was accepted, or not yet asked."""
+    """Butter's last answer from `respond_with`. None if the record was accepted, or not sent yet."""
 
     @property
     def payload(self) -> dict[str, str]:
@@ -68,7 +68,7 @@ POSTED: Final = NAMES[:-2]
 
 
 class ParkedError(AssertionError):
-    """A checkout became no record, and the test did not say that it expects this. The cause is what was raised."""
+    """A checkout did not become a record, and the test did not expect this. `__cause__` is the original error."""
 
 
 class ParkedWarning(UserWarning):
@@ -79,25 +79,25 @@ class ParkedWarning(UserWarning):
 class ParkedCheckout:
     """A checkout that would wait until the extractor or the configuration is fixed.
 
-    It shows what was read, personal data included: in a test that is wanted.
+    It shows the captured data, including personal data, because a test needs it.
     """
 
     reason: ParkReason
     """Such as `"extractor_error"`, `"no_email"`, `"invalid"` or `"no_address"`."""
     detail: str
-    """What went wrong, what the extractor tried, and the remedy: as the log of production says it."""
+    """The error, what the extractor tried, and the remedy, as in production's log."""
     request: str
     """Such as `POST /checkout/7`."""
     status_code: int
-    """The response's; 0 for `butter.record(request, ...)`."""
+    """The response's status. 0 for `butter.record(request, ...)`."""
     body: str
-    """The response's, as far as it was captured and is text."""
+    """The response's body, if it was captured and is text."""
     error: BaseException | None
-    """What the extractor raised."""
+    """The extractor's exception."""
 
     @classmethod
     def of(cls, capture: Capture, parked: Parked, error: BaseException | None) -> Self:
-        """Return a parked capture as a test sees it."""
+        """Return a parked capture in the form for a test."""
         request = f"{capture.method} {capture.path}"
         text = ""
         with suppress(ButterError):
@@ -105,7 +105,7 @@ class ParkedCheckout:
         if len(text) > _SHOWN:
             text = f"{text[:_SHOWN]} ... ({len(text)} characters)"
         if error is not None:
-            # Our own frames before the merchant's function are left out; if there are ours only, they stay.
+            # Our own frames before the merchant's function are left out, unless there are only ours.
             frame = error.__traceback__
             while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_OURS):
                 frame = frame.tb_next
@@ -113,7 +113,7 @@ class ParkedCheckout:
         return cls(parked.reason, parked.detail, request, capture.status_code, text, error)
 
     def explain(self) -> str:
-        """Say in a few lines what happened."""
+        """Describe in a few lines what happened."""
         lines = [f"{self.request} was parked ({self.reason.value}):", f"  {self.detail}"]
         if self.error is not None and not isinstance(self.error, ButterError):
             lines.append(f"  It raised {type(self.error).__name__}: {self.error}")
@@ -125,7 +125,7 @@ class ParkedCheckout:
 
 
 def explained(skipped: Skipped) -> str:
-    """Say in a line why a response on a checkout route became no record, and does not wait for anything."""
+    """Return in one line why a response on a checkout route did not become a record, and does not wait."""
     said = skipped.message or f"{skipped.route or 'butter.record()'}: {EXPLAINED.get(skipped.reason, '')}"
     return f"{skipped.times} x {skipped.reason}. {said}"
 
@@ -133,7 +133,7 @@ def explained(skipped: Skipped) -> str:
 def unexpected(
     parked: Sequence[ParkedCheckout], skipped: Sequence[Skipped] = (), ignored: Sequence[str] = ()
 ) -> ParkedError:
-    """Return what to raise, with the first error of an extractor as its cause."""
+    """Return the exception to raise, with an extractor's first error as its cause."""
     number = len(parked) + len(skipped) + len(ignored)
     lines = ["a checkout became no record" if number == 1 else f"{number} checkouts became no record"]
     lines += [checkout.explain() for checkout in parked]

@@ -1,4 +1,4 @@
-"""Every `Butter` of a process in which tests run: its parts, and how it begins each test."""
+"""Every `Butter` of a process that runs tests: its parts, and its reset for each test."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,12 +42,12 @@ RETRY_SECONDS: Final = 3700.0
 class InboxRuntime:
     """Runs every `Butter` of the process while tests run.
 
-    None of them reaches the network or the disk. One that was built with a transport of its own keeps it, and with it
-    an outbox that is not a file.
+    None of them uses the network or the disk. One with its own transport keeps it, and also an outbox that is not a
+    file.
 
     Args:
         patience: Seconds that an extractor may take.
-        client_ip: Whose the test client's own requests are, unless the test says it; None: of this machine.
+        client_ip: The default address of the test client's own requests. None: that of this machine.
     """
 
     def __init__(self, patience: float = 10.0, client_ip: str | None = SHOPPER) -> None:
@@ -55,7 +55,7 @@ class InboxRuntime:
         self.recorder = Recorder(client_ip)
         self._patience = patience
         self._pipelines: WeakKeyDictionary[Pipeline, bool] = WeakKeyDictionary()
-        """Each, and whether its records come to the recorder, and not to a transport of the test's own."""
+        """The pipelines, and whether their records go to the recorder and not to the test's own transport."""
         annotations.listeners.add(self)
 
     def build(self, production: Components) -> Components:
@@ -83,7 +83,7 @@ class InboxRuntime:
             beacon=beacon,
             admitted=ANYWHERE if production.config.staging else DOCUMENTATION,
             outbox=outbox,
-            external=False,  # what another process would read is read here, so that a test sees it
+            external=False,  # this process reads what another one would read, so that a test sees it
             reads=production.reads or production.external,
             wrap_reader=self._wrap_reader,
             pings=False,
@@ -94,7 +94,7 @@ class InboxRuntime:
         return self._sending_here(fake) if here else fake
 
     def ignored(self, message: str) -> None:
-        """Take what is said of a call without effect."""
+        """Take the message about a call without effect."""
         self.recorder.ignored.append(message)
 
     def _sending_here(self, parts: Components) -> Components:
@@ -123,7 +123,7 @@ class InboxRuntime:
         )
 
     def _add(self, record: Record) -> None:
-        """Take a record that went into a transaction, as if it had been committed."""
+        """Take a record of a transaction, as if that was committed."""
         for pipeline, here in list(self._pipelines.items()):
             if here and isinstance(pipeline.components.queue, FakeQueue):
                 pipeline.add_records([record])
@@ -150,26 +150,26 @@ class InboxRuntime:
     # For the plugin and the inbox.
 
     def begin(self) -> None:
-        """Begin a test: every `Butter` is as if it had just been built."""
-        log_thread.settle(self._patience)  # what is still told is of the test before
+        """Begin a test: reset every `Butter`."""
+        log_thread.settle(self._patience)  # waiting calls belong to the previous test
         self.recorder = Recorder(self.client_ip)
         annotations.hourly.forget()
         for pipeline in list(self._pipelines):
             pipeline.reset()
 
     def close(self) -> None:
-        """Hear of nothing more."""
+        """Stop listening."""
         annotations.listeners.discard(self)
 
     def inbox(self) -> ButterInbox:
-        """Return what the test sees of it."""
+        """Return the inbox for the test."""
         self.recorder.asked_for = True
         return ButterInbox(self, self.recorder)
 
     def unseen(self) -> str:
-        """Explain what the test has not seen of its checkouts that became no record; empty if it has seen all.
+        """Describe the checkouts without a record that the test has not read. Empty if it has read all.
 
-        Of a test that does not look at all, only if the merchant's own code failed.
+        For a test that does not use the inbox, only failures of the merchant's own code count.
         """
         try:
             self.settle()
@@ -188,10 +188,10 @@ class InboxRuntime:
         return "\n".join([str(unexpected(parked, skipped, ignored)), *traces]).rstrip()
 
     def settle(self) -> None:
-        """Wait until everything that was captured is read, and sent where it comes here; and all of it told.
+        """Wait until all captures are read, those for the recorder are sent, and all events are reported.
 
         Raises:
-            TimeoutError: an extractor does not come back.
+            TimeoutError: an extractor does not return.
         """
         waiting: list[Record] = []
         for pipeline, here in list(self._pipelines.items()):
@@ -206,19 +206,19 @@ class InboxRuntime:
         log_thread.settle(self._patience)
 
     def retry(self) -> None:
-        """Let an hour pass for what is pending."""
+        """Let an hour pass for pending records."""
         self.recorder.seconds_ahead += RETRY_SECONDS
         for pipeline, here in list(self._pipelines.items()):
             if here and pipeline.counts().pending:
-                pipeline.start()  # it may have been closed with the app
+                pipeline.start()  # the app may have closed it
                 pipeline.look_again()
 
     def routes(self) -> Sequence[str]:
-        """Name the checkout routes of this process."""
+        """Return the checkout routes of this process."""
         return sorted({str(route) for pipeline in list(self._pipelines) for route in pipeline.routes.routes})
 
     def elsewhere(self) -> bool:
-        """Whether a `Butter` has a transport of its own, which gets its records."""
+        """Whether a `Butter` has its own transport, which gets its records."""
         return not all(self._pipelines.values())
 
 
