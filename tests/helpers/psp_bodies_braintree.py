@@ -296,8 +296,8 @@ UNPAID: list[Body] = group(
         ("Java, credit", {"target": JAVA | {"type": "CREDIT"}}),
         ("refunded", PYTHON | {"status": "settled", "refund_ids": ["r3fund"]}),
         ("refunded, Node", NODE | {"refundIds": ["r3fund"]}),
-        ("of nothing", PYTHON | {"amount": "0.00"}),
-        ("of nothing, GraphQL", charged(GRAPHQL | {"amount": {"value": "0.00"}})),
+        ("zero amount", PYTHON | {"amount": "0.00"}),
+        ("zero amount, GraphQL", charged(GRAPHQL | {"amount": {"value": "0.00"}})),
         (
             "refused result",
             {"success": False, "message": "Do Not Honor", "transaction": NODE | {"status": "processor_declined"}},
@@ -328,9 +328,9 @@ UNPAID: list[Body] = group(
             SUBSCRIPTION | {"transactions": [without(PYTHON, "status") | {"id": "n3wtx1"}, PYTHON]},
         ),
         ("subscription, only a credit", SUBSCRIPTION | {"transactions": [PYTHON | {"type": "credit"}]}),
-        ("subscription of nothing", without(SUBSCRIPTION, "transactions") | {"price": "0.00"}),
+        ("subscription of zero amount", without(SUBSCRIPTION, "transactions") | {"price": "0.00"}),
         (
-            "subscription beside a declined sale",
+            "subscription with a declined sale",
             {"subscription": without(SUBSCRIPTION, "transactions"), "transaction": PYTHON | {"status": "failed"}},
         ),
         (
@@ -373,9 +373,9 @@ UNKNOWN: list[Body] = group(
             "shop's subscription with transactions",
             {"subscription": {"id": 5, "plan_id": 1, "transactions": [{"id": 9, "status": "settled"}]}},
         ),
-        ("GraphQL, an ID that tells nothing", charged({"id": "Z2xvYmFs", "status": "AUTHORIZED"})),
+        ("GraphQL, an ID without meaning", charged({"id": "Z2xvYmFs", "status": "AUTHORIZED"})),
         (
-            "two sales of which none is named",
+            "two sales without an order",
             {"transactions": [PYTHON, PYTHON | {"id": "0ldtx1", "subscription_id": None}]},
         ),
         (

@@ -57,7 +57,7 @@ ADYEN_PAID: list[Body] = group(
     [
         ("payment", PAYMENT, [OF_PAYMENT]),
         (
-            "payment, version of old",
+            "payment, old version",
             {"pspReference": "8515131751004933", "resultCode": "Authorised", "authCode": "1"},
             [{"transaction_id": "8515131751004933"}],
         ),
@@ -119,11 +119,11 @@ ADYEN_UNPAID: list[Body] = group(
                 *("IdentifyShopper", "PresentToShopper", "AuthenticationFinished", "Success"),
             )
         ),
-        ("payment of nothing", PAYMENT | {"amount": {"currency": "EUR", "value": 0}}),
-        ("payment of nothing, the amount alone", PAYMENT | {"amount": 0}),
-        ("payment of nothing, as text", PAYMENT | {"amount": {"currency": "EUR", "value": "0"}}),
+        ("payment of zero amount", PAYMENT | {"amount": {"currency": "EUR", "value": 0}}),
+        ("payment of zero amount, the amount alone", PAYMENT | {"amount": 0}),
+        ("payment of zero amount, as text", PAYMENT | {"amount": {"currency": "EUR", "value": "0"}}),
         (
-            "payment of nothing, in additionalData",
+            "payment of zero amount, in additionalData",
             without(PAYMENT, "amount") | {"additionalData": {"authorisedAmountValue": "0"}},
         ),
         (
@@ -136,14 +136,17 @@ ADYEN_UNPAID: list[Body] = group(
                 "payment": PAYMENT,
             },
         ),
-        ("donation of old", PAYMENT | {"donationAccount": "CHARITY"}),
+        ("old donation", PAYMENT | {"donationAccount": "CHARITY"}),
         (
             "session",
             {"id": "CS1", "sessionData": "x", "merchantAccount": "m", "returnUrl": "u", "amount": {"value": 1000}},
         ),
         ("result of a session refused", RESULT | {"status": "refused"}),
         ("result of a session pending", RESULT | {"status": "paymentPending"}),
-        ("result of a session of nothing", RESULT | {"payments": [RESULT["payments"][0] | {"amount": {"value": "0"}}]}),
+        (
+            "result of a session of zero amount",
+            RESULT | {"payments": [RESULT["payments"][0] | {"amount": {"value": "0"}}]},
+        ),
         (
             "payment link",
             {"id": "PL1", "merchantAccount": "m", "status": "completed", "url": "https://eu.adyen.link/PL1"},
@@ -159,7 +162,7 @@ ADYEN_UNPAID: list[Body] = group(
                 "amount": {"value": 1},
             },
         ),
-        ("capture of old", {"pspReference": "P2", "response": "[capture-received]"}),
+        ("old capture", {"pspReference": "P2", "response": "[capture-received]"}),
         ("error", {"status": 422, "errorCode": "130", "message": "m", "errorType": "validation", "pspReference": "P2"}),
         (
             "order made",
@@ -171,7 +174,7 @@ ADYEN_UNPAID: list[Body] = group(
         ),
         ("webhook of a refusal", notified(ITEM | {"success": "false"})),
         ("webhook without success", notified(without(ITEM, "success"))),
-        ("webhook of nothing", notified(ITEM | {"amount": {"value": 0}})),
+        ("webhook of zero amount", notified(ITEM | {"amount": {"value": 0}})),
     ],
 )
 ADYEN_UNKNOWN: list[Body] = group(
@@ -231,7 +234,7 @@ WORLDPAY_PAID: list[Body] = group(
         ("Access", ACCESS, [OF_ACCESS]),
         ("Access, sent for settlement", ACCESS | {"outcome": "sentForSettlement"}, [OF_ACCESS]),
         ("Access in words", ACCESS | {"outcome": "Sent for Settlement"}, [OF_ACCESS]),
-        ("Access, payment ID beside it", ACCESS | {"paymentId": PAY}, [OF_ACCESS]),
+        ("Access with a payment ID", ACCESS | {"paymentId": PAY}, [OF_ACCESS]),
         (
             "Access, payment ID preferred",
             ACCESS | {"paymentId": PAY},
@@ -295,7 +298,7 @@ WORLDPAY_PAID: list[Body] = group(
         ),
         ("WPG, few fields", {"orderCode": "order-7", "lastEvent": "AUTHORISED"}, [{"transaction_id": "order-7"}]),
         (
-            "order API of old",
+            "old order API",
             {
                 "orderCode": "54ac-77",
                 "token": "t",
@@ -321,7 +324,7 @@ WORLDPAY_UNPAID: list[Body] = group(
                 *("fraudHighRisk", "sentForCancellation", "sentForRefund", "verified", "notVerified", "authenticated"),
             )
         ),
-        ("Access of nothing", ACCESS | {"value": {"amount": 0, "currency": "GBP"}}),
+        ("Access of zero amount", ACCESS | {"value": {"amount": 0, "currency": "GBP"}}),
         *(
             (f"queried, {last}", {"lastEvent": last, "transactionReference": REF, "_links": LIVE})
             for last in (
@@ -352,7 +355,7 @@ WORLDPAY_UNPAID: list[Body] = group(
         ("WPG refused", {"orderCode": "order-7", "payment": {"lastEvent": "REFUSED"}}),
         ("WPG refunded", ORDER | {"payment": {"lastEvent": "REFUNDED"}}),
         ("WPG to be authorised", ORDER | {"payment": {"lastEvent": "SENT_FOR_AUTHORISATION"}}),
-        ("order API of old, failed", {"orderCode": "54ac-77", "paymentStatus": "FAILED", "amount": 500}),
+        ("old order API, failed", {"orderCode": "54ac-77", "paymentStatus": "FAILED", "amount": 500}),
         ("hosted page", {"url": "https://payments.worldpay.com/app/hpp/x"}),
         ("error", {"errorName": "bodyDoesNotMatchSchema", "message": "m", "validationErrors": []}),
     ],
@@ -450,7 +453,7 @@ RECURLY_PAID: list[Body] = group(
     [
         ("purchase", collection(INVOICE), [OF_RECURLY]),
         (
-            "purchase, a credit beside it",
+            "purchase with a credit",
             collection(INVOICE) | {"credit_invoices": [INVOICE | {"id": "cr9t1d6nq4ab", "type": "credit"}]},
             [OF_RECURLY],
         ),
@@ -528,7 +531,7 @@ RECURLY_UNPAID: list[Body] = group(
         ),
         ("invoice without state or transactions", without(INVOICE, "state", "transactions")),
         ("invoice, declined", without(INVOICE, "state") | {"transactions": [TRANSACTION | {"status": "declined"}]}),
-        ("invoice of nothing", INVOICE | {"total": 0, "transactions": []}),
+        ("invoice of zero amount", INVOICE | {"total": 0, "transactions": []}),
         ("credit invoice", INVOICE | {"type": "credit"}),
         ("credit payment in capitals", {"object": "CreditPayment", "invoice": INVOICE}),
         ("invoice, refunded", INVOICE | {"transactions": [TRANSACTION | {"refunded": True}]}),
@@ -539,20 +542,20 @@ RECURLY_UNPAID: list[Body] = group(
         ("transaction without status", without(TRANSACTION, "status")),
         ("refund", TRANSACTION | {"type": "refund"}),
         ("verification", TRANSACTION | {"type": "verify", "amount": 0}),
-        ("transaction of nothing", TRANSACTION | {"amount": 0}),
+        ("transaction of zero amount", TRANSACTION | {"amount": 0}),
         ("transaction, voided", TRANSACTION | {"voided_at": "2026-01-06T10:00:00Z"}),
         *(
             (f"subscription {state}", SUBSCRIPTION | {"state": state})
             for state in ("future", "expired", "paused", "failed", "canceled")
         ),
         ("subscription by mail", SUBSCRIPTION | {"collection_method": "manual"}),
-        ("subscription of nothing", SUBSCRIPTION | {"unit_amount": 0}),
+        ("subscription of zero amount", SUBSCRIPTION | {"unit_amount": 0}),
         (
             "subscription on trial without a card",
             SUBSCRIPTION | {"trial_ends_at": "2026-02-05T10:00:00Z", "active_invoice_id": None},
         ),
         (
-            "subscription beside its past due invoice",
+            "subscription with its past due invoice",
             {"subscription": SUBSCRIPTION, "invoice": INVOICE | {"state": "past_due", "transactions": []}},
         ),
         (
@@ -783,16 +786,16 @@ RECHARGE_UNPAID: list[Body] = group(
             "charge without status",
             {"charge": CHARGE | {"status": None, "error_type": "CARD_DECLINED"}, "success": False},
         ),
-        ("charge of nothing", {"charge": CHARGE | {"total_price": "0.00"}}),
-        ("order, all of it given back", {"order": ORDER_11 | {"total_refunds": "10.00"}}),
+        ("charge of zero amount", {"charge": CHARGE | {"total_price": "0.00"}}),
+        ("order, refunded completely", {"order": ORDER_11 | {"total_refunds": "10.00"}}),
         ("order queued", {"order": ORDER_11 | {"status": "queued"}}),
         ("order, its charge in error", {"order": ORDER_11 | {"charge": ORDER_11["charge"] | {"status": "error"}}}),
-        ("order of nothing", {"order": ORDER_11 | {"total_price": "0.00"}}),
+        ("order of zero amount", {"order": ORDER_11 | {"total_price": "0.00"}}),
         ("checkout open", {"checkout": CHECKOUT | {"completed_at": None, "charge_id": None}}),
         ("checkout open, bare", {"checkout": {"token": "x", "email": EMAIL, "line_items": [], "completed_at": None}}),
         ("checkout without charge", {"checkout": CHECKOUT | {"charge_id": None}}),
-        ("checkout of nothing", {"checkout": CHECKOUT | {"total_price": "0.00"}}),
-        ("processed checkout of nothing", {"checkout_charge": PROCESSED | {"free": True}}),
+        ("checkout of zero amount", {"checkout": CHECKOUT | {"total_price": "0.00"}}),
+        ("processed checkout of zero amount", {"checkout_charge": PROCESSED | {"free": True}}),
         ("processed checkout, failed", {"checkout_charge": PROCESSED | {"status": "failed"}}),
         *(
             (f"subscription {status}", {"subscription": RENEWED | {"status": status}})
@@ -802,7 +805,7 @@ RECHARGE_UNPAID: list[Body] = group(
             "subscription with a charge in error, few fields",
             {"subscription": RENEWED, "charge": {"status": "error", "error_type": "CARD_DECLINED"}},
         ),
-        ("subscription of nothing", {"subscription": RENEWED | {"price": "0.00"}}),
+        ("subscription of zero amount", {"subscription": RENEWED | {"price": "0.00"}}),
         ("subscription with a charge in error", {"subscription": RENEWED, "charge": CHARGE | {"status": "error"}}),
     ],
 )

@@ -128,7 +128,7 @@ PAID: list[Body] = group(
     "stripe",
     [
         ("session in payment mode", SESSION, [OF_SESSION]),
-        ("session without status, of old", without(SESSION, "status"), [OF_SESSION]),
+        ("old session without status", without(SESSION, "status"), [OF_SESSION]),
         (
             "session, intent and charge expanded",
             SESSION | {"payment_intent": INTENT | {"latest_charge": CHARGE}},
@@ -206,14 +206,14 @@ PAID: list[Body] = group(
             {"paymentIntent": {"id": PI, "status": "succeeded"}},
             [{"transaction_id": PI}],
         ),
-        ("intent beside a client secret", {"clientSecret": "x", "intent": INTENT}, [OF_INTENT]),
+        ("intent with a client secret", {"clientSecret": "x", "intent": INTENT}, [OF_INTENT]),
         (
             "intent in JSON:API",
             {"data": {"type": "payment_intents", "id": PI, "attributes": without(INTENT, "id")}},
             [OF_INTENT],
         ),
         ("intent in JSON:API, of an order", {"data": {"type": "orders", "id": "7", "attributes": INTENT}}, [OF_INTENT]),
-        ("intent with a Mongo ID beside its own", INTENT | {"_id": "65f0c0ffee"}, [OF_INTENT]),
+        ("intent with a Mongo ID and its own", INTENT | {"_id": "65f0c0ffee"}, [OF_INTENT]),
         (
             "intent with the shop's e-mail in another spelling",
             INTENT | {"receiptEmail": "shop@example.com"},
@@ -230,7 +230,7 @@ PAID: list[Body] = group(
             [OF_INVOICE | {"subscription_id": SUB, "charge_id": CH, "transaction_id": PI}],
         ),
         (
-            "invoice without status, of old",
+            "old invoice without status",
             without(INVOICE, "status", "amount_paid") | {"paid": True, "charge": CH},
             [OF_INVOICE | {"charge_id": CH}],
         ),
@@ -296,7 +296,7 @@ PAID: list[Body] = group(
             INVOICE | parts({"charge": REFUNDED | {"id": "ch_0"}}, {"charge": CHARGE}),
             [OF_INVOICE | {"charge_id": CH} | NET],
         ),
-        ("charge, some of it refunded", CHARGE | {"amount": 2000, "amount_refunded": 500}, [OF_INTENT | NET]),
+        ("charge, partly refunded", CHARGE | {"amount": 2000, "amount_refunded": 500}, [OF_INTENT | NET]),
         ("subscription", SUBSCRIPTION, [OF_SUBSCRIPTION]),
         (
             "subscription, customer expanded",
@@ -342,18 +342,18 @@ PAID: list[Body] = group(
             [OF_SUBSCRIPTION],
         ),
         (
-            "trial, its invoice of nothing paid",
+            "trial, its invoice of zero amount paid",
             TRIAL | {"latest_invoice": INVOICE | {"total": 0, "amount_paid": 0}},
             [OF_SUBSCRIPTION | {"customer_email": EMAIL}],
         ),
         (
-            "trial beside a setup intent that succeeded",
+            "trial with a setup intent that succeeded",
             {"subscription": TRIAL, "data": {"object": "setup_intent", "status": "succeeded"}},
             [OF_SUBSCRIPTION],
         ),
         ("charge", CHARGE, [OF_INTENT | NET]),
         (
-            "charge without status, of old",
+            "old charge without status",
             without(CHARGE, "status", "payment_intent"),
             [without(OF_INTENT, "transaction_id") | NET],
         ),
@@ -364,7 +364,7 @@ PAID: list[Body] = group(
         ),
         ("charge, alone in Stripe's list", {"object": "list", "data": [CHARGE], "has_more": False}, [OF_INTENT | NET]),
         (
-            "charge beside an older one",
+            "charge and an older one",
             {"charge": CHARGE, "payments": [CHARGE | {"id": "ch_0", "payment_intent": "pi_0"}]},
             [OF_INTENT | NET],
         ),
@@ -389,15 +389,15 @@ UNPAID: list[Body] = group(
     [
         ("session open", SESSION | {"status": "open", "payment_status": "unpaid"}),
         ("session expired", SESSION | {"status": "expired", "payment_status": "unpaid"}),
-        ("session complete, a bank debit under way", SESSION | {"payment_status": "unpaid"}),
+        ("session complete, a bank debit in progress", SESSION | {"payment_status": "unpaid"}),
         ("session without payment_status", without(SESSION, "payment_status")),
-        ("session of old, nothing to pay", without(SESSION, "status") | {"payment_status": "no_payment_required"}),
+        ("old session, nothing to pay", without(SESSION, "status") | {"payment_status": "no_payment_required"}),
         (
             "session that kept a card",
             SESSION | {"mode": "setup", "payment_status": "no_payment_required", "payment_intent": None},
         ),
         (
-            "session of nothing, with an invoice",
+            "session of zero amount, with an invoice",
             SESSION | {"payment_status": "no_payment_required", "amount_total": 0, "invoice": INV},
         ),
         (
@@ -407,7 +407,7 @@ UNPAID: list[Body] = group(
             | {"payment_method_collection": "if_required"},
         ),
         (
-            "session of nothing that asked for no card",
+            "session of zero amount that asked for no card",
             SESSION
             | {"mode": "subscription", "amount_total": 0, "payment_intent": None, "subscription": SUB}
             | {"payment_method_collection": "if_required"},
@@ -438,7 +438,7 @@ UNPAID: list[Body] = group(
         ("intent in an error", {"error": {"type": "card_error", "payment_intent": INTENT}}),
         *((f"invoice {status}", INVOICE | {"status": status}) for status in ("draft", "open", "void", "uncollectible")),
         ("invoice without status", without(INVOICE, "status")),
-        ("invoice of nothing", INVOICE | {"amount_due": 0, "amount_paid": 0, "total": 0}),
+        ("invoice of zero amount", INVOICE | {"amount_due": 0, "amount_paid": 0, "total": 0}),
         ("invoice paid out of band", INVOICE | {"paid_out_of_band": True}),
         (
             "subscription, invoice paid out of band",
@@ -474,13 +474,13 @@ UNPAID: list[Body] = group(
             SUBSCRIPTION | {"pending_update": {"expires_at": 1900000000}},
         ),
         ("subscription by mail", SUBSCRIPTION | {"collection_method": "send_invoice"}),
-        ("subscription of nothing", SUBSCRIPTION | {"latest_invoice": INVOICE | {"amount_paid": 0, "total": 0}}),
+        ("subscription of zero amount", SUBSCRIPTION | {"latest_invoice": INVOICE | {"amount_paid": 0, "total": 0}}),
         ("subscription to a free plan", SUBSCRIPTION | {"latest_invoice": None, "plan": {"amount": 0}}),
         (
-            "subscription beside an intent under way",
+            "subscription with an intent in progress",
             {"subscription": SUBSCRIPTION, "payment_intent": INTENT | {"status": "requires_action"}},
         ),
-        ("subscription beside a client secret", {"subscription": SUBSCRIPTION, "clientSecret": "x"}),
+        ("subscription with a client secret", {"subscription": SUBSCRIPTION, "clientSecret": "x"}),
         ("subscription, deleted event", event("customer.subscription.deleted", SUBSCRIPTION | {"status": "canceled"})),
         (
             "trial before its card",
@@ -489,7 +489,7 @@ UNPAID: list[Body] = group(
         ("trial before its card, not expanded", TRIAL | {"pending_setup_intent": "seti_1"}),
         ("trial with a client secret", TRIAL | {"client_secret": "x"}),
         (
-            "trial beside a setup intent",
+            "trial with a setup intent",
             {"data": {"object": "setup_intent", "status": "requires_action"}, "subscription": TRIAL},
         ),
         ("trial without a card", TRIAL | {"trial_settings": {"end_behavior": {"missing_payment_method": "pause"}}}),
@@ -513,7 +513,7 @@ UNPAID: list[Body] = group(
         ("fraud warning", {"object": "radar.early_fraud_warning", "charge": CHARGE, "payment_intent": INTENT}),
         ("fee of a refund", {"transaction": {"object": "balance_transaction", "type": "refund", "charge": CHARGE}}),
         (
-            "subscription beside the secret of its invoice",
+            "subscription with the secret of its invoice",
             {"subscription": SUBSCRIPTION, "confirmation_secret": {"type": "payment_intent", "client_secret": "x"}},
         ),
         ("kept card", {"id": "seti_1", "object": "setup_intent", "status": "succeeded", "customer": CUS}),
@@ -547,7 +547,7 @@ UNKNOWN: list[Body] = group(
         ("shop's subscription", {"subscription": {"id": "s-7", "status": "active", "plan": "gold"}}),
         ("shop's session", {"session": {"id": "abc", "status": "complete", "payment_status": "paid"}}),
         ("shop's invoice", {"invoice": {"id": "INV-7", "status": "paid", "customer_email": EMAIL}}),
-        ("payment beside a row of the shop's in one list", {"payments": [INTENT, {"id": 7, "note": "the first"}]}),
+        ("payment with a row of the shop's in one list", {"payments": [INTENT, {"id": 7, "note": "the first"}]}),
         ("words for paid alone", {"status": "succeeded", "paid": True, "id": "7"}),
         (
             "two payments of which none is named",
