@@ -71,7 +71,7 @@ def ask(butter: Butter, query: str = "", method: str = "GET") -> tuple[int, Any]
         (replace(WELL, low_coverage=Coverage(1, {"not_json": 1})), "coverage"),
     ],
 )
-def test_each_trouble_has_a_reason_and_a_remedy(signs: HealthInput, code: str) -> None:
+def test_each_fault_has_a_reason_and_a_remedy(signs: HealthInput, code: str) -> None:
     """Each fault has one reason from a fixed list, with what to do."""
     (reason,) = diagnose(signs).reasons
     assert reason.code == code
@@ -185,7 +185,7 @@ class Away:
         ({"outbox": Away()}, "the queue has not taken", "reaches it;"),
     ],
 )
-def test_an_outage_names_what_is_away(
+def test_an_outage_names_the_host_or_the_queue(
     make_butter: Callable[..., Butter], fake: FakeButter, options: Any, detail: str, remedy: str
 ) -> None:
     """It names the configured host, or the queue: a fault of the queue is not Butter's."""
@@ -238,7 +238,7 @@ def test_methods_and_other_scopes(make_butter: Callable[..., Butter]) -> None:
         assert anyio.run(drive, app, {"type": kind}) == []
 
 
-def test_where_it_can_be_mounted(make_butter: Callable[..., Butter]) -> None:
+def test_it_can_be_mounted(make_butter: Callable[..., Butter]) -> None:
     """It works in FastAPI, in Starlette as a route or a mount, and without a framework."""
     app = make_butter().health_app
     api = FastAPI()

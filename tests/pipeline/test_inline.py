@@ -143,7 +143,7 @@ def test_a_failing_butter_holds_back_no_response_of_a_backlog(
     assert participant is not None
     until(lambda: len(participant._waiting) == 4, "four responses wait")
     held.answers.set()
-    until(lambda: len(waited) == 4, "they are let go")
+    until(lambda: len(waited) == 4, "they are released")
 
 
 @pytest.mark.parametrize("why", ["gated", "known", "parked", "raising"])
@@ -165,7 +165,7 @@ def test_a_capture_without_a_record_holds_back_no_response(
     assert butter.status().not_durable_in_time == 0
 
 
-def test_a_new_record_beside_a_known_one_is_waited_for(
+def test_a_new_record_with_a_known_one_holds_back_the_response(
     make_butter: Shop, fake: FakeButter, serve: Serve, anyio_backend: str
 ) -> None:
     """A response may list an earlier payment and the current one, which Butter does not have yet."""

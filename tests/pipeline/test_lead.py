@@ -50,7 +50,7 @@ def take_lead_from(butter: Butter, path: Path, other: SQLiteStore) -> None:
         return other.lead()
 
     until(take_lead, "the other one has the new lock")
-    until(lambda: not butter.pipeline.leads, "it has let the lead go")
+    until(lambda: not butter.pipeline.leads, "it has released the lead")
 
 
 def test_a_missing_sidecar_is_logged_once_records_wait(
@@ -81,7 +81,7 @@ def test_a_process_that_cannot_send_gives_up_the_lead(
     monkeypatch.setattr(Delivery, "prepare", fail)
     butter = make_butter(outbox=path)
     butter.pipeline.start()
-    until(lambda: "delivering:OSError" in butter.status().faults and not butter.pipeline.leads, "the lead is let go")
+    until(lambda: "delivering:OSError" in butter.status().faults and not butter.pipeline.leads, "the lead is released")
     anyio.run(butter.pipeline.open)
     with closing(SQLiteOutbox(path).store()) as other:
         other.open()
@@ -127,7 +127,7 @@ def test_the_end_of_a_hold_is_written_after_a_fault_of_the_disk(
     until(lambda: butter.pipeline.counts().hold is None, "its end is in the file")
 
 
-def test_a_process_whose_lock_was_removed_does_not_send_beside_another(
+def test_a_process_whose_lock_was_removed_does_not_send_while_another_leads(
     make_butter: Callable[..., Butter], path: Path
 ) -> None:
     """A cleanup job removed the lock file, and another process took the lead with a new one."""
@@ -259,7 +259,7 @@ def test_a_hanging_extractor_gives_up_the_lead_and_loses_no_record(
     assert other.take(READERS)
     client.post("/checkout/hangs", headers={"x-forwarded-for": SHOPPER})
     assert hanging.wait(20)
-    until(lambda: other.take(LEAD), "the lead is let go")
+    until(lambda: other.take(LEAD), "the lead is released")
     until(lambda: butter.status().parked == 1, "the capture is parked")
     assert "has been reading this capture for a minute" in caplog.text
     butter.record(checkout("meanwhile"))
@@ -299,7 +299,7 @@ def test_the_lead_is_released_after_the_requests_in_flight(
     other = Locks(str(path))
     assert other.take(READERS)
     TestClient(ButterMiddleware(refusing_shop, butter)).post("/checkout/hangs", headers={"x-forwarded-for": SHOPPER})
-    until(lambda: other.take(LEAD), "the lead is let go")
+    until(lambda: other.take(LEAD), "the lead is released")
     with existing(path) as store:
         counts = store.counts()
     assert (counts.pending, counts.delivered) == (records - len(begun), len(begun))
@@ -344,7 +344,7 @@ def test_an_old_release_leaves_an_upgraded_file_to_the_new_one(
         connection.execute("PRAGMA user_version = 1000")
         assert butter.pipeline.ask(lambda store: store.disconnect(), otherwise=False, seconds=20)
         buy(butter, "a", "b")
-        until(lambda: not butter.pipeline.leads, "the lead is let go")
+        until(lambda: not butter.pipeline.leads, "the lead is released")
         other = Locks(str(path))
         until(lambda: other.take(LEAD), "another process may lead")
         other.close()

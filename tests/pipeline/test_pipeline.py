@@ -157,7 +157,7 @@ async def shop(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_the_end_of_the_lifespan_delivers_what_is_in_memory(
+def test_the_end_of_the_lifespan_delivers_records_in_memory(
     make_butter: Callable[..., Butter], fake: FakeButter, backend: str
 ) -> None:
     """Shutdown drains. It may happen more than once: some hosts run a lifespan for each request."""

@@ -106,7 +106,7 @@ def test_results_and_answers_are_grouped_until_a_flush(
     assert butter.status().delivered == 2
 
 
-def test_the_next_append_writes_what_waited(
+def test_the_next_append_writes_waiting_results(
     make_butter: Shop, fake: FakeButter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread is awake then. Nothing else in this test has them written."""
