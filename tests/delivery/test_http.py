@@ -193,7 +193,7 @@ def test_the_contract() -> None:
     assert json.loads(request.content) == json.loads(RECORD.payload)
 
 
-def test_what_is_sent() -> None:
+def test_the_headers_of_each_request() -> None:
     """Exactly these headers, in this order, and none from the environment, a cookie or a tracer."""
     seen: list[httpx.Request] = []
 

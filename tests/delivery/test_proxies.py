@@ -117,7 +117,7 @@ PROXY = "http://127.0.0.1:{proxy}"
     ],
     ids=str,
 )
-def test_the_way_to_butter(
+def test_a_record_takes_the_configured_way(
     listeners: tuple[Listener, Listener], monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], way: str
 ) -> None:
     """A proxy gets CONNECT and no part of the record. Without a proxy, Butter gets a TLS handshake."""
@@ -265,7 +265,7 @@ entries = st.one_of(
 @example(host="notbutter.test", port="", no_proxy=[".butter.test"])
 @example(host="notbutter.test", port="", no_proxy=["butter.test"])
 @given(host=hosts, port=st.sampled_from(["", ":443", ":8443"]), no_proxy=st.lists(entries, min_size=1, max_size=3))
-def test_no_proxy_means_what_it_means_to_httpx(host: str, port: str, no_proxy: list[str]) -> None:
+def test_no_proxy_is_read_as_by_httpx(host: str, port: str, no_proxy: list[str]) -> None:
     """If httpx can read NO_PROXY, the same URLs go through the proxy as with httpx."""
     url = f"https://{host}{port}"
     written = ",".join(no_proxy)
