@@ -252,7 +252,7 @@ def test_the_reader_raises_nothing(
     assert kind.__name__ not in repr(reading).replace(reading.parked.detail, "")
 
 
-def test_good_records_of_a_bad_batch_go_out(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
+def test_good_records_of_a_bad_batch_are_sent(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """If one of several records is bad, the capture is parked. The good ones are sent once."""
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", lambda _r: [GOOD, {"invoice_id": "in_2"}]))
     read(butter)
@@ -419,7 +419,7 @@ def test_a_response_model_is_an_extractor(make_butter: Callable[..., Butter], fa
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_response_model_reads_what_expressions_read(
+def test_a_response_model_reads_the_same_encodings_as_expressions(
     make_butter: Callable[..., Butter], fake: FakeButter, encoding: str
 ) -> None:
     """Some servers write a byte order mark. A JSON parser may ignore it."""
