@@ -99,7 +99,7 @@ def test_ids_are_normalised(given: object, kept: str | None) -> None:
         {"chargeid": "ch_1"},
     ],
 )
-def test_what_butter_would_refuse_is_refused(wrong: dict[str, object]) -> None:
+def test_an_invalid_field_is_refused(wrong: dict[str, object]) -> None:
     """A wrong, missing or unknown field raises an error without the input in its text."""
     with pytest.raises(ValidationError) as caught:
         checkout(**wrong)
