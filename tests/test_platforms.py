@@ -124,7 +124,7 @@ def test_the_plugin_works_without_fcntl(tmp_path: Path) -> None:
     (tmp_path / "test_shop.py").write_text(
         SHOP
         + "butter, app = shop()\n"
-        + "def test_the_checkout_is_told(butter_inbox):\n"
+        + "def test_the_checkout_is_recorded(butter_inbox):\n"
         + "    buy(app)\n"
         + "    butter_inbox.assert_sent(invoice_id='in_1', ipv4_address='81.2.69.142')\n"
     )

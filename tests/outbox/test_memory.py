@@ -18,7 +18,7 @@ from butter_middleware.outbox.memory import KEPT, MOST_BYTES, TOMBSTONES, Memory
 from butter_middleware.testing import FakeButter
 
 
-def test_it_says_what_it_cannot_keep() -> None:
+def test_it_warns_about_losses() -> None:
     """One warning at the start: what is lost, when, and the remedy."""
     (warning,) = MemoryOutbox().validate()
     assert "lost when this process is killed" in warning

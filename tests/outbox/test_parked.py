@@ -78,7 +78,7 @@ def has_duplicates(butter: Butter, times: int) -> bool:
 
 def on_disk(path: Path) -> tuple[str, str, bytes]:
     """Return the reason of the one parked capture, and all that is stored of it."""
-    until(lambda: open_files() == 0, "the file is let go of")
+    until(lambda: open_files() == 0, "the file is closed")
     connection = sqlite3.connect(path)
     try:
         ((reason, detail, head, content),) = connection.execute("SELECT reason, detail, head, body FROM captures")

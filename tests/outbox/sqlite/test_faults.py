@@ -657,7 +657,7 @@ def test_a_volume_that_is_away_loses_nothing(
     assert butter.status().lost == 0
 
 
-def test_what_was_in_memory_is_written_to_the_next_file(
+def test_captures_in_memory_are_written_to_the_next_file(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path
 ) -> None:
     """If the file is removed while the app runs, captures that were not yet written reach Butter."""
@@ -797,5 +797,5 @@ def test_butter_stops_during_a_fault(
     butter.close()
     assert time.monotonic() - begun < 4
     assert butter.status().delivered == 1
-    until(lambda: open_files() == 0, "the file is let go of")
+    until(lambda: open_files() == 0, "the file is closed")
     assert len([line for line in criticals(caplog) if "cannot be used (ENOENT)" in line]) == 1

@@ -115,7 +115,7 @@ def test_captures_of_a_killed_process_are_there(store: SQLiteStore, path: Path) 
         assert bodies(unread(store)) == numbered(0, 5)
 
 
-def test_captures_of_a_killed_process_are_adopted(
+def test_captures_of_a_killed_process_are_delivered_by_the_leader(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path
 ) -> None:
     """A running leader reads the captures of a killed process within seconds, and delivers them."""
