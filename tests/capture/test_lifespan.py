@@ -23,7 +23,7 @@ ANSWERED = [f"{STARTUP}.complete", f"{SHUTDOWN}.complete"]
 
 
 async def lifespan(app: ASGIApp, *events: str) -> tuple[list[str], str | None]:
-    """Run a lifespan as a server does; return the app's messages, and the name of its exception."""
+    """Run a lifespan as a server does. Return the app's messages, and the name of its exception."""
     asked = iter(events or (STARTUP, SHUTDOWN))
     answered: list[str] = []
 
