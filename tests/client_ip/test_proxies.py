@@ -155,7 +155,7 @@ def has_option_forwarded() -> bool:
 
 @contextmanager
 def chain(kind: str, folder: Path, butter: Butter, **options: Any) -> Generator[int]:
-    """Set up a shop behind proxies; return the port for shoppers."""
+    """Set up a shop behind proxies. Return the port for shoppers."""
     with ExitStack() as stack:
         port, socket = free_port(), str(folder / "app.sock")
         over_unix = kind.endswith("unix")
