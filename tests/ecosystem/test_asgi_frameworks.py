@@ -288,7 +288,7 @@ by_example = pytest.mark.parametrize("example", NAMES)
 
 @contextmanager
 def running(example: str, url: str, outbox: Path) -> Generator[tuple[int, "subprocess.Popen[str]"]]:
-    """Run an example with an outbox on disk; return its port and its process."""
+    """Run an example with an outbox on disk. Return its port and its process."""
     port = free_port()
     environment = {f"BUTTER_{name.upper()}": value for name, value in CREDENTIALS.items()}
     environment |= {"BUTTER_BASE_URL": url, "EXAMPLE": f"{example}_shop", "EXAMPLE_OUTBOX": str(outbox)}
