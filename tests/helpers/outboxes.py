@@ -112,7 +112,7 @@ def bodies(found: Sequence[StoredCapture]) -> list[str]:
 
 
 def append(store: Store, *numbers: int, owned: bool = True) -> Sequence[int]:
-    """Append captures; return their IDs in the store."""
+    """Append captures. Return their IDs in the store."""
     return store.append([capture(number) for number in numbers], owned=owned)
 
 
@@ -133,13 +133,13 @@ def known(outcomes: Sequence[Outcome]) -> int:
 
 
 def take(store: Store, given: Part) -> int:
-    """Append a capture and resolve it to a part; return the number of duplicates."""
+    """Append a capture and resolve it to a part. Return the number of duplicates."""
     (number,) = append(store, 1)
     return known(resolve(store, number, part=given).outcomes)
 
 
 def park(store: Store, number: int, *records: Record, **fields: Any) -> int:
-    """Append a capture and park it; return its ID in the store."""
+    """Append a capture and park it. Return its ID in the store."""
     (stored,) = append(store, number)
     parked = Parked(ParkReason.EXTRACTOR_ERROR, f"KeyError in shop.py:{number}", records)
     resolve(store, stored, parked=parked, **fields)
@@ -147,7 +147,7 @@ def park(store: Store, number: int, *records: Record, **fields: Any) -> int:
 
 
 def settle_all(store: Store, settled: Settled, limit: int = 100, reason: str = "") -> int:
-    """Settle all due records in the same way; return their number."""
+    """Settle all due records in the same way. Return their number."""
     due = store.due(limit)
     store.settle([Settlement(pending.id, settled, reason=reason) for pending in due])
     return len(due)
@@ -197,7 +197,7 @@ def _holder() -> "subprocess.Popen[str]":
 
 @contextmanager
 def lock_held(path: Path) -> Generator[int]:
-    """Let another process hold the write lock of an outbox's file, as a stopped one does; return its process ID."""
+    """Let another process hold the write lock of an outbox's file, as a stopped one does. Return its process ID."""
     holder = _holder()
     assert holder.stdin is not None
     assert holder.stdout is not None

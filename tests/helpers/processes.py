@@ -54,7 +54,7 @@ WITHOUT_LIFESPAN = ["uvicorn without lifespan", "granian asginl", "daphne"]
 
 
 def until(done: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
-    """Poll until a condition in another process is true; otherwise fail with its name."""
+    """Poll until a condition in another process is true, or fail with its name."""
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:
@@ -97,7 +97,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 @contextmanager
 def served(app: ASGIApp, host: str = "127.0.0.1") -> Generator[str]:
-    """Serve an app on loopback in a thread of this process; return its base URL."""
+    """Serve an app on loopback in a thread of this process. Return its base URL."""
     config = uvicorn.Config(app, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
 
@@ -211,10 +211,10 @@ def numbered(count: int) -> Sequence[str]:
 
 @contextmanager
 def accepting(take: Callable[[socket.socket], object]) -> Generator[int]:
-    """Listen on loopback, and pass each connection to `take`, in a thread; return the port.
+    """Listen on loopback, and pass each connection to `take`, in a thread. Return the port.
 
-    That thread closes the listener, after a last connection has woken it. If another thread closed it just before
-    `accept`, the thread would wait at the next listener with the same descriptor, and take a connection of that one.
+    That thread closes the listener, after a last connection has woken it. Another thread must not close it just before
+    `accept`. The call would then wait at the next listener with the same descriptor, and take one of its connections.
     """
     listener, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
     address = listener.getsockname()
