@@ -239,7 +239,7 @@ def test_a_repr_shows_no_key() -> None:
 
 
 def ask(butter: Butter, method: str = "POST", key: bytes = b"7", backend: str = "asyncio", **more: Any) -> Any:
-    """Call the beacon; return status, headers and body."""
+    """Call the beacon. Return status, headers and body."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": key, "more_body": False}

@@ -17,7 +17,7 @@ Visit = Callable[..., Any]
 
 @pytest.fixture
 def visit(browser: Any, example: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Visit]:
-    """Serve the example, pay for cart 7 in a browser with the beacon at `beacon_host`; return the shop's module."""
+    """Serve the example, pay for cart 7 in a browser with the beacon at `beacon_host`. Return the shop's module."""
     with ExitStack() as stack:
 
         def pay(beacon_host: str = "127.0.0.1", origin: str = "", *, beacon: bool = True) -> Any:
