@@ -84,7 +84,7 @@ plains = st.binary(max_size=LIMIT) | st.integers(0, 200).map(lambda n: json.dump
 
 
 def pack(plain: bytes, names: Sequence[str]) -> tuple[bytes, str]:
-    """Compress a body with each of the codings; return it with its Content-Encoding header."""
+    """Compress a body with each of the codings. Return it with its Content-Encoding header."""
     for name in names:
         plain = PACKS[name][1](plain)
     return plain, ", ".join(PACKS[name][0] for name in names)
