@@ -124,7 +124,7 @@ def number_of(invoice: str) -> int:
 
 
 def live(path: Path, run: Callable[[Callable[[str], object]], None]) -> list[tuple[str, int]]:
-    """Run a life in its own process; return the facts that it told."""
+    """Run a life in its own process. Return the facts that it told."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

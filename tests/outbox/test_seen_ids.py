@@ -54,7 +54,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, clock: SteadyClock) ->
 
 
 def outcome(store: Store, record: Record) -> Skip | None:
-    """Add a record; return why it was left out."""
+    """Add a record. Return why it was left out."""
     (found,) = store.add([record])
     return None if isinstance(found, Pending) else found
 

@@ -61,7 +61,7 @@ def path(folder: Path) -> Path:
 
 @pytest.fixture
 def opened(path: Path) -> Iterator[Callable[..., SQLiteStore]]:
-    """Open a store on `path`; each is closed at the end."""
+    """Open a store on `path`. Each is closed at the end."""
     made: list[SQLiteStore] = []
 
     def make(*, give_up: Callable[[], bool] = lambda: False, **options: Any) -> SQLiteStore:
@@ -100,7 +100,7 @@ def big(number: int) -> Any:
 
 
 def fill(store: SQLiteStore) -> int:
-    """Append captures until the file is full; return how many fitted."""
+    """Append captures until the file is full. Return how many fitted."""
     for number in range(100):
         try:
             store.append([big(number)])

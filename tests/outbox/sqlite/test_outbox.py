@@ -57,7 +57,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(path: Path, clock: Clock) -> Iterator[Callable[..., SQLiteStore]]:
-    """Open a store on `path`; each is closed at the end."""
+    """Open a store on `path`. Each is closed at the end."""
     made: list[SQLiteStore] = []
 
     def make(*, reads: bool = True, **options: Any) -> SQLiteStore:

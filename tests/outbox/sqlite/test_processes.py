@@ -67,7 +67,7 @@ class User:
             until(lambda: b"State:\tT" in Path(f"/proc/{self.process.pid}/status").read_bytes(), "the process stops")
 
     def kill(self) -> list[Any]:
-        """Kill it as the kernel does when memory is short; return the rest of its output."""
+        """Kill it as the kernel does when memory is short. Return the rest of its output."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.kill()
