@@ -56,7 +56,7 @@ class Queue:
 
 @pytest.fixture
 def serve(anyio_backend: str) -> Serve:
-    """Serve one checkout in an event loop of this backend; return for how many seconds the last chunk was held back."""
+    """Serve one checkout in an event loop of this backend. Return for how many seconds the last chunk was held back."""
     numbers = iter(range(1000))
 
     def run(butter: Butter, paid: dict[str, Any] = PAID) -> float:

@@ -131,7 +131,7 @@ def test_a_failing_task_of_a_queue_is_counted_and_stops_nothing(make_butter: Cal
 
 
 async def lifespan(app: Any) -> list[str]:
-    """Run an app's lifespan as a server does; return the messages of the app."""
+    """Run an app's lifespan as a server does. Return the messages of the app."""
     asked = iter(["lifespan.startup", "lifespan.shutdown"])
     answered: list[str] = []
 

@@ -33,7 +33,7 @@ def watched(*routes: CheckoutRoute, make: Callable[..., Butter], **options: Any)
 
 
 def record(butter: Butter, fields: Fields, request_body: bytes = b"", **scope: Any) -> None:
-    """Redirect, which is not captured, then record as a Starlette background task does; wait for the result."""
+    """Redirect, which is not captured, then record as a Starlette background task does. Wait for the result."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
