@@ -72,7 +72,7 @@ def shop(butter: Butter) -> TestClient:
 
 @pytest.fixture
 def told(make_butter: Callable[..., Butter], wire: Wire) -> Told:
-    """Check out on one route against a sandbox; return what the sandbox received."""
+    """Check out on one route against a sandbox. Return what the sandbox received."""
 
     def check_out(route: CheckoutRoute, **options: Any) -> dict[str, Any]:
         butter = make_butter(route, base_url=SANDBOX, transport=wire, **options)
