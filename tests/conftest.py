@@ -149,7 +149,7 @@ def store(path: Path) -> Iterator[SQLiteStore]:
 
 @pytest.fixture
 def make_butter(fake: FakeButter) -> Iterator[Callable[..., Butter]]:
-    """Build a `Butter` that posts to `fake`; each is closed at the end."""
+    """Build a `Butter` that posts to `fake`. Each is closed at the end."""
     made: list[Butter] = []
 
     def make(*routes: CheckoutRoute, **options: Any) -> Butter:
@@ -175,7 +175,7 @@ def butter(make_butter: Callable[..., Butter]) -> Butter:
 
 @pytest.fixture
 def example(fake: FakeButter, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Import an example, named by its path below `examples/`, with its Butter posting to `fake`; close it after."""
+    """Import an example, named by its path below `examples/`, with its Butter posting to `fake`. Close it later."""
     opened: list[Butter] = []
     build = Butter.__init__
 
