@@ -123,7 +123,7 @@ def _respond(recorder: "Recorder", marker: pytest.Mark) -> None:
 
 @pytest.fixture
 def butter_inbox(request: pytest.FixtureRequest) -> "ButterInbox":
-    """The records of this test: `.sent`, `.assert_sent(invoice_id=...)`, `.skipped`, `.parked`, `.pending`.
+    """What reached Butter in this test: `.sent`, `.assert_sent(invoice_id=...)`, `.skipped`, `.parked`, `.pending`.
 
     `.respond_with(503, "timeout")` sets Butter's answers, `.retry_now()` tries pending records again. Nothing leaves
     the process, with or without this fixture. A test that uses it fails if a checkout does not become a record, unless
