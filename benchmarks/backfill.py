@@ -1,10 +1,10 @@
-"""A backfill of many lines that is killed in the middle: its memory, its rate, and how often each line was accepted.
+"""A backfill of many lines that is killed halfway: its memory, its rate, and how often each line was accepted.
 
     python benchmarks/backfill.py [--lines 100000] [--no-kill] [--concurrency 4] [--drained 10000]
 
-A real uvicorn serves Butter's stand-in from this process. The command is killed with SIGKILL at half of the lines, run
-again, and once more on the finished file, to see how long the known lines take. Beside its rate stands that of a
-backlog in the embedded outbox, to the same server.
+A real uvicorn serves a fake Butter from this process. The command is killed with SIGKILL after half of the lines, and
+run again. It is run once more on the finished file, to measure the time for known lines. Its rate is compared with that
+of a backlog in the embedded outbox, to the same server.
 """
 
 import argparse
@@ -35,7 +35,7 @@ LOOK_SECONDS = 0.02
 
 
 def write(path: Path, count: int) -> None:
-    """Write a shop's year: every line another checkout."""
+    """Write a shop's year. Every line is another checkout."""
     with path.open("w", encoding="utf-8") as file:
         file.write("Order,Email,IP address,Invoice ID,Charge ID,Note\n")
         for number in range(count):
@@ -51,18 +51,18 @@ def resident(process: int) -> float:
 
 @dataclass
 class Run:
-    """What one start of the command did."""
+    """The result of one run of the command."""
 
     sent: int
     seconds: float
     code: int
     document: dict[str, Any]
     memory: list[tuple[int, float]] = field(default_factory=list[tuple[int, float]])
-    """Lines accepted so far, and the command's memory then."""
+    """The accepted lines so far, and the command's memory then."""
 
 
 def run(url: str, file: Path, fake: FakeButter, options: argparse.Namespace, kill_at: int | None) -> Run:
-    """Run the command to its end, or kill it once so many lines are accepted."""
+    """Run the command to its end, or kill it after so many accepted lines."""
     command = [sys.executable, "-m", "butter_middleware", "backfill", file.name, "--set", "psp=stripe", "--json"]
     command += ["--concurrency", str(options.concurrency)]
     before, began = len(fake.records), time.monotonic()
@@ -96,7 +96,7 @@ def run(url: str, file: Path, fake: FakeButter, options: argparse.Namespace, kil
 
 
 def drain_rate(url: str, directory: Path, fake: FakeButter, concurrency: int, count: int) -> float:
-    """Return how fast the embedded outbox's backlog goes to the same server."""
+    """Return how fast the embedded outbox sends a backlog to the same server."""
     path = directory / "drain.db"
     fill(path, records(count))
     fake.records.clear()
@@ -117,7 +117,7 @@ def tell_memory(name: str, one: Run) -> None:
 
 
 def check(accepted: Iterable[str], lines: int, uncertain: list[int], concurrency: int) -> bool:
-    """Print how often the lines were accepted; say whether as promised."""
+    """Print how often the lines were accepted. Return whether this is as promised."""
     times = Counter(accepted)
     numbers = {f"in_{number}": number + 2 for number in range(lines)}  # the header is line 1
     missing = [numbers[name] for name in numbers.keys() - times.keys()]

@@ -1,10 +1,10 @@
-"""What a draining backlog costs the checkouts of its process: their latency with and without one, in turn.
+"""The cost of a draining backlog for the checkouts of its process: their latency with and without one, in turn.
 
     python benchmarks/backlog.py [--seconds 5] [--rounds 3] [--rate 100] [--pending 20000]
                                  [--write docs/benchmarks.md]
 
-A real uvicorn serves a FastAPI checkout at a steady rate (`openloop`). Its outbox is empty, or holds a backlog that
-goes out to a server that answers at once, or after 100 ms.
+A real uvicorn serves a FastAPI checkout at a steady rate (`openloop`). Its outbox is empty, or has a backlog for a
+server that answers at once, or after 100 ms.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """One shop's life: the latencies of its checkouts, in seconds, and how fast its backlog left."""
+    """One run of a shop: the latencies of its checkouts, in seconds, and how fast its backlog was sent."""
 
     latencies: list[float]
     drained: float
@@ -53,7 +53,7 @@ class Run:
 
 
 def shop() -> FastAPI:
-    """Build the shop that uvicorn runs, configured by the environment."""
+    """Build the shop for uvicorn, configured by the environment."""
     butter = Butter(
         client_ip=client_ip.TrustedHops(1),
         outbox=os.environ["BACKLOG_OUTBOX"],
@@ -78,10 +78,10 @@ def shop() -> FastAPI:
 
 @contextmanager
 def serving(path: Path, butter: str) -> Generator[int]:
-    """Run the shop under uvicorn; give its port."""
+    """Run the shop under uvicorn. Give its port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
-    # Not by --fd, which leaves Nagle's algorithm on: it keeps a body back for 40 ms now and then.
+    # Not with --fd, which leaves Nagle's algorithm on: it sometimes delays a body by 40 ms.
     command = ["uvicorn", "backlog:shop", "--factory", "--port", str(port), "--no-access-log", "--log-level", "error"]
     credentials = {"BUTTER_USERNAME": "u", "BUTTER_PASSWORD": secrets.token_hex()}
     process = subprocess.Popen(
@@ -100,7 +100,7 @@ def serving(path: Path, butter: str) -> Generator[int]:
 
 
 def check_out(port: int, rate: float, seconds: float) -> list[float]:
-    """Check out at a steady rate; give how long each took, in seconds."""
+    """Check out at a steady rate. Return how long each checkout took, in seconds."""
     answers: list[Answer] = []
     load(port, rate, seconds, answers.append)
     assert all(answer.status == 200 for answer in answers)
@@ -108,14 +108,14 @@ def check_out(port: int, rate: float, seconds: float) -> list[float]:
 
 
 def run(case: Case, butter: Sink, filled: Path, rate: float, seconds: float) -> Run:
-    """Serve one case: warm up, wait until records leave, measure."""
+    """Run one case: warm up, wait until records are sent, measure."""
     path = filled.with_name(f"{secrets.token_hex(4)}.db")
     if case.pending:
         shutil.copy(filled, path)
     butter.arrivals()
     with serving(path, butter.url) as port:
         check_out(port, rate, WARM_UP_SECONDS)
-        while not butter.arrivals():  # until then the HTTP client is being imported
+        while not butter.arrivals():  # until then the HTTP client is imported
             time.sleep(0.05)
         begin = time.monotonic()
         latencies = check_out(port, rate, seconds)

@@ -1,8 +1,8 @@
-"""What resolving one shopper's address costs: microseconds of CPU a call, three resolvers in one interleaved run.
+"""The cost of resolving one shopper's address: CPU microseconds per call, for three resolvers in one interleaved run.
 
 Run it: python benchmarks/client_ip.py [--rounds 200] [--calls 500]
 
-Each is asked from a cold cache, as it is by a shop whose shoppers are all different: no address comes twice.
+Each is called with a cold cache, as in a shop whose shoppers are all different: no address occurs twice.
 """
 
 import argparse
@@ -23,7 +23,7 @@ Scope = dict[str, Any]
 
 
 class Resolver(Protocol):
-    """Something that finds an address in a scope."""
+    """Finds an address in a scope."""
 
     def __call__(self, scope: Scope) -> str | None: ...
 
@@ -34,7 +34,7 @@ def ours() -> Resolver:
 
 
 def uvicorn() -> Resolver:
-    """Uvicorn's `ProxyHeadersMiddleware`, less the await: its own objects in its own order."""
+    """Uvicorn's `ProxyHeadersMiddleware` without the await: its own objects in its own order."""
     trusted = _TrustedHosts(TRUSTED)
 
     def resolve(scope: Scope) -> str | None:
@@ -47,7 +47,7 @@ def uvicorn() -> Resolver:
 
 
 def ipware() -> Resolver:
-    """python-ipware, told to take the rightmost public address."""
+    """python-ipware, configured for the rightmost public address."""
     try:
         module: Any = importlib.import_module("python_ipware")
     except ImportError:
@@ -83,7 +83,7 @@ def long_header() -> str:
 
 
 def scopes(header: Callable[[], str]) -> Iterator[tuple[Scope, str]]:
-    """Give requests that a browser sends through proxies, each with the address that is right."""
+    """Return requests of a browser through proxies, each with the right address."""
     while True:
         text = header()
         headers = [
@@ -101,7 +101,7 @@ def scopes(header: Callable[[], str]) -> Iterator[tuple[Scope, str]]:
 
 
 def measure(resolve: Resolver, batch: list[tuple[Scope, str]]) -> float:
-    """Return microseconds of this thread a call, over one batch."""
+    """Return this thread's microseconds per call, for one batch."""
     start = time.thread_time_ns()
     for scope, _right in batch:
         resolve(scope)

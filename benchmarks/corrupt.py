@@ -1,14 +1,14 @@
-"""A shop's outbox is damaged again and again while it sells: no checkout fails, and what is in memory is written again.
+"""Damages a shop's outbox repeatedly while it sells. No checkout fails, and what is in memory is written again.
 
     python benchmarks/corrupt.py [--rounds 40] [--seed 1] [--only flip|truncate|delete|unlog|swap|garbage]
 
-One shop under uvicorn, with an SQLite outbox. Butter is served in this process. A round damages the file, and then
-buys. The damages: bytes are flipped, the file is cut, deleted or overwritten, its log is deleted, a backup takes its
-place. In every fourth round Butter is away, so that captures and records wait. In every fifth round the shop is started
-again. What waited in the damaged file only is not sent: a person has the file. At the end every checkout must be with
+One shop runs under uvicorn, with an SQLite outbox. Butter is served in this process. A round damages the file, and then
+buys. The damages: bytes are flipped, the file is cut, deleted or overwritten, its log is deleted, a backup replaces it.
+In every fourth round Butter is away, so that captures and records wait. In every fifth round the shop is restarted.
+What waited only in the damaged file is not sent, because a person has the file. At the end every checkout must be with
 Butter, or in such a file.
 
-The exit code is 1 if a checkout failed, or if one is neither with Butter nor in a damaged file.
+The exit code is 1 if a checkout failed, or is neither with Butter nor in a damaged file.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from butter_middleware._utils.asgi import Receive, Scope, Send
 from butter_middleware.testing import FakeButter
 
 CHECKOUTS = 20
-"""In each round, before the damage and again after it."""
+"""The checkouts of each round before the damage, and again after it."""
 SUFFIXES = ("", "-wal", "-shm")
 
 
@@ -54,25 +54,25 @@ def truncate(path: Path, chance: random.Random) -> None:
 
 
 def delete(path: Path, _chance: random.Random) -> None:
-    """Delete the file with what belongs to it."""
+    """Delete the file and its log."""
     for suffix in SUFFIXES:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
 def unlog(path: Path, _chance: random.Random) -> None:
-    """Delete the log alone."""
+    """Delete only the log."""
     Path(f"{path}-wal").unlink(missing_ok=True)
 
 
 def swap(path: Path, _chance: random.Random) -> None:
-    """Put a copy of the file in its place, as a restored backup."""
+    """Replace the file by a copy, like a restored backup."""
     copy = path.with_name("backup.db")
     shutil.copyfile(path, copy)
     copy.replace(path)
 
 
 def garbage(path: Path, chance: random.Random) -> None:
-    """Overwrite the file from a place on."""
+    """Overwrite the file from a random place on."""
     size = path.stat().st_size
     with path.open("r+b") as opened:
         start = chance.choice([0, 100, chance.randrange(size)])
@@ -91,7 +91,7 @@ DAMAGES: dict[str, Callable[[Path, random.Random], None]] = {
 
 
 class Butter:
-    """Butter, which is away at times."""
+    """Butter, which is sometimes away."""
 
     def __init__(self) -> None:
         self.fake = FakeButter(username="merchant", password="s3cret-pass")  # noqa: S106 - of the tests' shop
@@ -106,7 +106,7 @@ class Butter:
 
 
 class Campaign:
-    """A shop, its file, and what was bought."""
+    """A shop, its file, and its checkouts."""
 
     def __init__(self, url: str, path: Path, butter: Butter, chance: random.Random) -> None:
         self.url, self.path, self.butter, self.chance = url, path, butter, chance
@@ -116,18 +116,18 @@ class Campaign:
         self.failed: list[str] = []
         self.seconds: list[float] = []
         self.kept = b""
-        """What every damaged file, and every copy before a damage, holds."""
+        """The content of every damaged file, and of every copy before a damage."""
 
     def start(self) -> None:
         """Start the shop."""
         self.shop = Shop("uvicorn", self.url, SHOP_OUTBOX=str(self.path)).ready()
 
     def stop(self) -> None:
-        """Stop the shop, and keep what it said."""
+        """Stop the shop, and keep its output."""
         self.lines += self.shop.stop().decode(errors="replace").splitlines()
 
     def buy(self, name: str) -> None:
-        """Check out, a few times."""
+        """Check out a few times."""
         for number in range(CHECKOUTS):
             invoice = f"{name}-{number}."
             began = time.monotonic()
@@ -156,18 +156,18 @@ class Campaign:
         until(lambda: self.missing() == [], f"round {number}, {damage}: all is sent or in a damaged file", 120)
 
     def stored(self) -> bytes:
-        """Return all that the file and its log hold."""
+        """Return the content of the file and its log."""
         files = [Path(f"{self.path}{suffix}") for suffix in SUFFIXES]
         return b"".join(file.read_bytes() for file in files if file.exists())
 
     def missing(self, stored: bytes = b"") -> list[str]:
-        """Return what is neither with Butter nor in a damaged file."""
+        """Return the checkouts that are neither with Butter nor in a damaged file."""
         sent, aside = self.sent(), [*self.path.parent.glob("*.corrupt-*")]
         kept = self.kept + stored + b"".join(file.read_bytes() for file in aside)
         return [invoice for invoice in self.bought if invoice not in sent and invoice.encode() not in kept]
 
     def sent(self) -> set[str]:
-        """Return what Butter has."""
+        """Return the checkouts that Butter has."""
         return {str(record["invoice_id"]) for record in self.butter.fake.records}
 
 

@@ -1,14 +1,14 @@
-"""kill -9, again and again: is every checkout that was answered 200 delivered, and how many more than once?
+"""Repeated kill -9: is every checkout that was answered with 200 delivered, and how many are delivered twice?
 
     python benchmarks/crash.py --rounds 100 [--durability before_response|after_response|both] [--workers 1|2|4]
 
 A round is one SIGKILL at a random moment, while buyers check out at a real uvicorn with an SQLite outbox. With one
-worker the whole process group dies and a new shop starts on the same file. With several, one worker dies: in turn the
-leader and a random one. In each third round the leader is stopped for a moment before (SIGSTOP, SIGCONT). At the end a
-last shop drains each file. Each answer carries what the shop knew when its last chunk left: `durable`, `late`
+worker the whole process group dies, and a new shop starts with the same file. With several, one worker dies: in turn
+the leader and a random one. In each third round the leader is stopped for a moment first (SIGSTOP, SIGCONT). At the end
+a last shop drains each file. Each answer has the shop's state when its last chunk left: `durable`, `late`
 (`durability_timeout` was over first) or `unwaited` (after_response), the time, and its process.
 
-The exit code is 1 if something is lost that must not be: what was durable, and what left long before its process died.
+The exit code is 1 if a checkout is lost that was durable, or that left long before its process died.
 """
 
 import argparse
@@ -50,24 +50,24 @@ from butter_middleware.testing import FakeButter
 
 USERNAME, PASSWORD = "merchant", secrets.token_hex()
 LANES = 2
-"""Shops in flight at once, each on a file of its own."""
+"""Shops at once, each with its own file."""
 BUYERS = 6
-"""At each shop."""
+"""The buyers of each shop."""
 LONGEST_LIFE = 1.5
-"""Seconds after which a shop is killed at most."""
+"""A shop is killed after at most these seconds."""
 INSTANTS = (0.005, 0.02, 0.1, 1.0)
-"""Seconds before the kill; what left earlier than the last of them must not be lost in any mode."""
+"""Seconds before the kill. A checkout that left before the last of them must not be lost in any mode."""
 AT_ONCE = 0.005
-"""Seconds that a process may live on between the signal and its end."""
+"""Seconds that a process may live after the signal."""
 
 
-# The shop: what uvicorn runs in the processes that are killed.
+# The shop, which uvicorn runs in the processes that are killed.
 
 outcome: ContextVar[str] = ContextVar("outcome", default="unwaited")
 
 
 def watch(butter: Butter) -> None:
-    """Have it note, for the one request, whether its capture was on the disk in time."""
+    """Note for the request whether its capture was on the disk in time."""
     wait = butter.pipeline.wait_until_durable
 
     async def watched(future: "Future[None]") -> None:
@@ -78,7 +78,7 @@ def watch(butter: Butter) -> None:
 
 
 class Stamp:
-    """Is in front of the middleware. Ends each answer with the outcome, the time of its last chunk, and the process."""
+    """Wraps the middleware. Ends each answer with the outcome, the time of its last chunk, and the process."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -96,7 +96,7 @@ class Stamp:
 
 
 def shop() -> ASGIApp:
-    """Build the shop, configured by the environment as a deployed one is."""
+    """Build the shop, configured by the environment like a deployed one."""
 
     async def checkout(request: Request) -> JSONResponse:
         return JSONResponse({"email": "shopper@example.com", "invoice": request.path_params["invoice"]})
@@ -124,7 +124,7 @@ def shop() -> ASGIApp:
 
 
 class Shop:
-    """A shop's processes, in a group of their own."""
+    """A shop's processes, in their own group."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class Shop:
 
     @property
     def pid(self) -> int:
-        """The server's, or with two workers the supervisor's."""
+        """The process of the server, or with two workers of the supervisor."""
         return self._process.pid
 
     @property
@@ -176,7 +176,7 @@ class Shop:
             self._process.wait()
 
     def kill_worker(self, outbox: Path, *, leader: bool, stopped_for: float) -> None:
-        """Kill one worker; the supervisor starts another. The leader is stopped for a moment before, in seconds."""
+        """Kill one worker. The supervisor starts another one. First the leader is stopped for `stopped_for` seconds."""
         until(lambda: len(self._living()) == self._workers, "all workers live", 60)
         living = self._living()
         leading = [pid for pid in living if pid == delivers(outbox)]
@@ -189,7 +189,7 @@ class Shop:
         self._kills.append((killed, time.monotonic(), stopped_for if leading else 0.0))
 
     def stop(self) -> None:
-        """Stop it as a deploy does."""
+        """Stop it like a deploy."""
         self._process.terminate()
         self._process.wait(timeout=60)
 
@@ -206,7 +206,7 @@ class Shop:
 
 
 def delivers(outbox: Path) -> int | None:
-    """Return the process that delivers from a file."""
+    """Return the process that sends from a file."""
     locks = Locks(str(outbox))
     try:
         return locks.holder(LEAD)
@@ -216,27 +216,27 @@ def delivers(outbox: Path) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A checkout that was answered 200, whole."""
+    """A checkout with a complete answer 200."""
 
     invoice: str
     outcome: str
     left_at: float
-    """On the machine's monotonic clock, when the last chunk left the middleware."""
+    """When the last chunk left the middleware, by the machine's monotonic clock."""
     process: int
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round's buyers were answered, and the kills of its lane, those of later rounds too."""
+    """The answers of one round, and all kills of its lane, including later ones."""
 
     kills: list[tuple[int, float, float]]
-    """The process, the time, and for how many seconds the leader was stopped before."""
+    """The process, the time, and the seconds for which the leader was stopped before."""
     answers: list[Answer] = field(default_factory=list[Answer])
 
     def age(self, answer: Answer) -> float:
-        """Return the seconds from an answer's last chunk to its process's kill: infinite if that was never killed.
+        """Return the seconds from an answer's last chunk to the kill of its process. Infinite if it was never killed.
 
-        Those for which the leader was stopped before are left out: it wrote nothing, and may have held the write lock.
+        The seconds for which the leader was stopped do not count: it wrote nothing, and may have held the write lock.
         """
         return min(
             (
@@ -249,7 +249,7 @@ class Round:
 
 
 def buy(port: int, buyer: str, over: threading.Event, answers: list[Answer]) -> None:
-    """Check out again and again, over connections that break."""
+    """Check out repeatedly, over connections that break."""
     connection = HTTPConnection("127.0.0.1", port, timeout=20)
     for number in count():
         if over.wait(random.uniform(0, 0.01)):
@@ -270,7 +270,7 @@ def buy(port: int, buyer: str, over: threading.Event, answers: list[Answer]) -> 
 
 
 class Lane:
-    """A file, and the shops that live and die on it."""
+    """A file, and the shops that use it one after the other."""
 
     def __init__(self, name: str, directory: Path, butter: str, durability: str, workers: int) -> None:
         self._name = name
@@ -288,7 +288,7 @@ class Lane:
         self._kills: list[tuple[int, float, float]] = []
 
     def round(self, number: int) -> Round:
-        """Have buyers check out, and kill in their midst."""
+        """Let buyers check out, and kill meanwhile."""
         bought, over = Round(self._kills), threading.Event()
         shop = self._shop or self._started().__enter__()
         names = [f"in-{self._name}-{number}-{buyer}" for buyer in range(BUYERS)]
@@ -305,7 +305,7 @@ class Lane:
             turn = number // LANES
             stopped_for = random.uniform(0.1, LONGEST_LIFE) if turn % 3 == 2 else 0.0
             shop.kill_worker(self._file, leader=turn % 2 == 0, stopped_for=stopped_for)
-            time.sleep(random.uniform(0, LONGEST_LIFE))  # the others go on selling
+            time.sleep(random.uniform(0, LONGEST_LIFE))  # the others continue to sell
         over.set()
         for buyer in buyers:
             buyer.join()
@@ -315,7 +315,7 @@ class Lane:
         return Shop(self._environment, self._workers, self._log, kills=self._kills)
 
     def drain(self) -> str:
-        """Let a last shop deliver what is left; say what cannot be delivered."""
+        """Let a last shop deliver the rest. Return what cannot be delivered."""
         self.kill()
         with self._started() as last:
             until(self._file.exists, f"{self._file.name} is made")
@@ -326,12 +326,12 @@ class Lane:
         return f"{counts.dead} dead, {counts.parked} parked" if counts.dead or counts.parked else ""
 
     def said(self) -> list[str]:
-        """Return what the shops logged, but that the file is a temporary one: it is."""
+        """Return the log of the shops without the correct warning about a temporary file."""
         lines = self._log.read_text(errors="replace").splitlines()
         return [line for line in lines if "is in a temporary folder" not in line]
 
     def kill(self) -> None:
-        """End whatever still runs."""
+        """End all processes that still run."""
         if self._shop is not None:
             self._shop.kill()
             self._shop = None
@@ -345,7 +345,7 @@ def _empty(store: SQLiteStore) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a campaign found."""
+    """The results of a campaign."""
 
     durability: str
     workers: int
@@ -353,7 +353,7 @@ class Outcome:
     arrived: Counter[str]
 
     def lost(self, outcome: str) -> list[float]:
-        """Return the lost answers of an outcome: seconds from their last chunk to the next kill."""
+        """Return the lost answers of an outcome, as the seconds from their last chunk to the kill."""
         return [
             one.age(answer)
             for one in self.rounds
@@ -363,12 +363,12 @@ class Outcome:
 
     @property
     def broken(self) -> bool:
-        """Whether a promise is."""
+        """Whether a promise is broken."""
         others = self.lost("late") + self.lost("unwaited")
         return bool(self.lost("durable")) or any(age > INSTANTS[-1] for age in others)
 
     def table(self) -> str:
-        """Return all the numbers, one a line."""
+        """Return all numbers, one in each line."""
         answers = [answer for one in self.rounds for answer in one.answers]
         known = {answer.invoice for answer in answers}
         outcomes = Counter(answer.outcome for answer in answers)
@@ -417,7 +417,7 @@ def campaign(durability: str, workers: int, rounds: int, directory: Path) -> Out
 
 
 def main() -> None:
-    """Parse the arguments, run the campaigns, print what they found."""
+    """Parse the arguments, run the campaigns, print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--durability", choices=["before_response", "after_response", "both"], default="both")

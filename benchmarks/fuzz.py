@@ -1,9 +1,9 @@
-"""The property tests for minutes instead of seconds: round after round, each with examples of its own.
+"""Runs the property tests for minutes instead of seconds, in rounds with new examples.
 
     python benchmarks/fuzz.py [--minutes 10] [--only tests/capture/test_middleware_properties.py ...]
 
-Ends with the first failure, and the exit code 1. Hypothesis keeps what failed: the ordinary run of the tests fails on
-it from then on, until it is mended.
+It ends at the first failure, with the exit code 1. Hypothesis keeps the failing example, so the normal tests fail with
+it too until the fault is fixed.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Checkouts at once, on asyncio and on trio: how many records got another checkout's data, and how many are missing.
+"""Simultaneous checkouts, on asyncio and on trio: how many records are missing or have another checkout's data.
 
     python benchmarks/interleaved.py [--checkouts 10000] [--at-once 200]
 
-Each checkout has a shopper, an e-mail and IDs of its own. Endpoints, dependencies and body chunks give way to the
-others many times, so that all of them are interleaved. The exit code is 1 if a record is wrong, missing or double.
+Each checkout has its own shopper, e-mail and IDs. Endpoints, dependencies and body chunks yield to the others many
+times, so that all of them are interleaved. The exit code is 1 if a record is wrong, missing or duplicate.
 """
 
 import argparse
@@ -36,7 +36,7 @@ async def give_way(rng: random.Random) -> None:
 
 
 async def pay(request: Request) -> Response:
-    """Answer with the invoice; the e-mail is annotated before, between or after other checkouts' steps."""
+    """Answer with the invoice. Annotate the e-mail before, between or after other checkouts' steps."""
     number = request.path_params["number"]
     rng = random.Random(number)
     await give_way(rng)
@@ -55,7 +55,7 @@ async def pay(request: Request) -> Response:
 
 
 async def note(request: Request) -> Response:
-    """Annotate everything, in two steps, and stream no JSON."""
+    """Annotate everything in two steps. The response is a stream that is not JSON."""
     number = request.path_params["number"]
     rng = random.Random(number)
     annotate(request, customer_email=f"shopper-{number}@example.com", invoice_id=f"in_{number}")
@@ -80,7 +80,7 @@ def expected(number: int) -> dict[str, Any]:
 
 
 async def buy(app: ASGIApp, number: int) -> None:
-    """Send one checkout, as a server would."""
+    """Send one checkout, like a server."""
     path = f"/{'pay' if number % 3 else 'note'}/{number}"
     headers = [(b"x-forwarded-for", f"9.9.9.9, {address(number)}".encode())]
     scope = {"type": "http", "method": "POST", "path": path, "root_path": "", "query_string": b"", "headers": headers}
@@ -97,7 +97,7 @@ async def buy(app: ASGIApp, number: int) -> None:
 
 
 async def shop(app: ASGIApp, numbers: list[int], at_once: int) -> None:
-    """Let `at_once` shoppers buy until all numbers are bought."""
+    """Let `at_once` shoppers buy until all checkouts are done."""
     left = iter(numbers)
 
     async def shopper() -> None:
@@ -110,7 +110,7 @@ async def shop(app: ASGIApp, numbers: list[int], at_once: int) -> None:
 
 
 def prove(backend: str, checkouts: int, at_once: int) -> tuple[int, int, int]:
-    """Return how many records are wrong, missing and double."""
+    """Return how many records are wrong, missing and duplicate."""
     fake = FakeButter(**CREDENTIALS)
     with tempfile.TemporaryDirectory() as directory:
         butter = Butter(

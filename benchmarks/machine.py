@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The machine of a measurement."""
 
 import datetime as dt
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def machine() -> str:
-    """Return the date, the machine, how busy it is, and its Python."""
+    """Return the date, the machine, its load, and its Python."""
     information = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in information if line.startswith("model name")]
     one, five, fifteen = os.getloadavg()

@@ -1,9 +1,9 @@
-"""What was run in which framework and under which server: the tests of both, as a table.
+"""The tests of all frameworks and servers, as a table.
 
     python benchmarks/matrix.py [--write docs/compatibility.md] [-- PYTEST_OPTION ...]
 
-Each cell is a test of `tests/ecosystem` with a real app, and a real server where one is named. Ends with the exit code
-of pytest.
+Each cell is a test of `tests/ecosystem` with a real app, and with a real server if one is named. The exit code is
+pytest's.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def matrix(outcomes: dict[str, str], columns: dict[str, str]) -> str:
-    """Lay out the outcomes of parametrized tests: a row for each parameter, a column for each kind of test."""
+    """Return the outcomes of parametrized tests as a table: one row for each parameter, one column for each test."""
     rows: dict[str, dict[str, str]] = {}
     names: dict[str, None] = {}
     for name, outcome in outcomes.items():

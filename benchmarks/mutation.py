@@ -1,15 +1,14 @@
-"""Whether the tests notice a fault: one small fault after another is put into the core, and the tests are run on it.
+"""Whether the tests notice a fault: puts small faults into the core one by one, and runs the tests on each.
 
     python benchmarks/mutation.py [--seed 1] [--mutants 60] [--only capture outbox/sqlite/store.py]
                                   [--tests tests/capture ...] [--seconds 300] [--reach FILE] [--results FILE]
 
-Works in a copy of the tree. First all the tests run once, and it is noted which of them reach which line: `--reach`
-keeps that in a file for the next run on the same code. Then the tests that reach its line run on each fault, a mutant,
-until one fails: those of its own name and package first, and no more than `--seconds` of them. A mutant that hangs is
-noticed. Tests that start servers, browsers or databases are left out. `--results` keeps what is known
-about each mutant: a run that was stopped goes on from there, and after a change of the tests only the survivors are
-tried again. Prints the figures of each package, and the mutants that no test noticed: each is a test that is missing,
-or a change without any effect.
+It works in a copy of the tree. First all the tests run once, to find which of them reach which line. `--reach` keeps
+that in a file for the next run on the same code. Then the tests that reach the line of a fault, a mutant, run until one
+fails. Those of its own name and package run first, and all together for at most `--seconds`. A mutant that hangs counts
+as noticed. Tests that start servers, browsers or databases are left out. `--results` keeps the result of each mutant. A
+run that was stopped continues from there, and after a change of the tests only the survivors are tried again. It prints
+the figures of each package, and the mutants that no test noticed: each is a missing test, or a change without effect.
 """
 
 import argparse
@@ -57,30 +56,30 @@ TESTS = ["tests"]
 LEFT_OUT = ["benchmarks", "docs", "servers", "helpers"]
 PYTEST = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:faker", "--hypothesis-profile", "quick"]
 LOADED = ["pytest", "pytest_asyncio.plugin", "pytest_timeout", "hypothesis", "fastapi.testclient", "httpx", "trio"]
-"""What takes long to import, and has nothing of ours: each run of the tests is forked from a process that has it."""
+"""Modules that take long to import. Each run of the tests is forked from a process that has loaded them."""
 UNMARKED = "not server and not browser and not postgres and not proxy"
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One fault: what is written at a place, instead of what."""
+    """One fault: a changed place in a module."""
 
     path: str
     line: int
     last_line: int
     operator: str
     source: str
-    """The whole module, with the fault in it."""
+    """The whole module with the fault."""
     difference: str
 
     @property
     def package(self) -> str:
-        """The part of the core that it is in."""
+        """Its part of the core."""
         return self.path.split("/")[1].removesuffix(".py")
 
     @property
     def name(self) -> str:
-        """What tells it from each other mutant of the same code."""
+        """A unique name among the mutants of the same code."""
         return f"{self.path}:{self.line} {self.operator} {sha256(self.source.encode()).hexdigest()[:12]}"
 
 
@@ -108,7 +107,7 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 
 
 def changed(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """Yield what could be written in a node's place: the operator's name, and the other node."""
+    """Yield the replacements of a node: the operator's name, and the other node."""
     if isinstance(node, ast.expr):
         yield from _other_expressions(node)
     elif isinstance(node, ast.stmt):
@@ -159,7 +158,7 @@ def _other_statements(node: ast.stmt) -> Iterator[tuple[str, ast.AST]]:
 
 
 def _of_text(node: ast.BinOp | ast.AugAssign) -> bool:
-    """Tell whether it joins or formats texts: another operator would only raise."""
+    """Return whether it joins or formats texts: another operator would only raise."""
     return any(
         isinstance(inner, ast.JoinedStr) or (isinstance(inner, ast.Constant) and isinstance(inner.value, str | bytes))
         for inner in ast.walk(node)
@@ -167,7 +166,7 @@ def _of_text(node: ast.BinOp | ast.AugAssign) -> bool:
 
 
 def walked(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk what runs: no annotations, decorators or defaults of types, no texts, nothing that is for checkers."""
+    """Walk the code that runs, without annotations, decorators, defaults of types, texts, or code for checkers."""
     left_out: list[Any] = [getattr(node, "annotation", None), getattr(node, "returns", None)]
     left_out += getattr(node, "decorator_list", [])
     for child in ast.iter_child_nodes(node):
@@ -202,7 +201,7 @@ def sites(path: Path, root: Path = ROOT) -> Iterator[Mutant]:
 
 
 def modules(only: Sequence[str]) -> list[Path]:
-    """Return the modules of the packages and files that are named."""
+    """Return the modules of the named packages and files."""
     found: set[Path] = set()
     for name in only:
         path = ROOT / PACKAGE / name
@@ -211,7 +210,7 @@ def modules(only: Sequence[str]) -> list[Path]:
 
 
 def copied(folder: Path) -> Path:
-    """Copy the tree without what was generated; return the copy."""
+    """Copy the tree without generated files. Return the copy."""
     tree = folder / "tree"
     for name in TREE:
         source = ROOT / name
@@ -256,11 +255,11 @@ def pytest_unconfigure():
     with open("reach.json", "w") as file:
         json.dump({"seconds": seconds, "failed": sorted(failed), "reach": reach}, file)
 """
-"""Notes which test runs which lines, on any thread."""
+"""Records which test runs which lines, on any thread."""
 
 
 class Campaign:
-    """A copy of the tree, which tests reach which line of it, and the mutants that are tried on it."""
+    """A copy of the tree, the tests that reach each line, and the tried mutants."""
 
     def __init__(self, tree: Path, tests: Sequence[str], budget: float) -> None:
         self._tree = tree
@@ -274,10 +273,10 @@ class Campaign:
         for path in [path for part in (PACKAGE, "tests") for path in sorted((tree / part).rglob("*.py"))]:
             digest.update(path.read_bytes())
         self.name = f"{digest.hexdigest()} {' '.join(tests)}"
-        """The same for the same code and tests."""
+        """Equal for the same code and tests."""
 
     def measure(self, kept: Path | None) -> str:
-        """Run the tests as they are, unless a file has what they reach; return a line about it."""
+        """Run the tests without a fault, unless a file has the lines that they reach. Return a line about it."""
         measured: dict[str, Any] = json.loads(kept.read_text()) if kept and kept.exists() else {}
         if measured.get("tree") != self.name:
             (self._tree / "reaching.py").write_text(PLUGIN)
@@ -308,17 +307,17 @@ class Campaign:
         return f"{len(self._seconds)} tests in {total:.0f} s{out}"
 
     def reaching(self, mutant: Mutant) -> list[str]:
-        """Return the tests that run a line of it, or the module when it runs at import.
+        """Return the tests that run the mutant's line, or its module if the line runs at import.
 
-        Those of its own name come first, then those of its own package, then the shortest files. What does not fit
-        into the budget is left out.
+        Those of its own name come first, then those of its own package, then the shortest files. Tests beyond the
+        budget are left out.
         """
         lines = self._reach.get(mutant.path, {})
         tests = {test for line in range(mutant.line, mutant.last_line + 1) for test in lines.get(str(line), ())}
         if not tests:
             tests = {test for found in lines.values() for test in found}
         files: dict[str, list[str]] = defaultdict(list)
-        for test in self._seconds:  # as they ran: a file's tests may share what is costly
+        for test in self._seconds:  # in order, because a file's tests may share expensive objects
             if test in tests:
                 files[test.split("::")[0]].append(test)
 
@@ -338,7 +337,7 @@ class Campaign:
         return sum(self._seconds[test] for test in tests)
 
     def noticed(self, mutant: Mutant) -> str:
-        """Run the tests on a mutant; return the first that fails, "too slow", or nothing."""
+        """Run the tests on a mutant. Return the first that fails, "too slow", or nothing."""
         path = self._tree / mutant.path
         original = path.read_text()
         self._write(path, mutant.source)
@@ -348,26 +347,26 @@ class Campaign:
                 failed = self._fail(tests)
                 if failed not in tests or self._fail([failed]):
                     return failed
-                tests = tests[tests.index(failed) + 1 :]  # it fails after others only: that is not the mutant's doing
+                tests = tests[tests.index(failed) + 1 :]  # it fails only after others, so the mutant is not the cause
         finally:
             self._write(path, original)
         return ""
 
     def _write(self, path: Path, source: str) -> None:
-        """Write a module, with a time that no other version of it had: what Python compiled goes by the time."""
+        """Write a module with a unique time, because Python's compiled files are matched by it."""
         path.write_text(source)
         self._written += 1
         os.utime(path, (self._written, self._written))
 
     def _fail(self, tests: Sequence[str]) -> str:
-        """Run tests; return the first that fails, what else went wrong, or nothing."""
+        """Run tests. Return the first that fails, another error, or nothing."""
         (self._tree / "tests.txt").write_text("\n".join(tests))
         process = get_context("fork").Process(target=self._test)
         process.start()
         assert process.pid is not None
         process.join(60 + 3 * self._duration(tests))
         is_slow = process.exitcode is None
-        with suppress(ProcessLookupError):  # the group: what the tests started goes with them
+        with suppress(ProcessLookupError):  # the group, to end processes that the tests started
             os.killpg(process.pid, signal.SIGKILL)
         process.join()
         if is_slow:
@@ -380,7 +379,7 @@ class Campaign:
         return max((test for test in tests if failure.startswith(test)), key=len, default=failure)
 
     def _test(self) -> None:
-        """Run the tests that the file names, in a process of their own; it ends with pytest's exit code."""
+        """Run the tests that the file names in their own process, with pytest's exit code."""
         os.setsid()
         os.chdir(self._tree)
         os.environ.update(self._environment)
@@ -427,7 +426,7 @@ def main() -> None:
 
 
 def results(kept: Path | None, tree: str) -> dict[str, str]:
-    """Return what noticed each mutant of an earlier run: those that survived only if nothing has changed since."""
+    """Return the results of an earlier run. Survivors are included only if nothing has changed since then."""
     if kept is None or not kept.exists():
         return {}
     lines: list[tuple[str, str, str]] = [json.loads(line) for line in kept.read_text().splitlines()]
@@ -435,7 +434,7 @@ def results(kept: Path | None, tree: str) -> dict[str, str]:
 
 
 def figures(tried: dict[str, list[tuple[Mutant, str]]]) -> str:
-    """Return the table: how many mutants of each package were noticed."""
+    """Return a table of how many mutants of each package were noticed."""
     everything = [outcome for outcomes in tried.values() for outcome in outcomes]
     rows: list[list[str]] = []
     for name, outcomes in [*sorted(tried.items()), ("all", everything)]:
@@ -446,7 +445,7 @@ def figures(tried: dict[str, list[tuple[Mutant, str]]]) -> str:
 
 
 def survivors(tried: dict[str, list[tuple[Mutant, str]]]) -> str:
-    """Return the mutants that no test noticed, each with what it changes."""
+    """Return the mutants that no test noticed, each with its change."""
     survived = [mutant for outcomes in tried.values() for mutant, notice in outcomes if not notice]
     survived.sort(key=lambda mutant: (mutant.path, mutant.line))
     return "\n\n".join(f"{mutant.path}:{mutant.line} {mutant.operator}\n{mutant.difference}" for mutant in survived)

@@ -1,8 +1,8 @@
-"""An open load: checkouts that start when they are due, whether or not the ones before them were answered.
+"""An open load: checkouts start when they are due, even if earlier ones are not answered yet.
 
-A latency counts from when the checkout was due, not from when it was sent: what a server that stalls keeps waiting
-counts too, where a closed loop would leave it out (coordinated omission). Threads send, since they sleep to within a
-tenth of a millisecond where an event loop sleeps whole ones.
+A latency counts from the due time of the checkout, not from its sending. So checkouts that wait for a stalled server
+count too, which a closed loop would leave out (coordinated omission). Threads send, because they sleep with an accuracy
+of a tenth of a millisecond, and an event loop only of a whole one.
 """
 
 import random
@@ -16,28 +16,28 @@ from http.client import HTTPConnection, HTTPException
 from itertools import count
 
 LANES = 16
-"""Checkouts that can be under way at once."""
+"""The most checkouts at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one checkout."""
+    """The result of one checkout."""
 
     checkout: str
     status: int
-    """0 where there was no whole answer."""
+    """0 if there was no complete answer."""
     latency: float
-    """Seconds from when it was due to its last byte."""
+    """Seconds from its due time to its last byte."""
     body: bytes
 
 
 def checkout_id() -> str:
-    """Return an ID that recipients find in whatever they are sent."""
+    """Return an ID that recipients can find in any data."""
     return f"chk-{secrets.token_hex(8)}"
 
 
 def check_out(connection: HTTPConnection, checkout: str) -> tuple[int, bytes]:
-    """Check out once, from an address of its own; give the status, 0 where the connection broke, and the body."""
+    """Check out once, from a unique address. Return the status (0 if the connection broke) and the body."""
     shopper = f"81.2.{random.randrange(256)}.{random.randrange(1, 255)}"
     try:
         connection.request("POST", f"/checkout/{checkout}", b"{}", {"X-Forwarded-For": shopper})
@@ -49,7 +49,7 @@ def check_out(connection: HTTPConnection, checkout: str) -> tuple[int, bytes]:
 
 
 def load(port: int, rate: float, seconds: float, each: Callable[[Answer], object]) -> None:
-    """Check out at a fixed rate, in checkouts a second; hand over each answer, from the thread that got it."""
+    """Check out at a fixed rate per second. Pass each answer on, from the thread that got it."""
     begin = time.perf_counter()
     numbers, last = count(), int(rate * seconds)
 

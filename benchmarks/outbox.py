@@ -1,12 +1,12 @@
-"""How fast the SQLite outbox takes captures, and how fast a backlog of records leaves it.
+"""How fast the SQLite outbox stores captures, and how fast it sends a backlog of records.
 
     python benchmarks/outbox.py [--seconds 3] [--rounds 3] [--only append|drain|looks] [--directory DIR]
                                 [--write docs/benchmarks.md]
 
-Append: one process and four on one file, beside a transaction for each insert and the disk's own `fdatasync`. A
-producer appends one capture, waits until it is on the disk, and appends the next. Drain: to a server in a process of
-its own, at once and after 100 ms, beside one httpx client shared by as many tasks. Looks: what the
-store's thread asks a file with 200,000 dead records and 100,000 captures (`--dead`, `--captured`).
+Append: one process and four with one file, compared with a transaction for each insert and the disk's own `fdatasync`.
+A producer appends one capture, waits until it is on the disk, and appends the next. Drain: to a server in another
+process that answers at once or after 100 ms, compared with one httpx client that as many tasks share. Looks: the
+queries of the store's thread on a file with 200,000 dead records and 100,000 captures (`--dead`, `--captured`).
 """
 
 import argparse
@@ -46,11 +46,11 @@ LATENCIES = (0.0, 0.1)
 WARM_UP_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
 LOT = 5000
-"""Rows in one transaction, while a large file is made."""
+"""Rows in one transaction when a large file is made."""
 
 
 def capture() -> Capture:
-    """Return a capture of the usual size: some 1.5 KB of body, 15 headers."""
+    """Return a capture of the usual size: a body of some 1.5 KB, 15 headers."""
     headers = [(f"x-header-{number}".encode(), b"some value of a usual length") for number in range(15)]
     return Capture(
         method="POST",
@@ -86,7 +86,7 @@ HEADER = ["appends", "processes", "producers", "per s", "p50, ms", "p99, ms"]
 
 @contextmanager
 def appending(path: str | os.PathLike[str]) -> Generator[Butter]:
-    """Give a `Butter` that only appends to a file, as web processes beside a sidecar do."""
+    """Give a `Butter` that only appends to a file, like web processes with a sidecar."""
     with Butter(
         client_ip=client_ip.direct(),
         outbox=SQLiteOutbox(path, max_bytes=64 * 1024**3),
@@ -94,7 +94,7 @@ def appending(path: str | os.PathLike[str]) -> Generator[Butter]:
         durability="before_response",
     ) as butter:
         butter.pipeline.start()
-        butter.pipeline.request(lambda store: store.counts()).result()  # the file is open
+        butter.pipeline.request(lambda store: store.counts()).result()  # now the file is open
         yield butter
 
 
@@ -102,7 +102,7 @@ Append = Callable[[Capture], "Future[None]"]
 
 
 def append_to(butter: Butter) -> Append:
-    """Return what takes a capture and gives a future, done once that is on the disk."""
+    """Return a function that takes a capture and returns a future, which is done when the capture is on the disk."""
 
     def append(one: Capture) -> "Future[None]":
         future = butter.pipeline.capture(None, one)
@@ -113,7 +113,7 @@ def append_to(butter: Butter) -> Append:
 
 
 def produce_in_tasks(append: Append, producers: int, seconds: float) -> list[float]:
-    """Append from tasks of one event loop, and wait as a server's requests do."""
+    """Append from tasks of one event loop, and wait like a server's requests."""
     latencies: list[float] = []
 
     async def producer(begin: float, end: float) -> None:
@@ -132,7 +132,7 @@ def produce_in_tasks(append: Append, producers: int, seconds: float) -> list[flo
 
 
 def produce_in_threads(append: Callable[[Capture], object], producers: int, seconds: float) -> list[float]:
-    """Append from threads; `append` returns when the capture is on the disk."""
+    """Append from threads. `append` returns when the capture is on the disk."""
     latencies: list[list[float]] = [[] for _ in range(producers)]
     begin = time.perf_counter() + WARM_UP_SECONDS
 
@@ -184,7 +184,7 @@ def append_naively(path: str, producers: int, seconds: float) -> list[float]:
 
 
 def write_and_sync(path: str, producers: int, seconds: float) -> list[float]:
-    """Measure the disk itself: a page written at the end of a file, and fdatasync."""
+    """Measure the disk itself: write a page at the end of a file, and fdatasync."""
     del producers  # one after the other
     latencies: list[float] = []
     with open(path, "ab", buffering=0) as file:  # noqa: PTH123 - a descriptor is needed
@@ -200,7 +200,7 @@ Measure = Callable[[str, int, float], list[float]]
 
 
 def run(measure: Measure, processes: int, producers: int, seconds: float, directory: Path) -> Result:
-    """Run a measurement in as many processes on one new file; `producers` is each one's."""
+    """Run a measurement in several processes with one new file. `producers` is for each process."""
     path = str(directory / f"{measure.__name__}-{processes}-{producers}.db")
     context = multiprocessing.get_context("fork")
     with context.Pool(processes) as pool:
@@ -241,7 +241,7 @@ def records(count: int) -> list[Record]:
 
 
 def fill(path: str | os.PathLike[str], given: Sequence[Record]) -> None:
-    """Put records into an outbox, due now."""
+    """Put due records into an outbox."""
     store = SQLiteOutbox(path).store()
     store.open()
     store.add(given)
@@ -249,7 +249,7 @@ def fill(path: str | os.PathLike[str], given: Sequence[Record]) -> None:
 
 
 def drain_ours(sink: Sink, senders: int, count: int, directory: Path) -> list[float]:
-    """Send a backlog as the package does; give when each record arrived."""
+    """Send a backlog with the package. Return when each record arrived."""
     path = directory / f"drain-{secrets.token_hex(4)}.db"
     fill(path, records(count))
     butter = Butter(
@@ -270,7 +270,7 @@ def drain_ours(sink: Sink, senders: int, count: int, directory: Path) -> list[fl
 
 
 def drain_httpx(sink: Sink, concurrency: int, count: int, _directory: Path) -> list[float]:
-    """Post the same records with one httpx client that all tasks share; give when each arrived."""
+    """Post the same records with one httpx client that all tasks share. Return when each arrived."""
     waiting = iter(records(count))
 
     async def sender(http: httpx.AsyncClient) -> None:
@@ -288,7 +288,7 @@ def drain_httpx(sink: Sink, concurrency: int, count: int, _directory: Path) -> l
 
 
 def rate(arrivals: list[float], concurrency: int) -> float:
-    """Return records a second: from the first to the last, less the first lot, which came at once."""
+    """Return records per second, from the first to the last, without the first ones, which came at once."""
     return (len(arrivals) - concurrency) / (max(arrivals) - min(arrivals))
 
 
@@ -296,7 +296,7 @@ Drain = Callable[[Sink, int, int, Path], list[float]]
 
 
 def drain_table(seconds: float, rounds: int, directory: Path) -> str:
-    """Measure how fast a backlog leaves, beside what httpx does; all of them in turn, `rounds` times."""
+    """Measure how fast a backlog is sent, compared with httpx. All in turn, `rounds` times."""
     raw, ours = "one httpx client", "ours"
     cases: list[tuple[str, Drain, float, int]] = [
         (name, drain, latency, concurrency)
@@ -324,7 +324,7 @@ def drain_table(seconds: float, rounds: int, directory: Path) -> str:
 
 
 def looks_table(dead: int, captured: int, directory: Path) -> str:
-    """Return how long looks at a large file take."""
+    """Return how long queries on a large file take."""
     store = SQLiteOutbox(directory / "looks.db").store()
     store.open()
     given = records(dead)

@@ -1,8 +1,8 @@
-"""What the middleware costs a request: microseconds, in process, from one interleaved run.
+"""The cost of the middleware for a request: microseconds, in process, from one interleaved run.
 
     python benchmarks/overhead.py [--rounds 40] [--requests 500] [--write docs/benchmarks.md]
 
-The mean and the p99 of the matched app hold the threads' share of the interpreter: requests follow without a pause.
+The mean and the p99 of the matched app include the threads' share of the interpreter, because requests have no pauses.
 """
 
 import argparse
@@ -44,7 +44,7 @@ HEADERS = [
 
 
 class PassThrough:
-    """The least that a middleware can be."""
+    """The smallest possible middleware."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -58,7 +58,7 @@ async def dispatch(request: Request, call_next: Callable[[Request], Awaitable[Re
 
 
 class Meter:
-    """Times one app, from the call to the last byte."""
+    """Measures one app, from the call to the last byte."""
 
     def __init__(self, app: ASGIApp, invoice: Callable[[], str]) -> None:
         self.app = app
@@ -122,7 +122,7 @@ async def measure(rounds: int, requests: int) -> dict[str, Meter]:
     for _ in range(rounds):
         for meter in meters.values():
             await meter.run(requests)
-            # What the matched app left to the worker is not charged to the next one.
+            # The remaining work of the matched app's threads must not count for the next app.
             await asyncio.to_thread(matched.flush, 30)
     matched.close()
     return meters

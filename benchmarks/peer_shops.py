@@ -1,10 +1,10 @@
-"""One shop, as each peer's users would have it, and as ours would: what `peers.py` measures.
+"""One shop with each peer, and with our package, configured as usual. `peers.py` measures them.
 
     python benchmarks/peer_shops.py NAME
 
-The shop is built by its name, and configured by the environment: PEERS_SINK is where records go, PEERS_SECRET the
-credentials, PEERS_OUTBOX a file. Run as a script it meters the shop in this process: for each number on a line of
-the standard input so many requests, answered by a line of JSON.
+The shop is built by its name, and configured by the environment: PEERS_SINK is the destination of records, PEERS_SECRET
+the credentials, PEERS_OUTBOX a file. As a script it measures the shop in this process. For each number in a line of
+standard input it sends so many requests, and answers with a line of JSON.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from butter_middleware._utils.asgi import ASGIApp, Message, Receive, Scope, Send
 
 PAGE = 8192
 PAGES = 128
-"""That are written in turn: a file that grows takes the disk longer."""
+"""The pages that are written in turn, because a growing file takes longer."""
 
 
 def sink() -> str:
@@ -84,7 +84,7 @@ def ours_external() -> ASGIApp:
 
 
 class Synced:
-    """The least that a response can do which waits for the disk: a page is written and synced before its last chunk."""
+    """The least cost of a response that waits for the disk: a page is written and synced before its last chunk."""
 
     def __init__(self, app: ASGIApp, path: str) -> None:
         self._app = app
@@ -107,13 +107,13 @@ class Synced:
 
 
 def moesif() -> ASGIApp:
-    """Build it as its README does: bodies logged, a batch a second."""
+    """Build it as in its README: bodies are logged, one batch per second."""
     module: Any = importlib.import_module("moesifasgi")
     return module.MoesifMiddleware(shop(), settings={"APPLICATION_ID": secret(), "BASE_URI": sink()})  # type: ignore[no-any-return]
 
 
 def apitally() -> ASGIApp:
-    """Build it as its set-up guide does."""
+    """Build it as in its set-up guide."""
     module: Any = importlib.import_module("apitally.starlette")
     app = shop()
     module.init(app, write_token=secret(), env="prod", otlp_endpoint=sink())
@@ -129,7 +129,7 @@ def sentry() -> ASGIApp:
 
 
 def opentelemetry() -> ASGIApp:
-    """Build it with the SDK's batches, exported over HTTP; all else as it comes."""
+    """Build it with the SDK's batches, exported over HTTP, and defaults otherwise."""
     trace: Any = importlib.import_module("opentelemetry.sdk.trace")
     export: Any = importlib.import_module("opentelemetry.sdk.trace.export")
     otlp: Any = importlib.import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
@@ -142,12 +142,12 @@ def opentelemetry() -> ASGIApp:
 
 @dataclass(frozen=True)
 class Kind:
-    """A way of having the shop."""
+    """One variant of the shop."""
 
     title: str
     build: Callable[[], ASGIApp]
     packages: tuple[str, ...] = ()
-    """That it needs beside ours, by their names on PyPI."""
+    """The other packages that it needs, by their names on PyPI."""
     delivers: bool = True
     """Whether checkouts leave the shop for a recipient."""
     sidecar: bool = False
@@ -176,12 +176,12 @@ KINDS = {
 
 
 def app() -> ASGIApp:
-    """Build the shop that uvicorn runs, named by the environment."""
+    """Build the shop that the environment names, for uvicorn."""
     return KINDS[os.environ["PEERS_KIND"]].build()
 
 
 async def idle() -> None:
-    """Wait until this process's threads have nothing more to do, ten seconds at most."""
+    """Wait until this process's threads are idle, at most ten seconds."""
     for _ in range(100):
         before = time.process_time()
         await asyncio.sleep(0.1)
@@ -190,7 +190,7 @@ async def idle() -> None:
 
 
 async def meter(name: str) -> None:
-    """Answer each number with the microseconds of so many requests, and the processor's for all that they caused."""
+    """Answer each number with the microseconds of so many requests, and the CPU time for all their work."""
     metered = Meter(KINDS[name].build(), checkout_id)
     while line := await asyncio.to_thread(sys.stdin.readline):
         metered.times.clear()

@@ -1,4 +1,4 @@
-"""The shop that only appends, for `butter-middleware deliver --app peer_sidecar:app --follow` beside it."""
+"""The shop for its sidecar, `butter-middleware deliver --app peer_sidecar:app --follow`."""
 
 from peer_shops import ours_external
 

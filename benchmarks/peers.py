@@ -1,11 +1,10 @@
-"""Ours beside its peers, on one app, in one interleaved run: what each costs a checkout, and what each loses.
+"""Our package and its peers with one app, in one interleaved run: the cost for a checkout, and the losses.
 
     python benchmarks/peers.py [--write docs/benchmarks.md] [--only bare memory sentry ...] [--rounds 5] [--seconds 10]
 
-Three tables: a request's cost in the process; checkouts under uvicorn at a fixed rate, whatever the server's pace; and
-how many of five checkouts arrive when the shop is stopped or its recipient is ill, the shop's next start included.
-Every shop is a process of its own, and sends to a recipient on this machine. Peers are installed into an environment
-of the benchmark's own, and measured there.
+Three tables: a request's cost in the process, checkouts under uvicorn at a fixed rate, and how many of five checkouts
+arrive if the shop is stopped or its recipient is ill, including the shop's next start. Every shop is its own process,
+and sends to a recipient on this machine. Peers are installed into the benchmark's own environment, and measured there.
 """
 
 import argparse
@@ -40,14 +39,14 @@ ENVIRONMENT = HERE.parent / ".venvs" / "peers"
 CHECKOUTS = 5
 WARM_UP_SECONDS = 1.5
 PATIENCE = 12.0
-"""Seconds in which what is to arrive after a start arrives: longer than a peer collects."""
+"""Seconds in which checkouts arrive after a start: longer than a peer collects a batch."""
 EXIT_SECONDS = 30.0
 LANES = 2
-"""Shops at once, where only what arrives is counted."""
+"""Shops at once, if only arrivals are counted."""
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-# Where the peers are.
+# The environment with the peers.
 
 
 def installed(package: str) -> str | None:
@@ -58,9 +57,9 @@ def installed(package: str) -> str | None:
 
 
 def provide(names: Sequence[str]) -> None:
-    """Go on in the benchmark's own environment where peers are asked for: what else is installed changes what they do.
+    """Continue in the benchmark's own environment if peers are requested: other packages would change their behaviour.
 
-    Sentry, say, compresses by another algorithm where brotli happens to be there.
+    Sentry, for example, uses another compression if brotli is installed.
     """
     needed = {package for name in names for package in KINDS[name].packages}
     if not needed:
@@ -85,7 +84,7 @@ def provide(names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a shop's records go, and what it needs for that."""
+    """The destination of a shop's records, and its settings."""
 
     name: str
     sink: str
@@ -103,14 +102,14 @@ class Setting:
 
 
 def a_secret() -> str:
-    return "apt_" + secrets.token_hex(12)  # the shape that Apitally asks for; the others take any
+    return "apt_" + secrets.token_hex(12)  # the form that Apitally requires. The others accept any.
 
 
 SIDECAR = ("butter_middleware", "deliver", "--app", "peer_sidecar:app", "--follow")
 
 
 def run(setting: Setting, *command: str) -> "subprocess.Popen[bytes]":
-    """Start a module in silence."""
+    """Start a module without output."""
     return subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=HERE,
@@ -121,7 +120,7 @@ def run(setting: Setting, *command: str) -> "subprocess.Popen[bytes]":
 
 
 def sidecar(setting: Setting) -> "list[subprocess.Popen[bytes]]":
-    """Start what sends for a shop that does not."""
+    """Start the sidecar of a shop that does not send."""
     return [run(setting, *SIDECAR)] if KINDS[setting.name].sidecar else []
 
 
@@ -131,8 +130,8 @@ class Shop:
     def __init__(self, setting: Setting) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
-        # Not by --fd: uvicorn takes such a socket for a Unix one and leaves Nagle's algorithm on, which keeps a body
-        # back for 40 ms now and then.
+        # Not with --fd: uvicorn takes such a socket for a Unix one and leaves Nagle's algorithm on, which sometimes
+        # delays a body by 40 ms.
         command = ["uvicorn", "peer_shops:app", "--factory", "--port", str(self.port), "--no-access-log"]
         self._process = run(setting, *command, "--log-level", "error")
         self._processes = [self._process, *sidecar(setting)]
@@ -146,7 +145,7 @@ class Shop:
             process.wait()
 
     def check_out(self) -> list[str]:
-        """Check out `CHECKOUTS` times, one after the other; return their IDs."""
+        """Check out `CHECKOUTS` times, one after the other. Return their IDs."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
         checkouts = [checkout_id() for _ in range(CHECKOUTS)]
         for checkout in checkouts:
@@ -163,7 +162,7 @@ class Shop:
         connection.close()
 
     def stop(self, number: signal.Signals) -> None:
-        """End it as its supervisor does: by a signal, and by force when that does not help."""
+        """End it like a supervisor: with a signal, and by force if that does not help."""
         for process in self._processes:
             process.send_signal(number)
         for process in self._processes:
@@ -173,7 +172,7 @@ class Shop:
                 process.kill()
 
     def processor(self) -> float:
-        """Return the seconds of processor that it used, all threads, its sidecar's left out."""
+        """Return the CPU seconds of all its threads, without its sidecar."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICK
 
@@ -194,7 +193,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 @dataclass
 class Metered:
-    """What one shop's requests cost, in microseconds."""
+    """The cost of one shop's requests, in microseconds."""
 
     times: list[float] = field(default_factory=list[float])
     processor: list[float] = field(default_factory=list[float])
@@ -202,7 +201,7 @@ class Metered:
 
 @contextmanager
 def metered(setting: Setting) -> Generator[Callable[[int], dict[str, list[float]]]]:
-    """Start a shop that meters itself; give what asks it for so many requests."""
+    """Start a shop that measures itself. Give a function that runs so many requests in it."""
     process = subprocess.Popen(
         [sys.executable, HERE / "peer_shops.py", setting.name],
         env=setting.environment,
@@ -232,7 +231,7 @@ def metered(setting: Setting) -> Generator[Callable[[int], dict[str, list[float]
 
 
 def in_process(names: Sequence[str], rounds: int, requests: int, directory: Path) -> dict[str, Metered]:
-    """Meter the shops in turn, round after round."""
+    """Measure the shops in turn, in rounds."""
     found = {name: Metered() for name in names}
     with ExitStack() as stack, recipient() as sink:
         shops = {
@@ -240,7 +239,7 @@ def in_process(names: Sequence[str], rounds: int, requests: int, directory: Path
             for name in names
         }
         for ask in shops.values():
-            ask(requests)  # to warm up
+            ask(requests)  # a warm-up
         for _ in range(rounds):
             for name, ask in shops.items():
                 answer = ask(requests)
@@ -269,7 +268,7 @@ def cost_table(found: dict[str, Metered]) -> str:
 
 @dataclass
 class Loaded:
-    """What shoppers saw of one shop, in seconds, each round by itself, and its processor's seconds a checkout."""
+    """The latencies of one shop in each round, in seconds, and its CPU seconds per checkout."""
 
     rounds: list[list[float]] = field(default_factory=list[list[float]])
     processor: list[float] = field(default_factory=list[float])
@@ -281,7 +280,7 @@ class Loaded:
 
 
 def under_load(names: Sequence[str], rounds: int, rate: float, seconds: float, directory: Path) -> dict[str, Loaded]:
-    """Serve the shops in turn, round after round."""
+    """Serve the shops in turn, in rounds."""
     found = {name: Loaded() for name in names}
     for number in range(rounds):
         for name in names:
@@ -326,7 +325,7 @@ def load_table(found: dict[str, Loaded], checkouts: int) -> str:
 
 
 def ratios(one: Loaded, base: Loaded) -> Iterator[float]:
-    """Give how each round's p99 is to the bare app's in the same round: the machine's mood is in both."""
+    """Return each round's p99 relative to the bare app's in the same round, because the machine's load affects both."""
     for mine, bare in zip(one.rounds, base.rounds, strict=True):
         yield quantile(mine, 0.99) / quantile(bare, 0.99)
 
@@ -336,11 +335,11 @@ def ratios(one: Loaded, base: Loaded) -> Iterator[float]:
 
 @dataclass(frozen=True)
 class Case:
-    """Something that happens to a shop and its recipient."""
+    """An event for a shop and its recipient."""
 
     title: str
     number: signal.Signals | None
-    """That ends the shop after its checkouts; None: it goes on until they have arrived."""
+    """The signal that ends the shop after its checkouts. None: it continues until they have arrived."""
     fault: str = ""
     latency: float = 0.0
     repaired: bool = False
@@ -359,7 +358,7 @@ CASES = [
 
 
 def arrived(name: str, case: Case, directory: Path) -> int:
-    """Check out, let the case happen, start the shop anew in a sound world, and count what arrived."""
+    """Check out, let the case happen, start the shop again without the fault, and count the arrivals."""
     secret = a_secret()
     with recipient(secret) as sink:
         outbox = directory / f"{secrets.token_hex(4)}.db"
@@ -372,7 +371,7 @@ def arrived(name: str, case: Case, directory: Path) -> int:
                 until(lambda: sink.count() == CHECKOUTS, 2 * PATIENCE)
                 return len(sink.seen().keys() & checkouts)
             if case.fault or case.repaired:
-                time.sleep(PATIENCE / 2)  # so that each has had its answer
+                time.sleep(PATIENCE / 2)  # so that each has its answer
             shop.stop(case.number)
         sink.be()
         with Shop(setting) as again:
@@ -404,7 +403,7 @@ def loss_table(found: dict[str, dict[str, list[int]]]) -> str:
 
 
 def counts(found: list[int]) -> str:
-    """Say it once where it was always the same."""
+    """Return one number if all are the same."""
     return str(found[0]) if len(set(found)) == 1 else " ".join(map(str, sorted(found)))
 
 

@@ -1,11 +1,12 @@
-"""What the queue in PostgreSQL costs, beside the embedded outbox, in one run.
+"""The cost of the queue in PostgreSQL, compared with the embedded outbox, in one run.
 
     python benchmarks/postgres.py [--write docs/benchmarks.md] [--tables enqueue send growth] [--seconds 3]
                                   [--pending 1000 10000 100000 1000000]
 
-Enqueue: one record after the other, until it is committed (fsync on). Send: a backlog leaves for a server that answers
-after 100 ms, by 1, 2 and 4 workers of four records at once. Growth: the same queue with more and more pending records:
-one enqueued, one job fetched and ended; and one fetched where each record has one of eight of procrastinate's locks.
+Enqueue: one record after the other, until it is committed (with fsync). Send: 1, 2 and 4 workers of four records at
+once send a backlog to a server that answers after 100 ms. Growth: the same queue with more and more pending records.
+One record is enqueued, one job is fetched and ended, and one is fetched if each record has one of eight of
+procrastinate's locks.
 """
 
 import argparse
@@ -47,7 +48,7 @@ CYCLES = 500
 
 
 def records() -> Iterator[Record]:
-    """Give records that are all different, in this run and others."""
+    """Yield records that differ from all others, also of other runs."""
     run = secrets.token_hex(4)
     for number in itertools.count():
         checkout = Checkout(
@@ -61,7 +62,7 @@ def records() -> Iterator[Record]:
 
 
 def timed(step: Callable[[Record], object], seconds: float) -> list[float]:
-    """Return how long each call took, for `seconds`, after a few to warm up."""
+    """Return how long each call took, for `seconds`, after a few warm-up calls."""
     latencies: list[float] = []
     some = records()
     for one in itertools.islice(some, WARM_UP):
@@ -88,7 +89,7 @@ LATENCIES = ("p50, ms", "p99, ms", "of")
 
 @contextmanager
 def database(server: PostgresServer) -> Generator[str]:
-    """Give the DSN of a database with the queue in it."""
+    """Give the DSN of a database with the queue."""
     name = f"bench_{secrets.token_hex(4)}"
     server.execute(f"CREATE DATABASE {name}")
     try:
@@ -100,14 +101,14 @@ def database(server: PostgresServer) -> Generator[str]:
 
 @contextmanager
 def enqueuer(dsn: str) -> Generator[Callable[[Record], None]]:
-    """Give what enqueues one record on a connection that is open."""
+    """Give a function that enqueues one record on an open connection."""
     outbox = PostgresOutbox(dsn)
     with asyncio.Runner() as runner:
         yield lambda one: runner.run(outbox.enqueue(one))
         runner.run(outbox.aclose())
 
 
-# How long a record takes to be safe.
+# How long enqueuing a record takes.
 
 
 def enqueue_table(server: PostgresServer, seconds: float, directory: Path) -> str:
@@ -139,16 +140,16 @@ def enqueue_table(server: PostgresServer, seconds: float, directory: Path) -> st
     return table(["one record", *LATENCIES], rows)
 
 
-# How fast a backlog leaves for a server that takes its time.
+# How fast a backlog is sent to a slow server.
 
 
 def rate(arrivals: list[float], at_once: int) -> float:
-    """Return records a second: from the first to the last, less the first lot, which came at once."""
+    """Return records per second, from the first to the last, without the first ones, which came at once."""
     return (len(arrivals) - at_once) / (max(arrivals) - min(arrivals))
 
 
 def arrived(there: Sink, number: int) -> list[float]:
-    """Wait for records; give when each of them came."""
+    """Wait for records. Return when each of them came."""
     arrivals: list[float] = []
     while len(arrivals) < number:
         time.sleep(0.05)
@@ -157,7 +158,7 @@ def arrived(there: Sink, number: int) -> list[float]:
 
 
 def processor(pids: Sequence[int]) -> float:
-    """Return the seconds of a core that processes have had."""
+    """Return the CPU seconds of processes."""
     ticks = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -167,7 +168,7 @@ def processor(pids: Sequence[int]) -> float:
 
 @contextmanager
 def workers(dsn: str, there: Sink, number: int) -> Generator[list[int]]:
-    """Run workers, each in a process of its own; give their numbers."""
+    """Run workers, each in its own process. Give their process numbers."""
     environment = os.environ | {
         "BUTTER_USERNAME": "u",
         "BUTTER_PASSWORD": secrets.token_hex(),
@@ -194,19 +195,19 @@ def running(dsn: str) -> int:
 
 
 def send_by_workers(server: PostgresServer, there: Sink, number: int, seconds: float) -> tuple[float, float]:
-    """Return how many records a second workers send, and their seconds of a core for one."""
+    """Return how many records per second workers send, and their CPU seconds per record."""
     pending = int(seconds * number * CONCURRENCY / LATENCY)
     with database(server) as dsn, workers(dsn, there, number) as pids:
         before = processor(pids)
         fill(dsn, pending - 1)
         with enqueuer(dsn) as enqueue:
-            enqueue(next(records()))  # its notification wakes all workers at once, as an app's does
+            enqueue(next(records()))  # its notification wakes all workers at once, like an app's
         arrivals = arrived(there, pending)
         return rate(arrivals, CONCURRENCY * number), (processor(pids) - before) / pending
 
 
 def send_embedded(there: Sink, senders: int, seconds: float, directory: Path) -> tuple[float, float]:
-    """Return how many records a second the embedded outbox sends, and its seconds of a core for one."""
+    """Return how many records per second the embedded outbox sends, and its CPU seconds per record."""
     pending = int(seconds * senders / LATENCY)
     path = directory / f"{secrets.token_hex(4)}.db"
     fill_file(path, list(itertools.islice(records(), pending)))
@@ -241,7 +242,7 @@ def send_table(server: PostgresServer, seconds: float, directory: Path) -> str:
     return table(["to a server of 100 ms", "at once", "records/s", "of most", "processor, ms"], rows)
 
 
-# What one record costs among more and more that wait.
+# The cost of one record with more and more pending ones.
 
 FILL = """
 SET session_replication_role = replica;  -- without a notification and an event for each
@@ -267,7 +268,7 @@ def fill(dsn: str, pending: int, locks: int = 0) -> None:
 
 
 def cycles(dsn: str, most: int) -> list[float]:
-    """Return how long each job takes to be fetched and ended, without what stands between."""
+    """Return how long fetching and ending each job takes, without the time between."""
     latencies: list[float] = []
     with psycopg.connect(dsn, autocommit=True, options="-c search_path=butter") as connection:
         worker = connection.execute("SELECT worker_id FROM procrastinate_register_worker_v1()").fetchone()

@@ -1,10 +1,9 @@
-"""A stand-in for whoever records are for, Butter or a peer's service: which checkouts arrived, and how often.
+"""A fake recipient of records, for Butter or a peer's service: counts which checkouts arrived, and how often.
 
     python benchmarks/recipient.py [--secret WORD]
 
-It prints its port. Whatever is posted is searched for checkouts' IDs, which tell when each arrived. It can be told,
-while it runs, to be ill. With `--secret`, only requests that carry the word in their head are accepted, plain or as a
-password.
+It prints its port. It searches all posted data for checkouts' IDs, and notes when each arrived. While it runs, it can
+be told to fail. With `--secret`, it accepts only requests with the word in their head, plain or as a password.
 """
 
 import argparse
@@ -27,36 +26,36 @@ from stand_in import Requests, serve, started
 from butter_middleware.models.content_encoding import decode
 
 CHECKOUT = re.compile(rb"chk-[0-9a-f]{16}")
-"""What a checkout's ID looks like, wherever it stands in what a peer sends."""
+"""The form of a checkout's ID anywhere in a peer's data."""
 USERNAME = "merchant"
 CODED = re.compile(rb"\r\ncontent-encoding: *([^\r]+)", re.IGNORECASE)
 MOST_BYTES = 1 << 26
-"""In one post of a peer's, decoded."""
+"""The most bytes of one decoded post."""
 REASONS = {200: "OK", 401: "Unauthorized", 429: "Too Many Requests", 503: "Service Unavailable"}
 FAULTS = ("", "401", "429", "503", "reset", "hang", "cut")
-"""Well, a status, a connection that breaks, no answer, and a record that is taken whose answer is lost."""
+"""No fault, a status, a connection that breaks, no answer, and an accepted record whose answer is lost."""
 RETRY_AFTER = 2
 
 
 @dataclass
 class Book:
-    """What one recipient is told and has seen."""
+    """The state of one recipient."""
 
     secret: bytes = b""
     fault: str = ""
     latency: float = 0.0
     seen: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
-    """When each checkout arrived, on the machine's monotonic clock."""
+    """When each checkout arrived, by the machine's monotonic clock."""
     cut: Counter[str] = field(default_factory=Counter[str])
-    """How often each one's answer was lost on the way."""
+    """How often the answer of each checkout was lost."""
 
     def admits(self, head: bytes) -> bool:
-        """Whether a request carries the word."""
+        """Whether a request has the word."""
         basic = b64encode(USERNAME.encode() + b":" + self.secret)
         return self.secret in head or basic in head
 
     def take(self, head: bytes, body: bytes) -> None:
-        """Note the checkouts in what was posted."""
+        """Note the checkouts in posted data."""
         coded = CODED.search(head)
         plain = decode(body, coded[1].decode(), MOST_BYTES) if coded else body
         for checkout in {found.decode() for found in CHECKOUT.findall(plain)}:
@@ -117,7 +116,7 @@ class Protocol(Requests):
 
 @dataclass(frozen=True)
 class Recipient:
-    """A recipient in a process of its own."""
+    """A recipient in its own process."""
 
     port: int
 
@@ -126,7 +125,7 @@ class Recipient:
         return f"http://127.0.0.1:{self.port}"
 
     def be(self, fault: str = "", latency: float = 0.0) -> None:
-        """Have it answer so from now on: one of `FAULTS`, after seconds."""
+        """Set its answers from now on: one of `FAULTS`, after some seconds."""
         self._ask("POST", "/-/be", json.dumps({"fault": fault, "latency": latency}))
 
     def count(self) -> int:
@@ -134,11 +133,11 @@ class Recipient:
         return cast("int", self._ask("GET", "/-/count"))
 
     def seen(self) -> dict[str, list[float]]:
-        """Return when each checkout arrived, on the machine's monotonic clock."""
+        """Return when each checkout arrived, by the machine's monotonic clock."""
         return cast("dict[str, list[float]]", self._ask("GET", "/-/seen")["seen"])
 
     def cut(self) -> dict[str, int]:
-        """Return how often each checkout was taken and its answer lost."""
+        """Return how often each checkout was accepted and its answer lost."""
         return cast("dict[str, int]", self._ask("GET", "/-/seen")["cut"])
 
     def _ask(self, method: str, path: str, body: str | None = None) -> Any:  # noqa: ANN401 - whatever JSON says
@@ -152,7 +151,7 @@ class Recipient:
 
 @contextmanager
 def recipient(secret: str = "") -> Generator[Recipient]:
-    """Start one and end it."""
+    """Start a recipient and end it."""
     with started(__file__, "--secret", secret) as port:
         yield Recipient(port)
 

@@ -1,9 +1,9 @@
-"""A server that takes every record, as fast as Python can: so that the client is what a benchmark measures.
+"""A server that accepts every record as fast as Python can, so that a benchmark measures the client.
 
     python benchmarks/sink.py [--latency 0.1]
 
-It prints its port, answers `{"status":"ok"}` to every request after the latency, and gives at `GET /arrivals` the times
-at which records came since the last such request.
+It prints its port, and answers every request with `{"status":"ok"}` after the latency. `GET /arrivals` returns the
+times at which records came since the last such request.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Protocol(Requests):
 
 @dataclass(frozen=True)
 class Sink:
-    """A sink in a process of its own."""
+    """A sink in its own process."""
 
     port: int
 
@@ -50,7 +50,7 @@ class Sink:
         return f"http://127.0.0.1:{self.port}"
 
     def arrivals(self) -> list[float]:
-        """Return when records came since this was last asked, in seconds of the machine's monotonic clock."""
+        """Return when records came since the last call, in seconds of the machine's monotonic clock."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             connection.request("GET", "/arrivals")
@@ -61,7 +61,7 @@ class Sink:
 
 @contextmanager
 def sink(latency: float) -> Generator[Sink]:
-    """Start one and end it."""
+    """Start a sink and end it."""
     with started(__file__, "--latency", f"{latency}") as port:
         yield Sink(port)
 

@@ -1,16 +1,17 @@
-"""A soak: a shop under load for a long time, while Butter falls ill and the shop's process dies, again and again.
+"""A soak: a shop under load for a long time, while Butter fails and the shop's process dies repeatedly.
 
     python benchmarks/soak.py --minutes 60 [--rate 200] [--sidecar] [--restart-every 300] [--write docs/benchmarks.md]
 
-Checkouts start at a fixed rate. Butter is well, then ill in one way, then well, then ill in the next: 503, 401, slow
-answers, connections that break, no answers, 429 with Retry-After, and records that are taken whose answer is lost. With
-`--restart-every`, the process is killed and deployed anew in turn. With `--sidecar`, the shop only appends, a second
-process delivers, and both share each other's fate. The exit code is 1 where a promise is broken:
+Checkouts start at a fixed rate. Butter is ok, then ill in one way, then ok, then ill in the next: 503, 401, slow
+answers, connections that break, no answers, 429 with Retry-After, and accepted records whose answer is lost. With
+`--restart-every`, the process is killed and deployed again in turn. With `--sidecar`, the shop only appends, a second
+process delivers, and both are killed together. The exit code is 1 if a promise is broken:
 
-- lost: a checkout answered 200 that has not arrived at the end. What a SIGKILL may take is in the README's table.
-- twice: a checkout that arrived more than once, but for those on their way at a kill, and those whose answer was lost:
-  Butter's API has no key by which it could know them again.
-- harmed: a checkout that was not answered 200, but while no process served.
+- lost: a checkout that was answered with 200 and has not arrived at the end. The README's table shows what a SIGKILL
+  may lose.
+- twice: a checkout that arrived more than once, except for those on their way at a kill, and those whose answer was
+  lost: Butter's API has no key to recognise them.
+- harmed: a checkout that was not answered with 200, except while no process served.
 - grown: the process, with its sidecar, needs more and more memory.
 """
 
@@ -49,15 +50,15 @@ WELL = "well"
 DOWN = "no process"
 SAMPLE_SECONDS = 5.0
 AT_A_KILL = 3.0
-"""Seconds before a kill in which a record may have been on its way: the slowest answer, and its settlement."""
+"""Seconds before a kill in which a record may be on its way: the slowest answer, and its settlement."""
 UNWRITTEN = 1.0
-"""Seconds before a kill in which a capture may not be on the disk yet, where the response did not wait for it."""
+"""Seconds before a kill in which a capture may not be on the disk yet, if the response did not wait for it."""
 STILL_SECONDS = 660.0
-"""In which nothing arrives: the rest is lost. Twice the longest that a probe waits."""
+"""If nothing arrives for this time, the rest is lost. Twice the longest wait for a probe."""
 GROWTH = 5.0
-"""MiB that a process may need more in its last third than in its first, the first minute left out."""
+"""The most MiB that a process's memory may grow from its first third to its last, without the first minute."""
 LIFE_SECONDS = 240.0
-"""That a process must have lived for its memory to be judged."""
+"""The least lifetime of a process for a judgement of its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Sold:
 
     checkout: str
     at: float
-    """On the machine's monotonic clock, when the answer was whole."""
+    """When the answer was complete, by the machine's monotonic clock."""
     status: int
     latency: float
     outcome: str
@@ -74,19 +75,19 @@ class Sold:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How things stood at one moment."""
+    """The state at one moment."""
 
     at: float
     butter: str
     answered: int
-    """So far."""
+    """The number so far."""
     arrived: int
     resident: float
     """MiB of the process, and its sidecar."""
     outbox: float
     """MiB of the file."""
     life: int
-    """Which of the processes, counted from 0."""
+    """The number of the process, from 0."""
 
     @property
     def waiting(self) -> int:
@@ -95,7 +96,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A time without a process that serves."""
+    """A time in which no process serves."""
 
     begin: float
     end: float
@@ -104,32 +105,32 @@ class Outage:
 
 @dataclass
 class Journal:
-    """Everything that a soak saw."""
+    """All observations of a soak."""
 
     sold: list[Sold] = field(default_factory=list[Sold])
     samples: list[Sample] = field(default_factory=list[Sample])
     outages: list[Outage] = field(default_factory=list[Outage])
     spells: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
-    """When Butter began to be how."""
+    """The times of Butter's states."""
 
     def note(self, answer: Answer) -> None:
-        """Take an answer, from whatever thread."""
+        """Take an answer, from any thread."""
         outcome = answer.body.decode().rpartition("\n")[2].partition(" ")[0] if answer.status == 200 else ""
         self.sold.append(Sold(answer.checkout, time.monotonic(), answer.status, answer.latency, outcome))
 
     def answered(self) -> dict[str, Sold]:
-        """Return the checkouts that were answered 200."""
+        """Return the checkouts that were answered with 200."""
         return {one.checkout: one for one in self.sold if one.status == 200}
 
     def butter(self, at: float) -> str:
-        """Return how Butter was at a time, or that no process was there."""
+        """Return Butter's state at a time, or that no process served."""
         if any(outage.begin <= at <= outage.end for outage in self.outages):
             return DOWN
         return [name for since, name in self.spells if since <= at][-1]
 
 
 class Deployment:
-    """A shop's process, and where it only appends, the one beside it that delivers."""
+    """A shop's process and, if it only appends, the sidecar that delivers."""
 
     def __init__(self, environment: dict[str, str], log: Path, port: int | None = None, *, sidecar: bool) -> None:
         self._shop = crash.Shop(environment, 1, log, port).__enter__()
@@ -143,7 +144,7 @@ class Deployment:
         return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * 4096 / 2**20
 
     def end(self, number: signal.Signals) -> None:
-        """Kill both, or have them end as a deploy does."""
+        """Kill both, or end them like a deploy."""
         if self._sidecar is not None:
             self._sidecar.send_signal(number)
         if number is signal.SIGKILL:
@@ -167,7 +168,7 @@ class Deployment:
 
 
 class Soak:
-    """A shop, its Butter, and what befalls them."""
+    """A shop, its Butter, and their faults."""
 
     def __init__(self, options: argparse.Namespace, directory: Path, butter: Recipient) -> None:
         self.journal = Journal()
@@ -189,7 +190,7 @@ class Soak:
         self._port = self._shop.port
 
     def run(self) -> None:
-        """Soak, then wait for the rest."""
+        """Run the soak, then wait for the rest."""
         seconds = 60.0 * self._options.minutes
         selling = threading.Thread(target=load, args=(self._port, self._options.rate, seconds, self.journal.note))
         falling_ill = threading.Thread(target=self._fall_ill)
@@ -210,19 +211,19 @@ class Soak:
         self._shop.end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End whatever still runs."""
+        """End all processes that still run."""
         self._over.set()
         self._shop.end(signal.SIGKILL)
 
     def said(self) -> Counter[str]:
-        """Return what the shop logged."""
+        """Return the shop's log."""
         return Counter(self._log.read_text(errors="replace").splitlines())
 
     def _start(self, port: int | None = None) -> Deployment:
         return Deployment(self._environment, self._log, port, sidecar=self._options.sidecar)
 
     def _restart(self) -> None:
-        """Kill the process or deploy it anew, in turn."""
+        """Kill the process or deploy it again, in turn."""
         number = signal.SIGTERM if len(self.journal.outages) % 2 else signal.SIGKILL
         begin = time.monotonic()
         self._shop.end(number)
@@ -277,22 +278,22 @@ class Soak:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a soak shows."""
+    """The results of a soak."""
 
     journal: Journal
     seen: dict[str, list[float]]
     cut: dict[str, int]
 
     def lost(self) -> tuple[int, int]:
-        """Return how many checkouts are lost: all, and those that no kill excuses."""
+        """Return how many checkouts are lost: all, and those that no kill explains."""
         lost = [one for checkout, one in self.journal.answered().items() if checkout not in self.seen]
         excused = [one for one in lost if one.outcome != "durable" and self._killed_after(one.at, UNWRITTEN)]
         return len(lost), len(lost) - len(excused)
 
     def twice(self) -> tuple[int, int, int]:
-        """Return how many arrived more than once: whose answer was lost, on their way at a kill, and without excuse.
+        """Return how many arrived more than once: with a lost answer, on their way at a kill, and for no known reason.
 
-        Each lost answer, and each kill right after an arrival, excuses one more.
+        Each lost answer, and each kill right after an arrival, explains one more.
         """
         again = {checkout: times for checkout, times in self.seen.items() if len(times) > 1}
         excused = [
@@ -310,7 +311,7 @@ class Verdict:
         return len(down), len(failed) - len(down)
 
     def growth(self) -> list[float]:
-        """Return how many MiB each process that lived long enough needed more at its end than at its begin."""
+        """Return the memory growth in MiB of each process that lived long enough."""
         return [found for life in range(self.journal.samples[-1].life + 1) if (found := self._growth(life)) is not None]
 
     def _growth(self, life: int) -> float | None:
@@ -327,7 +328,7 @@ class Verdict:
 
     @property
     def broken(self) -> list[str]:
-        """The promises that are."""
+        """The broken promises."""
         found = {
             "lost": self.lost()[1],
             "twice": self.twice()[2],
@@ -359,7 +360,7 @@ class Verdict:
         return table(["", ""], rows)
 
     def by_spell(self) -> str:
-        """Lay out what shoppers saw of each way that Butter was."""
+        """Return a table of the latencies in each state of Butter."""
         latencies: dict[str, list[float]] = {}
         for one in self.journal.sold:
             if one.status == 200:
@@ -376,7 +377,7 @@ class Verdict:
         return table(["Butter", "checkouts", "p50, ms", "p99, ms"], rows)
 
     def over_time(self, rows: int) -> str:
-        """Lay out some of the samples, evenly."""
+        """Return a table of some samples at equal distances."""
         samples = self.journal.samples
         step = max(1, len(samples) // rows)
         return table(
@@ -397,7 +398,7 @@ class Verdict:
 
 
 def soak(options: argparse.Namespace) -> Verdict:
-    """Run one in a folder of its own."""
+    """Run a soak in its own folder."""
     with tempfile.TemporaryDirectory() as directory, recipient(SECRET) as butter:
         one = Soak(options, Path(directory), butter)
         try:

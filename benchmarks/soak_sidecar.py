@@ -1,4 +1,4 @@
-"""The soak's shop, for `butter-middleware deliver --app soak_sidecar:app --follow` beside it."""
+"""The soak's shop, for its sidecar `butter-middleware deliver --app soak_sidecar:app --follow`."""
 
 from crash import shop
 

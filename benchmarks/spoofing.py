@@ -2,8 +2,8 @@
 
     python benchmarks/spoofing.py [--requests 20000] [--seed 1]
 
-A shopper writes what they like into each header that any platform uses. Then the platform does what its documentation
-says: it appends, or it replaces. The address must be the shopper's in each request. The exit code is 1 if one is not.
+A shopper writes anything into each header that a platform uses. Then the platform appends or replaces, as it documents.
+The resolved address must be the shopper's in each request. Otherwise the exit code is 1.
 """
 
 import argparse
@@ -30,7 +30,7 @@ NAMES = (
     *(b"x-vercel-forwarded-for", b"do-connecting-ip", b"cloudfront-viewer-address", b"x-cluster-client-ip"),
     *(b"x_forwarded_for", b"x-forwarded", b"x-original-forwarded-for", b"x-edge-secret", b"x-appengine-user-ip"),
 )
-"""What shoppers write."""
+"""The values that shoppers write."""
 PIECES = (
     *(b"", b"unknown", b"_hidden", b"unix:", b"localhost", b"-", b"null", b"[::1]:80", b"::1", b"2001:db8::1"),
     *(b"::ffff:9.9.9.9", b"127.0.0.1", b"10.0.0.1", b"192.168.1.1:8080", b"1.2.3.4:99999", b"9.9.9.9/8", b"0x7f.1"),
@@ -41,7 +41,7 @@ PIECES = (
 
 
 def spoofed(rng: random.Random, shopper: str) -> Headers:
-    """Return what a shopper writes: any header, more than once, of any length."""
+    """Return a shopper's headers: any header, also repeated, with any length."""
 
     def value() -> bytes:
         many = rng.choice((1, 1, 2, 3, 5, 40, 300))
@@ -52,7 +52,7 @@ def spoofed(rng: random.Random, shopper: str) -> Headers:
 
 
 def appended(rng: random.Random, headers: Headers, name: bytes, element: str) -> Headers:
-    """Return the headers with one more element, in one of the ways of proxies: joined, to the last line, or its own."""
+    """Return the headers with one more element, like a proxy: with joined lines, in the last line, or in a new line."""
     lines = [value for known, value in headers if known == name]
     others = [(known, value) for known, value in headers if known != name]
     way = rng.randrange(3) if lines else 2
@@ -66,7 +66,7 @@ def appended(rng: random.Random, headers: Headers, name: bytes, element: str) ->
 
 
 def replaced(rng: random.Random, headers: Headers, name: bytes, value: str) -> Headers:
-    """Return the headers with one line of this name, at any place."""
+    """Return the headers with one line of this name, at a random place."""
     kept = [(known, line) for known, line in headers if known != name]
     kept.insert(rng.randrange(len(kept) + 1), (name, value.encode()))
     return kept
@@ -74,7 +74,7 @@ def replaced(rng: random.Random, headers: Headers, name: bytes, value: str) -> H
 
 @dataclass(frozen=True)
 class Platform:
-    """A preset, and what its platform makes of a request."""
+    """A preset, and its platform's change of a request."""
 
     name: str
     strategy: client_ip.Strategy
@@ -92,7 +92,7 @@ class Platform:
 
 
 def appending(*beyond: str, port: bool = False, name: bytes = XFF) -> Callable[[random.Random, Headers, str], Headers]:
-    """A chain of proxies: the first appends the shopper, each further one the proxy before it."""
+    """A chain of proxies. The first appends the shopper, and each further one appends the proxy before it."""
 
     def pass_on(rng: random.Random, headers: Headers, shopper: str) -> Headers:
         first = f"{shopper}:{rng.randrange(1024, 65536)}" if port else shopper
@@ -121,7 +121,7 @@ def untouched(_rng: random.Random, headers: Headers, _shopper: str) -> Headers:
 
 
 def platforms() -> Iterator[Platform]:
-    """Give each preset, with the addresses of its platform's proxies, and the strategies of RFC 7239."""
+    """Yield each preset with the addresses of its platform's proxies, and the strategies of RFC 7239."""
     vpc = ("10.0.0.1", "10.200.3.4")
     edges = ("173.245.48.5", "104.16.9.9", "2400:cb00::7", "::ffff:173.245.48.5")
     yield Platform("direct()", client_ip.direct(), (), untouched)
@@ -165,7 +165,7 @@ def platforms() -> Iterator[Platform]:
 
 
 def shoppers(rng: random.Random) -> Iterator[str]:
-    """Give public addresses that are not a proxy's."""
+    """Yield public addresses that are not a proxy's."""
     while True:
         text = str(IPv4Address(rng.getrandbits(32)))
         address = parse_host(text)
@@ -174,7 +174,7 @@ def shoppers(rng: random.Random) -> Iterator[str]:
 
 
 def judge(platform: Platform, requests: int, seed: int) -> tuple[int, int]:
-    """Return how many requests got a wrong address, and how many got none, as captures are read."""
+    """Return how many requests got a wrong address, and how many got none."""
     rng = random.Random(f"{seed} {platform.name}")
     wrong = missing = 0
     for _number, shopper in zip(range(requests), shoppers(rng), strict=False):

@@ -1,4 +1,4 @@
-"""What the servers that stand in for others have in common: whole requests, and a process of their own."""
+"""The base of the fake servers: complete requests, and a separate process."""
 
 import asyncio
 import re
@@ -13,7 +13,7 @@ LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Requests(asyncio.Protocol):
-    """One connection: whole requests in, answers out, in their order."""
+    """One connection: complete requests in, answers out, in order."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
@@ -38,14 +38,14 @@ class Requests(asyncio.Protocol):
         """Take one request, whose head ends with the last header's line break."""
 
     def write(self, body: bytes, status: str = "200 OK", more: str = "") -> None:
-        """Answer one request with JSON, and more lines in the head."""
+        """Answer one request with JSON, and additional header lines."""
         if self.transport is not None and not self.transport.is_closing():
             head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n{more}\r\n"
             self.transport.write(head.encode() + body)
 
 
 async def serve(protocol: Callable[[], Requests]) -> None:
-    """Serve on loopback until killed, once the port is printed."""
+    """Print the port, and serve on loopback until killed."""
     server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
@@ -53,7 +53,7 @@ async def serve(protocol: Callable[[], Requests]) -> None:
 
 @contextmanager
 def started(script: str, *arguments: str) -> Generator[int]:
-    """Start a script that serves so, give its port, and end it."""
+    """Start a script that serves in this way, give its port, and end it."""
     process = subprocess.Popen([sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

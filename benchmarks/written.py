@@ -1,4 +1,4 @@
-"""Measured tables in a document: what stands between two markers is the command's, all else is its authors'."""
+"""Writes measured tables into a document, between two markers. The other text belongs to the authors."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay a table out in Markdown, so that it reads on a terminal too."""
+    """Return a table in Markdown that is readable on a terminal too."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
 
@@ -19,7 +19,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def publish(document: Path | None, name: str, text: str) -> None:
-    """Print a text, and put it between the markers of its name if there is a document."""
+    """Print a text. If there is a document, put the text between the markers of its name."""
     print(text, flush=True)
     if document is not None:
         write(document, name, text)
@@ -29,7 +29,7 @@ def write(document: Path, name: str, text: str) -> None:
     """Put a text between the markers of its name.
 
     Raises:
-        ValueError: the document has not exactly one such pair of markers.
+        ValueError: the document does not have exactly one such pair of markers.
     """
     begin, end = f"<!-- measured: {name} -->", f"<!-- end: {name} -->"
     place = re.compile(f"(?<={re.escape(begin)}\n).*?(?={re.escape(end)})", re.DOTALL)
