@@ -1,10 +1,10 @@
-"""A checkout whose records go through Celery: for a shop that runs its workers anyway.
+"""A shop that sends its records through Celery, because it runs Celery workers anyway.
 
     uvicorn celery_outbox:app
     celery -A celery_outbox worker
 
-Any other queue works in the same way: one method enqueues, and a consumer asks
-`Delivery` what to do.
+Any other queue works in the same way. One method enqueues, and a consumer sends with
+`Delivery`.
 """
 
 # Celery has no types.
@@ -34,15 +34,15 @@ from butter_middleware import (
 )
 
 queue = Celery("shop", broker=os.environ.get("CELERY_BROKER_URL", "redis://localhost"))
-queue.conf.task_acks_late = True  # a worker that is killed has lost nothing
+queue.conf.task_acks_late = True  # a killed worker loses nothing
 queue.conf.task_reject_on_worker_lost = True
 
 
 class CeleryOutbox:
-    """The outbox: one method, which runs on a thread of the middleware."""
+    """The outbox. Its one method runs on a thread of the middleware."""
 
     async def enqueue(self, record: Record) -> None:
-        """Publish the record; what raises is tried again."""
+        """Publish the record. If this raises, it is tried again."""
         await anyio.to_thread.run_sync(publish, record.to_json())
 
 
@@ -65,7 +65,7 @@ class DeadRecordError(Exception):
 
 @cache
 def delivery() -> tuple[asyncio.Runner, Delivery]:
-    """Return the one of this process. It remembers Butter's state, so keep it."""
+    """Return this process's delivery. It remembers Butter's state, so keep it."""
     return asyncio.Runner(), butter.delivery()
 
 
@@ -73,7 +73,7 @@ def delivery() -> tuple[asyncio.Runner, Delivery]:
     bind=True, name="butter.deliver", max_retries=None, ignore_result=True
 )
 def deliver(task: "Task[Any, Any]", text: str, attempts: int = 0) -> None:
-    """Send one record; Celery keeps it until Butter has it."""
+    """Send one record. Celery keeps it until Butter has it."""
     runner, sender = delivery()
     settlement = runner.run(sender.deliver(Record.from_json(text), attempts))
     if settlement.settled is Settled.DEAD:
@@ -89,7 +89,7 @@ def deliver(task: "Task[Any, Any]", text: str, attempts: int = 0) -> None:
 
 
 def publish(text: str) -> None:
-    """Publish a record. Celery logs `argsrepr` in place of the personal data."""
+    """Publish a record. Celery logs `argsrepr` instead of the personal data."""
     deliver.apply_async(args=(text,), argsrepr="(a record)")
 
 

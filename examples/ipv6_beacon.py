@@ -45,7 +45,7 @@ butter = Butter(
 )
 beacon = (
     butter.ipv4_beacon
-)  # in a process of its own here; within one app: app.host("v4.shop.example", beacon)
+)  # here in its own process. Within one app: app.host("v4.shop.example", beacon)
 
 app = FastAPI()
 app.add_middleware(ButterMiddleware, butter=butter)

@@ -26,7 +26,7 @@ butter = Butter(
 
 
 async def thanks(request: Request) -> HTMLResponse:
-    """Confirm the order; a reload of this page is the same record, sent once."""
+    """Confirm the order. A reload of this page gives the same record, sent once."""
     order = request.path_params["order"]
     annotate(
         request, customer_email="shopper@example.com", transaction_id=f"PSP{order}"

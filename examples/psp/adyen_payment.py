@@ -39,13 +39,13 @@ class Order(BaseModel):
 
 @app.post("/payments")
 def payments(order: Order, request: Request) -> dict[str, object]:
-    """Pay, and hand on what Adyen says."""
+    """Pay, and return Adyen's answer."""
     annotate(request, customer_email=order.email)
     return ask_adyen(order)
 
 
 def ask_adyen(order: Order) -> dict[str, object]:
-    """Stand for `adyen.checkout.payments_api.payments({...}).message`."""
+    """In place of `adyen.checkout.payments_api.payments({...}).message`."""
     if order.card == "refused":
         return {
             "resultCode": "Refused",

@@ -37,7 +37,7 @@ class Order(BaseModel):
 
 @app.post("/pay")
 def pay(order: Order, request: Request) -> dict[str, object]:
-    """Sell, and hand on the transaction."""
+    """Sell, and return the transaction."""
     annotate(request, customer_email=order.email)
     sale = sell(order)
     return {
@@ -51,7 +51,7 @@ def pay(order: Order, request: Request) -> dict[str, object]:
 
 
 def sell(order: Order) -> dict[str, str]:
-    """Stand for `gateway.transaction.sale({...}).transaction`."""
+    """In place of `gateway.transaction.sale({...}).transaction`."""
     return {
         "id": "7k3x",
         "status": "submitted_for_settlement",

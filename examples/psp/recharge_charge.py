@@ -37,12 +37,12 @@ class Order(BaseModel):
 
 @app.post("/charge")
 def charge(order: Order) -> dict[str, object]:
-    """Charge, and hand on what Recharge says."""
+    """Charge, and return Recharge's answer."""
     return {"charge": process(order)}
 
 
 def process(order: Order) -> dict[str, object]:
-    """Stand for the POST to Recharge's `/charges/{id}/process`."""
+    """In place of the POST to Recharge's `/charges/{id}/process`."""
     return {
         "id": 4007,
         "address_id": 5,

@@ -36,12 +36,12 @@ class Order(BaseModel):
 
 @app.post("/subscribe")
 def subscribe(order: Order) -> dict[str, object]:
-    """Purchase, and hand on the invoice collection."""
+    """Purchase, and return the invoice collection."""
     return purchase(order)
 
 
 def purchase(order: Order) -> dict[str, object]:
-    """Stand for `client.create_purchase({...})`, which FastAPI serialises as it is."""
+    """In place of `client.create_purchase({...})`. FastAPI serialises its result."""
     return {
         "object": "invoice_collection",
         "charge_invoice": {

@@ -33,9 +33,9 @@ butter = Butter(
     routes=[
         # The shopper starts. The answer is the session, and its ID joins both parts.
         CheckoutRoute("/sessions", psp="stripe", join="id"),
-        # Stripe reports the payment: of a card when the session is complete, of a
-        # bank debit days later. Stripe sends other events to this URL too. They give
-        # no key, and the preset refuses a session that is not paid.
+        # Stripe reports a card payment when the session is complete, and a bank debit
+        # days later. Stripe sends other events to this URL too. They give no key, and
+        # the preset refuses a session that is not paid.
         CheckoutRoute(
             "/stripe/webhook",
             psp="stripe",
@@ -56,14 +56,14 @@ app.add_middleware(ButterMiddleware, butter=butter)
 
 @app.post("/sessions")
 def begin() -> dict[str, str]:
-    """Make a session, and name the page where the shopper pays."""
+    """Make a session, and return the URL of the page where the shopper pays."""
     session = create_session()
     return {"id": session["id"], "url": session["url"]}
 
 
 @app.post("/stripe/webhook")
 async def webhook(request: Request) -> dict[str, bool]:
-    """Verify the signature. What is answered with an error is not captured."""
+    """Verify the signature. A response with an error status is not captured."""
     if not is_signed(await request.body(), request.headers.get("stripe-signature", "")):
         raise HTTPException(400)
     return {"received": True}

@@ -1,7 +1,7 @@
 """A shop on Worldpay's Access Payments, which puts Worldpay's object into its JSON.
 
-Worldpay never sends the e-mail, so the endpoint annotates it. `prefer` says which
-reference is sent.
+Worldpay never sends the e-mail, so the endpoint annotates it. `prefer` chooses the
+reference that is sent.
 
 Run it: BUTTER_USERNAME=... BUTTER_PASSWORD=... uvicorn worldpay_payment:app
 """
@@ -48,7 +48,7 @@ def orders(order: Order, request: Request) -> dict[str, object]:
 
 
 def pay(order: Order) -> dict[str, object]:
-    """Stand for the POST to Worldpay's `/api/payments`."""
+    """In place of the POST to Worldpay's `/api/payments`."""
     return {
         "outcome": "authorized",
         "transactionReference": order.number,
