@@ -1,4 +1,4 @@
-"""How the documentation is built. Nothing is fetched: no inventories, no fonts, no scripts of others."""
+"""The configuration of the documentation. Nothing is fetched: no inventories, fonts or external scripts."""
 
 import sys
 from collections.abc import Iterator
@@ -30,13 +30,13 @@ extensions = [
     "sphinx_design",
 ]
 nitpicky = True
-# What users may import must be found. Other projects have no inventory here, and types of our private modules no page.
+# References to public names must be found. Other projects have no inventory here, and private modules have no page.
 nitpick_ignore_regex = [(r"py:.*", r"(?!butter_middleware(\.(client_ip|extract|outbox|testing))?\.\w+$).*")]
 
 myst_enable_extensions = ["attrs_inline", "colon_fence"]
 myst_heading_anchors = 4
 copybutton_exclude = ".linenos, .gp, .go"
-"""What is copied from a console is the commands, without prompt and output."""
+"""A copy from a console has only the commands, without prompt and output."""
 
 default_role = "py:obj"
 autodoc_default_options = {
@@ -65,7 +65,7 @@ PUBLIC: Final = ("", ".client_ip", ".extract", ".outbox", ".testing")
 
 
 def _aliases() -> Iterator[tuple[str, str]]:
-    """Give where each public name is defined, and where users import it from."""
+    """Yield where each public name is defined, and where users import it from."""
     for suffix in reversed(PUBLIC):
         module = import_module(f"butter_middleware{suffix}")
         for name in module.__all__:
@@ -78,7 +78,7 @@ ALIASES: Final = dict(_aliases())
 
 
 def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Element) -> Element | None:
-    """Link a name that an annotation gives by the module it is defined in."""
+    """Link a name that an annotation gives with its defining module."""
     public = ALIASES.get(node["reftarget"])
     if public is None:
         return None
@@ -86,12 +86,12 @@ def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: El
 
 
 def _begin(_app: Sphinx, what: str, _name: str, _thing: object, _options: object, lines: list[str]) -> None:
-    """Keep napoleon from taking the words before an attribute's first colon for its type: an empty comment has none."""
+    """Add an empty comment, so that napoleon does not take the words before an attribute's first colon for its type."""
     if what in {"attribute", "property"}:
         lines[:0] = ["..", ""]
 
 
 def setup(app: Sphinx) -> None:
-    """Add what Sphinx cannot know."""
+    """Connect the functions of this module."""
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-process-docstring", _begin, priority=400)  # before napoleon's 500

@@ -1,7 +1,7 @@
-"""The directive `diagram`: a drawing of box characters becomes an SVG when the documentation is built.
+"""The directive `diagram`: turns a drawing of box characters into an SVG when the documentation is built.
 
-The drawing stays readable as text, on a code host too, and a test can compare it with a docstring. Nothing is fetched,
-neither when the pages are built nor when they are read.
+The drawing stays readable as text, on a code host too, and a test can compare it with a docstring. Nothing is fetched
+when the pages are built or read.
 """
 
 import re
@@ -16,19 +16,19 @@ from sphinx.util.docutils import SphinxDirective
 
 WIDTH: Final = 8.4
 HEIGHT: Final = 19.0
-"""Of the cell of one character."""
+"""The size of one character's cell."""
 MARGIN: Final = 10.0
 _LINES: Final = {
     "─": "lr", "│": "ud", "┌": "rd", "┐": "ld", "└": "ru", "┘": "lu", "├": "rud", "┤": "lud", "┬": "lrd", "┴": "lru",
     "┼": "lrud", "═": "lr", "╞": "rud", "╡": "lud", "╪": "lrud",
 }  # fmt: skip
-"""From the middle of the cell to which of its sides a character draws."""
+"""The sides of the cell to which a character draws from the middle."""
 _ARROWS: Final = {"►": (1, 0), "◄": (-1, 0), "▼": (0, 1), "▲": (0, -1)}
 _WORDS: Final = re.compile(rf"[^\s{''.join(_LINES)}{''.join(_ARROWS)}]+(?: [^\s{''.join(_LINES)}{''.join(_ARROWS)}]+)*")
 
 
 def svg(drawing: str, states: frozenset[str], title: str) -> str:
-    """Return the drawing as an SVG. Words that are `states` get a box of their own."""
+    """Return the drawing as an SVG. Words that are `states` get their own box."""
     rows = drawing.rstrip().splitlines()
     width = max(map(len, rows)) * WIDTH + 2 * MARGIN
     height = len(rows) * HEIGHT + 2 * MARGIN
@@ -87,7 +87,7 @@ def _words(row: str, y: int, states: frozenset[str]) -> Iterator[str]:
 
 
 class Diagram(SphinxDirective):
-    """A drawing; its argument is the title for who cannot see it."""
+    """A drawing. Its argument is the title for readers who cannot see it."""
 
     required_arguments = 1
     final_argument_whitespace = True
@@ -95,7 +95,7 @@ class Diagram(SphinxDirective):
     option_spec = {"states": directives.unchanged}  # noqa: RUF012 - as docutils has it
 
     def run(self) -> list[nodes.Node]:
-        """Return the picture; builders other than HTML show the text."""
+        """Return the picture. Builders other than HTML show the text."""
         text = "\n".join(self.content)
         states = frozenset(str(self.options.get("states", "")).split())
         picture = nodes.raw("", svg(text, states, self.arguments[0]), format="html")

@@ -1,4 +1,4 @@
-"""On a phone, each row of a table is a card: each cell has its column's title, and the style shows it."""
+"""Shows each row of a table as a card on a phone: each cell gets its column's title, which the style shows."""
 
 import html
 import re
@@ -13,12 +13,12 @@ ROW: Final = re.compile(r"<tr\b.*?</tr>", re.DOTALL)
 
 
 def text_of(cell: str) -> str:
-    """Return the words of a cell, as the value of an attribute."""
+    """Return the text of a cell, as the value of an attribute."""
     return html.escape(html.unescape(re.sub("<[^>]+>", "", cell)).strip())
 
 
 def labelled(table: re.Match[str]) -> str:
-    """Return the table with the column's title at each cell. A table of figures stays as it is."""
+    """Return the table with the column's title at each cell. A table of figures is not changed."""
     titles = [text_of(head) for head in HEAD.findall(table[0])]
     if "text-right" in table[0]:
         return table[0]
@@ -43,6 +43,6 @@ def label_cells(
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Label the cells when a page is written."""
+    """Register the labelling, for when a page is written."""
     app.connect("html-page-context", label_cells)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

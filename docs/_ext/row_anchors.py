@@ -1,4 +1,4 @@
-"""Each row of the error index has an anchor, made of its first cell, and a link to copy."""
+"""Gives each row of the error index an anchor, made from its first cell, and a link to copy."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ LONGEST: Final = 60
 
 
 def anchor(text: str) -> str:
-    """Return the anchor of a row: the words of its first cell, as many as fit."""
+    """Return the anchor of a row: as many words of its first cell as fit."""
     made = nodes.make_id(text.replace("…", " "))
     return made if len(made) <= LONGEST else made[: made.rindex("-", 0, LONGEST)]
 
@@ -37,6 +37,6 @@ def add_anchors(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Add the anchors when a page was read."""
+    """Register the anchors, for when a page was read."""
     app.connect("doctree-read", add_anchors)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
