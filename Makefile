@@ -1,14 +1,14 @@
-# The two commands of the README, and their parts. Each sets up what it needs by itself.
-# The newest Python that runs: what stands on the PATH may be a version manager's shim for one that is switched off.
+# The README's two commands, and their parts. Each sets up everything that it needs.
+# The newest Python that works: the PATH may have a version manager's shim for a version that is switched off.
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$python && break; done)
-# The oldest that runs: the versions of before have wheels for no newer one.
+# The oldest Python that works: the oldest supported dependencies have no wheels for newer ones.
 OLDEST_PYTHON ?= $(shell for python in python3.11 python3.12 $(PYTHON); do \
 	$$python -c 'import ensurepip, venv' >/dev/null 2>&1 && echo $$python && break; done)
-# One more than there are cores: most of the tests' time is waiting for processes that they start.
+# One more than the cores: the tests mostly wait for processes that they start.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
-# Where this is set (containers often set it), each of the hundreds of processes that the tests start compiles the package
-# again, and each worker of pytest rewrites each module of the tests: 12 s of processor per worker.
+# Containers often set this. Then each of the hundreds of processes that the tests start compiles the package again, and
+# each worker of pytest rewrites each module of the tests: 12 s of CPU per worker.
 unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 OLD := .venvs/oldest/bin
@@ -36,7 +36,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Node's collector has more room (MB) for what is new: a fifth of the time of pyright less.
+# Node's garbage collector gets more space (MB) for new objects, so pyright takes a fifth less time.
 types: .venv/ready
 	$(BIN)/mypy
 	NODE_OPTIONS=--max-semi-space-size=256 $(BIN)/pyright
@@ -53,7 +53,7 @@ coverage: .venv/ready  ## all tests, and which lines they reach: some 15 minutes
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-# Properties with few examples, as on each Python more: all are tried by `unit`, and here only the dependencies differ.
+# Few examples for properties, as in `pythons`: `unit` tries all, and here only the dependencies differ.
 oldest: .venvs/oldest/ready
 	$(OLD)/python -m pytest -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning \
 		--hypothesis-profile quick $(OLDEST_TESTS)
