@@ -43,6 +43,7 @@ from butter_middleware._utils import log_thread
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
 from butter_middleware.outbox import MemoryStore, SQLiteOutbox
 from butter_middleware.outbox.sqlite.existing import existing
+from butter_middleware.pipeline import store_thread
 from butter_middleware.pipeline.leader import LOOK_SECONDS
 from butter_middleware.pipeline.participant import Participant
 from butter_middleware.pipeline.pipeline import Pipeline
@@ -524,6 +525,18 @@ def test_a_full_memory_outbox_counts_and_logs_losses(
     critical = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert len(critical) == 1
     assert "OutboxFullError" in critical[0].getMessage()
+
+
+def test_a_flush_does_not_wait_for_what_was_refused(
+    make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too much waits for the disk: the capture and the record are lost and counted."""
+    monkeypatch.setattr(store_thread, "MOST_WAITING", 0)
+    butter = make_butter()
+    anyio.run(drive, ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter), http_scope())
+    butter.record(checkout(1))
+    assert butter.status().lost == 2
+    assert butter.flush(20)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
