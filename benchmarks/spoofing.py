@@ -153,7 +153,7 @@ def platforms() -> Iterator[Platform]:
     yield Platform("akamai(peers)", client_ip.akamai([AKAMAI]), ("23.32.0.9",), replacing("True-Client-IP"))
     secret = client_ip.fastly([FASTLY], require=("X-Edge-Secret", "edge"))
     yield Platform("fastly(peers)", client_ip.fastly([FASTLY]), ("151.101.1.1",), replacing("Fastly-Client-IP"))
-    yield Platform("fastly(secret)", secret, ("151.101.1.1",), replacing("Fastly-Client-IP", x_edge_secret="edge"))  # noqa: S106 - of nobody
+    yield Platform("fastly(secret)", secret, ("151.101.1.1",), replacing("Fastly-Client-IP", x_edge_secret="edge"))  # noqa: S106 - a dummy
     front_door = replacing("X-Azure-SocketIP", x_azure_fdid="profile")
     yield Platform("azure_front_door(id)", client_ip.azure_front_door("profile"), ("147.243.1.1",), front_door)
     yield Platform("fly()", client_ip.fly(), ("172.16.0.2",), replacing("Fly-Client-IP"))
