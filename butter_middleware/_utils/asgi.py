@@ -92,7 +92,7 @@ def raw(text: bytes | str) -> bytes:
     return text.encode("latin-1", "replace") if isinstance(text, str) else bytes(text)
 
 
-def given_peer(scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a server may put there what it likes
+def given_peer(scope: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a server may put anything there
     """Return the peer as the server gives it: None, or a host with its port, or a host alone if it has no port.
 
     A host alone comes from an adapter without sockets, which took it from its platform, and not from a header.

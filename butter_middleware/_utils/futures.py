@@ -66,7 +66,7 @@ class Waker:
         """Have the thread look for work."""
         if self._resting:
             self._resting = False
-            try:  # noqa: SIM105 - on the request path, where `suppress` takes three calls more
+            try:  # noqa: SIM105 - on the request path: `suppress` needs three more calls
                 self._lock.release()
             except RuntimeError:  # two threads woke it at once
                 pass
@@ -141,7 +141,7 @@ def _on_trio() -> bool:
 
 
 async def _wait_on_trio(future: "Future[Any]", seconds: float) -> None:
-    from trio.lowlevel import current_trio_token  # noqa: PLC0415 - only where the app itself runs on trio
+    from trio.lowlevel import current_trio_token  # noqa: PLC0415 - only if the app itself runs on trio
 
     token, done = current_trio_token(), anyio.Event()
 

@@ -36,7 +36,7 @@ def start(thread: Thread) -> None:
         RuntimeError: the system gives no more threads, or the interpreter has ended.
     """
     if sys.is_finalizing():
-        raise RuntimeError  # as newer Pythons do: 3.11 would wait for ever until the thread runs
+        raise RuntimeError  # as newer Pythons do: 3.11 would wait forever for the thread to run
     Context().run(thread.start)
 
 
