@@ -41,7 +41,7 @@ class Totals:
     stranger_lines: list[int] = field(default_factory=list[int])
     """The first of them."""
     waiting: int = 0
-    """Records that are to be sent."""
+    """Records that must be sent."""
     waiting_lines: list[int] = field(default_factory=list[int])
     """The first of those lines, set when the run ends."""
     sent: int = 0
@@ -59,7 +59,7 @@ class Totals:
 
 @dataclass(slots=True)
 class Waiting:
-    """A line that is to be sent."""
+    """A line that must be sent."""
 
     record: Record
     line: Line
