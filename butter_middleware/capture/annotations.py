@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from butter_middleware.capture.routes import RouteTable  # loads Starlette's router
 
 SCOPE_KEY: Final = "butter_middleware"
-"""Where the middleware keeps a request's notes. Its presence also tells a second middleware to step aside."""
+"""The scope's key for a request's notes. If it is set, a second middleware does nothing."""
 
 _MOST_NAMES: Final = 5
 _WORD: Final = re.compile(r"[A-Za-z_-]{1,30}")

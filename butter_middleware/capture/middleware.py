@@ -78,7 +78,7 @@ class CapturePipeline(Protocol):
         ...
 
     def skip(self, route: CheckoutRoute, reason: Skip, status: int, *, annotated: bool) -> None:
-        """Count a response that is not captured. A status of 0 says that there was no answer."""
+        """Count a response that is not captured. Status 0 means that there was no answer."""
         ...
 
     def fault(self, error: Exception) -> None:
@@ -152,7 +152,7 @@ class ButterMiddleware:
                 return None
             route, path = found
             return _Tee(pipeline, route, path, scope, receive, send)
-        except Exception as error:  # noqa: BLE001 - a scope against the specification is the app's to refuse
+        except Exception as error:  # noqa: BLE001 - the app must refuse an invalid scope
             pipeline.fault(error)
             return None
 
@@ -198,7 +198,7 @@ class ButterMiddleware:
                 elif message["type"] == "lifespan.startup.complete":
                     self._compare(pipeline)
                     await pipeline.open()
-            except Exception as error:  # noqa: BLE001 - ours never leave
+            except Exception as error:  # noqa: BLE001 - our errors never reach the app
                 pipeline.fault(error)
             await send(message)
 
@@ -309,7 +309,7 @@ class _Tee:
                 if not message.get("more_body", False):
                     self._request_ended = True
                     self._request["request_body"] = self._request_body()
-        except Exception as error:  # noqa: BLE001 - ours never leave
+        except Exception as error:  # noqa: BLE001 - our errors never reach the app
             self._give_up(error)
         return message
 
@@ -330,7 +330,7 @@ class _Tee:
                     self._start(message["status"], listed)
                 elif kind in _FILE_MESSAGES and self._keep_file(message):
                     durable = self._capture(self._notes.fields)
-            except Exception as error:  # noqa: BLE001 - ours never leave
+            except Exception as error:  # noqa: BLE001 - our errors never reach the app
                 self._give_up(error)
             if durable is not None:
                 await self._wait(durable)
@@ -343,7 +343,7 @@ class _Tee:
     async def _wait(self, durable: "Future[None]") -> None:
         try:
             await self._pipeline.wait_until_durable(durable)
-        except Exception as error:  # noqa: BLE001 - ours never leave
+        except Exception as error:  # noqa: BLE001 - our errors never reach the app
             self._pipeline.fault(error)
 
     def end(self, error: BaseException | None) -> None:
@@ -357,7 +357,7 @@ class _Tee:
                     self._capture(self._noted)
                 else:
                     self._skip(Skip.INCOMPLETE if self._status else Skip.UNANSWERED)
-        except Exception as fault:  # noqa: BLE001 - ours never leave
+        except Exception as fault:  # noqa: BLE001 - our errors never reach the app
             self._give_up(fault)
         self._notes.closed = True
 
