@@ -39,7 +39,7 @@ COLUMNS: Final = {
     "state": "",
 }
 USERNAME: Final = "demo-merchant"
-PASSWORD: Final = "demo-password"  # noqa: S105 - of a shop and a sandbox that live for the demo
+PASSWORD: Final = "demo-password"  # noqa: S105 - only for the shop and the sandbox of the demo
 
 
 class Shopper(NamedTuple):

@@ -83,7 +83,7 @@ def load_server() -> ModuleType:
 def _introduce(listener: socket.socket, host: str, username: str | None) -> None:
     """Tell where the page is, and what to set in the shop."""
     port = listener.getsockname()[1]
-    here = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - asked for twice
+    here = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - requested twice
     url = f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
     credentials = "BUTTER_USERNAME=sandbox BUTTER_PASSWORD=sandbox"
     any_credentials = "Any credentials are accepted. "
