@@ -59,7 +59,7 @@ def parse_host(text: str) -> Address | None:
     """Parse an address without brackets or port, as in `scope["client"]`."""
     try:
         if ":" not in text:
-            # Leading zeros are refused, because some parsers take them for octal. So is anything but four octets.
+            # Anything but four octets is refused. So are leading zeros, because some parsers take them for octal.
             return _MAPPED | int.from_bytes(inet_pton(AF_INET, text))
         zoned = _ZONED.fullmatch(text)
         if zoned is None:

@@ -69,7 +69,7 @@ def _port_of(peer: TcpPeer) -> int | None:
     return _number(peer.client[1]) if peer.client is not None and len(peer.client) > 1 else None
 
 
-def _number(port: Any) -> int | None:  # noqa: ANN401 - a server may put there what it likes
+def _number(port: Any) -> int | None:  # noqa: ANN401 - a server may put anything there
     try:
         return int(port)
     except (TypeError, ValueError, OverflowError):

@@ -92,7 +92,7 @@ class _Base:
         try:
             peer = peer_of(scope)
             return self._found(self._resolve(scope, peer), peer)
-        except Exception:  # noqa: BLE001 - a scope against the specification must not cost the capture
+        except Exception:  # noqa: BLE001 - an invalid scope must not cost the capture
             return ClientIP(None, None, Reason.MALFORMED, None)
 
     def admitting_private(self) -> Self:
