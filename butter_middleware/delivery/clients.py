@@ -49,7 +49,7 @@ class ClientPool:
             client = self._take()
         except HTTPClientError as error:
             return Answer(AnswerKind.UNREACHABLE, detail=f"no client: {error}")
-        except Exception as error:  # noqa: BLE001 - a client of the merchant's own may raise
+        except Exception as error:  # noqa: BLE001 - the merchant's own client may raise
             return Answer(AnswerKind.UNREACHABLE, detail=f"no client: {type(error).__name__}")
         try:
             return await question(client)
@@ -59,7 +59,7 @@ class ClientPool:
                 raise
             # Not the caller was cancelled, but something that the client waited for, such as a shared pool.
             return Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - a client of the merchant's own may raise
+        except Exception as error:  # noqa: BLE001 - the merchant's own client may raise
             return Answer(AnswerKind.INTERRUPTED, detail=type(error).__name__)
         finally:
             if client in self._all:  # it was not closed meanwhile
@@ -92,7 +92,7 @@ class QueueClient:
             taken: object = self._outbox.enqueue(record)
             if isawaitable(taken):  # otherwise a plain function has enqueued it by now
                 await taken
-        except Exception as error:  # noqa: BLE001 - each queue has exceptions of its own
+        except Exception as error:  # noqa: BLE001 - each queue has its own exceptions
             return Answer(AnswerKind.UNREACHABLE, detail=type(error).__name__)
         return Answer(AnswerKind.DELIVERED)
 

@@ -268,7 +268,7 @@ class Delivery:
             raise
         try:
             settlements = self.breaker.record(pending, answer)
-        except Exception as error:  # noqa: BLE001 - such as a clock's
+        except Exception as error:  # noqa: BLE001 - such as the clock's error
             kind = type(error).__name__
             message = f"delivering failed: {kind}. The record is sent again"
             self._emit(Faulted(reason=f"delivering:{kind}", message=message, level=logging.CRITICAL))

@@ -165,7 +165,7 @@ class ButterClient:
             if task is None or not self._watchdog.end(task) or task.uncancel() > cancelled_before:
                 raise  # the caller is cancelled
             kind, detail = AnswerKind.INTERRUPTED, "TotalTimeout"
-        except Exception as error:  # noqa: BLE001 - the one seam where foreign errors become answers
+        except Exception as error:  # noqa: BLE001 - the only place where foreign errors become answers
             kind, detail = _kind(error), type(error).__name__
         finally:
             if task is not None and self._watchdog.end(task):
