@@ -77,7 +77,7 @@ def json(**fields: str) -> Expressions:
 def _search(name: str, expression: str, body: Any) -> Any:  # noqa: ANN401 - JSON is any type
     try:
         found = path(expression).parsed.search(body)
-    except Exception as error:  # noqa: BLE001 - JMESPath's functions raise whatever Python does with what they are given
+    except Exception as error:  # noqa: BLE001 - JMESPath's functions raise any of Python's errors
         # Without the error's text, which may quote the value that a function refused.
         msg = f"the expression of {name} failed on this body ({type(error).__name__})"
         raise ExtractionError(msg) from None

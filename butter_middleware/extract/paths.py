@@ -75,7 +75,7 @@ class Path:
         """Return what the expression finds. None if it finds nothing or cannot be applied."""
         try:
             return self.found(body)
-        except Exception:  # noqa: BLE001 - JMESPath's functions raise whatever Python does with what they are given
+        except Exception:  # noqa: BLE001 - JMESPath's functions raise any of Python's errors
             return None
 
     def found(self, body: object) -> Any:  # noqa: ANN401 - JSON is any type
@@ -96,7 +96,7 @@ def path(expression: str, *, table: bool = False) -> Path:
     return Path(expression, ParsedResult(expression, _normal(parsed.parsed)), _OPTIONS)
 
 
-def _normal(node: Any) -> Any:  # noqa: ANN401 - as types-jmespath has it
+def _normal(node: Any) -> Any:  # noqa: ANN401 - as in types-jmespath
     """Return a syntax tree of JMESPath with its keys in their normal form."""
     changed = {**node, "children": [_normal(child) for child in node["children"]]}
     return changed | {"value": normal.key(node["value"])} if node["type"] == "field" else changed

@@ -221,7 +221,7 @@ SHAPES: Final = (
             "client_secret || (pending_setup_intent && !says(pending_setup_intent.status, 'succeeded')) || "
             "(says(status, 'trialing') && !default_payment_method && !default_source && "
             "says(trial_settings.end_behavior.missing_payment_method, 'cancel', 'pause')) || "
-            # Nothing is to be paid.
+            # There is nothing to pay.
             "(says(status, 'active') && (zero(latest_invoice.amount_paid) || zero(latest_invoice.total) || "
             "zero(plan.amount) || (length(items.data || `[]`) == `1` && zero(items.data[0].price.unit_amount)))) || "
             f"{_returned('latest_invoice.')}"
