@@ -64,7 +64,7 @@ class Beacon:
 
     origins: Iterable[str]
     bind: str
-    token: str = "header:X-Butter-Token"  # noqa: S105 - a place, no secret
+    token: str = "header:X-Butter-Token"  # noqa: S105 - a place, not a secret
     keys: Sequence[str | bytes] | None = field(default=None, repr=False)
     ttl: int = 600
     client_ip: Strategy | None = None
