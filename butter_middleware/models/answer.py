@@ -95,7 +95,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
     date = headers.get("date", "")
     if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
         return Answer(AnswerKind.DELIVERED if _is_object(body) else AnswerKind.IMPOSTOR, status, date=date)
-    if status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4; a 1xx or worse is no answer to a POST either
+    if status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4; a 1xx is not an answer to a POST either
         return Answer(AnswerKind.REDIRECTED, status, date=date)
     kind = _KINDS.get(status, AnswerKind.REJECTED if status < 500 else AnswerKind.UNAVAILABLE)  # noqa: PLR2004
     detail = _wrong_fields(body) if kind is AnswerKind.INVALID else ""

@@ -48,7 +48,7 @@ def decode(body: bytes, content_encoding: str, limit: int) -> bytes:
                 "middleware"
             )
             raise ExtractionError(msg) from None
-        except Exception as error:  # noqa: BLE001 - each decoder has an exception of its own
+        except Exception as error:  # noqa: BLE001 - each decoder has its own exception
             msg = f"the response's {coding} data is broken ({type(error).__name__})"
             raise ExtractionError(msg) from None
         if len(body) > limit:
