@@ -136,7 +136,7 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A record that is to be sent."""
+    """A record that must be sent."""
 
     id: int
     record: Record

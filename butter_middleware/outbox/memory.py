@@ -85,7 +85,7 @@ class MemoryOutbox:
         )
         return (warning,)
 
-    def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "MemoryStore":  # noqa: ARG002 - no lock is waited for, and no other process reads
+    def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "MemoryStore":  # noqa: ARG002 - there is no lock, and no other process reads
         """Return a store with these options."""
         return MemoryStore(self.limit, self.clock)
 

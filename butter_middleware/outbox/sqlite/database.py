@@ -462,7 +462,7 @@ def _transact(connection: sqlite3.Connection, change: Callable[[sqlite3.Connecti
 
 def _keep_for_ever(connection: sqlite3.Connection) -> None:
     """Keep the parent's connection from being closed, even at the interpreter's exit: the file is the parent's."""
-    import ctypes  # noqa: PLC0415 - after a fork amid a transaction only
+    import ctypes  # noqa: PLC0415 - only after a fork during a transaction
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
