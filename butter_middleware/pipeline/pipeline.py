@@ -277,7 +277,7 @@ class Pipeline:
             return
         try:
             self.start()
-        except Exception as error:  # noqa: BLE001 - it stands inside a request
+        except Exception as error:  # noqa: BLE001 - it runs inside a request
             self.fault(error)
         self._say_no_lifespan()
 
@@ -323,7 +323,7 @@ class Pipeline:
         """Return the time of the merchant's clock. If it fails, count the error and return the system's time."""
         try:
             given = self._clock()
-        except Exception as error:  # noqa: BLE001 - it stands inside a checkout
+        except Exception as error:  # noqa: BLE001 - it runs inside a checkout
             self.fault(error)
             return time.time()
         if is_time(given):
@@ -401,7 +401,7 @@ class Pipeline:
         """Take a whole checkout."""
         try:
             records = self.record_of(checkout)
-        except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
+        except Exception as error:  # noqa: BLE001 - it may run inside a checkout
             self.fault(error)
             return
         if records:
@@ -416,7 +416,7 @@ class Pipeline:
         addition = Addition(records, Future())
         try:
             self._give(Participant.add, addition)
-        except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
+        except Exception as error:  # noqa: BLE001 - it may run inside a checkout
             self._events.lost(error)
             return failed(error)
         return addition.done
@@ -426,7 +426,7 @@ class Pipeline:
         try:
             capture = self._recorded(scope, fields)
             self.capture(self.routes.find(capture.method, capture.path), capture)
-        except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
+        except Exception as error:  # noqa: BLE001 - it may run inside a checkout
             self.fault(error)
 
     def records(self, scope: Scope, fields: Mapping[str, object]) -> Sequence[Record]:
@@ -436,7 +436,7 @@ class Pipeline:
             route = self.routes.find(capture.method, capture.path)
             try:
                 result = self.components.make_reader(self._observe).read(capture, route)
-            except Exception:  # noqa: BLE001 - a strategy of the merchant's: the reader reads it again, and parks it
+            except Exception:  # noqa: BLE001 - the merchant's strategy: the reader reads it again, and parks it
                 result = None
             if result is None or result.parked is not None or not result.records:
                 self.capture(route, capture)
@@ -447,7 +447,7 @@ class Pipeline:
                 self._events.emit(event)
             for record in result.records if checkout_log.is_on() else ():
                 checkout_log.say(name, f"written in your transaction: {ids_of(record)}")
-        except Exception as error:  # noqa: BLE001 - it may stand inside a checkout
+        except Exception as error:  # noqa: BLE001 - it may run inside a checkout
             self.fault(error)
             return ()
         return self._unless_dry_run(result.records)

@@ -322,7 +322,7 @@ class StoreThread(Worker):
                 if self._stop_at is None:
                     self._rest()
                     continue
-            except Exception as error:  # noqa: BLE001 - a fault of the disk, whose batch is back in its queue
+            except Exception as error:  # noqa: BLE001 - a fault of the disk: the batch is back in its queue
                 if self._back_off(error):
                     self._end()
                     return
@@ -437,7 +437,7 @@ class StoreThread(Worker):
             try:
                 self.store.open()
                 future.set_result(question(self.store))
-            except BaseException as error:  # noqa: BLE001 - it is the asker's
+            except BaseException as error:  # noqa: BLE001 - it is for the caller of `ask`
                 future.set_exception(error)
 
     def _append(self) -> bool:
