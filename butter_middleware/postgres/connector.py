@@ -55,7 +55,7 @@ class PatientConnector(PsycopgConnector):
             open=False,
             kwargs={"application_name": "butter-middleware worker", **link(dsn)},
         )
-        super().__init__(configure=configure)  # pyright: ignore[reportUnknownMemberType] - as procrastinate has it
+        super().__init__(configure=configure)  # pyright: ignore[reportUnknownMemberType] - as in procrastinate
         self._own: AsyncConnectionPool[Any] | None = None
         self._say_at = 0.0
 
