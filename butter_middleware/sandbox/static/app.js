@@ -1,7 +1,7 @@
-// The sandbox's page. Whatever arrives was written by others: it goes into the page as text, and as nothing else.
+// The sandbox's page. Arriving data is not trusted, so it goes into the page only as text.
 
 const WINDOW = 100; // rows in the page; "Show older" adds as many
-const ROWS_A_FRAME = 25; // made at once: more would keep a key press waiting
+const ROWS_A_FRAME = 25; // made at once: more would delay a key press
 const SHOWN = 160; // characters of a value in a row
 const ANNOUNCE_MS = 1500;
 const IDS = {
@@ -28,12 +28,12 @@ const byId = (id) => document.getElementById(id);
 const [rows, table, search, pause, older] = ["rows", "table", "search", "pause", "older"].map(byId);
 const choices = { psp: byId("filter-psp"), route: byId("filter-route") };
 
-const inbox = { run: "", entries: [], state: null }; // entries: the oldest first
+const inbox = { run: "", entries: [], state: null }; // the oldest entry is first
 const view = { terms: [], outcome: "all", psp: "", route: "", linked: 0, limit: WINDOW, pausedAt: null, matched: 0, frame: 0, unseen: 0 };
 const announced = { entries: [], timer: 0 };
 const asked = { waiting: 0, last: Promise.resolve() };
 
-// Small things
+// Helpers
 
 function make(tag, className = "", text = "") {
   const element = document.createElement(tag);
@@ -76,7 +76,7 @@ function statusOf(entry) {
   return status === null ? "Reset" : `${word} ${status}`;
 }
 
-// What arrives
+// Arrivals
 
 function receive(records) {
   const last = inbox.entries.at(-1)?.data.seq ?? 0;
@@ -97,7 +97,7 @@ function receive(records) {
 }
 
 function offer(select, value) {
-  // Each PSP and route that was seen, to filter by.
+  // The PSPs and routes so far, for the filters.
   if (!value || value.length > SHOWN || select.options.length > 50) return;
   if ([...select.options].some((option) => option.value === value)) return;
   select.append(new Option(value, value));
@@ -140,7 +140,7 @@ function announce() {
   else if (entries.length) say(`${noun(entries[0])} ${entries[0].data.seq} arrived. ${statusOf(entries[0])}.`);
 }
 
-// What is shown
+// The list
 
 function schedule() {
   view.frame ||= requestAnimationFrame(() => {
@@ -150,7 +150,7 @@ function schedule() {
 }
 
 function shownEntries() {
-  // The newest hits, and beyond the window what somebody reads: an open one, and the one that has the focus.
+  // The newest hits, and older ones that are in use: open, or with the focus.
   const focused = document.activeElement?.closest("tr");
   const shown = [];
   let inWindow = 0;
@@ -171,7 +171,7 @@ function render() {
   for (const entry of made) entry.nodes = [makeRow(entry, made.length < 8)];
   const wanted = new Set(shown.flatMap((entry) => entry.nodes ?? []));
   if (shown.some((entry) => entry.nodes === null)) schedule();
-  // Nodes that stay are not moved: that would take the focus from them.
+  // Remaining nodes are not moved, because they would lose the focus.
   for (const node of [...rows.children]) if (!wanted.has(node)) node.remove();
   let next = rows.firstElementChild;
   for (const node of wanted) {
@@ -186,7 +186,7 @@ function render() {
 }
 
 function openLinked() {
-  // The address may name an entry: /#12. It is opened once it is there.
+  // The URL may name an entry: /#12. It is opened when it has arrived.
   const entry = view.linked && inbox.entries.find(({ data }) => data.seq === view.linked);
   if (!entry?.nodes) return;
   view.linked = 0;
@@ -223,7 +223,7 @@ function renderState(state) {
   byId("dropped").hidden = dropped === 0;
   byId("dropped").textContent =
     `The oldest ${plural(dropped)} ${dropped === 1 ? "is" : "are"} no longer here: the newest ${number(state.keep)} are kept (--keep).`;
-  // While a switch is on its way, the page knows better.
+  // While a switch is on its way, the page's own state is newer.
   if (asked.waiting === 0) {
     for (const input of document.getElementsByName("answer")) input.checked = input.value === state.answer;
   }
@@ -401,7 +401,7 @@ function assertion(record) {
 }
 
 function pythonString(text) {
-  // JSON's escapes are Python's too. What cannot be seen is escaped as well: it could make code look like other code.
+  // JSON's escapes are Python's too. Invisible characters are escaped as well: they could disguise code.
   return JSON.stringify(text).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => {
     const code = character.codePointAt(0);
     return code > 0xffff ? `\\U${code.toString(16).padStart(8, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
@@ -421,7 +421,7 @@ async function copy(text, source) {
 }
 
 function copyByHand(text) {
-  // A page that is exposed under plain http has no clipboard of its own.
+  // A page that is exposed over plain http has no clipboard API.
   const area = make("textarea", "unseen");
   const focused = document.activeElement;
   area.value = text;
@@ -432,7 +432,7 @@ function copyByHand(text) {
   focused?.focus();
 }
 
-// What the person does
+// User actions
 
 function filter() {
   view.terms = search.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -463,12 +463,12 @@ async function tell(method, path, body) {
 }
 
 function ask(method, path, body) {
-  // One after the other: the last one chosen is the last one that arrives.
+  // One after the other, so that the last choice arrives last.
   asked.waiting += 1;
   asked.last = asked.last
     .then(() => tell(method, path, body).finally(() => { asked.waiting -= 1; }))
     .then(({ answer, switched }) => {
-      // The stream may have told of a later switch before.
+      // The stream may already have reported a later switch.
       if (switched >= inbox.state.switched) inbox.state = { ...inbox.state, answer, switched };
       complain("");
     }, (error) => complain(`The sandbox did not do that (${error.message}). Is it still running?`))
