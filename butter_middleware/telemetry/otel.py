@@ -104,7 +104,7 @@ class Telemetry:
             _sources[ref(source, _sources.pop)] = None
         except ImportError:
             return
-        except Exception as error:  # noqa: BLE001 - another version of the API, or an SDK of the merchant's
+        except Exception as error:  # noqa: BLE001 - another version of the API, or the merchant's SDK
             kind = type(error).__name__
             said = (
                 f"OpenTelemetry gets no data: {kind}. Bring opentelemetry-api up to date, or set "
@@ -133,7 +133,7 @@ class Telemetry:
             context: trace.SpanContext = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
             if context.is_valid:
                 return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-        except Exception:  # noqa: BLE001, S110 - a tracer of the merchant's, or a module that is still being loaded
+        except Exception:  # noqa: BLE001, S110 - the merchant's tracer, or a module that is still being loaded
             pass
         return ""
 
