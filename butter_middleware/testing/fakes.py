@@ -71,7 +71,7 @@ class FakeOutbox:
         """Give the warnings of the other outbox."""
         return () if self.durable else MemoryOutbox().validate()
 
-    def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "FakeStore":  # noqa: ARG002 - no lock is waited for
+    def store(self, *, reads: bool = True, give_up: Callable[[], bool] = lambda: False) -> "FakeStore":  # noqa: ARG002 - there is no lock
         """Return a store in memory."""
         return FakeStore(clock=self.clock)
 

@@ -59,7 +59,7 @@ class Recorder:
         """The requests of the captures that are being read."""
         self.set_client_ip(client_ip)
         self.seconds_ahead = 0.0
-        """How far the delivery's time is ahead of the clock. It passes only if the test says so."""
+        """How far the delivery's time is ahead of the clock. Only the test advances it."""
         self.asked_for = False
         """Whether the test uses the inbox."""
 
