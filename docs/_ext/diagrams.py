@@ -92,7 +92,7 @@ class Diagram(SphinxDirective):
     required_arguments = 1
     final_argument_whitespace = True
     has_content = True
-    option_spec = {"states": directives.unchanged}  # noqa: RUF012 - as docutils has it
+    option_spec = {"states": directives.unchanged}  # noqa: RUF012 - as in docutils
 
     def run(self) -> list[nodes.Node]:
         """Return the picture. Builders other than HTML show the text."""
