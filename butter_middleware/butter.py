@@ -210,7 +210,7 @@ class Butter:
 
     @property
     def ipv4_beacon(self) -> BeaconApp:
-        """The ASGI app for a host with A records only, which tells a shopper's browser its IPv4 address, signed.
+        """The ASGI app for a host with A records only. It gives a shopper's browser its IPv4 address, signed.
 
         Raises:
             ConfigurationError: `Butter(ipv4_beacon=...)` was left out.

@@ -83,7 +83,7 @@ class Config:
 
     @property
     def sandbox(self) -> bool:
-        """Whether records go to a sandbox on this machine, which is also told what gave each field."""
+        """Whether records go to a sandbox on this machine, which also gets the source of each field."""
         return is_sandbox(self.base_url)
 
     @property
@@ -260,10 +260,10 @@ def is_loopback(host: str) -> bool:
 
 
 def number(name: str, given: object, low: float, high: float) -> None:
-    """Check that an option lies within its bounds.
+    """Check that an option is within its bounds.
 
     Raises:
-        ConfigurationError: it does not.
+        ConfigurationError: it is not.
     """
     if isinstance(given, bool) or not isinstance(given, int | float) or not low <= given <= high:
         msg = f"{name}={given!r}: use a number from {low:g} to {high:g}."
@@ -296,7 +296,7 @@ def flag(name: str, given: object) -> None:
 
 
 def function(where: str, given: object, remedy: str) -> None:
-    """Check that something is a plain function, or is called like one. `remedy` says what to pass.
+    """Check that something is a plain function, or is called like one. `remedy` describes what to pass.
 
     Raises:
         ConfigurationError: it is not callable, or a coroutine function.

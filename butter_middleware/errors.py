@@ -7,7 +7,7 @@ ButterError
 ├── OutboxFullError      an outbox at its bound; the record is lost, counted and logged
 ├── OutboxClosedError    an outbox used before `open` or after `close`; the record is lost, counted and logged
 ├── OutboxBusyError      an outbox's file whose lock another process has held for too long; for the command line
-├── OutboxReplacedError  an outbox's file that is another one than before; what is still in memory is written again
+├── OutboxReplacedError  an outbox's file that was replaced; what is still in memory is written again
 ├── OutboxBrokenError    an outbox's file that cannot be read or written now; for the command line
 └── InputError           a file of past checkouts that cannot be read to its end; what was sent stays sent
 """
