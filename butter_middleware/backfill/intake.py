@@ -45,7 +45,7 @@ class Totals:
     waiting_lines: list[int] = field(default_factory=list[int])
     """The first of those lines, set when the run ends."""
     sent: int = 0
-    """Records of all runs; `uncertain` counts all runs too."""
+    """Records of all runs, as in `uncertain`."""
     sent_before: int = 0
     """Those of them that earlier runs sent."""
     uncertain: int = 0
