@@ -175,7 +175,7 @@ class CircuitBreaker:
         return True
 
     def record(self, pending: Pending, answer: Answer) -> list[Settlement]:
-        """Record an answer. Return the settlements of its record and of suspects; a new suspect has none yet."""
+        """Record an answer. Return the settlements of its record and of suspects. A new suspect has none yet."""
         kind = answer.kind
         if kind is AnswerKind.DELIVERED:
             self._stopped.pop(pending.record.key, None)

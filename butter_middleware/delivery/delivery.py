@@ -95,7 +95,7 @@ class Delivery:
         self.in_flight = 0
         """How many records are on their way."""
         self._awaits_answer = False
-        """Whether only an answer can let the loop continue."""
+        """Whether an answer may let the loop continue."""
         self.paused = False
         """Whether sending is paused."""
 
