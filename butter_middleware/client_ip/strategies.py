@@ -226,7 +226,7 @@ class SingleHeader(_Base):
 
 @dataclass(frozen=True)
 class Forwarded(_Base):
-    """The `Forwarded` header of RFC 7239, by trusted proxies or by their number; exactly one of the two.
+    """The `Forwarded` header of RFC 7239, by either the trusted proxies or their number.
 
     Args:
         trusted: As `RightmostUntrusted`.
