@@ -223,7 +223,7 @@ class Pipeline:
         """Shut down, then end the threads and close the outbox.
 
         Takes `drain_timeout` and, if an extractor or the file hangs, a few seconds more. At the interpreter's exit, the
-        existing threads send what another thread records meanwhile, because new threads cannot start.
+        existing threads send what another thread records meanwhile, because nothing would wait for new threads.
         """
         with self._closing:  # a second close at the same time waits for the first one
             deadline = time.monotonic() + self._config.drain_timeout
@@ -240,7 +240,7 @@ class Pipeline:
             self._telemetry.forget(self.reporter)
 
     def reset(self) -> None:
-        """Reset to the initial state, because one `Butter` serves many tests. Undelivered records are dropped."""
+        """Reset to the initial state, because one `Butter` serves many tests. Undelivered records are not sent."""
         participant, _running = self._let_go()
         if participant is not None:
             self._end(participant, time.monotonic())

@@ -38,9 +38,9 @@ class HostCounts(NamedTuple):
     total: Mapping[Key, int]
     """Over the outbox's life."""
     recent: Mapping[Key, int]
-    """In the last one to two hours."""
+    """The counts of the last one to two hours."""
     today: Mapping[Key, int]
-    """In the last day."""
+    """The counts of the last day."""
 
 
 def host_counts(store: Store, now: float) -> HostCounts:
