@@ -44,7 +44,7 @@ class Butter:
 
     Args:
         client_ip: The strategy that finds the shopper's address, such as `client_ip.aws_alb()`. There is no default.
-        routes: The checkout routes; `checkout_route` adds more.
+        routes: The checkout routes. `checkout_route` adds more.
         username: If left out, `BUTTER_USERNAME`, or the content of the file that `BUTTER_USERNAME_FILE` names.
         password: If left out, `BUTTER_PASSWORD`, or the content of the file that `BUTTER_PASSWORD_FILE` names.
         environment: "production" or "staging". If left out, `BUTTER_ENVIRONMENT`, or production. Staging admits
@@ -295,7 +295,7 @@ class Butter:
         return queue.enqueue_in(connection, () if scope is None else self.pipeline.records(scope, fields))
 
     def client(self) -> Client:
-        """Return a client of Butter, such as for `await client.ping()`; close it after use.
+        """Return a client of Butter, such as for `await client.ping()`. Close it after use.
 
         Raises:
             ConfigurationError: the credentials are missing.
