@@ -35,7 +35,7 @@ from butter_middleware.delivery.clients import Client
 from butter_middleware.errors import ButterError, ConfigurationError, HTTPClientError
 from butter_middleware.extract.expressions import Expressions
 from butter_middleware.models.answer import Answer, AnswerKind
-from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
+from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox, VerifiableOutbox
 from butter_middleware.outbox.sqlite import preflight
 from butter_middleware.outbox.sqlite.existing import existing, refuse_absent
 from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
@@ -108,7 +108,7 @@ def _findings(outbox: str | None, app: str | None, *, offline: bool) -> Iterator
             yield from (_warning("app", text) for text in said if not text.startswith("outbox: "))
     yield _sqlite(sqlite3.sqlite_version_info)
     if outbox is not None or butter is not None:
-        yield from _outbox(outbox, butter)
+        yield from _outbox(outbox, butter, offline=offline)
     elif app is None:
         yield _warning("outbox", "not looked at", "Name it: --outbox PATH, or --app shop.main:butter.")
     if not offline and (butter is not None or app is None):
@@ -202,7 +202,7 @@ def _sqlite(version: tuple[int, int, int]) -> Finding:
     return _ok("sqlite", f"SQLite {text}, in which the WAL-reset bug is fixed")
 
 
-def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
+def _outbox(given: str | None, butter: Butter | None, *, offline: bool) -> Iterator[Finding]:
     try:
         if given is not None:
             outbox: object = SQLiteOutbox(given)
@@ -210,7 +210,7 @@ def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
         else:
             outbox = None if butter is None else butter.outbox
         if not isinstance(outbox, SQLiteOutbox):
-            yield _elsewhere(outbox, butter)
+            yield _elsewhere(outbox, butter, offline=offline)
             return
         warnings = outbox.validate()
     except ConfigurationError as error:
@@ -241,13 +241,26 @@ def _outbox(given: str | None, butter: Butter | None) -> Iterator[Finding]:
     yield from _stands(view, host, external=_only_appends(butter))
 
 
-def _elsewhere(outbox: object, butter: Butter | None) -> Finding:
+def _elsewhere(outbox: object, butter: Butter | None, *, offline: bool) -> Finding:
     if butter is not None and butter.dry_run:
         return _ok("outbox", "none: a dry run keeps nothing")
     if isinstance(outbox, MemoryOutbox):
         text = "memory only: what is not yet delivered is lost when the process is killed"
         return _warning("outbox", text, "Set outbox= to the path of an SQLite file on a disk that lasts.")
-    return _ok("outbox", f"a queue of your own ({type(outbox).__name__}), whose consumer delivers")
+    name = type(outbox).__name__
+    if isinstance(outbox, VerifiableOutbox):
+        return _ok("outbox", f"{name}, not asked because of --offline") if offline else _verified(outbox, name)
+    return _ok("outbox", f"a queue of your own ({name}), whose consumer delivers")
+
+
+def _verified(outbox: VerifiableOutbox, name: str) -> Finding:
+    try:
+        daemons.call(outbox.verify).result(SECONDS)
+    except ConfigurationError as error:
+        return _failed("outbox", f"{name}: {error}")
+    except TimeoutError:
+        return _failed("outbox", f"{name} did not answer in {SECONDS:g} s", "Let this machine reach it.")
+    return _ok("outbox", f"{name} takes records, and its workers deliver")
 
 
 def _stands(view: Snapshot, host: HostCounts, *, external: bool) -> Iterator[Finding]:

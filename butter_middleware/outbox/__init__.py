@@ -18,6 +18,7 @@ from butter_middleware.outbox.base import (
     Store,
     StoredCapture,
     TransactionalOutbox,
+    VerifiableOutbox,
 )
 from butter_middleware.outbox.memory import MemoryOutbox, MemoryStore
 from butter_middleware.outbox.sqlite.outbox import SQLiteOutbox
@@ -46,6 +47,7 @@ __all__ = [
     "Store",
     "StoredCapture",
     "TransactionalOutbox",
+    "VerifiableOutbox",
     "Waiting",
 ]
 

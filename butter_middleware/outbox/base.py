@@ -66,6 +66,19 @@ class TransactionalOutbox(Outbox, Protocol):
         ...
 
 
+@runtime_checkable
+class VerifiableOutbox(Outbox, Protocol):
+    """A queue that `butter-middleware check` can verify."""
+
+    def verify(self) -> None:
+        """Verify that this process may enqueue, without leaving a record. May block.
+
+        Raises:
+            ConfigurationError: it may not. The text has the cause.
+        """
+        ...
+
+
 class Settled(StrEnum):
     """The result for one record that was to be sent."""
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final, LiteralString
 
@@ -15,12 +16,16 @@ from butter_middleware import config
 from butter_middleware._utils import overrides
 from butter_middleware.errors import ConfigurationError
 from butter_middleware.models.checkout import Record
-from butter_middleware.postgres.names import Names, link, quoted, readable
+from butter_middleware.postgres.names import LINK, Names, first_line, link, quoted, readable
 
 Statement = tuple[LiteralString, dict[str, str]]
 
 ENQUEUE_SECONDS: Final = 0.25
 """The time for one try. If connecting takes longer, as to a distant server, the next try uses that connection."""
+_REMEDY: Final = (
+    "Check the dsn, the network and the role. `butter-middleware postgres migrate --web ROLE` makes the schema and "
+    "grants the rights."
+)
 LATE_SECONDS: Final = 5.0
 """After this time, a record's next try starts from the beginning."""
 
@@ -91,6 +96,28 @@ class PostgresOutbox:
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.close()
+
+    # For `butter-middleware check`.
+
+    def verify(self) -> None:
+        """Enqueue in a transaction that is rolled back. Opens the pool, and blocks for some seconds at most.
+
+        Raises:
+            ConfigurationError: PostgreSQL cannot be reached, or refuses. The text has the cause and the remedy.
+        """
+        values = {"key": "verify", "record": "{}", "queue": self.names.queue}
+        try:
+            with self._connected() as connection, connection.transaction(force_rollback=True):
+                connection.execute(self._sql, values)
+        except psycopg.Error as error:
+            msg = f"{type(error).__name__}: {first_line(error)}. {_REMEDY}"
+            raise ConfigurationError(msg) from None
+
+    def _connected(self) -> "AbstractContextManager[psycopg.Connection[Any]]":
+        if self._pool is not None:
+            self._pool.open()  # an app may open it only when it starts
+            return self._pool.connection(timeout=float(LINK["connect_timeout"]))
+        return psycopg.connect(self.dsn, application_name="butter-middleware check", **link(self.dsn))
 
     # Within the merchant's transaction.
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from click.testing import CliRunner
 from postgres_server import PostgresServer
 from processes import HERE, free_port, served, until
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
-from queues import Shop, arrived, checkout, enqueue, far, put, record, rows, work
+from queues import Shop, arrived, checkout, enqueue, far, put, queued, record, rows, work
 
 from butter_middleware import ConfigurationError
 from butter_middleware.cli import cli
@@ -268,6 +269,65 @@ def test_a_web_role_may_only_enqueue(postgres: PostgresServer, database: str) ->
                 rows(web, sql)
     finally:
         rows(database, "DROP OWNED BY web; DROP ROLE web")
+
+
+SHOP_TO_CHECK = """
+import os
+from butter_middleware import Butter, client_ip
+from butter_middleware.postgres import PostgresOutbox
+from psycopg_pool import ConnectionPool
+
+pool = ConnectionPool(os.environ["DSN"], open=False)
+outbox = PostgresOutbox(pool=pool) if "POOLED" in os.environ else PostgresOutbox(os.environ["DSN"])
+butter = Butter(username="u", password="p", client_ip=client_ip.aws_alb(), outbox=outbox, routes=[])
+"""
+
+
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Callable[..., tuple[str, str]]:
+    """Return a function that runs `check` on a shop, and returns the state and the text of the outbox."""
+    (tmp_path / "shop_with_queue.py").write_text(SHOP_TO_CHECK)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setenv("BUTTER_BASE_URL", url)
+
+    def check(dsn: str, *arguments: str) -> tuple[str, str]:
+        monkeypatch.setenv("DSN", dsn)
+        sys.modules.pop("shop_with_queue", None)
+        outcome = CliRunner().invoke(cli, ["check", "--json", "--app", "shop_with_queue:butter", *arguments])
+        (finding,) = [each for each in json.loads(outcome.stdout) if each["check"] == "outbox"]
+        return finding["state"], finding["text"]
+
+    return check
+
+
+def test_check_verifies_the_role(postgres: PostgresServer, database: str, checked: Callable[..., Any]) -> None:
+    """A role without the right to enqueue, a role with it, and a schema that nobody made. No record is left."""
+    name, role = database.rpartition("/")[2], f"shop_{os.urandom(4).hex()}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN")
+    dsn = postgres.dsn(name, role)
+    state, text = checked(dsn)
+    assert state == "failed"
+    assert "PostgresOutbox: InsufficientPrivilege: permission denied for schema butter. Check the dsn" in text
+    migrate(database, Names(), web=[role])
+    assert checked(dsn) == ("ok", "PostgresOutbox takes records, and its workers deliver")
+    assert rows(database, "SELECT key FROM butter.seen") == []
+    assert queued(database) == 0
+    state, text = checked(postgres.dsn())
+    assert (state, "InvalidSchemaName" in text) == ("failed", True)
+
+
+def test_check_verifies_the_connection(
+    database: str, checked: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is not there, with a DSN and with a pool. `--offline` does not ask it."""
+    nowhere = f"postgresql://shop:hidden@127.0.0.1:{free_port()}/shop"
+    state, text = checked(nowhere)
+    assert (state, "OperationalError" in text, "hidden" in text) == ("failed", True, False)
+    assert checked(nowhere, "--offline") == ("ok", "PostgresOutbox, not asked because of --offline")
+    monkeypatch.setenv("POOLED", "1")
+    assert checked(database) == ("ok", "PostgresOutbox takes records, and its workers deliver")
+    state, text = checked(nowhere)
+    assert (state, "PoolTimeout" in text, "hidden" in text) == ("failed", True, False)
 
 
 def test_a_worker_role_may_not_change_tables(
