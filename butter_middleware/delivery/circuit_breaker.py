@@ -276,7 +276,9 @@ class CircuitBreaker:
         return self._retry(pending, answer)
 
     def _doubt(self, pending: Pending, answer: Answer) -> list[Settlement]:
-        if self.state in {BreakerState.OK, BreakerState.PAUSED}:
+        if self.state is BreakerState.PAUSED:
+            return [self._later(pending)]  # not a suspect: no other answer follows soon, and a response may wait
+        if self.state is BreakerState.OK:
             if not self._suspects:
                 self._suspects.append((pending, answer))
                 return []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from asgi import JSON, body, drive, http_scope, sends, start
 from mangum import Mangum
@@ -124,6 +125,31 @@ def test_a_failing_butter_holds_back_no_response(
     assert serve(butter) < 10
     until(lambda: butter.status().pending == 2, "both are kept")
     assert butter.status().not_durable_in_time == 0
+
+
+def test_a_record_refused_during_a_pause_holds_back_no_response(
+    make_butter: Shop, serve: Serve, anyio_backend: str
+) -> None:
+    """Both are on their way. The first one is answered 429, so the other is sent again only after the pause."""
+    both = threading.Barrier(2)
+    paused = threading.Event()
+
+    async def answer(_request: httpx.Request) -> httpx.Response:
+        if await asyncio.to_thread(both.wait, 20) == 0:
+            return httpx.Response(429)
+        await asyncio.to_thread(paused.wait, 20)
+        return httpx.Response(403)
+
+    butter = make_butter(delivery="inline", inline_timeout=30, drain_timeout=0, transport=httpx.MockTransport(answer))
+    shoppers = [threading.Thread(target=serve, args=(butter,), daemon=True) for _ in range(2)]
+    for shopper in shoppers:
+        shopper.start()
+    until(lambda: butter.status().endpoint == "paused", "the first answer")
+    paused.set()
+    for shopper in shoppers:
+        shopper.join(20)
+    assert not any(shopper.is_alive() for shopper in shoppers)
+    assert butter.status().endpoint == "paused"
 
 
 def test_a_failing_butter_holds_back_no_response_of_a_backlog(
