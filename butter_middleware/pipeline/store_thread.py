@@ -188,7 +188,8 @@ class StoreThread(Worker):
                 self._waiting_since = now
             self._bytes += size
             queue.append(item)
-        if now - self._waiting_since >= STALL_SECONDS and self.store.durable and self.alive and not self.alerts.raised:
+        stalls = now - self._waiting_since >= STALL_SECONDS and self.store.durable and self.alive
+        if stalls and not {"full", "lock"}.intersection(self.alerts.raised):  # these explain the wait
             self.alerts.raise_("fault", STALLED)  # here, because a thread that waits for a write cannot log
         self._waker.wake()
 

@@ -32,7 +32,8 @@ LAST_POLL: Final = 0.002
 SLOW_POLL: Final = 0.05
 """Seconds between tries to take the write lock. The slow one is used after a second."""
 GIVE_UP_SECONDS: Final = 1.0
-LOCK_ALARM_SECONDS: Final = 5.0
+LOCK_ALARM_SECONDS: Final = 4.0
+"""Before the alarm about a stalled write (`STALL_SECONDS`), which would blame the disk."""
 PERSON_SECONDS: Final = 10.0
 """For how long the command line waits for the write lock. The app's own processes hold it for milliseconds."""
 FORK_SECONDS: Final = 0.03
