@@ -291,7 +291,7 @@ def test_a_stopped_holder_of_the_lock_blocks_no_checkout(
     with User(path) as user:
         until(lambda: user.ask("lock"), "the lock")
         user.signal(signal.SIGSTOP)
-        until(lambda: anyio.run(drive, app, http_scope()) and "Is it stopped?" in caplog.text, "the alarm")
+        until(lambda: bool(anyio.run(drive, app, http_scope())) and "Is it stopped?" in caplog.text, "the alarm")
         assert fake.records == []
         user.signal(signal.SIGCONT)
         user.ask("unlock")
