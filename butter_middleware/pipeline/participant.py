@@ -100,6 +100,8 @@ class Participant:
         """The number of waiting threads."""
         self.running = False
         """Whether it was started, without a shutdown since then."""
+        self._leaves = False
+        """Whether it reads no more, and no response waits for its captures to be read."""
 
     @property
     def can_lead(self) -> bool:
@@ -230,6 +232,8 @@ class Participant:
                     checkout_log.say(entry.route_name, "kept: another process reads and sends it")
             self._forget(entries)
             return
+        if self._leaves:
+            self.let_go()
         room = 0 if self._backlog else self.reader.room
         self.reader.offer(entries[:room], fresh=True)
         for entry in entries[room:]:
@@ -320,8 +324,9 @@ class Participant:
 
     def let_go(self) -> None:
         """Also release responses whose captures are not read, because this participant leaves and reads no more."""
+        self._leaves = True
         for entry in [*self._unread]:
-            if entry.until_sent:
+            if entry.id:  # otherwise `appended` releases it
                 entry.finish()
         self.release_responses()
 

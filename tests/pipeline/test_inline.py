@@ -30,6 +30,7 @@ from butter_middleware import (
 )
 from butter_middleware._utils.asgi import Message
 from butter_middleware._utils.futures import Backoff
+from butter_middleware.outbox import SQLiteStore
 from butter_middleware.pipeline import sender_thread, store_thread
 from butter_middleware.pipeline.components import QUEUE_SECONDS
 from butter_middleware.testing import FakeButter
@@ -331,6 +332,43 @@ def test_a_response_whose_capture_is_not_read_before_the_close_is_released(
     butter.close()
     shopper.join(20)
     goes_on.set()
+    assert not shopper.is_alive()
+
+
+def test_a_close_releases_no_response_before_its_capture_is_kept(
+    make_butter: Shop, serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> None:
+    """The disk stalls, and another Butter of the file goes on. The response leaves once the capture is on the disk."""
+    entered, goes_on = threading.Semaphore(0), threading.Semaphore(0)
+    append = SQLiteStore.append
+
+    def stall(store: SQLiteStore, captures: Any, **options: Any) -> Any:
+        entered.release()
+        assert goes_on.acquire(timeout=20)
+        return append(store, captures, **options)
+
+    monkeypatch.setattr(SQLiteStore, "append", stall)
+    beside = make_butter(outbox=path, drain_timeout=0)
+    butter = make_butter(delivery="inline", inline_timeout=30, outbox=path, drain_timeout=0)
+    serve(beside)
+    assert entered.acquire(timeout=20)
+    shopper = threading.Thread(target=serve, args=(butter,), daemon=True)
+    shopper.start()
+    until(lambda: butter.pipeline.participant is not None, "it runs")
+    participant = butter.pipeline.participant
+    assert participant is not None
+    until(lambda: len(participant._unread) == 1, "the capture")
+    (entry,) = participant._unread
+    closing = threading.Thread(target=butter.close, daemon=True)
+    closing.start()
+    until(lambda: participant not in participant.thread.participants, "it has left")
+    until(lambda: len(participant.thread._requests) > 0, "it waits for its end")
+    goes_on.release()
+    assert entered.acquire(timeout=20)
+    assert entry.future is not None
+    goes_on.release(2)
+    shopper.join(20)
+    closing.join(20)
     assert not shopper.is_alive()
 
 
