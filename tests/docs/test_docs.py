@@ -18,10 +18,12 @@ import pytest
 import yaml
 
 import butter_middleware
-from butter_middleware import Butter
+from butter_middleware import Butter, MemoryOutbox, SQLiteOutbox
 from butter_middleware.cli import cli
 from butter_middleware.delivery.circuit_breaker import CircuitBreaker
 from butter_middleware.outbox import base
+from butter_middleware.pipeline import store_thread
+from butter_middleware.pipeline.components import QUEUE_SECONDS
 
 ROOT = Path(butter_middleware.__file__).parents[1]
 TESTS = ROOT / "tests"
@@ -262,6 +264,24 @@ def test_each_cell_of_the_losses_has_a_test() -> None:
             assert not cell.strip() or re.search(r"<!-- [\w/]+\.py::test_", cell), f"{event}: {cell}"
     named = set(re.findall(r"[\w/]+\.py::test_\w+", page))
     assert named - written() == set()
+
+
+def test_the_losses_have_the_limits_of_the_code(tmp_path: Path) -> None:
+    """The seconds, bytes and numbers in the tables are the defaults. The tests of the cells use other ones."""
+    page = " ".join((ROOT / "docs/losses.md").read_text().split())
+    defaults = {name: option.default for name, option in inspect.signature(Butter).parameters.items()}
+    file = SQLiteOutbox(tmp_path / "butter.db")
+    for text in (
+        f"within `drain_timeout` ({defaults['drain_timeout']:.0f} s), counted",
+        f"a response waits {defaults['durability_timeout'] * 1000:.0f} ms at most (`durability_timeout`)",
+        f"while {MemoryOutbox().limit:,} are waiting",
+        f"up to `max_bytes` ({file.max_bytes / 1024**3:.0f} GiB)",
+        f"until {store_thread.MOST_WAITING:,} captures or {store_thread.MOST_BYTES / 1024**2:.0f} MiB are waiting",
+        f"delivered in the last {store_thread.LINGER_SECONDS * 1000:.0f} ms may be sent again",
+        f"and the response waits {QUEUE_SECONDS * 1000:.0f} ms",
+    ):
+        assert text in page
+    assert (defaults["inline_timeout"], file.tombstone_days) == (1, 7)  # "one second", "a week"
 
 
 @pytest.mark.parametrize("where", [base, CircuitBreaker.__module__], ids=["record", "endpoint"])
