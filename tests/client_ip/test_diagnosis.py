@@ -39,7 +39,7 @@ def checkouts(butter: Butter, *requests: Any, client: tuple[str, int] = PROXY) -
     with TestClient(ButterMiddleware(shop(), butter), client=client) as http:
         for headers in requests:
             assert http.post("/checkout/7", headers=headers).status_code == 200
-        butter.flush()
+        assert butter.flush()
 
 
 def findings(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -147,6 +147,7 @@ def test_only_a_public_ipv4_address_counts(
     read(butter, {"ip": value})
     assert butter.status().skipped == ({counted: 1} if counted else {})
     assert len(fake.records) == (not counted)
+    assert butter.status().parked == (counted in {"no_address:body_missing", "no_address:body_malformed"})
 
 
 def test_the_remedy_is_logged_without_the_address(

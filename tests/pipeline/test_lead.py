@@ -64,9 +64,10 @@ def test_a_missing_sidecar_is_logged_once_records_wait(
         look_again(butter)
     assert "no process delivers" not in caplog.text
     buy(butter, "a")
-    for _look in range(3):
+    for _look in range(6):
         look_again(butter)
     until(lambda: "no process delivers" in caplog.text, "the alarm")
+    assert caplog.text.count("no process delivers") == 1
 
 
 def test_a_process_that_cannot_send_gives_up_the_lead(

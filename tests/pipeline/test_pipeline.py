@@ -424,7 +424,9 @@ def test_flush_keeps_its_timeout(make_butter: Callable[..., Butter], fake: FakeB
     fake.respond_with("timeout")
     butter = make_butter(drain_timeout=0.1)
     butter.record(checkout(1))
+    begun = time.monotonic()
     assert not butter.flush(timeout=0.1)
+    assert time.monotonic() - begun < 5
 
 
 def test_nothing_waits_for_a_capture_of_a_later_format(
@@ -509,7 +511,9 @@ def test_a_hanging_extractor_delays_no_record(make_butter: Callable[..., Butter]
     butter.record(checkout(1))
     until(lambda: len(fake.records) == 1, "the record")
     assert not butter.flush(0.2)
+    begun = time.monotonic()
     butter.pipeline.shutdown()
+    assert time.monotonic() - begun < 10
     release.set()
 
 

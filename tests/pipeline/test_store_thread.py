@@ -298,7 +298,7 @@ def test_a_disk_fault_while_the_readers_look_ahead_is_filled_loses_nothing(
 
 
 def test_captures_that_wait_for_the_disk_are_limited_in_bytes(
-    failing: tuple[Butter, FailingStore], monkeypatch: pytest.MonkeyPatch
+    failing: tuple[Butter, FailingStore], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Heads count. A capture above the limit is lost, counted and logged. Written captures free their bytes."""
     butter, store = failing
@@ -310,6 +310,7 @@ def test_captures_that_wait_for_the_disk_are_limited_in_bytes(
         store.fault = None
         assert butter.flush()
     assert butter.status().captured == 6
+    assert "a record is lost" in caplog.text
 
 
 def test_a_disk_fault_during_a_watch_is_logged_as_a_disk_fault(
@@ -327,6 +328,7 @@ def test_a_disk_fault_during_a_watch_is_logged_as_a_disk_fault(
     store.fault = None
     until(lambda: "works again" in caplog.text, "the all-clear")
     assert "watching failed" not in caplog.text
+    assert caplog.text.count("cannot be used (EIO)") == 1
 
 
 def test_a_lasting_fault_is_not_logged_as_over(

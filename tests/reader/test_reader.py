@@ -262,12 +262,12 @@ def test_good_records_of_a_bad_batch_are_sent(make_butter: Callable[..., Butter]
 
 def test_a_gate_runs_first(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
     """`when` decides before the extractor runs."""
-    route = CheckoutRoute(
-        "/checkout/{cart_id}", "stripe", extract.json(invoice_id="id"), lambda r: bool(r.json()["paid"])
-    )
+    route = CheckoutRoute("/checkout/{cart_id}", "stripe", fails, lambda r: bool(r.json()["paid"]))
     butter = make_butter(route)
     read(butter, b'{"paid": false}')
     assert butter.status().skipped == {"gated": 1}
+    read(butter, b'{"paid": true}')
+    assert butter.status().skipped == {"gated": 1, "parked:extractor_error": 1}
 
 
 def test_an_address_in_the_body_is_not_used(make_butter: Callable[..., Butter], fake: FakeButter) -> None:
