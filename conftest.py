@@ -27,6 +27,6 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser()],
     patterns=["README.md", "docs/*.md"],
-    excludes=["docs/tutorial.md"],  # it has files to save and commands to type, which tests/test_tutorial.py does
+    excludes=["docs/tutorial.md"],  # it has files to save and commands to type, which tests/docs/test_tutorial.py does
     fixtures=["own_folder"],
 ).pytest()

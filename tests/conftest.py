@@ -40,7 +40,6 @@ settings.load_profile("usual")
 
 
 # Modules and thousands of test objects stay until the end. The garbage collector would visit all of them each time.
-# look at all of it each time.
 gc.disable()
 
 

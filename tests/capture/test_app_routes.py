@@ -158,9 +158,7 @@ PLACES: list[Callable[[Butter], Any]] = [
     lambda butter: ButterMiddleware(starlette(), butter),
     lambda butter: GZipMiddleware(added(butter)),
     lambda butter: mounted(added(butter)),
-    lambda butter: Starlette(
-        routes=[Mount("/a", starlette(), middleware=[Middleware(ButterMiddleware, butter=butter)])]
-    ),
+    mounted_with_its_own,
 ]
 
 

@@ -566,7 +566,7 @@ def test_two_forks_at_once_lose_nothing(
 
 def serve_in_child(butter: Butter, number: int) -> None:
     butter.record(checkout(number))
-    assert butter.flush(5.0) in (True, False)
+    butter.flush(5.0)  # False if another process leads and is slow
     assert butter.status().lost == 0
     butter.close()
 
