@@ -439,6 +439,7 @@ class StoreThread(Worker):
                 self.store.open()
                 future.set_result(question(self.store))
             except BaseException as error:  # noqa: BLE001 - it is for the caller of `ask`
+                self._replaced |= isinstance(error, OutboxReplacedError)  # the store raises it only once
                 future.set_exception(error)
 
     def _append(self) -> bool:
@@ -620,8 +621,10 @@ class StoreThread(Worker):
             self.leader.resign()
         elif fault is Fault.FULL:
             self.alerts.raise_("full", FULL)
-            with suppress(Exception):  # it may be full even for this
+            try:
                 self.store.checkpoint(idle=True)
+            except Exception as second:  # noqa: BLE001 - it may be full even for this
+                self._replaced |= isinstance(second, OutboxReplacedError)
         elif fault is not Fault.CORRUPT:
             self.alerts.raise_("fault", f"cannot be used ({describe(error)}). Trying again; what comes waits")
         left = LAST_BACKOFF if self._stop_at is None else self._stop_at - time.monotonic()

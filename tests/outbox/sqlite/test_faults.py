@@ -33,8 +33,10 @@ from outboxes import (
     unread,
 )
 from processes import until
+from shops import SHOPPER, refusing_shop
+from starlette.testclient import TestClient
 
-from butter_middleware import Butter, Checkout, SQLiteOutbox
+from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, SQLiteOutbox
 from butter_middleware.errors import ConfigurationError, OutboxBusyError, OutboxReplacedError
 from butter_middleware.outbox import Parked, ParkReason, Settled, Settlement, SQLiteStore
 from butter_middleware.outbox.base import new_records
@@ -678,6 +680,52 @@ def test_captures_in_memory_are_written_to_the_next_file(
         Path(f"{path}{suffix}").unlink()
     butter.record(checkout(2))
     until(lambda: sent(fake) == ["in_1", "in_2"], "both")
+
+
+@pytest.mark.parametrize("by", ["a question", "the log of a full disk"])
+def test_captures_in_memory_survive_their_file_whatever_notices_it(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """The file is removed while captures are being read, and what notices it first is not a write."""
+    asked, goes_on, removed = Event(), Event(), Event()
+
+    def extract(response: CheckoutResponse) -> dict[str, str]:
+        asked.set()
+        assert goes_on.wait(20)
+        return {"customer_email": "a@example.com", "invoice_id": response.json()["invoice"]}
+
+    def remove() -> None:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink()
+        removed.set()
+
+    lead, checkpoint = SQLiteStore.lead, SQLiteStore.checkpoint
+
+    def fail(_store: SQLiteStore) -> bool:
+        monkeypatch.setattr(SQLiteStore, "lead", lead)
+        monkeypatch.setattr(SQLiteStore, "checkpoint", notice)
+        raise OSError(errno.ENOSPC, "")
+
+    def notice(store: SQLiteStore, *, idle: bool) -> None:
+        monkeypatch.setattr(SQLiteStore, "checkpoint", checkpoint)
+        remove()
+        store._writes = database.IDLE_WRITES
+        checkpoint(store, idle=idle)
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract), outbox=path)
+    shop = TestClient(ButterMiddleware(refusing_shop, butter))
+    for name in ("0", "1"):
+        shop.post(f"/checkout/{name}", headers={"x-forwarded-for": SHOPPER})
+    until(lambda: butter.status().captured == 2, "both are in the file")
+    assert asked.wait(20)
+    if by == "a question":
+        remove()
+        butter.status()
+    else:
+        monkeypatch.setattr(SQLiteStore, "lead", fail)
+        assert removed.wait(20)
+    goes_on.set()
+    until(lambda: sent(fake) == ["in_0", "in_1"], "both")
 
 
 @pytest.mark.parametrize(
