@@ -1,5 +1,6 @@
 """Checks whether a path is possible for an outbox, and whether it lasts. It does not create or open the database."""
 
+import errno
 import os
 import re
 import stat
@@ -50,7 +51,9 @@ def refuse_unusable(path: str) -> None:
 def _problems(path: str) -> Iterator[str]:
     folder = os.path.dirname(path)  # noqa: PTH120 - `path` is absolute text
     folder_mode = _mode(folder)
-    if folder_mode is None:
+    if folder_mode is None and _is_hidden(folder):
+        yield f"this process (user {os.geteuid()}) may not enter a directory above {folder!r}. Let this user enter it."
+    elif folder_mode is None:
         yield f"the directory {folder!r} does not exist. Create it before the start."
     elif not stat.S_ISDIR(folder_mode):
         yield f"{folder!r} is not a directory. Name a file in a directory."
@@ -156,6 +159,14 @@ def _mode(path: str) -> int | None:
         return Path(path).lstat().st_mode  # a link beside the database may lead anywhere
     except OSError:
         return None
+
+
+def _is_hidden(path: str) -> bool:
+    try:
+        Path(path).lstat()
+    except OSError as error:
+        return error.errno == errno.EACCES
+    return False
 
 
 def _may(path: str, access: int) -> bool:

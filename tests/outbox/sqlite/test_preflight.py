@@ -111,12 +111,15 @@ def test_an_unusable_path_stops_the_start(tmp_path: Path, make: Callable[[Path],
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_folder_of_another_user_stops_the_start() -> None:
+@pytest.mark.parametrize(("mode", "said"), [(0o755, "write in"), (0o700, "enter a directory above")])
+def test_a_folder_of_another_user_stops_the_start(mode: int, said: str) -> None:
     """The error names the user's number. A child process without privileges shows this."""
     if os.geteuid():
         pytest.skip("becoming another user needs privileges")
     with tempfile.TemporaryDirectory() as folder:  # because `tmp_path` is in a folder that is closed to others
-        Path(folder).chmod(0o755)
+        data = Path(folder) / "data"
+        data.mkdir()
+        Path(folder).chmod(mode)
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -124,16 +127,16 @@ def test_a_folder_of_another_user_stops_the_start() -> None:
             os.setegid(65534)
             os.seteuid(65534)
             try:
-                warned = repr(SQLiteOutbox(Path(folder) / "butter.db").validate())
+                warned = repr(SQLiteOutbox(data / "butter.db").validate())
             except ConfigurationError as error:
                 warned = str(error)
             os.write(writing, warned.encode())
             os._exit(0)
         os.close(writing)
         os.waitpid(child, 0)
-    said = os.read(reading, 10_000).decode()
+    warned = os.read(reading, 10_000).decode()
     os.close(reading)
-    assert f"this process (user 65534) may not write in '{folder}'" in said
+    assert f"this process (user 65534) may not {said} '{data}'" in warned
 
 
 def test_a_good_path_is_left_unchanged(tmp_path: Path) -> None:
