@@ -174,7 +174,9 @@ def test_trusted_networks_that_match_are_not_logged(
     assert "does not hold the proxy's address" not in caplog.text
 
 
-def test_one_request_from_a_trusted_network_is_enough(make_butter: MakeButter, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_request_from_a_trusted_network_is_enough(
+    make_butter: MakeButter, caplog: pytest.LogCaptureFixture
+) -> None:
     """It shows that the list is correct. The other requests came around the proxy."""
     butter = make_butter(client_ip=client_ip.RightmostUntrusted(["192.168.0.0/16"]))
     checkouts(butter, *shoppers(1), client=("192.168.0.1", 40000))
