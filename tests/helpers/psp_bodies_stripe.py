@@ -63,12 +63,14 @@ INVOICE: dict[str, Any] = {
     "object": "invoice",
     "amount_due": 2000,
     "amount_paid": 2000,
+    "amount_paid_off_stripe": 0,
     "billing_reason": "subscription_create",
     "collection_method": "charge_automatically",
     "customer": CUS,
     "customer_email": EMAIL,
     "livemode": True,
     "number": "DECOY-0001",
+    "post_payment_credit_notes_amount": 0,
     "status": "paid",
     "total": 2000,
 }
@@ -174,6 +176,13 @@ PAID: list[Body] = group(
             SESSION
             | {"mode": "subscription", "payment_status": "no_payment_required", "amount_total": 0}
             | {"payment_intent": None, "invoice": INV, "subscription": SUB},
+            [OF_INVOICE | {"subscription_id": SUB}],
+        ),
+        (
+            "session of a trial with a card, its invoice expanded",
+            SESSION
+            | {"mode": "subscription", "payment_status": "no_payment_required", "amount_total": 0}
+            | {"payment_intent": None, "invoice": INVOICE | {"total": 0, "amount_paid": 0}, "subscription": SUB},
             [OF_INVOICE | {"subscription_id": SUB}],
         ),
         ("session, completed event", event("checkout.session.completed", SESSION), [OF_SESSION]),

@@ -67,12 +67,13 @@ def _returned(invoice: str = "") -> str:
 
     Charges count only if they are expanded.
     """
+    outside, credited = f"{invoice}amount_paid_off_stripe", f"{invoice}post_payment_credit_notes_amount"
     return (
         f"{invoice}paid_out_of_band || "
-        f"({invoice}amount_paid_off_stripe && {invoice}amount_paid_off_stripe == {invoice}amount_paid) || "
+        f"({outside} && !zero({outside}) && {outside} == {invoice}amount_paid) || "
         f"{invoice}charge.refunded || {_refunded(f'{invoice}payment_intent.')} || "
         f"({_done(f'{invoice}payments.data', 'paid')} && !({_parts(invoice)})) || "
-        f"({invoice}post_payment_credit_notes_amount && {invoice}post_payment_credit_notes_amount == {invoice}total)"
+        f"({credited} && !zero({credited}) && {credited} == {invoice}total)"
     )
 
 
