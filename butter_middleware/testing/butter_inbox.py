@@ -31,7 +31,11 @@ class ButterInbox:
     def client_ip(self) -> str | None:
         """The address of the test client's own requests, if they have no header that `Butter(client_ip=...)` reads.
 
-        It is 203.0.113.1 unless you set another one. None: they come from 127.0.0.1, as with a misconfigured proxy.
+        It is 203.0.113.1 unless you set another one. If it is None, the requests come from 127.0.0.1, as with a
+        misconfigured proxy.
+
+        Raises:
+            ValueError: you set a value that is not an address.
         """
         return self._recorder.client_ip
 
@@ -63,7 +67,7 @@ class ButterInbox:
 
     @property
     def parked(self) -> list[ParkedCheckout]:
-        """The checkouts that wait for a fix, each with the reason. Reading it expects them."""
+        """The checkouts that wait for a fix, each with the reason. A test that reads it expects them."""
         __tracebackhide__ = True
         self._runtime.settle()
         self._recorder.parked.see()
@@ -74,7 +78,7 @@ class ButterInbox:
         """Counts of other responses on checkout routes that did not become a record, like `Butter.status().skipped`.
 
         For example `{"not_paid": 1}`, `{"duplicate": 2}` or `{"no_address:ipv6_client": 1}`. `parked` ones are not
-        included. Reading it expects them.
+        included. A test that reads it expects them.
         """
         __tracebackhide__ = True
         self.check()
@@ -86,7 +90,10 @@ class ButterInbox:
 
     @property
     def ignored(self) -> list[str]:
-        """The log messages about `annotate()` and `butter.record()` calls without effect. Reading it expects them."""
+        """The log messages about `annotate()` and `butter.record()` calls without effect.
+
+        A test that reads it expects them.
+        """
         __tracebackhide__ = True
         self.check()
         self._recorder.ignored.see()
@@ -95,11 +102,13 @@ class ButterInbox:
     def assert_sent(self, *, count: int | None = None, **fields: Unpack[InboxFields]) -> InboxRecord:
         """Return the first record that was sent with these values. None means that the field must be absent.
 
-        With `count`, exactly so many records must have been sent with these values.
+        With `count`, which is at least 1, exactly this number of records must have been sent with these values.
 
         Raises:
-            AssertionError: there is no such record. The text shows the nearest one, field by field, and the others.
+            AssertionError: there is no such record, or not `count` of them. If there is none, the text shows the
+                nearest record, field by field, and the checkouts that did not become a record.
             ParkedError: as described for the class.
+            TypeError: a record has no field with this name.
         """
         __tracebackhide__ = True
         expected = _expected(fields)
@@ -115,13 +124,14 @@ class ButterInbox:
         return found[0]
 
     def assert_not_sent(self, **fields: Unpack[InboxFields]) -> None:
-        """Check that no record was sent with these values. Without values, that no record was sent at all.
+        """Check that no record was sent with these values. Without values, check that no record was sent at all.
 
-        A response that became no record is then expected, as if `skipped` were read.
+        The test then expects responses that did not become a record, as if it had read `skipped`.
 
         Raises:
-            AssertionError: there is one.
+            AssertionError: such a record was sent.
             ParkedError: as described for the class. So a broken extractor does not look like a refused payment.
+            TypeError: a record has no field with this name.
         """
         __tracebackhide__ = True
         expected = _expected(fields)
@@ -157,7 +167,7 @@ class ButterInbox:
         """Wait until everything is read and sent, like each attribute and assertion.
 
         Raises:
-            ParkedError: a checkout was parked, and the test has not read `parked`.
+            ParkedError: a checkout was parked, and the test has not read `parked`. It is raised once for each checkout.
             TimeoutError: an extractor does not return.
         """
         __tracebackhide__ = True

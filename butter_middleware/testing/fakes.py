@@ -20,7 +20,7 @@ from butter_middleware.testing.recorder import ACCEPTED, Recorder
 DOCUMENTATION: Final = Networks(("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"), "documentation")
 """Addresses for documentation (RFC 5737), which no host has. In tests they are addresses of shoppers."""
 HELD_SECONDS: Final = 3600.0
-"""How long a record that was not accepted is held: not longer than `retry_now` advances the time."""
+"""For how long a record that was not accepted is held. It is less than `RETRY_SECONDS`, so `retry_now` sends it."""
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ def inbox(*, client_ip: str | None = overrides.SHOPPER) -> Generator[ButterInbox
     start and at the end.
 
     Args:
-        client_ip: `ButterInbox.client_ip`.
+        client_ip: The initial value of `ButterInbox.client_ip`.
 
     Raises:
+        ValueError: `client_ip` is not an address.
         ParkedError: at the end, if a checkout did not become a record and the test did not expect this (`ButterInbox`).
     """
     runtime, end = _begin(client_ip)

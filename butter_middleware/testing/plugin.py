@@ -24,7 +24,7 @@ class _Run:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self.begun: InboxRuntime | None = None
-        """The runtime, if it was needed."""
+        """The runtime. None if no test and no `Butter` has needed it yet."""
         end = overrides.begin(self._build)
         config.add_cleanup(end)
         config.add_cleanup(self._close)
@@ -95,7 +95,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Fail a passing test if one of its checkouts did not become a record and the test did not check that."""
+    """Fail a passing test if one of its checkouts did not become a record and the test did not expect this.
+
+    A test that does not use `butter_inbox` gets a `ParkedWarning` instead, and only if an extractor failed.
+    """
     runtime = _run_of(item.config).begun
     unseen = "" if runtime is None else runtime.unseen()
     if runtime is not None and unseen:
@@ -107,7 +110,7 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 
 
 pytest_runtest_teardown = pytest_runtest_call
-"""Again, because the end of a fixture may have sent requests."""
+"""The same check runs after the fixtures have ended, because a fixture may send requests at its end."""
 
 
 def _respond(recorder: "Recorder", marker: pytest.Mark) -> None:

@@ -48,7 +48,7 @@ class Recorder:
         self.sent: list[InboxRecord] = []
         """The accepted records, in order."""
         self.pending: list[InboxRecord] = []
-        """The records that were not accepted, or not even sent, and wait."""
+        """The records that wait, because they were not accepted or not sent yet."""
         self.dead: list[InboxRecord] = []
         """The records that will never be accepted."""
         self.parked = Noted[ParkedCheckout]()
@@ -64,7 +64,7 @@ class Recorder:
         """Whether the test uses the inbox."""
 
     def set_client_ip(self, address: str | None) -> None:
-        """Set the address of the test client's own requests. None: they come from this machine.
+        """Set the address of the test client's own requests. None means 127.0.0.1.
 
         Raises:
             ValueError: it is not an address.

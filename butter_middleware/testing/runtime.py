@@ -42,12 +42,15 @@ RETRY_SECONDS: Final = 3700.0
 class InboxRuntime:
     """Runs every `Butter` of the process while tests run.
 
-    None of them uses the network or the disk. One with its own transport keeps it, and also an outbox that is not a
-    file.
+    None of them uses the network or the disk. A `Butter` with its own transport keeps the transport, and keeps its
+    outbox if the outbox is not a file.
 
     Args:
         patience: Seconds that an extractor may take.
-        client_ip: The default address of the test client's own requests. None: that of this machine.
+        client_ip: The default address of the test client's own requests. None means 127.0.0.1.
+
+    Raises:
+        ValueError: `client_ip` is not an address.
     """
 
     def __init__(self, patience: float = 10.0, client_ip: str | None = SHOPPER) -> None:
@@ -123,7 +126,7 @@ class InboxRuntime:
         )
 
     def _add(self, record: Record) -> None:
-        """Take a record of a transaction, as if that was committed."""
+        """Take a record that was enqueued in a transaction, as if the transaction was committed."""
         for pipeline, here in list(self._pipelines.items()):
             if here and isinstance(pipeline.components.queue, FakeQueue):
                 pipeline.add_records([record])
@@ -188,7 +191,7 @@ class InboxRuntime:
         return "\n".join([str(unexpected(parked, skipped, ignored)), *traces]).rstrip()
 
     def settle(self) -> None:
-        """Wait until all captures are read, those for the recorder are sent, and all events are reported.
+        """Wait until all captures are read, all records for the recorder are sent, and all events are reported.
 
         Raises:
             TimeoutError: an extractor does not return.
