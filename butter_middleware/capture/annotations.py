@@ -25,7 +25,7 @@ SCOPE_KEY: Final = "butter_middleware"
 
 _MOST_NAMES: Final = 5
 _WORD: Final = re.compile(r"[A-Za-z_-]{1,30}")
-"""A path segment of this form is a name. One with a digit, an @ or the like is taken for a value."""
+"""A path segment of this form is a name. Other segments, such as one with a digit or an @, may be values."""
 
 
 class Notes:
@@ -44,9 +44,10 @@ def annotate(request_or_scope: ASGIRequest | Mapping[str, Any], **fields: Unpack
     """Add fields of the record that the response does not contain, such as the e-mail, from inside the endpoint.
 
     Takes the request of any framework that keeps its ASGI scope (Starlette, FastAPI, Django, Litestar, Quart, Falcon,
-    BlackSheep), or the scope itself, and the fields of `Checkout`. It may be called more than once: the later value of
-    a field is used. A value from the route's extractor has precedence. It never raises, because it is called inside a
-    checkout. A call without effect is logged as a warning. A wrong field or value parks the capture with the reason.
+    BlackSheep), or the scope itself, and the fields of `CheckoutFields`. The address is not one of them. It may be
+    called more than once: the later value of a field is used. A value from the route's extractor has precedence. It
+    never raises, because it is called inside a checkout. A call without effect is logged as a warning. A wrong field or
+    value parks the capture with the reason.
     """
     scope = request_scope(request_or_scope)
     if scope is None:
@@ -149,7 +150,7 @@ listeners: Final[WeakSet[Listener]] = WeakSet()
 
 
 def warn(message: str) -> None:
-    """Log the message once an hour. It is called inside a checkout."""
+    """Log the message, at most once an hour. It is called inside a checkout."""
     for listener in list(listeners):
         listener.ignored(message)
     times = hourly.due(message)

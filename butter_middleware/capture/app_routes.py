@@ -81,7 +81,7 @@ def matches_as_written(app: object) -> bool:
 
 
 def mounted(app: object, depth: int = LAYERS) -> Iterator[tuple[object, object]]:
-    """Yield each argument of each middleware around an app, in it and in its mounts, with the app that it wraps.
+    """Yield each argument of the middlewares around an app, inside it and in its mounts, with the app that each wraps.
 
     The `Butter` of a `ButterMiddleware` is one of the arguments.
     """

@@ -50,7 +50,7 @@ class CapturePipeline(Protocol):
 
     @property
     def traceparent(self) -> Callable[[], str]:
-        """Return the W3C trace context of the current request. Empty if there is no trace."""
+        """A function that returns the W3C trace context of the current request. Empty if there is no trace."""
         ...
 
     def first_request(self) -> None:
@@ -99,9 +99,10 @@ class Handle(Protocol):
 class ButterMiddleware:
     """ASGI middleware that captures successful checkouts for Butter.
 
-    Mount it once: `app.add_middleware(ButterMiddleware, butter=butter)`, or wrap any ASGI app with it. It copies
-    the bytes between the app and the client. A response waits only with `durability="before_response"` or
-    `delivery="inline"`. Exceptions of the app pass unchanged. Its own exceptions never reach the app.
+    Mount it once: `app.add_middleware(ButterMiddleware, butter=butter)`, or wrap any ASGI app with it. It forwards
+    every message of the app unchanged, and keeps a copy of the body if the checkout route needs it. A response waits
+    only with `durability="before_response"` or `delivery="inline"`. Exceptions of the app pass unchanged. The
+    middleware's own exceptions never reach the app.
     """
 
     def __init__(self, app: AnyASGIApp, butter: Handle | None = None) -> None:
@@ -347,9 +348,9 @@ class _Tee:
             self._pipeline.fault(error)
 
     def end(self, error: BaseException | None) -> None:
-        """End, with the app's exception. Without a last message the response was not complete.
+        """End the request, with the app's exception or None. Without a last message the response was not complete.
 
-        If the route needs no body and the shopper has left, annotations count that were made before a success began.
+        If the route needs no body and the shopper has left, the annotations from before a successful response count.
         """
         try:
             if self._open:

@@ -228,7 +228,7 @@ def _is_factory(function: FunctionType) -> bool:
 
 
 def _no_route(given: object) -> str:
-    """Raise the error for `routes=`."""
+    """Return the error's text for a `routes=` that cannot be used."""
     problem = "routes= contains something that is not a CheckoutRoute:"
     if isinstance(given, CheckoutRoute):
         problem = "routes= is not a list, but"
@@ -250,7 +250,7 @@ class RouteTable:
     """The checkout routes of a shop, found by method and path. The first match wins, as in Starlette.
 
     Raises:
-        ConfigurationError: two routes match the same requests.
+        ConfigurationError: two routes match the same requests, or something is not a `CheckoutRoute`.
     """
 
     def __init__(self, routes: Iterable[CheckoutRoute]) -> None:
@@ -265,7 +265,8 @@ class RouteTable:
         """Add a route. Earlier routes are tried first.
 
         Raises:
-            ConfigurationError: an earlier route has the same template and a method in common, and would always win.
+            ConfigurationError: it is not a `CheckoutRoute`, or an earlier route with the same template and a common
+                method would always win.
         """
         if not isinstance(route, CheckoutRoute):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(_no_route(route))
@@ -285,7 +286,10 @@ class RouteTable:
         return None
 
     def find_folded(self, method: str, paths: Iterable[str]) -> tuple[CheckoutRoute, str] | None:
-        """Return the first route that one of the paths matches, ignoring slashes and case, and its spelling."""
+        """Return the first route that one of the paths matches if case and extra slashes are ignored.
+
+        The second value is that path in the spelling of the route's template.
+        """
         if not (routes := self._by_method[method]):
             return None
         found = ((route, route.template.written(path)) for path in map(_one_slash, paths) for route in routes)

@@ -30,7 +30,7 @@ class AnswerKind(Enum):
     INTERRUPTED = auto()
     """A connection broke or timed out. The record may have been accepted."""
     STALLED = auto()
-    """It failed while this process stood still, so the endpoint is not the cause. The record may have been accepted."""
+    """It failed while this process was stopped or blocked. The endpoint is not the cause. It may have been accepted."""
     REDIRECTED = auto()
     """A redirect that is not followed."""
     UNAUTHORIZED = auto()
@@ -44,11 +44,11 @@ class AnswerKind(Enum):
     BUSY = auto()
     """408, 409, 425: send this record later."""
     THROTTLED = auto()
-    """429: send all records later, and fewer."""
+    """429: send all records later, and more slowly."""
     FAILED = auto()
     """500: the cause is the endpoint or this record."""
     UNAVAILABLE = auto()
-    """502, 503, 504, and other 5xx: the endpoint is ill."""
+    """502, 503, 504, and other 5xx: the endpoint has a fault."""
 
 
 _KINDS: Final = {
@@ -91,7 +91,7 @@ class Answer:
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
-    """Classify a response. `headers` is read by lower-case names. Never raises."""
+    """Classify a response. The names in `headers` must be in lower case. Never raises."""
     date = headers.get("date", "")
     if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
         return Answer(AnswerKind.DELIVERED if _is_object(body) else AnswerKind.IMPOSTOR, status, date=date)
@@ -103,9 +103,10 @@ def classify(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return Retry-After in seconds (RFC 9110, section 10.2.3), within its bounds, or None if it cannot be read.
+    """Return Retry-After (RFC 9110, section 10.2.3) as 1 to 3600 seconds. None if it is absent or cannot be read.
 
-    A date is compared with the answer's own date, because clocks differ. If it has none, with this machine's clock.
+    A date is compared with the answer's Date header, because clocks differ. If the answer has no Date, the date is
+    compared with this machine's clock.
     """
     value = headers.get("retry-after", "")
     if match := _SECONDS.fullmatch(value):

@@ -16,7 +16,8 @@ MAX_CODINGS: Final = 3
 ZSTD_WINDOW_LOG: Final = 23
 """RFC 9659: a decoder of this coding needs at most 8 MiB for its window."""
 _ZSTANDARD_STEP: Final = 64
-"""Bytes at once. `zstandard` has no limit, and four bytes may become 128 KiB: so the output is 2 MiB at most."""
+"""The number of bytes that are decoded at once. `zstandard` cannot limit its output, and four bytes may become 128 KiB.
+So the output of one step is 2 MiB at most."""
 _EARLY: Final = "the compressed data ends early"
 
 

@@ -111,8 +111,7 @@ def snapshot(
 ) -> dict[str, Any]:
     """Copy the request's part of a `Capture` from a scope. The path is without `root_path`.
 
-    `pick` gets the cookies to keep from the headers. Headers that can be read only once are replaced in the scope by
-    a copy.
+    `pick` returns the cookies to keep. If the scope's headers can be read only once, they are replaced by a list.
     """
     kept = _uncredentialed(scope)
     if kept is None:
@@ -132,7 +131,7 @@ def snapshot(
 
 
 def _uncredentialed(scope: Scope) -> RawHeaders | None:
-    """Return the headers to keep. None if headers or peer are not in the usual form: lists, and pairs of bytes."""
+    """Return the headers to keep. None if they are not a list of pairs of bytes, or if the peer is an iterator."""
     headers: Any = scope["headers"]
     client: Any = scope.get("client")
     if type(headers) is not list or (type(client) is not tuple and isinstance(client, Iterator)):
@@ -182,7 +181,7 @@ class CheckoutRequest:
 
     @property
     def body(self) -> bytes:
-        """The request's body, on a route with `capture_request_body=True`.
+        """The request's body as it was sent, on a route with `capture_request_body=True` or `source="request"`.
 
         Raises:
             ExtractionError: the route does not capture it, it was longer than `max_body_bytes`, or the app answered
@@ -210,7 +209,7 @@ class CheckoutRequest:
 
 @dataclass(frozen=True, repr=False)
 class CheckoutResponse:
-    """The response of a checkout route, whole, with the request that it answers. Named as httpx names them."""
+    """The complete response of a checkout route, and its request. The attributes have the names that httpx uses."""
 
     status_code: int
     headers: Headers
@@ -218,14 +217,14 @@ class CheckoutResponse:
     _raw: bytes | None
     _max_body_bytes: int
     _described_by: Headers
-    """The headers of `_raw`: its length and its coding."""
+    """The headers that belong to `_raw`, with its length and its content coding."""
 
     @cached_property
     def body(self) -> bytes:
-        """The body, decoded by its Content-Encoding.
+        """The body, decoded by its Content-Encoding. On a route with `source="request"`, it is the request's body.
 
         Raises:
-            ExtractionError: it ends early, or it cannot be decoded within `max_body_bytes`.
+            ExtractionError: it was not captured, it ends early, or it cannot be decoded within `max_body_bytes`.
         """
         if self._raw is None:
             msg = (
@@ -243,7 +242,7 @@ class CheckoutResponse:
         """Return the body parsed as JSON, the same object on each call.
 
         Raises:
-            ExtractionError: the body cannot be decoded, or it is not JSON.
+            ExtractionError: the body was not captured, it cannot be decoded, or it is not JSON.
         """
         return self._json
 

@@ -26,7 +26,8 @@ EXPIRED: Final = (
     "Shoppers who did not pay are among them: see status().skipped."
 )
 SOURCE: Final = "source:"
-"""Prefix of a part's fields with their sources, for a sandbox. Without a name, it is the key of the route."""
+"""For a sandbox, a part also has the source of each field. Its key is this prefix and the field's name. The prefix
+alone is the key of the route's name."""
 _SHOPPERS: Final = ("ipv4_address", "user_agent", f"{SOURCE}ipv4_address", f"{SOURCE}user_agent")
 
 
@@ -39,7 +40,7 @@ class Part:
     shopper: bool
     """Whether the shopper sent it, and not a server that reports the payment."""
     fields: Mapping[str, Any]
-    """The known fields of the record. The shopper's part has `ipv4_address`. Also their sources (`SOURCE`)."""
+    """The known fields of the record, and their sources (`SOURCE`). The shopper's part has `ipv4_address`."""
     captured_at: float
     """Seconds since the epoch."""
     traceparent: str = ""

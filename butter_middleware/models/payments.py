@@ -10,7 +10,7 @@ from butter_middleware.models.reasons import Skip
 class Payments:
     """The fields of each paid object, iterated as mappings. If there are none, `skip` is the reason.
 
-    Your own extractor may return it, or build its own mappings from these.
+    Your own extractor may return it, or build mappings from its fields.
     """
 
     fields: tuple[Mapping[str, str], ...] = ()
@@ -21,7 +21,7 @@ class Payments:
     looks_paid: bool = False
     """No object was recognised, but the body has one of the PSP's words for paid."""
     everyday: bool = False
-    """The gate found a word that does not mean paid: a refusal, or a step."""
+    """The state is known and does not mean paid: a refusal, or a step. False if the deciding value is missing."""
     test_mode: bool = False
     """The PSP reports that no money moved, so this is not evidence in production."""
     addresses: tuple[str, ...] = ()
