@@ -1,4 +1,7 @@
-"""JMESPath (https://jmespath.org/specification.html). Alternatives are searched one by one, so none of them raises."""
+"""JMESPath (https://jmespath.org/specification.html).
+
+The alternatives of an expression are searched one by one, so an error in one of them does not stop the others.
+"""
 
 import re
 from collections.abc import Iterator
@@ -50,7 +53,7 @@ class _OfTables(Functions):
 
     @signature(_NUMBER, _ANY_NUMBER_OF)
     def _func_some(self, least: int, *values: object) -> bool:
-        """`some(`2`, a, b, c)`: whether so many of these have a value."""
+        """`some(`2`, a, b, c)`: whether at least so many of these have a value."""
         return sum(value not in (None, False, "", [], {}) for value in values) >= least
 
     @signature(_ANY, _ANY_NUMBER_OF)
@@ -153,7 +156,7 @@ def _outcome(one: Path, body: object) -> Outcome:
 
 
 def _is_there(node: dict[str, Any], body: object) -> bool:
-    """Return whether the body has a null there. Known for a key, or nested keys. Otherwise True."""
+    """Return whether the body has the key of an expression, which gave null. For other expressions, return True."""
     steps: list[dict[str, Any]] = node["children"] if node["type"] == "subexpression" else [node]
     if any(step["type"] != "field" for step in steps):
         return True

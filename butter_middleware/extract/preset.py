@@ -46,7 +46,7 @@ _REFERENCES: Final = frozenset(
 _NAMING: Final = tuple(name for name in EVIDENCE_IDS if name != "network_transaction_id")
 """The IDs with which objects of one checkout refer to each other."""
 _MOST: Final = 1000
-"""The most objects of a response that are read, a fraction of a millisecond each. A checkout has fewer."""
+"""The most objects of a response that are read. Each takes a fraction of a millisecond. A checkout has fewer."""
 _MOST_ITEMS: Final = 1001
 """The most items of one object that are read. With more than a thousand records, a capture is parked."""
 
@@ -75,13 +75,13 @@ class Shape:
     pending: str = ""
     """True if it is a step before a payment. An object with a closed gate is one too."""
     each: str = ""
-    """A list within the object, with one record for each of its items..."""
+    """A list within the object. Each of its items gives one record."""
     of_each: Mapping[str, str] = field(default_factory=dict[str, str])
-    """...with these fields, from the item."""
+    """The fields that an item of `each` gives, each with its expression."""
     under: tuple[str, ...] = ()
-    """Keys that identify the object under them..."""
+    """Keys that identify the object under them. There, `when_under` is sufficient."""
     when_under: str = ""
-    """...so that this condition is sufficient there. It is tried after each shape's `when`."""
+    """The condition for an object under a key of `under`. It is tried after the `when` of all shapes."""
     never_under: tuple[str, ...] = ()
     """Keys under which a similar object has another meaning."""
     when_at: str = ""
@@ -108,7 +108,7 @@ class Shape:
         return [common | row for row in rows] or [common]
 
     def explain(self, node: Object) -> Iterator[Field]:
-        """Return for each field of a record what was tried."""
+        """Yield for each field of a record what was tried."""
         for name in _READ:
             tried = list(attempts(self.fields[name], node, table=True)) if name in self.fields else []
             if name in self.of_each and not (tried and tried[-1].outcome is Outcome.GAVE):
@@ -307,7 +307,10 @@ class Preset(Explaining):
             yield Found(STEP, node, NEVER)
 
     def _listed(self, items: list[list[Found]], key: str | None, parent: Object) -> Iterator[Found]:
-        """Yield the objects of a list, if all belong to one checkout."""
+        """Yield the objects of a list that belong to one checkout: all of them, or those that the parent names.
+
+        If this cannot be decided, yield `SEVERAL`.
+        """
         if key is None or not any(one.shape in self.shapes for item in items for one in item):
             yield from (one for item in items for one in item)
             return

@@ -1,4 +1,4 @@
-"""The app for a host with A records only. It gives a shopper's browser its IPv4 address, signed."""
+"""The app for a host with A records only. It gives a shopper's browser a signed token with its IPv4 address."""
 
 from collections.abc import Callable
 from typing import Final

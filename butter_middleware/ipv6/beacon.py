@@ -52,8 +52,9 @@ class Beacon:
             or urlencoded, on routes with `capture_request_body`). The page calls the beacon with the same key. For a
             cookie, the key is `page_key` of its value.
         token: Where the page puts the token: `"header:..."`, `"cookie:..."` or `"field:..."`.
-        keys: Secrets of at least 32 bytes. The first, the newest, signs, and all of them verify. If left out,
-            `BUTTER_BEACON_KEYS`, or the file that `BUTTER_BEACON_KEYS_FILE` names, with white space between keys.
+        keys: Secrets of at least 32 bytes, the newest first. The first key signs, and all keys verify. If left out,
+            the keys are read from `BUTTER_BEACON_KEYS`, or from the file that `BUTTER_BEACON_KEYS_FILE` names. White
+            space separates them.
         ttl: Seconds, 10 to 3600, for which a token is valid.
         client_ip: The strategy for the beacon's host, if its proxies are not those of the shop.
         allow_private: Accept addresses that are not public. Butter's staging environment sets it.
@@ -183,7 +184,7 @@ def fitting(beacon: Beacon | None, routes: Iterable[Route], *, staging: bool = F
     In staging, addresses that are not public are accepted.
 
     Raises:
-        ConfigurationError: as `Beacon.check`, or it is not a beacon.
+        ConfigurationError: it is not a `Beacon`, or `Beacon.check` refuses a route.
     """
     if beacon is None:
         return None
