@@ -80,7 +80,7 @@ class VerifiableOutbox(Outbox, Protocol):
 
 
 class Settled(StrEnum):
-    """The result for one record that was to be sent."""
+    """The result of the sender's work on one record."""
 
     DELIVERED = "delivered"
     DEAD = "dead"
@@ -139,7 +139,7 @@ class Resolution:
     counts: Sequence[Count] = ()
     """Counted in the same transaction, and only if the capture was still there."""
     configuration: str = ""
-    """The digest of the configuration that read it. `parked_to_try` does not soon return it for the same one."""
+    """The digest of the configuration that read it. `parked_to_try` returns it only later to the same configuration."""
 
     @property
     def made(self) -> Sequence[Record]:
@@ -158,7 +158,7 @@ class Pending:
 
 
 Outcome = Pending | Skip
-"""The result for a record that was to be added: it is new, or why it was left out."""
+"""The result of adding a record. It is new (`Pending`), or it was left out for this reason (`Skip`)."""
 
 
 def new_records(outcomes: Iterable[Outcome]) -> list[Pending]:
@@ -181,7 +181,7 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The new state of a record that was to be sent."""
+    """The new state of a record that the sender worked on."""
 
     id: int
     settled: Settled
@@ -202,7 +202,7 @@ class Counts:
     parked: int = 0
     dead: int = 0
     delivered: int = 0
-    """Over the outbox's life."""
+    """How many records were delivered since the outbox was created."""
     oldest_pending_at: float | None = None
     """The time of the oldest checkout whose record is not sent yet."""
     last_delivered_at: float | None = None
@@ -322,7 +322,7 @@ class Store(Protocol):
         return True
 
     def leader(self) -> int | None:
-        """Return the process that leads. 0: it is not known which. None: no process leads."""
+        """Return the ID of the process that leads. 0: it is not known which. None: no process leads."""
         return os.getpid()
 
     def alone(self) -> bool:
@@ -375,7 +375,7 @@ class LocalOutbox(Protocol):
 
         Args:
             reads: Whether this process reads what it captures.
-            give_up: Called during a wait for the write lock: whether to stop after a second.
+            give_up: Called while the store waits for the write lock. If it returns True, the wait ends after a second.
         """
         ...
 

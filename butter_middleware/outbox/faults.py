@@ -51,7 +51,7 @@ class Fault(Enum):
 
 
 class ClockError(ButterError):
-    """The merchant's clock failed. Work that needs the time waits, as for a disk that is away."""
+    """The merchant's clock failed. Work that needs the time waits, as when the disk is not available."""
 
 
 def checked(clock: Callable[[], float]) -> Callable[[], float]:

@@ -55,14 +55,15 @@ KEPT: Final = 1_000
 class MemoryOutbox:
     """Keeps up to `limit` captures and records in memory. All of them are lost with the process.
 
+    The captures together may have 128 MiB at most. Beyond a limit, new captures and records are refused.
     Parked and dead entries are only counted and do not use the limit, because no later process could read them again.
 
     Args:
-        limit: Captures and records in all.
-        clock: Seconds since the epoch.
+        limit: The most captures, parts of checkouts and records together.
+        clock: Returns seconds since the epoch.
 
     Raises:
-        ConfigurationError: the limit is not a whole number of at least 1, or the clock does not return a time.
+        ConfigurationError: the limit is not a whole number from 1 to 10,000,000, or the clock does not return a time.
     """
 
     limit: int = 10_000
@@ -113,8 +114,8 @@ class MemoryStore(Store):
     Results of a capture are always accepted. `close` keeps the content for the next `open`.
 
     Args:
-        limit: Captures and records in all.
-        clock: Seconds since the epoch.
+        limit: The most captures, parts of checkouts and records together.
+        clock: Returns seconds since the epoch.
     """
 
     durable = False
@@ -240,7 +241,7 @@ class MemoryStore(Store):
         return [self._add(record)]
 
     def expire(self, before: float) -> int:
-        """Delete old parts. Return their number."""
+        """Delete the parts that were captured before this time, by the confirmed time (`Look`). Return their number."""
         before = self._look.confirmed - (self._clock() - before)
         old = [place for place, part in self._parts.items() if part.captured_at < before]
         for place in old:

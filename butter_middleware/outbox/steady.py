@@ -1,4 +1,4 @@
-"""A time that is surely reached: a wall clock that jumps ahead for a while must not make data look old."""
+"""A time that was certainly reached. A wall clock that jumps ahead for a while must not make data look old."""
 
 from dataclasses import dataclass
 from time import monotonic

@@ -23,7 +23,7 @@ T = TypeVar("T")
 Inode = tuple[int, int]
 
 IDLE_WRITES: Final = 64
-"""After so many transactions, the log is moved into the file if there is no other work."""
+"""After this number of transactions, the log is moved into the file if there is no other work."""
 LOG_BYTES: Final = 32 * 1024**2
 """From this size on, the log is moved into the file at once."""
 ALARMING_LOG_BYTES: Final = 256 * 1024**2
@@ -39,7 +39,7 @@ PERSON_SECONDS: Final = 10.0
 FORK_SECONDS: Final = 0.03
 """For how long a fork waits for the write lock."""
 REWRITE_SECONDS: Final = 10.0
-"""For how long it waits for readers of an older state."""
+"""For how long `rewrite` waits for readers of an older state."""
 
 _in_use: Final = Counter[str]()
 """The files that are open in this process."""
@@ -58,11 +58,11 @@ class Database:
 
     Args:
         path: The file, absolute and without links.
-        max_bytes: How large it may grow, without its log.
+        max_bytes: The most bytes of the file, without its log.
         reads: Whether this process reads what it captures.
         by_person: Whether the command line opens it. Then the file is used as it is, and is not created, updated or
             set aside. A wait for the write lock ends after a few seconds.
-        give_up: Called during a wait for the write lock: whether to stop after a second.
+        give_up: Called while the store waits for the write lock. If it returns True, the wait ends after a second.
     """
 
     def __init__(self, path: str, max_bytes: int, *, reads: bool, by_person: bool, give_up: Callable[[], bool]) -> None:
@@ -217,6 +217,10 @@ class Database:
         SQLite's `secure_delete` alone is not sufficient: if it rebuilds a page, copies of rows that moved to another
         page stay in the gaps. This holds the lock while the file is written. New captures wait in the memory of their
         process.
+
+        Raises:
+            OutboxBusyError: another process holds the write lock, or reads an older state, for too long.
+            OutboxBrokenError: the file cannot be written, or was replaced meanwhile.
         """
         with self.explaining(), self._locked(), self._blaming():
             connection = self._ready()
@@ -232,7 +236,11 @@ class Database:
 
     @contextmanager
     def explaining(self) -> Generator[None]:
-        """Explain a fault of the file to a person, without its own text, which may quote stored data."""
+        """Explain a fault of the file to a person, without its own text, which may quote stored data.
+
+        Raises:
+            OutboxBrokenError: a fault of the file happened in the block.
+        """
         try:
             yield
         except OutboxReplacedError as error:
@@ -296,7 +304,7 @@ class Database:
 
     @contextmanager
     def _blaming(self) -> Generator[None]:
-        """After a fault, let the connection be made again. After a fault of the content, the file too."""
+        """After a fault, have the connection opened again. If the content is broken, have the file set aside."""
         try:
             yield
         except Exception as error:

@@ -23,7 +23,7 @@ from butter_middleware.outbox.sqlite.store import SQLiteStore
 Key = tuple[int | str, ...]
 
 MOST_BYTES: Final = 64 * 1024**2
-"""The most of a decoded body. A longer one cannot be searched."""
+"""The most bytes of a decoded body that are searched. A capture with a longer one counts as unreadable."""
 FEW_CAPTURES: Final = 8
 FEW_RECORDS: Final = 500
 """Rows in one query, so that no query is long."""
@@ -207,7 +207,7 @@ def _texts(data: bytes) -> Iterator[str]:
 
 
 def _variants(text: str) -> Iterable[str]:
-    """Yield a text as it is, and with its escapes undone, layer by layer."""
+    """Return a text as it is, and with its escapes undone, layer by layer."""
     inner = _unescaped(_unescaped(text))
     unquoted = html.unescape(unquote(inner))
     # A plus means a space in a form, and itself elsewhere.
@@ -233,7 +233,7 @@ def _folded(text: str) -> str:
 
 
 def _spellings(domain: str) -> Iterator[str]:
-    """Return an international domain in Unicode and in ASCII, in the forms of pydantic's e-mail check."""
+    """Yield an international domain in Unicode and in ASCII, in the forms of pydantic's e-mail check."""
     try:
         encoded = idna.encode(domain, uts46=True)
         yield encoded.decode()

@@ -45,7 +45,7 @@ class Entry:
 
 
 def entries(connection: sqlite3.Connection, state: Waiting, limit: int, after: int) -> list[Entry]:
-    """List up to `limit` entries with a number above `after`. -1: all of them."""
+    """List up to `limit` entries with a number above `after`. A limit of -1 lists all of them."""
     sql = f"SELECT {_FIELDS[state]} FROM {ROWS[state]} AND id > ? ORDER BY id LIMIT ?"  # noqa: S608 - constants
     return [Entry(*row) for row in connection.execute(sql, (after, limit))]
 

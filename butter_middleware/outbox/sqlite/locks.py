@@ -85,7 +85,7 @@ class Locks:
             self._unlock(self._opened(self._path(lock)), lock)
 
     def holder(self, lock: int) -> int | None:
-        """Return the process that holds a lock. 0: it is not known which. None: it is free."""
+        """Return the ID of the process that holds a lock. 0: it is not known which. None: it is free."""
         if lock in self._held:
             return os.getpid()
         path = self._path(lock)
@@ -173,7 +173,7 @@ class Locks:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def _ask(self, lock: int) -> int | None:
-        """Return the process that holds a lock. -1: the kernel does not know which. None: it is free."""
+        """Return the ID of the process that holds a lock. -1: the kernel does not know which. None: it is free."""
         descriptor = self._opened(self._path(lock))
         if self._on_bytes:
             answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, lock))

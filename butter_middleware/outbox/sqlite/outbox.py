@@ -37,13 +37,14 @@ class SQLiteOutbox:
         path: The file. Its directory must exist.
         max_bytes: The most bytes of the file, without its write-ahead log. If it is full, captures wait in memory until
             deliveries free space.
-        retention_days: Parked captures and dead records are deleted so many days after their checkout. None keeps them
-            until a person deals with them.
-        tombstone_days: For so many days the key of a delivered record is known, so that it is not sent again.
-        clock: Seconds since the epoch.
+        retention_days: Parked captures and dead records are deleted this number of days after their checkout. None
+            keeps them until a person deals with them.
+        tombstone_days: The key of a delivered record is kept for this number of days, so that it is not sent again.
+        clock: Returns seconds since the epoch.
 
     Raises:
-        ConfigurationError: an argument is out of its bounds, or this system has no locks for files.
+        ConfigurationError: `path` does not name a file, another argument is out of its bounds, or this system has no
+            locks for files.
     """
 
     path: str
@@ -104,7 +105,7 @@ class SQLiteOutbox:
 
         Args:
             reads: Whether this process reads what it captures.
-            give_up: Called during a wait for the write lock: whether to stop after a second.
+            give_up: Called while the store waits for the write lock. If it returns True, the wait ends after a second.
         """
         from butter_middleware.outbox.sqlite.store import SQLiteStore  # noqa: PLC0415 - as in the constructor
 

@@ -38,7 +38,7 @@ _MAGIC: Final = b"SQLite format 3\x00"
 
 
 def refuse_unusable(path: str) -> None:
-    """Refuse a path at which a database cannot be created or written, or with another file.
+    """Refuse a path at which a database cannot be created or written, or which is another kind of file.
 
     Raises:
         ConfigurationError: the text has the cause and the remedy.
@@ -98,7 +98,7 @@ def _is_ours(path: str) -> bool:
 
 
 def warnings(path: str, mounts: str, environ: Mapping[str, str]) -> Iterator[str]:
-    """Return why a file at `path` would not last, or would not be safe.
+    """Yield why a file at `path` would not last, or would not be safe.
 
     Args:
         path: Absolute, without symbolic links.

@@ -30,7 +30,7 @@ from butter_middleware.outbox.sqlite.locks import READERS
 APPLICATION_ID: Final = 0x42757472
 """Marks the file as ours, in SQLite's own header field."""
 PAGE_BYTES: Final = 8192
-"""Three captures of the usual size fit into a page. Into 4096 bytes one does, and a third more is written."""
+"""Three captures of the usual size fit into a page. Into 4096 bytes only one fits, and a third more is written."""
 RESERVE_PAGES: Final = 256
 """The reserve of a full file for settlements, so that a delivery can always be stored."""
 LASTING_LOG_BYTES: Final = 31 * 1024**2
@@ -148,7 +148,7 @@ class Identity:
     version: int
     """The version of the earliest release that can use it."""
     schema: int = 0
-    """The additions that it has. At least `version`."""
+    """The number of versions and additions that it has. It is at least `version`."""
 
 
 def refuse_foreign(path: str, found: Identity) -> None:

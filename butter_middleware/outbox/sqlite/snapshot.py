@@ -16,16 +16,16 @@ class Snapshot:
 
     counts: Counts
     parked: Mapping[str, int]
-    """By reason."""
+    """Their number by reason."""
     dead: Mapping[str, int]
-    """By the answer that made them dead."""
+    """Their number by the answer that made them dead."""
     oldest_captured_at: float | None
     next_due_at: float | None
     """When the next pending record is due."""
     readers: bool
     """Whether a process is alive that reads captures with the app's extractors."""
     deliverer: int | None
-    """The process that delivers. 0: it is not known which. None: no process delivers."""
+    """The ID of the process that delivers. 0: it is not known which. None: no process delivers."""
 
     @property
     def unread(self) -> int:

@@ -70,7 +70,7 @@ class SQLiteStore(Database):
         outbox: The file, and its limits.
         reads: Whether this process reads what it captures.
         by_person: Whether the command line opens it.
-        give_up: Called during a wait for the write lock: whether to stop after a second.
+        give_up: Called while the store waits for the write lock. If it returns True, the wait ends after a second.
     """
 
     durable = True
@@ -273,7 +273,7 @@ class SQLiteStore(Database):
         return [self._add(connection, record)]
 
     def expire(self, before: float) -> int:
-        """Delete old parts, by the confirmed time. Return their number."""
+        """Delete the parts that were captured before this time, by the confirmed time (`Look`). Return their number."""
         age = self._clock() - before
 
         def change(connection: sqlite3.Connection) -> int:
@@ -413,7 +413,7 @@ class SQLiteStore(Database):
         return self.locks.take(LEAD)
 
     def leader(self) -> int | None:
-        """Return the process that leads. 0: it is not known which. None: no process leads."""
+        """Return the ID of the process that leads. 0: it is not known which. None: no process leads."""
         return self.locks.holder(LEAD)
 
     def alone(self) -> bool:
