@@ -20,7 +20,8 @@ LINK: Final[Mapping[str, Any]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""Detects a server that has silently gone, for example with its machine. In seconds, and milliseconds."""
+"""Detects a server that has silently gone, for example with its machine. The times are in seconds, but
+`tcp_user_timeout` is in milliseconds."""
 
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
@@ -30,7 +31,8 @@ class Names:
     """The names that outbox, worker and schema share.
 
     Raises:
-        ConfigurationError: one of them would need quotes in SQL, other than for being a keyword.
+        ConfigurationError: a name has other characters than lower-case letters, digits and underscores, begins with a
+            digit, or has more than 63 characters.
     """
 
     schema: str = "butter"

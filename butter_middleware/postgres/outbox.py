@@ -38,8 +38,8 @@ class PostgresOutbox:
     loss is `butter.record(checkout, connection=...)`, within the transaction of the order itself.
 
     Args:
-        dsn: A connection string such as `postgresql://shop@db/shop`. If left out, BUTTER_POSTGRES_DSN. Its role needs
-            only the rights that `butter-middleware postgres migrate --web ROLE` grants.
+        dsn: A connection string such as `postgresql://shop@db/shop`. If left out, it is read from BUTTER_POSTGRES_DSN.
+            Its role needs only the rights that `butter-middleware postgres migrate --web ROLE` grants.
         pool: Instead of `dsn`, an open `psycopg_pool.ConnectionPool` of the app.
         queue: The queue's name in procrastinate.
         schema: The schema that `butter-middleware postgres migrate` made.
@@ -71,7 +71,13 @@ class PostgresOutbox:
     # The method of `Outbox`.
 
     async def enqueue(self, record: Record) -> None:
-        """Put a record into the queue, unless its key is known there. Raises after 0.25 seconds."""
+        """Put a record into the queue, unless its key is known there.
+
+        Raises:
+            TimeoutError: PostgreSQL did not take it within 0.25 seconds. With `pool`, also if an earlier record still
+                uses a connection.
+            psycopg.Error: PostgreSQL cannot be reached, or refused it.
+        """
         home = (os.getpid(), asyncio.get_running_loop())
         if self._home != home:
             # The connections belong to another loop or to the parent: closing them here would close the parent's too.
@@ -128,10 +134,11 @@ class PostgresOutbox:
     def enqueue_in(self, connection: object, records: Sequence[Record]) -> "Awaitable[None] | None":
         """Put records into the queue within the open transaction of a psycopg connection.
 
-        Returns an awaitable if the connection is asynchronous. Raises the database's errors, and the transaction is
-        then as it was before. If another open transaction has the same checkout, this waits for it.
+        Returns an awaitable if the connection is asynchronous. If another open transaction has the same checkout, this
+        waits for it.
 
         Raises:
+            psycopg.Error: PostgreSQL refused. The transaction is then as it was before.
             TypeError: it is not a psycopg connection.
             ValueError: no transaction is open and none would begin, so the record would be committed alone.
         """

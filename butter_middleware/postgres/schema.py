@@ -187,7 +187,7 @@ def _rights(names: Names, web: Iterable[str], workers: Iterable[str]) -> Iterato
 
 
 def migrate(dsn: str, names: Names, web: Iterable[str] = (), workers: Iterable[str] = ()) -> list[str]:
-    """Create or update everything, and grant the rights. Yield what was done, in words.
+    """Create or update everything, and grant the rights. Return what was done, in words.
 
     Creating is one transaction. In an update each of procrastinate's changes is one, as in procrastinate, because a
     change may use what the one before it added.

@@ -15,7 +15,7 @@ log = logging.getLogger("butter_middleware")
 NOTICE: Final = "; ".join(
     f"SET tcp_{option.removeprefix('tcp_')} = {value}" for option, value in LINK.items() if option != "connect_timeout"
 )
-"""For PostgreSQL, which would otherwise keep the locks of a worker on a failed machine for two hours."""
+"""Sent to PostgreSQL. Otherwise it would keep the locks of a worker on a failed machine for two hours."""
 TAKE: Final = "SELECT pg_try_advisory_lock(hashtext(%s), %s)"
 
 

@@ -1,4 +1,4 @@
-"""The worker: procrastinate's, stopped while Butter is ill, and restarted after a fault."""
+"""Runs procrastinate's worker. It is stopped while Butter is not available, and started again after a fault."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ from butter_middleware.postgres.tasks import Deliverer, tasks_of
 log = logging.getLogger("butter_middleware")
 
 LOOK_SECONDS: Final = 2.0
-"""Between checks of the slots, and of the queue if no notification came."""
+"""The time between checks of the slots, and of the queue if no notification came."""
 FORGET_SECONDS: Final = 3600.0
 LAST_SECONDS: Final = 5.0
 """The time to store the results of jobs that were cancelled."""
@@ -45,7 +45,7 @@ class Pace:
     concurrency: int = 4
     """The most records on their way at once from this worker."""
     slots: int = 8
-    """The same from all workers together."""
+    """The most records on their way at once from all workers together."""
     stop_seconds: float = 25.0
     """The time for the jobs in flight after SIGTERM. One record takes at most 20 s."""
     stalled_seconds: float = 30.0
@@ -56,7 +56,10 @@ class Worker:
     """Delivers the records of a queue until it is told to stop.
 
     The role of `dsn` needs the rights of `butter-middleware postgres migrate --worker ROLE`. `make_delivery` gets the
-    number of records at once.
+    most records that are sent at once.
+
+    Raises:
+        ConfigurationError: `dsn` is not a connection string.
     """
 
     def __init__(
@@ -153,7 +156,7 @@ class Worker:
         self._stop_engine()  # the number of slots has changed, so it starts again with the new one
 
     def _settled(self) -> None:
-        """After each job, stop the jobs if Butter is ill, and allow all if it is ok again."""
+        """After each job, stop procrastinate's worker if Butter is not available, or if more jobs may run again."""
         ill = self._deliverer.delivery.ill
         if (ill and self._deliverer.delivery.breaker.seconds_to_wait()) or (not ill and self._concurrency < self._held):
             self._stop_engine()
