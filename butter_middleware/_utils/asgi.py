@@ -50,7 +50,7 @@ def request_scope(given: object) -> MutableMapping[str, Any] | None:
 
 
 def rereadable(headers: Any) -> Any:  # noqa: ANN401 - ASGI says iterables, and servers pass on what they get
-    """Return headers that can be read twice. What gives its items only once, a pair too, becomes a list or a tuple."""
+    """Return headers that can be read twice. If they or a pair can be iterated only once, they are copied."""
     listed: Any = [*headers] if type(headers) not in _PAIRS and _gives_once(headers) else headers
     if _PAIRS.issuperset(map(type, listed)) or not any(map(_gives_once, listed)):
         return listed

@@ -13,7 +13,7 @@ Ts = TypeVarTuple("Ts")
 
 
 def call(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> "Future[T]":
-    """Call a function on a daemon thread of its own.
+    """Call a function on a new daemon thread.
 
     If the system gives no more threads, it is called on this one. Python 3.12 starts none while the interpreter ends.
     """

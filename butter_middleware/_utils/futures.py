@@ -21,7 +21,7 @@ class Backoff:
     """Limits waits: after three waits in a row without success, no request waits for half a minute.
 
     Args:
-        monotonic: Seconds.
+        monotonic: Returns the seconds of a monotonic clock.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -155,7 +155,7 @@ async def _wait_on_trio(future: "Future[Any]", seconds: float) -> None:
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, and set it after `seconds`."""
+    """Wait for an event, which is set after `seconds` at the latest."""
     timer = asyncio.get_running_loop().call_later(seconds, event.set)
     try:
         await event.wait()

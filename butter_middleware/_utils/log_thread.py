@@ -129,7 +129,7 @@ class RateLimiter:
     """Lets a recurring event through once an hour.
 
     Args:
-        clock: Seconds. If it is set back, nothing is suppressed.
+        clock: Returns seconds. If it is set back by an hour or more, nothing is suppressed.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -137,7 +137,7 @@ class RateLimiter:
         self.forget()
 
     def forget(self) -> None:
-        """Let everything through once more."""
+        """Forget all earlier events, so that each is let through again."""
         self._said: dict[Hashable, tuple[float, int]] = {}
 
     def due(self, key: Hashable) -> int | None:

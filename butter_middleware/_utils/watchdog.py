@@ -7,7 +7,7 @@ from typing import Final
 STALL_SECONDS: Final = 1.0
 """A longer iteration of the loop is a stall: a frozen function, a stopped process, a call that blocks."""
 LOOK_SECONDS: Final = 0.25
-"""Between two looks at the clock. So an iteration that is shorter than a stall by this may count as one."""
+"""The time between two looks at the clock. An iteration that is shorter than a stall by this time may count as one."""
 
 
 class Watchdog:

@@ -63,7 +63,7 @@ class ReadResult:
     everyday: bool = False
     """Whether `skipped` is normal, such as a refusal, so that no remedy is necessary."""
     conflicts: tuple[str, ...] = ()
-    """The fields with another value in an annotation than from the extractor, whose value is used."""
+    """The fields for which `annotate` and the extractor gave different values. The extractor's value is used."""
     token: str = field(default="", repr=False)
     """Identifies the IPv4 beacon's token that proved the address. A token is for one checkout."""
     if_replayed: "ReadResult | None" = None
@@ -74,7 +74,7 @@ class ReadResult:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads captures by their routes. Pure, except for the merchant's extractors."""
+    """Reads captures by their routes. It uses no file, network or clock, but the merchant's functions may."""
 
     strategy: Strategy
     max_body_bytes: int

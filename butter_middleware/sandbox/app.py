@@ -47,8 +47,8 @@ class Sandbox:
 
     Args:
         username: The accepted username. None accepts any credentials.
-        password: Its password.
-        keep: How many of the newest records are kept.
+        password: The accepted password.
+        keep: How many of the newest entries are kept.
         exposed: Whether other machines may call it, with any IP address as its name.
         names: Names of this machine, in addition to `localhost`.
     """

@@ -21,7 +21,7 @@ MOST_STREAMS: Final = 32
 
 
 class Stream:
-    """Sends arrivals and changes to each open page. For one event loop.
+    """Sends arrivals and changes to each open page. It belongs to one event loop.
 
     A stream has no queue: it knows the last entry that it sent, and sends the entries after it. A page that reconnects
     names that entry (`Last-Event-ID`) and gets the rest. After a restart of the sandbox it starts from the beginning.

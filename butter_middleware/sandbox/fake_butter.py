@@ -28,8 +28,9 @@ class FakeButter:
     `Butter(transport=fake.transport())` sends its records here without a socket. It is also an ASGI app that can be
     served, for processes that use it as `base_url`. With pytest, `butter_inbox` needs neither.
 
-    `records` are the accepted records in order, `rejected` is the number of refused ones, and `requests` the number of
-    requests. `respond_with` sets the next answers.
+    `records` are the accepted records in order. `rejected` is the number of records that were answered with 422, or
+    with an error that `respond_with` set. `requests` is the number of all requests. `respond_with` sets the next
+    answers.
 
     Args:
         username: The accepted username. None accepts any credentials that HTTP Basic can carry.
@@ -48,7 +49,7 @@ class FakeButter:
     def respond_with(self, *answers: int | Fault) -> None:
         """Set the next answers, one for each request. Afterwards, and for a 2xx, it answers like Butter.
 
-        A status, "reset" (the connection breaks) or "timeout" (no answer, for as long as the client waits).
+        An answer is a status, "reset" (the connection breaks) or "timeout" (no answer while the client waits).
 
         Raises:
             ValueError: an answer is not a status, "reset" or "timeout".
@@ -133,7 +134,7 @@ class FakeButter:
 
 
 async def read_body(receive: Receive, most: int | None = None) -> bytes | None:
-    """Read a body. Of a longer one, read only `most` bytes. Return None if its sender disconnected."""
+    """Read a body, and return at most its first `most` bytes. Return None if the client disconnected."""
     body, more = b"", True
     while more:
         message = await receive()

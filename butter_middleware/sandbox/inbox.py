@@ -57,7 +57,7 @@ class Entry:
 
 
 class Inbox:
-    """Keeps the `keep` newest entries. For one thread."""
+    """Keeps the `keep` newest entries, up to `KEEP_CHARACTERS` in total. Only one thread may use it."""
 
     def __init__(self, keep: int = KEEP) -> None:
         self.keep = keep

@@ -25,5 +25,5 @@ def checked(answers: Iterable[int | Fault]) -> list[int | Fault]:
 
 
 def accepts(answer: int | Fault | None) -> bool:
-    """Whether a record is accepted with this answer, or without a set one."""
+    """Whether a record is accepted with this answer. None means that no answer was set: it is accepted."""
     return answer is None or (isinstance(answer, int) and answer < 300)  # noqa: PLR2004 - RFC 9110, section 15.3

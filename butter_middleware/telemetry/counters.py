@@ -22,7 +22,7 @@ HOST: Final = frozenset(
         "skipped",
     }
 )
-"""The names that the outbox counts for all processes of the host. Deliveries it counts by itself."""
+"""The names that the outbox counts for all processes of the host. It counts deliveries without these events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ class Counters:
         self._lock = RLock()  # the garbage collector may end a request, which counts, on the lock's thread
         self._counts: dict[Key, int] = defaultdict(int)
         self._written: dict[Key, int] = defaultdict(int)
-        """The part of them that the outbox counts already."""
+        """The part of `_counts` that the outbox has already."""
 
     def add(self, name: str, route: str = "", reason: str = "", times: int = 1, *, written: bool = False) -> None:
-        """Count. If `written`, the outbox counts it already."""
+        """Count an event `times` times. If `written`, the outbox has already counted it."""
         key = name, route, reason
         with self._lock:
             self._counts[key] += times
@@ -91,7 +91,7 @@ class Counters:
         found = Counter(written)
         found.update(unwritten)
         found.subtract(counts)
-        return {key: times for key, times in found.items() if times}  # below 0: parked here, and read later
+        return {key: times for key, times in found.items() if times}  # below 0 if parked here and read later
 
     def with_unwritten(self, written: Mapping[Key, int]) -> Mapping[Key, int]:
         """Return the outbox's counts and those that it does not have yet."""

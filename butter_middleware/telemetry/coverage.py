@@ -26,7 +26,7 @@ class Coverage:
     covered: int = 0
     """Responses that became records, or a part of one."""
     missed: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Other responses that should have, by reason, the most frequent first."""
+    """Responses that should have become records but did not, by reason, the most frequent first."""
 
     @property
     def ratio(self) -> float | None:
@@ -54,9 +54,10 @@ class Coverage:
 
 
 class Watch:
-    """Reports once an hour if less than `threshold` (0 to 1) of the checkouts became records, or a route fell silent.
+    """Looks once an hour whether enough checkouts became records, and whether each route gives records.
 
-    One process of the host does this, with the counts of all processes.
+    It reports each hour in which less than `threshold` (0 to 1) of the checkouts became records. It reports once that a
+    route gives no records. One process of the host does this, with the counts of all processes.
     """
 
     def __init__(

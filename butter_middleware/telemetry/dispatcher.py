@@ -15,7 +15,7 @@ class EventDispatcher:
     """Takes events from any thread, also from a checkout's. It never raises and never blocks.
 
     Args:
-        clock: Seconds, for messages that are logged once an hour.
+        clock: Returns seconds. It limits each message to once an hour.
         on_event: The merchant's function. The log thread calls it with each event.
         observe: Called on the event's own thread, so it must be quick and must not raise.
     """
@@ -40,7 +40,7 @@ class EventDispatcher:
         self._hourly.forget()
 
     def emit(self, event: Event, *, written: bool = False) -> None:
-        """Take an event. If `written`, the outbox counts it already."""
+        """Take an event. If `written`, the outbox has already counted it."""
         self.counters.add(event.name, event.route, event.reason, event.times, written=written)
         if self._observe is not None:
             self._observe(event)

@@ -53,6 +53,7 @@ class Gauges:
     parked: int
     dead: int
     oldest_pending_age: float | None
+    """Seconds since the checkout of the oldest pending record."""
 
 
 class Source(Protocol):
@@ -123,7 +124,7 @@ class Telemetry:
                 self._delay.record(event.seconds)
 
     def traceparent(self) -> str:
-        """Return the current span as W3C's traceparent, or an empty text. For a checkout, so it loads nothing."""
+        """Return the current span as W3C's traceparent, or an empty text. A checkout calls it, so it loads nothing."""
         current = sys.modules.get("opentelemetry.context") if self._enabled else None
         if current is None:
             return ""
@@ -138,7 +139,10 @@ class Telemetry:
         return ""
 
     def sending(self, record: Record, attempts: int) -> "AbstractContextManager[Callable[[Answer], None]]":
-        """Return a span for the sending of a record, linked to its checkout's span. Give it the answer."""
+        """Return a context manager with a span for sending a record. The span is linked to the checkout's span.
+
+        It gives a function, which must be called with the answer.
+        """
         trace = sys.modules.get("opentelemetry.trace")
         if self._tracer is None or trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             return nullcontext(lambda _answer: None)  # no SDK was set up
