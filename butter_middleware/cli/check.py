@@ -46,7 +46,7 @@ LEAST_FREE: Final = 256 * 1024**2
 WAL_RESET: Final = ((3, 7, 0), (3, 51, 2))
 """The versions of SQLite in which simultaneous writes or checkpoints of two connections can corrupt the log."""
 OLDEST_SQLITE: Final = (3, 24, 0)
-"""The first version with the upsert."""
+"""The first version with UPSERT (`INSERT ... ON CONFLICT DO UPDATE`)."""
 SECONDS: Final = 10.0
 """The time for each network check."""
 SKEW_SECONDS: Final = 30.0
@@ -381,7 +381,7 @@ async def ask(client: Client, question: Callable[[], Awaitable[Answer]]) -> Answ
 
 
 def refusal(answer: Answer) -> str:
-    """Return what to do about an answer that does not accept."""
+    """Return the remedy for an answer other than acceptance."""
     otherwise = "Butter, or something in front of it, has a fault; records wait meanwhile. Try again later."
     return _REMEDIES.get(answer.kind, otherwise)
 

@@ -35,7 +35,7 @@ LEAD_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 60.0
 """The longest wait for a record that will be tried again."""
 PATIENCE_SECONDS: Final = 60.0
-"""The time that Butter may be away."""
+"""How long the command waits while Butter is not available."""
 HOLD_SECONDS: Final = 15.0
 STILL: Final = 3
 """The number of checks in a row that find nothing to do."""

@@ -21,7 +21,7 @@ from butter_middleware.outbox.sqlite.store import SQLiteStore
 
 MOST_ROUNDS: Final = 20
 SETTLING_SECONDS: Final = 1.0
-"""Between the rounds, so that other processes finish what they read or write."""
+"""The time between the rounds, in which other processes finish what they read or write."""
 _NAMES: Final = {
     "pending": ("record to be sent", "records to be sent"),
     "dead": ("dead record", "dead records"),

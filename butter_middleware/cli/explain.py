@@ -100,9 +100,9 @@ def explain(
 ) -> ExitCode:
     """Show what an extractor finds in the JSON body of a checkout's response.
 
-    FILE is the body; '-' is standard input. For each field of the record: its value, and the expression that gave it,
-    or what was tried and why it gave nothing. Then whether the response would become a record, or why it is not a paid
-    checkout. Nothing is sent.
+    FILE is the body; '-' is standard input. For each field of the record, it shows the value and the expression that
+    gave it, or what was tried and why it gave nothing. Then it says whether the response would become a record, or why
+    it is not a paid checkout. Nothing is sent.
 
     \b
       butter-middleware explain session.json --psp stripe

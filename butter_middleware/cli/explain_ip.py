@@ -51,7 +51,7 @@ def explain_ip(output: Output, *, headers: Sequence[str], peer: str, app: str | 
     """Show which address each client_ip strategy finds in one request, or why it finds none and what would help.
 
     To set up client_ip=, log one request's headers and its peer, as the app sees them, and compare. With
-    --app or --strategy, the one that is configured comes first.
+    --app or --strategy, the configured strategy comes first.
 
     \b
       butter-middleware explain-ip --app shop.main:butter --peer 10.0.0.1 \\

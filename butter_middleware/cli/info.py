@@ -32,8 +32,8 @@ _VARIABLES: Final = (
 def info(output: Output, *, app: str | None) -> ExitCode:
     """Show versions, platform and options for a bug report, without secrets.
 
-    Of the environment it shows which variables are set, and not their values. With --app also your Butter's options and
-    checkout routes. Nothing is sent.
+    It shows which environment variables are set, but not their values. With --app it also shows the options and the
+    checkout routes of your Butter. Nothing is sent.
     """
     fields: dict[str, Any] = {
         "python": f"{platform.python_version()} ({platform.python_implementation()})",

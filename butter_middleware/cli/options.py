@@ -1,4 +1,4 @@
-"""Shared by the commands: exit codes, `--json`, `--reveal`, `--outbox`, `--app`, and the signals that stop them."""
+"""What the commands share: exit codes, `--json`, `--reveal`, `--outbox`, `--app`, and the signals that stop them."""
 
 import logging
 import math

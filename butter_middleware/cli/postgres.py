@@ -55,9 +55,9 @@ _workers: Final = click.option(
 def worker_command(app: str | None, dsn: str | None, base_url: str | None, **options: Any) -> None:  # noqa: ANN401
     """Send what is in the queue to Butter, until SIGTERM.
 
-    With --app: your Butter's credentials, environment and PostgresOutbox are used; name the worker's own role by --dsn.
-    Without it: BUTTER_USERNAME and BUTTER_PASSWORD of the environment. You can run any number of workers: they share
-    --slots.
+    With --app, the credentials, environment and PostgresOutbox of your Butter are used. Name the worker's own role with
+    --dsn. Without --app, the credentials are BUTTER_USERNAME and BUTTER_PASSWORD of the environment. You can run any
+    number of workers. They share --slots.
     """
     _extra()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -117,7 +117,7 @@ def postgres_command() -> None:
 @_web
 @_workers
 def schema_command(schema: str, procrastinate_schema: str, web: Sequence[str], worker: Sequence[str]) -> None:
-    """Print the SQL for a database that has none of it, for those who apply SQL by themselves."""
+    """Print the SQL for a database that does not have the queue yet, for people who apply SQL by themselves."""
     _extra()
     from butter_middleware.postgres import Names  # noqa: PLC0415 - an extra
     from butter_middleware.postgres.schema import fresh_sql  # noqa: PLC0415
@@ -134,9 +134,9 @@ def schema_command(schema: str, procrastinate_schema: str, web: Sequence[str], w
 def migrate_command(
     output: Output, dsn: str | None, schema: str, procrastinate_schema: str, web: Sequence[str], worker: Sequence[str]
 ) -> None:
-    """Make the queue, or bring it up to date, as its owner; and grant its use to roles.
+    """Create or update the queue, and grant its use to roles. Run it as the owner of the schema.
 
-    Making it is one transaction. Of an update each step is one, and is named.
+    Creating it is one transaction. In an update, each step is one transaction, and the output names it.
     """
     _extra()
     from butter_middleware.postgres import Names  # noqa: PLC0415 - an extra

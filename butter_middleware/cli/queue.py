@@ -239,7 +239,7 @@ def _body(body: bytes, coding: str, *, reveal: bool) -> object:
 
 
 def shape(value: object, level: int = 0) -> object:
-    """Return JSON with its keys, but without texts and numbers. An e-mail address is shown as such."""
+    """Return JSON with its keys, but without texts and numbers. An e-mail address stays: the output masks it."""
     match value:
         case dict() | list() if level > SHOWN_LEVELS:
             return "(nested further)"

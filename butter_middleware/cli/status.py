@@ -81,8 +81,9 @@ def resume(output: Output, *, path: str) -> None:
     """Try Butter again now, after a hold.
 
     A hold begins when Butter refuses all that is sent, such as with wrong credentials. Then only a probe is sent, at
-    first after seconds, later every five minutes. The hold ends by itself when a probe succeeds. This command has the
-    running app probe within seconds. If the cause is still there, the hold continues. Nothing is lost either way.
+    first after seconds, later every five minutes. The hold ends by itself when a probe succeeds. This command makes the
+    running app send a probe within seconds. If the cause is still there, the hold continues. Nothing is lost either
+    way.
     """
     with existing(path) as store:
         reason = store.read(counts).hold

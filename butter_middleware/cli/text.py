@@ -46,8 +46,8 @@ def printable(text: str, stream: TextIO) -> str:
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
-# Masking: enough of an address is left to recognise it, but not to use it. Addresses that are not public are not a
-# person's, but those of proxies or of this machine: they are not masked.
+# Masking: enough of an address is left to recognise it, but not to use it. IPv4 addresses that are not public, and the
+# IPv6 loopback address, belong to proxies or this machine and not to a person: they are not masked.
 
 _EMAIL: Final = re.compile(
     r"""(?<![^\s@"'`<>()\[\]{},;:=&?/\\|])  # once a run of such characters, so that a long body takes no long time
