@@ -62,7 +62,7 @@ class Run:
 
 
 def run(url: str, file: Path, fake: FakeButter, options: argparse.Namespace, kill_at: int | None) -> Run:
-    """Run the command to its end, or kill it after so many accepted lines."""
+    """Run the command to its end, or kill it after `kill_at` accepted lines."""
     command = [sys.executable, "-m", "butter_middleware", "backfill", file.name, "--set", "psp=stripe", "--json"]
     command += ["--concurrency", str(options.concurrency)]
     before, began = len(fake.records), time.monotonic()

@@ -83,7 +83,7 @@ def long_header() -> str:
 
 
 def scopes(header: Callable[[], str]) -> Iterator[tuple[Scope, str]]:
-    """Return requests of a browser through proxies, each with the right address."""
+    """Yield requests of a browser through proxies, each with the right address."""
     while True:
         text = header()
         headers = [

@@ -4,7 +4,7 @@
 
 One shop runs under uvicorn, with an SQLite outbox. Butter is served in this process. A round damages the file, and then
 buys. The damages: bytes are flipped, the file is cut, deleted or overwritten, its log is deleted, a backup replaces it.
-In every fourth round Butter is away, so that captures and records wait. In every fifth round the shop is restarted.
+In every fourth round Butter answers 503, so that records wait. In every fifth round the shop is restarted.
 What waited only in the damaged file is not sent, because a person has the file. At the end every checkout must be with
 Butter, or in such a file.
 
@@ -91,7 +91,7 @@ DAMAGES: dict[str, Callable[[Path, random.Random], None]] = {
 
 
 class Butter:
-    """Butter, which is sometimes away."""
+    """A fake Butter, which sometimes answers 503."""
 
     def __init__(self) -> None:
         self.fake = FakeButter(username="merchant", password="s3cret-pass")  # noqa: S106 - of the tests' shop

@@ -160,7 +160,7 @@ class Shop:
 
     @property
     def pid(self) -> int:
-        """The process of the server, or with two workers of the supervisor."""
+        """The process of the server. With several workers, it is the supervisor's."""
         return self._process.pid
 
     @property

@@ -1,4 +1,4 @@
-"""Whether the tests notice a fault: puts small faults into the core one by one, and runs the tests on each.
+"""Puts small faults into the core, one by one, and runs the tests on each, to see whether they notice it.
 
     python benchmarks/mutation.py [--seed 1] [--mutants 60] [--only capture outbox/sqlite/store.py]
                                   [--tests tests/capture ...] [--seconds 300] [--reach FILE] [--results FILE]

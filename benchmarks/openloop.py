@@ -2,7 +2,7 @@
 
 A latency counts from the due time of the checkout, not from its sending. So checkouts that wait for a stalled server
 count too, which a closed loop would leave out (coordinated omission). Threads send, because they sleep with an accuracy
-of a tenth of a millisecond, and an event loop only of a whole one.
+of a tenth of a millisecond. An event loop has only an accuracy of a millisecond.
 """
 
 import random

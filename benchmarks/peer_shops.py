@@ -3,8 +3,8 @@
     python benchmarks/peer_shops.py NAME
 
 The shop is built by its name, and configured by the environment: PEERS_SINK is the destination of records, PEERS_SECRET
-the credentials, PEERS_OUTBOX a file. As a script it measures the shop in this process. For each number in a line of
-standard input it sends so many requests, and answers with a line of JSON.
+the credentials, PEERS_OUTBOX a file. As a script it measures the shop in this process. Each line of standard input is
+a number. The script sends this number of requests, and answers with a line of JSON.
 """
 
 import asyncio
@@ -190,7 +190,7 @@ async def idle() -> None:
 
 
 async def meter(name: str) -> None:
-    """Answer each number with the microseconds of so many requests, and the CPU time for all their work."""
+    """Answer each number with the microseconds of that number of requests, and the CPU time of one."""
     metered = Meter(KINDS[name].build(), checkout_id)
     while line := await asyncio.to_thread(sys.stdin.readline):
         metered.times.clear()

@@ -3,7 +3,7 @@
     python benchmarks/peers.py [--write docs/benchmarks.md] [--only bare memory sentry ...] [--rounds 5] [--seconds 10]
 
 Three tables: a request's cost in the process, checkouts under uvicorn at a fixed rate, and how many of five checkouts
-arrive if the shop is stopped or its recipient is ill, including the shop's next start. Every shop is its own process,
+arrive if the shop is stopped or its recipient fails, including the shop's next start. Every shop is its own process,
 and sends to a recipient on this machine. Peers are installed into the benchmark's own environment, and measured there.
 """
 
@@ -325,7 +325,7 @@ def load_table(found: dict[str, Loaded], checkouts: int) -> str:
 
 
 def ratios(one: Loaded, base: Loaded) -> Iterator[float]:
-    """Return each round's p99 relative to the bare app's in the same round, because the machine's load affects both."""
+    """Yield each round's p99 relative to the bare app's in the same round, because the machine's load affects both."""
     for mine, bare in zip(one.rounds, base.rounds, strict=True):
         yield quantile(mine, 0.99) / quantile(bare, 0.99)
 

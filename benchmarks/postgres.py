@@ -3,10 +3,10 @@
     python benchmarks/postgres.py [--write docs/benchmarks.md] [--tables enqueue send growth] [--seconds 3]
                                   [--pending 1000 10000 100000 1000000]
 
-Enqueue: one record after the other, until it is committed (with fsync). Send: 1, 2 and 4 workers of four records at
-once send a backlog to a server that answers after 100 ms. Growth: the same queue with more and more pending records.
-One record is enqueued, one job is fetched and ended, and one is fetched if each record has one of eight of
-procrastinate's locks.
+Enqueue: records one after the other, each until it is committed (with fsync). Send: 1, 2 and 4 workers, each of which
+sends four records at once, send a backlog to a server that answers after 100 ms. Growth: the same queue with more and
+more pending records. It measures how long it takes to enqueue one record, to fetch and end one job, and to do the
+latter if each record has one of eight procrastinate locks.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python benchmarks/soak.py --minutes 60 [--rate 200] [--sidecar] [--restart-every 300] [--write docs/benchmarks.md]
 
-Checkouts start at a fixed rate. Butter is ok, then ill in one way, then ok, then ill in the next: 503, 401, slow
-answers, connections that break, no answers, 429 with Retry-After, and accepted records whose answer is lost. With
+Checkouts start at a fixed rate. Butter works, then fails in one way, works again, then fails in the next way: 503, 401,
+slow answers, connections that break, no answers, 429 with Retry-After, and accepted records whose answer is lost. With
 `--restart-every`, the process is killed and deployed again in turn. With `--sidecar`, the shop only appends, a second
 process delivers, and both are killed together. The exit code is 1 if a promise is broken:
 

@@ -30,7 +30,7 @@ NAMES = (
     *(b"x-vercel-forwarded-for", b"do-connecting-ip", b"cloudfront-viewer-address", b"x-cluster-client-ip"),
     *(b"x_forwarded_for", b"x-forwarded", b"x-original-forwarded-for", b"x-edge-secret", b"x-appengine-user-ip"),
 )
-"""The values that shoppers write."""
+"""The headers that shoppers write. `PIECES` are the values."""
 PIECES = (
     *(b"", b"unknown", b"_hidden", b"unix:", b"localhost", b"-", b"null", b"[::1]:80", b"::1", b"2001:db8::1"),
     *(b"::ffff:9.9.9.9", b"127.0.0.1", b"10.0.0.1", b"192.168.1.1:8080", b"1.2.3.4:99999", b"9.9.9.9/8", b"0x7f.1"),
@@ -92,7 +92,7 @@ class Platform:
 
 
 def appending(*beyond: str, port: bool = False, name: bytes = XFF) -> Callable[[random.Random, Headers, str], Headers]:
-    """A chain of proxies. The first appends the shopper, and each further one appends the proxy before it."""
+    """Return a chain of proxies. The first appends the shopper, and each further one appends the proxy before it."""
 
     def pass_on(rng: random.Random, headers: Headers, shopper: str) -> Headers:
         first = f"{shopper}:{rng.randrange(1024, 65536)}" if port else shopper
@@ -105,7 +105,7 @@ def appending(*beyond: str, port: bool = False, name: bytes = XFF) -> Callable[[
 
 
 def replacing(name: str, **more: str) -> Callable[[random.Random, Headers, str], Headers]:
-    """An edge that sets its own header, and those of `more`, to its own values."""
+    """Return an edge that sets its own header, and those of `more`, to its own values."""
 
     def pass_on(rng: random.Random, headers: Headers, shopper: str) -> Headers:
         for other, value in more.items():
@@ -116,7 +116,7 @@ def replacing(name: str, **more: str) -> Callable[[random.Random, Headers, str],
 
 
 def untouched(_rng: random.Random, headers: Headers, _shopper: str) -> Headers:
-    """No proxy."""
+    """Change nothing, because there is no proxy."""
     return headers
 
 

@@ -73,7 +73,11 @@ def delivery() -> tuple[asyncio.Runner, Delivery]:
     bind=True, name="butter.deliver", max_retries=None, ignore_result=True
 )
 def deliver(task: "Task[Any, Any]", text: str, attempts: int = 0) -> None:
-    """Send one record. Celery keeps it until Butter has it."""
+    """Send one record. Celery keeps it until Butter accepts it.
+
+    Raises:
+        DeadRecordError: Butter will never accept it.
+    """
     runner, sender = delivery()
     settlement = runner.run(sender.deliver(Record.from_json(text), attempts))
     if settlement.settled is Settled.DEAD:

@@ -22,7 +22,7 @@ butter = Butter(client_ip=client_ip.cloudflare())
 
 @butter.checkout_route("/subscriptions", psp="recurly")
 def subscriptions(response: CheckoutResponse) -> Iterator[CheckoutFields]:
-    """Return one record for each paid subscription."""
+    """Yield one record for each paid subscription."""
     order = response.json()
     if order["state"] == "paid":
         for subscription in order["subscriptions"]:
@@ -39,7 +39,7 @@ app.add_middleware(ButterMiddleware, butter=butter)
 
 @app.post("/subscriptions")
 def subscribe() -> dict[str, object]:
-    """Represent the endpoint that calls the PSP."""
+    """Answer like an endpoint that calls the PSP."""
     return {
         "state": "paid",
         "account": {"email": "shopper@example.com", "code": 4711},

@@ -45,7 +45,7 @@ def payments(order: Order, request: Request) -> dict[str, object]:
 
 
 def ask_adyen(order: Order) -> dict[str, object]:
-    """In place of `adyen.checkout.payments_api.payments({...}).message`."""
+    """Replace this with `adyen.checkout.payments_api.payments({...}).message`."""
     if order.card == "refused":
         return {
             "resultCode": "Refused",

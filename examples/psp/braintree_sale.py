@@ -51,7 +51,7 @@ def pay(order: Order, request: Request) -> dict[str, object]:
 
 
 def sell(order: Order) -> dict[str, str]:
-    """In place of `gateway.transaction.sale({...}).transaction`."""
+    """Replace this with `gateway.transaction.sale({...}).transaction`."""
     return {
         "id": "7k3x",
         "status": "submitted_for_settlement",

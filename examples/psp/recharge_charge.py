@@ -42,7 +42,7 @@ def charge(order: Order) -> dict[str, object]:
 
 
 def process(order: Order) -> dict[str, object]:
-    """In place of the POST to Recharge's `/charges/{id}/process`."""
+    """Replace this with the POST to Recharge's `/charges/{id}/process`."""
     return {
         "id": 4007,
         "address_id": 5,

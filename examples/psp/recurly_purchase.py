@@ -41,7 +41,7 @@ def subscribe(order: Order) -> dict[str, object]:
 
 
 def purchase(order: Order) -> dict[str, object]:
-    """In place of `client.create_purchase({...})`. FastAPI serialises its result."""
+    """Replace this with `client.create_purchase({...})`, which FastAPI serialises."""
     return {
         "object": "invoice_collection",
         "charge_invoice": {

@@ -70,7 +70,7 @@ async def webhook(request: Request) -> dict[str, bool]:
 
 
 def is_signed(payload: bytes, header: str) -> bool:
-    """In place of `stripe.Webhook.construct_event`, which checks the age too."""
+    """Replace this with `stripe.Webhook.construct_event`, which also checks the age."""
     fields = {
         name: value
         for name, _equals, value in (part.partition("=") for part in header.split(","))
@@ -81,7 +81,7 @@ def is_signed(payload: bytes, header: str) -> bool:
 
 
 def create_session() -> dict[str, str]:
-    """In place of `client.v1.checkout.sessions.create(...).to_dict()`."""
+    """Replace this with `client.v1.checkout.sessions.create(...).to_dict()`."""
     number = uuid4().hex
     session = {
         "id": f"cs_{number}",

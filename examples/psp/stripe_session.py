@@ -36,7 +36,7 @@ def success(session_id: str) -> dict[str, object]:
 
 
 def retrieve(session_id: str) -> dict[str, object]:
-    """In place of `client.v1.checkout.sessions.retrieve(...).to_dict()`."""
+    """Replace this with `client.v1.checkout.sessions.retrieve(...).to_dict()`."""
     return {
         "id": session_id,
         "object": "checkout.session",

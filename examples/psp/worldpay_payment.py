@@ -48,7 +48,7 @@ def orders(order: Order, request: Request) -> dict[str, object]:
 
 
 def pay(order: Order) -> dict[str, object]:
-    """In place of the POST to Worldpay's `/api/payments`."""
+    """Replace this with the POST to Worldpay's `/api/payments`."""
     return {
         "outcome": "authorized",
         "transactionReference": order.number,
