@@ -156,7 +156,10 @@ def _outcome(one: Path, body: object) -> Outcome:
 
 
 def _is_there(node: dict[str, Any], body: object) -> bool:
-    """Return whether the body has the key of an expression, which gave null. For other expressions, return True."""
+    """Return whether a body has the key of an expression that gave null.
+
+    This is known for a key and for nested keys. For any other expression, return True.
+    """
     steps: list[dict[str, Any]] = node["children"] if node["type"] == "subexpression" else [node]
     if any(step["type"] != "field" for step in steps):
         return True

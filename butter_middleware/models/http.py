@@ -209,7 +209,10 @@ class CheckoutRequest:
 
 @dataclass(frozen=True, repr=False)
 class CheckoutResponse:
-    """The complete response of a checkout route, and its request. The attributes have the names that httpx uses."""
+    """The complete response of a checkout route, and its request.
+
+    `status_code`, `headers`, `request` and `json` are named as in httpx.
+    """
 
     status_code: int
     headers: Headers
