@@ -102,15 +102,19 @@ class ButterInbox:
     def assert_sent(self, *, count: int | None = None, **fields: Unpack[InboxFields]) -> InboxRecord:
         """Return the first record that was sent with these values. None means that the field must be absent.
 
-        With `count`, which is at least 1, exactly this number of records must have been sent with these values.
+        With `count`, exactly this number of records must have been sent with these values.
 
         Raises:
             AssertionError: there is no such record, or not `count` of them. If there is none, the text shows the
                 nearest record, field by field, and the checkouts that did not become a record.
             ParkedError: as described for the class.
             TypeError: a record has no field with this name.
+            ValueError: `count` is less than 1.
         """
         __tracebackhide__ = True
+        if count is not None and count < 1:
+            msg = f"assert_sent(count={count}) returns a record, so count is at least 1. See assert_not_sent()."
+            raise ValueError(msg)
         expected = _expected(fields)
         self.check()
         found = self._matching(expected)

@@ -230,6 +230,8 @@ def test_it(butter_inbox):
         butter_inbox.assert_not_sent(invoice_id="in_1")
     with pytest.raises(AssertionError, match="^no record was sent with invoice_id='in_9'"):
         butter_inbox.assert_sent(count=1, invoice_id="in_9")
+    with pytest.raises(ValueError, match="See assert_not_sent"):
+        butter_inbox.assert_sent(count=0, invoice_id="in_9")
     with pytest.raises(TypeError, match="Did you mean invoice_id"):
         butter_inbox.assert_not_sent(invoice="in_1")
 
