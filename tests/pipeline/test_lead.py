@@ -13,7 +13,7 @@ import httpx
 import pytest
 from outboxes import append, settle_all
 from processes import SHOPPER, until
-from shops import buy, refusing_shop
+from shops import Held, buy, refusing_shop
 from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, SQLiteOutbox
@@ -129,7 +129,7 @@ def test_the_end_of_a_hold_is_written_after_a_fault_of_the_disk(
 
 
 def test_a_process_whose_lock_was_removed_does_not_send_while_another_leads(
-    make_butter: Callable[..., Butter], path: Path
+    make_butter: Callable[..., Butter], path: Path, fake: FakeButter
 ) -> None:
     """A cleanup job removed the lock file, and another process took the lead with a new one."""
     butter = make_butter(outbox=path)
@@ -139,7 +139,33 @@ def test_a_process_whose_lock_was_removed_does_not_send_while_another_leads(
         other.open()
         take_lead_from(butter, path, other)
         assert other.lead()
+        butter.record(checkout("a"))
+        until(lambda: other.counts().pending == 1, "the record is in the file")
+        look_again(butter)
+        assert fake.records == []
     until(lambda: butter.pipeline.leads, "it leads again")
+    until(lambda: len(fake.records) == 1, "the record is sent")
+
+
+def test_records_loaded_ahead_are_not_sent_after_the_lead_is_lost(
+    make_butter: Callable[..., Butter], path: Path, fake: FakeButter
+) -> None:
+    """The new leader sends them. Only a request in flight may be sent twice."""
+    held = Held(fake)
+    butter = make_butter(outbox=path, senders=1, transport=held)
+    for name in ("a", "b", "c"):
+        butter.record(checkout(name))
+    participant = butter.pipeline.participant
+    assert participant is not None
+    until(lambda: held.asked.is_set() and len(participant.sender.held) == 3, "one is in flight, two are ahead")
+    with closing(SQLiteOutbox(path).store()) as other:
+        other.open()
+        take_lead_from(butter, path, other)
+        held.answers.set()
+        until(lambda: not participant.sender.held, "they are put back")
+        assert {record["invoice_id"] for record in fake.records} <= {"in_a"}
+    until(lambda: butter.status().pending == 0, "it leads again and sends all")
+    assert {record["invoice_id"] for record in fake.records} == {"in_a", "in_b", "in_c"}
 
 
 def test_a_flush_waits_for_another_process_that_leads(
