@@ -19,7 +19,7 @@ from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutRoute,
 from butter_middleware.models.checkout import Record
 from butter_middleware.models.partial import Part
 from butter_middleware.models.reasons import Skip
-from butter_middleware.outbox import Pending, Settled, Store
+from butter_middleware.outbox import Parked, ParkReason, Pending, Settled, Store
 from butter_middleware.outbox.base import Outcome
 from butter_middleware.outbox.sqlite.schema import ADDITIONS, APPLICATION_ID, MIGRATIONS
 from butter_middleware.testing import FakeButter
@@ -147,9 +147,11 @@ def test_parts_and_captures_follow_the_same_rule(store: Store) -> None:
         Part("join:1", shopper=True, fields=fields | {"ipv4_address": OTHER}, captured_at=NOW),
         Part("join:1", shopper=False, fields=fields | {"charge_id": "ch_1", "invoice_id": "in_1"}, captured_at=NOW),
     ]
-    (third,) = append(store, 3)
+    third, fourth = append(store, 3, 4)
     assert list(resolve(store, second, part=parts[0]).outcomes) == []
     assert list(resolve(store, third, part=parts[1]).outcomes) == [Skip.OTHER_ADDRESS]
+    parked = Parked(ParkReason.NO_EMAIL, "", [of(OTHER, charge_id="ch_1", transaction_id="pi_1")])
+    assert list(resolve(store, fourth, parked=parked).outcomes) == [Skip.OTHER_ADDRESS]
 
 
 def prune(store: Store, clock: SteadyClock) -> None:

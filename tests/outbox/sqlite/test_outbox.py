@@ -144,7 +144,7 @@ def test_a_delivered_address_is_deleted_from_the_file(opened: Callable[..., SQLi
     assert not path.with_name("butter.db-wal").exists()
 
 
-def test_credentials_never_reach_the_disk(opened: Callable[..., SQLiteStore]) -> None:
+def test_credentials_never_reach_the_disk(opened: Callable[..., SQLiteStore], path: Path) -> None:
     """The capture was built by hand with cookies and credentials. It is stored without them."""
     store = opened()
     secret = [(b"Cookie", b"sesame"), (b"AUTHORIZATION", b"sesame"), (b"proxy-authorization", b"sesame")]
@@ -153,6 +153,8 @@ def test_credentials_never_reach_the_disk(opened: Callable[..., SQLiteStore]) ->
     (stored,) = store.load(numbers)
     assert stored.capture.headers == [kept]
     assert stored.capture.response_headers == []
+    content = b"".join(entry.read_bytes() for entry in path.parent.iterdir())
+    assert (kept[1] in content, b"sesame" in content) == (True, False)
 
 
 def test_the_log_is_moved_into_the_file_in_time(opened: Callable[..., SQLiteStore], path: Path) -> None:
