@@ -268,6 +268,8 @@ class Campaign:
         self._environment = os.environ | {"PYTHONPATH": str(tree)}
         self._seconds: dict[str, float] = {}
         self._reach: dict[str, dict[str, list[str]]] = {}
+        self._broken: set[str] = set()
+        """Tests that fail here without a mutant, such as those that start pytest in a process that has loaded it."""
         self._written = 0
         digest = sha256()
         for path in [path for part in (PACKAGE, "tests") for path in sorted((tree / part).rglob("*.py"))]:
@@ -318,7 +320,7 @@ class Campaign:
             tests = {test for found in lines.values() for test in found}
         files: dict[str, list[str]] = defaultdict(list)
         for test in self._seconds:  # in order, because a file's tests may share expensive objects
-            if test in tests:
+            if test in tests - self._broken:
                 files[test.split("::")[0]].append(test)
 
         def order(file: str) -> tuple[bool, bool, float]:
@@ -340,14 +342,20 @@ class Campaign:
         """Run the tests on a mutant. Return the first that fails, "too slow", or nothing."""
         path = self._tree / mutant.path
         original = path.read_text()
-        self._write(path, mutant.source)
+        tests = self.reaching(mutant)
         try:
-            tests = self.reaching(mutant)
             while tests:
+                self._write(path, mutant.source)
                 failed = self._fail(tests)
-                if failed not in tests or self._fail([failed]):
+                if failed not in tests:
                     return failed
-                tests = tests[tests.index(failed) + 1 :]  # it fails only after others, so the mutant is not the cause
+                if self._fail([failed]):
+                    self._write(path, original)
+                    if not self._fail([failed]):
+                        return failed
+                    self._broken.add(failed)
+                # It fails without the mutant too, or only after other tests.
+                tests = tests[tests.index(failed) + 1 :]
         finally:
             self._write(path, original)
         return ""
