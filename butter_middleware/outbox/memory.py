@@ -237,7 +237,7 @@ class MemoryStore(Store):
             return []
         for is_shopper in (True, False):
             del self._parts[part.key, is_shopper]
-        self._bury(part.key)
+        self._add_tombstone(part.key)
         return [self._add(record)]
 
     def expire(self, before: float) -> int:
@@ -331,17 +331,17 @@ class MemoryStore(Store):
                 del self._pending[number]
                 record = waiting.record
                 self._keys.discard(record.key)
-                self._bury(record.key)
+                self._add_tombstone(record.key)
                 self.dead.append(Head(number, record.captured_at, settlement.reason, record.key))
                 self._ended["dead"] += 1
             case Settled.DELIVERED:
                 del self._pending[number]
                 self._keys.discard(waiting.record.key)
-                self._bury(waiting.record.key)
+                self._add_tombstone(waiting.record.key)
                 self._ended["delivered"] += 1
                 self._last_delivered_at = now
 
-    def _bury(self, key: str) -> None:
+    def _add_tombstone(self, key: str) -> None:
         self._tombstones[key] = self._now
         if len(self._tombstones) > TOMBSTONES:
             self._tombstones.popitem(last=False)

@@ -226,6 +226,18 @@ def test_a_clock_that_raises_fails_no_checkout(make_butter: Callable[..., Butter
     assert butter.status().captured == 1
 
 
+@pytest.mark.parametrize("given", [float("nan"), float("inf"), None, "noon"], ids=str)
+def test_a_clock_without_a_time_fails_no_checkout(make_butter: Callable[..., Butter], given: Any) -> None:
+    """The capture gets the system's time, and the fault is counted."""
+    now: Any = 1.7e9
+    butter = make_butter(clock=lambda: now)
+    now = given
+    buy(butter)
+    now = 1.7e9
+    assert butter.status().faults["request:ValueError"] >= 1
+    assert butter.status().captured == 1
+
+
 # Faults of the system.
 
 

@@ -12,9 +12,10 @@ from shops import buy
 
 from butter_middleware import Butter, MemoryOutbox, SQLiteOutbox
 from butter_middleware.errors import ConfigurationError, OutboxFullError
+from butter_middleware.models.reasons import Skip
 from butter_middleware.outbox import Settled
 from butter_middleware.outbox.base import new_records, size_of
-from butter_middleware.outbox.memory import KEPT, MOST_BYTES, TOMBSTONES, MemoryStore
+from butter_middleware.outbox.memory import KEPT, MOST_BYTES, MemoryStore
 from butter_middleware.testing import FakeButter
 
 
@@ -127,12 +128,15 @@ def test_the_records_of_a_checkout_are_always_accepted() -> None:
     assert len(store.due(10)) == 3
 
 
-def test_it_keeps_a_limited_number_of_keys() -> None:
-    """Keys of delivered records are deleted by age and by number, so memory does not grow forever."""
-    store = MemoryOutbox(2 * TOMBSTONES).store()
-    for number in range(TOMBSTONES + 2):
-        store._bury(f"key {number}")
-    assert len(store._tombstones) == TOMBSTONES
+def test_it_keeps_a_limited_number_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory does not grow forever: of delivered records the newest are known, and the oldest are forgotten."""
+    monkeypatch.setattr("butter_middleware.outbox.memory.TOMBSTONES", 10)
+    store = MemoryOutbox().store()
+    for number in range(12):
+        store.add([record(number)])
+        settle_all(store, Settled.DELIVERED)
+    again = store.add([record(number) for number in range(12)])
+    assert [outcome is Skip.DUPLICATE for outcome in again] == [False] * 2 + [True] * 10
 
 
 def test_delivered_records_leave_the_heaps(
