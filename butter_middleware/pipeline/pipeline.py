@@ -208,14 +208,14 @@ class Pipeline:
         self.last_counts = counts = _answer(participant.thread, lambda store: store.counts(), self.last_counts)
         left = counts.captured + counts.pending + counts.parked + counts.parts
         if left and not durable:
-            said = f"{left} records are only in memory and are lost if this process ends now. " + (
+            said = f"records that are only in memory and are lost if this process ends now: {left}. " + (
                 "Set outbox= to the path of an SQLite file: it keeps them for the next start."
                 if self.components.queue is None
                 else "The queue does not have them: see that it can be reached, and that no checkouts are parked."
             )
             log_thread.log(logging.ERROR, said, event="shutdown")
         else:
-            said = f"{counts.delivered} records delivered, {counts.pending} pending on disk"
+            said = f"records delivered: {counts.delivered}, pending on disk: {counts.pending}"
             log_thread.log(logging.INFO, said, event="shutdown")
         log_thread.settle()  # many servers end the process right after this, without the interpreter's exit
 

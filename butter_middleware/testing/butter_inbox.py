@@ -120,7 +120,7 @@ class ButterInbox:
         found = self._matching(expected)
         if count is not None and found and len(found) != count:
             listed = "\n".join(map(repr, found))
-            msg = f"{len(found)} records were sent{described(expected)}, and not {count}:\n{listed}"
+            msg = f"records sent{described(expected)}: {len(found)}, and not {count}:\n{listed}"
             raise AssertionError(msg)
         if not found:
             routes, elsewhere = self._runtime.routes(), self._runtime.elsewhere()

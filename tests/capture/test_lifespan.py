@@ -198,4 +198,4 @@ def test_losses_at_the_stop_are_logged_before_its_end(make_butter: Callable[...,
         said = anyio.run(serve)
     finally:
         logging.getLogger("butter_middleware").removeHandler(slow)
-    assert [line for line in said if "1 records are only in memory and are lost" in line], said
+    assert [line for line in said if "only in memory and are lost if this process ends now: 1." in line], said

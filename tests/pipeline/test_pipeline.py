@@ -359,7 +359,7 @@ def test_records_left_in_memory_are_logged_and_counted(
     for number in range(3):
         butter.record(checkout(number))
     butter.pipeline.shutdown()
-    assert "3 records are only in memory and are lost if this process ends now." in caplog.text
+    assert "records that are only in memory and are lost if this process ends now: 3." in caplog.text
     assert butter.status().lost == 3
     butter.close()
     assert butter.status().lost == 3
@@ -374,7 +374,7 @@ def test_records_that_a_queue_did_not_take_are_logged_with_the_remedy(
     butter = make_butter(outbox=Queue(), drain_timeout=0.5)
     butter.record(checkout(1))
     butter.pipeline.shutdown()
-    (line,) = [line for line in caplog.messages if "1 records are only in memory" in line]
+    (line,) = [line for line in caplog.messages if "only in memory and are lost if this process ends now: 1." in line]
     assert "see that it can be reached" in line
     assert "outbox=" not in line
 
