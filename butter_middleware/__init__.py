@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from butter_middleware._utils import overrides as _overrides
 from butter_middleware._utils.lazy import face
 
 if TYPE_CHECKING:
@@ -43,6 +44,15 @@ __all__ = [
     "client_ip",
     "extract",
 ]
+
+
+def _keep_records() -> _overrides.End:
+    from butter_middleware.testing import outside_pytest  # noqa: PLC0415 - only while unittest runs
+
+    return outside_pytest.begin()
+
+
+_overrides.begin_under_unittest(_keep_records)
 
 if not TYPE_CHECKING:  # a type checker accepts every name of a module that has __getattr__
     _HOMES = {

@@ -59,6 +59,8 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("butter_middleware"):
             parts = (node.module or "").split(".")[1:]
             names |= {parts[0]} if parts else {alias.name for alias in node.names}
+        if isinstance(node, ast.Constant) and str(node.value).startswith("butter_middleware."):  # for import_module
+            names.add(str(node.value).split(".")[1])
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
     return names
 

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from importlib import import_module
 from typing import Any, Final, Protocol
 from weakref import WeakSet
 
@@ -23,6 +22,9 @@ SHOPPER: Final = "203.0.113.1"
 
 Build = Callable[[Any], Any]
 """Takes the `Components` of production, and returns those of a test."""
+End = Callable[[], None]
+Begin = Callable[[], End]
+"""Begins overrides, and returns the function that ends them."""
 
 
 class Rebuilt(Protocol):
@@ -34,12 +36,13 @@ class Rebuilt(Protocol):
 
 
 _begun: Final[list[Build]] = []
-guards: Final[list[Callable[[], None]]] = []
+_for_unittest: Final[list[Begin]] = []
+guards: Final[list[End]] = []
 """Functions that end the overrides that began automatically, because unittest runs: at most one."""
 _pipelines: Final[WeakSet[Any]] = WeakSet()
 
 
-def begin(build: Build) -> Callable[[], None]:
+def begin(build: Build) -> End:
     """Activate overrides for every `Butter` of this process, built or not. The returned function ends them."""
 
     def end() -> None:
@@ -49,6 +52,11 @@ def begin(build: Build) -> Callable[[], None]:
     _begun.append(build)
     _rebuild()
     return end
+
+
+def begin_under_unittest(begin: Begin) -> None:
+    """Register what begins automatically while unittest runs tests in this process, so that nothing leaves it."""
+    _for_unittest.append(begin)
 
 
 def _rebuild() -> None:
@@ -69,12 +77,12 @@ def current() -> Build | None:
 
 
 def _guard() -> None:
-    """Begin overrides while unittest runs tests in this process, so that nothing leaves it. End them afterwards."""
+    """Begin the registered overrides if unittest runs tests in this process, and end them afterwards."""
     if not tests_run():
         while guards:
             guards.pop()()
     elif not _begun:
-        guards.append(import_module("butter_middleware.testing.outside_pytest").begin())
+        guards.extend(begin() for begin in _for_unittest)
 
 
 def tests_run() -> bool:
