@@ -412,8 +412,8 @@ class StoreThread(Worker):
             self._prune_at = 0.0 if self._prune() else now + PRUNE_SECONDS
         self._had_fault = False
         if not self.intake and not self.additions:  # last, because any of these may have had a fault
-            self.alerts.resolve("full")
-            self.alerts.resolve("fault")
+            for kind in ("full", "fault", "lock"):
+                self.alerts.resolve(kind)
         until = min(until, self.leader.look_at, self._prune_at, self._watch_at)
         if self._full_until > now and (self.intake or self.additions or self._readings):
             until = min(until, self._full_until)
@@ -548,10 +548,14 @@ class StoreThread(Worker):
         Raises:
             Exception: a fault of the disk. The batch is back at the front of its queue, unless the thread is stopping.
         """
+        if self._replaced:  # a single item met this: what is in memory is written again first, with new numbers
+            queue.extendleft(reversed(batch))
+            raise OutboxReplacedError
         try:
             return list(zip(batch, write(batch), strict=True))
         except Exception as error:
             fault = fault_of(error)
+            self._replaced = fault is Fault.REPLACED
             if fault is Fault.OWN:
                 if len(batch) > 1:
                     return self._write_singly(batch, write, queue)

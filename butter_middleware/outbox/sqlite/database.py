@@ -449,7 +449,6 @@ class Database:
                 )
             time.sleep(pause)
             pause = SLOW_POLL if waited > GIVE_UP_SECONDS else min(pause * 1.5, LAST_POLL)
-        self.alerts.resolve("lock")
         try:
             yield
         finally:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -726,6 +727,40 @@ def test_captures_in_memory_survive_their_file_whatever_notices_it(
         assert removed.wait(20)
     goes_on.set()
     until(lambda: sent(fake) == ["in_0", "in_1"], "both")
+
+
+def test_captures_in_memory_survive_their_file_if_one_record_of_several_notices_it(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction of two records fails, so they are written one by one. The file is removed before the second."""
+    asked, goes_on, removed = Event(), Event(), Event()
+
+    def extract(response: CheckoutResponse) -> dict[str, str]:
+        asked.set()
+        assert goes_on.wait(20)
+        return {"customer_email": "a@example.com", "invoice_id": response.json()["invoice"]}
+
+    add, adds = SQLiteStore.add, count()
+
+    def add_or_fail(store: SQLiteStore, records: Any) -> Any:
+        number = next(adds)
+        if number == 0:
+            raise ValueError
+        if number == 2:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink()
+            removed.set()
+        return add(store, records)
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract), outbox=path)
+    TestClient(ButterMiddleware(refusing_shop, butter)).post("/checkout/0", headers={"x-forwarded-for": SHOPPER})
+    assert asked.wait(20)
+    monkeypatch.setattr(SQLiteStore, "add", add_or_fail)
+    butter.pipeline.ask(lambda _store: [butter.record(checkout(number)) for number in (1, 2)], None, 20)
+    assert removed.wait(20)
+    goes_on.set()
+    until(lambda: sent(fake) == ["in_0", "in_1", "in_2"], "all of them")
+    assert butter.status().lost == 0
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,10 @@ from shops import PAID
 from butter_middleware import Butter, ButterMiddleware, Checkout, SQLiteOutbox
 from butter_middleware.errors import OutboxReplacedError
 from butter_middleware.outbox import SQLiteStore, Store
+from butter_middleware.outbox.sqlite import database
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.locks import LEAD, WRITE, Locks
+from butter_middleware.pipeline import store_thread
 from butter_middleware.testing import FakeButter
 
 pytestmark = pytest.mark.server
@@ -265,18 +267,17 @@ def test_a_stopped_holder_of_the_lock_blocks_no_reads(
     """A write waits and this is logged, while reads work. Later everything is written."""
     monkeypatch.setattr("butter_middleware.outbox.sqlite.database.LOCK_ALARM_SECONDS", 0.2)
     append(store, 0)
-    with User(path) as user, ThreadPoolExecutor(1) as store_thread:
+    with User(path) as user, ThreadPoolExecutor(1) as writer:
         assert user.ask("lock") is True
         user.signal(signal.SIGSTOP)
         assert store.counts().captured == 1
-        writing = store_thread.submit(append, store, 1)
+        writing = writer.submit(append, store, 1)
         until(lambda: "Is it stopped?" in caplog.text, "the alarm")
         assert not writing.done()
         user.signal(signal.SIGCONT)
         user.ask("unlock")
         writing.result(20)
     assert bodies(unread(store)) == numbered(0, 2)
-    assert "works again (lock is over)" in caplog.text
     assert sum(record.levelno == logging.CRITICAL for record in caplog.records) == 1
 
 
@@ -300,12 +301,48 @@ def test_a_stopped_holder_of_the_lock_blocks_no_checkout(
     assert sum(record.levelno == logging.CRITICAL for record in caplog.records) == 1
 
 
+def test_a_write_after_a_wait_for_the_lock_is_not_called_stalled(
+    make_butter: Callable[..., Butter],
+    fake: FakeButter,
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What waited for the lock is being written, and has waited for long. The lock was the cause, and not the disk."""
+    monkeypatch.setattr(database, "LOCK_ALARM_SECONDS", 0.1)
+    transact, entered, ends = database._transact, threading.Event(), threading.Event()
+
+    def slow(connection: sqlite3.Connection, change: Callable[[sqlite3.Connection], Any]) -> Any:
+        entered.set()
+        assert ends.wait(20)
+        return transact(connection, change)
+
+    butter = make_butter(outbox=path)
+    butter.pipeline.start()
+    assert butter.flush()
+    with User(path) as user:
+        until(lambda: user.ask("lock"), "the lock")
+        butter.record(checkout(0))
+        until(lambda: "Is it stopped?" in caplog.text, "the alarm")
+        butter.record(checkout(1))
+        monkeypatch.setattr(database, "_transact", slow)
+        user.ask("unlock")
+        assert entered.wait(20)
+        with monkeypatch.context() as context:
+            context.setattr(store_thread, "STALL_SECONDS", 0.0)
+            butter.record(checkout(2))
+        ends.set()
+        until(lambda: len(fake.records) == 3, "the records")
+    until(lambda: "works again (lock is over)" in caplog.text, "the all-clear")
+    assert sum(record.levelno == logging.CRITICAL for record in caplog.records) == 1
+
+
 def test_a_killed_holder_of_the_lock_frees_it(store: SQLiteStore, path: Path) -> None:
     """The kernel releases the lock of a process that was killed while it was stopped."""
-    with User(path) as user, ThreadPoolExecutor(1) as store_thread:
+    with User(path) as user, ThreadPoolExecutor(1) as writer:
         assert user.ask("lock") is True
         user.signal(signal.SIGSTOP)
-        writing = store_thread.submit(append, store, 1)
+        writing = writer.submit(append, store, 1)
         user.kill()
         writing.result(20)
 
