@@ -54,7 +54,7 @@ class Leader:
         self._leave_by: float | None = None
         """The latest time to release the lead, if it must be released."""
         self._hang = 0, 0
-        """The number of the last capture that took too long, and its `hangs_for`."""
+        """The number of the last capture for which the lead was released, and the leader's `hangs_for`."""
         self.deliverer: int | None = None
         """The process that sends, if it is not this one. 0: it is not known which."""
 
@@ -74,6 +74,7 @@ class Leader:
             leader = None
         if leader is None:
             return self._take_lead(now)
+        self._park_hanging()
         if self._lets_go(leader, now):
             self.look_at = now + 2 * LEAD_SECONDS  # meanwhile, each other process can take the lead
             return False
@@ -227,8 +228,15 @@ class Leader:
             else:
                 leader.taken_over([entry])
 
+    def _park_hanging(self) -> None:
+        """Park the captures that take too long, because another process would hang with them too."""
+        for participant in self._thread.participants:
+            entry = participant.reader.reading  # first, because the reader may take the next one meanwhile
+            if entry is not None and participant.hangs_for and entry.id in participant.ids:
+                participant.read(entry, ReadResult(parked=TOO_SLOW))
+
     def _lets_go(self, leader: Participant, now: float) -> bool:
-        """Park a capture that takes too long, and let another process lead, which can read new captures.
+        """If a capture takes too long, let another process lead, which can read new captures.
 
         Records on their way are settled first, because otherwise the other process would send them again. If no process
         takes the lead, this one continues to send, and releases the lead again in each minute of the hang.
@@ -245,13 +253,11 @@ class Leader:
         return True
 
     def _is_to_leave(self, leader: Participant) -> bool:
-        entry = leader.reader.reading  # first, because the reader may take the next one meanwhile
+        entry = leader.reader.reading  # first, as above
         minutes = leader.hangs_for
         if entry is None or not minutes or (entry.id, minutes) == self._hang:
             return False
-        parked, self._hang = self._hang[0], (entry.id, minutes)
-        if entry.id != parked:  # parked, because another process would hang with it too
-            leader.read(entry, ReadResult(parked=TOO_SLOW))
+        self._hang = entry.id, minutes
         return not self._store.alone()
 
 

@@ -359,6 +359,29 @@ def test_a_hanging_extractor_does_not_stop_sending(
     goes_on.set()
 
 
+def test_a_capture_that_hangs_beside_the_leader_is_parked(
+    make_butter: Callable[..., Butter], path: Path, fake: FakeButter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two Butters of one file in a process, the one that does not lead hangs. What it gives later is sent."""
+    monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.1)
+    goes_on = threading.Event()
+
+    def extract(_response: CheckoutResponse) -> dict[str, str]:
+        assert goes_on.wait(40)
+        return {"customer_email": "shopper@example.com", "invoice_id": "in_late"}
+
+    leader = make_butter(outbox=path)
+    leader.pipeline.start()
+    until(lambda: leader.pipeline.leads, "the lead")
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=extract), outbox=path)
+    TestClient(ButterMiddleware(refusing_shop, butter)).post("/checkout/hangs", headers={"x-forwarded-for": SHOPPER})
+    until(lambda: leader.status().parked == 1, "the capture is parked")
+    assert leader.pipeline.leads
+    goes_on.set()
+    until(lambda: [record["invoice_id"] for record in fake.records] == ["in_late"], "its record")
+    until(lambda: leader.status().parked == 0, "it is not parked any more")
+
+
 def test_an_old_release_leaves_an_upgraded_file_to_the_new_one(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
