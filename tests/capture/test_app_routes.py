@@ -116,6 +116,7 @@ def test_a_route_of_the_app_causes_no_text(app: Any, path: str) -> None:
         ),
         (fastapi("/api"), "/checkout/{id}", (), "CheckoutRoute: the prefix /api/v1 is missing."),
         (mounted(fastapi()), "/checkout/{id}", (), "CheckoutRoute: the prefix /shop is missing."),
+        (starlette("/a/prefix/of/this/shop/pay"), "/pay", ("PUT",), "the prefix /a/prefix/of/this/shop is missing."),
         (starlette(), "/api/checkout/{id}", (), "without /api (a root_path is not part of it)."),
         (starlette(methods=("PUT",)), "/checkout/{cart}", (), "answers PUT /checkout/{cart}. Set methods="),
         (starlette(), "/checkout/{cart}", ("PUT", "PATCH"), "answers PUT|PATCH /checkout/{cart}; on this path"),
