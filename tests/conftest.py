@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+import os
 import secrets
 import signal
 from collections import Counter
@@ -60,8 +61,9 @@ LONG = [
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long files, then those with many tests, so that the workers of xdist end together."""
-    tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path.name not in LONG, -tests[item.path]))
+    if "PYTEST_XDIST_WORKER" in os.environ:  # without workers, in the given order
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (item.path.name not in LONG, -tests[item.path]))
 
 
 @pytest.fixture(scope="module")
