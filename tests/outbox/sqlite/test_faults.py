@@ -39,7 +39,7 @@ from starlette.testclient import TestClient
 
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, SQLiteOutbox
 from butter_middleware.errors import ConfigurationError, OutboxBusyError, OutboxReplacedError
-from butter_middleware.outbox import Parked, ParkReason, Settled, Settlement, SQLiteStore
+from butter_middleware.outbox import Parked, ParkReason, Settled, Settlement, SQLiteStore, Store
 from butter_middleware.outbox.base import new_records
 from butter_middleware.outbox.faults import Fault, fault_of
 from butter_middleware.outbox.sqlite import database
@@ -700,6 +700,10 @@ def test_captures_in_memory_survive_their_file_whatever_notices_it(
             Path(f"{path}{suffix}").unlink()
         removed.set()
 
+    def remove_and_ask(store: Store) -> None:
+        remove()
+        store.counts()
+
     lead, checkpoint = SQLiteStore.lead, SQLiteStore.checkpoint
 
     def fail(_store: SQLiteStore) -> bool:
@@ -720,8 +724,8 @@ def test_captures_in_memory_survive_their_file_whatever_notices_it(
     until(lambda: butter.status().captured == 2, "both are in the file")
     assert asked.wait(20)
     if by == "a question":
-        remove()
-        butter.status()
+        butter.pipeline.ask(remove_and_ask, None, 20)
+        assert removed.is_set()
     else:
         monkeypatch.setattr(SQLiteStore, "lead", fail)
         assert removed.wait(20)

@@ -285,6 +285,7 @@ def test_a_stopped_holder_of_the_lock_blocks_no_checkout(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Checkouts wait in memory and this is logged, and not that the disk stalls. All are delivered later."""
+    assert database.LOCK_ALARM_SECONDS < store_thread.STALL_SECONDS
     butter = make_butter(outbox=path)
     app = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
     butter.pipeline.start()
