@@ -35,7 +35,7 @@ from butter_middleware.delivery.clients import Client
 from butter_middleware.errors import ButterError, ConfigurationError, HTTPClientError
 from butter_middleware.extract.expressions import Expressions
 from butter_middleware.models.answer import Answer, AnswerKind
-from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox, VerifiableOutbox
+from butter_middleware.outbox import MemoryOutbox, SQLiteOutbox
 from butter_middleware.outbox.sqlite import preflight
 from butter_middleware.outbox.sqlite.existing import existing, refuse_absent
 from butter_middleware.outbox.sqlite.snapshot import Snapshot, snapshot
@@ -248,14 +248,15 @@ def _elsewhere(outbox: object, butter: Butter | None, *, offline: bool) -> Findi
         text = "memory only: what is not yet delivered is lost when the process is killed"
         return _warning("outbox", text, "Set outbox= to the path of an SQLite file on a disk that lasts.")
     name = type(outbox).__name__
-    if isinstance(outbox, VerifiableOutbox):
-        return _ok("outbox", f"{name}, not asked because of --offline") if offline else _verified(outbox, name)
+    postgres = sys.modules.get("butter_middleware.postgres.outbox")  # an extra: loaded if the app uses it
+    if postgres is not None and isinstance(outbox, postgres.PostgresOutbox):
+        return _ok("outbox", f"{name}, not asked because of --offline") if offline else _verified(outbox.verify, name)
     return _ok("outbox", f"a queue of your own ({name}), whose consumer delivers")
 
 
-def _verified(outbox: VerifiableOutbox, name: str) -> Finding:
+def _verified(verify: Callable[[], None], name: str) -> Finding:
     try:
-        daemons.call(outbox.verify).result(SECONDS)
+        daemons.call(verify).result(SECONDS)
     except ConfigurationError as error:
         return _failed("outbox", f"{name}: {error}")
     except TimeoutError:

@@ -18,7 +18,6 @@ from butter_middleware.outbox.base import (
     Store,
     StoredCapture,
     TransactionalOutbox,
-    VerifiableOutbox,
 )
 from butter_middleware.outbox.memory import MemoryOutbox, MemoryStore
 from butter_middleware.outbox.sqlite.outbox import SQLiteOutbox
@@ -47,7 +46,6 @@ __all__ = [
     "Store",
     "StoredCapture",
     "TransactionalOutbox",
-    "VerifiableOutbox",
     "Waiting",
 ]
 

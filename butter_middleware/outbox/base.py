@@ -66,19 +66,6 @@ class TransactionalOutbox(Outbox, Protocol):
         ...
 
 
-@runtime_checkable
-class VerifiableOutbox(Outbox, Protocol):
-    """A queue that `butter-middleware check` can verify."""
-
-    def verify(self) -> None:
-        """Verify that this process may enqueue, without leaving a record. May block.
-
-        Raises:
-            ConfigurationError: it may not. The text has the cause.
-        """
-        ...
-
-
 class Settled(StrEnum):
     """The result of the sender's work on one record."""
 

@@ -335,6 +335,20 @@ def test_a_configuration_is_checked(
     assert said in " ".join(lines[check][0])
 
 
+QUEUE = """
+class Queue:
+    async def enqueue(self, record): ...
+    def verify(self, signature): raise PermissionError
+"""
+
+
+def test_no_method_of_a_queue_of_ones_own_is_called(shop: Path, tmp_path: Path) -> None:
+    """The check knows nothing of it: its `verify` may be for something else."""
+    (tmp_path / "shop_to_check.py").write_text(QUEUE + SHOP.replace('os.environ["PATH_OF"]', "Queue()"))
+    lines = found("--app", "shop_to_check:butter")
+    assert lines["outbox"][0][:2] == ("ok", "a queue of your own (Queue), whose consumer delivers")
+
+
 # The outbox.
 
 
