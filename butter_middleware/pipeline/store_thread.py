@@ -96,6 +96,8 @@ class StoreThread(Worker):
         self.leader = Leader(self)
         self.participants: tuple[Participant, ...] = ()
         """The users of the store."""
+        self._left: deque[Participant] = deque()
+        """Those that have left while others stay, and are not let go yet."""
         self._guard = RLock()
         """Held for moments: by requests, and by the thread when it takes their items.
 
@@ -149,6 +151,7 @@ class StoreThread(Worker):
         others = tuple(other for other in self.participants if other is not participant)
         if others:
             self.participants = others
+            self._left.append(participant)
         else:
             self._stop_at = time.monotonic() + seconds
         if self.leader.is_led_by(participant):
@@ -158,13 +161,8 @@ class StoreThread(Worker):
 
     def finish(self, participant: Participant, seconds: float) -> None:
         """Wait up to `seconds` until a participant's items and counts are written. Others continue."""
-
-        def end(_store: Store) -> None:
-            participant.let_go()
-            self._count([participant])
-
         with suppress(Exception):
-            self.ask(end).result(seconds)
+            self.ask(lambda _store: self._count([participant])).result(seconds)
 
     def accept(self, queue: deque[T], item: T, size: int) -> None:
         """Take a capture into `intake`, or records made outside a request into `additions`.
@@ -431,6 +429,7 @@ class StoreThread(Worker):
             return False  # a delivery frees space
 
     def _answer(self) -> None:
+        self._let_go()  # first, because a fault of the disk stops the rest
         while self._requests:
             question, future = self._requests.popleft()
             if not future.set_running_or_notify_cancel():
@@ -441,6 +440,10 @@ class StoreThread(Worker):
             except BaseException as error:  # noqa: BLE001 - it is for the caller of `ask`
                 self._replaced |= isinstance(error, OutboxReplacedError)  # the store raises it only once
                 future.set_exception(error)
+
+    def _let_go(self) -> None:
+        while self._left:
+            self._left.popleft().let_go()
 
     def _append(self) -> bool:
         if not self.intake:
@@ -645,6 +648,7 @@ class StoreThread(Worker):
         for queue in (self.intake, self.additions, self._readings, self._settlements):
             while queue:
                 _lose([queue.popleft()], _closed())
+        self._let_go()
         for participant in self.participants:
             participant.let_go()
         with suppress(Exception):  # a fault of the disk, which is already logged

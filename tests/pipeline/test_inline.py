@@ -479,3 +479,30 @@ def test_each_response_of_a_loop_is_woken(make_butter: Shop, fake: FakeButter, a
 
     anyio.run(main, backend=anyio_backend)
     assert len(fake.records) == 9
+
+
+def test_a_close_beside_a_fault_of_the_disk_releases_responses(
+    make_butter: Shop, serve: Serve, tmp_path: Path, anyio_backend: str
+) -> None:
+    """The file's folder is away, and another Butter of the file goes on. No question is answered then."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def extract(_response: CheckoutResponse) -> None:
+        asked.set()
+        goes_on.wait(40)
+
+    route = CheckoutRoute("/checkout/{cart_id}", "stripe", extract)
+    beside = make_butter(outbox=folder / "butter.db", drain_timeout=0)
+    beside.pipeline.start()
+    butter = make_butter(route, delivery="inline", inline_timeout=30, outbox=folder / "butter.db", drain_timeout=0)
+    shopper = threading.Thread(target=serve, args=(butter,), daemon=True)
+    shopper.start()
+    assert asked.wait(20)
+    away = folder.rename(tmp_path / "away")
+    butter.close()
+    shopper.join(20)
+    away.rename(folder)
+    goes_on.set()
+    assert not shopper.is_alive()
