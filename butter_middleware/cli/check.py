@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -248,9 +248,10 @@ def _elsewhere(outbox: object, butter: Butter | None, *, offline: bool) -> Findi
         text = "memory only: what is not yet delivered is lost when the process is killed"
         return _warning("outbox", text, "Set outbox= to the path of an SQLite file on a disk that lasts.")
     name = type(outbox).__name__
-    postgres = sys.modules.get("butter_middleware.postgres.outbox")  # an extra: loaded if the app uses it
-    if postgres is not None and isinstance(outbox, postgres.PostgresOutbox):
-        return _ok("outbox", f"{name}, not asked because of --offline") if offline else _verified(outbox.verify, name)
+    extra: Any = sys.modules.get("butter_middleware.postgres.outbox")  # loaded if the app uses it
+    queue: Any = outbox
+    if extra is not None and isinstance(queue, extra.PostgresOutbox):
+        return _ok("outbox", f"{name}, not asked because of --offline") if offline else _verified(queue.verify, name)
     return _ok("outbox", f"a queue of your own ({name}), whose consumer delivers")
 
 
