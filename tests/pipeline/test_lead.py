@@ -208,6 +208,32 @@ def test_the_leader_reads_the_captures_of_a_process_that_ended(
         until(lambda: len(fake.records) > number, "the record")  # noqa: B023 - it is called at once
 
 
+def test_captures_left_behind_are_read_in_turn_with_new_ones(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout of this process does not wait until all captures of a process that ended are read."""
+    monkeypatch.setattr("butter_middleware.pipeline.leader.LEFT_BEHIND_SECONDS", 0.3)
+    read, goes_on = list[str](), threading.Event()
+
+    def extract(response: CheckoutResponse) -> dict[str, str]:
+        read.append(response.json()["invoice"])
+        assert goes_on.wait(20)
+        return {"customer_email": "shopper@example.com", "invoice_id": read[-1]}
+
+    route = CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=extract)
+    butter = make_butter(route, outbox=path, durability="before_response")
+    butter.pipeline.start()
+    look_again(butter)
+    with existing(path) as other:
+        append(other, *range(5))
+    until(lambda: len(read) == 1, "the first of them")
+    TestClient(ButterMiddleware(refusing_shop, butter)).post("/checkout/new", headers={"x-forwarded-for": SHOPPER})
+    assert butter.pipeline.ask(lambda _store: True, otherwise=False, seconds=20)
+    goes_on.set()
+    until(lambda: len(fake.records) == 6, "all of them")
+    assert read.index("in_new") in {1, 2}
+
+
 @pytest.mark.parametrize("during_a_look", [False, True])
 def test_a_hold_ended_in_the_file_ends_at_once(
     make_butter: Callable[..., Butter],
