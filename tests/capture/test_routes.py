@@ -234,3 +234,10 @@ def test_an_invalid_template_is_refused(path: str) -> None:
     """Errors of Starlette's compiler become our own error with the remedy."""
     with pytest.raises(ConfigurationError, match="Write a path as Starlette does"):
         CheckoutRoute(path, psp="stripe")
+
+
+def test_equal_options_make_equal_routes() -> None:
+    """They can be compared, such as in an app's own tests, and be members of a set."""
+    first, second = (CheckoutRoute("/checkout/{cart_id}", psp="stripe", join="cart_id") for _ in range(2))
+    assert (first == second, len({first, second})) == (True, 1)
+    assert first != CheckoutRoute("/checkout/{order_id}", psp="stripe", join="cart_id")

@@ -208,6 +208,27 @@ def test_the_leader_reads_the_captures_of_a_process_that_ended(
         until(lambda: len(fake.records) > number, "the record")  # noqa: B023 - it is called at once
 
 
+def test_a_capture_left_behind_in_which_the_leader_finds_no_checkout_is_parked(
+    make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code of the process that ended might have found one. Only the next start may skip it."""
+    monkeypatch.setattr("butter_middleware.pipeline.leader.LEFT_BEHIND_SECONDS", 0.3)
+    first, second = (CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=lambda _: None) for _ in range(2))
+    butter = make_butter(first, outbox=path)
+    butter.pipeline.start()
+    look_again(butter)
+    with existing(path) as other:
+        append(other, 0)
+    until(lambda: butter.status().parked == 1, "the capture is parked")
+    assert butter.status().skipped == {"parked:not_a_checkout": 1}
+    butter.close()
+
+    again = make_butter(second, outbox=path)
+    again.pipeline.start()
+    until(lambda: again.status().parked == 0, "it is read once more")
+    until(lambda: again.status().skipped == {"not_a_checkout": 1}, "it is skipped")
+
+
 def test_captures_left_behind_are_read_in_turn_with_new_ones(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
