@@ -38,6 +38,8 @@ class Entry:
     """Why it was parked, if it is being tried again."""
     taken_over = False
     """Whether another process captured it."""
+    too_slow = False
+    """Whether it was parked while it is being read."""
     until_sent = False
     """Whether the response waits for the queue or Butter, and not only for the outbox."""
     left = 0

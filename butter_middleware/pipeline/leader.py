@@ -232,7 +232,8 @@ class Leader:
         """Park the captures that take too long, because another process would hang with them too."""
         for participant in self._thread.participants:
             entry = participant.reader.reading  # first, because the reader may take the next one meanwhile
-            if entry is not None and participant.hangs_for and entry.id in participant.ids:
+            if entry is not None and participant.hangs_for and not entry.too_slow:
+                entry.too_slow = True
                 participant.read(entry, ReadResult(parked=TOO_SLOW))
 
     def _lets_go(self, leader: Participant, now: float) -> bool:

@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from butter_middleware import Butter, ButterMiddleware, Checkout, CheckoutResponse, CheckoutRoute, SQLiteOutbox
 from butter_middleware.delivery.circuit_breaker import CircuitBreaker
 from butter_middleware.delivery.delivery import Delivery
+from butter_middleware.events import Event
 from butter_middleware.outbox import Counts, Settled, SQLiteStore
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.outbox.sqlite.locks import LEAD, READERS, Locks
@@ -427,6 +428,35 @@ def test_a_capture_that_hangs_beside_the_leader_is_parked(
     goes_on.set()
     until(lambda: [record["invoice_id"] for record in fake.records] == ["in_late"], "its record")
     until(lambda: leader.status().parked == 0, "it is not parked any more")
+
+
+def test_a_capture_that_hangs_is_parked_once(
+    make_butter: Callable[..., Butter], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two apps of a process start while it hangs, so the lead is checked twice before anything is written."""
+    asked, goes_on, continues, events = threading.Event(), threading.Event(), threading.Event(), list[Event]()
+
+    def extract(_response: CheckoutResponse) -> None:
+        asked.set()
+        goes_on.wait(40)
+
+    route = CheckoutRoute("/checkout/{cart_id}", psp="stripe", extract=extract)
+    butters = [make_butter(route, outbox=path, on_event=events.append) for _ in range(2)]
+    for butter in butters:
+        butter.pipeline.start()
+    until(lambda: butters[0].pipeline.leads, "the lead")
+    TestClient(ButterMiddleware(refusing_shop, butters[1])).post("/checkout/a", headers={"x-forwarded-for": SHOPPER})
+    assert asked.wait(20)
+    waiting = butters[0].pipeline.request(lambda _store: continues.wait(20))
+    until(waiting.running, "the store's thread waits")
+    monkeypatch.setattr("butter_middleware.pipeline.participant.TOO_SLOW_SECONDS", 0.1)
+    for butter in butters:
+        anyio.run(butter.pipeline.open)
+    continues.set()
+    until(lambda: butters[0].status().parked == 1, "the capture is parked")
+    goes_on.set()
+    assert butters[1].flush(20)
+    assert [event.reason for event in events if event.name == "parked"] == ["too_slow"]
 
 
 def test_an_old_release_leaves_an_upgraded_file_to_the_new_one(

@@ -767,6 +767,51 @@ def test_captures_in_memory_survive_their_file_if_one_record_of_several_notices_
     assert butter.status().lost == 0
 
 
+def test_what_was_read_survives_its_file_if_one_capture_of_several_notices_it(
+    make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same turn a result waits to be written. The next file gets its capture first, with another number."""
+    goes_on, read, continues = Event(), Event(), Event()
+
+    def extract(response: CheckoutResponse) -> dict[str, str]:
+        invoice = response.json()["invoice"]
+        if invoice == "in_1":
+            read.set()  # so the result of in_0 waits
+        assert goes_on.wait(20)
+        return {"customer_email": "a@example.com", "invoice_id": invoice}
+
+    append, appends = SQLiteStore.append, count()
+
+    def append_or_fail(store: SQLiteStore, captures: Any, **options: Any) -> Any:
+        number = next(appends)
+        if number == 0:
+            raise ValueError
+        if number == 2:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{path}{suffix}").unlink()
+        return append(store, captures, **options)
+
+    butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract), outbox=path)
+    shop = TestClient(ButterMiddleware(refusing_shop, butter))
+
+    def post(*names: int) -> None:
+        for name in names:
+            shop.post(f"/checkout/{name}", headers={"x-forwarded-for": SHOPPER})
+
+    post(0, 1)
+    until(lambda: butter.status().captured == 2, "both are in the file")
+    waiting = butter.pipeline.request(lambda _store: continues.wait(20))
+    goes_on.set()
+    assert read.wait(20)
+    post(2, 3)
+    monkeypatch.setattr(SQLiteStore, "append", append_or_fail)
+    butter.flush(0)  # results are written at once
+    continues.set()
+    assert waiting.result(20)
+    until(lambda: sent(fake) == ["in_0", "in_1", "in_2", "in_3"], "all of them")
+    assert butter.status().lost == 0
+
+
 @pytest.mark.parametrize(
     ("text", "garbled"),
     [
