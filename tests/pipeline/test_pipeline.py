@@ -41,6 +41,7 @@ from butter_middleware import (
 )
 from butter_middleware._utils import log_thread
 from butter_middleware._utils.asgi import Message, Receive, Scope, Send
+from butter_middleware.errors import OutboxClosedError
 from butter_middleware.outbox import MemoryStore, SQLiteOutbox
 from butter_middleware.outbox.sqlite.existing import existing
 from butter_middleware.pipeline import store_thread
@@ -529,6 +530,27 @@ def test_a_full_memory_outbox_counts_and_logs_losses(
     critical = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert len(critical) == 1
     assert "OutboxFullError" in critical[0].getMessage()
+
+
+def test_what_no_thread_takes_is_lost_and_counted_with_its_reason(
+    make_butter: Callable[..., Butter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each thread of the store is closed at the moment of the checkout. It is answered."""
+
+    def closed(*_given: object) -> None:
+        raise OutboxClosedError
+
+    butter = make_butter()
+    monkeypatch.setattr(store_thread.StoreThread, "accept", closed)
+    shop = ButterMiddleware(sends(start(), body(json.dumps(PAID).encode())), butter)
+    assert [message["type"] for message in anyio.run(drive, shop, http_scope())][-1] == "http.response.body"
+    butter.record(checkout(1))
+    monkeypatch.undo()
+    assert butter.status().lost == 2
+    log_thread.settle()
+    critical = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert critical
+    assert all("OutboxClosedError" in message for message in critical)
 
 
 def test_a_flush_does_not_wait_for_what_was_refused(

@@ -207,16 +207,28 @@ def asks_a_library(_response: CheckoutResponse) -> Fields:
     return {"invoice_id": UUID(SECRET)}
 
 
+def asks_a_function(response: CheckoutResponse) -> Fields:
+    return asks_a_library(response)
+
+
 INSTALLED = asks_a_library.__code__.replace(co_filename="/venv/lib/python3.13/site-packages/shop/pay.py")
 
 
 @pytest.mark.parametrize(
-    ("function", "file"), [(asks_a_library, "test_reader.py"), (FunctionType(INSTALLED, globals()), "pay.py")]
+    ("function", "file"),
+    [
+        (asks_a_library, "test_reader.py"),
+        (asks_a_function, "test_reader.py"),
+        (FunctionType(INSTALLED, globals()), "pay.py"),
+    ],
 )
 def test_the_logged_line_number_is_the_extractors(
     make_butter: Callable[..., Butter], caplog: pytest.LogCaptureFixture, function: Any, file: str
 ) -> None:
-    """It is not the library's that the extractor called. The shop may itself be installed in site-packages."""
+    """It is the last one of the merchant's code, and not the library's that it called, nor the first one.
+
+    The shop may itself be installed in site-packages.
+    """
     read(make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", function)))
     line = asks_a_library.__code__.co_firstlineno + 1
     assert f"raised ValueError at {file}:{line}. Fix it" in caplog.text
