@@ -562,13 +562,18 @@ def test_a_disk_filled_by_the_log_loses_nothing(
     look_seconds: float,
     alarms: int,
 ) -> None:
-    """On a small disk the log is reused, so nothing has to be deleted. If its size is checked, it leaves room."""
+    """On a small disk the log is reused. If its size is checked, it leaves room for the file, so nothing is deleted.
+
+    Otherwise the file may be unable to grow. What comes then waits until there is room.
+    """
     monkeypatch.setattr(store_thread, "LOG_SECONDS", look_seconds)
     small_disk("size=2m")
     butter = make_butter(outbox=path)
     for number in range(100):
         butter.record(checkout(number))
         butter.flush(0.01)
+    if alarms:
+        small_disk("size=4m")
     until(lambda: len(sent(fake)) == 100, "all of them")
     until(lambda: butter.status().delivered == 100, "their answers are written")
     assert path.with_name("butter.db-wal").stat().st_size > MIB // 2
