@@ -37,6 +37,7 @@ class Rebuilt(Protocol):
 
 _begun: Final[list[Build]] = []
 _for_unittest: Final[list[Begin]] = []
+"""What begins while unittest runs: at most one."""
 guards: Final[list[End]] = []
 """Functions that end the overrides that began automatically, because unittest runs: at most one."""
 _pipelines: Final[WeakSet[Any]] = WeakSet()
@@ -54,9 +55,9 @@ def begin(build: Build) -> End:
     return end
 
 
-def begin_under_unittest(begin: Begin) -> None:
-    """Register what begins automatically while unittest runs tests in this process, so that nothing leaves it."""
-    _for_unittest.append(begin)
+def begin_under_unittest(keep: Begin) -> None:
+    """Register overrides that begin by themselves if unittest runs tests in this process. Then nothing leaves it."""
+    _for_unittest[:] = [keep]
 
 
 def _rebuild() -> None:
@@ -82,7 +83,7 @@ def _guard() -> None:
         while guards:
             guards.pop()()
     elif not _begun:
-        guards.extend(begin() for begin in _for_unittest)
+        guards.extend(keep() for keep in _for_unittest)
 
 
 def tests_run() -> bool:

@@ -50,7 +50,7 @@ class CapturePipeline(Protocol):
 
     @property
     def traceparent(self) -> Callable[[], str]:
-        """A function that returns the W3C trace context of the current request. Empty if there is no trace."""
+        """A function that returns the W3C trace context of the current request, or an empty text without a trace."""
         ...
 
     def first_request(self) -> None:

@@ -30,7 +30,7 @@ Tell = Callable[[int, int | None, int, str, str], None]
 UNLIMITED: Final = 1_000_000
 """The width if the output is not a terminal: grep needs whole lines."""
 LINE_SECONDS: Final = 5.0
-"""The time between two lines of progress if there is no terminal."""
+"""The time between two lines of progress without a terminal."""
 
 
 class Mark(StrEnum):

@@ -50,7 +50,7 @@ def json(**fields: str) -> Expressions:
     count as nothing. `ipv4_address` is for routes with `address_from_body=True`.
 
     Raises:
-        ConfigurationError: there is no field, a field is unknown, or an expression does not compile. The text shows
+        ConfigurationError: no field is given, a field is unknown, or an expression does not compile. The text shows
             which one.
     """
     if not fields:

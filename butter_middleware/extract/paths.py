@@ -53,7 +53,7 @@ class _OfTables(Functions):
 
     @signature(_NUMBER, _ANY_NUMBER_OF)
     def _func_some(self, least: int, *values: object) -> bool:
-        """`some(`2`, a, b, c)`: whether at least so many of these have a value."""
+        """`some(`2`, a, b, c)`: whether at least this number of them have a value."""
         return sum(value not in (None, False, "", [], {}) for value in values) >= least
 
     @signature(_ANY, _ANY_NUMBER_OF)

@@ -51,7 +51,7 @@ EXPLAINED: Final[Mapping[str, str]] = {
     Skip.UNRECOGNISED: "The preset found no object of its PSP in it.",
     Skip.NOT_ANNOTATED: "The route has no extractor, and the endpoint annotated nothing.",
 }
-"""The meaning of each reason. A test and a sandbox show it if there is no log line. A reason that is not in
+"""The meaning of each reason. A test and a sandbox show it if nothing was logged. A reason that is not in
 `NO_CHECKOUT` means that evidence is missing."""
 SEVERAL_ADDRESSES: Final = (
     "a checkout was captured again with other IDs and another address. The first address counts, and the later record "

@@ -27,7 +27,7 @@ class SeenID(NamedTuple):
     id: int
     """Eight bytes of a digest of the PSP, the field and the ID."""
     address: int
-    """Two bytes of the address's digest, so 65,536 addresses share each value. There is no salt: with a salt
+    """Two bytes of the address's digest, so 65,536 addresses share each value. It has no salt: with a salt
     for each ID, the IDs of one record together would reveal more of the address."""
     payment_ids: int = 0
     """For an ID of several checkouts: the payment IDs that distinguish them, as bits."""

@@ -105,7 +105,7 @@ class ButterInbox:
         With `count`, exactly this number of records must have been sent with these values.
 
         Raises:
-            AssertionError: there is no such record, or not `count` of them. If there is none, the text shows the
+            AssertionError: no such record was sent, or not `count` of them. If none was sent, the text shows the
                 nearest record, field by field, and the checkouts that did not become a record.
             ParkedError: as described for the class.
             TypeError: a record has no field with this name.

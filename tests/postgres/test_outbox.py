@@ -301,7 +301,7 @@ def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Callab
 
 
 def test_check_verifies_the_role(postgres: PostgresServer, database: str, checked: Callable[..., Any]) -> None:
-    """A role without the right to enqueue, a role with it, and a schema that nobody made. No record is left."""
+    """A role without the right to enqueue, a role with it, and a schema that does not exist. No record is left."""
     name, role = database.rpartition("/")[2], f"shop_{os.urandom(4).hex()}"
     postgres.execute(f"CREATE ROLE {role} LOGIN")
     dsn = postgres.dsn(name, role)

@@ -23,7 +23,7 @@ T = TypeVar("T")
 Inode = tuple[int, int]
 
 IDLE_WRITES: Final = 64
-"""After this number of transactions, the log is moved into the file if there is no other work."""
+"""After this number of transactions, an idle thread moves the log into the file."""
 LOG_BYTES: Final = 32 * 1024**2
 """From this size on, the log is moved into the file at once."""
 ALARMING_LOG_BYTES: Final = 256 * 1024**2

@@ -102,6 +102,24 @@ def big(number: int) -> Any:
     return capture(number, body=capture(number).body.ljust(50 * 1024))
 
 
+def remove(path: Path) -> None:
+    """Remove the file and its log, as a cleanup job does."""
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink()
+
+
+class Waits:
+    """An extractor that waits until a test lets it go on."""
+
+    def __init__(self) -> None:
+        self.asked, self.goes_on = Event(), Event()
+
+    def __call__(self, response: CheckoutResponse) -> dict[str, str]:
+        self.asked.set()
+        assert self.goes_on.wait(20)
+        return {"customer_email": "a@example.com", "invoice_id": response.json()["invoice"]}
+
+
 def fill(store: SQLiteStore) -> int:
     """Append captures until the file is full. Return how many fitted."""
     for number in range(100):
@@ -682,8 +700,7 @@ def test_captures_in_memory_are_written_to_the_next_file(
     butter = make_butter(outbox=path)
     butter.record(checkout(1))
     until(lambda: sent(fake) == ["in_1"], "the first")
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink()
+    remove(path)
     butter.record(checkout(2))
     until(lambda: sent(fake) == ["in_1", "in_2"], "both")
 
@@ -693,20 +710,11 @@ def test_captures_in_memory_survive_their_file_whatever_notices_it(
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     """The file is removed while captures are being read, and what notices it first is not a write."""
-    asked, goes_on, removed = Event(), Event(), Event()
-
-    def extract(response: CheckoutResponse) -> dict[str, str]:
-        asked.set()
-        assert goes_on.wait(20)
-        return {"customer_email": "a@example.com", "invoice_id": response.json()["invoice"]}
-
-    def remove() -> None:
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{path}{suffix}").unlink()
-        removed.set()
+    extract, removed = Waits(), Event()
 
     def remove_and_ask(store: Store) -> None:
-        remove()
+        remove(path)
+        removed.set()
         store.counts()
 
     lead, checkpoint = SQLiteStore.lead, SQLiteStore.checkpoint
@@ -718,7 +726,8 @@ def test_captures_in_memory_survive_their_file_whatever_notices_it(
 
     def notice(store: SQLiteStore, *, idle: bool) -> None:
         monkeypatch.setattr(SQLiteStore, "checkpoint", checkpoint)
-        remove()
+        remove(path)
+        removed.set()
         store._writes = database.IDLE_WRITES
         checkpoint(store, idle=idle)
 
@@ -727,14 +736,14 @@ def test_captures_in_memory_survive_their_file_whatever_notices_it(
     for name in ("0", "1"):
         shop.post(f"/checkout/{name}", headers={"x-forwarded-for": SHOPPER})
     until(lambda: butter.status().captured == 2, "both are in the file")
-    assert asked.wait(20)
+    assert extract.asked.wait(20)
     if by == "a question":
         butter.pipeline.ask(remove_and_ask, None, 20)
         assert removed.is_set()
     else:
         monkeypatch.setattr(SQLiteStore, "lead", fail)
         assert removed.wait(20)
-    goes_on.set()
+    extract.goes_on.set()
     until(lambda: sent(fake) == ["in_0", "in_1"], "both")
 
 
@@ -742,12 +751,7 @@ def test_captures_in_memory_survive_their_file_if_one_record_of_several_notices_
     make_butter: Callable[..., Butter], fake: FakeButter, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transaction of two records fails, so they are written one by one. The file is removed before the second."""
-    asked, goes_on, removed = Event(), Event(), Event()
-
-    def extract(response: CheckoutResponse) -> dict[str, str]:
-        asked.set()
-        assert goes_on.wait(20)
-        return {"customer_email": "a@example.com", "invoice_id": response.json()["invoice"]}
+    extract, removed = Waits(), Event()
 
     add, adds = SQLiteStore.add, count()
 
@@ -756,18 +760,17 @@ def test_captures_in_memory_survive_their_file_if_one_record_of_several_notices_
         if number == 0:
             raise ValueError
         if number == 2:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{path}{suffix}").unlink()
+            remove(path)
             removed.set()
         return add(store, records)
 
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract), outbox=path)
     TestClient(ButterMiddleware(refusing_shop, butter)).post("/checkout/0", headers={"x-forwarded-for": SHOPPER})
-    assert asked.wait(20)
+    assert extract.asked.wait(20)
     monkeypatch.setattr(SQLiteStore, "add", add_or_fail)
     butter.pipeline.ask(lambda _store: [butter.record(checkout(number)) for number in (1, 2)], None, 20)
     assert removed.wait(20)
-    goes_on.set()
+    extract.goes_on.set()
     until(lambda: sent(fake) == ["in_0", "in_1", "in_2"], "all of them")
     assert butter.status().lost == 0
 
@@ -792,8 +795,7 @@ def test_what_was_read_survives_its_file_if_one_capture_of_several_notices_it(
         if number == 0:
             raise ValueError
         if number == 2:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{path}{suffix}").unlink()
+            remove(path)
         return append(store, captures, **options)
 
     butter = make_butter(CheckoutRoute("/checkout/{cart_id}", "stripe", extract), outbox=path)
@@ -868,8 +870,7 @@ def test_records_in_flight_survive_their_file_and_a_fault_of_the_next(
     until(lambda: butter.status().pending == 5, "all are taken ahead")
     add: Callable[..., Any] = SQLiteStore.add
     monkeypatch.setattr(SQLiteStore, "add", fail_once)
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink()
+    remove(path)
     butter.record(checkout(5))
     until(lambda: not faults, "the fault")
     answers.set()
